@@ -1,0 +1,114 @@
+"""What a person sees while a command runs: progress on a terminal, plain lines elsewhere."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import rich.console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from recap.config.recap import RecapConfig
+from recap.tracking import Record
+
+_TABLE_METRICS = ("count", "positives", "ctr", "pctr", "calibration", "log_loss", "ne", "rce", "auc", "pr_auc", "grouped_auc")
+
+
+class Console:
+    """The reporter of the command line."""
+
+    def __init__(self) -> None:
+        self._out = rich.console.Console(highlight=False, soft_wrap=True)
+        self._progress: Progress | None = None
+        self._bar: TaskID | None = None
+        self._started, self._examples, self._loss = time.monotonic(), 0, float("nan")
+
+    def start(self, config: RecapConfig, step: int, train_rows: int) -> None:
+        """Say what begins, or goes on."""
+        steps = config.training.num_train_steps
+        if step < steps:
+            verb = f"resuming after step {step:,} of" if step else "training"
+            epochs = steps * config.train_data.global_batch_size / train_rows
+            self.say(f"{verb} {steps:,} steps over {train_rows:,} rows ({epochs:.1f} epochs) into {config.training.save_dir}")
+        self._started, self._examples = time.monotonic(), 0
+        if self._out.is_terminal and step < steps:
+            self._progress = Progress(
+                TextColumn("step {task.completed:,.0f}/{task.total:,.0f}"),
+                BarColumn(),
+                TextColumn("loss {task.fields[loss]:.4f}  {task.fields[rate]:,.0f} examples/s  left"),
+                TimeRemainingColumn(),
+                console=self._out,
+                transient=True,
+            )
+            self._bar = self._progress.add_task("train", total=steps, completed=step, loss=float("nan"), rate=0.0)
+            self._progress.start()
+
+    def advance(self, step: int, loss: float, examples: int) -> None:
+        """Move the bar; the loss shown is smoothed over some 50 steps."""
+        self._examples += examples
+        self._loss = loss if self._loss != self._loss else 0.98 * self._loss + 0.02 * loss
+        if self._progress is not None and self._bar is not None:
+            rate = self._examples / max(time.monotonic() - self._started, 1e-9)
+            self._progress.update(self._bar, completed=step, loss=self._loss, rate=rate)
+
+    def logged(self, record: Record) -> None:
+        """A line of training losses."""
+        speed = record["examples_per_second"]
+        shown = f"  {speed:,.0f} examples/s" if isinstance(speed, float) else ""
+        self.say(f"step {record['step']:>7,}  epoch {record['epoch']:.2f}  loss {record['loss']:.5f}{shown}")
+
+    def evaluated(self, step: int, split: str, evaluation: Mapping[str, Mapping[str, float]]) -> None:
+        """A line of validation AUC for each task."""
+        shown = "  ".join(f"{task} {metrics['auc']:.4f}" for task, metrics in evaluation.items() if "auc" in metrics)
+        self.say(f"step {step:>7,}  {split}" + (f"  AUC  {shown}" if shown else " evaluated"))
+
+    def say(self, text: str) -> None:
+        """One line."""
+        self._out.print(text, markup=False)
+
+    def stop(self) -> None:
+        """Take the bar away."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def table(self, title: str, evaluation: Mapping[str, Mapping[str, float]]) -> None:
+        """Metrics of each task, a task a row."""
+        table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+        names = [name for name in _TABLE_METRICS if any(name in metrics for metrics in evaluation.values())]
+        table.add_column("task")
+        for name in names:
+            table.add_column(name, justify="right")
+        for task, metrics in evaluation.items():
+            table.add_row(task, *(format_metric(name, metrics.get(name, float("nan"))) for name in names))
+        self._out.print(table, soft_wrap=not self._out.is_terminal)
+
+    @contextmanager
+    def counting(self, what: str) -> Iterator[Callable[[int], None]]:
+        """Give a function that counts; the count is shown while it grows, and at the end."""
+        total, started = 0, time.monotonic()
+        with self._out.status(what) if self._out.is_terminal else _nothing() as status:
+
+            def count(more: int) -> None:
+                nonlocal total
+                total += more
+                if status is not None:
+                    status.update(f"{total:,} {what}")
+
+            yield count
+        seconds = time.monotonic() - started
+        self.say(f"{total:,} {what} in {seconds:.1f} s")
+
+
+def format_metric(name: str, value: float) -> str:
+    """A metric as a person reads it; - where it is undefined."""
+    if value != value:
+        return "-"
+    if name in ("count", "positives"):
+        return f"{value:,.0f}"
+    return f"{value:.2f}" if name in ("rce", "nrce") else f"{value:.5f}" if name in ("log_loss", "ctr", "pctr") else f"{value:.4f}"
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield None

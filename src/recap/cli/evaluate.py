@@ -1,0 +1,41 @@
+"""`recap evaluate`: the metrics of a trained model on the validation sets."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def evaluate(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CONFIG_OR_RUN", help="A configuration file, or the folder of a run.", show_default=False
+        ),
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Values that replace those of the file.", show_default=False),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="One validation set; none given: all.", show_default=False)
+    ] = None,
+    step: Annotated[
+        int | None, typer.Option(help="The checkpoint of this step; none given: the latest.", show_default=False)
+    ] = None,
+) -> None:
+    """Evaluate a run on its validation sets: a table, and evaluation.json in the run."""
+    from recap.config.load import load_config
+
+    run = source if source.is_dir() else None
+    config = load_config(source / "config.yaml" if run else source, overrides or [])
+
+    from recap.cli.console import Console
+    from recap.evaluation.job import evaluate_run
+
+    console = Console()
+    folder = run or Path(config.training.save_dir)
+    report = evaluate_run(config, folder, split=split, step=step)
+    for name, evaluation in report.splits.items():
+        console.table(f"{name}, {report.model.name}", evaluation)
+    console.say(f"written: {report.file}")

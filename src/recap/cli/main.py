@@ -1,0 +1,55 @@
+"""The command line: `recap COMMAND …`. Commands import what they run only when they run."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from recap import __version__
+from recap.cli import config, data, evaluate, predict, train
+from recap.errors import RecapError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="An open heavy ranker: trains, evaluates and scores from one configuration file.",
+)
+app.command("train")(train.train)
+app.command("evaluate")(evaluate.evaluate)
+app.command("predict")(predict.predict)
+app.add_typer(config.app, name="config")
+app.add_typer(data.app, name="data")
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"recap {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line; errors a user can meet become a message and an exit code."""
+    try:
+        app()
+    except RecapError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(1)
+    except OSError as error:
+        print(error, file=sys.stderr)
+        sys.exit(1)

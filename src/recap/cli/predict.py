@@ -1,0 +1,35 @@
+"""`recap predict`: probabilities and scores for unseen candidates."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def predict(
+    model: Annotated[
+        Path,
+        typer.Argument(
+            metavar="MODEL_DIR",
+            help="A model directory or checkpoint, or a run (its latest checkpoint).",
+            show_default=False,
+        ),
+    ],
+    inputs: Annotated[
+        list[str],
+        typer.Argument(metavar="INPUT...", help="Parquet files, or globs of them; labels are not needed.", show_default=False),
+    ],
+    output: Annotated[Path, typer.Option(help="Folder for the predictions, a file for each input file.", show_default=False)],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace predictions that are already there.")] = False,
+) -> None:
+    """Predict every engagement and the final score of each row of INPUT."""
+    from recap.cli.console import Console
+    from recap.inference.batch import predict_files
+    from recap.inference.predictor import Predictor
+    from recap.model.saved import find_model_dir
+
+    console = Console()
+    predictor = Predictor.open(find_model_dir(model))
+    with console.counting("rows predicted") as count:
+        files = predict_files(predictor, inputs, output, overwrite=overwrite, after_rows=count)
+    console.say(f"written: {len(files)} file{'s' if len(files) != 1 else ''} in {output}")

@@ -1,0 +1,34 @@
+"""`recap train`: train, or go on training, from one configuration file."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train(
+    config: Annotated[Path, typer.Argument(help="The configuration file.", show_default=False)],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[SECTION.KEY=VALUE]...",
+            help="Values that replace those of the file, such as training.num_train_steps=100.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Train a ranker; run the same command again to resume."""
+    from recap.config.load import load_config
+
+    loaded = load_config(config, overrides or [])  # before torch is imported: mistakes answer at once
+
+    from recap.cli.console import Console
+    from recap.training.trainer import train as run
+
+    console = Console()
+    if run(loaded, console):
+        console.say(f"finished: {loaded.training.save_dir}")
+        console.say(f"next: recap evaluate {loaded.training.save_dir}")
+    else:
+        console.say(f"{loaded.training.save_dir} is already finished; nothing to do")
+        console.say("raise training.num_train_steps to go on, or choose another training.save_dir")

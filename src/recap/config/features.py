@@ -1,0 +1,82 @@
+"""What the columns of the data are. A column holds a scalar a row, or a fixed-size list of `length` values."""
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Discriminator, Tag
+
+from recap.config.base import BaseConfig, Name, PositiveInt
+
+
+class Column(BaseConfig):
+    """A numeric column; in YAML a bare name stands for a scalar column of that name."""
+
+    name: Name
+    length: PositiveInt = 1
+    """Values a row holds; above 1 the column is a fixed-size list."""
+
+
+def _named(value: object) -> object:
+    return {"name": value} if isinstance(value, str) else value
+
+
+Columns = list[Annotated[Column, BeforeValidator(_named)]]
+
+
+class IntegerCodes(BaseConfig):
+    """A discrete column of integer codes 0 … size - 1; null and other codes share one unknown bucket."""
+
+    size: PositiveInt
+    length: PositiveInt = 1
+
+
+class Vocabulary(BaseConfig):
+    """A discrete column of strings; those missing from the vocabulary share one unknown bucket with null."""
+
+    vocabulary: Name
+    """Parquet file whose first column lists the known strings, each once."""
+    length: PositiveInt = 1
+
+
+def _discrete_kind(value: Any) -> str:
+    if isinstance(value, Vocabulary) or (isinstance(value, dict) and "vocabulary" in value):
+        return "vocabulary"
+    return "size"
+
+
+Discrete = Annotated[
+    Annotated[IntegerCodes, Tag("size")] | Annotated[Vocabulary, Tag("vocabulary")],
+    Discriminator(_discrete_kind),
+]
+
+
+class FeaturesConfig(BaseConfig):
+    """The section `features`."""
+
+    continuous: Columns = []
+    """Numbers of any magnitude; null and NaN are allowed."""
+    binary: Columns = []
+    """0/1 (or false/true) columns; null counts as 0."""
+    discrete: dict[Name, Discrete] = {}
+    """Categorical columns, each with an embedding of width `model.embeddings`."""
+    vectors: dict[Name, PositiveInt] = {}
+    """Pretrained vectors: fixed-size lists of floats, name → width."""
+    ids: list[Name] = []
+    """Columns carried from the input to the predictions, never fed to the model."""
+    user: Name | None = None
+    """Whose impression a row is: groups rows for grouped metrics, and is carried to the predictions."""
+    timestamp: Name | None = None
+    """When the impression was served; carried to the predictions."""
+
+    @property
+    def carried(self) -> list[str]:
+        """Columns that predictions repeat from their input, in order, each once."""
+        named = [self.user, self.timestamp, *self.ids]
+        return list(dict.fromkeys(name for name in named if name is not None))
+
+    @property
+    def inputs(self) -> list[str]:
+        """Columns the model reads, in the order of its input."""
+        numeric = [column.name for column in (*self.continuous, *self.binary)]
+        return [*numeric, *self.discrete, *self.vectors]
+
+

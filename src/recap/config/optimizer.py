@@ -1,0 +1,88 @@
+"""The optimizer, and a learning rate with its schedule for the backbone and for every tower."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from recap.config.base import BaseConfig, DropRate, Name, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+DEFAULT = "default"
+"""The key that stands for everything not named beside it."""
+
+
+class AdamConfig(BaseConfig):
+    """Adam (arXiv:1412.6980)."""
+
+    kind: Literal["adam"] = "adam"
+    beta_1: DropRate = 0.9
+    beta_2: DropRate = 0.999
+    epsilon: PositiveFloat = 1e-7
+
+
+class ConstantConfig(BaseConfig):
+    """The same learning rate at every step."""
+
+    kind: Literal["constant"]
+    learning_rate: NonNegativeFloat
+
+
+class LinearRampToConstantConfig(BaseConfig):
+    """From 0 up to `learning_rate` over `num_ramp_steps`, then constant."""
+
+    kind: Literal["linear_ramp_to_constant"]
+    learning_rate: NonNegativeFloat
+    num_ramp_steps: PositiveInt
+
+
+class LinearRampToCosineConfig(BaseConfig):
+    """From 0 up to `learning_rate`, then down a half cosine that ends at step `final_num_steps`."""
+
+    kind: Literal["linear_ramp_to_cosine"]
+    learning_rate: NonNegativeFloat
+    final_learning_rate: NonNegativeFloat
+    num_ramp_steps: PositiveInt
+    final_num_steps: PositiveInt
+
+    @model_validator(mode="after")
+    def _ends_after_ramp(self) -> "LinearRampToCosineConfig":
+        if self.final_num_steps <= self.num_ramp_steps:
+            raise ValueError(
+                f"final_num_steps ({self.final_num_steps}) must be above num_ramp_steps ({self.num_ramp_steps})"
+            )
+        return self
+
+
+class PiecewiseConstantConfig(BaseConfig):
+    """`learning_rate_values[i]` until step `learning_rate_boundaries[i]`; one more value than boundaries."""
+
+    kind: Literal["piecewise_constant"]
+    learning_rate_boundaries: list[NonNegativeInt]
+    learning_rate_values: Annotated[list[NonNegativeFloat], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _fits(self) -> "PiecewiseConstantConfig":
+        boundaries, values = self.learning_rate_boundaries, self.learning_rate_values
+        if len(values) != len(boundaries) + 1:
+            raise ValueError(
+                f"{len(boundaries)} learning_rate_boundaries need {len(boundaries) + 1} "
+                f"learning_rate_values, found {len(values)}"
+            )
+        if boundaries != sorted(set(boundaries)):
+            raise ValueError(f"learning_rate_boundaries must rise, found {boundaries}")
+        return self
+
+
+LearningRateConfig = Annotated[
+    ConstantConfig | LinearRampToConstantConfig | LinearRampToCosineConfig | PiecewiseConstantConfig,
+    Field(discriminator="kind"),
+]
+
+
+class OptimizerConfig(BaseConfig):
+    """The section `optimizer`."""
+
+    algorithm: AdamConfig = AdamConfig()
+    backbone: LearningRateConfig
+    """Everything that is not a tower: featurization, embeddings, vector norms, backbone."""
+    towers: dict[Name, LearningRateConfig]
+    """Each task's tower with its affine map; `default` stands for the tasks not named."""

@@ -1,0 +1,184 @@
+"""`RecapConfig`, the whole of what a run is, and the checks that cross its sections."""
+
+from collections.abc import Iterator
+from enum import StrEnum
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from recap.config.base import BaseConfig, Name
+from recap.config.data import DataConfig, TrainDataConfig, ValidationDataConfig
+from recap.config.features import FeaturesConfig
+from recap.config.metrics import MetricName
+from recap.config.model import ModelConfig, ShareNoneConfig
+from recap.config.optimizer import DEFAULT, OptimizerConfig
+from recap.config.scoring import ScoringConfig
+from recap.config.training import TrainingConfig
+
+Path = tuple[str | int, ...]
+"""Where something stands in the configuration, key by key."""
+
+
+class JobMode(StrEnum):
+    """What a job does with its data."""
+
+    TRAIN = "train"
+    """Rows with labels, shuffled, again and again."""
+    EVALUATE = "evaluate"
+    """Rows with labels, in order, once."""
+    INFERENCE = "inference"
+    """Rows without labels, in order, once."""
+
+
+class CrossCheckError(ValueError):
+    """Sections that disagree; `problems` lists each with its place."""
+
+    def __init__(self, problems: list[tuple[Path, str]]) -> None:
+        super().__init__("; ".join(f"{'.'.join(map(str, path))}: {text}" for path, text in problems))
+        self.problems = problems
+
+
+class RecapConfig(BaseConfig):
+    """Everything a run is, from one file."""
+
+    training: TrainingConfig = TrainingConfig()
+    features: FeaturesConfig
+    model: ModelConfig
+    train_data: TrainDataConfig
+    validation_data: dict[Name, ValidationDataConfig] = {}
+    """Data sets to evaluate on, by name; each states only what differs from `train_data`."""
+    optimizer: OptimizerConfig
+    scoring: ScoringConfig = ScoringConfig()
+    which_metrics: list[MetricName] | None = Field(default=None, min_length=1)
+    """Metrics to report; none given: all."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _inherit_train_data(cls, raw: Any) -> Any:
+        if not isinstance(raw, dict):
+            return raw
+        train, validation = raw.get("train_data"), raw.get("validation_data")
+        if not isinstance(train, dict) or not isinstance(validation, dict):
+            return raw
+        shared = {key: value for key, value in train.items() if key in DataConfig.model_fields}
+        sets = {name: merge(shared, stated) for name, stated in validation.items()}
+        return {**raw, "validation_data": sets}
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> "RecapConfig":
+        problems = [
+            *_feature_problems(self),
+            *_model_problems(self),
+            *_task_problems(self),
+            *_rate_problems(self),
+        ]
+        if problems:
+            raise CrossCheckError(problems)
+        return self
+
+    @property
+    def tasks(self) -> list[str]:
+        """The one order of the task axis."""
+        return list(self.model.tasks)
+
+
+def merge(base: Any, stated: Any) -> Any:
+    """`stated` over `base`: mappings merge key by key, everything else is replaced."""
+    if isinstance(base, dict) and isinstance(stated, dict):
+        return {**base, **{key: merge(base.get(key), value) for key, value in stated.items()}}
+    return stated
+
+
+Problems = Iterator[tuple[Path, str]]
+
+
+def _feature_problems(config: RecapConfig) -> Problems:
+    features = config.features
+    seen: set[str] = set()
+    for name in features.inputs:
+        if name in seen:
+            yield ("features",), f"column {name!r} is declared twice; each column has one role"
+        if name in config.model.tasks:
+            yield ("features",), f"{name!r} is a task, so its column is a label and cannot be a feature"
+        seen.add(name)
+    if not seen:
+        yield ("features",), "no column feeds the model; name some under continuous, binary, discrete or vectors"
+    if DEFAULT in features.discrete:
+        yield ("features", "discrete", DEFAULT), "'default' is a reserved name; rename the column"
+    widths = config.model.embeddings
+    for name in features.discrete:
+        if name not in widths and DEFAULT not in widths:
+            yield (
+                ("model", "embeddings"),
+                f"no width for discrete feature {name!r}; add '{name}: WIDTH' or 'default: WIDTH'",
+            )
+    for name in widths:
+        if name not in features.discrete and name != DEFAULT:
+            yield ("model", "embeddings", name), _unknown(name, "discrete feature", list(features.discrete))
+
+
+def _model_problems(config: RecapConfig) -> Problems:
+    model = config.model
+    shares_none = isinstance(model.sharing, ShareNoneConfig)
+    if shares_none and model.backbone is not None:
+        yield (
+            ("model", "sharing"),
+            "share_none has no backbone, but model.backbone is set; "
+            "use 'sharing: {kind: share_all}' (or share_partial), or leave model.backbone out",
+        )
+    if not shares_none and model.backbone is None:
+        yield ("model", "sharing"), f"{model.sharing.kind} needs model.backbone; add one, or use share_none"
+    networks: list[tuple[Path, Any]] = [(("model", "backbone"), model.backbone)]
+    networks += [(("model", "tasks", name, "tower"), task.tower) for name, task in model.tasks.items()]
+    for path, network in networks:
+        for index, block in enumerate(getattr(network, "mask_blocks", [])):
+            if (block.aggregation_size is None) == (block.reduction_factor is None):
+                found = "none" if block.aggregation_size is None else "both"
+                yield (
+                    (*path, "mask_blocks", index),
+                    f"exactly one of aggregation_size and reduction_factor must be set; found {found}",
+                )
+
+
+def _task_problems(config: RecapConfig) -> Problems:
+    data_sets: list[tuple[Path, DataConfig]] = [(("train_data",), config.train_data)]
+    data_sets += [(("validation_data", name), data) for name, data in config.validation_data.items()]
+    for path, data in data_sets:
+        chosen = data.evaluation_tasks if isinstance(data, ValidationDataConfig) else None
+        for task in config.tasks if chosen is None else chosen:
+            if task not in config.model.tasks:
+                yield (*path, "evaluation_tasks"), _unknown(task, "task", config.tasks)
+            elif task not in data.tasks:
+                yield (*path, "tasks"), f"no label for task {task!r}; add '{task}: {{}}', or drop the task"
+        for task in data.tasks:
+            if task not in config.model.tasks:
+                yield (*path, "tasks", task), _unknown(task, "task", config.tasks)
+    for task in config.scoring.weights:
+        if task not in config.model.tasks:
+            yield ("scoring", "weights", task), _unknown(task, "task", config.tasks)
+
+
+def _rate_problems(config: RecapConfig) -> Problems:
+    towers = config.optimizer.towers
+    for task in config.tasks:
+        if task not in towers and DEFAULT not in towers:
+            yield (
+                ("optimizer", "towers"),
+                f"no learning rate for the tower of {task!r}; add '{task}: {{…}}' or 'default: {{…}}'",
+            )
+    for task in towers:
+        if task not in config.model.tasks and task != DEFAULT:
+            yield ("optimizer", "towers", task), _unknown(task, "task", config.tasks)
+
+
+def _unknown(name: str, what: str, known: list[str]) -> str:
+    return f"{name!r} is no {what} of this configuration. {suggest(name, known)}"
+
+
+def suggest(name: str, known: list[str]) -> str:
+    """The known names, and the nearest to `name` if one is near."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, known, n=1)
+    listed = ", ".join(known) if known else "none"
+    return f"Known: {listed}." + (f" Did you mean {near[0]!r}?" if near else "")

@@ -1,0 +1,10 @@
+"""How much each probability counts in the final score."""
+
+from recap.config.base import BaseConfig, Name
+
+
+class ScoringConfig(BaseConfig):
+    """The section `scoring`."""
+
+    weights: dict[Name, float] = {}
+    """Weight of each task's calibrated probability; tasks not named do not count."""

@@ -1,0 +1,243 @@
+"""Rows of a table → `Batch`. Checks what the columns hold; errors name file, column and row."""
+
+from dataclasses import dataclass
+from hashlib import blake2b
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch import Tensor
+
+from recap.config.data import DataConfig
+from recap.config.features import Column, FeaturesConfig, IntegerCodes
+from recap.config.recap import suggest
+from recap.data.batch import Batch
+from recap.data.vocabulary import Vocabularies
+from recap.errors import DataError
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the first row of a table stands: errors count rows of the file from 0."""
+
+    file: str
+    first_row: int = 0
+
+    def error(self, column: str, text: str, row: int | None = None) -> DataError:
+        """A DataError that begins with the file, the column and, if known, the row."""
+        at = "" if row is None else f", row {self.first_row + row}"
+        return DataError(f"{self.file}: column {column!r}{at}: {text}")
+
+
+class RowEncoder:
+    """Turns tables into batches, as one configuration describes the columns."""
+
+    def __init__(
+        self,
+        features: FeaturesConfig,
+        vocabularies: Vocabularies,
+        tasks: list[str] | None = None,
+        labels: DataConfig | None = None,
+        *,
+        weigh_samples: bool = False,
+    ) -> None:
+        """`tasks` and `labels` given: batches carry labels [B, T]; weights undo sampling if `weigh_samples`."""
+        self.features = features
+        self.vocabularies = vocabularies
+        self.tasks = tasks or []
+        self.labels = labels
+        self.weigh_samples = weigh_samples
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns this encoder reads, each once."""
+        names = list(self.features.inputs)
+        if self.labels is not None:
+            names += [task for task in self.tasks if task in self.labels.tasks]
+            names += [self.features.user] if self.features.user is not None else []
+        return list(dict.fromkeys(names))
+
+    def check(self, schema: pa.Schema, file: str) -> None:
+        """Raise DataError for the first column that `schema` lacks, or whose type cannot serve."""
+        for name in self.columns:
+            if schema.get_field_index(name) < 0:
+                known = suggest(name, schema.names)
+                raise Place(file).error(name, f"is missing; the configuration reads it. {known}")
+        empty = schema.empty_table().select(self.columns)
+        self.encode(empty, Place(file))
+
+    def encode(self, table: pa.Table, place: Place) -> Batch:
+        """The rows of `table` as a batch. Raises DataError for a wrong type or value."""
+        features = self.features
+        continuous = [self._numeric(table, column, place, null=np.nan) for column in features.continuous]
+        binary = [self._binary(table, column, place) for column in features.binary]
+        discrete = [self._codes(table, name, place) for name in features.discrete]
+        vectors = {
+            name: torch.from_numpy(self._numeric(table, Column(name=name, length=width), place, null=0.0))
+            for name, width in features.vectors.items()
+        }
+        rows = table.num_rows
+        labels = self._labels(table, place) if self.labels is not None else None
+        return Batch(
+            continuous=_join(continuous, rows, np.float32),
+            binary=_join(binary, rows, np.float32),
+            discrete=_join(discrete, rows, np.int64),
+            vectors=vectors,
+            labels=labels,
+            weights=self._weights(labels) if labels is not None else None,
+            user=self._user(table, place) if self.labels is not None and features.user is not None else None,
+        )
+
+    def _numeric(
+        self, table: pa.Table, column: Column, place: Place, null: float
+    ) -> npt.NDArray[np.float32]:
+        """[B, length] float32, `null` where a value or its whole row is null."""
+        values, valid = _values(table, column.name, column.length, place)
+        if not _is_number(values.type):
+            raise place.error(column.name, f"holds {values.type}; numbers are expected here")
+        flat = values.cast(pa.float32(), safe=False)
+        if flat.null_count:
+            flat = flat.fill_null(null)
+        return _spread(flat.to_numpy(zero_copy_only=False), valid, column.length, null)
+
+    def _binary(self, table: pa.Table, column: Column, place: Place) -> npt.NDArray[np.float32]:
+        values = self._numeric(table, column, place, null=0.0)
+        _check_zero_or_one(values, column.name, place, "list it under continuous or discrete instead")
+        return values
+
+    def _codes(self, table: pa.Table, name: str, place: Place) -> npt.NDArray[np.int64]:
+        """[B, length] int64: 0 for unknown, code + 1 for the others."""
+        discrete = self.features.discrete[name]
+        values, valid = _values(table, name, discrete.length, place)
+        if isinstance(discrete, IntegerCodes):
+            if not pa.types.is_integer(values.type):
+                hint = f"integer codes 0 to {discrete.size - 1} are expected; strings need a vocabulary"
+                raise place.error(name, f"holds {values.type}; {hint}")
+            codes = values.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+            known = (codes >= 0) & (codes < discrete.size)
+            if values.null_count:
+                known &= values.is_valid().to_numpy(zero_copy_only=False)
+            codes = np.where(known, codes + 1, 0)
+        else:
+            if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
+                raise place.error(name, f"holds {values.type}; it has a vocabulary, so strings are expected")
+            vocabulary = self.vocabularies[name].cast(values.type)
+            index = pc.index_in(values, value_set=vocabulary).fill_null(-1)
+            codes = index.to_numpy(zero_copy_only=False).astype(np.int64) + 1
+        return _spread(codes, valid, discrete.length, 0)
+
+    def _labels(self, table: pa.Table, place: Place) -> Tensor:
+        """[B, T] float32; tasks without a label in this data set are 0."""
+        assert self.labels is not None
+        labels = np.zeros((table.num_rows, len(self.tasks)), np.float32)
+        for position, task in enumerate(self.tasks):
+            if task not in self.labels.tasks:
+                continue
+            values = self._numeric(table, Column(name=task), place, null=np.nan)
+            _check_zero_or_one(values, task, place, "a label must be 0 or 1")
+            labels[:, position] = values[:, 0]
+        return torch.from_numpy(labels)
+
+    def _weights(self, labels: Tensor) -> Tensor:
+        """[B, T] float32: 1, or what undoes the sampling of this data set; 0 for tasks without a label."""
+        assert self.labels is not None
+        weights = torch.ones_like(labels)
+        for position, task in enumerate(self.tasks):
+            if task not in self.labels.tasks:
+                weights[:, position] = 0.0
+            elif self.weigh_samples:
+                rates = self.labels.tasks[task]
+                label = labels[:, position]
+                weights[:, position] = (
+                    label / rates.pos_downsampling_rate + (1 - label) / rates.neg_downsampling_rate
+                )
+        return weights
+
+    def _user(self, table: pa.Table, place: Place) -> Tensor:
+        """[B] int64: integer ids as they are, strings hashed."""
+        name = self.features.user
+        assert name is not None
+        values, _ = _values(table, name, 1, place)
+        if values.null_count:
+            row = values.is_null().to_pylist().index(True)
+            raise place.error(name, "is null; every row needs a user", row)
+        if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+            encoded = values.dictionary_encode()
+            hashed = np.array([_hash(text) for text in encoded.dictionary.to_pylist()], np.int64)
+            users = hashed[encoded.indices.to_numpy()] if len(values) else hashed
+        elif pa.types.is_integer(values.type):
+            users = values.to_numpy(zero_copy_only=False).astype(np.int64)
+        else:
+            raise place.error(name, f"holds {values.type}; users are integers or strings")
+        return torch.from_numpy(users)
+
+
+def _values(
+    table: pa.Table, name: str, length: int, place: Place
+) -> tuple[pa.Array, npt.NDArray[np.bool_] | None]:
+    """The values of a column end to end, and which rows have any (None: all of them).
+
+    Scalars when `length` is 1, unless the column is a list of one; else lists that all hold `length` values.
+    """
+    array = table.column(name).combine_chunks()
+    if isinstance(array, pa.ChunkedArray):  # how an empty column arrives
+        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
+    if pa.types.is_dictionary(array.type):
+        array = array.dictionary_decode()
+    fixed = pa.types.is_fixed_size_list(array.type)
+    if not (fixed or pa.types.is_list(array.type) or pa.types.is_large_list(array.type)):
+        if length != 1:
+            raise place.error(name, f"holds {array.type}; lists of {length} values are expected")
+        return array, None
+    if fixed and array.type.list_size != length:
+        expected = "a scalar is" if length == 1 else f"{length} are"
+        raise place.error(name, f"holds lists of {array.type.list_size} values; {expected} expected")
+    valid = array.is_valid().to_numpy(zero_copy_only=False) if array.null_count else None
+    if not fixed:
+        lengths = pc.list_value_length(array).fill_null(length).to_numpy(zero_copy_only=False)
+        if (lengths != length).any():
+            row = int(np.argmax(lengths != length))
+            raise place.error(name, f"holds a list of {lengths[row]} values; {length} are expected", row)
+    return array.flatten(), valid
+
+
+def _spread(
+    flat: npt.NDArray[np.generic], valid: npt.NDArray[np.bool_] | None, length: int, null: float
+) -> npt.NDArray[np.generic]:
+    """`flat` values as [B, length], rows that are not `valid` filled with `null`."""
+    values = flat.reshape(-1, length)
+    if valid is None:
+        return values
+    rows = np.full((len(valid), length), null, values.dtype)
+    rows[valid] = values
+    return rows
+
+
+def _join(parts: list[npt.NDArray[np.generic]], rows: int, dtype: type) -> Tensor:
+    """Column blocks side by side, [B, Σ length]; no part at all gives [B, 0]."""
+    width = sum(part.shape[1] for part in parts)
+    joined = np.empty((rows, width), dtype)
+    start = 0
+    for part in parts:
+        joined[:, start : start + part.shape[1]] = part
+        start += part.shape[1]
+    return torch.from_numpy(joined)
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind))
+
+
+def _check_zero_or_one(values: npt.NDArray[np.float32], column: str, place: Place, hint: str) -> None:
+    wrong = ~((values == 0) | (values == 1)).all(axis=1)
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        bad = [value for value in values[row] if value not in (0, 1)][0]
+        found = "null or NaN" if np.isnan(bad) else f"{bad:g}"
+        raise place.error(column, f"found {found}, expected 0 or 1; {hint}", row)
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)

@@ -1,0 +1,67 @@
+"""Vocabularies of string columns: code of a string = its row + 1; code 0 is the unknown bucket."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import quote
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from recap.config.features import FeaturesConfig, Vocabulary
+from recap.errors import DataError
+
+Vocabularies = Mapping[str, pa.Array]
+"""Feature name → its known strings in order of code (string array)."""
+
+
+def load_vocabularies(features: FeaturesConfig, model_dir: Path | None = None) -> Vocabularies:
+    """The vocabulary of every feature that has one: from the files the config names, or those a model carries."""
+    return {
+        name: _load(vocabulary_path(model_dir, name) if model_dir else Path(discrete.vocabulary), name)
+        for name, discrete in features.discrete.items()
+        if isinstance(discrete, Vocabulary)
+    }
+
+
+def discrete_sizes(features: FeaturesConfig, vocabularies: Vocabularies) -> dict[str, int]:
+    """Known codes of every discrete feature, without the unknown bucket."""
+    return {
+        name: len(vocabularies[name]) if isinstance(discrete, Vocabulary) else discrete.size
+        for name, discrete in features.discrete.items()
+    }
+
+
+def vocabulary_path(model_dir: Path, name: str) -> Path:
+    """Where a model directory keeps the vocabulary of feature `name`."""
+    return model_dir / "vocabularies" / f"{quote(name, safe='')}.parquet"
+
+
+def save_vocabulary(values: pa.Array, path: Path) -> None:
+    """Write a vocabulary that `load_vocabularies` reads."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({"value": values}), path)
+
+
+def _load(path: Path, name: str) -> pa.Array:
+    where = f"{path}: vocabulary of {name!r}"
+    try:
+        table = pq.read_table(path)
+    except FileNotFoundError:
+        raise DataError(f"{where}: no such file; see features.discrete.{name}.vocabulary") from None
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{where}: not readable as Parquet ({error})") from None
+    if table.num_columns == 0:
+        raise DataError(f"{where}: has no column; its first column must list the known strings")
+    try:
+        values = table.column(0).cast(pa.string()).combine_chunks()
+    except pa.ArrowException:
+        raise DataError(f"{where}: column 0 is {table.schema.types[0]}; it must hold strings") from None
+    if values.null_count:
+        raise DataError(f"{where}: row {values.is_null().to_pylist().index(True)} is null; every row is a string")
+    if len(values.unique()) != len(values):
+        seen: set[str] = set()
+        for row, value in enumerate(values.to_pylist()):
+            if value in seen:
+                raise DataError(f"{where}: row {row} repeats {value!r}; each string may stand once")
+            seen.add(value)
+    return values

@@ -1,0 +1,47 @@
+"""Evaluation: a model over a validation set, metrics for each task on calibrated probabilities."""
+
+from collections.abc import Callable
+from itertools import islice
+
+import torch
+
+from recap.config.recap import RecapConfig
+from recap.data.stream import BatchStream
+from recap.evaluation.metrics import MetricSuite
+from recap.model.ranker import Ranker
+from recap.runtime import Runtime
+
+Evaluation = dict[str, dict[str, float]]
+"""Task → metric → value; NaN where a metric is undefined."""
+
+
+def evaluate(
+    ranker: Ranker,
+    stream: BatchStream,
+    config: RecapConfig,
+    split: str,
+    runtime: Runtime,
+    after_batch: Callable[[int], None] = lambda batches: None,
+) -> Evaluation:
+    """Metrics of `ranker` over `stream`, for the tasks that validation set `split` evaluates.
+
+    At most `training.num_eval_steps` batches, below 0 all. `after_batch` may raise to give up; the ranker is left in
+    the mode, training or evaluation, in which it came.
+    """
+    steps = config.training.num_eval_steps
+    suite = MetricSuite(config.tasks, config.which_metrics)
+    was_training = ranker.training
+    ranker.eval()
+    try:
+        with torch.inference_mode():
+            for number, batch in enumerate(islice(stream, steps if steps >= 0 else None), start=1):
+                output = ranker(batch.to(runtime.device))
+                assert batch.labels is not None
+                assert batch.weights is not None
+                suite.update(output.calibrated_probabilities.cpu(), batch.labels, batch.weights, batch.user)
+                after_batch(number)
+    finally:
+        ranker.train(was_training)
+    computed = suite.compute()
+    chosen = config.validation_data[split].evaluation_tasks
+    return {task: computed[task] for task in (config.tasks if chosen is None else chosen)}

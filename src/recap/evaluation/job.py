@@ -1,0 +1,64 @@
+"""The job mode `evaluate`: a run's checkpoint over its validation sets, into `evaluation.json`."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from recap.config.recap import JobMode, RecapConfig, suggest
+from recap.data.stream import open_stream
+from recap.errors import ConfigError, InputError
+from recap.evaluation.evaluate import Evaluation, evaluate
+from recap.model.saved import find_model_dir, open_model
+from recap.runtime import start_runtime
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """What `evaluate_run` found and wrote."""
+
+    model: Path
+    splits: Mapping[str, Evaluation]
+    file: Path
+
+
+def evaluate_run(
+    config: RecapConfig, run: Path, split: str | None = None, step: int | None = None
+) -> EvaluationReport:
+    """Evaluate a checkpoint of `run` on the validation sets of `config`, or on one; write `evaluation.json` there.
+
+    Features and model are those of the checkpoint; `config` says which data, metrics and how many batches. Raises
+    ConfigError for a split it does not have, CheckpointError for a step that is not there.
+    """
+    if split is not None and split not in config.validation_data:
+        raise ConfigError(f"--split: {split!r} is no validation set. {suggest(split, list(config.validation_data))}")
+    if not config.validation_data:
+        raise ConfigError("validation_data: is empty; name at least one data set to evaluate on")
+    folder = find_model_dir(run, step)
+    model = open_model(folder)
+    asked = config.model_dump(include={"training", "validation_data", "which_metrics"})
+    combined = RecapConfig.model_validate(model.config.model_dump() | asked)
+    runtime = start_runtime()
+    ranker = model.ranker.to(runtime.device)
+    splits: dict[str, Evaluation] = {}
+    for name in config.validation_data if split is None else [split]:
+        stream = open_stream(combined, model.vocabularies, JobMode.EVALUATE, name)
+        splits[name] = evaluate(ranker, stream, combined, name, runtime)
+    file = run / "evaluation.json"
+    written = {"model": folder.name, "splits": {name: _finite(found) for name, found in splits.items()}}
+    temporary = file.with_name(file.name + ".unfinished")
+    try:
+        temporary.write_text(json.dumps(written, indent=1) + "\n")
+        temporary.replace(file)
+    except OSError as error:
+        raise InputError(f"{file}: cannot be written ({error.strerror})") from None
+    return EvaluationReport(folder, splits, file)
+
+
+def _finite(evaluation: Evaluation) -> dict[str, dict[str, float | None]]:
+    """JSON has no NaN: what is undefined becomes null."""
+    return {
+        task: {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+        for task, metrics in evaluation.items()
+    }

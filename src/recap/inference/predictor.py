@@ -1,0 +1,49 @@
+"""A trained model, opened to score rows: the same path from rows to probabilities that training used."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from recap.data.batch import Batch
+from recap.data.schema import Place, RowEncoder
+from recap.inference.scoring import ScoreFormula
+from recap.model.saved import SavedModel, open_model
+from recap.runtime import Runtime, start_runtime
+
+
+class Predictions(NamedTuple):
+    """What a model says of B rows."""
+
+    probabilities: Tensor  # [B, T] float32, calibrated
+    scores: Tensor  # [B] float64
+
+
+class Predictor:
+    """Scores rows with a model directory."""
+
+    def __init__(self, model: SavedModel, runtime: Runtime) -> None:
+        self.config, self.runtime = model.config, runtime
+        self.ranker = model.ranker.to(runtime.device).eval()
+        self.encoder = RowEncoder(model.config.features, model.vocabularies)
+        self.formula = ScoreFormula(model.config.scoring.weights, model.config.tasks)
+
+    @classmethod
+    def open(cls, folder: Path) -> "Predictor":
+        """Open a model directory. Raises CheckpointError where it is missing or damaged."""
+        return cls(open_model(folder), start_runtime())
+
+    def predict(self, table: pa.Table, place: Place, rows_at_once: int) -> Predictions:
+        """Predictions for every row of `table`, computed `rows_at_once`. Raises DataError for bad values."""
+        batch = self.encoder.encode(table, place)
+        starts = range(0, len(batch), rows_at_once)
+        parts = [self._forward(batch.rows(slice(start, start + rows_at_once))) for start in starts]
+        return Predictions(torch.cat([part.probabilities for part in parts]), torch.cat([part.scores for part in parts]))
+
+    def _forward(self, batch: Batch) -> Predictions:
+        with torch.inference_mode():
+            output = self.ranker(batch.to(self.runtime.device))
+            probabilities = output.calibrated_probabilities.cpu()
+            return Predictions(probabilities, self.formula(probabilities))

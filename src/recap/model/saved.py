@@ -1,0 +1,108 @@
+"""A model directory: `config.yaml`, `weights.safetensors`, vocabularies and a manifest; all that scoring needs."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from recap.config.load import dump_config, load_config
+from recap.config.recap import RecapConfig
+from recap.data.vocabulary import (
+    Vocabularies,
+    discrete_sizes,
+    load_vocabularies,
+    save_vocabulary,
+    vocabulary_path,
+)
+from recap.errors import CheckpointError
+from recap.model.directory import MANIFEST, verify
+from recap.model.ranker import Ranker
+
+CONFIG, WEIGHTS = "config.yaml", "weights.safetensors"
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """What a model directory holds."""
+
+    config: RecapConfig
+    vocabularies: Vocabularies
+    ranker: Ranker
+
+
+def build_ranker(config: RecapConfig, vocabularies: Vocabularies) -> Ranker:
+    """A ranker with fresh weights, drawn from torch's current random state."""
+    return Ranker(config, discrete_sizes(config.features, vocabularies))
+
+
+def write_model(folder: Path, model: SavedModel) -> None:
+    """Write the files of a model directory into `folder`."""
+    (folder / CONFIG).write_text(dump_config(model.config), encoding="utf-8")
+    for name, values in model.vocabularies.items():
+        save_vocabulary(values, vocabulary_path(folder, name))
+    save_file({name: tensor.contiguous() for name, tensor in model.ranker.state_dict().items()}, folder / WEIGHTS)
+
+
+def open_model(folder: Path) -> SavedModel:
+    """Verify and open a model directory. Raises CheckpointError where it is missing or damaged."""
+    verify(folder)
+    config = load_config(folder / CONFIG)
+    vocabularies = load_vocabularies(config.features, folder)
+    ranker = build_ranker(config, vocabularies)
+    load_weights(ranker, folder)
+    return SavedModel(config, vocabularies, ranker)
+
+
+def load_weights(ranker: Ranker, folder: Path) -> None:
+    """Load the weights in `folder` into `ranker`. Raises CheckpointError that lists what does not fit."""
+    found = load_file(folder / WEIGHTS)
+    expected = ranker.state_dict()
+    problems = [f"{name} is missing" for name in expected if name not in found]
+    problems += [f"{name} has no place in this model" for name in found if name not in expected]
+    problems += [
+        f"{name} is {_shape(found[name])}, this model needs {_shape(tensor)}"
+        for name, tensor in expected.items()
+        if name in found and found[name].shape != tensor.shape
+    ]
+    if problems:
+        shown = "\n  ".join(problems[:10]) + (f"\n  and {len(problems) - 10} more" if len(problems) > 10 else "")
+        raise CheckpointError(
+            f"{folder / WEIGHTS}: the weights are of another model; give it the features and model it was trained "
+            f"with:\n  {shown}"
+        )
+    ranker.load_state_dict(found)
+
+
+def checkpoint_path(run: Path, step: int) -> Path:
+    """Where the checkpoint of `step` is, or will be."""
+    return run / "checkpoints" / f"step_{step:08d}"
+
+
+def checkpoint_steps(run: Path) -> list[int]:
+    """The steps whose checkpoints a run holds, rising."""
+    found = (path.name.removeprefix("step_") for path in (run / "checkpoints").glob("step_*") if path.is_dir())
+    return sorted(int(name) for name in found if name.isdigit())
+
+
+def find_model_dir(path: Path, step: int | None = None) -> Path:
+    """The model directory that `path` means: itself, or a checkpoint of the run it is, the latest if no `step`.
+
+    Raises CheckpointError where there is none.
+    """
+    if not path.is_dir():
+        raise CheckpointError(f"{path}: no such folder; give a run (its training.save_dir), a checkpoint or a model")
+    if (path / MANIFEST).exists():
+        if step is not None:
+            raise CheckpointError(f"{path}: is a model, not a run, so it has no step {step}; give the run's folder")
+        return path
+    steps = checkpoint_steps(path)
+    if not steps:
+        raise CheckpointError(f"{path}: holds no checkpoint; train first with 'recap train'")
+    if step is not None and step not in steps:
+        raise CheckpointError(f"{path}: no checkpoint of step {step}; there are {', '.join(map(str, steps))}")
+    return checkpoint_path(path, steps[-1] if step is None else step)
+
+
+def _shape(tensor: Tensor) -> str:
+    return "×".join(map(str, tensor.shape)) or "a scalar"

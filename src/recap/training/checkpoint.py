@@ -1,0 +1,115 @@
+"""Checkpoints of a run: a model directory plus optimizer and run state, whole or absent, each verified when opened."""
+
+import json
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+
+from recap.config.load import differences, load_config
+from recap.config.recap import RecapConfig
+from recap.data.vocabulary import Vocabularies, load_vocabularies
+from recap.errors import CheckpointError
+from recap.model.directory import verify, whole_directory
+from recap.model.saved import (
+    CONFIG,
+    SavedModel,
+    checkpoint_path,
+    checkpoint_steps,
+    load_weights,
+    write_model,
+)
+from recap.training.optimizer import ScheduledOptimizer
+
+OPTIMIZER, STATE = "optimizer.safetensors", "state.json"
+
+
+@dataclass
+class RunState:
+    """What a run remembers besides weights and moments: positions and sums, never rows."""
+
+    step: int = 0
+    """Finished optimizer steps."""
+    evaluated_step: int = 0
+    """The last step that was evaluated."""
+    stream: dict[str, Any] = field(default_factory=dict)
+    """The place in the training data."""
+    loss_sums: dict[str, float] = field(default_factory=dict)
+    """Per task, losses summed over the steps since the last logged one."""
+    loss_steps: int = 0
+    """How many steps those are."""
+
+
+class Checkpoints:
+    """Writes and restores the checkpoints of a run."""
+
+    def __init__(self, save_dir: Path) -> None:
+        self.run = save_dir
+
+    def latest_or_none(self) -> Path | None:
+        """The latest checkpoint, if there is one."""
+        steps = checkpoint_steps(self.run)
+        return checkpoint_path(self.run, steps[-1]) if steps else None
+
+    def save(self, model: SavedModel, optimizer: ScheduledOptimizer, state: RunState) -> None:
+        """Write the checkpoint of `state.step`, then drop the oldest beyond `checkpoint_max_to_keep`."""
+        with whole_directory(checkpoint_path(self.run, state.step)) as folder:
+            write_model(folder, model)
+            save_file(optimizer.state_dict(), folder / OPTIMIZER)
+            (folder / STATE).write_text(json.dumps(asdict(state), indent=1) + "\n")
+        keep = model.config.training.checkpoint_max_to_keep
+        for step in checkpoint_steps(self.run)[:-keep] if keep else []:
+            shutil.rmtree(checkpoint_path(self.run, step))
+
+    def restore(self, folder: Path, model: SavedModel, optimizer: ScheduledOptimizer) -> RunState:
+        """Bring back the checkpoint in `folder`. Raises CheckpointError that names what is damaged."""
+        try:
+            verify(folder)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error} (delete {folder} to resume from the one before it)") from None
+        load_weights(model.ranker, folder)
+        optimizer.load_state_dict(load_file(folder / OPTIMIZER))
+        return RunState(**json.loads((folder / STATE).read_text()))
+
+
+def check_resumable(checkpoint: Path, config: RecapConfig, vocabularies: Vocabularies) -> None:
+    """Raise CheckpointError where a run began with other settings, apart from those that change no step."""
+    changes = differences(load_config(checkpoint / CONFIG), config)
+    lines = [
+        f"  {'.'.join(map(str, path))}: {old} → {new}"
+        for path, (old, new) in changes.items()
+        if path[0] not in FREE and ".".join(map(str, path[:2])) not in FREE
+    ]
+    before = load_vocabularies(config.features, checkpoint) if not lines else {}
+    lines += [
+        f"  features.discrete.{name}.vocabulary: its strings changed"
+        for name, values in before.items()
+        if not values.equals(vocabularies[name])
+    ]
+    if lines:
+        raise CheckpointError(
+            f"{checkpoint}: this run began with another configuration, so it cannot go on with this one:\n"
+            + "\n".join(lines)
+            + "\nUndo the change, or start a new run with another training.save_dir."
+        )
+
+
+FREE = {
+    "training.save_dir",
+    "training.num_train_steps",
+    "training.initial_checkpoint_dir",
+    "training.checkpoint_every_n",
+    "training.checkpoint_max_to_keep",
+    "training.train_log_every_n",
+    "training.num_eval_steps",
+    "training.eval_log_every_n",
+    "training.eval_timeout_in_s",
+    "train_data.source",
+    "validation_data",
+    "which_metrics",
+    "scoring",
+}
+"""What may change when a run is resumed, since no step depends on it (moved data is known by its fingerprint)."""
+

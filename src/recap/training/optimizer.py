@@ -1,0 +1,64 @@
+"""The optimizer: one parameter group for what towers share, one for each tower, each with its own schedule."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from recap.config.optimizer import DEFAULT, LearningRateConfig
+from recap.config.recap import RecapConfig
+from recap.model.ranker import Ranker
+from recap.training.schedule import learning_rate
+
+SHARED = "backbone"
+
+
+class ScheduledOptimizer:
+    """Adam whose rates are set from the step. Groups are found by module, never by parameter name."""
+
+    def __init__(self, config: RecapConfig, ranker: Ranker) -> None:
+        rates = config.optimizer.towers
+        towers = {task: rates[task] if task in rates else rates[DEFAULT] for task in config.tasks}
+        self.schedules: dict[str, LearningRateConfig] = {SHARED: config.optimizer.backbone}
+        self.schedules |= {f"towers/{task}": rate for task, rate in towers.items()}
+        groups = [list(ranker.shared_parameters()), *(list(ranker.tower_parameters(task)) for task in towers)]
+        algorithm = config.optimizer.algorithm
+        self._names = {parameter: name for name, parameter in ranker.named_parameters()}
+        self._adam = torch.optim.Adam(
+            [{"params": parameters} for parameters in groups],
+            lr=0.0,
+            betas=(algorithm.beta_1, algorithm.beta_2),
+            eps=algorithm.epsilon,
+            fused=True,
+        )
+
+    def rates(self, step: int) -> dict[str, float]:
+        """The rate of each group after `step` finished steps."""
+        return {name: learning_rate(schedule, step) for name, schedule in self.schedules.items()}
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        self._adam.zero_grad(set_to_none=True)
+
+    def step(self, step: int) -> None:
+        """Move the weights, at the rates that follow `step` finished steps."""
+        for group, rate in zip(self._adam.param_groups, self.rates(step).values(), strict=True):
+            group["lr"] = rate
+        self._adam.step()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The moments of every parameter: `parameter/key` → tensor."""
+        return {
+            f"{self._names[parameter]}/{key}": value
+            for parameter, state in self._adam.state.items()
+            for key, value in state.items()
+        }
+
+    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
+        """Bring back what `state_dict` gave."""
+        parameters = {name: parameter for parameter, name in self._names.items()}
+        for entry, value in tensors.items():
+            name, _, key = entry.rpartition("/")
+            parameter = parameters[name]
+            device = value.device if key == "step" else parameter.device
+            self._adam.state[parameter][key] = value.to(device)
