@@ -149,8 +149,10 @@ def _at(path: Path, document: Document, file: str, origins: dict[Path, str], *, 
         override = next((text for origin, text in origins.items() if origin[: max(length, 1)] == dotted_prefix), None)
         if override is not None and (prefix not in document.values or prefix in origins):
             return f"{override}: {dotted}: "
-        marks = document.keys if key or length < len(path) else document.values
-        mark = marks.get(prefix) or document.values.get(prefix)
+        written, value = document.keys.get(prefix), document.values.get(prefix)
+        below = written is not None and value is not None and value.line > written.line
+        mark = written if key or length < len(path) or below else value
+        mark = mark or value
         if mark is not None:
             place = f"{file}:{mark.line}:{mark.column}: "
             return f"{place}{dotted}: " if dotted else place

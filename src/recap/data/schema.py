@@ -74,11 +74,11 @@ class RowEncoder:
         continuous = [self._numeric(table, column, place, null=np.nan) for column in features.continuous]
         binary = [self._binary(table, column, place) for column in features.binary]
         discrete = [self._codes(table, name, place) for name in features.discrete]
+        rows = table.num_rows
         vectors = {
-            name: torch.from_numpy(self._numeric(table, Column(name=name, length=width), place, null=0.0))
+            name: _join([self._numeric(table, Column(name=name, length=width), place, null=0.0)], rows, np.float32)
             for name, width in features.vectors.items()
         }
-        rows = table.num_rows
         labels = self._labels(table, place) if self.labels is not None else None
         return Batch(
             continuous=_join(continuous, rows, np.float32),

@@ -77,7 +77,8 @@ def find_files(inputs: Sequence[str]) -> list[str]:
 def open_parquet(file: str) -> pq.ParquetFile:
     """Open `file`. Raises DataError where it is missing or not Parquet."""
     try:
-        return _open(file)
+        status = os.stat(file)
+        return _open(file, status.st_mtime_ns, status.st_size)
     except FileNotFoundError:
         raise DataError(f"{file}: no such file") from None
     except (OSError, pa.ArrowException) as error:
@@ -93,7 +94,8 @@ def read_row_group(file: str, row_group: int, columns: Sequence[str]) -> pa.Tabl
 
 
 @lru_cache(maxsize=8)
-def _open(file: str) -> pq.ParquetFile:
+def _open(file: str, modified: int, size: int) -> pq.ParquetFile:
+    """Footers are parsed once; a file that changed is opened anew."""
     return pq.ParquetFile(file)
 
 

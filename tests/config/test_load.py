@@ -1,0 +1,255 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import feed_values
+
+from recap.config.load import differences, dump_config, load_config
+from recap.config.recap import JobMode, RecapConfig
+from recap.config.yaml_file import parse
+from recap.errors import ConfigError
+
+GOOD = """\
+training: {save_dir: runs/x, num_train_steps: 30}
+features:
+  continuous: [age, {name: dense, length: 3}]
+  discrete: {hour: {size: 24}, word: {vocabulary: words.parquet}}
+model:
+  embeddings: {default: 8, hour: 4}
+  backbone: {kind: mlp, layer_sizes: [16]}
+  sharing: {kind: share_all}
+  tasks:
+    like: {tower: {kind: mlp, layer_sizes: [8]}}
+    share: {tower: {kind: mlp}}
+train_data:
+  source: {kind: parquet, inputs: train/*.parquet}
+  tasks: {like: {neg_downsampling_rate: 0.1}, share: {}}
+validation_data:
+  recent: {source: {inputs: recent/*.parquet}}
+  whole: {source: {inputs: [a, b]}, tasks: {like: {neg_downsampling_rate: 1.0}}, evaluation_tasks: [like]}
+optimizer:
+  backbone: {kind: constant, learning_rate: 1e-3}
+  towers: {default: {kind: constant, learning_rate: 0.01}}
+scoring: {weights: {like: 1, share: -2.5}}
+which_metrics: [auc, log_loss]
+"""
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Any:
+    def write_file(text: str) -> Path:
+        file = tmp_path / "ranker.yaml"
+        file.write_text(text)
+        return file
+
+    return write_file
+
+
+def problems(file: Path, overrides: tuple[str, ...] = ()) -> list[str]:
+    """The lines of the error, without the folder of the file."""
+    with pytest.raises(ConfigError) as caught:
+        load_config(file, overrides)
+    assert caught.value.exit_code == 2
+    return str(caught.value).replace(f"{file.parent}/", "").splitlines()
+
+
+def test_the_published_defaults_of_training_are_kept() -> None:
+    training = RecapConfig.model_fields["training"].default
+    assert training.model_dump() == {
+        "save_dir": "/tmp/model",
+        "num_train_steps": 1_000_000,
+        "initial_checkpoint_dir": None,
+        "checkpoint_every_n": 1000,
+        "checkpoint_max_to_keep": None,
+        "train_log_every_n": 1000,
+        "num_eval_steps": 16384,
+        "eval_log_every_n": 5000,
+        "eval_timeout_in_s": 3600.0,
+        "gradient_accumulation": None,
+        "seed": 0,
+    }
+    assert [mode.value for mode in JobMode] == ["train", "evaluate", "inference"]
+
+
+def test_a_validation_set_inherits_what_it_does_not_state(write: Any) -> None:
+    config = load_config(write(GOOD))
+    recent, whole = config.validation_data["recent"], config.validation_data["whole"]
+    assert recent.source.inputs == ["recent/*.parquet"]
+    assert recent.tasks["like"].neg_downsampling_rate == 0.1
+    assert whole.tasks["like"].neg_downsampling_rate == 1.0
+    assert whole.global_batch_size == config.train_data.global_batch_size
+
+
+def test_a_resolved_config_reads_back_as_itself(write: Any) -> None:
+    config = load_config(write(GOOD))
+    assert load_config(write(dump_config(config))) == config
+    assert differences(config, config) == {}
+
+
+def test_differences_name_each_value_that_changed(write: Any) -> None:
+    before = load_config(write(GOOD))
+    after = load_config(write(GOOD), ["training.seed=3", "scoring.weights.like=2"])
+    assert differences(before, after) == {
+        ("training", "seed"): (0, 3),
+        ("scoring", "weights", "like"): (1.0, 2.0),
+    }
+
+
+def test_overrides_are_yaml_and_the_later_wins(write: Any) -> None:
+    config = load_config(
+        write(GOOD),
+        [
+            "training.seed=1",
+            "training.seed=2",
+            "model.backbone.layer_sizes=[4, 5]",
+            "model.backbone.layer_sizes.0=6",
+            "optimizer.backbone={kind: linear_ramp_to_constant, learning_rate: 1e-2, num_ramp_steps: 7}",
+            "which_metrics=null",
+        ],
+    )
+    assert config.training.seed == 2
+    assert config.model.backbone is not None
+    assert config.model.backbone.layer_sizes == [6, 5]
+    assert config.optimizer.backbone.kind == "linear_ramp_to_constant"
+    assert config.which_metrics is None
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.sed=1", "override 'training.sed=1': training.sed: 'sed' is unknown."),
+        ("training.seed", "override 'training.seed': expected section.key=value"),
+        ("=1", "override '=1': expected section.key=value"),
+        ("training.seed.x=1", "override 'training.seed.x=1': training.seed is the value 0"),
+        ("training.seed=x", "override 'training.seed=x': training.seed: input should be a valid integer, found 'x'"),
+        ("which_metrics.7=auc", "override 'which_metrics.7=auc': which_metrics is a list of 2 items"),
+        ("nothing.at.all=1", "override 'nothing.at.all=1': nothing: 'nothing' is unknown. Known: training"),
+        ("training.seed=[", "override 'training.seed=[':1:2: not valid YAML"),
+    ],
+)
+def test_an_override_that_cannot_be_is_refused_by_its_own_name(write: Any, override: str, message: str) -> None:
+    text = GOOD.replace("num_train_steps: 30", "num_train_steps: 30, seed: 0")
+    assert problems(write(text), (override,))[0].startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("save_dir", "save_dri", "ranker.yaml:1:12: training.save_dri: 'save_dri' is unknown. Known: save_dir, "),
+        ("num_train_steps: 30", "num_train_steps: 0", "ranker.yaml:1:47: training.num_train_steps: input should be"),
+        ("num_train_steps: 30", "num_train_steps: '30'", "ranker.yaml:1:47: training.num_train_steps: input should"),
+        ("kind: mlp, layer_sizes: [16]", "kind: maksnet", "ranker.yaml:7:20: model.backbone.kind: 'maksnet' is unkn"),
+        ("kind: mlp, layer_sizes: [16]", "layer_sizes: [1]", "ranker.yaml:7:13: model.backbone: needs a 'kind"),
+        ("layer_sizes: [16]", "layer_sizes: [16, 0]", "ranker.yaml:7:43: model.backbone.layer_sizes.1: input should"),
+        ("layer_sizes: [16]", "layer_size: [16]", "ranker.yaml:7:3: model.backbone.layer_sizes: is required, but mis"),
+        ("like: 1,", "lik: 1,", "ranker.yaml:21:26: scoring.weights.lik: 'lik' is no task of this configuration. Kn"),
+        ("[auc, ", "[acu, ", "ranker.yaml:22:17: which_metrics.0: 'acu' is unknown. Known: count, "),
+        ("inputs: recent/*.parquet", "glob: x", "ranker.yaml:16:21: validation_data.recent.source.glob: 'glob' is un"),
+        ("neg_downsampling_rate: 0.1", "neg_downsampling_rate: 0.0", "ranker.yaml:14:41: train_data.tasks.like.neg"),
+        ("kind: share_all", "kind: share_none", "ranker.yaml:8:12: model.sharing: share_none has no backbone, bu"),
+        ("backbone: {kind: mlp, layer_sizes: [16]}", "backbone: null", "ranker.yaml:8:12: model.sharing: share_all nee"),
+        ("default: 8, ", "", "ranker.yaml:6:15: model.embeddings: no width for discrete feature 'word'; add 'word: WI"),
+        ("hour: 4", "huor: 4", "ranker.yaml:6:34: model.embeddings.huor: 'huor' is no discrete feature of this config"),
+        (", share: {}}", "}", "ranker.yaml:14:10: train_data.tasks: no label for task 'share'; add 'share: {}"),
+        ("towers: {default", "towers: {like", "ranker.yaml:20:11: optimizer.towers: no learning rate for the tower o"),
+        ("evaluation_tasks: [like]", "evaluation_tasks: [x]", "ranker.yaml:17:100: validation_data.whole.evaluation"),
+        ("[age, ", "[age, age, ", "ranker.yaml:2:1: features: column 'age' is declared twice"),
+        ("[age, ", "[like, ", "ranker.yaml:2:1: features: 'like' is a task, so its column is a label"),
+        ("optimizer:\n", "optimizer: 3\nx:\n", "ranker.yaml:18:12: optimizer: expected a mapping, found "),
+        ("training: {", "training: {save_dir: a, ", "ranker.yaml:1:25: training.save_dir: duplicate key; keep one"),
+        ("training: {", "\ttraining: {", "ranker.yaml:1:1: not valid YAML: found character '\\t' that cannot start"),
+        ("training: {", "training: [", "ranker.yaml:1:49: not valid YAML: "),
+        ("  backbone: {kind: con", " backbone: {kind: con", "ranker.yaml:20:3: not valid YAML: "),
+    ],
+)
+def test_a_mistake_is_reported_at_its_line_and_column(write: Any, old: str, new: str, message: str) -> None:
+    assert GOOD.count(old) == 1 or old == "save_dir"
+    assert problems(write(GOOD.replace(old, new, 1)))[0].startswith(message)
+
+
+def test_all_mistakes_are_reported_at_once(write: Any) -> None:
+    text = GOOD.replace("num_train_steps: 30", "num_train_steps: -1").replace("kind: share_all", "kind: all")
+    assert [line.split(" ")[0] for line in problems(write(text))] == ["ranker.yaml:1:47:", "ranker.yaml:8:19:"]
+    text = GOOD.replace("like: 1,", "lik: 1,").replace("default: 8, ", "")
+    assert [line.split(" ")[0] for line in problems(write(text))] == ["ranker.yaml:6:15:", "ranker.yaml:21:26:"]
+
+
+def test_a_mistake_in_what_validation_inherits_is_reported_once(write: Any) -> None:
+    text = GOOD.replace("neg_downsampling_rate: 0.1", "neg_downsampling_rate: 2.0")
+    assert len(problems(write(text))) == 1
+
+
+def test_a_file_that_is_missing_empty_or_no_mapping_is_refused(write: Any, tmp_path: Path) -> None:
+    assert problems(tmp_path / "none.yaml")[0].startswith("none.yaml: cannot be read (No such file")
+    assert problems(write(""))[0].startswith("ranker.yaml:1:1: expected a mapping of sections (training, ")
+    assert problems(write("[1]"))[0].endswith("found list")
+
+
+def test_numbers_follow_yaml_1_2() -> None:
+    text = "{a: 1e-4, b: 1.5E+3, c: -7, d: .5, e: no, f: 12:30, g: 0x1f, h: true, i: null, j: 1_000, k: .inf}"
+    assert parse(text, "x").value == {
+        "a": 1e-4,
+        "b": 1500.0,
+        "c": -7,
+        "d": 0.5,
+        "e": "no",
+        "f": "12:30",
+        "g": "0x1f",
+        "h": True,
+        "i": None,
+        "j": "1_000",
+        "k": float("inf"),
+    }
+
+
+def test_anchors_and_merges_are_resolved_and_no_tag_constructs_an_object() -> None:
+    text = "base: &base {a: 1, b: 2}\nother: {<<: *base, b: 3}"
+    assert parse(text, "x").value["other"] == {"a": 1, "b": 3}
+    with pytest.raises(ConfigError, match=r"x:1:4: not valid YAML: could not determine a constructor"):
+        parse("a: !!python/object/apply:os.system [ls]", "x")
+
+
+yaml_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+paths = st.sampled_from(
+    ["training", "training.seed", "features", "features.continuous", "features.discrete.hour", "model", "model.tasks"]
+    + ["model.tasks.like", "model.tasks.like.tower", "model.backbone", "train_data", "train_data.source"]
+    + ["validation_data", "validation_data.validation", "optimizer.towers", "optimizer.backbone", "which_metrics"]
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(paths, yaml_values), min_size=1, max_size=3))
+def test_whatever_stands_in_a_file_it_loads_or_is_refused_with_its_place(changes: list[tuple[str, Any]]) -> None:
+    import tempfile
+
+    values = feed_values(Path("feed"), Path("run"))
+    for path, value in changes:
+        where: Any = values
+        *parents, last = path.split(".")
+        for key in parents:
+            where = where.get(key) if isinstance(where, dict) else None
+        if isinstance(where, dict):
+            where[last] = value
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "ranker.yaml"
+        file.write_text(yaml.safe_dump(values, allow_unicode=True), encoding="utf-8")
+        try:
+            load_config(file)
+        except ConfigError as error:
+            assert all(line.startswith(f"{file}:") for line in str(error).splitlines() if line[:1] == "/")
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(alphabet="ab:{}[],-&*!|>'\"#%@\t\n 0.~<?", max_size=40))
+def test_any_text_parses_or_is_refused(text: str) -> None:
+    try:
+        parse(text, "x")
+    except ConfigError as error:
+        assert str(error).startswith("x")

@@ -1,0 +1,112 @@
+"""A small feed on disk and a configuration that reads it; what several tests start from."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from recap.config.recap import RecapConfig
+
+TASKS = ("like", "share")
+LANGUAGES = ("en", "ja", "pt")
+
+
+def feed_table(rows: int, seed: int = 0) -> pa.Table:
+    """Rows with every kind of column, and labels that depend on them."""
+    random = np.random.default_rng(seed)
+    age = np.exp(random.normal(size=rows) * 3).astype(np.float32)
+    age[random.random(rows) < 0.1] = np.nan
+    followers = np.exp(random.normal(size=rows) * 4).astype(np.float32)
+    in_network = random.random(rows) < 0.5
+    hour = random.integers(0, 24, rows)
+    language = random.choice([*LANGUAGES, "xx"], rows)
+    vector = random.normal(size=(rows, 4)).astype(np.float32)
+    logit = 0.4 * np.log(followers) * in_network + vector[:, 0] + (hour < 6) - 0.5
+    uniform = random.random((2, rows))
+    return pa.table(
+        {
+            "user_id": random.integers(0, max(rows // 10, 1), rows),
+            "post_id": np.arange(rows),
+            "served_at_ms": np.arange(rows) * 1000,
+            "age": pa.array(age, from_pandas=True),
+            "followers": followers,
+            "in_network": in_network,
+            "hour": hour.astype(np.int32),
+            "language": language,
+            "vector": pa.FixedSizeListArray.from_arrays(vector.ravel(), 4),
+            "like": (uniform[0] < 1 / (1 + np.exp(-logit))).astype(np.int8),
+            "share": (uniform[1] < 1 / (1 + np.exp(2 - logit))).astype(np.int8),
+        }
+    )
+
+
+def write_feed(folder: Path, *, train_rows: int = 600, validation_rows: int = 250, files: int = 3) -> Path:
+    """`train/` in several files of several row groups, `validation/` in one, and `languages.parquet`."""
+    for split, rows, count, seed in (("train", train_rows, files, 1), ("validation", validation_rows, 1, 2)):
+        table = feed_table(rows, seed)
+        (folder / split).mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            start, end = rows * number // count, rows * (number + 1) // count
+            part = table.slice(start, end - start)
+            pq.write_table(part, folder / split / f"part-{number}.parquet", row_group_size=70)
+    pq.write_table(pa.table({"value": list(LANGUAGES)}), folder / "languages.parquet")
+    return folder
+
+
+def feed_values(folder: Path, save_dir: Path) -> dict[str, Any]:
+    """The configuration of a small run over a feed, as plain values to change at will."""
+    tower = {"kind": "mlp", "layer_sizes": [8], "batch_norm": {"affine": False}, "dropout": {"rate": 0.1}}
+    return {
+        "training": {
+            "save_dir": str(save_dir),
+            "num_train_steps": 12,
+            "checkpoint_every_n": 4,
+            "train_log_every_n": 3,
+            "eval_log_every_n": 6,
+        },
+        "features": {
+            "continuous": ["age", "followers"],
+            "binary": ["in_network"],
+            "discrete": {
+                "hour": {"size": 24},
+                "language": {"vocabulary": str(folder / "languages.parquet")},
+            },
+            "vectors": {"vector": 4},
+            "ids": ["post_id"],
+            "user": "user_id",
+            "timestamp": "served_at_ms",
+        },
+        "model": {
+            "embeddings": {"default": 4},
+            "backbone": {
+                "kind": "mask_net",
+                "use_parallel": True,
+                "mask_blocks": [{"output_size": 8, "aggregation_size": 8}, {"output_size": 8, "reduction_factor": 1.0}],
+                "mlp": {"layer_sizes": [16], "final_layer_activation": True, "dropout": {"rate": 0.1}},
+            },
+            "sharing": {"kind": "share_all"},
+            "tasks": {"like": {"tower": tower}, "share": {"tower": tower, "pos_weight": 2.0}},
+        },
+        "train_data": {
+            "source": {"kind": "parquet", "inputs": str(folder / "train" / "*.parquet")},
+            "global_batch_size": 64,
+            "tasks": {"like": {}, "share": {}},
+            "shuffle_window_rows": 150,
+        },
+        "validation_data": {"validation": {"source": {"inputs": str(folder / "validation" / "*.parquet")}}},
+        "optimizer": {
+            "backbone": {"kind": "linear_ramp_to_constant", "learning_rate": 0.01, "num_ramp_steps": 5},
+            "towers": {"default": {"kind": "constant", "learning_rate": 0.01}},
+        },
+        "scoring": {"weights": {"like": 1.0, "share": 5.0}},
+    }
+
+
+def feed_config(folder: Path, save_dir: Path, **sections: dict[str, Any]) -> RecapConfig:
+    """`feed_values`, validated, with keys of its sections replaced."""
+    values = feed_values(folder, save_dir)
+    for section, changes in sections.items():
+        values[section] = {**values[section], **changes}
+    return RecapConfig.model_validate(values)
