@@ -117,7 +117,7 @@ class Trainer:
             output = self.model.ranker(micro_batch)
             per_task = self.loss(output.logits, micro_batch.labels, micro_batch.weights)  # [T]
             share = len(micro_batch) / len(batch)
-            (per_task.sum() * share).backward()
+            (per_task.mean() * share).backward()
             losses += per_task.detach().cpu().double() * share
         self._refuse_non_finite(losses)
         self.optimizer.step(state.step)
@@ -125,7 +125,7 @@ class Trainer:
         for task, loss in zip(self.config.tasks, losses.tolist(), strict=True):
             state.loss_sums[task] = state.loss_sums.get(task, 0.0) + loss
         state.loss_steps += 1
-        self.reporter.advance(state.step, float(losses.sum()), len(batch))
+        self.reporter.advance(state.step, float(losses.mean()), len(batch))
 
     def _refuse_non_finite(self, losses: torch.Tensor) -> None:
         bad = [task for task, loss in zip(self.config.tasks, losses.tolist(), strict=True) if not math.isfinite(loss)]
@@ -156,7 +156,7 @@ class Trainer:
             "split": "train",
             "epoch": round(self.stream.epoch, 4),
             "examples_per_second": round(examples / seconds, 1) if seconds else None,
-            "loss": sum(means.values()),
+            "loss": sum(means.values()) / len(means),
             **{f"loss/{task}": mean for task, mean in means.items()},
             **{f"rate/{group}": rate for group, rate in self.optimizer.rates(state.step - 1).items()},
         }

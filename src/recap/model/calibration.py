@@ -1,0 +1,22 @@
+"""Probabilities of a model trained on down-sampled examples → probabilities of the population."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from recap.config.data import DataTaskConfig
+
+
+def sampling_ratios(rates: Mapping[str, DataTaskConfig], tasks: Sequence[str]) -> Tensor:
+    """r = neg_downsampling_rate / pos_downsampling_rate of each task, [T] float32."""
+    return torch.tensor([rates[task].neg_downsampling_rate / rates[task].pos_downsampling_rate for task in tasks])
+
+
+def calibrate(probabilities: Tensor, ratios: Tensor) -> Tensor:
+    """p → p·r / (1 − p + r·p): Bayes' rule for classes that were kept at different rates.
+
+    `probabilities` [B, T] in [0, 1] and `ratios` [T] > 0 → [B, T]; r = 1 changes nothing, bit for bit.
+    """
+    corrected = probabilities * ratios / (1 - probabilities + ratios * probabilities)
+    return torch.where(ratios == 1, probabilities, corrected)

@@ -1,0 +1,46 @@
+"""Discrete columns → embeddings, learned with the rest of the model."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from recap.config.features import FeaturesConfig
+from recap.config.optimizer import DEFAULT
+from recap.model.names import NamedModules
+
+INITIAL_DEVIATION = 0.01
+"""Rows start close to zero, so that a rarely seen code says little until it has been learned."""
+
+
+class DiscreteEmbeddings(nn.Module):
+    """One table a feature, with a row for each code and row 0 for everything unknown, which starts at zero.
+
+    [B, D] int64 codes → [B, Σ length · width] float32, features in the order of the configuration.
+    """
+
+    def __init__(self, features: FeaturesConfig, widths: Mapping[str, int], sizes: Mapping[str, int]) -> None:
+        """`widths` by feature name or `default`; 0 leaves a feature out. `sizes`: known codes of each."""
+        super().__init__()
+        tables: dict[str, nn.Module] = {}
+        self.columns: list[slice] = []
+        self.out_features = 0
+        start = 0
+        for name, discrete in features.discrete.items():
+            width = widths[name] if name in widths else widths[DEFAULT]
+            if width:
+                table = nn.Embedding(sizes[name] + 1, width)
+                nn.init.normal_(table.weight, std=INITIAL_DEVIATION)
+                with torch.no_grad():
+                    table.weight[0] = 0.0
+                tables[name] = table
+                self.columns.append(slice(start, start + discrete.length))
+                self.out_features += discrete.length * width
+            start += discrete.length
+        self.tables = NamedModules(tables)
+
+    def forward(self, discrete: Tensor) -> Tensor:
+        """[B, D] → [B, out_features]."""
+        tables = self.tables.ordered()
+        parts = [table(discrete[:, columns]).flatten(1) for table, columns in zip(tables, self.columns, strict=True)]
+        return torch.cat(parts, dim=1)

@@ -1,0 +1,59 @@
+"""The published ranker's numbers: reading them, and its parameter names in our words."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from torch import Tensor, nn
+
+FOLDER = Path(__file__).parents[1] / "golden"
+TOLERANCE: dict[str, Any] = {"atol": 1e-5, "rtol": 1e-4}
+
+_NAMES = [
+    (r"^_preprocessor\._before_concat_layers\.2\.layer\.", "featurization.batch_norm."),
+    (r"^_preprocessor\.layer_norm\.layer\.", "featurization.layer_norm."),
+    (r"^_before_concat_layers\.2\.layer\.", "batch_norm."),
+    (r"^layer_norm\.layer\.", "layer_norm."),
+    (r"^_(user|author)_embedding_layer_norm\.", r"vector_norms.\1_embedding."),
+    (r"^_affine_maps\.(\w+)\.weight", r"towers.\1.affine_map.scale"),
+    (r"^_affine_maps\.(\w+)\.bias", r"towers.\1.affine_map.bias"),
+    (r"^_towers\.(\w+)\.", r"towers.\1.network."),
+    (r"^_backbone\.", "backbone."),
+    (r"_dense_layers\.", "mlp."),
+    (r"_mask_blocks\.", "blocks."),
+    (r"\._input_layer_norm\.", ".input_norm."),
+    (r"\._layer_norm\.", ".output_norm."),
+    (r"\._mask_layer\.", ".mask."),
+    (r"\._hidden_layer\.", ".hidden."),
+]
+_ELSEWHERE = re.compile(r"_calibrators|_before_concat_layers\.3")  # the configuration says these
+
+
+def our_name(published: str) -> str:
+    """A parameter's name here."""
+    for pattern, ours in _NAMES:
+        published = re.sub(pattern, ours, published)
+    return published
+
+
+def read(name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and the configuration of a golden file."""
+    with safe_open(FOLDER / f"{name}.safetensors", "pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}
+        return tensors, {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
+
+
+def section(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with `prefix`, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def load_published(module: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Give `module` the published weights; every one must have its place, and every place its weight."""
+    own = module.state_dict()
+    weights = {
+        our_name(name): tensor for name, tensor in section(tensors, "weight/").items() if not _ELSEWHERE.search(name)
+    }
+    module.load_state_dict({name: tensor.reshape(own[name].shape) for name, tensor in weights.items()}, strict=True)

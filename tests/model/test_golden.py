@@ -1,0 +1,138 @@
+"""Agreement with the published ranker, part by part and whole, gradients included."""
+
+from typing import Any
+
+import pytest
+import torch
+from model.golden import TOLERANCE, load_published, our_name, read, section
+from torch.testing import assert_close
+
+from recap.config.model import DoubleNormLogConfig, MaskNetConfig
+from recap.config.recap import RecapConfig
+from recap.data.batch import Batch
+from recap.model.backbones import build_backbone
+from recap.model.calibration import calibrate
+from recap.model.featurization import DoubleNormLog
+from recap.model.layers import Mlp
+from recap.model.loss import MultiTaskLoss
+from recap.model.ranker import Ranker
+
+TASKS = ("is_favorited", "is_replied", "is_reported")
+
+
+@pytest.mark.parametrize("name", ["mask_net_parallel", "mask_net_parallel_no_mlp", "mask_net_stacked_no_mlp"])
+def test_mask_net_agrees_with_the_published_one(name: str) -> None:
+    tensors, meta = read(name)
+    config = MaskNetConfig.model_validate({"kind": "mask_net", **meta["config"]})
+    network = build_backbone(config, meta["in_features"]).eval()
+    load_published(network, tensors)
+    assert_close(network(tensors["input/x"]), tensors["output/output"], **TOLERANCE)
+
+
+def test_the_mlp_tower_agrees_with_the_published_one() -> None:
+    from recap.config.model import BatchNormConfig, DropoutConfig
+
+    tensors, meta = read("mlp_tower")
+    config = meta["config"]
+    network = Mlp(
+        meta["in_features"],
+        config["layer_sizes"],
+        BatchNormConfig(**config["batch_norm"]),
+        DropoutConfig(**config["dropout"]),
+    ).eval()
+    load_published(network, tensors)
+    assert_close(network(tensors["input/x"]), tensors["output/output"], **TOLERANCE)
+
+
+def test_double_norm_log_agrees_with_the_published_one_on_nan_and_infinity_too() -> None:
+    tensors, _ = read("double_norm_log")
+    continuous, binary = tensors["input/continuous"], tensors["input/binary"]
+    assert not continuous.isfinite().all()
+    featurization = DoubleNormLog(continuous.shape[1], binary.shape[1], DoubleNormLogConfig()).eval()
+    load_published(featurization, tensors)
+    assert_close(featurization(continuous, binary), tensors["output/output"], **TOLERANCE)
+
+
+def test_calibration_agrees_with_the_published_one() -> None:
+    tensors, _ = read("numeric_calibration")
+    for name, expected in section(tensors, "output/").items():
+        rates = dict(part.split("=") for part in name.split(","))
+        ratio = torch.tensor([float(rates["neg"]) / float(rates["pos"])])
+        assert_close(calibrate(tensors["input/probability"][:, None], ratio)[:, 0], expected, **TOLERANCE)
+
+
+def ranker_config(meta: dict[str, Any]) -> RecapConfig:
+    """The golden ranker's configuration in our form."""
+    published = meta["model"]
+    tasks, data_tasks = {}, {}
+    for name, task in published["tasks"].items():
+        mlp = task["mlp_config"]
+        tower = {"kind": "mlp", "layer_sizes": mlp["layer_sizes"][:-1], "batch_norm": mlp.get("batch_norm")}
+        tasks[name] = {"tower": tower, "pos_weight": task["pos_weight"], "affine_map": task.get("affine_map")}
+        positive, negative = meta["rates"][name]
+        data_tasks[name] = {"pos_downsampling_rate": positive, "neg_downsampling_rate": negative}
+    backbone = published.get("backbone")
+    return RecapConfig.model_validate(
+        {
+            "features": {
+                "continuous": [{"name": "continuous", "length": 13}],
+                "binary": [{"name": "binary", "length": 5}],
+                "vectors": {"user_embedding": 6, "author_embedding": 4},
+            },
+            "model": {
+                "backbone": {"kind": "mask_net", **backbone["mask_net_config"]} if backbone else None,
+                "sharing": {"kind": published["multi_task_type"]},
+                "tasks": tasks,
+            },
+            "train_data": {"source": {"inputs": "none"}, "tasks": data_tasks},
+            "optimizer": {
+                "backbone": {"kind": "constant", "learning_rate": 0.1},
+                "towers": {"default": {"kind": "constant", "learning_rate": 0.1}},
+            },
+        }
+    )
+
+
+@pytest.fixture(params=["share_all", "share_none", "share_partial"])
+def published(request: pytest.FixtureRequest) -> tuple[Ranker, MultiTaskLoss, Batch, dict[str, torch.Tensor]]:
+    tensors, meta = read(f"ranker_{request.param}")
+    config = ranker_config(meta)
+    assert tuple(config.tasks) == TASKS
+    ranker = Ranker(config, {})
+    load_published(ranker, tensors)
+    batch = Batch(
+        continuous=tensors["input/continuous"],
+        binary=tensors["input/binary"],
+        discrete=torch.zeros(33, 0, dtype=torch.int64),
+        vectors={name: tensors[f"input/{name}"] for name in ("user_embedding", "author_embedding")},
+        labels=tensors["input/labels"],
+        weights=tensors["input/weights"],
+    )
+    return ranker, MultiTaskLoss([task.pos_weight for task in config.model.tasks.values()]), batch, tensors
+
+
+def test_the_whole_ranker_agrees_with_the_published_one(published: Any) -> None:
+    ranker, loss, batch, tensors = published
+    output = ranker.eval()(batch)
+    for name, value in output._asdict().items():
+        assert_close(value, tensors[f"output/{name}"], **TOLERANCE)
+    per_task = loss(output.logits, batch.labels, batch.weights)
+    assert_close(per_task.mean(), tensors["output/loss"], **TOLERANCE)
+    for task, value in zip(TASKS, per_task, strict=True):
+        assert_close(value, tensors[f"output/loss/{task}"], **TOLERANCE)
+
+
+def test_a_training_pass_agrees_with_the_published_one_in_every_gradient(published: Any) -> None:
+    ranker, loss, batch, tensors = published
+    output = ranker.train()(batch)
+    total = loss(output.logits, batch.labels, batch.weights).mean()
+    total.backward()
+    assert_close(output.logits, tensors["output/train/logits"], **TOLERANCE)
+    assert_close(total, tensors["output/train/loss"], **TOLERANCE)
+    gradients = {our_name(name): value for name, value in section(tensors, "output/train/grad/").items()}
+    parameters = dict(ranker.named_parameters())
+    assert gradients.keys() == parameters.keys()
+    for name, expected in gradients.items():
+        found = parameters[name].grad
+        assert found is not None, name
+        assert_close(found, expected.reshape(found.shape), **TOLERANCE, msg=lambda text, name=name: f"{name}: {text}")

@@ -1,0 +1,197 @@
+"""How every ranker behaves, whatever it is made of."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from support import feed_table, feed_values
+from torch.testing import assert_close
+
+from recap.config.recap import RecapConfig
+from recap.data.batch import Batch
+from recap.data.schema import Place, RowEncoder
+from recap.model.calibration import calibrate
+from recap.model.loss import MultiTaskLoss
+from recap.model.ranker import Ranker
+
+import pyarrow as pa  # isort: skip
+
+BACKBONES: dict[str, dict[str, Any]] = {
+    "mlp": {"kind": "mlp", "layer_sizes": [16, 8], "batch_norm": {}, "dropout": {"rate": 0.1}},
+    "mask_net_parallel": {
+        "kind": "mask_net",
+        "use_parallel": True,
+        "mask_blocks": [{"output_size": 8, "aggregation_size": 8}, {"output_size": 4, "reduction_factor": 0.5}],
+    },
+    "mask_net_stacked_with_mlp": {
+        "kind": "mask_net",
+        "mask_blocks": [
+            {"output_size": 8, "aggregation_size": 8, "input_layer_norm": True, "relu": True},
+            {"output_size": 6, "reduction_factor": 0.5},
+        ],
+        "mlp": {"layer_sizes": [12], "final_layer_activation": True},
+    },
+}
+SHARINGS = ("share_all", "share_none", "share_partial")
+TOWERS: dict[str, dict[str, Any]] = {
+    "mlp": {"kind": "mlp", "layer_sizes": [8], "batch_norm": {"affine": False}, "dropout": {"rate": 0.1}},
+    "mask_net": BACKBONES["mask_net_stacked_with_mlp"],
+}
+CASES = [(backbone, sharing) for sharing in SHARINGS for backbone in (BACKBONES if sharing != "share_none" else TOWERS)]
+
+
+def make_config(backbone: str, sharing: str) -> RecapConfig:
+    values = feed_values(Path("feed"), Path("run"))
+    shares = sharing != "share_none"
+    tower = TOWERS["mlp"] if shares else TOWERS[backbone]
+    values["model"] |= {
+        "backbone": BACKBONES[backbone] if shares else None,
+        "sharing": {"kind": sharing},
+        "tasks": {"like": {"tower": tower, "affine_map": {}}, "share": {"tower": tower, "pos_weight": 2.0}},
+    }
+    return RecapConfig.model_validate(values)
+
+
+def make_batch(config: RecapConfig, rows: int = 40, seed: int = 0) -> Batch:
+    encoder = RowEncoder(config.features, {"language": pa.array(["en", "ja"])}, config.tasks, config.train_data)
+    return encoder.encode(feed_table(rows, seed), Place("rows"))
+
+
+def make_ranker(config: RecapConfig, seed: int = 0) -> Ranker:
+    torch.manual_seed(seed)
+    return Ranker(config, {"hour": 24, "language": 2})
+
+
+@pytest.fixture(params=CASES, ids=lambda case: f"{case[0]}-{case[1]}")
+def config(request: pytest.FixtureRequest) -> RecapConfig:
+    return make_config(*request.param)
+
+
+def test_outputs_have_a_column_for_each_task(config: RecapConfig) -> None:
+    output = make_ranker(config).eval()(make_batch(config, rows=7))
+    for value in output:
+        assert value.shape == (7, 2)
+        assert value.dtype == torch.float32
+        assert value.isfinite().all()
+
+
+def test_every_parameter_gets_a_finite_gradient(config: RecapConfig) -> None:
+    ranker, batch = make_ranker(config), make_batch(config, rows=200)
+    MultiTaskLoss([1.0, 2.0])(ranker(batch).logits, batch.labels, batch.weights).mean().backward()
+    for name, parameter in ranker.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+
+
+def test_parameters_are_parted_into_towers_and_what_they_share(config: RecapConfig) -> None:
+    ranker = make_ranker(config)
+    parted = [*ranker.shared_parameters(), *(p for task in config.tasks for p in ranker.tower_parameters(task))]
+    assert {id(p) for p in parted} == {id(p) for p in ranker.parameters()}
+    assert len(parted) == len({id(p) for p in parted})
+
+
+def test_a_row_is_scored_alike_whatever_rows_stand_beside_it(config: RecapConfig) -> None:
+    ranker, batch = make_ranker(config).eval(), make_batch(config)
+    together = ranker(batch).logits
+    alone = torch.cat([ranker(batch.rows(slice(row, row + 1))).logits for row in range(len(batch))])
+    assert_close(alone, together, atol=1e-6, rtol=1e-5)  # matrix products round by their shape
+    assert torch.equal(ranker(batch).logits, together)
+
+
+def test_weights_saved_and_loaded_give_the_same_scores(config: RecapConfig) -> None:
+    ranker, other, batch = make_ranker(config), make_ranker(config, seed=1), make_batch(config)
+    ranker(batch)  # moves the running statistics of BatchNorm
+    other.load_state_dict(ranker.state_dict())
+    assert torch.equal(ranker.eval()(batch).logits, other.eval()(batch).logits)
+
+
+def test_the_seed_fixes_the_initial_weights(config: RecapConfig) -> None:
+    first, same, other = make_ranker(config), make_ranker(config), make_ranker(config, seed=1)
+    pairs = list(zip(first.parameters(), same.parameters(), strict=True))
+    assert all(torch.equal(left, right) for left, right in pairs)
+    assert not all(torch.equal(left, right) for left, right in zip(first.parameters(), other.parameters(), strict=True))
+
+
+def test_it_learns_what_can_be_learned(config: RecapConfig) -> None:
+    ranker, batch = make_ranker(config), make_batch(config, rows=256)
+    labels = torch.stack([batch.binary[:, 0], (batch.vectors["vector"][:, 0] > 0).float()], dim=1)
+    loss, optimizer = MultiTaskLoss([1.0, 1.0]), torch.optim.Adam(ranker.parameters(), lr=0.01)
+    losses = []
+    for _ in range(60):
+        optimizer.zero_grad()
+        total = loss(ranker(batch).logits, labels, torch.ones_like(labels)).mean()
+        total.backward()
+        optimizer.step()
+        losses.append(total.item())
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_names_with_dots_and_names_of_attributes_serve_as_tasks_and_features() -> None:
+    values = feed_values(Path("feed"), Path("run"))
+    tower = {"tower": {"kind": "mlp"}}
+    tasks = {name: {} for name in ("a.b", "keys", "training", "a%2Eb")}
+    values["model"]["tasks"] = dict.fromkeys(tasks, tower)
+    values["train_data"]["tasks"] = tasks
+    values["scoring"] = {}
+    values["features"]["discrete"] = {"x.hour": {"size": 24}, "items": {"size": 2}}
+    ranker = Ranker(RecapConfig.model_validate(values), {"x.hour": 24, "items": 2})
+    assert len(ranker.towers) == 4
+    assert "embeddings.tables.x%2Ehour.weight" in ranker.state_dict()
+
+
+def test_the_unknown_bucket_starts_at_zero() -> None:
+    ranker = make_ranker(make_config("mlp", "share_all"))
+    tables = [value for name, value in ranker.state_dict().items() if "embeddings" in name]
+    assert [len(table) for table in tables] == [25, 3]
+    assert all((table[0] == 0).all() and (table[1:] != 0).all() for table in tables)
+
+
+def test_an_embedding_of_width_zero_leaves_its_feature_out() -> None:
+    values = feed_values(Path("feed"), Path("run"))
+    values["model"]["embeddings"] = {"default": 0, "hour": 3}
+    config = RecapConfig.model_validate(values)
+    ranker = make_ranker(config)
+    assert ranker.embeddings.out_features == 3
+    assert ranker(make_batch(config)).logits.shape == (40, 2)
+
+
+def test_a_model_of_vectors_alone_works() -> None:
+    values = feed_values(Path("feed"), Path("run"))
+    values["features"] = {"vectors": {"vector": 4}}
+    values["model"]["embeddings"] = {}
+    config = RecapConfig.model_validate(values)
+    assert make_ranker(config)(make_batch(config)).logits.shape == (40, 2)
+
+
+@given(st.floats(1e-6, 1 - 1e-6), st.floats(1e-4, 1.0), st.floats(1e-4, 1.0))
+def test_calibration_gives_the_posterior_of_the_population(prior: float, positive: float, negative: float) -> None:
+    sampled = prior * positive / (prior * positive + (1 - prior) * negative)
+    ratio = torch.tensor([negative / positive], dtype=torch.float64)
+    found = calibrate(torch.tensor([[sampled]], dtype=torch.float64), ratio).item()
+    assert found == pytest.approx(prior, rel=1e-6)
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=20), st.floats(1e-3, 1e3))
+def test_calibration_keeps_order_and_ends_and_is_undone_by_its_inverse(values: list[float], ratio: float) -> None:
+    probabilities = torch.tensor(sorted([0.0, *values, 1.0]), dtype=torch.float64)[:, None]
+    ratios = torch.tensor([ratio], dtype=torch.float64)
+    there = calibrate(probabilities, ratios)
+    assert there[0] == 0
+    assert there[-1] == 1
+    assert (there.diff(dim=0) >= 0).all()
+    assert_close(calibrate(there, 1 / ratios), probabilities, atol=1e-9, rtol=1e-6)
+    assert torch.equal(calibrate(probabilities, torch.ones(1)), probabilities)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 8])
+def test_losses_of_micro_batches_by_their_share_of_rows_add_up_to_the_batchs(parts: int) -> None:
+    torch.manual_seed(0)
+    logits, labels, weights = torch.randn(50, 3), (torch.rand(50, 3) < 0.3).float(), torch.rand(50, 3)
+    loss = MultiTaskLoss([1.0, 2.0, 5.0])
+    total = torch.zeros(3)
+    for rows in torch.arange(50).tensor_split(parts):
+        total += loss(logits[rows], labels[rows], weights[rows]) * len(rows) / 50
+    assert_close(total, loss(logits, labels, weights))
