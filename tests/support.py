@@ -83,7 +83,10 @@ def feed_values(folder: Path, save_dir: Path) -> dict[str, Any]:
             "backbone": {
                 "kind": "mask_net",
                 "use_parallel": True,
-                "mask_blocks": [{"output_size": 8, "aggregation_size": 8}, {"output_size": 8, "reduction_factor": 1.0}],
+                "mask_blocks": [
+                    {"output_size": 8, "aggregation_size": 8},
+                    {"output_size": 8, "reduction_factor": 1.0},
+                ],
                 "mlp": {"layer_sizes": [16], "final_layer_activation": True, "dropout": {"rate": 0.1}},
             },
             "sharing": {"kind": "share_all"},

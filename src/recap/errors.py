@@ -1,11 +1,11 @@
 """The errors a user can meet. Each says what was found, what is accepted and what to do next.
 
-    RecapError               exit code 1
-    ├── InputError           exit code 2: the user gave something that cannot be used
-    │   ├── ConfigError      a configuration file, an override, or what they say together
-    │   ├── DataError        a file, a column or a row
-    │   └── CheckpointError  a run, a checkpoint or a model directory
-    └── RunError             a run that began well and failed
+RecapError               exit code 1
+├── InputError           exit code 2: the user gave something that cannot be used
+│   ├── ConfigError      a configuration file, an override, or what they say together
+│   ├── DataError        a file, a column or a row
+│   └── CheckpointError  a run, a checkpoint or a model directory
+└── RunError             a run that began well and failed
 """
 
 

@@ -124,7 +124,10 @@ def test_overrides_are_yaml_and_the_later_wins(write: Any) -> None:
         ("training.seed", "override 'training.seed': expected section.key=value"),
         ("=1", "override '=1': expected section.key=value"),
         ("training.seed.x=1", "override 'training.seed.x=1': training.seed is the value 0"),
-        ("training.seed=x", "override 'training.seed=x': training.seed: input should be a valid integer, found 'x'"),
+        (
+            "training.seed=x",
+            "override 'training.seed=x': training.seed: input should be a valid integer, found 'x'",
+        ),
         ("which_metrics.7=auc", "override 'which_metrics.7=auc': which_metrics is a list of 2 items"),
         ("nothing.at.all=1", "override 'nothing.at.all=1': nothing: 'nothing' is unknown. Known: training"),
         ("training.seed=[", "override 'training.seed=[':1:2: not valid YAML"),
@@ -138,29 +141,105 @@ def test_an_override_that_cannot_be_is_refused_by_its_own_name(write: Any, overr
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("save_dir", "save_dri", "ranker.yaml:1:12: training.save_dri: 'save_dri' is unknown. Known: save_dir, "),
-        ("num_train_steps: 30", "num_train_steps: 0", "ranker.yaml:1:47: training.num_train_steps: input should be"),
-        ("num_train_steps: 30", "num_train_steps: '30'", "ranker.yaml:1:47: training.num_train_steps: input should"),
-        ("kind: mlp, layer_sizes: [16]", "kind: maksnet", "ranker.yaml:7:20: model.backbone.kind: 'maksnet' is unkn"),
-        ("kind: mlp, layer_sizes: [16]", "layer_sizes: [1]", "ranker.yaml:7:13: model.backbone: needs a 'kind"),
-        ("layer_sizes: [16]", "layer_sizes: [16, 0]", "ranker.yaml:7:43: model.backbone.layer_sizes.1: input should"),
-        ("layer_sizes: [16]", "layer_size: [16]", "ranker.yaml:7:3: model.backbone.layer_sizes: is required, but mis"),
-        ("like: 1,", "lik: 1,", "ranker.yaml:21:26: scoring.weights.lik: 'lik' is no task of this configuration. Kn"),
+        (
+            "save_dir",
+            "save_dri",
+            "ranker.yaml:1:12: training.save_dri: 'save_dri' is unknown. Known: save_dir, ",
+        ),
+        (
+            "num_train_steps: 30",
+            "num_train_steps: 0",
+            "ranker.yaml:1:47: training.num_train_steps: input should be",
+        ),
+        (
+            "num_train_steps: 30",
+            "num_train_steps: '30'",
+            "ranker.yaml:1:47: training.num_train_steps: input should",
+        ),
+        (
+            "kind: mlp, layer_sizes: [16]",
+            "kind: maksnet",
+            "ranker.yaml:7:20: model.backbone.kind: 'maksnet' is unkn",
+        ),
+        (
+            "kind: mlp, layer_sizes: [16]",
+            "layer_sizes: [1]",
+            "ranker.yaml:7:13: model.backbone: needs a 'kind",
+        ),
+        (
+            "layer_sizes: [16]",
+            "layer_sizes: [16, 0]",
+            "ranker.yaml:7:43: model.backbone.layer_sizes.1: input should",
+        ),
+        (
+            "layer_sizes: [16]",
+            "layer_size: [16]",
+            "ranker.yaml:7:3: model.backbone.layer_sizes: is required, but mis",
+        ),
+        (
+            "like: 1,",
+            "lik: 1,",
+            "ranker.yaml:21:26: scoring.weights.lik: 'lik' is no task of this configuration. Kn",
+        ),
         ("[auc, ", "[acu, ", "ranker.yaml:22:17: which_metrics.0: 'acu' is unknown. Known: count, "),
-        ("inputs: recent/*.parquet", "glob: x", "ranker.yaml:16:21: validation_data.recent.source.glob: 'glob' is un"),
-        ("neg_downsampling_rate: 0.1", "neg_downsampling_rate: 0.0", "ranker.yaml:14:41: train_data.tasks.like.neg"),
-        ("kind: share_all", "kind: share_none", "ranker.yaml:8:12: model.sharing: share_none has no backbone, bu"),
-        ("backbone: {kind: mlp, layer_sizes: [16]}", "backbone: null", "ranker.yaml:8:12: model.sharing: share_all nee"),
-        ("default: 8, ", "", "ranker.yaml:6:15: model.embeddings: no width for discrete feature 'word'; add 'word: WI"),
-        ("hour: 4", "huor: 4", "ranker.yaml:6:34: model.embeddings.huor: 'huor' is no discrete feature of this config"),
-        (", share: {}}", "}", "ranker.yaml:14:10: train_data.tasks: no label for task 'share'; add 'share: {}"),
-        ("towers: {default", "towers: {like", "ranker.yaml:20:11: optimizer.towers: no learning rate for the tower o"),
-        ("evaluation_tasks: [like]", "evaluation_tasks: [x]", "ranker.yaml:17:100: validation_data.whole.evaluation"),
+        (
+            "inputs: recent/*.parquet",
+            "glob: x",
+            "ranker.yaml:16:21: validation_data.recent.source.glob: 'glob' is un",
+        ),
+        (
+            "neg_downsampling_rate: 0.1",
+            "neg_downsampling_rate: 0.0",
+            "ranker.yaml:14:41: train_data.tasks.like.neg",
+        ),
+        (
+            "kind: share_all",
+            "kind: share_none",
+            "ranker.yaml:8:12: model.sharing: share_none has no backbone, bu",
+        ),
+        (
+            "backbone: {kind: mlp, layer_sizes: [16]}",
+            "backbone: null",
+            "ranker.yaml:8:12: model.sharing: share_all nee",
+        ),
+        (
+            "default: 8, ",
+            "",
+            "ranker.yaml:6:15: model.embeddings: no width for discrete feature 'word'; add 'word: WI",
+        ),
+        (
+            "hour: 4",
+            "huor: 4",
+            "ranker.yaml:6:34: model.embeddings.huor: 'huor' is no discrete feature of this config",
+        ),
+        (
+            ", share: {}}",
+            "}",
+            "ranker.yaml:14:10: train_data.tasks: no label for task 'share'; add 'share: {}",
+        ),
+        (
+            "towers: {default",
+            "towers: {like",
+            "ranker.yaml:20:11: optimizer.towers: no learning rate for the tower o",
+        ),
+        (
+            "evaluation_tasks: [like]",
+            "evaluation_tasks: [x]",
+            "ranker.yaml:17:100: validation_data.whole.evaluation",
+        ),
         ("[age, ", "[age, age, ", "ranker.yaml:2:1: features: column 'age' is declared twice"),
         ("[age, ", "[like, ", "ranker.yaml:2:1: features: 'like' is a task, so its column is a label"),
         ("optimizer:\n", "optimizer: 3\nx:\n", "ranker.yaml:18:12: optimizer: expected a mapping, found "),
-        ("training: {", "training: {save_dir: a, ", "ranker.yaml:1:25: training.save_dir: duplicate key; keep one"),
-        ("training: {", "\ttraining: {", "ranker.yaml:1:1: not valid YAML: found character '\\t' that cannot start"),
+        (
+            "training: {",
+            "training: {save_dir: a, ",
+            "ranker.yaml:1:25: training.save_dir: duplicate key; keep one",
+        ),
+        (
+            "training: {",
+            "\ttraining: {",
+            "ranker.yaml:1:1: not valid YAML: found character '\\t' that cannot start",
+        ),
         ("training: {", "training: [", "ranker.yaml:1:49: not valid YAML: "),
         ("  backbone: {kind: con", " backbone: {kind: con", "ranker.yaml:20:3: not valid YAML: "),
     ],
@@ -172,9 +251,15 @@ def test_a_mistake_is_reported_at_its_line_and_column(write: Any, old: str, new:
 
 def test_all_mistakes_are_reported_at_once(write: Any) -> None:
     text = GOOD.replace("num_train_steps: 30", "num_train_steps: -1").replace("kind: share_all", "kind: all")
-    assert [line.split(" ")[0] for line in problems(write(text))] == ["ranker.yaml:1:47:", "ranker.yaml:8:19:"]
+    assert [line.split(" ")[0] for line in problems(write(text))] == [
+        "ranker.yaml:1:47:",
+        "ranker.yaml:8:19:",
+    ]
     text = GOOD.replace("like: 1,", "lik: 1,").replace("default: 8, ", "")
-    assert [line.split(" ")[0] for line in problems(write(text))] == ["ranker.yaml:6:15:", "ranker.yaml:21:26:"]
+    assert [line.split(" ")[0] for line in problems(write(text))] == [
+        "ranker.yaml:6:15:",
+        "ranker.yaml:21:26:",
+    ]
 
 
 def test_a_mistake_in_what_validation_inherits_is_reported_once(write: Any) -> None:
@@ -218,15 +303,33 @@ yaml_values = st.recursive(
     max_leaves=8,
 )
 paths = st.sampled_from(
-    ["training", "training.seed", "features", "features.continuous", "features.discrete.hour", "model", "model.tasks"]
-    + ["model.tasks.like", "model.tasks.like.tower", "model.backbone", "train_data", "train_data.source"]
-    + ["validation_data", "validation_data.validation", "optimizer.towers", "optimizer.backbone", "which_metrics"]
+    [
+        "training",
+        "training.seed",
+        "features",
+        "features.continuous",
+        "features.discrete.hour",
+        "model",
+        "model.tasks",
+        "model.tasks.like",
+        "model.tasks.like.tower",
+        "model.backbone",
+        "train_data",
+        "train_data.source",
+        "validation_data",
+        "validation_data.validation",
+        "optimizer.towers",
+        "optimizer.backbone",
+        "which_metrics",
+    ]
 )
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.tuples(paths, yaml_values), min_size=1, max_size=3))
-def test_whatever_stands_in_a_file_it_loads_or_is_refused_with_its_place(changes: list[tuple[str, Any]]) -> None:
+def test_whatever_stands_in_a_file_it_loads_or_is_refused_with_its_place(
+    changes: list[tuple[str, Any]],
+) -> None:
     import tempfile
 
     values = feed_values(Path("feed"), Path("run"))

@@ -70,7 +70,10 @@ def test_lists_of_codes_are_that_many_codes() -> None:
 
 def test_sampling_weights_bring_back_the_population_only_where_asked() -> None:
     table = pa.table({"x": [1.0, 2.0], "like": [1, 0], "share": [1, 0]})
-    tasks = {"like": DataTaskConfig(pos_downsampling_rate=0.5, neg_downsampling_rate=0.1), "share": DataTaskConfig()}
+    tasks = {
+        "like": DataTaskConfig(pos_downsampling_rate=0.5, neg_downsampling_rate=0.1),
+        "share": DataTaskConfig(),
+    }
     weighed = encoder({"continuous": ["x"]}, tasks, weigh_samples=True).encode(table, PLACE)
     assert weighed.weights is not None
     assert torch.allclose(weighed.weights, torch.tensor([[2.0, 1.0], [10.0, 1.0]]))
@@ -104,18 +107,25 @@ def test_users_are_equal_exactly_where_their_ids_are() -> None:
         ({"vectors": {"x": 3}}, {"x": [[1.0, 2.0]]}, "column 'x', row 100: holds a list of 2 values; 3 are"),
         ({"vectors": {"x": 3}}, {"x": [1.0]}, "column 'x': holds double; lists of 3 values"),
         ({"discrete": {"x": {"size": 3}}}, {"x": [1.5]}, "column 'x': holds double; integer codes 0 to 2"),
-        ({"discrete": {"word": {"vocabulary": "w"}}}, {"word": [1]}, "column 'word': holds int64; it has a vocab"),
+        (
+            {"discrete": {"word": {"vocabulary": "w"}}},
+            {"word": [1]},
+            "column 'word': holds int64; it has a vocab",
+        ),
         ({"continuous": ["y"]}, {"x": [1.0]}, "column 'y': is missing; .* Known: x"),
     ],
 )
 def test_a_column_that_cannot_serve_is_refused_with_its_place(
     features: dict[str, Any], columns: dict[str, list[Any]], message: str
 ) -> None:
-    table = pa.table(columns)
-    rows = encoder(features)
-    with pytest.raises(DataError, match=message):
+    table, rows = pa.table(columns), encoder(features)
+
+    def read() -> None:
         rows.check(table.schema, PLACE.file)
         rows.encode(table, PLACE)
+
+    with pytest.raises(DataError, match=message):
+        read()
 
 
 @pytest.mark.parametrize(("label", "found"), [(2, "2"), (-1, "-1"), (None, "null or NaN"), (0.5, "0.5")])
@@ -143,7 +153,9 @@ def test_a_bad_label_deep_in_a_file_is_named_by_its_row_in_the_file(tmp_path: Pa
 def test_a_glob_that_matches_nothing_is_refused_with_the_folder_it_was_looked_for_in(tmp_path: Path) -> None:
     values = feed_values(write_feed(tmp_path), tmp_path / "run")
     config = feed_config(
-        tmp_path, tmp_path / "run", train_data={**values["train_data"], "source": {"inputs": "nowhere/*.parquet"}}
+        tmp_path,
+        tmp_path / "run",
+        train_data={**values["train_data"], "source": {"inputs": "nowhere/*.parquet"}},
     )
     with pytest.raises(DataError, match=r"nowhere/\*.parquet: matches no file"):
         open_stream(config, load_vocabularies(config.features), JobMode.TRAIN)

@@ -96,7 +96,9 @@ def test_a_place_survives_moving_the_data(tmp_path: Path) -> None:
     st.integers(0, 5),
     st.integers(0, 5),
 )
-def test_windows_part_an_epoch_into_whole_chunks(chunk_rows: list[int], window_rows: int, seed: int, epoch: int) -> None:
+def test_windows_part_an_epoch_into_whole_chunks(
+    chunk_rows: list[int], window_rows: int, seed: int, epoch: int
+) -> None:
     order = RowOrder(chunk_rows, window_rows, seed)
     windows = order.windows(epoch)
     assert sorted(chunk for window in windows for chunk in window.chunks) == list(range(len(chunk_rows)))

@@ -66,7 +66,12 @@ def test_the_published_values_are_given_however_the_stream_is_cut(weighted: bool
     expected = json.loads((GOLDEN / "scalars.json").read_text())["metrics"]
     weights = golden["weight"] if weighted else torch.ones(4096)
     kind = "weighted" if weighted else "unweighted"
-    rows = (golden["probability"][:, None], golden["label"][:, None], weights[:, None], torch.zeros(4096).long())
+    rows = (
+        golden["probability"][:, None],
+        golden["label"][:, None],
+        weights[:, None],
+        torch.zeros(4096).long(),
+    )
     for cuts in ([], [1, 7, 1000], list(range(64, 4096, 64))):
         found = compute(rows, cuts)["task0"]
         assert found["rce"] == pytest.approx(expected[f"rce_{kind}"], rel=1e-4, abs=1e-5)

@@ -24,7 +24,10 @@ BACKBONES: dict[str, dict[str, Any]] = {
     "mask_net_parallel": {
         "kind": "mask_net",
         "use_parallel": True,
-        "mask_blocks": [{"output_size": 8, "aggregation_size": 8}, {"output_size": 4, "reduction_factor": 0.5}],
+        "mask_blocks": [
+            {"output_size": 8, "aggregation_size": 8},
+            {"output_size": 4, "reduction_factor": 0.5},
+        ],
     },
     "mask_net_stacked_with_mlp": {
         "kind": "mask_net",
@@ -88,7 +91,10 @@ def test_every_parameter_gets_a_finite_gradient(config: RecapConfig) -> None:
 
 def test_parameters_are_parted_into_towers_and_what_they_share(config: RecapConfig) -> None:
     ranker = make_ranker(config)
-    parted = [*ranker.shared_parameters(), *(p for task in config.tasks for p in ranker.tower_parameters(task))]
+    parted = [
+        *ranker.shared_parameters(),
+        *(p for task in config.tasks for p in ranker.tower_parameters(task)),
+    ]
     assert {id(p) for p in parted} == {id(p) for p in ranker.parameters()}
     assert len(parted) == len({id(p) for p in parted})
 

@@ -18,9 +18,7 @@ def _group() -> None:
 @app.command()
 def check(
     config: Annotated[Path, typer.Argument(help="The configuration file.", show_default=False)],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", show_default=False)
-    ] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", show_default=False)] = None,
 ) -> None:
     """Read a configuration and report every problem in it, with its place."""
     checked = load_config(config, overrides or [])

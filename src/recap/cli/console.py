@@ -11,14 +11,18 @@ from rich.table import Table
 from recap.config.recap import RecapConfig
 from recap.tracking import Record
 
-_TABLE_METRICS = ("count", "positives", "ctr", "pctr", "calibration", "log_loss", "ne", "rce", "auc", "pr_auc", "grouped_auc")
+_TABLE_METRICS = ("positives", "ctr", "calibration", "log_loss", "rce", "auc", "pr_auc", "grouped_auc")
+"""What fits a terminal; files hold all."""
+_PLAIN_WIDTH = 160
 
 
 class Console:
     """The reporter of the command line."""
 
     def __init__(self) -> None:
-        self._out = rich.console.Console(highlight=False, soft_wrap=True)
+        self._out = rich.console.Console(highlight=False)
+        if not self._out.is_terminal:
+            self._out.width = _PLAIN_WIDTH
         self._progress: Progress | None = None
         self._bar: TaskID | None = None
         self._started, self._examples, self._loss = time.monotonic(), 0, float("nan")
@@ -29,7 +33,9 @@ class Console:
         if step < steps:
             verb = f"resuming after step {step:,} of" if step else "training"
             epochs = steps * config.train_data.global_batch_size / train_rows
-            self.say(f"{verb} {steps:,} steps over {train_rows:,} rows ({epochs:.1f} epochs) into {config.training.save_dir}")
+            self.say(
+                f"{verb} {steps:,} steps over {train_rows:,} rows ({epochs:.1f} epochs) into {config.training.save_dir}"
+            )
         self._started, self._examples = time.monotonic(), 0
         if self._out.is_terminal and step < steps:
             self._progress = Progress(
@@ -64,7 +70,7 @@ class Console:
 
     def say(self, text: str) -> None:
         """One line."""
-        self._out.print(text, markup=False)
+        self._out.print(text, markup=False, soft_wrap=True)
 
     def stop(self) -> None:
         """Take the bar away."""
@@ -76,12 +82,12 @@ class Console:
         """Metrics of each task, a task a row."""
         table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
         names = [name for name in _TABLE_METRICS if any(name in metrics for metrics in evaluation.values())]
-        table.add_column("task")
+        table.add_column("task", no_wrap=True, min_width=min(max(map(len, evaluation)), 24))
         for name in names:
-            table.add_column(name, justify="right")
+            table.add_column(name, justify="right", no_wrap=True)
         for task, metrics in evaluation.items():
             table.add_row(task, *(format_metric(name, metrics.get(name, float("nan"))) for name in names))
-        self._out.print(table, soft_wrap=not self._out.is_terminal)
+        self._out.print(table)
 
     @contextmanager
     def counting(self, what: str) -> Iterator[Callable[[int], None]]:
@@ -106,7 +112,13 @@ def format_metric(name: str, value: float) -> str:
         return "-"
     if name in ("count", "positives"):
         return f"{value:,.0f}"
-    return f"{value:.2f}" if name in ("rce", "nrce") else f"{value:.5f}" if name in ("log_loss", "ctr", "pctr") else f"{value:.4f}"
+    return (
+        f"{value:.2f}"
+        if name in ("rce", "nrce")
+        else f"{value:.5f}"
+        if name in ("log_loss", "ctr", "pctr")
+        else f"{value:.4f}"
+    )
 
 
 @contextmanager

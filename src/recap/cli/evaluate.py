@@ -15,13 +15,16 @@ def evaluate(
     ],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Values that replace those of the file.", show_default=False),
+        typer.Argument(
+            metavar="[SECTION.KEY=VALUE]...",
+            help="Values that replace those of the file.",
+            show_default=False,
+        ),
     ] = None,
-    split: Annotated[
-        str | None, typer.Option(help="One validation set; none given: all.", show_default=False)
-    ] = None,
+    split: Annotated[str | None, typer.Option(help="One validation set; none given: all.", show_default=False)] = None,
     step: Annotated[
-        int | None, typer.Option(help="The checkpoint of this step; none given: the latest.", show_default=False)
+        int | None,
+        typer.Option(help="The checkpoint of this step; none given: the latest.", show_default=False),
     ] = None,
 ) -> None:
     """Evaluate a run on its validation sets: a table, and evaluation.json in the run."""

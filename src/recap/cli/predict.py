@@ -17,9 +17,15 @@ def predict(
     ],
     inputs: Annotated[
         list[str],
-        typer.Argument(metavar="INPUT...", help="Parquet files, or globs of them; labels are not needed.", show_default=False),
+        typer.Argument(
+            metavar="INPUT...",
+            help="Parquet files, or globs of them; labels are not needed.",
+            show_default=False,
+        ),
     ],
-    output: Annotated[Path, typer.Option(help="Folder for the predictions, a file for each input file.", show_default=False)],
+    output: Annotated[
+        Path, typer.Option(help="Folder for the predictions, a file for each input file.", show_default=False)
+    ],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace predictions that are already there.")] = False,
 ) -> None:
     """Predict every engagement and the final score of each row of INPUT."""

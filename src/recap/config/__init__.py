@@ -1,0 +1,1 @@
+"""What a user may say: a file, checked and resolved. No torch here."""

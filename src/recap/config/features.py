@@ -78,5 +78,3 @@ class FeaturesConfig(BaseConfig):
         """Columns the model reads, in the order of its input."""
         numeric = [column.name for column in (*self.continuous, *self.binary)]
         return [*numeric, *self.discrete, *self.vectors]
-
-

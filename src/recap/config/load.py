@@ -121,19 +121,26 @@ def _yaml_path(location: Sequence[str | int], raw: Any, *, keep_last: bool) -> P
     path: list[str | int] = []
     where: Any = raw
     for index, key in enumerate(location):
-        last = index == len(location) - 1
-        if isinstance(where, dict) and key in where:
-            where = where[key]
-        elif isinstance(where, list) and isinstance(key, int) and key < len(where):
-            where = where[key]
-        elif isinstance(where, dict) and not (last and keep_last) and not _from_train_data(path):
-            continue
-        elif not isinstance(where, dict) and where is not None:
-            continue
-        else:
-            where = None
+        below = _below(where, key)
+        if below is _NOTHING:
+            named = index == len(location) - 1 and keep_last
+            is_tag = not isinstance(where, dict) or not (named or _from_train_data(path))
+            if is_tag and where is not None:
+                continue
+            below = None
         path.append(key)
+        where = below
     return tuple(path)
+
+
+_NOTHING = object()
+
+
+def _below(where: Any, key: str | int) -> Any:
+    """What stands under `key`, or `_NOTHING`."""
+    if isinstance(where, dict):
+        return where.get(key, _NOTHING)
+    return where[key] if isinstance(where, list) and isinstance(key, int) and key < len(where) else _NOTHING
 
 
 def _from_train_data(path: Sequence[str | int]) -> bool:
@@ -187,4 +194,3 @@ def _message(item: Any, path: Path, document: Document) -> str:
 def _show(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
-

@@ -4,7 +4,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from recap.config.base import BaseConfig, DropRate, Name, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from recap.config.base import (
+    BaseConfig,
+    DropRate,
+    Name,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+)
 
 DEFAULT = "default"
 """The key that stands for everything not named beside it."""

@@ -102,7 +102,10 @@ def _feature_problems(config: RecapConfig) -> Problems:
             yield ("features",), f"{name!r} is a task, so its column is a label and cannot be a feature"
         seen.add(name)
     if not seen:
-        yield ("features",), "no column feeds the model; name some under continuous, binary, discrete or vectors"
+        yield (
+            ("features",),
+            "no column feeds the model; name some under continuous, binary, discrete or vectors",
+        )
     if DEFAULT in features.discrete:
         yield ("features", "discrete", DEFAULT), "'default' is a reserved name; rename the column"
     widths = config.model.embeddings

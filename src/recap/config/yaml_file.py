@@ -88,7 +88,12 @@ def parse(text: str, name: str) -> Document:
 
 
 def _walk(
-    node: yaml.Node, path: Path, keys: dict[Path, Mark], values: dict[Path, Mark], name: str, open_nodes: set[int]
+    node: yaml.Node,
+    path: Path,
+    keys: dict[Path, Mark],
+    values: dict[Path, Mark],
+    name: str,
+    open_nodes: set[int],
 ) -> Any:
     """Record the marks below `node`; yield a message for each duplicate key and each key that is no string."""
     values[path] = Mark(node.start_mark.line + 1, node.start_mark.column + 1)

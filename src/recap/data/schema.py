@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -90,9 +91,7 @@ class RowEncoder:
             user=self._user(table, place) if self.labels is not None and features.user is not None else None,
         )
 
-    def _numeric(
-        self, table: pa.Table, column: Column, place: Place, null: float
-    ) -> npt.NDArray[np.float32]:
+    def _numeric(self, table: pa.Table, column: Column, place: Place, null: float) -> npt.NDArray[np.float32]:
         """[B, length] float32, `null` where a value or its whole row is null."""
         values, valid = _values(table, column.name, column.length, place)
         if not _is_number(values.type):
@@ -150,9 +149,7 @@ class RowEncoder:
             elif self.weigh_samples:
                 rates = self.labels.tasks[task]
                 label = labels[:, position]
-                weights[:, position] = (
-                    label / rates.pos_downsampling_rate + (1 - label) / rates.neg_downsampling_rate
-                )
+                weights[:, position] = label / rates.pos_downsampling_rate + (1 - label) / rates.neg_downsampling_rate
         return weights
 
     def _user(self, table: pa.Table, place: Place) -> Tensor:
@@ -174,9 +171,7 @@ class RowEncoder:
         return torch.from_numpy(users)
 
 
-def _values(
-    table: pa.Table, name: str, length: int, place: Place
-) -> tuple[pa.Array, npt.NDArray[np.bool_] | None]:
+def _values(table: pa.Table, name: str, length: int, place: Place) -> tuple[pa.Array, npt.NDArray[np.bool_] | None]:
     """The values of a column end to end, and which rows have any (None: all of them).
 
     Scalars when `length` is 1, unless the column is a list of one; else lists that all hold `length` values.
@@ -203,9 +198,7 @@ def _values(
     return array.flatten(), valid
 
 
-def _spread(
-    flat: npt.NDArray[np.generic], valid: npt.NDArray[np.bool_] | None, length: int, null: float
-) -> npt.NDArray[np.generic]:
+def _spread(flat: npt.NDArray[Any], valid: npt.NDArray[np.bool_] | None, length: int, null: float) -> npt.NDArray[Any]:
     """`flat` values as [B, length], rows that are not `valid` filled with `null`."""
     values = flat.reshape(-1, length)
     if valid is None:
@@ -215,7 +208,7 @@ def _spread(
     return rows
 
 
-def _join(parts: list[npt.NDArray[np.generic]], rows: int, dtype: type) -> Tensor:
+def _join(parts: list[npt.NDArray[Any]], rows: int, dtype: type) -> Tensor:
     """Column blocks side by side, [B, Σ length]; no part at all gives [B, 0]."""
     width = sum(part.shape[1] for part in parts)
     joined = np.empty((rows, width), dtype)
@@ -234,7 +227,7 @@ def _check_zero_or_one(values: npt.NDArray[np.float32], column: str, place: Plac
     wrong = ~((values == 0) | (values == 1)).all(axis=1)
     if wrong.any():
         row = int(np.argmax(wrong))
-        bad = [value for value in values[row] if value not in (0, 1)][0]
+        bad = next(value for value in values[row] if value not in (0, 1))
         found = "null or NaN" if np.isnan(bad) else f"{bad:g}"
         raise place.error(column, f"found {found}, expected 0 or 1; {hint}", row)
 

@@ -23,9 +23,7 @@ class EvaluationReport:
     file: Path
 
 
-def evaluate_run(
-    config: RecapConfig, run: Path, split: str | None = None, step: int | None = None
-) -> EvaluationReport:
+def evaluate_run(config: RecapConfig, run: Path, split: str | None = None, step: int | None = None) -> EvaluationReport:
     """Evaluate a checkpoint of `run` on the validation sets of `config`, or on one; write `evaluation.json` there.
 
     Features and model are those of the checkpoint; `config` says which data, metrics and how many batches. Raises

@@ -40,7 +40,9 @@ class Predictor:
         batch = self.encoder.encode(table, place)
         starts = range(0, len(batch), rows_at_once)
         parts = [self._forward(batch.rows(slice(start, start + rows_at_once))) for start in starts]
-        return Predictions(torch.cat([part.probabilities for part in parts]), torch.cat([part.scores for part in parts]))
+        return Predictions(
+            torch.cat([part.probabilities for part in parts]), torch.cat([part.scores for part in parts])
+        )
 
     def _forward(self, batch: Batch) -> Predictions:
         with torch.inference_mode():

@@ -1,0 +1,1 @@
+"""How a model learns, and how nothing of it gets lost."""

@@ -112,4 +112,3 @@ FREE = {
     "scoring",
 }
 """What may change when a run is resumed, since no step depends on it (moved data is known by its fingerprint)."""
-

@@ -49,9 +49,9 @@ class ScheduledOptimizer:
     def state_dict(self) -> dict[str, Tensor]:
         """The moments of every parameter: `parameter/key` → tensor."""
         return {
-            f"{self._names[parameter]}/{key}": value
-            for parameter, state in self._adam.state.items()
-            for key, value in state.items()
+            f"{name}/{key}": value
+            for parameter, name in self._names.items()
+            for key, value in self._adam.state.get(parameter, {}).items()
         }
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:

@@ -49,7 +49,8 @@ class _EvaluationStoppedError(Exception):
 def train(config: RecapConfig, reporter: Reporter) -> bool:
     """Train until `num_train_steps`, from the latest checkpoint in `save_dir` if there is one.
 
-    False: the run was finished before. Raises DataError, CheckpointError, RunError (a loss that is not finite) and Interrupted (a signal).
+    False: the run was finished before. Raises DataError, CheckpointError, RunError (a loss that is not finite) and
+    Interrupted (a signal).
     """
     save_dir = Path(config.training.save_dir)
     with _locked(save_dir), _signals() as signals:

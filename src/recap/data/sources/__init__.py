@@ -1,0 +1,1 @@
+"""The formats rows are read from."""

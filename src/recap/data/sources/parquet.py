@@ -68,7 +68,8 @@ def find_files(inputs: Sequence[str]) -> list[str]:
         files = [file for file in glob.glob(pattern, recursive=True) if os.path.isfile(file)]
         if not files:
             raise DataError(
-                f"{pattern}: matches no file (working directory {os.getcwd()}); check the path of the data, or make it first"
+                f"{pattern}: matches no file (working directory {os.getcwd()}); "
+                "check the path of the data, or make it first"
             )
         found.update(files)
     return sorted(found)

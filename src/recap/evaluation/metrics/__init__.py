@@ -27,7 +27,8 @@ class MetricSuite:
         self._ranking = RankingMetrics(count) if {"auc", "auc_se", "pr_auc", "nrce"} & set(self.names) else None
         self._grouped = GroupedAuc(count) if "grouped_auc" in self.names else None
         self._has_users = True
-        self.update(*torch.zeros(3, 0, count), torch.zeros(0, dtype=torch.int64))  # metrics of no rows are defined
+        none = torch.zeros(0, count)
+        self.update(none, none, none, torch.zeros(0, dtype=torch.int64))  # metrics of no rows are defined
 
     def update(self, probabilities: Tensor, labels: Tensor, weights: Tensor, users: Tensor | None = None) -> None:
         """Take in rows: [B, T] each, users [B] int64. Without users there is no grouped AUC.

@@ -21,6 +21,9 @@ class GroupedAuc(Metric):
     def __init__(self, tasks: int, kept_rows: int = KEPT_ROWS) -> None:
         super().__init__(compute_with_cache=False)
         self.tasks, self.kept_rows = tasks, kept_rows
+        self.level: Tensor
+        self.users: list[Tensor]
+        self.values: list[Tensor]
         self.add_state("level", torch.zeros((), dtype=torch.int64), dist_reduce_fx="max")
         self.add_state("users", [], dist_reduce_fx="cat")  # [N] int64
         self.add_state("values", [], dist_reduce_fx="cat")  # [N, 3, T] float32: probability, label, weight
@@ -86,7 +89,7 @@ def grouped_auc(
 
 def _threshold(level: int) -> int:
     """Hashes lie in [0, 2⁶²); a level halves them."""
-    return 2 ** (62 - level)
+    return 1 << (62 - level)
 
 
 def _hash(users: Tensor) -> Tensor:

@@ -23,9 +23,9 @@ LOGIT_LIMIT = 16.0
 class RankingMetrics(Metric):
     """auc, auc_se, pr_auc and nrce of T tasks at once, weighted, ties counting half.
 
-    Error of the binned AUC: at most ½ Σ_b P_b·N_b / (P·N) over bins b (pairs whose order a bin hides), which `auc_bound`
-    gives. Error of the binned NRCE's cross entropy: below 1e-7 relative for predictions scaled into (0, 0.9), second order
-    in the width of a bin since each is represented by its mean. NaN where a task has no positives or no negatives.
+    Error of the binned AUC: at most ½ Σ_b P_b·N_b / (P·N) over bins b (pairs whose order a bin hides), as
+    `auc_bound` gives. The binned NRCE is off by the second order of a bin's width, since a bin stands for its mean: below 1e-4
+    percent where scaled predictions stay under 0.9. NaN where a task has no positives or no negatives.
     """
 
     full_state_update = False
@@ -33,6 +33,9 @@ class RankingMetrics(Metric):
     def __init__(self, tasks: int, exact_rows: int = EXACT_ROWS) -> None:
         super().__init__(compute_with_cache=False)
         self.tasks, self.exact_rows = tasks, exact_rows
+        self.rows: Tensor
+        self.kept: list[Tensor]
+        self.bins: Tensor
         self.add_state("rows", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("kept", [], dist_reduce_fx="cat")  # [N, 3, T] float32: probability, label, weight
         # Weight, and weight times probability, of the negatives and of the positives in each bin.
@@ -115,7 +118,7 @@ def _bin(probabilities: Tensor) -> Tensor:
 
 def _ties(probabilities: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Weights of negatives and positives at each distinct probability, rising, and the probabilities: [N] each."""
-    distinct, place = probabilities.unique(return_inverse=True)
+    distinct, place = torch.unique(probabilities, return_inverse=True)
     empty = torch.zeros(len(distinct), dtype=torch.float64)
     negatives = empty.index_add(0, place, weights * (1 - labels))
     positives = empty.index_add(0, place, weights * labels)

@@ -19,9 +19,9 @@ def cross_entropy(probabilities: Tensor, labels: Tensor) -> Tensor:
 class SumMetrics(Metric):
     """count, positives, ctr, pctr, calibration, log_loss, ne, rce for T tasks at once; all sums float64.
 
-    ne is the normalized entropy of He et al. (ADKDD 2014): cross entropy over that of always predicting the mean label;
-    rce = 100 · (1 − ne), in percent. Undefined values are NaN: everything but the counts of no rows, and ne and rce where
-    all labels are equal.
+    ne is the normalized entropy of He et al. (ADKDD 2014): cross entropy over that of always predicting the mean
+    label; rce = 100 · (1 − ne), in percent. Undefined values are NaN: everything but the counts of no rows, and ne and
+    rce where all labels are equal.
     """
 
     full_state_update = False

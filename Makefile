@@ -1,0 +1,47 @@
+# Everything a person types. `make help` lists it.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+KUAIRAND ?= ../shared/data/kuairand_pure
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help run test check format recipe-kuairand clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
+
+$(BIN)/recap: pyproject.toml constraints.txt
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/.tests: $(BIN)/recap
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,check]'
+	@touch $@
+
+run: $(BIN)/recap  ## simulate a feed, train, evaluate, predict, compare with the truth
+	$(BIN)/recap data simulate --output data/simulated
+	$(BIN)/recap train recipes/simulated/ranker.yaml
+	$(BIN)/recap evaluate runs/simulated
+	test -d runs/simulated/predictions || $(BIN)/recap predict runs/simulated 'data/simulated/validation/*.parquet' --output runs/simulated/predictions
+	$(BIN)/python recipes/simulated/report.py data/simulated runs/simulated
+
+test: $(VENV)/.tests  ## run all tests, the slow ones too
+	$(BIN)/python -m pytest --numprocesses 2
+
+check: $(VENV)/.tests  ## check format, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(VENV)/.tests  ## format and mend what can be mended by itself
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+recipe-kuairand: $(BIN)/recap  ## prepare and train the recipe on KuaiRand (KUAIRAND=folder of the source)
+	$(BIN)/python recipes/kuairand/prepare.py --source $(KUAIRAND) --output data/kuairand
+	$(BIN)/recap train recipes/kuairand/ranker.yaml
+	$(BIN)/recap evaluate runs/kuairand
+
+clean:  ## remove what was made: environment, data, runs
+	rm -rf $(VENV) data runs

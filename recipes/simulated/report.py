@@ -1,0 +1,57 @@
+"""What a run reached on the simulated feed, beside what the truth reaches: nobody can do better."""
+
+import json
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from recap.errors import InputError
+
+RELIABLE_POSITIVES = 200
+
+
+def report(data: Path, run: Path) -> Table:
+    """A table with a row for each task. Raises InputError where the feed or the evaluation is missing."""
+    truth = _read(data / "truth.json", "recap data simulate")["validation"]
+    reached = _read(run / "evaluation.json", "recap evaluate")["splits"]["validation"]
+    table = Table(title="validation: reached, and the truth (the best possible)", title_justify="left", box=None)
+    for name in ("task", "positives", "log loss", "truth", "AUC", "truth", "gap"):
+        table.add_column(name, justify="left" if name == "task" else "right")
+    gaps = []
+    for task, best in truth.items():
+        metrics = reached[task]
+        gap = best["auc"] - metrics["auc"]
+        if best["positives"] >= RELIABLE_POSITIVES:
+            gaps.append(gap)
+        table.add_row(
+            task,
+            f"{best['positives']:,.0f}",
+            f"{metrics['log_loss']:.5f}",
+            f"{best['log_loss']:.5f}",
+            f"{metrics['auc']:.4f}",
+            f"{best['auc']:.4f}",
+            f"{gap:.4f}",
+        )
+    table.add_section()
+    table.add_row(f"mean gap, tasks of ≥ {RELIABLE_POSITIVES} positives", *[""] * 5, f"{sum(gaps) / len(gaps):.4f}")
+    return table
+
+
+def _read(path: Path, command: str) -> dict:  # type: ignore[type-arg]
+    try:
+        return json.loads(path.read_text())  # type: ignore[no-any-return]
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; run '{command}' first") from None
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        print("usage: python recipes/simulated/report.py DATA RUN", file=sys.stderr)
+        sys.exit(2)
+    try:
+        Console(highlight=False, width=100).print(report(Path(sys.argv[1]), Path(sys.argv[2])))
+    except InputError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
