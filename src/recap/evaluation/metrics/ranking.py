@@ -23,9 +23,9 @@ LOGIT_LIMIT = 16.0
 class RankingMetrics(Metric):
     """auc, auc_se, pr_auc and nrce of T tasks at once, weighted, ties counting half.
 
-    Error of the binned AUC: at most ½ Σ_b P_b·N_b / (P·N) over bins b (pairs whose order a bin hides), as
-    `auc_bound` gives. The binned NRCE is off by the second order of a bin's width, since a bin stands for its mean: below 1e-4
-    percent where scaled predictions stay under 0.9. NaN where a task has no positives or no negatives.
+    The binned AUC is off by at most ½ Σ_b P_b·N_b / (P·N) over bins b (the pairs whose order a bin hides), given as
+    `auc_bound`. The binned NRCE is off by the second order of a bin's width, since a bin stands for its mean: below
+    1e-4 percent where scaled predictions stay under 0.9. NaN where a task has no positives or no negatives.
     """
 
     full_state_update = False
