@@ -1,0 +1,58 @@
+from pathlib import Path
+
+import pytest
+
+from recap.errors import CheckpointError
+from recap.model.directory import MANIFEST, verify, whole_directory
+
+
+def write(path: Path) -> Path:
+    with whole_directory(path) as folder:
+        (folder / "weights").write_bytes(b"\x00" * 100)
+        (folder / "below").mkdir()
+        (folder / "below" / "words").write_text("a b c")
+    return path
+
+
+def test_a_written_directory_verifies(tmp_path: Path) -> None:
+    verify(write(tmp_path / "model"))
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_writer_that_fails_leaves_nothing_and_what_was_there_stays(tmp_path: Path) -> None:
+    before = write(tmp_path / "model")
+
+    def fail() -> None:
+        with whole_directory(before) as folder:
+            (folder / "weights").write_bytes(b"half")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        fail()
+    verify(before)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_what_a_killed_writer_left_is_cleared_by_the_next(tmp_path: Path) -> None:
+    leftover = tmp_path / "model.unfinished"
+    leftover.mkdir()
+    (leftover / "half").write_text("x")
+    verify(write(tmp_path / "model"))
+    assert not leftover.exists()
+
+
+def test_a_flipped_byte_a_missing_file_and_a_cut_one_are_refused_by_name(tmp_path: Path) -> None:
+    path = write(tmp_path / "model")
+    file = path / "below" / "words"
+    for damage in (lambda: file.write_text("a b d"), lambda: file.write_text("a b"), file.unlink):
+        damage()
+        with pytest.raises(CheckpointError, match=r"below/words: (damaged|missing)"):
+            verify(path)
+
+
+def test_a_folder_that_is_no_model_directory_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=f"no {MANIFEST}; this is no model"):
+        verify(tmp_path)
+    (tmp_path / MANIFEST).write_text("{")
+    with pytest.raises(CheckpointError, match="damaged"):
+        verify(tmp_path)

@@ -1,0 +1,65 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
+
+from recap.config.optimizer import LearningRateConfig
+from recap.training.schedule import learning_rate
+
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "scalars.json").read_text())["learning_rates"]
+
+
+def read(value: dict[str, Any]) -> LearningRateConfig:
+    return TypeAdapter(LearningRateConfig).validate_python(value)
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_schedules_agree_with_the_published_ones(name: str) -> None:
+    ((kind, fields),) = GOLDEN[name]["config"].items()
+    config = read({"kind": kind, **(fields if isinstance(fields, dict) else {"learning_rate": fields})})
+    for step, rate in GOLDEN[name]["values"].items():
+        assert learning_rate(config, int(step)) == pytest.approx(rate, rel=1e-6, abs=1e-12), step
+
+
+@given(st.integers(1, 1000), st.integers(1, 1000), st.integers(0, 3000), st.floats(0, 1), st.floats(0, 1))
+def test_a_cosine_stays_between_its_rates_after_the_ramp(
+    ramp: int, fall: int, step: int, rate: float, final: float
+) -> None:
+    config = read(
+        {
+            "kind": "linear_ramp_to_cosine",
+            "learning_rate": rate,
+            "final_learning_rate": final,
+            "num_ramp_steps": ramp,
+            "final_num_steps": ramp + fall,
+        }
+    )
+    found = learning_rate(config, step)
+    assert min(rate, final, 0 if step < ramp else 1) - 1e-12 <= found <= max(rate, final) + 1e-12
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_ramp_steps": 10, "final_num_steps": 10}, r"final_num_steps \(10\) must be above num_ramp_steps"),
+        ({"kind": "piecewise_constant"}, "learning_rate_boundaries"),
+    ],
+)
+def test_a_schedule_that_cannot_be_is_refused(changes: dict[str, Any], message: str) -> None:
+    cosine = {"kind": "linear_ramp_to_cosine", "learning_rate": 0.1, "final_learning_rate": 0.0}
+    with pytest.raises(ValidationError, match=message):
+        read(cosine | {"num_ramp_steps": 1, "final_num_steps": 2} | changes)
+
+
+@pytest.mark.parametrize(
+    ("boundaries", "values", "message"),
+    [([1, 2], [0.1, 0.2], "need 3 learning_rate_values, found 2"), ([2, 1], [0.1, 0.2, 0.3], "must rise")],
+)
+def test_pieces_must_fit_their_boundaries(boundaries: list[int], values: list[float], message: str) -> None:
+    pieces = {"learning_rate_boundaries": boundaries, "learning_rate_values": values}
+    with pytest.raises(ValidationError, match=message):
+        read({"kind": "piecewise_constant", **pieces})

@@ -1,0 +1,260 @@
+import json
+import os
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from support import feed_config, write_feed
+from torch.testing import assert_close
+
+from recap.config.recap import RecapConfig
+from recap.errors import CheckpointError, DataError, RunError
+from recap.model.saved import checkpoint_path, checkpoint_steps, find_model_dir, open_model
+from recap.tracking import Record
+from recap.training.trainer import Interrupted, train
+
+
+class Recorder:
+    """A reporter that remembers, and can act after a step."""
+
+    def __init__(self, after_step: Mapping[int, Any] | None = None) -> None:
+        self.after_step = dict(after_step or {})
+        self.steps: list[int] = []
+        self.losses: list[float] = []
+        self.evaluated_at: list[tuple[int, str]] = []
+        self.logged_at: list[int] = []
+        self.said: list[str] = []
+
+    def start(self, config: RecapConfig, step: int, train_rows: int) -> None:
+        self.began_after = step
+
+    def advance(self, step: int, loss: float, examples: int) -> None:
+        self.steps.append(step)
+        self.losses.append(loss)
+        self.after_step.get(step, lambda: None)()
+
+    def logged(self, record: Record) -> None:
+        self.logged_at.append(int(record["step"] or 0))
+
+    def evaluated(self, step: int, split: str, evaluation: Mapping[str, Mapping[str, float]]) -> None:
+        self.evaluated_at.append((step, split))
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def stop(self) -> None:
+        self.stopped = True
+
+
+def interrupt() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def files(run: Path, step: int, name: str) -> dict[str, torch.Tensor]:
+    return load_file(checkpoint_path(run, step) / name)
+
+
+def assert_same_run(left: Path, right: Path, step: int) -> None:
+    """Weights, moments, state and everything logged, bit for bit (but for speed)."""
+    for name in ("weights.safetensors", "optimizer.safetensors"):
+        first, second = files(left, step, name), files(right, step, name)
+        assert first.keys() == second.keys()
+        assert all(torch.equal(first[key], second[key]) for key in first), name
+    state = [(checkpoint_path(run, step) / "state.json").read_text() for run in (left, right)]
+    assert state[0] == state[1]
+    assert records(left) == records(right)
+
+
+def records(run: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "examples_per_second"} for line in lines]
+
+
+def test_every_interval_holds_independently_and_the_last_step_gets_all(feed: Path, tmp_path: Path) -> None:
+    intervals = {"train_log_every_n": 2, "eval_log_every_n": 3, "checkpoint_every_n": 5, "num_train_steps": 7}
+    recorder = Recorder()
+    assert train(feed_config(feed, tmp_path / "run", training=intervals), recorder)
+    assert recorder.steps == [1, 2, 3, 4, 5, 6, 7]
+    assert recorder.logged_at == [2, 4, 6, 7]
+    assert [step for step, _ in recorder.evaluated_at] == [3, 6, 7]
+    assert checkpoint_steps(tmp_path / "run") == [5, 7]
+
+
+def test_a_finished_run_stays_as_it_is_and_goes_on_when_more_steps_are_asked_for(feed: Path, tmp_path: Path) -> None:
+    config = feed_config(feed, tmp_path / "run")
+    train(config, Recorder())
+    recorder = Recorder()
+    assert not train(config, recorder)
+    assert recorder.steps == []
+    longer = feed_config(feed, tmp_path / "run", training={"num_train_steps": 15})
+    assert train(longer, recorder)
+    assert recorder.steps == [13, 14, 15]
+
+
+@pytest.mark.parametrize("stops", [[1], [4], [5, 6], [3, 7, 11]])
+def test_a_stopped_run_resumes_to_the_very_same_end(feed: Path, tmp_path: Path, stops: list[int]) -> None:
+    whole, stopped = (feed_config(feed, tmp_path / name) for name in ("whole", "stopped"))
+    train(whole, Recorder())
+    for step in stops:
+        with pytest.raises(Interrupted, match=f"stopped by SIGTERM after step {step}, which is saved") as caught:
+            train(stopped, Recorder({step: interrupt}))
+        assert caught.value.exit_code == 128 + signal.SIGTERM
+    recorder = Recorder()
+    assert train(stopped, recorder)
+    assert recorder.began_after == stops[-1]
+    assert_same_run(tmp_path / "whole", tmp_path / "stopped", 12)
+
+
+def test_a_resumed_run_drops_what_was_logged_after_its_checkpoint(feed: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        train(feed_config(feed, run), Recorder({7: fail}))
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 11, "split": "train"}\n{"step": 12, "spl')
+    train(feed_config(feed, run), Recorder())
+    train(feed_config(feed, tmp_path / "whole"), Recorder())
+    assert_same_run(run, tmp_path / "whole", 12)
+
+
+def no_batch_norm(feed: Path, run: Path, parts: int | None) -> RecapConfig:
+    tower = {"kind": "mlp", "layer_sizes": [8]}
+    model = {
+        "featurization": {"kind": "double_norm_log", "batch_norm": None},
+        "backbone": {"kind": "mlp", "layer_sizes": [16], "final_layer_activation": True},
+        "tasks": {"like": {"tower": tower}, "share": {"tower": tower, "pos_weight": 2.0}},
+    }
+    training = {"gradient_accumulation": parts, "num_train_steps": 6, "num_eval_steps": 1}
+    constant = {"kind": "constant", "learning_rate": 0.001}
+    optimizer = {"backbone": constant, "towers": {"default": constant}}
+    return feed_config(feed, run, model=model, training=training, optimizer=optimizer)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 8])
+def test_accumulated_micro_batches_equal_the_big_batch(feed: Path, tmp_path: Path, parts: int) -> None:
+    whole, accumulated = Recorder(), Recorder()
+    train(no_batch_norm(feed, tmp_path / "whole", None), whole)
+    train(no_batch_norm(feed, tmp_path / "parts", parts), accumulated)
+    assert_close(accumulated.losses, whole.losses, atol=1e-5, rtol=1e-5)
+    left, right = (files(tmp_path / run, 6, "weights.safetensors") for run in ("whole", "parts"))
+    for name in left:
+        # Adam divides by the root of tiny second moments, so rounding shows up to a share of the rate.
+        assert_close(left[name], right[name], atol=2e-4, rtol=1e-3, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_only_the_latest_checkpoints_are_kept(feed: Path, tmp_path: Path) -> None:
+    keep = {"checkpoint_every_n": 2, "checkpoint_max_to_keep": 3, "num_train_steps": 11}
+    train(feed_config(feed, tmp_path / "run", training=keep), Recorder())
+    assert checkpoint_steps(tmp_path / "run") == [8, 10, 11]
+
+
+def test_a_warm_start_takes_weights_and_counts_steps_from_zero(feed: Path, tmp_path: Path) -> None:
+    train(feed_config(feed, tmp_path / "first"), Recorder())
+    frozen = {"kind": "constant", "learning_rate": 0.0}
+    warm = {"initial_checkpoint_dir": str(tmp_path / "first"), "num_train_steps": 1}
+    config = feed_config(
+        feed, tmp_path / "second", training=warm, optimizer={"backbone": frozen, "towers": {"default": frozen}}
+    )
+    recorder = Recorder()
+    train(config, recorder)
+    assert recorder.steps == [1]
+    first, second = files(tmp_path / "first", 12, "weights.safetensors"), files(tmp_path / "second", 1, "weights.safetensors")
+    learned = [name for name in first if "running" not in name and "num_batches" not in name]
+    assert all(torch.equal(first[name], second[name]) for name in learned)
+
+
+def test_a_warm_start_from_another_model_lists_what_does_not_fit(feed: Path, tmp_path: Path) -> None:
+    train(feed_config(feed, tmp_path / "first"), Recorder())
+    warm = {"initial_checkpoint_dir": str(tmp_path / "first"), "num_train_steps": 1}
+    other = feed_config(feed, tmp_path / "second", training=warm, model={"embeddings": {"default": 5}})
+    with pytest.raises(CheckpointError, match=r"embeddings.tables.hour.weight is 25×4, this model needs 25×5"):
+        train(other, Recorder())
+    nowhere = {"initial_checkpoint_dir": str(tmp_path / "nowhere")}
+    with pytest.raises(CheckpointError, match="nowhere: no such folder"):
+        train(feed_config(feed, tmp_path / "third", training=nowhere), Recorder())
+
+
+def test_a_run_refuses_to_go_on_with_another_configuration(feed: Path, tmp_path: Path) -> None:
+    train(feed_config(feed, tmp_path / "run"), Recorder())
+    changed = feed_config(feed, tmp_path / "run", training={"seed": 5, "train_log_every_n": 1})
+    with pytest.raises(CheckpointError, match=r"training.seed: 0 → 5") as caught:
+        train(changed, Recorder())
+    assert "train_log_every_n" not in str(caught.value)
+
+
+def test_a_run_refuses_a_vocabulary_that_changed(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    feed = write_feed(tmp_path / "feed")
+    train(feed_config(feed, tmp_path / "run"), Recorder())
+    pq.write_table(pa.table({"value": ["en", "pt", "ja"]}), feed / "languages.parquet")
+    with pytest.raises(CheckpointError, match=r"features.discrete.language.vocabulary: its strings changed"):
+        train(feed_config(feed, tmp_path / "run"), Recorder())
+
+
+def test_a_damaged_checkpoint_is_refused_with_the_way_back(feed: Path, tmp_path: Path) -> None:
+    train(feed_config(feed, tmp_path / "run"), Recorder())
+    weights = checkpoint_path(tmp_path / "run", 12) / "weights.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"weights.safetensors: damaged .* \(delete .*step_00000012 to resume"):
+        train(feed_config(feed, tmp_path / "run"), Recorder())
+    with pytest.raises(CheckpointError, match="damaged"):
+        open_model(find_model_dir(tmp_path / "run"))
+    open_model(find_model_dir(tmp_path / "run", step=8))
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights_move(feed: Path, tmp_path: Path) -> None:
+    constant = {"kind": "constant", "learning_rate": 1e38}
+    config = feed_config(feed, tmp_path / "run", optimizer={"backbone": constant, "towers": {"default": constant}})
+    with pytest.raises(RunError, match=r"step \d+: the loss of like, share is not finite; the weights were not moved"):
+        train(config, Recorder())
+
+
+def test_a_second_process_on_the_same_run_is_refused(feed: Path, tmp_path: Path) -> None:
+    config = feed_config(feed, tmp_path / "run")
+
+    def again() -> None:
+        with pytest.raises(CheckpointError, match="another process is training into it"):
+            train(config, Recorder())
+
+    train(config, Recorder({2: again}))
+
+
+def test_an_evaluation_that_takes_too_long_is_given_up_and_training_goes_on(feed: Path, tmp_path: Path) -> None:
+    recorder = Recorder()
+    train(feed_config(feed, tmp_path / "run", training={"eval_timeout_in_s": 1e-6}), recorder)
+    assert recorder.steps[-1] == 12
+    assert recorder.evaluated_at == []
+    assert recorder.said[0].startswith("evaluation of validation at step 6 was given up after 1e-06 s")
+
+
+def test_evaluation_does_not_change_training(feed: Path, tmp_path: Path) -> None:
+    often = {"eval_log_every_n": 1, "train_log_every_n": 12}
+    never = {"eval_log_every_n": 1000, "train_log_every_n": 12}
+    train(feed_config(feed, tmp_path / "often", training=often), Recorder())
+    train(feed_config(feed, tmp_path / "never", training=never), Recorder())
+    left, right = (files(tmp_path / run, 12, "weights.safetensors") for run in ("often", "never"))
+    assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_labels_that_are_wrong_stop_the_run_with_their_place(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    feed = write_feed(tmp_path / "feed")
+    file = feed / "train" / "part-0.parquet"
+    table = pq.read_table(file)
+    bad = pa.array([9, *table.column("like").to_pylist()[1:]])
+    pq.write_table(table.set_column(table.schema.get_field_index("like"), "like", bad), file)
+    with pytest.raises(DataError, match=r"part-0.parquet: column 'like', row 0: found 9"):
+        train(feed_config(feed, tmp_path / "run"), Recorder())
