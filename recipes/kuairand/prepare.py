@@ -1,7 +1,8 @@
 """KuaiRand-Pure → one Parquet folder a day, an impression a row, as `ranker.yaml` reads it.
 
 Every feature is known before the impression: who the user is, what the video is, where and when it is shown, and what
-the user watched up to the day before the first impression. Outcomes and monthly statistics are never read.
+the user watched up to the day before the first impression, and how often each user, video, author and tag was engaged
+with on earlier days. Nothing of the impression's own day, no other outcome and no monthly statistic becomes a feature.
 """
 
 import argparse
@@ -29,13 +30,27 @@ LABELS = (
     "is_hate",
     "is_profile_enter",
 )
-IMPRESSION_COLUMNS = ("user_id", "video_id", "time_ms", "date", "hourmin", "tab", "duration_ms", "is_repeat_row", *LABELS)
+IMPRESSION_COLUMNS = (
+    "user_id",
+    "video_id",
+    "time_ms",
+    "date",
+    "hourmin",
+    "tab",
+    "duration_ms",
+    "is_repeat_row",
+    *LABELS,
+)
 USER_NUMBERS = ("follow_user_num", "fans_user_num", "friend_user_num", "register_days")
 USER_FLAGS = ("is_live_streamer", "is_video_author")  # 1, or another number for no
 USER_STRINGS = ("user_active_degree",)
 USER_CODES = tuple(f"onehot_feat{index}" for index in range(18))
 VIDEO_STRINGS = ("video_type", "upload_type")
 HISTORIES = {"watch": "watch_seq", "like": "like_seq", "long": "long_watch_seq"}
+RATED = {"is_click": 0.45, "long_view": 0.3, "is_like": 0.02}
+"""Labels whose rates on earlier days are features, and what is assumed of something never seen."""
+RATED_THINGS = ("user", "video", "author", "tag")
+ASSUMED_ROWS = 20  # how many impressions that assumption counts for
 HISTORY_DAY_MS = 1_650_816_000_000  # 2022-04-25 00:00 in Beijing: histories end before it
 Array = npt.NDArray[Any]
 
@@ -62,6 +77,32 @@ class Histories:
         wanted = users.astype(np.int64) * self.things + things
         place = np.searchsorted(self.keys, wanted).clip(max=len(self.keys) - 1)
         return np.where((self.keys[place] == wanted) & (things >= 0), self.counts[place], 0).astype(np.float32)
+
+
+class EarlierDays:
+    """What happened on the days before: impressions and positives of each user, video, author and tag."""
+
+    def __init__(self, sizes: dict[str, int]) -> None:
+        self.shown = {thing: np.zeros(size + 1) for thing, size in sizes.items()}  # the last place is the unknown
+        self.positives = {(thing, label): np.zeros(size + 1) for thing, size in sizes.items() for label in RATED}
+
+    def columns(self, codes: dict[str, Array]) -> dict[str, pa.Array]:
+        """Counts and smoothed rates of the things of each row, [rows] float32 each."""
+        found: dict[str, Array] = {}
+        for thing, code in codes.items():
+            shown = np.where(code >= 0, self.shown[thing][code], 0)
+            found[f"{thing}_shown"] = shown
+            for label, assumed in RATED.items():
+                positives = np.where(code >= 0, self.positives[thing, label][code], 0)
+                found[f"{thing}_{label}_rate"] = (positives + ASSUMED_ROWS * assumed) / (shown + ASSUMED_ROWS)
+        return {name: pa.array(values.astype(np.float32)) for name, values in found.items()}
+
+    def add(self, codes: dict[str, Array], day: pa.Table) -> None:
+        """Take in a day that is over."""
+        for thing, code in codes.items():
+            np.add.at(self.shown[thing], code, 1)
+            for label in RATED:
+                np.add.at(self.positives[thing, label], code, day[label].to_numpy())
 
 
 @dataclass(frozen=True)
@@ -100,9 +141,14 @@ def prepare(source: Path, output: Path) -> dict[str, int]:
     for name in VIDEO_STRINGS:
         _write_vocabulary(output, name, tables.videos[name])
     days: dict[str, int] = {}
+    sizes = {"user": tables.users.num_rows, **{name: int(code.max()) + 1 for name, code in tables.video_codes.items()}}
+    earlier = EarlierDays({thing: sizes[thing] for thing in RATED_THINGS})
     for date in sorted(impressions["date"].unique().to_pylist()):
         day = impressions.filter(pc.equal(impressions["date"], date))
-        _write_whole(pa.table(_columns(day, tables)), output / f"date={date}" / "part-00000.parquet")
+        codes = _thing_codes(day, tables)
+        columns = _columns(day, tables) | earlier.columns(codes)
+        _write_whole(pa.table(columns), output / f"date={date}" / "part-00000.parquet")
+        earlier.add(codes, day)
         days[str(date)] = day.num_rows
     return days
 
@@ -124,7 +170,9 @@ def _read_tables(source: Path) -> Tables:
     users = _read(source / "users.parquet", ("user_id", *USER_NUMBERS, *USER_FLAGS, *USER_STRINGS, *USER_CODES))
     video_columns = ("video_id", "author_id", *VIDEO_STRINGS, "upload_dt", "server_width", "server_height")
     videos = _read(source / "videos.parquet", (*video_columns, "music_type", "tag"))
-    histories = _read(source / "user_histories.parquet", ("user_id", "history_len", "last_time_ms", *HISTORIES.values()))
+    histories = _read(
+        source / "user_histories.parquet", ("user_id", "history_len", "last_time_ms", *HISTORIES.values())
+    )
     user_rows, video_rows = _rows_by_id(users["user_id"]), _rows_by_id(videos["video_id"])
     tags = pc.utf8_slice_codeunits(pc.replace_substring_regex(videos["tag"], ",.*", ""), 0, 9)
     authors = videos["author_id"].to_numpy()
@@ -152,6 +200,13 @@ def _read_tables(source: Path) -> Tables:
     return Tables(users, videos, user_rows, video_rows, seen, history, codes)
 
 
+def _thing_codes(day: pa.Table, tables: Tables) -> dict[str, Array]:
+    """The user, video, author and tag of each row as codes, -1 where unknown."""
+    video = _look_up(tables.video_rows, day["video_id"].to_numpy())
+    things = {name: _code(code, video) for name, code in tables.video_codes.items()}
+    return {"user": _look_up(tables.user_rows, day["user_id"].to_numpy()), **things}
+
+
 def _empty_history(users: int) -> dict[str, Array]:
     history = {f"{name}_length": np.zeros(users, np.float32) for name in HISTORIES}
     history["history_len"] = np.zeros(users, np.float32)
@@ -176,7 +231,9 @@ def _columns(day: pa.Table, tables: Tables) -> dict[str, pa.Array]:
     for name in USER_NUMBERS:
         columns[name] = _floats(_take(tables.users[name], user))
     for name in USER_FLAGS:
-        columns[name] = pa.array((_floats(_take(tables.users[name], user)).fill_null(0).to_numpy() == 1).astype(np.int8))
+        columns[name] = pa.array(
+            (_floats(_take(tables.users[name], user)).fill_null(0).to_numpy() == 1).astype(np.int8)
+        )
     for name in USER_STRINGS:
         columns[name] = _take(tables.users[name], user).cast(pa.string())
     for name in USER_CODES:
@@ -200,7 +257,9 @@ def _columns(day: pa.Table, tables: Tables) -> dict[str, pa.Array]:
 
 def _video_age(tables: Tables, video: Array, time_ms: Array) -> pa.Array:
     """Days from the upload's day to the impression; null where the upload is unknown."""
-    uploaded = pc.strptime(_take(tables.videos["upload_dt"], video).cast(pa.string()), "%Y-%m-%d", "ms", error_is_null=True)
+    uploaded = pc.strptime(
+        _take(tables.videos["upload_dt"], video).cast(pa.string()), "%Y-%m-%d", "ms", error_is_null=True
+    )
     age = pc.subtract(pa.array(time_ms), uploaded.cast(pa.int64()))
     return pc.divide(age.cast(pa.float32(), safe=False), pa.scalar(86_400_000.0, pa.float32()))
 

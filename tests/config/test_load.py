@@ -117,6 +117,14 @@ def test_overrides_are_yaml_and_the_later_wins(write: Any) -> None:
     assert config.which_metrics is None
 
 
+def test_an_override_of_an_alias_leaves_its_anchor_alone(write: Any) -> None:
+    text = GOOD.replace("like: {tower", "like: &task {tower").replace("share: {tower: {kind: mlp}}", "share: *task")
+    config = load_config(write(text), ["model.tasks.share.pos_weight=3.0", "model.tasks.share.tower.layer_sizes=[9]"])
+    like, share = config.model.tasks["like"], config.model.tasks["share"]
+    assert (like.pos_weight, share.pos_weight) == (1.0, 3.0)
+    assert (like.tower.layer_sizes, share.tower.layer_sizes) == ([8], [9])  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

@@ -165,7 +165,10 @@ def test_a_warm_start_takes_weights_and_counts_steps_from_zero(feed: Path, tmp_p
     recorder = Recorder()
     train(config, recorder)
     assert recorder.steps == [1]
-    first, second = files(tmp_path / "first", 12, "weights.safetensors"), files(tmp_path / "second", 1, "weights.safetensors")
+    first, second = (
+        files(tmp_path / "first", 12, "weights.safetensors"),
+        files(tmp_path / "second", 1, "weights.safetensors"),
+    )
     learned = [name for name in first if "running" not in name and "num_batches" not in name]
     assert all(torch.equal(first[name], second[name]) for name in learned)
 

@@ -72,7 +72,7 @@ def parse(text: str, name: str) -> Document:
         problems = list(_walk(node, (), keys, values, name, set()))
         if problems:
             raise ConfigError("\n".join(problems))
-        return Document(loader.construct_document(node), keys, values)
+        return Document(_unshared(loader.construct_document(node)), keys, values)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
@@ -85,6 +85,13 @@ def parse(text: str, name: str) -> Document:
         raise ConfigError(f"{name}: not valid YAML: nested too deeply") from None
     finally:
         loader.dispose()
+
+
+def _unshared(value: Any) -> Any:
+    """A copy in which aliases are values of their own: changing one place later changes no other."""
+    if isinstance(value, dict):
+        return {key: _unshared(item) for key, item in value.items()}
+    return [_unshared(item) for item in value] if isinstance(value, list) else value
 
 
 def _walk(

@@ -1,0 +1,52 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+from support import feed_values
+
+import recap
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "recap", *map(str, arguments)], capture_output=True, text=True)
+
+
+def test_the_version_is_the_packages() -> None:
+    assert run("--version").stdout == f"recap {recap.__version__}\n"
+
+
+def test_help_lists_every_command() -> None:
+    printed = run("--help").stdout
+    for command in ("train", "evaluate", "predict", "config", "data"):
+        assert f"\n  {command} " in printed
+
+
+def test_help_and_config_check_import_no_torch(tmp_path: Path) -> None:
+    config = tmp_path / "ranker.yaml"
+    config.write_text(yaml.safe_dump(feed_values(tmp_path, tmp_path / "run")))
+    for arguments in (["--help"], ["config", "check", str(config)]):
+        code = (
+            f"import sys; sys.argv = ['recap', *{arguments!r}]\n"
+            "from recap.cli.main import main\n"
+            "try:\n    main()\nfinally:\n    print(sorted({'torch', 'pyarrow', 'numpy'} & set(sys.modules)))"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert done.stdout.endswith("[]\n"), done.stdout + done.stderr
+
+
+def test_config_check_answers_with_the_places_of_mistakes_and_code_two(tmp_path: Path) -> None:
+    config = tmp_path / "ranker.yaml"
+    config.write_text(yaml.safe_dump(feed_values(tmp_path, tmp_path / "run")))
+    good = run("config", "check", config)
+    assert good.returncode == 0
+    assert "good. 6 feature columns, tasks: like, share; validation sets: validation" in good.stdout
+    bad = run("config", "check", config, "training.seed=-1", "scoring.weights.lik=1")
+    assert bad.returncode == 2
+    assert bad.stderr.startswith("override 'training.seed=-1': training.seed: input should be greater than")
+    assert "Traceback" not in bad.stderr
+
+
+def test_an_unknown_command_and_a_missing_argument_are_code_two() -> None:
+    assert run("trian").returncode == 2
+    assert run("train").returncode == 2

@@ -1,0 +1,125 @@
+"""The main job from the command line: simulate → train → kill → resume → evaluate → predict."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from recap.model.saved import checkpoint_steps
+
+ROOT = Path(__file__).parents[2]
+RECIPE = ROOT / "recipes" / "simulated" / "ranker.yaml"
+OVERRIDES = [
+    "training.num_train_steps=60",
+    "training.checkpoint_every_n=10",
+    "training.eval_log_every_n=30",
+    "training.train_log_every_n=20",
+    "train_data.global_batch_size=256",
+]
+
+
+def recap(folder: Path, *arguments: str | Path, code: int = 0) -> str:
+    """Run a command in `folder`; give what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "recap", *map(str, arguments)], cwd=folder, capture_output=True, text=True
+    )
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a simulated feed, trained into `whole`."""
+    folder = tmp_path_factory.mktemp("main_job")
+    recap(folder, "data", "simulate", "--output", "data/simulated", "--rows", "20000", "--validation-rows", "4000")
+    recap(folder, "train", RECIPE, *OVERRIDES, "training.save_dir=whole")
+    return folder
+
+
+@pytest.mark.slow
+def test_a_killed_job_gives_the_same_numbers_as_one_that_was_not(folder: Path) -> None:
+    train = [sys.executable, "-m", "recap", "train", str(RECIPE), *OVERRIDES, "training.save_dir=killed"]
+    process = subprocess.Popen(train, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and max(checkpoint_steps(folder / "killed"), default=0) < 20:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert "resuming after step" in recap(folder, *train[3:])
+    assert "already finished" in recap(folder, *train[3:])
+    for run in ("whole", "killed"):
+        recap(folder, "evaluate", run)
+        recap(folder, "predict", run, "data/simulated/validation/*.parquet", "--output", f"{run}/predictions")
+    evaluations = [json.loads((folder / run / "evaluation.json").read_text()) for run in ("whole", "killed")]
+    assert evaluations[0] == evaluations[1]
+    predictions = [pq.read_table(folder / run / "predictions") for run in ("whole", "killed")]
+    assert predictions[0].equals(predictions[1])
+    assert predictions[0].num_rows == 4000
+
+
+@pytest.mark.slow
+def test_prediction_needs_no_labels_and_agrees_with_the_evaluation(folder: Path) -> None:
+    source = pq.read_table(folder / "data" / "simulated" / "validation" / "part-00000.parquet")
+    (folder / "unseen").mkdir()
+    kept = [name for name in source.column_names if not name.startswith("is_") or name == "is_in_network"]
+    pq.write_table(source.select(kept), folder / "unseen" / "a.parquet", row_group_size=500)
+    recap(folder, "predict", "whole", "unseen/*.parquet", "--output", "unseen_predictions")
+    predictions = pq.read_table(folder / "unseen_predictions" / "a.parquet")
+    assert predictions.column_names[:3] == ["user_id", "served_at_ms", "post_id"]
+    assert predictions.column("post_id").equals(source.column("post_id"))
+    recap(folder, "evaluate", "whole")
+    evaluation = json.loads((folder / "whole" / "evaluation.json").read_text())["splits"]["validation"]
+    for task, metrics in evaluation.items():
+        mean = sum(predictions.column(task).to_pylist()) / predictions.num_rows
+        assert mean == pytest.approx(metrics["pctr"], rel=1e-5)
+    assert min(predictions.column("score").to_pylist()) >= 0
+
+
+@pytest.mark.slow
+def test_misuse_is_answered_with_a_message_and_code_two(folder: Path) -> None:
+    assert "none.yaml: cannot be read" in recap(folder, "train", "none.yaml", code=2)
+    assert "save_dri" in recap(folder, "train", RECIPE, "training.save_dri=x", code=2)
+    assert "'test' is no validation set. Known: validation" in recap(
+        folder, "evaluate", "whole", "--split", "test", code=2
+    )
+    assert "no checkpoint of step 7; there are 50, 60" in recap(folder, "evaluate", "whole", "--step", "7", code=2)
+    assert "nothing: no such folder" in recap(folder, "predict", "nothing", "x", "--output", "y", code=2)
+    assert "no*.parquet: matches no file" in recap(folder, "predict", "whole", "no*.parquet", "--output", "y", code=2)
+    bad = folder / "bad"
+    bad.mkdir()
+    pq.write_table(pa.table({"user_id": [1]}), bad / "a.parquet")
+    answer = recap(folder, "predict", "whole", "bad/a.parquet", "--output", "y", code=2)
+    assert "bad/a.parquet: column 'author_followers': is missing" in answer
+    assert not (folder / "y").exists()
+
+
+@pytest.mark.slow
+def test_predictions_that_are_there_are_kept_unless_told_otherwise(folder: Path) -> None:
+    arguments = ("predict", "whole", "data/simulated/validation/*.parquet", "--output", "kept")
+    recap(folder, *arguments)
+    file = next((folder / "kept").glob("*.parquet"))
+    before = file.stat().st_mtime_ns
+    assert "already there; add --overwrite" in recap(folder, *arguments, code=2)
+    assert file.stat().st_mtime_ns == before
+    recap(folder, *arguments, "--overwrite")
+
+
+@pytest.mark.slow
+def test_control_c_saves_the_step_and_says_how_to_go_on(folder: Path) -> None:
+    train = [sys.executable, "-m", "recap", "train", str(RECIPE), *OVERRIDES, "training.save_dir=stopped"]
+    train += ["training.num_train_steps=100000"]
+    process = subprocess.Popen(train, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and max(checkpoint_steps(folder / "stopped"), default=0) < 10:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGINT)
+    _, errors = process.communicate()
+    assert process.returncode == 130
+    assert "stopped by SIGINT after step" in errors
+    assert "run the same command again to go on" in errors
