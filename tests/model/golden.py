@@ -41,7 +41,8 @@ def our_name(published: str) -> str:
 def read(name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors and the configuration of a golden file."""
     with safe_open(FOLDER / f"{name}.safetensors", "pt") as file:
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118: safe_open is no mapping
+        names = file.keys()  # safe_open is no mapping: it cannot be iterated itself
+        tensors = {key: file.get_tensor(key) for key in names}
         return tensors, {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
 
 
