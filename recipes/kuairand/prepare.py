@@ -51,6 +51,7 @@ RATED = {"is_click": 0.45, "long_view": 0.3, "is_like": 0.02}
 """Labels whose rates on earlier days are features, and what is assumed of something never seen."""
 RATED_THINGS = ("user", "video", "author", "tag")
 ASSUMED_ROWS = 20  # how many impressions that assumption counts for
+BEIJING_MS = 8 * 3_600_000
 HISTORY_DAY_MS = 1_650_816_000_000  # 2022-04-25 00:00 in Beijing: histories end before it
 Array = npt.NDArray[Any]
 
@@ -256,11 +257,11 @@ def _columns(day: pa.Table, tables: Tables) -> dict[str, pa.Array]:
 
 
 def _video_age(tables: Tables, video: Array, time_ms: Array) -> pa.Array:
-    """Days from the upload's day to the impression; null where the upload is unknown."""
+    """Days from the start of the upload's day in Beijing to the impression; null where the upload is unknown."""
     uploaded = pc.strptime(
         _take(tables.videos["upload_dt"], video).cast(pa.string()), "%Y-%m-%d", "ms", error_is_null=True
     )
-    age = pc.subtract(pa.array(time_ms), uploaded.cast(pa.int64()))
+    age = pc.subtract(pa.array(time_ms + BEIJING_MS), uploaded.cast(pa.int64()))
     return pc.divide(age.cast(pa.float32(), safe=False), pa.scalar(86_400_000.0, pa.float32()))
 
 

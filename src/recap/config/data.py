@@ -35,7 +35,7 @@ class DataConfig(BaseConfig):
 class TrainDataConfig(DataConfig):
     """The section `train_data`. Down-sampling rates here set the calibration of the model."""
 
-    shuffle_window_rows: NonNegativeInt = 262_144
+    shuffle_window_rows: NonNegativeInt = 65_536
     """Rows shuffled together, held in memory twice; row groups are shuffled over the whole epoch.
     0 reads in order."""
 

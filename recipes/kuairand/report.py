@@ -1,0 +1,54 @@
+"""A Markdown table of the runs of one configuration with several seeds: mean ± standard deviation a task.
+
+python recipes/kuairand/report.py RUN…
+"""
+
+import json
+import sys
+from pathlib import Path
+from statistics import mean, pstdev
+
+FLOORS = {
+    "is_click": (0.7417, 0.59030),
+    "long_view": (0.7431, 0.53814),
+    "is_like": (0.8601, 0.06487),
+    "is_profile_enter": (0.7043, 0.08365),
+    "is_comment": (0.6785, 0.02073),
+    "is_follow": (0.7398, 0.01014),
+    "is_forward": (0.5121, 0.00754),
+    "is_hate": (0.6600, 0.00786),
+}
+"""LightGBM, one model a label, on user, video, context and history columns: AUC and log loss."""
+MEAN_OVER = ("is_click", "long_view", "is_like")
+
+
+def report(runs: list[Path]) -> str:
+    """The table over the evaluations of `runs`."""
+    evaluations = [json.loads((run / "evaluation.json").read_text())["splits"]["validation"] for run in runs]
+    lines = ["| task | positives | AUC | log loss | floor AUC | floor log loss |", "|---|---|---|---|---|---|"]
+    for task, (floor_auc, floor_loss) in FLOORS.items():
+        found = [evaluation[task] for evaluation in evaluations]
+        auc, loss = ([each[name] for each in found] for name in ("auc", "log_loss"))
+        positives = found[0]["positives"]
+        # Below 200 positives the interval says more than the spread over seeds.
+        interval = f", 95% ± {1.96 * mean(each['auc_se'] for each in found):.3f}" if positives < 200 else ""
+        lines.append(
+            f"| {task} | {positives:,.0f} | {mean(auc):.4f} ± {pstdev(auc):.4f}{interval} "
+            f"| {mean(loss):.5f} ± {pstdev(loss):.5f} | {floor_auc:.4f} | {floor_loss:.5f} |"
+        )
+    means = [mean(evaluation[task]["auc"] for task in MEAN_OVER) for evaluation in evaluations]
+    floor = mean(FLOORS[task][0] for task in MEAN_OVER)
+    named = ", ".join(MEAN_OVER)
+    lines.append(f"| mean of {named} | | **{mean(means):.4f} ± {pstdev(means):.4f}** | | {floor:.4f} | |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        print("usage: python recipes/kuairand/report.py RUN…", file=sys.stderr)
+        sys.exit(2)
+    try:
+        print(report([Path(argument) for argument in sys.argv[1:]]))
+    except FileNotFoundError as error:
+        print(f"{error.filename}: no such file; run 'recap evaluate' on the run first", file=sys.stderr)
+        sys.exit(2)
