@@ -39,6 +39,19 @@ def report(data: Path, run: Path) -> Table:
     return table
 
 
+def where(data: Path, run: Path) -> str:
+    """Where everything lies."""
+    places = {
+        data: "the feed; truth/ and truth.json beside it",
+        run / "checkpoints": "models, the latest last; any serves `recap predict`",
+        run / "metrics.jsonl": "losses, rates and metrics by step",
+        run / "tensorboard": f"the same; tensorboard --logdir {run}",
+        run / "evaluation.json": "all metrics of the latest model",
+        run / "predictions": "probabilities and scores of the validation rows",
+    }
+    return "\n".join(f"{path!s:32} {what}" for path, what in places.items() if path.exists())
+
+
 def _read(path: Path, command: str) -> dict:  # type: ignore[type-arg]
     try:
         return json.loads(path.read_text())  # type: ignore[no-any-return]
@@ -51,7 +64,8 @@ if __name__ == "__main__":
         print("usage: python recipes/simulated/report.py DATA RUN", file=sys.stderr)
         sys.exit(2)
     try:
-        Console(highlight=False, width=100).print(report(Path(sys.argv[1]), Path(sys.argv[2])))
+        data, run = Path(sys.argv[1]), Path(sys.argv[2])
+        Console(highlight=False, width=100).print(report(data, run), where(data, run), sep="\n")
     except InputError as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)

@@ -249,6 +249,16 @@ def test_an_override_that_cannot_be_is_refused_by_its_own_name(write: Any, overr
             "ranker.yaml:1:1: not valid YAML: found character '\\t' that cannot start",
         ),
         ("training: {", "training: [", "ranker.yaml:1:49: not valid YAML: "),
+        (
+            "num_train_steps: 30",
+            "gradient_accumulation: 2000",
+            "ranker.yaml:1:53: training.gradient_accumulation: 2000 micro-batches need at least as many rows",
+        ),
+        (
+            "num_train_steps: 30",
+            "gradient_accumulation: 1000",
+            "ranker.yaml:1:53: training.gradient_accumulation: BatchNorm needs at least 2 rows in a micro-batch; 1024",
+        ),
         ("  backbone: {kind: con", " backbone: {kind: con", "ranker.yaml:20:3: not valid YAML: "),
     ],
 )

@@ -48,6 +48,7 @@ def assert_equal_metrics(left: dict[str, dict[str, float]], right: dict[str, dic
 
 def test_all_metrics_are_reported_in_their_order() -> None:
     assert tuple(compute(make_rows(50))["task0"]) == METRIC_NAMES
+    assert compute(make_rows(50))["task0"]["auc_bound"] == 0
 
 
 def test_only_the_chosen_metrics_are_reported_and_no_grouped_one_without_users() -> None:

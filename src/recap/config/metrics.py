@@ -14,6 +14,7 @@ MetricName = Literal[
     "nrce",
     "auc",
     "auc_se",
+    "auc_bound",
     "pr_auc",
     "grouped_auc",
 ]

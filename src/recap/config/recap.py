@@ -71,6 +71,7 @@ class RecapConfig(BaseConfig):
             *_model_problems(self),
             *_task_problems(self),
             *_rate_problems(self),
+            *_batch_problems(self),
         ]
         if problems:
             raise CrossCheckError(problems)
@@ -172,6 +173,26 @@ def _rate_problems(config: RecapConfig) -> Problems:
     for task in towers:
         if task not in config.model.tasks and task != DEFAULT:
             yield ("optimizer", "towers", task), _unknown(task, "task", config.tasks)
+
+
+def _batch_problems(config: RecapConfig) -> Problems:
+    parts, rows = config.training.gradient_accumulation or 1, config.train_data.global_batch_size
+    if parts > rows:
+        yield ("training", "gradient_accumulation"), f"{parts} micro-batches need at least as many rows, found {rows}"
+    elif rows // parts < 2 and _has_batch_norm(config):
+        yield (
+            ("training", "gradient_accumulation") if parts > 1 else ("train_data", "global_batch_size"),
+            f"BatchNorm needs at least 2 rows in a micro-batch; {rows} rows in {parts} parts leave 1",
+        )
+
+
+def _has_batch_norm(config: RecapConfig) -> bool:
+    """Whether any layer normalises over the rows of a micro-batch."""
+    model = config.model
+    networks: list[Any] = [model.backbone, *(task.tower for task in model.tasks.values())]
+    networks += [getattr(network, "mlp", None) for network in networks]
+    featurizes = model.featurization.batch_norm is not None and bool(config.features.continuous)
+    return featurizes or any(getattr(network, "batch_norm", None) is not None for network in networks)
 
 
 def _unknown(name: str, what: str, known: list[str]) -> str:

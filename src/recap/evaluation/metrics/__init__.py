@@ -24,7 +24,9 @@ class MetricSuite:
         self.names = [name for name in METRIC_NAMES if names is None or name in names]
         count = len(self.tasks)
         self._sums = SumMetrics(count)
-        self._ranking = RankingMetrics(count) if {"auc", "auc_se", "pr_auc", "nrce"} & set(self.names) else None
+        self._ranking = (
+            RankingMetrics(count) if {"auc", "auc_se", "auc_bound", "pr_auc", "nrce"} & set(self.names) else None
+        )
         self._grouped = GroupedAuc(count) if "grouped_auc" in self.names else None
         self._has_users = True
         none = torch.zeros(0, count)
