@@ -3,7 +3,10 @@
 from pathlib import Path
 
 import pytest
+import torch
 from support import write_feed
+
+torch.set_num_threads(1)  # the models are small, and tests run side by side
 
 
 @pytest.fixture(scope="session")

@@ -149,6 +149,18 @@ def test_accumulated_micro_batches_equal_the_big_batch(feed: Path, tmp_path: Pat
         assert_close(left[name], right[name], atol=2e-4, rtol=1e-3, msg=lambda text, name=name: f"{name}: {text}")
 
 
+def test_tensorboard_shows_what_metrics_jsonl_holds(feed: Path, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(feed_config(feed, tmp_path / "run"), Recorder())
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    logged = [record for record in records(tmp_path / "run") if record["split"] == "train"]
+    shown = events.Scalars("train/loss")
+    assert [event.step for event in shown] == [record["step"] for record in logged] == [3, 6, 9, 12]
+    assert [event.value for event in shown] == pytest.approx([record["loss"] for record in logged])
+    assert [event.step for event in events.Scalars("validation/like/auc")] == [6, 12]
+
+
 def test_only_the_latest_checkpoints_are_kept(feed: Path, tmp_path: Path) -> None:
     keep = {"checkpoint_every_n": 2, "checkpoint_max_to_keep": 3, "num_train_steps": 11}
     train(feed_config(feed, tmp_path / "run", training=keep), Recorder())

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from recap.config.data import DataConfig
 from recap.config.features import Column, FeaturesConfig, IntegerCodes
-from recap.config.recap import suggest
+from recap.config.recap import JobMode, RecapConfig, suggest
 from recap.data.batch import Batch
 from recap.data.vocabulary import Vocabularies
 from recap.errors import DataError
@@ -50,6 +50,18 @@ class RowEncoder:
         self.tasks = tasks or []
         self.labels = labels
         self.weigh_samples = weigh_samples
+
+    @classmethod
+    def for_job(
+        cls, config: RecapConfig, vocabularies: Vocabularies, mode: JobMode, data: DataConfig | None = None
+    ) -> "RowEncoder":
+        """The encoder of a job: labels of `data` to train on or to evaluate with, none for inference.
+
+        Only evaluation undoes sampling by weights; for training the model's calibration does.
+        """
+        if mode is JobMode.INFERENCE:
+            return cls(config.features, vocabularies)
+        return cls(config.features, vocabularies, config.tasks, data, weigh_samples=mode is JobMode.EVALUATE)
 
     @property
     def columns(self) -> list[str]:

@@ -4,7 +4,7 @@ The rows of all epochs stand in one endless line; batch k holds rows k·B … (k
 one epoch and end in the next. A thread reads the next window while the current one is used: memory holds two windows.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
@@ -52,7 +52,7 @@ class BatchStream:
         """The same stream from its first row."""
         return BatchStream(self.source, self.order, self.batch_rows, repeat=self.repeat)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Generator[Batch, None, None]:
         """Batches from the current place on; the place moves as each is handed out."""
         missing, parts = self.batch_rows, list[Batch]()
         for batch, permutation in self._windows():
@@ -115,8 +115,7 @@ def open_stream(
     """
     train = mode is JobMode.TRAIN
     data = config.train_data if split is None else config.validation_data[split]
-    encoder = RowEncoder(config.features, vocabularies, config.tasks, data, weigh_samples=not train)
-    source = ParquetSource(data.source, encoder)
+    source = ParquetSource(data.source, RowEncoder.for_job(config, vocabularies, mode, data))
     window_rows = config.train_data.shuffle_window_rows if train else 0
     order = RowOrder([chunk.rows for chunk in source.chunks], window_rows, config.training.seed)
     return BatchStream(source, order, data.global_batch_size, repeat=train)

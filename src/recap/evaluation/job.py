@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from recap.config.recap import JobMode, RecapConfig, suggest
 from recap.data.stream import open_stream
 from recap.errors import ConfigError, InputError
@@ -36,7 +38,11 @@ def evaluate_run(config: RecapConfig, run: Path, split: str | None = None, step:
     folder = find_model_dir(run, step)
     model = open_model(folder)
     asked = config.model_dump(include={"training", "validation_data", "which_metrics"})
-    combined = RecapConfig.model_validate(model.config.model_dump() | asked)
+    try:
+        combined = RecapConfig.model_validate(model.config.model_dump() | asked)
+    except ValidationError as error:
+        problems = "; ".join(str(item["msg"]) for item in error.errors())
+        raise ConfigError(f"{folder}: the configuration does not fit the model trained there: {problems}") from None
     runtime = start_runtime()
     ranker = model.ranker.to(runtime.device)
     splits: dict[str, Evaluation] = {}

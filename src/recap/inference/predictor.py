@@ -7,6 +7,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from recap.config.recap import JobMode
 from recap.data.batch import Batch
 from recap.data.schema import Place, RowEncoder
 from recap.inference.scoring import ScoreFormula
@@ -27,7 +28,7 @@ class Predictor:
     def __init__(self, model: SavedModel, runtime: Runtime) -> None:
         self.config, self.runtime = model.config, runtime
         self.ranker = model.ranker.to(runtime.device).eval()
-        self.encoder = RowEncoder(model.config.features, model.vocabularies)
+        self.encoder = RowEncoder.for_job(model.config, model.vocabularies, JobMode.INFERENCE)
         self.formula = ScoreFormula(model.config.scoring.weights, model.config.tasks)
 
     @classmethod
@@ -38,7 +39,7 @@ class Predictor:
     def predict(self, table: pa.Table, place: Place, rows_at_once: int) -> Predictions:
         """Predictions for every row of `table`, computed `rows_at_once`. Raises DataError for bad values."""
         batch = self.encoder.encode(table, place)
-        starts = range(0, len(batch), rows_at_once)
+        starts = range(0, max(len(batch), 1), rows_at_once)
         parts = [self._forward(batch.rows(slice(start, start + rows_at_once))) for start in starts]
         return Predictions(
             torch.cat([part.probabilities for part in parts]), torch.cat([part.scores for part in parts])

@@ -5,7 +5,7 @@ import math
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -90,18 +90,18 @@ class Trainer:
         self.trackers = open_trackers(self.save_dir, state.step)
         self.reporter.start(self.config, state.step, self.stream.order.rows)
         self.model.ranker.train()
-        batches = iter(self.stream)
         try:
             if self._evaluate_if_due():  # a signal had cut it short
                 self._save()
-            while state.step < training.num_train_steps:
-                self._step(next(batches))
-                self._log_if_due()
-                self._evaluate_if_due()
-                if self._due(training.checkpoint_every_n) or self.signals:
-                    self._save()
-                if self.signals:
-                    raise Interrupted(self.signals[0], state.step)
+            with closing(iter(self.stream)) as batches:
+                while state.step < training.num_train_steps:
+                    self._step(next(batches))
+                    self._log_if_due()
+                    self._evaluate_if_due()
+                    if self._due(training.checkpoint_every_n) or self.signals:
+                        self._save()
+                    if self.signals:
+                        raise Interrupted(self.signals[0], state.step)
         finally:
             self.trackers.close()
             self.reporter.stop()
