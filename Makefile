@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 KUAIRAND ?= ../shared/data/kuairand_pure
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test check format recipe-kuairand clean
+.PHONY: help run test check format docs recipe-kuairand clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -37,6 +37,9 @@ check: $(VENV)/.tests  ## check format, lint and types
 format: $(VENV)/.tests  ## format and mend what can be mended by itself
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(VENV)/.tests  ## write docs/configuration.md and the JSON Schema from the models
+	$(BIN)/python docs/reference.py
 
 recipe-kuairand: $(BIN)/recap  ## prepare and train the recipe on KuaiRand (KUAIRAND=folder of the source)
 	$(BIN)/python recipes/kuairand/prepare.py --source $(KUAIRAND) --output data/kuairand

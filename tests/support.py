@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from recap.config.load import config_of
 from recap.config.recap import RecapConfig
 
 TASKS = ("like", "share")
@@ -112,4 +113,4 @@ def feed_config(folder: Path, save_dir: Path, **sections: dict[str, Any]) -> Rec
     values = feed_values(folder, save_dir)
     for section, changes in sections.items():
         values[section] = {**values[section], **changes}
-    return RecapConfig.model_validate(values)
+    return config_of(values)

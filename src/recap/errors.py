@@ -8,6 +8,33 @@ RecapError               exit code 1
 └── RunError             a run that began well and failed
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where something was said: a place in a file (counted from 1), or an override (no line)."""
+
+    source: str
+    line: int = 0
+    column: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.source}:{self.line}:{self.column}" if self.line else self.source
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One mistake: where it was said, the dotted path of what it is about ("" for the whole), and what is wrong."""
+
+    origin: Origin
+    path: str
+    text: str
+
+    def __str__(self) -> str:
+        return ": ".join(filter(None, (str(self.origin), self.path, self.text)))
+
 
 class RecapError(Exception):
     """Anything recap reports to its user; the command line prints the message, never a traceback."""
@@ -22,7 +49,11 @@ class InputError(RecapError):
 
 
 class ConfigError(InputError):
-    """A configuration that cannot be used; the message lists every problem found."""
+    """A configuration that cannot be used; the message lists every problem found, a line each."""
+
+    def __init__(self, problems: str | Sequence[Problem]) -> None:
+        self.problems = () if isinstance(problems, str) else tuple(problems)
+        super().__init__(problems if isinstance(problems, str) else "\n".join(map(str, problems)))
 
 
 class DataError(InputError):

@@ -7,6 +7,7 @@ import torch
 from model.golden import TOLERANCE, load_published, our_name, read, section
 from torch.testing import assert_close
 
+from recap.config.load import config_of
 from recap.config.model import DoubleNormLogConfig, MaskNetConfig
 from recap.config.recap import RecapConfig
 from recap.data.batch import Batch
@@ -72,7 +73,7 @@ def ranker_config(meta: dict[str, Any]) -> RecapConfig:
         positive, negative = meta["rates"][name]
         data_tasks[name] = {"pos_downsampling_rate": positive, "neg_downsampling_rate": negative}
     backbone = published.get("backbone")
-    return RecapConfig.model_validate(
+    return config_of(
         {
             "features": {
                 "continuous": [{"name": "continuous", "length": 13}],

@@ -1,27 +1,88 @@
-"""`recap config`: work with a configuration without running it."""
+"""`recap config`: write, check, read and compare configurations without running them."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from recap.config.load import load_config
+from recap.cli.options import ConfigFile, Overrides, SetFiles
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Work with a configuration without running it.")
 
-
-@app.callback()
-def _group() -> None:
-    pass
+Output = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="File to write; none given: standard output.", show_default=False),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a file that is already there.")]
 
 
 @app.command()
 def check(
-    config: Annotated[Path, typer.Argument(help="The configuration file.", show_default=False)],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", show_default=False)] = None,
+    config: ConfigFile,
+    overrides: Overrides = None,
+    set_files: SetFiles = None,
+    data: Annotated[
+        bool, typer.Option("--data", help="Check the data too: globs, columns, types, vocabularies.")
+    ] = False,
 ) -> None:
     """Read a configuration and report every problem in it, with its place."""
-    checked = load_config(config, overrides or [])
+    from recap.config.load import resolve
+
+    resolved = resolve(config, overrides or [], set_files or [])
+    checked = resolved.config
+    if data:
+        from recap.data.check import check_data
+
+        check_data(resolved)
     inputs = len(checked.features.inputs)
     validation = ", ".join(checked.validation_data) or "none"
     print(f"{config}: good. {inputs} feature columns, tasks: {', '.join(checked.tasks)}; validation sets: {validation}")
+
+
+@app.command()
+def show(config: ConfigFile, overrides: Overrides = None, set_files: SetFiles = None) -> None:
+    """Print the resolved configuration, with the origin of every value that is not a default."""
+    from recap.config.load import resolve, show_config
+
+    print(show_config(resolve(config, overrides or [], set_files or [])), end="")
+
+
+@app.command()
+def diff(
+    before: Annotated[Path, typer.Argument(metavar="A", help="A configuration or a run.", show_default=False)],
+    after: Annotated[Path, typer.Argument(metavar="B", help="A configuration or a run.", show_default=False)],
+) -> None:
+    """Print what differs between two resolved configurations, and nothing else."""
+    from recap.config.load import describe_changes, differences, load_config
+
+    old, new = (load_config(path / "config.yaml" if path.is_dir() else path, stored=True) for path in (before, after))
+    for line in describe_changes(differences(old, new)):
+        print(line)
+
+
+@app.command()
+def schema(output: Output = None, overwrite: Overwrite = False) -> None:
+    """Write the JSON Schema of a configuration, by which editors complete and check."""
+    from recap.config.schema import schema_text
+
+    _write(schema_text(), output, overwrite=overwrite)
+
+
+def _write(text: str, output: Path | None, *, overwrite: bool) -> None:
+    """`text` to a file, whole or not at all, or to standard output."""
+    from recap.errors import InputError
+
+    if output is None:
+        print(text, end="")
+        return
+    if output.exists() and not overwrite:
+        raise InputError(f"--output: {output} is already there; add --overwrite to replace it")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = output.with_name(output.name + ".unfinished")
+        unfinished.write_text(text, encoding="utf-8")
+        unfinished.replace(output)
+    except OSError as error:
+        raise InputError(f"--output: {output} cannot be written ({error.strerror})") from None
+    print(f"written: {output}", file=sys.stderr)

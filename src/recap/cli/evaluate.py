@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from recap.cli.options import Overrides, SetFiles
+
 
 def evaluate(
     source: Annotated[
@@ -13,25 +15,19 @@ def evaluate(
             metavar="CONFIG_OR_RUN", help="A configuration file, or the folder of a run.", show_default=False
         ),
     ],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[SECTION.KEY=VALUE]...",
-            help="Values that replace those of the file.",
-            show_default=False,
-        ),
-    ] = None,
+    overrides: Overrides = None,
     split: Annotated[str | None, typer.Option(help="One validation set; none given: all.", show_default=False)] = None,
     step: Annotated[
         int | None,
         typer.Option(help="The checkpoint of this step; none given: the latest.", show_default=False),
     ] = None,
+    set_files: SetFiles = None,
 ) -> None:
     """Evaluate a run on its validation sets: a table, and evaluation.json in the run."""
     from recap.config.load import load_config
 
     run = source if source.is_dir() else None
-    config = load_config(source / "config.yaml" if run else source, overrides or [])
+    config = load_config(source / "config.yaml" if run else source, overrides or [], set_files or [])
 
     from recap.cli.console import Console
     from recap.evaluation.job import evaluate_run

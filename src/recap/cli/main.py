@@ -7,6 +7,8 @@ import typer
 
 from recap import __version__
 from recap.cli import config, data, evaluate, predict, train
+from recap.cli.failure import print_error
+from recap.config.environment import hide
 from recap.errors import RecapError
 
 app = typer.Typer(
@@ -43,7 +45,7 @@ def main() -> None:
     try:
         app()
     except RecapError as error:
-        print(error, file=sys.stderr)
+        print_error(error)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -51,5 +53,5 @@ def main() -> None:
     except BrokenPipeError:
         sys.exit(1)
     except OSError as error:
-        print(error, file=sys.stderr)
+        print(hide(str(error)), file=sys.stderr)
         sys.exit(1)

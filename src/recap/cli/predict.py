@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from recap.cli.options import SetFiles
+
 
 def predict(
     model: Annotated[
@@ -27,6 +29,16 @@ def predict(
         Path, typer.Option(help="Folder for the predictions, a file for each input file.", show_default=False)
     ],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace predictions that are already there.")] = False,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="SECTION.KEY=VALUE",
+            help="A value that replaces that of the model's configuration, such as scoring.weights.is_clicked=2.",
+            show_default=False,
+        ),
+    ] = None,
+    set_files: SetFiles = None,
 ) -> None:
     """Predict every engagement and the final score of each row of INPUT."""
     from recap.cli.console import Console
@@ -35,7 +47,7 @@ def predict(
     from recap.model.saved import find_model_dir
 
     console = Console()
-    predictor = Predictor.open(find_model_dir(model))
+    predictor = Predictor.open(find_model_dir(model), overrides or [], set_files or [])
     with console.counting("rows predicted") as count:
         files = predict_files(predictor, inputs, output, overwrite=overwrite, after_rows=count)
     console.say(f"written: {len(files)} file{'s' if len(files) != 1 else ''} in {output}")

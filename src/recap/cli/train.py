@@ -1,26 +1,13 @@
 """`recap train`: train, or go on training, from one configuration file."""
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
+from recap.cli.options import ConfigFile, Overrides, SetFiles
 
 
-def train(
-    config: Annotated[Path, typer.Argument(help="The configuration file.", show_default=False)],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[SECTION.KEY=VALUE]...",
-            help="Values that replace those of the file, such as training.num_train_steps=100.",
-            show_default=False,
-        ),
-    ] = None,
-) -> None:
+def train(config: ConfigFile, overrides: Overrides = None, set_files: SetFiles = None) -> None:
     """Train a ranker; run the same command again to resume."""
     from recap.config.load import load_config
 
-    loaded = load_config(config, overrides or [])  # before torch is imported: mistakes answer at once
+    loaded = load_config(config, overrides or [], set_files or [])  # before torch: mistakes answer at once
 
     from recap.cli.console import Console
     from recap.training.trainer import train as run

@@ -26,6 +26,7 @@ class DataConfig(BaseConfig):
     """A data set with labels: one 0/1 column for each task, named as the task."""
 
     source: ParquetConfig
+    """Where the rows are."""
     global_batch_size: PositiveInt = 1024
     """Rows of one optimizer step, over all micro-batches and ranks."""
     tasks: dict[Name, DataTaskConfig]

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Discriminator, Tag
+from pydantic import BeforeValidator, Discriminator, PlainSerializer, Tag
 
 from recap.config.base import BaseConfig, Name, PositiveInt
 
@@ -11,6 +11,7 @@ class Column(BaseConfig):
     """A numeric column; in YAML a bare name stands for a scalar column of that name."""
 
     name: Name
+    """Its name in the data."""
     length: PositiveInt = 1
     """Values a row holds; above 1 the column is a fixed-size list."""
 
@@ -19,14 +20,26 @@ def _named(value: object) -> object:
     return {"name": value} if isinstance(value, str) else value
 
 
-Columns = list[Annotated[Column, BeforeValidator(_named)]]
+def _shortest(column: Column) -> str | dict[str, Any]:
+    return column.name if column.length == 1 else {"name": column.name, "length": column.length}
+
+
+Columns = list[
+    Annotated[
+        Column,
+        BeforeValidator(_named, json_schema_input_type=Name | Column),
+        PlainSerializer(_shortest, when_used="json"),
+    ]
+]
 
 
 class IntegerCodes(BaseConfig):
     """A discrete column of integer codes 0 … size - 1; null and other codes share one unknown bucket."""
 
     size: PositiveInt
+    """Number of codes."""
     length: PositiveInt = 1
+    """Codes a row holds, each with its own embedding; above 1 the column is a fixed-size list."""
 
 
 class Vocabulary(BaseConfig):
@@ -35,16 +48,17 @@ class Vocabulary(BaseConfig):
     vocabulary: Name
     """Parquet file whose first column lists the known strings, each once."""
     length: PositiveInt = 1
+    """Strings a row holds, each with its own embedding; above 1 the column is a fixed-size list."""
 
 
 def _discrete_kind(value: Any) -> str:
     if isinstance(value, Vocabulary) or (isinstance(value, dict) and "vocabulary" in value):
-        return "vocabulary"
-    return "size"
+        return "a vocabulary"
+    return "integer codes"
 
 
 Discrete = Annotated[
-    Annotated[IntegerCodes, Tag("size")] | Annotated[Vocabulary, Tag("vocabulary")],
+    Annotated[IntegerCodes, Tag("integer codes")] | Annotated[Vocabulary, Tag("a vocabulary")],
     Discriminator(_discrete_kind),
 ]
 

@@ -1,47 +1,67 @@
 """Which keys a place of the configuration accepts, read from the models themselves."""
 
+from difflib import get_close_matches
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-from recap.config.recap import Path, RecapConfig
+from recap.config.node import Path
 
 
-def keys_at(path: Path, raw: Any) -> list[str]:
-    """Keys accepted at `path` of the file with values `raw`; several kinds: those of the kind that is written there."""
-    candidates: list[Any] = [RecapConfig]
+def keys_at(root: type[BaseModel], path: Path, raw: Any) -> list[str]:
+    """Keys accepted at `path` of values `raw` of a `root`; several kinds: those of the kind that is written there."""
     where = raw
     for key in path:
-        where = where.get(key) if isinstance(where, dict) else _item(where, key)
-        candidates = [found for each in candidates for found in _below(each, key)]
-    models = [each for each in candidates if isinstance(each, type) and issubclass(each, BaseModel)]
+        is_there = isinstance(where, dict) or (isinstance(where, list) and isinstance(key, int) and key < len(where))
+        where = (where.get(key) if isinstance(where, dict) else where[key]) if is_there else None
+    models = [each for each in _annotations_at(root, path) if _is_model(each)]
     kind = where.get("kind") if isinstance(where, dict) else None
-    chosen = [model for model in models if kind is not None and _kind(model) == kind] or models
+    chosen = [model for model in models if kind is not None and kind in _kinds(model)] or models
     return list(dict.fromkeys(name for model in chosen for name in model.model_fields))
 
 
-def _item(where: Any, key: str | int) -> Any:
-    return where[key] if isinstance(where, list) and isinstance(key, int) and key < len(where) else None
+def is_table(root: type[BaseModel], path: Path) -> bool:
+    """Whether the mapping at `path` has keys of the user's choice, such as the names of tasks."""
+    return any(get_origin(each) is dict for each in _annotations_at(root, path))
 
 
-def _kind(model: type[BaseModel]) -> Any:
-    field = model.model_fields.get("kind")
-    return get_args(field.annotation)[0] if field is not None else None
+def suggest(name: str, known: list[str]) -> str:
+    """The known names, and the nearest to `name` if one is near."""
+    near = get_close_matches(name, known, n=1)
+    listed = ", ".join(known) if known else "none"
+    return f"Known: {listed}." + (f" Did you mean {near[0]!r}?" if near else "")
+
+
+def _annotations_at(root: type[BaseModel], path: Path) -> list[Any]:
+    found: list[Any] = [root]
+    for key in path:
+        found = [below for each in found for below in _below(each, key)]
+    return found
 
 
 def _below(annotation: Any, key: str | int) -> list[Any]:
     """The types a value under `key` of `annotation` may have."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+    if _is_model(annotation):
         field = annotation.model_fields.get(str(key))
-        return _members(field.annotation) if field is not None else []
+        return members(field.annotation) if field is not None else []
     arguments = get_args(annotation)
-    return _members(arguments[-1]) if get_origin(annotation) in (dict, list) else []
+    return members(arguments[-1]) if get_origin(annotation) in (dict, list) else []
 
 
-def _members(annotation: Any) -> list[Any]:
+def members(annotation: Any) -> list[Any]:
+    """The types a value of `annotation` may have, without what is said about them."""
     if get_origin(annotation) is Annotated:
-        return _members(get_args(annotation)[0])
+        return members(get_args(annotation)[0])
     if get_origin(annotation) in (Union, UnionType):
-        return [member for each in get_args(annotation) for member in _members(each)]
+        return [member for each in get_args(annotation) for member in members(each)]
     return [annotation]
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _kinds(model: type[BaseModel]) -> tuple[Any, ...]:
+    field = model.model_fields.get("kind")
+    return get_args(field.annotation) if field is not None else ()

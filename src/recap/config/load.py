@@ -1,196 +1,120 @@
-"""A configuration file → `RecapConfig`: YAML, overrides, validation, and every problem with its place."""
+"""A configuration file → `RecapConfig`, and back: `layers` put its values together, `problems` validates them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any
 
-import yaml
-from pydantic import ValidationError
+from recap.config.environment import stored
+from recap.config.layers import assemble, inherit_train_data
+from recap.config.node import Node, Path, dotted, node_of, nodes_along, scalars
+from recap.config.problems import validate
+from recap.config.recap import RecapConfig
+from recap.config.yaml_file import render, render_inline
+from recap.errors import Origin, Problem
 
-from recap.config.keys import keys_at
-from recap.config.recap import CrossCheckError, Path, RecapConfig, suggest
-from recap.config.yaml_file import Document, parse
-from recap.errors import ConfigError
+ABSENT = object()
+"""Stands in `differences` where a configuration says nothing."""
 
 
-def load_config(file: str | FilePath, overrides: Sequence[str] = ()) -> RecapConfig:
-    """Read `file`, apply `overrides` (`section.key=value`, values in YAML, later wins) and validate.
+@dataclass(frozen=True)
+class Resolved:
+    """A configuration, and where each of its values was said."""
 
-    Raises ConfigError that lists every problem found as `file:line:column: path: what`.
+    config: RecapConfig
+    root: Node
+
+
+def load_config(
+    file: str | FilePath, overrides: Sequence[str] = (), set_files: Sequence[str] = (), *, stored: bool = False
+) -> RecapConfig:
+    """Read `file` over its `base`, lay `set_files` and `overrides` (`section.key=value`) over it, and validate.
+
+    `stored`: the file of a run or model, whose secrets stay references. Raises ConfigError that lists every problem
+    found as `file:line:column: path: what`.
     """
-    try:
-        text = FilePath(file).read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{file}: cannot be read ({error.strerror}); give the path of a YAML file") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{file}: not UTF-8 text (byte {error.start}); give a YAML file") from None
-    document = parse(text, str(file))
-    if not isinstance(document.value, dict):
-        found = "nothing" if document.value is None else type(document.value).__name__
-        raise ConfigError(f"{file}:1:1: expected a mapping of sections ({_sections()}), found {found}")
-    origins = {path: f"override {text!r}" for text in overrides for path in [_apply(document.value, text)]}
-    try:
-        return RecapConfig.model_validate(document.value)
-    except ValidationError as error:
-        problems = _problems(error, document, str(file), origins)
-        raise ConfigError("\n".join(dict.fromkeys(problems))) from None
+    return resolve(file, overrides, set_files, stored=stored).config
 
 
-def dump_config(config: RecapConfig) -> str:
-    """The resolved configuration as YAML; loading it gives an equal config."""
-    return yaml.safe_dump(config.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
+def resolve(
+    file: str | FilePath, overrides: Sequence[str] = (), set_files: Sequence[str] = (), *, stored: bool = False
+) -> Resolved:
+    """As `load_config`, with the origin of every value."""
+    problems: list[Problem] = []
+    root = assemble(file, overrides, set_files, problems, stored=stored)
+    return Resolved(validate(RecapConfig, root, problems), root)
+
+
+def config_of(values: dict[str, Any]) -> RecapConfig:
+    """A configuration from plain values, as a file with these values gives it. Raises ConfigError."""
+    root = node_of(values, Origin("configuration"))
+    inherit_train_data(root)
+    return validate(RecapConfig, root)
+
+
+def dump_config(config: RecapConfig, comments: dict[Path, str] | None = None) -> str:
+    """The resolved configuration as YAML, secrets as their references; loading it gives an equal config."""
+    return render(_values(config), comments)
+
+
+def show_config(resolved: Resolved) -> str:
+    """`dump_config` with the origin of every value that is not a default, as a comment."""
+    comments: dict[Path, str] = {}
+    for path, _ in scalars(node_of(_values(resolved.config), Origin(""))):
+        along = list(nodes_along(resolved.root, path))
+        node = along[-1]
+        if len(along) <= len(path) and isinstance(node.value, dict | list):
+            continue  # nothing was said here: a default
+        text = f"{node.origin.source}:{node.origin.line}" if node.origin.line else str(node.origin)
+        comments[path] = f"environment {', '.join(node.variables)} ({text})" if node.variables else text
+    return dump_config(resolved.config, comments)
 
 
 def differences(old: RecapConfig, new: RecapConfig) -> dict[Path, tuple[Any, Any]]:
-    """Every value in which two configurations differ: path → (old, new), None where one has nothing."""
-    before, after = _leaves(old.model_dump(mode="json")), _leaves(new.model_dump(mode="json"))
+    """Every value in which two configurations differ: path → (old, new), `ABSENT` where one has nothing."""
+    before, after = _leaves(_values(old)), _leaves(_values(new))
     return {
-        path: (before.get(path), after.get(path))
+        path: (before.get(path, ABSENT), after.get(path, ABSENT))
         for path in dict.fromkeys([*before, *after])
-        if before.get(path) != after.get(path)
+        if before.get(path, ABSENT) != after.get(path, ABSENT)
     }
 
 
+def describe_changes(changes: Mapping[Path, tuple[Any, Any]]) -> list[str]:
+    """A line for each of `differences`: `path: old → new`; lists of scalars by what went (-) and what came (+)."""
+    return [f"{dotted(path)}: {_change(old, new)}" for path, (old, new) in changes.items()]
+
+
+def _change(old: Any, new: Any) -> str:
+    if isinstance(old, list) and isinstance(new, list):
+        gone, come = [x for x in old if x not in new], [x for x in new if x not in old]
+        if gone or come:
+            parts = [*(f"-{_say(x)}" for x in gone), *(f"+{_say(x)}" for x in come)]
+            return " ".join(parts)
+    return f"{_say(old)} → {_say(new)}"
+
+
+def _say(value: Any) -> str:
+    return "nothing" if value is ABSENT else render_inline(value)
+
+
+def _values(config: RecapConfig) -> Any:
+    """The plain values of a configuration that `load_config` reads back; no secrets."""
+    return _stored(config.model_dump(mode="json"))
+
+
+def _stored(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _stored(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_stored(item) for item in value]
+    return stored(value) if isinstance(value, str) else value
+
+
 def _leaves(value: Any, path: Path = ()) -> dict[Path, Any]:
+    """Scalars and lists of scalars, by path."""
     if isinstance(value, dict) and value:
         return {p: leaf for key, item in value.items() for p, leaf in _leaves(item, (*path, key)).items()}
+    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        return {p: leaf for index, item in enumerate(value) for p, leaf in _leaves(item, (*path, index)).items()}
     return {path: value}
-
-
-def _sections() -> str:
-    return ", ".join(RecapConfig.model_fields)
-
-
-def _apply(raw: dict[str, Any], override: str) -> Path:
-    """Set one `path.to.key=value` in `raw`; give the path."""
-    dotted, equals, text = override.partition("=")
-    if not equals or not dotted:
-        raise ConfigError(f"override {override!r}: expected section.key=value, such as training.seed=1")
-    *parents, last = path = tuple(dotted.split("."))
-    where: Any = raw
-    for depth, key in enumerate(parents):
-        step = _step(where, key, override, path[:depth])
-        if isinstance(where, dict):
-            where = where.setdefault(step, {})
-            if where is None:
-                raise ConfigError(f"override {override!r}: {'.'.join(path[: depth + 1])} is null, so it has no keys")
-        else:
-            where = where[step]
-    where[_step(where, last, override, path[:-1])] = parse(text, f"override {override!r}").value
-    return path
-
-
-def _step(where: Any, key: str, override: str, path: Sequence[str]) -> Any:
-    """`key` as something that indexes `where`."""
-    if isinstance(where, dict):
-        return key
-    if isinstance(where, list) and key.isdigit() and int(key) < len(where):
-        return int(key)
-    what = f"a list of {len(where)} items" if isinstance(where, list) else f"the value {where!r}"
-    raise ConfigError(f"override {override!r}: {'.'.join(path)} is {what}, so it has no key {key!r}")
-
-
-def _problems(error: ValidationError, document: Document, file: str, origins: dict[Path, str]) -> Iterator[str]:
-    for item in error.errors(include_url=False):
-        cause = item.get("ctx", {}).get("error")
-        if isinstance(cause, CrossCheckError):
-            for path, text in cause.problems:
-                yield _at(path, document, file, origins, key=False) + text
-            continue
-        unknown = item["type"] == "extra_forbidden"
-        missing = item["type"] == "missing"
-        path = _yaml_path(item["loc"], document.value, keep_last=unknown or missing)
-        if item["type"] == "union_tag_invalid":
-            path = (*path, "kind")
-        path = _inherited(path, document)
-        text = _message(item, path, document)
-        yield _at(path, document, file, origins, key=unknown) + text
-
-
-def _inherited(path: Path, document: Document) -> Path:
-    """Where a value of a validation set was really written: there, or in `train_data`."""
-    if len(path) > 2 and path[0] == "validation_data" and path not in document.values:
-        elsewhere = ("train_data", *path[2:])
-        if elsewhere in document.values or elsewhere[:-1] in document.values:
-            return elsewhere
-    return path
-
-
-def _yaml_path(location: Sequence[str | int], raw: Any, *, keep_last: bool) -> Path:
-    """A pydantic location without the tags of unions, which are no keys of the file."""
-    path: list[str | int] = []
-    where: Any = raw
-    for index, key in enumerate(location):
-        below = _below(where, key)
-        if below is _NOTHING:
-            named = index == len(location) - 1 and keep_last
-            is_tag = not isinstance(where, dict) or not (named or _from_train_data(path))
-            if is_tag and where is not None:
-                continue
-            below = None
-        path.append(key)
-        where = below
-    return tuple(path)
-
-
-_NOTHING = object()
-
-
-def _below(where: Any, key: str | int) -> Any:
-    """What stands under `key`, or `_NOTHING`."""
-    if isinstance(where, dict):
-        return where.get(key, _NOTHING)
-    return where[key] if isinstance(where, list) and isinstance(key, int) and key < len(where) else _NOTHING
-
-
-def _from_train_data(path: Sequence[str | int]) -> bool:
-    return len(path) >= 2 and path[0] == "validation_data"
-
-
-def _at(path: Path, document: Document, file: str, origins: dict[Path, str], *, key: bool) -> str:
-    """`file:line:column: path: ` of the nearest thing written in the file, or the override that wrote it."""
-    dotted = ".".join(map(str, path))
-    for length in range(len(path), -1, -1):
-        prefix = path[:length]
-        dotted_prefix = tuple(map(str, prefix))
-        override = next((text for origin, text in origins.items() if origin[: max(length, 1)] == dotted_prefix), None)
-        if override is not None and (prefix not in document.values or prefix in origins):
-            return f"{override}: {dotted}: "
-        written, value = document.keys.get(prefix), document.values.get(prefix)
-        below = written is not None and value is not None and value.line > written.line
-        mark = written if key or length < len(path) or below else value
-        mark = mark or value
-        if mark is not None:
-            place = f"{file}:{mark.line}:{mark.column}: "
-            return f"{place}{dotted}: " if dotted else place
-    return f"{file}: {dotted}: "
-
-
-def _message(item: Any, path: Path, document: Document) -> str:
-    found, context = item["input"], item.get("ctx", {})
-    match item["type"]:
-        case "extra_forbidden":
-            known = keys_at(path[:-1], document.value)
-            return f"{str(path[-1])!r} is unknown. {suggest(str(path[-1]), known)}"
-        case "missing":
-            return "is required, but missing"
-        case "union_tag_invalid":
-            known = [tag.strip("' ") for tag in str(context["expected_tags"]).split(",")]
-            return f"{context['tag']!r} is unknown. {suggest(str(context['tag']), known)}"
-        case "union_tag_not_found":
-            return f"needs a 'kind' that says which one it is, found {_show(found)}"
-        case "literal_error":
-            known = [each.strip(" '") for each in str(context["expected"]).replace(" or ", ",").split(",")]
-            return f"{_show(found)} is unknown. {suggest(str(found), known)}"
-        case "value_error":
-            return str(context["error"])
-        case "model_type" | "dict_type" | "model_attributes_type":
-            return f"expected a mapping, found {_show(found)}"
-        case _:
-            text = item["msg"]
-            return f"{text[0].lower()}{text[1:]}, found {_show(found)}"
-
-
-def _show(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -4,27 +4,41 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from recap.config.base import BaseConfig, DropRate, Name, NonNegativeInt, PositiveFloat, PositiveInt, Rate
+from recap.config.base import (
+    BaseConfig,
+    DropRate,
+    Epsilon,
+    Name,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Rate,
+)
 
 
 class BatchNormConfig(BaseConfig):
     """BatchNorm over the rows of a micro-batch."""
 
     affine: bool = True
+    """Whether a learned scale and shift follow."""
     momentum: Rate = 0.1
+    """Share of a new micro-batch in the running statistics."""
 
 
 class LayerNormConfig(BaseConfig):
     """LayerNorm over the features of a row."""
 
-    epsilon: PositiveFloat = 1e-3
+    epsilon: Epsilon = 1e-3
+    """Added to the variance."""
     affine: bool = True
+    """Whether a learned scale and shift follow."""
 
 
 class DropoutConfig(BaseConfig):
     """Dropout of activations while training."""
 
     rate: DropRate = 0.1
+    """Probability that an activation is dropped."""
 
 
 class DoubleNormLogConfig(BaseConfig):
@@ -44,8 +58,11 @@ class MlpConfig(BaseConfig):
 
     kind: Literal["mlp"] = "mlp"
     layer_sizes: Annotated[list[PositiveInt], Field(min_length=1)]
+    """Width of each layer."""
     batch_norm: BatchNormConfig | None = None
+    """After the Linear of every layer but the last; none given: none."""
     dropout: DropoutConfig | None = None
+    """After each ReLU; none given: none."""
     final_layer_activation: bool = False
     """ReLU (and the dropout, if there is one) after the last layer too."""
 
@@ -54,11 +71,13 @@ class MaskBlockConfig(BaseConfig):
     """One instance-guided mask block (MaskNet, arXiv:2102.07619)."""
 
     output_size: PositiveInt
+    """Width of what the block gives."""
     aggregation_size: PositiveInt | None = None
     """Width of the mask's hidden layer."""
     reduction_factor: PositiveFloat | None = None
     """The same as a multiple of the width of the mask's input."""
     input_layer_norm: bool = False
+    """LayerNorm of what is masked, before it is."""
     relu: bool = False
     """ReLU after the block's LayerNorm, as in the paper; the published ranker has none."""
 
@@ -68,9 +87,11 @@ class MaskNetConfig(BaseConfig):
 
     kind: Literal["mask_net"]
     mask_blocks: Annotated[list[MaskBlockConfig], Field(min_length=1)]
+    """The blocks, in order."""
     use_parallel: bool = False
     """Blocks side by side on the input, outputs concatenated; otherwise each reads the one before it."""
     mlp: MlpConfig | None = None
+    """What reads the blocks together; none given: their output is the output."""
 
 
 BackboneConfig = Annotated[MlpConfig | MaskNetConfig, Field(discriminator="kind")]
@@ -83,7 +104,9 @@ class MlpTowerConfig(BaseConfig):
     layer_sizes: list[PositiveInt] = []
     """Hidden layers: Linear → BatchNorm → ReLU → Dropout each."""
     batch_norm: BatchNormConfig | None = None
+    """After the Linear of every hidden layer; none given: none."""
     dropout: DropoutConfig | None = None
+    """After each ReLU; none given: none."""
 
 
 TowerConfig = Annotated[MlpTowerConfig | MaskNetConfig, Field(discriminator="kind")]
@@ -93,14 +116,18 @@ class AffineMapConfig(BaseConfig):
     """logit → scale · logit + bias, both learned from these values."""
 
     scale: float = 1.0
+    """First value of the scale."""
     bias: float = 0.0
+    """First value of the bias."""
 
 
 class TaskConfig(BaseConfig):
     """One task: the tower that predicts it and how its loss counts."""
 
     tower: TowerConfig
+    """The network that gives the logit."""
     affine_map: AffineMapConfig | None = None
+    """A learned line on the logit; none given: none."""
     pos_weight: PositiveFloat = 1.0
     """Multiplies the loss of positives."""
 
@@ -130,9 +157,12 @@ class ModelConfig(BaseConfig):
     """The section `model`."""
 
     featurization: DoubleNormLogConfig = DoubleNormLogConfig()
+    """What makes numbers of any magnitude fit for a network."""
     embeddings: dict[Name, NonNegativeInt] = {}
     """Embedding width of each discrete feature; `default` stands for those not named, 0 leaves one out."""
     backbone: BackboneConfig | None = None
+    """The network that tasks share; required by every sharing but share_none."""
     sharing: SharingConfig = ShareNoneConfig(kind="share_none")
+    """What a tower reads."""
     tasks: Annotated[dict[Name, TaskConfig], Field(min_length=1)]
     """The tasks; their order here is the order of the task axis everywhere."""

@@ -7,10 +7,10 @@ from pydantic import Field, model_validator
 from recap.config.base import (
     BaseConfig,
     DropRate,
+    Epsilon,
     Name,
     NonNegativeFloat,
     NonNegativeInt,
-    PositiveFloat,
     PositiveInt,
 )
 
@@ -23,8 +23,11 @@ class AdamConfig(BaseConfig):
 
     kind: Literal["adam"] = "adam"
     beta_1: DropRate = 0.9
+    """Decay of the mean of gradients."""
     beta_2: DropRate = 0.999
-    epsilon: PositiveFloat = 1e-7
+    """Decay of the mean of squared gradients."""
+    epsilon: Epsilon = 1e-7
+    """Added to the root of the mean of squares."""
 
 
 class ConstantConfig(BaseConfig):
@@ -32,6 +35,7 @@ class ConstantConfig(BaseConfig):
 
     kind: Literal["constant"]
     learning_rate: NonNegativeFloat
+    """The rate of every step."""
 
 
 class LinearRampToConstantConfig(BaseConfig):
@@ -39,7 +43,9 @@ class LinearRampToConstantConfig(BaseConfig):
 
     kind: Literal["linear_ramp_to_constant"]
     learning_rate: NonNegativeFloat
+    """The rate after the ramp."""
     num_ramp_steps: PositiveInt
+    """Length of the ramp in steps."""
 
 
 class LinearRampToCosineConfig(BaseConfig):
@@ -47,9 +53,13 @@ class LinearRampToCosineConfig(BaseConfig):
 
     kind: Literal["linear_ramp_to_cosine"]
     learning_rate: NonNegativeFloat
+    """The rate at the end of the ramp, the highest."""
     final_learning_rate: NonNegativeFloat
+    """The rate at the end of the cosine and after it."""
     num_ramp_steps: PositiveInt
+    """Length of the ramp in steps."""
     final_num_steps: PositiveInt
+    """Step at which the cosine ends, counted from the first step of the run."""
 
     @model_validator(mode="after")
     def _ends_after_ramp(self) -> "LinearRampToCosineConfig":
@@ -65,7 +75,9 @@ class PiecewiseConstantConfig(BaseConfig):
 
     kind: Literal["piecewise_constant"]
     learning_rate_boundaries: list[NonNegativeInt]
+    """Steps at which the rate changes, rising."""
     learning_rate_values: Annotated[list[NonNegativeFloat], Field(min_length=1)]
+    """The rates between the boundaries."""
 
     @model_validator(mode="after")
     def _fits(self) -> "PiecewiseConstantConfig":
@@ -90,6 +102,7 @@ class OptimizerConfig(BaseConfig):
     """The section `optimizer`."""
 
     algorithm: AdamConfig = AdamConfig()
+    """What turns gradients into steps."""
     backbone: LearningRateConfig
     """Everything that is not a tower: featurization, embeddings, vector norms, backbone."""
     towers: dict[Name, LearningRateConfig]

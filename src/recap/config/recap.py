@@ -9,14 +9,13 @@ from pydantic import Field, model_validator
 from recap.config.base import BaseConfig, Name
 from recap.config.data import DataConfig, TrainDataConfig, ValidationDataConfig
 from recap.config.features import FeaturesConfig
+from recap.config.keys import suggest
 from recap.config.metrics import MetricName
 from recap.config.model import ModelConfig, ShareNoneConfig
+from recap.config.node import Path
 from recap.config.optimizer import DEFAULT, OptimizerConfig
 from recap.config.scoring import ScoringConfig
 from recap.config.training import TrainingConfig
-
-Path = tuple[str | int, ...]
-"""Where something stands in the configuration, key by key."""
 
 
 class JobMode(StrEnum):
@@ -42,27 +41,21 @@ class RecapConfig(BaseConfig):
     """Everything a run is, from one file."""
 
     training: TrainingConfig = TrainingConfig()
+    """How long the run is, and when it logs, evaluates and saves."""
     features: FeaturesConfig
+    """What the columns of the data are."""
     model: ModelConfig
+    """The network and its tasks."""
     train_data: TrainDataConfig
+    """What to train on."""
     validation_data: dict[Name, ValidationDataConfig] = {}
     """Data sets to evaluate on, by name; each states only what differs from `train_data`."""
     optimizer: OptimizerConfig
+    """How weights move."""
     scoring: ScoringConfig = ScoringConfig()
+    """How much each probability counts."""
     which_metrics: list[MetricName] | None = Field(default=None, min_length=1)
     """Metrics to report; none given: all."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _inherit_train_data(cls, raw: Any) -> Any:
-        if not isinstance(raw, dict):
-            return raw
-        train, validation = raw.get("train_data"), raw.get("validation_data")
-        if not isinstance(train, dict) or not isinstance(validation, dict):
-            return raw
-        shared = {key: value for key, value in train.items() if key in DataConfig.model_fields}
-        sets = {name: merge(shared, stated) for name, stated in validation.items()}
-        return {**raw, "validation_data": sets}
 
     @model_validator(mode="after")
     def _sections_agree(self) -> "RecapConfig":
@@ -81,13 +74,6 @@ class RecapConfig(BaseConfig):
     def tasks(self) -> list[str]:
         """The one order of the task axis."""
         return list(self.model.tasks)
-
-
-def merge(base: Any, stated: Any) -> Any:
-    """`stated` over `base`: mappings merge key by key, everything else is replaced."""
-    if isinstance(base, dict) and isinstance(stated, dict):
-        return {**base, **{key: merge(base.get(key), value) for key, value in stated.items()}}
-    return stated
 
 
 Problems = Iterator[tuple[Path, str]]
@@ -197,12 +183,3 @@ def _has_batch_norm(config: RecapConfig) -> bool:
 
 def _unknown(name: str, what: str, known: list[str]) -> str:
     return f"{name!r} is no {what} of this configuration. {suggest(name, known)}"
-
-
-def suggest(name: str, known: list[str]) -> str:
-    """The known names, and the nearest to `name` if one is near."""
-    from difflib import get_close_matches
-
-    near = get_close_matches(name, known, n=1)
-    listed = ", ".join(known) if known else "none"
-    return f"Known: {listed}." + (f" Did you mean {near[0]!r}?" if near else "")

@@ -1,17 +1,21 @@
-"""YAML text → plain values, and where each stands. Scalars follow the YAML 1.2 core schema.
+"""YAML text ↔ values. Scalars follow the YAML 1.2 core schema.
 
 PyYAML reads YAML 1.1, where `1e-4` is a string, `no` is false and `22:30` is a number; here `1e-4` is a number
 and only `true` and `false` are booleans. No tag constructs anything but plain values.
 """
 
+import json
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
 
-from recap.config.recap import Path
-from recap.errors import ConfigError
+from recap.config.node import Node, Path, dotted
+from recap.errors import Origin, Problem
+
+_MOST_NODES = 200_000
+"""Values of one file, aliases expanded: more is an accident, or an attack."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -22,6 +26,7 @@ class _Loader(yaml.SafeLoader):
 
 _INTEGER = re.compile(r"[-+]?[0-9]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+_PREFIX = "tag:yaml.org,2002:"
 for _tag, _pattern, _first in (
     ("null", re.compile(r"~|null|Null|NULL|"), ["~", "n", "N", ""]),
     ("bool", re.compile(r"true|True|TRUE|false|False|FALSE"), list("tTfF")),
@@ -29,105 +34,172 @@ for _tag, _pattern, _first in (
     ("float", _FLOAT, list("-+.0123456789")),
     ("merge", re.compile("<<"), ["<"]),
 ):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern.pattern})$"), _first)
+    _Loader.add_implicit_resolver(f"{_PREFIX}{_tag}", re.compile(f"(?:{_pattern.pattern})$"), _first)
 
 
-def _number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int | float:
-    text = str(loader.construct_scalar(node))
-    if _INTEGER.fullmatch(text):
-        return int(text)
-    return float(text.replace(".inf", "inf").replace(".nan", "nan").lower().replace(".inf", "inf"))
+def parse(text: str, source: str, problems: list[Problem], *, located: bool = True) -> Node | None:
+    """The values of one YAML document, None if it has none or is no YAML; what is wrong is added to `problems`.
 
-
-_Loader.add_constructor("tag:yaml.org,2002:int", _number)
-_Loader.add_constructor("tag:yaml.org,2002:float", _number)
-
-
-@dataclass(frozen=True)
-class Mark:
-    """A place in a file, both counted from 1."""
-
-    line: int
-    column: int
-
-
-@dataclass(frozen=True)
-class Document:
-    """The values of a YAML text, and where every key and every value begins."""
-
-    value: Any
-    keys: dict[Path, Mark]
-    values: dict[Path, Mark]
-
-
-def parse(text: str, name: str) -> Document:
-    """Parse one YAML document; `name` is how errors call it. Raises ConfigError for syntax and duplicate keys."""
-    loader = _Loader(text)
-    keys: dict[Path, Mark] = {}
-    values: dict[Path, Mark] = {}
+    `source` is how origins call the text; not `located`: they do not count its lines.
+    """
+    loader = None
     try:
+        loader = _Loader(text)
         node = loader.get_single_node()
-        if node is None:
-            return Document(None, keys, values)
-        problems = list(_walk(node, (), keys, values, name, set()))
-        if problems:
-            raise ConfigError("\n".join(problems))
-        return Document(_unshared(loader.construct_document(node)), keys, values)
+        return _Builder(loader, source, problems, located=located).node(node, ()) if node is not None else None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        place = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
-        hint = "; indent with spaces, never with tabs" if "\\t" in str(error.problem) else ""
+        line = mark.line if mark is not None else 0
+        origin = Origin(source, line + 1, mark.column + 1) if located and mark is not None else Origin(source)
         context = f" {error.context}" if error.context else ""
-        raise ConfigError(f"{place}: not valid YAML: {error.problem}{context}{hint}") from None
+        written = text.splitlines()[line] if line < len(text.splitlines()) else ""
+        problems.append(Problem(origin, "", f"not valid YAML: {error.problem}{context}{_hint(written)}"))
     except yaml.YAMLError as error:
-        raise ConfigError(f"{name}: not valid YAML: {error}") from None
+        problems.append(Problem(Origin(source), "", f"not valid YAML: {str(error).splitlines()[0]}"))
     except RecursionError:
-        raise ConfigError(f"{name}: not valid YAML: nested too deeply") from None
+        problems.append(Problem(Origin(source), "", "not valid YAML: nested too deeply"))
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
+    return None
 
 
-def _unshared(value: Any) -> Any:
-    """A copy in which aliases are values of their own: changing one place later changes no other."""
-    if isinstance(value, dict):
-        return {key: _unshared(item) for key, item in value.items()}
-    return [_unshared(item) for item in value] if isinstance(value, list) else value
+def _hint(line: str) -> str:
+    if "\t" in line:
+        return "; indent with spaces, never with tabs"
+    return "; inside { } and [ ] write ${…} in quotes" if "${" in line else ""
 
 
-def _walk(
-    node: yaml.Node,
-    path: Path,
-    keys: dict[Path, Mark],
-    values: dict[Path, Mark],
-    name: str,
-    open_nodes: set[int],
-) -> Any:
-    """Record the marks below `node`; yield a message for each duplicate key and each key that is no string."""
-    values[path] = Mark(node.start_mark.line + 1, node.start_mark.column + 1)
-    if id(node) in open_nodes:
-        yield f"{name}:{values[path].line}:{values[path].column}: an alias stands inside its own anchor"
-        return
-    open_nodes.add(id(node))
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
+class _Builder:
+    """PyYAML's graph of nodes → ours: merges and aliases resolved, each value with its origin."""
+
+    def __init__(self, loader: _Loader, source: str, problems: list[Problem], *, located: bool) -> None:
+        self.loader, self.source, self.problems, self.located = loader, source, problems, located
+        self.open: set[int] = set()
+        self.count = 0
+
+    def node(self, node: yaml.Node, path: Path, key: Origin | None = None) -> Node:
+        """What stands at `path`."""
+        self.count += 1
+        if self.count > _MOST_NODES:
+            raise yaml.YAMLError(f"more than {_MOST_NODES:,} values once aliases are expanded")
+        origin = self._origin(node)
+        if id(node) in self.open:
+            raise yaml.MarkedYAMLError(problem="an alias stands inside its own anchor", problem_mark=node.start_mark)
+        self.open.add(id(node))
+        if isinstance(node, yaml.MappingNode):
+            built = Node(self._mapping(node, path), origin, key)
+        elif isinstance(node, yaml.SequenceNode):
+            built = Node([self.node(item, (*path, index)) for index, item in enumerate(node.value)], origin, key)
+        else:
+            built = Node(self._scalar(node), origin, key)
+        self.open.discard(id(node))
+        return built
+
+    def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Node]:
+        merged: dict[str, Node] = {}
+        stated: dict[str, Node] = {}
         for key_node, value_node in node.value:
-            mark = Mark(key_node.start_mark.line + 1, key_node.start_mark.column + 1)
-            place = f"{name}:{mark.line}:{mark.column}"
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                merged = value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]
-                for each in merged:
-                    yield from _walk(each, path, keys, values, name, open_nodes)
-                continue
-            if not isinstance(key_node, yaml.ScalarNode) or key_node.tag != "tag:yaml.org,2002:str":
-                yield f"{place}: {'.'.join(map(str, path))}: a key must be a string; quote it if it looks like a number"
-                continue
-            key = key_node.value
-            if key in seen:
-                yield f"{place}: {'.'.join(map(str, (*path, key)))}: duplicate key; keep one of them"
-            seen.add(key)
-            keys[(*path, key)] = mark
-            yield from _walk(value_node, (*path, key), keys, values, name, open_nodes)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, item in enumerate(node.value):
-            yield from _walk(item, (*path, index), keys, values, name, open_nodes)
-    open_nodes.discard(id(node))
+            origin = self._origin(key_node)
+            if key_node.tag == f"{_PREFIX}merge":
+                for source in value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]:
+                    below = self.node(source, path).value
+                    if isinstance(below, dict):
+                        merged = {**below, **merged}
+                    else:
+                        self._say(origin, path, "<< merges mappings; name the anchor of one")
+            elif not isinstance(key_node, yaml.ScalarNode) or key_node.tag != f"{_PREFIX}str":
+                self._say(origin, path, "a key must be a string; quote it if it looks like a number")
+            else:
+                name = str(key_node.value)
+                if name in stated:
+                    self._say(origin, (*path, name), "duplicate key; keep one of them")
+                stated[name] = self.node(value_node, (*path, name), origin)
+        return {**merged, **stated}
+
+    def _scalar(self, node: yaml.Node) -> Any:
+        text = str(node.value)
+        match node.tag.removeprefix(_PREFIX):
+            case "str":
+                return text
+            case "int" | "float" | "bool" | "null" if not isinstance(scalar(text), str):
+                return scalar(text)
+            case _:
+                problem = f"the tag {node.tag.replace(_PREFIX, '!!')!r} is not known here; write plain values"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+
+    def _origin(self, node: yaml.Node) -> Origin:
+        if not self.located:
+            return Origin(self.source)
+        return Origin(self.source, node.start_mark.line + 1, node.start_mark.column + 1)
+
+    def _say(self, origin: Origin, path: Path, text: str) -> None:
+        self.problems.append(Problem(origin, dotted(path), text))
+
+
+def scalar(text: str) -> str | int | float | bool | None:
+    """What a plain YAML scalar stands for."""
+    if text in ("", "~", "null", "Null", "NULL"):
+        return None
+    if text in ("true", "True", "TRUE", "false", "False", "FALSE"):
+        return text.lower() == "true"
+    if _INTEGER.fullmatch(text):
+        return int(text) if len(text) < 300 else float(text)
+    if _FLOAT.fullmatch(text):
+        return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+    return text
+
+
+_UNPRINTABLE = re.compile("[^ -~\u00a0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
+_PLAIN = re.compile(r"[A-Za-z0-9_/.][A-Za-z0-9_/.*+%=~-]*( [A-Za-z0-9_/.*+%=~-]+)*")
+_WIDTH = 100
+
+
+def render(value: Any, comments: Mapping[Path, str] | None = None) -> str:
+    """Plain values as YAML that `parse` reads back: short lists and mappings on one line, comments at their ends.
+
+    A comment stands behind the scalar, or the list of scalars, at its path.
+    """
+    lines = list(_lines(value, (), 0, comments or {}))
+    aligned = min(max((len(text) for text, comment in lines if comment), default=0), 72)
+    return "".join(f"{text:<{aligned}}  # {comment}\n" if comment else f"{text}\n" for text, comment in lines)
+
+
+def _lines(value: Any, path: Path, indent: int, comments: Mapping[Path, str]) -> Any:
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, item in items:
+        start = " " * indent + (f"{_text(key)}:" if isinstance(value, dict) else "-")
+        below = {comment for at, comment in comments.items() if at[: len(path) + 1] == (*path, key)}
+        one_line = f"{start} {render_inline(item)}"
+        nested = isinstance(item, dict) and not path  # a section always stands open
+        fits = len(one_line) <= _WIDTH and len(below) <= 1 and _depth(item) <= 3 and not nested
+        if not item or not isinstance(item, dict | list) or fits:
+            yield one_line, "; ".join(below)
+            continue
+        inner = list(_lines(item, (*path, key), indent + 2, comments))
+        if isinstance(value, dict):
+            yield start, ""
+            yield from inner
+        else:
+            yield start + inner[0][0][indent + 1 :], inner[0][1]
+            yield from inner[1:]
+
+
+def _depth(value: Any) -> int:
+    below = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + max(map(_depth, below), default=0) if isinstance(value, dict | list) else 0
+
+
+def render_inline(value: Any) -> str:
+    """Plain values as YAML on one line."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_text(key)}: {render_inline(item)}" for key, item in value.items()) + "}"
+    return "[" + ", ".join(map(render_inline, value)) + "]" if isinstance(value, list) else _text(value)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        plain = _PLAIN.fullmatch(value) and isinstance(scalar(value), str) and value != "<<"
+        quoted = json.dumps(value, ensure_ascii=False)
+        return value if plain else _UNPRINTABLE.sub(lambda found: f"\\U{ord(found[0]):08x}", quoted)
+    return "null" if value is None else json.dumps(value)

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from recap.config.data import DataConfig
 from recap.config.features import Column, FeaturesConfig, IntegerCodes
-from recap.config.recap import JobMode, RecapConfig, suggest
+from recap.config.keys import suggest
+from recap.config.recap import JobMode, RecapConfig
 from recap.data.batch import Batch
 from recap.data.vocabulary import Vocabularies
 from recap.errors import DataError

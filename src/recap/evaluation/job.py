@@ -8,7 +8,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from recap.config.recap import JobMode, RecapConfig, suggest
+from recap.config.keys import suggest
+from recap.config.recap import JobMode, RecapConfig
 from recap.data.stream import open_stream
 from recap.errors import ConfigError, InputError
 from recap.evaluation.evaluate import Evaluation, evaluate

@@ -1,5 +1,6 @@
 """A trained model, opened to score rows: the same path from rows to probabilities that training used."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,9 +33,12 @@ class Predictor:
         self.formula = ScoreFormula(model.config.scoring.weights, model.config.tasks)
 
     @classmethod
-    def open(cls, folder: Path) -> "Predictor":
-        """Open a model directory. Raises CheckpointError where it is missing or damaged."""
-        return cls(open_model(folder), start_runtime())
+    def open(cls, folder: Path, overrides: Sequence[str] = (), set_files: Sequence[str] = ()) -> "Predictor":
+        """Open a model directory, `overrides` and `set_files` laid over its configuration.
+
+        Raises CheckpointError where it is missing or damaged, ConfigError for overrides that cannot be.
+        """
+        return cls(open_model(folder, overrides, set_files), start_runtime())
 
     def predict(self, table: pa.Table, place: Place, rows_at_once: int) -> Predictions:
         """Predictions for every row of `table`, computed `rows_at_once`. Raises DataError for bad values."""

@@ -1,5 +1,6 @@
 """A model directory: `config.yaml`, `weights.safetensors`, vocabularies and a manifest; all that scoring needs."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,10 +45,13 @@ def write_model(folder: Path, model: SavedModel) -> None:
     save_file({name: tensor.contiguous() for name, tensor in model.ranker.state_dict().items()}, folder / WEIGHTS)
 
 
-def open_model(folder: Path) -> SavedModel:
-    """Verify and open a model directory. Raises CheckpointError where it is missing or damaged."""
+def open_model(folder: Path, overrides: Sequence[str] = (), set_files: Sequence[str] = ()) -> SavedModel:
+    """Verify and open a model directory, `overrides` and `set_files` laid over its configuration.
+
+    Raises CheckpointError where it is missing or damaged, ConfigError for overrides that cannot be.
+    """
     verify(folder)
-    config = load_config(folder / CONFIG)
+    config = load_config(folder / CONFIG, overrides, set_files, stored=True)
     vocabularies = load_vocabularies(config.features, folder)
     ranker = build_ranker(config, vocabularies)
     load_weights(ranker, folder)

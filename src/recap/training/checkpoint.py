@@ -2,13 +2,14 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
 
-from recap.config.load import differences, load_config
+from recap.config.load import describe_changes, differences, load_config
 from recap.config.recap import RecapConfig
 from recap.data.vocabulary import Vocabularies, load_vocabularies
 from recap.errors import CheckpointError
@@ -74,26 +75,34 @@ class Checkpoints:
         return RunState(**json.loads((folder / STATE).read_text()))
 
 
-def check_resumable(checkpoint: Path, config: RecapConfig, vocabularies: Vocabularies) -> None:
-    """Raise CheckpointError where a run began with other settings, apart from those that change no step."""
-    changes = differences(load_config(checkpoint / CONFIG), config)
-    lines = [
-        f"  {'.'.join(map(str, path))}: {old} → {new}"
-        for path, (old, new) in changes.items()
-        if path[0] not in FREE and ".".join(map(str, path[:2])) not in FREE
-    ]
-    before = load_vocabularies(config.features, checkpoint) if not lines else {}
-    lines += [
-        f"  features.discrete.{name}.vocabulary: its strings changed"
+def check_resumable(checkpoint: Path, config: RecapConfig, vocabularies: Vocabularies) -> list[str]:
+    """What differs from the configuration a run began with, a line each, when a resumed run may differ in that.
+
+    Raises CheckpointError, which lists these and those that need a new run.
+    """
+    changes = differences(load_config(checkpoint / CONFIG, stored=True), config)
+    free = {path: change for path, change in changes.items() if _is_free(path)}
+    allowed = describe_changes(free)
+    refused = describe_changes({path: change for path, change in changes.items() if path not in free})
+    before = load_vocabularies(config.features, checkpoint) if not refused else {}
+    refused += [
+        f"features.discrete.{name}.vocabulary: its strings changed"
         for name, values in before.items()
         if not values.equals(vocabularies[name])
     ]
-    if lines:
-        raise CheckpointError(
-            f"{checkpoint}: this run began with another configuration, so it cannot go on with this one:\n"
-            + "\n".join(lines)
-            + "\nUndo the change, or start a new run with another training.save_dir."
+    if refused:
+        lines = [f"{checkpoint}: this run began with another configuration. These changes need a new run:"]
+        lines += [f"  {change}" for change in refused]
+        lines += (
+            ["These are allowed in a run that is resumed:", *(f"  {change}" for change in allowed)] if allowed else []
         )
+        lines += ["Undo the former, or start a new run with another training.save_dir."]
+        raise CheckpointError("\n".join(lines))
+    return allowed
+
+
+def _is_free(path: Sequence[str | int]) -> bool:
+    return path[0] in FREE or ".".join(map(str, path[:2])) in FREE
 
 
 FREE = {

@@ -215,7 +215,8 @@ class Trainer:
                 verify(folder)
                 load_weights(self.model.ranker, folder)
             return RunState()
-        check_resumable(latest, self.config, self.model.vocabularies)
+        for change in check_resumable(latest, self.config, self.model.vocabularies):
+            self.reporter.say(f"changed since {latest.name}: {change}")
         state = self.checkpoints.restore(latest, self.model, self.optimizer)
         self.stream.load_state_dict(state.stream)
         return state

@@ -1,0 +1,82 @@
+"""A configuration before it is validated: plain values, each with its origin."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from recap.errors import Origin
+
+Path = tuple[str | int, ...]
+"""Where something stands in the configuration, key by key."""
+
+
+@dataclass
+class Node:
+    """A value, and where it was said."""
+
+    value: Any
+    """dict[str, Node], list[Node], or a scalar."""
+    origin: Origin
+    key: Origin | None = None
+    """Where the key that names it stands; none for items of lists."""
+    variables: tuple[str, ...] = ()
+    """The environment variables that a scalar was made from."""
+
+
+def node_of(value: Any, origin: Origin) -> Node:
+    """Plain values as nodes of one origin."""
+    if isinstance(value, dict):
+        return Node({key: node_of(item, origin) for key, item in value.items()}, origin, origin)
+    return Node([node_of(item, origin) for item in value] if isinstance(value, list) else value, origin, origin)
+
+
+def plain(node: Node) -> Any:
+    """The values alone; changing one place of them changes no other."""
+    if isinstance(node.value, dict):
+        return {key: plain(item) for key, item in node.value.items()}
+    return [plain(item) for item in node.value] if isinstance(node.value, list) else node.value
+
+
+def nodes_along(node: Node, path: Path) -> Iterator[Node]:
+    """The nodes from `node` down `path`, as far as there are any."""
+    yield node
+    for step in path:
+        below = dict(enumerate(node.value)) if isinstance(node.value, list) else node.value
+        if not isinstance(below, dict) or step not in below:
+            return
+        node = below[step]
+        yield node
+
+
+def node_at(node: Node, path: Path) -> Node | None:
+    """The node at `path`, if there is one."""
+    found = list(nodes_along(node, path))
+    return found[-1] if len(found) == len(path) + 1 else None
+
+
+def scalars(node: Node, path: Path = ()) -> Iterator[tuple[Path, Node]]:
+    """Every scalar below `node` with its path."""
+    if isinstance(node.value, dict):
+        for key, item in node.value.items():
+            yield from scalars(item, (*path, key))
+    elif isinstance(node.value, list):
+        for index, item in enumerate(node.value):
+            yield from scalars(item, (*path, index))
+    else:
+        yield path, node
+
+
+def dotted(path: Path) -> str:
+    """`path` as a person writes it; names with dots in quotes."""
+    return ".".join(f'"{step}"' if isinstance(step, str) and "." in step else str(step) for step in path)
+
+
+def lay_over(base: Node, stated: Node) -> Node:
+    """`stated` over `base`: mappings merge key by key; lists, scalars and mappings of another `kind` replace."""
+    if not isinstance(base.value, dict) or not isinstance(stated.value, dict):
+        return stated
+    kinds = [plain(node.value["kind"]) for node in (base, stated) if "kind" in node.value]
+    if len(kinds) == 2 and kinds[0] != kinds[1]:
+        return stated
+    merged = {key: lay_over(base.value[key], item) if key in base.value else item for key, item in stated.value.items()}
+    return Node({**base.value, **merged}, stated.origin, stated.key)

@@ -1,0 +1,87 @@
+"""What `recap config check --data` looks at: every file and column that a configuration names, without reading rows."""
+
+from collections.abc import Iterator
+
+from recap.config.data import DataConfig
+from recap.config.features import FeaturesConfig, IntegerCodes
+from recap.config.load import Resolved
+from recap.config.node import Path, dotted
+from recap.config.problems import origin_at
+from recap.config.recap import RecapConfig
+from recap.data.schema import RowEncoder
+from recap.data.sources.parquet import find_files, open_parquet
+from recap.data.vocabulary import Vocabularies, load_vocabularies
+from recap.errors import ConfigError, DataError, Problem
+
+
+def check_data(resolved: Resolved) -> None:
+    """Compare a configuration with the data it names.
+
+    Raises ConfigError with every glob that matches nothing, missing column, wrong type and unusable vocabulary, each at
+    the place of the configuration that asks for it.
+    """
+    found = list(_problems(resolved.config))
+    if found:
+        problems = [Problem(origin_at(resolved.root, path), dotted(path), str(error)) for path, error in found]
+        raise ConfigError(problems)
+
+
+Problems = Iterator[tuple[Path, DataError]]
+Parts = dict[Path, RowEncoder]
+"""An encoder for every column by itself, by the place that names the column."""
+
+
+def _problems(config: RecapConfig) -> Problems:
+    vocabularies: dict[str, object] = {}
+    for name, discrete in config.features.discrete.items():
+        try:
+            vocabularies |= load_vocabularies(FeaturesConfig(discrete={name: discrete}))
+        except DataError as error:
+            yield ("features", "discrete", name, "vocabulary"), error
+    parts = dict(_feature_parts(config.features, vocabularies))
+    data_sets: list[tuple[Path, DataConfig]] = [(("train_data",), config.train_data)]
+    data_sets += [(("validation_data", name), data) for name, data in config.validation_data.items()]
+    for path, data in data_sets:
+        labels: Parts = {(*path, "tasks", task): RowEncoder(FeaturesConfig(), {}, [task], data) for task in data.tasks}
+        if config.features.user is not None and data is config.train_data:
+            parts["features", "user"] = RowEncoder(FeaturesConfig(user=config.features.user), {}, [], data)
+        yield from _source_problems((*path, "source", "inputs"), data.source.inputs, parts, labels)
+
+
+def _source_problems(path: Path, inputs: list[str], *all_parts: Parts) -> Problems:
+    """What keeps files from serving; a part that fails is taken out: the next file would say the same."""
+    files: list[str] = []
+    for index, pattern in enumerate(inputs):
+        try:
+            files += find_files([pattern])
+        except DataError as error:
+            yield (*path, index), error
+    rows: int | None = None
+    for file in dict.fromkeys(files):
+        try:
+            opened = open_parquet(file)
+        except DataError as error:
+            yield path, error
+            continue
+        rows = (rows or 0) + opened.metadata.num_rows
+        for parts in all_parts:
+            for part, encoder in list(parts.items()):
+                try:
+                    encoder.check(opened.schema_arrow, file)
+                except DataError as error:
+                    yield part, error
+                    del parts[part]
+    if rows == 0:
+        yield path, DataError(f"not a single row in {len(files)} files")
+
+
+def _feature_parts(features: FeaturesConfig, vocabularies: Vocabularies) -> Iterator[tuple[Path, RowEncoder]]:
+    for index, column in enumerate(features.continuous):
+        yield ("features", "continuous", index), RowEncoder(FeaturesConfig(continuous=[column]), {})
+    for index, column in enumerate(features.binary):
+        yield ("features", "binary", index), RowEncoder(FeaturesConfig(binary=[column]), {})
+    for name, discrete in features.discrete.items():
+        if isinstance(discrete, IntegerCodes) or name in vocabularies:
+            yield ("features", "discrete", name), RowEncoder(FeaturesConfig(discrete={name: discrete}), vocabularies)
+    for name, width in features.vectors.items():
+        yield ("features", "vectors", name), RowEncoder(FeaturesConfig(vectors={name: width}), {})
