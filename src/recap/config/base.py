@@ -1,6 +1,8 @@
-"""What every section of the configuration shares: strictness and the common field types."""
+"""What every section of the configuration shares: strictness, the common field types, and how sections disagree."""
 
-from typing import Annotated, Any
+from collections.abc import Iterator
+from contextlib import nullcontext, suppress
+from typing import Annotated, Any, Self
 
 from pydantic import (
     BaseModel,
@@ -9,7 +11,13 @@ from pydantic import (
     Field,
     SerializerFunctionWrapHandler,
     model_serializer,
+    model_validator,
 )
+
+from recap.config.node import Path
+
+Disagreements = Iterator[tuple[Path, str]]
+"""The path of a field, from the section that tells, and what does not go together there."""
 
 
 class BaseConfig(BaseModel):
@@ -17,11 +25,51 @@ class BaseConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
+    def checks(self) -> tuple[Disagreements, ...]:
+        """What fields, each good by itself, do not agree about; asked once the whole file is read."""
+        return ()
+
     @model_serializer(mode="wrap")
     def _what_null_says(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without the nulls that say nothing: those that are the default."""
         fields = type(self).model_fields
         return {key: item for key, item in dump(self).items() if item is not None or fields[key].default is not None}
+
+
+class DisagreementError(ValueError):
+    """Fields that do not go together; `problems` lists each with its path."""
+
+    def __init__(self, problems: list[tuple[Path, str]]) -> None:
+        super().__init__("; ".join(f"{'.'.join(map(str, path))}: {text}" for path, text in problems))
+        self.problems = problems
+
+
+class WholeConfig(BaseConfig):
+    """The root of a file: refuses what its sections, and the fields of each, disagree about, all of it at once."""
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        problems = list(all_disagreements(self))
+        if problems:
+            raise DisagreementError(problems)
+        return self
+
+
+def all_disagreements(value: Any, path: Path = (), *, partly: bool = False) -> Disagreements:
+    """Those of `value` and of every section below it.
+
+    `partly`: sections may lack fields; a check ends at the first that it misses.
+    """
+    below: Any = ()
+    if isinstance(value, BaseConfig):
+        for check in value.checks():
+            with suppress(AttributeError, TypeError) if partly else nullcontext():
+                yield from (((*path, *where), text) for where, text in check)
+        below = vars(value).items()
+    elif isinstance(value, dict | list):
+        below = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, item in below:
+        yield from all_disagreements(item, (*path, key), partly=partly)
 
 
 PositiveInt = Annotated[int, Field(gt=0)]

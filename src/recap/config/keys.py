@@ -15,9 +15,9 @@ def keys_at(root: type[BaseModel], path: Path, raw: Any) -> list[str]:
     for key in path:
         is_there = isinstance(where, dict) or (isinstance(where, list) and isinstance(key, int) and key < len(where))
         where = (where.get(key) if isinstance(where, dict) else where[key]) if is_there else None
-    models = [each for each in _annotations_at(root, path) if _is_model(each)]
+    models = [each for each in _annotations_at(root, path) if is_model(each)]
     kind = where.get("kind") if isinstance(where, dict) else None
-    chosen = [model for model in models if kind is not None and kind in _kinds(model)] or models
+    chosen = [model for model in models if kind is not None and kind in kinds(model)] or models
     return list(dict.fromkeys(name for model in chosen for name in model.model_fields))
 
 
@@ -42,7 +42,7 @@ def _annotations_at(root: type[BaseModel], path: Path) -> list[Any]:
 
 def _below(annotation: Any, key: str | int) -> list[Any]:
     """The types a value under `key` of `annotation` may have."""
-    if _is_model(annotation):
+    if is_model(annotation):
         field = annotation.model_fields.get(str(key))
         return members(field.annotation) if field is not None else []
     arguments = get_args(annotation)
@@ -58,10 +58,12 @@ def members(annotation: Any) -> list[Any]:
     return [annotation]
 
 
-def _is_model(annotation: Any) -> bool:
+def is_model(annotation: Any) -> bool:
+    """Whether a type is a section of the configuration."""
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
-def _kinds(model: type[BaseModel]) -> tuple[Any, ...]:
+def kinds(model: type[BaseModel]) -> tuple[Any, ...]:
+    """The values of `kind` that mean `model`; none if it has no kind."""
     field = model.model_fields.get("kind")
     return get_args(field.annotation) if field is not None else ()

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from recap.config.base import (
     BaseConfig,
+    Disagreements,
     DropRate,
     Epsilon,
     Name,
@@ -80,6 +81,15 @@ class MaskBlockConfig(BaseConfig):
     """LayerNorm of what is masked, before it is."""
     relu: bool = False
     """ReLU after the block's LayerNorm, as in the paper; the published ranker has none."""
+
+    def checks(self) -> tuple[Disagreements, ...]:
+        """Two widths, or none."""
+        return (self._one_width(),)
+
+    def _one_width(self) -> Disagreements:
+        if (self.aggregation_size is None) == (self.reduction_factor is None):
+            found = "none" if self.aggregation_size is None else "both"
+            yield (), f"exactly one of aggregation_size and reduction_factor must be set; found {found}"
 
 
 class MaskNetConfig(BaseConfig):
@@ -166,3 +176,18 @@ class ModelConfig(BaseConfig):
     """What a tower reads."""
     tasks: Annotated[dict[Name, TaskConfig], Field(min_length=1)]
     """The tasks; their order here is the order of the task axis everywhere."""
+
+    def checks(self) -> tuple[Disagreements, ...]:
+        """A backbone that nothing reads, or none to read."""
+        return (self._backbone_is_read(),)
+
+    def _backbone_is_read(self) -> Disagreements:
+        shares_none = isinstance(self.sharing, ShareNoneConfig)
+        if shares_none and self.backbone is not None:
+            yield (
+                ("sharing",),
+                "share_none has no backbone, but model.backbone is set; "
+                "use 'sharing: {kind: share_all}' (or share_partial), or leave model.backbone out",
+            )
+        if not shares_none and self.backbone is None:
+            yield ("sharing",), f"{self.sharing.kind} needs model.backbone; add one, or use share_none"

@@ -2,10 +2,11 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from recap.config.base import (
     BaseConfig,
+    Disagreements,
     DropRate,
     Epsilon,
     Name,
@@ -61,13 +62,13 @@ class LinearRampToCosineConfig(BaseConfig):
     final_num_steps: PositiveInt
     """Step at which the cosine ends, counted from the first step of the run."""
 
-    @model_validator(mode="after")
-    def _ends_after_ramp(self) -> "LinearRampToCosineConfig":
+    def checks(self) -> tuple[Disagreements, ...]:
+        """A cosine that ends before it begins."""
+        return (self._ends_after_ramp(),)
+
+    def _ends_after_ramp(self) -> Disagreements:
         if self.final_num_steps <= self.num_ramp_steps:
-            raise ValueError(
-                f"final_num_steps ({self.final_num_steps}) must be above num_ramp_steps ({self.num_ramp_steps})"
-            )
-        return self
+            yield ("final_num_steps",), f"{self.final_num_steps} must be above num_ramp_steps ({self.num_ramp_steps})"
 
 
 class PiecewiseConstantConfig(BaseConfig):
@@ -79,17 +80,19 @@ class PiecewiseConstantConfig(BaseConfig):
     learning_rate_values: Annotated[list[NonNegativeFloat], Field(min_length=1)]
     """The rates between the boundaries."""
 
-    @model_validator(mode="after")
-    def _fits(self) -> "PiecewiseConstantConfig":
+    def checks(self) -> tuple[Disagreements, ...]:
+        """Values that do not fit the boundaries, or boundaries that do not rise."""
+        return (self._pieces_fit(),)
+
+    def _pieces_fit(self) -> Disagreements:
         boundaries, values = self.learning_rate_boundaries, self.learning_rate_values
         if len(values) != len(boundaries) + 1:
-            raise ValueError(
-                f"{len(boundaries)} learning_rate_boundaries need {len(boundaries) + 1} "
-                f"learning_rate_values, found {len(values)}"
+            yield (
+                ("learning_rate_values",),
+                f"{len(boundaries)} learning_rate_boundaries need {len(boundaries) + 1} values, found {len(values)}",
             )
         if boundaries != sorted(set(boundaries)):
-            raise ValueError(f"learning_rate_boundaries must rise, found {boundaries}")
-        return self
+            yield ("learning_rate_boundaries",), f"must rise, found {boundaries}"
 
 
 LearningRateConfig = Annotated[

@@ -1,21 +1,19 @@
 """Values → a validated model, or every problem in them with its place and what would be accepted there."""
 
-from collections import Counter
 from collections.abc import Sequence
-from copy import deepcopy
+from contextlib import suppress
 from difflib import get_close_matches
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
-from recap.config.keys import keys_at, suggest
+from recap.config.base import DisagreementError, all_disagreements
+from recap.config.keys import is_model, keys_at, kinds, members, suggest
 from recap.config.node import Node, Path, dotted, node_at, nodes_along, plain
-from recap.config.recap import CrossCheckError
 from recap.config.yaml_file import scalar
 from recap.errors import ConfigError, Origin, Problem
 
 M = TypeVar("M", bound=BaseModel)
-_NOTHING = object()
 
 
 def validate(model: type[M], root: Node, known: Sequence[Problem] = ()) -> M:
@@ -31,7 +29,9 @@ def validate(model: type[M], root: Node, known: Sequence[Problem] = ()) -> M:
             errors = error.errors(include_url=False)
         if not _retype(errors, root, values):
             found = _problems(model, errors, root, values)
-            found += _problems(model, _hidden_errors(model, errors, values), root, values)
+            # What sections disagree about, which validation asks only once each is good by itself.
+            hidden = all_disagreements(_loosely(model, values), partly=True)
+            found += [_disagreement(root, path, text) for path, text in hidden]
             break
     if known:  # what stands where a reference could not be resolved says nothing
         places = {(problem.origin, problem.path) for problem in known}
@@ -58,58 +58,38 @@ def _retype(errors: Sequence[Any], root: Node, values: Any) -> bool:
     return changed
 
 
-_STAND_INS: tuple[Any, ...] = (_NOTHING, 1024, 0.5, "stands-in")
-"""What is tried, one after the other, in the place of a value that is refused: first its default."""
+_REFUSED = object()
 
 
-def _hidden_errors(model: type[BaseModel], errors: Sequence[Any], values: Any) -> list[Any]:
-    """Disagreements between sections, which are only looked for once each section is good by itself.
-
-    So a copy of the values is mended, as far as that is clear; if it is not, the disagreements show in the next run.
-    """
-    mended, tries = deepcopy(values), Counter[Path]()
-    for _ in range(2 * len(_STAND_INS)):
-        if not all(_mend(model, item, mended, tries) for item in errors):
-            return []
-        try:
-            model.model_validate(mended)
-        except ValidationError as error:
-            errors = error.errors(include_url=False)
-        else:
-            return []
-        if all(isinstance(item.get("ctx", {}).get("error"), CrossCheckError) for item in errors):
-            return list(errors)
-    return []
+def _loosely(annotation: Any, value: Any) -> Any:
+    """`value` as validation gives it, where it can; refused values are left out, misspelt keys put right."""
+    with suppress(ValidationError, PydanticSchemaGenerationError):
+        return TypeAdapter(annotation).validate_python(value, strict=True)
+    for each in members(annotation):
+        if isinstance(value, dict) and is_model(each) and value.get("kind") in (None, *kinds(each)):
+            return _loose_section(each, value)
+        if isinstance(value, dict) and get_origin(each) is dict:
+            return {key: _or_none(_loosely(get_args(each)[1], item)) for key, item in value.items()}
+        if isinstance(value, list) and get_origin(each) is list:
+            return [_or_none(_loosely(get_args(each)[0], item)) for item in value]
+    return _REFUSED
 
 
-def _mend(model: type[BaseModel], item: Any, values: Any, tries: "Counter[Path]") -> bool:
-    """Change what one error is about; whether there is a clear way to."""
-    kind = item["type"]
-    if kind in ("model_type", "dict_type", "list_type", "model_attributes_type", "union_tag_not_found", "value_error"):
-        return False
-    *parents, last = path = _path(item["loc"], values, keep_last=kind in ("extra_forbidden", "missing"))
-    where = values
-    for step in parents:
-        where = where[step]
-    if kind == "union_tag_invalid":
-        near = get_close_matches(str(item["ctx"]["tag"]), _tags(item), n=1)
-        where[last]["kind"] = near[0] if near else None
-        return bool(near)
-    if kind == "extra_forbidden":
-        known = [key for key in keys_at(model, path[:-1], values) if key not in where]
-        near = get_close_matches(str(last), known, n=1)
-        refused = where.pop(last)
-        where.update({near[0]: refused} if near else {})
-        return True
-    tries[path] += 1 if tries[path] or (isinstance(where, dict) and kind != "missing") else 2
-    if tries[path] > len(_STAND_INS):
-        return False
-    stand_in = _STAND_INS[tries[path] - 1]
-    if stand_in is _NOTHING:
-        del where[last]
-    else:
-        where[last] = stand_in
-    return True
+def _loose_section(model: type[BaseModel], values: dict[str, Any]) -> BaseModel:
+    """A section in which what is refused is not even there: a default would say what nobody said."""
+    fields = model.model_fields
+    section = model.model_construct()
+    for key, value in values.items():
+        name = key if key in fields else next(iter(get_close_matches(key, fields.keys() - values.keys(), n=1)), None)
+        if name is not None:
+            section.__dict__[name] = _loosely(Annotated[fields[name].annotation, fields[name]], value)
+            if section.__dict__[name] is _REFUSED:
+                del section.__dict__[name]
+    return section
+
+
+def _or_none(value: Any) -> Any:
+    return None if value is _REFUSED else value
 
 
 def _tags(item: Any) -> list[str]:
@@ -121,15 +101,18 @@ def _problems(model: type[BaseModel], errors: Sequence[Any], root: Node, values:
     for item in errors:
         cause = item.get("ctx", {}).get("error")
         here = _path(item["loc"], values, keep_last=item["type"] in ("extra_forbidden", "missing"))
-        if isinstance(cause, CrossCheckError):
-            for path, text in cause.problems:
-                found.append(Problem(origin_at(root, (*here, *path)), dotted((*here, *path)), text))
+        if isinstance(cause, DisagreementError):
+            found += [_disagreement(root, path, text) for path, text in cause.problems]
             continue
         if item["type"] == "union_tag_invalid":
             here = (*here, str(item["ctx"]["discriminator"]).strip("'"))
         key = item["type"] == "extra_forbidden"
         found.append(Problem(origin_at(root, here, key=key), dotted(here), _message(model, item, here, values)))
     return found
+
+
+def _disagreement(root: Node, path: Path, text: str) -> Problem:
+    return Problem(origin_at(root, path), dotted(path), text)
 
 
 def _path(location: Sequence[str | int], values: Any, *, keep_last: bool) -> Path:

@@ -1,17 +1,16 @@
 """`RecapConfig`, the whole of what a run is, and the checks that cross its sections."""
 
-from collections.abc import Iterator
 from enum import StrEnum
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from recap.config.base import BaseConfig, Name
+from recap.config.base import Disagreements, Name, WholeConfig
 from recap.config.data import DataConfig, TrainDataConfig, ValidationDataConfig
 from recap.config.features import FeaturesConfig
 from recap.config.keys import suggest
 from recap.config.metrics import MetricName
-from recap.config.model import ModelConfig, ShareNoneConfig
+from recap.config.model import ModelConfig
 from recap.config.node import Path
 from recap.config.optimizer import DEFAULT, OptimizerConfig
 from recap.config.scoring import ScoringConfig
@@ -29,15 +28,7 @@ class JobMode(StrEnum):
     """Rows without labels, in order, once."""
 
 
-class CrossCheckError(ValueError):
-    """Sections that disagree; `problems` lists each with its place."""
-
-    def __init__(self, problems: list[tuple[Path, str]]) -> None:
-        super().__init__("; ".join(f"{'.'.join(map(str, path))}: {text}" for path, text in problems))
-        self.problems = problems
-
-
-class RecapConfig(BaseConfig):
+class RecapConfig(WholeConfig):
     """Everything a run is, from one file."""
 
     training: TrainingConfig = TrainingConfig()
@@ -57,18 +48,9 @@ class RecapConfig(BaseConfig):
     which_metrics: list[MetricName] | None = Field(default=None, min_length=1)
     """Metrics to report; none given: all."""
 
-    @model_validator(mode="after")
-    def _sections_agree(self) -> "RecapConfig":
-        problems = [
-            *_feature_problems(self),
-            *_model_problems(self),
-            *_task_problems(self),
-            *_rate_problems(self),
-            *_batch_problems(self),
-        ]
-        if problems:
-            raise CrossCheckError(problems)
-        return self
+    def checks(self) -> tuple[Disagreements, ...]:
+        """What sections do not agree about."""
+        return _feature_problems(self), _task_problems(self), _rate_problems(self), _batch_problems(self)
 
     @property
     def tasks(self) -> list[str]:
@@ -76,10 +58,7 @@ class RecapConfig(BaseConfig):
         return list(self.model.tasks)
 
 
-Problems = Iterator[tuple[Path, str]]
-
-
-def _feature_problems(config: RecapConfig) -> Problems:
+def _feature_problems(config: RecapConfig) -> Disagreements:
     features = config.features
     seen: set[str] = set()
     for name in features.inputs:
@@ -107,30 +86,7 @@ def _feature_problems(config: RecapConfig) -> Problems:
             yield ("model", "embeddings", name), _unknown(name, "discrete feature", list(features.discrete))
 
 
-def _model_problems(config: RecapConfig) -> Problems:
-    model = config.model
-    shares_none = isinstance(model.sharing, ShareNoneConfig)
-    if shares_none and model.backbone is not None:
-        yield (
-            ("model", "sharing"),
-            "share_none has no backbone, but model.backbone is set; "
-            "use 'sharing: {kind: share_all}' (or share_partial), or leave model.backbone out",
-        )
-    if not shares_none and model.backbone is None:
-        yield ("model", "sharing"), f"{model.sharing.kind} needs model.backbone; add one, or use share_none"
-    networks: list[tuple[Path, Any]] = [(("model", "backbone"), model.backbone)]
-    networks += [(("model", "tasks", name, "tower"), task.tower) for name, task in model.tasks.items()]
-    for path, network in networks:
-        for index, block in enumerate(getattr(network, "mask_blocks", [])):
-            if (block.aggregation_size is None) == (block.reduction_factor is None):
-                found = "none" if block.aggregation_size is None else "both"
-                yield (
-                    (*path, "mask_blocks", index),
-                    f"exactly one of aggregation_size and reduction_factor must be set; found {found}",
-                )
-
-
-def _task_problems(config: RecapConfig) -> Problems:
+def _task_problems(config: RecapConfig) -> Disagreements:
     data_sets: list[tuple[Path, DataConfig]] = [(("train_data",), config.train_data)]
     data_sets += [(("validation_data", name), data) for name, data in config.validation_data.items()]
     for path, data in data_sets:
@@ -148,7 +104,7 @@ def _task_problems(config: RecapConfig) -> Problems:
             yield ("scoring", "weights", task), _unknown(task, "task", config.tasks)
 
 
-def _rate_problems(config: RecapConfig) -> Problems:
+def _rate_problems(config: RecapConfig) -> Disagreements:
     towers = config.optimizer.towers
     for task in config.tasks:
         if task not in towers and DEFAULT not in towers:
@@ -161,7 +117,7 @@ def _rate_problems(config: RecapConfig) -> Problems:
             yield ("optimizer", "towers", task), _unknown(task, "task", config.tasks)
 
 
-def _batch_problems(config: RecapConfig) -> Problems:
+def _batch_problems(config: RecapConfig) -> Disagreements:
     parts, rows = config.training.gradient_accumulation or 1, config.train_data.global_batch_size
     if parts > rows:
         yield ("training", "gradient_accumulation"), f"{parts} micro-batches need at least as many rows, found {rows}"
