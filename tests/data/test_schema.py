@@ -8,7 +8,7 @@ import pytest
 import torch
 from support import feed_config, feed_table, feed_values, write_feed
 
-from recap.config.data import DataConfig, DataTaskConfig, ParquetConfig
+from recap.config.data import DataTaskConfig
 from recap.config.features import FeaturesConfig
 from recap.config.recap import JobMode
 from recap.data.schema import Place, RowEncoder
@@ -18,10 +18,9 @@ from recap.errors import DataError
 
 
 def encoder(features: dict[str, Any], tasks: dict[str, DataTaskConfig] | None = None, **kwargs: Any) -> RowEncoder:
-    labels = DataConfig(source=ParquetConfig(inputs=["*"]), tasks=tasks) if tasks is not None else None
     vocabularies = {"word": pa.array(["a", "b"])}
-    model_tasks = ["like", "share"] if labels else None
-    return RowEncoder(FeaturesConfig.model_validate(features), vocabularies, model_tasks, labels, **kwargs)
+    model_tasks = ["like", "share"] if tasks else None
+    return RowEncoder(FeaturesConfig.model_validate(features), vocabularies, model_tasks, tasks, **kwargs)
 
 
 PLACE = Place("rows.parquet", first_row=100)
@@ -194,3 +193,14 @@ def test_numbers_of_every_width_become_float32() -> None:
         values = [True, False] if pa.types.is_boolean(kind) else np.array([1, 0]).astype(kind.to_pandas_dtype())
         batch = encoder({"continuous": ["x"]}).encode(pa.table({"x": pa.array(values, kind)}), PLACE)
         assert batch.continuous.tolist() == [[1.0], [0.0]], kind
+
+
+def test_a_validation_set_needs_the_labels_of_the_tasks_it_evaluates_and_no_others(tmp_path: Path) -> None:
+    feed = write_feed(tmp_path)
+    file = feed / "validation" / "part-0.parquet"
+    pq.write_table(pq.read_table(file).drop_columns(["share"]), file)
+    chosen = {"source": {"inputs": str(file)}, "evaluation_tasks": ["like"]}
+    config = feed_config(feed, tmp_path / "run", validation_data={"validation": chosen})
+    batch = next(iter(open_stream(config, load_vocabularies(config.features), JobMode.EVALUATE, "validation")))
+    assert batch.weights is not None
+    assert batch.weights.sum(dim=0).tolist() == [64, 0]

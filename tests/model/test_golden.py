@@ -1,14 +1,18 @@
 """Agreement with the published ranker, part by part and whole, gradients included."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from model.golden import TOLERANCE, load_published, our_name, read, section
 from torch.testing import assert_close
 
-from recap.config.load import config_of
+from recap.config.load import load_config
 from recap.config.model import DoubleNormLogConfig, MaskNetConfig
+from recap.config.published.convert import import_config
 from recap.config.recap import RecapConfig
 from recap.data.batch import Batch
 from recap.model.backbones import build_backbone
@@ -62,42 +66,32 @@ def test_calibration_agrees_with_the_published_one() -> None:
         assert_close(calibrate(tensors["input/probability"][:, None], ratio)[:, 0], expected, **TOLERANCE)
 
 
-def ranker_config(meta: dict[str, Any]) -> RecapConfig:
-    """The golden ranker's configuration in our form."""
-    published = meta["model"]
-    tasks, data_tasks = {}, {}
-    for name, task in published["tasks"].items():
-        mlp = task["mlp_config"]
-        tower = {"kind": "mlp", "layer_sizes": mlp["layer_sizes"][:-1], "batch_norm": mlp.get("batch_norm")}
-        tasks[name] = {"tower": tower, "pos_weight": task["pos_weight"], "affine_map": task.get("affine_map")}
-        positive, negative = meta["rates"][name]
-        data_tasks[name] = {"pos_downsampling_rate": positive, "neg_downsampling_rate": negative}
-    backbone = published.get("backbone")
-    return config_of(
-        {
-            "features": {
-                "continuous": [{"name": "continuous", "length": 13}],
-                "binary": [{"name": "binary", "length": 5}],
-                "vectors": {"user_embedding": 6, "author_embedding": 4},
-            },
-            "model": {
-                "backbone": {"kind": "mask_net", **backbone["mask_net_config"]} if backbone else None,
-                "sharing": {"kind": published["multi_task_type"]},
-                "tasks": tasks,
-            },
-            "train_data": {"source": {"inputs": "none"}, "tasks": data_tasks},
-            "optimizer": {
-                "backbone": {"kind": "constant", "learning_rate": 0.1},
-                "towers": {"default": {"kind": "constant", "learning_rate": 0.1}},
-            },
-        }
-    )
+def ranker_config(meta: dict[str, Any], folder: Path) -> RecapConfig:
+    """The golden ranker's configuration, which is in the published form, imported."""
+    lengths = {"continuous": 13, "binary": 5, "user_embedding": 6, "author_embedding": 4}
+    schema = {"schema": [{"feature_name": name, "dtype": "float_list", "length": n} for name, n in lengths.items()]}
+    (folder / "schema.json").write_text(json.dumps(schema))
+    rates = {
+        name: {"pos_downsampling_rate": positive, "neg_downsampling_rate": negative}
+        for name, (positive, negative) in meta["rates"].items()
+    }
+    dense = {"schema_path": str(folder / "schema.json"), "features": ["author_embedding", "user_embedding"]}
+    published = {
+        "model": meta["model"],
+        "train_data": {"inputs": "none", "global_batch_size": 33, "seg_dense_schema": dense, "tasks": rates},
+        "optimizer": {"single_task_learning_rate": {"constant": 0.1}},
+    }
+    (folder / "published.yaml").write_text(yaml.safe_dump(published, sort_keys=False))
+    (folder / "ranker.yaml").write_text(import_config(str(folder / "published.yaml")).text)
+    return load_config(folder / "ranker.yaml")
 
 
 @pytest.fixture(params=["share_all", "share_none", "share_partial"])
-def published(request: pytest.FixtureRequest) -> tuple[Ranker, MultiTaskLoss, Batch, dict[str, torch.Tensor]]:
+def published(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> tuple[Ranker, MultiTaskLoss, Batch, dict[str, torch.Tensor]]:
     tensors, meta = read(f"ranker_{request.param}")
-    config = ranker_config(meta)
+    config = ranker_config(meta, tmp_path)
     assert tuple(config.tasks) == TASKS
     ranker = Ranker(config, {})
     load_published(ranker, tensors)

@@ -61,7 +61,7 @@ def make_config(backbone: str, sharing: str) -> RecapConfig:
 
 
 def make_batch(config: RecapConfig, rows: int = 40, seed: int = 0) -> Batch:
-    encoder = RowEncoder(config.features, {"language": pa.array(["en", "ja"])}, config.tasks, config.train_data)
+    encoder = RowEncoder(config.features, {"language": pa.array(["en", "ja"])}, config.tasks, config.train_data.labels)
     return encoder.encode(feed_table(rows, seed), Place("rows"))
 
 

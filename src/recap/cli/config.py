@@ -61,6 +61,24 @@ def diff(
         print(line)
 
 
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file in the published form.", show_default=False)],
+    output: Output = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Turn a file in the published form into one of ours; say what changes in meaning.
+
+    What cannot be taken over is refused, all of it at once, each with its reason; nothing is written then.
+    """
+    from recap.cli.messages import print_remarks
+    from recap.config.published.convert import import_config
+
+    imported = import_config(str(file))
+    _write(imported.text, output, overwrite=overwrite)
+    print_remarks(imported.remarks)
+
+
 @app.command()
 def schema(output: Output = None, overwrite: Overwrite = False) -> None:
     """Write the JSON Schema of a configuration, by which editors complete and check."""

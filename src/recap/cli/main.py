@@ -7,7 +7,7 @@ import typer
 
 from recap import __version__
 from recap.cli import config, data, evaluate, predict, train
-from recap.cli.failure import print_error
+from recap.cli.messages import print_error
 from recap.config.environment import hide
 from recap.errors import RecapError
 

@@ -32,6 +32,11 @@ class DataConfig(BaseConfig):
     tasks: dict[Name, DataTaskConfig]
     """The label columns."""
 
+    @property
+    def labels(self) -> dict[str, DataTaskConfig]:
+        """The label columns that a job reads, and how each was sampled."""
+        return self.tasks
+
 
 class TrainDataConfig(DataConfig):
     """The section `train_data`. Down-sampling rates here set the calibration of the model."""
@@ -47,4 +52,10 @@ class ValidationDataConfig(DataConfig):
     Down-sampling rates here weigh its examples back to the population in every metric."""
 
     evaluation_tasks: list[Name] | None = None
-    """Tasks this set evaluates; none given: all of the model's."""
+    """Tasks this set evaluates, whose labels alone it needs; none given: all of the model's."""
+
+    @property
+    def labels(self) -> dict[str, DataTaskConfig]:
+        """Those of the tasks that are evaluated."""
+        chosen = self.tasks if self.evaluation_tasks is None else self.evaluation_tasks
+        return {task: rates for task, rates in self.tasks.items() if task in chosen}

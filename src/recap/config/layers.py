@@ -7,6 +7,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path as FilePath
 
+from pydantic import BaseModel
+
 from recap.config.data import DataConfig
 from recap.config.environment import substitute
 from recap.config.keys import is_table, suggest
@@ -49,8 +51,8 @@ def inherit_train_data(root: Node) -> None:
             validation.value[name] = lay_over(Node(inherited, stated.origin, stated.key), stated)
 
 
-def read_mapping(file: str, problems: list[Problem]) -> Node:
-    """The mapping that a YAML file holds. Raises ConfigError if it holds none."""
+def read_mapping(file: str, problems: list[Problem], model: type[BaseModel] = RecapConfig) -> Node:
+    """The mapping of `model`'s sections that a YAML file holds. Raises ConfigError if it holds none."""
     try:
         text = FilePath(file).read_text(encoding="utf-8")
     except OSError as error:
@@ -63,7 +65,9 @@ def read_mapping(file: str, problems: list[Problem]) -> Node:
         raise ConfigError(problems)
     if node is None or not isinstance(node.value, dict):
         found = "nothing" if node is None or node.value is None else _kind(node)
-        raise ConfigError(f"{file}:1:1: expected a mapping of sections ({_sections()}), found {found}")
+        raise ConfigError(
+            f"{file}:1:1: expected a mapping of sections ({', '.join(model.model_fields)}), found {found}"
+        )
     return node
 
 
@@ -164,7 +168,3 @@ def _kind(node: Node) -> str:
     if isinstance(node.value, dict | list):
         return "a mapping" if isinstance(node.value, dict) else "a list"
     return "null" if node.value is None else f"the value {node.value!r}"
-
-
-def _sections() -> str:
-    return ", ".join(RecapConfig.model_fields)

@@ -5,7 +5,7 @@ from contextlib import suppress
 from difflib import get_close_matches
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, PydanticSchemaGenerationError, TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from recap.config.base import DisagreementError, all_disagreements
 from recap.config.keys import is_model, keys_at, kinds, members, suggest
@@ -37,7 +37,7 @@ def validate(model: type[M], root: Node, known: Sequence[Problem] = ()) -> M:
         places = {(problem.origin, problem.path) for problem in known}
         found = [problem for problem in found if (problem.origin, problem.path) not in places]
     if validated is None or known:
-        raise ConfigError(_in_order([*known, *found]))
+        raise ConfigError(in_order([*known, *found]))
     return validated
 
 
@@ -63,7 +63,7 @@ _REFUSED = object()
 
 def _loosely(annotation: Any, value: Any) -> Any:
     """`value` as validation gives it, where it can; refused values are left out, misspelt keys put right."""
-    with suppress(ValidationError, PydanticSchemaGenerationError):
+    with suppress(ValidationError):
         return TypeAdapter(annotation).validate_python(value, strict=True)
     for each in members(annotation):
         if isinstance(value, dict) and is_model(each) and value.get("kind") in (None, *kinds(each)):
@@ -147,7 +147,7 @@ def origin_at(root: Node, path: Path, *, key: bool = False) -> Origin:
     return node.origin
 
 
-def _in_order(problems: Sequence[Problem]) -> list[Problem]:
+def in_order(problems: Sequence[Problem]) -> list[Problem]:
     """Each once: those of files from top to bottom, file by file, then those of overrides."""
     sources = list(dict.fromkeys(problem.origin.source for problem in problems))
     once: dict[tuple[Origin, str], Problem] = {}

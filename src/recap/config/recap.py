@@ -1,5 +1,6 @@
 """`RecapConfig`, the whole of what a run is, and the checks that cross its sections."""
 
+from collections.abc import Iterator
 from enum import StrEnum
 from typing import Any
 
@@ -57,6 +58,11 @@ class RecapConfig(WholeConfig):
         """The one order of the task axis."""
         return list(self.model.tasks)
 
+    def data_sets(self) -> Iterator[tuple[Path, DataConfig]]:
+        """Every data set, with its path: the one to train on, then those to validate on."""
+        yield ("train_data",), self.train_data
+        yield from ((("validation_data", name), data) for name, data in self.validation_data.items())
+
 
 def _feature_problems(config: RecapConfig) -> Disagreements:
     features = config.features
@@ -87,9 +93,7 @@ def _feature_problems(config: RecapConfig) -> Disagreements:
 
 
 def _task_problems(config: RecapConfig) -> Disagreements:
-    data_sets: list[tuple[Path, DataConfig]] = [(("train_data",), config.train_data)]
-    data_sets += [(("validation_data", name), data) for name, data in config.validation_data.items()]
-    for path, data in data_sets:
+    for path, data in config.data_sets():
         chosen = data.evaluation_tasks if isinstance(data, ValidationDataConfig) else None
         for task in config.tasks if chosen is None else chosen:
             if task not in config.model.tasks:

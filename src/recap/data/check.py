@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 
-from recap.config.data import DataConfig
 from recap.config.features import FeaturesConfig, IntegerCodes
 from recap.config.load import Resolved
 from recap.config.node import Path, dotted
@@ -39,12 +38,10 @@ def _problems(config: RecapConfig) -> Problems:
         except DataError as error:
             yield ("features", "discrete", name, "vocabulary"), error
     parts = dict(_feature_parts(config.features, vocabularies))
-    data_sets: list[tuple[Path, DataConfig]] = [(("train_data",), config.train_data)]
-    data_sets += [(("validation_data", name), data) for name, data in config.validation_data.items()]
-    for path, data in data_sets:
-        labels: Parts = {(*path, "tasks", task): RowEncoder(FeaturesConfig(), {}, [task], data) for task in data.tasks}
+    for path, data in config.data_sets():
+        labels = {(*path, "tasks", task): RowEncoder(FeaturesConfig(), {}, [task], data.labels) for task in data.labels}
         if config.features.user is not None and data is config.train_data:
-            parts["features", "user"] = RowEncoder(FeaturesConfig(user=config.features.user), {}, [], data)
+            parts["features", "user"] = RowEncoder(FeaturesConfig(user=config.features.user), {}, [], {})
         yield from _source_problems((*path, "source", "inputs"), data.source.inputs, parts, labels)
 
 

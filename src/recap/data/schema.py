@@ -1,5 +1,6 @@
 """Rows of a table → `Batch`. Checks what the columns hold; errors name file, column and row."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
@@ -11,7 +12,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from recap.config.data import DataConfig
+from recap.config.data import DataConfig, DataTaskConfig
 from recap.config.features import Column, FeaturesConfig, IntegerCodes
 from recap.config.keys import suggest
 from recap.config.recap import JobMode, RecapConfig
@@ -41,11 +42,14 @@ class RowEncoder:
         features: FeaturesConfig,
         vocabularies: Vocabularies,
         tasks: list[str] | None = None,
-        labels: DataConfig | None = None,
+        labels: Mapping[str, DataTaskConfig] | None = None,
         *,
         weigh_samples: bool = False,
     ) -> None:
-        """`tasks` and `labels` given: batches carry labels [B, T]; weights undo sampling if `weigh_samples`."""
+        """`labels` given, those of some of `tasks`: batches carry labels [B, T].
+
+        `weigh_samples`: weights undo the sampling that `labels` tell.
+        """
         self.features = features
         self.vocabularies = vocabularies
         self.tasks = tasks or []
@@ -62,14 +66,15 @@ class RowEncoder:
         """
         if mode is JobMode.INFERENCE:
             return cls(config.features, vocabularies)
-        return cls(config.features, vocabularies, config.tasks, data, weigh_samples=mode is JobMode.EVALUATE)
+        labels = data.labels if data is not None else None
+        return cls(config.features, vocabularies, config.tasks, labels, weigh_samples=mode is JobMode.EVALUATE)
 
     @property
     def columns(self) -> list[str]:
         """The columns this encoder reads, each once."""
         names = list(self.features.inputs)
         if self.labels is not None:
-            names += [task for task in self.tasks if task in self.labels.tasks]
+            names += [task for task in self.tasks if task in self.labels]
             names += [self.features.user] if self.features.user is not None else []
         return list(dict.fromkeys(names))
 
@@ -145,7 +150,7 @@ class RowEncoder:
         assert self.labels is not None
         labels = np.zeros((table.num_rows, len(self.tasks)), np.float32)
         for position, task in enumerate(self.tasks):
-            if task not in self.labels.tasks:
+            if task not in self.labels:
                 continue
             values = self._numeric(table, Column(name=task), place, null=np.nan)
             _check_zero_or_one(values, task, place, "a label must be 0 or 1")
@@ -157,10 +162,10 @@ class RowEncoder:
         assert self.labels is not None
         weights = torch.ones_like(labels)
         for position, task in enumerate(self.tasks):
-            if task not in self.labels.tasks:
+            if task not in self.labels:
                 weights[:, position] = 0.0
             elif self.weigh_samples:
-                rates = self.labels.tasks[task]
+                rates = self.labels[task]
                 label = labels[:, position]
                 weights[:, position] = label / rates.pos_downsampling_rate + (1 - label) / rates.neg_downsampling_rate
         return weights

@@ -1,6 +1,7 @@
-"""How an error looks: plain lines for tools; on a terminal, with colour and the line it is about."""
+"""How errors and remarks look: plain lines for tools; on a terminal, with colour and the line each is about."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from recap.config.environment import hide
@@ -9,21 +10,31 @@ from recap.errors import ConfigError, Problem, RecapError
 
 def print_error(error: RecapError) -> None:
     """Print an error to standard error, secrets hidden."""
-    problems = error.problems if isinstance(error, ConfigError) else ()
-    if not problems or not sys.stderr.isatty():
+    if isinstance(error, ConfigError) and error.problems:
+        _print(error.problems, "problem", "nothing was done", "red")
+    else:
         print(hide(str(error)), file=sys.stderr)
+
+
+def print_remarks(remarks: Sequence[Problem]) -> None:
+    """Print to standard error what a person should know of work that was done."""
+    _print(remarks, "remark", "please read them", "yellow")
+
+
+def _print(problems: Sequence[Problem], what: str, end: str, colour: str) -> None:
+    if not sys.stderr.isatty():
+        print(hide("\n".join(map(str, problems))), file=sys.stderr)
         return
     import rich.console
 
     console = rich.console.Console(stderr=True, highlight=False, soft_wrap=True)
     for problem in problems:
-        for text, style in _parts(problem):
+        for text, style in _parts(problem, colour):
             console.print(hide(text), style=style, markup=False, end="")
-    plural = "s" if len(problems) > 1 else ""
-    console.print(f"{len(problems)} problem{plural}; nothing was done", style="bold red")
+    console.print(f"{len(problems)} {what}{'s' if len(problems) > 1 else ''}; {end}", style=f"bold {colour}")
 
 
-def _parts(problem: Problem) -> list[tuple[str, str]]:
+def _parts(problem: Problem, colour: str) -> list[tuple[str, str]]:
     """The pieces of a problem with their styles."""
     parts = [(f"{problem.origin}: ", "bold"), (f"{problem.path}: " if problem.path else "", "bold cyan")]
     parts.append((f"{problem.text}\n", ""))
@@ -32,7 +43,7 @@ def _parts(problem: Problem) -> list[tuple[str, str]]:
         column = problem.origin.column - 1
         number = f"{problem.origin.line:>5} │ "
         parts += [(number, "dim"), (f"{written}\n", ""), (" " * 5 + " │ " + " " * column, "dim")]
-        parts.append(("^" * _width(written[column:]) + "\n\n", "bold red"))
+        parts.append(("^" * _width(written[column:]) + "\n\n", f"bold {colour}"))
     return parts
 
 

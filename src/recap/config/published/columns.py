@@ -1,0 +1,70 @@
+"""The columns of a data set in the published form: under which names they are stored, and how long they are."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path as FilePath
+from typing import Any
+
+from recap.config.node import Path
+from recap.config.published.form import Data
+
+Say = Callable[[Path, str], None]
+"""Takes a path and what is to be said of it."""
+
+VECTORS = ("user_embedding", "user_eng_embedding", "author_embedding")
+"""The pretrained vectors that the published model knows by name, in the order of its input."""
+LENGTHS = {"continuous": 6000, "binary": 512, **dict.fromkeys(VECTORS, 200)}
+"""The published layout, for a schema that is not at hand."""
+_USER = ("meta.user_id", "meta__user_id")
+
+
+def find_columns(data: Data, path: Path, remark: Say, refuse: Say) -> dict[str, Any]:
+    """The section `features` for the data set whose `seg_dense_schema` is at `path`.
+
+    A renamed feature is the column it is stored in. Every feature that the model does not read is carried.
+    """
+    said = data.seg_dense_schema
+    schema = _read_schema(FilePath(said.schema_path), (*path, "schema_path"), remark, refuse)
+    columns = {name: name for name in said.features} | said.renamed_features
+    for name in ("continuous", "binary"):
+        if name not in columns and (schema is None or name in schema):
+            columns[name] = name
+    if columns.pop("discrete", None) is not None:
+        remark(path, "discrete is left out: nothing in the model reads it")
+    for task in data.tasks.keys() & said.renamed_features.keys():
+        refuse((*path, "renamed_features", task), "not built yet: a label column has the name of its task")
+    found: dict[str, Any] = {}
+    for name in ("continuous", "binary"):
+        if name in columns:
+            length = _length(name, columns[name], schema, path, refuse)
+            found[name] = [{"name": columns[name], "length": length}]
+    vectors = [name for name in VECTORS if name in columns]
+    found["vectors"] = {columns[name]: _length(name, columns[name], schema, path, refuse) for name in vectors}
+    carried = {name: column for name, column in columns.items() if name not in LENGTHS}
+    users = [column for name, column in carried.items() if name in _USER or column in _USER]
+    found["ids"] = [column for column in carried.values() if column not in users[:1]]
+    found["user"] = users[0] if users else None
+    return found
+
+
+def _read_schema(file: FilePath, path: Path, remark: Say, refuse: Say) -> dict[str, Any] | None:
+    """Column → its entry in the schema file; nothing where that is not at hand."""
+    try:
+        return {entry["feature_name"]: entry for entry in json.loads(file.read_text(encoding="utf-8"))["schema"]}
+    except OSError as error:
+        known = ", ".join(f"{name} {length}" for name, length in LENGTHS.items())
+        remark(path, f"{file} cannot be read ({error.strerror}); lengths are those of the published layout: {known}")
+    except (ValueError, KeyError, TypeError):
+        refuse(path, f'{file}: expected JSON {{"schema": [{{"feature_name": …, "dtype": …, "length": …}}, …]}}')
+    return None
+
+
+def _length(name: str, column: str, schema: dict[str, Any] | None, path: Path, refuse: Say) -> int:
+    if schema is None:
+        return LENGTHS[name]
+    length = schema[column].get("length") if column in schema else None
+    if isinstance(length, int) and length > 0:
+        return length
+    found = f"has length {length!r}" if column in schema else "is not there"
+    refuse((*path, "schema_path"), f"{column!r} {found} in the schema; {name} needs a column of fixed length")
+    return 1

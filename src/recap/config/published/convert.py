@@ -1,0 +1,342 @@
+"""A file in the published form → one of ours, with a remark on all that changes in meaning."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path as FilePath
+from typing import Any
+
+from recap.config.base import SMALLEST_EPSILON
+from recap.config.environment import substitute
+from recap.config.layers import inherit_train_data, read_mapping
+from recap.config.node import Node, Path, dotted, node_at, node_of, plain
+from recap.config.optimizer import DEFAULT
+from recap.config.problems import in_order, origin_at, validate
+from recap.config.published.columns import find_columns
+from recap.config.published.form import METRIC_ALIASES, Data, Mlp, PublishedConfig, TaskModel, metric_names
+from recap.config.recap import RecapConfig
+from recap.config.yaml_file import render
+from recap.errors import Problem
+
+_TRAINING = {
+    "num_train_steps": "exactly so many steps; the published code did one more",
+    "num_eval_steps": "below 0 is the whole data set; the published code did not keep that",
+    "checkpoint_every_n": "holds by itself; the published code saved only where a logging step coincided",
+    "checkpoint_max_to_keep": "holds; the published code never read it",
+    "eval_log_every_n": "holds; the published code never read it",
+    "gradient_accumulation": "every micro-batch counts; the published code dropped all but the last two",
+}
+_KNOBS = (
+    "file_batch_size",
+    "dataset_service_compression",
+    "map_num_parallel_calls",
+    "interleave_num_parallel_calls",
+)
+"""Fields that tune the published reader and change no result."""
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A configuration in our form, and what reads differently in it, each with its place in the published file."""
+
+    text: str
+    remarks: Sequence[Problem]
+
+
+def import_config(file: str) -> Imported:
+    """Turn a file in the published form into one that `load_config` reads.
+
+    References to the environment stay. Raises ConfigError with every mistake and every field that cannot be taken
+    over, each with its place and the reason.
+    """
+    problems: list[Problem] = []
+    raw = read_mapping(file, problems, PublishedConfig)
+    root = deepcopy(raw)
+    substitute(root, problems)
+    published = validate(PublishedConfig, root, problems)
+    converter = _Converter(raw, root, published)
+    ours = converter.whole()
+    checked = deepcopy(ours)
+    substitute(checked, converter.problems)
+    inherit_train_data(checked)
+    validate(RecapConfig, checked, converter.problems)
+    text = f"# From {FilePath(file).name}, a file in the published form.\n{render(plain(ours))}"
+    return Imported(text, in_order(converter.remarks))
+
+
+@dataclass
+class _Converter:
+    """Builds our tree; what is copied from the published one keeps its origin and its references."""
+
+    raw: Node
+    root: Node
+    published: PublishedConfig
+    problems: list[Problem] = field(default_factory=list)
+    remarks: list[Problem] = field(default_factory=list)
+
+    def whole(self) -> Node:
+        """Everything."""
+        published = self.published
+        sections = {
+            "training": self._training(),
+            "features": self._features(),
+            "model": self._model(),
+            "train_data": self._train_data(),
+            "validation_data": self._validation_data(),
+            "optimizer": self._optimizer(),
+        }
+        self._remark(("model",), "scoring.weights is not said in the published form; add it, or every score is 0")
+        if published.which_metrics is not None:
+            names = [METRIC_ALIASES[name] for name in metric_names(published.which_metrics)]
+            sections["which_metrics"] = self._made(names, ("which_metrics",))
+        return self._mapping((), sections)
+
+    # What is written.
+
+    def _mapping(self, path: Path, entries: Mapping[str, Node | None]) -> Node:
+        """A mapping of those entries that are there."""
+        origin = origin_at(self.raw, path, key=True)
+        return Node({key: entry for key, entry in entries.items() if entry is not None}, origin, origin)
+
+    def _made(self, value: Any, path: Path) -> Node:
+        """A value that stands for what is at `path`."""
+        return node_of(value, origin_at(self.raw, path))
+
+    def _copied(self, path: Path) -> Node | None:
+        """What is at `path`, as it is written, without what is null."""
+        node = node_at(self.raw, path)
+        return None if node is None or node.value is None else _without_nulls(deepcopy(node))
+
+    def _copies(self, path: Path, *names: str) -> dict[str, Node | None]:
+        return {name: self._copied((*path, name)) for name in names}
+
+    def _remark(self, path: Path, text: str) -> None:
+        self.remarks.append(Problem(origin_at(self.raw, path, key=True), dotted(path), text))
+
+    def _refuse(self, path: Path, text: str) -> None:
+        self.problems.append(Problem(origin_at(self.raw, path), dotted(path), text))
+
+    def _stated(self, path: Path) -> bool:
+        node = node_at(self.raw, path)
+        return node is not None and node.value is not None
+
+    # The sections, in the order of ours.
+
+    def _training(self) -> Node | None:
+        for name, text in _TRAINING.items():
+            if self._stated(("training", name)):
+                self._remark(("training", name), text)
+        return self._copied(("training",))
+
+    def _features(self) -> Node:
+        path: Path = ("train_data", "seg_dense_schema")
+        columns = find_columns(self.published.train_data, path, self._remark, self._refuse)
+        entries = {name: self._made(value, path) for name, value in columns.items() if value}
+        return self._mapping(path, entries)
+
+    def _model(self) -> Node:
+        model = self.published.model
+        self._remark(("model", "tasks"), "heads and labels are matched by name; the published code matched by position")
+        towers = {name: self._task(("model", "tasks", name), task) for name, task in model.tasks.items()}
+        backbone: Node | None = None
+        if model.backbone is not None:
+            path: Path = ("model", "backbone")
+            kind, entries = self._network(path, model.backbone)
+            backbone = self._mapping(path, {"kind": self._made(kind, path), **entries})
+        return self._mapping(
+            ("model",),
+            {
+                "featurization": self._featurization(),
+                "backbone": backbone,
+                "sharing": self._made({"kind": model.multi_task_type}, ("model", "multi_task_type")),
+                "tasks": self._mapping(("model", "tasks"), towers),
+            },
+        )
+
+    def _featurization(self) -> Node | None:
+        path: Path = ("model", "featurization_config", "double_norm_log_config")
+        if self.published.model.featurization_config is None:
+            self._remark(("model",), "no featurization_config is given; double_norm_log with its defaults is taken")
+            return None
+        said = self.published.model.featurization_config.double_norm_log_config
+        assert said is not None  # the others are refused
+        norm, norm_path = said.layer_norm_config, (*path, "layer_norm_config")
+        layer_norm: Node | None = None
+        if norm is not None:
+            copied = self._copied((*norm_path, "epsilon"))
+            layer_norm = self._mapping(
+                norm_path,
+                {
+                    "epsilon": self._accepted_epsilon((*norm_path, "epsilon"), norm.epsilon, copied),
+                    "affine": self._made(norm.center, (*norm_path, "center")),
+                },
+            )
+        return self._mapping(
+            path,
+            {
+                "kind": self._made("double_norm_log", path),
+                "batch_norm": self._copied((*path, "batch_norm_config")) or self._made(None, path),
+                "clip_magnitude": self._copied((*path, "clip_magnitude")),
+                "layer_norm": layer_norm or self._made(None, path),
+            },
+        )
+
+    def _accepted_epsilon(self, path: Path, value: float, copied: Node | None) -> Node | None:
+        """An epsilon that keeps a division finite."""
+        if value >= SMALLEST_EPSILON:
+            return copied
+        self._remark(path, f"{value:g} becomes {SMALLEST_EPSILON:g}, the smallest accepted: it keeps a division finite")
+        return self._made(SMALLEST_EPSILON, path)
+
+    def _task(self, path: Path, task: TaskModel) -> Node:
+        kind, entries = self._network(path, task, to_logit=True)
+        tower = self._mapping(path, {"kind": self._made(kind, path), **entries})
+        return self._mapping(path, {"tower": tower, **self._copies(path, "affine_map", "pos_weight")})
+
+    def _network(self, path: Path, said: TaskModel, *, to_logit: bool = False) -> tuple[str, dict[str, Node | None]]:
+        """Kind and fields of a network; `to_logit`: without the last layer, which every tower of ours has."""
+        if said.mlp_config is not None:
+            return "mlp", self._mlp((*path, "mlp_config"), said.mlp_config, to_logit=to_logit)
+        net, path = said.mask_net_config, (*path, "mask_net_config")
+        assert net is not None  # the others are refused
+        entries = self._copies(path, "mask_blocks", "use_parallel")
+        if net.mlp is not None and not (to_logit and net.mlp.sizes == [1]):
+            mlp_path: Path = (*path, "mlp")
+            mlp = self._mlp(mlp_path, net.mlp, to_logit=to_logit)
+            if to_logit:  # what was a hidden layer is the last one here, and keeps its ReLU
+                mlp["final_layer_activation"] = self._made(True, mlp_path)
+            entries["mlp"] = self._mapping(mlp_path, mlp)
+        return "mask_net", entries
+
+    def _mlp(self, path: Path, said: Mlp, *, to_logit: bool) -> dict[str, Node | None]:
+        sizes = self._copied((*path, "layer_sizes"))
+        if sizes is None:
+            items = [self._copied((*path, "layers", index, "layer_size")) for index in range(len(said.sizes))]
+            sizes = Node(items, origin_at(self.raw, (*path, "layers")))
+        if to_logit:
+            sizes.value = sizes.value[:-1]
+        names = ("batch_norm", "dropout") + (() if to_logit else ("final_layer_activation",))
+        return {"layer_sizes": sizes, **self._copies(path, *names)}
+
+    def _train_data(self) -> Node:
+        path: Path = ("train_data",)
+        data = self.published.train_data
+        heads = self.published.model.tasks
+        unread = [task for task in data.tasks if task not in heads]
+        if unread:
+            self._remark((*path, "tasks"), f"labels that no head predicts are left out: {', '.join(unread)}")
+        if any(task.pos_downsampling_rate != 1 or task.neg_downsampling_rate != 1 for task in data.tasks.values()):
+            text = "sampling rates calibrate the probabilities; they do not weigh examples too, which corrects twice"
+            self._remark((*path, "tasks"), text)
+        self._remark((*path, "inputs"), "Parquet is read, not TFRecord: convert the files, columns named as they were")
+        self._remark_reading(path, data)
+        if data.evaluation_tasks:
+            self._remark((*path, "evaluation_tasks"), "left out: training evaluates the validation sets alone")
+        labels = {task: self._copied((*path, "tasks", task)) for task in data.tasks if task in heads}
+        shuffle = self._copied((*path, "examples_shuffle_buffer_size"))
+        return self._mapping(
+            path,
+            {
+                "source": self._mapping(path, {"kind": self._made("parquet", path), **self._copies(path, "inputs")}),
+                "global_batch_size": self._copied((*path, "global_batch_size")),
+                "tasks": self._mapping((*path, "tasks"), labels),
+                "shuffle_window_rows": shuffle or self._made(data.examples_shuffle_buffer_size, path),
+            },
+        )
+
+    def _remark_reading(self, path: Path, data: Data) -> None:
+        for name in _KNOBS:
+            if self._stated((*path, name)):
+                self._remark((*path, name), "left out, it means nothing here: it tunes the published reader")
+        train = path == ("train_data",)
+        if self._stated((*path, "examples_shuffle_buffer_size")):
+            text = "row groups are shuffled over the whole epoch, and rows in windows of whole row groups of this size"
+            self._remark((*path, "examples_shuffle_buffer_size"), text if train else "left out: read in order")
+        if data.repeat_files and not train and self._stated((*path, "repeat_files")):
+            self._remark((*path, "repeat_files"), "left out: an evaluation reads each row once at most")
+
+    def _validation_data(self) -> Node | None:
+        sets = self.published.validation_data
+        if not sets:
+            return None
+        made = {name: self._validation_set(("validation_data", name), data) for name, data in sets.items()}
+        return self._mapping(("validation_data",), made)
+
+    def _validation_set(self, path: Path, data: Data) -> Node:
+        """What differs from `train_data`, which a validation set inherits."""
+        train, heads = self.published.train_data, self.published.model.tasks
+        self._remark_reading(path, data)
+        tasks = dict(self._rates_that_differ(path, data))
+        batch = self._copied((*path, "global_batch_size"))
+        evaluated = data.evaluation_tasks or list(data.tasks)
+        chosen = [task for task in heads if task in evaluated]
+        if data.evaluation_tasks and len(chosen) < len(evaluated):
+            headless = ", ".join(task for task in evaluated if task not in heads)
+            self._remark((*path, "evaluation_tasks"), f"left out, as no head predicts them: {headless}")
+        return self._mapping(
+            path,
+            {
+                "source": None if data.inputs == train.inputs else self._mapping(path, self._copies(path, "inputs")),
+                "global_batch_size": None if data.global_batch_size == train.global_batch_size else batch,
+                "tasks": self._mapping((*path, "tasks"), tasks) if tasks else None,
+                "evaluation_tasks": None if len(chosen) == len(heads) else self._made(chosen, path),
+            },
+        )
+
+    def _rates_that_differ(self, path: Path, data: Data) -> Iterator[tuple[str, Node]]:
+        for task, rates in data.tasks.items():
+            before = self.published.train_data.tasks.get(task)
+            if task not in self.published.model.tasks:
+                continue
+            task_path = (*path, "tasks", task)
+            changed = {
+                name: self._copied((*task_path, name)) or self._made(value, task_path)
+                for name, value in rates
+                if before is None or value != getattr(before, name)
+            }
+            if changed or before is None:
+                yield task, self._mapping(task_path, changed)
+
+    def _optimizer(self) -> Node:
+        said = self.published.optimizer
+        path: Path = ("optimizer",)
+        adam_path: Path = ("optimizer", "adam")
+        adam = self._copies(adam_path, "beta_1", "beta_2", "epsilon")
+        adam["epsilon"] = self._accepted_epsilon((*adam_path, "epsilon"), said.adam.epsilon, adam["epsilon"])
+        algorithm = self._mapping(adam_path, {"kind": self._made("adam", adam_path), **adam})
+        if said.multi_task_learning_rates is None:
+            one = self._rate((*path, "single_task_learning_rate"))
+            self._remark((*path, "single_task_learning_rate"), "one rate for everything: the backbone and every tower")
+            towers = self._mapping(path, {DEFAULT: deepcopy(one)})
+            return self._mapping(path, {"algorithm": algorithm, "backbone": one, "towers": towers})
+        path = (*path, "multi_task_learning_rates")
+        backbone_path, tower_path = (*path, "backbone_learning_rate"), (*path, "tower_learning_rates")
+        if said.multi_task_learning_rates.backbone_learning_rate is not None:
+            backbone = self._rate(backbone_path)
+        else:
+            backbone = self._made({"kind": "constant", "learning_rate": 0.0}, path)
+            self._remark(path, "no backbone_learning_rate: what is no tower stays as it starts")
+        rates = said.multi_task_learning_rates.tower_learning_rates
+        towers = self._mapping(tower_path, {task: self._rate((*tower_path, task)) for task in rates})
+        return self._mapping(path, {"algorithm": algorithm, "backbone": backbone, "towers": towers})
+
+    def _rate(self, path: Path) -> Node:
+        """The one schedule that is set."""
+        node = node_at(self.raw, path)
+        assert node is not None
+        (kind,) = (name for name, item in node.value.items() if item.value is not None)
+        if kind == "constant":
+            fields: dict[str, Node | None] = {"learning_rate": self._copied((*path, kind))}
+        else:
+            copied = self._copied((*path, kind))
+            assert copied is not None
+            fields = dict(copied.value)
+        return self._mapping((*path, kind), {"kind": self._made(kind, path), **fields})
+
+
+def _without_nulls(node: Node) -> Node:
+    if isinstance(node.value, dict):
+        node.value = {key: _without_nulls(item) for key, item in node.value.items() if item.value is not None}
+    elif isinstance(node.value, list):
+        node.value = [_without_nulls(item) for item in node.value]
+    return node
