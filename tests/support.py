@@ -1,5 +1,6 @@
 """A small feed on disk and a configuration that reads it; what several tests start from."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pyarrow.parquet as pq
 
 from recap.config.load import config_of
 from recap.config.recap import RecapConfig
+from recap.tracking import Record
 
 TASKS = ("like", "share")
 LANGUAGES = ("en", "ja", "pt")
@@ -114,3 +116,35 @@ def feed_config(folder: Path, save_dir: Path, **sections: dict[str, Any]) -> Rec
     for section, changes in sections.items():
         values[section] = {**values[section], **changes}
     return config_of(values)
+
+
+class Recorder:
+    """A reporter that remembers, and can act after a step."""
+
+    def __init__(self, after_step: Mapping[int, Any] | None = None) -> None:
+        self.after_step = dict(after_step or {})
+        self.steps: list[int] = []
+        self.losses: list[float] = []
+        self.evaluated_at: list[tuple[int, str]] = []
+        self.logged_at: list[int] = []
+        self.said: list[str] = []
+
+    def start(self, config: RecapConfig, step: int, train_rows: int) -> None:
+        self.began_after = step
+
+    def advance(self, step: int, loss: float, examples: int) -> None:
+        self.steps.append(step)
+        self.losses.append(loss)
+        self.after_step.get(step, lambda: None)()
+
+    def logged(self, record: Record) -> None:
+        self.logged_at.append(int(record["step"] or 0))
+
+    def evaluated(self, step: int, split: str, evaluation: Mapping[str, Mapping[str, float]]) -> None:
+        self.evaluated_at.append((step, split))
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def stop(self) -> None:
+        self.stopped = True

@@ -1,53 +1,19 @@
 import json
 import os
 import signal
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from support import feed_config, write_feed
+from support import Recorder, feed_config, write_feed
 from torch.testing import assert_close
 
 from recap.config.recap import RecapConfig
 from recap.errors import CheckpointError, DataError, RunError
 from recap.model.saved import checkpoint_path, checkpoint_steps, find_model_dir, open_model
-from recap.tracking import Record
 from recap.training.trainer import Interrupted, train
-
-
-class Recorder:
-    """A reporter that remembers, and can act after a step."""
-
-    def __init__(self, after_step: Mapping[int, Any] | None = None) -> None:
-        self.after_step = dict(after_step or {})
-        self.steps: list[int] = []
-        self.losses: list[float] = []
-        self.evaluated_at: list[tuple[int, str]] = []
-        self.logged_at: list[int] = []
-        self.said: list[str] = []
-
-    def start(self, config: RecapConfig, step: int, train_rows: int) -> None:
-        self.began_after = step
-
-    def advance(self, step: int, loss: float, examples: int) -> None:
-        self.steps.append(step)
-        self.losses.append(loss)
-        self.after_step.get(step, lambda: None)()
-
-    def logged(self, record: Record) -> None:
-        self.logged_at.append(int(record["step"] or 0))
-
-    def evaluated(self, step: int, split: str, evaluation: Mapping[str, Mapping[str, float]]) -> None:
-        self.evaluated_at.append((step, split))
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
-
-    def stop(self) -> None:
-        self.stopped = True
 
 
 def interrupt() -> None:

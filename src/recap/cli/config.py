@@ -61,6 +61,34 @@ def diff(
         print(line)
 
 
+@app.command()
+def new(
+    files: Annotated[
+        list[str] | None, typer.Argument(metavar="[FILE]...", help="More files of --from-data.", show_default=False)
+    ] = None,
+    from_data: Annotated[
+        list[str] | None,
+        typer.Option("--from-data", metavar="FILES", help="Parquet files, or a glob, to sort by column."),
+    ] = None,
+    output: Output = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write a commented configuration to start from; with data, its columns sorted, with a word on each guess."""
+    from recap.config.starter import starter
+    from recap.errors import InputError
+
+    if files and not from_data:
+        raise InputError(f"'{files[0]}' is given without --from-data; write --from-data {' '.join(files)}")
+    if not from_data:
+        _write(starter(), output, overwrite=overwrite)
+        return
+    from recap.data.guess import guess_columns
+
+    inputs = [*from_data, *(files or [])]
+    found = guess_columns(inputs)
+    _write(starter(found.columns, inputs, found.rows), output, overwrite=overwrite)
+
+
 @app.command("import")
 def import_(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A file in the published form.", show_default=False)],

@@ -1,0 +1,27 @@
+from pathlib import Path
+
+import pytest
+
+from recap.config.load import load_config
+from recap.config.starter import EXAMPLE, Columns, Guess, starter
+
+
+def test_the_starter_is_a_good_configuration_of_its_example(tmp_path: Path) -> None:
+    file = tmp_path / "ranker.yaml"
+    file.write_text(starter())
+    config = load_config(file)
+    assert config.tasks == [label.name for label in EXAMPLE.labels]
+    assert config.features.inputs == ["author_followers", "post_age_hours", "is_in_network", "hour", "user_embedding"]
+    assert list(config.validation_data) == ["validation"]
+
+
+@pytest.mark.parametrize("name", ["no", "a: b", "a#b", "*x", "1", "true", "日本", "a\nb", '"'])
+def test_every_name_a_column_may_have_is_written_so_that_it_reads_back(name: str, tmp_path: Path) -> None:
+    columns = Columns(continuous=[Guess(name, "a word")], labels=[Guess(f"{name} label", "a word", 2.0)])
+    file = tmp_path / "ranker.yaml"
+    file.write_text(starter(columns, ["a.parquet", "b c.parquet"], rows=500))
+    config = load_config(file)
+    assert config.features.continuous[0].name == name
+    assert config.tasks == [f"{name} label"]
+    assert config.scoring.weights == {f"{name} label": 2.0}
+    assert config.train_data.source.inputs == ["a.parquet", "b c.parquet"]

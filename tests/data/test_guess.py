@@ -1,0 +1,134 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from support import Recorder
+
+from recap.config.load import load_config, resolve
+from recap.config.starter import Columns, starter
+from recap.data.check import check_data
+from recap.data.guess import guess_columns
+from recap.errors import DataError
+from recap.training.trainer import train
+
+ROWS = 400
+
+
+def table() -> pa.Table:
+    random = np.random.default_rng(0)
+    floats = random.normal(size=ROWS) * 1000
+    return pa.table(
+        {
+            "user_id": random.integers(0, 50, ROWS) * 1_000_003,
+            "post_id": random.integers(0, 1 << 60, ROWS),
+            "topic_id": random.integers(0, 30, ROWS),
+            "served_at_ms": 1_680_000_000_000 + np.arange(ROWS),
+            "is_clicked_at_ms": 1_680_000_000_000 + np.arange(ROWS),
+            "day": pa.array([None] * ROWS, pa.int64()),
+            "date": 20230405 + random.integers(0, 20, ROWS),
+            "age_hours": pa.array(floats, mask=random.random(ROWS) < 0.25),
+            "view_count": random.integers(0, 40, ROWS),
+            "is_in_network": random.random(ROWS) < 0.5,
+            "hour": random.integers(0, 24, ROWS).astype(np.int8),
+            "language": pa.array(random.choice(["en", "ja", "pt"], ROWS)).dictionary_encode(),
+            "trace_id": [f"{number:x}" for number in range(ROWS)],
+            "embedding": pa.FixedSizeListArray.from_arrays(random.normal(size=ROWS * 4), 4),
+            "topics": pa.FixedSizeListArray.from_arrays(random.integers(0, 9, ROWS * 3), 3),
+            "history": pa.array([[1] * (row % 3) for row in range(ROWS)]),
+            "place": pa.array([{"x": 1}] * ROWS),
+            "version": np.full(ROWS, 7),
+            "play_time_ms": random.integers(0, 100_000, ROWS),
+            "is_clicked": (random.random(ROWS) < 0.25).astype(np.int8),
+            "is_reported": random.random(ROWS) < 0.02,
+            "not_a_number": np.full(ROWS, np.nan),
+            "like_rate": random.random(ROWS),
+            "default": floats,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "rows.parquet"
+    pq.write_table(table(), path, row_group_size=300)
+    return path
+
+
+@pytest.fixture(scope="module")
+def columns(file: Path) -> Columns:
+    found = guess_columns([str(file)])
+    assert found.rows == ROWS
+    return found.columns
+
+
+def names(guesses: Any) -> list[str]:
+    return [guess.name for guess in guesses]
+
+
+def test_columns_are_sorted_by_type_content_and_name(columns: Columns) -> None:
+    assert names(columns.continuous) == ["age_hours", "view_count", "like_rate"]
+    assert names(columns.binary) == ["is_in_network"]
+    assert {guess.name: guess.value for guess in columns.discrete} == {
+        "topic_id": {"size": 30},
+        "hour": {"size": 24},
+        "topics": {"size": 9, "length": 3},
+    }
+    assert names(columns.vocabularies) == ["language"]
+    assert {guess.name: guess.value for guess in columns.vectors} == {"embedding": 4}
+    assert names(columns.ids) == ["post_id", "trace_id"]
+    assert names(columns.user) == ["user_id"]
+    assert names(columns.timestamp) == ["served_at_ms"]
+
+
+def test_labels_weigh_one_over_their_rate_and_complaints_count_against(columns: Columns) -> None:
+    weights = {label.name: label.value for label in columns.labels}
+    rate = np.mean(table().slice(0, 300).column("is_clicked").to_numpy())  # of the row group it looks at
+    assert weights["is_clicked"] == pytest.approx(1 / rate, rel=0.05)
+    assert weights["is_reported"] < -10
+
+
+def test_each_column_has_a_word_and_those_left_out_say_why(columns: Columns) -> None:
+    assert all(guess.word for guesses in vars(columns).values() for guess in guesses)
+    assert {guess.name: guess.word for guess in columns.left_out} == {
+        "is_clicked_at_ms": "another time; an age or an hour made of it can be learned from",
+        "day": "null in every row that was looked at",
+        "date": "a date in digits; an age or a weekday made of it can be learned from",
+        "history": "lists of varying length are not read",
+        "place": "struct<x: int64> is not read",
+        "version": "always 7",
+        "play_time_ms": "named like what is only known after the impression",
+        "not_a_number": "never a finite number",
+        "default": "its name means something else here; rename it",
+    }
+    assert columns.continuous[0].word.endswith("% null")
+
+
+def test_what_is_written_is_good_fits_the_data_and_trains(file: Path, tmp_path: Path) -> None:
+    found = guess_columns([str(file)])
+    written = tmp_path / "ranker.yaml"
+    written.write_text(starter(found.columns, [str(file)], found.rows))
+    check_data(resolve(written))
+    overrides = [f"training.save_dir={tmp_path}/run", "training.num_train_steps=2"]
+    assert train(load_config(written, overrides), Recorder())
+
+
+def test_data_without_labels_or_rows_or_with_other_columns_is_refused(file: Path, tmp_path: Path) -> None:
+    def write(name: str, rows: pa.Table) -> str:
+        pq.write_table(rows, tmp_path / name)
+        return str(tmp_path / name)
+
+    no_label = write("no_label.parquet", table().drop_columns(["is_clicked", "is_reported"]))
+    with pytest.raises(DataError, match=r"no column looks like a label: .* Found: user_id, post_id"):
+        guess_columns([no_label])
+    with pytest.raises(DataError, match="not a single row; columns are guessed from their values"):
+        guess_columns([write("empty.parquet", table().slice(0, 0))])
+    with pytest.raises(DataError, match=r"no_label.parquet: lacks the columns is_clicked, is_reported, which .*rows"):
+        guess_columns([str(file), no_label])
+    other = table().set_column(0, "user_id", pa.array(["a"] * ROWS))
+    with pytest.raises(DataError, match="hold columns of different types"):
+        guess_columns([str(file), write("types.parquet", other)])
+    with pytest.raises(DataError, match="matches no file"):
+        guess_columns([str(tmp_path / "none*.parquet")])
