@@ -43,7 +43,7 @@ def test_config_check_answers_with_the_places_of_mistakes_and_code_two(tmp_path:
     assert "good. 6 feature columns, tasks: like, share; validation sets: validation" in good.stdout
     bad = run("config", "check", config, "training.seed=-1", "scoring.weights.lik=1")
     assert bad.returncode == 2
-    assert bad.stderr.startswith("override 'training.seed=-1': training.seed: must be greater than")
+    assert bad.stderr.startswith("override 'training.seed=-1': training.seed: must be at least 0")
     assert "Traceback" not in bad.stderr
 
 

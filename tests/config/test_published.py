@@ -279,7 +279,7 @@ WRONG = {
     "a rate above 1": (
         "train_data/tasks/is_favorited/neg_downsampling_rate",
         1.5,
-        "train_data.tasks.is_favorited.neg_downsampling_rate: must be less than or equal to 1, found 1.5",
+        "train_data.tasks.is_favorited.neg_downsampling_rate: must be at most 1, found 1.5",
     ),
     "an environment variable that is not set": (
         "training/save_dir",

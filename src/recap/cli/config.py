@@ -122,11 +122,13 @@ def _write(text: str, output: Path | None, *, overwrite: bool) -> None:
     if output is None:
         print(text, end="")
         return
-    if output.exists() and not overwrite:
-        raise InputError(f"--output: {output} is already there; add --overwrite to replace it")
+    unfinished = output.with_name(output.name + ".unfinished")
     try:
+        if output.exists() and not output.is_file():
+            raise InputError(f"--output: {output} is no file that could be replaced; give another name")
+        if output.exists() and not overwrite:
+            raise InputError(f"--output: {output} is already there; add --overwrite to replace it")
         output.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = output.with_name(output.name + ".unfinished")
         unfinished.write_text(text, encoding="utf-8")
         unfinished.replace(output)
     except OSError as error:

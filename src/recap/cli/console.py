@@ -8,6 +8,7 @@ import rich.console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from recap.config.environment import hide
 from recap.config.recap import RecapConfig
 from recap.tracking import Record
 
@@ -70,7 +71,7 @@ class Console:
 
     def say(self, text: str) -> None:
         """One line."""
-        self._out.print(text, markup=False, soft_wrap=True)
+        self._out.print(hide(text), markup=False, soft_wrap=True)
 
     def stop(self) -> None:
         """Take the bar away."""
@@ -80,7 +81,7 @@ class Console:
 
     def table(self, title: str, evaluation: Mapping[str, Mapping[str, float]]) -> None:
         """Metrics of each task, a task a row."""
-        table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+        table = Table(title=hide(title), title_justify="left", box=None, pad_edge=False, header_style="bold")
         names = [name for name in _TABLE_METRICS if any(name in metrics for metrics in evaluation.values())]
         table.add_column("task", no_wrap=True, min_width=min(max(map(len, evaluation)), 24))
         for name in names:

@@ -1,6 +1,7 @@
 """The command line: `recap COMMAND …`. Commands import what they run only when they run."""
 
 import sys
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
@@ -42,6 +43,9 @@ def _options(
 
 def main() -> None:
     """Run the command line; errors a user can meet become a message and an exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # what the terminal has no letter for is written as its number
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except RecapError as error:

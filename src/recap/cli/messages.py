@@ -40,9 +40,11 @@ def _parts(problem: Problem, colour: str) -> list[tuple[str, str]]:
     parts.append((f"{problem.text}\n", ""))
     written = _line(problem)
     if written:
+        from rich.cells import cell_len
+
         column = problem.origin.column - 1
         number = f"{problem.origin.line:>5} │ "
-        parts += [(number, "dim"), (f"{written}\n", ""), (" " * 5 + " │ " + " " * column, "dim")]
+        parts += [(number, "dim"), (f"{written}\n", ""), (" " * 5 + " │ " + " " * cell_len(written[:column]), "dim")]
         parts.append(("^" * _width(written[column:]) + "\n\n", f"bold {colour}"))
     return parts
 

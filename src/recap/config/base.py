@@ -5,6 +5,7 @@ from contextlib import nullcontext, suppress
 from typing import Annotated, Any, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -72,8 +73,10 @@ def all_disagreements(value: Any, path: Path = (), *, partly: bool = False) -> D
         yield from all_disagreements(item, (*path, key), partly=partly)
 
 
-PositiveInt = Annotated[int, Field(gt=0)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
+MOST = 2**31 - 1
+"""No count of steps, rows, codes or layers is above it."""
+PositiveInt = Annotated[int, Field(gt=0, le=MOST)]
+NonNegativeInt = Annotated[int, Field(ge=0, le=MOST)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0, le=1)]
@@ -83,10 +86,20 @@ DropRate = Annotated[float, Field(ge=0, lt=1)]
 SMALLEST_EPSILON = 1e-12
 Epsilon = Annotated[float, Field(ge=SMALLEST_EPSILON)]
 """What keeps a division finite; float32 still tells the smallest from 0."""
-Name = Annotated[str, Field(min_length=1)]
+
+
+def _whole(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("may not hold the character NUL")
+    return text
+
+
+Name = Annotated[str, Field(min_length=1), AfterValidator(_whole)]
 
 
 def _one_or_many(value: object) -> object:
+    if not isinstance(value, str | list):
+        raise ValueError("expected a glob, or a list of globs")
     return [value] if isinstance(value, str) else value
 
 

@@ -1,6 +1,8 @@
 """Where rows come from, how they were sampled, and how many make a step."""
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from recap.config.base import BaseConfig, Globs, Name, NonNegativeInt, PositiveInt, Rate
 
@@ -51,7 +53,7 @@ class ValidationDataConfig(DataConfig):
 
     Down-sampling rates here weigh its examples back to the population in every metric."""
 
-    evaluation_tasks: list[Name] | None = None
+    evaluation_tasks: Annotated[list[Name], Field(min_length=1)] | None = None
     """Tasks this set evaluates, whose labels alone it needs; none given: all of the model's."""
 
     @property

@@ -1,5 +1,6 @@
 """What the columns of the data are. A column holds a scalar a row, or a fixed-size list of `length` values."""
 
+from difflib import get_close_matches
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Discriminator, PlainSerializer, Tag
@@ -17,6 +18,8 @@ class Column(BaseConfig):
 
 
 def _named(value: object) -> object:
+    if not isinstance(value, str | dict | Column):
+        raise ValueError("expected the name of a column, or {name: …, length: …}")
     return {"name": value} if isinstance(value, str) else value
 
 
@@ -51,15 +54,23 @@ class Vocabulary(BaseConfig):
     """Strings a row holds, each with its own embedding; above 1 the column is a fixed-size list."""
 
 
-def _discrete_kind(value: Any) -> str:
-    if isinstance(value, Vocabulary) or (isinstance(value, dict) and "vocabulary" in value):
-        return "a vocabulary"
-    return "integer codes"
+def _discrete_kind(value: Any) -> str | None:
+    """Which of the two is meant, by the one key that only it has, misspelt or not."""
+    if isinstance(value, IntegerCodes | Vocabulary) or not isinstance(value, dict):
+        return "a vocabulary" if isinstance(value, Vocabulary) else "integer codes"
+    keys = [str(key) for key in value if key != "length"]
+    meant = {"integer codes": get_close_matches("size", keys), "a vocabulary": get_close_matches("vocabulary", keys)}
+    kinds = [kind for kind, near in meant.items() if near]
+    return kinds[0] if len(kinds) == 1 else None
 
 
 Discrete = Annotated[
     Annotated[IntegerCodes, Tag("integer codes")] | Annotated[Vocabulary, Tag("a vocabulary")],
-    Discriminator(_discrete_kind),
+    Discriminator(
+        _discrete_kind,
+        custom_error_type="one_of",
+        custom_error_message="exactly one of size and vocabulary must be set",
+    ),
 ]
 
 

@@ -16,8 +16,9 @@ def keys_at(root: type[BaseModel], path: Path, raw: Any) -> list[str]:
         is_there = isinstance(where, dict) or (isinstance(where, list) and isinstance(key, int) and key < len(where))
         where = (where.get(key) if isinstance(where, dict) else where[key]) if is_there else None
     models = [each for each in _annotations_at(root, path) if is_model(each)]
-    kind = where.get("kind") if isinstance(where, dict) else None
-    chosen = [model for model in models if kind is not None and kind in kinds(model)] or models
+    stated = where if isinstance(where, dict) else {}
+    chosen = [model for model in models if stated.get("kind") is not None and stated["kind"] in kinds(model)]
+    chosen = chosen or [model for model in models if len(models) > 1 and _required(model) <= stated.keys()] or models
     return list(dict.fromkeys(name for model in chosen for name in model.model_fields))
 
 
@@ -56,6 +57,10 @@ def members(annotation: Any) -> list[Any]:
     if get_origin(annotation) in (Union, UnionType):
         return [member for each in get_args(annotation) for member in members(each)]
     return [annotation]
+
+
+def _required(model: type[BaseModel]) -> set[str]:
+    return {name for name, field in model.model_fields.items() if field.is_required()}
 
 
 def is_model(annotation: Any) -> bool:

@@ -5,6 +5,7 @@ From the bottom: `base`, the file itself, `--set-file` files, `section.key=value
 
 import re
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path as FilePath
 
 from pydantic import BaseModel
@@ -19,6 +20,8 @@ from recap.errors import ConfigError, Origin, Problem
 
 BASE = "base"
 """The key that names the file to build on."""
+_LONGEST_PATH = 50
+"""Steps of an override; no configuration is half as deep."""
 
 
 def assemble(
@@ -52,23 +55,31 @@ def inherit_train_data(root: Node) -> None:
 
 
 def read_mapping(file: str, problems: list[Problem], model: type[BaseModel] = RecapConfig) -> Node:
-    """The mapping of `model`'s sections that a YAML file holds. Raises ConfigError if it holds none."""
+    """The mapping of `model`'s sections that a YAML file holds.
+
+    Raises ConfigError, with what is in `problems` already, if it holds none.
+    """
+    node = _read_yaml(file, problems)
+    if not isinstance(node.value, dict):
+        sections = ", ".join(model.model_fields)
+        problems.append(Problem(node.origin, "", f"expected a mapping of sections ({sections}), found {_kind(node)}"))
+        raise ConfigError(problems)
+    return node
+
+
+def _read_yaml(file: str, problems: list[Problem]) -> Node:
+    """The values a file holds; nothing is null. Raises ConfigError where it cannot be read."""
     try:
-        text = FilePath(file).read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{file}: cannot be read ({error.strerror}); give the path of a YAML file") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{file}: not UTF-8 text (byte {error.start}); give a YAML file") from None
+        text = FilePath(file).read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        why = f"not UTF-8 text (byte {error.start})" if isinstance(error, UnicodeDecodeError) else _why(error)
+        problems.append(Problem(Origin(file), "", f"cannot be read ({why}); give the path of a YAML file"))
+        raise ConfigError(problems) from None
     begun = len(problems)
     node = parse(text, file, problems)
     if node is None and len(problems) > begun:
         raise ConfigError(problems)
-    if node is None or not isinstance(node.value, dict):
-        found = "nothing" if node is None or node.value is None else _kind(node)
-        raise ConfigError(
-            f"{file}:1:1: expected a mapping of sections ({', '.join(model.model_fields)}), found {found}"
-        )
-    return node
+    return node or Node(None, Origin(file, 1, 1))
 
 
 def _read(file: str, above: list[str], problems: list[Problem]) -> Node:
@@ -78,35 +89,30 @@ def _read(file: str, above: list[str], problems: list[Problem]) -> Node:
     if named is None:
         return node
     substitute(Node({BASE: named}, named.origin), problems)
-    if not isinstance(named.value, str) or not named.value:
-        problems.append(Problem(named.origin, BASE, f"expected the path of a YAML file, found {_kind(named)}"))
-        return node
-    base = str(FilePath(file).parent / named.value)
     chain = [*above, file]
-    if FilePath(base).resolve() in [FilePath(each).resolve() for each in chain]:
+    base = str(FilePath(file).parent / named.value) if isinstance(named.value, str) and named.value else ""
+    if not base:
+        problems.append(Problem(named.origin, BASE, f"expected the path of a YAML file, found {_kind(named)}"))
+    elif any(_same(base, each) for each in chain):
         problems.append(Problem(named.origin, BASE, f"builds on itself: {' → '.join([*chain, base])}"))
-        return node
-    if not FilePath(base).is_file():
-        problems.append(Problem(named.origin, BASE, f"{base}: no such file (a path is relative to the file it is in)"))
-        return node
-    return lay_over(_read(base, chain, problems), node)
+    elif not _is_file(base):
+        text = f"{base}: no such file (the path is relative to the file it is written in)"
+        problems.append(Problem(named.origin, BASE, text))
+    else:
+        return lay_over(_read(base, chain, problems), node)
+    raise ConfigError(problems)  # without what it builds on, a file says too little to be checked
 
 
 def _lay_file(root: Node, given: str, problems: list[Problem]) -> Node:
     """`FILE`: a mapping of sections laid over; `section.key=FILE`: a file that holds the value of one key."""
     named, equals, file = given.partition("=")
-    if not equals or FilePath(given).is_file():
-        return lay_over(root, _read(given, [], problems))
     origin = Origin(f"--set-file {given!r}")
-    try:
-        text = FilePath(file).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        problems.append(Problem(origin, "", f"{file} cannot be read ({getattr(error, 'strerror', 'not UTF-8 text')})"))
+    if not equals or _is_file(given):
+        return lay_over(root, _read(given, [], problems))
+    if not named or not file:
+        problems.append(Problem(origin, "", "expected FILE, or section.key=FILE such as model.tasks=tasks.yaml"))
         return root
-    begun = len(problems)
-    value = parse(text, file, problems)
-    if len(problems) == begun:
-        _set(root, named, value or Node(None, origin), origin, problems)
+    _set(root, named, _read_yaml(file, problems), origin, problems)
     return root
 
 
@@ -123,36 +129,38 @@ def _override(root: Node, text: str, origin: Origin, problems: list[Problem]) ->
 
 
 def _set(root: Node, named: str, value: Node, origin: Origin, problems: list[Problem]) -> None:
+    """Put `value` at the path that is named; what keeps it from being there is added to `problems`."""
+    keys = _steps(named)
+    if not keys or len(keys) > _LONGEST_PATH:
+        what = "is too deep" if keys else "has a step without a name"
+        problems.append(Problem(origin, "", f"the path {named[:60]!r} {what}; write section.key=value"))
+        return
     where = root
     path: Path = ()
-    steps = re.findall(r'"([^"]*)"(?:\.|$)|([^.]+)(?:\.|$)|(\.)', named)
-    keys = [quoted or word for quoted, word, _ in steps]
     value.key = origin
-    while keys:
+    while True:
         key, keys = _next_key(where, keys)
-        if isinstance(where.value, list) and key.isdigit() and int(key) < len(where.value):
-            index = int(key)
-            path = (*path, index)
+        if isinstance(where.value, list) and _is_index(key) and int(key) < len(where.value):
             if not keys:
-                where.value[index] = value
-            where = where.value[index]
-            continue
-        if isinstance(where.value, dict) and not keys:
+                where.value[int(key)] = value
+                return
+            where, path = where.value[int(key)], (*path, int(key))
+        elif isinstance(where.value, dict) and not keys:
             where.value[key] = value
             return
-        if isinstance(where.value, dict) and key not in where.value and not is_table(RecapConfig, path):
-            where.value[key] = Node({}, origin, origin)
-        if isinstance(where.value, dict) and key in where.value:
+        elif isinstance(where.value, dict) and (key in where.value or _opened(root, path, key, keys, origin)):
             where, path = where.value[key], (*path, key)
-            continue
-        if isinstance(where.value, dict):
-            what = f"{dotted(path)} has no {key!r}. {suggest(key, list(where.value))}"
-        elif isinstance(where.value, list):
-            what = f"{dotted(path)} is a list of {len(where.value)} items, so it has no key {key!r}"
         else:
-            what = f"{dotted(path)} is {_kind(where)}, so it has no key {key!r}"
-        problems.append(Problem(origin, "", what))
-        return
+            problems.append(Problem(origin, "", _no_way(where, path, key)))
+            return
+
+
+def _steps(named: str) -> list[str]:
+    """The steps of a path, those in quotes whole; none if one has no name."""
+    steps = re.findall(r'(?:"([^"]*)"|([^."]+))(?:\.(?!$)|$)', named)
+    found = [quoted or word for quoted, word in steps]
+    rebuilt = ".".join(f'"{quoted}"' if quoted else word for quoted, word in steps)
+    return found if rebuilt == named else []
 
 
 def _next_key(where: Node, keys: list[str]) -> tuple[str, list[str]]:
@@ -162,6 +170,54 @@ def _next_key(where: Node, keys: list[str]) -> tuple[str, list[str]]:
         if isinstance(where.value, dict) and name in where.value:
             return name, keys[length:]
     return keys[0], keys[1:]
+
+
+def _opened(root: Node, path: Path, key: str, keys: list[str], origin: Origin) -> bool:
+    """Make a mapping, or a copy of the inherited list, for what is said below `key`; whether there is a way to."""
+    parent = node_at(root, path)
+    assert parent is not None
+    inherited = node_at(root, ("train_data", *path[2:], key)) if path[:1] == ("validation_data",) and path[1:] else None
+    if inherited is not None and isinstance(inherited.value, dict | list):
+        # What a validation set inherits is merged with what is said of it; lists are replaced.
+        copied = deepcopy(inherited) if isinstance(inherited.value, list) else Node({}, origin, origin)
+        parent.value[key] = copied
+        return True
+    if is_table(RecapConfig, path) or _is_index(keys[0]):
+        return False
+    parent.value[key] = Node({}, origin, origin)
+    return True
+
+
+def _no_way(where: Node, path: Path, key: str) -> str:
+    here = dotted(path)
+    if isinstance(where.value, dict):
+        whole = dotted((*path, key))
+        return f"{here} has no {key!r}. {suggest(key, list(where.value))} To add it, set it whole: {whole}=…"
+    if isinstance(where.value, list):
+        return f"{here} is a list of {len(where.value)} items, so it has no key {key!r}"
+    return f"{here} is {_kind(where)}, so it has no key {key!r}"
+
+
+def _is_index(key: str) -> bool:
+    return key.isascii() and key.isdigit() and len(key) < 10
+
+
+def _is_file(path: str) -> bool:
+    try:
+        return FilePath(path).is_file()
+    except (OSError, ValueError):  # a name too long, or with a NUL
+        return False
+
+
+def _same(one: str, other: str) -> bool:
+    try:
+        return FilePath(one).resolve() == FilePath(other).resolve()
+    except (OSError, ValueError):
+        return False
+
+
+def _why(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error)
 
 
 def _kind(node: Node) -> str:

@@ -1,11 +1,12 @@
 """A configuration file → `RecapConfig`, and back: `layers` put its values together, `problems` validates them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from pathlib import Path as FilePath
 from typing import Any
 
-from recap.config.environment import stored
+from recap.config.environment import escape, hide, secrets
 from recap.config.layers import assemble, inherit_train_data
 from recap.config.node import Node, Path, dotted, node_of, nodes_along, scalars
 from recap.config.problems import validate
@@ -42,7 +43,9 @@ def resolve(
     """As `load_config`, with the origin of every value."""
     problems: list[Problem] = []
     root = assemble(file, overrides, set_files, problems, stored=stored)
-    return Resolved(validate(RecapConfig, root, problems), root)
+    config = validate(RecapConfig, root, problems)
+    config.remember_secrets(secrets(root))
+    return Resolved(config, root)
 
 
 def config_of(values: dict[str, Any]) -> RecapConfig:
@@ -66,32 +69,63 @@ def show_config(resolved: Resolved) -> str:
         if len(along) <= len(path) and isinstance(node.value, dict | list):
             continue  # nothing was said here: a default
         text = f"{node.origin.source}:{node.origin.line}" if node.origin.line else str(node.origin)
-        comments[path] = f"environment {', '.join(node.variables)} ({text})" if node.variables else text
+        comments[path] = hide(f"environment {', '.join(node.variables)} ({text})" if node.variables else text)
     return dump_config(resolved.config, comments)
 
 
 def differences(old: RecapConfig, new: RecapConfig) -> dict[Path, tuple[Any, Any]]:
-    """Every value in which two configurations differ: path → (old, new), `ABSENT` where one has nothing."""
-    before, after = _leaves(_values(old)), _leaves(_values(new))
-    return {
-        path: (before.get(path, ABSENT), after.get(path, ABSENT))
-        for path in dict.fromkeys([*before, *after])
-        if before.get(path, ABSENT) != after.get(path, ABSENT)
-    }
+    """Every value in which two configurations differ: path → (old, new), `ABSENT` where one has nothing.
+
+    Where the order of a mapping says something, a mapping of another order differs too, as the list of its keys.
+    """
+    return dict(_differences((), _values(old), _values(new)))
+
+
+_ORDERED: set[Path] = {("features", "discrete"), ("features", "vectors"), ("model", "tasks")}
+"""Mappings whose order is that of inputs or outputs of the model."""
+
+
+def _differences(path: Path, old: Any, new: Any) -> Iterator[tuple[Path, tuple[Any, Any]]]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in dict.fromkeys([*old, *new]):
+            yield from _differences((*path, key), old.get(key, ABSENT), new.get(key, ABSENT))
+        if path in _ORDERED and list(old) != list(new) and old.keys() == new.keys():
+            yield path, (list(old), list(new))
+    elif _are_sections(old) and _are_sections(new) and len(old) == len(new):
+        for index, (before, after) in enumerate(zip(old, new, strict=True)):
+            yield from _differences((*path, index), before, after)
+    elif isinstance(old, dict) and old and new is ABSENT:
+        for key, item in old.items():
+            yield from _differences((*path, key), item, ABSENT)
+    elif isinstance(new, dict) and new and old is ABSENT:
+        for key, item in new.items():
+            yield from _differences((*path, key), ABSENT, item)
+    elif old != new:
+        yield path, (old, new)
+
+
+def _are_sections(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(item, dict) for item in value)
 
 
 def describe_changes(changes: Mapping[Path, tuple[Any, Any]]) -> list[str]:
-    """A line for each of `differences`: `path: old → new`; lists of scalars by what went (-) and what came (+)."""
+    """A line for each of `differences`: `path: old → new`; long lists by what went (-) and what came (+)."""
     return [f"{dotted(path)}: {_change(old, new)}" for path, (old, new) in changes.items()]
 
 
+_LONG = 100
+
+
 def _change(old: Any, new: Any) -> str:
-    if isinstance(old, list) and isinstance(new, list):
-        gone, come = [x for x in old if x not in new], [x for x in new if x not in old]
-        if gone or come:
-            parts = [*(f"-{_say(x)}" for x in gone), *(f"+{_say(x)}" for x in come)]
-            return " ".join(parts)
-    return f"{_say(old)} → {_say(new)}"
+    whole = f"{_say(old)} → {_say(new)}"
+    if len(whole) <= _LONG or not isinstance(old, list) or not isinstance(new, list):
+        return whole
+    before, after = list(map(_say, old)), list(map(_say, new))
+    parts: list[str] = []
+    for kind, i, j, k, m in SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
+        if kind != "equal":
+            parts += [*(f"-{text}" for text in before[i:j]), *(f"+{text}" for text in after[k:m])]
+    return " ".join(parts)
 
 
 def _say(value: Any) -> str:
@@ -100,21 +134,19 @@ def _say(value: Any) -> str:
 
 def _values(config: RecapConfig) -> Any:
     """The plain values of a configuration that `load_config` reads back; no secrets."""
-    return _stored(config.model_dump(mode="json"))
+    values = _escaped(config.model_dump(mode="json"))
+    for path, reference in config.secrets.items():
+        where = values
+        for step in path[:-1]:
+            where = where[step]
+        # One glob is said alone, and kept as a list.
+        where[path[-1]] = [reference] if isinstance(where[path[-1]], list) else reference
+    return values
 
 
-def _stored(value: Any) -> Any:
+def _escaped(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _stored(item) for key, item in value.items()}
+        return {key: _escaped(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_stored(item) for item in value]
-    return stored(value) if isinstance(value, str) else value
-
-
-def _leaves(value: Any, path: Path = ()) -> dict[Path, Any]:
-    """Scalars and lists of scalars, by path."""
-    if isinstance(value, dict) and value:
-        return {p: leaf for key, item in value.items() for p, leaf in _leaves(item, (*path, key)).items()}
-    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
-        return {p: leaf for index, item in enumerate(value) for p, leaf in _leaves(item, (*path, index)).items()}
-    return {path: value}
+        return [_escaped(item) for item in value]
+    return escape(value) if isinstance(value, str) else value

@@ -19,8 +19,14 @@ class Node:
     origin: Origin
     key: Origin | None = None
     """Where the key that names it stands; none for items of lists."""
+    reference: str | None = None
+    """The text with references to the environment that a scalar was made from, as it may be stored."""
     variables: tuple[str, ...] = ()
-    """The environment variables that a scalar was made from."""
+    """The environment variables that it was made from; none where defaults were taken."""
+    secret: bool = False
+    """Whether one of them is a secret."""
+    unresolved: bool = False
+    """Whether one of them is not set: the value says nothing."""
 
 
 def node_of(value: Any, origin: Origin) -> Node:
@@ -67,16 +73,25 @@ def scalars(node: Node, path: Path = ()) -> Iterator[tuple[Path, Node]]:
 
 
 def dotted(path: Path) -> str:
-    """`path` as a person writes it; names with dots in quotes."""
-    return ".".join(f'"{step}"' if isinstance(step, str) and "." in step else str(step) for step in path)
+    """`path` as a person writes it; names with dots, and empty ones, in quotes."""
+    return ".".join(f'"{step}"' if isinstance(step, str) and ("." in step or not step) else str(step) for step in path)
+
+
+def _choice(mapping: dict[str, Node]) -> str | None:
+    """What tells a choice from its others: its `kind`, or the key that only it has."""
+    kind = mapping.get("kind")
+    if kind is not None and isinstance(kind.value, str):
+        return kind.value
+    named = [key for key in ("size", "vocabulary") if key in mapping and not isinstance(mapping[key].value, dict)]
+    return named[0] if len(named) == 1 else None
 
 
 def lay_over(base: Node, stated: Node) -> Node:
     """`stated` over `base`: mappings merge key by key; lists, scalars and mappings of another `kind` replace."""
     if not isinstance(base.value, dict) or not isinstance(stated.value, dict):
         return stated
-    kinds = [plain(node.value["kind"]) for node in (base, stated) if "kind" in node.value]
-    if len(kinds) == 2 and kinds[0] != kinds[1]:
+    chosen = [_choice(node.value) for node in (base, stated)]
+    if None not in chosen and chosen[0] != chosen[1]:
         return stated
     merged = {key: lay_over(base.value[key], item) if key in base.value else item for key, item in stated.value.items()}
     return Node({**base.value, **merged}, stated.origin, stated.key)

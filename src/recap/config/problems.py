@@ -1,6 +1,6 @@
 """Values → a validated model, or every problem in them with its place and what would be accepted there."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
 from typing import Annotated, Any, TypeVar, get_args, get_origin
@@ -8,6 +8,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from recap.config.base import DisagreementError, all_disagreements
+from recap.config.environment import hide
 from recap.config.keys import is_model, keys_at, kinds, members, suggest
 from recap.config.node import Node, Path, dotted, node_at, nodes_along, plain
 from recap.config.yaml_file import scalar
@@ -31,11 +32,8 @@ def validate(model: type[M], root: Node, known: Sequence[Problem] = ()) -> M:
             found = _problems(model, errors, root, values)
             # What sections disagree about, which validation asks only once each is good by itself.
             hidden = all_disagreements(_loosely(model, values), partly=True)
-            found += [_disagreement(root, path, text) for path, text in hidden]
+            found += _disagreements(root, hidden)
             break
-    if known:  # what stands where a reference could not be resolved says nothing
-        places = {(problem.origin, problem.path) for problem in known}
-        found = [problem for problem in found if (problem.origin, problem.path) not in places]
     if validated is None or known:
         raise ConfigError(in_order([*known, *found]))
     return validated
@@ -47,7 +45,7 @@ def _retype(errors: Sequence[Any], root: Node, values: Any) -> bool:
     for item in errors:
         path = _path(item["loc"], values, keep_last=False)
         node = node_at(root, path)
-        if node is None or not node.variables or not path or not item["type"].endswith("_type"):
+        if node is None or node.reference is None or not path or not item["type"].endswith("_type"):
             continue
         where = values
         for step in path[:-1]:
@@ -102,17 +100,46 @@ def _problems(model: type[BaseModel], errors: Sequence[Any], root: Node, values:
         cause = item.get("ctx", {}).get("error")
         here = _path(item["loc"], values, keep_last=item["type"] in ("extra_forbidden", "missing"))
         if isinstance(cause, DisagreementError):
-            found += [_disagreement(root, path, text) for path, text in cause.problems]
+            found += _disagreements(root, cause.problems)
+            continue
+        if (item["type"] == "missing" and _is_misspelt(model, here, values)) or _is_not_inherited(here, errors):
             continue
         if item["type"] == "union_tag_invalid":
             here = (*here, str(item["ctx"]["discriminator"]).strip("'"))
+        node = node_at(root, here)
+        if node is not None and node.unresolved:
+            continue  # what is not set is told already
         key = item["type"] == "extra_forbidden"
-        found.append(Problem(origin_at(root, here, key=key), dotted(here), _message(model, item, here, values)))
+        text = _message(model, item, here, values, node)
+        found.append(Problem(origin_at(root, here, key=key), dotted(here), text))
     return found
 
 
-def _disagreement(root: Node, path: Path, text: str) -> Problem:
-    return Problem(origin_at(root, path), dotted(path), text)
+def _is_misspelt(model: type[BaseModel], path: Path, values: Any) -> bool:
+    """Whether what is missing stands there under a name nearly its own, of which it is told already."""
+    where = values
+    for step in path[:-1]:
+        where = where[step]
+    known = keys_at(model, path[:-1], values)
+    unknown = [key for key in where if key not in known] if isinstance(where, dict) else []
+    return any(get_close_matches(key, known, n=1) == [path[-1]] for key in unknown)
+
+
+def _is_not_inherited(path: Path, errors: Sequence[Any]) -> bool:
+    """Whether a validation set lacks what `train_data` lacks."""
+    inherited = ("train_data", *path[2:])
+    is_set = path[:1] == ("validation_data",) and len(path) > 2
+    return is_set and any(item["type"] == "missing" and item["loc"] == inherited for item in errors)
+
+
+def _disagreements(root: Node, found: Iterable[tuple[Path, str]]) -> list[Problem]:
+    """With their places; those of a value that is not set are told already."""
+    with_nodes = [(path, text, node_at(root, path)) for path, text in found]
+    return [
+        Problem(origin_at(root, path), dotted(path), text)
+        for path, text, node in with_nodes
+        if node is None or not node.unresolved
+    ]
 
 
 def _path(location: Sequence[str | int], values: Any, *, keep_last: bool) -> Path:
@@ -148,41 +175,74 @@ def origin_at(root: Node, path: Path, *, key: bool = False) -> Origin:
 
 
 def in_order(problems: Sequence[Problem]) -> list[Problem]:
-    """Each once: those of files from top to bottom, file by file, then those of overrides."""
-    sources = list(dict.fromkeys(problem.origin.source for problem in problems))
-    once: dict[tuple[Origin, str], Problem] = {}
-    for problem in problems:
-        once.setdefault((problem.origin, problem.text), problem)
+    """Each once: those of files from top to bottom, file by file, then those of overrides.
 
-    def place(problem: Problem) -> tuple[bool, int, int, int]:
+    What an alias, or a validation set, repeats stands in one place of the file, and is one problem.
+    """
+    sources = list(dict.fromkeys(problem.origin.source for problem in problems))
+    once: dict[tuple[Origin, str, str], Problem] = {}
+    for problem in problems:
+        place = problem.path.rpartition(".")[2] if problem.origin.line else problem.path
+        once.setdefault((problem.origin, place, problem.text), problem)
+
+    def place_of(problem: Problem) -> tuple[bool, int, int, int]:
         origin = problem.origin
         return origin.line == 0, sources.index(origin.source), origin.line, origin.column
 
-    return sorted(once.values(), key=place)
+    return sorted(once.values(), key=place_of)
 
 
-def _message(model: type[BaseModel], item: Any, path: Path, values: Any) -> str:
-    found, context = item["input"], item.get("ctx", {})
+def _message(model: type[BaseModel], item: Any, path: Path, values: Any, node: Node | None) -> str:
+    """What is wrong, what was found, what is accepted."""
+    context = item.get("ctx", {})
+    found = node.reference if node is not None and node.secret and node.reference else _show(item["input"])
     match item["type"]:
         case "extra_forbidden":
-            known = keys_at(model, path[:-1], values)
+            known = [key for key in keys_at(model, path[:-1], values) if key != path[-1]]
             return f"{str(path[-1])!r} is unknown. {suggest(str(path[-1]), known)}"
         case "missing":
             return "is required, but missing"
         case "union_tag_invalid":
-            return f"{context['tag']!r} is unknown. {suggest(str(context['tag']), _tags(item))}"
+            return f"{_show(context['tag'])} is unknown. {suggest(str(context['tag']), _tags(item))}"
         case "union_tag_not_found":
-            return f"needs a 'kind' that says which one it is, found {_show(found)}"
+            return f"needs a 'kind' that says which one it is, found {found}"
         case "literal_error":
             known = [each.strip(" '") for each in str(context["expected"]).replace(" or ", ",").split(",")]
-            return f"{_show(found)} is unknown. {suggest(str(found), known)}"
+            return f"{found} is unknown. {suggest(str(item['input']), known)}"
         case "value_error":
-            return str(context["error"])
+            return f"{context['error']}, found {found}"
         case "model_type" | "dict_type" | "model_attributes_type":
-            return f"expected a mapping, found {_show(found)}"
+            return f"expected a mapping, found {found}"
+        case "too_short" | "string_too_short":
+            return f"must not be empty, found {found}"
+        case kind if kind in _EXPECTED:
+            return f"expected {_EXPECTED[kind]}, found {found}"
+        case kind if kind in _BOUNDS:
+            word, bound = _BOUNDS[kind]
+            limit = context[bound]
+            return f"must be {word} {limit if isinstance(limit, int) else f'{limit:g}'}, found {found}"
+        case "one_of":
+            return str(item["msg"])
         case _:
-            text = item["msg"].replace("Input should be", "must be").replace("should", "must")
-            return f"{text[0].lower()}{text[1:]}, found {_show(found)}"
+            return f"{item['msg']}, found {found}"
+
+
+_EXPECTED = {
+    "list_type": "a list",
+    "string_type": "text",
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "finite_number": "a finite number",
+}
+_BOUNDS = {
+    "greater_than": ("above", "gt"),
+    "greater_than_equal": ("at least", "ge"),
+    "less_than": ("below", "lt"),
+    "less_than_equal": ("at most", "le"),
+}
+"""Kinds of errors → the word for the bound, and its name in the error."""
+_LONGEST_SHOWN = 60
 
 
 def _show(value: Any) -> str:
@@ -190,8 +250,9 @@ def _show(value: Any) -> str:
     if isinstance(value, dict):
         return "a mapping" if value else "an empty mapping"
     if isinstance(value, list):
-        return f"a list of {len(value)} items" if value else "an empty list"
+        items = "1 item" if len(value) == 1 else f"{len(value)} items"
+        return f"a list of {items}" if value else "an empty list"
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    text = repr(hide(value) if isinstance(value, str) else value)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 3]}..."

@@ -1,10 +1,10 @@
 """`RecapConfig`, the whole of what a run is, and the checks that cross its sections."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 from recap.config.base import Disagreements, Name, WholeConfig
 from recap.config.data import DataConfig, TrainDataConfig, ValidationDataConfig
@@ -53,6 +53,17 @@ class RecapConfig(WholeConfig):
         """What sections do not agree about."""
         return _feature_problems(self), _task_problems(self), _rate_problems(self), _batch_problems(self)
 
+    _secrets: dict[Path, str] = PrivateAttr(default_factory=dict)
+
+    @property
+    def secrets(self) -> Mapping[Path, str]:
+        """The values that secrets made, as what may be stored of them."""
+        return self._secrets
+
+    def remember_secrets(self, found: Mapping[Path, str]) -> None:
+        """Have the values at these paths stored as their references."""
+        self._secrets = dict(found)
+
     @property
     def tasks(self) -> list[str]:
         """The one order of the task axis."""
@@ -67,17 +78,14 @@ class RecapConfig(WholeConfig):
 def _feature_problems(config: RecapConfig) -> Disagreements:
     features = config.features
     seen: set[str] = set()
-    for name in features.inputs:
+    for path, name in _input_columns(features):
         if name in seen:
-            yield ("features",), f"column {name!r} is declared twice; each column has one role"
+            yield path, f"column {name!r} is declared twice; each column has one role"
         if name in config.model.tasks:
-            yield ("features",), f"{name!r} is a task, so its column is a label and cannot be a feature"
+            yield path, f"{name!r} is a task, so its column is a label and cannot be a feature"
         seen.add(name)
     if not seen:
-        yield (
-            ("features",),
-            "no column feeds the model; name some under continuous, binary, discrete or vectors",
-        )
+        yield ("features",), "no column feeds the model; name some under continuous, binary, discrete or vectors"
     if DEFAULT in features.discrete:
         yield ("features", "discrete", DEFAULT), "'default' is a reserved name; rename the column"
     widths = config.model.embeddings
@@ -92,17 +100,33 @@ def _feature_problems(config: RecapConfig) -> Disagreements:
             yield ("model", "embeddings", name), _unknown(name, "discrete feature", list(features.discrete))
 
 
+def _input_columns(features: FeaturesConfig) -> Iterator[tuple[Path, str]]:
+    """The columns the model reads, with the place that names each."""
+    for role in ("continuous", "binary"):
+        yield from ((("features", role, index), column.name) for index, column in enumerate(getattr(features, role)))
+    for role in ("discrete", "vectors"):
+        yield from ((("features", role, name), name) for name in getattr(features, role))
+
+
 def _task_problems(config: RecapConfig) -> Disagreements:
+    if DEFAULT in config.model.tasks:
+        yield ("model", "tasks", DEFAULT), "'default' is a reserved name; rename the task"
     for path, data in config.data_sets():
         chosen = data.evaluation_tasks if isinstance(data, ValidationDataConfig) else None
-        for task in config.tasks if chosen is None else chosen:
+        for index, task in enumerate(chosen or []):
             if task not in config.model.tasks:
-                yield (*path, "evaluation_tasks"), _unknown(task, "task", config.tasks)
-            elif task not in data.tasks:
+                yield (*path, "evaluation_tasks", index), _unknown(task, "task", config.tasks)
+            elif task in (chosen or [])[:index]:
+                yield (*path, "evaluation_tasks", index), f"{task!r} is named twice; once is enough"
+        for task in config.tasks if chosen is None else chosen:
+            if task in config.model.tasks and task not in data.tasks:
                 yield (*path, "tasks"), f"no label for task {task!r}; add '{task}: {{}}', or drop the task"
         for task in data.tasks:
             if task not in config.model.tasks:
                 yield (*path, "tasks", task), _unknown(task, "task", config.tasks)
+    for index, name in enumerate(config.which_metrics or []):
+        if name in (config.which_metrics or [])[:index]:
+            yield ("which_metrics", index), f"{name!r} is named twice; once is enough"
     for task in config.scoring.weights:
         if task not in config.model.tasks:
             yield ("scoring", "weights", task), _unknown(task, "task", config.tasks)

@@ -113,7 +113,7 @@ def models() -> dict[str, type[BaseModel]]:
 
 
 def _finished(definition: Any) -> Any:
-    """Titles left out, references allowed for numbers, the `kind` of a choice required."""
+    """Titles left out, references allowed for numbers and words, the `kind` of a choice required."""
     if isinstance(definition, list):
         return [_finished(item) for item in definition]
     if not isinstance(definition, dict):
@@ -127,7 +127,7 @@ def _finished(definition: Any) -> Any:
         made["required"] = [definition["discriminator"]["propertyName"]]
     if "default" in definition:
         made["default"] = definition["default"]
-    if made.get("type") in ("integer", "number", "boolean"):
+    if made.get("type") in ("integer", "number", "boolean") or "enum" in made:
         outside = {key: made.pop(key) for key in ("description", "default") if key in made}
         return {"anyOf": [made, {"$ref": "#/$defs/Reference"}], **outside}
     return made
@@ -141,7 +141,10 @@ def _part(definition: Any) -> Any:
         return definition
     made: dict[str, Any] = {}
     for key, value in definition.items():
-        if key == "required" and isinstance(value, list):
+        if (key == "required" and isinstance(value, list)) or key == "minProperties":
+            continue
+        if key == "items":  # a list replaces that of the file below, whole
+            made[key] = value
             continue
         if key == "$ref" and value != "#/$defs/Reference":
             made[key] = f"{value}{_PART}"

@@ -5,6 +5,7 @@ and only `true` and `false` are booleans. No tag constructs anything but plain v
 """
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -24,7 +25,7 @@ class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, Any] = {}
 
 
-_INTEGER = re.compile(r"[-+]?[0-9]+")
+_INTEGER = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _PREFIX = "tag:yaml.org,2002:"
 for _tag, _pattern, _first in (
@@ -48,12 +49,14 @@ def parse(text: str, source: str, problems: list[Problem], *, located: bool = Tr
         node = loader.get_single_node()
         return _Builder(loader, source, problems, located=located).node(node, ()) if node is not None else None
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = mark.line if mark is not None else 0
-        origin = Origin(source, line + 1, mark.column + 1) if located and mark is not None else Origin(source)
-        context = f" {error.context}" if error.context else ""
-        written = text.splitlines()[line] if line < len(text.splitlines()) else ""
-        problems.append(Problem(origin, "", f"not valid YAML: {error.problem}{context}{_hint(written)}"))
+        problems.append(_syntax_problem(error, text, source, located=located))
+    except yaml.reader.ReaderError as error:
+        before = text[: error.position]
+        line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
+        origin = Origin(source, line, column) if located else Origin(source)
+        problems.append(
+            Problem(origin, "", f"not valid YAML: the character {chr(error.character)!r} may not stand here")
+        )
     except yaml.YAMLError as error:
         problems.append(Problem(Origin(source), "", f"not valid YAML: {str(error).splitlines()[0]}"))
     except RecursionError:
@@ -64,10 +67,30 @@ def parse(text: str, source: str, problems: list[Problem], *, located: bool = Tr
     return None
 
 
-def _hint(line: str) -> str:
-    if "\t" in line:
+def _syntax_problem(error: yaml.MarkedYAMLError, text: str, source: str, *, located: bool) -> Problem:
+    mark, opened = error.problem_mark or error.context_mark, error.context_mark
+    what = f"{error.context}, {error.problem}" if error.context and error.problem else error.problem or error.context
+    if mark is None or not located:
+        return Problem(Origin(source), "", f"not valid YAML: {what}")
+    never_closed = opened is not None and opened.line < mark.line and re.search("flow|quoted", error.context or "")
+    if opened is not None and never_closed:
+        mark, what = opened, "what is opened here is never closed"
+    lines = text.splitlines()
+    hint = _hint(lines[mark.line] if mark.line < len(lines) else "", what or "")
+    return Problem(Origin(source, mark.line + 1, mark.column + 1), "", f"not valid YAML: {what}{hint}")
+
+
+def _hint(line: str, problem: str) -> str:
+    if "'\\t'" in problem:
         return "; indent with spaces, never with tabs"
+    if "undefined alias" in problem or "scanning an alias" in problem:
+        return "; quote a value that begins with *"
+    if "found another document" in problem:
+        return "; a file is one document, without ---"
     return "; inside { } and [ ] write ${…} in quotes" if "${" in line else ""
+
+
+_UNKNOWN_TAG = "the tag {!r} is not known here; write plain values"
 
 
 class _Builder:
@@ -87,12 +110,14 @@ class _Builder:
         if id(node) in self.open:
             raise yaml.MarkedYAMLError(problem="an alias stands inside its own anchor", problem_mark=node.start_mark)
         self.open.add(id(node))
+        if not isinstance(node, yaml.ScalarNode) and node.tag not in (f"{_PREFIX}map", f"{_PREFIX}seq"):
+            self._say(origin, path, _UNKNOWN_TAG.format(node.tag.replace(_PREFIX, "!!")))
         if isinstance(node, yaml.MappingNode):
             built = Node(self._mapping(node, path), origin, key)
         elif isinstance(node, yaml.SequenceNode):
             built = Node([self.node(item, (*path, index)) for index, item in enumerate(node.value)], origin, key)
         else:
-            built = Node(self._scalar(node), origin, key)
+            built = Node(self._scalar(node, path), origin, key)
         self.open.discard(id(node))
         return built
 
@@ -112,12 +137,14 @@ class _Builder:
                 self._say(origin, path, "a key must be a string; quote it if it looks like a number")
             else:
                 name = str(key_node.value)
+                if "${" in name:
+                    self._say(origin, path, f"the key {name!r} holds a reference; only values can")
                 if name in stated:
                     self._say(origin, (*path, name), "duplicate key; keep one of them")
                 stated[name] = self.node(value_node, (*path, name), origin)
         return {**merged, **stated}
 
-    def _scalar(self, node: yaml.Node) -> Any:
+    def _scalar(self, node: yaml.Node, path: Path) -> Any:
         text = str(node.value)
         match node.tag.removeprefix(_PREFIX):
             case "str":
@@ -125,8 +152,8 @@ class _Builder:
             case "int" | "float" | "bool" | "null" if not isinstance(scalar(text), str):
                 return scalar(text)
             case _:
-                problem = f"the tag {node.tag.replace(_PREFIX, '!!')!r} is not known here; write plain values"
-                raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+                self._say(self._origin(node), path, _UNKNOWN_TAG.format(node.tag.replace(_PREFIX, "!!")))
+                return scalar(text)
 
     def _origin(self, node: yaml.Node) -> Origin:
         if not self.located:
@@ -144,7 +171,8 @@ def scalar(text: str) -> str | int | float | bool | None:
     if text in ("true", "True", "TRUE", "false", "False", "FALSE"):
         return text.lower() == "true"
     if _INTEGER.fullmatch(text):
-        return int(text) if len(text) < 300 else float(text)
+        base = {"0o": 8, "0x": 16}.get(text[:2], 10)
+        return int(text[2:] if base != 10 else text, base) if len(text) < 300 else float("inf")
     if _FLOAT.fullmatch(text):
         return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
     return text
@@ -202,4 +230,6 @@ def _text(value: Any) -> str:
         plain = _PLAIN.fullmatch(value) and isinstance(scalar(value), str) and value != "<<"
         quoted = json.dumps(value, ensure_ascii=False)
         return value if plain else _UNPRINTABLE.sub(lambda found: f"\\U{ord(found[0]):08x}", quoted)
+    if isinstance(value, float) and not math.isfinite(value):
+        return ".nan" if math.isnan(value) else ".inf" if value > 0 else "-.inf"
     return "null" if value is None else json.dumps(value)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from recap.config.features import FeaturesConfig, IntegerCodes
 from recap.config.load import Resolved
 from recap.config.node import Path, dotted
-from recap.config.problems import origin_at
+from recap.config.problems import in_order, origin_at
 from recap.config.recap import RecapConfig
 from recap.data.schema import RowEncoder
 from recap.data.sources.parquet import find_files, open_parquet
@@ -22,7 +22,7 @@ def check_data(resolved: Resolved) -> None:
     found = list(_problems(resolved.config))
     if found:
         problems = [Problem(origin_at(resolved.root, path), dotted(path), str(error)) for path, error in found]
-        raise ConfigError(problems)
+        raise ConfigError(in_order(problems))
 
 
 Problems = Iterator[tuple[Path, DataError]]
@@ -37,10 +37,10 @@ def _problems(config: RecapConfig) -> Problems:
             vocabularies |= load_vocabularies(FeaturesConfig(discrete={name: discrete}))
         except DataError as error:
             yield ("features", "discrete", name, "vocabulary"), error
-    parts = dict(_feature_parts(config.features, vocabularies))
     for path, data in config.data_sets():
+        parts = dict(_feature_parts(config.features, vocabularies))
         labels = {(*path, "tasks", task): RowEncoder(FeaturesConfig(), {}, [task], data.labels) for task in data.labels}
-        if config.features.user is not None and data is config.train_data:
+        if config.features.user is not None:
             parts["features", "user"] = RowEncoder(FeaturesConfig(user=config.features.user), {}, [], {})
         yield from _source_problems((*path, "source", "inputs"), data.source.inputs, parts, labels)
 

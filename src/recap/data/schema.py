@@ -81,7 +81,9 @@ class RowEncoder:
     def check(self, schema: pa.Schema, file: str) -> None:
         """Raise DataError for the first column that `schema` lacks, or whose type cannot serve."""
         for name in self.columns:
-            if schema.get_field_index(name) < 0:
+            if schema.names.count(name) > 1:
+                raise Place(file).error(name, "stands there twice; which one is meant cannot be told")
+            if name not in schema.names:
                 known = suggest(name, schema.names)
                 raise Place(file).error(name, f"is missing; the configuration reads it. {known}")
         empty = schema.empty_table().select(self.columns)

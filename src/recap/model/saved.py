@@ -1,13 +1,15 @@
 """A model directory: `config.yaml`, `weights.safetensors`, vocabularies and a manifest; all that scoring needs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from recap.config.load import dump_config, load_config
+from recap.config.load import describe_changes, differences, dump_config, load_config
+from recap.config.node import Path as Path_
 from recap.config.recap import RecapConfig
 from recap.data.vocabulary import (
     Vocabularies,
@@ -16,7 +18,7 @@ from recap.data.vocabulary import (
     save_vocabulary,
     vocabulary_path,
 )
-from recap.errors import CheckpointError
+from recap.errors import CheckpointError, ConfigError
 from recap.model.directory import MANIFEST, verify
 from recap.model.ranker import Ranker
 
@@ -52,10 +54,25 @@ def open_model(folder: Path, overrides: Sequence[str] = (), set_files: Sequence[
     """
     verify(folder)
     config = load_config(folder / CONFIG, overrides, set_files, stored=True)
+    if overrides or set_files:
+        _refuse_other_weights(differences(load_config(folder / CONFIG, stored=True), config), folder)
     vocabularies = load_vocabularies(config.features, folder)
     ranker = build_ranker(config, vocabularies)
     load_weights(ranker, folder)
     return SavedModel(config, vocabularies, ranker)
+
+
+def _refuse_other_weights(changes: Mapping[Path_, tuple[Any, Any]], folder: Path) -> None:
+    """Raise ConfigError for changes that would give the weights another meaning."""
+    inputs = ("continuous", "binary", "discrete", "vectors")
+    refused = {
+        path: change
+        for path, change in changes.items()
+        if path[0] == "model" or (path[0] == "features" and (len(path) == 1 or path[1] in inputs))
+    }
+    if refused:
+        lines = "\n".join(f"  {line}" for line in describe_changes(refused))
+        raise ConfigError(f"{folder}: its weights were trained for other features or another model:\n{lines}")
 
 
 def load_weights(ranker: Ranker, folder: Path) -> None:

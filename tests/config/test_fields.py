@@ -1,0 +1,123 @@
+"""A field exists because a line of code outside the configuration reads it: jobs are run, and their reads recorded."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+from support import Recorder, write_feed
+
+from recap.config.base import BaseConfig
+from recap.config.load import load_config
+from recap.config.schema import models
+from recap.errors import RecapError
+from recap.evaluation.job import evaluate_run
+from recap.inference.batch import predict_files
+from recap.inference.predictor import Predictor
+from recap.model.saved import find_model_dir
+from recap.training.trainer import train
+
+VALID = Path(__file__).parent / "valid"
+Field = tuple[str, str]
+"""The class that declares a field, and its name."""
+
+
+def declared(model: type[BaseModel], name: str) -> Field:
+    return next(each.__name__ for each in model.__mro__ if name in vars(each).get("__annotations__", {})), name
+
+
+def all_fields() -> set[Field]:
+    """But `kind`, which the builders match by class, with the type checker watching that none is left out."""
+    return {declared(model, name) for model in models().values() for name in model.model_fields if name != "kind"}
+
+
+def properties() -> set[object]:
+    """The code of every property of a section: it reads fields for whoever asks for it."""
+    members = [member for model in models().values() for base in model.__mro__ for member in vars(base).values()]
+    return {member.fget.__code__ for member in members if isinstance(member, property) and member.fget is not None}
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[Field]]:
+    """The fields that code of recap outside recap.config has read."""
+    found: set[Field] = set()
+    shared = properties()
+
+    def reader(frame: FrameType | None) -> str:
+        while frame is not None and (
+            frame.f_code in shared or frame.f_code is record.__code__ or frame.f_code.co_name[0] == "<"
+        ):
+            frame = frame.f_back
+        return str(frame.f_globals["__name__"]) if frame is not None else ""
+
+    def record(self: BaseConfig, name: str) -> Any:
+        model = object.__getattribute__(self, "__class__")
+        if name in model.__pydantic_fields__:
+            module = reader(sys._getframe(1))
+            if module.startswith("recap.") and not module.startswith("recap.config"):
+                found.add(declared(model, name))
+        return object.__getattribute__(self, name)
+
+    monkeypatch.setattr(BaseConfig, "__getattribute__", record)
+    yield found
+    monkeypatch.undo()
+
+
+def run_jobs(folder: Path) -> None:
+    """Train, evaluate and predict with every valid file, in the folder of a feed."""
+    for name in ("others", "whole", "alone"):
+        config = load_config(
+            VALID / f"{name}.yaml", [f"training.save_dir={folder}/{name}", "training.num_train_steps=2"]
+        )
+        if config.training.initial_checkpoint_dir is not None:
+            train(load_config(VALID / "whole.yaml", ["training.save_dir=runs/before", *WARM]), Recorder())
+        train(config, Recorder())
+        if config.validation_data:
+            evaluate_run(config, folder / name)
+        predictor = Predictor.open(find_model_dir(folder / name))
+        predict_files(predictor, ["validation/*.parquet"], folder / f"{name}-predictions", overwrite=False)
+
+
+WARM = ["training.initial_checkpoint_dir=null", "training.num_train_steps=1"]
+
+
+def test_every_field_is_read_by_a_job(reads: set[Field], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(write_feed(tmp_path / "feed"))
+    run_jobs(tmp_path)
+    assert all_fields() - reads == set()
+
+
+def test_a_field_that_nothing_reads_would_be_found(reads: set[Field]) -> None:
+    config = load_config(VALID / "alone.yaml")
+    assert config.training.seed == 0
+    assert list(config.data_sets())
+    assert reads == set()
+
+
+def test_the_valid_files_use_every_field_and_every_kind() -> None:
+    used: set[Field] = set()
+    kinds: set[str] = set()
+
+    def walk(value: Any) -> None:
+        if isinstance(value, BaseConfig):
+            used.update(declared(type(value), name) for name in value.model_fields_set)
+            kinds.add(type(value).__name__)
+            value = dict(value)
+        for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+            walk(item)
+
+    for file in VALID.glob("*.yaml"):
+        walk(load_config(file))
+    assert all_fields() - used == set()
+    assert models().keys() - kinds == set()
+
+
+def test_every_valid_file_is_good() -> None:
+    for file in VALID.glob("*.yaml"):
+        try:
+            load_config(file)
+        except RecapError as error:
+            pytest.fail(str(error))
