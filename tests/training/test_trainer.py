@@ -171,6 +171,15 @@ def test_a_run_refuses_to_go_on_with_another_configuration(feed: Path, tmp_path:
         train(changed, Recorder())
 
 
+def test_a_run_refuses_features_in_another_order(feed: Path, tmp_path: Path) -> None:
+    config = feed_config(feed, tmp_path / "run")
+    train(config, Recorder())
+    discrete = dict(reversed(config.features.model_dump(exclude_unset=True)["discrete"].items()))
+    changed = feed_config(feed, tmp_path / "run", features={"discrete": discrete})
+    with pytest.raises(CheckpointError, match=r"features.discrete: \[hour, language\] → \[language, hour\]"):
+        train(changed, Recorder())
+
+
 def test_a_resumed_run_says_what_changed(feed: Path, tmp_path: Path) -> None:
     train(feed_config(feed, tmp_path / "run"), Recorder())
     longer = feed_config(feed, tmp_path / "run", training={"num_train_steps": 14})

@@ -107,7 +107,7 @@ def _lay_file(root: Node, given: str, problems: list[Problem]) -> Node:
     """`FILE`: a mapping of sections laid over; `section.key=FILE`: a file that holds the value of one key."""
     named, equals, file = given.partition("=")
     origin = Origin(f"--set-file {given!r}")
-    if not equals or _is_file(given):
+    if given and (not equals or _is_file(given)):
         return lay_over(root, _read(given, [], problems))
     if not named or not file:
         problems.append(Problem(origin, "", "expected FILE, or section.key=FILE such as model.tasks=tasks.yaml"))

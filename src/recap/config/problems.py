@@ -134,12 +134,29 @@ def _is_not_inherited(path: Path, errors: Sequence[Any]) -> bool:
 
 def _disagreements(root: Node, found: Iterable[tuple[Path, str]]) -> list[Problem]:
     """With their places; those of a value that is not set are told already."""
-    with_nodes = [(path, text, node_at(root, path)) for path, text in found]
-    return [
-        Problem(origin_at(root, path), dotted(path), text)
-        for path, text, node in with_nodes
-        if node is None or not node.unresolved
-    ]
+    problems: list[Problem] = []
+    for path, text in found:
+        node = node_at(root, path)
+        if node is None or not node.unresolved:
+            names_the_key = bool(path) and text.startswith(repr(path[-1]))
+            origin = origin_at(root, _as_written(root, path), key=names_the_key)
+            problems.append(Problem(origin, dotted(path), text))
+    return problems
+
+
+def _as_written(node: Node, path: Path) -> Path:
+    """`path` with the keys that stand there, some of them misspelt."""
+    written: list[str | int] = []
+    for step in path:
+        below = node.value if isinstance(node.value, dict | list) else {}
+        if isinstance(below, dict) and step not in below:
+            step = next(iter(get_close_matches(str(step), list(below), n=1)), step)
+        written.append(step)
+        found = node_at(node, (step,))
+        if found is None:
+            break
+        node = found
+    return tuple(written)
 
 
 def _path(location: Sequence[str | int], values: Any, *, keep_last: bool) -> Path:

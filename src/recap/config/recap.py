@@ -51,7 +51,15 @@ class RecapConfig(WholeConfig):
 
     def checks(self) -> tuple[Disagreements, ...]:
         """What sections do not agree about."""
-        return _feature_problems(self), _task_problems(self), _rate_problems(self), _batch_problems(self)
+        return (
+            _column_problems(self),
+            _embedding_problems(self),
+            _task_problems(self),
+            _metric_problems(self),
+            _weight_problems(self),
+            _rate_problems(self),
+            _batch_problems(self),
+        )
 
     _secrets: dict[Path, str] = PrivateAttr(default_factory=dict)
 
@@ -75,7 +83,7 @@ class RecapConfig(WholeConfig):
         yield from ((("validation_data", name), data) for name, data in self.validation_data.items())
 
 
-def _feature_problems(config: RecapConfig) -> Disagreements:
+def _column_problems(config: RecapConfig) -> Disagreements:
     features = config.features
     seen: set[str] = set()
     for path, name in _input_columns(features):
@@ -88,7 +96,10 @@ def _feature_problems(config: RecapConfig) -> Disagreements:
         yield ("features",), "no column feeds the model; name some under continuous, binary, discrete or vectors"
     if DEFAULT in features.discrete:
         yield ("features", "discrete", DEFAULT), "'default' is a reserved name; rename the column"
-    widths = config.model.embeddings
+
+
+def _embedding_problems(config: RecapConfig) -> Disagreements:
+    features, widths = config.features, config.model.embeddings
     for name in features.discrete:
         if name not in widths and DEFAULT not in widths:
             yield (
@@ -124,9 +135,16 @@ def _task_problems(config: RecapConfig) -> Disagreements:
         for task in data.tasks:
             if task not in config.model.tasks:
                 yield (*path, "tasks", task), _unknown(task, "task", config.tasks)
-    for index, name in enumerate(config.which_metrics or []):
-        if name in (config.which_metrics or [])[:index]:
+
+
+def _metric_problems(config: RecapConfig) -> Disagreements:
+    names = config.which_metrics or []
+    for index, name in enumerate(names):
+        if name in names[:index]:
             yield ("which_metrics", index), f"{name!r} is named twice; once is enough"
+
+
+def _weight_problems(config: RecapConfig) -> Disagreements:
     for task in config.scoring.weights:
         if task not in config.model.tasks:
             yield ("scoring", "weights", task), _unknown(task, "task", config.tasks)

@@ -21,7 +21,9 @@ def check_data(resolved: Resolved) -> None:
     """
     found = list(_problems(resolved.config))
     if found:
-        problems = [Problem(origin_at(resolved.root, path), dotted(path), str(error)) for path, error in found]
+        problems = [
+            Problem(origin_at(resolved.root, path, key=True), dotted(path), str(error)) for path, error in found
+        ]
         raise ConfigError(in_order(problems))
 
 

@@ -1,0 +1,127 @@
+"""`recap config`, as a person runs it."""
+
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from config.corpus import VALID
+from support import write_feed
+
+from recap.config.load import load_config
+from recap.config.schema import schema_text
+
+WHOLE = VALID[0]
+PUBLISHED = Path(__file__).parents[1] / "config" / "published" / "whole.yaml"
+
+
+def run(*arguments: str | Path, folder: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "recap", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder, env={**os.environ, **environment})
+
+
+def test_check_with_data_looks_at_the_data(tmp_path: Path) -> None:
+    write_feed(tmp_path)
+    assert run("config", "check", WHOLE, "--data", folder=tmp_path).returncode == 0
+    bad = run("config", "check", WHOLE, "--data", "features.binary=[nowhere]", folder=tmp_path)
+    assert bad.returncode == 2
+    assert "features.binary.0: train/part-0.parquet: column 'nowhere': is missing" in bad.stderr
+
+
+def test_show_prints_the_resolved_file_with_origins() -> None:
+    shown = run("config", "show", WHOLE, "training.seed=9")
+    assert shown.returncode == 0
+    assert "# override 'training.seed=9'" in shown.stdout
+    assert yaml.safe_load(shown.stdout)["training"]["seed"] == 9
+
+
+def test_diff_prints_what_differs_and_nothing_else(tmp_path: Path) -> None:
+    other = tmp_path / "other.yaml"
+    other.write_text(WHOLE.read_text().replace("seed: 7", "seed: 8").replace("[16, 8]", "[16, 4]"))
+    assert run("config", "diff", WHOLE, WHOLE).stdout == ""
+    assert run("config", "diff", WHOLE, other).stdout.splitlines() == [
+        "training.seed: 7 → 8",
+        "model.backbone.mlp.layer_sizes: [16, 8] → [16, 4]",
+    ]
+    assert run("config", "diff", WHOLE, tmp_path / "nowhere.yaml").returncode == 2
+
+
+def test_schema_writes_the_schema_and_never_over_a_file_unasked(tmp_path: Path) -> None:
+    assert run("config", "schema").stdout == schema_text()
+    file = tmp_path / "new" / "schema.json"
+    assert run("config", "schema", "--output", file).stderr == f"written: {file}\n"
+    assert file.read_text() == schema_text()
+    again = run("config", "schema", "--output", file)
+    assert again.returncode == 2
+    assert again.stderr == f"--output: {file} is already there; add --overwrite to replace it\n"
+    assert run("config", "schema", "--output", file, "--overwrite").returncode == 0
+    folder = run("config", "schema", "--output", tmp_path, "--overwrite")
+    assert (folder.returncode, [path.name for path in tmp_path.iterdir()]) == (2, ["new"])
+
+
+def test_new_writes_a_start_that_checks_and_one_for_data(tmp_path: Path) -> None:
+    made = run("config", "new")
+    (tmp_path / "new.yaml").write_text(made.stdout)
+    assert run("config", "check", "new.yaml", folder=tmp_path).returncode == 0
+    write_feed(tmp_path)
+    files = ["train/part-0.parquet", "train/part-1.parquet"]
+    made = run("config", "new", "--from-data", *files, "--output", "data.yaml", folder=tmp_path)
+    assert (made.returncode, made.stderr) == (0, "written: data.yaml\n")
+    assert load_config(tmp_path / "data.yaml").train_data.source.inputs == files
+    assert run("config", "check", "data.yaml", "--data", folder=tmp_path).returncode == 0
+    missing = run("config", "new", "--from-data", "nowhere/*.parquet", folder=tmp_path)
+    assert (missing.returncode, missing.stderr[:35]) == (2, "nowhere/*.parquet: matches no file ")
+    assert "is given without --from-data" in run("config", "new", "a.parquet").stderr
+
+
+def test_import_writes_what_checks_and_remarks_to_standard_error(tmp_path: Path) -> None:
+    made = run("config", "import", PUBLISHED, "--output", "ours.yaml", folder=tmp_path, USER="someone")
+    assert made.returncode == 0, made.stderr
+    assert f"{PUBLISHED}:32:3: model.tasks: heads and labels are matched by name" in made.stderr
+    assert run("config", "check", "ours.yaml", folder=tmp_path, USER="someone").returncode == 0
+    broken = tmp_path / "broken.yaml"
+    broken.write_text(PUBLISHED.read_text().replace("cache: false", "cache: true"))
+    refused = run("config", "import", broken, "--output", "other.yaml", folder=tmp_path, USER="someone")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "train_data.cache: not built yet: holding the data in memory" in refused.stderr
+    assert not (tmp_path / "other.yaml").exists()
+
+
+def test_what_a_terminal_cannot_write_is_no_traceback(tmp_path: Path) -> None:
+    other = tmp_path / "other.yaml"
+    other.write_text(WHOLE.read_text().replace("seed: 7", "seed: 8"))
+    shown = run("config", "diff", WHOLE, other, PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    assert (shown.returncode, shown.stdout) == (0, "training.seed: 7 \\u2192 8\n")
+
+
+def test_on_a_terminal_an_error_shows_the_line_it_is_about(tmp_path: Path) -> None:
+    file = tmp_path / "ranker.yaml"
+    file.write_text(WHOLE.read_text().replace("kind: mask_net", "kind: maksnet"))
+    master, slave = pty.openpty()
+    command = [sys.executable, "-m", "recap", "config", "check", "ranker.yaml"]
+    done = subprocess.run(command, stderr=slave, cwd=tmp_path, env={**os.environ, "TERM": "dumb"})
+    os.close(slave)
+    printed = os.read(master, 10_000).decode().replace("\r", "")
+    os.close(master)
+    assert done.returncode == 2
+    assert printed.splitlines() == [
+        "ranker.yaml:32:11: model.backbone.kind: 'maksnet' is unknown. Known: mlp, mask_net. Did you mean 'mask_net'?",
+        "   32 │     kind: maksnet",
+        "      │           ^^^^^^^",
+        "",
+        "1 problem; nothing was done",
+    ]
+
+
+@pytest.mark.parametrize("command", [["train"], ["evaluate"], ["config", "check"], ["config", "show"]])
+def test_every_command_takes_overrides_and_set_files(command: list[str], tmp_path: Path) -> None:
+    (tmp_path / "over.yaml").write_text("training: {seed: x}\n")
+    done = run(*command, WHOLE, "--set-file", "over.yaml", "training.num_train_steps=0", folder=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "over.yaml:1:18: training.seed: expected a whole number, found 'x'",
+        "override 'training.num_train_steps=0': training.num_train_steps: must be above 0, found 0",
+    ]

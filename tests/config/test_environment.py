@@ -1,0 +1,131 @@
+"""References to the environment, and secrets."""
+
+import json
+from pathlib import Path
+
+import pytest
+from config.corpus import VALID
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recap.config.environment import hide
+from recap.config.load import describe_changes, differences, dump_config, load_config, resolve, show_config
+from recap.errors import ConfigError
+
+WHOLE = VALID[0].read_text()
+
+
+def load(folder: Path, old: str, new: str, *, stored: bool = False) -> str:
+    """whole.yaml with `new` for `old`, loaded and dumped."""
+    file = folder / "ranker.yaml"
+    assert WHOLE.count(old) == 1
+    file.write_text(WHOLE.replace(old, new))
+    return dump_config(load_config(file, stored=stored))
+
+
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [
+        ("${A}", "a value"),
+        ("x/${A}/${B:-b}", "x/a value/b"),
+        ("${B:-}y", "y"),
+        ("${B:-with spaces: and, more}", "with spaces: and, more"),
+        ("$${A}", "${A}"),
+        ("$A", "$A"),
+        ("${A}${A}", "a valuea value"),
+    ],
+)
+def test_references_are_replaced(written: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("A", "a value")
+    monkeypatch.delenv("B", raising=False)
+    file = tmp_path / "ranker.yaml"
+    file.write_text(WHOLE.replace("runs/whole", json.dumps(written)))
+    config = load_config(file)
+    assert config.training.save_dir == value
+    file.write_text(dump_config(config))
+    assert load_config(file, stored=True).training.save_dir == value
+
+
+def test_a_number_or_a_switch_may_come_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEED", "11")
+    monkeypatch.setenv("SWITCH", "false")
+    assert "seed: 11\n" in load(tmp_path, "seed: 7", "seed: ${SEED}")
+    assert "use_parallel: false\n" in load(tmp_path, "use_parallel: true", "use_parallel: ${SWITCH}")
+    assert 'user: "11"' in load(tmp_path, "user: user_id", "user: ${SEED}")
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(alphabet=st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=20))
+def test_a_value_never_adds_structure(value: str) -> None:
+    import os
+    import tempfile
+
+    os.environ["RECAP_TEST_VALUE"] = value
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "ranker.yaml"
+            file.write_text(WHOLE.replace("runs/whole", "${RECAP_TEST_VALUE}"))
+            config = load_config(file)
+            assert config.training.save_dir == value
+            file.write_text(dump_config(config), encoding="utf-8")
+            assert load_config(file, stored=True) == config
+    finally:
+        del os.environ["RECAP_TEST_VALUE"]
+
+
+def test_a_secret_is_stored_as_its_reference_and_nothing_else_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEAM", "age")
+    file = tmp_path / "ranker.yaml"
+    file.write_text(WHOLE.replace("runs/whole", '"runs/${secret:TEAM}/${NAME:-x}"'))
+    config = load_config(file)
+    assert config.training.save_dir == "runs/age/x"
+    stored = dump_config(config)
+    assert 'save_dir: "runs/${secret:TEAM}/x"' in stored
+    assert "continuous: [age, followers]" in stored
+    file.write_text(stored)
+    assert load_config(file, stored=True) == config
+    monkeypatch.delenv("TEAM")
+    kept = load_config(file, stored=True)
+    assert kept.training.save_dir == "runs/${secret:TEAM}/x"
+    assert dump_config(kept) == stored
+    with pytest.raises(ConfigError, match="the environment variable 'TEAM' is not set"):
+        load_config(file)
+
+
+def test_a_secret_number_stays_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET_SEED", "4711")
+    file = tmp_path / "ranker.yaml"
+    file.write_text(WHOLE.replace("seed: 7", 'seed: "${secret:SECRET_SEED}"'))
+    config = load_config(file)
+    assert config.training.seed == 4711
+    for text in (dump_config(config), show_config(resolve(file))):
+        assert "4711" not in text
+        assert 'seed: "${secret:SECRET_SEED}"' in text
+    file.write_text(dump_config(config))
+    assert load_config(file, stored=True) == config
+    assert describe_changes(differences(load_config(VALID[0]), config)) == [
+        'training.seed: 7 → "${secret:SECRET_SEED}"'
+    ]
+
+
+@pytest.mark.parametrize("secret", ["hunter2", "p'w\"d\\x\n", "h" * 200, "-5.50", "-007"])
+def test_a_secret_is_never_told_in_an_error(secret: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKEN", secret)
+    file = tmp_path / "ranker.yaml"
+    for old, new in (("seed: 7", 'seed: "${secret:TOKEN}"'), ("kind: share_all", 'kind: "x${secret:TOKEN}"')):
+        file.write_text(WHOLE.replace(old, new))
+        with pytest.raises(ConfigError) as caught:
+            load_config(file)
+        told = hide(str(caught.value))
+        assert "${secret:TOKEN}" in told
+        for form in (secret, repr(secret)[1:-1], secret[:50], "5.5", "found -7"):
+            assert form not in told or form in ("-7",), told
+
+
+def test_of_two_secrets_the_longer_is_hidden_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHORT", "swordfish")
+    monkeypatch.setenv("LONG", "swordfish-and-chips")
+    load(tmp_path, "runs/whole", '"${secret:SHORT}/${secret:LONG}"')
+    assert hide("a swordfish-and-chips, a swordfish") == "a ${secret:LONG}, a ${secret:SHORT}"

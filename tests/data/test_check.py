@@ -1,0 +1,69 @@
+"""What `recap config check --data` says of a configuration and its data."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from config.corpus import VALID
+from support import write_feed
+
+from recap.config.load import resolve
+from recap.data.check import check_data
+from recap.errors import ConfigError
+
+
+@pytest.fixture
+def feed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A feed, in which the valid files read."""
+    monkeypatch.chdir(write_feed(tmp_path))
+    return tmp_path
+
+
+def problems(*overrides: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        check_data(resolve(VALID[0], overrides))
+    return str(caught.value).replace(f"{VALID[0].parent}/", "").splitlines()
+
+
+@pytest.mark.usefixtures("feed")
+def test_good_data_is_good() -> None:
+    for file in VALID:
+        check_data(resolve(file))
+
+
+def test_every_file_column_and_vocabulary_that_is_not_there_is_told_at_its_place(feed: Path) -> None:
+    (feed / "languages.parquet").unlink()
+    table = pq.read_table(feed / "validation" / "part-0.parquet")
+    pq.write_table(table.drop_columns(["age", "hour", "like"]), feed / "validation" / "part-0.parquet")
+    inputs = "validation_data.train.source.inputs=[nowhere/*.parquet, 'train/*']"
+    found = problems(inputs, "features.vectors={vectro: 4}")
+    validation, train = "validation/part-0.parquet: column", "train/part-0.parquet: column"
+    starts = [
+        f"whole.yaml:15:16: features.continuous.0: {validation} 'age': is missing; the configuration reads it. Known: ",
+        f"whole.yaml:18:5: features.discrete.hour: {validation} 'hour': is missing",
+        "whole.yaml:19:16: features.discrete.language.vocabulary: languages.parquet: vocabulary of 'language': no such",
+        f"whole.yaml:65:13: validation_data.validation.tasks.like: {validation} 'like': is missing",
+        f"override 'features.vectors={{vectro: 4}}': features.vectors.vectro: {train} 'vectro': is missing",
+        f"override 'features.vectors={{vectro: 4}}': features.vectors.vectro: {validation} 'vectro': is missing",
+        f"override {inputs!r}: validation_data.train.source.inputs.0: nowhere/*.parquet: matches no file",
+    ]
+    assert [line[: len(start)] for line, start in zip(sorted(found), sorted(starts), strict=True)] == sorted(starts)
+
+
+def test_wrong_types_and_damaged_files_are_told(feed: Path) -> None:
+    file = feed / "train" / "part-1.parquet"
+    table = pq.read_table(file)
+    pq.write_table(table.set_column(table.schema.get_field_index("hour"), "hour", pa.array(["x"] * len(table))), file)
+    (feed / "train" / "part-2.parquet").write_text("no parquet")
+    found = problems()
+    wrong_type = "features.discrete.hour: train/part-1.parquet: column 'hour': holds string; integer codes"
+    assert any(wrong_type in line for line in found)
+    assert any("train_data.source.inputs: train/part-2.parquet: not readable as Parquet" in line for line in found)
+
+
+def test_a_column_that_stands_twice_is_told(feed: Path) -> None:
+    file = feed / "train" / "part-0.parquet"
+    table = pq.read_table(file)
+    pq.write_table(table.append_column("age", table.column("age")), file)
+    assert "column 'age': stands there twice; which one is meant cannot be told" in problems()[0]
