@@ -1,13 +1,18 @@
 """What README and docs say is so."""
 
+import importlib.util
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from pydantic import BaseModel
 
+from recap.config.keys import is_model
 from recap.config.load import load_config
 from recap.config.metrics import METRIC_NAMES
+from recap.config.published.form import PublishedConfig, Refused
 from recap.config.training import TrainingConfig
 
 ROOT = Path(__file__).parents[2]
@@ -44,3 +49,32 @@ def test_every_metric_and_every_training_field_is_explained() -> None:
     assert [name for name in METRIC_NAMES if f"`{name}`" not in metrics] == []
     training = (ROOT / "docs" / "training.md").read_text()
     assert [name for name in TrainingConfig.model_fields if name not in training] == []
+
+
+def test_the_page_of_every_key_is_that_of_the_models() -> None:
+    spec = importlib.util.spec_from_file_location("reference", ROOT / "docs" / "reference.py")
+    assert spec is not None
+    assert spec.loader is not None
+    reference = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(reference)
+    assert (ROOT / "docs" / "configuration.md").read_text() == reference.page(), "run make docs"
+
+
+def test_the_plan_has_a_place_for_every_published_field_that_is_refused() -> None:
+    plan = (ROOT / "docs" / "configuration-plan.md").read_text()
+    fields = [item for model in sections(PublishedConfig) for item in model.model_fields.items()]
+    names = [name for name, field in fields if any(isinstance(mark, Refused) for mark in field.metadata)]
+    assert len(names) > 15
+    assert [name for name in names if name not in plan and name != "axis"] == []
+
+
+def sections(model: type[BaseModel]) -> set[type[BaseModel]]:
+    """A section and all below it."""
+    below = [each for field in model.model_fields.values() for each in _models(field.annotation)]
+    return {model}.union(*map(sections, below))
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    if is_model(annotation):
+        return [annotation]
+    return [model for argument in getattr(annotation, "__args__", ()) for model in _models(argument)]
