@@ -8,9 +8,9 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from recap.config.base import DisagreementError, all_disagreements
-from recap.config.environment import hide
-from recap.config.keys import is_model, keys_at, kinds, members, suggest
+from recap.config.keys import is_model, keys_at, kinds, members
 from recap.config.node import Node, Path, dotted, node_at, nodes_along, plain
+from recap.config.wording import message
 from recap.config.yaml_file import scalar
 from recap.errors import ConfigError, Origin, Problem
 
@@ -20,23 +20,22 @@ M = TypeVar("M", bound=BaseModel)
 def validate(model: type[M], root: Node, known: Sequence[Problem] = ()) -> M:
     """`root` as a `model`. Raises ConfigError with the `known` problems and all that validation finds."""
     values = plain(root)
-    found: list[Problem] = []
-    validated: M | None = None
-    while True:
-        try:
-            validated = model.model_validate(values)
-            break
-        except ValidationError as error:
-            errors = error.errors(include_url=False)
-        if not _retype(errors, root, values):
-            found = _problems(model, errors, root, values)
-            # What sections disagree about, which validation asks only once each is good by itself.
-            hidden = all_disagreements(_loosely(model, values), partly=True)
-            found += _disagreements(root, hidden)
-            break
-    if validated is None or known:
-        raise ConfigError(in_order([*known, *found]))
-    return validated
+    validated, errors = _attempt(model, values)
+    while errors and _retype(errors, root, values):
+        validated, errors = _attempt(model, values)
+    if validated is not None and not known:
+        return validated
+    found = _problems(model, errors, root, values)
+    if errors:  # what sections disagree about, which validation asks only once each is good by itself
+        found += _disagreements(root, all_disagreements(_loosely(model, values), partly=True))
+    raise ConfigError(in_order([*known, *found]))
+
+
+def _attempt(model: type[M], values: Any) -> tuple[M | None, Sequence[Any]]:
+    try:
+        return model.model_validate(values), ()
+    except ValidationError as error:
+        return None, error.errors(include_url=False)
 
 
 def _retype(errors: Sequence[Any], root: Node, values: Any) -> bool:
@@ -90,10 +89,6 @@ def _or_none(value: Any) -> Any:
     return None if value is _REFUSED else value
 
 
-def _tags(item: Any) -> list[str]:
-    return [tag.strip("' ") for tag in str(item["ctx"]["expected_tags"]).split(",")]
-
-
 def _problems(model: type[BaseModel], errors: Sequence[Any], root: Node, values: Any) -> list[Problem]:
     found: list[Problem] = []
     for item in errors:
@@ -110,7 +105,7 @@ def _problems(model: type[BaseModel], errors: Sequence[Any], root: Node, values:
         if node is not None and node.unresolved:
             continue  # what is not set is told already
         key = item["type"] == "extra_forbidden"
-        text = _message(model, item, here, values, node)
+        text = message(item, keys_at(model, here[:-1], values), node)
         found.append(Problem(origin_at(root, here, key=key), dotted(here), text))
     return found
 
@@ -207,69 +202,3 @@ def in_order(problems: Sequence[Problem]) -> list[Problem]:
         return origin.line == 0, sources.index(origin.source), origin.line, origin.column
 
     return sorted(once.values(), key=place_of)
-
-
-def _message(model: type[BaseModel], item: Any, path: Path, values: Any, node: Node | None) -> str:
-    """What is wrong, what was found, what is accepted."""
-    context = item.get("ctx", {})
-    found = node.reference if node is not None and node.secret and node.reference else _show(item["input"])
-    match item["type"]:
-        case "extra_forbidden":
-            known = [key for key in keys_at(model, path[:-1], values) if key != path[-1]]
-            return f"{str(path[-1])!r} is unknown. {suggest(str(path[-1]), known)}"
-        case "missing":
-            return "is required, but missing"
-        case "union_tag_invalid":
-            return f"{_show(context['tag'])} is unknown. {suggest(str(context['tag']), _tags(item))}"
-        case "union_tag_not_found":
-            return f"needs a 'kind' that says which one it is, found {found}"
-        case "literal_error":
-            known = [each.strip(" '") for each in str(context["expected"]).replace(" or ", ",").split(",")]
-            return f"{found} is unknown. {suggest(str(item['input']), known)}"
-        case "value_error":
-            return f"{context['error']}, found {found}"
-        case "model_type" | "dict_type" | "model_attributes_type":
-            return f"expected a mapping, found {found}"
-        case "too_short" | "string_too_short":
-            return f"must not be empty, found {found}"
-        case kind if kind in _EXPECTED:
-            return f"expected {_EXPECTED[kind]}, found {found}"
-        case kind if kind in _BOUNDS:
-            word, bound = _BOUNDS[kind]
-            limit = context[bound]
-            return f"must be {word} {limit if isinstance(limit, int) else f'{limit:g}'}, found {found}"
-        case "one_of":
-            return str(item["msg"])
-        case _:
-            return f"{item['msg']}, found {found}"
-
-
-_EXPECTED = {
-    "list_type": "a list",
-    "string_type": "text",
-    "int_type": "a whole number",
-    "float_type": "a number",
-    "bool_type": "true or false",
-    "finite_number": "a finite number",
-}
-_BOUNDS = {
-    "greater_than": ("above", "gt"),
-    "greater_than_equal": ("at least", "ge"),
-    "less_than": ("below", "lt"),
-    "less_than_equal": ("at most", "le"),
-}
-"""Kinds of errors → the word for the bound, and its name in the error."""
-_LONGEST_SHOWN = 60
-
-
-def _show(value: Any) -> str:
-    """What was found, as short as it can be said."""
-    if isinstance(value, dict):
-        return "a mapping" if value else "an empty mapping"
-    if isinstance(value, list):
-        items = "1 item" if len(value) == 1 else f"{len(value)} items"
-        return f"a list of {items}" if value else "an empty list"
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    text = repr(hide(value) if isinstance(value, str) else value)
-    return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 3]}..."
