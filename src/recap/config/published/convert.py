@@ -54,7 +54,7 @@ def import_config(file: str) -> Imported:
     root = deepcopy(raw)
     substitute(root, problems)
     published = validate(PublishedConfig, root, problems)
-    converter = _Converter(raw, root, published)
+    converter = _Converter(raw, published)
     ours = converter.whole()
     checked = deepcopy(ours)
     substitute(checked, converter.problems)
@@ -69,7 +69,6 @@ class _Converter:
     """Builds our tree; what is copied from the published one keeps its origin and its references."""
 
     raw: Node
-    root: Node
     published: PublishedConfig
     problems: list[Problem] = field(default_factory=list)
     remarks: list[Problem] = field(default_factory=list)
