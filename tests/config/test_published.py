@@ -274,7 +274,7 @@ WRONG = {
     "a column the schema lacks": (
         "train_data/seg_dense_schema/renamed_features/continuous",
         "home__cont",
-        "schema_path: 'home__cont' is not there in the schema; continuous needs a column of fixed length",
+        "schema_path: 'home__cont' is not there in the schema; continuous needs numbers of a fixed length",
     ),
     "a rate above 1": (
         "train_data/tasks/is_favorited/neg_downsampling_rate",
@@ -331,7 +331,7 @@ def test_share_none_without_a_backbone_rate_leaves_the_inputs_as_they_start(
     found = imported(tmp_path, published)
     assert read_back(tmp_path, found).optimizer.backbone.model_dump() == {"kind": "constant", "learning_rate": 0.0}
     assert any("what is no tower stays as it starts" in remark.text for remark in found.remarks)
-    assert any("double_norm_log with its defaults is taken" in remark.text for remark in found.remarks)
+    assert any("double_norm_log between BatchNorm and LayerNorm" in remark.text for remark in found.remarks)
 
 
 @settings(max_examples=150, deadline=None)
@@ -361,3 +361,79 @@ def test_whatever_stands_in_a_published_file_is_taken_over_or_refused(data: st.D
             assert str(error)
         else:
             read_back(Path(folder), found)
+
+
+def test_refusals_of_both_forms_are_told_at_once(tmp_path: Path, published: dict[str, Any]) -> None:
+    published["train_data"] |= {"cache": True, "global_batch_size": 0}
+    published["train_data"]["tasks"].pop("is_shared")
+    published["model"]["tasks"]["is_reported"] = {"dcn_config": {"poly_degree": 2}}
+    published["optimizer"]["adam"]["beta_1"] = 1.5
+    found = {line.split(": ")[0] for line in refusals(tmp_path, published)}
+    assert found == {
+        "train_data.cache",
+        "model.tasks.is_reported.dcn_config",
+        "train_data.tasks",
+        "train_data.global_batch_size",
+        "optimizer.algorithm.beta_1",
+    }
+
+
+def test_what_only_happens_to_be_alike_today_is_said_of_each_set(
+    tmp_path: Path, published: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRAIN_GLOB", "data")
+    monkeypatch.setenv("TEST_GLOB", "data")
+    published["train_data"]["inputs"] = "${TRAIN_GLOB}"
+    published["validation_data"]["same"]["inputs"] = "${TEST_GLOB}"
+    found = imported(tmp_path, json.loads(json.dumps(published)))
+    monkeypatch.setenv("TEST_GLOB", "elsewhere")
+    config = read_back(tmp_path, found)
+    assert config.train_data.source.inputs == ["data"]
+    assert config.validation_data["same"].source.inputs == ["elsewhere"]
+
+
+def test_a_column_has_one_role(tmp_path: Path, published: dict[str, Any]) -> None:
+    features = ["meta.tweet_id", "home__continuous", "is_favorited", "meta.user_id", "other.embedding"]
+    published["train_data"]["seg_dense_schema"]["features"] = features
+    published["validation_data"] = {}
+    found = imported(tmp_path, published)
+    ours = read_back(tmp_path, found).features
+    assert ours.ids == ["meta.tweet_id", "other.embedding"]
+    assert ours.user == "meta.user_id"
+    assert any(remark.text.endswith("reads them: meta.tweet_id, other.embedding") for remark in found.remarks)
+
+
+def test_a_schedule_may_come_from_the_environment(
+    tmp_path: Path, published: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RATE", "0.5")
+    rates = published["optimizer"]["multi_task_learning_rates"]
+    rates["backbone_learning_rate"] = {"constant": "${RATE}", "linear_ramp_to_constant": "${RAMP:-null}"}
+    assert read_back(tmp_path, imported(tmp_path, published)).optimizer.backbone.model_dump() == {
+        "kind": "constant",
+        "learning_rate": 0.5,
+    }
+
+
+@pytest.mark.parametrize(("path", "key"), [("training", "seed"), ("optimizer/adam", "kind"), ("model", "loss_weight")])
+def test_our_own_keys_are_unknown_there(path: str, key: str, tmp_path: Path, published: dict[str, Any]) -> None:
+    set_at(published, f"{path}/{key}", 1)
+    assert any(f"{key!r} is unknown" in line for line in refusals(tmp_path, published))
+
+
+def test_a_rate_for_all_other_towers_cannot_be_said_there(tmp_path: Path, published: dict[str, Any]) -> None:
+    published["optimizer"]["multi_task_learning_rates"]["tower_learning_rates"]["default"] = {"constant": 0.1}
+    assert "default: 'default' is no task. Known: recap.engagement.is_replied" in refusals(tmp_path, published)[0]
+
+
+def test_a_set_without_a_head_is_refused(tmp_path: Path, published: dict[str, Any]) -> None:
+    published["validation_data"]["d9"]["tasks"] = {"is_bookmarked": {}}
+    assert refusals(tmp_path, json.loads(json.dumps(published))) == [
+        "validation_data.d9.tasks: no head predicts any task of it; take the set out"
+    ]
+
+
+def test_the_name_of_the_file_adds_nothing(tmp_path: Path, published: dict[str, Any]) -> None:
+    file = tmp_path / "a\nb: 1 #.yaml"
+    file.write_text(yaml.dump(published))
+    assert import_config(str(file)).text.splitlines()[1] == "training:"

@@ -132,3 +132,86 @@ def test_data_without_labels_or_rows_or_with_other_columns_is_refused(file: Path
         guess_columns([str(file), write("types.parquet", other)])
     with pytest.raises(DataError, match="matches no file"):
         guess_columns([str(tmp_path / "none*.parquet")])
+
+
+def guessed(folder: Path, *tables: dict[str, Any], row_group_size: int = 1000) -> Columns:
+    """The columns of files made of these tables, each beside a label and a feature."""
+    rows = len(next(iter(tables[0].values())))
+    sure = {"is_clicked": [0, 1] * (rows // 2), "x": list(np.linspace(0, 1, rows))}
+    for number, columns in enumerate(tables):
+        pq.write_table(pa.table(sure | columns), folder / f"f{number}.parquet", row_group_size=row_group_size)
+    return guess_columns([str(folder / "*.parquet")]).columns
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "word"),
+    [
+        (
+            "is_liked",
+            [0, 1, 1, None],
+            "named like an engagement, but 25% of it missing; a label is 0 or 1 in every row",
+        ),
+        (
+            "is_liked",
+            [0.0, 1.0, 1.0, float("nan")],
+            "named like an engagement, but 25% of it missing; a label is 0 or 1",
+        ),
+        ("is_liked", [-1, 1, 1, -1], "named like an engagement, but −1 to 1; a label is 0 or 1 in every row"),
+        ("user_id", [5, 6, None, 7], "named like a user, but null in some rows; every row needs its user"),
+        ("user_id", [5.0, 6.0, 7.0, 8.0], "named like a user, but not whole numbers; every row needs its user"),
+        ("user_id", ["a", None, "b", "c"], "named like a user, but null in some rows; every row needs its user"),
+        ("vector", [[1.0, 2.0], [1.0, float("nan")]] * 2, "lists of 2 floats, some of them not finite"),
+        ("vector", [[1.0, 1e300], [1.0, 2.0]] * 2, "lists of 2 floats, some of them not finite"),
+        ("ids", [[10**12, 5], [1, 2]] * 2, "lists of integers from 1 to 1,000,000,000,000: no codes for an embedding"),
+        ("ids", [[-1, 5], [1, 2]] * 2, "lists of integers from -1 to 5: no codes for an embedding"),
+        ("${HOME}", [1.5, 2.5, 3.5, 4.5], "its name means something else here; rename it"),
+    ],
+)
+def test_what_a_run_would_refuse_is_left_out(name: str, values: list[Any], word: str, tmp_path: Path) -> None:
+    (left_out,) = guessed(tmp_path, {name: values}).left_out
+    assert (left_out.name, left_out.word[: len(word)]) == (name, word)
+
+
+def test_numbers_of_0_1_and_nan_are_continuous(tmp_path: Path) -> None:
+    assert names(guessed(tmp_path, {"flag": [0.0, 1.0, float("nan"), 1.0]}).continuous) == ["x", "flag"]
+
+
+def test_rows_are_looked_at_all_over_the_files(tmp_path: Path) -> None:
+    values = [0, 1] * 50 + list(range(300))
+    columns = guessed(tmp_path, {"kind": values, "late": [0] * 399 + [1]}, row_group_size=100)
+    assert names(columns.continuous) == ["x", "kind"]
+    assert names(columns.binary) == ["late"]
+
+
+def test_files_that_differ_in_dictionaries_and_truth_values_go_together(tmp_path: Path) -> None:
+    plain = {"flag": [True, False] * 2, "word": ["a", "b"] * 2, "gone": [1.0, 2.0, 3.0, 4.0]}
+    other = {"flag": [1, 0] * 2, "word": pa.array(["a", "b"] * 2).dictionary_encode(), "gone": pa.nulls(4)}
+    columns = guessed(tmp_path, plain, other)
+    assert names(columns.binary) == ["flag"]
+    assert names(columns.vocabularies) == ["word"]
+    assert [guess.word for guess in columns.left_out] == [f"has no type in {tmp_path}/f1.parquet"]
+
+
+def test_an_empty_row_group_is_passed_over(tmp_path: Path) -> None:
+    rows = table()
+    with pq.ParquetWriter(tmp_path / "rows.parquet", rows.schema) as writer:
+        writer.write_table(rows.slice(0, 0))
+        writer.write_table(rows)
+    assert names(guess_columns([str(tmp_path / "rows.parquet")]).columns.labels) == ["is_clicked", "is_reported"]
+
+
+def test_data_without_a_feature_or_with_a_column_twice_is_refused(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"is_clicked": [0, 1], "word": ["a", "b"]}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"no column is left that a model could read. Strings need a vocabulary: word."):
+        guess_columns([str(tmp_path / "a.parquet")])
+    twice = pa.table([[0, 1], [0.5, 1.5], [0.5, 1.5]], names=["is_clicked", "x", "x"])
+    pq.write_table(twice, tmp_path / "b.parquet")
+    with pytest.raises(DataError, match="columns stand there twice: x; which is meant cannot be told"):
+        guess_columns([str(tmp_path / "b.parquet")])
+    with pytest.raises(DataError, match=r"is a folder; name its files, such as .*\*.parquet"):
+        guess_columns([str(tmp_path)])
+
+
+def test_a_file_named_whole_is_that_file_whatever_its_name_would_match(tmp_path: Path) -> None:
+    pq.write_table(table(), tmp_path / "x[1].parquet")
+    assert guess_columns([str(tmp_path / "x[1].parquet")]).rows == ROWS

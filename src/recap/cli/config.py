@@ -86,7 +86,7 @@ def new(
 
     inputs = [*from_data, *(files or [])]
     found = guess_columns(inputs)
-    _write(starter(found.columns, inputs, found.rows), output, overwrite=overwrite)
+    _write(starter(found.columns, inputs, found.rows, found.looked_at), output, overwrite=overwrite)
 
 
 @app.command("import")
@@ -122,15 +122,16 @@ def _write(text: str, output: Path | None, *, overwrite: bool) -> None:
     if output is None:
         print(text, end="")
         return
-    unfinished = output.with_name(output.name + ".unfinished")
     try:
         if output.exists() and not output.is_file():
             raise InputError(f"--output: {output} is no file that could be replaced; give another name")
         if output.exists() and not overwrite:
             raise InputError(f"--output: {output} is already there; add --overwrite to replace it")
         output.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = output.with_name(output.name + ".unfinished")
         unfinished.write_text(text, encoding="utf-8")
         unfinished.replace(output)
-    except OSError as error:
-        raise InputError(f"--output: {output} cannot be written ({error.strerror})") from None
+    except (OSError, ValueError) as error:  # a name that cannot be, or text that is no Unicode
+        why = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"--output: {output} cannot be written ({why})") from None
     print(f"written: {output}", file=sys.stderr)

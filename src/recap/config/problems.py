@@ -27,7 +27,7 @@ def validate(model: type[M], root: Node, known: Sequence[Problem] = ()) -> M:
         return validated
     found = _problems(model, errors, root, values)
     if errors:  # what sections disagree about, which validation asks only once each is good by itself
-        found += _disagreements(root, all_disagreements(_loosely(model, values), partly=True))
+        found += disagreements(root, all_disagreements(_loosely(model, values), partly=True))
     raise ConfigError(in_order([*known, *found]))
 
 
@@ -95,7 +95,7 @@ def _problems(model: type[BaseModel], errors: Sequence[Any], root: Node, values:
         cause = item.get("ctx", {}).get("error")
         here = _path(item["loc"], values, keep_last=item["type"] in ("extra_forbidden", "missing"))
         if isinstance(cause, DisagreementError):
-            found += _disagreements(root, cause.problems)
+            found += disagreements(root, cause.problems)
             continue
         if (item["type"] == "missing" and _is_misspelt(model, here, values)) or _is_not_inherited(here, errors):
             continue
@@ -127,7 +127,7 @@ def _is_not_inherited(path: Path, errors: Sequence[Any]) -> bool:
     return is_set and any(item["type"] == "missing" and item["loc"] == inherited for item in errors)
 
 
-def _disagreements(root: Node, found: Iterable[tuple[Path, str]]) -> list[Problem]:
+def disagreements(root: Node, found: Iterable[tuple[Path, str]]) -> list[Problem]:
     """With their places; those of a value that is not set are told already."""
     problems: list[Problem] = []
     for path, text in found:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from recap.config.environment import escape
 from recap.config.yaml_file import render_inline
 
 
@@ -48,15 +49,20 @@ EXAMPLE = Columns(
 )
 
 
-def starter(columns: Columns = EXAMPLE, inputs: Sequence[str] = (), rows: int = 1_000_000) -> str:
+def starter(
+    columns: Columns = EXAMPLE, inputs: Sequence[str] = (), rows: int = 1_000_000, looked_at: int | None = None
+) -> str:
     """A configuration that `recap config check` accepts.
 
-    `inputs` are the globs of the data, none for an example, `rows` how many there are.
+    `inputs` are the globs of the data, none for an example, `rows` how many there are, of which columns were guessed
+    from `looked_at`.
     """
     batch = 1024 if rows >= 100_000 else 128
     steps = max(10, 2 * rows // batch)
     ramp = max(1, steps // 20)
-    source = list(inputs) if len(inputs) > 1 else (*inputs, "data/train/*.parquet")[0]
+    globs = list(map(escape, inputs))
+    source = globs if len(globs) > 1 else (*globs, "data/train/*.parquet")[0]
+    guessed = [f"# Columns are guessed from {looked_at:,} of {rows:,} rows: read every line."] if looked_at else []
     return "\n".join(
         [
             "# A start. Every key, its range and its default: docs/configuration.md, or `recap config schema`.",
@@ -69,12 +75,13 @@ def starter(columns: Columns = EXAMPLE, inputs: Sequence[str] = (), rows: int = 
             f"  eval_log_every_n: {max(1, steps // 4)}",
             "  num_eval_steps: -1              # below 0: the whole validation set",
             "",
+            *guessed,
             "# Keep out what is only known after the impression, such as a watch time: it would tell the labels.",
             "features:",
             *_features(columns),
             "",
             "model:",
-            *(["  embeddings: {default: 8}        # width for each discrete column"] if columns.discrete else []),
+            *_embeddings(columns),
             "  backbone:",
             "    kind: mask_net",
             "    use_parallel: true",
@@ -105,6 +112,12 @@ def starter(columns: Columns = EXAMPLE, inputs: Sequence[str] = (), rows: int = 
             "",
         ]
     )
+
+
+def _embeddings(columns: Columns) -> Iterator[str]:
+    if columns.discrete or columns.vocabularies:
+        mark = "" if columns.discrete else "# "
+        yield f"{f'  {mark}embeddings: {{default: 8}}':<33} # width for each discrete column"
 
 
 def _tasks(labels: list[Guess]) -> Iterator[str]:
@@ -155,4 +168,4 @@ def _lines(guesses: list[Guess], start: str) -> Iterator[str]:
     for guess in guesses:
         name = render_inline(guess.name)
         text = start + (name if guess.value is None else f"{name}: {render_inline(guess.value)}")
-        yield f"{text:<33} # {guess.word}" if guess.word else text
+        yield f"{text:<33} # {' '.join(guess.word.split())}" if guess.word else text

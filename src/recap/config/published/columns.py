@@ -40,9 +40,16 @@ def find_columns(data: Data, path: Path, remark: Say, refuse: Say) -> dict[str, 
             found[name] = [{"name": columns[name], "length": length}]
     vectors = [name for name in VECTORS if name in columns]
     found["vectors"] = {columns[name]: _length(name, columns[name], schema, path, refuse) for name in vectors}
-    carried = {name: column for name, column in columns.items() if name not in LENGTHS}
-    users = [column for name, column in carried.items() if name in _USER or column in _USER]
-    found["ids"] = [column for column in carried.values() if column not in users[:1]]
+    # The stored column of a feature that the model reads, and a label, are not carried too.
+    known = {columns[name] for name in LENGTHS if name in columns} | data.tasks.keys()
+    carried: dict[str, str] = {}
+    for name, column in columns.items():
+        if name not in LENGTHS and column not in known:
+            carried[column] = name
+    users = [column for column, name in carried.items() if name in _USER or column in _USER]
+    found["ids"] = [column for column in carried if column not in users[:1]]
+    if found["ids"]:
+        remark(path, f"carried to the predictions, as nothing in the model reads them: {', '.join(found['ids'])}")
     found["user"] = users[0] if users else None
     return found
 
@@ -54,7 +61,7 @@ def _read_schema(file: FilePath, path: Path, remark: Say, refuse: Say) -> dict[s
     except OSError as error:
         known = ", ".join(f"{name} {length}" for name, length in LENGTHS.items())
         remark(path, f"{file} cannot be read ({error.strerror}); lengths are those of the published layout: {known}")
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         refuse(path, f'{file}: expected JSON {{"schema": [{{"feature_name": …, "dtype": …, "length": …}}, …]}}')
     return None
 
@@ -62,9 +69,10 @@ def _read_schema(file: FilePath, path: Path, remark: Say, refuse: Say) -> dict[s
 def _length(name: str, column: str, schema: dict[str, Any] | None, path: Path, refuse: Say) -> int:
     if schema is None:
         return LENGTHS[name]
-    length = schema[column].get("length") if column in schema else None
-    if isinstance(length, int) and length > 0:
+    entry = schema.get(column, {})
+    length, dtype = entry.get("length"), entry.get("dtype")
+    if isinstance(length, int) and length > 0 and dtype in ("float_list", "int64_list"):
         return length
-    found = f"has length {length!r}" if column in schema else "is not there"
-    refuse((*path, "schema_path"), f"{column!r} {found} in the schema; {name} needs a column of fixed length")
+    found = f"is {dtype} of length {length!r}" if entry else "is not there"
+    refuse((*path, "schema_path"), f"{column!r} {found} in the schema; {name} needs numbers of a fixed length")
     return 1

@@ -1,31 +1,43 @@
 """A file in the published form → one of ours, with a remark on all that changes in meaning."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any
 
-from recap.config.base import SMALLEST_EPSILON
-from recap.config.environment import substitute
+from recap.config.base import SMALLEST_EPSILON, all_disagreements
+from recap.config.environment import escape, substitute
 from recap.config.layers import inherit_train_data, read_mapping
-from recap.config.node import Node, Path, dotted, node_at, node_of, plain
+from recap.config.node import Node, Path, dotted, node_at, node_of, plain, scalars
 from recap.config.optimizer import DEFAULT
-from recap.config.problems import in_order, origin_at, validate
+from recap.config.problems import disagreements, in_order, origin_at, validate
 from recap.config.published.columns import find_columns
-from recap.config.published.form import METRIC_ALIASES, Data, Mlp, PublishedConfig, TaskModel, metric_names
+from recap.config.published.form import (
+    METRIC_ALIASES,
+    Data,
+    LearningRate,
+    Mlp,
+    PublishedConfig,
+    TaskModel,
+    metric_names,
+)
 from recap.config.recap import RecapConfig
 from recap.config.yaml_file import render
 from recap.errors import Problem
 
-_TRAINING = {
-    "num_train_steps": "exactly so many steps; the published code did one more",
-    "num_eval_steps": "below 0 is the whole data set; the published code did not keep that",
-    "checkpoint_every_n": "holds by itself; the published code saved only where a logging step coincided",
-    "checkpoint_max_to_keep": "holds; the published code never read it",
-    "eval_log_every_n": "holds; the published code never read it",
-    "gradient_accumulation": "every micro-batch counts; the published code dropped all but the last two",
+_Test = Callable[[Any], bool]
+_TRAINING: dict[str, tuple[_Test, str]] = {
+    "num_train_steps": (bool, "exactly so many steps; the published code did one more"),
+    "initial_checkpoint_dir": (bool, "must be a run or model of recap; a published checkpoint is neither"),
+    "num_eval_steps": (lambda steps: steps < 0, "the whole data set, which the published code did not keep to"),
+    "checkpoint_every_n": (bool, "holds by itself; the published code saved only where a logging step coincided"),
+    "checkpoint_max_to_keep": (bool, "holds; the published code never read it"),
+    "eval_log_every_n": (bool, "holds; the published code never read it"),
+    "gradient_accumulation": (lambda n: n > 2, "all micro-batches count; the published code dropped all but two"),
 }
+"""Of which values of a field a word is due, and which."""
 _KNOBS = (
     "file_batch_size",
     "dataset_service_compression",
@@ -54,14 +66,15 @@ def import_config(file: str) -> Imported:
     root = deepcopy(raw)
     substitute(root, problems)
     published = validate(PublishedConfig, root, problems)
+    refused = disagreements(root, all_disagreements(published))
     converter = _Converter(raw, published)
     ours = converter.whole()
     checked = deepcopy(ours)
     substitute(checked, converter.problems)
     inherit_train_data(checked)
-    validate(RecapConfig, checked, converter.problems)
-    text = f"# From {FilePath(file).name}, a file in the published form.\n{render(plain(ours))}"
-    return Imported(text, in_order(converter.remarks))
+    validate(RecapConfig, checked, [*refused, *converter.problems])
+    name = json.dumps(FilePath(file).name)
+    return Imported(f"# From {name}, in the published form.\n{render(plain(ours))}", in_order(converter.remarks))
 
 
 @dataclass
@@ -86,7 +99,7 @@ class _Converter:
         }
         self._remark(("model",), "scoring.weights is not said in the published form; add it, or every score is 0")
         if published.which_metrics is not None:
-            names = [METRIC_ALIASES[name] for name in metric_names(published.which_metrics)]
+            names = [METRIC_ALIASES.get(name, name) for name in metric_names(published.which_metrics)]
             sections["which_metrics"] = self._made(names, ("which_metrics",))
         return self._mapping((), sections)
 
@@ -98,8 +111,8 @@ class _Converter:
         return Node({key: entry for key, entry in entries.items() if entry is not None}, origin, origin)
 
     def _made(self, value: Any, path: Path) -> Node:
-        """A value that stands for what is at `path`."""
-        return node_of(value, origin_at(self.raw, path))
+        """A value that stands for what is at `path`; it is no reference, whatever it looks like."""
+        return _escaped(node_of(value, origin_at(self.raw, path)))
 
     def _copied(self, path: Path) -> Node | None:
         """What is at `path`, as it is written, without what is null."""
@@ -122,8 +135,9 @@ class _Converter:
     # The sections, in the order of ours.
 
     def _training(self) -> Node | None:
-        for name, text in _TRAINING.items():
-            if self._stated(("training", name)):
+        for name, (is_due, text) in _TRAINING.items():
+            value = getattr(self.published.training, name)
+            if self._stated(("training", name)) and is_due(value):
                 self._remark(("training", name), text)
         return self._copied(("training",))
 
@@ -155,10 +169,12 @@ class _Converter:
     def _featurization(self) -> Node | None:
         path: Path = ("model", "featurization_config", "double_norm_log_config")
         if self.published.model.featurization_config is None:
-            self._remark(("model",), "no featurization_config is given; double_norm_log with its defaults is taken")
+            text = "no featurization_config is given; ours is taken, double_norm_log between BatchNorm and LayerNorm"
+            self._remark(("model",), text)
             return None
         said = self.published.model.featurization_config.double_norm_log_config
-        assert said is not None  # the others are refused
+        if said is None:  # another one, which is refused
+            return None
         norm, norm_path = said.layer_norm_config, (*path, "layer_norm_config")
         layer_norm: Node | None = None
         if norm is not None:
@@ -196,8 +212,10 @@ class _Converter:
         """Kind and fields of a network; `to_logit`: without the last layer, which every tower of ours has."""
         if said.mlp_config is not None:
             return "mlp", self._mlp((*path, "mlp_config"), said.mlp_config, to_logit=to_logit)
-        net, path = said.mask_net_config, (*path, "mask_net_config")
-        assert net is not None  # the others are refused
+        net = said.mask_net_config
+        if net is None:  # another one, which is refused; this stands in for it
+            return "mlp", {"layer_sizes": self._made([1], path)}
+        path = (*path, "mask_net_config")
         entries = self._copies(path, "mask_blocks", "use_parallel")
         if net.mlp is not None and not (to_logit and net.mlp.sizes == [1]):
             mlp_path: Path = (*path, "mlp")
@@ -208,12 +226,14 @@ class _Converter:
         return "mask_net", entries
 
     def _mlp(self, path: Path, said: Mlp, *, to_logit: bool) -> dict[str, Node | None]:
-        sizes = self._copied((*path, "layer_sizes"))
+        sizes = self._copied((*path, "layer_sizes")) if said.layer_sizes else None
         if sizes is None:
             items = [self._copied((*path, "layers", index, "layer_size")) for index in range(len(said.sizes))]
             sizes = Node(items, origin_at(self.raw, (*path, "layers")))
         if to_logit:
             sizes.value = sizes.value[:-1]
+        if said.dropout is not None and said.final_layer_activation and not to_logit:
+            self._remark((*path, "dropout"), "follows the last ReLU too; the published code has none there")
         names = ("batch_norm", "dropout") + (() if to_logit else ("final_layer_activation",))
         return {"layer_sizes": sizes, **self._copies(path, *names)}
 
@@ -228,15 +248,18 @@ class _Converter:
             text = "sampling rates calibrate the probabilities; they do not weigh examples too, which corrects twice"
             self._remark((*path, "tasks"), text)
         self._remark((*path, "inputs"), "Parquet is read, not TFRecord: convert the files, columns named as they were")
+        missing = "what a record lacks is not zeros: a column that is missing, and a label that is null, are refused"
+        self._remark((*path, "seg_dense_schema"), missing)
         self._remark_reading(path, data)
         if data.evaluation_tasks:
             self._remark((*path, "evaluation_tasks"), "left out: training evaluates the validation sets alone")
         labels = {task: self._copied((*path, "tasks", task)) for task in data.tasks if task in heads}
+        inputs = self._copied((*path, "inputs")) or self._made("none", path)  # stands in for what is refused
         shuffle = self._copied((*path, "examples_shuffle_buffer_size"))
         return self._mapping(
             path,
             {
-                "source": self._mapping(path, {"kind": self._made("parquet", path), **self._copies(path, "inputs")}),
+                "source": self._mapping(path, {"kind": self._made("parquet", path), "inputs": inputs}),
                 "global_batch_size": self._copied((*path, "global_batch_size")),
                 "tasks": self._mapping((*path, "tasks"), labels),
                 "shuffle_window_rows": shuffle or self._made(data.examples_shuffle_buffer_size, path),
@@ -249,7 +272,8 @@ class _Converter:
                 self._remark((*path, name), "left out, it means nothing here: it tunes the published reader")
         train = path == ("train_data",)
         if self._stated((*path, "examples_shuffle_buffer_size")):
-            text = "row groups are shuffled over the whole epoch, and rows in windows of whole row groups of this size"
+            whole = "row groups are shuffled over the whole epoch, and rows in windows of whole row groups of this size"
+            text = whole if data.examples_shuffle_buffer_size else "rows are read in order"
             self._remark((*path, "examples_shuffle_buffer_size"), text if train else "left out: read in order")
         if data.repeat_files and not train and self._stated((*path, "repeat_files")):
             self._remark((*path, "repeat_files"), "left out: an evaluation reads each row once at most")
@@ -266,21 +290,33 @@ class _Converter:
         train, heads = self.published.train_data, self.published.model.tasks
         self._remark_reading(path, data)
         tasks = dict(self._rates_that_differ(path, data))
+        source = self._mapping(path, self._copies(path, "inputs"))
         batch = self._copied((*path, "global_batch_size"))
         evaluated = data.evaluation_tasks or list(data.tasks)
         chosen = [task for task in heads if task in evaluated]
-        if data.evaluation_tasks and len(chosen) < len(evaluated):
-            headless = ", ".join(task for task in evaluated if task not in heads)
-            self._remark((*path, "evaluation_tasks"), f"left out, as no head predicts them: {headless}")
+        headless = [task for task in evaluated if task not in heads and task not in train.tasks]
+        headless += [task for task in data.evaluation_tasks if task not in heads and task in train.tasks]
+        if headless:
+            self._remark((*path, "tasks"), f"left out, as no head predicts them: {', '.join(headless)}")
+        if not chosen:
+            self._refuse((*path, "tasks"), "no head predicts any task of it; take the set out")
         return self._mapping(
             path,
             {
-                "source": None if data.inputs == train.inputs else self._mapping(path, self._copies(path, "inputs")),
-                "global_batch_size": None if data.global_batch_size == train.global_batch_size else batch,
+                "source": None if self._agree(path, data, "inputs") else source,
+                "global_batch_size": None if self._agree(path, data, "global_batch_size") else batch,
                 "tasks": self._mapping((*path, "tasks"), tasks) if tasks else None,
-                "evaluation_tasks": None if len(chosen) == len(heads) else self._made(chosen, path),
+                "evaluation_tasks": None if len(chosen) in (0, len(heads)) else self._made(chosen, path),
             },
         )
+
+    def _agree(self, path: Path, data: Data, *below: str) -> bool:
+        """Whether a validation set and `train_data` say the same, today and with any environment."""
+        stated = node_at(self.raw, (*path, *below)), node_at(self.raw, ("train_data", *below))
+        raw = [None if node is None else plain(node) for node in stated]
+        if any(isinstance(text, str) and "${" in text for text in raw):
+            return bool(raw[0] == raw[1])
+        return bool(_value_at(data, below) == _value_at(self.published.train_data, below))
 
     def _rates_that_differ(self, path: Path, data: Data) -> Iterator[tuple[str, Node]]:
         for task, rates in data.tasks.items():
@@ -291,46 +327,55 @@ class _Converter:
             changed = {
                 name: self._copied((*task_path, name)) or self._made(value, task_path)
                 for name, value in rates
-                if before is None or value != getattr(before, name)
+                if before is None or not self._agree(path, data, "tasks", task, name)
             }
             if changed or before is None:
                 yield task, self._mapping(task_path, changed)
 
     def _optimizer(self) -> Node:
         said = self.published.optimizer
-        path: Path = ("optimizer",)
         adam_path: Path = ("optimizer", "adam")
         adam = self._copies(adam_path, "beta_1", "beta_2", "epsilon")
         adam["epsilon"] = self._accepted_epsilon((*adam_path, "epsilon"), said.adam.epsilon, adam["epsilon"])
         algorithm = self._mapping(adam_path, {"kind": self._made("adam", adam_path), **adam})
-        if said.multi_task_learning_rates is None:
-            one = self._rate((*path, "single_task_learning_rate"))
-            self._remark((*path, "single_task_learning_rate"), "one rate for everything: the backbone and every tower")
+        path: Path = ("optimizer", "single_task_learning_rate")
+        several = said.multi_task_learning_rates
+        if several is None:
+            one = self._rate(path, said.single_task_learning_rate or LearningRate())
+            self._remark(path, "one rate for everything: the backbone and every tower")
             towers = self._mapping(path, {DEFAULT: deepcopy(one)})
-            return self._mapping(path, {"algorithm": algorithm, "backbone": one, "towers": towers})
-        path = (*path, "multi_task_learning_rates")
+            return self._mapping(("optimizer",), {"algorithm": algorithm, "backbone": one, "towers": towers})
+        path = ("optimizer", "multi_task_learning_rates")
         backbone_path, tower_path = (*path, "backbone_learning_rate"), (*path, "tower_learning_rates")
-        if said.multi_task_learning_rates.backbone_learning_rate is not None:
-            backbone = self._rate(backbone_path)
+        if several.backbone_learning_rate is not None:
+            backbone = self._rate(backbone_path, several.backbone_learning_rate)
         else:
             backbone = self._made({"kind": "constant", "learning_rate": 0.0}, path)
             self._remark(path, "no backbone_learning_rate: what is no tower stays as it starts")
-        rates = said.multi_task_learning_rates.tower_learning_rates
-        towers = self._mapping(tower_path, {task: self._rate((*tower_path, task)) for task in rates})
+        rates = several.tower_learning_rates.items()
+        towers = self._mapping(tower_path, {task: self._rate((*tower_path, task), rate) for task, rate in rates})
         return self._mapping(path, {"algorithm": algorithm, "backbone": backbone, "towers": towers})
 
-    def _rate(self, path: Path) -> Node:
+    def _rate(self, path: Path, said: LearningRate) -> Node:
         """The one schedule that is set."""
-        node = node_at(self.raw, path)
-        assert node is not None
-        (kind,) = (name for name, item in node.value.items() if item.value is not None)
-        if kind == "constant":
-            fields: dict[str, Node | None] = {"learning_rate": self._copied((*path, kind))}
-        else:
-            copied = self._copied((*path, kind))
-            assert copied is not None
-            fields = dict(copied.value)
+        given = [kind for kind, value in said if value is not None]
+        kind = given[0] if given else "constant"  # stands in for what is refused
+        copied = self._copied((*path, kind)) or self._made(0.0, path)
+        fields = {"learning_rate": copied} if kind == "constant" else dict(copied.value)
         return self._mapping((*path, kind), {"kind": self._made(kind, path), **fields})
+
+
+def _value_at(data: Data, path: Sequence[str]) -> Any:
+    where: Any = data
+    for step in path:
+        where = where[step] if isinstance(where, dict) else getattr(where, step)
+    return where
+
+
+def _escaped(node: Node) -> Node:
+    for _, item in scalars(node):
+        item.value = escape(item.value) if isinstance(item.value, str) else item.value
+    return node
 
 
 def _without_nulls(node: Node) -> Node:

@@ -3,19 +3,17 @@
 Names and defaults are the published ones. `Refused` marks what has no counterpart here, with the reason.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from recap.config.base import BaseConfig, Disagreements, Name, PositiveInt, WholeConfig
+from recap.config.base import BaseConfig, Disagreements, Name, PositiveInt
 from recap.config.data import DataTaskConfig
 from recap.config.metrics import METRIC_NAMES
 from recap.config.model import AffineMapConfig, BatchNormConfig, DropoutConfig
-from recap.config.optimizer import LinearRampToConstantConfig, LinearRampToCosineConfig, PiecewiseConstantConfig
-from recap.config.training import TrainingConfig
+from recap.config.optimizer import DEFAULT
 
 
 @dataclass(frozen=True)
@@ -29,8 +27,8 @@ def _not_built(what: str) -> Refused:
     return Refused(f"not built yet: {what}; take it out to import the rest")
 
 
-Unread = dict[str, Any]
-"""A section that is refused whole."""
+Unread = Any
+"""A section that is refused whole, whatever it holds."""
 
 
 class _Published(BaseConfig):
@@ -56,7 +54,7 @@ class _Published(BaseConfig):
     def _refusals(self) -> Disagreements:
         for name, field in type(self).model_fields.items():
             for mark in field.metadata:
-                if isinstance(mark, Refused) and getattr(self, name) != field.default:
+                if isinstance(mark, Refused) and getattr(self, name) not in (field.default, []):
                     yield (name,), mark.why
 
 
@@ -113,8 +111,8 @@ class TaskModel(_Published):
 
     one_of = (("mlp_config", "dcn_config", "dlrm_config", "mask_net_config"),)
     mlp_config: Mlp | None = None
-    dcn_config: Annotated[Unread | None, _not_built("DCN")] = None
-    dlrm_config: Annotated[Unread | None, _not_built("DLRM")] = None
+    dcn_config: Annotated[Unread, _not_built("DCN")] = None
+    dlrm_config: Annotated[Unread, _not_built("DLRM")] = None
     mask_net_config: MaskNet | None = None
     affine_map: AffineMapConfig | None = None
     pos_weight: float = 1.0
@@ -166,31 +164,36 @@ class Featurization(_Published):
     """What is done to continuous features."""
 
     one_of = (("log1p_abs_config", "clip_log1p_abs_config", "z_score_log_config", "double_norm_log_config"),)
-    log1p_abs_config: Annotated[Unread | None, _not_built("this featurization")] = None
-    clip_log1p_abs_config: Annotated[Unread | None, _not_built("this featurization")] = None
-    z_score_log_config: Annotated[Unread | None, _not_built("this featurization")] = None
+    log1p_abs_config: Annotated[Unread, _not_built("this featurization")] = None
+    clip_log1p_abs_config: Annotated[Unread, _not_built("this featurization")] = None
+    z_score_log_config: Annotated[Unread, _not_built("this featurization")] = None
     double_norm_log_config: DoubleNormLog | None = None
     feature_names_to_concat: Annotated[
         list[str], _not_built("joining anything but the binary features; only [binary] can be said")
     ] = ["binary"]
 
 
-class Ramp(LinearRampToConstantConfig):
-    """As here, where it is one of a group."""
+class Ramp(_Published):
+    """Up to a rate."""
 
-    kind: Literal["linear_ramp_to_constant"] = "linear_ramp_to_constant"
-
-
-class Cosine(LinearRampToCosineConfig):
-    """As here, where it is one of a group."""
-
-    kind: Literal["linear_ramp_to_cosine"] = "linear_ramp_to_cosine"
+    learning_rate: float
+    num_ramp_steps: int
 
 
-class Pieces(PiecewiseConstantConfig):
-    """As here, where it is one of a group."""
+class Cosine(_Published):
+    """Up to a rate and down again."""
 
-    kind: Literal["piecewise_constant"] = "piecewise_constant"
+    learning_rate: float
+    final_learning_rate: float
+    num_ramp_steps: int
+    final_num_steps: int
+
+
+class Pieces(_Published):
+    """A rate for each piece."""
+
+    learning_rate_boundaries: list[int]
+    learning_rate_values: list[float]
 
 
 class LearningRate(_Published):
@@ -210,12 +213,10 @@ class Model(_Published):
     multi_task_type: Literal["share_none", "share_all", "share_partial"] = "share_none"
     backbone: TaskModel | None = None
     featurization_config: Featurization | None = None
-    small_embeddings: Annotated[Unread | None, _not_built("embeddings of single positions of the discrete column")] = (
-        None
-    )
-    large_embeddings: Annotated[Unread | None, _not_built("sharded embedding tables")] = None
-    position_debias_config: Annotated[Unread | None, _not_built("position debias")] = None
-    stratifiers: Annotated[list[Unread] | None, _not_built("metrics of strata")] = None
+    small_embeddings: Annotated[Unread, _not_built("embeddings of single positions of the discrete column")] = None
+    large_embeddings: Annotated[Unread, _not_built("sharded embedding tables")] = None
+    position_debias_config: Annotated[Unread, _not_built("position debias")] = None
+    stratifiers: Annotated[Unread | None, _not_built("metrics of strata")] = None
 
     def problems(self) -> Disagreements:
         """Towers without a logit, or a backbone with one."""
@@ -270,11 +271,11 @@ class SegDenseSchema(_Published):
 class Preprocess(_Published):
     """What is done to a batch before the model sees it."""
 
-    truncate_and_slice: Annotated[Unread | None, _not_built("truncating and slicing list columns")] = None
-    downcast: Annotated[Unread | None, _not_built("casting columns down")] = None
-    rectify_labels: Annotated[Unread | None, _not_built("rectifying labels")] = None
-    extract_features: Annotated[Unread | None, _not_built("extracting single features")] = None
-    downsample_negatives: Annotated[Unread | None, _not_built("sampling while reading")] = None
+    truncate_and_slice: Annotated[Unread, _not_built("truncating and slicing list columns")] = None
+    downcast: Annotated[Unread, _not_built("casting columns down")] = None
+    rectify_labels: Annotated[Unread, _not_built("rectifying labels")] = None
+    extract_features: Annotated[Unread, _not_built("extracting single features")] = None
+    downsample_negatives: Annotated[Unread, _not_built("sampling while reading")] = None
 
 
 class Data(_Published):
@@ -299,9 +300,13 @@ class Data(_Published):
     tasks: dict[Name, DataTaskConfig]
     evaluation_tasks: list[str] = []
     preprocess: Preprocess | None = None
-    sampler: Annotated[
-        Unread | None, Refused("deprecated; sample when the data is made, or use preprocess.downsample_negatives")
-    ] = None
+    sampler: Annotated[Unread, Refused("deprecated; sample when the data is made")] = None
+
+    def problems(self) -> Disagreements:
+        """Tasks to evaluate that it does not have."""
+        for task in self.evaluation_tasks:
+            if task not in self.tasks:
+                yield ("evaluation_tasks",), f"{task!r} is no task of it. Known: {', '.join(self.tasks)}"
 
 
 class Adam(_Published):
@@ -337,10 +342,25 @@ def metric_names(text: str) -> list[str]:
     return [name.strip().lower().replace(" ", "_") for name in text.split(",")]
 
 
-class PublishedConfig(_Published, WholeConfig):
+class Training(_Published):
+    """The section `training`, of the names and defaults that are ours too."""
+
+    save_dir: Name = "/tmp/model"
+    num_train_steps: int = 1_000_000
+    initial_checkpoint_dir: Name | None = None
+    checkpoint_every_n: int = 1000
+    checkpoint_max_to_keep: int | None = None
+    train_log_every_n: int = 1000
+    num_eval_steps: int = 16384
+    eval_log_every_n: int = 5000
+    eval_timeout_in_s: float = 3600
+    gradient_accumulation: int | None = None
+
+
+class PublishedConfig(_Published):
     """A file in the published form."""
 
-    training: TrainingConfig = TrainingConfig()
+    training: Training = Training()
     model: Model
     train_data: Data
     validation_data: dict[Name, Data] = {}
@@ -369,16 +389,10 @@ class PublishedConfig(_Published, WholeConfig):
                 ("optimizer", "multi_task_learning_rates"),
                 "no backbone_learning_rate, but there is a backbone; add one",
             )
+        if rates is not None and DEFAULT in rates.tower_learning_rates:
+            path = ("optimizer", "multi_task_learning_rates", "tower_learning_rates", DEFAULT)
+            yield path, f"{DEFAULT!r} is no task. Known: {', '.join(self.model.tasks)}"
 
     def _reading(self) -> Disagreements:
         if not self.train_data.repeat_files:
             yield ("train_data", "repeat_files"), _not_built("training on each row once").why
-        for path, data in self.data_sets():
-            for task in data.evaluation_tasks:
-                if task not in data.tasks:
-                    yield (*path, "evaluation_tasks"), f"{task!r} is no task of it. Known: {', '.join(data.tasks)}"
-
-    def data_sets(self) -> Iterator[tuple[tuple[str, ...], Data]]:
-        """Every data set with its path."""
-        yield ("train_data",), self.train_data
-        yield from ((("validation_data", name), data) for name, data in self.validation_data.items())

@@ -65,7 +65,11 @@ def find_files(inputs: Sequence[str]) -> list[str]:
     """The files that globs match, each once, by name. Raises DataError for a glob that matches nothing."""
     found: set[str] = set()
     for pattern in inputs:
-        files = [file for file in glob.glob(pattern, recursive=True) if os.path.isfile(file)]
+        # A file that is named whole is that file, whatever its name would match.
+        matched = [pattern] if os.path.isfile(pattern) else glob.glob(pattern, recursive=True)
+        files = [file for file in matched if os.path.isfile(file)]
+        if not files and os.path.isdir(pattern):
+            raise DataError(f"{pattern}: is a folder; name its files, such as {os.path.join(pattern, '*.parquet')}")
         if not files:
             raise DataError(
                 f"{pattern}: matches no file (working directory {os.getcwd()}); "
