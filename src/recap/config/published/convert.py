@@ -137,7 +137,7 @@ class _Converter:
     def _training(self) -> Node | None:
         for name, (is_due, text) in _TRAINING.items():
             value = getattr(self.published.training, name)
-            if self._stated(("training", name)) and is_due(value):
+            if self._stated(("training", name)) and value is not None and is_due(value):
                 self._remark(("training", name), text)
         return self._copied(("training",))
 
