@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 
 from recap.config.load import config_of
 from recap.config.recap import RecapConfig
+from recap.data.convert import convert_files
 from recap.tracking import Record
 
 TASKS = ("like", "share")
@@ -55,6 +57,18 @@ def write_feed(folder: Path, *, train_rows: int = 600, validation_rows: int = 25
             part = table.slice(start, end - start)
             pq.write_table(part, folder / split / f"part-{number}.parquet", row_group_size=70)
     pq.write_table(pa.table({"value": list(LANGUAGES)}), folder / "languages.parquet")
+    return folder
+
+
+def write_formats(folder: Path) -> Path:
+    """`formats/`: a small feed as TFRecord with its schema, Arrow, JSON lines, and CSV of scalars with semicolons."""
+    table = feed_table(130).select(["age", "hour", "vector", "like"])
+    (folder / "formats").mkdir()
+    pq.write_table(table, folder / "formats" / "rows.parquet")
+    for kind in ("arrow", "jsonl", "tfrecord"):
+        convert_files([str(folder / "formats" / "rows.parquet")], folder / "formats", kind)
+    options = pyarrow.csv.WriteOptions(delimiter=";")
+    pyarrow.csv.write_csv(table.drop_columns(["vector"]), folder / "formats" / "rows.csv", options)
     return folder
 
 

@@ -17,14 +17,14 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from recap.config.base import BaseConfig
-from recap.config.data import TrainDataConfig, ValidationDataConfig
+from recap.config.data import TrainDataConfig
 from recap.config.keys import members
 from recap.config.load import load_config
 from recap.config.yaml_file import render
 from recap.errors import ConfigError
 
 FOLDER = Path(__file__).parent
-VALID = [FOLDER / "valid" / f"{name}.yaml" for name in ("whole", "others", "alone")]
+VALID = [FOLDER / "valid" / f"{name}.yaml" for name in ("whole", "others", "alone", "formats", "lines")]
 EXPECTED = FOLDER / "corpus.txt"
 NAME = "ranker.yaml"
 Path_ = tuple[str | int, ...]
@@ -75,7 +75,8 @@ def broken_sections(model: type[BaseModel], path: Path_, values: Any) -> Iterato
         yield f"misspelt {where}.{name}", lambda root, name=name: rename(at(root, path), name, misspelt(name))
         for what, wrong in wrong_values(name, field, stated[name]):
             yield f"{what} for {where}.{name}", lambda root, name=name, wrong=wrong: put(root, (*path, name), wrong)
-        if field.is_required() and not (model is ValidationDataConfig and name in TrainDataConfig.model_fields):
+        inherited = path[:1] == ("validation_data",) and (name == "kind" or name in TrainDataConfig.model_fields)
+        if field.is_required() and not inherited:
             yield f"missing {where}.{name}", lambda root, name=name: at(root, path).pop(name)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel
-from support import Recorder, write_feed
+from support import Recorder, write_feed, write_formats
 
 from recap.config.base import BaseConfig
 from recap.config.load import load_config
@@ -68,7 +68,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[Field]]:
 
 def run_jobs(folder: Path) -> None:
     """Train, evaluate and predict with every valid file, in the folder of a feed."""
-    for name in ("others", "whole", "alone"):
+    for name in ("others", "whole", "alone", "formats", "lines"):
         config = load_config(
             VALID / f"{name}.yaml", [f"training.save_dir={folder}/{name}", "training.num_train_steps=2"]
         )
@@ -85,7 +85,7 @@ WARM = ["training.initial_checkpoint_dir=null", "training.num_train_steps=1"]
 
 
 def test_every_field_is_read_by_a_job(reads: set[Field], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(write_feed(tmp_path / "feed"))
+    monkeypatch.chdir(write_formats(write_feed(tmp_path / "feed")))
     run_jobs(tmp_path)
     assert all_fields() - reads == set()
 

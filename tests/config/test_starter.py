@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from recap.config.data import ParquetConfig
 from recap.config.load import load_config
 from recap.config.starter import EXAMPLE, Columns, Guess, starter
 
@@ -19,7 +20,7 @@ def test_the_starter_is_a_good_configuration_of_its_example(tmp_path: Path) -> N
 def test_every_name_a_column_may_have_is_written_so_that_it_reads_back(name: str, tmp_path: Path) -> None:
     columns = Columns(continuous=[Guess(name, "a word")], labels=[Guess(f"{name} label", "a word", 2.0)])
     file = tmp_path / "ranker.yaml"
-    file.write_text(starter(columns, ["a.parquet", "b c.parquet"], rows=500))
+    file.write_text(starter(columns, ParquetConfig(inputs=["a.parquet", "b c.parquet"]), rows=500))
     config = load_config(file)
     assert config.features.continuous[0].name == name
     assert config.tasks == [f"{name} label"]

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from config.corpus import VALID
-from support import write_feed
+from support import write_feed, write_formats
 
 from recap.config.load import resolve
 from recap.data.check import check_data
@@ -16,7 +16,7 @@ from recap.errors import ConfigError
 @pytest.fixture
 def feed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A feed, in which the valid files read."""
-    monkeypatch.chdir(write_feed(tmp_path))
+    monkeypatch.chdir(write_formats(write_feed(tmp_path)))
     return tmp_path
 
 

@@ -109,7 +109,7 @@ def test_each_column_has_a_word_and_those_left_out_say_why(columns: Columns) -> 
 def test_what_is_written_is_good_fits_the_data_and_trains(file: Path, tmp_path: Path) -> None:
     found = guess_columns([str(file)])
     written = tmp_path / "ranker.yaml"
-    written.write_text(starter(found.columns, [str(file)], found.rows))
+    written.write_text(starter(found.columns, found.source, found.rows))
     check_data(resolve(written))
     overrides = [f"training.save_dir={tmp_path}/run", "training.num_train_steps=2"]
     assert train(load_config(written, overrides), Recorder())

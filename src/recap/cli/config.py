@@ -68,7 +68,11 @@ def new(
     ] = None,
     from_data: Annotated[
         list[str] | None,
-        typer.Option("--from-data", metavar="FILES", help="Parquet files, or a glob, to sort by column."),
+        typer.Option("--from-data", metavar="FILES", help="Files of data, or a glob, whose columns to sort."),
+    ] = None,
+    schema_file: Annotated[
+        Path | None,
+        typer.Option("--schema", metavar="FILE", help="JSON that lists the columns of TFRecord files."),
     ] = None,
     output: Output = None,
     overwrite: Overwrite = False,
@@ -85,8 +89,8 @@ def new(
     from recap.data.guess import guess_columns
 
     inputs = [*from_data, *(files or [])]
-    found = guess_columns(inputs)
-    _write(starter(found.columns, inputs, found.rows, found.looked_at), output, overwrite=overwrite)
+    found = guess_columns(inputs, str(schema_file) if schema_file is not None else None)
+    _write(starter(found.columns, found.source, found.rows, found.looked_at), output, overwrite=overwrite)
 
 
 @app.command("import")

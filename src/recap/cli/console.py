@@ -10,6 +10,7 @@ from rich.table import Table
 
 from recap.config.environment import hide
 from recap.config.recap import RecapConfig
+from recap.data.inspect import Inspection
 from recap.tracking import Record
 
 _TABLE_METRICS = ("positives", "ctr", "calibration", "log_loss", "rce", "auc", "pr_auc", "grouped_auc")
@@ -90,6 +91,21 @@ class Console:
             table.add_row(task, *(format_metric(name, metrics.get(name, float("nan"))) for name in names))
         self._out.print(table)
 
+    def inspection(self, found: Inspection) -> None:
+        """What files hold, a column a row."""
+        title = f"{found.rows:,} rows of {found.format} in {found.files:,} file{'s' if found.files > 1 else ''}"
+        table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+        table.add_column("column", no_wrap=True)
+        table.add_column("type", no_wrap=True)
+        for name in ("missing", "from", "to", "distinct", "ones"):
+            table.add_column(name, justify="right", no_wrap=True)
+        for column in found.columns:
+            ones = "" if column.positives is None else f"{column.positives:,} ({column.positives / found.rows:.2%})"
+            missing = "" if not column.missing else f"{column.missing:,} ({column.missing / found.rows:.2%})"
+            distinct = "many" if column.distinct is None else f"{column.distinct:,}"
+            table.add_row(column.name, column.type, missing, _short(column.low), _short(column.high), distinct, ones)
+        self._out.print(table)
+
     @contextmanager
     def counting(self, what: str) -> Iterator[Callable[[int], None]]:
         """Give a function that counts; the count is shown while it grows, and at the end."""
@@ -105,6 +121,14 @@ class Console:
             yield count
         seconds = time.monotonic() - started
         self.say(f"{total:,} {what} in {seconds:.1f} s")
+
+
+def _short(value: object) -> str:
+    """A bound of a column, as short as a table asks for."""
+    if value is None:
+        return ""
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= 20 else f"{text[:17]}..."
 
 
 def format_metric(name: str, value: float) -> str:

@@ -1,16 +1,20 @@
-"""`recap data`: make data."""
+"""`recap data`: make data, look at it, convert it."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Make data.")
+app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Make data, look at it, and bring it into another form."
+)
 
 
-@app.callback()
-def _group() -> None:
-    pass
+Inputs = Annotated[list[str], typer.Argument(metavar="INPUT...", help="Files, or globs of them.", show_default=False)]
+SchemaFile = Annotated[
+    Path | None,
+    typer.Option("--schema", metavar="FILE", help="JSON that lists the columns of TFRecord files.", show_default=False),
+]
 
 
 @app.command()
@@ -47,6 +51,83 @@ def simulate(
             progress=count,
         )
     console.say(f"written: {output}" if made else f"{output} holds this very feed already; nothing to do")
+
+
+@app.command()
+def convert(
+    inputs: Inputs,
+    output: Annotated[Path, typer.Option(help="Folder for the files.", show_default=False)],
+    to: Annotated[
+        str, typer.Option("--to", metavar="FORMAT", help="parquet, arrow, csv, jsonl or tfrecord.")
+    ] = "parquet",
+    schema: SchemaFile = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are already there.")] = False,
+) -> None:
+    """Convert files to another format, one for one; files that are there already are kept, so it can be resumed."""
+    from recap.cli.console import Console
+    from recap.config.keys import suggest
+    from recap.data.convert import ENDINGS, convert_files
+    from recap.errors import InputError
+
+    kind = next((each for each in ENDINGS if each == to), None)
+    if kind is None:
+        raise InputError(f"--to: {to!r} is no format. {suggest(to, list(ENDINGS))}")
+    console = Console()
+    with console.counting("rows converted") as count:
+        written, kept = convert_files(inputs, output, kind, _path(schema), overwrite=overwrite, after_rows=count)
+    console.say(f"written: {_files(written)} in {output}" + (f"; {_files(kept)} there already" if kept else ""))
+
+
+@app.command()
+def inspect(
+    inputs: Inputs,
+    schema: SchemaFile = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Look at every row of some files: for each column its type, missing values, range, distinct values, positives."""
+    import json
+
+    from recap.cli.console import Console
+    from recap.data.inspect import inspect_files
+
+    if as_json:
+        print(json.dumps(inspect_files(inputs, _path(schema)).as_json(), indent=1, ensure_ascii=False))
+        return
+    console = Console()
+    with console.counting("rows looked at") as count:
+        found = inspect_files(inputs, _path(schema), count)
+    console.inspection(found)
+
+
+@app.command()
+def vocabulary(
+    inputs: Inputs,
+    column: Annotated[str, typer.Option(help="The column of strings.", show_default=False)],
+    output: Annotated[Path, typer.Option(metavar="FILE", help="Parquet file to write.", show_default=False)],
+    min_count: Annotated[int, typer.Option(min=1, help="Leave out strings of fewer rows; they count as unknown.")] = 1,
+    schema: SchemaFile = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is already there.")] = False,
+) -> None:
+    """Count the strings of a column and write those to know, the most frequent first; row k has code k + 1."""
+    from recap.cli.console import Console
+    from recap.data.make_vocabulary import count_values, write_vocabulary
+    from recap.errors import InputError
+
+    if output.exists() and not overwrite:
+        raise InputError(f"--output: {output} is already there; add --overwrite to replace it")
+    console = Console()
+    with console.counting("rows counted") as count:
+        table = count_values(inputs, column, _path(schema), min_count=min_count, after_rows=count)
+    write_vocabulary(table, output)
+    console.say(f"written: {output}, {table.num_rows:,} strings; use it as features.discrete.{column}.vocabulary")
+
+
+def _path(path: Path | None) -> str | None:
+    return str(path) if path is not None else None
+
+
+def _files(files: list[Path]) -> str:
+    return "1 file" if len(files) == 1 else f"{len(files):,} files"
 
 
 def _rate(text: str) -> tuple[str, float]:

@@ -100,7 +100,7 @@ def _problems(model: type[BaseModel], errors: Sequence[Any], root: Node, values:
         if (item["type"] == "missing" and _is_misspelt(model, here, values)) or _is_not_inherited(here, errors):
             continue
         if item["type"] == "union_tag_invalid":
-            here = (*here, str(item["ctx"]["discriminator"]).strip("'"))
+            here = (*here, "kind")
         node = node_at(root, here)
         if node is not None and node.unresolved:
             continue  # what is not set is told already

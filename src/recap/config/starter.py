@@ -1,9 +1,10 @@
 """A commented configuration to start from: of example columns, or of columns that were found in data."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from recap.config.data import ParquetConfig, SourceConfig
 from recap.config.environment import escape
 from recap.config.yaml_file import render_inline
 
@@ -50,18 +51,23 @@ EXAMPLE = Columns(
 
 
 def starter(
-    columns: Columns = EXAMPLE, inputs: Sequence[str] = (), rows: int = 1_000_000, looked_at: int | None = None
+    columns: Columns = EXAMPLE,
+    source: SourceConfig | None = None,
+    rows: int = 1_000_000,
+    looked_at: int | None = None,
 ) -> str:
     """A configuration that `recap config check` accepts.
 
-    `inputs` are the globs of the data, none for an example, `rows` how many there are, of which columns were guessed
-    from `looked_at`.
+    `source` is where the data is, none for an example, `rows` how many there are, of which columns were guessed from
+    `looked_at`.
     """
     batch = 1024 if rows >= 100_000 else 128
     steps = max(10, 2 * rows // batch)
     ramp = max(1, steps // 20)
-    globs = list(map(escape, inputs))
-    source = globs if len(globs) > 1 else (*globs, "data/train/*.parquet")[0]
+    files = source or ParquetConfig(inputs=["data/train/*.parquet"])
+    globs = list(map(escape, files.inputs))
+    said = files.model_dump(exclude_defaults=True) | {"kind": files.kind}
+    said = {"kind": said.pop("kind")} | said | {"inputs": globs if len(globs) > 1 else globs[0]}
     guessed = [f"# Columns are guessed from {looked_at:,} of {rows:,} rows: read every line."] if looked_at else []
     return "\n".join(
         [
@@ -94,12 +100,12 @@ def starter(
             *_tasks(columns.labels),
             "",
             "train_data:",
-            f"  source: {{kind: parquet, inputs: {render_inline(source)}}}",
+            f"  source: {render_inline(said)}",
             f"  global_batch_size: {batch}",
             "  tasks:                          # labels; say {neg_downsampling_rate: 0.1} where negatives were sampled",
             *_lines([Guess(label.name, label.word, {}) for label in columns.labels], "    "),
             "",
-            *_validation(example=not inputs),
+            *_validation(example=source is None),
             "",
             "optimizer:",
             f"  backbone: {{kind: linear_ramp_to_constant, learning_rate: 1e-3, num_ramp_steps: {ramp}}}",
@@ -135,6 +141,8 @@ def _features(columns: Columns) -> Iterator[str]:
     if columns.discrete or columns.vocabularies:
         yield "  discrete:" if columns.discrete else "  # discrete:"
         yield from _lines(columns.discrete, "    ")
+        if columns.vocabularies:
+            yield "    # A vocabulary is made by `recap data vocabulary FILES --column NAME --output FILE`."
         yield from _lines(
             [
                 Guess(guess.name, guess.word, {"vocabulary": f"vocabularies/{guess.name}.parquet"})

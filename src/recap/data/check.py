@@ -6,9 +6,11 @@ from recap.config.features import FeaturesConfig, IntegerCodes
 from recap.config.load import Resolved
 from recap.config.node import Path, dotted
 from recap.config.problems import in_order, origin_at
-from recap.config.recap import RecapConfig
+from recap.config.recap import JobMode, RecapConfig
 from recap.data.schema import RowEncoder
-from recap.data.sources.parquet import find_files, open_parquet
+from recap.data.sources.files import find_files
+from recap.data.sources.format import Format
+from recap.data.sources.source import open_format
 from recap.data.vocabulary import Vocabularies, load_vocabularies
 from recap.errors import ConfigError, DataError, Problem
 
@@ -44,10 +46,16 @@ def _problems(config: RecapConfig) -> Problems:
         labels = {(*path, "tasks", task): RowEncoder(FeaturesConfig(), {}, [task], data.labels) for task in data.labels}
         if config.features.user is not None:
             parts["features", "user"] = RowEncoder(FeaturesConfig(user=config.features.user), {}, [], {})
-        yield from _source_problems((*path, "source", "inputs"), data.source.inputs, parts, labels)
+        source: Path = (*path, "source")
+        try:
+            format_ = open_format(data.source, RowEncoder.for_job(config, {}, JobMode.EVALUATE, data).types)
+        except DataError as error:
+            yield source, error
+            continue
+        yield from _file_problems(format_, (*source, "inputs"), data.source.inputs, parts, labels)
 
 
-def _source_problems(path: Path, inputs: list[str], *all_parts: Parts) -> Problems:
+def _file_problems(format_: Format, path: Path, inputs: list[str], *all_parts: Parts) -> Problems:
     """What keeps files from serving; a part that fails is taken out: the next file would say the same."""
     files: list[str] = []
     for index, pattern in enumerate(inputs):
@@ -58,15 +66,15 @@ def _source_problems(path: Path, inputs: list[str], *all_parts: Parts) -> Proble
     rows: int | None = None
     for file in dict.fromkeys(files):
         try:
-            opened = open_parquet(file)
+            schema = format_.schema(file)
+            rows = (rows or 0) + sum(format_.chunk_rows(file))
         except DataError as error:
             yield path, error
             continue
-        rows = (rows or 0) + opened.metadata.num_rows
         for parts in all_parts:
             for part, encoder in list(parts.items()):
                 try:
-                    encoder.check(opened.schema_arrow, file)
+                    encoder.check(schema, file)
                 except DataError as error:
                     yield part, error
                     del parts[part]

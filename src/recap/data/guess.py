@@ -10,15 +10,18 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from recap.config.data import SourceConfig
 from recap.config.optimizer import DEFAULT
 from recap.config.starter import Columns, Guess
-from recap.data.sources.parquet import find_files, open_parquet, read_row_group
+from recap.data.sources.files import find_files
+from recap.data.sources.format import Format
+from recap.data.sources.source import chunks_of, guess_source, open_format
 from recap.errors import DataError
 
 _ROWS = 200_000
 """Rows that are looked at."""
-_GROUPS = 64
-"""Row groups they are taken from."""
+_CHUNKS = 64
+"""Chunks they are taken from."""
 _LARGEST_TABLE = 10_000_000
 """Codes of an embedding that is proposed."""
 
@@ -36,25 +39,29 @@ _TIME = re.compile("time|timestamp|ts|date|datetime|ms|at")
 
 @dataclass(frozen=True)
 class Found:
-    """Columns of some files by their role, how many rows the files hold, and how many of them were looked at."""
+    """What was found in some files: their columns by role, their rows, how many of them were looked at."""
 
     columns: Columns
     rows: int
     looked_at: int
+    source: SourceConfig
 
 
-def guess_columns(inputs: Sequence[str]) -> Found:
-    """Guess the role of every column of the Parquet files that `inputs` match, from some of their rows.
+def guess_columns(inputs: Sequence[str], schema_path: str | None = None) -> Found:
+    """Guess the role of every column of the files that `inputs` match, from some of their rows.
 
-    Raises DataError where files are missing or damaged, differ in their columns, or hold no label or no feature.
+    `schema_path` lists the columns of TFRecord files. Raises DataError where files are missing or damaged, differ in
+    their columns, or hold no label or no feature.
     """
     files = find_files(inputs)
-    rows = sum(open_parquet(file).metadata.num_rows for file in files)
+    source = guess_source(inputs, schema_path)
+    format_ = open_format(source, {})
+    rows = sum(sum(format_.chunk_rows(file)) for file in files)
     if not rows:
         raise DataError(f"{files[0]}: not a single row; columns are guessed from their values")
-    names = _names(files)
-    table = _sample(files, names)
-    untyped = {name: file for file in files for name in _untyped(file)}
+    names = _names(format_, files)
+    table = _sample(format_, files, names)
+    untyped = {name: file for file in files for name in _untyped(format_, file)}
     columns = Columns()
     for name in names:
         if name in untyped:
@@ -70,14 +77,14 @@ def guess_columns(inputs: Sequence[str]) -> Found:
     if not (columns.continuous or columns.binary or columns.discrete or columns.vectors):
         strings = f" Strings need a vocabulary: {columns.vocabularies[0].name}." if columns.vocabularies else ""
         raise DataError(f"{files[0]}: no column is left that a model could read.{strings} Found: {shown}")
-    return Found(columns, rows, table.num_rows)
+    return Found(columns, rows, table.num_rows, source)
 
 
-def _names(files: Sequence[str]) -> list[str]:
+def _names(format_: Format, files: Sequence[str]) -> list[str]:
     """The columns of all files. Raises DataError where one file lacks or doubles what another has."""
-    names: list[str] = open_parquet(files[0]).schema_arrow.names
+    names: list[str] = format_.schema(files[0]).names
     for file in files:
-        found = open_parquet(file).schema_arrow.names
+        found = format_.schema(file).names
         twice = [name for name in dict.fromkeys(found) if found.count(name) > 1]
         if twice:
             raise DataError(f"{file}: columns stand there twice: {', '.join(twice)}; which is meant cannot be told")
@@ -87,21 +94,16 @@ def _names(files: Sequence[str]) -> list[str]:
     return names
 
 
-def _untyped(file: str) -> list[str]:
+def _untyped(format_: Format, file: str) -> list[str]:
     """Columns of a file that hold nothing but null."""
-    return [field.name for field in open_parquet(file).schema_arrow if pa.types.is_null(field.type)]
+    return [field.name for field in format_.schema(file) if pa.types.is_null(field.type)]
 
 
-def _sample(files: Sequence[str], names: Sequence[str]) -> pa.Table:
-    """Rows from row groups all over the files."""
-    groups = [
-        (file, index)
-        for file in files
-        for index in range(open_parquet(file).metadata.num_row_groups)
-        if open_parquet(file).metadata.row_group(index).num_rows
-    ]
-    chosen = [groups[index * len(groups) // _GROUPS] for index in range(_GROUPS)] if len(groups) > _GROUPS else groups
-    tables = [read_row_group(file, index, names).slice(0, _ROWS // len(chosen)) for file, index in chosen]
+def _sample(format_: Format, files: Sequence[str], names: Sequence[str]) -> pa.Table:
+    """Rows from chunks all over the files."""
+    chunks = [chunk for file in files for chunk in chunks_of(format_, file)]
+    chosen = [chunks[index * len(chunks) // _CHUNKS] for index in range(_CHUNKS)] if len(chunks) > _CHUNKS else chunks
+    tables = [format_.read(each.file, each.number, names).slice(0, _ROWS // len(chosen)) for each in chosen]
     parts = [pa.table({name: _plain(table.column(name)) for name in names}) for table in tables]
     try:
         return pa.concat_tables(parts, promote_options="permissive")
@@ -190,7 +192,7 @@ def _place_text(columns: Columns, name: str, texts: pa.Array) -> None:
     elif _words(name)[-1] == "id" or distinct > len(texts) // 2 > 50:
         columns.ids.append(Guess(name, f"{distinct:,} different strings in {len(texts):,} rows"))
     else:
-        word = f"{distinct:,} strings seen; list them in the first column of that file"
+        word = f"{distinct:,} strings seen"
         columns.vocabularies.append(Guess(name, word))
 
 

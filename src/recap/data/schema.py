@@ -78,6 +78,19 @@ class RowEncoder:
             names += [self.features.user] if self.features.user is not None else []
         return list(dict.fromkeys(names))
 
+    @property
+    def types(self) -> dict[str, pa.DataType]:
+        """The types to read columns as, for formats that do not tell them themselves."""
+        features = self.features
+        numbers = [(column.name, column.length, pa.float64()) for column in (*features.continuous, *features.binary)]
+        numbers += [(name, width, pa.float32()) for name, width in features.vectors.items()]
+        numbers += [
+            (name, discrete.length, pa.int64() if isinstance(discrete, IntegerCodes) else pa.string())
+            for name, discrete in features.discrete.items()
+        ]
+        numbers += [(task, 1, pa.float64()) for task in self.labels or ()]
+        return {name: kind if length == 1 else pa.list_(kind) for name, length, kind in numbers}
+
     def check(self, schema: pa.Schema, file: str) -> None:
         """Raise DataError for the first column that `schema` lacks, or whose type cannot serve."""
         for name in self.columns:
@@ -140,6 +153,7 @@ class RowEncoder:
                 known &= values.is_valid().to_numpy(zero_copy_only=False)
             codes = np.where(known, codes + 1, 0)
         else:
+            values = _as_text(values, name, place)
             if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
                 raise place.error(name, f"holds {values.type}; it has a vocabulary, so strings are expected")
             vocabulary = self.vocabularies[name].cast(values.type)
@@ -180,6 +194,7 @@ class RowEncoder:
         if values.null_count:
             row = values.is_null().to_pylist().index(True)
             raise place.error(name, "is null; every row needs a user", row)
+        values = _as_text(values, name, place)
         if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
             encoded = values.dictionary_encode()
             hashed = np.array([_hash(text) for text in encoded.dictionary.to_pylist()], np.int64)
@@ -216,6 +231,16 @@ def _values(table: pa.Table, name: str, length: int, place: Place) -> tuple[pa.A
             row = int(np.argmax(lengths != length))
             raise place.error(name, f"holds a list of {lengths[row]} values; {length} are expected", row)
     return array.flatten(), valid
+
+
+def _as_text(values: pa.Array, name: str, place: Place) -> pa.Array:
+    """Bytes as the text they are in UTF-8; anything else as it is."""
+    if not (pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type)):
+        return values
+    try:
+        return values.cast(pa.string())
+    except pa.ArrowException:
+        raise place.error(name, "holds bytes that are no UTF-8 text") from None
 
 
 def _spread(flat: npt.NDArray[Any], valid: npt.NDArray[np.bool_] | None, length: int, null: float) -> npt.NDArray[Any]:

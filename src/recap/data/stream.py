@@ -13,7 +13,7 @@ from recap.config.recap import JobMode, RecapConfig
 from recap.data.batch import Batch, concatenate
 from recap.data.schema import RowEncoder
 from recap.data.shuffle import RowOrder, Window
-from recap.data.sources.parquet import ParquetSource
+from recap.data.sources.source import Source
 from recap.data.vocabulary import Vocabularies
 from recap.errors import DataError
 
@@ -21,7 +21,7 @@ from recap.errors import DataError
 class BatchStream:
     """An iterator of batches whose place can be saved and restored exactly."""
 
-    def __init__(self, source: ParquetSource, order: RowOrder, batch_rows: int, *, repeat: bool) -> None:
+    def __init__(self, source: Source, order: RowOrder, batch_rows: int, *, repeat: bool) -> None:
         """`repeat`: epoch after epoch, every batch full; otherwise once, with the last partial batch."""
         self.source = source
         self.order = order
@@ -115,7 +115,7 @@ def open_stream(
     """
     train = mode is JobMode.TRAIN
     data = config.train_data if split is None else config.validation_data[split]
-    source = ParquetSource(data.source, RowEncoder.for_job(config, vocabularies, mode, data))
+    source = Source(data.source, RowEncoder.for_job(config, vocabularies, mode, data))
     window_rows = config.train_data.shuffle_window_rows if train else 0
     order = RowOrder([chunk.rows for chunk in source.chunks], window_rows, config.training.seed)
     return BatchStream(source, order, data.global_batch_size, repeat=train)

@@ -1,4 +1,4 @@
-"""Bulk prediction: Parquet in, Parquet out, a file for each input file, a row group at a time."""
+"""Bulk prediction: files in, Parquet out, one for each input file, a chunk at a time."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -7,8 +7,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from recap.config.data import TfRecordConfig
 from recap.data.schema import Place
-from recap.data.sources.parquet import find_files, open_parquet, read_row_group
+from recap.data.sources.files import find_files
+from recap.data.sources.format import Format
+from recap.data.sources.source import chunks_of, guess_source, open_format, stem
 from recap.errors import DataError, InputError
 from recap.inference.predictor import Predictor
 
@@ -26,24 +29,28 @@ def predict_files(
 ) -> list[Path]:
     """Write, for each file of `inputs`, the carried columns, each task's probability and `score`, row for row.
 
-    Output files keep their path below the common folder of the inputs. Each appears whole or not at all. Raises
-    DataError for inputs that cannot be read and InputError where an output is already there.
+    The format is told by how the files are called; the columns of TFRecord files by the model's own schema file. Output
+    files keep their path below the common folder of the inputs. Each appears whole or not at all. Raises DataError for
+    inputs that cannot be read and InputError where an output is already there.
     """
     files = find_files(inputs)
+    trained_on = predictor.config.train_data.source
+    schema_path = trained_on.schema_path if isinstance(trained_on, TfRecordConfig) else None
+    format_ = open_format(guess_source(inputs, schema_path), predictor.encoder.types)
     folder = os.path.commonpath([os.path.dirname(os.path.abspath(file)) for file in files])
-    targets = [output / os.path.relpath(os.path.abspath(file), folder) for file in files]
+    targets = [output / f"{stem(os.path.relpath(os.path.abspath(file), folder))}.parquet" for file in files]
     present = [target for target in targets if target.exists()]
     if present and not overwrite:
         raise InputError(f"{present[0]}: already there; add --overwrite to replace it, or choose another --output")
     for file in files:
-        _check(predictor, file)
+        _check(predictor, format_, file)
     for file, target in zip(files, targets, strict=True):
-        _predict_file(predictor, file, target, after_rows)
+        _predict_file(predictor, format_, file, target, after_rows)
     return targets
 
 
-def _check(predictor: Predictor, file: str) -> None:
-    schema = open_parquet(file).schema_arrow
+def _check(predictor: Predictor, format_: Format, file: str) -> None:
+    schema = format_.schema(file)
     predictor.encoder.check(schema, file)
     for name in predictor.config.features.carried:
         if schema.get_field_index(name) < 0:
@@ -54,27 +61,26 @@ def _check(predictor: Predictor, file: str) -> None:
             raise DataError(f"{file}: column {name!r} is both carried along and predicted; rename it")
 
 
-def _predict_file(predictor: Predictor, file: str, target: Path, after_rows: Callable[[int], None]) -> None:
+def _predict_file(
+    predictor: Predictor, format_: Format, file: str, target: Path, after_rows: Callable[[int], None]
+) -> None:
     config = predictor.config
     carried = config.features.carried
-    opened = open_parquet(file)
-    fields = [opened.schema_arrow.field(name) for name in carried]
+    read = format_.schema(file)
+    fields = [read.field(name) for name in carried]
     fields += [pa.field(task, pa.float32()) for task in config.tasks]
     schema = pa.schema([*fields, pa.field(SCORE, pa.float64())])
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(target.name + ".unfinished")
     try:
         with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-            first_row = 0
-            for row_group in range(opened.metadata.num_row_groups):
-                table = read_row_group(file, row_group, [*predictor.encoder.columns, *carried])
-                if table.num_rows:
-                    predictions = predictor.predict(table, Place(file, first_row), ROWS_AT_ONCE)
-                    columns = [table.column(name) for name in carried]
-                    columns += [pa.array(column.numpy()) for column in predictions.probabilities.T.contiguous()]
-                    columns.append(pa.array(predictions.scores.numpy()))
-                    writer.write_table(pa.Table.from_arrays(columns, schema=schema))
-                first_row += table.num_rows
+            for chunk in chunks_of(format_, file):
+                table = format_.read(file, chunk.number, [*predictor.encoder.columns, *carried])
+                predictions = predictor.predict(table, Place(file, chunk.first_row), ROWS_AT_ONCE)
+                columns = [table.column(name) for name in carried]
+                columns += [pa.array(column.numpy()) for column in predictions.probabilities.T.contiguous()]
+                columns.append(pa.array(predictions.scores.numpy()))
+                writer.write_table(pa.Table.from_arrays(columns, schema=schema))
                 after_rows(table.num_rows)
         temporary.replace(target)
     finally:

@@ -247,9 +247,6 @@ class _Converter:
         if any(task.pos_downsampling_rate != 1 or task.neg_downsampling_rate != 1 for task in data.tasks.values()):
             text = "sampling rates calibrate the probabilities; they do not weigh examples too, which corrects twice"
             self._remark((*path, "tasks"), text)
-        self._remark((*path, "inputs"), "Parquet is read, not TFRecord: convert the files, columns named as they were")
-        missing = "what a record lacks is not zeros: a column that is missing, and a label that is null, are refused"
-        self._remark((*path, "seg_dense_schema"), missing)
         self._remark_reading(path, data)
         if data.evaluation_tasks:
             self._remark((*path, "evaluation_tasks"), "left out: training evaluates the validation sets alone")
@@ -259,7 +256,14 @@ class _Converter:
         return self._mapping(
             path,
             {
-                "source": self._mapping(path, {"kind": self._made("parquet", path), "inputs": inputs}),
+                "source": self._mapping(
+                    path,
+                    {
+                        "kind": self._made("tfrecord", path),
+                        "inputs": inputs,
+                        "schema_path": self._copied((*path, "seg_dense_schema", "schema_path")),
+                    },
+                ),
                 "global_batch_size": self._copied((*path, "global_batch_size")),
                 "tasks": self._mapping((*path, "tasks"), labels),
                 "shuffle_window_rows": shuffle or self._made(data.examples_shuffle_buffer_size, path),

@@ -1,0 +1,96 @@
+"""`recap data convert`: files of one format → files of another, one for one, a chunk at a time."""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from recap.config.data import SourceKind
+from recap.data.sources.files import find_files
+from recap.data.sources.format import Format
+from recap.data.sources.source import chunks_of, guess_source, open_format, stem
+from recap.data.sources.writers import Writer, open_writer, tfrecord_schema
+from recap.errors import DataError, InputError
+
+ENDINGS: dict[SourceKind, str] = {
+    "parquet": ".parquet",
+    "arrow": ".arrow",
+    "csv": ".csv",
+    "jsonl": ".jsonl",
+    "tfrecord": ".tfrecord.gz",
+}
+"""How the files of each kind are called."""
+SCHEMA = "schema.json"
+"""Beside TFRecord files: the columns they hold."""
+
+
+def convert_files(
+    inputs: Sequence[str],
+    output: Path,
+    kind: SourceKind,
+    schema_path: str | None = None,
+    *,
+    overwrite: bool = False,
+    after_rows: Callable[[int], None] = lambda rows: None,
+) -> tuple[list[Path], list[Path]]:
+    """Write a file of `kind` below `output` for each file of `inputs`; give those written, and those there before.
+
+    Files keep their path below the common folder of the inputs, and appear whole or not at all, so a command that was
+    stopped goes on when it is given again. Raises DataError for inputs that cannot be read, or columns that the format
+    cannot hold, and InputError where two inputs would become one file, or one would be written over itself.
+    """
+    files = find_files(inputs)
+    format_ = open_format(guess_source(inputs, schema_path), {})
+    folder = os.path.commonpath([os.path.dirname(os.path.abspath(file)) for file in files])
+    targets = {
+        output / f"{stem(os.path.relpath(os.path.abspath(file), folder))}{ENDINGS[kind]}": file
+        for file in reversed(files)
+    }
+    if len(targets) < len(files):
+        twice = sorted(set(files) - set(targets.values()))
+        raise InputError(f"{twice[0]}: would become the same file as another input; convert them into two folders")
+    written: list[Path] = []
+    kept: list[Path] = []
+    for target, file in reversed(targets.items()):
+        if target.exists() and os.path.samefile(target, file):
+            raise InputError(f"{file}: would be written over itself; choose another --output")
+        if target.exists() and not overwrite:
+            kept.append(target)
+            continue
+        _convert(format_, file, target, kind, after_rows)
+        written.append(target)
+    if kind == "tfrecord":
+        _write_schema(output / SCHEMA, format_.schema(files[0]))
+    return written, kept
+
+
+def _convert(format_: Format, file: str, target: Path, kind: SourceKind, after_rows: Callable[[int], None]) -> None:
+    schema = format_.schema(file)
+    temporary = target.with_name(target.name + ".unfinished")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _open_writer(kind, temporary, schema, file) as writer:
+            for chunk in chunks_of(format_, file):
+                table = format_.read(file, chunk.number, schema.names)
+                writer.write(table)
+                after_rows(table.num_rows)
+        temporary.replace(target)
+    except OSError as error:
+        raise InputError(f"{target}: cannot be written ({error.strerror})") from None
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        raise DataError(f"{file}: cannot be written as {kind} ({error})") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _open_writer(kind: SourceKind, path: Path, schema: pa.Schema, file: str) -> Writer:
+    try:
+        return open_writer(kind, path, schema)
+    except DataError as error:
+        raise DataError(f"{file}: {error}") from None
+
+
+def _write_schema(path: Path, schema: pa.Schema) -> None:
+    path.write_text(json.dumps(tfrecord_schema(schema), indent=1) + "\n", encoding="utf-8")

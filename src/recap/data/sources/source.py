@@ -1,0 +1,134 @@
+"""The files of a data set as a list of chunks, of whatever format they are."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import assert_never
+
+import pyarrow as pa
+
+from recap.config.data import ArrowConfig, CsvConfig, JsonLinesConfig, ParquetConfig, SourceConfig, TfRecordConfig
+from recap.data.schema import Place, RowEncoder
+from recap.data.sources.arrow import ArrowFormat
+from recap.data.sources.files import find_files
+from recap.data.sources.format import ColumnTypes, Format
+from recap.data.sources.parquet import ParquetFormat
+from recap.data.sources.text import CsvFormat, JsonLinesFormat
+from recap.data.sources.tfrecord import TfRecordFormat
+from recap.errors import DataError
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """The smallest part of a file that is read, such as a row group."""
+
+    file: str
+    number: int
+    first_row: int
+    rows: int
+
+
+class Source:
+    """The chunks of the files that `config.inputs` match, in the order of the file names."""
+
+    def __init__(self, config: SourceConfig, encoder: RowEncoder) -> None:
+        """List the chunks and check the columns of every file against `encoder`. Raises DataError."""
+        self.files = find_files(config.inputs)
+        self.encoder = encoder
+        self.format = open_format(config, encoder.types)
+        self.chunks: list[Chunk] = []
+        for file in self.files:
+            encoder.check(self.format.schema(file), file)
+            self.chunks += chunks_of(self.format, file)
+        if not self.chunks:
+            raise DataError(f"{', '.join(config.inputs)}: {len(self.files)} files, but not a single row")
+
+    @property
+    def fingerprint(self) -> str:
+        """Names (below their common folder) and sizes of all chunks, hashed: equal for the same rows in order."""
+        folder = os.path.commonpath([os.path.dirname(os.path.abspath(file)) for file in self.files])
+        listing = [(os.path.relpath(chunk.file, folder), chunk.number, chunk.rows) for chunk in self.chunks]
+        return sha256(repr(listing).encode()).hexdigest()[:16]
+
+    def read(self, chunk: Chunk) -> pa.Table:
+        """The rows of `chunk`: the encoder's columns."""
+        return self.format.read(chunk.file, chunk.number, self.encoder.columns)
+
+    def place(self, chunk: Chunk) -> Place:
+        """Where the rows of `chunk` stand, for errors."""
+        return Place(chunk.file, chunk.first_row)
+
+
+def chunks_of(format_: Format, file: str) -> list[Chunk]:
+    """The chunks of one file that hold rows."""
+    chunks: list[Chunk] = []
+    first_row = 0
+    for number, rows in enumerate(format_.chunk_rows(file)):
+        if rows:
+            chunks.append(Chunk(file, number, first_row, rows))
+        first_row += rows
+    return chunks
+
+
+def open_format(config: SourceConfig, types: ColumnTypes) -> Format:
+    """What reads the files of `config`; `types` are those of columns where a format does not tell them itself."""
+    match config:
+        case ParquetConfig():
+            return ParquetFormat()
+        case ArrowConfig():
+            return ArrowFormat()
+        case CsvConfig():
+            return CsvFormat(types, config.delimiter)
+        case JsonLinesConfig():
+            return JsonLinesFormat(types)
+        case TfRecordConfig():
+            return TfRecordFormat(config.schema_path)
+        case _:
+            assert_never(config)
+
+
+EXTENSIONS: dict[str, str] = {
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".feather": "arrow",
+    ".ipc": "arrow",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".tfrecord": "tfrecord",
+    ".tfrecords": "tfrecord",
+}
+"""How the names of files end → the kind of their format; a `.gz` behind it is passed over."""
+
+
+def stem(file: str) -> str:
+    """The name of a file without the endings that say its format."""
+    plain = file.removesuffix(".gz")
+    base, ending = os.path.splitext(plain)
+    return base if ending.lower() in EXTENSIONS else plain
+
+
+def guess_source(inputs: Sequence[str], schema_path: str | None = None) -> SourceConfig:
+    """The source that files are, by how the first one's name ends; what has no known ending is Parquet.
+
+    Raises DataError for TFRecord without `schema_path`.
+    """
+    file = find_files(inputs)[0]
+    ending = Path(file.removesuffix(".gz")).suffix.lower()
+    globs = list(inputs)
+    match EXTENSIONS.get(ending, "tfrecord" if file.endswith(".gz") else "parquet"):
+        case "arrow":
+            return ArrowConfig(kind="arrow", inputs=globs)
+        case "csv":
+            return CsvConfig(kind="csv", inputs=globs, delimiter="\t" if ending == ".tsv" else ",")
+        case "jsonl":
+            return JsonLinesConfig(kind="jsonl", inputs=globs)
+        case "tfrecord" if schema_path is not None:
+            return TfRecordConfig(kind="tfrecord", inputs=globs, schema_path=schema_path)
+        case "tfrecord":
+            raise DataError(f"{file}: TFRecord files need the JSON file that lists their columns; give --schema FILE")
+        case _:
+            return ParquetConfig(inputs=globs)

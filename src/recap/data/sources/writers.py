@@ -1,0 +1,143 @@
+"""Tables → files of every format, written a table at a time."""
+
+import gzip
+import json
+import math
+import struct
+from abc import ABC, abstractmethod
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, assert_never
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from recap.config.data import SourceKind
+from recap.data.sources.example import BYTES, FLOATS, INTEGERS, write_example
+from recap.data.sources.tfrecord import masked_crc
+from recap.errors import DataError
+
+
+class Writer(ABC):
+    """One file being written; leaving the block closes it."""
+
+    @abstractmethod
+    def write(self, table: pa.Table) -> None:
+        """The next rows. Raises DataError for what the format cannot hold."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """The end of the file."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
+def open_writer(kind: SourceKind, path: Path, schema: pa.Schema) -> Writer:
+    """What writes a file of `kind` with the columns of `schema`. Raises DataError for columns it cannot hold."""
+    match kind:
+        case "parquet":
+            return _ArrowWriter(pq.ParquetWriter(path, schema, compression="zstd"))
+        case "arrow":
+            return _ArrowWriter(pa.ipc.new_file(path, schema))
+        case "csv":
+            lists = [field.name for field in schema if pa.types.is_nested(field.type)]
+            if lists:
+                raise DataError(f"CSV holds no lists, but {', '.join(lists)} are; choose another format")
+            return _ArrowWriter(pyarrow.csv.CSVWriter(path, schema))
+        case "jsonl":
+            return _JsonLinesWriter(path)
+        case "tfrecord":
+            return _TfRecordWriter(path, schema)
+        case _:
+            assert_never(kind)
+
+
+class _ArrowWriter(Writer):
+    """One of pyarrow's own."""
+
+    def __init__(self, writer: Any) -> None:
+        self.writer = writer
+
+    def write(self, table: pa.Table) -> None:
+        self.writer.write_table(table)
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+class _JsonLinesWriter(Writer):
+    """A JSON object a row; what is null or no number is left out."""
+
+    def __init__(self, path: Path) -> None:
+        self.stream = path.open("w", encoding="utf-8")
+
+    def write(self, table: pa.Table) -> None:
+        for row in table.to_pylist():
+            said = {name: value for name, value in row.items() if value is not None and value == value}
+            self.stream.write(json.dumps(said, ensure_ascii=False, default=_as_json) + "\n")
+
+    def close(self) -> None:
+        self.stream.close()
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode()
+    return str(value)
+
+
+class _TfRecordWriter(Writer):
+    """gzip TFRecord of tf.train.Example; a null is a feature that is absent."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self.kinds = {field.name: _list_kind(field) for field in schema}
+        self.stream = gzip.GzipFile(path, "wb", compresslevel=6)
+
+    def write(self, table: pa.Table) -> None:
+        for row in table.to_pylist():
+            features = {
+                name.encode(): (kind, _as_list(row[name], kind))
+                for name, kind in self.kinds.items()
+                if row[name] is not None
+            }
+            record = write_example(features)
+            head = struct.pack("<Q", len(record))
+            self.stream.write(head + struct.pack("<I", masked_crc(head)))
+            self.stream.write(record + struct.pack("<I", masked_crc(record)))
+
+    def close(self) -> None:
+        self.stream.close()
+
+
+def tfrecord_schema(schema: pa.Schema) -> dict[str, Any]:
+    """What `source.schema_path` names, for files written with the columns of `schema`."""
+    dtypes = {BYTES: "bytes_list", FLOATS: "float_list", INTEGERS: "int64_list"}
+    entries = []
+    for field in schema:
+        kind = field.type
+        length = kind.list_size if pa.types.is_fixed_size_list(kind) else -1 if pa.types.is_nested(kind) else 1
+        entries.append({"feature_name": field.name, "dtype": dtypes[_list_kind(field)], "length": length})
+    return {"schema": entries}
+
+
+def _list_kind(field: pa.Field) -> int:
+    kind = field.type.value_type if pa.types.is_nested(field.type) and hasattr(field.type, "value_type") else field.type
+    if pa.types.is_floating(kind):
+        return FLOATS
+    if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
+        return INTEGERS
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind):
+        return BYTES
+    raise DataError(f"TFRecord holds no {field.type}, which column {field.name!r} is; choose another format")
+
+
+def _as_list(value: Any, kind: int) -> list[Any]:
+    values = value if isinstance(value, list) else [value]
+    if kind == BYTES:
+        return [text.encode() if isinstance(text, str) else text for text in values]
+    return [math.nan if number is None else number for number in values] if kind == FLOATS else values

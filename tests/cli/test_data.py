@@ -1,0 +1,59 @@
+"""`recap data`, as a person runs it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from support import write_feed
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run([sys.executable, "-m", "recap", *arguments], capture_output=True, text=True, cwd=folder)
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_feed(tmp_path_factory.mktemp("feed"))
+
+
+def test_convert_there_and_back_gives_the_same_rows(folder: Path) -> None:
+    there = run(folder, "data", "convert", "train/*.parquet", "--to", "tfrecord", "--output", "records")
+    assert (there.returncode, there.stdout.splitlines()[-1]) == (0, "written: 3 files in records")
+    again = run(folder, "data", "convert", "train/*.parquet", "--to", "tfrecord", "--output", "records")
+    assert again.stdout.splitlines()[-1] == "written: 0 files in records; 3 files there already"
+    back = ["data", "convert", "records/*.gz", "--schema", "records/schema.json", "--output", "back"]
+    assert run(folder, *back).returncode == 0
+    before, after = pq.read_table(folder / "train"), pq.read_table(folder / "back")
+    assert after.column("post_id").to_pylist() == before.column("post_id").to_pylist()
+    assert after.column("followers").to_pylist() == before.column("followers").to_pylist()
+
+
+def test_convert_refuses_what_it_does_not_know(folder: Path) -> None:
+    unknown = run(folder, "data", "convert", "train/*.parquet", "--to", "parqet", "--output", "out")
+    assert (unknown.returncode, unknown.stderr.strip()[-29:]) == (2, "tfrecord. Did you mean 'parquet'?"[-29:])
+    assert run(folder, "data", "convert", "nowhere/*", "--output", "out").returncode == 2
+    (folder / "x.tfrecord").write_bytes(b"")
+    schemaless = run(folder, "data", "convert", "x.tfrecord", "--output", "out")
+    assert "TFRecord files need the JSON file that lists their columns; give --schema FILE" in schemaless.stderr
+
+
+def test_inspect_prints_a_table_or_json(folder: Path) -> None:
+    table = run(folder, "data", "inspect", "train/*.parquet").stdout
+    assert "600 rows of Parquet in 3 files" in table
+    assert any(line.split()[:2] == ["like", "int8"] and line.rstrip().endswith("%)") for line in table.splitlines())
+    found = json.loads(run(folder, "data", "inspect", "train/*.parquet", "--json").stdout)
+    assert (found["rows"], len(found["columns"])) == (600, 11)
+
+
+def test_vocabulary_writes_a_file_once(folder: Path) -> None:
+    command = ["data", "vocabulary", "train/*.parquet", "--column", "language", "--output", "words.parquet"]
+    made = run(folder, *command, "--min-count", "2")
+    assert made.stdout.splitlines()[-1] == (
+        "written: words.parquet, 4 strings; use it as features.discrete.language.vocabulary"
+    )
+    assert run(folder, *command).stderr == "--output: words.parquet is already there; add --overwrite to replace it\n"
