@@ -61,12 +61,15 @@ def write_feed(folder: Path, *, train_rows: int = 600, validation_rows: int = 25
 
 
 def write_formats(folder: Path) -> Path:
-    """`formats/`: a small feed as TFRecord with its schema, Arrow, JSON lines, and CSV of scalars with semicolons."""
+    """`formats/`: a feed as TFRecord with its schema, CSV of scalars, and Arrow and JSON lines in folders by time."""
     table = feed_table(130).select(["age", "hour", "vector", "like"])
     (folder / "formats").mkdir()
     pq.write_table(table, folder / "formats" / "rows.parquet")
     for kind in ("arrow", "jsonl", "tfrecord"):
         convert_files([str(folder / "formats" / "rows.parquet")], folder / "formats", kind)
+    for file, place in (("rows.arrow", "date=20230405"), ("rows.jsonl", "2023/04/05/09")):
+        (folder / "formats" / place).mkdir(parents=True)
+        (folder / "formats" / file).rename(folder / "formats" / place / file)
     options = pyarrow.csv.WriteOptions(delimiter=";")
     pyarrow.csv.write_csv(table.drop_columns(["vector"]), folder / "formats" / "rows.csv", options)
     return folder

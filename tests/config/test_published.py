@@ -131,8 +131,6 @@ REFUSED = {
     if isinstance(mark, Refused)
 }
 NOT_DEFAULT: dict[str, Any] = {
-    "explicit_datetime_inputs": {"data_root": "d", "end_datetime": "2023/04/05/23", "hours": 3},
-    "explicit_date_inputs": {"data_root": "d", "end_date": "2023/04/05", "days": 3},
     "feature_names_to_concat": ["binary", "discrete"],
     "mask_mantissa_features": {"continuous": 8},
     "stratifiers": [{"name": "tab", "index": 3, "value": 1}],
@@ -149,7 +147,7 @@ def test_what_cannot_be_taken_over_is_refused_with_the_reason(
     path: str, tmp_path: Path, published: dict[str, Any]
 ) -> None:
     name = path.rpartition("/")[2]
-    published["train_data"]["preprocess"] = {}
+    published["train_data"]["preprocess"] = {"truncate_and_slice": {}}
     set_at(published, path, NOT_DEFAULT.get(name, {"some": "values"}))
     found = refusals(tmp_path, published)
     assert any(line.endswith(f"{name}: {REFUSED[path]}") for line in found), found
@@ -184,16 +182,6 @@ WRONG = {
         "model/tasks/is_favorited/mlp_config",
         None,
         "model.tasks.is_favorited: exactly one of mlp_config, dcn_config, dlrm_config, mask_net_config must be set",
-    ),
-    "an hour that is none": (
-        "train_data/explicit_datetime_inputs",
-        {"data_root": "d", "end_datetime": "2023/02/30/10", "hours": 3},
-        "end_datetime: expected a date YYYY/MM/DD/HH, found '2023/02/30/10'",
-    ),
-    "a date that is none": (
-        "train_data/explicit_date_inputs",
-        {"data_root": "d", "end_date": "2023-04-05", "days": 3},
-        "end_date: expected a date YYYY/MM/DD, found '2023-04-05'",
     ),
     "a tower without a logit": (
         "model/tasks/is_favorited/mlp_config",
@@ -390,6 +378,55 @@ def test_what_only_happens_to_be_alike_today_is_said_of_each_set(
     config = read_back(tmp_path, found)
     assert config.train_data.source.inputs == ["data"]
     assert config.validation_data["same"].source.inputs == ["elsewhere"]
+
+
+def test_folders_by_hour_and_by_day_are_taken_over(tmp_path: Path, published: dict[str, Any]) -> None:
+    hourly = {"data_root": "${ROOT:-data}", "end_datetime": "2023/04/05/23", "hours": 3, "num_missing_hours_tol": 1}
+    published["train_data"] |= {"inputs": None, "explicit_datetime_inputs": hourly}
+    daily = {"data_root": "data", "end_date": "2023/04/05", "days": 2}
+    published["validation_data"]["same"] |= {"inputs": None, "explicit_date_inputs": daily}
+    config = read_back(tmp_path, imported(tmp_path, json.loads(json.dumps(published))))
+    assert config.train_data.source.inputs.model_dump(exclude_unset=True) == {  # type: ignore[union-attr]
+        "kind": "hourly",
+        **hourly,
+        "data_root": "data",
+    }
+    assert config.validation_data["same"].source.inputs.model_dump(exclude_unset=True) == {  # type: ignore[union-attr]
+        "kind": "daily",
+        **daily,
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "message"),
+    [
+        (
+            "explicit_datetime_inputs",
+            {"data_root": "d", "end_datetime": "2023/02/30/10", "hours": 3},
+            "end_datetime: expected a date YYYY/MM/DD/HH, found '2023/02/30/10'",
+        ),
+        (
+            "explicit_date_inputs",
+            {"data_root": "d", "end_date": "2023-04-05", "days": 3},
+            "end_date: expected a date YYYY/MM/DD, found '2023-04-05'",
+        ),
+    ],
+)
+def test_a_date_that_is_none_is_refused(
+    name: str, said: dict[str, Any], message: str, tmp_path: Path, published: dict[str, Any]
+) -> None:
+    published["train_data"] |= {"inputs": None, name: said}
+    assert any(message in line for line in refusals(tmp_path, json.loads(json.dumps(published))))
+
+
+def test_truncation_is_that_of_the_columns(tmp_path: Path, published: dict[str, Any]) -> None:
+    cut = {"truncate_and_slice": {"continuous_feature_truncation": 50, "binary_feature_truncation": 100}}
+    for data in (published["train_data"], *published["validation_data"].values()):
+        data["preprocess"] = cut
+    features = read_back(tmp_path, imported(tmp_path, published)).features
+    assert (features.continuous[0].first, features.binary[0].first) == (50, None)
+    published["validation_data"]["d9"] = {**published["validation_data"]["d9"], "preprocess": None}
+    assert any("a truncation of its own for a validation set" in line for line in refusals(tmp_path, published))
 
 
 def test_a_column_has_one_role(tmp_path: Path, published: dict[str, Any]) -> None:

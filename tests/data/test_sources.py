@@ -4,6 +4,7 @@ import gzip
 import json
 import shutil
 import struct
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, get_args
 
@@ -87,6 +88,19 @@ def test_every_format_resumes_exactly_at_every_batch(
     blocks.line_blocks.cache_clear()
     assert_resumes_everywhere(lambda: open_data(formats, "scalars", kind, window_rows=70), batches=20)
     blocks.line_blocks.cache_clear()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_may_be_read_by_several_threads_at_once(kind: SourceKind, formats: Path) -> None:
+    source = open_data(formats, "scalars", kind).source
+    file, chunks = source.files[0], range(len(source.format.chunk_rows(source.files[0])))
+
+    def read(_: int) -> list[list[int]]:
+        return [source.format.read(file, chunk, ["post_id"]).column("post_id").to_pylist() for chunk in chunks]
+
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(read, range(64)))
+    assert all(each == found[0] for each in found)
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "tfrecord"])

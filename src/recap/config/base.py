@@ -56,6 +56,10 @@ class WholeConfig(BaseConfig):
         return self
 
 
+_LACKING = (AttributeError, TypeError)
+"""What a check meets where a field is not there."""
+
+
 def all_disagreements(value: Any, path: Path = (), *, partly: bool = False) -> Disagreements:
     """Those of `value` and of every section below it.
 
@@ -63,8 +67,11 @@ def all_disagreements(value: Any, path: Path = (), *, partly: bool = False) -> D
     """
     below: Any = ()
     if isinstance(value, BaseConfig):
-        for check in value.checks():
-            with suppress(AttributeError, TypeError) if partly else nullcontext():
+        checks: tuple[Disagreements, ...] = ()
+        with suppress(*_LACKING) if partly else nullcontext():
+            checks = value.checks()
+        for check in checks:
+            with suppress(*_LACKING) if partly else nullcontext():
                 yield from (((*path, *where), text) for where, text in check)
         below = vars(value).items()
     elif isinstance(value, dict | list):

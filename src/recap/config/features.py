@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Discriminator, PlainSerializer, Tag
 
-from recap.config.base import BaseConfig, Name, PositiveInt
+from recap.config.base import BaseConfig, Disagreements, Name, PositiveInt
 
 
 class Column(BaseConfig):
@@ -15,6 +15,21 @@ class Column(BaseConfig):
     """Its name in the data."""
     length: PositiveInt = 1
     """Values a row holds; above 1 the column is a fixed-size list."""
+    first: PositiveInt | None = None
+    """How many values, from the first on, are read; none given: all."""
+
+    @property
+    def width(self) -> int:
+        """Values a row gives to the model."""
+        return self.length if self.first is None else self.first
+
+    def checks(self) -> tuple[Disagreements, ...]:
+        """More values than there are."""
+        return (self._first_is_there(),)
+
+    def _first_is_there(self) -> Disagreements:
+        if self.first is not None and self.first > self.length:
+            yield ("first",), f"{self.first} values of {self.length} cannot be; at most length is accepted"
 
 
 def _named(value: object) -> object:
@@ -24,7 +39,8 @@ def _named(value: object) -> object:
 
 
 def _shortest(column: Column) -> str | dict[str, Any]:
-    return column.name if column.length == 1 else {"name": column.name, "length": column.length}
+    said = {"name": column.name, "length": column.length, "first": column.first}
+    return column.name if column.width == 1 == column.length else {k: v for k, v in said.items() if v is not None}
 
 
 Columns = list[

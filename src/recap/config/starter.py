@@ -65,9 +65,9 @@ def starter(
     steps = max(10, 2 * rows // batch)
     ramp = max(1, steps // 20)
     files = source or ParquetConfig(inputs=["data/train/*.parquet"])
-    globs = list(map(escape, files.inputs))
-    said = files.model_dump(exclude_defaults=True) | {"kind": files.kind}
-    said = {"kind": said.pop("kind")} | said | {"inputs": globs if len(globs) > 1 else globs[0]}
+    globs = [escape(glob) for glob in files.inputs if isinstance(glob, str)]
+    said = files.model_dump(exclude_defaults=True) | {"inputs": globs if len(globs) > 1 else globs[0]}
+    said = {"kind": files.kind, **{key: value for key, value in said.items() if key != "kind"}}
     guessed = [f"# Columns are guessed from {looked_at:,} of {rows:,} rows: read every line."] if looked_at else []
     return "\n".join(
         [

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from recap.config.data import Inputs
 from recap.config.features import FeaturesConfig, IntegerCodes
 from recap.config.load import Resolved
 from recap.config.node import Path, dotted
@@ -55,14 +56,17 @@ def _problems(config: RecapConfig) -> Problems:
         yield from _file_problems(format_, (*source, "inputs"), data.source.inputs, parts, labels)
 
 
-def _file_problems(format_: Format, path: Path, inputs: list[str], *all_parts: Parts) -> Problems:
+def _file_problems(format_: Format, path: Path, inputs: Inputs, *all_parts: Parts) -> Problems:
     """What keeps files from serving; a part that fails is taken out: the next file would say the same."""
     files: list[str] = []
-    for index, pattern in enumerate(inputs):
+    alone: list[tuple[Path, Inputs]] = [(path, inputs)]
+    if isinstance(inputs, list):
+        alone = [((*path, index), [glob]) for index, glob in enumerate(inputs)]
+    for where, given in alone:
         try:
-            files += find_files([pattern])
+            files += find_files(given)
         except DataError as error:
-            yield (*path, index), error
+            yield where, error
     rows: int | None = None
     for file in dict.fromkeys(files):
         try:

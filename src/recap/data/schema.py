@@ -125,14 +125,15 @@ class RowEncoder:
         )
 
     def _numeric(self, table: pa.Table, column: Column, place: Place, null: float) -> npt.NDArray[np.float32]:
-        """[B, length] float32, `null` where a value or its whole row is null."""
+        """[B, width] float32, `null` where a value or its whole row is null."""
         values, valid = _values(table, column.name, column.length, place)
         if not _is_number(values.type):
             raise place.error(column.name, f"holds {values.type}; numbers are expected here")
         flat = values.cast(pa.float32(), safe=False)
         if flat.null_count:
             flat = flat.fill_null(null)
-        return _spread(flat.to_numpy(zero_copy_only=False), valid, column.length, null)
+        rows = _spread(flat.to_numpy(zero_copy_only=False), valid, column.length, null)
+        return rows[:, : column.width]
 
     def _binary(self, table: pa.Table, column: Column, place: Place) -> npt.NDArray[np.float32]:
         values = self._numeric(table, column, place, null=0.0)

@@ -34,8 +34,8 @@ class Ranker(nn.Module):
         features, model = config.features, config.model
         self.sharing = model.sharing
         self.featurization = DoubleNormLog(
-            sum(column.length for column in features.continuous),
-            sum(column.length for column in features.binary),
+            sum(column.width for column in features.continuous),
+            sum(column.width for column in features.binary),
             model.featurization,
         )
         self.embeddings = DiscreteEmbeddings(features, model.embeddings, discrete_sizes)

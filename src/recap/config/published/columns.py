@@ -37,7 +37,9 @@ def find_columns(data: Data, path: Path, remark: Say, refuse: Say) -> dict[str, 
     for name in ("continuous", "binary"):
         if name in columns:
             length = _length(name, columns[name], schema, path, refuse)
-            found[name] = [{"name": columns[name], "length": length}]
+            kept = data.truncation[name]
+            first = {"first": kept} if kept is not None and kept < length else {}
+            found[name] = [{"name": columns[name], "length": length, **first}]
     vectors = [name for name in VECTORS if name in columns]
     found["vectors"] = {columns[name]: _length(name, columns[name], schema, path, refuse) for name in vectors}
     # The stored column of a feature that the model reads, and a label, are not carried too.

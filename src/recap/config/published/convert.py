@@ -38,12 +38,9 @@ _TRAINING: dict[str, tuple[_Test, str]] = {
     "gradient_accumulation": (lambda n: n > 2, "all micro-batches count; the published code dropped all but two"),
 }
 """Of which values of a field a word is due, and which."""
-_KNOBS = (
-    "file_batch_size",
-    "dataset_service_compression",
-    "map_num_parallel_calls",
-    "interleave_num_parallel_calls",
-)
+_INPUTS = {"inputs": None, "explicit_datetime_inputs": "hourly", "explicit_date_inputs": "daily"}
+"""What says where files are → the kind of our inputs; globs have none."""
+_KNOBS = ["file_batch_size", "dataset_service_compression", "map_num_parallel_calls", "interleave_num_parallel_calls"]
 """Fields that tune the published reader and change no result."""
 
 
@@ -251,7 +248,6 @@ class _Converter:
         if data.evaluation_tasks:
             self._remark((*path, "evaluation_tasks"), "left out: training evaluates the validation sets alone")
         labels = {task: self._copied((*path, "tasks", task)) for task in data.tasks if task in heads}
-        inputs = self._copied((*path, "inputs")) or self._made("none", path)  # stands in for what is refused
         shuffle = self._copied((*path, "examples_shuffle_buffer_size"))
         return self._mapping(
             path,
@@ -260,7 +256,7 @@ class _Converter:
                     path,
                     {
                         "kind": self._made("tfrecord", path),
-                        "inputs": inputs,
+                        "inputs": self._inputs(path),
                         "schema_path": self._copied((*path, "seg_dense_schema", "schema_path")),
                     },
                 ),
@@ -269,6 +265,16 @@ class _Converter:
                 "shuffle_window_rows": shuffle or self._made(data.examples_shuffle_buffer_size, path),
             },
         )
+
+    def _inputs(self, path: Path) -> Node:
+        """Globs, or folders by hour or by day."""
+        for name, kind in _INPUTS.items():
+            copied = self._copied((*path, name))
+            if copied is not None and kind is not None:
+                return self._mapping((*path, name), {"kind": self._made(kind, path), **copied.value})
+            if copied is not None:
+                return copied
+        return self._made("none", path)  # stands in for what is refused
 
     def _remark_reading(self, path: Path, data: Data) -> None:
         for name in _KNOBS:
@@ -294,7 +300,8 @@ class _Converter:
         train, heads = self.published.train_data, self.published.model.tasks
         self._remark_reading(path, data)
         tasks = dict(self._rates_that_differ(path, data))
-        source = self._mapping(path, self._copies(path, "inputs"))
+        source = self._mapping(path, {"inputs": self._inputs(path)})
+        same_files = all(self._agree(path, data, name) for name in _INPUTS)
         batch = self._copied((*path, "global_batch_size"))
         evaluated = data.evaluation_tasks or list(data.tasks)
         chosen = [task for task in heads if task in evaluated]
@@ -307,7 +314,7 @@ class _Converter:
         return self._mapping(
             path,
             {
-                "source": None if self._agree(path, data, "inputs") else source,
+                "source": None if same_files else source,
                 "global_batch_size": None if self._agree(path, data, "global_batch_size") else batch,
                 "tasks": self._mapping((*path, "tasks"), tasks) if tasks else None,
                 "evaluation_tasks": None if len(chosen) in (0, len(heads)) else self._made(chosen, path),
@@ -318,7 +325,7 @@ class _Converter:
         """Whether a validation set and `train_data` say the same, today and with any environment."""
         stated = node_at(self.raw, (*path, *below)), node_at(self.raw, ("train_data", *below))
         raw = [None if node is None else plain(node) for node in stated]
-        if any(isinstance(text, str) and "${" in text for text in raw):
+        if "${" in repr(raw):
             return bool(raw[0] == raw[1])
         return bool(_value_at(data, below) == _value_at(self.published.train_data, below))
 

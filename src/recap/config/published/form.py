@@ -4,7 +4,6 @@ Names and defaults are the published ones. `Refused` marks what has no counterpa
 """
 
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -226,37 +225,22 @@ class Model(_Published):
             yield from ((("backbone", *path), text) for path, text in self.backbone.backbone_problems())
 
 
-class HourlyInputs(_Published):
+class Hourly(_Published):
     """Hourly folders."""
 
-    data_root: str
-    end_datetime: str
+    data_root: Name
+    end_datetime: Name
     hours: int
     num_missing_hours_tol: int = 0
 
-    def problems(self) -> Disagreements:
-        """A date that is none."""
-        yield from _date(self.end_datetime, "%Y/%m/%d/%H", "end_datetime", "YYYY/MM/DD/HH")
 
-
-class DailyInputs(_Published):
+class Daily(_Published):
     """Daily folders."""
 
-    data_root: str
-    end_date: str
+    data_root: Name
+    end_date: Name
     days: int
     num_missing_days_tol: int = 0
-
-    def problems(self) -> Disagreements:
-        """A date that is none."""
-        yield from _date(self.end_date, "%Y/%m/%d", "end_date", "YYYY/MM/DD")
-
-
-def _date(text: str, pattern: str, field: str, shown: str) -> Disagreements:
-    try:
-        datetime.strptime(text, pattern)
-    except ValueError:
-        yield (field,), f"expected a date {shown}, found {text!r}"
 
 
 class SegDenseSchema(_Published):
@@ -268,10 +252,19 @@ class SegDenseSchema(_Published):
     mask_mantissa_features: Annotated[dict[str, int], _not_built("masking mantissa bits")] = {}
 
 
+class TruncateAndSlice(_Published):
+    """Fewer values of the dense columns."""
+
+    continuous_feature_truncation: PositiveInt | None = None
+    binary_feature_truncation: PositiveInt | None = None
+    continuous_feature_mask_path: Annotated[Unread, _not_built("slicing by a mask")] = None
+    binary_feature_mask_path: Annotated[Unread, _not_built("slicing by a mask")] = None
+
+
 class Preprocess(_Published):
     """What is done to a batch before the model sees it."""
 
-    truncate_and_slice: Annotated[Unread, _not_built("truncating and slicing list columns")] = None
+    truncate_and_slice: TruncateAndSlice | None = None
     downcast: Annotated[Unread, _not_built("casting columns down")] = None
     rectify_labels: Annotated[Unread, _not_built("rectifying labels")] = None
     extract_features: Annotated[Unread, _not_built("extracting single features")] = None
@@ -283,8 +276,8 @@ class Data(_Published):
 
     one_of = (("inputs", "explicit_datetime_inputs", "explicit_date_inputs"),)
     inputs: Name | None = None
-    explicit_datetime_inputs: Annotated[HourlyInputs | None, _not_built("hourly folders; give a glob as inputs")] = None
-    explicit_date_inputs: Annotated[DailyInputs | None, _not_built("daily folders; give a glob as inputs")] = None
+    explicit_datetime_inputs: Hourly | None = None
+    explicit_date_inputs: Daily | None = None
     global_batch_size: int
     num_files_to_keep: Annotated[PositiveInt | None, _not_built("reading some of the files")] = None
     repeat_files: bool = True
@@ -301,6 +294,12 @@ class Data(_Published):
     evaluation_tasks: list[str] = []
     preprocess: Preprocess | None = None
     sampler: Annotated[Unread, Refused("deprecated; sample when the data is made")] = None
+
+    @property
+    def truncation(self) -> dict[str, int | None]:
+        """How many values of each dense column are kept."""
+        said = (self.preprocess or Preprocess()).truncate_and_slice or TruncateAndSlice()
+        return {"continuous": said.continuous_feature_truncation, "binary": said.binary_feature_truncation}
 
     def problems(self) -> Disagreements:
         """Tasks to evaluate that it does not have."""
@@ -381,6 +380,9 @@ class PublishedConfig(_Published):
             if data.seg_dense_schema != self.train_data.seg_dense_schema:
                 why = _not_built("a layout of its own for a validation set; it must be that of train_data").why
                 yield ("validation_data", name, "seg_dense_schema"), why
+            if data.truncation != self.train_data.truncation:
+                why = _not_built("a truncation of its own for a validation set; it must be that of train_data").why
+                yield ("validation_data", name, "preprocess", "truncate_and_slice"), why
 
     def _rates(self) -> Disagreements:
         rates = self.optimizer.multi_task_learning_rates

@@ -18,25 +18,28 @@ class ParquetFormat(Format):
 
     def schema(self, file: str) -> pa.Schema:
         """From the footer."""
-        return _open(file, *stamp(file)).schema_arrow
+        return _footer(file, *stamp(file))[1]
 
     def chunk_rows(self, file: str) -> Sequence[int]:
         """From the footer."""
-        metadata = _open(file, *stamp(file)).metadata
+        metadata = _footer(file, *stamp(file))[0]
         return [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)]
 
     def read(self, file: str, chunk: int, columns: Sequence[str]) -> pa.Table:
-        """One row group."""
+        """One row group; by a reader of its own, since one reader cannot serve two threads."""
+        metadata = _footer(file, *stamp(file))[0]
         try:
-            return _open(file, *stamp(file)).read_row_group(chunk, columns=list(dict.fromkeys(columns)))
+            with pq.ParquetFile(file, metadata=metadata) as opened:
+                return opened.read_row_group(chunk, columns=list(dict.fromkeys(columns)))
         except (OSError, pa.ArrowException) as error:
             raise DataError(f"{file}: row group {chunk} cannot be read ({error})") from None
 
 
-@lru_cache(maxsize=64)
-def _open(file: str, modified: int, size: int) -> pq.ParquetFile:
-    """Footers are parsed once; a file that changed is opened anew."""
+@lru_cache(maxsize=1024)
+def _footer(file: str, modified: int, size: int) -> tuple[pq.FileMetaData, pa.Schema]:
+    """Footers are parsed once; that of a file that changed anew."""
     try:
-        return pq.ParquetFile(file)
+        with pq.ParquetFile(file) as opened:
+            return opened.metadata, opened.schema_arrow
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{file}: not readable as Parquet ({error})") from None

@@ -43,7 +43,7 @@ class Source:
             encoder.check(self.format.schema(file), file)
             self.chunks += chunks_of(self.format, file)
         if not self.chunks:
-            raise DataError(f"{', '.join(config.inputs)}: {len(self.files)} files, but not a single row")
+            raise DataError(f"{self.files[0]} and its sister files ({len(self.files)} in all) hold not a single row")
 
     @property
     def fingerprint(self) -> str:
