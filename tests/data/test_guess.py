@@ -146,17 +146,8 @@ def guessed(folder: Path, *tables: dict[str, Any], row_group_size: int = 1000) -
 @pytest.mark.parametrize(
     ("name", "values", "word"),
     [
-        (
-            "is_liked",
-            [0, 1, 1, None],
-            "named like an engagement, but 25% of it missing; a label is 0 or 1 in every row",
-        ),
-        (
-            "is_liked",
-            [0.0, 1.0, 1.0, float("nan")],
-            "named like an engagement, but 25% of it missing; a label is 0 or 1",
-        ),
-        ("is_liked", [-1, 1, 1, -1], "named like an engagement, but −1 to 1; a label is 0 or 1 in every row"),
+        ("is_liked", [-1, 1, 1, -1], "named like an engagement, but a label is 0, 1 or null"),
+        ("is_liked", [0.0, 1.0, 1.0, float("inf")], "named like an engagement, but a label is 0, 1 or null"),
         ("user_id", [5, 6, None, 7], "named like a user, but null in some rows; every row needs its user"),
         ("user_id", [5.0, 6.0, 7.0, 8.0], "named like a user, but not whole numbers; every row needs its user"),
         ("user_id", ["a", None, "b", "c"], "named like a user, but null in some rows; every row needs its user"),
@@ -170,6 +161,11 @@ def guessed(folder: Path, *tables: dict[str, Any], row_group_size: int = 1000) -
 def test_what_a_run_would_refuse_is_left_out(name: str, values: list[Any], word: str, tmp_path: Path) -> None:
     (left_out,) = guessed(tmp_path, {name: values}).left_out
     assert (left_out.name, left_out.word[: len(word)]) == (name, word)
+
+
+def test_a_label_may_be_missing_from_some_rows(tmp_path: Path) -> None:
+    _, liked = guessed(tmp_path, {"is_liked": [0, 1, 1, None]}).labels
+    assert liked.word == "0 or 1, named like an engagement; 66.67% are 1, 25% missing"
 
 
 def test_numbers_of_0_1_and_nan_are_continuous(tmp_path: Path) -> None:

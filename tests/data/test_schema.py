@@ -127,7 +127,7 @@ def test_a_column_that_cannot_serve_is_refused_with_its_place(
         read()
 
 
-@pytest.mark.parametrize(("label", "found"), [(2, "2"), (-1, "-1"), (None, "null or NaN"), (0.5, "0.5")])
+@pytest.mark.parametrize(("label", "found"), [(2, "2"), (-1, "-1"), (0.5, "0.5")])
 def test_a_label_other_than_zero_or_one_is_refused_with_file_column_and_row(label: Any, found: str) -> None:
     table = pa.table({"x": [1.0] * 3, "like": [0, 1, label], "share": [0] * 3})
     tasks = {"like": DataTaskConfig(), "share": DataTaskConfig()}
@@ -204,3 +204,15 @@ def test_a_validation_set_needs_the_labels_of_the_tasks_it_evaluates_and_no_othe
     batch = next(iter(open_stream(config, load_vocabularies(config.features), JobMode.EVALUATE, "validation")))
     assert batch.weights is not None
     assert batch.weights.sum(dim=0).tolist() == [64, 0]
+
+
+def test_a_label_that_is_missing_weighs_nothing_for_its_task_alone() -> None:
+    tasks = {"like": DataTaskConfig(neg_downsampling_rate=0.5), "share": DataTaskConfig()}
+    table = pa.table({"age": [1.0, 2.0, 3.0], "like": [1, None, 0], "share": [None, 0, 1]})
+    for weigh, expected in ((False, [1, 0, 1]), (True, [1, 0, 2])):
+        batch = encoder({"continuous": ["age"]}, tasks, weigh_samples=weigh).encode(table, PLACE)
+        assert batch.labels is not None
+        assert batch.weights is not None
+        assert batch.labels.tolist() == [[1, 0], [0, 0], [0, 1]]
+        assert batch.weights[:, 0].tolist() == expected
+        assert batch.weights[:, 1].tolist() == [0, 1, 1]

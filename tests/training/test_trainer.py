@@ -11,8 +11,10 @@ from support import Recorder, feed_config, write_feed
 from torch.testing import assert_close
 
 from recap.config.recap import RecapConfig
+from recap.data.vocabulary import load_vocabularies
 from recap.errors import CheckpointError, DataError, RunError
-from recap.model.saved import checkpoint_path, checkpoint_steps, find_model_dir, open_model
+from recap.model.saved import build_ranker, checkpoint_path, checkpoint_steps, find_model_dir, open_model
+from recap.runtime import seed_torch
 from recap.training.trainer import Interrupted, train
 
 
@@ -257,3 +259,29 @@ def test_labels_that_are_wrong_stop_the_run_with_their_place(tmp_path: Path) -> 
     pq.write_table(table.set_column(table.schema.get_field_index("like"), "like", bad), file)
     with pytest.raises(DataError, match=r"part-0.parquet: column 'like', row 0: found 9"):
         train(feed_config(feed, tmp_path / "run"), Recorder())
+
+
+def test_rows_without_a_label_move_nothing_of_their_task(tmp_path: Path) -> None:
+    """A tower whose labels are all missing stays as it starts; the other learns as it would."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    feed = write_feed(tmp_path / "feed")
+    for file in (feed / "train").glob("*.parquet"):
+        table = pq.read_table(file)
+        place = table.schema.get_field_index("share")
+        pq.write_table(table.set_column(place, "share", pa.nulls(len(table), pa.int8())), file, row_group_size=70)
+    config = feed_config(feed, tmp_path / "run", validation_data={})
+    train(config, Recorder())
+    start, end = (
+        {name: value.clone() for name, value in ranker.named_parameters()}
+        for ranker in (fresh_ranker(config), open_model(find_model_dir(tmp_path / "run")).ranker)
+    )
+    moved = {name for name in start if not torch.equal(start[name], end[name])}
+    assert not any(name.startswith("towers.share.") for name in moved)
+    assert any(name.startswith("towers.like.") for name in moved)
+
+
+def fresh_ranker(config: RecapConfig) -> torch.nn.Module:
+    seed_torch(config.training.seed, 0)
+    return build_ranker(config, load_vocabularies(config.features))

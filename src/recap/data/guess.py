@@ -71,8 +71,8 @@ def guess_columns(inputs: Sequence[str], schema_path: str | None = None) -> Foun
     shown = ", ".join(names)
     if not columns.labels:
         raise DataError(
-            f"{files[0]}: no column looks like a label: 0 or 1 in every row, and named like an engagement, such as "
-            f"is_clicked. Found: {shown}"
+            f"{files[0]}: no column looks like a label: 0 or 1, and named like an engagement, such as is_clicked. "
+            f"Found: {shown}"
         )
     if not (columns.continuous or columns.binary or columns.discrete or columns.vectors):
         strings = f" Strings need a vocabulary: {columns.vocabularies[0].name}." if columns.vocabularies else ""
@@ -234,16 +234,15 @@ def _place_number(columns: Columns, name: str, values: pa.Array) -> None:
 
 
 def _place_label(columns: Columns, name: str, values: pa.Array, finite: npt.NDArray[Any], *, against: bool) -> None:
-    """A column named like an engagement: a label if it is 0 or 1 in every row, and never a feature."""
-    if len(finite) < len(values) or finite.min() < 0:
-        what = f"{1 - len(finite) / len(values):.0%} of it missing" if len(finite) < len(values) else "−1 to 1"
-        word = f"named like an engagement, but {what}; a label is 0 or 1 in every row"
-        columns.left_out.append(Guess(name, word))
+    """A column named like an engagement: a label if it is 0, 1 or missing, and never a feature."""
+    if finite.min() < 0 or np.isinf(values.drop_null().cast(pa.float64()).to_numpy(zero_copy_only=False)).any():
+        columns.left_out.append(Guess(name, "named like an engagement, but a label is 0, 1 or null"))
         return
-    rate = float(finite.mean())
+    rate, missing = float(finite.mean()), 1 - len(finite) / len(values)
     weight = (-1 if against else 1) * float(f"{1 / rate:.2g}") if rate else 0.0
-    word = f"0 or 1, named like an engagement; {rate:.2%} are 1{'; counts against' if against else ''}"
-    columns.labels.append(Guess(name, word, weight))
+    word = f"0 or 1, named like an engagement; {rate:.2%} are 1"
+    word += f", {missing:.0%} missing" if missing else ""
+    columns.labels.append(Guess(name, word + ("; counts against" if against else ""), weight))
 
 
 def _words(name: str) -> list[str]:

@@ -119,7 +119,7 @@ class RowEncoder:
             binary=_join(binary, rows, np.float32),
             discrete=_join(discrete, rows, np.int64),
             vectors=vectors,
-            labels=labels,
+            labels=labels.nan_to_num() if labels is not None else None,
             weights=self._weights(labels) if labels is not None else None,
             user=self._user(table, place) if self.labels is not None and features.user is not None else None,
         )
@@ -163,29 +163,26 @@ class RowEncoder:
         return _spread(codes, valid, discrete.length, 0)
 
     def _labels(self, table: pa.Table, place: Place) -> Tensor:
-        """[B, T] float32; tasks without a label in this data set are 0."""
+        """[B, T] float32; NaN where a label is missing, for all rows of tasks that have none in this data set."""
         assert self.labels is not None
-        labels = np.zeros((table.num_rows, len(self.tasks)), np.float32)
+        labels = np.full((table.num_rows, len(self.tasks)), np.nan, np.float32)
         for position, task in enumerate(self.tasks):
-            if task not in self.labels:
-                continue
-            values = self._numeric(table, Column(name=task), place, null=np.nan)
-            _check_zero_or_one(values, task, place, "a label must be 0 or 1")
-            labels[:, position] = values[:, 0]
+            if task in self.labels:
+                values = self._numeric(table, Column(name=task), place, null=np.nan)
+                _check_zero_or_one(values, task, place, "a label must be 0 or 1, or null", nan=True)
+                labels[:, position] = values[:, 0]
         return torch.from_numpy(labels)
 
     def _weights(self, labels: Tensor) -> Tensor:
-        """[B, T] float32: 1, or what undoes the sampling of this data set; 0 for tasks without a label."""
+        """[B, T] float32: 1, or what undoes the sampling of this data set; 0 where a label is missing."""
         assert self.labels is not None
         weights = torch.ones_like(labels)
         for position, task in enumerate(self.tasks):
-            if task not in self.labels:
-                weights[:, position] = 0.0
-            elif self.weigh_samples:
+            if self.weigh_samples and task in self.labels:
                 rates = self.labels[task]
                 label = labels[:, position]
                 weights[:, position] = label / rates.pos_downsampling_rate + (1 - label) / rates.neg_downsampling_rate
-        return weights
+        return weights.masked_fill(labels.isnan(), 0.0)
 
     def _user(self, table: pa.Table, place: Place) -> Tensor:
         """[B] int64: integer ids as they are, strings hashed."""
@@ -269,11 +266,14 @@ def _is_number(kind: pa.DataType) -> bool:
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind))
 
 
-def _check_zero_or_one(values: npt.NDArray[np.float32], column: str, place: Place, hint: str) -> None:
-    wrong = ~((values == 0) | (values == 1)).all(axis=1)
+def _check_zero_or_one(
+    values: npt.NDArray[np.float32], column: str, place: Place, hint: str, *, nan: bool = False
+) -> None:
+    """Raise DataError for the first row that holds another value; `nan`: that is one that may be."""
+    wrong = ~((values == 0) | (values == 1) | (nan & np.isnan(values))).all(axis=1)
     if wrong.any():
         row = int(np.argmax(wrong))
-        bad = next(value for value in values[row] if value not in (0, 1))
+        bad = next(value for value in values[row] if value not in (0, 1) and not (nan and np.isnan(value)))
         found = "null or NaN" if np.isnan(bad) else f"{bad:g}"
         raise place.error(column, f"found {found}, expected 0 or 1; {hint}", row)
 
