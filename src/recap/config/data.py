@@ -170,7 +170,7 @@ class TrainDataConfig(DataConfig):
     """The section `train_data`. Down-sampling rates here set the calibration of the model."""
 
     shuffle_window_rows: NonNegativeInt = 65_536
-    """Rows shuffled together, held in memory twice; row groups are shuffled over the whole epoch.
+    """Rows shuffled together, held in memory three times; row groups are shuffled over the whole epoch.
     0 reads in order."""
 
 

@@ -209,9 +209,11 @@ def _values(table: pa.Table, name: str, length: int, place: Place) -> tuple[pa.A
 
     Scalars when `length` is 1, unless the column is a list of one; else lists that all hold `length` values.
     """
-    array = table.column(name).combine_chunks()
-    if isinstance(array, pa.ChunkedArray):  # how an empty column arrives
-        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
+    column = table.column(name)
+    if column.num_chunks == 1:
+        array = column.chunk(0)  # as it is: joining would copy it
+    else:
+        array = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
     fixed = pa.types.is_fixed_size_list(array.type)

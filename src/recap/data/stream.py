@@ -1,9 +1,10 @@
 """The stream of batches: position in, batches out; what it remembers is one number.
 
 The rows of all epochs stand in one endless line; batch k holds rows k·B … (k+1)·B - 1 of it, so a batch may begin in
-one epoch and end in the next. A thread reads the next window while the current one is used: memory holds two windows.
+one epoch and end in the next. Threads read the next windows while one is used: memory holds three windows.
 """
 
+from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -16,6 +17,9 @@ from recap.data.shuffle import RowOrder, Window
 from recap.data.sources.source import Source
 from recap.data.vocabulary import Vocabularies
 from recap.errors import DataError
+
+READERS = 2
+"""Windows that are read at once, each by a thread, while one is used."""
 
 
 class BatchStream:
@@ -75,15 +79,14 @@ class BatchStream:
 
     def _windows(self) -> Iterator[tuple[Batch, torch.Tensor]]:
         """Windows from the current place on: their rows, and the order [rows left] in which to take them."""
-        with ThreadPoolExecutor(1, thread_name_prefix="recap-reader") as reader:
-            ahead: Future[tuple[Batch, torch.Tensor]] | None = None
+        with ThreadPoolExecutor(READERS, thread_name_prefix="recap-reader") as readers:
+            ahead: deque[Future[tuple[Batch, torch.Tensor]]] = deque()
             for window, skip in self._plan(self.row):
-                current, ahead = ahead, reader.submit(self._load, window, skip)
-                if current is not None:
-                    yield current.result()
-                    del current  # two windows at most are alive
-            if ahead is not None:
-                yield ahead.result()
+                ahead.append(readers.submit(self._load, window, skip))
+                if len(ahead) > READERS:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
 
     def _plan(self, row: int) -> Iterator[tuple[Window, int]]:
         """Windows from global `row` on, and how many rows of each were already used."""

@@ -3,11 +3,11 @@
 A plain file is read where a block stands. A gzip file cannot be: it is one block, read whole.
 """
 
-import gzip
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+
+from isal import igzip, isal_zlib
 
 from recap.errors import DataError
 
@@ -37,15 +37,14 @@ def is_gzip(file: str) -> bool:
 def read_bytes(file: str, offset: int = 0, length: int = -1) -> bytes:
     """`length` bytes of what a file holds, uncompressed; below 0 all. Raises DataError where it is cut short."""
     try:
-        if is_gzip(file):
-            with gzip.open(file, "rb") as stream:
-                whole = stream.read()
-            data = whole[offset : offset + length] if length >= 0 else whole[offset:]
-        else:
-            with open(file, "rb") as plain:
-                plain.seek(offset)
-                data = plain.read(length)
-    except (OSError, EOFError, zlib.error) as error:
+        with open(file, "rb") as stream:
+            if is_gzip(file):
+                whole = bytes(igzip.decompress(stream.read()))  # type: ignore[no-untyped-call]
+                data = whole[offset : offset + length] if length >= 0 else whole[offset:]
+            else:
+                stream.seek(offset)
+                data = stream.read(length)
+    except (OSError, EOFError, isal_zlib.error) as error:  # type: ignore[misc]
         raise DataError(f"{file}: cannot be read ({error})") from None
     if len(data) < length:
         raise DataError(f"{file}: ends at byte {offset + len(data):,}, in the middle of what it held before")

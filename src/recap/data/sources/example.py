@@ -10,60 +10,102 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Values = list[bytes] | npt.NDArray[np.float32] | npt.NDArray[np.int64]
-"""The values of one feature."""
 BYTES, FLOATS, INTEGERS = 1, 2, 3
 """The number of the field of each list in a Feature."""
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
+_TAG = 1 << 3 | _LENGTH
+"""The byte before every map entry, every key and every packed list: field 1, of a length."""
+
+Span = tuple[int, int, int]
+"""Which kind of list a feature holds, and where the bytes of its packed numbers, or of the list, begin and end."""
 
 
-def parse_example(record: bytes, names: Mapping[bytes, Any]) -> dict[bytes, Values]:
-    """The features of a record that are in `names`. Raises ValueError where it is no Example."""
-    found: dict[bytes, Values] = {}
-    for number, kind, start, end in _fields(record, 0, len(record)):
-        if number != 1 or kind != _LENGTH:
-            continue
-        for inner, inner_kind, entry, entry_end in _fields(record, start, end):
-            if inner != 1 or inner_kind != _LENGTH:
-                continue
-            name, feature = b"", (0, 0)
-            for part, _, at, stop in _fields(record, entry, entry_end):
-                if part == 1:
-                    name = record[at:stop]
-                elif part == 2:
-                    feature = (at, stop)
-            if name in names:
-                found[name] = _values(record, *feature)
+def find_features(record: bytes, names: Mapping[bytes, int], spans: list[Span | None]) -> None:
+    """Put the span of each feature of a record that is in `names` at its place in `spans`.
+
+    Of numbers that are not packed, the span is that of the list, with the kind below 0. The layout that writers give a
+    record is read straight through; anything else as the format allows it. Raises ValueError where it is no Example.
+    """
+    position, end = _content(record, 0, len(record))
+    while position < end:
+        if record[position] != _TAG:
+            raise ValueError(f"a field that Features has not, at byte {position}")
+        size, entry = _varint(record, position + 1, end)
+        position = entry + size
+        if position > end:
+            raise ValueError("a feature is longer than its record")
+        if record[entry] == _TAG and record[entry + 1] < 128:
+            name = record[entry + 2 : entry + 2 + record[entry + 1]]
+            place = names.get(name)
+            if place is not None:
+                spans[place] = _span(record, entry + 2 + len(name), position)
+        else:
+            name, at, stop = _entry(record, entry, position)
+            place = names.get(name)
+            if place is not None:
+                spans[place] = _feature(record, at, stop)
+
+
+def _content(record: bytes, start: int, end: int) -> tuple[int, int]:
+    """Where the one message of field 1 begins and ends; nothing where there is none."""
+    found = (start, start)
+    for number, kind, at, stop in _fields(record, start, end):
+        if number == 1 and kind == _LENGTH:
+            found = (at, stop)
     return found
 
 
-def _values(record: bytes, start: int, end: int) -> Values:
-    """What a Feature holds; nothing at all is an empty list of bytes."""
-    for number, _, at, stop in _fields(record, start, end):
-        if number == FLOATS:
-            return _floats(record, at, stop)
-        if number == INTEGERS:
-            return _integers(record, at, stop)
-        if number == BYTES:
-            return [record[a:b] for part, _, a, b in _fields(record, at, stop) if part == 1]
-    return []
+def _entry(record: bytes, start: int, end: int) -> tuple[bytes, int, int]:
+    """Name and span of the Feature of a map entry, in whatever order they stand."""
+    name, feature = b"", (start, start)
+    for part, _, at, stop in _fields(record, start, end):
+        if part == 1:
+            name = record[at:stop]
+        elif part == 2:
+            feature = (at, stop)
+    return name, *feature
 
 
-def _floats(record: bytes, start: int, end: int) -> npt.NDArray[np.float32]:
-    parts = [
-        np.frombuffer(record, "<f4", (stop - at) // 4, at)
-        for number, _, at, stop in _fields(record, start, end)
-        if number == 1
-    ]
-    return parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else np.empty(0, np.float32)
+def _span(record: bytes, position: int, end: int) -> Span | None:
+    """The span of what follows the name of an entry."""
+    if position >= end:
+        return None
+    if record[position] != 2 << 3 | _LENGTH:
+        _, at, stop = _entry(record, position, end)
+        return _feature(record, at, stop)
+    size, start = _varint(record, position + 1, end)
+    return _feature(record, start, start + size)
 
 
-def _integers(record: bytes, start: int, end: int) -> npt.NDArray[np.int64]:
-    parts: list[npt.NDArray[np.int64]] = []
-    for number, _, at, stop in _fields(record, start, end):
-        if number == 1:
-            parts.append(decode_varints(np.frombuffer(record, np.uint8, stop - at, at)))
-    return parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else np.empty(0, np.int64)
+def _feature(record: bytes, start: int, end: int) -> Span | None:
+    """The span of the list that a Feature holds; none if it holds nothing."""
+    if start >= end:
+        return None
+    kind = record[start] >> 3
+    size, at = _varint(record, start + 1, end)
+    stop = at + size
+    if record[start] & 7 != _LENGTH or kind not in (BYTES, FLOATS, INTEGERS) or stop > end:
+        raise ValueError("a Feature that holds no list")
+    if at == stop:
+        return None
+    if kind == BYTES:
+        return kind, at, stop
+    if record[at] == _TAG:  # one packed run of numbers, as every writer makes it
+        packed, first = _varint(record, at + 1, stop)
+        if first + packed == stop:
+            return kind, first, stop
+    return -kind, at, stop
+
+
+def loose_numbers(record: bytes, span: Span) -> bytes:
+    """The packed bytes of numbers that are not in one packed run."""
+    _, start, end = span
+    return b"".join(record[at:stop] for number, _, at, stop in _fields(record, start, end) if number == 1)
+
+
+def byte_values(record: bytes, span: Span) -> list[bytes]:
+    """The values of a list of bytes."""
+    return [record[at:stop] for number, _, at, stop in _fields(record, span[1], span[2]) if number == 1]
 
 
 def decode_varints(data: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:

@@ -17,8 +17,18 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from recap.data.schema import Place
 from recap.data.sources.blocks import BLOCK_BYTES, Block, is_gzip, read_bytes
-from recap.data.sources.example import Values, parse_example
+from recap.data.sources.example import (
+    BYTES,
+    FLOATS,
+    INTEGERS,
+    Span,
+    byte_values,
+    decode_varints,
+    find_features,
+    loose_numbers,
+)
 from recap.data.sources.files import stamp
 from recap.data.sources.format import Format
 from recap.errors import DataError
@@ -49,18 +59,23 @@ class TfRecordFormat(Format):
     def read(self, file: str, chunk: int, columns: Sequence[str]) -> pa.Table:
         """One block of records."""
         block = _blocks(file, *stamp(file))[chunk]
-        data = read_bytes(file, block.offset, block.length)
         fields = [self.columns.field(name) for name in dict.fromkeys(columns)]
-        names = {field.name.encode(): field.name for field in fields}
-        rows = [self._parse(file, block.first_row + row, record, names) for row, record in _records(file, block, data)]
-        arrays = [_column(file, block, field, [row.get(field.name.encode()) for row in rows]) for field in fields]
+        names = {field.name.encode(): place for place, field in enumerate(fields)}
+        records: list[bytes] = []
+        spans: list[list[Span | None]] = []
+        for row, record in enumerate(_records(file, block, read_bytes(file, block.offset, block.length))):
+            found: list[Span | None] = [None] * len(fields)
+            try:
+                find_features(record, names, found)
+            except (ValueError, IndexError) as error:
+                raise DataError(f"{file}: row {block.first_row + row}: no tf.train.Example ({error})") from None
+            records.append(record)
+            spans.append(found)
+        arrays = [
+            _column(Place(file, block.first_row), field, records, [found[place] for found in spans])
+            for place, field in enumerate(fields)
+        ]
         return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
-
-    def _parse(self, file: str, row: int, record: bytes, names: dict[bytes, str]) -> dict[bytes, Values]:
-        try:
-            return parse_example(record, names)
-        except ValueError as error:
-            raise DataError(f"{file}: row {row}: no tf.train.Example ({error})") from None
 
 
 def read_schema(path: str) -> pa.Schema:
@@ -126,17 +141,17 @@ def _length(file: str, row: int, head: bytes) -> int:
     return int(length)
 
 
-def _records(file: str, block: Block, data: bytes) -> Iterator[tuple[int, bytes]]:
+def _records(file: str, block: Block, data: bytes) -> Iterator[bytes]:
     """The data of each record of a block, verified."""
     position = 0
-    for row in range(block.rows):
-        length = _length(file, block.first_row + row, data[position : position + _HEAD])
+    for row in range(block.first_row, block.first_row + block.rows):
+        length = _length(file, row, data[position : position + _HEAD])
         start = position + _HEAD
         record = data[start : start + length]
         (check,) = struct.unpack_from("<I", data, start + length)
         if check != masked_crc(record):
-            raise DataError(f"{file}: row {block.first_row + row}: the record is damaged (crc32c)")
-        yield row, record
+            raise DataError(f"{file}: row {row}: the record is damaged (crc32c)")
+        yield record
         position = start + length + _FOOT
 
 
@@ -146,40 +161,62 @@ def masked_crc(data: bytes) -> int:
     return int(((value >> 15 | value << 17) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
-def _column(file: str, block: Block, field: pa.Field, values: Sequence[Values | None]) -> pa.Array:
-    """The values of one feature of every record of a block."""
+def _column(place: Place, field: pa.Field, records: Sequence[bytes], spans: Sequence[Span | None]) -> pa.Array:
+    """The values of one feature of every record of a block, which stands at `place`."""
     kind = field.type
     length = kind.list_size if pa.types.is_fixed_size_list(kind) else -1 if pa.types.is_list(kind) else 1
     scalar = kind if length == 1 else kind.value_type
-    for row, found in enumerate(values):
-        if found is not None and len(found) and not _is(scalar, found):
-            what = f"holds {_found(found)}, the schema says {scalar}"
-            raise DataError(f"{file}: column {field.name!r}, row {block.first_row + row}: {what}")
-        if length >= 0 and found is not None and len(found) not in (0, length):
-            what = f"holds {len(found)} values, the schema says {length}"
-            raise DataError(f"{file}: column {field.name!r}, row {block.first_row + row}: {what}")
-    if pa.types.is_binary(scalar):
-        texts = [list(found) if found is not None and len(found) else [b""] * max(length, 0) for found in values]
+    asked = BYTES if pa.types.is_binary(scalar) else INTEGERS if pa.types.is_integer(scalar) else FLOATS
+    for row, span in enumerate(spans):
+        if span is not None and abs(span[0]) != asked:
+            raise place.error(field.name, f"holds {_KINDS[abs(span[0])]}, the schema says {scalar}", row)
+    if asked == BYTES:
+        texts = [byte_values(record, span) if span else [] for record, span in zip(records, spans, strict=True)]
+        counts = np.array(list(map(len, texts)))
+        _check_lengths(place, field.name, counts, length)
+        texts = [text or [b""] * max(length, 0) for text in texts]
         return pa.array([text[0] for text in texts] if length == 1 else texts, kind)
-    dtype: Any = np.int64 if pa.types.is_integer(scalar) else np.float32
+    parts = [
+        b"" if span is None else record[span[1] : span[2]] if span[0] > 0 else loose_numbers(record, span)
+        for record, span in zip(records, spans, strict=True)
+    ]
+    values, counts = _numbers(place, field.name, parts, asked)
+    _check_lengths(place, field.name, counts, length)
     if length < 0:
-        parts = [np.asarray(found, dtype) if found is not None else np.empty(0, dtype) for found in values]
-        offsets = np.concatenate([[0], np.cumsum([len(part) for part in parts])]).astype(np.int32)
-        flat = np.concatenate(parts) if parts else np.empty(0, dtype)
-        return pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat, scalar))
-    rows: npt.NDArray[Any] = np.zeros((len(values), length), dtype)
-    for row, found in enumerate(values):
-        if found is not None and len(found):
-            rows[row] = found
-    flat_array = pa.array(rows.reshape(-1), scalar)
-    return flat_array if length == 1 else pa.FixedSizeListArray.from_arrays(flat_array, length)
+        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+        return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values, scalar))
+    if (counts == 0).any():  # what is absent is zeros
+        rows = np.zeros((len(counts), length), values.dtype)
+        rows[counts > 0] = values.reshape(-1, length)
+        values = rows.reshape(-1)
+    flat = pa.array(values, scalar)
+    return flat if length == 1 else pa.FixedSizeListArray.from_arrays(flat, length)
 
 
-def _is(scalar: pa.DataType, found: Values) -> bool:
-    if isinstance(found, list):
-        return bool(pa.types.is_binary(scalar))
-    return bool(pa.types.is_integer(scalar) if found.dtype == np.int64 else pa.types.is_floating(scalar))
+_KINDS = {BYTES: "bytes", FLOATS: "floats", INTEGERS: "integers"}
 
 
-def _found(found: Values) -> str:
-    return "bytes" if isinstance(found, list) else "integers" if found.dtype == np.int64 else "floats"
+def _numbers(
+    place: Place, name: str, parts: Sequence[bytes], kind: int
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
+    """The numbers of all rows end to end, and how many each row has."""
+    sizes = np.array(list(map(len, parts)))
+    data = np.frombuffer(b"".join(parts), np.uint8)
+    if kind == FLOATS:
+        if (sizes % 4).any():
+            raise place.error(name, "a float is cut short", int(np.argmax(sizes % 4 > 0)))
+        return data.view("<f4"), sizes // 4
+    try:
+        values = decode_varints(data)
+    except ValueError as error:
+        raise place.error(name, str(error)) from None
+    ends = np.concatenate([[0], np.cumsum(sizes)])
+    below = np.concatenate([[0], np.cumsum(data < 128)])  # each integer ends in a byte below 128
+    return values, below[ends[1:]] - below[ends[:-1]]
+
+
+def _check_lengths(place: Place, name: str, counts: npt.NDArray[np.int64], length: int) -> None:
+    wrong = (counts != length) & (counts != 0)
+    if length >= 0 and wrong.any():
+        row = int(np.argmax(wrong))
+        raise place.error(name, f"holds {counts[row]} values, the schema says {length}", row)
