@@ -63,52 +63,26 @@ def starter(
     """
     batch = 1024 if rows >= 100_000 else 128
     steps = max(10, 2 * rows // batch)
-    ramp = max(1, steps // 20)
-    files = source or ParquetConfig(inputs=["data/train/*.parquet"])
-    globs = [escape(glob) for glob in files.inputs if isinstance(glob, str)]
-    said = files.model_dump(exclude_defaults=True) | {"inputs": globs if len(globs) > 1 else globs[0]}
-    said = {"kind": files.kind, **{key: value for key, value in said.items() if key != "kind"}}
     guessed = [f"# Columns are guessed from {looked_at:,} of {rows:,} rows: read every line."] if looked_at else []
     return "\n".join(
         [
             "# A start. Every key, its range and its default: docs/configuration.md, or `recap config schema`.",
             "# Check it with `recap config check FILE --data`, then `recap train FILE`.",
-            "training:",
-            "  save_dir: runs/mine             # checkpoints, logs and evaluations go here",
-            f"  num_train_steps: {steps:<13}  # about two epochs",
-            f"  checkpoint_every_n: {max(1, steps // 4)}",
-            f"  train_log_every_n: {ramp}",
-            f"  eval_log_every_n: {max(1, steps // 4)}",
-            "  num_eval_steps: -1              # below 0: the whole validation set",
+            *_training(steps),
             "",
             *guessed,
             "# Keep out what is only known after the impression, such as a watch time: it would tell the labels.",
             "features:",
             *_features(columns),
             "",
-            "model:",
-            *_embeddings(columns),
-            "  backbone:",
-            "    kind: mask_net",
-            "    use_parallel: true",
-            "    mask_blocks:",
-            "      - {output_size: 128, aggregation_size: 128}",
-            "      - {output_size: 128, aggregation_size: 128}",
-            "    mlp: {layer_sizes: [128], final_layer_activation: true}",
-            "  sharing: {kind: share_all}      # every tower reads the backbone",
-            "  tasks:",
-            *_tasks(columns.labels),
+            *_model(columns),
             "",
-            "train_data:",
-            f"  source: {render_inline(said)}",
-            f"  global_batch_size: {batch}",
-            "  tasks:                          # labels; say {neg_downsampling_rate: 0.1} where negatives were sampled",
-            *_lines([Guess(label.name, label.word, {}) for label in columns.labels], "    "),
+            *_train_data(columns.labels, source or ParquetConfig(inputs=["data/train/*.parquet"]), batch),
             "",
             *_validation(example=source is None),
             "",
             "optimizer:",
-            f"  backbone: {{kind: linear_ramp_to_constant, learning_rate: 1e-3, num_ramp_steps: {ramp}}}",
+            f"  backbone: {{kind: linear_ramp_to_constant, learning_rate: 1e-3, num_ramp_steps: {steps // 20 or 1}}}",
             "  towers: {default: {kind: constant, learning_rate: 1e-3}}",
             "",
             "# score = Σ weight · probability. One over the rate of a task lets each count about equally on average.",
@@ -118,6 +92,48 @@ def starter(
             "",
         ]
     )
+
+
+def _training(steps: int) -> list[str]:
+    return [
+        "training:",
+        "  save_dir: runs/mine             # checkpoints, logs and evaluations go here",
+        f"  num_train_steps: {steps:<13}  # about two epochs",
+        f"  checkpoint_every_n: {max(1, steps // 4)}",
+        f"  train_log_every_n: {max(1, steps // 20)}",
+        f"  eval_log_every_n: {max(1, steps // 4)}",
+        "  num_eval_steps: -1              # below 0: the whole validation set",
+    ]
+
+
+def _model(columns: Columns) -> list[str]:
+    return [
+        "model:",
+        *_embeddings(columns),
+        "  backbone:",
+        "    kind: mask_net",
+        "    use_parallel: true",
+        "    mask_blocks:",
+        "      - {output_size: 128, aggregation_size: 128}",
+        "      - {output_size: 128, aggregation_size: 128}",
+        "    mlp: {layer_sizes: [128], final_layer_activation: true}",
+        "  sharing: {kind: share_all}      # every tower reads the backbone",
+        "  tasks:",
+        *_tasks(columns.labels),
+    ]
+
+
+def _train_data(labels: list[Guess], source: SourceConfig, batch: int) -> list[str]:
+    globs = [escape(glob) for glob in source.inputs if isinstance(glob, str)]
+    said = source.model_dump(exclude_defaults=True) | {"inputs": globs if len(globs) > 1 else globs[0]}
+    said = {"kind": source.kind, **{key: value for key, value in said.items() if key != "kind"}}
+    return [
+        "train_data:",
+        f"  source: {render_inline(said)}",
+        f"  global_batch_size: {batch}",
+        "  tasks:                          # labels; say {neg_downsampling_rate: 0.1} where negatives were sampled",
+        *_lines([Guess(label.name, label.word, {}) for label in labels], "    "),
+    ]
 
 
 def _embeddings(columns: Columns) -> Iterator[str]:
