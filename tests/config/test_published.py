@@ -15,7 +15,8 @@ from recap.config.base import BaseConfig
 from recap.config.keys import is_model, members
 from recap.config.load import load_config
 from recap.config.published.convert import Imported, import_config
-from recap.config.published.form import PublishedConfig, Refused
+from recap.config.published.form import PublishedConfig
+from recap.config.published.section import Refused
 from recap.config.recap import RecapConfig
 from recap.errors import ConfigError
 
@@ -417,6 +418,32 @@ def test_a_date_that_is_none_is_refused(
 ) -> None:
     published["train_data"] |= {"inputs": None, name: said}
     assert any(message in line for line in refusals(tmp_path, json.loads(json.dumps(published))))
+
+
+def test_rectifying_is_taken_over_for_each_set(tmp_path: Path, published: dict[str, Any]) -> None:
+    rectify = {
+        "served_timestamp_field": "served",
+        "impressed_timestamp_field": "seen",
+        "label_to_engaged_timestamp_field": {"is_favorited": "fav_at", "is_bookmarked": "mark_at"},
+    }
+    published["train_data"]["preprocess"] = {"rectify_labels": rectify}
+    published["validation_data"]["same"]["preprocess"] = {"rectify_labels": rectify}
+    other = rectify | {"label_rectification_window_in_hours": 1.5}
+    published["validation_data"]["validation"]["preprocess"] = {"rectify_labels": other}
+    config = read_back(tmp_path, imported(tmp_path, json.loads(json.dumps(published))))
+    ours = {
+        "window_hours": 3.0,
+        "served_at": "served",
+        "impressed_at": "seen",
+        "engaged_at": {"is_favorited": "fav_at"},
+    }
+    said = {
+        name: data.rectify_labels and data.rectify_labels.model_dump() for name, data in config.validation_data.items()
+    }
+    assert config.train_data.rectify_labels is not None
+    assert config.train_data.rectify_labels.model_dump() == ours == said["same"]
+    assert said["validation"] == ours | {"window_hours": 1.5}
+    assert said["d1"] is None
 
 
 def test_truncation_is_that_of_the_columns(tmp_path: Path, published: dict[str, Any]) -> None:

@@ -6,9 +6,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from support import feed_config, feed_table, feed_values, write_feed
 
-from recap.config.data import DataTaskConfig
+from recap.config.data import DataTaskConfig, RectifyLabelsConfig
 from recap.config.features import FeaturesConfig
 from recap.config.recap import JobMode
 from recap.data.schema import Place, RowEncoder
@@ -216,3 +218,51 @@ def test_a_label_that_is_missing_weighs_nothing_for_its_task_alone() -> None:
         assert batch.labels.tolist() == [[1, 0], [0, 0], [0, 1]]
         assert batch.weights[:, 0].tolist() == expected
         assert batch.weights[:, 1].tolist() == [0, 1, 1]
+
+
+HOUR = 3_600_000
+RECTIFY = RectifyLabelsConfig(window_hours=2.0, served_at="served", impressed_at="seen", engaged_at={"like": "liked"})
+
+
+def rectified(table: dict[str, Any]) -> list[list[float]]:
+    tasks = {"like": DataTaskConfig(), "share": DataTaskConfig()}
+    batch = encoder({"continuous": ["age"]}, tasks, rectify=RECTIFY).encode(pa.table(table), PLACE)
+    assert batch.labels is not None
+    return batch.labels.tolist()  # type: ignore[no-any-return]
+
+
+def test_a_positive_that_came_too_late_is_a_negative_of_its_task_alone() -> None:
+    late = 2 * HOUR
+    served = 1_680_000_000_000
+    table = {
+        "age": [0.0] * 5,
+        "served": [served] * 5,
+        "seen": [served, served + late - 1, served + late, served, served],
+        "liked": [served + 1, served + late - 1, served + 1, served + late, None],
+        "like": [1, 1, 1, 1, 0],
+        "share": [1] * 5,
+    }
+    assert rectified(table) == [[1, 1], [1, 1], [0, 1], [0, 1], [0, 1]]
+
+
+def test_a_positive_needs_its_times() -> None:
+    table = {"age": [0.0], "served": [1], "seen": [1], "liked": pa.array([None], pa.int64()), "like": [1], "share": [0]}
+    with pytest.raises(DataError, match="column 'liked', row 100: is null, but the label is 1; a positive"):
+        rectified(table)
+    with pytest.raises(DataError, match="column 'seen': holds double; a time is an integer of milliseconds"):
+        rectified(table | {"seen": [1.0], "liked": [1]})
+
+
+@given(st.lists(st.tuples(st.booleans(), *[st.integers(0, 10)] * 3), min_size=1, max_size=20))
+def test_rectifying_follows_its_definition(rows: list[tuple[bool, int, int, int]]) -> None:
+    label, served, seen, liked = zip(*rows, strict=True)
+    table = {
+        "age": [0.0] * len(rows),
+        "served": [time * HOUR for time in served],
+        "seen": [time * HOUR for time in seen],
+        "liked": [time * HOUR for time in liked],
+        "like": [int(each) for each in label],
+        "share": [0] * len(rows),
+    }
+    expected = [float(each and b - a < 2 and c - a < 2) for each, a, b, c in rows]
+    assert [row[0] for row in rectified(table)] == expected

@@ -12,7 +12,8 @@ from pydantic import BaseModel
 from recap.config.keys import is_model
 from recap.config.load import load_config
 from recap.config.metrics import METRIC_NAMES
-from recap.config.published.form import PublishedConfig, Refused
+from recap.config.published.form import PublishedConfig
+from recap.config.published.section import Refused
 from recap.config.training import TrainingConfig
 
 ROOT = Path(__file__).parents[2]

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from recap.config.base import BaseConfig, Disagreements, Globs, Name, NonNegativeInt, PositiveInt, Rate
+from recap.config.base import BaseConfig, Disagreements, Globs, Name, NonNegativeInt, PositiveFloat, PositiveInt, Rate
 
 
 class HourlyInputs(BaseConfig):
@@ -150,6 +150,21 @@ class DataTaskConfig(BaseConfig):
     """Share of negatives that was kept."""
 
 
+class RectifyLabelsConfig(BaseConfig):
+    """Positives that came too late become negatives: all times are columns of milliseconds.
+
+    A positive stays only where both impression and engagement are less than the window after the row was served."""
+
+    window_hours: PositiveFloat = 3.0
+    """Hours from serving on in which they count."""
+    served_at: Name
+    """Column: when the candidate was served."""
+    impressed_at: Name
+    """Column: when it was seen."""
+    engaged_at: Annotated[dict[Name, Name], Field(min_length=1)]
+    """Task → the column that says when it was engaged with; tasks not named are left as they are."""
+
+
 class DataConfig(BaseConfig):
     """A data set with labels: one 0/1 column for each task, named as the task."""
 
@@ -159,6 +174,8 @@ class DataConfig(BaseConfig):
     """Rows of one optimizer step, over all micro-batches and ranks."""
     tasks: dict[Name, DataTaskConfig]
     """The label columns."""
+    rectify_labels: RectifyLabelsConfig | None = None
+    """Which positives came too late; none given: none."""
 
     @property
     def labels(self) -> dict[str, DataTaskConfig]:

@@ -135,6 +135,9 @@ def _task_problems(config: RecapConfig) -> Disagreements:
         for task in data.tasks:
             if task not in config.model.tasks:
                 yield (*path, "tasks", task), _unknown(task, "task", config.tasks)
+        for task in data.rectify_labels.engaged_at if data.rectify_labels is not None else ():
+            if task not in config.model.tasks:
+                yield (*path, "rectify_labels", "engaged_at", task), _unknown(task, "task", config.tasks)
 
 
 def _metric_problems(config: RecapConfig) -> Disagreements:

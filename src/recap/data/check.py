@@ -22,12 +22,12 @@ def check_data(resolved: Resolved) -> None:
     Raises ConfigError with every glob that matches nothing, missing column, wrong type and unusable vocabulary, each at
     the place of the configuration that asks for it.
     """
-    found = list(_problems(resolved.config))
+    found: dict[str, Path] = {}
+    for path, error in _problems(resolved.config):
+        found.setdefault(str(error), path)  # what two places ask for is told of the first
     if found:
-        problems = [
-            Problem(origin_at(resolved.root, path, key=True), dotted(path), str(error)) for path, error in found
-        ]
-        raise ConfigError(in_order(problems))
+        places = ((origin_at(resolved.root, path, key=True), dotted(path), text) for text, path in found.items())
+        raise ConfigError(in_order([Problem(*place) for place in places]))
 
 
 Problems = Iterator[tuple[Path, DataError]]
@@ -45,6 +45,9 @@ def _problems(config: RecapConfig) -> Problems:
     for path, data in config.data_sets():
         parts = dict(_feature_parts(config.features, vocabularies))
         labels = {(*path, "tasks", task): RowEncoder(FeaturesConfig(), {}, [task], data.labels) for task in data.labels}
+        if data.rectify_labels is not None:
+            rectifies = RowEncoder(FeaturesConfig(), {}, config.tasks, data.labels, data.rectify_labels)
+            labels[*path, "rectify_labels"] = rectifies
         if config.features.user is not None:
             parts["features", "user"] = RowEncoder(FeaturesConfig(user=config.features.user), {}, [], {})
         source: Path = (*path, "source")

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from recap.config.data import DataConfig, DataTaskConfig
+from recap.config.data import DataConfig, DataTaskConfig, RectifyLabelsConfig
 from recap.config.features import Column, FeaturesConfig, IntegerCodes
 from recap.config.keys import suggest
 from recap.config.recap import JobMode, RecapConfig
@@ -43,17 +43,19 @@ class RowEncoder:
         vocabularies: Vocabularies,
         tasks: list[str] | None = None,
         labels: Mapping[str, DataTaskConfig] | None = None,
+        rectify: RectifyLabelsConfig | None = None,
         *,
         weigh_samples: bool = False,
     ) -> None:
         """`labels` given, those of some of `tasks`: batches carry labels [B, T].
 
-        `weigh_samples`: weights undo the sampling that `labels` tell.
+        `rectify`: which of their positives came too late. `weigh_samples`: weights undo the sampling they tell.
         """
         self.features = features
         self.vocabularies = vocabularies
         self.tasks = tasks or []
         self.labels = labels
+        self.rectify = rectify
         self.weigh_samples = weigh_samples
 
     @classmethod
@@ -66,8 +68,9 @@ class RowEncoder:
         """
         if mode is JobMode.INFERENCE:
             return cls(config.features, vocabularies)
-        labels = data.labels if data is not None else None
-        return cls(config.features, vocabularies, config.tasks, labels, weigh_samples=mode is JobMode.EVALUATE)
+        labels, rectify = (data.labels, data.rectify_labels) if data is not None else (None, None)
+        weigh_samples = mode is JobMode.EVALUATE
+        return cls(config.features, vocabularies, config.tasks, labels, rectify, weigh_samples=weigh_samples)
 
     @property
     def columns(self) -> list[str]:
@@ -75,8 +78,17 @@ class RowEncoder:
         names = list(self.features.inputs)
         if self.labels is not None:
             names += [task for task in self.tasks if task in self.labels]
+            names += self._times
             names += [self.features.user] if self.features.user is not None else []
         return list(dict.fromkeys(names))
+
+    @property
+    def _times(self) -> list[str]:
+        """The columns of milliseconds by which labels are rectified."""
+        if self.rectify is None:
+            return []
+        engaged = [column for task, column in self.rectify.engaged_at.items() if task in (self.labels or ())]
+        return [self.rectify.served_at, self.rectify.impressed_at, *engaged] if engaged else []
 
     @property
     def types(self) -> dict[str, pa.DataType]:
@@ -89,6 +101,7 @@ class RowEncoder:
             for name, discrete in features.discrete.items()
         ]
         numbers += [(task, 1, pa.float64()) for task in self.labels or ()]
+        numbers += [(name, 1, pa.int64()) for name in self._times]
         return {name: kind if length == 1 else pa.list_(kind) for name, length, kind in numbers}
 
     def check(self, schema: pa.Schema, file: str) -> None:
@@ -170,8 +183,23 @@ class RowEncoder:
             if task in self.labels:
                 values = self._numeric(table, Column(name=task), place, null=np.nan)
                 _check_zero_or_one(values, task, place, "a label must be 0 or 1, or null", nan=True)
-                labels[:, position] = values[:, 0]
+                labels[:, position] = self._rectified(values[:, 0], task, table, place)
         return torch.from_numpy(labels)
+
+    def _rectified(
+        self, label: npt.NDArray[np.float32], task: str, table: pa.Table, place: Place
+    ) -> npt.NDArray[np.float32]:
+        """[B]: positives that came too late as negatives."""
+        if self.rectify is None or task not in self.rectify.engaged_at:
+            return label
+        positive = label == 1
+        window = int(self.rectify.window_hours * 3_600_000)
+        served, impressed, engaged = (
+            _milliseconds(table, name, positive, place)
+            for name in (self.rectify.served_at, self.rectify.impressed_at, self.rectify.engaged_at[task])
+        )
+        late = positive & ~((impressed - served < window) & (engaged - served < window))
+        return np.where(late, np.float32(0), label)
 
     def _weights(self, labels: Tensor) -> Tensor:
         """[B, T] float32: 1, or what undoes the sampling of this data set; 0 where a label is missing."""
@@ -231,6 +259,18 @@ def _values(table: pa.Table, name: str, length: int, place: Place) -> tuple[pa.A
             row = int(np.argmax(lengths != length))
             raise place.error(name, f"holds a list of {lengths[row]} values; {length} are expected", row)
     return array.flatten(), valid
+
+
+def _milliseconds(table: pa.Table, name: str, needed: npt.NDArray[np.bool_], place: Place) -> npt.NDArray[np.int64]:
+    """[B] int64; whatever where a time is not `needed`. Raises DataError where one that is needed is null."""
+    values, _ = _values(table, name, 1, place)
+    if not pa.types.is_integer(values.type):
+        raise place.error(name, f"holds {values.type}; a time is an integer of milliseconds")
+    missing = values.is_null().to_numpy(zero_copy_only=False) & needed
+    if missing.any():
+        raise place.error(name, "is null, but the label is 1; a positive needs its times", int(np.argmax(missing)))
+    milliseconds: npt.NDArray[np.int64] = values.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+    return milliseconds
 
 
 def _as_text(values: pa.Array, name: str, place: Place) -> pa.Array:

@@ -6,7 +6,7 @@ from pathlib import Path as FilePath
 from typing import Any
 
 from recap.config.node import Path
-from recap.config.published.form import Data
+from recap.config.published.data import Data
 
 Say = Callable[[Path, str], None]
 """Takes a path and what is to be said of it."""

@@ -1,0 +1,144 @@
+"""The section `model` of the published form."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from recap.config.base import Disagreements, Name
+from recap.config.model import AffineMapConfig, BatchNormConfig, DropoutConfig
+from recap.config.published.section import PublishedSection, Refused, Unread, not_built
+
+
+class MlpLayer(PublishedSection):
+    """One layer of the longer form of an MLP."""
+
+    layer_size: int
+    dropout: DropoutConfig | None = None
+
+
+class Mlp(PublishedSection):
+    """An MLP, its layers by size or one by one."""
+
+    one_of = (("layer_sizes", "layers"),)
+    layer_sizes: Annotated[list[int], Field(min_length=1)] | None = None
+    layers: Annotated[list[MlpLayer], Field(min_length=1)] | None = None
+    batch_norm: BatchNormConfig | None = None
+    dropout: DropoutConfig | None = None
+    final_layer_activation: bool = False
+
+    @property
+    def sizes(self) -> list[int]:
+        """Width of each layer, in either form."""
+        return self.layer_sizes or [layer.layer_size for layer in self.layers or []]
+
+    def problems(self) -> Disagreements:
+        """Layers that differ in more than their width."""
+        for index, layer in enumerate(self.layers or []):
+            if layer.dropout is not None:
+                why = not_built("a dropout of its own for one layer; dropout beside layers is that of all").why
+                yield ("layers", index, "dropout"), why
+
+
+class MaskBlock(PublishedSection):
+    """A mask block."""
+
+    one_of = (("reduction_factor", "aggregation_size"),)
+    output_size: int
+    reduction_factor: float | None = None
+    aggregation_size: int | None = None
+    input_layer_norm: bool
+
+
+class MaskNet(PublishedSection):
+    """MaskNet."""
+
+    mask_blocks: list[MaskBlock]
+    mlp: Mlp | None = None
+    use_parallel: bool = False
+
+
+class TaskModel(PublishedSection):
+    """A tower, or the backbone."""
+
+    one_of = (("mlp_config", "dcn_config", "dlrm_config", "mask_net_config"),)
+    mlp_config: Mlp | None = None
+    dcn_config: Annotated[Unread, not_built("DCN")] = None
+    dlrm_config: Annotated[Unread, not_built("DLRM")] = None
+    mask_net_config: MaskNet | None = None
+    affine_map: AffineMapConfig | None = None
+    pos_weight: float = 1.0
+
+    def tower_problems(self) -> Disagreements:
+        """What keeps it from ending in one logit, as a tower must."""
+        net = self.mask_net_config
+        path, mlp = (("mask_net_config", "mlp"), net.mlp) if net is not None else (("mlp_config",), self.mlp_config)
+        last = mlp.sizes[-1] if mlp is not None and mlp.sizes else None
+        if (net is not None or mlp is not None) and last != 1:
+            where = (*path, "layer_sizes") if mlp is not None and mlp.layer_sizes else path
+            yield where, f"a tower must end in an mlp whose last layer is 1, its logit; found {last or 'none'}"
+        if mlp is not None and mlp.final_layer_activation:
+            why = "means nothing here: ReLU of a logit keeps every probability at 0.5 or more; set it to false"
+            yield (*path, "final_layer_activation"), why
+        if net is not None and mlp is not None and mlp.batch_norm is not None and len(mlp.sizes) > 1:
+            yield (*path, "batch_norm"), not_built("BatchNorm behind the mask blocks of a tower").why
+
+    def backbone_problems(self) -> Disagreements:
+        """What only a tower has."""
+        for name in ("affine_map", "pos_weight"):
+            if getattr(self, name) != type(self).model_fields[name].default:
+                yield (name,), "means nothing here: a backbone has no logit; state it for a task"
+
+
+class LayerNorm(PublishedSection):
+    """LayerNorm."""
+
+    epsilon: float = 1e-3
+    axis: Annotated[int, Refused("means nothing here: only axis -1, the features of a row, can be normalised")] = -1
+    center: bool = True
+    scale: bool = True
+
+    def problems(self) -> Disagreements:
+        """A shift without a scale."""
+        if self.center != self.scale:
+            yield ("scale",), "must be what center is; a learned shift without a scale, or the reverse, is not built"
+
+
+class DoubleNormLog(PublishedSection):
+    """The same, between two norms."""
+
+    batch_norm_config: BatchNormConfig | None = None
+    clip_magnitude: float = 5.0
+    layer_norm_config: LayerNorm | None = None
+
+
+class Featurization(PublishedSection):
+    """What is done to continuous features."""
+
+    one_of = (("log1p_abs_config", "clip_log1p_abs_config", "z_score_log_config", "double_norm_log_config"),)
+    log1p_abs_config: Annotated[Unread, not_built("this featurization")] = None
+    clip_log1p_abs_config: Annotated[Unread, not_built("this featurization")] = None
+    z_score_log_config: Annotated[Unread, not_built("this featurization")] = None
+    double_norm_log_config: DoubleNormLog | None = None
+    feature_names_to_concat: Annotated[
+        list[str], not_built("joining anything but the binary features; only [binary] can be said")
+    ] = ["binary"]
+
+
+class Model(PublishedSection):
+    """The section `model`."""
+
+    tasks: Annotated[dict[Name, TaskModel], Field(min_length=1)]
+    multi_task_type: Literal["share_none", "share_all", "share_partial"] = "share_none"
+    backbone: TaskModel | None = None
+    featurization_config: Featurization | None = None
+    small_embeddings: Annotated[Unread, not_built("embeddings of single positions of the discrete column")] = None
+    large_embeddings: Annotated[Unread, not_built("sharded embedding tables")] = None
+    position_debias_config: Annotated[Unread, not_built("position debias")] = None
+    stratifiers: Annotated[Unread | None, not_built("metrics of strata")] = None
+
+    def problems(self) -> Disagreements:
+        """Towers without a logit, or a backbone with one."""
+        for name, task in self.tasks.items():
+            yield from (((("tasks", name, *path), text)) for path, text in task.tower_problems())
+        if self.backbone is not None:
+            yield from ((("backbone", *path), text) for path, text in self.backbone.backbone_problems())
