@@ -41,6 +41,7 @@ def feed_table(rows: int, seed: int = 0) -> pa.Table:
             "hour": hour.astype(np.int32),
             "language": language,
             "vector": pa.FixedSizeListArray.from_arrays(vector.ravel(), 4),
+            "topics": pa.FixedSizeListArray.from_arrays(np.stack([hour % 3, hour % 5], axis=1).ravel(), 2),
             "like": (uniform[0] < 1 / (1 + np.exp(-logit))).astype(np.int8),
             "share": (uniform[1] < 1 / (1 + np.exp(2 - logit))).astype(np.int8),
         }

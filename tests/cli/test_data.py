@@ -47,7 +47,7 @@ def test_inspect_prints_a_table_or_json(folder: Path) -> None:
     assert "600 rows of Parquet in 3 files" in table
     assert any(line.split()[:2] == ["like", "int8"] and line.rstrip().endswith("%)") for line in table.splitlines())
     found = json.loads(run(folder, "data", "inspect", "train/*.parquet", "--json").stdout)
-    assert (found["rows"], len(found["columns"])) == (600, 11)
+    assert (found["rows"], len(found["columns"])) == (600, 12)
 
 
 def test_vocabulary_writes_a_file_once(folder: Path) -> None:

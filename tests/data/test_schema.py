@@ -266,3 +266,31 @@ def test_rectifying_follows_its_definition(rows: list[tuple[bool, int, int, int]
     }
     expected = [float(each and b - a < 2 and c - a < 2) for each, a, b, c in rows]
     assert [row[0] for row in rectified(table)] == expected
+
+
+def test_a_feature_may_be_one_value_of_a_list() -> None:
+    topics = pa.array([[5, 6], [7, 8], None], pa.list_(pa.int64(), 2))
+    numbers = pa.array([[0.5, 1.5], [2.5, 3.5], [4.5, 5.5]])
+    features = {
+        "continuous": [{"name": "second", "of": {"column": "numbers", "index": 1}}],
+        "discrete": {"first": {"size": 10, "of": {"column": "topics", "index": 0}}},
+    }
+    reads = encoder(features)
+    assert reads.columns == ["numbers", "topics"]
+    batch = reads.encode(pa.table({"topics": topics, "numbers": numbers}), PLACE)
+    assert batch.continuous.tolist() == [[1.5], [3.5], [5.5]]
+    assert batch.discrete.tolist() == [[6], [8], [0]]
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        (pa.array([[1, 2]], pa.list_(pa.int64(), 2)), "column 'topics': holds lists of 2 values; there is no value 3"),
+        (pa.array([[1] * 4, [1]]), "column 'topics', row 101: holds a list of 1 values; there is no value 3"),
+        (pa.array([1]), "column 'topics': holds int64; lists are expected, of which value 3 is read"),
+    ],
+)
+def test_a_list_without_the_value_is_refused(column: pa.Array, message: str) -> None:
+    reads = encoder({"discrete": {"topic": {"size": 10, "of": {"column": "topics", "index": 3}}}})
+    with pytest.raises(DataError, match=message):
+        reads.encode(pa.table({"topics": column}), PLACE)

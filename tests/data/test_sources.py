@@ -47,7 +47,7 @@ def formats(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small feed without nulls and lists, and one with lists, in every format; words.parquet beside it."""
     folder = tmp_path_factory.mktemp("formats")
     table = feed_table(300).drop_columns(["age"])
-    for name, rows in (("scalars", table.drop_columns(["vector"])), ("lists", table)):
+    for name, rows in (("scalars", table.drop_columns(["vector", "topics"])), ("lists", table)):
         (folder / "made" / name).mkdir(parents=True)
         for part in range(2):
             file = folder / "made" / name / f"part-{part}.parquet"
@@ -332,7 +332,7 @@ def test_converting_goes_on_where_it_was_stopped_and_keeps_what_is_there(formats
 
 def test_what_a_format_cannot_hold_is_refused_and_nothing_is_left(formats: Path, tmp_path: Path) -> None:
     inputs = [str(formats / "made" / "lists" / "*.parquet")]
-    with pytest.raises(DataError, match="CSV holds no lists, but vector are; choose another format"):
+    with pytest.raises(DataError, match="CSV holds no lists, but vector, topics are; choose another format"):
         convert_files(inputs, tmp_path / "out", "csv")
     pq.write_table(pa.table({"when": pa.array([0], pa.timestamp("s"))}), tmp_path / "time.parquet")
     with pytest.raises(DataError, match=r"TFRecord holds no timestamp\[ms\], which column 'when' is"):

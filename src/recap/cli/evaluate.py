@@ -27,7 +27,8 @@ def evaluate(
     from recap.config.load import load_config
 
     run = source if source.is_dir() else None
-    config = load_config(source / "config.yaml" if run else source, overrides or [], set_files or [])
+    file = source / "config.yaml" if run else source
+    config = load_config(file, overrides or [], set_files or [], stored=run is not None)
 
     from recap.cli.console import Console
     from recap.evaluation.job import evaluate_run

@@ -5,7 +5,16 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Discriminator, PlainSerializer, Tag
 
-from recap.config.base import BaseConfig, Disagreements, Name, PositiveInt
+from recap.config.base import BaseConfig, Disagreements, Name, NonNegativeInt, PositiveInt
+
+
+class Position(BaseConfig):
+    """One value of a list column."""
+
+    column: Name
+    """The list column in the data."""
+    index: NonNegativeInt
+    """Which of its values, counted from 0."""
 
 
 class Column(BaseConfig):
@@ -17,6 +26,8 @@ class Column(BaseConfig):
     """Values a row holds; above 1 the column is a fixed-size list."""
     first: PositiveInt | None = None
     """How many values, from the first on, are read; none given: all."""
+    of: Position | None = None
+    """Where the value stands, if it is no column of its own but one of a list; `name` is then the feature's alone."""
 
     @property
     def width(self) -> int:
@@ -25,11 +36,16 @@ class Column(BaseConfig):
 
     def checks(self) -> tuple[Disagreements, ...]:
         """More values than there are."""
-        return (self._first_is_there(),)
+        return (self._first_is_there(), _is_one_value(self.of, self.length))
 
     def _first_is_there(self) -> Disagreements:
         if self.first is not None and self.first > self.length:
             yield ("first",), f"{self.first} values of {self.length} cannot be; at most length is accepted"
+
+
+def _is_one_value(of: Position | None, length: int) -> Disagreements:
+    if of is not None and length > 1:
+        yield ("length",), f"{length} values cannot be one of {of.column!r}; leave length or of out"
 
 
 def _named(value: object) -> object:
@@ -39,8 +55,8 @@ def _named(value: object) -> object:
 
 
 def _shortest(column: Column) -> str | dict[str, Any]:
-    said = {"name": column.name, "length": column.length, "first": column.first}
-    return column.name if column.width == 1 == column.length else {k: v for k, v in said.items() if v is not None}
+    said = column.model_dump(mode="json", exclude_defaults=True) | {"length": column.length}
+    return column.name if column == Column(name=column.name) else said
 
 
 Columns = list[
@@ -59,6 +75,12 @@ class IntegerCodes(BaseConfig):
     """Number of codes."""
     length: PositiveInt = 1
     """Codes a row holds, each with its own embedding; above 1 the column is a fixed-size list."""
+    of: Position | None = None
+    """Where the code stands, if it is no column of its own but one of a list."""
+
+    def checks(self) -> tuple[Disagreements, ...]:
+        """One code of a list, and many."""
+        return (_is_one_value(self.of, self.length),)
 
 
 class Vocabulary(BaseConfig):
@@ -74,7 +96,7 @@ def _discrete_kind(value: Any) -> str | None:
     """Which of the two is meant, by the one key that only it has, misspelt or not."""
     if isinstance(value, IntegerCodes | Vocabulary) or not isinstance(value, dict):
         return "a vocabulary" if isinstance(value, Vocabulary) else "integer codes"
-    keys = [str(key) for key in value if key != "length"]
+    keys = [str(key) for key in value if key not in ("length", "of")]
     meant = {"integer codes": get_close_matches("size", keys), "a vocabulary": get_close_matches("vocabulary", keys)}
     kinds = [kind for kind, near in meant.items() if near]
     return kinds[0] if len(kinds) == 1 else None
@@ -115,7 +137,15 @@ class FeaturesConfig(BaseConfig):
         return list(dict.fromkeys(name for name in named if name is not None))
 
     @property
+    def columns(self) -> list[str]:
+        """Columns of the data that the model's inputs are made of, each once."""
+        parts = {column.name: column.of for column in (*self.continuous, *self.binary)}
+        parts |= {name: discrete.of for name, discrete in self.discrete.items() if isinstance(discrete, IntegerCodes)}
+        named = [(parts.get(name), name) for name in self.inputs]
+        return list(dict.fromkeys(name if of is None else of.column for of, name in named))
+
+    @property
     def inputs(self) -> list[str]:
-        """Columns the model reads, in the order of its input."""
+        """What the model reads, in the order of its input."""
         numeric = [column.name for column in (*self.continuous, *self.binary)]
         return [*numeric, *self.discrete, *self.vectors]

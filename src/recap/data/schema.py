@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from recap.config.data import DataConfig, DataTaskConfig, RectifyLabelsConfig
-from recap.config.features import Column, FeaturesConfig, IntegerCodes
+from recap.config.features import Column, FeaturesConfig, IntegerCodes, Position
 from recap.config.keys import suggest
 from recap.config.recap import JobMode, RecapConfig
 from recap.data.batch import Batch
@@ -75,7 +75,7 @@ class RowEncoder:
     @property
     def columns(self) -> list[str]:
         """The columns this encoder reads, each once."""
-        names = list(self.features.inputs)
+        names = list(self.features.columns)
         if self.labels is not None:
             names += [task for task in self.tasks if task in self.labels]
             names += self._times
@@ -94,11 +94,13 @@ class RowEncoder:
     def types(self) -> dict[str, pa.DataType]:
         """The types to read columns as, for formats that do not tell them themselves."""
         features = self.features
-        numbers = [(column.name, column.length, pa.float64()) for column in (*features.continuous, *features.binary)]
+        numeric = [column for column in (*features.continuous, *features.binary) if column.of is None]
+        numbers = [(column.name, column.length, pa.float64()) for column in numeric]
         numbers += [(name, width, pa.float32()) for name, width in features.vectors.items()]
         numbers += [
             (name, discrete.length, pa.int64() if isinstance(discrete, IntegerCodes) else pa.string())
             for name, discrete in features.discrete.items()
+            if name in features.columns
         ]
         numbers += [(task, 1, pa.float64()) for task in self.labels or ()]
         numbers += [(name, 1, pa.int64()) for name in self._times]
@@ -139,7 +141,7 @@ class RowEncoder:
 
     def _numeric(self, table: pa.Table, column: Column, place: Place, null: float) -> npt.NDArray[np.float32]:
         """[B, width] float32, `null` where a value or its whole row is null."""
-        values, valid = _values(table, column.name, column.length, place)
+        values, valid = _values(table, column.name, column.length, place, column.of)
         if not _is_number(values.type):
             raise place.error(column.name, f"holds {values.type}; numbers are expected here")
         flat = values.cast(pa.float32(), safe=False)
@@ -156,7 +158,8 @@ class RowEncoder:
     def _codes(self, table: pa.Table, name: str, place: Place) -> npt.NDArray[np.int64]:
         """[B, length] int64: 0 for unknown, code + 1 for the others."""
         discrete = self.features.discrete[name]
-        values, valid = _values(table, name, discrete.length, place)
+        of = discrete.of if isinstance(discrete, IntegerCodes) else None
+        values, valid = _values(table, name, discrete.length, place, of)
         if isinstance(discrete, IntegerCodes):
             if not pa.types.is_integer(values.type):
                 hint = f"integer codes 0 to {discrete.size - 1} are expected; strings need a vocabulary"
@@ -232,11 +235,16 @@ class RowEncoder:
         return torch.from_numpy(users)
 
 
-def _values(table: pa.Table, name: str, length: int, place: Place) -> tuple[pa.Array, npt.NDArray[np.bool_] | None]:
+def _values(
+    table: pa.Table, name: str, length: int, place: Place, of: Position | None = None
+) -> tuple[pa.Array, npt.NDArray[np.bool_] | None]:
     """The values of a column end to end, and which rows have any (None: all of them).
 
-    Scalars when `length` is 1, unless the column is a list of one; else lists that all hold `length` values.
+    Scalars when `length` is 1, unless the column is a list of one; else lists that all hold `length` values. `of`: they
+    are one value of each list.
     """
+    if of is not None:
+        return _element(table.column(of.column), of, place), None
     column = table.column(name)
     if column.num_chunks == 1:
         array = column.chunk(0)  # as it is: joining would copy it
@@ -259,6 +267,20 @@ def _values(table: pa.Table, name: str, length: int, place: Place) -> tuple[pa.A
             row = int(np.argmax(lengths != length))
             raise place.error(name, f"holds a list of {lengths[row]} values; {length} are expected", row)
     return array.flatten(), valid
+
+
+def _element(column: pa.ChunkedArray, of: Position, place: Place) -> pa.Array:
+    """One value of every list; null where the list is. Raises DataError where a list is too short."""
+    kind = column.type
+    if not (pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind)):
+        raise place.error(of.column, f"holds {kind}; lists are expected, of which value {of.index} is read")
+    lengths = pc.list_value_length(column).fill_null(of.index + 1).to_numpy()
+    if pa.types.is_fixed_size_list(kind) and kind.list_size <= of.index:
+        raise place.error(of.column, f"holds lists of {kind.list_size} values; there is no value {of.index}")
+    if (lengths <= of.index).any():
+        row = int(np.argmax(lengths <= of.index))
+        raise place.error(of.column, f"holds a list of {lengths[row]} values; there is no value {of.index}", row)
+    return pc.list_element(column, of.index).combine_chunks() if len(column) else pa.array([], kind.value_type)
 
 
 def _milliseconds(table: pa.Table, name: str, needed: npt.NDArray[np.bool_], place: Place) -> npt.NDArray[np.int64]:

@@ -1,12 +1,13 @@
 """The columns of a data set in the published form: under which names they are stored, and how long they are."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path as FilePath
 from typing import Any
 
 from recap.config.node import Path
 from recap.config.published.data import Data
+from recap.config.published.model import SmallTable
 
 Say = Callable[[Path, str], None]
 """Takes a path and what is to be said of it."""
@@ -18,8 +19,8 @@ LENGTHS = {"continuous": 6000, "binary": 512, **dict.fromkeys(VECTORS, 200)}
 _USER = ("meta.user_id", "meta__user_id")
 
 
-def find_columns(data: Data, path: Path, remark: Say, refuse: Say) -> dict[str, Any]:
-    """The section `features` for the data set whose `seg_dense_schema` is at `path`.
+def find_columns(data: Data, tables: Sequence[SmallTable], path: Path, remark: Say, refuse: Say) -> dict[str, Any]:
+    """The section `features` for the data set whose `seg_dense_schema` is at `path`, with embeddings of `tables`.
 
     A renamed feature is the column it is stored in. Every feature that the model does not read is carried.
     """
@@ -29,7 +30,8 @@ def find_columns(data: Data, path: Path, remark: Say, refuse: Say) -> dict[str, 
     for name in ("continuous", "binary"):
         if name not in columns and (schema is None or name in schema):
             columns[name] = name
-    if columns.pop("discrete", None) is not None:
+    codes = columns.pop("discrete", "discrete")
+    if "discrete" in (*said.features, *said.renamed_features) and not tables:
         remark(path, "discrete is left out: nothing in the model reads it")
     for task in data.tasks.keys() & said.renamed_features.keys():
         refuse((*path, "renamed_features", task), "not built yet: a label column has the name of its task")
@@ -40,6 +42,9 @@ def find_columns(data: Data, path: Path, remark: Say, refuse: Say) -> dict[str, 
             kept = data.truncation[name]
             first = {"first": kept} if kept is not None and kept < length else {}
             found[name] = [{"name": columns[name], "length": length, **first}]
+    found["discrete"] = {
+        table.name: {"size": table.num_embeddings, "of": {"column": codes, "index": table.index}} for table in tables
+    }
     vectors = [name for name in VECTORS if name in columns]
     found["vectors"] = {columns[name]: _length(name, columns[name], schema, path, refuse) for name in vectors}
     # The stored column of a feature that the model reads, and a label, are not carried too.

@@ -16,7 +16,7 @@ from recap.config.problems import disagreements, in_order, origin_at, validate
 from recap.config.published.columns import find_columns
 from recap.config.published.data import Data
 from recap.config.published.form import METRIC_ALIASES, LearningRate, PublishedConfig, metric_names
-from recap.config.published.model import Mlp, TaskModel
+from recap.config.published.model import Mlp, SmallTable, TaskModel
 from recap.config.published.tree import TreeBuilder
 from recap.config.recap import RecapConfig
 from recap.config.yaml_file import render
@@ -104,12 +104,21 @@ class _Converter:
 
     def _features(self) -> Node:
         path: Path = ("train_data", "seg_dense_schema")
-        columns = find_columns(self.published.train_data, path, self.tree.remark, self.tree.refuse)
+        columns = find_columns(self.published.train_data, self._tables, path, self.tree.remark, self.tree.refuse)
         entries = {name: self.tree.made(value, path) for name, value in columns.items() if value}
         return self.tree.mapping(path, entries)
 
+    @property
+    def _tables(self) -> list[SmallTable]:
+        small = self.published.model.small_embeddings
+        return small.tables if small is not None else []
+
     def _model(self) -> Node:
         model = self.published.model
+        widths = {table.name: table.embedding_dim for table in self._tables}
+        if widths:
+            text = "a code that a table has no row for is unknown, and shares one row; the published code failed there"
+            self.tree.remark(("model", "small_embeddings"), text)
         self.tree.remark(
             ("model", "tasks"), "heads and labels are matched by name; the published code matched by position"
         )
@@ -123,6 +132,7 @@ class _Converter:
             ("model",),
             {
                 "featurization": self._featurization(),
+                "embeddings": self.tree.made(widths, ("model", "small_embeddings")) if widths else None,
                 "backbone": backbone,
                 "sharing": self.tree.made({"kind": model.multi_task_type}, ("model", "multi_task_type")),
                 "tasks": self.tree.mapping(("model", "tasks"), towers),

@@ -124,6 +124,21 @@ class Featurization(PublishedSection):
     ] = ["binary"]
 
 
+class SmallTable(PublishedSection):
+    """A small embedding table."""
+
+    name: Name
+    num_embeddings: int
+    embedding_dim: int
+    index: int
+
+
+class SmallEmbeddings(PublishedSection):
+    """Small embedding tables."""
+
+    tables: list[SmallTable]
+
+
 class Model(PublishedSection):
     """The section `model`."""
 
@@ -131,7 +146,7 @@ class Model(PublishedSection):
     multi_task_type: Literal["share_none", "share_all", "share_partial"] = "share_none"
     backbone: TaskModel | None = None
     featurization_config: Featurization | None = None
-    small_embeddings: Annotated[Unread, not_built("embeddings of single positions of the discrete column")] = None
+    small_embeddings: SmallEmbeddings | None = None
     large_embeddings: Annotated[Unread, not_built("sharded embedding tables")] = None
     position_debias_config: Annotated[Unread, not_built("position debias")] = None
     stratifiers: Annotated[Unread | None, not_built("metrics of strata")] = None
