@@ -1,0 +1,292 @@
+"""Files in the published form that are refused: each with every reason, at its place."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from config.published_files import WHOLE, imported, read_back, refusals, set_at, whole_values
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recap.config.base import BaseConfig
+from recap.config.keys import is_model, members
+from recap.config.published.form import PublishedConfig
+from recap.config.published.section import Refused
+from recap.errors import ConfigError
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> dict[str, Any]:
+    """The whole file as plain values to change at will."""
+    return whole_values(tmp_path)
+
+
+def sections(model: type[BaseConfig], path: str = "") -> Iterator[tuple[str, type[BaseConfig]]]:
+    """Every section of the published form that is not refused whole, with a path of it in the whole file."""
+    yield path, model
+    for name, field in model.model_fields.items():
+        for each in members(field.annotation):
+            below = {dict: "is_favorited", list: "0"}.get(getattr(each, "__origin__", None))  # type: ignore[arg-type]
+            inner = members(each.__args__[-1])[0] if below is not None else each
+            if is_model(inner):
+                yield from sections(inner, "/".join(filter(None, (path, name, below))))
+
+
+FORM = {model: path for path, model in reversed(list(sections(PublishedConfig)))}
+"""Every section, with the first path it has in the whole file."""
+REFUSED = {
+    f"{path}/{name}": mark.why
+    for model, path in FORM.items()
+    for name, field in model.model_fields.items()
+    for mark in field.metadata
+    if isinstance(mark, Refused)
+}
+NOT_DEFAULT: dict[str, Any] = {
+    "feature_names_to_concat": ["binary", "discrete"],
+    "mask_mantissa_features": {"continuous": 8},
+    "stratifiers": [{"name": "tab", "index": 3, "value": 1}],
+    "data_service_dispatcher": "grpc://reader:5000",
+    "num_files_to_keep": 3,
+    "axis": 1,
+    "cache": True,
+    "ignore_data_errors": True,
+}
+
+
+@pytest.mark.parametrize("path", REFUSED)
+def test_what_cannot_be_taken_over_is_refused_with_the_reason(
+    path: str, tmp_path: Path, published: dict[str, Any]
+) -> None:
+    name = path.rpartition("/")[2]
+    published["train_data"]["preprocess"] = {"truncate_and_slice": {}}
+    set_at(published, path, NOT_DEFAULT.get(name, {"some": "values"}))
+    found = refusals(tmp_path, published)
+    assert any(line.endswith(f"{name}: {REFUSED[path]}") for line in found), found
+    assert REFUSED[path].startswith(("not built yet: ", "deprecated; ", "means nothing here: "))
+
+
+def test_all_refusals_and_mistakes_are_told_at_once(tmp_path: Path, published: dict[str, Any]) -> None:
+    published["train_data"] |= {"cache": True, "sampler": {"name": "half"}, "global_batch_size": "many"}
+    published["model"]["tasks"]["is_favorited"]["mlp_config"] = {"layer_sizes": [8, 2], "layers": []}
+    published["model"]["position_debias_config"] = {"position_feature_index": 51}
+    published["optimizer"]["single_task_learning_rate"] = {"constant": 0.1, "piecewise_constnat": None}
+    found = {line.split(": ")[0] for line in refusals(tmp_path, published)}
+    assert found >= {
+        "train_data.cache",
+        "train_data.sampler",
+        "train_data.global_batch_size",
+        "model.tasks.is_favorited.mlp_config.layers",
+        "model.position_debias_config",
+        "optimizer.single_task_learning_rate.piecewise_constnat",
+        "optimizer",
+    }
+
+
+WRONG = {
+    "a key that is not known": ("training/sed", 1, "training.sed: 'sed' is unknown. Known: save_dir"),
+    "two of a group": (
+        "train_data/explicit_date_inputs",
+        {"data_root": "d", "end_date": "2023/04/05", "days": 3},
+        "train_data: exactly one of inputs, explicit_datetime_inputs, explicit_date_inputs must be set; found inputs",
+    ),
+    "none of a group": (
+        "model/tasks/is_favorited/mlp_config",
+        None,
+        "model.tasks.is_favorited: exactly one of mlp_config, dcn_config, dlrm_config, mask_net_config must be set",
+    ),
+    "a tower without a logit": (
+        "model/tasks/is_favorited/mlp_config",
+        {"layer_sizes": [32]},
+        "layer_sizes: a tower must end in an mlp whose last layer is 1, its logit; found 32",
+    ),
+    "ReLU of a logit": (
+        "model/tasks/is_favorited/mlp_config",
+        {"layer_sizes": [32, 1], "final_layer_activation": True},
+        "final_layer_activation: means nothing here: ReLU of a logit keeps every probability at 0.5 or more",
+    ),
+    "a MaskNet tower without a logit": (
+        "model/tasks/is_reported/mask_net_config/mlp",
+        None,
+        "mask_net_config.mlp: a tower must end in an mlp whose last layer is 1, its logit; found none",
+    ),
+    "BatchNorm that would be lost": (
+        "model/tasks/is_reported/mask_net_config/mlp/batch_norm",
+        {},
+        "batch_norm: not built yet: BatchNorm behind the mask blocks of a tower",
+    ),
+    "a logit of a backbone": (
+        "model/backbone/pos_weight",
+        2.0,
+        "backbone.pos_weight: means nothing here: a backbone",
+    ),
+    "a dropout of one layer": (
+        "model/tasks/is_favorited/mlp_config",
+        {"layers": [{"layer_size": 8, "dropout": {"rate": 0.1}}, {"layer_size": 1}]},
+        "mlp_config.layers.0.dropout: not built yet: a dropout of its own for one layer",
+    ),
+    "a shift without a scale": (
+        "model/featurization_config/double_norm_log_config/layer_norm_config",
+        {"center": True, "scale": False},
+        "layer_norm_config.scale: must be what center is",
+    ),
+    "a metric that is not built": (
+        "which_metrics",
+        "RCE, precision",
+        "which_metrics: 'precision' is not built yet",
+    ),
+    "training on each row once": ("train_data/repeat_files", False, "train_data.repeat_files: not built yet: training"),
+    "a layout of its own": (
+        "validation_data/d9/seg_dense_schema",
+        {"schema_path": "other.json"},
+        "validation_data.d9.seg_dense_schema: not built yet: a layout of its own for a validation set",
+    ),
+    "an unknown task to evaluate": (
+        "validation_data/d9/evaluation_tasks",
+        ["is_bookmarked"],
+        "validation_data.d9.evaluation_tasks: 'is_bookmarked' is no task of it. Known: is_reported, is_shared",
+    ),
+    "a backbone without a rate": (
+        "optimizer/multi_task_learning_rates/backbone_learning_rate",
+        None,
+        "optimizer.multi_task_learning_rates: no backbone_learning_rate, but there is a backbone; add one",
+    ),
+    "sharing without a backbone": (
+        "model/backbone",
+        None,
+        "model.sharing: share_partial needs model.backbone",
+    ),
+    "a head without a label": (
+        "train_data/tasks",
+        {"is_favorited": {}},
+        "train_data.tasks: no label for task 'recap.engagement.is_replied'",
+    ),
+    "a rate for no tower": (
+        "optimizer/multi_task_learning_rates/tower_learning_rates/is_liked",
+        {"constant": 0.1},
+        "optimizer.towers.is_liked: 'is_liked' is no task of this configuration.",
+    ),
+    "a renamed label": (
+        "train_data/seg_dense_schema/renamed_features/is_favorited",
+        "label.favorite",
+        "renamed_features.is_favorited: not built yet: a label column has the name of its task",
+    ),
+    "a column the schema lacks": (
+        "train_data/seg_dense_schema/renamed_features/continuous",
+        "home__cont",
+        "schema_path: 'home__cont' is not there in the schema; continuous needs numbers of a fixed length",
+    ),
+    "a rate above 1": (
+        "train_data/tasks/is_favorited/neg_downsampling_rate",
+        1.5,
+        "train_data.tasks.is_favorited.neg_downsampling_rate: must be at most 1, found 1.5",
+    ),
+    "an environment variable that is not set": (
+        "training/save_dir",
+        "${NO_SUCH_VARIABLE}/x",
+        "training.save_dir: the environment variable 'NO_SUCH_VARIABLE' is not set",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_file_is_refused_with_its_reason(case: str, tmp_path: Path, published: dict[str, Any]) -> None:
+    path, value, expected = WRONG[case]
+    set_at(published, path, value)
+    published = json.loads(json.dumps(published))  # what was one anchor is now each by itself
+    if path.startswith("train_data/seg_dense_schema"):
+        for data in published["validation_data"].values():
+            data["seg_dense_schema"] = published["train_data"]["seg_dense_schema"]
+    found = refusals(tmp_path, published)
+    assert any(expected in line for line in found), found
+
+
+def test_a_schema_that_is_no_schema_is_refused(tmp_path: Path, published: dict[str, Any]) -> None:
+    (tmp_path / "schema.json").write_text('{"columns": []}')
+    assert "expected JSON {" in refusals(tmp_path, published)[0]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_whatever_stands_in_a_published_file_is_taken_over_or_refused(data: st.DataObject) -> None:
+    import tempfile
+
+    values: Any = yaml.safe_load(WHOLE.read_text())
+    where: Any = values
+    while isinstance(where, dict | list) and where:
+        keys = list(where) if isinstance(where, dict) else list(range(len(where)))
+        key = data.draw(st.sampled_from(keys))
+        if data.draw(st.booleans()) or not isinstance(where[key], dict | list):
+            where[key] = data.draw(
+                st.none()
+                | st.integers(-2, 2)
+                | st.text(max_size=3)
+                | st.lists(st.integers(), max_size=1)
+                | st.dictionaries(st.text(max_size=3), st.none(), max_size=1)
+            )
+            break
+        where = where[key]
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            found = imported(Path(folder), values)
+        except ConfigError as error:
+            assert str(error)
+        else:
+            read_back(Path(folder), found)
+
+
+def test_refusals_of_both_forms_are_told_at_once(tmp_path: Path, published: dict[str, Any]) -> None:
+    published["train_data"] |= {"cache": True, "global_batch_size": 0}
+    published["train_data"]["tasks"].pop("is_shared")
+    published["model"]["tasks"]["is_reported"] = {"dcn_config": {"poly_degree": 2}}
+    published["optimizer"]["adam"]["beta_1"] = 1.5
+    found = {line.split(": ")[0] for line in refusals(tmp_path, published)}
+    assert found == {
+        "train_data.cache",
+        "model.tasks.is_reported.dcn_config",
+        "train_data.tasks",
+        "train_data.global_batch_size",
+        "optimizer.algorithm.beta_1",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "message"),
+    [
+        (
+            "explicit_datetime_inputs",
+            {"data_root": "d", "end_datetime": "2023/02/30/10", "hours": 3},
+            "end_datetime: expected a date YYYY/MM/DD/HH, found '2023/02/30/10'",
+        ),
+        (
+            "explicit_date_inputs",
+            {"data_root": "d", "end_date": "2023-04-05", "days": 3},
+            "end_date: expected a date YYYY/MM/DD, found '2023-04-05'",
+        ),
+    ],
+)
+def test_a_date_that_is_none_is_refused(
+    name: str, said: dict[str, Any], message: str, tmp_path: Path, published: dict[str, Any]
+) -> None:
+    published["train_data"] |= {"inputs": None, name: said}
+    assert any(message in line for line in refusals(tmp_path, json.loads(json.dumps(published))))
+
+
+@pytest.mark.parametrize(("path", "key"), [("training", "seed"), ("optimizer/adam", "kind"), ("model", "loss_weight")])
+def test_our_own_keys_are_unknown_there(path: str, key: str, tmp_path: Path, published: dict[str, Any]) -> None:
+    set_at(published, f"{path}/{key}", 1)
+    assert any(f"{key!r} is unknown" in line for line in refusals(tmp_path, published))
+
+
+def test_a_rate_for_all_other_towers_cannot_be_said_there(tmp_path: Path, published: dict[str, Any]) -> None:
+    published["optimizer"]["multi_task_learning_rates"]["tower_learning_rates"]["default"] = {"constant": 0.1}
+    assert "default: 'default' is no task. Known: recap.engagement.is_replied" in refusals(tmp_path, published)[0]
+
+
+def test_a_set_without_a_head_is_refused(tmp_path: Path, published: dict[str, Any]) -> None:
+    published["validation_data"]["d9"]["tasks"] = {"is_bookmarked": {}}
+    assert refusals(tmp_path, json.loads(json.dumps(published))) == [
+        "validation_data.d9.tasks: no head predicts any task of it; take the set out"
+    ]
