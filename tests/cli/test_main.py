@@ -3,7 +3,7 @@ import sys
 from pathlib import Path
 
 import yaml
-from support import feed_values
+from support import feed_values, write_feed
 
 import recap
 
@@ -50,3 +50,14 @@ def test_config_check_answers_with_the_places_of_mistakes_and_code_two(tmp_path:
 def test_an_unknown_command_and_a_missing_argument_are_code_two() -> None:
     assert run("trian").returncode == 2
     assert run("train").returncode == 2
+
+
+def test_train_ends_with_a_command_that_can_be_given_next(tmp_path: Path) -> None:
+    values = feed_values(write_feed(tmp_path), tmp_path / "run")
+    values["training"]["num_train_steps"] = 1
+    config = tmp_path / "ranker.yaml"
+    config.write_text(yaml.safe_dump(values))
+    assert run("train", config).stdout.splitlines()[-1] == f"next: recap evaluate {tmp_path}/run"
+    config.write_text(yaml.safe_dump(values | {"validation_data": {}}))
+    alone = run("train", config, f"training.save_dir={tmp_path}/alone")
+    assert alone.stdout.splitlines()[-1] == f"next: recap predict {tmp_path}/alone INPUT… --output DIR"

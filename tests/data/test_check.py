@@ -67,3 +67,9 @@ def test_a_column_that_stands_twice_is_told(feed: Path) -> None:
     table = pq.read_table(file)
     pq.write_table(table.append_column("age", table.column("age")), file)
     assert "column 'age': stands there twice; which one is meant cannot be told" in problems()[0]
+
+
+def test_files_without_a_row_are_told(feed: Path) -> None:
+    file = feed / "validation" / "part-0.parquet"
+    pq.write_table(pq.read_table(file).slice(0, 0), file)
+    assert problems()[0].endswith("validation_data.validation.source.inputs: not a single row in 1 files")

@@ -90,3 +90,6 @@ def test_a_published_file_trains_on_published_data(tmp_path: Path) -> None:
     table = pq.read_table(tmp_path / "predictions" / "rows.parquet")
     assert table.column_names == ["meta.user_id", "meta.tweet_id", *TASKS, "score"]
     assert table.column("meta.tweet_id").to_pylist() == list(range(200))
+    (tmp_path / "data" / "schema.json").rename(tmp_path / "columns.json")  # that of the training data is gone
+    recap(tmp_path, "predict", "run", "data/*.gz", "--output", "again", "--schema", "columns.json")
+    assert pq.read_table(tmp_path / "again" / "rows.parquet").equals(table)

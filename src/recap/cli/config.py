@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from recap.cli.options import ConfigFile, Overrides, SetFiles
+from recap.cli.options import ConfigFile, Overrides, SchemaFile, SetFiles
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Work with a configuration without running it.")
 
@@ -70,10 +70,7 @@ def new(
         list[str] | None,
         typer.Option("--from-data", metavar="FILES", help="Files of data, or a glob, whose columns to sort."),
     ] = None,
-    schema_file: Annotated[
-        Path | None,
-        typer.Option("--schema", metavar="FILE", help="JSON that lists the columns of TFRecord files."),
-    ] = None,
+    schema_file: SchemaFile = None,
     output: Output = None,
     overwrite: Overwrite = False,
 ) -> None:

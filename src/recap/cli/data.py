@@ -5,16 +5,14 @@ from typing import Annotated
 
 import typer
 
+from recap.cli.options import SchemaFile
+
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Make data, look at it, and bring it into another form."
 )
 
 
 Inputs = Annotated[list[str], typer.Argument(metavar="INPUT...", help="Files, or globs of them.", show_default=False)]
-SchemaFile = Annotated[
-    Path | None,
-    typer.Option("--schema", metavar="FILE", help="JSON that lists the columns of TFRecord files.", show_default=False),
-]
 
 
 @app.command()

@@ -26,3 +26,8 @@ SetFiles = Annotated[
         show_default=False,
     ),
 ]
+
+SchemaFile = Annotated[
+    Path | None,
+    typer.Option("--schema", metavar="FILE", help="JSON that lists the columns of TFRecord files.", show_default=False),
+]

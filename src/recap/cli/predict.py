@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from recap.cli.options import SetFiles
+from recap.cli.options import SchemaFile, SetFiles
 
 
 def predict(
@@ -21,7 +21,7 @@ def predict(
         list[str],
         typer.Argument(
             metavar="INPUT...",
-            help="Parquet files, or globs of them; labels are not needed.",
+            help="Files of any format, or globs of them; labels are not needed.",
             show_default=False,
         ),
     ],
@@ -39,6 +39,7 @@ def predict(
         ),
     ] = None,
     set_files: SetFiles = None,
+    schema: SchemaFile = None,
 ) -> None:
     """Predict every engagement and the final score of each row of INPUT."""
     from recap.cli.console import Console
@@ -49,5 +50,6 @@ def predict(
     console = Console()
     predictor = Predictor.open(find_model_dir(model), overrides or [], set_files or [])
     with console.counting("rows predicted") as count:
-        files = predict_files(predictor, inputs, output, overwrite=overwrite, after_rows=count)
+        columns = str(schema) if schema is not None else None
+        files = predict_files(predictor, inputs, output, columns, overwrite=overwrite, after_rows=count)
     console.say(f"written: {len(files)} file{'s' if len(files) != 1 else ''} in {output}")

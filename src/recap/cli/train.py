@@ -15,7 +15,8 @@ def train(config: ConfigFile, overrides: Overrides = None, set_files: SetFiles =
     console = Console()
     if run(loaded, console):
         console.say(f"finished: {loaded.training.save_dir}")
-        console.say(f"next: recap evaluate {loaded.training.save_dir}")
+        after = "evaluate {}" if loaded.validation_data else "predict {} INPUT… --output DIR"
+        console.say(f"next: recap {after.format(loaded.training.save_dir)}")
     else:
         console.say(f"{loaded.training.save_dir} is already finished; nothing to do")
         console.say("raise training.num_train_steps to go on, or choose another training.save_dir")

@@ -23,19 +23,22 @@ def predict_files(
     predictor: Predictor,
     inputs: Sequence[str],
     output: Path,
+    schema_path: str | None = None,
     *,
     overwrite: bool = False,
     after_rows: Callable[[int], None] = lambda rows: None,
 ) -> list[Path]:
     """Write, for each file of `inputs`, the carried columns, each task's probability and `score`, row for row.
 
-    The format is told by how the files are called; the columns of TFRecord files by the model's own schema file. Output
-    files keep their path below the common folder of the inputs. Each appears whole or not at all. Raises DataError for
-    inputs that cannot be read and InputError where an output is already there.
+    The format is told by how the files are called; the columns of TFRecord files by `schema_path`, or else by the
+    schema file that the model was trained with. Output files keep their path below the common folder of the inputs.
+    Each appears whole or not at all. Raises DataError for inputs that cannot be read and InputError where an output is
+    already there.
     """
     files = find_files(inputs)
     trained_on = predictor.config.train_data.source
-    schema_path = trained_on.schema_path if isinstance(trained_on, TfRecordConfig) else None
+    if schema_path is None and isinstance(trained_on, TfRecordConfig):
+        schema_path = trained_on.schema_path
     format_ = open_format(guess_source(inputs, schema_path), predictor.encoder.types)
     folder = os.path.commonpath([os.path.dirname(os.path.abspath(file)) for file in files])
     targets = [output / f"{stem(os.path.relpath(os.path.abspath(file), folder))}.parquet" for file in files]
