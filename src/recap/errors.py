@@ -59,6 +59,11 @@ class ConfigError(InputError):
 class DataError(InputError):
     """Data that cannot be used; the message names file, column and row where they are known."""
 
+    def __init__(self, message: str, rows: Sequence[int] = ()) -> None:
+        """`rows` of what was being read are all that is wrong in this way: without them the rest can be read."""
+        super().__init__(message)
+        self.rows = tuple(rows)
+
 
 class CheckpointError(InputError):
     """A run, checkpoint or model directory that is missing, damaged or does not fit."""

@@ -13,7 +13,8 @@ from support import feed_config, feed_table, feed_values, write_feed
 from recap.config.data import DataTaskConfig, RectifyLabelsConfig
 from recap.config.features import FeaturesConfig
 from recap.config.recap import JobMode
-from recap.data.schema import Place, RowEncoder
+from recap.data.place import Place
+from recap.data.schema import RowEncoder
 from recap.data.stream import open_stream
 from recap.data.vocabulary import load_vocabularies
 from recap.errors import DataError

@@ -14,7 +14,8 @@ from torch.testing import assert_close
 from recap.config.load import config_of
 from recap.config.recap import RecapConfig
 from recap.data.batch import Batch
-from recap.data.schema import Place, RowEncoder
+from recap.data.place import Place
+from recap.data.schema import RowEncoder
 from recap.model.calibration import calibrate
 from recap.model.loss import MultiTaskLoss
 from recap.model.ranker import Ranker

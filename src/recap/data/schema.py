@@ -1,7 +1,6 @@
 """Rows of a table → `Batch`. Checks what the columns hold; errors name file, column and row."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
@@ -17,21 +16,8 @@ from recap.config.features import Column, FeaturesConfig, IntegerCodes, Position
 from recap.config.keys import suggest
 from recap.config.recap import JobMode, RecapConfig
 from recap.data.batch import Batch
+from recap.data.place import Place
 from recap.data.vocabulary import Vocabularies
-from recap.errors import DataError
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where the first row of a table stands: errors count rows of the file from 0."""
-
-    file: str
-    first_row: int = 0
-
-    def error(self, column: str, text: str, row: int | None = None) -> DataError:
-        """A DataError that begins with the file, the column and, if known, the row."""
-        at = "" if row is None else f", row {self.first_row + row}"
-        return DataError(f"{self.file}: column {column!r}{at}: {text}")
 
 
 class RowEncoder:
@@ -221,8 +207,8 @@ class RowEncoder:
         assert name is not None
         values, _ = _values(table, name, 1, place)
         if values.null_count:
-            row = values.is_null().to_pylist().index(True)
-            raise place.error(name, "is null; every row needs a user", row)
+            nulls = values.is_null().to_numpy(zero_copy_only=False)
+            raise place.error(name, "is null; every row needs a user", _where(nulls))
         values = _as_text(values, name, place)
         if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
             encoded = values.dictionary_encode()
@@ -263,9 +249,9 @@ def _values(
     valid = array.is_valid().to_numpy(zero_copy_only=False) if array.null_count else None
     if not fixed:
         lengths = pc.list_value_length(array).fill_null(length).to_numpy(zero_copy_only=False)
-        if (lengths != length).any():
-            row = int(np.argmax(lengths != length))
-            raise place.error(name, f"holds a list of {lengths[row]} values; {length} are expected", row)
+        wrong = _where(lengths != length)
+        if wrong:
+            raise place.error(name, f"holds a list of {lengths[wrong[0]]} values; {length} are expected", wrong)
     return array.flatten(), valid
 
 
@@ -277,9 +263,9 @@ def _element(column: pa.ChunkedArray, of: Position, place: Place) -> pa.Array:
     lengths = pc.list_value_length(column).fill_null(of.index + 1).to_numpy()
     if pa.types.is_fixed_size_list(kind) and kind.list_size <= of.index:
         raise place.error(of.column, f"holds lists of {kind.list_size} values; there is no value {of.index}")
-    if (lengths <= of.index).any():
-        row = int(np.argmax(lengths <= of.index))
-        raise place.error(of.column, f"holds a list of {lengths[row]} values; there is no value {of.index}", row)
+    short = _where(lengths <= of.index)
+    if short:
+        raise place.error(of.column, f"holds a list of {lengths[short[0]]} values; there is no value {of.index}", short)
     return pc.list_element(column, of.index).combine_chunks() if len(column) else pa.array([], kind.value_type)
 
 
@@ -288,9 +274,9 @@ def _milliseconds(table: pa.Table, name: str, needed: npt.NDArray[np.bool_], pla
     values, _ = _values(table, name, 1, place)
     if not pa.types.is_integer(values.type):
         raise place.error(name, f"holds {values.type}; a time is an integer of milliseconds")
-    missing = values.is_null().to_numpy(zero_copy_only=False) & needed
-    if missing.any():
-        raise place.error(name, "is null, but the label is 1; a positive needs its times", int(np.argmax(missing)))
+    missing = _where(values.is_null().to_numpy(zero_copy_only=False) & needed)
+    if missing:
+        raise place.error(name, "is null, but the label is 1; a positive needs its times", missing)
     milliseconds: npt.NDArray[np.int64] = values.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
     return milliseconds
 
@@ -334,12 +320,16 @@ def _check_zero_or_one(
     values: npt.NDArray[np.float32], column: str, place: Place, hint: str, *, nan: bool = False
 ) -> None:
     """Raise DataError for the first row that holds another value; `nan`: that is one that may be."""
-    wrong = ~((values == 0) | (values == 1) | (nan & np.isnan(values))).all(axis=1)
-    if wrong.any():
-        row = int(np.argmax(wrong))
-        bad = next(value for value in values[row] if value not in (0, 1) and not (nan and np.isnan(value)))
+    wrong = _where(~((values == 0) | (values == 1) | (nan & np.isnan(values))).all(axis=1))
+    if wrong:
+        bad = next(value for value in values[wrong[0]] if value not in (0, 1) and not (nan and np.isnan(value)))
         found = "null or NaN" if np.isnan(bad) else f"{bad:g}"
-        raise place.error(column, f"found {found}, expected 0 or 1; {hint}", row)
+        raise place.error(column, f"found {found}, expected 0 or 1; {hint}", wrong)
+
+
+def _where(wrong: npt.NDArray[np.bool_]) -> list[int]:
+    """The rows that are wrong, rising."""
+    return np.flatnonzero(wrong).tolist()
 
 
 def _hash(text: str) -> int:

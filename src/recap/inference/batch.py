@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recap.config.data import TfRecordConfig
-from recap.data.schema import Place
+from recap.data.place import Place
 from recap.data.sources.files import find_files
 from recap.data.sources.format import Format
 from recap.data.sources.source import chunks_of, guess_source, open_format, stem

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from recap.config.recap import JobMode
 from recap.data.batch import Batch
-from recap.data.schema import Place, RowEncoder
+from recap.data.place import Place
+from recap.data.schema import RowEncoder
 from recap.inference.scoring import ScoreFormula
 from recap.model.saved import SavedModel, open_model
 from recap.runtime import Runtime, start_runtime

@@ -6,7 +6,7 @@ from functools import lru_cache
 import pyarrow as pa
 
 from recap.data.sources.files import stamp
-from recap.data.sources.format import Format
+from recap.data.sources.format import Format, leave_out
 from recap.errors import DataError
 
 
@@ -23,11 +23,11 @@ class ArrowFormat(Format):
         """From the headers of the batches."""
         return _rows(file, *stamp(file))
 
-    def read(self, file: str, chunk: int, columns: Sequence[str]) -> pa.Table:
+    def read(self, file: str, chunk: int, columns: Sequence[str], without: Sequence[int] = ()) -> pa.Table:
         """One record batch."""
         try:
             batch = pa.ipc.open_file(pa.memory_map(file)).get_batch(chunk)  # one reader cannot serve two threads
-            return pa.Table.from_batches([batch]).select(list(dict.fromkeys(columns)))
+            return leave_out(pa.Table.from_batches([batch]).select(list(dict.fromkeys(columns))), without)
         except (OSError, pa.ArrowException) as error:
             raise DataError(f"{file}: record batch {chunk} cannot be read ({error})") from None
 

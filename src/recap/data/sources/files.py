@@ -5,6 +5,8 @@ import os
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
+import pyarrow as pa
+
 from recap.config.data import DailyInputs, HourlyInputs
 from recap.errors import DataError
 
@@ -55,6 +57,11 @@ def _by_time(inputs: HourlyInputs | DailyInputs, times: list[datetime], tolerate
             f"(num_missing_{unit}s_tol). Without one: {shown}"
         )
     return sorted(found)
+
+
+def open_file(file: str) -> pa.NativeFile:
+    """A file to be read at any place; it closes with its block. Raises OSError."""
+    return pa.OSFile(file)
 
 
 def stamp(file: str) -> tuple[int, int]:

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recap.data.sources.files import stamp
-from recap.data.sources.format import Format
+from recap.data.sources.format import Format, leave_out
 from recap.errors import DataError
 
 
@@ -25,12 +25,13 @@ class ParquetFormat(Format):
         metadata = _footer(file, *stamp(file))[0]
         return [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)]
 
-    def read(self, file: str, chunk: int, columns: Sequence[str]) -> pa.Table:
+    def read(self, file: str, chunk: int, columns: Sequence[str], without: Sequence[int] = ()) -> pa.Table:
         """One row group; by a reader of its own, since one reader cannot serve two threads."""
         metadata = _footer(file, *stamp(file))[0]
         try:
             with pq.ParquetFile(file, metadata=metadata) as opened:
-                return opened.read_row_group(chunk, columns=list(dict.fromkeys(columns)))
+                table = opened.read_row_group(chunk, columns=list(dict.fromkeys(columns)))
+                return leave_out(table, without)
         except (OSError, pa.ArrowException) as error:
             raise DataError(f"{file}: row group {chunk} cannot be read ({error})") from None
 

@@ -10,7 +10,8 @@ from typing import assert_never
 import pyarrow as pa
 
 from recap.config.data import ArrowConfig, CsvConfig, JsonLinesConfig, ParquetConfig, SourceConfig, TfRecordConfig
-from recap.data.schema import Place, RowEncoder
+from recap.data.place import Place
+from recap.data.schema import RowEncoder
 from recap.data.sources.arrow import ArrowFormat
 from recap.data.sources.files import find_files
 from recap.data.sources.format import ColumnTypes, Format
@@ -62,7 +63,10 @@ class Source:
 
 
 def chunks_of(format_: Format, file: str) -> list[Chunk]:
-    """The chunks of one file that hold rows."""
+    """The chunks of one file that hold rows. Raises DataError where it is damaged or torn."""
+    torn = format_.torn_end(file)
+    if torn is not None:
+        raise torn
     chunks: list[Chunk] = []
     first_row = 0
     for number, rows in enumerate(format_.chunk_rows(file)):

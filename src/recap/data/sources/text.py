@@ -11,7 +11,7 @@ import pyarrow.json
 
 from recap.data.sources.blocks import Block, first_line, line_blocks, read_bytes
 from recap.data.sources.files import stamp
-from recap.data.sources.format import ColumnTypes, Format
+from recap.data.sources.format import ColumnTypes, Format, leave_out
 from recap.errors import DataError
 
 
@@ -32,11 +32,11 @@ class _TextFormat(Format):
         """Lines of each block."""
         return [block.rows for block in self._blocks(file)]
 
-    def read(self, file: str, chunk: int, columns: Sequence[str]) -> pa.Table:
+    def read(self, file: str, chunk: int, columns: Sequence[str], without: Sequence[int] = ()) -> pa.Table:
         """One block."""
         schema = self.schema(file)
         wanted = pa.schema([schema.field(name) for name in dict.fromkeys(columns)])
-        return self._table(file, self._blocks(file)[chunk], wanted)
+        return leave_out(self._table(file, self._blocks(file)[chunk], wanted), without)
 
     def _blocks(self, file: str) -> tuple[Block, ...]:
         return line_blocks(file, *stamp(file), self.has_header)

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from recap.data.schema import Place
+from recap.data.place import Place
 from recap.data.sources.blocks import BLOCK_BYTES, Block, is_gzip, read_bytes
 from recap.data.sources.example import (
     BYTES,
@@ -30,7 +30,7 @@ from recap.data.sources.example import (
     loose_numbers,
 )
 from recap.data.sources.files import stamp
-from recap.data.sources.format import Format
+from recap.data.sources.format import Format, leave_out
 from recap.errors import DataError
 
 _TYPES = {"int64_list": pa.int64(), "float_list": pa.float32(), "bytes_list": pa.binary()}
@@ -56,7 +56,7 @@ class TfRecordFormat(Format):
         """Records of each block; found by one pass over the file."""
         return [block.rows for block in _blocks(file, *stamp(file))]
 
-    def read(self, file: str, chunk: int, columns: Sequence[str]) -> pa.Table:
+    def read(self, file: str, chunk: int, columns: Sequence[str], without: Sequence[int] = ()) -> pa.Table:
         """One block of records."""
         block = _blocks(file, *stamp(file))[chunk]
         fields = [self.columns.field(name) for name in dict.fromkeys(columns)]
@@ -75,7 +75,7 @@ class TfRecordFormat(Format):
             _column(Place(file, block.first_row), field, records, [found[place] for found in spans])
             for place, field in enumerate(fields)
         ]
-        return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
+        return leave_out(pa.Table.from_arrays(arrays, schema=pa.schema(fields)), without)
 
 
 def read_schema(path: str) -> pa.Schema:
@@ -169,7 +169,7 @@ def _column(place: Place, field: pa.Field, records: Sequence[bytes], spans: Sequ
     asked = BYTES if pa.types.is_binary(scalar) else INTEGERS if pa.types.is_integer(scalar) else FLOATS
     for row, span in enumerate(spans):
         if span is not None and abs(span[0]) != asked:
-            raise place.error(field.name, f"holds {_KINDS[abs(span[0])]}, the schema says {scalar}", row)
+            raise place.error(field.name, f"holds {_KINDS[abs(span[0])]}, the schema says {scalar}", [row])
     if asked == BYTES:
         texts = [byte_values(record, span) if span else [] for record, span in zip(records, spans, strict=True)]
         counts = np.array(list(map(len, texts)))
@@ -204,7 +204,7 @@ def _numbers(
     data = np.frombuffer(b"".join(parts), np.uint8)
     if kind == FLOATS:
         if (sizes % 4).any():
-            raise place.error(name, "a float is cut short", int(np.argmax(sizes % 4 > 0)))
+            raise place.error(name, "a float is cut short", np.flatnonzero(sizes % 4).tolist())
         return data.view("<f4"), sizes // 4
     try:
         values = decode_varints(data)
@@ -219,4 +219,4 @@ def _check_lengths(place: Place, name: str, counts: npt.NDArray[np.int64], lengt
     wrong = (counts != length) & (counts != 0)
     if length >= 0 and wrong.any():
         row = int(np.argmax(wrong))
-        raise place.error(name, f"holds {counts[row]} values, the schema says {length}", row)
+        raise place.error(name, f"holds {counts[row]} values, the schema says {length}", [row])
