@@ -2,4 +2,5 @@
 
 from recap.cli.main import main
 
-main()
+if __name__ == "__main__":  # processes that read data import this file again
+    main()

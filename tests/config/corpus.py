@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 
 from recap.config.base import BaseConfig
 from recap.config.data import TrainDataConfig
+from recap.config.features import VectorColumn
 from recap.config.keys import members
 from recap.config.load import load_config
 from recap.config.yaml_file import render
@@ -68,7 +69,8 @@ def broken_sections(model: type[BaseModel], path: Path_, values: Any) -> Iterato
     where = model.__name__
     yield f"unknown key in {where}", lambda root: at(root, path).update(nonsense=1)
     if path:
-        yield f"a scalar for {where}", lambda root: put(root, path, 3)
+        scalar = "x" if model is VectorColumn else 3  # a number would be its length
+        yield f"a scalar for {where}", lambda root: put(root, path, scalar)
     for name, field in model.model_fields.items():
         if name not in stated:
             continue
@@ -218,6 +220,20 @@ REPLACED = {
     "a cosine that ends in its ramp": ("final_num_steps: 3", "final_num_steps: 1"),
     "more micro-batches than rows": ("gradient_accumulation: 2", "gradient_accumulation: 65"),
     "one row for BatchNorm": ("gradient_accumulation: 2", "gradient_accumulation: 64"),
+    "both corrections for sampling": ("sampling_correction: weights", "sampling_correction: [weights, calibration]"),
+    "files interleaved that are shuffled": ("interleave_files: 1", "interleave_files: 2"),
+    "sampling that reads nothing more": ("batch_multiplier: 2", "batch_multiplier: 1"),
+    "positives of no task": ("keep_positives_of: [like]", "keep_positives_of: [likes]"),
+    "a budget without skipping": ("{kind: skip, budget: 3}", "{kind: stop, budget: 3}"),
+    "skipping without a budget": ("{kind: skip, budget: 3}", "{kind: skip}"),
+    "a vector of integers": ("dtype: bfloat16}}", "dtype: uint8}}"),
+    "more bits than a mantissa has": ("masked_mantissa_bits: 8", "masked_mantissa_bits: 24"),
+    "a length that is no number": ("vectors: {vector: {length: 4,", "vectors: {vector: {length: four,"),
+    "a vector that is a name": (
+        "vectors: {vector: {length: 4, masked_mantissa_bits: 8, dtype: bfloat16}}",
+        "vectors: {vector: x}",
+    ),
+    "a mask of one value": ("{name: followers, length: 1}", "{name: followers, length: 1, mask: kept.npy}"),
     "a base that is not there": ("training:\n", "base: nowhere.yaml\ntraining:\n"),
     "a base that is itself": ("training:\n", "base: ranker.yaml\ntraining:\n"),
     "a base that is no path": ("training:\n", "base: [a]\ntraining:\n"),

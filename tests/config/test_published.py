@@ -77,7 +77,7 @@ def test_a_schema_that_is_not_at_hand_gives_the_published_lengths(tmp_path: Path
     assert any("nowhere/schema.json cannot be read (No such file" in remark.text for remark in found.remarks)
     features = read_back(tmp_path, found).features
     assert features.continuous[0].length == 6000
-    assert list(features.vectors.values()) == [200, 200, 200]
+    assert [vector.length for vector in features.vectors.values()] == [200, 200, 200]
 
 
 def test_one_rate_for_everything_is_that_of_backbone_and_towers(tmp_path: Path, published: dict[str, Any]) -> None:
@@ -174,7 +174,81 @@ def test_truncation_is_that_of_the_columns(tmp_path: Path, published: dict[str, 
     features = read_back(tmp_path, imported(tmp_path, published)).features
     assert (features.continuous[0].first, features.binary[0].first) == (50, None)
     published["validation_data"]["d9"] = {**published["validation_data"]["d9"], "preprocess": None}
-    assert any("a truncation of its own for a validation set" in line for line in refusals(tmp_path, published))
+    assert any(
+        "truncate_and_slice: features are shaped the same way everywhere" in line
+        for line in refusals(tmp_path, published)
+    )
+
+
+def test_how_features_are_shaped_stands_with_each_of_them(tmp_path: Path, published: dict[str, Any]) -> None:
+    said = {
+        "truncate_and_slice": {"continuous_feature_truncation": 50, "continuous_feature_mask_path": "kept.npy"},
+        "downcast": {
+            "features": {"continuous": "bfloat16", "binary": "uint8", "user_embedding": "float16", "x": "bool"}
+        },
+        "extract_features": {"extract_feature_table": [{"name": "tab", "source_tensor": "discrete", "index": 51}]},
+    }
+    for data in (published["train_data"], *published["validation_data"].values()):
+        data["preprocess"] = said
+        data["seg_dense_schema"]["mask_mantissa_features"] = {"continuous": 8, "author_embedding": 16}
+    found = imported(tmp_path, published)
+    features = read_back(tmp_path, found).features.model_dump(exclude_defaults=True)
+    assert features["continuous"] == [
+        {
+            "name": "home__continuous",
+            "length": 60,
+            "first": 50,
+            "mask": "kept.npy",
+            "masked_mantissa_bits": 8,
+            "dtype": "bfloat16",
+        }
+    ]
+    assert features["binary"] == [{"name": "home__binary", "length": 12, "dtype": "uint8"}]
+    assert features["vectors"] == {
+        "user.follow": {"length": 6, "dtype": "float16"},
+        "user.engagement": {"length": 7},
+        "author.follow": {"length": 5, "masked_mantissa_bits": 16},
+    }
+    assert features["ids"][-1] == {"name": "tab", "of": {"column": "home__discrete", "index": 51}}
+    assert any("as no number of theirs is read by the model: x" in remark.text for remark in found.remarks)
+
+
+def test_reading_is_taken_over(tmp_path: Path, published: dict[str, Any]) -> None:
+    said = {"num_files_to_keep": 3, "repeat_files": False, "cache": True, "ignore_data_errors": True}
+    sampling = {"batch_multiplier": 4, "engagements_list": ["is_favorited", "is_bookmarked"], "num_engagements": 2}
+    published["train_data"] |= said | {"preprocess": {"downsample_negatives": sampling}}
+    published["validation_data"]["same"] |= said | {"repeat_files": True}
+    published["validation_data"]["d1"] |= {"num_files_to_keep": 2}
+    found = imported(tmp_path, published)
+    config = read_back(tmp_path, found)
+    train = config.train_data
+    assert (train.source.num_files_to_keep, train.num_epochs, train.cache) == (3, 1, True)
+    assert train.on_bad_data.model_dump() == {"kind": "skip", "budget": 1000}
+    assert train.downsample_negatives is not None
+    assert train.downsample_negatives.model_dump() == {"batch_multiplier": 4, "keep_positives_of": ["is_favorited"]}
+    sets = config.validation_data
+    kept = {name: data.source.num_files_to_keep for name, data in sets.items()}
+    assert (kept["same"], kept["d1"], kept["d2"]) == (3, 2, None)
+    assert (sets["same"].cache, sets["d2"].cache) == (True, False)
+    assert (sets["same"].on_bad_data.kind, sets["d2"].on_bad_data.kind) == ("skip", "stop")
+    texts = {remark.path: remark.text for remark in found.remarks}
+    assert texts["train_data.ignore_data_errors"].startswith("at most 1,000 bad parts are passed over, each told")
+    path = "train_data.preprocess.downsample_negatives"
+    assert texts[path].startswith("positives are sampled too where they would leave negatives no place")
+    assert texts[f"{path}.engagements_list"] == "left out, as no head predicts them: is_bookmarked"
+
+
+def test_sampling_that_reads_nothing_more_is_left_out(tmp_path: Path, published: dict[str, Any]) -> None:
+    sampling = {"batch_multiplier": 1, "engagements_list": ["is_favorited"], "num_engagements": 1}
+    for name in ("train_data", "validation_data"):
+        data = published[name] if name == "train_data" else published[name]["d1"]
+        data["preprocess"] = {"downsample_negatives": sampling}
+    found = imported(tmp_path, published)
+    assert read_back(tmp_path, found).train_data.downsample_negatives is None
+    texts = {remark.path: remark.text for remark in found.remarks}
+    assert texts["train_data.preprocess.downsample_negatives"].startswith("left out: with a batch_multiplier of 1")
+    path = "validation_data.d1.preprocess.downsample_negatives"
+    assert texts[path] == "left out: an evaluation uses every row it reads"
 
 
 def test_a_column_has_one_role(tmp_path: Path, published: dict[str, Any]) -> None:
@@ -183,7 +257,7 @@ def test_a_column_has_one_role(tmp_path: Path, published: dict[str, Any]) -> Non
     published["validation_data"] = {}
     found = imported(tmp_path, published)
     ours = read_back(tmp_path, found).features
-    assert ours.ids == ["meta.tweet_id", "other.embedding"]
+    assert [column.name for column in ours.ids] == ["meta.tweet_id", "other.embedding"]
     assert ours.user == "meta.user_id"
     assert any(remark.text.endswith("reads them: meta.tweet_id, other.embedding") for remark in found.remarks)
 

@@ -46,13 +46,9 @@ REFUSED = {
 }
 NOT_DEFAULT: dict[str, Any] = {
     "feature_names_to_concat": ["binary", "discrete"],
-    "mask_mantissa_features": {"continuous": 8},
     "stratifiers": [{"name": "tab", "index": 3, "value": 1}],
     "data_service_dispatcher": "grpc://reader:5000",
-    "num_files_to_keep": 3,
     "axis": 1,
-    "cache": True,
-    "ignore_data_errors": True,
 }
 
 
@@ -69,13 +65,17 @@ def test_what_cannot_be_taken_over_is_refused_with_the_reason(
 
 
 def test_all_refusals_and_mistakes_are_told_at_once(tmp_path: Path, published: dict[str, Any]) -> None:
-    published["train_data"] |= {"cache": True, "sampler": {"name": "half"}, "global_batch_size": "many"}
+    published["train_data"] |= {
+        "data_service_dispatcher": "a:1",
+        "sampler": {"name": "half"},
+        "global_batch_size": "many",
+    }
     published["model"]["tasks"]["is_favorited"]["mlp_config"] = {"layer_sizes": [8, 2], "layers": []}
     published["model"]["position_debias_config"] = {"position_feature_index": 51}
     published["optimizer"]["single_task_learning_rate"] = {"constant": 0.1, "piecewise_constnat": None}
     found = {line.split(": ")[0] for line in refusals(tmp_path, published)}
     assert found >= {
-        "train_data.cache",
+        "train_data.data_service_dispatcher",
         "train_data.sampler",
         "train_data.global_batch_size",
         "model.tasks.is_favorited.mlp_config.layers",
@@ -137,7 +137,31 @@ WRONG = {
         "RCE, precision",
         "which_metrics: 'precision' is not built yet",
     ),
-    "training on each row once": ("train_data/repeat_files", False, "train_data.repeat_files: not built yet: training"),
+    "features shaped in another way": (
+        "validation_data/d9/preprocess",
+        {"downcast": {"features": {"continuous": "float16"}}},
+        "validation_data.d9.preprocess.downcast: features are shaped the same way everywhere",
+    ),
+    "more bits than a mantissa has": (
+        "train_data/seg_dense_schema/mask_mantissa_features",
+        {"continuous": 24},
+        "mask_mantissa_features.continuous: a float32's mantissa has 23 bits, found 24",
+    ),
+    "the mantissa of flags": (
+        "train_data/seg_dense_schema/mask_mantissa_features",
+        {"binary": 8},
+        "mask_mantissa_features.binary: means nothing here: binary holds 0 and 1; leave it out",
+    ),
+    "a type that is not known": (
+        "train_data/preprocess",
+        {"downcast": {"features": {"continuous": "int8"}}},
+        "downcast.features.continuous: 'int8' is unknown. Known: float32, bfloat16, float16, uint8, bool",
+    ),
+    "sampling that keeps nothing of the model": (
+        "train_data/preprocess",
+        {"downsample_negatives": {"batch_multiplier": 2, "engagements_list": ["is_bookmarked"], "num_engagements": 1}},
+        "downsample_negatives.engagements_list: no head predicts any of them; name tasks of the model",
+    ),
     "a layout of its own": (
         "validation_data/d9/seg_dense_schema",
         {"schema_path": "other.json"},
@@ -238,13 +262,13 @@ def test_whatever_stands_in_a_published_file_is_taken_over_or_refused(data: st.D
 
 
 def test_refusals_of_both_forms_are_told_at_once(tmp_path: Path, published: dict[str, Any]) -> None:
-    published["train_data"] |= {"cache": True, "global_batch_size": 0}
+    published["train_data"] |= {"data_service_dispatcher": "a:1", "global_batch_size": 0}
     published["train_data"]["tasks"].pop("is_shared")
     published["model"]["tasks"]["is_reported"] = {"dcn_config": {"poly_degree": 2}}
     published["optimizer"]["adam"]["beta_1"] = 1.5
     found = {line.split(": ")[0] for line in refusals(tmp_path, published)}
     assert found == {
-        "train_data.cache",
+        "train_data.data_service_dispatcher",
         "model.tasks.is_reported.dcn_config",
         "train_data.tasks",
         "train_data.global_batch_size",
@@ -283,6 +307,21 @@ def test_our_own_keys_are_unknown_there(path: str, key: str, tmp_path: Path, pub
 def test_a_rate_for_all_other_towers_cannot_be_said_there(tmp_path: Path, published: dict[str, Any]) -> None:
     published["optimizer"]["multi_task_learning_rates"]["tower_learning_rates"]["default"] = {"constant": 0.1}
     assert "default: 'default' is no task. Known: recap.engagement.is_replied" in refusals(tmp_path, published)[0]
+
+
+def test_values_are_extracted_under_names_of_their_own(tmp_path: Path, published: dict[str, Any]) -> None:
+    table = [{"name": "is_favorited", "source_tensor": "discrete", "index": 1}]
+    shaped = {
+        "extract_features": {"extract_feature_table": table},
+        "downcast": {"features": {"user_embedding": "uint8"}},
+    }
+    for data in (published["train_data"], *published["validation_data"].values()):
+        data["preprocess"] = shaped
+    found = refusals(tmp_path, json.loads(json.dumps(published)))
+    path = "train_data.preprocess.extract_features.extract_feature_table.0.name"
+    assert f"{path}: 'is_favorited' is the name of another column; choose another name" in found
+    path = "train_data.preprocess.downcast.features.user_embedding"
+    assert f"{path}: means nothing here: a pretrained vector as uint8; take bfloat16 or float16" in found
 
 
 def test_a_set_without_a_head_is_refused(tmp_path: Path, published: dict[str, Any]) -> None:

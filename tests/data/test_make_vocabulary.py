@@ -1,4 +1,4 @@
-"""Vocabularies made from columns of strings."""
+"""Assets made from columns of strings."""
 
 from pathlib import Path
 
@@ -7,8 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from recap.config.features import FeaturesConfig
+from recap.data.assets import load_assets
 from recap.data.make_vocabulary import count_values, write_vocabulary
-from recap.data.vocabulary import load_vocabularies
 from recap.errors import DataError
 
 WORDS = ["b", "a", None, "c", "b", "a", "b"]
@@ -37,7 +37,7 @@ def test_what_is_written_is_what_a_configuration_names(words: str, tmp_path: Pat
     file = tmp_path / "new" / "words.parquet"
     write_vocabulary(count_values([words], "word"), file)
     features = FeaturesConfig.model_validate({"discrete": {"word": {"vocabulary": str(file)}}})
-    assert load_vocabularies(features)["word"].to_pylist() == ["b", "a", "c"]
+    assert load_assets(features)["word"].to_pylist() == ["b", "a", "c"]
 
 
 def test_a_column_that_is_missing_or_holds_no_strings_is_refused(words: str) -> None:

@@ -19,6 +19,7 @@ from support import feed_config, feed_table
 
 from recap.config.data import SourceKind
 from recap.config.recap import JobMode
+from recap.data.assets import load_assets
 from recap.data.convert import convert_files
 from recap.data.sources import blocks
 from recap.data.sources.example import (
@@ -35,7 +36,6 @@ from recap.data.sources.example import (
 from recap.data.sources.source import guess_source, open_format
 from recap.data.sources.tfrecord import masked_crc
 from recap.data.stream import BatchStream, open_stream
-from recap.data.vocabulary import load_vocabularies
 from recap.errors import DataError
 
 KINDS: tuple[SourceKind, ...] = get_args(SourceKind)
@@ -77,7 +77,7 @@ def open_data(folder: Path, name: str, kind: SourceKind, window_rows: int = 0) -
         },
         validation_data={},
     )
-    return open_stream(config, load_vocabularies(config.features), JobMode.TRAIN)
+    return open_stream(config, load_assets(config.features), JobMode.TRAIN)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -103,10 +103,10 @@ def test_every_format_resumes_exactly_at_every_batch(
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_file_may_be_read_by_several_threads_at_once(kind: SourceKind, formats: Path) -> None:
     source = open_data(formats, "scalars", kind).source
-    file, chunks = source.files[0], range(len(source.format.chunk_rows(source.files[0])))
+    file, chunks = source.files[0], range(len(source.loader.format.chunk_rows(source.files[0])))
 
     def read(_: int) -> list[list[int]]:
-        return [source.format.read(file, chunk, ["post_id"]).column("post_id").to_pylist() for chunk in chunks]
+        return [source.loader.format.read(file, chunk, ["post_id"]).column("post_id").to_pylist() for chunk in chunks]
 
     with ThreadPoolExecutor(8) as threads:
         found = list(threads.map(read, range(64)))

@@ -1,5 +1,7 @@
+import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,13 +11,15 @@ from hypothesis import strategies as st
 from support import feed_config, write_feed
 
 from recap.config.recap import JobMode
+from recap.data.assets import load_assets
 from recap.data.shuffle import RowOrder
-from recap.data.stream import BatchStream, open_stream
-from recap.data.vocabulary import load_vocabularies
+from recap.data.stream import BatchStream, open_stream, refuse_caches_that_do_not_fit
 from recap.errors import DataError
 
 
-def open_feed(feed: Path, mode: JobMode, window_rows: int = 150, batch_rows: int = 64, seed: int = 0) -> BatchStream:
+def open_feed(
+    feed: Path, mode: JobMode, window_rows: int = 150, batch_rows: int = 64, seed: int = 0, **train_data: Any
+) -> BatchStream:
     config = feed_config(
         feed,
         feed / "run",
@@ -24,11 +28,12 @@ def open_feed(feed: Path, mode: JobMode, window_rows: int = 150, batch_rows: int
             "tasks": {"like": {}, "share": {}},
             "shuffle_window_rows": window_rows,
             "global_batch_size": batch_rows,
+            **train_data,
         },
         training={"seed": seed},
     )
     split = None if mode is JobMode.TRAIN else "validation"
-    return open_stream(config, load_vocabularies(config.features), mode, split)
+    return open_stream(config, load_assets(config.features), mode, split)
 
 
 def rows_of(stream: BatchStream, batches: int) -> torch.Tensor:
@@ -44,6 +49,95 @@ def test_a_training_stream_resumes_exactly_at_every_batch_over_several_epochs(fe
 
 def test_a_validation_stream_resumes_exactly_at_every_batch(feed: Path) -> None:
     assert_resumes_everywhere(lambda: open_feed(feed, JobMode.EVALUATE), batches=10)
+
+
+SAMPLING = {"batch_multiplier": 3, "keep_positives_of": ["share"]}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "cache": {"cache": True},
+    "one reader": {"readers": {"kind": "threads", "count": 1}},
+    "many readers": {"readers": {"kind": "threads", "count": 5}},
+    "interleaved files": {"interleave_files": 2, "window_rows": 0},
+    "two epochs": {"num_epochs": 2},
+    "sampled negatives": {"downsample_negatives": SAMPLING},
+    "sampled negatives of two epochs": {"downsample_negatives": SAMPLING, "num_epochs": 2, "batch_rows": 37},
+}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_a_stream_resumes_exactly_at_every_batch_with_every_option(option: str, feed: Path) -> None:
+    assert_resumes_everywhere(lambda: open_feed(feed, JobMode.TRAIN, **OPTIONS[option]), batches=24)
+
+
+@pytest.mark.parametrize("option", ["cache", "one reader", "many readers"])
+def test_how_rows_are_read_changes_none_of_them(option: str, feed: Path) -> None:
+    assert torch.equal(
+        rows_of(open_feed(feed, JobMode.TRAIN, **OPTIONS[option]), 24), rows_of(open_feed(feed, JobMode.TRAIN), 24)
+    )
+
+
+@pytest.mark.slow
+def test_processes_read_the_very_same_rows_in_the_very_same_order(feed: Path) -> None:
+    for count in (1, 3):
+        readers = {"kind": "processes", "count": count}
+        stream = open_feed(feed, JobMode.TRAIN, readers=readers)
+        shared = stream.readers
+
+        def make(readers: Any = readers, shared: Any = shared) -> BatchStream:
+            made = open_feed(feed, JobMode.TRAIN, readers=readers)
+            made.readers = shared  # processes are slow to begin
+            return made
+
+        assert_resumes_everywhere(make, batches=12)
+        assert torch.equal(rows_of(make(), 24), rows_of(open_feed(feed, JobMode.TRAIN), 24))
+        cached = open_feed(feed, JobMode.TRAIN, readers=readers, cache=True)
+        assert torch.equal(rows_of(cached, 24), rows_of(open_feed(feed, JobMode.TRAIN), 24))
+
+
+def test_a_cache_reads_each_chunk_once(tmp_path: Path) -> None:
+    write_feed(tmp_path)
+    stream = open_feed(tmp_path, JobMode.TRAIN, cache=True)
+    expected = rows_of(open_feed(tmp_path, JobMode.TRAIN), 30)
+    taken = rows_of(stream, 15)
+    shutil.rmtree(tmp_path / "train")
+    assert torch.equal(torch.cat([taken, rows_of(stream, 15)]), expected)
+
+
+def test_a_cache_that_does_not_fit_is_refused_with_what_it_takes(feed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = open_feed(feed, JobMode.TRAIN, cache=True)
+    row = 2 * 4 + 4 + 2 * 8 + 4 * 4 + 2 * 4 + 2 * 4 + 8  # numbers, codes, vector, labels, weights, user
+    assert stream.cache_bytes == 600 * row
+    assert open_feed(feed, JobMode.TRAIN).cache_bytes == 0
+    refuse_caches_that_do_not_fit({"train_data": stream})
+    monkeypatch.setattr("recap.data.stream.free_memory", lambda: 600 * row - 1)
+    with pytest.raises(DataError, match=r"do not fit into memory, of which 0.00 GiB is free: train_data 0.00 GiB"):
+        refuse_caches_that_do_not_fit({"train_data": stream})
+
+
+def test_epochs_end_and_what_fills_no_batch_is_left_out(feed: Path) -> None:
+    stream = open_feed(feed, JobMode.TRAIN, num_epochs=2, batch_rows=350)
+    assert [len(batch) for batch in stream] == [350, 350, 350]
+    assert stream.ended
+    assert list(stream) == []
+    with pytest.raises(DataError, match="600 rows, 1 times, make not one step, which reads 700; lower"):
+        open_feed(feed, JobMode.TRAIN, num_epochs=1, batch_rows=700)
+
+
+def test_files_are_interleaved_a_row_group_of_each_in_turn(feed: Path) -> None:
+    stream = open_feed(feed, JobMode.TRAIN, window_rows=0, interleave_files=2)
+    told = [(Path(chunk.file).name, chunk.number) for chunk in stream.source.chunks]
+    first = [("part-0.parquet", 0), ("part-1.parquet", 0), ("part-0.parquet", 1), ("part-1.parquet", 1)]
+    assert told[:4] == first
+    assert told[-3:] == [("part-2.parquet", 0), ("part-2.parquet", 1), ("part-2.parquet", 2)]
+    rows = rows_of(stream, 9)
+    assert not torch.equal(rows, rows_of(open_feed(feed, JobMode.TRAIN, window_rows=0), 9))
+
+
+def test_only_the_first_files_are_read_where_some_are_asked_for(feed: Path) -> None:
+    source = {"inputs": str(feed / "train" / "*.parquet"), "num_files_to_keep": 2}
+    assert [Path(file).name for file in open_feed(feed, JobMode.TRAIN, source=source).source.files] == [
+        "part-0.parquet",
+        "part-1.parquet",
+    ]
 
 
 def test_every_epoch_holds_every_row_once_in_another_order(feed: Path) -> None:
@@ -77,8 +171,24 @@ def test_a_stream_refuses_the_place_of_other_data(tmp_path: Path) -> None:
     write_feed(tmp_path)
     state = open_feed(tmp_path, JobMode.TRAIN).state_dict()
     write_feed(tmp_path, train_rows=599)
-    with pytest.raises(DataError, match="not the data this run was reading"):
+    (tmp_path / "train" / "part-1.parquet").rename(tmp_path / "train" / "part-9.parquet")
+    with pytest.raises(DataError, match="not the data this run was reading") as caught:
         open_feed(tmp_path, JobMode.TRAIN).load_state_dict(state)
+    lines = str(caught.value).splitlines()
+    assert re.fullmatch(r"  part-0.parquet was 200 rows .*, is 199 rows in 3 parts \(\w{8}\), \d+ bytes", lines[1])
+    assert lines[3:5] == ["  part-1.parquet is gone", "  part-9.parquet is new"]
+    assert "give --accept-changed-data to go on with these" in lines[5]
+
+
+def test_changed_data_may_be_accepted_and_the_epoch_goes_on_at_the_same_row(tmp_path: Path) -> None:
+    write_feed(tmp_path)
+    before = open_feed(tmp_path, JobMode.TRAIN, window_rows=0)
+    rows_of(before, 12)  # 768 rows: 168 of the second epoch
+    shutil.copy(tmp_path / "train" / "part-2.parquet", tmp_path / "train" / "part-3.parquet")
+    longer = open_feed(tmp_path, JobMode.TRAIN, window_rows=0)
+    longer.load_state_dict(before.state_dict(), accept_changes=True)
+    assert longer.row == 800 + 168
+    assert torch.equal(rows_of(longer, 1), rows_of(before, 1))
 
 
 def test_a_place_survives_moving_the_data(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_scores_may_be_weighed_anew_and_other_columns_carried(model: Path) -> None:
     predictor = Predictor.open(model, ["scoring.weights={share: 3}", "features.ids=[]"])
     assert predictor.formula.weights.tolist() == [0.0, 3.0]
-    assert predictor.config.features.carried == ["user_id", "served_at_ms"]
+    assert [column.name for column in predictor.config.features.carried] == ["user_id", "served_at_ms"]
 
 
 @pytest.mark.parametrize(

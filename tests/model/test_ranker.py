@@ -68,7 +68,7 @@ def make_batch(config: RecapConfig, rows: int = 40, seed: int = 0) -> Batch:
 
 def make_ranker(config: RecapConfig, seed: int = 0) -> Ranker:
     torch.manual_seed(seed)
-    return Ranker(config, {"hour": 24, "language": 2})
+    return Ranker(config, {"language": pa.array(["en", "ja"])})
 
 
 @pytest.fixture(params=CASES, ids=lambda case: f"{case[0]}-{case[1]}")
@@ -146,7 +146,7 @@ def test_names_with_dots_and_names_of_attributes_serve_as_tasks_and_features() -
     values["train_data"]["tasks"] = tasks
     values["scoring"] = {}
     values["features"]["discrete"] = {"x.hour": {"size": 24}, "items": {"size": 2}}
-    ranker = Ranker(config_of(values), {"x.hour": 24, "items": 2})
+    ranker = Ranker(config_of(values), {})
     assert len(ranker.towers) == 4
     assert "embeddings.tables.x%2Ehour.weight" in ranker.state_dict()
 

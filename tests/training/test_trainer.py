@@ -11,7 +11,7 @@ from support import Recorder, feed_config, write_feed
 from torch.testing import assert_close
 
 from recap.config.recap import RecapConfig
-from recap.data.vocabulary import load_vocabularies
+from recap.data.assets import load_assets
 from recap.errors import CheckpointError, DataError, RunError
 from recap.model.saved import build_ranker, checkpoint_path, checkpoint_steps, find_model_dir, open_model
 from recap.runtime import seed_torch
@@ -284,4 +284,4 @@ def test_rows_without_a_label_move_nothing_of_their_task(tmp_path: Path) -> None
 
 def fresh_ranker(config: RecapConfig) -> torch.nn.Module:
     seed_torch(config.training.seed, 0)
-    return build_ranker(config, load_vocabularies(config.features))
+    return build_ranker(config, load_assets(config.features))

@@ -35,7 +35,7 @@ def evaluate(
 
     console = Console()
     folder = run or Path(config.training.save_dir)
-    report = evaluate_run(config, folder, split=split, step=step)
+    report = evaluate_run(config, folder, split=split, step=step, say=console.say)
     for name, evaluation in report.splits.items():
         console.table(f"{name}, {report.model.name}", evaluation)
     console.say(f"written: {report.file}")

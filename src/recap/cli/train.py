@@ -1,9 +1,21 @@
 """`recap train`: train, or go on training, from one configuration file."""
 
+from typing import Annotated
+
+import typer
+
 from recap.cli.options import ConfigFile, Overrides, SetFiles
 
 
-def train(config: ConfigFile, overrides: Overrides = None, set_files: SetFiles = None) -> None:
+def train(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    set_files: SetFiles = None,
+    accept_changed_data: Annotated[
+        bool,
+        typer.Option("--accept-changed-data", help="Resume though files are not those that the run was reading."),
+    ] = False,
+) -> None:
     """Train a ranker; run the same command again to resume."""
     from recap.config.load import load_config
 
@@ -13,7 +25,7 @@ def train(config: ConfigFile, overrides: Overrides = None, set_files: SetFiles =
     from recap.training.trainer import train as run
 
     console = Console()
-    if run(loaded, console):
+    if run(loaded, console, accept_changed_data=accept_changed_data):
         console.say(f"finished: {loaded.training.save_dir}")
         after = "evaluate {}" if loaded.validation_data else "predict {} INPUT… --output DIR"
         console.say(f"next: recap {after.format(loaded.training.save_dir)}")

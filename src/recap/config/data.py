@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from recap.config.base import BaseConfig, Disagreements, Globs, Name, NonNegativeInt, PositiveFloat, PositiveInt, Rate
 
@@ -77,47 +77,48 @@ Inputs = Annotated[
 """Where files are: globs, or folders by hour or by day."""
 
 
-class ParquetConfig(BaseConfig):
+class FilesConfig(BaseConfig):
+    """What every kind of source says."""
+
+    kind: str
+    """Which one this is."""
+    inputs: Inputs
+    """One glob or a list of them, or folders by hour or by day; relative to the working directory, or a URL such as
+    `s3://bucket/train/*.parquet`. `**` in a glob matches folders of any depth."""
+    num_files_to_keep: PositiveInt | None = None
+    """How many files are read, the first by name; none given: all."""
+
+
+class ParquetConfig(FilesConfig):
     """Parquet files, as all files taken in the order of their names; a row group is the smallest part that is read."""
 
     kind: Literal["parquet"] = "parquet"
-    inputs: Inputs
-    """One glob or a list of them, or folders by hour or by day; relative to the working directory. `**` in a glob
-    matches folders of any depth."""
 
 
-class ArrowConfig(BaseConfig):
+class ArrowConfig(FilesConfig):
     """Arrow IPC files (Feather 2); a record batch is the smallest part that is read."""
 
     kind: Literal["arrow"]
-    inputs: Inputs
-    """As for Parquet."""
 
 
-class CsvConfig(BaseConfig):
+class CsvConfig(FilesConfig):
     """CSV files, plain or gzip, whose first line names the columns; a row is a line, an empty value is null."""
 
     kind: Literal["csv"]
-    inputs: Inputs
-    """As for Parquet."""
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] = ","
     """What stands between two values."""
 
 
-class JsonLinesConfig(BaseConfig):
+class JsonLinesConfig(FilesConfig):
     """Files, plain or gzip, whose every line is a JSON object; a key that is missing from a line is null."""
 
     kind: Literal["jsonl"]
-    inputs: Inputs
-    """As for Parquet."""
 
 
-class TfRecordConfig(BaseConfig):
+class TfRecordConfig(FilesConfig):
     """TFRecord files, plain or gzip, of tf.train.Example; a feature that is absent from a record is zeros."""
 
     kind: Literal["tfrecord"]
-    inputs: Inputs
-    """As for Parquet."""
     schema_path: Name
     """JSON file that lists the columns: {"schema": [{"feature_name", "dtype", "length"}]}."""
 
@@ -165,6 +166,56 @@ class RectifyLabelsConfig(BaseConfig):
     """Task → the column that says when it was engaged with; tasks not named are left as they are."""
 
 
+class StopConfig(BaseConfig):
+    """Bad data stops the run, with its place."""
+
+    kind: Literal["stop"]
+
+
+class SkipConfig(BaseConfig):
+    """The smallest part that is bad is passed over: a row, a row group or a block, the end of a file, a file.
+
+    Each is told with its place, once. What is passed over is the same in every epoch, and after a resume."""
+
+    kind: Literal["skip"]
+    budget: PositiveInt
+    """How many such parts may be passed over; one more stops the run."""
+
+
+OnBadDataConfig = Annotated[StopConfig | SkipConfig, Field(discriminator="kind")]
+
+
+class ThreadsConfig(BaseConfig):
+    """Threads of this process: nothing is copied between processes, and most of the work runs beside Python."""
+
+    kind: Literal["threads"]
+    count: PositiveInt = 2
+    """Windows that are read at once, while one more is used."""
+
+
+class ProcessesConfig(BaseConfig):
+    """Processes of their own, for machines of many cores; batches come through shared memory."""
+
+    kind: Literal["processes"]
+    count: PositiveInt = 2
+    """Windows that are read at once, while one more is used."""
+
+
+ReadersConfig = Annotated[ThreadsConfig | ProcessesConfig, Field(discriminator="kind")]
+
+
+class DownsampleNegativesConfig(BaseConfig):
+    """More rows are read than a step takes: positives are kept, negatives fill up, and weights undo the sampling.
+
+    A row is positive if one of the tasks is. Negatives count (read / kept) each, so that the weighted sum over the step
+    is, in expectation, that over all rows that were read; if there are too many positives, they are sampled alike."""
+
+    batch_multiplier: PositiveInt
+    """So many times `global_batch_size` rows are read for a step; of it, this share at least goes to negatives."""
+    keep_positives_of: Annotated[list[Name], Field(min_length=1)]
+    """Tasks whose positives are kept."""
+
+
 class DataConfig(BaseConfig):
     """A data set with labels: one 0/1 column for each task, named as the task."""
 
@@ -176,6 +227,12 @@ class DataConfig(BaseConfig):
     """The label columns."""
     rectify_labels: RectifyLabelsConfig | None = None
     """Which positives came too late; none given: none."""
+    on_bad_data: OnBadDataConfig = StopConfig(kind="stop")
+    """What happens at a damaged file or a value that cannot be."""
+    readers: ReadersConfig = ThreadsConfig(kind="threads")
+    """What reads ahead; the order of the rows is the same with any of them."""
+    cache: bool = False
+    """Whether the rows stay in memory once they were read; refused where they do not fit."""
 
     @property
     def labels(self) -> dict[str, DataTaskConfig]:
@@ -183,12 +240,57 @@ class DataConfig(BaseConfig):
         return self.tasks
 
 
-class TrainDataConfig(DataConfig):
-    """The section `train_data`. Down-sampling rates here set the calibration of the model."""
+def _one_correction(value: Any) -> Any:
+    """Refuse what would correct for the same sampling twice, and say why."""
+    if value == "both" or (isinstance(value, list) and len(value) > 1):
+        raise ValueError(
+            "weights and calibration each correct for down-sampling; both would correct twice, and give probabilities "
+            "that are too low. Choose one"
+        )
+    return value
 
+
+class TrainDataConfig(DataConfig):
+    """The section `train_data`."""
+
+    num_epochs: PositiveInt | None = None
+    """How often each row is seen before training ends, if `num_train_steps` are not done before; none given: rows are
+    read again and again. Rows that fill no batch at the very end are left out."""
     shuffle_window_rows: NonNegativeInt = 65_536
     """Rows shuffled together, held in memory three times; row groups are shuffled over the whole epoch.
     0 reads in order."""
+    interleave_files: PositiveInt = 1
+    """Where rows are read in order: files read in turn, a row group of each."""
+    downsample_negatives: DownsampleNegativesConfig | None = None
+    """Sampling while reading; none given: every row is used."""
+    sampling_correction: Annotated[Literal["calibration", "weights"], BeforeValidator(_one_correction)] = "calibration"
+    """What undoes the down-sampling that `tasks` tell of: `calibration` of the model's probabilities, or `weights`
+    (1 / rate) of its examples in the loss."""
+
+    @property
+    def rows_of_a_step(self) -> int:
+        """Rows that are read for one step."""
+        sampling = self.downsample_negatives
+        return self.global_batch_size * (sampling.batch_multiplier if sampling is not None else 1)
+
+    def checks(self) -> tuple[Disagreements, ...]:
+        """Interleaving of what is shuffled, and sampling that reads nothing more."""
+        return self._interleaves_in_order(), self._samples_something()
+
+    def _interleaves_in_order(self) -> Disagreements:
+        if self.interleave_files > 1 and self.shuffle_window_rows:
+            yield (
+                ("interleave_files",),
+                "row groups are shuffled over all files already; leave it out, or set shuffle_window_rows: 0",
+            )
+
+    def _samples_something(self) -> Disagreements:
+        sampling = self.downsample_negatives
+        if sampling is not None and sampling.batch_multiplier < 2:
+            yield (
+                ("downsample_negatives", "batch_multiplier"),
+                "1 reads no more rows than a step takes, so nothing is sampled; take 2 or more, or leave it out",
+            )
 
 
 class ValidationDataConfig(DataConfig):

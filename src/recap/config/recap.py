@@ -135,9 +135,17 @@ def _task_problems(config: RecapConfig) -> Disagreements:
         for task in data.tasks:
             if task not in config.model.tasks:
                 yield (*path, "tasks", task), _unknown(task, "task", config.tasks)
+        for index, task in enumerate(_kept_positives(data)):
+            if task not in config.model.tasks:
+                yield (*path, "downsample_negatives", "keep_positives_of", index), _unknown(task, "task", config.tasks)
         for task in data.rectify_labels.engaged_at if data.rectify_labels is not None else ():
             if task not in config.model.tasks:
                 yield (*path, "rectify_labels", "engaged_at", task), _unknown(task, "task", config.tasks)
+
+
+def _kept_positives(data: DataConfig) -> list[str]:
+    sampling = data.downsample_negatives if isinstance(data, TrainDataConfig) else None
+    return sampling.keep_positives_of if sampling is not None else []
 
 
 def _metric_problems(config: RecapConfig) -> Disagreements:

@@ -1,5 +1,6 @@
 """`Batch`: rows as tensors, the one form in which data reaches a model."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
@@ -11,10 +12,10 @@ from torch import Tensor
 class Batch:
     """B rows. Columns stand in the order of `FeaturesConfig`, tasks in the order of `model.tasks`."""
 
-    continuous: Tensor  # [B, C] float32; NaN where null
-    binary: Tensor  # [B, K] float32, 0 or 1
+    continuous: Tensor  # [B, C] float32, or what the columns are held as; NaN where null
+    binary: Tensor  # [B, K] float32, or what the columns are held as; 0 or 1
     discrete: Tensor  # [B, D] int64 codes; 0 is the unknown bucket
-    vectors: Mapping[str, Tensor]  # name → [B, E] float32
+    vectors: Mapping[str, Tensor]  # name → [B, E] float32, or what it is held as
     labels: Tensor | None = None  # [B, T] float32, 0 or 1
     weights: Tensor | None = None  # [B, T] float32, ≥ 0
     user: Tensor | None = None  # [B] int64, equal for rows of one user
@@ -31,6 +32,20 @@ class Batch:
     def to(self, device: torch.device) -> "Batch":
         """The same rows on another device."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def clone(self) -> "Batch":
+        """The same rows in memory of their own."""
+        return self._map(torch.clone)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes that one row takes."""
+        tensors = [getattr(self, field.name) for field in fields(self)]
+        return sum(
+            tensor.element_size() * math.prod(tensor.shape[1:])
+            for tensor in (*tensors, *self.vectors.values())
+            if isinstance(tensor, Tensor)
+        )
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
         changed = {

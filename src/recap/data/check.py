@@ -8,11 +8,11 @@ from recap.config.load import Resolved
 from recap.config.node import Path, dotted
 from recap.config.problems import in_order, origin_at
 from recap.config.recap import JobMode, RecapConfig
+from recap.data.assets import Assets, load_assets
 from recap.data.schema import RowEncoder
 from recap.data.sources.files import find_files
 from recap.data.sources.format import Format
 from recap.data.sources.source import open_format
-from recap.data.vocabulary import Vocabularies, load_vocabularies
 from recap.errors import ConfigError, DataError, Problem
 
 
@@ -36,14 +36,14 @@ Parts = dict[Path, RowEncoder]
 
 
 def _problems(config: RecapConfig) -> Problems:
-    vocabularies: dict[str, object] = {}
-    for name, discrete in config.features.discrete.items():
+    assets: dict[str, object] = {}
+    for where, features in _features_with_assets(config.features):
         try:
-            vocabularies |= load_vocabularies(FeaturesConfig(discrete={name: discrete}))
+            assets |= load_assets(features)
         except DataError as error:
-            yield ("features", "discrete", name, "vocabulary"), error
+            yield where, error
     for path, data in config.data_sets():
-        parts = dict(_feature_parts(config.features, vocabularies))
+        parts = dict(_feature_parts(config.features, assets))
         labels = {(*path, "tasks", task): RowEncoder(FeaturesConfig(), {}, [task], data.labels) for task in data.labels}
         if data.rectify_labels is not None:
             rectifies = RowEncoder(FeaturesConfig(), {}, config.tasks, data.labels, data.rectify_labels)
@@ -90,13 +90,24 @@ def _file_problems(format_: Format, path: Path, inputs: Inputs, *all_parts: Part
         yield path, DataError(f"not a single row in {len(files)} files")
 
 
-def _feature_parts(features: FeaturesConfig, vocabularies: Vocabularies) -> Iterator[tuple[Path, RowEncoder]]:
-    for index, column in enumerate(features.continuous):
-        yield ("features", "continuous", index), RowEncoder(FeaturesConfig(continuous=[column]), {})
-    for index, column in enumerate(features.binary):
-        yield ("features", "binary", index), RowEncoder(FeaturesConfig(binary=[column]), {})
+def _features_with_assets(features: FeaturesConfig) -> Iterator[tuple[Path, FeaturesConfig]]:
     for name, discrete in features.discrete.items():
-        if isinstance(discrete, IntegerCodes) or name in vocabularies:
-            yield ("features", "discrete", name), RowEncoder(FeaturesConfig(discrete={name: discrete}), vocabularies)
-    for name, width in features.vectors.items():
-        yield ("features", "vectors", name), RowEncoder(FeaturesConfig(vectors={name: width}), {})
+        yield ("features", "discrete", name, "vocabulary"), FeaturesConfig(discrete={name: discrete})
+    for index, column in enumerate(features.continuous):
+        yield ("features", "continuous", index, "mask"), FeaturesConfig(continuous=[column])
+    for index, column in enumerate(features.binary):
+        yield ("features", "binary", index, "mask"), FeaturesConfig(binary=[column])
+
+
+def _feature_parts(features: FeaturesConfig, assets: Assets) -> Iterator[tuple[Path, RowEncoder]]:
+    for index, column in enumerate(features.continuous):
+        if column.mask is None or column.name in assets:
+            yield ("features", "continuous", index), RowEncoder(FeaturesConfig(continuous=[column]), assets)
+    for index, column in enumerate(features.binary):
+        if column.mask is None or column.name in assets:
+            yield ("features", "binary", index), RowEncoder(FeaturesConfig(binary=[column]), assets)
+    for name, discrete in features.discrete.items():
+        if isinstance(discrete, IntegerCodes) or name in assets:
+            yield ("features", "discrete", name), RowEncoder(FeaturesConfig(discrete={name: discrete}), assets)
+    for name, vector in features.vectors.items():
+        yield ("features", "vectors", name), RowEncoder(FeaturesConfig(vectors={name: vector}), {})

@@ -1,8 +1,8 @@
 """Rows of a table → `Batch`. Checks what the columns hold; errors name file, column and row."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import reduce
 from hashlib import blake2b
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,12 +12,21 @@ import torch
 from torch import Tensor
 
 from recap.config.data import DataConfig, DataTaskConfig, RectifyLabelsConfig
-from recap.config.features import Column, FeaturesConfig, IntegerCodes, Position
+from recap.config.features import Column, FeaturesConfig, IntegerCodes, VectorColumn
 from recap.config.keys import suggest
 from recap.config.recap import JobMode, RecapConfig
+from recap.data.assets import Assets
 from recap.data.batch import Batch
+from recap.data.columns import as_text, is_number, milliseconds, rows_where, spread, values_of
 from recap.data.place import Place
-from recap.data.vocabulary import Vocabularies
+
+_DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "uint8": torch.uint8,
+    "bool": torch.bool,
+}
 
 
 class RowEncoder:
@@ -26,7 +35,7 @@ class RowEncoder:
     def __init__(
         self,
         features: FeaturesConfig,
-        vocabularies: Vocabularies,
+        assets: Assets,
         tasks: list[str] | None = None,
         labels: Mapping[str, DataTaskConfig] | None = None,
         rectify: RectifyLabelsConfig | None = None,
@@ -38,7 +47,7 @@ class RowEncoder:
         `rectify`: which of their positives came too late. `weigh_samples`: weights undo the sampling they tell.
         """
         self.features = features
-        self.vocabularies = vocabularies
+        self.assets = assets
         self.tasks = tasks or []
         self.labels = labels
         self.rectify = rectify
@@ -46,17 +55,17 @@ class RowEncoder:
 
     @classmethod
     def for_job(
-        cls, config: RecapConfig, vocabularies: Vocabularies, mode: JobMode, data: DataConfig | None = None
+        cls, config: RecapConfig, assets: Assets, mode: JobMode, data: DataConfig | None = None
     ) -> "RowEncoder":
         """The encoder of a job: labels of `data` to train on or to evaluate with, none for inference.
 
-        Only evaluation undoes sampling by weights; for training the model's calibration does.
+        Evaluation undoes sampling by weights; training by what `sampling_correction` says.
         """
         if mode is JobMode.INFERENCE:
-            return cls(config.features, vocabularies)
+            return cls(config.features, assets)
         labels, rectify = (data.labels, data.rectify_labels) if data is not None else (None, None)
-        weigh_samples = mode is JobMode.EVALUATE
-        return cls(config.features, vocabularies, config.tasks, labels, rectify, weigh_samples=weigh_samples)
+        weigh_samples = config.train_data.sampling_correction == "weights" if mode is JobMode.TRAIN else True
+        return cls(config.features, assets, config.tasks, labels, rectify, weigh_samples=weigh_samples)
 
     @property
     def columns(self) -> list[str]:
@@ -82,7 +91,7 @@ class RowEncoder:
         features = self.features
         numeric = [column for column in (*features.continuous, *features.binary) if column.of is None]
         numbers = [(column.name, column.length, pa.float64()) for column in numeric]
-        numbers += [(name, width, pa.float32()) for name, width in features.vectors.items()]
+        numbers += [(name, vector.length, pa.float32()) for name, vector in features.vectors.items()]
         numbers += [
             (name, discrete.length, pa.int64() if isinstance(discrete, IntegerCodes) else pa.string())
             for name, discrete in features.discrete.items()
@@ -91,6 +100,15 @@ class RowEncoder:
         numbers += [(task, 1, pa.float64()) for task in self.labels or ()]
         numbers += [(name, 1, pa.int64()) for name in self._times]
         return {name: kind if length == 1 else pa.list_(kind) for name, length, kind in numbers}
+
+    def empty(self) -> Batch:
+        """A batch of no rows."""
+        kinds = self.types
+        others = pa.list_(pa.int64())  # a column of which single values are read
+        fields = [
+            (name, kinds.get(name, pa.int64() if name == self.features.user else others)) for name in self.columns
+        ]
+        return self.encode(pa.schema(fields).empty_table(), Place("nothing"))
 
     def check(self, schema: pa.Schema, file: str) -> None:
         """Raise DataError for the first column that `schema` lacks, or whose type cannot serve."""
@@ -104,65 +122,78 @@ class RowEncoder:
         self.encode(empty, Place(file))
 
     def encode(self, table: pa.Table, place: Place) -> Batch:
-        """The rows of `table` as a batch. Raises DataError for a wrong type or value."""
+        """The rows of `table` as a batch. Raises DataError for a wrong type or value, with all rows that hold one."""
         features = self.features
-        continuous = [self._numeric(table, column, place, null=np.nan) for column in features.continuous]
-        binary = [self._binary(table, column, place) for column in features.binary]
-        discrete = [self._codes(table, name, place) for name in features.discrete]
         rows = table.num_rows
-        vectors = {
-            name: _join([self._numeric(table, Column(name=name, length=width), place, null=0.0)], rows, np.float32)
-            for name, width in features.vectors.items()
-        }
+        discrete = [torch.from_numpy(self._codes(table, name, place)) for name in features.discrete]
         labels = self._labels(table, place) if self.labels is not None else None
         return Batch(
-            continuous=_join(continuous, rows, np.float32),
-            binary=_join(binary, rows, np.float32),
-            discrete=_join(discrete, rows, np.int64),
-            vectors=vectors,
+            continuous=self._block(table, features.continuous, place),
+            binary=self._block(table, features.binary, place, binary=True),
+            discrete=_join(discrete, rows, torch.int64),
+            vectors={name: self._vector(table, name, vector, place) for name, vector in features.vectors.items()},
             labels=labels.nan_to_num() if labels is not None else None,
             weights=self._weights(labels) if labels is not None else None,
             user=self._user(table, place) if self.labels is not None and features.user is not None else None,
         )
 
-    def _numeric(self, table: pa.Table, column: Column, place: Place, null: float) -> npt.NDArray[np.float32]:
-        """[B, width] float32, `null` where a value or its whole row is null."""
-        values, valid = _values(table, column.name, column.length, place, column.of)
-        if not _is_number(values.type):
+    def _block(self, table: pa.Table, columns: Sequence[Column], place: Place, *, binary: bool = False) -> Tensor:
+        """[B, Σ width] of the widest dtype of its columns."""
+        parts: list[Tensor] = []
+        for column in columns:
+            values = self._numbers(table, column, place, null=0.0 if binary else np.nan)
+            if binary:
+                _check_zero_or_one(values, column.name, place, "list it under continuous or discrete instead")
+            if column.mask is not None:
+                values = values[:, torch.from_numpy(self.assets[column.name].to_numpy(zero_copy_only=False))]
+            if column.masked_mantissa_bits is not None:
+                values = _mask_mantissa(values, column.masked_mantissa_bits)
+            parts.append(_held_as(values, column.dtype, column.name, place))
+        dtypes = [part.dtype for part in parts]
+        return _join(parts, table.num_rows, reduce(torch.promote_types, dtypes) if dtypes else torch.float32)
+
+    def _vector(self, table: pa.Table, name: str, vector: VectorColumn, place: Place) -> Tensor:
+        """[B, E]; zeros where a row is null."""
+        values = self._numbers(table, Column(name=name, length=vector.length), place, null=0.0)
+        if vector.masked_mantissa_bits is not None:
+            values = _mask_mantissa(values, vector.masked_mantissa_bits)
+        return _held_as(values, vector.dtype, name, place)
+
+    def _numbers(self, table: pa.Table, column: Column, place: Place, null: float) -> Tensor:
+        """[B, values read] float32, `null` where a value or its whole row is null; memory of the table if it can be."""
+        values, valid = values_of(table, column.name, column.length, place, column.of)
+        if not is_number(values.type):
             raise place.error(column.name, f"holds {values.type}; numbers are expected here")
         flat = values.cast(pa.float32(), safe=False)
         if flat.null_count:
             flat = flat.fill_null(null)
-        rows = _spread(flat.to_numpy(zero_copy_only=False), valid, column.length, null)
-        return rows[:, : column.width]
-
-    def _binary(self, table: pa.Table, column: Column, place: Place) -> npt.NDArray[np.float32]:
-        values = self._numeric(table, column, place, null=0.0)
-        _check_zero_or_one(values, column.name, place, "list it under continuous or discrete instead")
-        return values
+        if valid is not None:
+            rows = spread(flat.to_numpy(zero_copy_only=False), valid, column.length, null)
+            return torch.from_numpy(rows)[:, : column.read]
+        return torch.utils.dlpack.from_dlpack(flat).view(-1, column.length)[:, : column.read]
 
     def _codes(self, table: pa.Table, name: str, place: Place) -> npt.NDArray[np.int64]:
         """[B, length] int64: 0 for unknown, code + 1 for the others."""
         discrete = self.features.discrete[name]
         of = discrete.of if isinstance(discrete, IntegerCodes) else None
-        values, valid = _values(table, name, discrete.length, place, of)
+        values, valid = values_of(table, name, discrete.length, place, of)
         if isinstance(discrete, IntegerCodes):
             if not pa.types.is_integer(values.type):
                 hint = f"integer codes 0 to {discrete.size - 1} are expected; strings need a vocabulary"
                 raise place.error(name, f"holds {values.type}; {hint}")
             codes = values.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
-            known = (codes >= 0) & (codes < discrete.size)
+            codes += 1
+            np.putmask(codes, (codes < 0) | (codes > discrete.size), 0)
             if values.null_count:
-                known &= values.is_valid().to_numpy(zero_copy_only=False)
-            codes = np.where(known, codes + 1, 0)
+                np.putmask(codes, values.is_null().to_numpy(zero_copy_only=False), 0)
         else:
-            values = _as_text(values, name, place)
+            values = as_text(values, name, place)
             if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
                 raise place.error(name, f"holds {values.type}; it has a vocabulary, so strings are expected")
-            vocabulary = self.vocabularies[name].cast(values.type)
+            vocabulary = self.assets[name].cast(values.type)
             index = pc.index_in(values, value_set=vocabulary).fill_null(-1)
             codes = index.to_numpy(zero_copy_only=False).astype(np.int64) + 1
-        return _spread(codes, valid, discrete.length, 0)
+        return spread(codes, valid, discrete.length, 0)
 
     def _labels(self, table: pa.Table, place: Place) -> Tensor:
         """[B, T] float32; NaN where a label is missing, for all rows of tasks that have none in this data set."""
@@ -170,9 +201,9 @@ class RowEncoder:
         labels = np.full((table.num_rows, len(self.tasks)), np.nan, np.float32)
         for position, task in enumerate(self.tasks):
             if task in self.labels:
-                values = self._numeric(table, Column(name=task), place, null=np.nan)
+                values = self._numbers(table, Column(name=task), place, null=np.nan)
                 _check_zero_or_one(values, task, place, "a label must be 0 or 1, or null", nan=True)
-                labels[:, position] = self._rectified(values[:, 0], task, table, place)
+                labels[:, position] = self._rectified(values[:, 0].numpy(), task, table, place)
         return torch.from_numpy(labels)
 
     def _rectified(
@@ -184,7 +215,7 @@ class RowEncoder:
         positive = label == 1
         window = int(self.rectify.window_hours * 3_600_000)
         served, impressed, engaged = (
-            _milliseconds(table, name, positive, place)
+            milliseconds(table, name, positive, place)
             for name in (self.rectify.served_at, self.rectify.impressed_at, self.rectify.engaged_at[task])
         )
         late = positive & ~((impressed - served < window) & (engaged - served < window))
@@ -205,11 +236,11 @@ class RowEncoder:
         """[B] int64: integer ids as they are, strings hashed."""
         name = self.features.user
         assert name is not None
-        values, _ = _values(table, name, 1, place)
+        values, _ = values_of(table, name, 1, place)
         if values.null_count:
             nulls = values.is_null().to_numpy(zero_copy_only=False)
-            raise place.error(name, "is null; every row needs a user", _where(nulls))
-        values = _as_text(values, name, place)
+            raise place.error(name, "is null; every row needs a user", rows_where(nulls))
+        values = as_text(values, name, place)
         if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
             encoded = values.dictionary_encode()
             hashed = np.array([_hash(text) for text in encoded.dictionary.to_pylist()], np.int64)
@@ -221,115 +252,55 @@ class RowEncoder:
         return torch.from_numpy(users)
 
 
-def _values(
-    table: pa.Table, name: str, length: int, place: Place, of: Position | None = None
-) -> tuple[pa.Array, npt.NDArray[np.bool_] | None]:
-    """The values of a column end to end, and which rows have any (None: all of them).
-
-    Scalars when `length` is 1, unless the column is a list of one; else lists that all hold `length` values. `of`: they
-    are one value of each list.
-    """
-    if of is not None:
-        return _element(table.column(of.column), of, place), None
-    column = table.column(name)
-    if column.num_chunks == 1:
-        array = column.chunk(0)  # as it is: joining would copy it
-    else:
-        array = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
-    if pa.types.is_dictionary(array.type):
-        array = array.dictionary_decode()
-    fixed = pa.types.is_fixed_size_list(array.type)
-    if not (fixed or pa.types.is_list(array.type) or pa.types.is_large_list(array.type)):
-        if length != 1:
-            raise place.error(name, f"holds {array.type}; lists of {length} values are expected")
-        return array, None
-    if fixed and array.type.list_size != length:
-        expected = "a scalar is" if length == 1 else f"{length} are"
-        raise place.error(name, f"holds lists of {array.type.list_size} values; {expected} expected")
-    valid = array.is_valid().to_numpy(zero_copy_only=False) if array.null_count else None
-    if not fixed:
-        lengths = pc.list_value_length(array).fill_null(length).to_numpy(zero_copy_only=False)
-        wrong = _where(lengths != length)
-        if wrong:
-            raise place.error(name, f"holds a list of {lengths[wrong[0]]} values; {length} are expected", wrong)
-    return array.flatten(), valid
+def _held_as(values: Tensor, dtype: str, name: str, place: Place) -> Tensor:
+    """[B, width] float32 as another type. Raises DataError for what that cannot hold."""
+    if dtype in ("float32", "bfloat16"):
+        return values.to(_DTYPES[dtype])
+    if dtype == "float16":
+        made = values.half()
+        _refuse(made.isinf() & values.isfinite(), values, name, place, "float16 ends at 65504; take bfloat16")
+        return made
+    known = values.nan_to_num(nan=0.0)  # what is missing counts as 0, as it does in the model
+    if dtype == "bool":
+        return known != 0
+    _refuse((known <= -1) | (known >= 256), values, name, place, "uint8 holds 0 to 255")
+    return known.to(torch.uint8)
 
 
-def _element(column: pa.ChunkedArray, of: Position, place: Place) -> pa.Array:
-    """One value of every list; null where the list is. Raises DataError where a list is too short."""
-    kind = column.type
-    if not (pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind)):
-        raise place.error(of.column, f"holds {kind}; lists are expected, of which value {of.index} is read")
-    lengths = pc.list_value_length(column).fill_null(of.index + 1).to_numpy()
-    if pa.types.is_fixed_size_list(kind) and kind.list_size <= of.index:
-        raise place.error(of.column, f"holds lists of {kind.list_size} values; there is no value {of.index}")
-    short = _where(lengths <= of.index)
-    if short:
-        raise place.error(of.column, f"holds a list of {lengths[short[0]]} values; there is no value {of.index}", short)
-    return pc.list_element(column, of.index).combine_chunks() if len(column) else pa.array([], kind.value_type)
+def _refuse(wrong: Tensor, values: Tensor, name: str, place: Place, text: str) -> None:
+    rows = rows_where(wrong.any(dim=1).numpy())
+    if rows:
+        raise place.error(name, f"holds {values[rows[0]][wrong[rows[0]]][0]:g}; {text}", rows)
 
 
-def _milliseconds(table: pa.Table, name: str, needed: npt.NDArray[np.bool_], place: Place) -> npt.NDArray[np.int64]:
-    """[B] int64; whatever where a time is not `needed`. Raises DataError where one that is needed is null."""
-    values, _ = _values(table, name, 1, place)
-    if not pa.types.is_integer(values.type):
-        raise place.error(name, f"holds {values.type}; a time is an integer of milliseconds")
-    missing = _where(values.is_null().to_numpy(zero_copy_only=False) & needed)
-    if missing:
-        raise place.error(name, "is null, but the label is 1; a positive needs its times", missing)
-    milliseconds: npt.NDArray[np.int64] = values.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
-    return milliseconds
+def _mask_mantissa(values: Tensor, bits: int) -> Tensor:
+    """[B, width] float32 with the lowest `bits` of the mantissa 0; NaN stays NaN."""
+    masked = (values.contiguous().view(torch.int32) & -(1 << bits)).view(torch.float32)
+    return masked.where(~values.isnan(), values)
 
 
-def _as_text(values: pa.Array, name: str, place: Place) -> pa.Array:
-    """Bytes as the text they are in UTF-8; anything else as it is."""
-    if not (pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type)):
-        return values
-    try:
-        return values.cast(pa.string())
-    except pa.ArrowException:
-        raise place.error(name, "holds bytes that are no UTF-8 text") from None
-
-
-def _spread(flat: npt.NDArray[Any], valid: npt.NDArray[np.bool_] | None, length: int, null: float) -> npt.NDArray[Any]:
-    """`flat` values as [B, length], rows that are not `valid` filled with `null`."""
-    values = flat.reshape(-1, length)
-    if valid is None:
-        return values
-    rows = np.full((len(valid), length), null, values.dtype)
-    rows[valid] = values
-    return rows
-
-
-def _join(parts: list[npt.NDArray[Any]], rows: int, dtype: type) -> Tensor:
-    """Column blocks side by side, [B, Σ length]; no part at all gives [B, 0]."""
-    width = sum(part.shape[1] for part in parts)
-    joined = np.empty((rows, width), dtype)
+def _join(parts: list[Tensor], rows: int, dtype: torch.dtype) -> Tensor:
+    """Column blocks side by side, [B, Σ width]; no part at all gives [B, 0]. One part is given as it is."""
+    if len(parts) == 1:
+        return parts[0].to(dtype)
+    joined = torch.empty((rows, sum(part.shape[1] for part in parts)), dtype=dtype)
     start = 0
     for part in parts:
         joined[:, start : start + part.shape[1]] = part
         start += part.shape[1]
-    return torch.from_numpy(joined)
+    return joined
 
 
-def _is_number(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind))
-
-
-def _check_zero_or_one(
-    values: npt.NDArray[np.float32], column: str, place: Place, hint: str, *, nan: bool = False
-) -> None:
-    """Raise DataError for the first row that holds another value; `nan`: that is one that may be."""
-    wrong = _where(~((values == 0) | (values == 1) | (nan & np.isnan(values))).all(axis=1))
-    if wrong:
-        bad = next(value for value in values[wrong[0]] if value not in (0, 1) and not (nan and np.isnan(value)))
+def _check_zero_or_one(values: Tensor, column: str, place: Place, hint: str, *, nan: bool = False) -> None:
+    """Raise DataError for the rows that hold another value; `nan`: that is one that may be."""
+    good = (values == 0) | (values == 1)
+    if nan:
+        good |= values.isnan()
+    if not good.all():
+        wrong = rows_where(~good.all(dim=1).numpy())
+        bad = float(values[wrong[0]][~good[wrong[0]]][0])
         found = "null or NaN" if np.isnan(bad) else f"{bad:g}"
         raise place.error(column, f"found {found}, expected 0 or 1; {hint}", wrong)
-
-
-def _where(wrong: npt.NDArray[np.bool_]) -> list[int]:
-    """The rows that are wrong, rising."""
-    return np.flatnonzero(wrong).tolist()
 
 
 def _hash(text: str) -> int:

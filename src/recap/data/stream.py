@@ -1,89 +1,186 @@
-"""The stream of batches: position in, batches out; what it remembers is one number.
+"""The stream of batches: position in, batches out; what it remembers is one number, and what was passed over.
 
 The rows of all epochs stand in one endless line; batch k holds rows k·B … (k+1)·B - 1 of it, so a batch may begin in
-one epoch and end in the next. Threads read the next windows while one is used: memory holds three windows.
+one epoch and end in the next. Bad rows keep their place in the line; a batch goes on behind them. Threads read the next
+windows while one is used: memory holds the one in use and those being read.
 """
 
+import sys
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from copy import copy
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
+from recap.config.data import SkipConfig
 from recap.config.recap import JobMode, RecapConfig
+from recap.data.assets import Assets
 from recap.data.batch import Batch, concatenate
+from recap.data.downsample import NegativeSampler
+from recap.data.readers import Readers
 from recap.data.schema import RowEncoder
 from recap.data.shuffle import RowOrder, Window
-from recap.data.sources.source import Source
-from recap.data.vocabulary import Vocabularies
+from recap.data.source import Fault, Source
 from recap.errors import DataError
+from recap.runtime import free_memory
 
-READERS = 2
-"""Windows that are read at once, each by a thread, while one is used."""
+Say = Callable[[str], None]
+"""Tells a person something."""
+
+
+def say_to_stderr(text: str) -> None:
+    """Where nobody else listens."""
+    print(text, file=sys.stderr)
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """A window that was read."""
+
+    rows: Batch
+    order: torch.Tensor | None
+    """[n] which of `rows` to take, one after the other; none: all of them, as they stand."""
+    ends: npt.NDArray[np.int64] | range
+    """[n] the place in the line behind each of them."""
+    faults: Sequence[Fault]
+
+    def take(self, start: int, count: int) -> Batch:
+        """`count` rows, or those that are left."""
+        chosen = slice(start, start + count)
+        return self.rows.rows(chosen if self.order is None else self.order[chosen])
 
 
 class BatchStream:
     """An iterator of batches whose place can be saved and restored exactly."""
 
-    def __init__(self, source: Source, order: RowOrder, batch_rows: int, *, repeat: bool) -> None:
-        """`repeat`: epoch after epoch, every batch full; otherwise once, with the last partial batch."""
+    def __init__(
+        self,
+        source: Source,
+        order: RowOrder,
+        readers: Readers,
+        batch_rows: int,
+        *,
+        epochs: int | None,
+        keep_rest: bool = False,
+        sampler: NegativeSampler | None = None,
+        budget: int = 0,
+        say: Say = say_to_stderr,
+    ) -> None:
+        """`epochs`: none, and it never ends. `keep_rest`: the last batch may hold fewer rows than the others.
+
+        `budget`: parts of the data that may be passed over; `say` is told of each.
+        """
         self.source = source
         self.order = order
+        self.readers = readers
         self.batch_rows = batch_rows
-        self.repeat = repeat
+        self.epochs = epochs
+        self.keep_rest = keep_rest
+        self.sampler = sampler
+        self.budget = budget
+        self.say = say
         self.row = 0
+        self.skipped: list[str] = []
 
     @property
     def epoch(self) -> float:
         """Epochs passed, with the share of the current one."""
         return self.row / self.order.rows
 
-    def state_dict(self) -> dict[str, int | str]:
-        """The next row in the line of all epochs, and which data that is a place in."""
-        return {"row": self.row, "fingerprint": self.source.fingerprint}
+    @property
+    def cache_bytes(self) -> int:
+        """What it will keep in memory from one epoch to the next."""
+        return self.order.rows * self.source.loader.encoder.empty().row_bytes if self.readers.caches else 0
 
-    def load_state_dict(self, state: dict[str, int | str]) -> None:
-        """Go to a saved place. Raises DataError if the files are not those it was saved for."""
-        if state["fingerprint"] != self.source.fingerprint:
+    @property
+    def ended(self) -> bool:
+        """Whether there is not one more batch."""
+        return self.epochs is not None and self.row >= self.epochs * self.order.rows
+
+    def state_dict(self) -> dict[str, Any]:
+        """The next row in the line of all epochs, which data that is a place in, and what was passed over."""
+        return {"row": self.row, "files": self.source.contents, "skipped": list(self.skipped)}
+
+    def load_state_dict(self, state: dict[str, Any], *, accept_changes: bool = False) -> None:
+        """Go to a saved place. Raises DataError if the files are not those it was saved for.
+
+        `accept_changes`: then it is the same row of the same epoch of the files that are there now.
+        """
+        changes = self.source.changes(state["files"])
+        if changes and not accept_changes:
+            shown = "\n  ".join([*changes[:10], *([f"and {len(changes) - 10} more"] if len(changes) > 10 else [])])
             raise DataError(
-                f"{self.source.files[0]} and its {len(self.source.files) - 1} sister files are not the data this run "
-                "was reading: files, row groups or row counts changed. Bring the old files back, or start a new run "
+                f"the files are not the data this run was reading:\n  {shown}\n"
+                "Bring the old files back, give --accept-changed-data to go on with these, or start a new run "
                 "with another training.save_dir (training.initial_checkpoint_dir can warm-start it)."
             )
-        self.row = int(state["row"])
+        self.row, self.skipped = int(state["row"]), list(state["skipped"])
+        if changes:
+            before = sum(int(content.split(" ")[0]) for content in state["files"].values() if content != "bad")
+            epoch, row = divmod(self.row, before)
+            self.row = epoch * self.order.rows + min(row, self.order.rows)
 
     def restarted(self) -> "BatchStream":
         """The same stream from its first row."""
-        return BatchStream(self.source, self.order, self.batch_rows, repeat=self.repeat)
+        stream = copy(self)  # what was passed over is told once
+        stream.row = 0
+        return stream
 
     def __iter__(self) -> Generator[Batch, None, None]:
         """Batches from the current place on; the place moves as each is handed out."""
-        missing, parts = self.batch_rows, list[Batch]()
-        for batch, permutation in self._windows():
+        self._pass_over(self.source.faults)
+        wanted = self.batch_rows if self.sampler is None else self.sampler.read_rows
+        missing, parts = wanted, list[Batch]()
+        for window in self._windows():
+            self._pass_over(window.faults)
             start = 0
-            while start < len(permutation):
-                part = batch.rows(permutation[start : start + missing])
+            while start < len(window.ends):
+                part = window.take(start, missing)
                 parts.append(part)
                 start += len(part)
                 missing -= len(part)
                 if missing == 0:
-                    yield self._hand_out(parts)
-                    missing, parts = self.batch_rows, []
-        if parts:
-            yield self._hand_out(parts)
+                    yield self._hand_out(parts, int(window.ends[start - 1]))
+                    missing, parts = wanted, []
+        assert self.epochs is not None
+        end = self.epochs * self.order.rows
+        if parts and self.keep_rest:
+            yield self._hand_out(parts, end)
+        self.row = end
 
-    def _hand_out(self, parts: list[Batch]) -> Batch:
+    def _hand_out(self, parts: list[Batch], end: int) -> Batch:
         batch = concatenate(parts)
-        self.row += len(batch)
+        if self.sampler is not None:
+            batch = self.sampler(batch, self.row)
+        self.row = end
         return batch
 
-    def _windows(self) -> Iterator[tuple[Batch, torch.Tensor]]:
-        """Windows from the current place on: their rows, and the order [rows left] in which to take them."""
-        with ThreadPoolExecutor(READERS, thread_name_prefix="recap-reader") as readers:
-            ahead: deque[Future[tuple[Batch, torch.Tensor]]] = deque()
+    def _pass_over(self, faults: Sequence[Fault]) -> None:
+        """Tell of what was not passed over before. Raises DataError where it is too much."""
+        for fault in faults:
+            unit = self.source.unit(fault)
+            if unit in self.skipped:
+                continue
+            if len(self.skipped) == self.budget:
+                raise DataError(
+                    f"{fault.text}\n{self.budget:,} bad parts of the data were passed over before, and no more may be "
+                    "(on_bad_data.budget); mend the data, or raise the budget"
+                )
+            self.skipped.append(unit)
+            self.say(f"passed over ({len(self.skipped):,} of at most {self.budget:,}): {fault.text}")
+
+    def _windows(self) -> Iterator[_Loaded]:
+        """Windows from the current place on."""
+        with ThreadPoolExecutor(self.readers.count, thread_name_prefix="recap-reader") as threads:
+            ahead: deque[Future[_Loaded]] = deque()
             for window, skip in self._plan(self.row):
-                ahead.append(readers.submit(self._load, window, skip))
-                if len(ahead) > READERS:
+                ahead.append(threads.submit(self._load, window, skip))
+                if len(ahead) > self.readers.count:
                     yield ahead.popleft().result()
             while ahead:
                 yield ahead.popleft().result()
@@ -91,34 +188,82 @@ class BatchStream:
     def _plan(self, row: int) -> Iterator[tuple[Window, int]]:
         """Windows from global `row` on, and how many rows of each were already used."""
         epoch, row = divmod(row, self.order.rows)
-        if epoch and not self.repeat:
-            return
-        while True:
+        while self.epochs is None or epoch < self.epochs:
             for window in self.order.windows(epoch):
                 skip = max(0, row - window.first_row)
                 if skip < window.rows:
                     yield window, skip
-            if not self.repeat:
-                return
             epoch, row = epoch + 1, 0
 
-    def _load(self, window: Window, skip: int) -> tuple[Batch, torch.Tensor]:
-        chunks = [self.source.chunks[index] for index in window.chunks]
-        encode = self.source.encoder.encode
-        batches = [encode(self.source.read(chunk), self.source.place(chunk)) for chunk in chunks]
-        return concatenate(batches), torch.from_numpy(self.order.permutation(window)[skip:])
+    def _load(self, window: Window, skip: int) -> _Loaded:
+        """Read a window, and find the order of its rows, but for those that are bad or were already used."""
+        loaded = self.readers.load([self.source.chunks[index] for index in window.chunks])
+        first = window.epoch * self.order.rows + window.first_row
+        if loaded.kept is None:
+            ends = range(first + skip + 1, first + window.rows + 1)
+            if not self.order.window_rows:
+                return _Loaded(loaded.rows.rows(slice(skip, None)), None, ends, ())
+            return _Loaded(loaded.rows, torch.from_numpy(self.order.permutation(window)[skip:]), ends, ())
+        # Where each row of the window stands among those that are there.
+        place = np.where(loaded.kept, np.cumsum(loaded.kept) - 1, -1)[self.order.permutation(window)]
+        there = np.flatnonzero(place >= 0)
+        there = there[there >= skip]
+        return _Loaded(loaded.rows, torch.from_numpy(place[there]), first + there + 1, loaded.faults)
 
 
 def open_stream(
-    config: RecapConfig, vocabularies: Vocabularies, mode: JobMode, split: str | None = None
+    config: RecapConfig, assets: Assets, mode: JobMode, split: str | None = None, say: Say = say_to_stderr
 ) -> BatchStream:
     """The stream of `train_data` (mode train) or of validation set `split` (mode evaluate).
 
     Raises DataError where files are missing or do not hold what the configuration says.
     """
-    train = mode is JobMode.TRAIN
+    train = config.train_data if mode is JobMode.TRAIN else None
     data = config.train_data if split is None else config.validation_data[split]
-    source = Source(data.source, RowEncoder.for_job(config, vocabularies, mode, data))
-    window_rows = config.train_data.shuffle_window_rows if train else 0
-    order = RowOrder([chunk.rows for chunk in source.chunks], window_rows, config.training.seed)
-    return BatchStream(source, order, data.global_batch_size, repeat=train)
+    bad = data.on_bad_data
+    source = Source(
+        data.source,
+        RowEncoder.for_job(config, assets, mode, data),
+        skip=isinstance(bad, SkipConfig),
+        interleave=train.interleave_files if train is not None else 1,
+    )
+    order = RowOrder(
+        [chunk.rows for chunk in source.chunks],
+        train.shuffle_window_rows if train is not None else 0,
+        config.training.seed,
+    )
+    if train is not None and train.num_epochs is not None and train.num_epochs * order.rows < train.rows_of_a_step:
+        raise DataError(
+            f"train_data: {order.rows:,} rows, {train.num_epochs} times, make not one step, which reads "
+            f"{train.rows_of_a_step:,}; lower train_data.global_batch_size, or raise train_data.num_epochs"
+        )
+    sampling = train.downsample_negatives if train is not None else None
+    return BatchStream(
+        source,
+        order,
+        Readers(data.readers, source.loader, cache=data.cache),
+        data.global_batch_size,
+        epochs=train.num_epochs if train is not None else 1,
+        keep_rest=train is None,
+        sampler=NegativeSampler(sampling, config.tasks, data.global_batch_size, config.training.seed)
+        if sampling is not None
+        else None,
+        budget=bad.budget if isinstance(bad, SkipConfig) else 0,
+        say=say,
+    )
+
+
+def refuse_caches_that_do_not_fit(streams: dict[str, BatchStream]) -> None:
+    """Raise DataError if what these streams, by the name of their data, keep in memory is more than there is."""
+    needed = {name: stream.cache_bytes for name, stream in streams.items() if stream.cache_bytes}
+    free = free_memory()
+    if sum(needed.values()) > free:
+        shown = ", ".join(f"{name} {_gib(size)}" for name, size in needed.items())
+        raise DataError(
+            f"cache: the rows do not fit into memory, of which {_gib(free)} is free: {shown}. Set cache: false, read "
+            "fewer columns or files, or hold columns as a smaller dtype"
+        )
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:,.2f} GiB"

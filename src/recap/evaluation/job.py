@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from recap.config.keys import suggest
 from recap.config.recap import JobMode, RecapConfig
-from recap.data.stream import open_stream
+from recap.data.stream import Say, open_stream, refuse_caches_that_do_not_fit, say_to_stderr
 from recap.errors import ConfigError, InputError
 from recap.evaluation.evaluate import Evaluation, evaluate
 from recap.model.saved import find_model_dir, open_model
@@ -26,7 +26,9 @@ class EvaluationReport:
     file: Path
 
 
-def evaluate_run(config: RecapConfig, run: Path, split: str | None = None, step: int | None = None) -> EvaluationReport:
+def evaluate_run(
+    config: RecapConfig, run: Path, split: str | None = None, step: int | None = None, say: Say = say_to_stderr
+) -> EvaluationReport:
     """Evaluate a checkpoint of `run` on the validation sets of `config`, or on one; write `evaluation.json` there.
 
     Features and model are those of the checkpoint; `config` says which data, metrics and how many batches. Raises
@@ -48,7 +50,8 @@ def evaluate_run(config: RecapConfig, run: Path, split: str | None = None, step:
     ranker = model.ranker.to(runtime.device)
     splits: dict[str, Evaluation] = {}
     for name in config.validation_data if split is None else [split]:
-        stream = open_stream(combined, model.vocabularies, JobMode.EVALUATE, name)
+        stream = open_stream(combined, model.assets, JobMode.EVALUATE, name, say)
+        refuse_caches_that_do_not_fit({name: stream})
         splits[name] = evaluate(ranker, stream, combined, name, runtime)
     file = run / "evaluation.json"
     written = {"model": folder.name, "splits": {name: _finite(found) for name, found in splits.items()}}

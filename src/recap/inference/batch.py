@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recap.config.data import TfRecordConfig
+from recap.data.columns import carried_values, source_of
 from recap.data.place import Place
 from recap.data.sources.files import find_files
 from recap.data.sources.format import Format
@@ -55,12 +56,13 @@ def predict_files(
 def _check(predictor: Predictor, format_: Format, file: str) -> None:
     schema = format_.schema(file)
     predictor.encoder.check(schema, file)
-    for name in predictor.config.features.carried:
-        if schema.get_field_index(name) < 0:
+    carried = predictor.config.features.carried
+    for column in carried:
+        if schema.get_field_index(source_of(column)) < 0:
             text = "is missing; features.ids, user and timestamp are carried to the predictions"
-            raise Place(file).error(name, text)
+            raise Place(file).error(source_of(column), text)
     for name in (*predictor.config.tasks, SCORE):
-        if name in predictor.config.features.carried:
+        if name in [column.name for column in carried]:
             raise DataError(f"{file}: column {name!r} is both carried along and predicted; rename it")
 
 
@@ -70,7 +72,8 @@ def _predict_file(
     config = predictor.config
     carried = config.features.carried
     read = format_.schema(file)
-    fields = [read.field(name) for name in carried]
+    empty = read.empty_table()
+    fields = [pa.field(column.name, carried_values(empty, column, Place(file)).type) for column in carried]
     fields += [pa.field(task, pa.float32()) for task in config.tasks]
     schema = pa.schema([*fields, pa.field(SCORE, pa.float64())])
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -78,9 +81,10 @@ def _predict_file(
     try:
         with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
             for chunk in chunks_of(format_, file):
-                table = format_.read(file, chunk.number, [*predictor.encoder.columns, *carried])
-                predictions = predictor.predict(table, Place(file, chunk.first_row), ROWS_AT_ONCE)
-                columns = [table.column(name) for name in carried]
+                table = format_.read(file, chunk.number, [*predictor.encoder.columns, *map(source_of, carried)])
+                place = Place(file, chunk.first_row)
+                predictions = predictor.predict(table, place, ROWS_AT_ONCE)
+                columns = [carried_values(table, column, place) for column in carried]
                 columns += [pa.array(column.numpy()) for column in predictions.probabilities.T.contiguous()]
                 columns.append(pa.array(predictions.scores.numpy()))
                 writer.write_table(pa.Table.from_arrays(columns, schema=schema))

@@ -30,7 +30,7 @@ class Predictor:
     def __init__(self, model: SavedModel, runtime: Runtime) -> None:
         self.config, self.runtime = model.config, runtime
         self.ranker = model.ranker.to(runtime.device).eval()
-        self.encoder = RowEncoder.for_job(model.config, model.vocabularies, JobMode.INFERENCE)
+        self.encoder = RowEncoder.for_job(model.config, model.assets, JobMode.INFERENCE)
         self.formula = ScoreFormula(model.config.scoring.weights, model.config.tasks)
 
     @classmethod

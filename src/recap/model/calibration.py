@@ -1,16 +1,19 @@
 """Probabilities of a model trained on down-sampled examples → probabilities of the population."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from recap.config.data import DataTaskConfig
+from recap.config.data import TrainDataConfig
 
 
-def sampling_ratios(rates: Mapping[str, DataTaskConfig], tasks: Sequence[str]) -> Tensor:
-    """r = neg_downsampling_rate / pos_downsampling_rate of each task, [T] float32."""
-    return torch.tensor([rates[task].neg_downsampling_rate / rates[task].pos_downsampling_rate for task in tasks])
+def sampling_ratios(data: TrainDataConfig, tasks: Sequence[str]) -> Tensor:
+    """r = neg_downsampling_rate / pos_downsampling_rate of each task, [T] float32; 1 where weights correct for it."""
+    if data.sampling_correction == "weights":
+        return torch.ones(len(tasks))
+    rates = [data.tasks[task] for task in tasks]
+    return torch.tensor([rate.neg_downsampling_rate / rate.pos_downsampling_rate for rate in rates])
 
 
 def calibrate(probabilities: Tensor, ratios: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """The ranker: a `Batch` in, a probability for every task out. The one path that every job uses."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import NamedTuple, assert_never
 
 import torch
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from recap.config.model import ShareAllConfig, ShareNoneConfig, SharePartialConfig
 from recap.config.recap import RecapConfig
+from recap.data.assets import Assets, column_width, discrete_sizes
 from recap.data.batch import Batch
 from recap.model.backbones import build_backbone
 from recap.model.calibration import calibrate, sampling_ratios
@@ -28,20 +29,21 @@ class RankerOutput(NamedTuple):
 class Ranker(nn.Module):
     """features → backbone → towers → logits → probabilities → calibrated probabilities."""
 
-    def __init__(self, config: RecapConfig, discrete_sizes: Mapping[str, int]) -> None:
-        """`discrete_sizes`: known codes of each discrete feature, without the unknown bucket."""
+    def __init__(self, config: RecapConfig, assets: Assets) -> None:
+        """`assets`: what the files that the configuration names say of its features."""
         super().__init__()
         features, model = config.features, config.model
         self.sharing = model.sharing
         self.featurization = DoubleNormLog(
-            sum(column.width for column in features.continuous),
-            sum(column.width for column in features.binary),
+            sum(column_width(column, assets) for column in features.continuous),
+            sum(column_width(column, assets) for column in features.binary),
             model.featurization,
         )
-        self.embeddings = DiscreteEmbeddings(features, model.embeddings, discrete_sizes)
-        self.vector_names = list(features.vectors)
-        self.vector_norms = NamedModules({name: nn.LayerNorm(width) for name, width in features.vectors.items()})
-        width = self.featurization.out_features + self.embeddings.out_features + sum(features.vectors.values())
+        self.embeddings = DiscreteEmbeddings(features, model.embeddings, discrete_sizes(features, assets))
+        lengths = {name: vector.length for name, vector in features.vectors.items()}
+        self.vector_names = list(lengths)
+        self.vector_norms = NamedModules({name: nn.LayerNorm(length) for name, length in lengths.items()})
+        width = self.featurization.out_features + self.embeddings.out_features + sum(lengths.values())
         self.backbone: nn.Module | None = None
         tower_width = width
         if model.backbone is not None:
@@ -52,7 +54,7 @@ class Ranker(nn.Module):
                 tower_width += width
         self.towers = NamedModules({name: Tower(task, tower_width) for name, task in model.tasks.items()})
         self.sampling_ratios: Tensor
-        ratios = sampling_ratios(config.train_data.tasks, config.tasks)
+        ratios = sampling_ratios(config.train_data, config.tasks)
         self.register_buffer("sampling_ratios", ratios, persistent=False)  # [T], told by the configuration
 
     def forward(self, batch: Batch) -> RankerOutput:
@@ -73,11 +75,11 @@ class Ranker(nn.Module):
                 yield from module.parameters()
 
     def _inputs(self, batch: Batch) -> Tensor:
-        """What the network reads, [B, inputs]: featurized columns, embeddings, normalised vectors."""
-        parts = [self.featurization(batch.continuous, batch.binary)]
+        """What the network reads, [B, inputs] float32: featurized columns, embeddings, normalised vectors."""
+        parts = [self.featurization(batch.continuous.float(), batch.binary.float())]
         if self.embeddings.out_features:
             parts.append(self.embeddings(batch.discrete))
-        parts += [self.vector_norms.named(name)(batch.vectors[name]) for name in self.vector_names]
+        parts += [self.vector_norms.named(name)(batch.vectors[name].float()) for name in self.vector_names]
         return torch.cat(parts, dim=1)
 
     def _shared(self, inputs: Tensor) -> Tensor:

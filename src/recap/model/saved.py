@@ -1,4 +1,4 @@
-"""A model directory: `config.yaml`, `weights.safetensors`, vocabularies and a manifest; all that scoring needs."""
+"""A model directory: `config.yaml`, `weights.safetensors`, assets and a manifest; all that scoring needs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,12 +11,11 @@ from torch import Tensor
 from recap.config.load import describe_changes, differences, dump_config, load_config
 from recap.config.node import Path as Path_
 from recap.config.recap import RecapConfig
-from recap.data.vocabulary import (
-    Vocabularies,
-    discrete_sizes,
-    load_vocabularies,
-    save_vocabulary,
-    vocabulary_path,
+from recap.data.assets import (
+    Assets,
+    asset_path,
+    load_assets,
+    save_asset,
 )
 from recap.errors import CheckpointError, ConfigError
 from recap.model.directory import MANIFEST, verify
@@ -30,20 +29,20 @@ class SavedModel:
     """What a model directory holds."""
 
     config: RecapConfig
-    vocabularies: Vocabularies
+    assets: Assets
     ranker: Ranker
 
 
-def build_ranker(config: RecapConfig, vocabularies: Vocabularies) -> Ranker:
+def build_ranker(config: RecapConfig, assets: Assets) -> Ranker:
     """A ranker with fresh weights, drawn from torch's current random state."""
-    return Ranker(config, discrete_sizes(config.features, vocabularies))
+    return Ranker(config, assets)
 
 
 def write_model(folder: Path, model: SavedModel) -> None:
     """Write the files of a model directory into `folder`."""
     (folder / CONFIG).write_text(dump_config(model.config), encoding="utf-8")
-    for name, values in model.vocabularies.items():
-        save_vocabulary(values, vocabulary_path(folder, name))
+    for name, values in model.assets.items():
+        save_asset(values, asset_path(folder, name))
     save_file({name: tensor.contiguous() for name, tensor in model.ranker.state_dict().items()}, folder / WEIGHTS)
 
 
@@ -56,10 +55,10 @@ def open_model(folder: Path, overrides: Sequence[str] = (), set_files: Sequence[
     config = load_config(folder / CONFIG, overrides, set_files, stored=True)
     if overrides or set_files:
         _refuse_other_weights(differences(load_config(folder / CONFIG, stored=True), config), folder)
-    vocabularies = load_vocabularies(config.features, folder)
-    ranker = build_ranker(config, vocabularies)
+    assets = load_assets(config.features, folder)
+    ranker = build_ranker(config, assets)
     load_weights(ranker, folder)
-    return SavedModel(config, vocabularies, ranker)
+    return SavedModel(config, assets, ranker)
 
 
 def _refuse_other_weights(changes: Mapping[Path_, tuple[Any, Any]], folder: Path) -> None:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from recap.config.load import describe_changes, differences, load_config
 from recap.config.recap import RecapConfig
-from recap.data.vocabulary import Vocabularies, load_vocabularies
+from recap.data.assets import Assets, load_assets
 from recap.errors import CheckpointError
 from recap.model.directory import verify, whole_directory
 from recap.model.saved import (
@@ -75,7 +75,7 @@ class Checkpoints:
         return RunState(**json.loads((folder / STATE).read_text()))
 
 
-def check_resumable(checkpoint: Path, config: RecapConfig, vocabularies: Vocabularies) -> list[str]:
+def check_resumable(checkpoint: Path, config: RecapConfig, assets: Assets) -> list[str]:
     """What differs from the configuration a run began with, a line each, when a resumed run may differ in that.
 
     Raises CheckpointError, which lists these and those that need a new run.
@@ -84,11 +84,11 @@ def check_resumable(checkpoint: Path, config: RecapConfig, vocabularies: Vocabul
     free = {path: change for path, change in changes.items() if _is_free(path)}
     allowed = describe_changes(free)
     refused = describe_changes({path: change for path, change in changes.items() if path not in free})
-    before = load_vocabularies(config.features, checkpoint) if not refused else {}
+    before = load_assets(config.features, checkpoint) if not refused else {}
     refused += [
         f"features.discrete.{name}.vocabulary: its strings changed"
         for name, values in before.items()
-        if not values.equals(vocabularies[name])
+        if not values.equals(assets[name])
     ]
     if refused:
         lines = [f"{checkpoint}: this run began with another configuration. These changes need a new run:"]
@@ -116,6 +116,10 @@ FREE = {
     "training.eval_log_every_n",
     "training.eval_timeout_in_s",
     "train_data.source",
+    "train_data.num_epochs",
+    "train_data.on_bad_data",
+    "train_data.readers",
+    "train_data.cache",
     "validation_data",
     "which_metrics",
     "scoring",

@@ -13,9 +13,9 @@ import torch
 
 from recap.config.load import dump_config
 from recap.config.recap import JobMode, RecapConfig
+from recap.data.assets import load_assets
 from recap.data.batch import Batch
-from recap.data.stream import BatchStream, open_stream
-from recap.data.vocabulary import load_vocabularies
+from recap.data.stream import BatchStream, open_stream, refuse_caches_that_do_not_fit
 from recap.errors import CheckpointError, InputError, RecapError, RunError
 from recap.evaluation.evaluate import Evaluation, evaluate
 from recap.model.directory import verify
@@ -46,46 +46,50 @@ class _EvaluationStoppedError(Exception):
     """A signal arrived during an evaluation."""
 
 
-def train(config: RecapConfig, reporter: Reporter) -> bool:
-    """Train until `num_train_steps`, from the latest checkpoint in `save_dir` if there is one.
+def train(config: RecapConfig, reporter: Reporter, *, accept_changed_data: bool = False) -> bool:
+    """Train until `num_train_steps` or `num_epochs`, from the latest checkpoint in `save_dir` if there is one.
 
-    False: the run was finished before. Raises DataError, CheckpointError, RunError (a loss that is not finite) and
-    Interrupted (a signal).
+    False: the run was finished before. `accept_changed_data`: go on though files are not those of the checkpoint.
+    Raises DataError, CheckpointError, RunError (a loss that is not finite) and Interrupted (a signal).
     """
     save_dir = Path(config.training.save_dir)
     with _locked(save_dir), _signals() as signals:
-        trainer = Trainer(config, reporter, signals)
+        trainer = Trainer(config, reporter, signals, accept_changed_data=accept_changed_data)
         return trainer.run()
 
 
 class Trainer:
     """One run in one process."""
 
-    def __init__(self, config: RecapConfig, reporter: Reporter, signals: list[int]) -> None:
+    def __init__(
+        self, config: RecapConfig, reporter: Reporter, signals: list[int], *, accept_changed_data: bool = False
+    ) -> None:
         self.config, self.reporter, self.signals = config, reporter, signals
         self.runtime = start_runtime()
-        vocabularies = load_vocabularies(config.features)
-        self.stream = open_stream(config, vocabularies, JobMode.TRAIN)
+        assets = load_assets(config.features)
+        self.stream = open_stream(config, assets, JobMode.TRAIN, say=reporter.say)
         # All opened now: data that disagrees with the configuration is refused before the first step.
         self.validation = {
-            split: open_stream(config, vocabularies, JobMode.EVALUATE, split) for split in config.validation_data
+            split: open_stream(config, assets, JobMode.EVALUATE, split, reporter.say)
+            for split in config.validation_data
         }
+        refuse_caches_that_do_not_fit({"train_data": self.stream, **self.validation})
         seed_torch(config.training.seed, 0)
-        ranker = build_ranker(config, vocabularies).to(self.runtime.device)
-        self.model = SavedModel(config, vocabularies, ranker)
+        ranker = build_ranker(config, assets).to(self.runtime.device)
+        self.model = SavedModel(config, assets, ranker)
         self.loss = MultiTaskLoss([task.pos_weight for task in config.model.tasks.values()])
         self.loss.to(self.runtime.device)
         self.optimizer = ScheduledOptimizer(config, ranker)
         self.save_dir = Path(config.training.save_dir)
         self.checkpoints = Checkpoints(self.save_dir)
-        self.state = self._restore()
+        self.state = self._restore(accept_changed_data)
         (self.save_dir / CONFIG).write_text(dump_config(config), encoding="utf-8")
         self.log_started, self.log_started_step = time.monotonic(), self.state.step
 
     def run(self) -> bool:
         """Do every step that is left; False if the run is finished and nothing was."""
         state, training = self.state, self.config.training
-        if state.step >= training.num_train_steps and not self._evaluation_is_due():
+        if self._is_last() and not self._evaluation_is_due():
             return False
         self.trackers = open_trackers(self.save_dir, state.step)
         self.reporter.start(self.config, state.step, self.stream.order.rows)
@@ -94,8 +98,10 @@ class Trainer:
             if self._evaluate_if_due():  # a signal had cut it short
                 self._save()
             with closing(iter(self.stream)) as batches:
-                while state.step < training.num_train_steps:
-                    self._step(next(batches))
+                while not self._is_last():
+                    batch = next(batches, None)
+                    if batch is not None:
+                        self._step(batch)
                     self._log_if_due()
                     self._evaluate_if_due()
                     if self._due(training.checkpoint_every_n) or self.signals:
@@ -137,9 +143,12 @@ class Trainer:
                 f"(last checkpoint: {self.checkpoints.latest_or_none() or 'none'})"
             )
 
+    def _is_last(self) -> bool:
+        """Whether no step is left: all are done, or each row was seen as often as it should be."""
+        return self.state.step >= self.config.training.num_train_steps or self.stream.ended
+
     def _due(self, every: int) -> bool:
-        step = self.state.step
-        return step > 0 and (step % every == 0 or step == self.config.training.num_train_steps)
+        return self.state.step > 0 and (self.state.step % every == 0 or self._is_last())
 
     def _evaluation_is_due(self) -> bool:
         return self._due(self.config.training.eval_log_every_n) and self.state.evaluated_step < self.state.step
@@ -147,7 +156,7 @@ class Trainer:
     def _log_if_due(self) -> None:
         """Mean losses since the last line, and the rates of the step just done."""
         state = self.state
-        if not self._due(self.config.training.train_log_every_n):
+        if not self._due(self.config.training.train_log_every_n) or not state.loss_steps:
             return
         means = {task: total / state.loss_steps for task, total in state.loss_sums.items()}
         seconds = time.monotonic() - self.log_started
@@ -156,6 +165,7 @@ class Trainer:
             "step": state.step,
             "split": "train",
             "epoch": round(self.stream.epoch, 4),
+            "passed_over": len(self.stream.skipped),
             "examples_per_second": round(examples / seconds, 1) if seconds else None,
             "loss": sum(means.values()) / len(means),
             **{f"loss/{task}": mean for task, mean in means.items()},
@@ -205,7 +215,7 @@ class Trainer:
         self.state.stream = self.stream.state_dict()
         self.checkpoints.save(self.model, self.optimizer, self.state)
 
-    def _restore(self) -> RunState:
+    def _restore(self, accept_changed_data: bool) -> RunState:
         """The state of the latest checkpoint, or of a new run: fresh or warm-started weights."""
         latest = self.checkpoints.latest_or_none()
         if latest is None:
@@ -215,10 +225,10 @@ class Trainer:
                 verify(folder)
                 load_weights(self.model.ranker, folder)
             return RunState()
-        for change in check_resumable(latest, self.config, self.model.vocabularies):
+        for change in check_resumable(latest, self.config, self.model.assets):
             self.reporter.say(f"changed since {latest.name}: {change}")
         state = self.checkpoints.restore(latest, self.model, self.optimizer)
-        self.stream.load_state_dict(state.stream)
+        self.stream.load_state_dict(state.stream, accept_changes=accept_changed_data)
         return state
 
 

@@ -1,7 +1,7 @@
 """The columns of a data set in the published form: under which names they are stored, and how long they are."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -16,6 +16,7 @@ VECTORS = ("user_embedding", "user_eng_embedding", "author_embedding")
 """The pretrained vectors that the published model knows by name, in the order of its input."""
 LENGTHS = {"continuous": 6000, "binary": 512, **dict.fromkeys(VECTORS, 200)}
 """The published layout, for a schema that is not at hand."""
+_MANTISSA = 23
 _USER = ("meta.user_id", "meta__user_id")
 
 
@@ -39,14 +40,18 @@ def find_columns(data: Data, tables: Sequence[SmallTable], path: Path, remark: S
     for name in ("continuous", "binary"):
         if name in columns:
             length = _length(name, columns[name], schema, path, refuse)
-            kept = data.truncation[name]
-            first = {"first": kept} if kept is not None and kept < length else {}
-            found[name] = [{"name": columns[name], "length": length, **first}]
+            kept, mask = data.slices[name]
+            sliced = {"first": kept if kept is not None and kept < length else None, "mask": mask}
+            said_of = {key: value for key, value in (sliced | _held(name, data, path, refuse)).items() if value}
+            found[name] = [{"name": columns[name], "length": length, **said_of}]
     found["discrete"] = {
         table.name: {"size": table.num_embeddings, "of": {"column": codes, "index": table.index}} for table in tables
     }
     vectors = [name for name in VECTORS if name in columns]
-    found["vectors"] = {columns[name]: _length(name, columns[name], schema, path, refuse) for name in vectors}
+    found["vectors"] = {}
+    for name in vectors:
+        length, held = _length(name, columns[name], schema, path, refuse), _held(name, data, path, refuse)
+        found["vectors"][columns[name]] = {"length": length, **held} if held else length
     # The stored column of a feature that the model reads, and a label, are not carried too.
     known = {columns[name] for name in LENGTHS if name in columns} | data.tasks.keys()
     carried: dict[str, str] = {}
@@ -55,10 +60,39 @@ def find_columns(data: Data, tables: Sequence[SmallTable], path: Path, remark: S
             carried[column] = name
     users = [column for column, name in carried.items() if name in _USER or column in _USER]
     found["ids"] = [column for column in carried if column not in users[:1]]
+    found["ids"] += list(_extracted(data, columns | {"discrete": codes}, path, refuse))
     if found["ids"]:
-        remark(path, f"carried to the predictions, as nothing in the model reads them: {', '.join(found['ids'])}")
+        shown = ", ".join(each if isinstance(each, str) else each["name"] for each in found["ids"])
+        remark(path, f"carried to the predictions, as nothing in the model reads them: {shown}")
+    unread = [name for name in (*said.mask_mantissa_features, *data.dtypes) if name not in LENGTHS]
+    if unread:
+        remark(path, f"left as they are stored, as no number of theirs is read by the model: {', '.join(unread)}")
     found["user"] = users[0] if users else None
     return found
+
+
+def _held(name: str, data: Data, path: Path, refuse: Say) -> dict[str, Any]:
+    """What the numbers of a feature are made less precise by."""
+    bits, dtype = data.seg_dense_schema.mask_mantissa_features.get(name), data.dtypes.get(name, "float32")
+    preprocess: Path = (*path[:-1], "preprocess", "downcast", "features", name)
+    if bits is not None and bits > _MANTISSA:
+        refuse((*path, "mask_mantissa_features", name), f"a float32's mantissa has {_MANTISSA} bits, found {bits}")
+    if bits is not None and name == "binary":
+        refuse((*path, "mask_mantissa_features", name), "means nothing here: binary holds 0 and 1; leave it out")
+    if name in VECTORS and dtype in ("uint8", "bool"):
+        refuse(preprocess, f"means nothing here: a pretrained vector as {dtype}; take bfloat16 or float16")
+    held = {"masked_mantissa_bits": bits, "dtype": None if dtype == "float32" else dtype}
+    return {key: value for key, value in held.items() if value is not None}
+
+
+def _extracted(data: Data, columns: dict[str, str], path: Path, refuse: Say) -> Iterator[dict[str, Any]]:
+    """The single values that have names of their own, as carried columns."""
+    table: Path = (*path[:-1], "preprocess", "extract_features", "extract_feature_table")
+    for index, feature in enumerate(data.extracted):
+        if feature.name in columns or feature.name in data.tasks:
+            refuse((*table, index, "name"), f"{feature.name!r} is the name of another column; choose another name")
+        column = columns.get(feature.source_tensor, feature.source_tensor)
+        yield {"name": feature.name, "of": {"column": column, "index": feature.index}}
 
 
 def _read_schema(file: FilePath, path: Path, remark: Say, refuse: Say) -> dict[str, Any] | None:

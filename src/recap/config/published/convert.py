@@ -1,7 +1,7 @@
 """A file in the published form → one of ours, with a remark on all that changes in meaning."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path as FilePath
@@ -10,11 +10,11 @@ from typing import Any
 from recap.config.base import SMALLEST_EPSILON, all_disagreements
 from recap.config.environment import substitute
 from recap.config.layers import inherit_train_data, read_mapping
-from recap.config.node import Node, Path, node_at, plain
+from recap.config.node import Node, Path, plain
 from recap.config.optimizer import DEFAULT
 from recap.config.problems import disagreements, in_order, origin_at, validate
 from recap.config.published.columns import find_columns
-from recap.config.published.data import Data
+from recap.config.published.data_sets import DataSets
 from recap.config.published.form import METRIC_ALIASES, LearningRate, PublishedConfig, metric_names
 from recap.config.published.model import Mlp, SmallTable, TaskModel
 from recap.config.published.tree import TreeBuilder
@@ -33,10 +33,6 @@ _TRAINING: dict[str, tuple[_Test, str]] = {
     "gradient_accumulation": (lambda n: n > 2, "all micro-batches count; the published code dropped all but two"),
 }
 """Of which values of a field a word is due, and which."""
-_INPUTS = {"inputs": None, "explicit_datetime_inputs": "hourly", "explicit_date_inputs": "daily"}
-"""What says where files are → the kind of our inputs; globs have none."""
-_KNOBS = ["file_batch_size", "dataset_service_compression", "map_num_parallel_calls", "interleave_num_parallel_calls"]
-"""Fields that tune the published reader and change no result."""
 
 
 @dataclass(frozen=True)
@@ -78,13 +74,13 @@ class _Converter:
 
     def whole(self) -> Node:
         """Everything."""
-        published = self.published
+        published, sets = self.published, DataSets(self.tree, self.published)
         sections = {
             "training": self._training(),
             "features": self._features(),
             "model": self._model(),
-            "train_data": self._train_data(),
-            "validation_data": self._validation_data(),
+            "train_data": sets.train_data(),
+            "validation_data": sets.validation_data(),
             "optimizer": self._optimizer(),
         }
         self.tree.remark(("model",), "scoring.weights is not said in the published form; add it, or every score is 0")
@@ -212,135 +208,6 @@ class _Converter:
         names = ("batch_norm", "dropout") + (() if to_logit else ("final_layer_activation",))
         return {"layer_sizes": sizes, **self.tree.copies(path, *names)}
 
-    def _train_data(self) -> Node:
-        path: Path = ("train_data",)
-        data = self.published.train_data
-        heads = self.published.model.tasks
-        unread = [task for task in data.tasks if task not in heads]
-        if unread:
-            self.tree.remark((*path, "tasks"), f"labels that no head predicts are left out: {', '.join(unread)}")
-        if any(task.pos_downsampling_rate != 1 or task.neg_downsampling_rate != 1 for task in data.tasks.values()):
-            text = "sampling rates calibrate the probabilities; they do not weigh examples too, which corrects twice"
-            self.tree.remark((*path, "tasks"), text)
-        self._remark_reading(path, data)
-        if data.evaluation_tasks:
-            self.tree.remark((*path, "evaluation_tasks"), "left out: training evaluates the validation sets alone")
-        labels = {task: self.tree.copied((*path, "tasks", task)) for task in data.tasks if task in heads}
-        shuffle = self.tree.copied((*path, "examples_shuffle_buffer_size"))
-        return self.tree.mapping(
-            path,
-            {
-                "source": self.tree.mapping(
-                    path,
-                    {
-                        "kind": self.tree.made("tfrecord", path),
-                        "inputs": self._inputs(path),
-                        "schema_path": self.tree.copied((*path, "seg_dense_schema", "schema_path")),
-                    },
-                ),
-                "global_batch_size": self.tree.copied((*path, "global_batch_size")),
-                "tasks": self.tree.mapping((*path, "tasks"), labels),
-                "rectify_labels": self._rectify_labels(path, data),
-                "shuffle_window_rows": shuffle or self.tree.made(data.examples_shuffle_buffer_size, path),
-            },
-        )
-
-    def _inputs(self, path: Path) -> Node:
-        """Globs, or folders by hour or by day."""
-        for name, kind in _INPUTS.items():
-            copied = self.tree.copied((*path, name))
-            if copied is not None and kind is not None:
-                return self.tree.mapping((*path, name), {"kind": self.tree.made(kind, path), **copied.value})
-            if copied is not None:
-                return copied
-        return self.tree.made("none", path)  # stands in for what is refused
-
-    def _rectify_labels(self, path: Path, data: Data) -> Node | None:
-        """For the tasks that have a head."""
-        said = data.rectify_labels
-        if said is None:
-            return None
-        path = (*path, "preprocess", "rectify_labels")
-        engaged_path: Path = (*path, "label_to_engaged_timestamp_field")
-        names = [task for task in said.label_to_engaged_timestamp_field if task in self.published.model.tasks]
-        renamed = {
-            "window_hours": "label_rectification_window_in_hours",
-            "served_at": "served_timestamp_field",
-            "impressed_at": "impressed_timestamp_field",
-        }
-        entries = {ours: self.tree.copied((*path, theirs)) for ours, theirs in renamed.items()}
-        engaged = self.tree.mapping(engaged_path, {task: self.tree.copied((*engaged_path, task)) for task in names})
-        return self.tree.mapping(path, {**entries, "engaged_at": engaged}) if names else None
-
-    def _remark_reading(self, path: Path, data: Data) -> None:
-        for name in _KNOBS:
-            if self.tree.stated((*path, name)):
-                self.tree.remark((*path, name), "left out, it means nothing here: it tunes the published reader")
-        train = path == ("train_data",)
-        if self.tree.stated((*path, "examples_shuffle_buffer_size")):
-            whole = "row groups are shuffled over the whole epoch, and rows in windows of whole row groups of this size"
-            text = whole if data.examples_shuffle_buffer_size else "rows are read in order"
-            self.tree.remark((*path, "examples_shuffle_buffer_size"), text if train else "left out: read in order")
-        if data.repeat_files and not train and self.tree.stated((*path, "repeat_files")):
-            self.tree.remark((*path, "repeat_files"), "left out: an evaluation reads each row once at most")
-
-    def _validation_data(self) -> Node | None:
-        sets = self.published.validation_data
-        if not sets:
-            return None
-        made = {name: self._validation_set(("validation_data", name), data) for name, data in sets.items()}
-        return self.tree.mapping(("validation_data",), made)
-
-    def _validation_set(self, path: Path, data: Data) -> Node:
-        """What differs from `train_data`, which a validation set inherits."""
-        train, heads = self.published.train_data, self.published.model.tasks
-        self._remark_reading(path, data)
-        tasks = dict(self._rates_that_differ(path, data))
-        source = self.tree.mapping(path, {"inputs": self._inputs(path)})
-        rectify = self._rectify_labels(path, data) or self.tree.made(None, path)
-        same_files = all(self._agree(path, data, name) for name in _INPUTS)
-        batch = self.tree.copied((*path, "global_batch_size"))
-        evaluated = data.evaluation_tasks or list(data.tasks)
-        chosen = [task for task in heads if task in evaluated]
-        headless = [task for task in evaluated if task not in heads and task not in train.tasks]
-        headless += [task for task in data.evaluation_tasks if task not in heads and task in train.tasks]
-        if headless:
-            self.tree.remark((*path, "tasks"), f"left out, as no head predicts them: {', '.join(headless)}")
-        if not chosen:
-            self.tree.refuse((*path, "tasks"), "no head predicts any task of it; take the set out")
-        return self.tree.mapping(
-            path,
-            {
-                "source": None if same_files else source,
-                "global_batch_size": None if self._agree(path, data, "global_batch_size") else batch,
-                "tasks": self.tree.mapping((*path, "tasks"), tasks) if tasks else None,
-                "rectify_labels": None if data.rectify_labels == train.rectify_labels else rectify,
-                "evaluation_tasks": None if len(chosen) in (0, len(heads)) else self.tree.made(chosen, path),
-            },
-        )
-
-    def _agree(self, path: Path, data: Data, *below: str) -> bool:
-        """Whether a validation set and `train_data` say the same, today and with any environment."""
-        stated = node_at(self.tree.raw, (*path, *below)), node_at(self.tree.raw, ("train_data", *below))
-        raw = [None if node is None else plain(node) for node in stated]
-        if "${" in repr(raw):
-            return bool(raw[0] == raw[1])
-        return bool(_value_at(data, below) == _value_at(self.published.train_data, below))
-
-    def _rates_that_differ(self, path: Path, data: Data) -> Iterator[tuple[str, Node]]:
-        for task, rates in data.tasks.items():
-            before = self.published.train_data.tasks.get(task)
-            if task not in self.published.model.tasks:
-                continue
-            task_path = (*path, "tasks", task)
-            changed = {
-                name: self.tree.copied((*task_path, name)) or self.tree.made(value, task_path)
-                for name, value in rates
-                if before is None or not self._agree(path, data, "tasks", task, name)
-            }
-            if changed or before is None:
-                yield task, self.tree.mapping(task_path, changed)
-
     def _optimizer(self) -> Node:
         said = self.published.optimizer
         adam_path: Path = ("optimizer", "adam")
@@ -372,10 +239,3 @@ class _Converter:
         copied = self.tree.copied((*path, kind)) or self.tree.made(0.0, path)
         fields = {"learning_rate": copied} if kind == "constant" else dict(copied.value)
         return self.tree.mapping((*path, kind), {"kind": self.tree.made(kind, path), **fields})
-
-
-def _value_at(data: Data, path: Sequence[str]) -> Any:
-    where: Any = data
-    for step in path:
-        where = where[step] if isinstance(where, dict) else getattr(where, step)
-    return where

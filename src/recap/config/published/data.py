@@ -1,9 +1,10 @@
 """A data set in the published form."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from recap.config.base import Disagreements, Name, PositiveInt
+from recap.config.base import Disagreements, Name, NonNegativeInt, PositiveInt
 from recap.config.data import DataTaskConfig
+from recap.config.features import Dtype
 from recap.config.published.section import PublishedSection, Refused, Unread, not_built
 
 
@@ -31,7 +32,7 @@ class SegDenseSchema(PublishedSection):
     schema_path: str
     features: list[str] = []
     renamed_features: dict[str, str] = {}
-    mask_mantissa_features: Annotated[dict[str, int], not_built("masking mantissa bits")] = {}
+    mask_mantissa_features: dict[str, PositiveInt] = {}
 
 
 class TruncateAndSlice(PublishedSection):
@@ -39,8 +40,36 @@ class TruncateAndSlice(PublishedSection):
 
     continuous_feature_truncation: PositiveInt | None = None
     binary_feature_truncation: PositiveInt | None = None
-    continuous_feature_mask_path: Annotated[Unread, not_built("slicing by a mask")] = None
-    binary_feature_mask_path: Annotated[Unread, not_built("slicing by a mask")] = None
+    continuous_feature_mask_path: Name | None = None
+    binary_feature_mask_path: Name | None = None
+
+
+class Downcast(PublishedSection):
+    """Features held as less than float32."""
+
+    features: dict[Name, Dtype]
+
+
+class ExtractedFeature(PublishedSection):
+    """One value of a dense tensor, under a name."""
+
+    name: Name
+    source_tensor: Name
+    index: NonNegativeInt
+
+
+class ExtractFeatures(PublishedSection):
+    """Values of dense tensors, under names."""
+
+    extract_feature_table: list[ExtractedFeature]
+
+
+class DownsampleNegatives(PublishedSection):
+    """Sampling while reading."""
+
+    batch_multiplier: PositiveInt
+    engagements_list: list[Name]
+    num_engagements: int | None = None
 
 
 class RectifyLabels(PublishedSection):
@@ -56,10 +85,10 @@ class Preprocess(PublishedSection):
     """What is done to a batch before the model sees it."""
 
     truncate_and_slice: TruncateAndSlice | None = None
-    downcast: Annotated[Unread, not_built("casting columns down")] = None
+    downcast: Downcast | None = None
     rectify_labels: RectifyLabels | None = None
-    extract_features: Annotated[Unread, not_built("extracting single features")] = None
-    downsample_negatives: Annotated[Unread, not_built("sampling while reading")] = None
+    extract_features: ExtractFeatures | None = None
+    downsample_negatives: DownsampleNegatives | None = None
 
 
 class Data(PublishedSection):
@@ -70,13 +99,13 @@ class Data(PublishedSection):
     explicit_datetime_inputs: Hourly | None = None
     explicit_date_inputs: Daily | None = None
     global_batch_size: int
-    num_files_to_keep: Annotated[PositiveInt | None, not_built("reading some of the files")] = None
+    num_files_to_keep: PositiveInt | None = None
     repeat_files: bool = True
     file_batch_size: PositiveInt = 16
-    cache: Annotated[bool, not_built("holding the data in memory")] = False
-    data_service_dispatcher: Annotated[str | None, not_built("reading by other processes or hosts")] = None
+    cache: bool = False
+    data_service_dispatcher: Annotated[str | None, not_built("reading by other hosts")] = None
     dataset_service_compression: Literal["AUTO"] | None = None
-    ignore_data_errors: Annotated[bool, not_built("reading on past bad data")] = False
+    ignore_data_errors: bool = False
     examples_shuffle_buffer_size: int = 1024
     map_num_parallel_calls: PositiveInt | None = None
     interleave_num_parallel_calls: PositiveInt | None = None
@@ -92,10 +121,35 @@ class Data(PublishedSection):
         return (self.preprocess or Preprocess()).rectify_labels
 
     @property
-    def truncation(self) -> dict[str, int | None]:
-        """How many values of each dense column are kept."""
+    def downsample_negatives(self) -> DownsampleNegatives | None:
+        """Sampling while reading."""
+        return (self.preprocess or Preprocess()).downsample_negatives
+
+    @property
+    def extracted(self) -> list[ExtractedFeature]:
+        """Single values that have names of their own."""
+        said = (self.preprocess or Preprocess()).extract_features
+        return said.extract_feature_table if said is not None else []
+
+    @property
+    def dtypes(self) -> dict[str, Dtype]:
+        """What features are held as."""
+        said = (self.preprocess or Preprocess()).downcast
+        return said.features if said is not None else {}
+
+    @property
+    def slices(self) -> dict[str, tuple[int | None, str | None]]:
+        """How many values of each dense column are kept, and the file that says which of them."""
         said = (self.preprocess or Preprocess()).truncate_and_slice or TruncateAndSlice()
-        return {"continuous": said.continuous_feature_truncation, "binary": said.binary_feature_truncation}
+        return {
+            "continuous": (said.continuous_feature_truncation, said.continuous_feature_mask_path),
+            "binary": (said.binary_feature_truncation, said.binary_feature_mask_path),
+        }
+
+    @property
+    def shaping(self) -> dict[str, Any]:
+        """All that is done to features, by the part of `preprocess` that says it."""
+        return {"truncate_and_slice": self.slices, "downcast": self.dtypes, "extract_features": self.extracted}
 
     def problems(self) -> Disagreements:
         """Tasks to evaluate that it does not have."""

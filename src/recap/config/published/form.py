@@ -104,7 +104,7 @@ class PublishedConfig(PublishedSection):
 
     def checks(self) -> tuple[Disagreements, ...]:
         """And what data sets and heads do not agree about."""
-        return *super().checks(), self._metrics(), self._schemas(), self._rates(), self._reading()
+        return *super().checks(), self._metrics(), self._schemas(), self._rates()
 
     def _metrics(self) -> Disagreements:
         for name in metric_names(self.which_metrics) if self.which_metrics is not None else []:
@@ -116,9 +116,10 @@ class PublishedConfig(PublishedSection):
             if data.seg_dense_schema != self.train_data.seg_dense_schema:
                 why = not_built("a layout of its own for a validation set; it must be that of train_data").why
                 yield ("validation_data", name, "seg_dense_schema"), why
-            if data.truncation != self.train_data.truncation:
-                why = not_built("a truncation of its own for a validation set; it must be that of train_data").why
-                yield ("validation_data", name, "preprocess", "truncate_and_slice"), why
+            for part, said in data.shaping.items():
+                if said != self.train_data.shaping[part]:
+                    why = "features are shaped the same way everywhere; it must be that of train_data"
+                    yield ("validation_data", name, "preprocess", part), why
 
     def _rates(self) -> Disagreements:
         rates = self.optimizer.multi_task_learning_rates
@@ -130,7 +131,3 @@ class PublishedConfig(PublishedSection):
         if rates is not None and DEFAULT in rates.tower_learning_rates:
             path = ("optimizer", "multi_task_learning_rates", "tower_learning_rates", DEFAULT)
             yield path, f"{DEFAULT!r} is no task. Known: {', '.join(self.model.tasks)}"
-
-    def _reading(self) -> Disagreements:
-        if not self.train_data.repeat_files:
-            yield ("train_data", "repeat_files"), not_built("training on each row once").why

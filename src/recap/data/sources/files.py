@@ -71,3 +71,9 @@ def stamp(file: str) -> tuple[int, int]:
     except OSError as error:
         raise DataError(f"{file}: cannot be read ({error.strerror})") from None
     return status.st_mtime_ns, status.st_size
+
+
+def relative_names(files: Sequence[str]) -> list[str]:
+    """What files are called below their common folder, in their order, wherever that is."""
+    folder = os.path.commonpath([os.path.dirname(os.path.abspath(file)) for file in files])
+    return [os.path.relpath(os.path.abspath(file), folder) for file in files]

@@ -1,19 +1,14 @@
-"""The files of a data set as a list of chunks, of whatever format they are."""
+"""What reads files of whatever format they are, chunk by chunk."""
 
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import assert_never
 
-import pyarrow as pa
-
 from recap.config.data import ArrowConfig, CsvConfig, JsonLinesConfig, ParquetConfig, SourceConfig, TfRecordConfig
-from recap.data.place import Place
-from recap.data.schema import RowEncoder
 from recap.data.sources.arrow import ArrowFormat
-from recap.data.sources.files import find_files
+from recap.data.sources.files import find_files, stamp
 from recap.data.sources.format import ColumnTypes, Format
 from recap.data.sources.parquet import ParquetFormat
 from recap.data.sources.text import CsvFormat, JsonLinesFormat
@@ -29,49 +24,21 @@ class Chunk:
     number: int
     first_row: int
     rows: int
+    stamp: tuple[int, int]
+    """Of the file, when the chunk was listed."""
 
 
-class Source:
-    """The chunks of the files that `config.inputs` match, in the order of the file names."""
-
-    def __init__(self, config: SourceConfig, encoder: RowEncoder) -> None:
-        """List the chunks and check the columns of every file against `encoder`. Raises DataError."""
-        self.files = find_files(config.inputs)
-        self.encoder = encoder
-        self.format = open_format(config, encoder.types)
-        self.chunks: list[Chunk] = []
-        for file in self.files:
-            encoder.check(self.format.schema(file), file)
-            self.chunks += chunks_of(self.format, file)
-        if not self.chunks:
-            raise DataError(f"{self.files[0]} and its sister files ({len(self.files)} in all) hold not a single row")
-
-    @property
-    def fingerprint(self) -> str:
-        """Names (below their common folder) and sizes of all chunks, hashed: equal for the same rows in order."""
-        folder = os.path.commonpath([os.path.dirname(os.path.abspath(file)) for file in self.files])
-        listing = [(os.path.relpath(chunk.file, folder), chunk.number, chunk.rows) for chunk in self.chunks]
-        return sha256(repr(listing).encode()).hexdigest()[:16]
-
-    def read(self, chunk: Chunk) -> pa.Table:
-        """The rows of `chunk`: the encoder's columns."""
-        return self.format.read(chunk.file, chunk.number, self.encoder.columns)
-
-    def place(self, chunk: Chunk) -> Place:
-        """Where the rows of `chunk` stand, for errors."""
-        return Place(chunk.file, chunk.first_row)
-
-
-def chunks_of(format_: Format, file: str) -> list[Chunk]:
-    """The chunks of one file that hold rows. Raises DataError where it is damaged or torn."""
+def chunks_of(format_: Format, file: str, *, though_torn: bool = False) -> list[Chunk]:
+    """The chunks of one file that hold rows. Raises DataError where it is damaged, or torn and that is not accepted."""
     torn = format_.torn_end(file)
-    if torn is not None:
+    if torn is not None and not though_torn:
         raise torn
+    listed = stamp(file)
     chunks: list[Chunk] = []
     first_row = 0
     for number, rows in enumerate(format_.chunk_rows(file)):
         if rows:
-            chunks.append(Chunk(file, number, first_row, rows))
+            chunks.append(Chunk(file, number, first_row, rows, listed))
         first_row += rows
     return chunks
 

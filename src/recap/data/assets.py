@@ -1,0 +1,106 @@
+"""What files that a configuration names say of features; a model carries it along.
+
+A vocabulary: the code of a string = its row + 1; code 0 is the unknown bucket. A mask: which values of a list are kept.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from recap.config.features import Column, FeaturesConfig, Vocabulary
+from recap.errors import DataError
+
+Assets = Mapping[str, pa.Array]
+"""Feature name → its known strings in order of code (string array), or which of its values are kept (boolean array)."""
+
+
+def load_assets(features: FeaturesConfig, model_dir: Path | None = None) -> Assets:
+    """The vocabulary or mask of every feature that has one: of the files the config names, or those a model carries.
+
+    Raises DataError for files that cannot be read or do not fit.
+    """
+    vocabularies = {
+        name: _load_vocabulary(str(asset_path(model_dir, name)) if model_dir else discrete.vocabulary, name)
+        for name, discrete in features.discrete.items()
+        if isinstance(discrete, Vocabulary)
+    }
+    masks = {
+        column.name: _load_mask(column) if model_dir is None else _carried_mask(asset_path(model_dir, column.name))
+        for column in (*features.continuous, *features.binary)
+        if column.mask is not None
+    }
+    return vocabularies | masks
+
+
+def discrete_sizes(features: FeaturesConfig, assets: Assets) -> dict[str, int]:
+    """Known codes of every discrete feature, without the unknown bucket."""
+    return {
+        name: len(assets[name]) if isinstance(discrete, Vocabulary) else discrete.size
+        for name, discrete in features.discrete.items()
+    }
+
+
+def column_width(column: Column, assets: Assets) -> int:
+    """Values of a numeric column that the model reads of a row."""
+    return column.read if column.mask is None else int(assets[column.name].true_count)
+
+
+def asset_path(model_dir: Path, name: str) -> Path:
+    """Where a model directory keeps the vocabulary or the mask of feature `name`."""
+    return model_dir / "assets" / f"{quote(name, safe='')}.parquet"
+
+
+def save_asset(values: pa.Array, path: Path) -> None:
+    """Write a vocabulary or mask that `load_assets` reads."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({"value": values}), path)
+
+
+def _load_mask(column: Column) -> pa.Array:
+    where = f"{column.mask}: mask of {column.name!r}"
+    assert column.mask is not None
+    try:
+        kept = np.load(column.mask)  # of numbers alone: NumPy refuses objects
+    except FileNotFoundError:
+        raise DataError(f"{where}: no such file; see features") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{where}: not readable as a NumPy file (.npy) of numbers ({error})") from None
+    if not isinstance(kept, np.ndarray) or kept.dtype.kind not in "biuf" or kept.ndim != 1 or len(kept) != column.read:
+        found = f"{kept.dtype} of shape {kept.shape}" if isinstance(kept, np.ndarray) else "an archive"
+        raise DataError(f"{where}: found {found}; {column.read} numbers are expected, one for each value that is read")
+    if not kept.any():
+        raise DataError(f"{where}: keeps no value; leave the column out instead")
+    return pa.array(kept != 0)
+
+
+def _carried_mask(path: Path) -> pa.Array:
+    return pq.read_table(path).column(0).combine_chunks()
+
+
+def _load_vocabulary(path: str, name: str) -> pa.Array:
+    where = f"{path}: vocabulary of {name!r}"
+    try:
+        table = pq.read_table(path)
+    except FileNotFoundError:
+        raise DataError(f"{where}: no such file; see features.discrete.{name}.vocabulary") from None
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{where}: not readable as Parquet ({error})") from None
+    if table.num_columns == 0:
+        raise DataError(f"{where}: has no column; its first column must list the known strings")
+    try:
+        values = table.column(0).cast(pa.string()).combine_chunks()
+    except pa.ArrowException:
+        raise DataError(f"{where}: column 0 is {table.schema.types[0]}; it must hold strings") from None
+    if values.null_count:
+        raise DataError(f"{where}: row {values.is_null().to_pylist().index(True)} is null; every row is a string")
+    if len(values.unique()) != len(values):
+        seen: set[str] = set()
+        for row, value in enumerate(values.to_pylist()):
+            if value in seen:
+                raise DataError(f"{where}: row {row} repeats {value!r}; each string may stand once")
+            seen.add(value)
+    return values

@@ -1,0 +1,95 @@
+"""What reads chunks ahead: this process, or others; and what keeps the rows that were read.
+
+Batches of other processes come through shared memory, nothing of them is copied through a pipe.
+"""
+
+import os
+import signal
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import connection, parent_process
+from typing import assert_never
+
+import pyarrow as pa
+import torch
+import torch.multiprocessing
+
+from recap.config.data import ProcessesConfig, ReadersConfig, ThreadsConfig
+from recap.data.source import Loaded, Loader, join
+from recap.data.sources.source import Chunk
+from recap.errors import RunError
+
+
+class Readers:
+    """Loads chunks for any number of threads that ask at once."""
+
+    def __init__(self, config: ReadersConfig, loader: Loader, *, cache: bool) -> None:
+        """`cache`: every chunk is read once and then remembered."""
+        self.count = config.count
+        self._loader = loader
+        self._cache: dict[Chunk, Loaded] | None = {} if cache else None
+        self._pool: ProcessPoolExecutor | None = None
+        match config:
+            case ThreadsConfig():
+                pass
+            case ProcessesConfig():
+                self._pool = _start(config.count, loader)
+            case _:
+                assert_never(config)
+
+    @property
+    def caches(self) -> bool:
+        """Whether what was read stays in memory."""
+        return self._cache is not None
+
+    def load(self, chunks: Sequence[Chunk]) -> Loaded:
+        """The rows of some chunks, end to end. Raises DataError for bad data, RunError for a process that died."""
+        if self._cache is None:
+            return self._read(chunks)
+        for chunk in chunks:
+            if chunk not in self._cache:  # two threads may read the same; what they read is the same
+                found = self._read([chunk])
+                self._cache[chunk] = found._replace(rows=found.rows.clone()) if self._pool else found
+        return join([self._cache[chunk] for chunk in chunks])
+
+    def _read(self, chunks: Sequence[Chunk]) -> Loaded:
+        if self._pool is None:
+            return self._loader.load(chunks)
+        try:
+            return self._pool.submit(_load, chunks).result()
+        except BrokenProcessPool:
+            raise RunError(
+                "a process that reads data ended all of a sudden: out of memory, or of shared memory (/dev/shm)? "
+                "Take fewer of them or a smaller shuffle window, or 'readers: {kind: threads}'"
+            ) from None
+
+
+def _start(count: int, loader: Loader) -> ProcessPoolExecutor:
+    context = torch.multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(count, mp_context=context, initializer=_begin, initargs=(loader,))
+
+
+_LOADER: list[Loader] = []
+"""What a process that reads was begun with."""
+
+
+def _begin(loader: Loader) -> None:
+    _LOADER[:] = [loader]
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    torch.set_num_threads(1)
+    pa.set_cpu_count(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A parent that is killed cannot end its children; they see it go."""
+    parent = parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+
+def _load(chunks: Sequence[Chunk]) -> Loaded:
+    return _LOADER[0].load(chunks)

@@ -1,0 +1,191 @@
+"""A data set: its files as one list of chunks, and the rows of some; what is bad is passed over where it may be."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from hashlib import sha256
+from itertools import groupby
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from recap.config.data import SourceConfig
+from recap.data.batch import Batch, concatenate
+from recap.data.place import Place
+from recap.data.schema import RowEncoder
+from recap.data.sources.files import find_files, relative_names, stamp
+from recap.data.sources.format import Format
+from recap.data.sources.source import Chunk, chunks_of, open_format
+from recap.errors import DataError
+
+
+class Fault(NamedTuple):
+    """A part of a file that is passed over."""
+
+    file: str
+    part: str
+    """Such as `row 17`; nothing: the whole file."""
+    text: str
+    """What is wrong with it, with its place."""
+
+
+class Loaded(NamedTuple):
+    """What reading some chunks gave."""
+
+    rows: Batch
+    """Those that are there, end to end."""
+    kept: npt.NDArray[np.bool_] | None = None
+    """Which of the rows of the chunks they are, end to end; none given: all."""
+    faults: tuple[Fault, ...] = ()
+
+
+class Loader:
+    """Reads chunks into batches; can be sent to another process."""
+
+    def __init__(self, config: SourceConfig, encoder: RowEncoder, skip: bool) -> None:
+        """`skip`: bad rows and chunks become faults instead of errors."""
+        self.config, self.encoder, self.skip = config, encoder, skip
+
+    def __reduce__(self) -> tuple[type["Loader"], tuple[SourceConfig, RowEncoder, bool]]:
+        return Loader, (self.config, self.encoder, self.skip)  # the other process opens the format anew
+
+    @cached_property
+    def format(self) -> Format:
+        """What reads the files."""
+        return open_format(self.config, self.encoder.types)
+
+    def load(self, chunks: Sequence[Chunk]) -> Loaded:
+        """The rows of some chunks, end to end. Raises DataError where they are bad, unless they are passed over."""
+        return join([self._load(chunk) for chunk in chunks])
+
+    def _load(self, chunk: Chunk) -> Loaded:
+        without: list[int] = []
+        faults: list[Fault] = []
+        while True:
+            try:
+                table = self._read(chunk, without)
+                rows = self.encoder.encode(table, Place(chunk.file, chunk.first_row, tuple(without)))
+                break
+            except DataError as error:
+                if not self.skip:
+                    raise
+                bad = sorted(set(error.rows) - set(without))
+                if not bad:
+                    nothing = np.zeros(chunk.rows, bool)
+                    return Loaded(
+                        self.encoder.empty(), nothing, (Fault(chunk.file, f"part {chunk.number}", str(error)),)
+                    )
+                without = sorted([*without, *bad])
+                faults += _faults(chunk, bad, error)
+        if not without:
+            return Loaded(rows)
+        kept = np.ones(chunk.rows, bool)
+        kept[without] = False
+        return Loaded(rows, kept, tuple(faults))
+
+    def _read(self, chunk: Chunk, without: Sequence[int]) -> pa.Table:
+        if stamp(chunk.file) != chunk.stamp:
+            raise DataError(f"{chunk.file}: was changed since this job began; give the files that it was given")
+        table = self.format.read(chunk.file, chunk.number, self.encoder.columns, without)
+        if table.num_rows + len(without) != chunk.rows:
+            found = table.num_rows + len(without)
+            raise DataError(f"{chunk.file}: part {chunk.number} gives {found} rows; it should hold {chunk.rows}")
+        return table
+
+
+def _faults(chunk: Chunk, rows: Sequence[int], error: DataError) -> Iterator[Fault]:
+    """One for each row; the error tells of the first."""
+    for row in rows:
+        number = chunk.first_row + row
+        text = str(error) if row == error.rows[0] else f"{chunk.file}: row {number}: the same"
+        yield Fault(chunk.file, f"row {number}", text)
+
+
+def join(parts: Sequence[Loaded]) -> Loaded:
+    """The rows of several chunks end to end."""
+    if len(parts) == 1:
+        return parts[0]
+    rows = concatenate([part.rows for part in parts])
+    if all(part.kept is None for part in parts):
+        return Loaded(rows)
+    kept = [np.ones(len(part.rows), bool) if part.kept is None else part.kept for part in parts]
+    return Loaded(rows, np.concatenate(kept), tuple(fault for part in parts for fault in part.faults))
+
+
+class Source:
+    """The chunks of the files that `config.inputs` match, in the order of the file names."""
+
+    def __init__(self, config: SourceConfig, encoder: RowEncoder, *, skip: bool = False, interleave: int = 1) -> None:
+        """List the chunks and check the columns of every file against `encoder`. Raises DataError.
+
+        `skip`: what is bad becomes a fault. `interleave`: files of which chunks are taken in turn.
+        """
+        self.files = find_files(config.inputs)[: config.num_files_to_keep]
+        self.loader = Loader(config, encoder, skip)
+        self.names = dict(zip(self.files, relative_names(self.files), strict=True))
+        self.faults: list[Fault] = []
+        self.contents: dict[str, str] = {}
+        chunks: list[Chunk] = []
+        for file, name in self.names.items():
+            try:
+                found = self._chunks(file)
+            except DataError as error:
+                if not skip:
+                    raise
+                self.faults.append(Fault(file, "", str(error)))
+                self.contents[name] = "bad"
+                continue
+            chunks += found
+            self.contents[name] = _content(found)
+        if not chunks:
+            why = f": {self.faults[0].text}" if self.faults else ""
+            raise DataError(
+                f"{self.files[0]} and its sister files ({len(self.files)} in all) hold not a single row{why}"
+            )
+        self.chunks = list(_interleaved(chunks, interleave))
+
+    def _chunks(self, file: str) -> list[Chunk]:
+        format_ = self.loader.format
+        self.loader.encoder.check(format_.schema(file), file)
+        chunks = chunks_of(format_, file, though_torn=self.loader.skip)
+        torn = format_.torn_end(file)
+        if torn is not None:
+            self.faults.append(Fault(file, f"from row {sum(chunk.rows for chunk in chunks)}", str(torn)))
+        return chunks
+
+    def unit(self, fault: Fault) -> str:
+        """What is passed over, by a name that holds wherever the data lies."""
+        return ", ".join(filter(None, (self.names[fault.file], fault.part)))
+
+    def changes(self, contents: dict[str, str]) -> list[str]:
+        """What differs from the `contents` of another time, a line a file, each by name."""
+        gone = [f"{name} is gone" for name in contents if name not in self.contents]
+        new = [f"{name} is new" for name in self.contents if name not in contents]
+        other = [
+            f"{name} was {contents[name]}, is {found}"
+            for name, found in self.contents.items()
+            if contents.get(name, found) != found
+        ]
+        return [*other, *gone, *new]
+
+
+def _content(chunks: Sequence[Chunk]) -> str:
+    """What a file holds, in short: as long as nobody changes it, it says the same."""
+    rows = [chunk.rows for chunk in chunks]
+    size = chunks[0].stamp[1] if chunks else 0
+    return f"{sum(rows)} rows in {len(rows)} parts ({sha256(repr(rows).encode()).hexdigest()[:8]}), {size} bytes"
+
+
+def _interleaved(chunks: Iterable[Chunk], files: int) -> Iterator[Chunk]:
+    """Chunks of so many files in turn; where one ends, the next file takes its place."""
+    waiting = deque(deque(group) for _, group in groupby(chunks, lambda chunk: chunk.file))
+    opened = deque(waiting.popleft() for _ in range(min(files, len(waiting))))
+    while opened:
+        queue = opened.popleft()
+        yield queue.popleft()
+        if queue:
+            opened.append(queue)
+        elif waiting:
+            opened.append(waiting.popleft())

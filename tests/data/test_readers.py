@@ -1,0 +1,64 @@
+"""Processes that read: they end with the one they read for, and their death is told."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from itertools import islice
+from pathlib import Path
+
+import psutil
+import pytest
+from support import feed_config
+
+from recap.config.load import dump_config
+from recap.config.recap import JobMode
+from recap.data.assets import load_assets
+from recap.data.stream import open_stream
+from recap.errors import RunError
+
+PROCESSES = {"readers": {"kind": "processes", "count": 2}}
+
+
+def gone(processes: list[psutil.Process]) -> bool:
+    """Whether all have ended, a little after they should."""
+    return not psutil.wait_procs(processes, timeout=20)[1]
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_leaves_no_process_behind(feed: Path, tmp_path: Path) -> None:
+    training = {"num_train_steps": 100_000, "checkpoint_every_n": 20, "eval_log_every_n": 100_000}
+    source = {"source": {"inputs": str(feed / "train" / "*.parquet")}, "tasks": {"like": {}, "share": {}}}
+    config = feed_config(feed, tmp_path / "run", training=training, train_data=source | PROCESSES)
+    (tmp_path / "ranker.yaml").write_text(dump_config(config))
+    for number, code in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 128 + signal.SIGINT)):
+        command = [sys.executable, "-m", "recap", "train", str(tmp_path / "ranker.yaml")]
+        run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+        while not list((tmp_path / "run").glob("checkpoints/*/state.json")):
+            assert run.poll() is None, run.communicate()
+            time.sleep(0.1)
+        children = psutil.Process(run.pid).children(recursive=True)
+        assert len(children) >= 2
+        # Ctrl-C reaches the whole group; the run alone answers it.
+        os.killpg(run.pid, number) if number == signal.SIGINT else os.kill(run.pid, number)
+        assert run.wait(60) == code, run.communicate()
+        assert gone(children)
+        for checkpoint in (tmp_path / "run" / "checkpoints").glob("*/state.json"):
+            checkpoint.unlink()
+        run.communicate()
+        subprocess.run(["rm", "-r", str(tmp_path / "run")], check=True)
+
+
+def test_a_process_that_dies_is_told_with_what_to_do(feed: Path) -> None:
+    source = {"source": {"inputs": str(feed / "train" / "*.parquet")}, "tasks": {"like": {}, "share": {}}}
+    config = feed_config(feed, feed / "run", train_data=source | PROCESSES)
+    stream = open_stream(config, load_assets(config.features), JobMode.TRAIN)
+    batches = iter(stream)
+    next(batches)
+    for child in psutil.Process().children():
+        if "spawn_main" in " ".join(child.cmdline()):
+            child.kill()
+    with pytest.raises(RunError, match="a process that reads data ended all of a sudden: out of memory"):
+        deque(islice(batches, 100), maxlen=0)

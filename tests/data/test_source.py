@@ -1,0 +1,183 @@
+"""Data that is bad: told with its place, or passed over within a budget, the same after a resume."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from data.stream_law import assert_resumes_everywhere
+from support import feed_config, feed_table, write_feed
+
+from recap.config.recap import JobMode
+from recap.data.assets import load_assets
+from recap.data.stream import BatchStream, open_stream
+from recap.errors import DataError
+
+
+@pytest.fixture
+def feed(tmp_path: Path) -> Path:
+    """A feed of one's own, to be damaged: three files of 200 rows in row groups of 70."""
+    return write_feed(tmp_path / "feed")
+
+
+def part(feed: Path, number: int) -> Path:
+    return feed / "train" / f"part-{number}.parquet"
+
+
+def open_feed(feed: Path, budget: int = 10, said: list[str] | None = None, **train_data: Any) -> BatchStream:
+    config = feed_config(
+        feed,
+        feed / "run",
+        train_data={
+            "source": {"inputs": str(feed / "train" / "*.parquet")},
+            "tasks": {"like": {}, "share": {}},
+            "shuffle_window_rows": 0,
+            "num_epochs": 2,
+            "global_batch_size": 50,
+            "on_bad_data": {"kind": "skip", "budget": budget} if budget else {"kind": "stop"},
+            **train_data,
+        },
+    )
+    say = said.append if said is not None else lambda text: None
+    return open_stream(config, load_assets(config.features), JobMode.TRAIN, say=say)
+
+
+def put(file: Path, column: str, values: dict[int, Any]) -> None:
+    """Other values at some rows of a column."""
+    table = pq.read_table(file)
+    given = table.column(column).to_pylist()
+    for row, value in values.items():
+        given[row] = value
+    place = table.schema.get_field_index(column)
+    table = table.set_column(place, table.schema.field(place), pa.array(given, table.schema.field(place).type))
+    pq.write_table(table, file, row_group_size=70)
+
+
+def damage(file: Path, row_group: int) -> None:
+    """Bytes of one column of a row group overwritten."""
+    column = pq.read_metadata(file).row_group(row_group).column(3)
+    data = bytearray(file.read_bytes())
+    start = column.dictionary_page_offset or column.data_page_offset
+    data[start : start + column.total_compressed_size] = b"\xff" * column.total_compressed_size
+    file.write_bytes(data)
+
+
+def break_data(feed: Path) -> None:
+    """A row group, three rows, a file that is none and one without a column."""
+    damage(part(feed, 0), 1)
+    put(part(feed, 1), "like", {3: 7, 150: 9})
+    put(part(feed, 1), "user_id", {100: None})
+    (feed / "train" / "part-3.parquet").write_text("no parquet")
+    pq.write_table(feed_table(70).drop_columns(["hour"]), feed / "train" / "part-4.parquet")
+
+
+BROKEN = [
+    "part-3.parquet",
+    "part-4.parquet",
+    "part-0.parquet, part 1",
+    "part-1.parquet, row 3",
+    "part-1.parquet, row 100",
+    "part-1.parquet, row 150",
+]
+
+
+def values(stream: BatchStream) -> torch.Tensor:
+    return torch.cat([batch.vectors["vector"][:, 0] for batch in stream])
+
+
+def test_the_smallest_part_that_is_bad_is_passed_over_and_told_once(feed: Path) -> None:
+    whole = values(open_feed(feed, num_epochs=1, global_batch_size=600))
+    break_data(feed)
+    said: list[str] = []
+    stream = open_feed(feed, said=said, global_batch_size=17)
+    kept = [row for row in range(600) if not (70 <= row < 140 or row in (203, 300, 350))]
+    assert torch.equal(values(stream), whole[kept].repeat(2)[: 1054 // 17 * 17])
+    assert stream.skipped == BROKEN
+    assert len(said) == 6
+    assert said[0].startswith("passed over (1 of at most 10): ")
+    assert "part-3.parquet: not readable as Parquet" in said[0]
+    assert "part-4.parquet: column 'hour': is missing" in said[1]
+    assert "part-0.parquet: row group 1 cannot be read" in said[2]
+    assert "part-1.parquet: column 'like', row 3: found 7, expected 0 or 1" in said[3]
+    assert "part-1.parquet: column 'user_id', row 100: is null" in said[4]
+    assert "part-1.parquet: column 'like', row 150: found 9, expected 0 or 1" in said[5]
+
+
+@pytest.mark.parametrize("window_rows", [0, 100])
+def test_a_stream_over_bad_data_resumes_exactly_at_every_batch(window_rows: int, feed: Path) -> None:
+    break_data(feed)
+    assert_resumes_everywhere(lambda: open_feed(feed, shuffle_window_rows=window_rows), batches=21)
+
+
+def test_bad_data_is_passed_over_the_same_by_processes_and_from_the_cache(feed: Path) -> None:
+    break_data(feed)
+    expected = open_feed(feed, shuffle_window_rows=100)
+    rows = values(expected)
+    for option in ({"readers": {"kind": "processes", "count": 2}}, {"cache": True}):
+        stream = open_feed(feed, shuffle_window_rows=100, **option)
+        assert torch.equal(values(stream), rows)
+        assert stream.skipped == expected.skipped
+
+
+def test_one_part_more_than_the_budget_stops_the_run(feed: Path) -> None:
+    break_data(feed)
+    assert len(values(open_feed(feed, budget=6)))
+    with pytest.raises(DataError, match=r"row 150: found 9(.|\n)*\n5 bad parts .* no more may be \(on_bad_data.budget"):
+        values(open_feed(feed, budget=5))
+
+
+def test_a_run_that_was_resumed_remembers_what_it_passed_over(feed: Path) -> None:
+    break_data(feed)
+    stream = open_feed(feed, budget=6)
+    next(batches := iter(stream))
+    for _ in range(6):
+        next(batches)
+    state = stream.state_dict()
+    assert len(state["skipped"]) == 6
+    said: list[str] = []
+    resumed = open_feed(feed, budget=6, said=said)
+    resumed.load_state_dict(state)
+    assert len(values(resumed))
+    assert said == []
+
+
+def test_by_default_the_first_bad_thing_stops_with_its_place(feed: Path) -> None:
+    put(part(feed, 1), "like", {3: 7})
+    with pytest.raises(DataError, match=r"part-1.parquet: column 'like', row 3: found 7"):
+        values(open_feed(feed, budget=0))
+    damage(part(feed, 0), 2)
+    with pytest.raises(DataError, match=r"part-0.parquet: row group 2 cannot be read"):
+        values(open_feed(feed, budget=0))
+    (feed / "train" / "part-3.parquet").write_text("no parquet")
+    with pytest.raises(DataError, match=r"part-3.parquet: not readable as Parquet"):
+        open_feed(feed, budget=0)
+
+
+def test_a_file_that_changes_while_it_is_read_is_told(feed: Path) -> None:
+    for change in (shutil.copy, lambda other, file: file.unlink()):
+        stream = open_feed(feed, budget=0)
+        batches = iter(stream)
+        next(batches)
+        change(part(feed, 0), part(feed, 2))
+        with pytest.raises(DataError, match=r"part-2.parquet: (was changed since this job began|cannot be read)"):
+            list(batches)
+        write_feed(feed)
+
+
+def test_a_file_that_vanishes_may_be_passed_over(feed: Path) -> None:
+    stream = open_feed(feed)
+    batches = iter(stream)
+    next(batches)
+    part(feed, 2).unlink()
+    assert sum(len(batch) for batch in batches) == 750
+    assert stream.skipped == [f"part-2.parquet, part {number}" for number in range(3)]
+
+
+def test_data_without_one_good_row_is_refused(feed: Path) -> None:
+    for number in range(3):
+        part(feed, number).write_text("no parquet")
+    with pytest.raises(DataError, match=r"hold not a single row: .*part-0.parquet: not readable as Parquet"):
+        open_feed(feed)
