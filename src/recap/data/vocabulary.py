@@ -8,6 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recap.config.features import FeaturesConfig, Vocabulary
+from recap.data.sources.files import open_file
+from recap.data.sources.filesystem import is_remote
 from recap.errors import DataError
 
 Vocabularies = Mapping[str, pa.Array]
@@ -17,7 +19,7 @@ Vocabularies = Mapping[str, pa.Array]
 def load_vocabularies(features: FeaturesConfig, model_dir: Path | None = None) -> Vocabularies:
     """The vocabulary of every feature that has one: from the files the config names, or those a model carries."""
     return {
-        name: _load(vocabulary_path(model_dir, name) if model_dir else Path(discrete.vocabulary), name)
+        name: _load(str(vocabulary_path(model_dir, name)) if model_dir else discrete.vocabulary, name)
         for name, discrete in features.discrete.items()
         if isinstance(discrete, Vocabulary)
     }
@@ -42,10 +44,17 @@ def save_vocabulary(values: pa.Array, path: Path) -> None:
     pq.write_table(pa.table({"value": values}), path)
 
 
-def _load(path: Path, name: str) -> pa.Array:
-    where = f"{path}: vocabulary of {name!r}"
+def _read(file: str) -> pa.Table:
+    if not is_remote(file):
+        return pq.read_table(file)
+    with open_file(file) as stream:
+        return pq.read_table(stream)
+
+
+def _load(file: str, name: str) -> pa.Array:
+    where = f"{file}: vocabulary of {name!r}"
     try:
-        table = pq.read_table(path)
+        table = _read(file)
     except FileNotFoundError:
         raise DataError(f"{where}: no such file; see features.discrete.{name}.vocabulary") from None
     except (OSError, pa.ArrowException) as error:

@@ -13,7 +13,7 @@ from recap.config.data import ArrowConfig, CsvConfig, JsonLinesConfig, ParquetCo
 from recap.data.place import Place
 from recap.data.schema import RowEncoder
 from recap.data.sources.arrow import ArrowFormat
-from recap.data.sources.files import find_files
+from recap.data.sources.files import find_files, relative_names
 from recap.data.sources.format import ColumnTypes, Format
 from recap.data.sources.parquet import ParquetFormat
 from recap.data.sources.text import CsvFormat, JsonLinesFormat
@@ -49,8 +49,8 @@ class Source:
     @property
     def fingerprint(self) -> str:
         """Names (below their common folder) and sizes of all chunks, hashed: equal for the same rows in order."""
-        folder = os.path.commonpath([os.path.dirname(os.path.abspath(file)) for file in self.files])
-        listing = [(os.path.relpath(chunk.file, folder), chunk.number, chunk.rows) for chunk in self.chunks]
+        names = dict(zip(self.files, relative_names(self.files), strict=True))
+        listing = [(names[chunk.file], chunk.number, chunk.rows) for chunk in self.chunks]
         return sha256(repr(listing).encode()).hexdigest()[:16]
 
     def read(self, chunk: Chunk) -> pa.Table:
