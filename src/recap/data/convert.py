@@ -43,7 +43,7 @@ def convert_files(
     cannot hold, and InputError where two inputs would become one file, or one would be written over itself.
     """
     files = find_files(inputs)
-    format_ = open_format(guess_source(inputs, schema_path), {})
+    format_ = open_format(guess_source(inputs, schema_path), {}, files)
     named = reversed(list(zip(relative_names(files), files, strict=True)))
     targets = {output / f"{stem(name)}{ENDINGS[kind]}": file for name, file in named}
     if len(targets) < len(files):

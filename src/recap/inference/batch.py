@@ -38,7 +38,7 @@ def predict_files(
     trained_on = predictor.config.train_data.source
     if schema_path is None and isinstance(trained_on, TfRecordConfig):
         schema_path = trained_on.schema_path
-    format_ = open_format(guess_source(inputs, schema_path), predictor.encoder.types)
+    format_ = open_format(guess_source(inputs, schema_path), predictor.encoder.types, files)
     targets = [output / f"{stem(name)}.parquet" for name in relative_names(files)]
     present = [target for target in targets if target.exists()]
     if present and not overwrite:

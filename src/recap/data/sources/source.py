@@ -16,6 +16,7 @@ from recap.data.sources.arrow import ArrowFormat
 from recap.data.sources.files import find_files, relative_names
 from recap.data.sources.format import ColumnTypes, Format
 from recap.data.sources.parquet import ParquetFormat
+from recap.data.sources.partitions import PartitionedFormat
 from recap.data.sources.text import CsvFormat, JsonLinesFormat
 from recap.data.sources.tfrecord import TfRecordFormat
 from recap.errors import DataError
@@ -38,7 +39,7 @@ class Source:
         """List the chunks and check the columns of every file against `encoder`. Raises DataError."""
         self.files = find_files(config.inputs)
         self.encoder = encoder
-        self.format = open_format(config, encoder.types)
+        self.format = open_format(config, encoder.types, self.files)
         self.chunks: list[Chunk] = []
         for file in self.files:
             encoder.check(self.format.schema(file), file)
@@ -76,8 +77,16 @@ def chunks_of(format_: Format, file: str) -> list[Chunk]:
     return chunks
 
 
-def open_format(config: SourceConfig, types: ColumnTypes) -> Format:
-    """What reads the files of `config`; `types` are those of columns where a format does not tell them itself."""
+def open_format(config: SourceConfig, types: ColumnTypes, files: Sequence[str] = ()) -> Format:
+    """What reads the files of `config`, with the columns that their folders say.
+
+    `types` are those of columns where a format does not tell them itself. `files`, if they are known, are looked at
+    together for the types of the columns of folders.
+    """
+    return PartitionedFormat(_open_format(config, types), types, files)
+
+
+def _open_format(config: SourceConfig, types: ColumnTypes) -> Format:
     match config:
         case ParquetConfig():
             return ParquetFormat()
