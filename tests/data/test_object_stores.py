@@ -22,14 +22,16 @@ from moto.server import ThreadedMotoServer
 from support import Recorder, feed_config, feed_table, write_feed
 
 from recap.config.data import HourlyInputs, SourceKind
+from recap.config.features import FeaturesConfig
 from recap.config.recap import JobMode
 from recap.data.convert import convert_files
 from recap.data.guess import guess_columns
 from recap.data.inspect import inspect_files
 from recap.data.make_vocabulary import count_values
+from recap.data.schema import RowEncoder
 from recap.data.sources import filesystem
 from recap.data.sources.files import find_files, open_file, read_whole, relative_names, stamp
-from recap.data.sources.source import guess_source, open_format
+from recap.data.sources.source import Source, guess_source, open_format
 from recap.data.stream import BatchStream, open_stream
 from recap.data.vocabulary import load_vocabularies
 from recap.errors import DataError
@@ -282,3 +284,21 @@ def test_files_of_all_places_are_named_below_what_they_share(tmp_path: Path) -> 
 def test_a_url_of_the_local_disk_is_its_path(folder: Path) -> None:
     assert find_files([f"file://{folder}/train/*-0.parquet"]) == [f"{folder}/train/part-0.parquet"]
     assert read_whole(f"file://{folder}/formats/tfrecord/schema.json").startswith(b"{")
+
+
+def test_a_file_of_a_store_that_changed_is_told(store: str) -> None:
+    system = filesystem.locate(store)[0].system
+
+    def write(rows: int) -> None:
+        with system.open_output_stream("feed/changing/x.parquet") as stream:
+            pq.write_table(feed_table(rows), stream)
+
+    write(20)
+    source = Source(guess_source(["s3://feed/changing/*"]), RowEncoder(FeaturesConfig(continuous=["followers"]), {}))
+    assert source.read(source.chunks[0]).num_rows == 20
+    write(30)
+    with pytest.raises(DataError, match=r"changed since this job began: it holds [\d,]+ bytes instead of"):
+        source.read(source.chunks[0])
+    system.delete_file("feed/changing/x.parquet")
+    with pytest.raises(DataError, match=r"changed since this job began: cannot be read \(No such file"):
+        source.read(source.chunks[0])

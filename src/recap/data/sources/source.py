@@ -1,8 +1,10 @@
 """The files of a data set as a list of chunks, of whatever format they are."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import assert_never
@@ -13,13 +15,17 @@ from recap.config.data import ArrowConfig, CsvConfig, JsonLinesConfig, ParquetCo
 from recap.data.place import Place
 from recap.data.schema import RowEncoder
 from recap.data.sources.arrow import ArrowFormat
-from recap.data.sources.files import find_files, relative_names
+from recap.data.sources.files import find_files, relative_names, stamp
+from recap.data.sources.filesystem import is_remote
 from recap.data.sources.format import ColumnTypes, Format
 from recap.data.sources.parquet import ParquetFormat
 from recap.data.sources.partitions import PartitionedFormat
 from recap.data.sources.text import CsvFormat, JsonLinesFormat
 from recap.data.sources.tfrecord import TfRecordFormat
 from recap.errors import DataError
+
+_LISTERS = 8
+"""Files of a store that are looked at at once."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +47,10 @@ class Source:
         self.encoder = encoder
         self.format = open_format(config, encoder.types, self.files)
         self.chunks: list[Chunk] = []
-        for file in self.files:
-            encoder.check(self.format.schema(file), file)
-            self.chunks += chunks_of(self.format, file)
+        self._stamps: dict[str, tuple[int, int]] = {}
+        for file, (stamped, chunks) in zip(self.files, self._looked_at(), strict=True):
+            self._stamps[file] = stamped
+            self.chunks += chunks
         if not self.chunks:
             raise DataError(f"{self.files[0]} and its sister files ({len(self.files)} in all) hold not a single row")
 
@@ -55,12 +62,48 @@ class Source:
         return sha256(repr(listing).encode()).hexdigest()[:16]
 
     def read(self, chunk: Chunk) -> pa.Table:
-        """The rows of `chunk`: the encoder's columns."""
-        return self.format.read(chunk.file, chunk.number, self.encoder.columns)
+        """The rows of `chunk`: the encoder's columns. Raises DataError where the file is no longer what was listed."""
+        self._check_unchanged(chunk.file)
+        table = self.format.read(chunk.file, chunk.number, self.encoder.columns)
+        if table.num_rows != chunk.rows:
+            raise _changed(chunk.file, f"its part {chunk.number} holds {table.num_rows} rows instead of {chunk.rows}")
+        return table
+
+    def _looked_at(self) -> Iterator[tuple[tuple[int, int], list[Chunk]]]:
+        """The stamp and the chunks of every file; many at once where a store answers, for each answer takes long."""
+        if not any(map(is_remote, self.files)):
+            yield from map(self._look, self.files)
+            return
+        with ThreadPoolExecutor(_LISTERS, thread_name_prefix="recap-lister") as listers:
+            yield from listers.map(self._look, self.files)
+
+    def _look(self, file: str) -> tuple[tuple[int, int], list[Chunk]]:
+        stamped = stamp(file)
+        self.encoder.check(self.format.schema(file), file)
+        return stamped, chunks_of(self.format, file)
+
+    def _check_unchanged(self, file: str) -> None:
+        (old_time, old_size), (time, size) = self._stamps[file], self._stamp(file)
+        if size != old_size:
+            raise _changed(file, f"it holds {size:,} bytes instead of {old_size:,}")
+        if time != old_time:
+            raise _changed(file, f"it was written at {datetime.fromtimestamp(time / 1e9):%Y-%m-%d %H:%M:%S}")
+
+    def _stamp(self, file: str) -> tuple[int, int]:
+        try:
+            return stamp(file)
+        except DataError as error:
+            raise _changed(file, str(error).removeprefix(f"{file}: ")) from None
 
     def place(self, chunk: Chunk) -> Place:
         """Where the rows of `chunk` stand, for errors."""
         return Place(chunk.file, chunk.first_row)
+
+
+def _changed(file: str, text: str) -> DataError:
+    """What is said of a file that is not what it was when the rows were laid in order."""
+    advice = "bring the old file back and go on, or start anew"
+    return DataError(f"{file}: changed since this job began: {text}; {advice}")
 
 
 def chunks_of(format_: Format, file: str) -> list[Chunk]:
