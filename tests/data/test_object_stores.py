@@ -140,6 +140,7 @@ def test_hours_are_looked_for_in_the_store(store: str) -> None:
 
 
 def test_what_is_not_there_is_told(store: str) -> None:
+    fsspec.register_implementation("lacking", "lackingfs.Store", clobber=True, errtxt="Install lackingfs")
     for url, message in (
         (f"{store}/nowhere.parquet", "matches no file; check the path"),
         (f"{store}/nowhere/*.parquet", "matches no file; check the path"),
@@ -148,7 +149,7 @@ def test_what_is_not_there_is_told(store: str) -> None:
         ("s3://nobody/x.parquet", "matches no file: there is no s3://nobody; check its name, and the endpoint"),
         ("s3://nobody/*.parquet", "there is no s3://nobody"),
         ("nosuch://x/y", "nosuch://x: cannot be opened .*nosuch"),
-        ("hf://datasets/some/one", "hf://datasets: a package that reads it is missing .*huggingface_hub"),
+        ("lacking://some/one", r"lacking://some: a package that reads it is missing \(Install lackingfs\)"),
     ):
         with pytest.raises(DataError, match=message) as caught:
             find_files([url])
