@@ -43,7 +43,7 @@ def test_every_file_column_and_vocabulary_that_is_not_there_is_told_at_its_place
         f"whole.yaml:15:16: features.continuous.0: {validation} 'age': is missing; the configuration reads it. Known: ",
         f"whole.yaml:18:5: features.discrete.hour: {validation} 'hour': is missing",
         "whole.yaml:19:16: features.discrete.language.vocabulary: languages.parquet: vocabulary of 'language': no such",
-        f"whole.yaml:70:13: validation_data.validation.tasks.like: {validation} 'like': is missing",
+        f"whole.yaml:77:13: validation_data.validation.tasks.like: {validation} 'like': is missing",
         f"override 'features.vectors={{vectro: 4}}': features.vectors.vectro: {train} 'vectro': is missing",
         f"override 'features.vectors={{vectro: 4}}': features.vectors.vectro: {validation} 'vectro': is missing",
         f"override {inputs!r}: validation_data.train.source.inputs.0: nowhere/*.parquet: matches no file",

@@ -162,7 +162,7 @@ def test_a_file_that_changes_while_it_is_read_is_told(feed: Path) -> None:
         batches = iter(stream)
         next(batches)
         change(part(feed, 0), part(feed, 2))
-        with pytest.raises(DataError, match=r"part-2.parquet: (was changed since this job began|cannot be read)"):
+        with pytest.raises(DataError, match=r"part-2.parquet: changed since this job began: "):
             list(batches)
         write_feed(feed)
 

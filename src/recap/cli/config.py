@@ -86,7 +86,7 @@ def new(
     from recap.data.guess import guess_columns
 
     inputs = [*from_data, *(files or [])]
-    found = guess_columns(inputs, str(schema_file) if schema_file is not None else None)
+    found = guess_columns(inputs, schema_file)
     _write(starter(found.columns, found.source, found.rows, found.looked_at), output, overwrite=overwrite)
 
 

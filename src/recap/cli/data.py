@@ -12,7 +12,9 @@ app = typer.Typer(
 )
 
 
-Inputs = Annotated[list[str], typer.Argument(metavar="INPUT...", help="Files, or globs of them.", show_default=False)]
+Inputs = Annotated[
+    list[str], typer.Argument(metavar="INPUT...", help="Files or URLs, or globs of them.", show_default=False)
+]
 
 
 @app.command()
@@ -72,7 +74,7 @@ def convert(
         raise InputError(f"--to: {to!r} is no format. {suggest(to, list(ENDINGS))}")
     console = Console()
     with console.counting("rows converted") as count:
-        written, kept = convert_files(inputs, output, kind, _path(schema), overwrite=overwrite, after_rows=count)
+        written, kept = convert_files(inputs, output, kind, schema, overwrite=overwrite, after_rows=count)
     console.say(f"written: {_files(written)} in {output}" + (f"; {_files(kept)} there already" if kept else ""))
 
 
@@ -89,11 +91,11 @@ def inspect(
     from recap.data.inspect import inspect_files
 
     if as_json:
-        print(json.dumps(inspect_files(inputs, _path(schema)).as_json(), indent=1, ensure_ascii=False))
+        print(json.dumps(inspect_files(inputs, schema).as_json(), indent=1, ensure_ascii=False))
         return
     console = Console()
     with console.counting("rows looked at") as count:
-        found = inspect_files(inputs, _path(schema), count)
+        found = inspect_files(inputs, schema, count)
     console.inspection(found)
 
 
@@ -115,13 +117,9 @@ def vocabulary(
         raise InputError(f"--output: {output} is already there; add --overwrite to replace it")
     console = Console()
     with console.counting("rows counted") as count:
-        table = count_values(inputs, column, _path(schema), min_count=min_count, after_rows=count)
+        table = count_values(inputs, column, schema, min_count=min_count, after_rows=count)
     write_vocabulary(table, output)
     console.say(f"written: {output}, {table.num_rows:,} strings; use it as features.discrete.{column}.vocabulary")
-
-
-def _path(path: Path | None) -> str | None:
-    return str(path) if path is not None else None
 
 
 def _files(files: list[Path]) -> str:

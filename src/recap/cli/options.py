@@ -28,6 +28,6 @@ SetFiles = Annotated[
 ]
 
 SchemaFile = Annotated[
-    Path | None,
+    str | None,
     typer.Option("--schema", metavar="FILE", help="JSON that lists the columns of TFRecord files.", show_default=False),
 ]

@@ -50,6 +50,5 @@ def predict(
     console = Console()
     predictor = Predictor.open(find_model_dir(model), overrides or [], set_files or [])
     with console.counting("rows predicted") as count:
-        columns = str(schema) if schema is not None else None
-        files = predict_files(predictor, inputs, output, columns, overwrite=overwrite, after_rows=count)
+        files = predict_files(predictor, inputs, output, schema, overwrite=overwrite, after_rows=count)
     console.say(f"written: {len(files)} file{'s' if len(files) != 1 else ''} in {output}")

@@ -4,6 +4,7 @@ A vocabulary: the code of a string = its row + 1; code 0 is the unknown bucket. 
 """
 
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 from urllib.parse import quote
 
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recap.config.features import Column, FeaturesConfig, Vocabulary
+from recap.data.sources.files import open_file, read_whole
 from recap.errors import DataError
 
 Assets = Mapping[str, pa.Array]
@@ -64,7 +66,7 @@ def _load_mask(column: Column) -> pa.Array:
     where = f"{column.mask}: mask of {column.name!r}"
     assert column.mask is not None
     try:
-        kept = np.load(column.mask)  # of numbers alone: NumPy refuses objects
+        kept = np.load(BytesIO(read_whole(column.mask)))  # of numbers alone: NumPy refuses objects
     except FileNotFoundError:
         raise DataError(f"{where}: no such file; see features") from None
     except (OSError, ValueError, EOFError) as error:
@@ -84,7 +86,8 @@ def _carried_mask(path: Path) -> pa.Array:
 def _load_vocabulary(path: str, name: str) -> pa.Array:
     where = f"{path}: vocabulary of {name!r}"
     try:
-        table = pq.read_table(path)
+        with open_file(path) as stream:
+            table = pq.read_table(stream)
     except FileNotFoundError:
         raise DataError(f"{where}: no such file; see features.discrete.{name}.vocabulary") from None
     except (OSError, pa.ArrowException) as error:

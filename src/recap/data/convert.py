@@ -8,7 +8,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from recap.config.data import SourceKind
-from recap.data.sources.files import find_files
+from recap.data.sources.files import find_files, relative_names
+from recap.data.sources.filesystem import is_remote
 from recap.data.sources.format import Format
 from recap.data.sources.source import chunks_of, guess_source, open_format, stem
 from recap.data.sources.writers import Writer, open_writer, tfrecord_schema
@@ -42,19 +43,16 @@ def convert_files(
     cannot hold, and InputError where two inputs would become one file, or one would be written over itself.
     """
     files = find_files(inputs)
-    format_ = open_format(guess_source(inputs, schema_path), {})
-    folder = os.path.commonpath([os.path.dirname(os.path.abspath(file)) for file in files])
-    targets = {
-        output / f"{stem(os.path.relpath(os.path.abspath(file), folder))}{ENDINGS[kind]}": file
-        for file in reversed(files)
-    }
+    format_ = open_format(guess_source(inputs, schema_path), {}, files)
+    named = reversed(list(zip(relative_names(files), files, strict=True)))
+    targets = {output / f"{stem(name)}{ENDINGS[kind]}": file for name, file in named}
     if len(targets) < len(files):
         twice = sorted(set(files) - set(targets.values()))
         raise InputError(f"{twice[0]}: would become the same file as another input; convert them into two folders")
     written: list[Path] = []
     kept: list[Path] = []
     for target, file in reversed(targets.items()):
-        if target.exists() and os.path.samefile(target, file):
+        if target.exists() and not is_remote(file) and os.path.samefile(target, file):
             raise InputError(f"{file}: would be written over itself; choose another --output")
         if target.exists() and not overwrite:
             kept.append(target)

@@ -55,7 +55,7 @@ def guess_columns(inputs: Sequence[str], schema_path: str | None = None) -> Foun
     """
     files = find_files(inputs)
     source = guess_source(inputs, schema_path)
-    format_ = open_format(source, {})
+    format_ = open_format(source, {}, files)
     rows = sum(sum(format_.chunk_rows(file)) for file in files)
     if not rows:
         raise DataError(f"{files[0]}: not a single row; columns are guessed from their values")

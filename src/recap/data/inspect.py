@@ -99,14 +99,14 @@ def inspect_files(
 ) -> Inspection:
     """Look at every row of the files that `inputs` match. Raises DataError for files that cannot be read."""
     files = find_files(inputs)
-    format_ = open_format(guess_source(inputs, schema_path), {})
+    format_ = open_format(guess_source(inputs, schema_path), {}, files)
     schema = format_.schema(files[0])
     columns = [ColumnReport(field.name, str(field.type)) for field in schema]
     rows = 0
     for file in files:
         found = format_.schema(file)
-        if found.names != schema.names:
-            differs = sorted(set(found.names) ^ set(schema.names)) or ["their order"]
+        if sorted(found.names) != sorted(schema.names):
+            differs = sorted(set(found.names) ^ set(schema.names)) or ["how often they stand there"]
             raise DataError(f"{file}: its columns are not those of {files[0]}: {', '.join(differs)}")
         for chunk in chunks_of(format_, file):
             table = format_.read(file, chunk.number, schema.names)

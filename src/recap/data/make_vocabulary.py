@@ -28,7 +28,7 @@ def count_values(
     the column is missing or holds no strings.
     """
     files = find_files(inputs)
-    format_ = open_format(guess_source(inputs, schema_path), {column: pa.string()})
+    format_ = open_format(guess_source(inputs, schema_path), {column: pa.string()}, files)
     counts: Counter[str] = Counter()
     for file in files:
         schema = format_.schema(file)

@@ -2,10 +2,12 @@
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from functools import cached_property
 from hashlib import sha256
 from itertools import groupby
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +18,13 @@ from recap.data.batch import Batch, concatenate
 from recap.data.place import Place
 from recap.data.schema import RowEncoder
 from recap.data.sources.files import find_files, relative_names, stamp
+from recap.data.sources.filesystem import is_remote
 from recap.data.sources.format import Format
 from recap.data.sources.source import Chunk, chunks_of, open_format
 from recap.errors import DataError
+
+_LISTERS = 8
+"""Files of a store that are looked at at once."""
 
 
 class Fault(NamedTuple):
@@ -44,17 +50,17 @@ class Loaded(NamedTuple):
 class Loader:
     """Reads chunks into batches; can be sent to another process."""
 
-    def __init__(self, config: SourceConfig, encoder: RowEncoder, skip: bool) -> None:
-        """`skip`: bad rows and chunks become faults instead of errors."""
-        self.config, self.encoder, self.skip = config, encoder, skip
+    def __init__(self, config: SourceConfig, encoder: RowEncoder, files: Sequence[str], skip: bool) -> None:
+        """`files` are all of the data set. `skip`: bad rows and chunks become faults instead of errors."""
+        self.config, self.encoder, self.files, self.skip = config, encoder, files, skip
 
-    def __reduce__(self) -> tuple[type["Loader"], tuple[SourceConfig, RowEncoder, bool]]:
-        return Loader, (self.config, self.encoder, self.skip)  # the other process opens the format anew
+    def __reduce__(self) -> tuple[type["Loader"], tuple[Any, ...]]:
+        return Loader, (self.config, self.encoder, self.files, self.skip)  # the other process opens the format anew
 
     @cached_property
     def format(self) -> Format:
         """What reads the files."""
-        return open_format(self.config, self.encoder.types)
+        return open_format(self.config, self.encoder.types, self.files)
 
     def load(self, chunks: Sequence[Chunk]) -> Loaded:
         """The rows of some chunks, end to end. Raises DataError where they are bad, unless they are passed over."""
@@ -86,13 +92,29 @@ class Loader:
         return Loaded(rows, kept, tuple(faults))
 
     def _read(self, chunk: Chunk, without: Sequence[int]) -> pa.Table:
-        if stamp(chunk.file) != chunk.stamp:
-            raise DataError(f"{chunk.file}: was changed since this job began; give the files that it was given")
+        _check_unchanged(chunk)
         table = self.format.read(chunk.file, chunk.number, self.encoder.columns, without)
         if table.num_rows + len(without) != chunk.rows:
             found = table.num_rows + len(without)
-            raise DataError(f"{chunk.file}: part {chunk.number} gives {found} rows; it should hold {chunk.rows}")
+            raise _changed(chunk.file, f"its part {chunk.number} holds {found} rows instead of {chunk.rows}")
         return table
+
+
+def _check_unchanged(chunk: Chunk) -> None:
+    try:
+        time, size = stamp(chunk.file)
+    except DataError as error:
+        raise _changed(chunk.file, str(error).removeprefix(f"{chunk.file}: ")) from None
+    if size != chunk.stamp[1]:
+        raise _changed(chunk.file, f"it holds {size:,} bytes instead of {chunk.stamp[1]:,}")
+    if time != chunk.stamp[0]:
+        raise _changed(chunk.file, f"it was written at {datetime.fromtimestamp(time / 1e9):%Y-%m-%d %H:%M:%S}")
+
+
+def _changed(file: str, text: str) -> DataError:
+    """What is said of a file that is not what it was when the rows were laid in order."""
+    advice = "bring the old file back and go on, or start anew"
+    return DataError(f"{file}: changed since this job began: {text}; {advice}")
 
 
 def _faults(chunk: Chunk, rows: Sequence[int], error: DataError) -> Iterator[Fault]:
@@ -123,22 +145,15 @@ class Source:
         `skip`: what is bad becomes a fault. `interleave`: files of which chunks are taken in turn.
         """
         self.files = find_files(config.inputs)[: config.num_files_to_keep]
-        self.loader = Loader(config, encoder, skip)
+        self.loader = Loader(config, encoder, self.files, skip)
         self.names = dict(zip(self.files, relative_names(self.files), strict=True))
         self.faults: list[Fault] = []
         self.contents: dict[str, str] = {}
         chunks: list[Chunk] = []
-        for file, name in self.names.items():
-            try:
-                found = self._chunks(file)
-            except DataError as error:
-                if not skip:
-                    raise
-                self.faults.append(Fault(file, "", str(error)))
-                self.contents[name] = "bad"
-                continue
+        for name, (found, faults) in zip(self.names.values(), self._looked_at(), strict=True):
             chunks += found
-            self.contents[name] = _content(found)
+            self.faults += faults
+            self.contents[name] = _content(found) if found or not faults else "bad"
         if not chunks:
             why = f": {self.faults[0].text}" if self.faults else ""
             raise DataError(
@@ -146,14 +161,26 @@ class Source:
             )
         self.chunks = list(_interleaved(chunks, interleave))
 
-    def _chunks(self, file: str) -> list[Chunk]:
+    def _looked_at(self) -> Iterator[tuple[list[Chunk], list[Fault]]]:
+        """What each file holds; of a store, many are looked at at once, for each answer takes long."""
+        if not any(map(is_remote, self.files)):
+            yield from map(self._look, self.files)
+            return
+        with ThreadPoolExecutor(_LISTERS, thread_name_prefix="recap-lister") as listers:
+            yield from listers.map(self._look, self.files)
+
+    def _look(self, file: str) -> tuple[list[Chunk], list[Fault]]:
         format_ = self.loader.format
-        self.loader.encoder.check(format_.schema(file), file)
-        chunks = chunks_of(format_, file, though_torn=self.loader.skip)
+        try:
+            self.loader.encoder.check(format_.schema(file), file)
+            chunks = chunks_of(format_, file, though_torn=self.loader.skip)
+        except DataError as error:
+            if not self.loader.skip:
+                raise
+            return [], [Fault(file, "", str(error))]
         torn = format_.torn_end(file)
-        if torn is not None:
-            self.faults.append(Fault(file, f"from row {sum(chunk.rows for chunk in chunks)}", str(torn)))
-        return chunks
+        end = sum(chunk.rows for chunk in chunks)
+        return chunks, [] if torn is None else [Fault(file, f"from row {end}", str(torn))]
 
     def unit(self, fault: Fault) -> str:
         """What is passed over, by a name that holds wherever the data lies."""

@@ -1,6 +1,5 @@
 """Bulk prediction: files in, Parquet out, one for each input file, a chunk at a time."""
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pyarrow.parquet as pq
 from recap.config.data import TfRecordConfig
 from recap.data.columns import carried_values, source_of
 from recap.data.place import Place
-from recap.data.sources.files import find_files
+from recap.data.sources.files import find_files, relative_names
 from recap.data.sources.format import Format
 from recap.data.sources.source import chunks_of, guess_source, open_format, stem
 from recap.errors import DataError, InputError
@@ -40,9 +39,8 @@ def predict_files(
     trained_on = predictor.config.train_data.source
     if schema_path is None and isinstance(trained_on, TfRecordConfig):
         schema_path = trained_on.schema_path
-    format_ = open_format(guess_source(inputs, schema_path), predictor.encoder.types)
-    folder = os.path.commonpath([os.path.dirname(os.path.abspath(file)) for file in files])
-    targets = [output / f"{stem(os.path.relpath(os.path.abspath(file), folder))}.parquet" for file in files]
+    format_ = open_format(guess_source(inputs, schema_path), predictor.encoder.types, files)
+    targets = [output / f"{stem(name)}.parquet" for name in relative_names(files)]
     present = [target for target in targets if target.exists()]
     if present and not overwrite:
         raise InputError(f"{present[0]}: already there; add --overwrite to replace it, or choose another --output")

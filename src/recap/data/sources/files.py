@@ -8,11 +8,19 @@ from datetime import datetime, timedelta
 import pyarrow as pa
 
 from recap.config.data import DailyInputs, HourlyInputs
+from recap.data.sources.filesystem import (
+    is_remote,
+    is_remote_folder,
+    reason,
+    remote_file,
+    remote_glob,
+    remote_stamp,
+)
 from recap.errors import DataError
 
 
 def find_files(inputs: Sequence[str] | HourlyInputs | DailyInputs) -> list[str]:
-    """The files that globs match, or those of folders by hour or by day, each once, by name.
+    """The files that globs match, or those of folders by hour or by day, each once, by name; URLs of stores as paths.
 
     Raises DataError for a glob that matches nothing, and for more missing hours or days than are tolerated.
     """
@@ -25,19 +33,28 @@ def find_files(inputs: Sequence[str] | HourlyInputs | DailyInputs) -> list[str]:
         times = [last - timedelta(days=back) for back in range(inputs.days)]
         return _by_time(inputs, times, inputs.num_missing_days_tol, "day")
     found: set[str] = set()
-    for pattern in inputs:
-        # A file that is named whole is that file, whatever its name would match.
-        matched = [pattern] if os.path.isfile(pattern) else glob.glob(pattern, recursive=True)
-        files = [file for file in matched if os.path.isfile(file)]
-        if not files and os.path.isdir(pattern):
+    for pattern in map(_plain, inputs):
+        files = _matched(pattern)
+        if not files and (is_remote_folder(pattern) if is_remote(pattern) else os.path.isdir(pattern)):
             raise DataError(f"{pattern}: is a folder; name its files, such as {os.path.join(pattern, '*.parquet')}")
         if not files:
-            raise DataError(
-                f"{pattern}: matches no file (working directory {os.getcwd()}); "
-                "check the path of the data, or make it first"
-            )
+            here = "" if is_remote(pattern) else f" (working directory {os.getcwd()})"
+            raise DataError(f"{pattern}: matches no file{here}; check the path of the data, or make it first")
         found.update(files)
     return sorted(found)
+
+
+def _plain(file: str) -> str:
+    """A local path as such; a URL as it is."""
+    return file.removeprefix("file://")
+
+
+def _matched(pattern: str) -> list[str]:
+    """The files of one glob. A file that is named whole is that file, whatever its name would match."""
+    if is_remote(pattern):
+        return remote_glob(pattern)
+    matched = [pattern] if os.path.isfile(pattern) else glob.glob(pattern, recursive=True)
+    return [file for file in matched if os.path.isfile(file)]
 
 
 def _by_time(inputs: HourlyInputs | DailyInputs, times: list[datetime], tolerated: int, unit: str) -> list[str]:
@@ -45,9 +62,8 @@ def _by_time(inputs: HourlyInputs | DailyInputs, times: list[datetime], tolerate
     found: set[str] = set()
     missing: list[str] = []
     for time in reversed(times):
-        folder = os.path.join(inputs.data_root, time.strftime(inputs.folders))
-        pattern = os.path.join(glob.escape(folder), inputs.files)
-        files = [file for file in glob.glob(pattern, recursive=True) if os.path.isfile(file)]
+        folder = os.path.join(_plain(inputs.data_root), time.strftime(inputs.folders))
+        files = _matched(os.path.join(glob.escape(folder), inputs.files))
         found.update(files)
         missing += [] if files else [folder]
     if len(missing) > tolerated or not found:
@@ -60,20 +76,32 @@ def _by_time(inputs: HourlyInputs | DailyInputs, times: list[datetime], tolerate
 
 
 def open_file(file: str) -> pa.NativeFile:
-    """A file to be read at any place; it closes with its block. Raises OSError."""
-    return pa.OSFile(file)
+    """A file to be read at any place, or a URL; it closes with its block. Raises OSError."""
+    return remote_file(file) if is_remote(file) else pa.OSFile(_plain(file))
+
+
+def read_whole(file: str) -> bytes:
+    """All that a file holds. Raises OSError."""
+    with open_file(file) as stream:
+        return bytes(stream.read())
 
 
 def stamp(file: str) -> tuple[int, int]:
     """When a file was changed and how large it is: what was learned of it holds while these do. Raises DataError."""
     try:
-        status = os.stat(file)
+        if is_remote(file):
+            return remote_stamp(file)
+        status = os.stat(_plain(file))
     except OSError as error:
-        raise DataError(f"{file}: cannot be read ({error.strerror})") from None
+        raise DataError(f"{file}: cannot be read ({reason(error)})") from None
     return status.st_mtime_ns, status.st_size
 
 
 def relative_names(files: Sequence[str]) -> list[str]:
     """What files are called below their common folder, in their order, wherever that is."""
-    folder = os.path.commonpath([os.path.dirname(os.path.abspath(file)) for file in files])
-    return [os.path.relpath(os.path.abspath(file), folder) for file in files]
+    paths = [
+        os.path.normpath("/" + file.replace("://", "/", 1)) if is_remote(file) else os.path.abspath(_plain(file))
+        for file in files
+    ]
+    folder = os.path.commonpath([os.path.dirname(path) for path in paths])
+    return [os.path.relpath(path, folder) for path in paths]

@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +15,7 @@ ColumnTypes = Mapping[str, pa.DataType]
 class Format(ABC):
     """Files of one kind. A chunk is the smallest part of a file that is read: a row group, a block of lines…"""
 
-    name: ClassVar[str]
+    name: str
     """How people call it."""
 
     @abstractmethod

@@ -1,12 +1,14 @@
 """Parquet: a chunk is a row group."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recap.data.sources.files import stamp
+from recap.data.sources.files import open_file, stamp
+from recap.data.sources.filesystem import is_remote
 from recap.data.sources.format import Format, leave_out
 from recap.errors import DataError
 
@@ -29,18 +31,29 @@ class ParquetFormat(Format):
         """One row group; by a reader of its own, since one reader cannot serve two threads."""
         metadata = _footer(file, *stamp(file))[0]
         try:
-            with pq.ParquetFile(file, metadata=metadata) as opened:
+            with _open(file, metadata) as opened:
                 table = opened.read_row_group(chunk, columns=list(dict.fromkeys(columns)))
                 return leave_out(table, without)
         except (OSError, pa.ArrowException) as error:
             raise DataError(f"{file}: row group {chunk} cannot be read ({error})") from None
 
 
+@contextmanager
+def _open(file: str, metadata: pq.FileMetaData | None = None) -> Iterator[pq.ParquetFile]:
+    """A reader; that of a store asks for all the columns of a row group at once, not for one after the other."""
+    if not is_remote(file):
+        with pq.ParquetFile(file, metadata=metadata) as opened:
+            yield opened
+        return
+    with open_file(file) as stream, pq.ParquetFile(stream, metadata=metadata, pre_buffer=True) as opened:
+        yield opened
+
+
 @lru_cache(maxsize=1024)
 def _footer(file: str, modified: int, size: int) -> tuple[pq.FileMetaData, pa.Schema]:
     """Footers are parsed once; that of a file that changed anew."""
     try:
-        with pq.ParquetFile(file) as opened:
+        with _open(file) as opened:
             return opened.metadata, opened.schema_arrow
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{file}: not readable as Parquet ({error})") from None

@@ -11,9 +11,13 @@ from recap.data.sources.arrow import ArrowFormat
 from recap.data.sources.files import find_files, stamp
 from recap.data.sources.format import ColumnTypes, Format
 from recap.data.sources.parquet import ParquetFormat
+from recap.data.sources.partitions import PartitionedFormat
 from recap.data.sources.text import CsvFormat, JsonLinesFormat
 from recap.data.sources.tfrecord import TfRecordFormat
 from recap.errors import DataError
+
+_LISTERS = 8
+"""Files of a store that are looked at at once."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,16 @@ def chunks_of(format_: Format, file: str, *, though_torn: bool = False) -> list[
     return chunks
 
 
-def open_format(config: SourceConfig, types: ColumnTypes) -> Format:
-    """What reads the files of `config`; `types` are those of columns where a format does not tell them itself."""
+def open_format(config: SourceConfig, types: ColumnTypes, files: Sequence[str] = ()) -> Format:
+    """What reads the files of `config`, with the columns that their folders say.
+
+    `types` are those of columns where a format does not tell them itself. `files`, if they are known, are looked at
+    together for the types of the columns of folders.
+    """
+    return PartitionedFormat(_open_format(config, types), types, files)
+
+
+def _open_format(config: SourceConfig, types: ColumnTypes) -> Format:
     match config:
         case ParquetConfig():
             return ParquetFormat()

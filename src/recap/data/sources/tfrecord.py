@@ -9,7 +9,6 @@ import json
 import struct
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import google_crc32c
@@ -29,7 +28,8 @@ from recap.data.sources.example import (
     find_features,
     loose_numbers,
 )
-from recap.data.sources.files import stamp
+from recap.data.sources.files import read_whole, stamp
+from recap.data.sources.filesystem import reason
 from recap.data.sources.format import Format, leave_out
 from recap.errors import DataError
 
@@ -82,10 +82,10 @@ def read_schema(path: str) -> pa.Schema:
     """The columns that a schema file lists. Raises DataError."""
     accepted = '{"schema": [{"feature_name": …, "dtype": int64_list, float_list or bytes_list, "length": …}, …]}'
     try:
-        entries = json.loads(Path(path).read_text(encoding="utf-8"))["schema"]
+        entries = json.loads(read_whole(path))["schema"]
         return pa.schema([pa.field(entry["feature_name"], _type(entry)) for entry in entries])
     except OSError as error:
-        raise DataError(f"{path}: the schema cannot be read ({error.strerror}); see source.schema_path") from None
+        raise DataError(f"{path}: the schema cannot be read ({reason(error)}); see source.schema_path") from None
     except (ValueError, KeyError, TypeError, RecursionError, pa.ArrowException):
         raise DataError(f"{path}: expected JSON {accepted}") from None
 
