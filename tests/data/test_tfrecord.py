@@ -25,6 +25,7 @@ from recap.data.sources.example import (
     write_example,
 )
 from recap.data.sources.format import Format
+from recap.data.sources.libdeflate import inflate_whole
 from recap.data.sources.records import cut_records, masked_crc, record_spans
 from recap.data.sources.source import chunks_of, guess_source, open_format
 from recap.data.sources.spans import find_spans
@@ -331,3 +332,14 @@ def test_a_schema_that_is_none_is_refused(text: str, records: Path) -> None:
     records.with_name("schema.json").unlink()
     with pytest.raises(DataError, match="the schema cannot be read"):
         read_records(records)
+
+
+@given(st.lists(st.binary(max_size=200), min_size=1, max_size=4), st.binary(max_size=3), st.integers(-3, 3))
+def test_whole_members_are_inflated_alike_or_left_to_isal(parts: list[bytes], behind: bytes, more: int) -> None:
+    whole = b"".join(parts)
+    target = np.full(max(len(whole) + more, 0), 7, np.uint8)
+    compressed = b"".join(gzip.compress(part) for part in parts)
+    if inflate_whole(compressed + behind, target):
+        assert whole.startswith(target.tobytes())
+    if inflate_whole(compressed[:-1], target):
+        assert len(target) <= len(whole) - len(parts[-1])

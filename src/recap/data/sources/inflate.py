@@ -9,6 +9,7 @@ import pyarrow as pa
 from isal import igzip_lib
 
 from recap.data.sources.files import open_file
+from recap.data.sources.libdeflate import inflate_whole
 from recap.errors import DataError
 
 _COMPRESSED, _PIECE, _FINE = 1 << 16, 1 << 18, 1 << 9
@@ -105,6 +106,13 @@ def _fill(file: str, offset: int, target: npt.NDArray[np.uint8]) -> None:
 
 
 def _inflate_into(file: str, offset: int, target: npt.NDArray[np.uint8]) -> int:
+    if offset == 0:
+        try:
+            with open_file(file) as stream:
+                if inflate_whole(stream.read(), target):
+                    return len(target)
+        except OSError as error:
+            raise unreadable(file, error) from None
     position = -offset
     try:
         for piece in pieces(file, 0):
