@@ -86,19 +86,19 @@ def decode_varints(data: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.int64], 
         return data.astype(np.int64), last
     if not len(last) or last[-1] != len(data) - 1:
         raise ValueError("an integer is cut short")
-    values = np.empty(len(last), np.uint64)
+    values = np.empty(len(last), np.int64)
     for start in range(0, len(last), _AT_ONCE):
         ends = last[start : start + _AT_ONCE]
         widths = np.diff(ends, prepend=last[start - 1] if start else -1)
         if widths.max() > 10:
             raise ValueError("an integer of more than 64 bits")
-        part = data[ends].astype(np.uint64)
-        for byte in range(1, int(widths.max())):  # from the highest byte down
+        part = values[start : start + _AT_ONCE]
+        part[:] = data[ends]
+        for byte in range(1, int(widths.max())):  # from the highest byte down; nothing changes where there is no more
             wider = widths > byte
-            part <<= np.where(wider, np.uint64(7), np.uint64(0))
-            part |= np.where(wider, data[ends - byte] & np.uint8(127), np.uint8(0))
-        values[start : start + _AT_ONCE] = part
-    return values.view(np.int64), last
+            part <<= 7 * wider
+            part |= (data.take(ends - byte, mode="clip") & np.uint8(127)) * wider
+    return values, last
 
 
 def _fields(data: bytes, position: int, end: int) -> Iterator[tuple[int, int, int, int]]:
