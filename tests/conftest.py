@@ -1,10 +1,19 @@
 """Fixtures of the whole suite."""
 
+import atexit
+import os
 from pathlib import Path
+from shutil import rmtree
+from tempfile import mkdtemp
 
 import pytest
 import torch
+from hypothesis import settings
 from support import write_feed
+
+# What is remembered of files between runs is kept out of the user's home.
+os.environ["XDG_CACHE_HOME"] = mkdtemp(prefix="recap-cache-")
+atexit.register(rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 torch.set_num_threads(1)  # the models are small, and tests run side by side
 
@@ -13,3 +22,7 @@ torch.set_num_threads(1)  # the models are small, and tests run side by side
 def feed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small feed on disk, never to be changed."""
     return write_feed(tmp_path_factory.mktemp("feed"))
+
+
+settings.register_profile("recap", deadline=None)  # nothing is timed in a test
+settings.load_profile("recap")

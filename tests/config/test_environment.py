@@ -54,7 +54,7 @@ def test_a_number_or_a_switch_may_come_from_the_environment(tmp_path: Path, monk
     assert 'user: "11"' in load(tmp_path, "user: user_id", "user: ${SEED}")
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.text(alphabet=st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=20))
 def test_a_value_never_adds_structure(value: str) -> None:
     import os

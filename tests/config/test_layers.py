@@ -210,7 +210,7 @@ def test_show_says_nothing_of_defaults() -> None:
 words = st.text(alphabet="abk.=:{}[],'\"$ 0~\n", max_size=12)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.tuples(st.sampled_from(["training", "model.tasks", "features", "x"]), words, words), max_size=3))
 def test_any_override_is_taken_or_refused(given: list[tuple[str, str, str]]) -> None:
     try:

@@ -276,7 +276,7 @@ paths = st.sampled_from(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(st.tuples(paths, yaml_values), min_size=1, max_size=3))
 def test_whatever_stands_in_a_file_it_loads_or_is_refused_with_its_place(
     changes: list[tuple[str, Any]],
@@ -300,7 +300,7 @@ def test_whatever_stands_in_a_file_it_loads_or_is_refused_with_its_place(
             assert all(line.startswith(f"{file}:") for line in str(error).splitlines() if line[:1] == "/")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.text(alphabet="ab:{}[],-&*!|>'\"#%@\t\n 0.~<?", max_size=40))
 def test_any_text_parses_or_is_refused(text: str) -> None:
     found: list[Problem] = []

@@ -232,7 +232,7 @@ def test_a_schema_that_is_no_schema_is_refused(tmp_path: Path, published: dict[s
     assert "expected JSON {" in refusals(tmp_path, published)[0]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_whatever_stands_in_a_published_file_is_taken_over_or_refused(data: st.DataObject) -> None:
     import tempfile

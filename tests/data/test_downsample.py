@@ -64,7 +64,7 @@ def test_every_row_counts_what_it_is_kept_for(shape: tuple[int, int, list[int]])
         assert abs(weighed - len(labels)) < 1e-4  # the total is kept, not only in expectation
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     st.lists(st.integers(0, 1), min_size=6, max_size=6),
     st.lists(st.floats(-100, 100, width=32), min_size=6, max_size=6),

@@ -41,13 +41,6 @@ from recap.inference.predictor import Predictor
 from recap.model.saved import find_model_dir
 from recap.training.trainer import train
 
-UNREAD = {"csv", "jsonl", "tfrecord"}
-"""Formats that do not open their files through `open_file` yet."""
-KINDS = [
-    pytest.param(kind, marks=[pytest.mark.xfail(reason="opens local paths only", strict=True)] * (kind in UNREAD))
-    for kind in get_args(SourceKind)
-]
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -104,7 +97,7 @@ def scalars(folder: str, kind: SourceKind, window_rows: int = 0) -> BatchStream:
     return open_stream(config, load_assets(config.features), JobMode.TRAIN)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", get_args(SourceKind))
 def test_every_format_gives_the_rows_of_the_local_files(kind: SourceKind, folder: Path, store: str) -> None:
     local, remote = scalars(str(folder), kind), scalars(store, kind)
     assert remote.source.contents == local.source.contents

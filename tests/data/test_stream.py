@@ -199,7 +199,7 @@ def test_a_place_survives_moving_the_data(tmp_path: Path) -> None:
     assert moved.state_dict() == state
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     st.lists(st.integers(1, 30), min_size=1, max_size=20),
     st.integers(0, 100),

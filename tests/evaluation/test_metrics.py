@@ -83,7 +83,7 @@ def test_the_published_values_are_given_however_the_stream_is_cut(weighted: bool
         assert found["log_loss"] == pytest.approx(expected[log_loss_name], abs=1e-6)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 120), st.integers(0, 10**6), st.booleans(), st.lists(st.integers(0, 120), max_size=4))
 def test_cutting_and_merging_and_order_change_nothing(count: int, seed: int, ties: bool, cuts: list[int]) -> None:
     rows = make_rows(count, seed, ties=ties)
@@ -99,7 +99,7 @@ def test_cutting_and_merging_and_order_change_nothing(count: int, seed: int, tie
     assert_equal_metrics(whole, first.compute())
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(10, 200), st.integers(0, 10**6), st.booleans())
 def test_scikit_learn_agrees(count: int, seed: int, ties: bool) -> None:
     probabilities, labels, weights, users = make_rows(count, seed, tasks=1, ties=ties)
@@ -113,7 +113,7 @@ def test_scikit_learn_agrees(count: int, seed: int, ties: bool) -> None:
     assert found["log_loss"] == pytest.approx(log_loss(truth, score, sample_weight=weight))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(20, 300), st.integers(0, 10**6), st.booleans())
 def test_binned_metrics_stay_within_their_stated_errors(count: int, seed: int, ties: bool) -> None:
     probabilities, labels, weights, _ = (tensor.double() for tensor in make_rows(count, seed, ties=ties))
@@ -145,7 +145,7 @@ def slow_grouped_auc(users: Tensor, scores: Tensor, labels: Tensor, weights: Ten
     return float(np.average(areas, weights=sizes)) if areas else math.nan
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(1, 150), st.integers(0, 10**6), st.booleans())
 def test_grouped_auc_is_the_mean_over_users_of_their_own_auc(count: int, seed: int, ties: bool) -> None:
     probabilities, labels, weights, users = make_rows(count, seed, tasks=1, ties=ties)
@@ -154,7 +154,7 @@ def test_grouped_auc_is_the_mean_over_users_of_their_own_auc(count: int, seed: i
     assert found == pytest.approx(slow_grouped_auc(users, *columns), nan_ok=True)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(1, 400), st.integers(0, 10**6), st.lists(st.integers(0, 400), max_size=5))
 def test_the_sample_of_users_is_whole_and_depends_on_the_rows_alone(count: int, seed: int, cuts: list[int]) -> None:
     probabilities, labels, weights, users = make_rows(count, seed)

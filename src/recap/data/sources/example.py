@@ -13,118 +13,92 @@ import numpy.typing as npt
 BYTES, FLOATS, INTEGERS = 1, 2, 3
 """The number of the field of each list in a Feature."""
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
-_TAG = 1 << 3 | _LENGTH
-"""The byte before every map entry, every key and every packed list: field 1, of a length."""
+_AT_ONCE = 1 << 14
+"""Integers that are decoded at once, so that what is in between stays in the processor's cache."""
 
 Span = tuple[int, int, int]
 """Which kind of list a feature holds, and where the bytes of its packed numbers, or of the list, begin and end."""
 
 
 def find_features(record: bytes, names: Mapping[bytes, int], spans: list[Span | None]) -> None:
-    """Put the span of each feature of a record that is in `names` at its place in `spans`.
+    """Put the span of each feature of a record that is in `names` at its place in `spans`, as the format allows them.
 
-    Of numbers that are not packed, the span is that of the list, with the kind below 0. The layout that writers give a
-    record is read straight through; anything else as the format allows it. Raises ValueError where it is no Example.
+    Of numbers that are not in one packed run, the span is that of the list, with the kind below 0. Raises ValueError
+    where it is no Example. `find_spans` finds the same for many records at once, if they are as writers make them.
     """
-    position, end = _content(record, 0, len(record))
-    while position < end:
-        if record[position] != _TAG:
-            raise ValueError(f"a field that Features has not, at byte {position}")
-        size, entry = _varint(record, position + 1, end)
-        position = entry + size
-        if position > end:
-            raise ValueError("a feature is longer than its record")
-        if record[entry] == _TAG and record[entry + 1] < 128:
-            name = record[entry + 2 : entry + 2 + record[entry + 1]]
-            place = names.get(name)
-            if place is not None:
-                spans[place] = _span(record, entry + 2 + len(name), position)
-        else:
-            name, at, stop = _entry(record, entry, position)
-            place = names.get(name)
-            if place is not None:
-                spans[place] = _feature(record, at, stop)
-
-
-def _content(record: bytes, start: int, end: int) -> tuple[int, int]:
-    """Where the one message of field 1 begins and ends; nothing where there is none."""
-    found = (start, start)
-    for number, kind, at, stop in _fields(record, start, end):
+    start = end = 0
+    for number, kind, at, stop in _fields(record, 0, len(record)):
         if number == 1 and kind == _LENGTH:
-            found = (at, stop)
-    return found
+            start, end = at, stop
+    for number, kind, at, stop in _fields(record, start, end):
+        if number != 1 or kind != _LENGTH:
+            raise ValueError(f"a field that Features has not, before byte {at}")
+        name, feature, feature_end = _entry(record, at, stop)
+        place = names.get(name)
+        if place is not None:
+            spans[place] = _feature(record, feature, feature_end)
 
 
 def _entry(record: bytes, start: int, end: int) -> tuple[bytes, int, int]:
     """Name and span of the Feature of a map entry, in whatever order they stand."""
     name, feature = b"", (start, start)
-    for part, _, at, stop in _fields(record, start, end):
-        if part == 1:
+    for part, kind, at, stop in _fields(record, start, end):
+        if part == 1 and kind == _LENGTH:
             name = record[at:stop]
-        elif part == 2:
+        elif part == 2 and kind == _LENGTH:
             feature = (at, stop)
     return name, *feature
 
 
-def _span(record: bytes, position: int, end: int) -> Span | None:
-    """The span of what follows the name of an entry."""
-    if position >= end:
-        return None
-    if record[position] != 2 << 3 | _LENGTH:
-        _, at, stop = _entry(record, position, end)
-        return _feature(record, at, stop)
-    size, start = _varint(record, position + 1, end)
-    return _feature(record, start, start + size)
-
-
 def _feature(record: bytes, start: int, end: int) -> Span | None:
     """The span of the list that a Feature holds; none if it holds nothing."""
-    if start >= end:
-        return None
-    kind = record[start] >> 3
-    size, at = _varint(record, start + 1, end)
-    stop = at + size
-    if record[start] & 7 != _LENGTH or kind not in (BYTES, FLOATS, INTEGERS) or stop > end:
-        raise ValueError("a Feature that holds no list")
-    if at == stop:
-        return None
-    if kind == BYTES:
-        return kind, at, stop
-    if record[at] == _TAG:  # one packed run of numbers, as every writer makes it
-        packed, first = _varint(record, at + 1, stop)
-        if first + packed == stop:
-            return kind, first, stop
-    return -kind, at, stop
+    found: Span | None = None
+    for number, kind, at, stop in _fields(record, start, end):
+        if kind != _LENGTH or number not in (BYTES, FLOATS, INTEGERS):
+            raise ValueError("a Feature that holds no list")
+        found = (number, at, stop) if at < stop else None
+    if found is None or found[0] == BYTES:
+        return found
+    number, start, end = found
+    values = list(_fields(record, start, end))
+    if [(part, kind) for part, kind, _, _ in values] == [(1, _LENGTH)]:  # one packed run
+        return number, values[0][2], end
+    return -number, start, end
 
 
-def loose_numbers(record: bytes, span: Span) -> bytes:
-    """The packed bytes of numbers that are not in one packed run."""
-    _, start, end = span
-    return b"".join(record[at:stop] for number, _, at, stop in _fields(record, start, end) if number == 1)
+def loose_numbers(content: bytes) -> bytes:
+    """The packed bytes of a list of numbers that are not in one packed run."""
+    return b"".join(content[at:stop] for number, _, at, stop in _fields(content, 0, len(content)) if number == 1)
 
 
-def byte_values(record: bytes, span: Span) -> list[bytes]:
-    """The values of a list of bytes."""
-    return [record[at:stop] for number, _, at, stop in _fields(record, span[1], span[2]) if number == 1]
+def byte_values(content: bytes) -> list[bytes]:
+    """The values of a list of bytes. Raises ValueError."""
+    return [content[at:stop] for number, _, at, stop in _fields(content, 0, len(content)) if number == 1]
 
 
-def decode_varints(data: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
-    """Packed varints [bytes] → [values] int64: seven bits a byte, the lowest first. Raises ValueError."""
-    last = data < 128
-    if last.all():
-        return data.astype(np.int64)
-    ends = np.flatnonzero(last) + 1
-    if not len(ends) or ends[-1] != len(data):
+def decode_varints(data: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Packed varints [bytes] → [values] int64, seven bits a byte, the lowest first; and where the last byte of each is.
+
+    Raises ValueError.
+    """
+    last = np.flatnonzero(data < 128)
+    if len(last) == len(data):
+        return data.astype(np.int64), last
+    if not len(last) or last[-1] != len(data) - 1:
         raise ValueError("an integer is cut short")
-    starts = np.concatenate([[0], ends[:-1]])
-    lengths = ends - starts
-    if lengths.max() > 10:
-        raise ValueError("an integer of more than 64 bits")
-    values = np.zeros(len(ends), np.uint64)
-    for byte in range(int(lengths.max())):
-        has = lengths > byte
-        values[has] |= (data[starts[has] + byte] & np.uint8(127)).astype(np.uint64) << np.uint64(7 * byte)
-    return values.astype(np.int64)
+    values = np.empty(len(last), np.int64)
+    for start in range(0, len(last), _AT_ONCE):
+        ends = last[start : start + _AT_ONCE]
+        widths = np.diff(ends, prepend=last[start - 1] if start else -1)
+        if widths.max() > 10:
+            raise ValueError("an integer of more than 64 bits")
+        part = values[start : start + _AT_ONCE]
+        part[:] = data[ends]
+        for byte in range(1, int(widths.max())):  # from the highest byte down; nothing changes where there is no more
+            wider = widths > byte
+            part <<= 7 * wider
+            part |= (data.take(ends - byte, mode="clip") & np.uint8(127)) * wider
+    return values, last
 
 
 def _fields(data: bytes, position: int, end: int) -> Iterator[tuple[int, int, int, int]]:

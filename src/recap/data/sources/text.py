@@ -1,18 +1,30 @@
 """CSV with a header, and JSON lines: a chunk is a block of lines. A row is a line: no line breaks in quotes."""
 
+import re
 from abc import abstractmethod
 from collections.abc import Sequence
 from functools import lru_cache
 from io import BytesIO
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.json
 
-from recap.data.sources.blocks import Block, first_line, line_blocks, read_bytes
+from recap.data.sources.blocks import BLOCK_BYTES, Block, Cut, block_bytes, cut_lines, first_line
 from recap.data.sources.files import stamp
-from recap.data.sources.format import ColumnTypes, Format, leave_out
+from recap.data.sources.format import ColumnTypes, Format
+from recap.data.sources.inflate import Damaged, pieces, read_range, unreadable
+from recap.data.sources.remembered import remembered
 from recap.errors import DataError
+
+_TRIES = 1000
+"""Parts of a block that are read to find the lines that are wrong."""
+_LINE_NUMBER = re.compile(r"Row #\d+: | in row \d+")
+
+
+class _Unreadable(Exception):
+    """Why lines are no rows."""
 
 
 class _TextFormat(Format):
@@ -36,32 +48,86 @@ class _TextFormat(Format):
         """One block."""
         schema = self.schema(file)
         wanted = pa.schema([schema.field(name) for name in dict.fromkeys(columns)])
-        return leave_out(self._table(file, self._blocks(file)[chunk], wanted), without)
+        return self._table(file, self._blocks(file)[chunk], wanted, without)
 
     def _blocks(self, file: str) -> tuple[Block, ...]:
-        return line_blocks(file, *stamp(file), self.has_header)
+        return _cut(file, *stamp(file), self.has_header).blocks
 
     def _read_schema(self, file: str, modified: int, size: int) -> pa.Schema:
-        first = self._blocks(file)[:1]
-        seen = self._table(file, first[0] if first else Block(0, 0, 0, 0), None).schema
+        first = (*self._blocks(file), Block(0, 0, 0, 0))[0]
+        try:
+            seen = self._table(file, first, None).schema
+        except DataError as error:
+            if not error.rows or len(error.rows) == first.rows:
+                raise
+            seen = self._table(file, first, None, error.rows).schema  # these lines are told where rows are read
         # true and false are no text of a number; they are read as what they are
         asked = {field.name: self.types.get(field.name) for field in seen if not pa.types.is_boolean(field.type)}
         return pa.schema([pa.field(field.name, asked.get(field.name) or field.type) for field in seen])
 
-    def _table(self, file: str, block: Block, wanted: pa.Schema | None) -> pa.Table:
-        """The rows of a block: the columns that are `wanted`, or all as they look."""
+    def _table(self, file: str, block: Block, wanted: pa.Schema | None, without: Sequence[int] = ()) -> pa.Table:
+        """The rows of a block but for some: the columns that are `wanted`, or all as they look."""
         header = first_line(file, *stamp(file)) if self.has_header else b""
-        rows = f"rows {block.first_row} to {block.first_row + block.rows - 1}"
+        text = read_range(file, block.offset, block.length)
+        if not without:
+            try:
+                return self._rows(header + text, block.rows, wanted)
+            except _Unreadable:
+                pass  # which lines it is will be found
+        lines = text.split(b"\n")[: block.rows]
+        kept = np.delete(np.arange(block.rows), list(without)).tolist()
         try:
-            table = self._parse(header + read_bytes(file, block.offset, block.length), wanted)
+            return self._rows(_join(header, [lines[row] for row in kept]), len(kept), wanted)
+        except _Unreadable as error:
+            wrong = self._wrong_lines(header, [lines[row] for row in kept], wanted)
+            if not wrong:
+                raise DataError(
+                    f"{file}: rows {block.first_row} to {block.first_row + block.rows - 1}: {error}"
+                ) from None
+            rows = [kept[line] for line in sorted(wrong)]
+            text_of_first = wrong[min(wrong)]
+        raise DataError(f"{file}: row {block.first_row + rows[0]}: {text_of_first}", rows)
+
+    def _rows(self, text: bytes, count: int, wanted: pa.Schema | None) -> pa.Table:
+        """The rows of some lines. Raises _Unreadable where they are none, or not `count`."""
+        try:
+            table = self._parse(text, wanted)
         except pa.ArrowException as error:
-            raise DataError(f"{file}: {rows}: not readable as {self.name} ({error})") from None
-        if table.num_rows != block.rows:
-            raise DataError(
-                f"{file}: {rows}: {block.rows} lines give {table.num_rows} rows; a row is one line, without empty "
-                "lines between and line breaks in quotes"
+            said = _LINE_NUMBER.sub("", str(error))  # counted in the part that was read
+            raise _Unreadable(f"not readable as {self.name} ({said})") from None
+        if table.num_rows != count:
+            lines = "the line gives" if count == 1 else f"{count} lines give"
+            raise _Unreadable(
+                f"{lines} {table.num_rows} rows; a row is one line, without empty lines between "
+                "and line breaks in quotes"
             )
         return table
+
+    def _wrong_lines(self, header: bytes, lines: Sequence[bytes], wanted: pa.Schema | None) -> dict[int, str]:
+        """What is wrong with each line without which the others are rows; nothing where there are no such lines.
+
+        Halves of what cannot be read are read until it is one line.
+        """
+        wrong: dict[int, str] = {}
+        parts, tries = [(0, len(lines))], 0
+        while parts:
+            start, end = parts.pop()
+            try:
+                self._rows(_join(header, lines[start:end]), end - start, wanted)
+            except _Unreadable as error:
+                if end - start == 1:
+                    wrong[start] = str(error)
+                else:
+                    parts += [(start, (start + end) // 2), ((start + end) // 2, end)]
+            tries += 1
+            if tries > _TRIES:
+                return {}
+        others = [line for row, line in enumerate(lines) if row not in wrong]
+        try:
+            self._rows(_join(header, others), len(others), wanted)
+        except _Unreadable:  # lines that only fail together
+            return {}
+        return wrong
 
     @abstractmethod
     def _parse(self, text: bytes, wanted: pa.Schema | None) -> pa.Table:
@@ -106,3 +172,22 @@ class JsonLinesFormat(_TextFormat):
         )
         read_options = pyarrow.json.ReadOptions(use_threads=False, block_size=len(text))
         return pyarrow.json.read_json(BytesIO(text), read_options=read_options, parse_options=options)
+
+
+@lru_cache(maxsize=4096)
+def _cut(file: str, modified: int, size: int, header: bool) -> Cut:
+    """The blocks of a file of lines."""
+    kind = "lines after a header" if header else "lines"
+    try:
+        return remembered(
+            file,
+            (modified, size),
+            kind,
+            lambda: cut_lines(pieces(file, BLOCK_BYTES), block_bytes(file), header=header),
+        )
+    except Damaged as error:
+        raise unreadable(file, error) from None
+
+
+def _join(header: bytes, lines: Sequence[bytes]) -> bytes:
+    return header + b"".join(line + b"\n" for line in lines)

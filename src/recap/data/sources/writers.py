@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from recap.config.data import SourceKind
 from recap.data.sources.example import BYTES, FLOATS, INTEGERS, write_example
-from recap.data.sources.tfrecord import masked_crc
+from recap.data.sources.records import masked_crc
 from recap.errors import DataError
 
 

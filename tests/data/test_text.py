@@ -1,0 +1,60 @@
+"""Lines that are no rows are found one by one, and the others can be read without them."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recap.data.sources.format import Format
+from recap.data.sources.source import guess_source, open_format
+from recap.errors import DataError
+
+
+def open_text(file: Path) -> Format:
+    return open_format(guess_source([str(file)]), {})
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "fine", "wrong"),
+    [
+        ("x.csv", "a,b\n", "{},7", ["1", "1,2,3", ",,,,,"]),
+        ("x.jsonl", "", '{{"a": {}}}', ['{"a": ', "", "7", "nothing"]),
+    ],
+)
+@given(st.data())
+def test_all_wrong_lines_are_told_and_the_others_can_be_read(
+    name: str, header: str, fine: str, wrong: list[str], tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    good = data.draw(st.lists(st.booleans(), min_size=1, max_size=40).filter(any))
+    lines = [fine.format(row) if good[row] else data.draw(st.sampled_from(wrong)) for row in range(len(good))]
+    file = tmp_path_factory.mktemp("text") / name
+    file.write_text(header + "".join(line + "\n" for line in lines))
+    format_, bad = open_text(file), [row for row in range(len(good)) if not good[row]]
+    columns = format_.schema(str(file)).names
+    if bad:
+        with pytest.raises(DataError, match=rf"{name}: row {bad[0]}: ") as raised:
+            format_.read(str(file), 0, columns)
+        assert raised.value.rows == tuple(bad)
+        with pytest.raises(DataError, match=rf"row {bad[-1]}: ") as raised:
+            format_.read(str(file), 0, columns, bad[:-1])
+        assert raised.value.rows == (bad[-1],)
+    assert format_.read(str(file), 0, ["a"], bad).column("a").to_pylist() == [
+        row for row in range(len(good)) if good[row]
+    ]
+
+
+def test_lines_that_only_fail_together_are_told_as_their_block(tmp_path: Path) -> None:
+    file = tmp_path / "x.jsonl"
+    file.write_text('{"a": 1}\n{"a": "x"}\n')
+    with pytest.raises(DataError, match="rows 0 to 1: not readable as JSON lines") as raised:
+        open_text(file).schema(str(file))
+    assert raised.value.rows == ()
+
+
+def test_a_block_of_wrong_lines_is_told_as_a_whole(tmp_path: Path) -> None:
+    file = tmp_path / "x.csv"
+    file.write_text("a,b\n" + "1;2\n" * 5000)
+    with pytest.raises(DataError, match="rows 0 to 4999: not readable as CSV") as raised:
+        open_text(file).schema(str(file))
+    assert raised.value.rows == ()
