@@ -1,6 +1,8 @@
 """Data that is bad: told with its place, or passed over within a budget, the same after a resume."""
 
+import gzip
 import shutil
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from support import feed_config, feed_table, write_feed
 
 from recap.config.recap import JobMode
 from recap.data.assets import load_assets
+from recap.data.convert import convert_files
 from recap.data.stream import BatchStream, open_stream
 from recap.errors import DataError
 
@@ -27,10 +30,17 @@ def part(feed: Path, number: int) -> Path:
     return feed / "train" / f"part-{number}.parquet"
 
 
-def open_feed(feed: Path, budget: int = 10, said: list[str] | None = None, **train_data: Any) -> BatchStream:
+def open_feed(
+    feed: Path,
+    budget: int = 10,
+    said: list[str] | None = None,
+    vectors: dict[str, int] | None = None,
+    **train_data: Any,
+) -> BatchStream:
     config = feed_config(
         feed,
         feed / "run",
+        features={"vectors": {"vector": 4} if vectors is None else vectors},
         train_data={
             "source": {"inputs": str(feed / "train" / "*.parquet")},
             "tasks": {"like": {}, "share": {}},
@@ -174,6 +184,45 @@ def test_a_file_that_vanishes_may_be_passed_over(feed: Path) -> None:
     part(feed, 2).unlink()
     assert sum(len(batch) for batch in batches) == 750
     assert stream.skipped == [f"part-2.parquet, part {number}" for number in range(3)]
+
+
+def test_the_torn_end_of_a_file_and_bad_records_are_passed_over(feed: Path) -> None:
+    """TFRecord: a record that is damaged, and one that the file ends in the middle of."""
+    convert_files([str(feed / "train" / "*.parquet")], feed / "records", "tfrecord")
+    whole = gzip.decompress((feed / "records" / "part-1.tfrecord.gz").read_bytes())
+    (length,) = struct.unpack("<Q", whole[:8])
+    damaged = whole[:30] + bytes([whole[30] ^ 1]) + whole[31 : 16 + length] + whole[16 + length : -5]
+    (feed / "records" / "part-1.tfrecord.gz").write_bytes(gzip.compress(damaged))
+    source = {
+        "kind": "tfrecord",
+        "inputs": str(feed / "records" / "*.gz"),
+        "schema_path": str(feed / "records" / "schema.json"),
+    }
+    stream = open_feed(feed, source=source)
+    assert len(values(stream)) == 2 * 598 // 50 * 50
+    assert stream.skipped == ["part-1.tfrecord.gz, from row 199", "part-1.tfrecord.gz, row 0"]
+    assert_resumes_everywhere(lambda: open_feed(feed, source=source, shuffle_window_rows=100), batches=21)
+    with pytest.raises(DataError, match=r"part-1.tfrecord.gz: row 199: the file ends in the middle of the record"):
+        open_feed(feed, budget=0, source=source)
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_bad_lines_are_passed_over(kind: str, feed: Path) -> None:
+    table = pa.concat_tables(pq.read_table(part(feed, number)) for number in range(3))
+    (feed / "flat").mkdir()
+    pq.write_table(table.drop_columns(["vector", "topics"]), feed / "flat" / "rows.parquet")
+    convert_files([str(feed / "flat" / "rows.parquet")], feed / "text", kind)  # type: ignore[arg-type]
+    file = feed / "text" / f"rows.{kind}"
+    lines = file.read_text().splitlines()
+    lines[100], lines[200] = "nothing of, the kind", '{"like": '
+    file.write_text("\n".join(lines) + "\n")
+    source = {"kind": kind, "inputs": str(file)}
+    stream = open_feed(feed, source=source, vectors={}, num_epochs=1, global_batch_size=598)
+    assert [len(batch) for batch in stream] == [598]
+    first = 99 if kind == "csv" else 100  # the header is no row
+    assert stream.skipped == [f"rows.{kind}, row {first}", f"rows.{kind}, row {first + 100}"]
+    with pytest.raises(DataError, match=rf"rows.{kind}: row {first}: not readable as "):
+        list(open_feed(feed, budget=0, source=source, vectors={}))
 
 
 def test_data_without_one_good_row_is_refused(feed: Path) -> None:

@@ -285,3 +285,86 @@ def test_rows_without_a_label_move_nothing_of_their_task(tmp_path: Path) -> None
 def fresh_ranker(config: RecapConfig) -> torch.nn.Module:
     seed_torch(config.training.seed, 0)
     return build_ranker(config, load_assets(config.features))
+
+
+def reading(feed: Path, **options: Any) -> dict[str, Any]:
+    """`train_data` of a feed, read in some way."""
+    tasks: dict[str, Any] = {"like": {}, "share": {}}
+    return {
+        "source": {"inputs": str(feed / "train" / "*.parquet")},
+        "tasks": tasks,
+        "shuffle_window_rows": 150,
+    } | options
+
+
+def test_a_run_ends_after_its_epochs_and_stays_finished(feed: Path, tmp_path: Path) -> None:
+    data = reading(feed, num_epochs=2, global_batch_size=64)  # 1,200 rows: 18 steps, and 48 rows that fill none
+    training = {"num_train_steps": 1000, "checkpoint_every_n": 9, "train_log_every_n": 7, "eval_log_every_n": 1000}
+    config = feed_config(feed, tmp_path / "run", train_data=data, training=training)
+    recorder = Recorder()
+    assert train(config, recorder)
+    assert recorder.steps == list(range(1, 19))
+    assert recorder.logged_at == [7, 14, 18]
+    assert recorder.evaluated_at == [(18, "validation")]
+    assert checkpoint_steps(tmp_path / "run") == [9, 18]
+    again = Recorder()
+    assert not train(config, again)
+    assert again.steps == []
+    longer = feed_config(feed, tmp_path / "run", train_data=data | {"num_epochs": 3}, training=training)
+    assert train(longer, again)
+    assert again.steps == list(range(19, 28))  # the third epoch, from its first row
+
+
+WAYS_TO_READ: dict[str, dict[str, Any]] = {
+    "sampled": {"downsample_negatives": {"batch_multiplier": 3, "keep_positives_of": ["share"]}},
+    "cached": {"cache": True},
+    "two epochs": {"num_epochs": 2},
+    "in order": {"shuffle_window_rows": 0, "interleave_files": 2},
+}
+
+
+@pytest.mark.parametrize("way", WAYS_TO_READ)
+def test_a_stopped_run_resumes_to_the_very_same_end_however_it_reads(way: str, feed: Path, tmp_path: Path) -> None:
+    whole, stopped = (
+        feed_config(feed, tmp_path / name, train_data=reading(feed, **WAYS_TO_READ[way]))
+        for name in ("whole", "stopped")
+    )
+    train(whole, Recorder())
+    for step in (3, 7):
+        with pytest.raises(Interrupted):
+            train(stopped, Recorder({step: interrupt}))
+    train(stopped, Recorder())
+    steps = checkpoint_steps(tmp_path / "whole")
+    assert_same_run(tmp_path / "whole", tmp_path / "stopped", steps[-1])
+
+
+def test_a_run_over_bad_data_goes_on_and_resumes_to_the_very_same_end(tmp_path: Path) -> None:
+    feed = write_feed(tmp_path / "feed")
+    (feed / "train" / "part-9.parquet").write_text("no parquet")
+    data = reading(feed, on_bad_data={"kind": "skip", "budget": 1})
+    whole, stopped = (feed_config(feed, tmp_path / name, train_data=data) for name in ("whole", "stopped"))
+    recorder = Recorder()
+    train(whole, recorder)
+    told = [text for text in recorder.said if text.startswith("passed over (1 of at most 1): ")]
+    assert len(told) == 1
+    assert "part-9.parquet: not readable as Parquet" in told[0]
+    with pytest.raises(Interrupted):
+        train(stopped, Recorder({5: interrupt}))
+    again = Recorder()
+    train(stopped, again)
+    assert not any("passed over" in text for text in again.said)
+    assert_same_run(tmp_path / "whole", tmp_path / "stopped", 12)
+    assert records(tmp_path / "whole")[0]["passed_over"] == 1
+
+
+def test_changed_data_is_refused_by_name_and_may_be_accepted(tmp_path: Path) -> None:
+    feed = write_feed(tmp_path / "feed")
+    config = feed_config(feed, tmp_path / "run", train_data=reading(feed))
+    with pytest.raises(Interrupted):
+        train(config, Recorder({5: interrupt}))
+    (feed / "train" / "part-0.parquet").unlink()
+    with pytest.raises(DataError, match=r"part-0.parquet is gone\n.* give --accept-changed-data to go on with these"):
+        train(config, Recorder())
+    recorder = Recorder()
+    assert train(config, recorder, accept_changed_data=True)
+    assert recorder.steps == [6, 7, 8, 9, 10, 11, 12]

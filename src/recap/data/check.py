@@ -12,7 +12,7 @@ from recap.data.assets import Assets, load_assets
 from recap.data.schema import RowEncoder
 from recap.data.sources.files import find_files
 from recap.data.sources.format import Format
-from recap.data.sources.source import open_format
+from recap.data.sources.source import chunks_of, open_format
 from recap.errors import ConfigError, DataError, Problem
 
 
@@ -75,7 +75,7 @@ def _file_problems(format_: Format, path: Path, inputs: Inputs, *all_parts: Part
         try:
             schema = format_.schema(file)
             # Formats without a footer are read to count their rows, so no more files than it takes to find one.
-            rows = rows or sum(format_.chunk_rows(file))
+            rows = rows or sum(chunk.rows for chunk in chunks_of(format_, file))
         except DataError as error:
             yield path, error
             continue

@@ -56,7 +56,7 @@ def guess_columns(inputs: Sequence[str], schema_path: str | None = None) -> Foun
     files = find_files(inputs)
     source = guess_source(inputs, schema_path)
     format_ = open_format(source, {}, files)
-    rows = sum(sum(format_.chunk_rows(file)) for file in files)
+    rows = sum(chunk.rows for file in files for chunk in chunks_of(format_, file))
     if not rows:
         raise DataError(f"{files[0]}: not a single row; columns are guessed from their values")
     names = _names(format_, files)
