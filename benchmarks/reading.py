@@ -1,0 +1,187 @@
+"""What reading costs besides speed: memory over any amount of data, time to resume, and what it takes from training.
+
+python benchmarks/reading.py [memory] [resume] [overlap]
+
+Large data sets are the same few files, linked many times under other names.
+"""
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from data import DENSE_FILES, DENSE_ROWS, FEATURES, TASKS, dense, write_dense
+
+from recap.config.load import config_of
+from recap.config.recap import JobMode
+from recap.data.batch import Batch
+from recap.data.convert import convert_files
+from recap.data.stream import open_stream
+from recap.model.loss import MultiTaskLoss
+from recap.model.saved import build_ranker
+from recap.training.optimizer import ScheduledOptimizer
+
+LONG_ROWS, LONG_FILES = 10_000_000, 10
+"""Of a table of a number, a code and a label."""
+
+
+def main() -> None:
+    """Run the parts that are asked for, or all."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("parts", nargs="*", default=["memory", "resume", "overlap"])
+    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        read_in_child(*options.child)
+        return
+    for part in options.parts:
+        with tempfile.TemporaryDirectory() as made:
+            {"memory": memory, "resume": resume, "overlap": overlap}[part](Path(made))
+
+
+def memory(folder: Path) -> None:
+    """Peak resident memory of a process that reads the published layout once, at 1, 10 and 100 times the data."""
+    write_dense(folder)
+    for kind in ("packed", "tfrecord"):
+        for times in (1, 10, 100):
+            linked = folder / "linked" / kind / str(times)
+            link(folder / "dense" / kind, linked / kind, times)
+            said = child("memory", kind, linked)
+            print(f"{kind:<8} {DENSE_ROWS * DENSE_FILES * times:>9,} rows: {said}", flush=True)
+
+
+def resume(folder: Path) -> None:
+    """Seconds to the first batch from the middle of 100 million rows, in a process of its own, imports included."""
+    random = np.random.default_rng(0)
+    table = pa.table(
+        {
+            "number0": random.normal(size=LONG_ROWS).astype(np.float32).round(3),
+            "code0": random.integers(0, 1000, LONG_ROWS).astype(np.int32),
+            "label0": (random.random(LONG_ROWS) < 0.1).astype(np.int8),
+        }
+    )
+    (folder / "parquet").mkdir()
+    pq.write_table(table, folder / "parquet" / "part.parquet", row_group_size=65_536)
+    convert_files([str(folder / "parquet" / "*.parquet")], folder / "csv", "csv")
+    for kind in ("parquet", "csv"):
+        link(folder / kind, folder / "linked" / kind, LONG_FILES)
+        for attempt in ("first start", "resumed"):
+            said = child("resume", kind, folder / "linked")
+            print(f"{kind:<8} {LONG_ROWS * LONG_FILES:,} rows, {attempt:<11}: {said}", flush=True)
+
+
+def overlap(folder: Path) -> None:
+    """Steps of the production shape, on a batch in memory and on batches that are read, in turn."""
+    write_dense(folder)
+    values = FEATURES["dense"] | {"train_data": dense(folder, "packed") | {"global_batch_size": 1024}}
+    values["train_data"].pop("layout")
+    values["features"] = values["features"] | {
+        "continuous": [{"name": "continuous", "length": 6000, "first": 2117}],
+        "binary": [{"name": "binary", "length": 512, "first": 59}],
+        "discrete": {},
+    }
+    block = {"output_size": 1024, "aggregation_size": 1024, "input_layer_norm": True}
+    tower = {"tower": {"kind": "mlp", "layer_sizes": [256, 128], "batch_norm": {"affine": False}}}
+    values["model"] = {
+        "backbone": {
+            "kind": "mask_net",
+            "use_parallel": True,
+            "mask_blocks": [block] * 4,
+            "mlp": {"layer_sizes": [2048], "final_layer_activation": True},
+        },
+        "sharing": {"kind": "share_all"},
+        "tasks": dict.fromkeys(TASKS[:10], tower),
+    }
+    values["train_data"]["tasks"] = {task: {} for task in TASKS[:10]}
+    config = config_of(values)
+    ranker = build_ranker(config, {})
+    optimizer, loss = ScheduledOptimizer(config, ranker), MultiTaskLoss([1.0] * 10)
+    ranker.train()
+    print(f"production shape, {sum(weights.numel() for weights in ranker.parameters()):,} parameters, batch 1024")
+
+    def step(batch: Batch) -> None:
+        optimizer.zero_grad()
+        assert batch.labels is not None
+        assert batch.weights is not None
+        loss(ranker(batch).logits, batch.labels, batch.weights).mean().backward()
+        optimizer.step(0)
+
+    seconds: dict[str, list[float]] = {"memory": [], "read": []}
+    for _ in range(4):
+        with closing(iter(open_stream(config, {}, JobMode.TRAIN))) as batches:
+            held = next(batches)
+            step(held)
+            for where in seconds:
+                time.sleep(1)  # what was read ahead is there
+                started = time.perf_counter()
+                for _ in range(8):
+                    step(held if where == "memory" else next(batches))
+                seconds[where].append((time.perf_counter() - started) / 8)
+    means = {where: float(np.median(found)) for where, found in seconds.items()}
+    for where, found in means.items():
+        print(f"  {where:<8}: {found:.3f} s a step, {1024 / found:,.0f} examples/s")
+    print(f"  reading slows training by {means['read'] / means['memory'] - 1:.1%} (asked: at most 3%)")
+
+
+def link(source: Path, target: Path, times: int) -> None:
+    """Every file of a folder so many times, under other names."""
+    target.mkdir(parents=True)
+    for file in source.iterdir():
+        for number in range(times if file.name.startswith("part") else 1):
+            name = f"part-{number}-{file.name}" if file.name.startswith("part") else file.name
+            os.link(file, target / name)
+
+
+def child(part: str, kind: str, folder: Path) -> str:
+    """What a process of its own says."""
+    started = time.perf_counter()
+    command = [sys.executable, __file__, "--child", part, kind, str(folder)]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    return f"{said}; {time.perf_counter() - started:.1f} s in all"
+
+
+def read_in_child(part: str, kind: str, folder: str) -> None:
+    """Read, in this process, and say what it took."""
+    started = time.perf_counter()
+    if part == "memory":
+        values = FEATURES["dense"] | {"train_data": linked(dense(Path(folder), kind), folder, kind)}
+        stream = open_stream(config_of(values), {}, JobMode.TRAIN)
+        for _ in stream:
+            pass
+        print(f"peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB", end="")
+        return
+    features = {"continuous": ["number0"], "discrete": {"code0": {"size": 1000}}}
+    source = {"kind": kind, "inputs": f"{folder}/{kind}/part*"}
+    data: dict[str, Any] = {"source": source, "tasks": {"label0": {}}}
+    tasks = {"label0": FEATURES["table"]["model"]["tasks"]["label0"]}
+    model = FEATURES["table"]["model"] | {"tasks": tasks}
+    stream = open_stream(
+        config_of(FEATURES["table"] | {"features": features, "model": model, "train_data": data}), {}, JobMode.TRAIN
+    )
+    stream.load_state_dict(stream.state_dict() | {"row": LONG_ROWS * LONG_FILES // 2 + 12_345})
+    with closing(iter(stream)) as batches:
+        next(batches)
+    print(f"{time.perf_counter() - started:.2f} s to the first batch", end="")
+
+
+def linked(train_data: dict[str, Any], folder: str, kind: str) -> dict[str, Any]:
+    """The same read once, from linked files."""
+    source = train_data["source"] | {"inputs": f"{folder}/{kind}/part*"}
+    if "schema_path" in source:
+        source["schema_path"] = f"{folder}/{kind}/schema.json"
+    return {key: value for key, value in train_data.items() if key != "layout"} | {"source": source, "num_epochs": 1}
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(2)
+    main()
