@@ -148,8 +148,8 @@ class Recorder:
         self.logged_at: list[int] = []
         self.said: list[str] = []
 
-    def start(self, config: RecapConfig, step: int, train_rows: int) -> None:
-        self.began_after = step
+    def start(self, config: RecapConfig, step: int, steps: int, train_rows: int) -> None:
+        self.began_after, self.steps_in_all = step, steps
 
     def advance(self, step: int, loss: float, examples: int) -> None:
         self.steps.append(step)

@@ -28,8 +28,8 @@ class Tracker(Protocol):
 class Reporter(Protocol):
     """Tells a person how a run goes while it goes."""
 
-    def start(self, config: RecapConfig, step: int, train_rows: int) -> None:
-        """The run begins, or goes on, after `step`."""
+    def start(self, config: RecapConfig, step: int, steps: int, train_rows: int) -> None:
+        """The run begins, or goes on, after `step`; there will be so many `steps` in all."""
 
     def advance(self, step: int, loss: float, examples: int) -> None:
         """An optimizer step over `examples` rows is done."""

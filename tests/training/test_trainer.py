@@ -304,6 +304,7 @@ def test_a_run_ends_after_its_epochs_and_stays_finished(feed: Path, tmp_path: Pa
     recorder = Recorder()
     assert train(config, recorder)
     assert recorder.steps == list(range(1, 19))
+    assert recorder.steps_in_all == 18
     assert recorder.logged_at == [7, 14, 18]
     assert recorder.evaluated_at == [(18, "validation")]
     assert checkpoint_steps(tmp_path / "run") == [9, 18]

@@ -29,14 +29,11 @@ class Console:
         self._bar: TaskID | None = None
         self._started, self._examples, self._loss = time.monotonic(), 0, float("nan")
 
-    def start(self, config: RecapConfig, step: int, train_rows: int) -> None:
+    def start(self, config: RecapConfig, step: int, steps: int, train_rows: int) -> None:
         """Say what begins, or goes on."""
-        data, steps = config.train_data, config.training.num_train_steps
-        if data.num_epochs is not None:
-            steps = min(steps, data.num_epochs * train_rows // data.rows_of_a_step)
         if step < steps:
             verb = f"resuming after step {step:,} of" if step else "training"
-            epochs = steps * data.rows_of_a_step / train_rows
+            epochs = steps * config.train_data.rows_of_a_step / train_rows
             self.say(
                 f"{verb} {steps:,} steps over {train_rows:,} rows ({epochs:.1f} epochs) into {config.training.save_dir}"
             )

@@ -31,4 +31,5 @@ def train(
         console.say(f"next: recap {after.format(loaded.training.save_dir)}")
     else:
         console.say(f"{loaded.training.save_dir} is already finished; nothing to do")
-        console.say("raise training.num_train_steps to go on, or choose another training.save_dir")
+        longer = "training.num_train_steps" + (" or train_data.num_epochs" if loaded.train_data.num_epochs else "")
+        console.say(f"raise {longer} to go on, or choose another training.save_dir")

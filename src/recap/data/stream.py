@@ -98,9 +98,14 @@ class BatchStream:
         return self.order.rows * self.source.loader.encoder.empty().row_bytes if self.readers.caches else 0
 
     @property
+    def rows_left(self) -> int | None:
+        """Rows, bad ones among them, up to the end; none: there is none."""
+        return None if self.epochs is None else max(0, self.epochs * self.order.rows - self.row)
+
+    @property
     def ended(self) -> bool:
         """Whether there is not one more batch."""
-        return self.epochs is not None and self.row >= self.epochs * self.order.rows
+        return self.rows_left == 0
 
     def state_dict(self) -> dict[str, Any]:
         """The next row in the line of all epochs, which data that is a place in, and what was passed over."""

@@ -92,7 +92,10 @@ class Trainer:
         if self._is_last() and not self._evaluation_is_due():
             return False
         self.trackers = open_trackers(self.save_dir, state.step)
-        self.reporter.start(self.config, state.step, self.stream.order.rows)
+        left = self.stream.rows_left
+        steps = None if left is None else state.step + left // self.config.train_data.rows_of_a_step
+        in_all = training.num_train_steps if steps is None else min(training.num_train_steps, steps)
+        self.reporter.start(self.config, state.step, in_all, self.stream.order.rows)
         self.model.ranker.train()
         try:
             if self._evaluate_if_due():  # a signal had cut it short
