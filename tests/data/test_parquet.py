@@ -1,5 +1,6 @@
 """Parquet: packed columns are the lists they stand for, and files are written as they are read fastest."""
 
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from recap.data.guess import guess_columns
 from recap.data.inspect import inspect_files
 from recap.data.place import Place
 from recap.data.schema import RowEncoder
-from recap.data.sources.packed import KEY, can_pack, narrowest, pack, pack_schema, unpack, unpack_schema
+from recap.data.sources.packed import KEY, can_pack, narrowest, pack, pack_field, unpack, unpack_schema
 from recap.data.sources.parquet import ParquetFormat
 from recap.data.sources.source import Source
 from recap.data.sources.writers import ROW_GROUP_BYTES, open_writer
@@ -43,6 +44,10 @@ def columns(draw: st.DrawFn) -> pa.ChunkedArray:
     return pa.chunked_array(chunks, pa.list_(kind, size))
 
 
+def packed_of(table: pa.Table, *, sparse: bool) -> pa.Table:
+    return pack(table, pa.schema([pack_field(field, sparse=sparse) for field in table.schema]))
+
+
 def same_bytes(one: pa.ChunkedArray, other: pa.ChunkedArray) -> bool:
     """Equal, NaN too."""
 
@@ -52,11 +57,10 @@ def same_bytes(one: pa.ChunkedArray, other: pa.ChunkedArray) -> bool:
     return (one.type, one.is_null(), bytes_of(one)) == (other.type, other.is_null(), bytes_of(other))
 
 
-@given(columns())
-def test_what_was_packed_unpacks_to_the_same(column: pa.ChunkedArray) -> None:
+@given(columns(), st.booleans())
+def test_what_was_packed_unpacks_to_the_same(column: pa.ChunkedArray, sparse: bool) -> None:
     table = pa.table({"x": column})
-    packed = pack(table, pack_schema(table.schema))
-    assert pa.types.is_fixed_size_binary(packed.schema.field("x").type)
+    packed = packed_of(table, sparse=sparse)
     assert unpack_schema(packed.schema, "") == table.schema
     assert same_bytes(unpack(packed, "").column("x"), column)
     part = packed.slice(len(column) // 3)
@@ -66,16 +70,56 @@ def test_what_was_packed_unpacks_to_the_same(column: pa.ChunkedArray) -> None:
 @given(columns())
 def test_a_packed_row_is_the_little_endian_values_end_to_end(column: pa.ChunkedArray) -> None:
     table = pa.table({"x": column})
-    packed = pack(table, pack_schema(table.schema)).column("x")
+    packed = packed_of(table, sparse=False).column("x")
     kind = np.dtype(column.type.value_type.to_pandas_dtype()).newbyteorder("<")
     for bytes_, values in zip(packed.to_pylist(), column.to_numpy(), strict=True):
         assert (bytes_ is None) == (values is None)
         assert bytes_ is None or np.asarray(values, kind).tobytes() == bytes_ or np.isnan(values.astype(float)).any()
 
 
+@given(columns(), st.booleans())
+def test_what_was_packed_is_the_same_by_way_of_a_file(column: pa.ChunkedArray, sparse: bool) -> None:
+    packed = packed_of(pa.table({"x": column}), sparse=sparse)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "x.parquet"
+        with open_writer("parquet", file, packed.schema) as writer:
+            writer.write(packed)
+        assert same_bytes(unpack(pq.read_table(file), "").column("x"), column)
+
+
+def test_zeros_are_left_out_but_minus_zero_is_none() -> None:
+    table = pa.table({"x": pa.array([[0.0, -0.0, 1.5], None, [0, 0, 0]], pa.list_(pa.float32(), 3))})
+    packed = packed_of(table, sparse=True)
+    there, values = (packed.column("x").chunk(0).field(name).to_pylist() for name in ("there", "values"))
+    assert (there[0], there[2]) == (b"\x06", b"\x00")
+    assert (values[0], values[2]) == (np.array([-0.0, 1.5], "<f4").tobytes(), b"")
+
+
+def test_floats_of_which_a_quarter_are_zeros_are_packed_without_them(tmp_path: Path) -> None:
+    columns = {
+        name: pa.array([[0.0] * zeros + [1.0] * (8 - zeros)], pa.list_(pa.float32(), 8))
+        for name, zeros in (("two", 2), ("three", 3), ("eight", 8))
+    }
+    pq.write_table(pa.table(columns | {"code": pa.array([[0] * 8], pa.list_(pa.int64(), 8))}), tmp_path / "x.parquet")
+    convert_files([str(tmp_path / "x.parquet")], tmp_path / "out", "parquet", packed=True)
+    kinds = pq.read_schema(tmp_path / "out" / "x.parquet").types
+    assert [pa.types.is_struct(kind) for kind in kinds] == [False, True, True, False]
+    assert read(tmp_path / "out" / "x.parquet").to_pylist() == read(tmp_path / "x.parquet").to_pylist()
+
+
+def test_values_and_bits_that_do_not_agree_are_told() -> None:
+    schema = pa.schema([pack_field(pa.field("x", pa.list_(pa.float32(), 8)), sparse=True)])
+    rows = pa.array([{"there": b"\x03", "values": b"\0" * 4}], schema.field("x").type)
+    with pytest.raises(DataError, match=r"f, column 'x': 1 packed values, but bits for 2; write the file again"):
+        unpack(pa.table([rows], schema=schema), "f")
+    rows = pa.array([{"there": b"\x01", "values": b"\0" * 3}], schema.field("x").type)
+    with pytest.raises(DataError, match=r"f, column 'x': "):
+        unpack(pa.table([rows], schema=schema), "f")
+
+
 def test_unpacking_copies_nothing() -> None:
     table = pa.table({"x": pa.array([[1, 2], None, [3, 4]], pa.list_(pa.int32(), 2))})
-    packed = pack(table, pack_schema(table.schema))
+    packed = packed_of(table, sparse=False)
     (chunk,), (lists,) = packed.column("x").chunks, unpack(packed, "").column("x").chunks
     assert lists.values.buffers()[1].address == chunk.buffers()[1].address
 

@@ -6,12 +6,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from recap.config.data import SourceKind
 from recap.data.sources.files import find_files
 from recap.data.sources.format import Format
-from recap.data.sources.packed import can_pack, narrowest, pack, pack_schema
+from recap.data.sources.packed import Survey, can_pack, pack, pack_field
 from recap.data.sources.source import chunks_of, guess_source, open_format, stem
 from recap.data.sources.writers import Writer, open_writer, tfrecord_schema
 from recap.errors import DataError, InputError
@@ -74,7 +73,7 @@ def _convert(
     format_: Format, file: str, target: Path, kind: SourceKind, packed: bool, after_rows: Callable[[int], None]
 ) -> None:
     schema = format_.schema(file)
-    written = pack_schema(_narrowed(format_, file, schema)) if packed else schema
+    written = _packed_schema(format_, file, schema) if packed else schema
     temporary = target.with_name(target.name + ".unfinished")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -92,23 +91,20 @@ def _convert(
         temporary.unlink(missing_ok=True)
 
 
-def _narrowed(format_: Format, file: str, schema: pa.Schema) -> pa.Schema:
-    """The columns of a file, integers of lists that can be packed in the narrowest type that holds them all.
+def _packed_schema(format_: Format, file: str, schema: pa.Schema) -> pa.Schema:
+    """The columns of a file, packed as suits what they hold.
 
-    What it is must be known when the file is begun, so these columns are read twice.
+    How must be known when the file is begun, so the columns that can be packed are read twice.
     """
-    names = [field.name for field in schema if can_pack(field.type) and pa.types.is_integer(field.type.value_type)]
-    bounds = dict.fromkeys(names, (0, 0))
-    for chunk in chunks_of(format_, file) if names else []:
-        table = format_.read(file, chunk.number, names)
-        for name, (low, high) in bounds.items():
-            found = [pc.min_max(part.flatten()).as_py() for part in table.column(name).chunks]
-            lows, highs = ([each[end] for each in found if each[end] is not None] for end in ("min", "max"))
-            bounds[name] = (min([low, *lows]), max([high, *highs]))
-    for name in names:
+    surveys = {field.name: Survey(field.type) for field in schema if can_pack(field.type)}
+    for chunk in chunks_of(format_, file) if surveys else []:
+        table = format_.read(file, chunk.number, list(surveys))
+        for name, survey in surveys.items():
+            for lists in table.column(name).chunks:
+                survey.add(lists)
+    for name, survey in surveys.items():
         at = schema.get_field_index(name)
-        kind = pa.list_(narrowest(*bounds[name]), schema.field(at).type.list_size)
-        schema = schema.set(at, schema.field(at).with_type(kind))
+        schema = schema.set(at, pack_field(schema.field(at).with_type(survey.best), sparse=survey.sparse))
     return schema
 
 

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from recap.config.data import SourceKind
 from recap.data.sources.example import BYTES, FLOATS, INTEGERS, write_example
+from recap.data.sources.packed import is_packed
 from recap.data.sources.tfrecord import masked_crc
 from recap.errors import DataError
 
@@ -78,15 +79,20 @@ class _ParquetWriter(Writer):
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         columns = _parquet_columns(schema)
-        bulky = ("FLOAT", "DOUBLE", "FIXED_LEN_BYTE_ARRAY")
+        packed = {field.name for field in schema if is_packed(field)}
+        bytes_ = {path for path in columns if path in packed or path.rpartition(".")[0] in packed}
         self.writer = pq.ParquetWriter(
             path,
             schema,
             compression="zstd",
-            # floats and packed values hardly ever repeat: a dictionary of them is only looked up one by one
-            use_dictionary=[path for path, kind in columns.items() if kind not in bulky],
+            # 1 makes packed bytes a tenth smaller, which takes twice as long to undo
+            compression_level={path: -1 if path in bytes_ else 1 for path in columns},
+            # floats and packed bytes hardly ever repeat: a dictionary of them is only looked up one by one
+            use_dictionary=[
+                path for path, kind in columns.items() if path not in bytes_ and kind not in ("FLOAT", "DOUBLE")
+            ],
             # the least and the greatest of packed bytes say nothing, and are as long as they
-            write_statistics=[path for path, kind in columns.items() if kind != "FIXED_LEN_BYTE_ARRAY"],
+            write_statistics=[path for path in columns if path not in bytes_],
         )
 
     def write(self, table: pa.Table) -> None:
