@@ -235,15 +235,23 @@ def test_a_column_that_is_not_packed_as_it_says_is_told(said: bytes, message: st
         ParquetFormat().schema(str(tmp_path / "x.parquet"))
 
 
-def test_row_groups_are_bounded_and_floats_have_no_dictionary(tmp_path: Path) -> None:
+@pytest.mark.parametrize("packed", [False, True])
+def test_row_groups_are_bounded_by_what_they_are_in_memory(packed: bool, tmp_path: Path) -> None:
     rows, width = 100, ROW_GROUP_BYTES // 4 // 30
-    table = pa.table({
-        "plain": pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(rows * width, np.float32)), width),
-        "code": pa.array(np.arange(rows) % 3),
-    })  # fmt: skip
-    with open_writer("parquet", tmp_path / "x.parquet", table.schema) as writer:
-        writer.write(table)
-    metadata = pq.ParquetFile(tmp_path / "x.parquet").metadata
-    assert [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)] == [29, 29, 29, 13]
-    assert ["RLE_DICTIONARY" in metadata.row_group(0).column(at).encodings for at in range(2)] == [False, True]
-    assert pq.read_table(tmp_path / "x.parquet") == table
+    zeros = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(rows * width, np.float32)), width)
+    table = pa.table({"wide": zeros, "code": pa.array(np.arange(rows) % 3)})
+    written = packed_of(table.select(["wide"]), sparse=True) if packed else table
+    with open_writer("parquet", tmp_path / "x.parquet", written.schema) as writer:
+        writer.write(written)
+    assert list(ParquetFormat().chunk_rows(str(tmp_path / "x.parquet")))[:3] == ([30, 30, 30] if packed else [29] * 3)
+    assert read(tmp_path / "x.parquet") == (table.select(["wide"]) if packed else table)
+
+
+def test_neither_floats_nor_packed_bytes_have_a_dictionary(tmp_path: Path) -> None:
+    table = pa.table({"x": pa.array([[0.0, 1.0]] * 9, pa.list_(pa.float32(), 2)), "code": [1, 2, 3] * 3})
+    sparse = pack_field(table.schema.field("x"), sparse=True)
+    for schema, expected in ((table.schema, [False, True]), (table.schema.set(0, sparse), [False, False, True])):
+        with open_writer("parquet", tmp_path / "x.parquet", schema) as writer:
+            writer.write(pack(table, schema))
+        group = pq.ParquetFile(tmp_path / "x.parquet").metadata.row_group(0)
+        assert ["RLE_DICTIONARY" in group.column(at).encodings for at in range(group.num_columns)] == expected

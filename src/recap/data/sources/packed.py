@@ -118,6 +118,15 @@ def unpack(table: pa.Table, file: str) -> pa.Table:
     return pa.table(columns, schema=schema)
 
 
+def unpacked_bytes(table: pa.Table) -> int:
+    """The memory that `unpack` gives the rows of a table."""
+    total = 0
+    for column, field in zip(table.columns, table.schema, strict=True):
+        kind = _list_type(field) if is_packed(field) else None
+        total += column.nbytes if kind is None else len(column) * kind.list_size * kind.value_type.bit_width // 8
+    return total
+
+
 def _pack(lists: pa.FixedSizeListArray, field: pa.Field) -> pa.Array:
     kind = _list_type(field)
     if lists.flatten().null_count:

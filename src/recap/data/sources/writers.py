@@ -15,12 +15,12 @@ import pyarrow.parquet as pq
 
 from recap.config.data import SourceKind
 from recap.data.sources.example import BYTES, FLOATS, INTEGERS, write_example
-from recap.data.sources.packed import is_packed
+from recap.data.sources.packed import is_packed, unpacked_bytes
 from recap.data.sources.tfrecord import masked_crc
 from recap.errors import DataError
 
 ROW_GROUP_BYTES = 16 * 2**20
-"""What a row group of Parquet holds at most: a window is never less than one, and memory holds three windows."""
+"""What a row group of Parquet holds in memory at most: a window is never less than one, and three are held."""
 
 
 class Writer(ABC):
@@ -96,7 +96,7 @@ class _ParquetWriter(Writer):
         )
 
     def write(self, table: pa.Table) -> None:
-        rows = ROW_GROUP_BYTES * table.num_rows // max(1, table.nbytes)
+        rows = ROW_GROUP_BYTES * table.num_rows // max(1, unpacked_bytes(table))
         self.writer.write_table(table, row_group_size=max(1, rows))
 
     def close(self) -> None:
