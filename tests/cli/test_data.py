@@ -33,6 +33,16 @@ def test_convert_there_and_back_gives_the_same_rows(folder: Path) -> None:
     assert after.column("followers").to_pylist() == before.column("followers").to_pylist()
 
 
+def test_convert_packs_lists_for_parquet_only(folder: Path) -> None:
+    packed = run(folder, "data", "convert", "train/*.parquet", "--pack", "--output", "packed")
+    assert (packed.returncode, packed.stdout.splitlines()[-1]) == (0, "written: 3 files in packed")
+    other = run(folder, "data", "convert", "train/*.parquet", "--to", "arrow", "--pack", "--output", "out")
+    assert (other.returncode, other.stderr.strip()[-76:]) == (
+        2,
+        "--pack: only Parquet has packed columns, found --to arrow; leave --pack out"[-76:],
+    )
+
+
 def test_convert_refuses_what_it_does_not_know(folder: Path) -> None:
     unknown = run(folder, "data", "convert", "train/*.parquet", "--to", "parqet", "--output", "out")
     assert (unknown.returncode, unknown.stderr.strip()[-29:]) == (2, "tfrecord. Did you mean 'parquet'?"[-29:])

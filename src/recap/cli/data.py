@@ -61,6 +61,9 @@ def convert(
         str, typer.Option("--to", metavar="FORMAT", help="parquet, arrow, csv, jsonl or tfrecord.")
     ] = "parquet",
     schema: SchemaFile = None,
+    packed: Annotated[
+        bool, typer.Option("--pack", help="Parquet: lists of one length as bytes, which are read several times faster.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are already there.")] = False,
 ) -> None:
     """Convert files to another format, one for one; files that are there already are kept, so it can be resumed."""
@@ -72,9 +75,13 @@ def convert(
     kind = next((each for each in ENDINGS if each == to), None)
     if kind is None:
         raise InputError(f"--to: {to!r} is no format. {suggest(to, list(ENDINGS))}")
+    if packed and kind != "parquet":
+        raise InputError(f"--pack: only Parquet has packed columns, found --to {kind}; leave --pack out")
     console = Console()
     with console.counting("rows converted") as count:
-        written, kept = convert_files(inputs, output, kind, schema, overwrite=overwrite, after_rows=count)
+        written, kept = convert_files(
+            inputs, output, kind, schema, packed=packed, overwrite=overwrite, after_rows=count
+        )
     console.say(f"written: {_files(written)} in {output}" + (f"; {_files(kept)} there already" if kept else ""))
 
 

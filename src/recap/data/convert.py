@@ -11,6 +11,7 @@ from recap.config.data import SourceKind
 from recap.data.sources.files import find_files, relative_names
 from recap.data.sources.filesystem import is_remote
 from recap.data.sources.format import Format
+from recap.data.sources.packed import Survey, can_pack, pack, pack_field
 from recap.data.sources.source import chunks_of, guess_source, open_format, stem
 from recap.data.sources.writers import Writer, open_writer, tfrecord_schema
 from recap.errors import DataError, InputError
@@ -33,14 +34,16 @@ def convert_files(
     kind: SourceKind,
     schema_path: str | None = None,
     *,
+    packed: bool = False,
     overwrite: bool = False,
     after_rows: Callable[[int], None] = lambda rows: None,
 ) -> tuple[list[Path], list[Path]]:
     """Write a file of `kind` below `output` for each file of `inputs`; give those written, and those there before.
 
     Files keep their path below the common folder of the inputs, and appear whole or not at all, so a command that was
-    stopped goes on when it is given again. Raises DataError for inputs that cannot be read, or columns that the format
-    cannot hold, and InputError where two inputs would become one file, or one would be written over itself.
+    stopped goes on when it is given again. `packed`: Parquet holds lists of one length as bytes (`sources/packed.py`).
+    Raises DataError for inputs that cannot be read, or columns that the format cannot hold, and InputError where two
+    inputs would become one file, or one would be written over itself.
     """
     files = find_files(inputs)
     format_ = open_format(guess_source(inputs, schema_path), {}, files)
@@ -57,22 +60,25 @@ def convert_files(
         if target.exists() and not overwrite:
             kept.append(target)
             continue
-        _convert(format_, file, target, kind, after_rows)
+        _convert(format_, file, target, kind, packed, after_rows)
         written.append(target)
     if kind == "tfrecord":
         _write_schema(output / SCHEMA, format_.schema(files[0]))
     return written, kept
 
 
-def _convert(format_: Format, file: str, target: Path, kind: SourceKind, after_rows: Callable[[int], None]) -> None:
+def _convert(
+    format_: Format, file: str, target: Path, kind: SourceKind, packed: bool, after_rows: Callable[[int], None]
+) -> None:
     schema = format_.schema(file)
+    written = _packed_schema(format_, file, schema) if packed else schema
     temporary = target.with_name(target.name + ".unfinished")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _open_writer(kind, temporary, schema, file) as writer:
+        with _open_writer(kind, temporary, written, file) as writer:
             for chunk in chunks_of(format_, file):
                 table = format_.read(file, chunk.number, schema.names)
-                writer.write(table)
+                writer.write(_packed(table, written, file) if packed else table)
                 after_rows(table.num_rows)
         temporary.replace(target)
     except OSError as error:
@@ -81,6 +87,30 @@ def _convert(format_: Format, file: str, target: Path, kind: SourceKind, after_r
         raise DataError(f"{file}: cannot be written as {kind} ({error})") from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _packed_schema(format_: Format, file: str, schema: pa.Schema) -> pa.Schema:
+    """The columns of a file, packed as suits what they hold.
+
+    How must be known when the file is begun, so the columns that can be packed are read twice.
+    """
+    surveys = {field.name: Survey(field.type) for field in schema if can_pack(field.type)}
+    for chunk in chunks_of(format_, file) if surveys else []:
+        table = format_.read(file, chunk.number, list(surveys))
+        for name, survey in surveys.items():
+            for lists in table.column(name).chunks:
+                survey.add(lists)
+    for name, survey in surveys.items():
+        at = schema.get_field_index(name)
+        schema = schema.set(at, pack_field(schema.field(at).with_type(survey.best), sparse=survey.sparse))
+    return schema
+
+
+def _packed(table: pa.Table, schema: pa.Schema, file: str) -> pa.Table:
+    try:
+        return pack(table, schema)
+    except DataError as error:
+        raise DataError(f"{file}, {error}") from None
 
 
 def _open_writer(kind: SourceKind, path: Path, schema: pa.Schema, file: str) -> Writer:

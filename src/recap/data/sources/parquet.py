@@ -10,11 +10,12 @@ import pyarrow.parquet as pq
 from recap.data.sources.files import open_file, stamp
 from recap.data.sources.filesystem import is_remote
 from recap.data.sources.format import Format, leave_out
+from recap.data.sources.packed import unpack, unpack_schema
 from recap.errors import DataError
 
 
 class ParquetFormat(Format):
-    """Parquet files."""
+    """Parquet files; packed columns are the lists they stand for."""
 
     name = "Parquet"
 
@@ -33,7 +34,7 @@ class ParquetFormat(Format):
         try:
             with _open(file, metadata) as opened:
                 table = opened.read_row_group(chunk, columns=list(dict.fromkeys(columns)))
-                return leave_out(table, without)
+                return leave_out(unpack(table, file), without)
         except (OSError, pa.ArrowException) as error:
             raise DataError(f"{file}: row group {chunk} cannot be read ({error})") from None
 
@@ -54,6 +55,6 @@ def _footer(file: str, modified: int, size: int) -> tuple[pq.FileMetaData, pa.Sc
     """Footers are parsed once; that of a file that changed anew."""
     try:
         with _open(file) as opened:
-            return opened.metadata, opened.schema_arrow
+            return opened.metadata, unpack_schema(opened.schema_arrow, file)
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{file}: not readable as Parquet ({error})") from None

@@ -15,8 +15,12 @@ import pyarrow.parquet as pq
 
 from recap.config.data import SourceKind
 from recap.data.sources.example import BYTES, FLOATS, INTEGERS, write_example
+from recap.data.sources.packed import is_packed, unpacked_bytes
 from recap.data.sources.records import masked_crc
 from recap.errors import DataError
+
+ROW_GROUP_BYTES = 16 * 2**20
+"""What a row group of Parquet holds in memory at most: a window is never less than one, and three are held."""
 
 
 class Writer(ABC):
@@ -41,7 +45,7 @@ def open_writer(kind: SourceKind, path: Path, schema: pa.Schema) -> Writer:
     """What writes a file of `kind` with the columns of `schema`. Raises DataError for columns it cannot hold."""
     match kind:
         case "parquet":
-            return _ArrowWriter(pq.ParquetWriter(path, schema, compression="zstd"))
+            return _ParquetWriter(path, schema)
         case "arrow":
             return _ArrowWriter(pa.ipc.new_file(path, schema))
         case "csv":
@@ -68,6 +72,43 @@ class _ArrowWriter(Writer):
 
     def close(self) -> None:
         self.writer.close()
+
+
+class _ParquetWriter(Writer):
+    """zstd Parquet as it is read fastest."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        columns = _parquet_columns(schema)
+        packed = {field.name for field in schema if is_packed(field)}
+        bytes_ = {path for path in columns if path in packed or path.rpartition(".")[0] in packed}
+        self.writer = pq.ParquetWriter(
+            path,
+            schema,
+            compression="zstd",
+            # 1 makes packed bytes a tenth smaller, which takes twice as long to undo
+            compression_level={path: -1 if path in bytes_ else 1 for path in columns},
+            # floats and packed bytes hardly ever repeat: a dictionary of them is only looked up one by one
+            use_dictionary=[
+                path for path, kind in columns.items() if path not in bytes_ and kind not in ("FLOAT", "DOUBLE")
+            ],
+            # the least and the greatest of packed bytes say nothing, and are as long as they
+            write_statistics=[path for path in columns if path not in bytes_],
+        )
+
+    def write(self, table: pa.Table) -> None:
+        rows = ROW_GROUP_BYTES * table.num_rows // max(1, unpacked_bytes(table))
+        self.writer.write_table(table, row_group_size=max(1, rows))
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+def _parquet_columns(schema: pa.Schema) -> dict[str, str]:
+    """The columns of Parquet for those of `schema`, below lists too → their physical types."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(schema.empty_table(), sink)
+    columns = pq.ParquetFile(pa.BufferReader(sink.getvalue())).schema
+    return {column.path: column.physical_type for column in (columns.column(at) for at in range(len(columns)))}
 
 
 class _JsonLinesWriter(Writer):
