@@ -190,7 +190,7 @@ def test_packed_and_plain_files_stand_side_by_side(plain: Path) -> None:
     source = Source(ParquetConfig(inputs=[str(plain / "part-0*.parquet")]), encoder)
     assert len(source.files) == 2
     packed, unpacked = (
-        [source.loader.load([chunk]).rows for chunk in source.chunks if chunk.file == file] for file in source.files
+        [source.loader.load([chunk]).parts[0] for chunk in source.chunks if chunk.file == file] for file in source.files
     )
     for one, other in zip(packed, unpacked, strict=True):
         assert_same(one, other)

@@ -3,9 +3,14 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
+
+from recap.data.memory import new_array
 
 
 @dataclass(frozen=True)
@@ -57,15 +62,41 @@ class Batch:
         return replace(self, **changed, vectors=vectors)
 
 
-def concatenate(batches: Sequence[Batch]) -> Batch:
-    """The rows of `batches` one after the other; all must have the same columns."""
-    first = batches[0]
-    if len(batches) == 1:
-        return first
+Pick = tuple[Batch, slice | npt.NDArray[np.int64]]
+"""Some rows of a batch: a slice, or their positions [N]."""
+
+
+def assemble(picks: Sequence[Pick]) -> Batch:
+    """The rows that are picked, end to end, copied once; a view where it is one slice. All have the same columns."""
+    first, chosen = picks[0]
+    if len(picks) == 1 and isinstance(chosen, slice):
+        return first.rows(chosen)
     joined = {
-        field.name: torch.cat([getattr(batch, field.name) for batch in batches])
+        field.name: _assemble([(getattr(batch, field.name), chosen) for batch, chosen in picks])
         for field in fields(first)
         if isinstance(getattr(first, field.name), Tensor)
     }
-    vectors = {name: torch.cat([batch.vectors[name] for batch in batches]) for name in first.vectors}
+    vectors = {name: _assemble([(batch.vectors[name], chosen) for batch, chosen in picks]) for name in first.vectors}
     return replace(first, **joined, vectors=vectors)
+
+
+def _assemble(picks: Sequence[tuple[Tensor, slice | npt.NDArray[np.int64]]]) -> Tensor:
+    # NumPy copies in the thread that asks; torch would take the threads that train.
+    tensor = picks[0][0]
+    arrays = [(_array(each), chosen) for each, chosen in picks]
+    sizes = [len(array[chosen]) if isinstance(chosen, slice) else len(chosen) for array, chosen in arrays]
+    made = new_array((sum(sizes), *tensor.shape[1:]), arrays[0][0].dtype)
+    start = 0
+    for (array, chosen), size in zip(arrays, sizes, strict=True):
+        part = made[start : start + size]
+        if isinstance(chosen, slice):
+            part[:] = array[chosen]
+        else:
+            array.take(chosen, axis=0, out=part, mode="clip")  # to raise for others would need a copy between
+        start += size
+    return torch.from_numpy(made).view(tensor.dtype)
+
+
+def _array(tensor: Tensor) -> npt.NDArray[Any]:
+    """The same memory; types that NumPy does not know as integers of their width."""
+    return tensor.view(torch.int16).numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()

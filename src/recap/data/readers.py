@@ -17,6 +17,7 @@ import torch
 import torch.multiprocessing
 
 from recap.config.data import ProcessesConfig, ReadersConfig, ThreadsConfig
+from recap.data.batch import assemble
 from recap.data.source import Loaded, Loader, join
 from recap.data.sources.source import Chunk
 from recap.errors import RunError
@@ -51,7 +52,7 @@ class Readers:
         for chunk in chunks:
             if chunk not in self._cache:  # two threads may read the same; what they read is the same
                 found = self._read([chunk])
-                self._cache[chunk] = found._replace(rows=found.rows.clone()) if self._pool else found
+                self._cache[chunk] = found._replace(parts=[part.clone() for part in found.parts])
         return join([self._cache[chunk] for chunk in chunks])
 
     def _read(self, chunks: Sequence[Chunk]) -> Loaded:
@@ -92,4 +93,5 @@ def _end_with_parent() -> None:
 
 
 def _load(chunks: Sequence[Chunk]) -> Loaded:
-    return _LOADER[0].load(chunks)
+    found = _LOADER[0].load(chunks)
+    return found._replace(parts=[assemble([(part, slice(None)) for part in found.parts])])  # few tensors are to be sent

@@ -20,12 +20,10 @@ from recap.data.batch import Batch
 from recap.data.columns import as_text, is_number, milliseconds, rows_where, spread, values_of
 from recap.data.place import Place
 
+Floats = npt.NDArray[np.float32]
 _DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-    "uint8": torch.uint8,
-    "bool": torch.bool,
 }
 
 
@@ -132,8 +130,8 @@ class RowEncoder:
             binary=self._block(table, features.binary, place, binary=True),
             discrete=_join(discrete, rows, torch.int64),
             vectors={name: self._vector(table, name, vector, place) for name, vector in features.vectors.items()},
-            labels=labels.nan_to_num() if labels is not None else None,
-            weights=self._weights(labels) if labels is not None else None,
+            labels=torch.from_numpy(np.nan_to_num(labels)) if labels is not None else None,
+            weights=torch.from_numpy(self._weights(labels)) if labels is not None else None,
             user=self._user(table, place) if self.labels is not None and features.user is not None else None,
         )
 
@@ -145,7 +143,7 @@ class RowEncoder:
             if binary:
                 _check_zero_or_one(values, column.name, place, "list it under continuous or discrete instead")
             if column.mask is not None:
-                values = values[:, torch.from_numpy(self.assets[column.name].to_numpy(zero_copy_only=False))]
+                values = values[:, self.assets[column.name].to_numpy(zero_copy_only=False)]
             if column.masked_mantissa_bits is not None:
                 values = _mask_mantissa(values, column.masked_mantissa_bits)
             parts.append(_held_as(values, column.dtype, column.name, place))
@@ -159,7 +157,7 @@ class RowEncoder:
             values = _mask_mantissa(values, vector.masked_mantissa_bits)
         return _held_as(values, vector.dtype, name, place)
 
-    def _numbers(self, table: pa.Table, column: Column, place: Place, null: float) -> Tensor:
+    def _numbers(self, table: pa.Table, column: Column, place: Place, null: float) -> Floats:
         """[B, values read] float32, `null` where a value or its whole row is null; memory of the table if it can be."""
         values, valid = values_of(table, column.name, column.length, place, column.of)
         if not is_number(values.type):
@@ -168,9 +166,10 @@ class RowEncoder:
         if flat.null_count:
             flat = flat.fill_null(null)
         if valid is not None:
-            rows = spread(flat.to_numpy(zero_copy_only=False), valid, column.length, null)
-            return torch.from_numpy(rows)[:, : column.read]
-        return torch.utils.dlpack.from_dlpack(flat).view(-1, column.length)[:, : column.read]
+            return spread(flat.to_numpy(zero_copy_only=False), valid, column.length, null)[:, : column.read]
+        # The same memory; of Arrow's own view, which may not be written to, torch would want a copy.
+        shared: Floats = torch.utils.dlpack.from_dlpack(flat).numpy()
+        return shared.reshape(-1, column.length)[:, : column.read]
 
     def _codes(self, table: pa.Table, name: str, place: Place) -> npt.NDArray[np.int64]:
         """[B, length] int64: 0 for unknown, code + 1 for the others."""
@@ -195,7 +194,7 @@ class RowEncoder:
             codes = index.to_numpy(zero_copy_only=False).astype(np.int64) + 1
         return spread(codes, valid, discrete.length, 0)
 
-    def _labels(self, table: pa.Table, place: Place) -> Tensor:
+    def _labels(self, table: pa.Table, place: Place) -> Floats:
         """[B, T] float32; NaN where a label is missing, for all rows of tasks that have none in this data set."""
         assert self.labels is not None
         labels = np.full((table.num_rows, len(self.tasks)), np.nan, np.float32)
@@ -203,8 +202,8 @@ class RowEncoder:
             if task in self.labels:
                 values = self._numbers(table, Column(name=task), place, null=np.nan)
                 _check_zero_or_one(values, task, place, "a label must be 0 or 1, or null", nan=True)
-                labels[:, position] = self._rectified(values[:, 0].numpy(), task, table, place)
-        return torch.from_numpy(labels)
+                labels[:, position] = self._rectified(values[:, 0], task, table, place)
+        return labels
 
     def _rectified(
         self, label: npt.NDArray[np.float32], task: str, table: pa.Table, place: Place
@@ -221,16 +220,17 @@ class RowEncoder:
         late = positive & ~((impressed - served < window) & (engaged - served < window))
         return np.where(late, np.float32(0), label)
 
-    def _weights(self, labels: Tensor) -> Tensor:
+    def _weights(self, labels: Floats) -> Floats:
         """[B, T] float32: 1, or what undoes the sampling of this data set; 0 where a label is missing."""
         assert self.labels is not None
-        weights = torch.ones_like(labels)
+        weights = np.ones_like(labels)
         for position, task in enumerate(self.tasks):
             if self.weigh_samples and task in self.labels:
                 rates = self.labels[task]
                 label = labels[:, position]
                 weights[:, position] = label / rates.pos_downsampling_rate + (1 - label) / rates.neg_downsampling_rate
-        return weights.masked_fill(labels.isnan(), 0.0)
+        weights[np.isnan(labels)] = 0
+        return weights
 
     def _user(self, table: pa.Table, place: Place) -> Tensor:
         """[B] int64: integer ids as they are, strings hashed."""
@@ -252,31 +252,31 @@ class RowEncoder:
         return torch.from_numpy(users)
 
 
-def _held_as(values: Tensor, dtype: str, name: str, place: Place) -> Tensor:
+def _held_as(values: Floats, dtype: str, name: str, place: Place) -> Tensor:
     """[B, width] float32 as another type. Raises DataError for what that cannot hold."""
     if dtype in ("float32", "bfloat16"):
-        return values.to(_DTYPES[dtype])
+        return torch.from_numpy(values).to(_DTYPES[dtype])
     if dtype == "float16":
-        made = values.half()
-        _refuse(made.isinf() & values.isfinite(), values, name, place, "float16 ends at 65504; take bfloat16")
-        return made
-    known = values.nan_to_num(nan=0.0)  # what is missing counts as 0, as it does in the model
+        wrong = np.isfinite(values) & (np.abs(values) >= 65520)  # what is below is rounded to 65504
+        _refuse(wrong, values, name, place, "float16 ends at 65504; take bfloat16")
+        return torch.from_numpy(values.astype(np.float16))
+    known = np.where(np.isnan(values), np.float32(0), values)  # what is missing counts as 0, as it does in the model
     if dtype == "bool":
-        return known != 0
+        return torch.from_numpy(known != 0)
     _refuse((known <= -1) | (known >= 256), values, name, place, "uint8 holds 0 to 255")
-    return known.to(torch.uint8)
+    return torch.from_numpy(known.astype(np.uint8))
 
 
-def _refuse(wrong: Tensor, values: Tensor, name: str, place: Place, text: str) -> None:
-    rows = rows_where(wrong.any(dim=1).numpy())
+def _refuse(wrong: npt.NDArray[np.bool_], values: Floats, name: str, place: Place, text: str) -> None:
+    rows = rows_where(np.any(wrong, axis=1))
     if rows:
         raise place.error(name, f"holds {values[rows[0]][wrong[rows[0]]][0]:g}; {text}", rows)
 
 
-def _mask_mantissa(values: Tensor, bits: int) -> Tensor:
+def _mask_mantissa(values: Floats, bits: int) -> Floats:
     """[B, width] float32 with the lowest `bits` of the mantissa 0; NaN stays NaN."""
-    masked = (values.contiguous().view(torch.int32) & -(1 << bits)).view(torch.float32)
-    return masked.where(~values.isnan(), values)
+    masked = np.ascontiguousarray(values).view(np.int32) & np.int32(-(1 << bits))
+    return np.where(np.isnan(values), values, masked.view(np.float32))
 
 
 def _join(parts: list[Tensor], rows: int, dtype: torch.dtype) -> Tensor:
@@ -284,20 +284,25 @@ def _join(parts: list[Tensor], rows: int, dtype: torch.dtype) -> Tensor:
     if len(parts) == 1:
         return parts[0].to(dtype)
     joined = torch.empty((rows, sum(part.shape[1] for part in parts)), dtype=dtype)
+    alike = dtype != torch.bfloat16 and all(part.dtype == dtype for part in parts)
     start = 0
     for part in parts:
-        joined[:, start : start + part.shape[1]] = part
+        columns = slice(start, start + part.shape[1])
+        if alike:
+            joined.numpy()[:, columns] = part.numpy()  # in this thread; torch would take those that train
+        else:
+            joined[:, columns] = part
         start += part.shape[1]
     return joined
 
 
-def _check_zero_or_one(values: Tensor, column: str, place: Place, hint: str, *, nan: bool = False) -> None:
+def _check_zero_or_one(values: Floats, column: str, place: Place, hint: str, *, nan: bool = False) -> None:
     """Raise DataError for the rows that hold another value; `nan`: that is one that may be."""
     good = (values == 0) | (values == 1)
-    if nan:
-        good |= values.isnan()
+    if nan and not good.all():
+        good |= np.isnan(values)
     if not good.all():
-        wrong = rows_where(~good.all(dim=1).numpy())
+        wrong = rows_where(~np.all(good, axis=1))
         bad = float(values[wrong[0]][~good[wrong[0]]][0])
         found = "null or NaN" if np.isnan(bad) else f"{bad:g}"
         raise place.error(column, f"found {found}, expected 0 or 1; {hint}", wrong)

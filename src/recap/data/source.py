@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from recap.config.data import SourceConfig
-from recap.data.batch import Batch, concatenate
+from recap.data.batch import Batch
 from recap.data.place import Place
 from recap.data.schema import RowEncoder
 from recap.data.sources.files import find_files, relative_names, stamp
@@ -40,8 +40,8 @@ class Fault(NamedTuple):
 class Loaded(NamedTuple):
     """What reading some chunks gave."""
 
-    rows: Batch
-    """Those that are there, end to end."""
+    parts: list[Batch]
+    """The rows that are there, of each chunk."""
     kept: npt.NDArray[np.bool_] | None = None
     """Which of the rows of the chunks they are, end to end; none given: all."""
     faults: tuple[Fault, ...] = ()
@@ -80,16 +80,15 @@ class Loader:
                 bad = sorted(set(error.rows) - set(without))
                 if not bad:
                     nothing = np.zeros(chunk.rows, bool)
-                    return Loaded(
-                        self.encoder.empty(), nothing, (Fault(chunk.file, f"part {chunk.number}", str(error)),)
-                    )
+                    fault = Fault(chunk.file, f"part {chunk.number}", str(error))
+                    return Loaded([self.encoder.empty()], nothing, (fault,))
                 without = sorted([*without, *bad])
                 faults += _faults(chunk, bad, error)
         if not without:
-            return Loaded(rows)
+            return Loaded([rows])
         kept = np.ones(chunk.rows, bool)
         kept[without] = False
-        return Loaded(rows, kept, tuple(faults))
+        return Loaded([rows], kept, tuple(faults))
 
     def _read(self, chunk: Chunk, without: Sequence[int]) -> pa.Table:
         _check_unchanged(chunk)
@@ -126,14 +125,12 @@ def _faults(chunk: Chunk, rows: Sequence[int], error: DataError) -> Iterator[Fau
 
 
 def join(parts: Sequence[Loaded]) -> Loaded:
-    """The rows of several chunks end to end."""
-    if len(parts) == 1:
-        return parts[0]
-    rows = concatenate([part.rows for part in parts])
+    """What was loaded of several chunks, as one."""
+    batches = [batch for part in parts for batch in part.parts]
     if all(part.kept is None for part in parts):
-        return Loaded(rows)
-    kept = [np.ones(len(part.rows), bool) if part.kept is None else part.kept for part in parts]
-    return Loaded(rows, np.concatenate(kept), tuple(fault for part in parts for fault in part.faults))
+        return Loaded(batches)
+    kept = [np.ones(sum(map(len, part.parts)), bool) if part.kept is None else part.kept for part in parts]
+    return Loaded(batches, np.concatenate(kept), tuple(fault for part in parts for fault in part.faults))
 
 
 class Source:

@@ -15,12 +15,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from recap.config.data import SkipConfig
 from recap.config.recap import JobMode, RecapConfig
 from recap.data.assets import Assets
-from recap.data.batch import Batch, concatenate
+from recap.data.batch import Batch, Pick, assemble
 from recap.data.downsample import NegativeSampler
 from recap.data.readers import Readers
 from recap.data.schema import RowEncoder
@@ -42,17 +41,28 @@ def say_to_stderr(text: str) -> None:
 class _Loaded:
     """A window that was read."""
 
-    rows: Batch
-    order: torch.Tensor | None
-    """[n] which of `rows` to take, one after the other; none: all of them, as they stand."""
+    parts: Sequence[Batch]
+    """The rows that are there, end to end."""
+    order: npt.NDArray[np.int64] | range
+    """[n] which of them to take, one after the other."""
     ends: npt.NDArray[np.int64] | range
     """[n] the place in the line behind each of them."""
     faults: Sequence[Fault]
 
-    def take(self, start: int, count: int) -> Batch:
-        """`count` rows, or those that are left."""
-        chosen = slice(start, start + count)
-        return self.rows.rows(chosen if self.order is None else self.order[chosen])
+    def take(self, start: int, count: int) -> Iterator[Pick]:
+        """`count` rows, or those that are left, part by part: within a batch rows stand as they do in their part."""
+        chosen = self.order[start : start + count]
+        first = 0
+        for part in self.parts:
+            if isinstance(chosen, range):
+                rows = slice(max(chosen.start - first, 0), max(min(chosen.stop - first, len(part)), 0))
+                if rows.start < rows.stop:
+                    yield part, rows
+            else:
+                here = np.sort(chosen[(chosen >= first) & (chosen < first + len(part))])
+                if len(here):
+                    yield part, here - first
+            first += len(part)
 
 
 class BatchStream:
@@ -140,26 +150,26 @@ class BatchStream:
         """Batches from the current place on; the place moves as each is handed out."""
         self._pass_over(self.source.faults)
         wanted = self.batch_rows if self.sampler is None else self.sampler.read_rows
-        missing, parts = wanted, list[Batch]()
+        missing, picks = wanted, list[Pick]()
         for window in self._windows():
             self._pass_over(window.faults)
             start = 0
             while start < len(window.ends):
-                part = window.take(start, missing)
-                parts.append(part)
-                start += len(part)
-                missing -= len(part)
+                count = min(missing, len(window.ends) - start)
+                picks += window.take(start, count)
+                start += count
+                missing -= count
                 if missing == 0:
-                    yield self._hand_out(parts, int(window.ends[start - 1]))
-                    missing, parts = wanted, []
+                    yield self._hand_out(picks, int(window.ends[start - 1]))
+                    missing, picks = wanted, []
         assert self.epochs is not None
         end = self.epochs * self.order.rows
-        if parts and self.keep_rest:
-            yield self._hand_out(parts, end)
+        if picks and self.keep_rest:
+            yield self._hand_out(picks, end)
         self.row = end
 
-    def _hand_out(self, parts: list[Batch], end: int) -> Batch:
-        batch = concatenate(parts)
+    def _hand_out(self, picks: list[Pick], end: int) -> Batch:
+        batch = assemble(picks)
         if self.sampler is not None:
             batch = self.sampler(batch, self.row)
         self.row = end
@@ -206,14 +216,13 @@ class BatchStream:
         first = window.epoch * self.order.rows + window.first_row
         if loaded.kept is None:
             ends = range(first + skip + 1, first + window.rows + 1)
-            if not self.order.window_rows:
-                return _Loaded(loaded.rows.rows(slice(skip, None)), None, ends, ())
-            return _Loaded(loaded.rows, torch.from_numpy(self.order.permutation(window)[skip:]), ends, ())
+            rows = self.order.permutation(window)[skip:] if self.order.window_rows else range(skip, window.rows)
+            return _Loaded(loaded.parts, rows, ends, ())
         # Where each row of the window stands among those that are there.
         place = np.where(loaded.kept, np.cumsum(loaded.kept) - 1, -1)[self.order.permutation(window)]
         there = np.flatnonzero(place >= 0)
         there = there[there >= skip]
-        return _Loaded(loaded.rows, torch.from_numpy(place[there]), first + there + 1, loaded.faults)
+        return _Loaded(loaded.parts, place[there], first + there + 1, loaded.faults)
 
 
 def open_stream(

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from recap.data.memory import new_array
 from recap.errors import DataError
 
 KEY = b"recap.packed"
@@ -180,7 +181,8 @@ def _with_zeros(packed: pa.StructArray, kind: pa.FixedSizeListType) -> pa.Array:
     places = np.flatnonzero(there)
     if len(places) != len(values):
         raise ValueError(f"{len(values)} packed values, but bits for {len(places)}")
-    flat: npt.NDArray[np.unsignedinteger] = np.zeros(rows * size, f"u{width}")
+    flat = new_array((rows * size,), f"u{width}")
+    flat.fill(0)
     flat[places] = values
     numbers = pa.Array.from_buffers(kind.value_type, len(flat), [None, pa.py_buffer(flat)])
     return pa.FixedSizeListArray.from_arrays(numbers, type=kind, mask=null)

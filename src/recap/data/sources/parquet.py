@@ -33,7 +33,7 @@ class ParquetFormat(Format):
         metadata = _footer(file, *stamp(file))[0]
         try:
             with _open(file, metadata) as opened:
-                table = opened.read_row_group(chunk, columns=list(dict.fromkeys(columns)))
+                table = opened.read_row_group(chunk, columns=list(dict.fromkeys(columns)), use_threads=False)
                 return leave_out(unpack(table, file), without)
         except (OSError, pa.ArrowException) as error:
             raise DataError(f"{file}: row group {chunk} cannot be read ({error})") from None

@@ -19,7 +19,7 @@ from recap.data.sources.packed import is_packed, unpacked_bytes
 from recap.data.sources.records import masked_crc
 from recap.errors import DataError
 
-ROW_GROUP_BYTES = 16 * 2**20
+ROW_GROUP_BYTES = 64 * 2**20
 """What a row group of Parquet holds in memory at most: a window is never less than one, and three are held."""
 
 
