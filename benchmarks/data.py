@@ -28,7 +28,7 @@ DENSE_ROWS, DENSE_FILES = 1_500, 6
 """Rows a file of the published layout: 6000 float, 512 + 320 int, 3×200 float, 13 labels."""
 TASKS = [f"label{index}" for index in range(13)]
 
-EPOCHS = 3
+EPOCHS = 10
 """Times that the files are read, after one that is not counted."""
 
 _TF_DATA = """
