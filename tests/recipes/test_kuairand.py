@@ -166,7 +166,10 @@ def test_a_missing_file_or_column_is_refused_by_name(tmp_path: Path) -> None:
 def test_the_configuration_reads_what_is_prepared(tmp_path: Path) -> None:
     config = load_config(RECIPE / "ranker.yaml")
     row = prepare(tmp_path)["20220425"][0]
-    assert set(config.features.inputs) | set([column.name for column in config.features.carried]) | set(config.tasks) <= row.keys()
+    assert (
+        set(config.features.inputs) | {column.name for column in config.features.carried} | set(config.tasks)
+        <= row.keys()
+    )
 
 
 @pytest.mark.skipif(

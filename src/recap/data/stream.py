@@ -28,6 +28,9 @@ from recap.data.source import Fault, Source
 from recap.errors import DataError
 from recap.runtime import free_memory
 
+_MOST_PARTS = 8
+"""Chunks of a window from which batches are gathered as they are; of more, joining them first is less work."""
+
 Say = Callable[[str], None]
 """Tells a person something."""
 
@@ -52,17 +55,20 @@ class _Loaded:
     def take(self, start: int, count: int) -> Iterator[Pick]:
         """`count` rows, or those that are left, part by part: within a batch rows stand as they do in their part."""
         chosen = self.order[start : start + count]
+        if not isinstance(chosen, range):
+            chosen = np.sort(chosen)
         first = 0
         for part in self.parts:
+            last = first + len(part)
             if isinstance(chosen, range):
-                rows = slice(max(chosen.start - first, 0), max(min(chosen.stop - first, len(part)), 0))
+                rows = slice(max(chosen.start, first) - first, min(chosen.stop, last) - first)
                 if rows.start < rows.stop:
                     yield part, rows
             else:
-                here = np.sort(chosen[(chosen >= first) & (chosen < first + len(part))])
-                if len(here):
-                    yield part, here - first
-            first += len(part)
+                begin, end = np.searchsorted(chosen, (first, last))
+                if begin < end:
+                    yield part, chosen[begin:end] - first
+            first = last
 
 
 class BatchStream:
@@ -213,16 +219,19 @@ class BatchStream:
     def _load(self, window: Window, skip: int) -> _Loaded:
         """Read a window, and find the order of its rows, but for those that are bad or were already used."""
         loaded = self.readers.load([self.source.chunks[index] for index in window.chunks])
+        parts = loaded.parts
+        if len(parts) > _MOST_PARTS:
+            parts = [assemble([(part, slice(None)) for part in parts])]
         first = window.epoch * self.order.rows + window.first_row
         if loaded.kept is None:
             ends = range(first + skip + 1, first + window.rows + 1)
             rows = self.order.permutation(window)[skip:] if self.order.window_rows else range(skip, window.rows)
-            return _Loaded(loaded.parts, rows, ends, ())
+            return _Loaded(parts, rows, ends, ())
         # Where each row of the window stands among those that are there.
         place = np.where(loaded.kept, np.cumsum(loaded.kept) - 1, -1)[self.order.permutation(window)]
         there = np.flatnonzero(place >= 0)
         there = there[there >= skip]
-        return _Loaded(loaded.parts, place[there], first + there + 1, loaded.faults)
+        return _Loaded(parts, place[there], first + there + 1, loaded.faults)
 
 
 def open_stream(
