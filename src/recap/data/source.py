@@ -1,5 +1,6 @@
 """A data set: its files as one list of chunks, and the rows of some; what is bad is passed over where it may be."""
 
+import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -159,11 +160,9 @@ class Source:
         self.chunks = list(_interleaved(chunks, interleave))
 
     def _looked_at(self) -> Iterator[tuple[list[Chunk], list[Fault]]]:
-        """What each file holds; of a store, many are looked at at once, for each answer takes long."""
-        if not any(map(is_remote, self.files)):
-            yield from map(self._look, self.files)
-            return
-        with ThreadPoolExecutor(_LISTERS, thread_name_prefix="recap-lister") as listers:
+        """What each file holds; of a store, more are looked at at once, for each answer takes long."""
+        count = _LISTERS if any(map(is_remote, self.files)) else os.cpu_count()
+        with ThreadPoolExecutor(count, thread_name_prefix="recap-lister") as listers:
             yield from listers.map(self._look, self.files)
 
     def _look(self, file: str) -> tuple[list[Chunk], list[Fault]]:
