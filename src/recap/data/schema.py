@@ -18,6 +18,7 @@ from recap.config.recap import JobMode, RecapConfig
 from recap.data.assets import Assets
 from recap.data.batch import Batch
 from recap.data.columns import as_text, is_number, milliseconds, rows_where, spread, values_of
+from recap.data.memory import new_array
 from recap.data.place import Place
 
 Floats = npt.NDArray[np.float32]
@@ -180,8 +181,9 @@ class RowEncoder:
             if not pa.types.is_integer(values.type):
                 hint = f"integer codes 0 to {discrete.size - 1} are expected; strings need a vocabulary"
                 raise place.error(name, f"holds {values.type}; {hint}")
-            codes = values.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
-            codes += 1
+            known = values.fill_null(0).to_numpy(zero_copy_only=False)
+            codes: npt.NDArray[np.int64] = new_array(known.shape, np.int64)
+            np.add(known, 1, out=codes, dtype=np.int64, casting="unsafe")
             np.putmask(codes, (codes < 0) | (codes > discrete.size), 0)
             if values.null_count:
                 np.putmask(codes, values.is_null().to_numpy(zero_copy_only=False), 0)
