@@ -4,6 +4,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -13,6 +14,8 @@ from torch.testing import assert_close
 from recap.config.recap import RecapConfig
 from recap.data.assets import load_assets
 from recap.errors import CheckpointError, DataError, RunError
+from recap.inference.batch import predict_files
+from recap.inference.predictor import Predictor
 from recap.model.saved import build_ranker, checkpoint_path, checkpoint_steps, find_model_dir, open_model
 from recap.runtime import seed_torch
 from recap.training.trainer import Interrupted, train
@@ -369,3 +372,24 @@ def test_changed_data_is_refused_by_name_and_may_be_accepted(tmp_path: Path) -> 
     recorder = Recorder()
     assert train(config, recorder, accept_changed_data=True)
     assert recorder.steps == [6, 7, 8, 9, 10, 11, 12]
+
+
+def test_a_model_carries_its_mask_and_a_run_refuses_another(tmp_path: Path) -> None:
+    feed = write_feed(tmp_path / "feed")
+    mask = feed / "mask.npy"
+    column = {"name": "vector", "length": 4, "first": 3, "mask": str(mask), "dtype": "bfloat16"}
+    features = {"continuous": ["age", column], "vectors": {}}
+    config = feed_config(feed, tmp_path / "run", features=features)
+    train(config, Recorder())
+    np.save(mask, np.array([0, 1, 1]))
+    longer = feed_config(feed, tmp_path / "run", features=features, training={"num_train_steps": 20})
+    with pytest.raises(CheckpointError, match="features: the mask of 'vector' keeps other values"):
+        train(longer, Recorder())
+    mask.unlink()
+    model = open_model(find_model_dir(tmp_path / "run"))
+    assert model.assets["vector"].to_pylist() == [True, False, True]
+    assert model.ranker.featurization.out_features == 3 + 1
+    predicted = predict_files(
+        Predictor.open(find_model_dir(tmp_path / "run")), [str(feed / "validation" / "*.parquet")], tmp_path / "out"
+    )
+    assert len(predicted) == 1

@@ -87,6 +87,8 @@ def check_resumable(checkpoint: Path, config: RecapConfig, assets: Assets) -> li
     before = load_assets(config.features, checkpoint) if not refused else {}
     refused += [
         f"features.discrete.{name}.vocabulary: its strings changed"
+        if name in config.features.discrete
+        else f"features: the mask of {name!r} keeps other values"
         for name, values in before.items()
         if not values.equals(assets[name])
     ]
