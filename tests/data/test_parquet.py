@@ -210,7 +210,7 @@ def test_packed_files_convert_to_whatever_plain_ones_do(plain: Path, tmp_path: P
 
 def test_a_null_inside_a_list_is_not_packed(tmp_path: Path) -> None:
     pq.write_table(pa.table({"x": pa.array([[1, None]], pa.list_(pa.float32(), 2))}), tmp_path / "x.parquet")
-    with pytest.raises(DataError, match=r"x.parquet, column 'x' holds null inside a list.*convert without --pack"):
+    with pytest.raises(DataError, match=r"x.parquet: column 'x' holds null inside a list.*convert without --pack"):
         convert_files([str(tmp_path / "x.parquet")], tmp_path / "out", "parquet", packed=True)
     assert list((tmp_path / "out").iterdir()) == []
 

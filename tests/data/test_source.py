@@ -230,3 +230,36 @@ def test_data_without_one_good_row_is_refused(feed: Path) -> None:
         part(feed, number).write_text("no parquet")
     with pytest.raises(DataError, match=r"hold not a single row: .*part-0.parquet: not readable as Parquet"):
         open_feed(feed)
+
+
+def test_data_of_which_no_good_row_is_left_ends_and_does_not_go_round_for_ever(feed: Path) -> None:
+    for number in range(3):
+        put(part(feed, number), "like", dict.fromkeys(range(200), 5))
+    for epochs in (None, 3):
+        with pytest.raises(DataError, match="and its sister files: not a single good row is left of them"):
+            next(iter(open_feed(feed, budget=1000, num_epochs=epochs)))
+
+
+def test_a_budget_that_is_lowered_below_what_was_passed_over_stops_at_the_next(feed: Path) -> None:
+    break_data(feed)
+    stream = open_feed(feed, budget=10)
+    batches = iter(stream)
+    next(batches)
+    next(batches)
+    state = stream.state_dict()
+    assert len(state["skipped"]) == 3
+    lowered = open_feed(feed, budget=2)
+    lowered.load_state_dict(state)
+    with pytest.raises(DataError, match="no more may be"):
+        values(lowered)
+
+
+def test_files_keep_their_names_when_folders_are_added_beside_them(feed: Path) -> None:
+    (feed / "days" / "day=1").mkdir(parents=True)
+    shutil.copy(part(feed, 0), feed / "days" / "day=1")
+    source = {"inputs": str(feed / "days" / "*" / "*.parquet")}
+    before = open_feed(feed, source=source)
+    (feed / "days" / "day=2").mkdir()
+    shutil.copy(part(feed, 1), feed / "days" / "day=2")
+    after = open_feed(feed, source=source)
+    assert after.source.changes(before.source.contents) == ["day=2/part-1.parquet is new"]

@@ -213,3 +213,16 @@ def test_a_flipped_byte_of_a_compressed_file_is_told(tmp_path: Path) -> None:
             assert str(error).startswith(str(file))
             told += 1
     assert told > len(whole) - 10
+
+
+def test_what_would_come_back_as_something_else_is_not_written(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": ["one", "two\nlines"]}), tmp_path / "text.parquet")
+    with pytest.raises(DataError, match=r"text.parquet: column 'text' holds text with a line break"):
+        convert_files([str(tmp_path / "text.parquet")], tmp_path / "out", "csv")
+    pq.write_table(pa.table({"id": pa.array([2**63], pa.uint64())}), tmp_path / "ids.parquet")
+    with pytest.raises(DataError, match=r"ids.parquet: column 'id' holds integers of 2\^63 and more"):
+        convert_files([str(tmp_path / "ids.parquet")], tmp_path / "out", "tfrecord")
+    pq.write_table(pa.table({"x": [1, 2], "nothing": pa.nulls(2, pa.int64())}), tmp_path / "nulls.parquet")
+    convert_files([str(tmp_path / "nulls.parquet")], tmp_path / "out", "jsonl")
+    file = str(tmp_path / "out" / "nulls.jsonl")
+    assert open_format(guess_source([file]), {}).schema(file).names == ["x", "nothing"]

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -58,3 +59,46 @@ def test_a_block_of_wrong_lines_is_told_as_a_whole(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="rows 0 to 4999: not readable as CSV") as raised:
         open_text(file).schema(str(file))
     assert raised.value.rows == ()
+
+
+def test_only_an_empty_value_of_csv_is_null(tmp_path: Path) -> None:
+    file = tmp_path / "x.csv"
+    file.write_text('country,age\nNA,1\nnull,\n"",2\n,3\n')
+    format_ = open_format(guess_source([str(file)]), {"country": pa.string(), "age": pa.float64()})
+    table = format_.read(str(file), 0, ["country", "age"])
+    assert table.column("country").to_pylist() == ["NA", "null", "", None]
+    assert table.column("age").to_pylist() == [1, None, 2, 3]
+
+
+def test_an_empty_line_of_several_columns_is_no_row(tmp_path: Path) -> None:
+    file = tmp_path / "x.csv"
+    file.write_text("a,b\n1,2\n\n3,4\n")
+    format_ = open_format(guess_source([str(file)]), {})
+    with pytest.raises(DataError, match=r"x.csv: row 1: the line gives 0 rows; a row is one line"):
+        format_.read(str(file), 0, ["a"])
+
+
+def test_a_column_of_text_that_stands_there_twice_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "x.csv"
+    file.write_text("a,a\n1,2\n")
+    format_ = open_format(guess_source([str(file)]), {})
+    with pytest.raises(DataError, match="column 'a': stands there twice"):
+        format_.read(str(file), 0, format_.schema(str(file)).names)
+
+
+def test_a_key_that_nobody_reads_may_hold_values_of_several_types(tmp_path: Path) -> None:
+    file = tmp_path / "x.jsonl"
+    file.write_text('{"l": 1, "x": 1, "meta": 1}\n{"l": 0, "x": 2, "meta": "a"}\n')
+    format_ = open_format(guess_source([str(file)]), {"l": pa.float64(), "x": pa.float64(), "absent": pa.float64()})
+    assert format_.schema(str(file)).names == ["l", "x"]
+    assert format_.read(str(file), 0, ["x"]).column("x").to_pylist() == [1, 2]
+
+
+def test_a_value_of_the_wrong_type_is_told_with_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "x.jsonl"
+    file.write_text('{"l": 1, "x": 1}\n{"l": 0, "x": "bad"}\n{"l": 1, "x": 2}\n')
+    format_ = open_format(guess_source([str(file)]), {"l": pa.float64(), "x": pa.float64()})
+    with pytest.raises(DataError, match=r"x.jsonl: row 1: not readable as JSON lines") as caught:
+        format_.read(str(file), 0, ["l", "x"])
+    assert caught.value.rows == (1,)
+    assert format_.read(str(file), 0, ["x"], [1]).column("x").to_pylist() == [1, 2]

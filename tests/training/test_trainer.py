@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -194,9 +196,6 @@ def test_a_resumed_run_says_what_changed(feed: Path, tmp_path: Path) -> None:
 
 
 def test_a_run_refuses_a_vocabulary_that_changed(tmp_path: Path) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     feed = write_feed(tmp_path / "feed")
     train(feed_config(feed, tmp_path / "run"), Recorder())
     pq.write_table(pa.table({"value": ["en", "pt", "ja"]}), feed / "languages.parquet")
@@ -252,9 +251,6 @@ def test_evaluation_does_not_change_training(feed: Path, tmp_path: Path) -> None
 
 
 def test_labels_that_are_wrong_stop_the_run_with_their_place(tmp_path: Path) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     feed = write_feed(tmp_path / "feed")
     file = feed / "train" / "part-0.parquet"
     table = pq.read_table(file)
@@ -266,9 +262,6 @@ def test_labels_that_are_wrong_stop_the_run_with_their_place(tmp_path: Path) -> 
 
 def test_rows_without_a_label_move_nothing_of_their_task(tmp_path: Path) -> None:
     """A tower whose labels are all missing stays as it starts; the other learns as it would."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     feed = write_feed(tmp_path / "feed")
     for file in (feed / "train").glob("*.parquet"):
         table = pq.read_table(file)
@@ -393,3 +386,16 @@ def test_a_model_carries_its_mask_and_a_run_refuses_another(tmp_path: Path) -> N
         Predictor.open(find_model_dir(tmp_path / "run")), [str(feed / "validation" / "*.parquet")], tmp_path / "out"
     )
     assert len(predicted) == 1
+
+
+def test_a_run_that_is_left_too_few_good_rows_for_a_step_fails(tmp_path: Path) -> None:
+    feed = write_feed(tmp_path / "feed")
+    for number in (0, 1):
+        (feed / "train" / f"part-{number}.parquet").write_text("no parquet")
+    table = pq.read_table(feed / "train" / "part-2.parquet")
+    bad = pa.array([9] * 150 + table.column("like").to_pylist()[150:])
+    place = table.schema.get_field_index("like")
+    pq.write_table(table.set_column(place, "like", bad), feed / "train" / "part-2.parquet")
+    data = reading(feed, on_bad_data={"kind": "skip", "budget": 1000}, num_epochs=1)
+    with pytest.raises(DataError, match="train_data: too few good rows are left for a single step"):
+        train(feed_config(feed, tmp_path / "run", train_data=data), Recorder())

@@ -78,7 +78,7 @@ def _convert(
         with _open_writer(kind, temporary, written, file) as writer:
             for chunk in chunks_of(format_, file):
                 table = format_.read(file, chunk.number, schema.names)
-                writer.write(_packed(table, written, file) if packed else table)
+                _write(writer, table, written if packed else None, file)
                 after_rows(table.num_rows)
         temporary.replace(target)
     except OSError as error:
@@ -106,11 +106,11 @@ def _packed_schema(format_: Format, file: str, schema: pa.Schema) -> pa.Schema:
     return schema
 
 
-def _packed(table: pa.Table, schema: pa.Schema, file: str) -> pa.Table:
+def _write(writer: Writer, table: pa.Table, packed: pa.Schema | None, file: str) -> None:
     try:
-        return pack(table, schema)
+        writer.write(table if packed is None else pack(table, packed))
     except DataError as error:
-        raise DataError(f"{file}, {error}") from None
+        raise DataError(f"{file}: {error}") from None
 
 
 def _open_writer(kind: SourceKind, path: Path, schema: pa.Schema, file: str) -> Writer:

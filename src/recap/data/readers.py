@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection, parent_process
 from typing import assert_never
@@ -59,7 +59,7 @@ class Readers:
         if self._pool is None:
             return self._loader.load(chunks)
         try:
-            return self._pool.submit(_load, chunks).result()
+            return _submit(self._pool, chunks).result()
         except BrokenProcessPool:
             raise RunError(
                 "a process that reads data ended all of a sudden: out of memory, or of shared memory (/dev/shm)? "
@@ -72,13 +72,21 @@ def _start(count: int, loader: Loader) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(count, mp_context=context, initializer=_begin, initargs=(loader,))
 
 
+def _submit(pool: ProcessPoolExecutor, chunks: Sequence[Chunk]) -> Future[Loaded]:
+    """Ask for some chunks; processes that begin for it inherit that Ctrl-C is the parent's to answer."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return pool.submit(_load, chunks)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 _LOADER: list[Loader] = []
 """What a process that reads was begun with."""
 
 
 def _begin(loader: Loader) -> None:
     _LOADER[:] = [loader]
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     torch.set_num_threads(1)
     pa.set_cpu_count(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()

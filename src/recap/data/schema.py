@@ -22,10 +22,8 @@ from recap.data.memory import new_array
 from recap.data.place import Place
 
 Floats = npt.NDArray[np.float32]
-_DTYPES = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-}
+_TOO_MUCH = 3.3961776e38
+"""What bfloat16 would round to infinity."""
 
 
 class RowEncoder:
@@ -256,8 +254,11 @@ class RowEncoder:
 
 def _held_as(values: Floats, dtype: str, name: str, place: Place) -> Tensor:
     """[B, width] float32 as another type. Raises DataError for what that cannot hold."""
-    if dtype in ("float32", "bfloat16"):
-        return torch.from_numpy(values).to(_DTYPES[dtype])
+    if dtype == "float32":
+        return torch.from_numpy(values)
+    if dtype == "bfloat16":
+        _refuse(np.isfinite(values) & (np.abs(values) >= _TOO_MUCH), values, name, place, "take float32")
+        return torch.from_numpy(values).to(torch.bfloat16)
     if dtype == "float16":
         wrong = np.isfinite(values) & (np.abs(values) >= 65520)  # what is below is rounded to 65504
         _refuse(wrong, values, name, place, "float16 ends at 65504; take bfloat16")

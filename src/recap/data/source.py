@@ -144,7 +144,7 @@ class Source:
         """
         self.files = find_files(config.inputs)[: config.num_files_to_keep]
         self.loader = Loader(config, encoder, self.files, skip)
-        self.names = dict(zip(self.files, relative_names(self.files), strict=True))
+        self.names = dict(zip(self.files, relative_names(self.files, config.inputs), strict=True))
         self.faults: list[Fault] = []
         self.contents: dict[str, str] = {}
         chunks: list[Chunk] = []

@@ -51,6 +51,8 @@ class _Loaded:
     ends: npt.NDArray[np.int64] | range
     """[n] the place in the line behind each of them."""
     faults: Sequence[Fault]
+    rows: int
+    """All that the window holds, those that are bad and those that were used before among them."""
 
     def take(self, start: int, count: int) -> Iterator[Pick]:
         """`count` rows, or those that are left, part by part: within a batch rows stand as they do in their part."""
@@ -157,8 +159,12 @@ class BatchStream:
         self._pass_over(self.source.faults)
         wanted = self.batch_rows if self.sampler is None else self.sampler.read_rows
         missing, picks = wanted, list[Pick]()
+        barren = 0
         for window in self._windows():
             self._pass_over(window.faults)
+            barren = 0 if len(window.ends) else barren + window.rows
+            if barren >= self.order.rows:
+                raise DataError(f"{self.source.files[0]} and its sister files: not a single good row is left of them")
             start = 0
             while start < len(window.ends):
                 count = min(missing, len(window.ends) - start)
@@ -187,7 +193,7 @@ class BatchStream:
             unit = self.source.unit(fault)
             if unit in self.skipped:
                 continue
-            if len(self.skipped) == self.budget:
+            if len(self.skipped) >= self.budget:
                 raise DataError(
                     f"{fault.text}\n{self.budget:,} bad parts of the data were passed over before, and no more may be "
                     "(on_bad_data.budget); mend the data, or raise the budget"
@@ -226,12 +232,12 @@ class BatchStream:
         if loaded.kept is None:
             ends = range(first + skip + 1, first + window.rows + 1)
             rows = self.order.permutation(window)[skip:] if self.order.window_rows else range(skip, window.rows)
-            return _Loaded(parts, rows, ends, ())
+            return _Loaded(parts, rows, ends, (), window.rows)
         # Where each row of the window stands among those that are there.
         place = np.where(loaded.kept, np.cumsum(loaded.kept) - 1, -1)[self.order.permutation(window)]
         there = np.flatnonzero(place >= 0)
         there = there[there >= skip]
-        return _Loaded(parts, place[there], first + there + 1, loaded.faults)
+        return _Loaded(parts, place[there], first + there + 1, loaded.faults, window.rows)
 
 
 def open_stream(

@@ -16,7 +16,7 @@ from recap.config.recap import JobMode, RecapConfig
 from recap.data.assets import load_assets
 from recap.data.batch import Batch
 from recap.data.stream import BatchStream, open_stream, refuse_caches_that_do_not_fit
-from recap.errors import CheckpointError, InputError, RecapError, RunError
+from recap.errors import CheckpointError, DataError, InputError, RecapError, RunError
 from recap.evaluation.evaluate import Evaluation, evaluate
 from recap.model.directory import verify
 from recap.model.loss import MultiTaskLoss
@@ -105,6 +105,8 @@ class Trainer:
                     batch = next(batches, None)
                     if batch is not None:
                         self._step(batch)
+                    elif not state.step:
+                        raise DataError("train_data: too few good rows are left for a single step; mend the data")
                     self._log_if_due()
                     self._evaluate_if_due()
                     if self._due(training.checkpoint_every_n) or self.signals:

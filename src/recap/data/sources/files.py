@@ -2,6 +2,7 @@
 
 import glob
 import os
+import re
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
@@ -97,11 +98,22 @@ def stamp(file: str) -> tuple[int, int]:
     return status.st_mtime_ns, status.st_size
 
 
-def relative_names(files: Sequence[str]) -> list[str]:
-    """What files are called below their common folder, in their order, wherever that is."""
-    paths = [
-        os.path.normpath("/" + file.replace("://", "/", 1)) if is_remote(file) else os.path.abspath(_plain(file))
-        for file in files
-    ]
-    folder = os.path.commonpath([os.path.dirname(path) for path in paths])
+def relative_names(files: Sequence[str], inputs: Sequence[str] | HourlyInputs | DailyInputs = ()) -> list[str]:
+    """What files are called below their common folder, in their order, wherever that is.
+
+    With the `inputs` that found them, below the folder that these name before their first `*`: it stays the same when
+    files are added.
+    """
+    paths = [_absolute(file) for file in files]
+    folders = [os.path.dirname(path) for path in paths]
+    if isinstance(inputs, HourlyInputs | DailyInputs):
+        folders = [_absolute(inputs.data_root)]
+    elif inputs:
+        folders = [os.path.dirname(_absolute(re.split(r"[*?[]", each)[0] + "x")) for each in inputs]
+    folder = os.path.commonpath(folders)
     return [os.path.relpath(path, folder) for path in paths]
+
+
+def _absolute(file: str) -> str:
+    """A path in which that of a URL, too, begins with its folders."""
+    return os.path.normpath("/" + file.replace("://", "/", 1)) if is_remote(file) else os.path.abspath(_plain(file))

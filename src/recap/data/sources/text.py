@@ -1,5 +1,6 @@
 """CSV with a header, and JSON lines: a chunk is a block of lines. A row is a line: no line breaks in quotes."""
 
+import json
 import re
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.json
 
+from recap.data.place import Place
 from recap.data.sources.blocks import BLOCK_BYTES, Block, Cut, block_bytes, cut_lines, first_line
 from recap.data.sources.files import stamp
 from recap.data.sources.format import ColumnTypes, Format
@@ -47,6 +49,9 @@ class _TextFormat(Format):
     def read(self, file: str, chunk: int, columns: Sequence[str], without: Sequence[int] = ()) -> pa.Table:
         """One block."""
         schema = self.schema(file)
+        for name in columns:
+            if schema.names.count(name) > 1:
+                raise Place(file).error(name, "stands there twice; which one is meant cannot be told")
         wanted = pa.schema([schema.field(name) for name in dict.fromkeys(columns)])
         return self._table(file, self._blocks(file)[chunk], wanted, without)
 
@@ -56,14 +61,26 @@ class _TextFormat(Format):
     def _read_schema(self, file: str, modified: int, size: int) -> pa.Schema:
         first = (*self._blocks(file), Block(0, 0, 0, 0))[0]
         try:
-            seen = self._table(file, first, None).schema
-        except DataError as error:
-            if not error.rows or len(error.rows) == first.rows:
+            seen = self._seen(file, first, None)
+        except DataError:
+            # Values of several types may stand under a key that nobody reads, or be wrong under one that is.
+            text = read_range(file, first.offset, first.length)
+            known = [(name, kind) for name, kind in self.types.items() if json.dumps(name).encode() in text]
+            if self.has_header or not known:
                 raise
-            seen = self._table(file, first, None, error.rows).schema  # these lines are told where rows are read
+            seen = self._seen(file, first, pa.schema(known))
         # true and false are no text of a number; they are read as what they are
         asked = {field.name: self.types.get(field.name) for field in seen if not pa.types.is_boolean(field.type)}
         return pa.schema([pa.field(field.name, asked.get(field.name) or field.type) for field in seen])
+
+    def _seen(self, file: str, first: Block, wanted: pa.Schema | None) -> pa.Schema:
+        """The columns of the first block; lines that are wrong are told where rows are read."""
+        try:
+            return self._table(file, first, wanted).schema
+        except DataError as error:
+            if not error.rows or len(error.rows) == first.rows:
+                raise
+            return self._table(file, first, wanted, error.rows).schema
 
     def _table(self, file: str, block: Block, wanted: pa.Schema | None, without: Sequence[int] = ()) -> pa.Table:
         """The rows of a block but for some: the columns that are `wanted`, or all as they look."""
@@ -149,9 +166,15 @@ class CsvFormat(_TextFormat):
         return pyarrow.csv.read_csv(
             BytesIO(text),
             read_options=pyarrow.csv.ReadOptions(use_threads=False, block_size=max(len(text), 1)),
-            parse_options=pyarrow.csv.ParseOptions(delimiter=self.delimiter, ignore_empty_lines=False),
+            # An empty line is a row only where a row is one value; elsewhere it is missed when rows are counted.
+            parse_options=pyarrow.csv.ParseOptions(
+                delimiter=self.delimiter,
+                ignore_empty_lines=self.delimiter.encode() in text.partition(b"\n")[0],
+            ),
             convert_options=pyarrow.csv.ConvertOptions(
+                null_values=[""],
                 strings_can_be_null=True,
+                quoted_strings_can_be_null=False,
                 column_types=wanted,
                 include_columns=wanted.names if wanted is not None else None,
             ),

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Self, assert_never
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
@@ -52,7 +53,7 @@ def open_writer(kind: SourceKind, path: Path, schema: pa.Schema) -> Writer:
             lists = [field.name for field in schema if pa.types.is_nested(field.type)]
             if lists:
                 raise DataError(f"CSV holds no lists, but {', '.join(lists)} are; choose another format")
-            return _ArrowWriter(pyarrow.csv.CSVWriter(path, schema))
+            return _CsvWriter(pyarrow.csv.CSVWriter(path, schema))
         case "jsonl":
             return _JsonLinesWriter(path)
         case "tfrecord":
@@ -72,6 +73,17 @@ class _ArrowWriter(Writer):
 
     def close(self) -> None:
         self.writer.close()
+
+
+class _CsvWriter(_ArrowWriter):
+    """CSV in which a row is a line."""
+
+    def write(self, table: pa.Table) -> None:
+        for field, column in zip(table.schema, table.columns, strict=True):
+            text = pa.types.is_string(field.type) or pa.types.is_large_string(field.type)
+            if text and pc.any(pc.match_substring_regex(column, "[\\r\\n]")).as_py():
+                raise DataError(f"column {field.name!r} holds text with a line break, but a row of CSV is a line")
+        super().write(table)
 
 
 class _ParquetWriter(Writer):
@@ -112,14 +124,14 @@ def _parquet_columns(schema: pa.Schema) -> dict[str, str]:
 
 
 class _JsonLinesWriter(Writer):
-    """A JSON object a row; what is null or no number is left out."""
+    """A JSON object a row; what is no number is null."""
 
     def __init__(self, path: Path) -> None:
         self.stream = path.open("w", encoding="utf-8")
 
     def write(self, table: pa.Table) -> None:
         for row in table.to_pylist():
-            said = {name: value for name, value in row.items() if value is not None and value == value}
+            said = {name: value if value == value else None for name, value in row.items()}
             self.stream.write(json.dumps(said, ensure_ascii=False, default=_as_json) + "\n")
 
     def close(self) -> None:
@@ -140,6 +152,9 @@ class _TfRecordWriter(Writer):
         self.stream = gzip.GzipFile(path, "wb", compresslevel=6)
 
     def write(self, table: pa.Table) -> None:
+        for name, kind in zip(table.column_names, table.schema.types, strict=True):
+            if pa.types.is_uint64(kind) and (pc.max(table.column(name)).as_py() or 0) >= 2**63:
+                raise DataError(f"column {name!r} holds integers of 2^63 and more; TFRecord holds smaller ones")
         for row in table.to_pylist():
             features = {
                 name.encode(): (kind, _as_list(row[name], kind))
