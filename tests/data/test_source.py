@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from data.stream_law import assert_resumes_everywhere
+from data.stream_law import assert_resumes_everywhere, assert_same
 from support import feed_config, feed_table, write_feed
 
 from recap.config.recap import JobMode
@@ -263,3 +263,18 @@ def test_files_keep_their_names_when_folders_are_added_beside_them(feed: Path) -
     shutil.copy(part(feed, 1), feed / "days" / "day=2")
     after = open_feed(feed, source=source)
     assert after.source.changes(before.source.contents) == ["day=2/part-1.parquet is new"]
+
+
+def test_a_stream_goes_on_where_all_that_is_left_of_its_only_window_is_bad(feed: Path) -> None:
+    for number in (1, 2):
+        part(feed, number).unlink()
+    put(part(feed, 0), "like", dict.fromkeys(range(190, 200), 5))
+    table = pq.read_table(part(feed, 0))
+    pq.write_table(table, part(feed, 0), row_group_size=200)
+    stream, resumed = (open_feed(feed, budget=10, global_batch_size=19, num_epochs=None) for _ in range(2))
+    batches = iter(stream)
+    for _ in range(10):
+        next(batches)
+    assert stream.row == 190
+    resumed.load_state_dict(stream.state_dict())
+    assert_same(next(iter(resumed)), next(batches))

@@ -52,7 +52,7 @@ class _Loaded:
     """[n] the place in the line behind each of them."""
     faults: Sequence[Fault]
     rows: int
-    """All that the window holds, those that are bad and those that were used before among them."""
+    """Those that are left of the window, bad ones among them."""
 
     def take(self, start: int, count: int) -> Iterator[Pick]:
         """`count` rows, or those that are left, part by part: within a batch rows stand as they do in their part."""
@@ -232,12 +232,12 @@ class BatchStream:
         if loaded.kept is None:
             ends = range(first + skip + 1, first + window.rows + 1)
             rows = self.order.permutation(window)[skip:] if self.order.window_rows else range(skip, window.rows)
-            return _Loaded(parts, rows, ends, (), window.rows)
+            return _Loaded(parts, rows, ends, (), window.rows - skip)
         # Where each row of the window stands among those that are there.
         place = np.where(loaded.kept, np.cumsum(loaded.kept) - 1, -1)[self.order.permutation(window)]
         there = np.flatnonzero(place >= 0)
         there = there[there >= skip]
-        return _Loaded(parts, place[there], first + there + 1, loaded.faults, window.rows)
+        return _Loaded(parts, place[there], first + there + 1, loaded.faults, window.rows - skip)
 
 
 def open_stream(

@@ -16,9 +16,6 @@ from recap.data.sources.text import CsvFormat, JsonLinesFormat
 from recap.data.sources.tfrecord import TfRecordFormat
 from recap.errors import DataError
 
-_LISTERS = 8
-"""Files of a store that are looked at at once."""
-
 
 @dataclass(frozen=True)
 class Chunk:

@@ -4,6 +4,7 @@ import json
 import re
 from abc import abstractmethod
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
 from io import BytesIO
 
@@ -87,10 +88,8 @@ class _TextFormat(Format):
         header = first_line(file, *stamp(file)) if self.has_header else b""
         text = read_range(file, block.offset, block.length)
         if not without:
-            try:
+            with suppress(_Unreadable):  # below, line by line, which of them it is is found
                 return self._rows(header + text, block.rows, wanted)
-            except _Unreadable:
-                pass  # which lines it is will be found
         lines = text.split(b"\n")[: block.rows]
         kept = np.delete(np.arange(block.rows), list(without)).tolist()
         try:
