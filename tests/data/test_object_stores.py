@@ -33,7 +33,7 @@ from recap.data.schema import RowEncoder
 from recap.data.source import Source
 from recap.data.sources import filesystem
 from recap.data.sources.files import find_files, open_file, read_whole, relative_names, stamp
-from recap.data.sources.source import guess_source, open_format
+from recap.data.sources.formats import guess_source, open_format
 from recap.data.stream import BatchStream, open_stream
 from recap.errors import DataError
 from recap.inference.batch import predict_files

@@ -21,8 +21,8 @@ from recap.data.guess import guess_columns
 from recap.data.inspect import inspect_files
 from recap.data.make_vocabulary import count_values
 from recap.data.sources.files import find_files
+from recap.data.sources.formats import guess_source, open_format
 from recap.data.sources.partitions import folder_values
-from recap.data.sources.source import guess_source, open_format
 from recap.data.stream import BatchStream, open_stream
 from recap.errors import DataError
 from recap.inference.batch import predict_files

@@ -18,8 +18,8 @@ from recap.data.assets import load_assets
 from recap.data.convert import convert_files
 from recap.data.sources import blocks, tfrecord
 from recap.data.sources import text as text_format
+from recap.data.sources.formats import guess_source, open_format
 from recap.data.sources.inflate import pieces, read_range
-from recap.data.sources.source import guess_source, open_format
 from recap.data.stream import BatchStream, open_stream
 from recap.errors import DataError
 

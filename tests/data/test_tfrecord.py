@@ -25,9 +25,9 @@ from recap.data.sources.example import (
     write_example,
 )
 from recap.data.sources.format import Format
+from recap.data.sources.formats import chunks_of, guess_source, open_format
 from recap.data.sources.libdeflate import inflate_whole
 from recap.data.sources.records import cut_records, masked_crc, record_spans
-from recap.data.sources.source import chunks_of, guess_source, open_format
 from recap.data.sources.spans import find_spans
 from recap.errors import DataError
 

@@ -12,7 +12,7 @@ from recap.data.assets import Assets, load_assets
 from recap.data.schema import RowEncoder
 from recap.data.sources.files import find_files
 from recap.data.sources.format import Format
-from recap.data.sources.source import chunks_of, open_format
+from recap.data.sources.formats import chunks_of, open_format
 from recap.errors import ConfigError, DataError, Problem
 
 

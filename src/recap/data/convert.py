@@ -11,8 +11,8 @@ from recap.config.data import SourceKind
 from recap.data.sources.files import find_files, relative_names
 from recap.data.sources.filesystem import is_remote
 from recap.data.sources.format import Format
+from recap.data.sources.formats import chunks_of, guess_source, open_format, stem
 from recap.data.sources.packed import Survey, can_pack, pack, pack_field
-from recap.data.sources.source import chunks_of, guess_source, open_format, stem
 from recap.data.sources.writers import Writer, open_writer, tfrecord_schema
 from recap.errors import DataError, InputError
 

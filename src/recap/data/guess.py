@@ -15,7 +15,7 @@ from recap.config.optimizer import DEFAULT
 from recap.config.starter import Columns, Guess
 from recap.data.sources.files import find_files
 from recap.data.sources.format import Format
-from recap.data.sources.source import chunks_of, guess_source, open_format
+from recap.data.sources.formats import chunks_of, guess_source, open_format
 from recap.errors import DataError
 
 _ROWS = 200_000

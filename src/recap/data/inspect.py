@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recap.data.sources.files import find_files
-from recap.data.sources.source import chunks_of, guess_source, open_format
+from recap.data.sources.formats import chunks_of, guess_source, open_format
 from recap.errors import DataError
 
 MOST_DISTINCT = 100_000

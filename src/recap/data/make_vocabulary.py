@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from recap.config.keys import suggest
 from recap.data.sources.files import find_files
-from recap.data.sources.source import chunks_of, guess_source, open_format
+from recap.data.sources.formats import chunks_of, guess_source, open_format
 from recap.errors import DataError, InputError
 
 

@@ -19,7 +19,7 @@ import torch.multiprocessing
 from recap.config.data import ProcessesConfig, ReadersConfig, ThreadsConfig
 from recap.data.batch import assemble
 from recap.data.source import Loaded, Loader, join
-from recap.data.sources.source import Chunk
+from recap.data.sources.formats import Chunk
 from recap.errors import RunError
 
 

@@ -21,7 +21,7 @@ from recap.data.schema import RowEncoder
 from recap.data.sources.files import find_files, relative_names, stamp
 from recap.data.sources.filesystem import is_remote
 from recap.data.sources.format import Format
-from recap.data.sources.source import Chunk, chunks_of, open_format
+from recap.data.sources.formats import Chunk, chunks_of, open_format
 from recap.errors import DataError
 
 _LISTERS = 8

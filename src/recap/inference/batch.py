@@ -11,7 +11,7 @@ from recap.data.columns import carried_values, source_of
 from recap.data.place import Place
 from recap.data.sources.files import find_files, relative_names
 from recap.data.sources.format import Format
-from recap.data.sources.source import chunks_of, guess_source, open_format, stem
+from recap.data.sources.formats import chunks_of, guess_source, open_format, stem
 from recap.errors import DataError, InputError
 from recap.inference.predictor import Predictor
 
