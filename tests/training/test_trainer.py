@@ -1,50 +1,20 @@
-import json
-import os
 import signal
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from safetensors.torch import load_file
 from support import Recorder, feed_config, write_feed
 from torch.testing import assert_close
+from training.runs import assert_same_run, files, interrupt, records
 
 from recap.config.recap import RecapConfig
 from recap.data.assets import load_assets
 from recap.errors import CheckpointError, DataError, RunError
-from recap.inference.batch import predict_files
-from recap.inference.predictor import Predictor
 from recap.model.saved import build_ranker, checkpoint_path, checkpoint_steps, find_model_dir, open_model
 from recap.runtime import seed_torch
 from recap.training.trainer import Interrupted, train
-
-
-def interrupt() -> None:
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
-def files(run: Path, step: int, name: str) -> dict[str, torch.Tensor]:
-    return load_file(checkpoint_path(run, step) / name)
-
-
-def assert_same_run(left: Path, right: Path, step: int) -> None:
-    """Weights, moments, state and everything logged, bit for bit (but for speed)."""
-    for name in ("weights.safetensors", "optimizer.safetensors"):
-        first, second = files(left, step, name), files(right, step, name)
-        assert first.keys() == second.keys()
-        assert all(torch.equal(first[key], second[key]) for key in first), name
-    state = [(checkpoint_path(run, step) / "state.json").read_text() for run in (left, right)]
-    assert state[0] == state[1]
-    assert records(left) == records(right)
-
-
-def records(run: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "examples_per_second"} for line in lines]
 
 
 def test_every_interval_holds_independently_and_the_last_step_gets_all(feed: Path, tmp_path: Path) -> None:
@@ -281,121 +251,3 @@ def test_rows_without_a_label_move_nothing_of_their_task(tmp_path: Path) -> None
 def fresh_ranker(config: RecapConfig) -> torch.nn.Module:
     seed_torch(config.training.seed, 0)
     return build_ranker(config, load_assets(config.features))
-
-
-def reading(feed: Path, **options: Any) -> dict[str, Any]:
-    """`train_data` of a feed, read in some way."""
-    tasks: dict[str, Any] = {"like": {}, "share": {}}
-    return {
-        "source": {"inputs": str(feed / "train" / "*.parquet")},
-        "tasks": tasks,
-        "shuffle_window_rows": 150,
-    } | options
-
-
-def test_a_run_ends_after_its_epochs_and_stays_finished(feed: Path, tmp_path: Path) -> None:
-    data = reading(feed, num_epochs=2, global_batch_size=64)  # 1,200 rows: 18 steps, and 48 rows that fill none
-    training = {"num_train_steps": 1000, "checkpoint_every_n": 9, "train_log_every_n": 7, "eval_log_every_n": 1000}
-    config = feed_config(feed, tmp_path / "run", train_data=data, training=training)
-    recorder = Recorder()
-    assert train(config, recorder)
-    assert recorder.steps == list(range(1, 19))
-    assert recorder.steps_in_all == 18
-    assert recorder.logged_at == [7, 14, 18]
-    assert recorder.evaluated_at == [(18, "validation")]
-    assert checkpoint_steps(tmp_path / "run") == [9, 18]
-    again = Recorder()
-    assert not train(config, again)
-    assert again.steps == []
-    longer = feed_config(feed, tmp_path / "run", train_data=data | {"num_epochs": 3}, training=training)
-    assert train(longer, again)
-    assert again.steps == list(range(19, 28))  # the third epoch, from its first row
-
-
-WAYS_TO_READ: dict[str, dict[str, Any]] = {
-    "sampled": {"downsample_negatives": {"batch_multiplier": 3, "keep_positives_of": ["share"]}},
-    "cached": {"cache": True},
-    "two epochs": {"num_epochs": 2},
-    "in order": {"shuffle_window_rows": 0, "interleave_files": 2},
-}
-
-
-@pytest.mark.parametrize("way", WAYS_TO_READ)
-def test_a_stopped_run_resumes_to_the_very_same_end_however_it_reads(way: str, feed: Path, tmp_path: Path) -> None:
-    whole, stopped = (
-        feed_config(feed, tmp_path / name, train_data=reading(feed, **WAYS_TO_READ[way]))
-        for name in ("whole", "stopped")
-    )
-    train(whole, Recorder())
-    for step in (3, 7):
-        with pytest.raises(Interrupted):
-            train(stopped, Recorder({step: interrupt}))
-    train(stopped, Recorder())
-    steps = checkpoint_steps(tmp_path / "whole")
-    assert_same_run(tmp_path / "whole", tmp_path / "stopped", steps[-1])
-
-
-def test_a_run_over_bad_data_goes_on_and_resumes_to_the_very_same_end(tmp_path: Path) -> None:
-    feed = write_feed(tmp_path / "feed")
-    (feed / "train" / "part-9.parquet").write_text("no parquet")
-    data = reading(feed, on_bad_data={"kind": "skip", "budget": 1})
-    whole, stopped = (feed_config(feed, tmp_path / name, train_data=data) for name in ("whole", "stopped"))
-    recorder = Recorder()
-    train(whole, recorder)
-    told = [text for text in recorder.said if text.startswith("passed over (1 of at most 1): ")]
-    assert len(told) == 1
-    assert "part-9.parquet: not readable as Parquet" in told[0]
-    with pytest.raises(Interrupted):
-        train(stopped, Recorder({5: interrupt}))
-    again = Recorder()
-    train(stopped, again)
-    assert not any("passed over" in text for text in again.said)
-    assert_same_run(tmp_path / "whole", tmp_path / "stopped", 12)
-    assert records(tmp_path / "whole")[0]["passed_over"] == 1
-
-
-def test_changed_data_is_refused_by_name_and_may_be_accepted(tmp_path: Path) -> None:
-    feed = write_feed(tmp_path / "feed")
-    config = feed_config(feed, tmp_path / "run", train_data=reading(feed))
-    with pytest.raises(Interrupted):
-        train(config, Recorder({5: interrupt}))
-    (feed / "train" / "part-0.parquet").unlink()
-    with pytest.raises(DataError, match=r"part-0.parquet is gone\n.* give --accept-changed-data to go on with these"):
-        train(config, Recorder())
-    recorder = Recorder()
-    assert train(config, recorder, accept_changed_data=True)
-    assert recorder.steps == [6, 7, 8, 9, 10, 11, 12]
-
-
-def test_a_model_carries_its_mask_and_a_run_refuses_another(tmp_path: Path) -> None:
-    feed = write_feed(tmp_path / "feed")
-    mask = feed / "mask.npy"
-    column = {"name": "vector", "length": 4, "first": 3, "mask": str(mask), "dtype": "bfloat16"}
-    features = {"continuous": ["age", column], "vectors": {}}
-    config = feed_config(feed, tmp_path / "run", features=features)
-    train(config, Recorder())
-    np.save(mask, np.array([0, 1, 1]))
-    longer = feed_config(feed, tmp_path / "run", features=features, training={"num_train_steps": 20})
-    with pytest.raises(CheckpointError, match="features: the mask of 'vector' keeps other values"):
-        train(longer, Recorder())
-    mask.unlink()
-    model = open_model(find_model_dir(tmp_path / "run"))
-    assert model.assets["vector"].to_pylist() == [True, False, True]
-    assert model.ranker.featurization.out_features == 3 + 1
-    predicted = predict_files(
-        Predictor.open(find_model_dir(tmp_path / "run")), [str(feed / "validation" / "*.parquet")], tmp_path / "out"
-    )
-    assert len(predicted) == 1
-
-
-def test_a_run_that_is_left_too_few_good_rows_for_a_step_fails(tmp_path: Path) -> None:
-    feed = write_feed(tmp_path / "feed")
-    for number in (0, 1):
-        (feed / "train" / f"part-{number}.parquet").write_text("no parquet")
-    table = pq.read_table(feed / "train" / "part-2.parquet")
-    bad = pa.array([9] * 150 + table.column("like").to_pylist()[150:])
-    place = table.schema.get_field_index("like")
-    pq.write_table(table.set_column(place, "like", bad), feed / "train" / "part-2.parquet")
-    data = reading(feed, on_bad_data={"kind": "skip", "budget": 1000}, num_epochs=1)
-    with pytest.raises(DataError, match="train_data: too few good rows are left for a single step"):
-        train(feed_config(feed, tmp_path / "run", train_data=data), Recorder())

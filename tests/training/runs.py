@@ -1,0 +1,36 @@
+"""Runs, stopped and compared."""
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from recap.model.saved import checkpoint_path
+
+
+def interrupt() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def files(run: Path, step: int, name: str) -> dict[str, torch.Tensor]:
+    return load_file(checkpoint_path(run, step) / name)
+
+
+def assert_same_run(left: Path, right: Path, step: int) -> None:
+    """Weights, moments, state and everything logged, bit for bit (but for speed)."""
+    for name in ("weights.safetensors", "optimizer.safetensors"):
+        first, second = files(left, step, name), files(right, step, name)
+        assert first.keys() == second.keys()
+        assert all(torch.equal(first[key], second[key]) for key in first), name
+    state = [(checkpoint_path(run, step) / "state.json").read_text() for run in (left, right)]
+    assert state[0] == state[1]
+    assert records(left) == records(right)
+
+
+def records(run: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "examples_per_second"} for line in lines]
