@@ -25,7 +25,12 @@ from recap.config.yaml_file import render
 from recap.errors import ConfigError
 
 FOLDER = Path(__file__).parent
-VALID = [FOLDER / "valid" / f"{name}.yaml" for name in ("whole", "others", "alone", "formats", "lines")]
+_FIRST = ["whole", "others", "alone"]
+"""Where most fields are stated."""
+VALID = sorted(
+    (FOLDER / "valid").glob("*.yaml"),
+    key=lambda file: (file.stem not in _FIRST, _FIRST.index(file.stem) if file.stem in _FIRST else 0, file.stem),
+)
 EXPECTED = FOLDER / "corpus.txt"
 NAME = "ranker.yaml"
 Path_ = tuple[str | int, ...]

@@ -67,10 +67,9 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[Field]]:
 
 def run_jobs(folder: Path) -> None:
     """Train, evaluate and predict with every valid file, in the folder of a feed."""
-    for name in ("others", "whole", "alone", "formats", "lines"):
-        config = load_config(
-            VALID / f"{name}.yaml", [f"training.save_dir={folder}/{name}", "training.num_train_steps=2"]
-        )
+    for file in sorted(VALID.glob("*.yaml")):
+        name = file.stem
+        config = load_config(file, [f"training.save_dir={folder}/{name}", "training.num_train_steps=2"])
         if config.training.initial_checkpoint_dir is not None:
             train(load_config(VALID / "whole.yaml", ["training.save_dir=runs/before", *WARM]), Recorder())
         train(config, Recorder())

@@ -12,15 +12,15 @@ FOLDER = Path(__file__).parents[1] / "golden"
 TOLERANCE: dict[str, Any] = {"atol": 1e-5, "rtol": 1e-4}
 
 _NAMES = [
-    (r"^_preprocessor\._before_concat_layers\.2\.layer\.", "featurization.batch_norm."),
-    (r"^_preprocessor\.layer_norm\.layer\.", "featurization.layer_norm."),
+    (r"^_preprocessor\._before_concat_layers\.2\.layer\.", "inputs.featurization.batch_norm."),
+    (r"^_preprocessor\.layer_norm\.layer\.", "inputs.featurization.layer_norm."),
     (r"^_before_concat_layers\.2\.layer\.", "batch_norm."),
     (r"^layer_norm\.layer\.", "layer_norm."),
-    (r"^_(user|author)_embedding_layer_norm\.", r"vector_norms.\1_embedding."),
+    (r"^_(user|author)_embedding_layer_norm\.", r"inputs.vector_norms.\1_embedding."),
     (r"^_affine_maps\.(\w+)\.weight", r"towers.\1.affine_map.scale"),
     (r"^_affine_maps\.(\w+)\.bias", r"towers.\1.affine_map.bias"),
     (r"^_towers\.(\w+)\.", r"towers.\1.network."),
-    (r"^_backbone\.", "backbone."),
+    (r"^_backbone\.", "sharing.backbone."),
     (r"_dense_layers\.", "mlp."),
     (r"_mask_blocks\.", "blocks."),
     (r"\._input_layer_norm\.", ".input_norm."),

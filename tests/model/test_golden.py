@@ -10,14 +10,17 @@ import yaml
 from model.golden import TOLERANCE, load_published, our_name, read, section
 from torch.testing import assert_close
 
+from recap.config.backbones import MaskNetConfig
+from recap.config.featurization import DoubleNormLogConfig
 from recap.config.load import load_config
-from recap.config.model import DoubleNormLogConfig, MaskNetConfig
+from recap.config.network import BatchNormConfig, DropoutConfig
 from recap.config.published.convert import import_config
 from recap.config.recap import RecapConfig
 from recap.data.batch import Batch
 from recap.model.backbones import build_backbone
 from recap.model.calibration import calibrate
 from recap.model.featurization import DoubleNormLog
+from recap.model.inputs import InputLayout
 from recap.model.layers import Mlp
 from recap.model.loss import MultiTaskLoss
 from recap.model.ranker import Ranker
@@ -29,14 +32,12 @@ TASKS = ("is_favorited", "is_replied", "is_reported")
 def test_mask_net_agrees_with_the_published_one(name: str) -> None:
     tensors, meta = read(name)
     config = MaskNetConfig.model_validate({"kind": "mask_net", **meta["config"]})
-    network = build_backbone(config, meta["in_features"]).eval()
+    network = build_backbone(config, InputLayout.of_numbers(meta["in_features"])).eval()
     load_published(network, tensors)
     assert_close(network(tensors["input/x"]), tensors["output/output"], **TOLERANCE)
 
 
 def test_the_mlp_tower_agrees_with_the_published_one() -> None:
-    from recap.config.model import BatchNormConfig, DropoutConfig
-
     tensors, meta = read("mlp_tower")
     config = meta["config"]
     network = Mlp(

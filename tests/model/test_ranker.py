@@ -1,79 +1,26 @@
 """How every ranker behaves, whatever it is made of."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from model.golden import TOLERANCE
-from support import feed_table, feed_values
+from model.kinds import CASES, make_batch, make_config, make_ranker
+from support import feed_values
 from torch.testing import assert_close
 
 from recap.config.load import config_of
 from recap.config.recap import RecapConfig
-from recap.data.batch import Batch
-from recap.data.place import Place
-from recap.data.schema import RowEncoder
 from recap.model.calibration import calibrate
 from recap.model.loss import MultiTaskLoss
 from recap.model.ranker import Ranker
 
-import pyarrow as pa  # isort: skip
 
-BACKBONES: dict[str, dict[str, Any]] = {
-    "mlp": {"kind": "mlp", "layer_sizes": [16, 8], "batch_norm": {}, "dropout": {"rate": 0.1}},
-    "mask_net_parallel": {
-        "kind": "mask_net",
-        "use_parallel": True,
-        "mask_blocks": [
-            {"output_size": 8, "aggregation_size": 8},
-            {"output_size": 4, "reduction_factor": 0.5},
-        ],
-    },
-    "mask_net_stacked_with_mlp": {
-        "kind": "mask_net",
-        "mask_blocks": [
-            {"output_size": 8, "aggregation_size": 8, "input_layer_norm": True, "relu": True},
-            {"output_size": 6, "reduction_factor": 0.5},
-        ],
-        "mlp": {"layer_sizes": [12], "final_layer_activation": True},
-    },
-}
-SHARINGS = ("share_all", "share_none", "share_partial")
-TOWERS: dict[str, dict[str, Any]] = {
-    "mlp": {"kind": "mlp", "layer_sizes": [8], "batch_norm": {"affine": False}, "dropout": {"rate": 0.1}},
-    "mask_net": BACKBONES["mask_net_stacked_with_mlp"],
-}
-CASES = [(backbone, sharing) for sharing in SHARINGS for backbone in (BACKBONES if sharing != "share_none" else TOWERS)]
-
-
-def make_config(backbone: str, sharing: str) -> RecapConfig:
-    values = feed_values(Path("feed"), Path("run"))
-    shares = sharing != "share_none"
-    tower = TOWERS["mlp"] if shares else TOWERS[backbone]
-    values["model"] |= {
-        "backbone": BACKBONES[backbone] if shares else None,
-        "sharing": {"kind": sharing},
-        "tasks": {"like": {"tower": tower, "affine_map": {}}, "share": {"tower": tower, "pos_weight": 2.0}},
-    }
-    return config_of(values)
-
-
-def make_batch(config: RecapConfig, rows: int = 40, seed: int = 0) -> Batch:
-    encoder = RowEncoder(config.features, {"language": pa.array(["en", "ja"])}, config.tasks, config.train_data.labels)
-    return encoder.encode(feed_table(rows, seed), Place("rows"))
-
-
-def make_ranker(config: RecapConfig, seed: int = 0) -> Ranker:
-    torch.manual_seed(seed)
-    return Ranker(config, {"language": pa.array(["en", "ja"])})
-
-
-@pytest.fixture(params=CASES, ids=lambda case: f"{case[0]}-{case[1]}")
+@pytest.fixture(params=CASES)
 def config(request: pytest.FixtureRequest) -> RecapConfig:
-    return make_config(*request.param)
+    return make_config(request.param)
 
 
 def test_outputs_have_a_column_for_each_task(config: RecapConfig) -> None:
@@ -148,11 +95,11 @@ def test_names_with_dots_and_names_of_attributes_serve_as_tasks_and_features() -
     values["features"]["discrete"] = {"x.hour": {"size": 24}, "items": {"size": 2}}
     ranker = Ranker(config_of(values), {})
     assert len(ranker.towers) == 4
-    assert "embeddings.tables.x%2Ehour.weight" in ranker.state_dict()
+    assert "inputs.embeddings.tables.x%2Ehour.weight" in ranker.state_dict()
 
 
 def test_the_unknown_bucket_starts_at_zero() -> None:
-    ranker = make_ranker(make_config("mlp", "share_all"))
+    ranker = make_ranker(make_config("mlp-share_all"))
     tables = [value for name, value in ranker.state_dict().items() if "embeddings" in name]
     assert [len(table) for table in tables] == [25, 3]
     assert all((table[0] == 0).all() and (table[1:] != 0).all() for table in tables)
@@ -163,7 +110,7 @@ def test_an_embedding_of_width_zero_leaves_its_feature_out() -> None:
     values["model"]["embeddings"] = {"default": 0, "hour": 3}
     config = config_of(values)
     ranker = make_ranker(config)
-    assert ranker.embeddings.out_features == 3
+    assert ranker.inputs.layout.embeddings == [3]
     assert ranker(make_batch(config)).logits.shape == (40, 2)
 
 

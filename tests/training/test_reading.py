@@ -115,7 +115,7 @@ def test_a_model_carries_its_mask_and_a_run_refuses_another(tmp_path: Path) -> N
     mask.unlink()
     model = open_model(find_model_dir(tmp_path / "run"))
     assert model.assets["vector"].to_pylist() == [True, False, True]
-    assert model.ranker.featurization.out_features == 3 + 1
+    assert model.ranker.inputs.featurization.out_features == 3 + 1
     predicted = predict_files(
         Predictor.open(find_model_dir(tmp_path / "run")), [str(feed / "validation" / "*.parquet")], tmp_path / "out"
     )

@@ -4,107 +4,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from recap.config.base import (
-    BaseConfig,
-    Disagreements,
-    DropRate,
-    Epsilon,
-    Name,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    Rate,
-)
-
-
-class BatchNormConfig(BaseConfig):
-    """BatchNorm over the rows of a micro-batch."""
-
-    affine: bool = True
-    """Whether a learned scale and shift follow."""
-    momentum: Rate = 0.1
-    """Share of a new micro-batch in the running statistics."""
-
-
-class LayerNormConfig(BaseConfig):
-    """LayerNorm over the features of a row."""
-
-    epsilon: Epsilon = 1e-3
-    """Added to the variance."""
-    affine: bool = True
-    """Whether a learned scale and shift follow."""
-
-
-class DropoutConfig(BaseConfig):
-    """Dropout of activations while training."""
-
-    rate: DropRate = 0.1
-    """Probability that an activation is dropped."""
-
-
-class DoubleNormLogConfig(BaseConfig):
-    """Non-finite → 0, sign(x)·log1p|x|, BatchNorm, clamp, join binary features, LayerNorm."""
-
-    kind: Literal["double_norm_log"] = "double_norm_log"
-    batch_norm: BatchNormConfig | None = BatchNormConfig(momentum=0.01)
-    """Over continuous features."""
-    clip_magnitude: PositiveFloat = 5.0
-    """Continuous features are clamped to ± this after BatchNorm."""
-    layer_norm: LayerNormConfig | None = LayerNormConfig()
-    """Over continuous and binary features together."""
-
-
-class MlpConfig(BaseConfig):
-    """Linear → BatchNorm → ReLU → Dropout for every layer but the last; the last is Linear."""
-
-    kind: Literal["mlp"] = "mlp"
-    layer_sizes: Annotated[list[PositiveInt], Field(min_length=1)]
-    """Width of each layer."""
-    batch_norm: BatchNormConfig | None = None
-    """After the Linear of every layer but the last; none given: none."""
-    dropout: DropoutConfig | None = None
-    """After each ReLU; none given: none."""
-    final_layer_activation: bool = False
-    """ReLU (and the dropout, if there is one) after the last layer too."""
-
-
-class MaskBlockConfig(BaseConfig):
-    """One instance-guided mask block (MaskNet, arXiv:2102.07619)."""
-
-    output_size: PositiveInt
-    """Width of what the block gives."""
-    aggregation_size: PositiveInt | None = None
-    """Width of the mask's hidden layer."""
-    reduction_factor: PositiveFloat | None = None
-    """The same as a multiple of the width of the mask's input."""
-    input_layer_norm: bool = False
-    """LayerNorm of what is masked, before it is."""
-    relu: bool = False
-    """ReLU after the block's LayerNorm, as in the paper; the published ranker has none."""
-
-    def checks(self) -> tuple[Disagreements, ...]:
-        """Two widths, or none."""
-        return (self._one_width(),)
-
-    def _one_width(self) -> Disagreements:
-        if (self.aggregation_size is None) == (self.reduction_factor is None):
-            found = "none" if self.aggregation_size is None else "both"
-            yield (), f"exactly one of aggregation_size and reduction_factor must be set; found {found}"
-
-
-class MaskNetConfig(BaseConfig):
-    """MaskNet: mask blocks side by side or one after the other, then an optional MLP."""
-
-    kind: Literal["mask_net"]
-    mask_blocks: Annotated[list[MaskBlockConfig], Field(min_length=1)]
-    """The blocks, in order."""
-    use_parallel: bool = False
-    """Blocks side by side on the input, outputs concatenated; otherwise each reads the one before it."""
-    mlp: MlpConfig | None = None
-    """What reads the blocks together; none given: their output is the output."""
-
-
-BackboneConfig = Annotated[MlpConfig | MaskNetConfig, Field(discriminator="kind")]
+from recap.config.backbones import BackboneConfig, MaskNetConfig
+from recap.config.base import BaseConfig, Disagreements, Name, NonNegativeInt, PositiveFloat, PositiveInt
+from recap.config.featurization import DoubleNormLogConfig
+from recap.config.network import BatchNormConfig, DropoutConfig
+from recap.config.sharing import ShareNoneConfig, SharingConfig
 
 
 class MlpTowerConfig(BaseConfig):
@@ -140,27 +44,6 @@ class TaskConfig(BaseConfig):
     """A learned line on the logit; none given: none."""
     pos_weight: PositiveFloat = 1.0
     """Multiplies the loss of positives."""
-
-
-class ShareAllConfig(BaseConfig):
-    """Every tower reads the backbone's output."""
-
-    kind: Literal["share_all"]
-
-
-class ShareNoneConfig(BaseConfig):
-    """Every tower reads the inputs; there is no backbone."""
-
-    kind: Literal["share_none"]
-
-
-class SharePartialConfig(BaseConfig):
-    """Every tower reads the inputs and the backbone's output, joined."""
-
-    kind: Literal["share_partial"]
-
-
-SharingConfig = Annotated[ShareAllConfig | ShareNoneConfig | SharePartialConfig, Field(discriminator="kind")]
 
 
 class ModelConfig(BaseConfig):

@@ -24,7 +24,7 @@ class DiscreteEmbeddings(nn.Module):
         super().__init__()
         tables: dict[str, nn.Module] = {}
         self.columns: list[slice] = []
-        self.out_features = 0
+        self.widths: list[int] = []
         start = 0
         for name, discrete in features.discrete.items():
             width = widths[name] if name in widths else widths[DEFAULT]
@@ -35,12 +35,12 @@ class DiscreteEmbeddings(nn.Module):
                     table.weight[0] = 0.0
                 tables[name] = table
                 self.columns.append(slice(start, start + discrete.length))
-                self.out_features += discrete.length * width
+                self.widths += [width] * discrete.length
             start += discrete.length
         self.tables = NamedModules(tables)
 
     def forward(self, discrete: Tensor) -> Tensor:
-        """[B, D] → [B, out_features]."""
+        """[B, D] → [B, Σ widths]."""
         tables = self.tables.ordered()
         parts = [table(discrete[:, columns]).flatten(1) for table, columns in zip(tables, self.columns, strict=True)]
         return torch.cat(parts, dim=1)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from recap.config.model import DoubleNormLogConfig
+from recap.config.featurization import DoubleNormLogConfig
 from recap.model.layers import batch_norm
 
 

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from recap.config.model import BatchNormConfig, DropoutConfig
+from recap.config.network import BatchNormConfig, DropoutConfig
 
 
 def linear(in_features: int, out_features: int) -> nn.Linear:

@@ -5,8 +5,10 @@ from typing import assert_never
 import torch
 from torch import Tensor, nn
 
-from recap.config.model import AffineMapConfig, MaskNetConfig, MlpTowerConfig, TaskConfig, TowerConfig
+from recap.config.backbones import MaskNetConfig
+from recap.config.model import AffineMapConfig, MlpTowerConfig, TaskConfig, TowerConfig
 from recap.model.backbones import build_backbone
+from recap.model.inputs import InputLayout
 from recap.model.layers import Mlp, linear
 
 
@@ -24,25 +26,25 @@ class AffineMap(nn.Module):
 
 
 class Tower(nn.Module):
-    """The network of one task: [B, in_features] → logits [B] float32."""
+    """The network of one task: [B, layout.width] → logits [B] float32."""
 
-    def __init__(self, config: TaskConfig, in_features: int) -> None:
+    def __init__(self, config: TaskConfig, layout: InputLayout) -> None:
         super().__init__()
-        self.network = _build_network(config.tower, in_features)
+        self.network = _build_network(config.tower, layout)
         self.affine_map = AffineMap(config.affine_map) if config.affine_map is not None else nn.Identity()
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """[B, in_features] → [B]."""
+        """[B, layout.width] → [B]."""
         logits: Tensor = self.affine_map(self.network(inputs).squeeze(1))
         return logits
 
 
-def _build_network(config: TowerConfig, in_features: int) -> nn.Module:
+def _build_network(config: TowerConfig, layout: InputLayout) -> nn.Module:
     match config:
         case MlpTowerConfig():
-            return Mlp(in_features, [*config.layer_sizes, 1], config.batch_norm, config.dropout)
+            return Mlp(layout.width, [*config.layer_sizes, 1], config.batch_norm, config.dropout)
         case MaskNetConfig():
-            network = build_backbone(config, in_features)
+            network = build_backbone(config, layout)
             return nn.Sequential(network, linear(network.out_features, 1))
         case _:
             assert_never(config)

@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from recap.config.base import Disagreements, Name
-from recap.config.model import AffineMapConfig, BatchNormConfig, DropoutConfig
+from recap.config.model import AffineMapConfig
+from recap.config.network import BatchNormConfig, DropoutConfig
 from recap.config.published.section import PublishedSection, Refused, Unread, not_built
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from recap.config.model import MaskBlockConfig, MaskNetConfig
+from recap.config.backbones import MaskBlockConfig, MaskNetConfig
 from recap.model.layers import Mlp, linear
 
 

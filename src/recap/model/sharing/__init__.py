@@ -1,0 +1,28 @@
+"""What tasks share: inputs → what the tower of each task reads."""
+
+from typing import assert_never
+
+from recap.config.model import ModelConfig
+from recap.config.sharing import ShareAllConfig, ShareNoneConfig, SharePartialConfig
+from recap.model.backbones import build_backbone
+from recap.model.inputs import InputLayout
+from recap.model.sharing.one_backbone import ShareAll, ShareNone, SharePartial
+from recap.model.sharing.sharing import Sharing
+
+__all__ = ["Sharing", "build_sharing"]
+
+
+def build_sharing(config: ModelConfig, layout: InputLayout) -> Sharing:
+    """The sharing that `config` describes, reading [B, layout.width]."""
+    tasks = len(config.tasks)
+    match config.sharing:
+        case ShareNoneConfig():
+            return ShareNone(layout, tasks)
+        case ShareAllConfig():
+            assert config.backbone is not None
+            return ShareAll(build_backbone(config.backbone, layout), tasks)
+        case SharePartialConfig():
+            assert config.backbone is not None
+            return SharePartial(build_backbone(config.backbone, layout), layout, tasks)
+        case _:
+            assert_never(config.sharing)

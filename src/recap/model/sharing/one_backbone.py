@@ -1,0 +1,46 @@
+"""One backbone for all tasks, or none, as the published ranker has it."""
+
+import torch
+from torch import Tensor
+
+from recap.model.backbones import Backbone
+from recap.model.inputs import InputLayout
+from recap.model.sharing.sharing import Sharing
+
+
+class ShareNone(Sharing):
+    """Every tower reads the inputs."""
+
+    def __init__(self, layout: InputLayout, tasks: int) -> None:
+        super().__init__()
+        self.layout, self.tasks = layout, tasks
+
+    def forward(self, inputs: Tensor) -> list[Tensor]:
+        """[B, N] → T times the same."""
+        return [inputs] * self.tasks
+
+
+class ShareAll(Sharing):
+    """Every tower reads the backbone's output."""
+
+    def __init__(self, backbone: Backbone, tasks: int) -> None:
+        super().__init__()
+        self.backbone, self.tasks = backbone, tasks
+        self.layout = InputLayout.of_numbers(backbone.out_features)
+
+    def forward(self, inputs: Tensor) -> list[Tensor]:
+        """[B, N] → T times [B, backbone width]."""
+        return [self.backbone(inputs)] * self.tasks
+
+
+class SharePartial(Sharing):
+    """Every tower reads the inputs and the backbone's output, joined."""
+
+    def __init__(self, backbone: Backbone, layout: InputLayout, tasks: int) -> None:
+        super().__init__()
+        self.backbone, self.tasks = backbone, tasks
+        self.layout = InputLayout.of_numbers(layout.width + backbone.out_features)
+
+    def forward(self, inputs: Tensor) -> list[Tensor]:
+        """[B, N] → T times [B, N + backbone width]."""
+        return [torch.cat([inputs, self.backbone(inputs)], dim=1)] * self.tasks
