@@ -18,7 +18,7 @@ class _ChainConfig(BaseConfig):
         return (self._links(),)
 
     def _links(self) -> Disagreements:
-        if len(self.chain) < 2:
+        if len(self.chain) == 1:
             yield (
                 ("chain",),
                 f"a chain needs at least two tasks, found {self.chain[0]!r} alone; add one, or drop cascade",

@@ -65,7 +65,7 @@ def evaluate_run(
     written: dict[str, Any] = {"model": folder.name}
     written["splits"] = {name: _finite(found) for name, found in splits.items()}
     if gates:
-        written["gates"] = gates
+        written["gates"] = {name: _finite(found) for name, found in gates.items()}
     temporary = file.with_name(file.name + ".unfinished")
     try:
         temporary.write_text(json.dumps(written, indent=1) + "\n")
@@ -75,9 +75,9 @@ def evaluate_run(
     return EvaluationReport(folder, splits, gates, file)
 
 
-def _finite(evaluation: Evaluation) -> dict[str, dict[str, float | None]]:
+def _finite(found: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float | None]]:
     """JSON has no NaN: what is undefined becomes null."""
     return {
         task: {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-        for task, metrics in evaluation.items()
+        for task, metrics in found.items()
     }
