@@ -10,6 +10,8 @@ from recap.config.base import BaseConfig, Disagreements, Name, NonNegativeFloat,
 class _ChainConfig(BaseConfig):
     """A chain of tasks."""
 
+    kind: str
+    """Which one this is."""
     chain: Annotated[list[Name], Field(min_length=1)]
     """The tasks, each a condition of the next: nobody likes what was not clicked. At least two."""
 

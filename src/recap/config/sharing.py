@@ -36,6 +36,8 @@ class MmoeConfig(BaseConfig):
 class _SharedAndOwnConfig(BaseConfig):
     """Experts that all tasks share, and experts of each task."""
 
+    kind: str
+    """Which one this is."""
     shared_experts: PositiveInt
     """How many networks of the backbone's form serve all tasks, at each level."""
     task_experts: PositiveInt
