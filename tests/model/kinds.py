@@ -43,9 +43,15 @@ TOWERS: dict[str, dict[str, Any]] = {
 SHARINGS: dict[str, dict[str, Any]] = {
     "share_all": {"kind": "share_all"},
     "share_partial": {"kind": "share_partial"},
+    "mmoe": {"kind": "mmoe", "num_experts": 3},
+    "cgc": {"kind": "cgc", "shared_experts": 2, "task_experts": 1},
+    "ple": {"kind": "ple", "shared_experts": 1, "task_experts": 2, "levels": 2},
 }
 """Those with a backbone."""
-OTHERS: dict[str, dict[str, Any]] = {}
+OTHERS: dict[str, dict[str, Any]] = {
+    "esmm": {"cascade": {"kind": "esmm", "chain": ["like", "share"]}},
+    "aitm": {"cascade": {"kind": "aitm", "chain": ["share", "like"], "width": 5}},
+}
 """What else a model can say, by name: laid over the section `model` of `mlp-share_all`."""
 
 CASES: dict[str, dict[str, Any]] = {

@@ -73,7 +73,8 @@ def test_the_seed_fixes_the_initial_weights(config: RecapConfig) -> None:
 
 def test_it_learns_what_can_be_learned(config: RecapConfig) -> None:
     ranker, batch = make_ranker(config), make_batch(config, rows=256)
-    labels = torch.stack([batch.binary[:, 0], (batch.vectors["vector"][:, 0] > 0).float()], dim=1)
+    first = batch.binary[:, 0]
+    labels = torch.stack([first, first * (batch.vectors["vector"][:, 0] > 0)], dim=1)  # as a chain of tasks has them
     loss, optimizer = MultiTaskLoss([1.0, 1.0]), torch.optim.Adam(ranker.parameters(), lr=0.01)
     losses = []
     for _ in range(60):

@@ -251,3 +251,22 @@ def test_rows_without_a_label_move_nothing_of_their_task(tmp_path: Path) -> None
 def fresh_ranker(config: RecapConfig) -> torch.nn.Module:
     seed_torch(config.training.seed, 0)
     return build_ranker(config, load_assets(config.features))
+
+
+def test_training_minimises_the_penalty_of_a_chain_beside_the_loss(feed: Path, tmp_path: Path) -> None:
+    def weights_after_a_step(name: str, weight: float) -> dict[str, torch.Tensor]:
+        cascade = {"kind": "aitm", "chain": ["share", "like"], "width": 4, "constraint_weight": weight}
+        training = {"num_train_steps": 1, "gradient_accumulation": 2}
+        config = feed_config(feed, tmp_path / name, training=training, model={"cascade": cascade})
+        recorder = Recorder()
+        train(config, recorder)
+        losses.append(recorder.losses)
+        return files(tmp_path / name, 1, "optimizer.safetensors")
+
+    losses: list[list[float]] = []
+    without, little, much = (weights_after_a_step(str(weight), weight) for weight in (0.0, 1.0, 3.0))
+    assert losses[0] == losses[1] == losses[2]  # what is reported is the loss of the tasks
+    moments = [name for name in without if name.endswith("/exp_avg")]
+    parts = [torch.cat([each[name].flatten() for name in moments]) for each in (without, little, much)]
+    assert (parts[1] - parts[0]).abs().max() > 1e-6
+    assert_close(parts[2] - parts[0], 3 * (parts[1] - parts[0]), atol=1e-6, rtol=1e-3)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import rich.console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -88,6 +89,15 @@ class Console:
             table.add_column(name, justify="right", no_wrap=True)
         for task, metrics in evaluation.items():
             table.add_row(task, *(format_metric(name, metrics.get(name, float("nan"))) for name in names))
+        self._out.print(table)
+
+    def gates(self, title: str, gates: Mapping[str, Mapping[str, float]]) -> None:
+        """How much each gate leans on each expert, a gate a row."""
+        table = Table(title=hide(title), title_justify="left", box=None, pad_edge=False, header_style="bold")
+        table.add_column("gate", no_wrap=True)
+        table.add_column("mean weight of each expert")
+        for gate, weights in gates.items():
+            table.add_row(escape(gate), escape("  ".join(f"{name} {mean:.3f}" for name, mean in weights.items())))
         self._out.print(table)
 
     def inspection(self, found: Inspection) -> None:

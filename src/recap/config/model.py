@@ -6,9 +6,11 @@ from pydantic import Field
 
 from recap.config.backbones import BackboneConfig, MaskNetConfig
 from recap.config.base import BaseConfig, Disagreements, Name, NonNegativeInt, PositiveFloat, PositiveInt
+from recap.config.cascade import CascadeConfig
 from recap.config.featurization import DoubleNormLogConfig
+from recap.config.keys import suggest
 from recap.config.network import BatchNormConfig, DropoutConfig
-from recap.config.sharing import ShareNoneConfig, SharingConfig
+from recap.config.sharing import SHARED, CgcConfig, PleConfig, ShareNoneConfig, SharingConfig
 
 
 class MlpTowerConfig(BaseConfig):
@@ -57,12 +59,14 @@ class ModelConfig(BaseConfig):
     """The network that tasks share; required by every sharing but share_none."""
     sharing: SharingConfig = ShareNoneConfig(kind="share_none")
     """What a tower reads."""
+    cascade: CascadeConfig | None = None
+    """Tasks that follow from each other, such as click → like; none given: each stands for itself."""
     tasks: Annotated[dict[Name, TaskConfig], Field(min_length=1)]
     """The tasks; their order here is the order of the task axis everywhere."""
 
     def checks(self) -> tuple[Disagreements, ...]:
-        """A backbone that nothing reads, or none to read."""
-        return (self._backbone_is_read(),)
+        """A backbone that nothing reads, or none to read; a task called as another part is; a chain of no tasks."""
+        return self._backbone_is_read(), self._no_task_is_the_shared_part(), self._chain_is_of_tasks()
 
     def _backbone_is_read(self) -> Disagreements:
         shares_none = isinstance(self.sharing, ShareNoneConfig)
@@ -74,3 +78,18 @@ class ModelConfig(BaseConfig):
             )
         if not shares_none and self.backbone is None:
             yield ("sharing",), f"{self.sharing.kind} needs model.backbone; add one, or use share_none"
+
+    def _no_task_is_the_shared_part(self) -> Disagreements:
+        if isinstance(self.sharing, CgcConfig | PleConfig) and SHARED in self.tasks:
+            yield (
+                ("tasks", SHARED),
+                f"{SHARED!r} is what {self.sharing.kind} calls the experts of all tasks; rename the task",
+            )
+
+    def _chain_is_of_tasks(self) -> Disagreements:
+        for index, task in enumerate(self.cascade.chain if self.cascade is not None else ()):
+            if task not in self.tasks:
+                yield (
+                    ("cascade", "chain", index),
+                    f"{task!r} is no task of this configuration. {suggest(task, list(self.tasks))}",
+                )

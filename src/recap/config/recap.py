@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import Field, PrivateAttr
 
 from recap.config.base import Disagreements, Name, WholeConfig
+from recap.config.cascade import EsmmConfig
 from recap.config.data import DataConfig, TrainDataConfig, ValidationDataConfig
 from recap.config.features import FeaturesConfig
 from recap.config.keys import suggest
@@ -55,6 +56,7 @@ class RecapConfig(WholeConfig):
             _column_problems(self),
             _embedding_problems(self),
             _task_problems(self),
+            _chain_problems(self),
             _metric_problems(self),
             _weight_problems(self),
             _rate_problems(self),
@@ -141,6 +143,22 @@ def _task_problems(config: RecapConfig) -> Disagreements:
         for task in data.rectify_labels.engaged_at if data.rectify_labels is not None else ():
             if task not in config.model.tasks:
                 yield (*path, "rectify_labels", "engaged_at", task), _unknown(task, "task", config.tasks)
+
+
+def _chain_problems(config: RecapConfig) -> Disagreements:
+    """ESMM multiplies probabilities before calibration would correct the factors."""
+    cascade, data = config.model.cascade, config.train_data
+    if not isinstance(cascade, EsmmConfig) or data.sampling_correction != "calibration":
+        return
+    for index, task in enumerate(cascade.chain):
+        rates = data.tasks.get(task)
+        if rates is not None and rates.pos_downsampling_rate != rates.neg_downsampling_rate:
+            yield (
+                ("model", "cascade", "chain", index),
+                f"esmm multiplies the probability of {task!r}, which is of rows that train_data.tasks says were "
+                "down-sampled, and calibration would correct only the product; "
+                "set train_data.sampling_correction: weights, or take aitm",
+            )
 
 
 def _kept_positives(data: DataConfig) -> list[str]:

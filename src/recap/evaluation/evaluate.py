@@ -7,6 +7,7 @@ import torch
 
 from recap.config.recap import RecapConfig
 from recap.data.stream import BatchStream
+from recap.evaluation.gates import GateMeans
 from recap.evaluation.metrics import MetricSuite
 from recap.model.ranker import Ranker
 from recap.runtime import Runtime
@@ -22,11 +23,12 @@ def evaluate(
     split: str,
     runtime: Runtime,
     after_batch: Callable[[int], None] = lambda batches: None,
+    gates: GateMeans | None = None,
 ) -> Evaluation:
     """Metrics of `ranker` over `stream`, for the tasks that validation set `split` evaluates.
 
-    At most `training.num_eval_steps` batches, below 0 all. `after_batch` may raise to give up; the ranker is left in
-    the mode, training or evaluation, in which it came.
+    At most `training.num_eval_steps` batches, below 0 all. `after_batch` may raise to give up; `gates` is shown the
+    rows too; the ranker is left in the mode, training or evaluation, in which it came.
     """
     steps = config.training.num_eval_steps
     suite = MetricSuite(config.tasks, config.which_metrics)
@@ -35,7 +37,10 @@ def evaluate(
     try:
         with torch.inference_mode():
             for number, batch in enumerate(islice(stream, steps if steps >= 0 else None), start=1):
-                output = ranker(batch.to(runtime.device))
+                there = batch.to(runtime.device)
+                output = ranker(there)
+                if gates is not None:
+                    gates.update(there)
                 assert batch.labels is not None
                 assert batch.weights is not None
                 suite.update(output.calibrated_probabilities.cpu(), batch.labels, batch.weights, batch.user)

@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -13,6 +14,7 @@ from recap.config.recap import JobMode, RecapConfig
 from recap.data.stream import Say, open_stream, refuse_caches_that_do_not_fit, say_to_stderr
 from recap.errors import ConfigError, InputError
 from recap.evaluation.evaluate import Evaluation, evaluate
+from recap.evaluation.gates import GateMeans, Gates
 from recap.model.saved import find_model_dir, open_model
 from recap.runtime import start_runtime
 
@@ -23,6 +25,8 @@ class EvaluationReport:
 
     model: Path
     splits: Mapping[str, Evaluation]
+    gates: Mapping[str, Gates]
+    """Of each split; empty for a model without gates."""
     file: Path
 
 
@@ -49,24 +53,31 @@ def evaluate_run(
     runtime = start_runtime()
     ranker = model.ranker.to(runtime.device)
     splits: dict[str, Evaluation] = {}
+    gates: dict[str, Gates] = {}
     for name in config.validation_data if split is None else [split]:
         stream = open_stream(combined, model.assets, JobMode.EVALUATE, name, say)
         refuse_caches_that_do_not_fit({name: stream})
-        splits[name] = evaluate(ranker, stream, combined, name, runtime)
+        means = GateMeans(ranker)
+        splits[name] = evaluate(ranker, stream, combined, name, runtime, gates=means)
+        if ranker.sharing.gates:
+            gates[name] = means.compute()
     file = run / "evaluation.json"
-    written = {"model": folder.name, "splits": {name: _finite(found) for name, found in splits.items()}}
+    written: dict[str, Any] = {"model": folder.name}
+    written["splits"] = {name: _finite(found) for name, found in splits.items()}
+    if gates:
+        written["gates"] = {name: _finite(found) for name, found in gates.items()}
     temporary = file.with_name(file.name + ".unfinished")
     try:
         temporary.write_text(json.dumps(written, indent=1) + "\n")
         temporary.replace(file)
     except OSError as error:
         raise InputError(f"{file}: cannot be written ({error.strerror})") from None
-    return EvaluationReport(folder, splits, file)
+    return EvaluationReport(folder, splits, gates, file)
 
 
-def _finite(evaluation: Evaluation) -> dict[str, dict[str, float | None]]:
+def _finite(found: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float | None]]:
     """JSON has no NaN: what is undefined becomes null."""
     return {
         task: {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-        for task, metrics in evaluation.items()
+        for task, metrics in found.items()
     }

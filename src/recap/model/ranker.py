@@ -13,6 +13,7 @@ from recap.model.calibration import calibrate, sampling_ratios
 from recap.model.inputs import Inputs
 from recap.model.names import NamedModules
 from recap.model.sharing import build_sharing
+from recap.model.sharing.cascade import build_cascade
 from recap.model.towers import Tower
 
 
@@ -25,26 +26,31 @@ class RankerOutput(NamedTuple):
 
 
 class Ranker(nn.Module):
-    """inputs → sharing → towers → logits → probabilities → calibrated probabilities."""
+    """inputs → sharing → cascade → towers → cascade → logits → probabilities → calibrated probabilities."""
 
     def __init__(self, config: RecapConfig, assets: Assets) -> None:
         """`assets`: what the files that the configuration names say of its features."""
         super().__init__()
         self.inputs = Inputs(config, assets)
         self.sharing = build_sharing(config.model, self.inputs.layout)
-        layout = self.sharing.layout
-        self.towers = NamedModules({name: Tower(task, layout) for name, task in config.model.tasks.items()})
+        self.cascade = build_cascade(config.model, self.sharing.layout)
+        tasks = zip(config.model.tasks.items(), self.cascade.layouts, strict=True)
+        self.towers = NamedModules({name: Tower(task, layout) for (name, task), layout in tasks})
         self.sampling_ratios: Tensor
         ratios = sampling_ratios(config.train_data, config.tasks)
         self.register_buffer("sampling_ratios", ratios, persistent=False)  # [T], told by the configuration
 
     def forward(self, batch: Batch) -> RankerOutput:
         """Score the rows of `batch`; its labels are not read."""
-        read = self.sharing(self.inputs(batch))
+        read = self.cascade(self.sharing(self.inputs(batch)))
         logits = [tower(inputs) for tower, inputs in zip(self.towers.ordered(), read, strict=True)]
-        stacked = torch.stack(logits, dim=1)  # [B, T]
+        stacked = torch.stack(self.cascade.chained(logits), dim=1)  # [B, T]
         probabilities = stacked.sigmoid()
         return RankerOutput(stacked, probabilities, calibrate(probabilities, self.sampling_ratios))
+
+    def gate_weights(self, batch: Batch) -> dict[str, Tensor]:
+        """The weights of each of `sharing.gates` for the rows of `batch`, [B, experts]."""
+        return self.sharing.gate_weights(self.inputs(batch))
 
     def tower_parameters(self, task: str) -> Iterator[nn.Parameter]:
         """The parameters of a task's own tower, its affine map included."""

@@ -128,8 +128,9 @@ class Trainer:
             micro_batch = micro_batch.to(self.runtime.device)
             output = self.model.ranker(micro_batch)
             per_task = self.loss(output.logits, micro_batch.labels, micro_batch.weights)  # [T]
+            penalty = self.model.ranker.cascade.penalty(output.calibrated_probabilities)
             share = len(micro_batch) / len(batch)
-            (per_task.mean() * share).backward()
+            ((per_task.mean() + penalty) * share).backward()
             losses += per_task.detach().cpu().double() * share
         self._refuse_non_finite(losses)
         self.optimizer.step(state.step)

@@ -3,10 +3,12 @@
 from typing import assert_never
 
 from recap.config.model import ModelConfig
-from recap.config.sharing import ShareAllConfig, ShareNoneConfig, SharePartialConfig
+from recap.config.sharing import CgcConfig, MmoeConfig, PleConfig, ShareAllConfig, ShareNoneConfig, SharePartialConfig
 from recap.model.backbones import build_backbone
 from recap.model.inputs import InputLayout
+from recap.model.sharing.mmoe import Mmoe
 from recap.model.sharing.one_backbone import ShareAll, ShareNone, SharePartial
+from recap.model.sharing.ple import Ple
 from recap.model.sharing.sharing import Sharing
 
 __all__ = ["Sharing", "build_sharing"]
@@ -24,5 +26,11 @@ def build_sharing(config: ModelConfig, layout: InputLayout) -> Sharing:
         case SharePartialConfig():
             assert config.backbone is not None
             return SharePartial(build_backbone(config.backbone, layout), layout, tasks)
+        case MmoeConfig():
+            assert config.backbone is not None
+            return Mmoe(config.sharing, config.backbone, layout, list(config.tasks))
+        case CgcConfig() | PleConfig():
+            assert config.backbone is not None
+            return Ple(config.sharing, config.backbone, layout, list(config.tasks))
         case _:
             assert_never(config.sharing)

@@ -1,0 +1,147 @@
+"""Tasks that follow from each other: what a task of a chain takes over from the one before it."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import assert_never
+
+import torch
+from torch import Tensor, nn
+
+from recap.config.cascade import AitmConfig, EsmmConfig
+from recap.config.model import ModelConfig
+from recap.model.inputs import InputLayout
+from recap.model.layers import linear
+from recap.model.names import NamedModules
+
+
+class Cascade(nn.Module, ABC):
+    """Between sharing and towers, and after the towers; either may leave things as they are."""
+
+    layouts: Sequence[InputLayout]
+    """What the columns are that the tower of each task reads, in the order of tasks."""
+
+    @abstractmethod
+    def forward(self, read: list[Tensor]) -> list[Tensor]:
+        """What the sharing gives each task, T times [B, N] → what its tower reads, [B, its layout's width]."""
+
+    def chained(self, logits: list[Tensor]) -> list[Tensor]:
+        """What the towers give, T times [B] → the logits of the tasks' probabilities, T times [B]."""
+        return logits
+
+    def penalty(self, probabilities: Tensor) -> Tensor:
+        """[B, T] of the population → what training minimises beside the tasks' loss: a mean over the rows, a scalar."""
+        return probabilities.new_zeros(())
+
+
+class Independent(Cascade):
+    """No chain."""
+
+    def __init__(self, layout: InputLayout, tasks: int) -> None:
+        super().__init__()
+        self.layouts = [layout] * tasks
+
+    def forward(self, read: list[Tensor]) -> list[Tensor]:
+        """The same."""
+        return read
+
+
+class Esmm(Independent):
+    """p(task) = p(task before it) · σ(the tower's logit), along `chain`, the positions of its tasks.
+
+    Ma et al., "Entire Space Multi-Task Model", SIGIR 2018: every probability is one of all rows.
+    """
+
+    def __init__(self, layout: InputLayout, tasks: int, chain: Sequence[int]) -> None:
+        super().__init__(layout, tasks)
+        self.chain = list(chain)
+
+    def chained(self, logits: list[Tensor]) -> list[Tensor]:
+        """T times [B] → T times [B]; a later task's logit is never above one before it."""
+        logits = list(logits)
+        for before, task in pairwise(self.chain):
+            logits[task] = logit_of_product(logits[before], logits[task])
+        return logits
+
+
+def logit_of_product(left: Tensor, right: Tensor) -> Tensor:
+    """logit(σ(left) · σ(right)), of any shape, with finite gradients for logits of any magnitude.
+
+    1 / (σ(a) σ(b)) = (1 + e⁻ᵃ)(1 + e⁻ᵇ), so the odds against the product are e⁻ᵃ + e⁻ᵇ + e⁻ᵃ⁻ᵇ. By way of
+    log p − log(1 − p), 1 − p would round to 0 where both are certain.
+    """
+    return -torch.stack([-left, -right, -left - right]).logsumexp(dim=0)
+
+
+class Aitm(Cascade):
+    """Every task of the chain after the first reads what was transferred from the one before it, and its own.
+
+    Xi et al., "Modeling the Sequential Dependence among Audience Multi-step Conversions", KDD 2021. What the paper
+    calls towers are the projections here; they end in qₜ [B, width]. The towers of this model follow after zₜ.
+    """
+
+    def __init__(self, config: AitmConfig, layout: InputLayout, tasks: Sequence[str]) -> None:
+        super().__init__()
+        self.chain = {task: tasks.index(task) for task in config.chain}
+        self.projections = NamedModules({task: _dense(layout.width, config.width) for task in config.chain})
+        self.transfers = NamedModules({task: Transfer(config.width) for task in config.chain[1:]})
+        narrow = InputLayout.of_numbers(config.width)
+        self.layouts = [narrow if task in config.chain else layout for task in tasks]
+        self.constraint_weight = config.constraint_weight
+
+    def forward(self, read: list[Tensor]) -> list[Tensor]:
+        """zₜ for the tasks of the chain; the others read what they read."""
+        read = list(read)
+        for name, task in self.chain.items():
+            read[task] = self.projections.named(name)(read[task])
+        for before, name in pairwise(self.chain):
+            task = self.chain[name]
+            read[task] = self.transfers.named(name)(read[self.chain[before]], read[task])
+        return read
+
+    def penalty(self, probabilities: Tensor) -> Tensor:
+        """Weight · Σ over the links of the mean of max(p(later) − p(earlier), 0), the paper's calibrator."""
+        return self.constraint_weight * cascade_penalty(probabilities[:, list(self.chain.values())])
+
+
+class Transfer(nn.Module):
+    """zₜ = Σ over u of w(u) V(u), u being pₜ₋₁ = g(zₜ₋₁) and qₜ: [B, width] twice → [B, width].
+
+    w = softmax over u of ⟨K(u), Q(u)⟩ / √width.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.transfer = _dense(width, width)
+        self.value, self.key, self.query = (linear(width, width) for _ in range(3))
+
+    def forward(self, before: Tensor, own: Tensor) -> Tensor:
+        """`before`: z of the task before; `own`: q of the task."""
+        both = torch.stack([self.transfer(before), own], dim=1)  # [B, 2, width]
+        agreement = (self.key(both) * self.query(both)).sum(dim=2) / math.sqrt(both.shape[2])  # [B, 2]
+        mixed: Tensor = (agreement.softmax(dim=1).unsqueeze(2) * self.value(both)).sum(dim=1)
+        return mixed
+
+
+def cascade_penalty(probabilities: Tensor) -> Tensor:
+    """By how much each step of a chain is likelier than the one before it, [B, steps] → summed over links, a mean."""
+    return (probabilities[:, 1:] - probabilities[:, :-1]).relu().sum(dim=1).mean()
+
+
+def _dense(in_features: int, out_features: int) -> nn.Module:
+    return nn.Sequential(linear(in_features, out_features), nn.ReLU())
+
+
+def build_cascade(config: ModelConfig, layout: InputLayout) -> Cascade:
+    """The cascade that `config` describes, over what the sharing gives, [B, layout.width] for each task."""
+    tasks = list(config.tasks)
+    match config.cascade:
+        case None:
+            return Independent(layout, len(tasks))
+        case EsmmConfig():
+            return Esmm(layout, len(tasks), [tasks.index(task) for task in config.cascade.chain])
+        case AitmConfig():
+            return Aitm(config.cascade, layout, tasks)
+        case _:
+            assert_never(config.cascade)

@@ -1,0 +1,40 @@
+"""Experts, networks of the backbone's form side by side, and the gates that mix them."""
+
+from torch import Tensor, nn
+
+from recap.config.backbones import BackboneConfig
+from recap.model.backbones import build_backbone
+from recap.model.inputs import InputLayout
+
+
+class Experts(nn.Module):
+    """`count` networks, each with its own weights: [B, layout.width] → `count` times [B, out_features]."""
+
+    def __init__(self, config: BackboneConfig, layout: InputLayout, count: int) -> None:
+        super().__init__()
+        networks = [build_backbone(config, layout) for _ in range(count)]
+        self.networks = nn.ModuleList(networks)
+        self.out_features = networks[0].out_features
+
+    def forward(self, inputs: Tensor) -> list[Tensor]:
+        """What each expert makes of `inputs`."""
+        return [network(inputs) for network in self.networks]
+
+
+class Gate(nn.Module):
+    """softmax(W x), without a bias: [B, in_features] → [B, experts]."""
+
+    def __init__(self, in_features: int, experts: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(in_features, experts, bias=False)
+        nn.init.xavier_uniform_(self.linear.weight)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """The weight of each expert; those of a row sum to 1."""
+        weights: Tensor = self.linear(inputs).softmax(dim=1)
+        return weights
+
+
+def expert_names(part: str, count: int) -> list[str]:
+    """What the experts of `part` are called in reports, counted from 1."""
+    return [f"{part}_{number}" for number in range(1, count + 1)]
