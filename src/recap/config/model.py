@@ -4,10 +4,19 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from recap.config.backbones import BackboneConfig, MaskNetConfig
+from recap.config.backbones import (
+    BackboneConfig,
+    DcnConfig,
+    DlrmConfig,
+    FinalMlpConfig,
+    GdcnConfig,
+    MaskNetConfig,
+    RankMixerConfig,
+    WukongConfig,
+)
 from recap.config.base import BaseConfig, Disagreements, Name, NonNegativeInt, PositiveFloat, PositiveInt
 from recap.config.featurization import DoubleNormLogConfig
-from recap.config.network import BatchNormConfig, DropoutConfig
+from recap.config.network import BatchNormConfig, DropoutConfig, rates_fit
 from recap.config.sharing import ShareNoneConfig, SharingConfig
 
 
@@ -22,8 +31,23 @@ class MlpTowerConfig(BaseConfig):
     dropout: DropoutConfig | None = None
     """After each ReLU; none given: none."""
 
+    def checks(self) -> tuple[Disagreements, ...]:
+        """Rates of dropout for other layers than there are."""
+        return (rates_fit(self.dropout, len(self.layer_sizes)),)
 
-TowerConfig = Annotated[MlpTowerConfig | MaskNetConfig, Field(discriminator="kind")]
+
+TowerConfig = Annotated[
+    MlpTowerConfig
+    | MaskNetConfig
+    | DcnConfig
+    | DlrmConfig
+    | GdcnConfig
+    | FinalMlpConfig
+    | WukongConfig
+    | RankMixerConfig,
+    Field(discriminator="kind"),
+]
+"""Any network; a last Linear to the task's logit follows it."""
 
 
 class AffineMapConfig(BaseConfig):
