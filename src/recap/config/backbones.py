@@ -156,16 +156,13 @@ class FinalMlpConfig(BaseConfig):
 
 
 class WukongConfig(BaseConfig):
-    """Wukong (arXiv:2403.02545): layers that join a factorization machine block and a linear compression of fields.
-
-    The fields are the embeddings, and those made of the inputs that are no embeddings.
-    """
+    """Wukong (arXiv:2403.02545): layers that join a factorization machine block and a linear compression of fields."""
 
     kind: Literal["wukong"]
     width: PositiveInt
     """Width of every field; an embedding of another width is projected to it."""
     num_dense_fields: PositiveInt = 1
-    """Fields that a Linear makes of all inputs that are no embeddings."""
+    """Fields, beside the embeddings, that a Linear makes of all inputs that are no embeddings."""
     num_layers: PositiveInt
     """Number of layers; each doubles the highest order of interactions."""
     num_fmb_fields: PositiveInt
@@ -185,7 +182,7 @@ class RankMixerConfig(BaseConfig):
 
     kind: Literal["rank_mixer"]
     num_tokens: PositiveInt
-    """Tokens that the inputs are cut into, in parts of one length; also the heads of the mixing."""
+    """Parts, as even as can be, that the inputs are cut into, a token each; also the heads of the mixing."""
     width: PositiveInt
     """Width of every token, and of the output; a multiple of `num_tokens`."""
     num_layers: PositiveInt

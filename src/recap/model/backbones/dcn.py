@@ -29,7 +29,8 @@ class Dcn(nn.Module):
     def __init__(self, config: DcnConfig, in_features: int, parallel_mlp: Mlp | None, output_mlp: Mlp | None) -> None:
         super().__init__()
         self.parallel = config.use_parallel
-        self.cross = nn.ModuleList(CrossLayer(in_features, config.projection_dim) for _ in range(config.poly_degree))
+        layers, rank = config.poly_degree, config.projection_dim
+        self.cross = nn.ModuleList(CrossLayer(in_features, rank) for _ in range(layers))
         self.parallel_mlp = parallel_mlp
         self.output_mlp = output_mlp if output_mlp is not None else nn.Identity()
         self.out_features = (
