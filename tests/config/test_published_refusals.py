@@ -115,17 +115,47 @@ WRONG = {
     "BatchNorm that would be lost": (
         "model/tasks/is_reported/mask_net_config/mlp/batch_norm",
         {},
-        "batch_norm: not built yet: BatchNorm behind the mask blocks of a tower",
+        "batch_norm: not built yet: BatchNorm in the last MLP of a tower that is no mlp",
     ),
     "a logit of a backbone": (
         "model/backbone/pos_weight",
         2.0,
         "backbone.pos_weight: means nothing here: a backbone",
     ),
-    "a dropout of one layer": (
+    "a dropout of a layer without a ReLU": (
         "model/tasks/is_favorited/mlp_config",
-        {"layers": [{"layer_size": 8, "dropout": {"rate": 0.1}}, {"layer_size": 1}]},
-        "mlp_config.layers.0.dropout: not built yet: a dropout of its own for one layer",
+        {"layers": [{"layer_size": 8}, {"layer_size": 1, "dropout": {"rate": 0.1}}]},
+        "mlp_config.layers.1.dropout: means nothing here: dropout follows a ReLU, and the last layer has none",
+    ),
+    "two dropouts of one layer": (
+        "model/tasks/is_favorited/mlp_config",
+        {"layers": [{"layer_size": 8, "dropout": {"rate": 0.1}}, {"layer_size": 1}], "dropout": {"rate": 0.2}},
+        "mlp_config.dropout: is that of all layers, but some have their own",
+    ),
+    "our own form of dropout": (
+        "model/backbone/mask_net_config/mlp/dropout",
+        {"rates": [0.1, 0.2]},
+        "mlp.dropout.rates: 'rates' is unknown. Known: rate.",
+    ),
+    "a DCN tower that ends in its cross layers": (
+        "model/tasks/is_favorited",
+        {"dcn_config": {"poly_degree": 2, "parallel_mlp": {"layer_sizes": [1]}}},
+        "dcn_config.output_mlp: a tower must end in an mlp whose last layer is 1, its logit; found none",
+    ),
+    "a stacked DCN tower without a logit": (
+        "model/tasks/is_favorited",
+        {"dcn_config": {"poly_degree": 2, "use_parallel": False, "parallel_mlp": {"layer_sizes": [8]}}},
+        "dcn_config.parallel_mlp.layer_sizes: a tower must end in an mlp whose last layer is 1, its logit; found 8",
+    ),
+    "a DLRM tower without a logit": (
+        "model/tasks/is_favorited",
+        {"dlrm_config": {"bottom_mlp": {"layer_sizes": [8]}, "top_mlp": {"layer_sizes": [4]}}},
+        "dlrm_config.top_mlp.layer_sizes: a tower must end in an mlp whose last layer is 1, its logit; found 4",
+    ),
+    "DLRM without embeddings": (
+        "model/backbone",
+        {"dlrm_config": {"bottom_mlp": {"layer_sizes": [8]}, "top_mlp": {"layer_sizes": [4]}}},
+        "model.backbone: dlrm takes products of embeddings, but there are none",
     ),
     "a shift without a scale": (
         "model/featurization_config/double_norm_log_config/layer_norm_config",
@@ -264,12 +294,12 @@ def test_whatever_stands_in_a_published_file_is_taken_over_or_refused(data: st.D
 def test_refusals_of_both_forms_are_told_at_once(tmp_path: Path, published: dict[str, Any]) -> None:
     published["train_data"] |= {"data_service_dispatcher": "a:1", "global_batch_size": 0}
     published["train_data"]["tasks"].pop("is_shared")
-    published["model"]["tasks"]["is_reported"] = {"dcn_config": {"poly_degree": 2}}
+    published["model"]["tasks"]["is_reported"] = {"dcn_config": {"poly_degree": 2}}  # no logit
     published["optimizer"]["adam"]["beta_1"] = 1.5
     found = {line.split(": ")[0] for line in refusals(tmp_path, published)}
     assert found == {
         "train_data.data_service_dispatcher",
-        "model.tasks.is_reported.dcn_config",
+        "model.tasks.is_reported.dcn_config.output_mlp",
         "train_data.tasks",
         "train_data.global_batch_size",
         "optimizer.algorithm.beta_1",

@@ -35,10 +35,74 @@ BACKBONES: dict[str, dict[str, Any]] = {
         ],
         "mlp": {"layer_sizes": [12], "final_layer_activation": True},
     },
+    "mlp_rates": {
+        "kind": "mlp",
+        "layer_sizes": [16, 8],
+        "dropout": {"rates": [0.0, 0.2]},
+        "final_layer_activation": True,
+    },
+    "dcn": {"kind": "dcn", "poly_degree": 2},
+    "dcn_parallel": {
+        "kind": "dcn",
+        "poly_degree": 3,
+        "projection_dim": 3,
+        "parallel_mlp": {"layer_sizes": [8], "final_layer_activation": True},
+        "output_mlp": {"layer_sizes": [6]},
+    },
+    "dcn_stacked": {
+        "kind": "dcn",
+        "poly_degree": 1,
+        "use_parallel": False,
+        "parallel_mlp": {"layer_sizes": [8, 6]},
+    },
+    "dlrm": {"kind": "dlrm", "bottom_mlp": {"layer_sizes": [8, 4]}},
+    "dlrm_with_top": {
+        "kind": "dlrm",
+        "bottom_mlp": {"layer_sizes": [4], "final_layer_activation": True},
+        "top_mlp": {"layer_sizes": [8]},
+    },
+    "gdcn": {"kind": "gdcn", "num_layers": 2},
+    "gdcn_parallel": {"kind": "gdcn", "num_layers": 2, "mlp": {"layer_sizes": [8]}},
+    "gdcn_stacked": {"kind": "gdcn", "num_layers": 1, "use_parallel": False, "mlp": {"layer_sizes": [8, 6]}},
+    "final_mlp": {
+        "kind": "final_mlp",
+        "first": {"mlp": {"layer_sizes": [8], "final_layer_activation": True}},
+        "second": {"mlp": {"layer_sizes": [6]}},
+        "fusion_size": 4,
+    },
+    "final_mlp_gated": {
+        "kind": "final_mlp",
+        "first": {"gate": {"kind": "inputs", "hidden_sizes": [4]}, "mlp": {"layer_sizes": [8, 6]}},
+        "second": {"gate": {"kind": "learned", "context_size": 3, "hidden_sizes": [4]}, "mlp": {"layer_sizes": [4]}},
+        "num_heads": 2,
+        "fusion_size": 3,
+    },
+    "wukong": {
+        "kind": "wukong",
+        "width": 4,
+        "num_layers": 2,
+        "num_fmb_fields": 2,
+        "num_lcb_fields": 1,
+        "rank": 2,
+    },
+    "wukong_with_mlp": {
+        "kind": "wukong",
+        "width": 6,
+        "num_dense_fields": 2,
+        "num_layers": 1,
+        "num_fmb_fields": 3,
+        "num_lcb_fields": 2,
+        "rank": 3,
+        "fmb_hidden_sizes": [8],
+        "mlp": {"layer_sizes": [8]},
+    },
+    "rank_mixer": {"kind": "rank_mixer", "num_tokens": 4, "width": 8, "num_layers": 2, "feed_forward_factor": 2},
 }
 TOWERS: dict[str, dict[str, Any]] = {
     "mlp": {"kind": "mlp", "layer_sizes": [8], "batch_norm": {"affine": False}, "dropout": {"rate": 0.1}},
     "mask_net": BACKBONES["mask_net_stacked_with_mlp"],
+    **{name: BACKBONES[name] for name in ("dcn_parallel", "dlrm", "gdcn", "wukong", "rank_mixer")},
+    "final_mlp": BACKBONES["final_mlp_gated"] | {"fusion_size": 1},
 }
 SHARINGS: dict[str, dict[str, Any]] = {
     "share_all": {"kind": "share_all"},
@@ -55,7 +119,12 @@ OTHERS: dict[str, dict[str, Any]] = {
 """What else a model can say, by name: laid over the section `model` of `mlp-share_all`."""
 
 CASES: dict[str, dict[str, Any]] = {
-    **{f"{backbone}-{sharing}": {} for backbone in BACKBONES for sharing in SHARINGS},
+    **{
+        f"{backbone}-{sharing}": {}
+        for backbone in BACKBONES
+        for sharing in SHARINGS
+        if not (sharing == "ple" and BACKBONES[backbone]["kind"] == "dlrm")  # there are no embeddings above level 1
+    },
     **{f"{tower}-share_none": {} for tower in TOWERS},
     **OTHERS,
 }

@@ -4,12 +4,21 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from recap.config.backbones import BackboneConfig, MaskNetConfig
+from recap.config.backbones import (
+    BackboneConfig,
+    DcnConfig,
+    DlrmConfig,
+    FinalMlpConfig,
+    GdcnConfig,
+    MaskNetConfig,
+    RankMixerConfig,
+    WukongConfig,
+)
 from recap.config.base import BaseConfig, Disagreements, Name, NonNegativeInt, PositiveFloat, PositiveInt
 from recap.config.cascade import CascadeConfig
 from recap.config.featurization import DoubleNormLogConfig
 from recap.config.keys import suggest
-from recap.config.network import BatchNormConfig, DropoutConfig
+from recap.config.network import BatchNormConfig, DropoutConfig, rates_fit
 from recap.config.sharing import SHARED, CgcConfig, PleConfig, ShareNoneConfig, SharingConfig
 
 
@@ -24,8 +33,23 @@ class MlpTowerConfig(BaseConfig):
     dropout: DropoutConfig | None = None
     """After each ReLU; none given: none."""
 
+    def checks(self) -> tuple[Disagreements, ...]:
+        """Rates of dropout for other layers than there are."""
+        return (rates_fit(self.dropout, len(self.layer_sizes)),)
 
-TowerConfig = Annotated[MlpTowerConfig | MaskNetConfig, Field(discriminator="kind")]
+
+TowerConfig = Annotated[
+    MlpTowerConfig
+    | MaskNetConfig
+    | DcnConfig
+    | DlrmConfig
+    | GdcnConfig
+    | FinalMlpConfig
+    | WukongConfig
+    | RankMixerConfig,
+    Field(discriminator="kind"),
+]
+"""Any network; a last Linear to the task's logit follows it."""
 
 
 class AffineMapConfig(BaseConfig):

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from recap.config.base import BaseConfig, DropRate, Epsilon, PositiveInt, Rate
+from recap.config.base import BaseConfig, Disagreements, DropRate, Epsilon, PositiveInt, Rate
 
 
 class BatchNormConfig(BaseConfig):
@@ -28,8 +28,27 @@ class LayerNormConfig(BaseConfig):
 class DropoutConfig(BaseConfig):
     """Dropout of activations while training."""
 
-    rate: DropRate = 0.1
-    """Probability that an activation is dropped."""
+    rate: DropRate | None = None
+    """Probability that an activation is dropped, the same in every layer; neither this nor `rates`: 0.1."""
+    rates: Annotated[list[DropRate], Field(min_length=1)] | None = None
+    """The same of each layer by itself: one for every layer that has a ReLU, in order."""
+
+    def checks(self) -> tuple[Disagreements, ...]:
+        """One probability, and many."""
+        return (self._said_once(),)
+
+    def _said_once(self) -> Disagreements:
+        if self.rate is not None and self.rates is not None:
+            yield (), "at most one of rate and rates may be set; found both"
+
+
+def rates_fit(dropout: DropoutConfig | None, relus: int) -> Disagreements:
+    """As many rates as there are layers with a ReLU; told from the section that holds `dropout`."""
+    if dropout is not None and dropout.rates is not None and len(dropout.rates) != relus:
+        yield (
+            ("dropout", "rates"),
+            f"must hold one rate for every layer that has a ReLU, {relus} of them; found {len(dropout.rates)}",
+        )
 
 
 class MlpConfig(BaseConfig):
@@ -44,3 +63,8 @@ class MlpConfig(BaseConfig):
     """After each ReLU; none given: none."""
     final_layer_activation: bool = False
     """ReLU (and the dropout, if there is one) after the last layer too."""
+
+    def checks(self) -> tuple[Disagreements, ...]:
+        """Rates of dropout for other layers than there are."""
+        relus = len(self.layer_sizes) - (0 if self.final_layer_activation else 1)
+        return (rates_fit(self.dropout, relus),)

@@ -6,16 +6,19 @@ from typing import Any
 
 from pydantic import Field, PrivateAttr
 
-from recap.config.base import Disagreements, Name, WholeConfig
-from recap.config.cascade import EsmmConfig
+from recap.config.backbones import DlrmConfig
+from recap.config.base import BaseConfig, Disagreements, Name, WholeConfig
+from recap.config.cascade import AitmConfig, EsmmConfig
 from recap.config.data import DataConfig, TrainDataConfig, ValidationDataConfig
 from recap.config.features import FeaturesConfig
 from recap.config.keys import suggest
 from recap.config.metrics import MetricName
 from recap.config.model import ModelConfig
+from recap.config.network import BatchNormConfig
 from recap.config.node import Path
 from recap.config.optimizer import DEFAULT, OptimizerConfig
 from recap.config.scoring import ScoringConfig
+from recap.config.sharing import PleConfig, ShareNoneConfig
 from recap.config.training import TrainingConfig
 
 
@@ -55,6 +58,7 @@ class RecapConfig(WholeConfig):
         return (
             _column_problems(self),
             _embedding_problems(self),
+            _product_problems(self),
             _task_problems(self),
             _chain_problems(self),
             _metric_problems(self),
@@ -111,6 +115,51 @@ def _embedding_problems(config: RecapConfig) -> Disagreements:
     for name in widths:
         if name not in features.discrete and name != DEFAULT:
             yield ("model", "embeddings", name), _unknown(name, "discrete feature", list(features.discrete))
+
+
+def _product_problems(config: RecapConfig) -> Disagreements:
+    """DLRM where there are no embeddings to take products of, or where widths differ."""
+    features, sharing = config.features, config.model.sharing
+    widths = _embedding_widths(config)
+    networks = [each for each in _networks(config) if isinstance(each[1], DlrmConfig)]
+    if len(set(widths.values())) > 1 and any(reads_inputs for _, _, reads_inputs in networks):
+        found = ", ".join(f"{name}: {width}" for name, width in widths.items())
+        yield ("model", "embeddings"), f"dlrm takes products of embeddings, so all need one width; found {found}"
+    for path, network, reads_inputs in networks:
+        last = network.bottom_mlp.layer_sizes[-1]
+        if not reads_inputs:
+            under = "aitm" if isinstance(config.model.cascade, AitmConfig) and path[1] == "tasks" else sharing.kind
+            advice = "cgc" if path[1] == "backbone" else "share_none"
+            why = f"dlrm takes products of embeddings, which it does not read with {under}; use {advice}"
+            yield path, why
+            continue
+        if not widths:
+            yield path, "dlrm takes products of embeddings, but there are none; name columns under features.discrete"
+        elif set(widths.values()).isdisjoint([last]):
+            found = " or ".join(str(width) for width in dict.fromkeys(widths.values()))
+            at = (*path, "bottom_mlp", "layer_sizes")
+            yield at, f"the last layer must be as wide as the embeddings, {found}; found {last}"
+        if not (features.continuous or features.binary or features.vectors):
+            said = "has nothing to read; name columns under features.continuous, binary or vectors"
+            yield (*path, "bottom_mlp"), said
+
+
+def _networks(config: RecapConfig) -> Iterator[tuple[Path, Any, bool]]:
+    """Backbone and towers, each with its path, and whether it, all copies of it, read the inputs themselves."""
+    model = config.model
+    if model.backbone is not None:
+        yield ("model", "backbone"), model.backbone, not isinstance(model.sharing, PleConfig)
+    transferred = model.cascade.chain if isinstance(model.cascade, AitmConfig) else []
+    for name, task in model.tasks.items():
+        reads_inputs = isinstance(model.sharing, ShareNoneConfig) and name not in transferred
+        yield ("model", "tasks", name, "tower"), task.tower, reads_inputs
+
+
+def _embedding_widths(config: RecapConfig) -> dict[str, int]:
+    """Of each discrete feature that has an embedding."""
+    said = config.model.embeddings
+    widths = {name: said.get(name, said.get(DEFAULT, 0)) for name in config.features.discrete}
+    return {name: width for name, width in widths.items() if width}
 
 
 def _input_columns(features: FeaturesConfig) -> Iterator[tuple[Path, str]]:
@@ -206,10 +255,16 @@ def _batch_problems(config: RecapConfig) -> Disagreements:
 def _has_batch_norm(config: RecapConfig) -> bool:
     """Whether any layer normalises over the rows of a micro-batch."""
     model = config.model
-    networks: list[Any] = [model.backbone, *(task.tower for task in model.tasks.values())]
-    networks += [getattr(network, "mlp", None) for network in networks]
     featurizes = model.featurization.batch_norm is not None and bool(config.features.continuous)
-    return featurizes or any(getattr(network, "batch_norm", None) is not None for network in networks)
+    return featurizes or any(_holds_batch_norm(part) for part in (model.backbone, model.sharing, model.tasks))
+
+
+def _holds_batch_norm(value: Any) -> bool:
+    if isinstance(value, BatchNormConfig):
+        return True
+    below: Any = vars(value) if isinstance(value, BaseConfig) else value
+    items = below.values() if isinstance(below, dict) else below if isinstance(below, list) else ()
+    return any(_holds_batch_norm(item) for item in items)
 
 
 def _unknown(name: str, what: str, known: list[str]) -> str:

@@ -5,17 +5,22 @@ from torch import Tensor, nn
 from recap.config.network import BatchNormConfig, DropoutConfig
 
 
-def linear(in_features: int, out_features: int) -> nn.Linear:
+def linear(in_features: int, out_features: int, *, bias: bool = True) -> nn.Linear:
     """A Linear layer that starts Xavier-uniform with zero biases, as the published ranker does."""
-    layer = nn.Linear(in_features, out_features)
+    layer = nn.Linear(in_features, out_features, bias=bias)
     nn.init.xavier_uniform_(layer.weight)
-    nn.init.zeros_(layer.bias)
+    if bias:
+        nn.init.zeros_(layer.bias)
     return layer
 
 
 def batch_norm(config: BatchNormConfig, features: int) -> nn.BatchNorm1d:
     """BatchNorm over the rows of a micro-batch, [B, features]."""
     return nn.BatchNorm1d(features, affine=config.affine, momentum=config.momentum)
+
+
+DROP_RATE = 0.1
+"""Of a dropout that says none."""
 
 
 class Mlp(nn.Module):
@@ -35,6 +40,7 @@ class Mlp(nn.Module):
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
+        rates = _drop_rates(dropout_config, len(layer_sizes))
         for index, size in enumerate(layer_sizes):
             last = index == len(layer_sizes) - 1
             layers.append(linear(in_features, size))
@@ -43,7 +49,7 @@ class Mlp(nn.Module):
             if final_layer_activation or not last:
                 layers.append(nn.ReLU())
                 if dropout_config is not None:
-                    layers.append(nn.Dropout(dropout_config.rate))
+                    layers.append(nn.Dropout(rates[index]))
             in_features = size
         self.layers = nn.Sequential(*layers)
         self.out_features = in_features
@@ -52,3 +58,11 @@ class Mlp(nn.Module):
         """[B, in_features] → [B, out_features]."""
         output: Tensor = self.layers(inputs)
         return output
+
+
+def _drop_rates(config: DropoutConfig | None, layers: int) -> list[float]:
+    """The rate of each layer; at least of those with a ReLU."""
+    if config is not None and config.rates is not None:
+        return config.rates
+    rate = config.rate if config is not None else None
+    return [DROP_RATE if rate is None else rate] * layers

@@ -1,11 +1,8 @@
 """Towers: what the task shares → the task's logit."""
 
-from typing import assert_never
-
 import torch
 from torch import Tensor, nn
 
-from recap.config.backbones import MaskNetConfig
 from recap.config.model import AffineMapConfig, MlpTowerConfig, TaskConfig, TowerConfig
 from recap.model.backbones import build_backbone
 from recap.model.inputs import InputLayout
@@ -43,8 +40,6 @@ def _build_network(config: TowerConfig, layout: InputLayout) -> nn.Module:
     match config:
         case MlpTowerConfig():
             return Mlp(layout.width, [*config.layer_sizes, 1], config.batch_norm, config.dropout)
-        case MaskNetConfig():
+        case _:  # any backbone, of which build_backbone leaves none out
             network = build_backbone(config, layout)
             return nn.Sequential(network, linear(network.out_features, 1))
-        case _:
-            assert_never(config)

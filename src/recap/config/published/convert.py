@@ -183,18 +183,36 @@ class _Converter:
         """Kind and fields of a network; `to_logit`: without the last layer, which every tower of ours has."""
         if said.mlp_config is not None:
             return "mlp", self._mlp((*path, "mlp_config"), said.mlp_config, to_logit=to_logit)
-        net = said.mask_net_config
-        if net is None:  # another one, which is refused; this stands in for it
-            return "mlp", {"layer_sizes": self.tree.made([1], path)}
-        path = (*path, "mask_net_config")
-        entries = self.tree.copies(path, "mask_blocks", "use_parallel")
-        if net.mlp is not None and not (to_logit and net.mlp.sizes == [1]):
-            mlp_path: Path = (*path, "mlp")
-            mlp = self._mlp(mlp_path, net.mlp, to_logit=to_logit)
-            if to_logit:  # what was a hidden layer is the last one here, and keeps its ReLU
-                mlp["final_layer_activation"] = self.tree.made(True, mlp_path)
-            entries["mlp"] = self.tree.mapping(mlp_path, mlp)
-        return "mask_net", entries
+        last, _ = said.last_mlp
+        ends = (*path, *last) if to_logit else None
+        if said.mask_net_config is not None:
+            path = (*path, "mask_net_config")
+            entries = self.tree.copies(path, "mask_blocks", "use_parallel")
+            return "mask_net", entries | self._mlps(path, {"mlp": said.mask_net_config.mlp}, ends)
+        if said.dcn_config is not None:
+            dcn, path = said.dcn_config, (*path, "dcn_config")
+            entries = self.tree.copies(path, "poly_degree", "projection_dim")
+            mlps = self._mlps(path, {"parallel_mlp": dcn.parallel_mlp, "output_mlp": dcn.output_mlp}, ends)
+            if mlps["parallel_mlp"] is not None:  # else it means nothing, and ours refuses false
+                entries |= self.tree.copies(path, "use_parallel")
+            return "dcn", entries | mlps
+        if said.dlrm_config is not None:
+            path, dlrm = (*path, "dlrm_config"), said.dlrm_config
+            return "dlrm", self._mlps(path, {"bottom_mlp": dlrm.bottom_mlp, "top_mlp": dlrm.top_mlp}, ends)
+        return "mlp", {"layer_sizes": self.tree.made([1], path)}  # stands in for what is missing, which is refused
+
+    def _mlps(self, path: Path, said: dict[str, Mlp | None], ends: Path | None) -> dict[str, Node | None]:
+        """The MLPs inside a network; the one at `ends` without its last layer, which every tower of ours has."""
+        found: dict[str, Node | None] = {}
+        for name, mlp in said.items():
+            at, to_logit = (*path, name), (*path, name) == ends
+            found[name] = None
+            if mlp is not None and not (to_logit and mlp.sizes == [1]):
+                entries = self._mlp(at, mlp, to_logit=to_logit)
+                if to_logit:  # what was a hidden layer is the last one here, and keeps its ReLU
+                    entries["final_layer_activation"] = self.tree.made(True, at)
+                found[name] = self.tree.mapping(at, entries)
+        return found
 
     def _mlp(self, path: Path, said: Mlp, *, to_logit: bool) -> dict[str, Node | None]:
         sizes = self.tree.copied((*path, "layer_sizes")) if said.layer_sizes else None
@@ -206,7 +224,19 @@ class _Converter:
         if said.dropout is not None and said.final_layer_activation and not to_logit:
             self.tree.remark((*path, "dropout"), "follows the last ReLU too; the published code has none there")
         names = ("batch_norm", "dropout") + (() if to_logit else ("final_layer_activation",))
-        return {"layer_sizes": sizes, **self.tree.copies(path, *names)}
+        entries = {"layer_sizes": sizes, **self.tree.copies(path, *names)}
+        return entries | ({"dropout": self._drop_rates(path, said)} if said.has_own_rates else {})
+
+    def _drop_rates(self, path: Path, said: Mlp) -> Node:
+        """The dropout of each layer that has a ReLU; a layer that states none has none."""
+        rates: list[Node] = []
+        for index, layer in enumerate(said.layers or []):
+            at: Path = (*path, "layers", index)
+            rate = layer.dropout.rate if layer.dropout is not None else 0.0
+            rates.append(self.tree.copied((*at, "dropout", "rate")) or self.tree.made(rate, at))
+        origin = origin_at(self.tree.raw, (*path, "layers"))
+        kept = rates if said.final_layer_activation else rates[:-1]
+        return self.tree.mapping((*path, "layers"), {"rates": Node(kept, origin)})
 
     def _optimizer(self) -> Node:
         said = self.published.optimizer

@@ -6,15 +6,22 @@ from pydantic import Field
 
 from recap.config.base import Disagreements, Name
 from recap.config.model import AffineMapConfig
-from recap.config.network import BatchNormConfig, DropoutConfig
+from recap.config.network import BatchNormConfig
+from recap.config.node import Path
 from recap.config.published.section import PublishedSection, Refused, Unread, not_built
+
+
+class Dropout(PublishedSection):
+    """Dropout."""
+
+    rate: float = 0.1
 
 
 class MlpLayer(PublishedSection):
     """One layer of the longer form of an MLP."""
 
     layer_size: int
-    dropout: DropoutConfig | None = None
+    dropout: Dropout | None = None
 
 
 class Mlp(PublishedSection):
@@ -24,7 +31,7 @@ class Mlp(PublishedSection):
     layer_sizes: Annotated[list[int], Field(min_length=1)] | None = None
     layers: Annotated[list[MlpLayer], Field(min_length=1)] | None = None
     batch_norm: BatchNormConfig | None = None
-    dropout: DropoutConfig | None = None
+    dropout: Dropout | None = None
     final_layer_activation: bool = False
 
     @property
@@ -32,12 +39,18 @@ class Mlp(PublishedSection):
         """Width of each layer, in either form."""
         return self.layer_sizes or [layer.layer_size for layer in self.layers or []]
 
+    @property
+    def has_own_rates(self) -> bool:
+        """Whether any layer has a dropout of its own."""
+        return any(layer.dropout is not None for layer in self.layers or [])
+
     def problems(self) -> Disagreements:
-        """Layers that differ in more than their width."""
-        for index, layer in enumerate(self.layers or []):
-            if layer.dropout is not None:
-                why = not_built("a dropout of its own for one layer; dropout beside layers is that of all").why
-                yield ("layers", index, "dropout"), why
+        """A dropout of one layer that is never applied, or that another contradicts."""
+        if self.layers and self.layers[-1].dropout is not None and not self.final_layer_activation:
+            why = "means nothing here: dropout follows a ReLU, and the last layer has none; take it out"
+            yield ("layers", len(self.layers) - 1, "dropout"), why
+        if self.dropout is not None and self.has_own_rates:
+            yield ("dropout",), "is that of all layers, but some have their own; state it for each layer, or for all"
 
 
 class MaskBlock(PublishedSection):
@@ -58,30 +71,60 @@ class MaskNet(PublishedSection):
     use_parallel: bool = False
 
 
+class Dcn(PublishedSection):
+    """DCN-v2."""
+
+    poly_degree: int
+    projection_dim: int | None = None
+    parallel_mlp: Mlp | None = None
+    use_parallel: bool = True
+    output_mlp: Mlp | None = None
+
+
+class Dlrm(PublishedSection):
+    """DLRM."""
+
+    bottom_mlp: Mlp
+    top_mlp: Mlp
+
+
 class TaskModel(PublishedSection):
     """A tower, or the backbone."""
 
     one_of = (("mlp_config", "dcn_config", "dlrm_config", "mask_net_config"),)
     mlp_config: Mlp | None = None
-    dcn_config: Annotated[Unread, not_built("DCN")] = None
-    dlrm_config: Annotated[Unread, not_built("DLRM")] = None
+    dcn_config: Dcn | None = None
+    dlrm_config: Dlrm | None = None
     mask_net_config: MaskNet | None = None
     affine_map: AffineMapConfig | None = None
     pos_weight: float = 1.0
 
+    @property
+    def last_mlp(self) -> tuple[Path, Mlp | None]:
+        """Where the MLP is that the network ends in, or would be; and that MLP."""
+        if self.mask_net_config is not None:
+            return ("mask_net_config", "mlp"), self.mask_net_config.mlp
+        if self.dlrm_config is not None:
+            return ("dlrm_config", "top_mlp"), self.dlrm_config.top_mlp
+        dcn = self.dcn_config
+        if dcn is not None and dcn.output_mlp is None and dcn.parallel_mlp is not None and not dcn.use_parallel:
+            return ("dcn_config", "parallel_mlp"), dcn.parallel_mlp
+        if dcn is not None:
+            return ("dcn_config", "output_mlp"), dcn.output_mlp
+        return ("mlp_config",), self.mlp_config
+
     def tower_problems(self) -> Disagreements:
         """What keeps it from ending in one logit, as a tower must."""
-        net = self.mask_net_config
-        path, mlp = (("mask_net_config", "mlp"), net.mlp) if net is not None else (("mlp_config",), self.mlp_config)
+        path, mlp = self.last_mlp
         last = mlp.sizes[-1] if mlp is not None and mlp.sizes else None
-        if (net is not None or mlp is not None) and last != 1:
+        if last != 1 and any(getattr(self, name) is not None for name in self.one_of[0]):
             where = (*path, "layer_sizes") if mlp is not None and mlp.layer_sizes else path
             yield where, f"a tower must end in an mlp whose last layer is 1, its logit; found {last or 'none'}"
         if mlp is not None and mlp.final_layer_activation:
             why = "means nothing here: ReLU of a logit keeps every probability at 0.5 or more; set it to false"
             yield (*path, "final_layer_activation"), why
-        if net is not None and mlp is not None and mlp.batch_norm is not None and len(mlp.sizes) > 1:
-            yield (*path, "batch_norm"), not_built("BatchNorm behind the mask blocks of a tower").why
+        if len(path) > 1 and mlp is not None and mlp.batch_norm is not None and len(mlp.sizes) > 1:
+            yield (*path, "batch_norm"), not_built("BatchNorm in the last MLP of a tower that is no mlp").why
 
     def backbone_problems(self) -> Disagreements:
         """What only a tower has."""

@@ -2,13 +2,28 @@
 
 from typing import assert_never
 
-from recap.config.backbones import BackboneConfig, MaskNetConfig
+from recap.config.backbones import (
+    BackboneConfig,
+    DcnConfig,
+    DlrmConfig,
+    FinalMlpConfig,
+    GdcnConfig,
+    MaskNetConfig,
+    RankMixerConfig,
+    WukongConfig,
+)
 from recap.config.network import MlpConfig
+from recap.model.backbones.dcn import Dcn
+from recap.model.backbones.dlrm import Dlrm
+from recap.model.backbones.final_mlp import FinalMlp
+from recap.model.backbones.gdcn import Gdcn
 from recap.model.backbones.mask_net import MaskNet
+from recap.model.backbones.rank_mixer import RankMixer
+from recap.model.backbones.wukong import Wukong
 from recap.model.inputs import InputLayout
 from recap.model.layers import Mlp
 
-Backbone = Mlp | MaskNet
+Backbone = Mlp | MaskNet | Dcn | Dlrm | Gdcn | FinalMlp | Wukong | RankMixer
 """Any of them: [B, layout.width] → [B, out_features]."""
 
 
@@ -24,12 +39,34 @@ def build_mlp(config: MlpConfig, in_features: int) -> Mlp:
 
 
 def build_backbone(config: BackboneConfig, layout: InputLayout) -> Backbone:
-    """The network that `config` describes, reading [B, layout.width]."""
+    """The network that `config` describes, reading [B, layout.width].
+
+    Raises ConfigError for what only the width of the inputs tells.
+    """
+    width = layout.width
     match config:
         case MlpConfig():
-            return build_mlp(config, layout.width)
+            return build_mlp(config, width)
         case MaskNetConfig():
-            mlp = build_mlp(config.mlp, MaskNet.blocks_width(config)) if config.mlp is not None else None
-            return MaskNet(config, layout.width, mlp)
+            return MaskNet(config, width, _optional_mlp(config.mlp, MaskNet.blocks_width(config)))
+        case DcnConfig():
+            deep = _optional_mlp(config.parallel_mlp, width)
+            return Dcn(config, width, deep, _optional_mlp(config.output_mlp, Dcn.joined_width(config, width)))
+        case DlrmConfig():
+            bottom = build_mlp(config.bottom_mlp, layout.numbers)
+            joined = Dlrm.joined_width(layout, bottom.out_features)
+            return Dlrm(layout, bottom, _optional_mlp(config.top_mlp, joined))
+        case GdcnConfig():
+            return Gdcn(config, width, _optional_mlp(config.mlp, width))
+        case FinalMlpConfig():
+            return FinalMlp(config, width, build_mlp(config.first.mlp, width), build_mlp(config.second.mlp, width))
+        case WukongConfig():
+            return Wukong(config, layout, _optional_mlp(config.mlp, Wukong.fields_width(config)))
+        case RankMixerConfig():
+            return RankMixer(config, width)
         case _:
             assert_never(config)
+
+
+def _optional_mlp(config: MlpConfig | None, in_features: int) -> Mlp | None:
+    return build_mlp(config, in_features) if config is not None else None

@@ -1,0 +1,45 @@
+"""DLRM (Naumov et al., arXiv:1906.00091): inner products of embeddings and of what an MLP makes of the numbers."""
+
+import torch
+from torch import Tensor, nn
+
+from recap.model.inputs import InputLayout
+from recap.model.layers import Mlp
+
+
+class Dlrm(nn.Module):
+    """bottom MLP of the numbers; products of all pairs of it and the embeddings; top MLP of it and the products.
+
+    [B, layout.width] → [B, out_features]. The embeddings and the output of `bottom_mlp` are all of one width d.
+    """
+
+    def __init__(self, layout: InputLayout, bottom_mlp: Mlp, top_mlp: Mlp | None) -> None:
+        """`top_mlp` reads [B, joined_width]."""
+        super().__init__()
+        # The configuration is refused where this does not hold: recap.config.recap.
+        assert layout.numbers
+        assert set(layout.embeddings) == {bottom_mlp.out_features}
+        self.numbers = layout.numbers
+        self.bottom_mlp = bottom_mlp
+        self.top_mlp = top_mlp if top_mlp is not None else nn.Identity()
+        self.out_features = (
+            top_mlp.out_features if top_mlp is not None else self.joined_width(layout, bottom_mlp.out_features)
+        )
+        fields = 1 + len(layout.embeddings)
+        self.pairs: Tensor
+        self.register_buffer("pairs", torch.triu_indices(fields, fields, offset=1), persistent=False)  # [2, F(F-1)/2]
+
+    @staticmethod
+    def joined_width(layout: InputLayout, width: int) -> int:
+        """Width of the output of the bottom MLP, which is `width`, and of the products."""
+        fields = 1 + len(layout.embeddings)
+        return width + fields * (fields - 1) // 2
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """[B, layout.width] → [B, out_features]."""
+        numbers = self.bottom_mlp(inputs[:, : self.numbers])  # [B, d]
+        embeddings = torch.unflatten(inputs[:, self.numbers :], 1, (-1, self.bottom_mlp.out_features))
+        fields = torch.cat([numbers.unsqueeze(1), embeddings], dim=1)  # [B, F, d]
+        products = (fields @ fields.transpose(1, 2))[:, self.pairs[0], self.pairs[1]]  # [B, F(F-1)/2]
+        output: Tensor = self.top_mlp(torch.cat([numbers, products], dim=1))
+        return output

@@ -1,0 +1,90 @@
+"""FinalMLP (Mao et al., AAAI 2023, arXiv:2304.00902): two MLP streams that select their inputs, fused bilinearly.
+
+The paper's gates read embeddings of chosen fields, or a learned vector; here they read all inputs, or a learned vector.
+"""
+
+from typing import assert_never
+
+import torch
+from torch import Tensor, nn
+
+from recap.config.backbones import FinalMlpConfig, GateConfig, InputsGateConfig, LearnedGateConfig
+from recap.model.layers import Mlp, linear
+
+
+class InputsGate(nn.Module):
+    """inputs ⊙ 2σ(MLP(inputs))."""
+
+    def __init__(self, config: InputsGateConfig, in_features: int) -> None:
+        super().__init__()
+        self.mlp = Mlp(in_features, [*config.hidden_sizes, in_features])
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """[B, in_features] → [B, in_features]."""
+        output: Tensor = inputs * (2 * self.mlp(inputs).sigmoid())
+        return output
+
+
+class LearnedGate(nn.Module):
+    """inputs ⊙ 2σ(MLP(v)), where the learned vector v is the context of every row."""
+
+    def __init__(self, config: LearnedGateConfig, in_features: int) -> None:
+        super().__init__()
+        # Not zeros: with hidden layers whose biases are zero, neither v nor they would ever get a gradient.
+        self.context = nn.Parameter(torch.randn(1, config.context_size))
+        self.mlp = Mlp(config.context_size, [*config.hidden_sizes, in_features])
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """[B, in_features] → [B, in_features]."""
+        output: Tensor = inputs * (2 * self.mlp(self.context).sigmoid())
+        return output
+
+
+class BilinearFusion(nn.Module):
+    """w₀ + Σ over heads h of w₁ₕᵀ o₁ₕ + w₂ₕᵀ o₂ₕ + o₁ₕᵀ Wₕ o₂ₕ, `size` times side by side."""
+
+    def __init__(self, first: int, second: int, heads: int, size: int) -> None:
+        """`first` and `second`: widths of the two streams, each a multiple of `heads`."""
+        super().__init__()
+        self.heads, self.size = heads, size
+        self.first = linear(first, size)  # the sum over heads of products of parts is the product of the whole
+        self.second = linear(second, size, bias=False)
+        self.product = nn.Parameter(torch.empty(heads, first // heads, size * (second // heads)))
+        for head in self.product.unbind():
+            nn.init.xavier_uniform_(head)
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        """[B, first] and [B, second] → [B, size]."""
+        left = torch.unflatten(first, 1, (self.heads, -1)).transpose(0, 1)  # [heads, B, first / heads]
+        right = torch.unflatten(second, 1, (self.heads, 1, -1)).transpose(0, 1)  # [heads, B, 1, second / heads]
+        products = torch.unflatten(left @ self.product, 2, (self.size, -1)) * right  # [heads, B, size, second / heads]
+        output: Tensor = self.first(first) + self.second(second) + products.sum(dim=(0, 3))
+        return output
+
+
+class FinalMlp(nn.Module):
+    """Two gated MLP streams and their fusion: [B, in_features] → [B, fusion_size]."""
+
+    def __init__(self, config: FinalMlpConfig, in_features: int, first: Mlp, second: Mlp) -> None:
+        super().__init__()
+        self.first = nn.Sequential(_build_gate(config.first.gate, in_features), first)
+        self.second = nn.Sequential(_build_gate(config.second.gate, in_features), second)
+        self.fusion = BilinearFusion(first.out_features, second.out_features, config.num_heads, config.fusion_size)
+        self.out_features = config.fusion_size
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """[B, in_features] → [B, out_features]."""
+        output: Tensor = self.fusion(self.first(inputs), self.second(inputs))
+        return output
+
+
+def _build_gate(config: GateConfig | None, in_features: int) -> nn.Module:
+    match config:
+        case None:
+            return nn.Identity()
+        case InputsGateConfig():
+            return InputsGate(config, in_features)
+        case LearnedGateConfig():
+            return LearnedGate(config, in_features)
+        case _:
+            assert_never(config)
