@@ -49,8 +49,19 @@ VIDEO_STRINGS = ("video_type", "upload_type")
 HISTORIES = {"watch": "watch_seq", "like": "like_seq", "long": "long_watch_seq"}
 RATED = {"is_click": 0.45, "long_view": 0.3, "is_like": 0.02}
 """Labels whose rates on earlier days are features, and what is assumed of something never seen."""
-RATED_THINGS = ("user", "video", "author", "tag")
-ASSUMED_ROWS = 20  # how many impressions that assumption counts for
+RATED_THINGS = {
+    "user": 5,
+    "video": 20,
+    "author": 20,
+    "tag": 20,
+    "tab_duration": 20,
+    "user_tab": 3,
+    "video_tab": 20,
+    "author_tab": 20,
+}
+"""What has such rates, also within a scene (`tab`), and how many impressions that assumption counts for."""
+TABBED = ("user", "video", "author")
+TABS, DURATIONS = 15, 24
 BEIJING_MS = 8 * 3_600_000
 HISTORY_DAY_MS = 1_650_816_000_000  # 2022-04-25 00:00 in Beijing: histories end before it
 Array = npt.NDArray[Any]
@@ -91,11 +102,12 @@ class EarlierDays:
         """Counts and smoothed rates of the things of each row, [rows] float32 each."""
         found: dict[str, Array] = {}
         for thing, code in codes.items():
+            rows = RATED_THINGS[thing]
             shown = np.where(code >= 0, self.shown[thing][code], 0)
             found[f"{thing}_shown"] = shown
             for label, assumed in RATED.items():
                 positives = np.where(code >= 0, self.positives[thing, label][code], 0)
-                found[f"{thing}_{label}_rate"] = (positives + ASSUMED_ROWS * assumed) / (shown + ASSUMED_ROWS)
+                found[f"{thing}_{label}_rate"] = (positives + rows * assumed) / (shown + rows)
         return {name: pa.array(values.astype(np.float32)) for name, values in found.items()}
 
     def add(self, codes: dict[str, Array], day: pa.Table) -> None:
@@ -143,6 +155,8 @@ def prepare(source: Path, output: Path) -> dict[str, int]:
         _write_vocabulary(output, name, tables.videos[name])
     days: dict[str, int] = {}
     sizes = {"user": tables.users.num_rows, **{name: int(code.max()) + 1 for name, code in tables.video_codes.items()}}
+    sizes |= {f"{thing}_tab": sizes[thing] * TABS for thing in TABBED}
+    sizes["tab_duration"] = TABS * DURATIONS
     earlier = EarlierDays({thing: sizes[thing] for thing in RATED_THINGS})
     for date in sorted(impressions["date"].unique().to_pylist()):
         day = impressions.filter(pc.equal(impressions["date"], date))
@@ -202,10 +216,21 @@ def _read_tables(source: Path) -> Tables:
 
 
 def _thing_codes(day: pa.Table, tables: Tables) -> dict[str, Array]:
-    """The user, video, author and tag of each row as codes, -1 where unknown."""
+    """What has rates, of each row as codes, -1 where unknown."""
     video = _look_up(tables.video_rows, day["video_id"].to_numpy())
     things = {name: _code(code, video) for name, code in tables.video_codes.items()}
-    return {"user": _look_up(tables.user_rows, day["user_id"].to_numpy()), **things}
+    things["user"] = _look_up(tables.user_rows, day["user_id"].to_numpy())
+    tab = day["tab"].to_numpy().clip(0, TABS - 1)
+    things |= {f"{name}_tab": np.where(things[name] >= 0, things[name] * TABS + tab, -1) for name in TABBED}
+    things["tab_duration"] = tab * DURATIONS + _duration_bucket(day, 2, DURATIONS)
+    return {name: things[name] for name in RATED_THINGS}
+
+
+def _duration_bucket(day: pa.Table, per_doubling: int, buckets: int) -> Array:
+    """Which of some durations a video has, [rows] int32: so many for each doubling, from a second on."""
+    seconds = day["duration_ms"].to_numpy() / 1000
+    bucket: Array = np.log2(seconds.clip(1, None) ** per_doubling).astype(np.int32).clip(0, buckets - 1)
+    return bucket
 
 
 def _empty_history(users: int) -> dict[str, Array]:
@@ -228,7 +253,7 @@ def _columns(day: pa.Table, tables: Tables) -> dict[str, pa.Array]:
     }
     seconds = day["duration_ms"].to_numpy() / 1000
     columns["duration_seconds"] = pa.array(seconds.astype(np.float32))
-    columns["duration_bucket"] = pa.array(np.log2(seconds.clip(1, None) ** 4).astype(np.int32).clip(0, 47))
+    columns["duration_bucket"] = pa.array(_duration_bucket(day, 4, 48))
     for name in USER_NUMBERS:
         columns[name] = _floats(_take(tables.users[name], user))
     for name in USER_FLAGS:

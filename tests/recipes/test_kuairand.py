@@ -121,8 +121,17 @@ def test_rates_are_of_earlier_days_alone_and_smoothed(tmp_path: Path) -> None:
     assert all(row["user_shown"] == 0 and row["video_is_click_rate"] == pytest.approx(0.45) for row in days["20220425"])
     later = days["20220426"][0]
     assert (later["user_shown"], later["video_shown"]) == (2.0, 1.0)
-    assert later["user_is_click_rate"] == pytest.approx((1 + 20 * 0.45) / 22)
+    assert later["user_is_click_rate"] == pytest.approx((1 + 5 * 0.45) / 7)
     assert later["video_is_click_rate"] == pytest.approx((1 + 20 * 0.45) / 21)
+
+
+def test_rates_within_a_scene_count_only_what_was_shown_there(tmp_path: Path) -> None:
+    days = prepare(tmp_path, [*ROWS, impression(0, 1, 1, tab=2)])
+    here, elsewhere = (row for row in days["20220426"] if row["user_id"] == 0)
+    assert (here["user_shown"], here["user_tab_shown"], here["author_tab_shown"]) == (2.0, 2.0, 1.0)
+    assert here["user_tab_is_click_rate"] == pytest.approx((1 + 3 * 0.45) / 5)
+    assert (elsewhere["user_shown"], elsewhere["user_tab_shown"], elsewhere["tab_duration_shown"]) == (2.0, 0.0, 0.0)
+    assert elsewhere["user_tab_is_click_rate"] == pytest.approx(0.45)
 
 
 def test_no_outcome_becomes_a_column(tmp_path: Path) -> None:
