@@ -1,33 +1,23 @@
 """The recipe's preparation: joins, and that nothing from after an impression gets in."""
 
-import importlib.util
 import os
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from support import RECIPES, load_script
 
 from recap.config.load import load_config
 from recap.errors import DataError
 
-RECIPE = Path(__file__).parents[2] / "recipes" / "kuairand"
+RECIPE = RECIPES / "kuairand"
 DATA = Path(os.environ.get("RECAP_DATA", Path(__file__).parents[3] / "shared" / "data")) / "kuairand_pure"
 DAY_MS = 86_400_000
 
 
-def load_script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"kuairand_{name}", RECIPE / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-kuairand = load_script("prepare")
+kuairand = load_script(RECIPE / "prepare.py")
 
 
 def impression(user: int, video: int, day: int, **values: Any) -> dict[str, Any]:
