@@ -106,6 +106,18 @@ def test_membership_counts_the_video_its_author_and_its_tag_in_each_history(tmp_
     assert (first["watch_length"], first["history_len"], first["days_since_last"]) == (4.0, 4.0, 1.0)
 
 
+def test_histories_are_lists_of_the_last_videos_oldest_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    days = prepare(tmp_path)
+    first, third, unknown = days["20220425"][0], days["20220425"][2], days["20220427"][0]
+    assert (first["watched"], first["liked"], first["long_watched"]) == ([0, 0, 2, 999], [2], [])
+    assert (third["watched"], third["liked"], third["long_watched"]) == ([1], [], [1])
+    assert (unknown["watched"], unknown["liked"], unknown["long_watched"]) == ([], [], [])
+    monkeypatch.setattr(kuairand, "LONGEST_LIST", 2)
+    assert prepare(tmp_path)["20220425"][0]["watched"] == [2, 999]
+    file = pq.ParquetFile(tmp_path / "a_output" / "date=20220425" / "part-00000.parquet")
+    assert {file.schema_arrow.field(name).type.value_type for name in kuairand.LISTS} == {pa.int32()}
+
+
 def test_rates_are_of_earlier_days_alone_and_smoothed(tmp_path: Path) -> None:
     days = prepare(tmp_path)
     assert all(row["user_shown"] == 0 and row["video_is_click_rate"] == pytest.approx(0.45) for row in days["20220425"])
