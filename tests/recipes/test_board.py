@@ -111,7 +111,9 @@ def test_the_command_tells_its_usage_and_its_mistakes(tmp_path: Path, capsys: py
     ]
 
 
-@pytest.mark.parametrize("file", sorted(RECIPES.glob("*/board.yaml")), ids=lambda file: file.parent.name)
+@pytest.mark.parametrize(
+    "file", sorted(RECIPES.glob("*/board*.yaml")), ids=lambda file: f"{file.parent.name}-{file.stem}"
+)
 def test_the_boards_of_the_recipes_are_good(file: Path) -> None:
     read = board.read_board(file)
     for row in read.rows.values():
