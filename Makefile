@@ -2,10 +2,11 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
+CENSUS ?= ../shared/data/census_income
 KUAIRAND ?= ../shared/data/kuairand_pure
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test check format docs recipe-kuairand clean
+.PHONY: help run test check format docs recipe-kuairand recipe-census clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -45,6 +46,12 @@ recipe-kuairand: $(BIN)/recap  ## prepare and train the recipe on KuaiRand (KUAI
 	$(BIN)/python recipes/kuairand/prepare.py --source $(KUAIRAND) --output data/kuairand
 	$(BIN)/recap train recipes/kuairand/ranker.yaml
 	$(BIN)/recap evaluate runs/kuairand
+
+recipe-census: $(BIN)/recap  ## prepare Census-Income and train its two pairs of tasks (CENSUS=folder of the source)
+	$(BIN)/python recipes/census_income/prepare.py --source $(CENSUS) --output data/census_income
+	for pair in income college; do \
+		$(BIN)/recap train recipes/census_income/$$pair.yaml && $(BIN)/recap evaluate runs/census-$$pair || exit; \
+	done
 
 clean:  ## remove what was made: environment, data, runs
 	rm -rf $(VENV) data runs

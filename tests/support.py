@@ -1,7 +1,10 @@
 """A small feed on disk and a configuration that reads it; what several tests start from."""
 
+import importlib.util
+import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -14,8 +17,20 @@ from recap.config.recap import RecapConfig
 from recap.data.convert import convert_files
 from recap.tracking import Record
 
+RECIPES = Path(__file__).parents[1] / "recipes"
 TASKS = ("like", "share")
 LANGUAGES = ("en", "ja", "pt")
+
+
+def load_script(path: Path) -> ModuleType:
+    """A script that is no part of a package, as a module."""
+    spec = importlib.util.spec_from_file_location(f"{path.parent.name}_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # pydantic and dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
 
 
 def feed_table(rows: int, seed: int = 0) -> pa.Table:

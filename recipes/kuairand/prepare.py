@@ -47,6 +47,9 @@ USER_STRINGS = ("user_active_degree",)
 USER_CODES = tuple(f"onehot_feat{index}" for index in range(18))
 VIDEO_STRINGS = ("video_type", "upload_type")
 HISTORIES = {"watch": "watch_seq", "like": "like_seq", "long": "long_watch_seq"}
+LISTS = {"watched": "watch", "liked": "like", "long_watched": "long"}
+"""Columns of video ids, and the history each is of."""
+LONGEST_LIST = 50
 RATED = {"is_click": 0.45, "long_view": 0.3, "is_like": 0.02}
 """Labels whose rates on earlier days are features, and what is assumed of something never seen."""
 RATED_THINGS = {
@@ -128,6 +131,7 @@ class Tables:
     video_rows: Array
     seen: dict[str, Histories]  # "watch_video", "watch_author", "watch_tag", "like_…", "long_…"
     history: dict[str, Array]  # by user row
+    lists: dict[str, pa.Array]  # by user row, of video ids, oldest first
     video_codes: dict[str, Array]  # "author" and "tag" by video row, -1 where unknown
 
 
@@ -197,7 +201,7 @@ def _read_tables(source: Path) -> Tables:
         "tag": pc.fill_null(pc.cast(tags, pa.int64()), -1).to_numpy(),
     }
     history_users = _look_up(user_rows, histories["user_id"].to_numpy())
-    history, seen = _empty_history(users.num_rows), {}
+    history, seen, listed = _empty_history(users.num_rows), {}, {}
     known = history_users >= 0
     history["history_len"][history_users[known]] = histories["history_len"].to_numpy()[known]
     quiet_ms = HISTORY_DAY_MS - histories["last_time_ms"].to_numpy()
@@ -205,6 +209,7 @@ def _read_tables(source: Path) -> Tables:
     for name, column in HISTORIES.items():
         lists = histories[column].combine_chunks()
         lengths = pc.list_value_length(lists).to_numpy(zero_copy_only=False)
+        listed[name] = _last_ids(lists, _rows_by_code(history_users, users.num_rows))
         viewers = np.repeat(history_users, lengths)
         watched = _look_up(video_rows, lists.flatten().to_numpy())
         kept = (viewers >= 0) & (watched >= 0)
@@ -212,7 +217,26 @@ def _read_tables(source: Path) -> Tables:
         history[f"{name}_length"][history_users[known]] = lengths[known]
         for thing, code in codes.items():
             seen[f"{name}_{thing}"] = Histories.count(viewers, code[watched], int(code.max()) + 1)
-    return Tables(users, videos, user_rows, video_rows, seen, history, codes)
+    return Tables(users, videos, user_rows, video_rows, seen, history, listed, codes)
+
+
+def _last_ids(lists: pa.ListArray, rows: Array) -> pa.ListArray:
+    """The last ids of each list, as the source has them, in the order of `rows`; empty where a row is -1."""
+    offsets, values = lists.offsets.to_numpy(), lists.values.to_numpy()
+    starts, ends = offsets[:-1], offsets[1:]
+    starts = np.maximum(starts, ends - LONGEST_LIST)
+    starts, ends = np.where(rows >= 0, starts[rows], 0), np.where(rows >= 0, ends[rows], 0)
+    lengths = ends - starts
+    total = np.concatenate([[0], np.cumsum(lengths)])
+    places = np.repeat(starts - total[:-1], lengths) + np.arange(total[-1])
+    return pa.ListArray.from_arrays(pa.array(total.astype(np.int32)), pa.array(values[places].astype(np.int32)))
+
+
+def _rows_by_code(codes: Array, size: int) -> Array:
+    """The row of each of `size` codes, -1 for those that are not there."""
+    rows = np.full(size, -1, np.int64)
+    rows[codes[codes >= 0]] = np.flatnonzero(codes >= 0)
+    return rows
 
 
 def _thing_codes(day: pa.Table, tables: Tables) -> dict[str, Array]:
@@ -276,6 +300,9 @@ def _columns(day: pa.Table, tables: Tables) -> dict[str, pa.Array]:
     for name, histories in tables.seen.items():
         things = _code(tables.video_codes[name.split("_")[1]], video)
         columns[f"{name}_count"] = pa.array(histories.of(user, things))
+    known_user = pa.array(user, mask=user < 0)
+    for name, history in LISTS.items():
+        columns[name] = pc.coalesce(tables.lists[history].take(known_user), pa.scalar([], pa.list_(pa.int32())))
     for name in LABELS:
         columns[name] = day[name].combine_chunks().cast(pa.int8())
     return columns

@@ -61,3 +61,20 @@ def test_train_ends_with_a_command_that_can_be_given_next(tmp_path: Path) -> Non
     config.write_text(yaml.safe_dump(values | {"validation_data": {}}))
     alone = run("train", config, f"training.save_dir={tmp_path}/alone")
     assert alone.stdout.splitlines()[-1] == f"next: recap predict {tmp_path}/alone INPUT… --output DIR"
+
+
+def test_the_best_checkpoint_is_evaluated_and_predicts_by_its_word(tmp_path: Path) -> None:
+    values = feed_values(write_feed(tmp_path), tmp_path / "run")
+    values["training"] |= {"num_train_steps": 2, "eval_log_every_n": 1}
+    values["training"]["watch"] = {"metric": "auc", "split": "validation"}
+    config = tmp_path / "ranker.yaml"
+    config.write_text(yaml.safe_dump(values))
+    said = run("train", config).stdout
+    (best,) = [line.rsplit("/", 1)[1] for line in said.splitlines() if line.startswith("best auc of validation: ")]
+    assert best in run("evaluate", tmp_path / "run", "--step", "best").stdout.splitlines()[0]
+    predicted = run(
+        "predict", tmp_path / "run", tmp_path / "validation/*.parquet", f"--output={tmp_path}/p", "--step=best"
+    )
+    assert predicted.returncode == 0
+    refused = run("evaluate", tmp_path / "run", "--step", "last")
+    assert (refused.returncode, refused.stderr) == (2, "--step: 'last' is no step; give a whole number, or best\n")

@@ -78,6 +78,7 @@ def test_the_published_defaults_of_training_are_kept() -> None:
         "num_eval_steps": 16384,
         "eval_log_every_n": 5000,
         "eval_timeout_in_s": 3600.0,
+        "watch": None,
         "gradient_accumulation": None,
         "seed": 0,
     }

@@ -1,33 +1,23 @@
 """The recipe's preparation: joins, and that nothing from after an impression gets in."""
 
-import importlib.util
 import os
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from support import RECIPES, load_script
 
 from recap.config.load import load_config
 from recap.errors import DataError
 
-RECIPE = Path(__file__).parents[2] / "recipes" / "kuairand"
+RECIPE = RECIPES / "kuairand"
 DATA = Path(os.environ.get("RECAP_DATA", Path(__file__).parents[3] / "shared" / "data")) / "kuairand_pure"
 DAY_MS = 86_400_000
 
 
-def load_script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"kuairand_{name}", RECIPE / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-kuairand = load_script("prepare")
+kuairand = load_script(RECIPE / "prepare.py")
 
 
 def impression(user: int, video: int, day: int, **values: Any) -> dict[str, Any]:
@@ -114,6 +104,18 @@ def test_membership_counts_the_video_its_author_and_its_tag_in_each_history(tmp_
     assert (first["like_video_count"], first["like_author_count"], first["long_video_count"]) == (0.0, 1.0, 0.0)
     assert (second["watch_video_count"], third["watch_video_count"], third["long_video_count"]) == (0.0, 1.0, 1.0)
     assert (first["watch_length"], first["history_len"], first["days_since_last"]) == (4.0, 4.0, 1.0)
+
+
+def test_histories_are_lists_of_the_last_videos_oldest_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    days = prepare(tmp_path)
+    first, third, unknown = days["20220425"][0], days["20220425"][2], days["20220427"][0]
+    assert (first["watched"], first["liked"], first["long_watched"]) == ([0, 0, 2, 999], [2], [])
+    assert (third["watched"], third["liked"], third["long_watched"]) == ([1], [], [1])
+    assert (unknown["watched"], unknown["liked"], unknown["long_watched"]) == ([], [], [])
+    monkeypatch.setattr(kuairand, "LONGEST_LIST", 2)
+    assert prepare(tmp_path)["20220425"][0]["watched"] == [2, 999]
+    file = pq.ParquetFile(tmp_path / "a_output" / "date=20220425" / "part-00000.parquet")
+    assert {file.schema_arrow.field(name).type.value_type for name in kuairand.LISTS} == {pa.int32()}
 
 
 def test_rates_are_of_earlier_days_alone_and_smoothed(tmp_path: Path) -> None:

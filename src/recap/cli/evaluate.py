@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from recap.cli.options import Overrides, SetFiles
+from recap.cli.options import Overrides, SetFiles, StepOption, step_of
 
 
 def evaluate(
@@ -17,10 +17,7 @@ def evaluate(
     ],
     overrides: Overrides = None,
     split: Annotated[str | None, typer.Option(help="One validation set; none given: all.", show_default=False)] = None,
-    step: Annotated[
-        int | None,
-        typer.Option(help="The checkpoint of this step; none given: the latest.", show_default=False),
-    ] = None,
+    step: StepOption = None,
     set_files: SetFiles = None,
 ) -> None:
     """Evaluate a run on its validation sets: a table, and evaluation.json in the run."""
@@ -35,7 +32,7 @@ def evaluate(
 
     console = Console()
     folder = run or Path(config.training.save_dir)
-    report = evaluate_run(config, folder, split=split, step=step, say=console.say)
+    report = evaluate_run(config, folder, split=split, step=step_of(step), say=console.say)
     for name, evaluation in report.splits.items():
         console.table(f"{name}, {report.model.name}", evaluation)
         if name in report.gates:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from recap.cli.options import SchemaFile, SetFiles
+from recap.cli.options import SchemaFile, SetFiles, StepOption, step_of
 
 
 def predict(
@@ -40,6 +40,7 @@ def predict(
     ] = None,
     set_files: SetFiles = None,
     schema: SchemaFile = None,
+    step: StepOption = None,
 ) -> None:
     """Predict every engagement and the final score of each row of INPUT."""
     from recap.cli.console import Console
@@ -48,7 +49,7 @@ def predict(
     from recap.model.saved import find_model_dir
 
     console = Console()
-    predictor = Predictor.open(find_model_dir(model), overrides or [], set_files or [])
+    predictor = Predictor.open(find_model_dir(model, step_of(step)), overrides or [], set_files or [])
     with console.counting("rows predicted") as count:
         files = predict_files(predictor, inputs, output, schema, overwrite=overwrite, after_rows=count)
     console.say(f"written: {len(files)} file{'s' if len(files) != 1 else ''} in {output}")

@@ -32,4 +32,5 @@ def train(
     else:
         console.say(f"{loaded.training.save_dir} is already finished; nothing to do")
         longer = "training.num_train_steps" + (" or train_data.num_epochs" if loaded.train_data.num_epochs else "")
+        longer += " or training.watch.stop_after" if loaded.training.watch else ""
         console.say(f"raise {longer} to go on, or choose another training.save_dir")

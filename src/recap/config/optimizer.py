@@ -106,6 +106,10 @@ class OptimizerConfig(BaseConfig):
 
     algorithm: AdamConfig = AdamConfig()
     """What turns gradients into steps."""
+    embedding_l2: NonNegativeFloat = 0.0
+    """λ of the penalty λ/2·‖W‖² on whole embedding tables: every step adds λ·W to their gradients."""
+    network_l2: NonNegativeFloat = 0.0
+    """The same for every other parameter, biases and norms too."""
     backbone: LearningRateConfig
     """Everything that is not a tower: featurization, embeddings, vector norms, backbone."""
     towers: dict[Name, LearningRateConfig]

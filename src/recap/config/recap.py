@@ -62,6 +62,7 @@ class RecapConfig(WholeConfig):
             _task_problems(self),
             _chain_problems(self),
             _metric_problems(self),
+            _watch_problems(self),
             _weight_problems(self),
             _rate_problems(self),
             _batch_problems(self),
@@ -220,6 +221,26 @@ def _metric_problems(config: RecapConfig) -> Disagreements:
     for index, name in enumerate(names):
         if name in names[:index]:
             yield ("which_metrics", index), f"{name!r} is named twice; once is enough"
+
+
+def _watch_problems(config: RecapConfig) -> Disagreements:
+    watch, path = config.training.watch, ("training", "watch")
+    if watch is None:
+        return
+    if watch.split not in config.validation_data:
+        yield (*path, "split"), _unknown(watch.split, "validation set", list(config.validation_data))
+        return
+    if config.which_metrics is not None and watch.metric not in config.which_metrics:
+        yield (*path, "metric"), f"{watch.metric!r} is not among which_metrics; add it there"
+    if watch.metric == "grouped_auc" and config.features.user is None:
+        yield (*path, "metric"), "grouped_auc needs features.user; name the column there"
+    chosen = config.validation_data[watch.split].evaluation_tasks
+    evaluated = config.tasks if chosen is None else chosen
+    for index, task in enumerate(watch.tasks or []):
+        if task not in evaluated:
+            yield (*path, "tasks", index), f"{task!r} is not evaluated on {watch.split}. {suggest(task, evaluated)}"
+        elif task in (watch.tasks or [])[:index]:
+            yield (*path, "tasks", index), f"{task!r} is named twice; once is enough"
 
 
 def _weight_problems(config: RecapConfig) -> Disagreements:

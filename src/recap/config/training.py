@@ -1,6 +1,37 @@
 """How long a run is, and when it logs, evaluates and saves. Names and defaults are the published ones."""
 
-from recap.config.base import BaseConfig, Name, NonNegativeInt, PositiveFloat, PositiveInt
+from typing import Annotated
+
+from pydantic import Field
+
+from recap.config.base import BaseConfig, Name, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from recap.config.metrics import WatchedMetric
+
+
+class CutRatesConfig(BaseConfig):
+    """Learning rates fall when the watched metric stands still."""
+
+    after: PositiveInt = 1
+    """Evaluations in a row without a better value after which all rates are cut, and so often again."""
+    factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """What a cut multiplies every rate by."""
+    min_rate: NonNegativeFloat = 1e-6
+    """No cut takes a rate below this one."""
+
+
+class WatchConfig(BaseConfig):
+    """A metric that is watched at each evaluation of a validation set. The checkpoint of its best value is kept."""
+
+    metric: WatchedMetric
+    """The metric; for log_loss and ne less is better, for the others more."""
+    split: Name
+    """The validation set."""
+    tasks: Annotated[list[Name], Field(min_length=1)] | None = None
+    """Tasks whose mean is watched; none given: all that the set evaluates."""
+    cut_rates: CutRatesConfig | None = None
+    """When rates are cut; none given: never."""
+    stop_after: PositiveInt | None = None
+    """Evaluations in a row without a better value after which the run ends; none given: it goes on."""
 
 
 class TrainingConfig(BaseConfig):
@@ -24,6 +55,8 @@ class TrainingConfig(BaseConfig):
     """Steps between evaluations while training; the last step is always evaluated."""
     eval_timeout_in_s: PositiveFloat = 3600.0
     """Seconds after which an evaluation while training is given up; training goes on."""
+    watch: WatchConfig | None = None
+    """A metric whose best checkpoint is kept, and that may cut the rates and end the run; none given: none."""
     gradient_accumulation: PositiveInt | None = None
     """Micro-batches an optimizer step is cut into: less memory, the same step (but see BatchNorm in docs)."""
     seed: NonNegativeInt = 0

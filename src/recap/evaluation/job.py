@@ -15,7 +15,7 @@ from recap.data.stream import Say, open_stream, refuse_caches_that_do_not_fit, s
 from recap.errors import ConfigError, InputError
 from recap.evaluation.evaluate import Evaluation, evaluate
 from recap.evaluation.gates import GateMeans, Gates
-from recap.model.saved import find_model_dir, open_model
+from recap.model.saved import Step, find_model_dir, open_model
 from recap.runtime import start_runtime
 
 
@@ -31,7 +31,7 @@ class EvaluationReport:
 
 
 def evaluate_run(
-    config: RecapConfig, run: Path, split: str | None = None, step: int | None = None, say: Say = say_to_stderr
+    config: RecapConfig, run: Path, split: str | None = None, step: Step | None = None, say: Say = say_to_stderr
 ) -> EvaluationReport:
     """Evaluate a checkpoint of `run` on the validation sets of `config`, or on one; write `evaluation.json` there.
 

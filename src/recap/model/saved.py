@@ -1,9 +1,10 @@
 """A model directory: `config.yaml`, `weights.safetensors`, assets and a manifest; all that scoring needs."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -22,6 +23,11 @@ from recap.model.directory import MANIFEST, verify
 from recap.model.ranker import Ranker
 
 CONFIG, WEIGHTS = "config.yaml", "weights.safetensors"
+STATE = "state.json"
+"""What a checkpoint, but no other model directory, holds besides."""
+BEST: Literal["best"] = "best"
+Step = int | Literal["best"]
+"""A step of a run, or the one at which the metric that `training.watch` names was best."""
 
 
 @dataclass(frozen=True)
@@ -105,8 +111,10 @@ def checkpoint_steps(run: Path) -> list[int]:
     return sorted(int(name) for name in found if name.isdigit())
 
 
-def find_model_dir(path: Path, step: int | None = None) -> Path:
+def find_model_dir(path: Path, step: Step | None = None) -> Path:
     """The model directory that `path` means: itself, or a checkpoint of the run it is, the latest if no `step`.
+
+    `step` "best": the one whose watched metric was best (`training.watch`).
 
     Raises CheckpointError where there is none.
     """
@@ -119,9 +127,24 @@ def find_model_dir(path: Path, step: int | None = None) -> Path:
     steps = checkpoint_steps(path)
     if not steps:
         raise CheckpointError(f"{path}: holds no checkpoint; train first with 'recap train'")
+    if step == BEST:
+        step = _best_step(path, steps[-1])
     if step is not None and step not in steps:
         raise CheckpointError(f"{path}: no checkpoint of step {step}; there are {', '.join(map(str, steps))}")
     return checkpoint_path(path, steps[-1] if step is None else step)
+
+
+def _best_step(run: Path, latest: int) -> int:
+    state = checkpoint_path(run, latest) / STATE
+    try:
+        found = json.loads(state.read_text())["best_step"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise CheckpointError(f"{state}: missing or damaged; give a step instead of 'best'") from None
+    if not isinstance(found, int):
+        raise CheckpointError(
+            f"{run}: no checkpoint is the best, since no metric was watched; give a step, or train with training.watch"
+        )
+    return found
 
 
 def _shape(tensor: Tensor) -> str:

@@ -16,6 +16,7 @@ from recap.errors import CheckpointError
 from recap.model.directory import verify, whole_directory
 from recap.model.saved import (
     CONFIG,
+    STATE,
     SavedModel,
     checkpoint_path,
     checkpoint_steps,
@@ -23,8 +24,9 @@ from recap.model.saved import (
     write_model,
 )
 from recap.training.optimizer import ScheduledOptimizer
+from recap.training.watch import WatchState
 
-OPTIMIZER, STATE = "optimizer.safetensors", "state.json"
+OPTIMIZER = "optimizer.safetensors"
 
 
 @dataclass
@@ -41,6 +43,10 @@ class RunState:
     """Per task, losses summed over the steps since the last logged one."""
     loss_steps: int = 0
     """How many steps those are."""
+    best_step: int | None = None
+    """The step at which the watched metric was best; its checkpoint is kept."""
+    watch: WatchState = field(default_factory=WatchState)
+    """What is remembered of the watched metric."""
 
 
 class Checkpoints:
@@ -55,14 +61,15 @@ class Checkpoints:
         return checkpoint_path(self.run, steps[-1]) if steps else None
 
     def save(self, model: SavedModel, optimizer: ScheduledOptimizer, state: RunState) -> None:
-        """Write the checkpoint of `state.step`, then drop the oldest beyond `checkpoint_max_to_keep`."""
+        """Write the checkpoint of `state.step`, then drop the oldest beyond `checkpoint_max_to_keep`, but the best."""
         with whole_directory(checkpoint_path(self.run, state.step)) as folder:
             write_model(folder, model)
             save_file(optimizer.state_dict(), folder / OPTIMIZER)
             (folder / STATE).write_text(json.dumps(asdict(state), indent=1) + "\n")
         keep = model.config.training.checkpoint_max_to_keep
         for step in checkpoint_steps(self.run)[:-keep] if keep else []:
-            shutil.rmtree(checkpoint_path(self.run, step))
+            if step != state.best_step:
+                shutil.rmtree(checkpoint_path(self.run, step))
 
     def restore(self, folder: Path, model: SavedModel, optimizer: ScheduledOptimizer) -> RunState:
         """Bring back the checkpoint in `folder`. Raises CheckpointError that names what is damaged."""
@@ -72,7 +79,8 @@ class Checkpoints:
             raise CheckpointError(f"{error} (delete {folder} to resume from the one before it)") from None
         load_weights(model.ranker, folder)
         optimizer.load_state_dict(load_file(folder / OPTIMIZER))
-        return RunState(**json.loads((folder / STATE).read_text()))
+        found = json.loads((folder / STATE).read_text())
+        return RunState(**found | {"watch": WatchState(**found["watch"])})
 
 
 def check_resumable(checkpoint: Path, config: RecapConfig, assets: Assets) -> list[str]:
@@ -104,7 +112,7 @@ def check_resumable(checkpoint: Path, config: RecapConfig, assets: Assets) -> li
 
 
 def _is_free(path: Sequence[str | int]) -> bool:
-    return path[0] in FREE or ".".join(map(str, path[:2])) in FREE
+    return any(".".join(map(str, path[:length])) in FREE for length in (1, 2, 3))
 
 
 FREE = {
@@ -117,6 +125,7 @@ FREE = {
     "training.num_eval_steps",
     "training.eval_log_every_n",
     "training.eval_timeout_in_s",
+    "training.watch.stop_after",
     "train_data.source",
     "train_data.num_epochs",
     "train_data.on_bad_data",

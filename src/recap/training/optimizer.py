@@ -1,6 +1,6 @@
 """The optimizer: one parameter group for what towers share, one for each tower, each with its own schedule."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -24,6 +24,17 @@ class ScheduledOptimizer:
         groups = [list(ranker.shared_parameters()), *(list(ranker.tower_parameters(task)) for task in towers)]
         algorithm = config.optimizer.algorithm
         self._names = {parameter: name for name, parameter in ranker.named_parameters()}
+        # λ/2·‖W‖² has the gradient λ·W. It is added here, so that it means the same whatever the algorithm.
+        tables = set(ranker.inputs.embeddings.parameters())
+        l2 = config.optimizer
+        self._penalties = [
+            (parameters, strength)
+            for strength, parameters in (
+                (l2.embedding_l2, [each for each in self._names if each in tables]),
+                (l2.network_l2, [each for each in self._names if each not in tables]),
+            )
+            if strength and parameters
+        ]
         self._adam = torch.optim.Adam(
             [{"params": parameters} for parameters in groups],
             lr=0.0,
@@ -32,18 +43,20 @@ class ScheduledOptimizer:
             fused=True,
         )
 
-    def rates(self, step: int) -> dict[str, float]:
-        """The rate of each group after `step` finished steps."""
-        return {name: learning_rate(schedule, step) for name, schedule in self.schedules.items()}
+    def rates(self, step: int, cut: Callable[[float], float] = lambda rate: rate) -> dict[str, float]:
+        """The rate of each group after `step` finished steps; `cut` is what an unmoved metric makes of a rate."""
+        return {name: cut(learning_rate(schedule, step)) for name, schedule in self.schedules.items()}
 
     def zero_grad(self) -> None:
         """Forget all gradients."""
         self._adam.zero_grad(set_to_none=True)
 
-    def step(self, step: int) -> None:
-        """Move the weights, at the rates that follow `step` finished steps."""
-        for group, rate in zip(self._adam.param_groups, self.rates(step).values(), strict=True):
-            group["lr"] = rate
+    def step(self, rates: Mapping[str, float]) -> None:
+        """Move the weights, at `rates` of the groups."""
+        for group, name in zip(self._adam.param_groups, self.schedules, strict=True):
+            group["lr"] = rates[name]
+        for parameters, strength in self._penalties:
+            _add_to_gradients(parameters, strength)
         self._adam.step()
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -62,3 +75,11 @@ class ScheduledOptimizer:
             parameter = parameters[name]
             device = value.device if key == "step" else parameter.device
             self._adam.state[parameter][key] = value.to(device)
+
+
+def _add_to_gradients(parameters: Sequence[Tensor], strength: float) -> None:
+    """Add `strength` · parameter to the gradient of each that has one: what no loss reads is left alone."""
+    found = [(parameter, parameter.grad) for parameter in parameters if parameter.grad is not None]
+    if found:
+        with torch.no_grad():
+            torch._foreach_add_([grad for _, grad in found], [parameter for parameter, _ in found], alpha=strength)

@@ -20,11 +20,12 @@ from recap.errors import CheckpointError, DataError, InputError, RecapError, Run
 from recap.evaluation.evaluate import Evaluation, evaluate
 from recap.model.directory import verify
 from recap.model.loss import MultiTaskLoss
-from recap.model.saved import CONFIG, SavedModel, build_ranker, find_model_dir, load_weights
+from recap.model.saved import CONFIG, SavedModel, build_ranker, checkpoint_path, find_model_dir, load_weights
 from recap.runtime import seed_torch, start_runtime
 from recap.tracking import Reporter, open_trackers
 from recap.training.checkpoint import Checkpoints, RunState, check_resumable
 from recap.training.optimizer import ScheduledOptimizer
+from recap.training.watch import Watch
 
 
 class Interrupted(RecapError):
@@ -83,6 +84,7 @@ class Trainer:
         self.save_dir = Path(config.training.save_dir)
         self.checkpoints = Checkpoints(self.save_dir)
         self.state = self._restore(accept_changed_data)
+        self.watch = Watch(config.training.watch, self.state.watch)
         (self.save_dir / CONFIG).write_text(dump_config(config), encoding="utf-8")
         self.log_started, self.log_started_step = time.monotonic(), self.state.step
 
@@ -109,10 +111,12 @@ class Trainer:
                         raise DataError("train_data: too few good rows are left for a single step; mend the data")
                     self._log_if_due()
                     self._evaluate_if_due()
-                    if self._due(training.checkpoint_every_n) or self.signals:
+                    self._log_if_due()  # what was seen may have made this step the last
+                    if self._due(training.checkpoint_every_n) or state.best_step == state.step or self.signals:
                         self._save()
                     if self.signals:
                         raise Interrupted(self.signals[0], state.step)
+            self._tell_best()
         finally:
             self.trackers.close()
             self.reporter.stop()
@@ -133,7 +137,7 @@ class Trainer:
             ((per_task.mean() + penalty) * share).backward()
             losses += per_task.detach().cpu().double() * share
         self._refuse_non_finite(losses)
-        self.optimizer.step(state.step)
+        self.optimizer.step(self.optimizer.rates(state.step, self.watch.cut))
         state.step += 1
         for task, loss in zip(self.config.tasks, losses.tolist(), strict=True):
             state.loss_sums[task] = state.loss_sums.get(task, 0.0) + loss
@@ -150,8 +154,8 @@ class Trainer:
             )
 
     def _is_last(self) -> bool:
-        """Whether no step is left: all are done, or each row was seen as often as it should be."""
-        return self.state.step >= self.config.training.num_train_steps or self.stream.ended
+        """Whether no step is left: all are done, each row was seen often enough, or nothing improves any more."""
+        return self.state.step >= self.config.training.num_train_steps or self.stream.ended or self.watch.ended
 
     def _due(self, every: int) -> bool:
         return self.state.step > 0 and (self.state.step % every == 0 or self._is_last())
@@ -167,6 +171,7 @@ class Trainer:
         means = {task: total / state.loss_steps for task, total in state.loss_sums.items()}
         seconds = time.monotonic() - self.log_started
         examples = (state.step - self.log_started_step) * self.stream.batch_rows
+        cut = self.watch.cut
         record = {
             "step": state.step,
             "split": "train",
@@ -175,7 +180,7 @@ class Trainer:
             "examples_per_second": round(examples / seconds, 1) if seconds else None,
             "loss": sum(means.values()) / len(means),
             **{f"loss/{task}": mean for task, mean in means.items()},
-            **{f"rate/{group}": rate for group, rate in self.optimizer.rates(state.step - 1).items()},
+            **{f"rate/{group}": rate for group, rate in self.optimizer.rates(state.step - 1, cut).items()},
         }
         self.trackers.log(record)
         self.reporter.logged(record)
@@ -189,6 +194,7 @@ class Trainer:
             return False
         started = time.monotonic()
         deadline = started + training.eval_timeout_in_s
+        evaluations: dict[str, Evaluation] = {}
         for split, stream in self.validation.items():
             try:
                 evaluation = self._evaluate(split, stream.restarted(), deadline)
@@ -200,13 +206,29 @@ class Trainer:
                     f"{training.eval_timeout_in_s:g} s (training.eval_timeout_in_s); training goes on"
                 )
                 break
+            evaluations[split] = evaluation
             for task, metrics in evaluation.items():
                 finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
                 self.trackers.log({"step": state.step, "split": split, "task": task, **finite})
             self.reporter.evaluated(state.step, split, evaluation)
+        if self.watch.see(evaluations):
+            state.best_step = state.step
         state.evaluated_step = state.step
         self.log_started += time.monotonic() - started  # examples/s are of training alone
         return True
+
+    def _tell_best(self) -> None:
+        """Say where the best model is, and whether waiting for a better one ended the run."""
+        if self.watch.config is None:
+            return
+        best, waited = self.state.best_step, self.state.watch.waited
+        where = f": {checkpoint_path(self.save_dir, best)}" if best is not None else ""
+        self.reporter.say(f"{self.watch.tell(best)}{where}")
+        if self.watch.ended:
+            self.reporter.say(
+                f"stopped after step {self.state.step}: {waited} evaluations without a better value "
+                "(training.watch.stop_after)"
+            )
 
     def _evaluate(self, split: str, stream: BatchStream, deadline: float) -> Evaluation:
         def after_batch(_: int) -> None:

@@ -1,0 +1,255 @@
+"""A watched metric: the best checkpoint is kept, rates are cut, a run ends; all of it resumes bit for bit."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from support import Recorder, feed_config, feed_values
+from torch.testing import assert_close
+from training.runs import assert_same_run, files, interrupt, records
+
+from recap.config.load import config_of
+from recap.config.recap import RecapConfig
+from recap.config.training import CutRatesConfig, WatchConfig
+from recap.errors import CheckpointError, ConfigError
+from recap.evaluation.job import evaluate_run
+from recap.model.saved import checkpoint_path, checkpoint_steps, find_model_dir
+from recap.training.trainer import Interrupted, train
+from recap.training.watch import Watch, WatchState
+
+WATCH = {"metric": "auc", "split": "validation"}
+
+
+def watched(feed: Path, run: Path, watch: dict[str, Any], **training: Any) -> RecapConfig:
+    """A run that is evaluated at every second step, and whose rates are too high to improve for long."""
+    often = {"eval_log_every_n": 2, "num_train_steps": 24, "train_log_every_n": 3, "checkpoint_every_n": 5}
+    constant = {"kind": "constant", "learning_rate": 0.1}
+    optimizer = {"backbone": constant, "towers": {"default": constant}}
+    return feed_config(feed, run, training={**often, **training, "watch": watch}, optimizer=optimizer)
+
+
+def watched_values(run: Path, metric: str = "auc") -> dict[int, float]:
+    """Step → mean of the metric over tasks, as logged."""
+    found: dict[int, list[float]] = {}
+    for record in records(run):
+        if record["split"] == "validation":
+            found.setdefault(record["step"], []).append(record[metric])
+    return {step: sum(values) / len(values) for step, values in found.items()}
+
+
+def see(config: WatchConfig, values: list[float]) -> tuple[list[bool], Watch]:
+    watch = Watch(config, WatchState())
+    return [watch.see({"v": {"t": {config.metric: value}}}) for value in values], watch
+
+
+def test_what_is_better_depends_on_the_metric() -> None:
+    assert see(WatchConfig(metric="auc", split="v"), [0.5, 0.6, 0.55, 0.6, 0.7])[0] == [True, True, False, False, True]
+    assert see(WatchConfig(metric="log_loss", split="v"), [0.5, 0.6, 0.4, math.nan])[0] == [True, False, True, False]
+
+
+@given(st.lists(st.sampled_from([0.1, 0.2, 0.3, 0.4]), min_size=1, max_size=30), st.integers(1, 4))
+def test_a_wait_counts_evaluations_since_the_best_one(values: list[float], patience: int) -> None:
+    config = WatchConfig(metric="auc", split="v", cut_rates=CutRatesConfig(after=patience), stop_after=patience)
+    improved, watch = see(config, values)
+    assert watch.state.waited == improved[::-1].index(True)
+    assert watch.state.best == max(values)
+    assert watch.ended == (watch.state.waited >= patience)
+    waits = "".join("x" if better else "." for better in improved).split("x")
+    assert watch.state.cuts == sum(len(wait) // patience for wait in waits)
+
+
+def test_a_cut_multiplies_rates_down_to_the_lowest_and_never_raises_one() -> None:
+    cuts = CutRatesConfig(factor=0.1, min_rate=1e-5)
+    watch = Watch(WatchConfig(metric="auc", split="v", cut_rates=cuts), WatchState(cuts=2))
+    assert watch.cut(0.1) == pytest.approx(0.001)
+    assert watch.cut(1e-4) == 1e-5
+    assert watch.cut(1e-7) == 1e-7
+    assert Watch(None, WatchState()).cut(0.1) == 0.1
+
+
+def test_the_mean_of_the_named_tasks_is_watched() -> None:
+    watch = Watch(WatchConfig(metric="auc", split="v", tasks=["a", "b"]), WatchState())
+    watch.see({"v": {"a": {"auc": 0.5}, "b": {"auc": 0.7}, "c": {"auc": 0.9}}, "other": {}})
+    assert watch.state.best == pytest.approx(0.6)
+
+
+def test_the_best_checkpoint_is_kept_beside_the_last_and_opened_by_its_word(feed: Path, tmp_path: Path) -> None:
+    run, recorder = tmp_path / "run", Recorder()
+    config = watched(feed, run, WATCH, checkpoint_max_to_keep=1)
+    train(config, recorder)
+    values = watched_values(run)
+    best = max(values, key=lambda step: values[step])
+    assert best < 24, "the run must get worse for this to say anything"
+    assert checkpoint_steps(run) == [best, 24]
+    assert find_model_dir(run, "best") == checkpoint_path(run, best)
+    assert any(f"at step {best}: {checkpoint_path(run, best)}" in text for text in recorder.said)
+    report = evaluate_run(config, run, step="best")
+    assert report.model.name == f"step_{best:08d}"
+    found = [metrics["auc"] for metrics in report.splits["validation"].values()]
+    assert sum(found) / len(found) == pytest.approx(values[best])
+
+
+def test_a_run_ends_when_nothing_improves_and_its_last_step_gets_all(feed: Path, tmp_path: Path) -> None:
+    run, recorder = tmp_path / "run", Recorder()
+    train(watched(feed, run, {**WATCH, "stop_after": 2}, num_train_steps=200), recorder)
+    values, last = watched_values(run), recorder.steps[-1]
+    best = max(values, key=lambda step: values[step])
+    assert last == best + 4 < 200
+    assert recorder.logged_at[-1] == checkpoint_steps(run)[-1] == last
+    assert recorder.said[-1].startswith(f"stopped after step {last}: 2 evaluations without a better value")
+    again = Recorder()
+    assert not train(watched(feed, run, {**WATCH, "stop_after": 2}, num_train_steps=200), again)
+    assert train(watched(feed, run, {**WATCH, "stop_after": 3}, num_train_steps=last + 1), again)
+    assert again.steps == [last + 1]
+
+
+def test_rates_fall_when_nothing_improves(feed: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(
+        watched(
+            feed,
+            run,
+            {**WATCH, "cut_rates": {"factor": 0.5, "min_rate": 0.02}},
+            train_log_every_n=1,
+            num_train_steps=60,
+        ),
+        Recorder(),
+    )
+    best, cuts = -1.0, 0
+    values = watched_values(run)
+    for record in records(run):
+        if record["split"] == "train":
+            assert record["rate/backbone"] == pytest.approx(max(0.1 * 0.5**cuts, 0.02)), record["step"]
+            value = values.get(record["step"])
+            if value is not None:
+                cuts += value <= best
+                best = max(best, value)
+    assert cuts > 2
+
+
+@pytest.mark.parametrize("stops", [[2], [9, 10], [5, 13, 16]])
+def test_a_watched_run_resumes_to_the_very_same_end(feed: Path, tmp_path: Path, stops: list[int]) -> None:
+    watch = {**WATCH, "metric": "log_loss", "tasks": ["like"], "cut_rates": {"after": 2}, "stop_after": 6}
+    whole, stopped = (watched(feed, tmp_path / name, watch) for name in ("whole", "stopped"))
+    train(whole, Recorder())
+    for step in stops:
+        with pytest.raises(Interrupted):
+            train(stopped, Recorder({step: interrupt}))
+    train(stopped, Recorder())
+    last = checkpoint_steps(tmp_path / "whole")[-1]
+    assert_same_run(tmp_path / "whole", tmp_path / "stopped", last)
+    state = json.loads((checkpoint_path(tmp_path / "whole", last) / "state.json").read_text())
+    assert state["watch"]["cuts"] > 0
+    assert state["best_step"] in checkpoint_steps(tmp_path / "stopped")
+
+
+def test_watching_alone_changes_no_weight(feed: Path, tmp_path: Path) -> None:
+    train(watched(feed, tmp_path / "watched", WATCH), Recorder())
+    train(watched(feed, tmp_path / "not", {**WATCH, "metric": "ne"}), Recorder())
+    left, right = (files(tmp_path / name, 24, "weights.safetensors") for name in ("watched", "not"))
+    assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_a_run_that_watched_nothing_has_no_best(feed: Path, tmp_path: Path) -> None:
+    train(feed_config(feed, tmp_path / "run"), Recorder())
+    with pytest.raises(CheckpointError, match="no checkpoint is the best, since no metric was watched"):
+        find_model_dir(tmp_path / "run", "best")
+
+
+@pytest.mark.parametrize(
+    ("watch", "more", "message"),
+    [
+        ({"metric": "ctr"}, {}, "metric: 'ctr' is unknown. Known: log_loss, ne"),
+        (
+            {"split": "validaton"},
+            {},
+            "split: 'validaton' is no validation set of this configuration. Known: validation. Did",
+        ),
+        ({"tasks": ["lik"]}, {}, "'lik' is not evaluated on validation. Known: like, share. Did you mean 'like'"),
+        ({"tasks": ["like", "like"]}, {}, "'like' is named twice"),
+        ({}, {"which_metrics": ["log_loss"]}, "'auc' is not among which_metrics; add it there"),
+    ],
+)
+def test_a_watch_of_what_is_not_there_is_refused(
+    tmp_path: Path, watch: dict[str, Any], more: dict[str, Any], message: str
+) -> None:
+    values = feed_values(tmp_path, tmp_path / "run") | more
+    values["training"]["watch"] = {**WATCH, **watch}
+    with pytest.raises(ConfigError, match=r"training\.watch") as caught:
+        config_of(values)
+    assert message in str(caught.value)
+
+
+def test_grouped_auc_is_watched_only_where_there_are_users(tmp_path: Path) -> None:
+    values = feed_values(tmp_path, tmp_path / "run")
+    values["training"]["watch"] = {**WATCH, "metric": "grouped_auc"}
+    del values["features"]["user"]
+    with pytest.raises(ConfigError, match=r"grouped_auc needs features.user"):
+        config_of(values)
+
+
+def test_l2_adds_the_whole_weight_times_its_strength_to_the_gradient(feed: Path, tmp_path: Path) -> None:
+    """Against Adam's own weight decay, which is that addition, on parameters taken apart by hand."""
+    from recap.data.assets import load_assets
+    from recap.model.saved import build_ranker
+    from recap.training.optimizer import ScheduledOptimizer
+
+    config = feed_config(feed, tmp_path / "run")
+    l2 = config.model_copy(
+        update={"optimizer": config.optimizer.model_copy(update={"embedding_l2": 0.3, "network_l2": 0.02})}
+    )
+    torch.manual_seed(0)
+    ranker = build_ranker(config, load_assets(config.features))
+    slow = build_ranker(config, load_assets(config.features))
+    slow.load_state_dict(ranker.state_dict())
+    tables = [name for name, _ in ranker.named_parameters() if ".tables." in name]
+    assert len(tables) == 2
+    groups = [
+        {
+            "params": [value for name, value in slow.named_parameters() if (name in tables) == is_table],
+            "weight_decay": λ,
+        }
+        for is_table, λ in ((True, 0.3), (False, 0.02))
+    ]
+    adam = torch.optim.Adam(groups, lr=0.01, eps=config.optimizer.algorithm.epsilon)
+    optimizer = ScheduledOptimizer(l2, ranker)
+    for _ in range(3):
+        for parameter, other in zip(ranker.parameters(), slow.parameters(), strict=True):
+            parameter.grad = torch.randn_like(parameter)
+            other.grad = parameter.grad.clone()
+        optimizer.step(dict.fromkeys(optimizer.schedules, 0.01))
+        adam.step()
+    for (name, left), right in zip(ranker.named_parameters(), slow.parameters(), strict=True):
+        assert_close(left, right, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_a_penalty_on_embeddings_shrinks_them_alone(feed: Path, tmp_path: Path) -> None:
+    lengths = {}
+    for name, strength in (("without", 0.0), ("with", 0.1)):
+        config = feed_config(feed, tmp_path / name)
+        optimizer = config.optimizer.model_dump() | {"embedding_l2": strength}
+        train(feed_config(feed, tmp_path / name, optimizer=optimizer), Recorder())
+        weights = files(tmp_path / name, 12, "weights.safetensors")
+        lengths[name] = sum(value.norm() for key, value in weights.items() if ".tables." in key)
+    assert lengths["with"] < lengths["without"]
+
+
+def test_a_parameter_without_a_gradient_is_left_alone_by_a_penalty() -> None:
+    from recap.training.optimizer import _add_to_gradients
+
+    kept, moved = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2))
+    moved.grad = torch.zeros(2)
+    _add_to_gradients([kept, moved], 0.5)
+    assert kept.grad is None
+    assert_close(moved.grad, torch.full((2,), 0.5))
+
+
+def test_state_is_plain_values() -> None:
+    state = WatchState(0.5, 1, 2)
+    assert json.loads(json.dumps(vars(state))) == vars(replace(state))
