@@ -182,7 +182,10 @@ def _input_columns(features: FeaturesConfig) -> Iterator[tuple[Path, str]]:
         yield from ((("features", role, index), column.name) for index, column in enumerate(getattr(features, role)))
     for role in ("discrete", "vectors", "histories"):
         yield from ((("features", role, name), name) for name in getattr(features, role))
-    yield from ((features.place_of(table), table) for table in features.code_spaces if table not in features.discrete)
+    for name, history in features.histories.items():  # as their tables and tensors are called
+        place: Path = ("features", "histories", name)
+        yield (*place, "ids"), f"{name}/ids"
+        yield from (((*place, "attributes", key), f"{name}/attributes/{key}") for key in history.attributes)
 
 
 def _task_problems(config: RecapConfig) -> Disagreements:
