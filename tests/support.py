@@ -63,10 +63,31 @@ def feed_table(rows: int, seed: int = 0) -> pa.Table:
     )
 
 
-def write_feed(folder: Path, *, train_rows: int = 600, validation_rows: int = 250, files: int = 3) -> Path:
+def history_table(rows: int, seed: int = 0) -> pa.Table:
+    """A feed with the id of the post and, of 0 to 7 posts that were watched before, what is known of each."""
+    table, random = feed_table(rows, seed), np.random.default_rng([seed, 1])
+    lengths = random.integers(0, 8, rows)
+    action = random.integers(0, 3, lengths.sum())
+    offsets = pa.array(np.append(0, np.cumsum(lengths)), pa.int32())
+    events = {
+        "watched": random.integers(0, 50, lengths.sum()),
+        "watched_action": action,
+        "watched_language": np.array(LANGUAGES)[action],
+        "watched_gap": np.exp(random.normal(size=lengths.sum()) * 3).astype(np.float32),
+    }
+    table = table.append_column("post", pa.array(random.integers(0, 50, rows)))
+    for name, values in events.items():
+        table = table.append_column(name, pa.ListArray.from_arrays(offsets, pa.array(values)))
+    return table
+
+
+def write_feed(
+    folder: Path, *, train_rows: int = 600, validation_rows: int = 250, files: int = 3, histories: bool = False
+) -> Path:
     """`train/` in several files of several row groups, `validation/` in one, and `languages.parquet`."""
+    make = history_table if histories else feed_table
     for split, rows, count, seed in (("train", train_rows, files, 1), ("validation", validation_rows, 1, 2)):
-        table = feed_table(rows, seed)
+        table = make(rows, seed)
         (folder / split).mkdir(parents=True, exist_ok=True)
         for number in range(count):
             start, end = rows * number // count, rows * (number + 1) // count

@@ -83,7 +83,7 @@ WARM = ["training.initial_checkpoint_dir=null", "training.num_train_steps=1"]
 
 
 def test_every_field_is_read_by_a_job(reads: set[Field], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(write_formats(write_feed(tmp_path / "feed")))
+    monkeypatch.chdir(write_formats(write_feed(tmp_path / "feed", histories=True)))
     run_jobs(tmp_path)
     assert all_fields() - reads == set()
 

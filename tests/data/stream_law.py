@@ -17,6 +17,9 @@ def assert_same(left: Batch, right: Batch) -> None:
             assert torch.equal(first.nan_to_num(), second.nan_to_num()), field.name
     for name, vector in left.vectors.items():
         assert torch.equal(vector, right.vectors[name]), name
+    assert left.histories.keys() == right.histories.keys()
+    for name, events in left.histories.items():
+        assert torch.equal(events.nan_to_num(), right.histories[name].nan_to_num()), name
 
 
 def assert_resumes_everywhere(make: Callable[[], BatchStream], batches: int) -> None:

@@ -16,7 +16,7 @@ from recap.errors import ConfigError
 @pytest.fixture
 def feed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A feed, in which the valid files read."""
-    monkeypatch.chdir(write_formats(write_feed(tmp_path)))
+    monkeypatch.chdir(write_formats(write_feed(tmp_path, histories=True)))
     return tmp_path
 
 
@@ -73,3 +73,31 @@ def test_files_without_a_row_are_told(feed: Path) -> None:
     file = feed / "validation" / "part-0.parquet"
     pq.write_table(pq.read_table(file).slice(0, 0), file)
     assert problems()[0].endswith("validation_data.validation.source.inputs: not a single row in 1 files")
+
+
+def test_what_is_wrong_with_histories_and_shared_tables_is_told_at_their_place(feed: Path) -> None:
+    file = next(file for file in VALID if file.stem == "histories")
+    table = pq.read_table(feed / "train" / "part-0.parquet")
+    place = table.schema.get_field_index("watched_gap")
+    table = table.set_column(place, "watched_gap", pa.array([["x"]] * len(table)))
+    pq.write_table(table.drop_columns(["watched_language"]), feed / "train" / "part-0.parquet")
+    override = "features.histories.languages.ids.vocabulary=nowhere.parquet"
+    with pytest.raises(ConfigError) as caught:
+        check_data(resolve(file, [override]))
+    lines = str(caught.value).replace(f"{file.parent}/", "").splitlines()
+    train = "train/part-0.parquet: column"
+    assert [line.partition(". Known")[0] for line in lines] == [
+        "histories.yaml:10:5: features.histories.languages: nowhere.parquet: vocabulary of 'languages/ids': no such "
+        "file; see features.histories.languages.ids.vocabulary",
+        f"histories.yaml:13:5: features.histories.watched: {train} 'watched_language': is missing; the configuration "
+        "reads it",
+    ]
+
+    pq.write_table(table, feed / "train" / "part-0.parquet")
+    with pytest.raises(ConfigError, match="column 'watched_gap': holds lists of string; numbers are expected here"):
+        check_data(resolve(file))
+
+    pq.write_table(table.drop_columns(["topics", "watched_gap"]), feed / "train" / "part-0.parquet")
+    with pytest.raises(ConfigError) as caught:
+        check_data(resolve(file))
+    assert "histories.yaml:6:5: features.discrete.author: train/part-0.parquet: column 'topics'" in str(caught.value)

@@ -96,7 +96,7 @@ def test_each_column_has_a_word_and_those_left_out_say_why(columns: Columns) -> 
         "is_clicked_at_ms": "another time; an age or an hour made of it can be learned from",
         "day": "null in every row that was looked at",
         "date": "a date in digits; an age or a weekday made of it can be learned from",
-        "history": "lists of varying length are not read",
+        "history": "lists of varying length; if they are past events, put them under histories",
         "place": "struct<x: int64> is not read",
         "version": "always 7",
         "play_time_ms": "named like what is only known after the impression",

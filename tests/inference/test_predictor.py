@@ -2,10 +2,15 @@
 
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from support import Recorder, feed_config, write_feed
+from support import LANGUAGES, Recorder, feed_config, write_feed
 
-from recap.errors import ConfigError
+from recap.config.load import load_config
+from recap.data.convert import convert_files
+from recap.errors import CheckpointError, ConfigError
+from recap.inference.batch import predict_files
 from recap.inference.predictor import Predictor
 from recap.model.saved import find_model_dir
 from recap.training.trainer import train
@@ -45,3 +50,29 @@ def test_what_the_weights_were_trained_for_may_not_change(override: str, line: s
     first, *lines = str(caught.value).splitlines()
     assert first == f"{model}: its weights were trained for other features or another model:"
     assert line in lines
+
+
+def test_histories_are_predicted_with_as_they_were_trained_on_in_every_format(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(write_feed(tmp_path, histories=True))
+    valid = Path(__file__).parents[1] / "config" / "valid" / "histories.yaml"
+    config = load_config(valid, ["training.num_train_steps=1"])
+    train(config, Recorder())
+    pq.write_table(pa.table({"value": ["xx", *LANGUAGES]}), tmp_path / "languages.parquet")
+    with pytest.raises(CheckpointError) as caught:
+        train(load_config(valid), Recorder())
+    assert "features.histories.languages.ids.vocabulary: its strings changed" in str(caught.value)
+    (tmp_path / "languages.parquet").unlink()  # a model carries its own
+    predictor = Predictor.open(find_model_dir(tmp_path / "runs" / "histories"))
+    convert_files(["validation/part-0.parquet"], tmp_path / "lines", "jsonl")
+    predicted = [
+        pq.read_table(predict_files(predictor, [str(file)], tmp_path / f"out-{number}")[0])
+        for number, file in enumerate(["validation/part-0.parquet", next((tmp_path / "lines").iterdir())])
+    ]
+    assert predicted[0].num_rows == 250
+    assert len(predicted[0].column("like").unique()) > 200
+    for one, other in zip(*(table.column("like").to_pylist() for table in predicted), strict=True):
+        assert one == pytest.approx(other, rel=1e-5)
+    with pytest.raises(ConfigError, match=r"features.histories.watched.max_length: 5 → 4"):
+        Predictor.open(find_model_dir(tmp_path / "runs" / "histories"), ["features.histories.watched.max_length=4"])

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 import torch
-from support import feed_table, feed_values
+from support import feed_values, history_table
 
 from recap.config.load import config_of
 from recap.config.recap import RecapConfig
@@ -112,11 +112,45 @@ SHARINGS: dict[str, dict[str, Any]] = {
     "ple": {"kind": "ple", "shared_experts": 1, "task_experts": 2, "levels": 2},
 }
 """Those with a backbone."""
+ENCODERS: dict[str, dict[str, Any]] = {
+    "pooling_mean": {"kind": "pooling"},
+    "pooling_sum": {"kind": "pooling", "mode": "sum"},
+    "pooling_last": {"kind": "pooling", "mode": "last"},
+    "din": {"kind": "din", "target": "post", "layer_sizes": [8]},
+    "din_normalized": {"kind": "din", "target": "post", "layer_sizes": [], "normalize": True},
+    "transformer": {
+        "kind": "transformer",
+        "target": "post",
+        "width": 8,
+        "num_layers": 2,
+        "num_heads": 2,
+        "dropout": {"rate": 0.1},
+    },
+}
+"""Encoders of histories."""
+HISTORY = {
+    "ids": {"column": "watched", "table": "post"},
+    "attributes": {
+        "action": {"column": "watched_action", "size": 3},
+        "gap": {"column": "watched_gap"},
+        "hour": {"column": "watched_action", "table": "hour"},
+    },
+    "max_length": 5,
+}
 OTHERS: dict[str, dict[str, Any]] = {
+    **{f"history_{name}": {"histories": {"watched": {"encoder": each}}} for name, each in ENCODERS.items()},
     "esmm": {"cascade": {"kind": "esmm", "chain": ["like", "share"]}},
     "aitm": {"cascade": {"kind": "aitm", "chain": ["share", "like"], "width": 5}},
 }
 """What else a model can say, by name: laid over the section `model` of `mlp-share_all`."""
+FEATURES: dict[str, dict[str, Any]] = {
+    f"history_{name}": {
+        "discrete": {"hour": {"size": 24}, "post": {"hash": {"buckets": 30}}},
+        "histories": {"watched": HISTORY},
+    }
+    for name in ENCODERS
+}
+"""What is laid over the section `features` for some of them."""
 
 CASES: dict[str, dict[str, Any]] = {
     **{
@@ -142,13 +176,14 @@ def make_config(case: str) -> RecapConfig:
         "tasks": {"like": {"tower": tower, "affine_map": {}}, "share": {"tower": tower, "pos_weight": 2.0}},
         **OTHERS.get(case, {}),
     }
+    values["features"] |= FEATURES.get(case, {})
     return config_of(values)
 
 
 def make_batch(config: RecapConfig, rows: int = 40, seed: int = 0) -> Batch:
     """Rows of a feed as `config` reads them."""
     encoder = RowEncoder(config.features, {"language": pa.array(["en", "ja"])}, config.tasks, config.train_data.labels)
-    return encoder.encode(feed_table(rows, seed), Place("rows"))
+    return encoder.encode(history_table(rows, seed), Place("rows"))
 
 
 def make_ranker(config: RecapConfig, seed: int = 0) -> Ranker:

@@ -1,21 +1,14 @@
 """What the columns of the data are. A column holds a scalar a row, or a fixed-size list of `length` values."""
 
-from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, PlainSerializer, Tag
+from pydantic import BeforeValidator, Field, PlainSerializer
 
-from recap.config.base import BaseConfig, Disagreements, Name, NonNegativeInt, PositiveInt
-
-
-class Position(BaseConfig):
-    """One value of a list column."""
-
-    column: Name
-    """The list column in the data."""
-    index: NonNegativeInt
-    """Which of its values, counted from 0."""
-
+from recap.config.base import BaseConfig, Disagreements, Name, PositiveInt
+from recap.config.discrete import CodeSpace, Discrete, Position, SharedCodes, SharedTable, Vocabulary, is_one_value
+from recap.config.histories import HistoryColumns
+from recap.config.keys import suggest
+from recap.config.node import Path
 
 Dtype = Literal["float32", "bfloat16", "float16", "uint8", "bool"]
 """What numbers may be held as until the model reads them as float32."""
@@ -49,7 +42,7 @@ class Column(BaseConfig):
 
     def checks(self) -> tuple[Disagreements, ...]:
         """More values than there are, and a mask of one."""
-        return self._first_is_there(), _is_one_value(self.of, self.length), self._has_values_to_mask()
+        return self._first_is_there(), is_one_value(self.of, self.length), self._has_values_to_mask()
 
     def _first_is_there(self) -> Disagreements:
         if self.first is not None and self.first > self.length:
@@ -78,11 +71,6 @@ class CarriedColumn(BaseConfig):
     """Its name there, and in the data."""
     of: Position | None = None
     """Where the value stands in the data, if it is no column of its own but one of a list."""
-
-
-def _is_one_value(of: Position | None, length: int) -> Disagreements:
-    if of is not None and length > 1:
-        yield ("length",), f"{length} values cannot be one of {of.column!r}; leave length or of out"
 
 
 def _named(value: object) -> object:
@@ -133,50 +121,6 @@ Vectors = dict[
 ]
 
 
-class IntegerCodes(BaseConfig):
-    """A discrete column of integer codes 0 … size - 1; null and other codes share one unknown bucket."""
-
-    size: PositiveInt
-    """Number of codes."""
-    length: PositiveInt = 1
-    """Codes a row holds, each with its own embedding; above 1 the column is a fixed-size list."""
-    of: Position | None = None
-    """Where the code stands, if it is no column of its own but one of a list."""
-
-    def checks(self) -> tuple[Disagreements, ...]:
-        """One code of a list, and many."""
-        return (_is_one_value(self.of, self.length),)
-
-
-class Vocabulary(BaseConfig):
-    """A discrete column of strings; those missing from the vocabulary share one unknown bucket with null."""
-
-    vocabulary: Name
-    """Parquet file whose first column lists the known strings, each once."""
-    length: PositiveInt = 1
-    """Strings a row holds, each with its own embedding; above 1 the column is a fixed-size list."""
-
-
-def _discrete_kind(value: Any) -> str | None:
-    """Which of the two is meant, by the one key that only it has, misspelt or not."""
-    if isinstance(value, IntegerCodes | Vocabulary) or not isinstance(value, dict):
-        return "a vocabulary" if isinstance(value, Vocabulary) else "integer codes"
-    keys = [str(key) for key in value if key not in ("length", "of")]
-    meant = {"integer codes": get_close_matches("size", keys), "a vocabulary": get_close_matches("vocabulary", keys)}
-    kinds = [kind for kind, near in meant.items() if near]
-    return kinds[0] if len(kinds) == 1 else None
-
-
-Discrete = Annotated[
-    Annotated[IntegerCodes, Tag("integer codes")] | Annotated[Vocabulary, Tag("a vocabulary")],
-    Discriminator(
-        _discrete_kind,
-        custom_error_type="one_of",
-        custom_error_message="exactly one of size and vocabulary must be set",
-    ),
-]
-
-
 class FeaturesConfig(BaseConfig):
     """The section `features`."""
 
@@ -188,12 +132,65 @@ class FeaturesConfig(BaseConfig):
     """Categorical columns, each with an embedding of width `model.embeddings`."""
     vectors: Vectors = {}
     """Pretrained vectors: fixed-size lists of floats, name → length."""
+    histories: dict[Name, HistoryColumns] = {}
+    """Past events of a user, such as the ids of what was watched: lists of any length, read by `model.histories`."""
     ids: Carried = []
     """Columns carried from the input to the predictions, never fed to the model."""
     user: Name | None = None
     """Whose impression a row is: groups rows for grouped metrics, and is carried to the predictions."""
     timestamp: Name | None = None
     """When the impression was served; carried to the predictions."""
+
+    def checks(self) -> tuple[Disagreements, ...]:
+        """Tables that are shared, and names of histories."""
+        return self._tables_are_there(), self._histories_have_plain_names()
+
+    def _tables_are_there(self) -> Disagreements:
+        for path, column in self._coded():
+            if not isinstance(column, SharedTable):
+                continue
+            owner = self.discrete.get(column.table)
+            if isinstance(owner, SharedTable):
+                why = f"{column.table!r} has no table of its own, it uses that of {owner.table!r}; name the owner"
+                yield (*path, "table"), why if path != ("discrete", column.table) else "a feature cannot use its own"
+            elif column.table not in self.discrete:
+                owners = [name for name, each in self.discrete.items() if not isinstance(each, SharedTable)]
+                text = f"{column.table!r} is no discrete feature with a table. {suggest(column.table, owners)}"
+                yield (*path, "table"), text
+
+    def _histories_have_plain_names(self) -> Disagreements:
+        for name in self.histories:
+            if "/" in name:
+                yield ("histories", name), f"{name!r} holds '/', which parts a history from its columns; rename it"
+
+    def _coded(self) -> list[tuple[Path, object]]:
+        """Everything that may have codes, with its place."""
+        found: list[tuple[Path, object]] = [(("discrete", name), column) for name, column in self.discrete.items()]
+        for name, history in self.histories.items():
+            found.append((("histories", name, "ids"), history.ids))
+            found += [(("histories", name, "attributes", key), each) for key, each in history.attributes.items()]
+        return found
+
+    @property
+    def code_spaces(self) -> dict[str, CodeSpace]:
+        """Every code space by the name of its table: those of discrete features, then those of histories.
+
+        Features and events that share a table have none of their own.
+        """
+        return {"/".join(map(str, path[1:])): column for path, column in self._coded() if isinstance(column, CodeSpace)}
+
+    def place_of(self, table: str) -> Path:
+        """Where the code space of a table is declared, from the root of the file."""
+        paths = {"/".join(map(str, path[1:])): path for path, _ in self._coded()}
+        return ("features", *paths[table])
+
+    def table_of(self, name: str, column: SharedCodes) -> str:
+        """The name of the table in which the codes of `column` are rows; `name` is its own."""
+        return column.table if isinstance(column, SharedTable) else name
+
+    def codes_of_a_value(self, table: str) -> int:
+        """Rows of a table that one value stands for: more than 1 where it is hashed more than once."""
+        return self.code_spaces[table].codes
 
     @property
     def carried(self) -> list[CarriedColumn]:
@@ -205,12 +202,14 @@ class FeaturesConfig(BaseConfig):
     def columns(self) -> list[str]:
         """Columns of the data that the model's inputs are made of, each once."""
         parts = {column.name: column.of for column in (*self.continuous, *self.binary)}
-        parts |= {name: discrete.of for name, discrete in self.discrete.items() if isinstance(discrete, IntegerCodes)}
-        named = [(parts.get(name), name) for name in self.inputs]
-        return list(dict.fromkeys(name if of is None else of.column for of, name in named))
+        parts |= {name: discrete.of for name, discrete in self.discrete.items() if not isinstance(discrete, Vocabulary)}
+        plain = [name for name in self.inputs if name not in self.histories]
+        named = [(parts.get(name), name) for name in plain]
+        events = [column for history in self.histories.values() for column in history.columns]
+        return list(dict.fromkeys([*(name if of is None else of.column for of, name in named), *events]))
 
     @property
     def inputs(self) -> list[str]:
         """What the model reads, in the order of its input."""
         numeric = [column.name for column in (*self.continuous, *self.binary)]
-        return [*numeric, *self.discrete, *self.vectors]
+        return [*numeric, *self.discrete, *self.vectors, *self.histories]

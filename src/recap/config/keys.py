@@ -18,8 +18,15 @@ def keys_at(root: type[BaseModel], path: Path, raw: Any) -> list[str]:
     models = [each for each in _annotations_at(root, path) if is_model(each)]
     stated = where if isinstance(where, dict) else {}
     chosen = [model for model in models if stated.get("kind") is not None and stated["kind"] in kinds(model)]
-    chosen = chosen or [model for model in models if len(models) > 1 and _required(model) <= stated.keys()] or models
+    chosen = chosen or (_nearest(models, list(map(str, stated))) if len(models) > 1 else models) or models
     return list(dict.fromkeys(name for model in chosen for name in model.model_fields))
+
+
+def _nearest(models: list[type[BaseModel]], stated: list[str]) -> list[type[BaseModel]]:
+    """The models whose required keys are stated, misspelt or not; of these, those that require the most."""
+    fitting = [model for model in models if all(get_close_matches(key, stated) for key in _required(model))]
+    most = max((len(_required(model)) for model in fitting), default=0)
+    return [model for model in fitting if len(_required(model)) == most]
 
 
 def is_table(root: type[BaseModel], path: Path) -> bool:

@@ -81,7 +81,8 @@ def differences(old: RecapConfig, new: RecapConfig) -> dict[Path, tuple[Any, Any
     return dict(_differences((), _values(old), _values(new)))
 
 
-_ORDERED: set[Path] = {("features", "discrete"), ("features", "vectors"), ("model", "tasks")}
+_INPUTS = ("discrete", "vectors", "histories")
+_ORDERED: set[Path] = {*(("features", role) for role in _INPUTS), ("model", "tasks")}
 """Mappings whose order is that of inputs or outputs of the model."""
 
 

@@ -17,6 +17,7 @@ from recap.config.backbones import (
 from recap.config.base import BaseConfig, Disagreements, Name, NonNegativeInt, PositiveFloat, PositiveInt
 from recap.config.cascade import CascadeConfig
 from recap.config.featurization import DoubleNormLogConfig
+from recap.config.histories import HistoryModelConfig
 from recap.config.keys import suggest
 from recap.config.network import BatchNormConfig, DropoutConfig, rates_fit
 from recap.config.sharing import SHARED, CgcConfig, PleConfig, ShareNoneConfig, SharingConfig
@@ -78,7 +79,10 @@ class ModelConfig(BaseConfig):
     featurization: DoubleNormLogConfig = DoubleNormLogConfig()
     """What makes numbers of any magnitude fit for a network."""
     embeddings: dict[Name, NonNegativeInt] = {}
-    """Embedding width of each discrete feature; `default` stands for those not named, 0 leaves one out."""
+    """Embedding width of each discrete feature, and of each history whose ids have a table of their own; `default`
+    stands for those not named, 0 leaves a feature out."""
+    histories: dict[Name, HistoryModelConfig] = {}
+    """What becomes of each history; `default` stands for those not named."""
     backbone: BackboneConfig | None = None
     """The network that tasks share; required by every sharing but share_none."""
     sharing: SharingConfig = ShareNoneConfig(kind="share_none")

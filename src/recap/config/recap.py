@@ -10,7 +10,9 @@ from recap.config.backbones import DlrmConfig
 from recap.config.base import BaseConfig, Disagreements, Name, WholeConfig
 from recap.config.cascade import AitmConfig, EsmmConfig
 from recap.config.data import DataConfig, TrainDataConfig, ValidationDataConfig
+from recap.config.discrete import SharedTable
 from recap.config.features import FeaturesConfig
+from recap.config.histories import HistoryColumns, PoolingConfig
 from recap.config.keys import suggest
 from recap.config.metrics import MetricName
 from recap.config.model import ModelConfig
@@ -59,6 +61,7 @@ class RecapConfig(WholeConfig):
             _column_problems(self),
             _embedding_problems(self),
             _product_problems(self),
+            _history_problems(self),
             _task_problems(self),
             _chain_problems(self),
             _metric_problems(self),
@@ -101,21 +104,83 @@ def _column_problems(config: RecapConfig) -> Disagreements:
         seen.add(name)
     if not seen:
         yield ("features",), "no column feeds the model; name some under continuous, binary, discrete or vectors"
-    if DEFAULT in features.discrete:
-        yield ("features", "discrete", DEFAULT), "'default' is a reserved name; rename the column"
+    for role in ("discrete", "histories"):
+        if DEFAULT in getattr(features, role):
+            yield ("features", role, DEFAULT), "'default' is a reserved name; rename the column"
+    for name, history in features.histories.items():
+        for column in history.columns:
+            if column in config.model.tasks:
+                yield ("features", "histories", name), f"{column!r} is a task, so its column is a label and no history"
 
 
 def _embedding_problems(config: RecapConfig) -> Disagreements:
     features, widths = config.features, config.model.embeddings
-    for name in features.discrete:
+    owners = {name: "discrete feature" for name, each in features.discrete.items() if not isinstance(each, SharedTable)}
+    owners |= {name: "history" for name, each in features.histories.items() if not isinstance(each.ids, SharedTable)}
+    sharing = {name: each.table for name, each in features.discrete.items() if isinstance(each, SharedTable)}
+    sharing |= {name: each.ids.table for name, each in features.histories.items() if isinstance(each.ids, SharedTable)}
+    for name, what in owners.items():
         if name not in widths and DEFAULT not in widths:
             yield (
                 ("model", "embeddings"),
-                f"no width for discrete feature {name!r}; add '{name}: WIDTH' or 'default: WIDTH'",
+                f"no width for {what} {name!r}; add '{name}: WIDTH' or 'default: WIDTH'",
             )
     for name in widths:
-        if name not in features.discrete and name != DEFAULT:
-            yield ("model", "embeddings", name), _unknown(name, "discrete feature", list(features.discrete))
+        if name in sharing:
+            why = f"{name!r} uses the table of {sharing[name]!r}, and has its width; leave this one out"
+            yield ("model", "embeddings", name), why
+        elif name not in owners and name != DEFAULT:
+            yield ("model", "embeddings", name), _unknown(name, "discrete feature", list(owners))
+
+
+def _history_problems(config: RecapConfig) -> Disagreements:
+    features, models = config.features, config.model.histories
+    for name in models:
+        if name not in features.histories and name != DEFAULT:
+            yield ("model", "histories", name), _unknown(name, "history", list(features.histories))
+    for name, history in features.histories.items():
+        if name not in models and DEFAULT not in models:
+            advice = f"add '{name}: {{encoder: {{kind: …}}}}' or 'default: {{…}}'"
+            yield ("model", "histories"), f"no encoder for history {name!r}; {advice}"
+            continue
+        place: Path = ("model", "histories", name if name in models else DEFAULT, "encoder")
+        encoder = models[name if name in models else DEFAULT].encoder
+        if not isinstance(encoder, PoolingConfig):
+            yield from (((*place, "target"), text) for text in _target_problems(config, name, history, encoder.target))
+        for table in _tables_of(history, name):
+            if config.model.embeddings.get(table, config.model.embeddings.get(DEFAULT)) == 0:
+                where = table if table in config.model.embeddings else DEFAULT
+                text = f"width 0 leaves out the table of {table!r}, which history {name!r} reads; give it a width"
+                yield ("model", "embeddings", where), text
+
+
+def _tables_of(history: HistoryColumns, name: str) -> list[str]:
+    """Whose tables the events of a history are rows of, by the names that have widths."""
+    ids = [history.ids.table if isinstance(history.ids, SharedTable) else name]
+    return list(dict.fromkeys([*ids, *(each.table for each in _shared(history))]))
+
+
+def _shared(history: HistoryColumns) -> list[SharedTable]:
+    return [each for each in history.attributes.values() if isinstance(each, SharedTable)]
+
+
+def _target_problems(config: RecapConfig, name: str, history: HistoryColumns, target: str) -> Iterator[str]:
+    discrete = config.features.discrete
+    if not isinstance(history.ids, SharedTable):
+        yield (
+            f"the ids of history {name!r} have a table of their own, so no candidate can be compared to them; say "
+            f"'ids: {{column: …, table: {target}}}'"
+        )
+    elif target not in discrete:
+        yield _unknown(target, "discrete feature", list(discrete))
+    else:
+        found = discrete[target]
+        table = found.table if isinstance(found, SharedTable) else target
+        if table != history.ids.table:
+            ids = history.ids.table
+            yield f"{target!r} uses the table of {table!r}, but the ids of history {name!r} use that of {ids!r}"
+        if found.length > 1:
+            yield f"{target!r} holds {found.length} values a row; the candidate must be one"
 
 
 def _product_problems(config: RecapConfig) -> Disagreements:
@@ -159,7 +224,11 @@ def _networks(config: RecapConfig) -> Iterator[tuple[Path, Any, bool]]:
 def _embedding_widths(config: RecapConfig) -> dict[str, int]:
     """Of each discrete feature that has an embedding."""
     said = config.model.embeddings
-    widths = {name: said.get(name, said.get(DEFAULT, 0)) for name in config.features.discrete}
+    owners = {
+        name: discrete.table if isinstance(discrete, SharedTable) else name
+        for name, discrete in config.features.discrete.items()
+    }
+    widths = {name: said.get(owner, said.get(DEFAULT, 0)) for name, owner in owners.items()}
     return {name: width for name, width in widths.items() if width}
 
 
@@ -167,8 +236,12 @@ def _input_columns(features: FeaturesConfig) -> Iterator[tuple[Path, str]]:
     """The columns the model reads, with the place that names each."""
     for role in ("continuous", "binary"):
         yield from ((("features", role, index), column.name) for index, column in enumerate(getattr(features, role)))
-    for role in ("discrete", "vectors"):
+    for role in ("discrete", "vectors", "histories"):
         yield from ((("features", role, name), name) for name in getattr(features, role))
+    for name, history in features.histories.items():  # as their tables and tensors are called
+        place: Path = ("features", "histories", name)
+        yield (*place, "ids"), f"{name}/ids"
+        yield from (((*place, "attributes", key), f"{name}/attributes/{key}") for key in history.attributes)
 
 
 def _task_problems(config: RecapConfig) -> Disagreements:

@@ -6,18 +6,22 @@ A vocabulary: the code of a string = its row + 1; code 0 is the unknown bucket. 
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
+from typing import assert_never
 from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recap.config.features import Column, FeaturesConfig, Vocabulary
+from recap.config.discrete import CodeSpace, HashSpace, IntegerSpace, VocabularySpace
+from recap.config.features import Column, FeaturesConfig
+from recap.config.node import dotted
 from recap.data.sources.files import open_file, read_whole
 from recap.errors import DataError
 
 Assets = Mapping[str, pa.Array]
-"""Feature name → its known strings in order of code (string array), or which of its values are kept (boolean array)."""
+"""Name → the known strings of a feature, or of a history's table, in order of code (string array), or which values of a
+feature are kept (boolean array)."""
 
 
 def load_assets(features: FeaturesConfig, model_dir: Path | None = None) -> Assets:
@@ -26,9 +30,11 @@ def load_assets(features: FeaturesConfig, model_dir: Path | None = None) -> Asse
     Raises DataError for files that cannot be read or do not fit.
     """
     vocabularies = {
-        name: _load_vocabulary(str(asset_path(model_dir, name)) if model_dir else discrete.vocabulary, name)
-        for name, discrete in features.discrete.items()
-        if isinstance(discrete, Vocabulary)
+        name: _load_vocabulary(
+            str(asset_path(model_dir, name)) if model_dir else space.vocabulary, name, dotted(features.place_of(name))
+        )
+        for name, space in features.code_spaces.items()
+        if isinstance(space, VocabularySpace)
     }
     masks = {
         column.name: _load_mask(column) if model_dir is None else _carried_mask(asset_path(model_dir, column.name))
@@ -39,11 +45,21 @@ def load_assets(features: FeaturesConfig, model_dir: Path | None = None) -> Asse
 
 
 def discrete_sizes(features: FeaturesConfig, assets: Assets) -> dict[str, int]:
-    """Known codes of every discrete feature, without the unknown bucket."""
-    return {
-        name: len(assets[name]) if isinstance(discrete, Vocabulary) else discrete.size
-        for name, discrete in features.discrete.items()
-    }
+    """Known codes of every table, without the unknown bucket."""
+    return {name: _size(space, assets.get(name)) for name, space in features.code_spaces.items()}
+
+
+def _size(space: CodeSpace, vocabulary: pa.Array | None) -> int:
+    match space:
+        case IntegerSpace():
+            return space.size
+        case VocabularySpace():
+            assert vocabulary is not None
+            return len(vocabulary)
+        case HashSpace():
+            return space.hash.buckets
+        case _:
+            assert_never(space)
 
 
 def column_width(column: Column, assets: Assets) -> int:
@@ -83,13 +99,13 @@ def _carried_mask(path: Path) -> pa.Array:
     return pq.read_table(path).column(0).combine_chunks()
 
 
-def _load_vocabulary(path: str, name: str) -> pa.Array:
+def _load_vocabulary(path: str, name: str, place: str) -> pa.Array:
     where = f"{path}: vocabulary of {name!r}"
     try:
         with open_file(path) as stream:
             table = pq.read_table(stream)
     except FileNotFoundError:
-        raise DataError(f"{where}: no such file; see features.discrete.{name}.vocabulary") from None
+        raise DataError(f"{where}: no such file; see {place}.vocabulary") from None
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{where}: not readable as Parquet ({error})") from None
     if table.num_columns == 0:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ class Batch:
     labels: Tensor | None = None  # [B, T] float32, 0 or 1
     weights: Tensor | None = None  # [B, T] float32, ≥ 0
     user: Tensor | None = None  # [B] int64, equal for rows of one user
+    histories: Mapping[str, Tensor] = field(default_factory=dict)  # as `encode_history` names them; padded to [B, L, …]
 
     def __len__(self) -> int:
         return self.continuous.shape[0]
@@ -48,7 +49,7 @@ class Batch:
         tensors = [getattr(self, field.name) for field in fields(self)]
         return sum(
             tensor.element_size() * math.prod(tensor.shape[1:])
-            for tensor in (*tensors, *self.vectors.values())
+            for tensor in (*tensors, *self.vectors.values(), *self.histories.values())
             if isinstance(tensor, Tensor)
         )
 
@@ -59,7 +60,8 @@ class Batch:
             if isinstance(value := getattr(self, field.name), Tensor)
         }
         vectors = {name: function(tensor) for name, tensor in self.vectors.items()}
-        return replace(self, **changed, vectors=vectors)
+        histories = {name: function(tensor) for name, tensor in self.histories.items()}
+        return replace(self, **changed, vectors=vectors, histories=histories)
 
 
 Pick = tuple[Batch, slice | npt.NDArray[np.int64]]
@@ -77,7 +79,10 @@ def assemble(picks: Sequence[Pick]) -> Batch:
         if isinstance(getattr(first, field.name), Tensor)
     }
     vectors = {name: _assemble([(batch.vectors[name], chosen) for batch, chosen in picks]) for name in first.vectors}
-    return replace(first, **joined, vectors=vectors)
+    histories = {
+        name: _assemble([(batch.histories[name], chosen) for batch, chosen in picks]) for name in first.histories
+    }
+    return replace(first, **joined, vectors=vectors, histories=histories)
 
 
 def _assemble(picks: Sequence[tuple[Tensor, slice | npt.NDArray[np.int64]]]) -> Tensor:

@@ -1,9 +1,10 @@
 """What `recap config check --data` looks at: every file and column that a configuration names, without reading rows."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from recap.config.data import Inputs
-from recap.config.features import FeaturesConfig, IntegerCodes
+from recap.config.discrete import Discrete, SharedTable, VocabularySpace
+from recap.config.features import FeaturesConfig
 from recap.config.load import Resolved
 from recap.config.node import Path, dotted
 from recap.config.problems import in_order, origin_at
@@ -97,6 +98,8 @@ def _features_with_assets(features: FeaturesConfig) -> Iterator[tuple[Path, Feat
         yield ("features", "continuous", index, "mask"), FeaturesConfig(continuous=[column])
     for index, column in enumerate(features.binary):
         yield ("features", "binary", index, "mask"), FeaturesConfig(binary=[column])
+    for name, history in features.histories.items():
+        yield ("features", "histories", name), FeaturesConfig(histories={name: history})
 
 
 def _feature_parts(features: FeaturesConfig, assets: Assets) -> Iterator[tuple[Path, RowEncoder]]:
@@ -106,8 +109,27 @@ def _feature_parts(features: FeaturesConfig, assets: Assets) -> Iterator[tuple[P
     for index, column in enumerate(features.binary):
         if column.mask is None or column.name in assets:
             yield ("features", "binary", index), RowEncoder(FeaturesConfig(binary=[column]), assets)
-    for name, discrete in features.discrete.items():
-        if isinstance(discrete, IntegerCodes) or name in assets:
-            yield ("features", "discrete", name), RowEncoder(FeaturesConfig(discrete={name: discrete}), assets)
+    # Those that have a table come before those that use it: what is wrong with them is told of them.
+    for name, discrete in sorted(features.discrete.items(), key=lambda item: isinstance(item[1], SharedTable)):
+        part = FeaturesConfig(discrete={name: discrete} | _owners(features, [discrete]))
+        if _are_known(part, assets):
+            yield ("features", "discrete", name), RowEncoder(part, assets)
+    for name, history in features.histories.items():
+        owners = _owners(features, [history.ids, *history.attributes.values()])
+        part = FeaturesConfig(discrete=owners, histories={name: history})
+        if _are_known(part, assets):
+            yield ("features", "histories", name), RowEncoder(part, assets)
     for name, vector in features.vectors.items():
         yield ("features", "vectors", name), RowEncoder(FeaturesConfig(vectors={name: vector}), {})
+
+
+def _owners(features: FeaturesConfig, columns: Iterable[object]) -> dict[str, Discrete]:
+    """The features whose tables `columns` use."""
+    tables = [column.table for column in columns if isinstance(column, SharedTable)]
+    return {table: features.discrete[table] for table in tables}
+
+
+def _are_known(features: FeaturesConfig, assets: Assets) -> bool:
+    """Whether every vocabulary is there."""
+    spaces = features.code_spaces.items()
+    return all(name in assets for name, space in spaces if isinstance(space, VocabularySpace))

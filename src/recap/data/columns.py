@@ -7,7 +7,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recap.config.features import CarriedColumn, Position
+from recap.config.discrete import Position
+from recap.config.features import CarriedColumn
 from recap.data.place import Place
 
 
@@ -21,15 +22,11 @@ def values_of(
     """
     if of is not None:
         return element(table.column(of.column), of, place), None
-    column = table.column(name)
-    if column.num_chunks == 1:
-        array = column.chunk(0)  # as it is: joining would copy it
-    else:
-        array = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+    array = whole(table.column(name))
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
     fixed = pa.types.is_fixed_size_list(array.type)
-    if not (fixed or pa.types.is_list(array.type) or pa.types.is_large_list(array.type)):
+    if not is_list(array.type):
         if length != 1:
             raise place.error(name, f"holds {array.type}; lists of {length} values are expected")
         return array, None
@@ -45,10 +42,22 @@ def values_of(
     return array.flatten(), valid
 
 
+def whole(column: pa.ChunkedArray) -> pa.Array:
+    """A column in one piece."""
+    if column.num_chunks == 1:
+        return column.chunk(0)  # as it is: joining would copy it
+    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Whether values of a type are lists, of one length or many."""
+    return bool(pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind))
+
+
 def element(column: pa.ChunkedArray, of: Position, place: Place) -> pa.Array:
     """One value of every list; null where the list is. Raises DataError where a list is too short."""
     kind = column.type
-    if not (pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind)):
+    if not is_list(kind):
         raise place.error(of.column, f"holds {kind}; lists are expected, of which value {of.index} is read")
     lengths = pc.list_value_length(column).fill_null(of.index + 1).to_numpy()
     if pa.types.is_fixed_size_list(kind) and kind.list_size <= of.index:
@@ -81,14 +90,15 @@ def milliseconds(table: pa.Table, name: str, needed: npt.NDArray[np.bool_], plac
     return times
 
 
-def as_text(values: pa.Array, name: str, place: Place) -> pa.Array:
-    """Bytes as the text they are in UTF-8; anything else as it is."""
+def as_text(values: pa.Array, name: str, place: Place, rows: npt.NDArray[np.int64] | None = None) -> pa.Array:
+    """Bytes as the text they are in UTF-8; anything else as it is. `rows` of the values, if each is not one."""
     if not (pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type)):
         return values
     try:
         return values.cast(pa.string())
     except pa.ArrowException:
-        wrong = [row for row, text in enumerate(values.to_pylist()) if text is not None and not _is_text(text)]
+        texts = zip(range(len(values)) if rows is None else rows.tolist(), values.to_pylist(), strict=True)
+        wrong = list(dict.fromkeys(row for row, text in texts if text is not None and not _is_text(text)))
         raise place.error(name, "holds bytes that are no UTF-8 text", wrong) from None
 
 

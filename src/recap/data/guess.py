@@ -145,7 +145,8 @@ def _place_list(columns: Columns, name: str, lists: pa.Array) -> None:
     lengths = pc.unique(pc.list_value_length(lists)).to_pylist()
     flat = lists.flatten()
     if len(lengths) > 1 or not lengths[0]:
-        word = "lists of varying length are not read" if len(lengths) > 1 else "empty lists say nothing"
+        varying = "lists of varying length; if they are past events, put them under histories"
+        word = varying if len(lengths) > 1 else "empty lists say nothing"
     elif pa.types.is_floating(flat.type) and not _is_finite(flat):
         word = f"lists of {lengths[0]} floats, some of them not finite"
     elif pa.types.is_floating(flat.type):

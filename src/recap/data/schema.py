@@ -2,23 +2,24 @@
 
 from collections.abc import Mapping, Sequence
 from functools import reduce
-from hashlib import blake2b
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
 from recap.config.data import DataConfig, DataTaskConfig, RectifyLabelsConfig
-from recap.config.features import Column, FeaturesConfig, IntegerCodes, VectorColumn
+from recap.config.discrete import Vocabulary
+from recap.config.features import Column, FeaturesConfig, VectorColumn
 from recap.config.keys import suggest
 from recap.config.recap import JobMode, RecapConfig
 from recap.data.assets import Assets
 from recap.data.batch import Batch
+from recap.data.codes import arrow_type, codes_of
 from recap.data.columns import as_text, is_number, milliseconds, rows_where, spread, values_of
-from recap.data.memory import new_array
+from recap.data.hashing import hash_texts
+from recap.data.histories import encode_history, event_types
 from recap.data.place import Place
 
 Floats = npt.NDArray[np.float32]
@@ -89,22 +90,24 @@ class RowEncoder:
         numeric = [column for column in (*features.continuous, *features.binary) if column.of is None]
         numbers = [(column.name, column.length, pa.float64()) for column in numeric]
         numbers += [(name, vector.length, pa.float32()) for name, vector in features.vectors.items()]
+        spaces = features.code_spaces
         numbers += [
-            (name, discrete.length, pa.int64() if isinstance(discrete, IntegerCodes) else pa.string())
+            (name, discrete.length, arrow_type(spaces[features.table_of(name, discrete)]))
             for name, discrete in features.discrete.items()
             if name in features.columns
         ]
+        numbers += [(column, -1, kind) for name in features.histories for column, kind in event_types(name, features)]
         numbers += [(task, 1, pa.float64()) for task in self.labels or ()]
         numbers += [(name, 1, pa.int64()) for name in self._times]
-        return {name: kind if length == 1 else pa.list_(kind) for name, length, kind in numbers}
+        known = [(name, length, kind) for name, length, kind in numbers if kind is not None]
+        return {name: kind if length == 1 else pa.list_(kind) for name, length, kind in known}
 
     def empty(self) -> Batch:
         """A batch of no rows."""
-        kinds = self.types
-        others = pa.list_(pa.int64())  # a column of which single values are read
-        fields = [
-            (name, kinds.get(name, pa.int64() if name == self.features.user else others)) for name in self.columns
-        ]
+        kinds, discrete = self.types, self.features.discrete
+        scalars = {name for name, each in discrete.items() if each.length == 1} | {self.features.user}
+        others = pa.list_(pa.int64())  # a column of which single values are read, or lists that are hashed
+        fields = [(name, kinds.get(name, pa.int64() if name in scalars else others)) for name in self.columns]
         return self.encode(pa.schema(fields).empty_table(), Place("nothing"))
 
     def check(self, schema: pa.Schema, file: str) -> None:
@@ -123,6 +126,7 @@ class RowEncoder:
         features = self.features
         rows = table.num_rows
         discrete = [torch.from_numpy(self._codes(table, name, place)) for name in features.discrete]
+        histories = [encode_history(table, name, features, self.assets, place) for name in features.histories]
         labels = self._labels(table, place) if self.labels is not None else None
         return Batch(
             continuous=self._block(table, features.continuous, place),
@@ -132,6 +136,7 @@ class RowEncoder:
             labels=torch.from_numpy(np.nan_to_num(labels)) if labels is not None else None,
             weights=torch.from_numpy(self._weights(labels)) if labels is not None else None,
             user=self._user(table, place) if self.labels is not None and features.user is not None else None,
+            histories={name: tensor for history in histories for name, tensor in history.items()},
         )
 
     def _block(self, table: pa.Table, columns: Sequence[Column], place: Place, *, binary: bool = False) -> Tensor:
@@ -171,28 +176,15 @@ class RowEncoder:
         return shared.reshape(-1, column.length)[:, : column.read]
 
     def _codes(self, table: pa.Table, name: str, place: Place) -> npt.NDArray[np.int64]:
-        """[B, length] int64: 0 for unknown, code + 1 for the others."""
+        """[B, length · codes of a value] int64: 0 for unknown, code + 1 for the others."""
         discrete = self.features.discrete[name]
-        of = discrete.of if isinstance(discrete, IntegerCodes) else None
+        of = None if isinstance(discrete, Vocabulary) else discrete.of
         values, valid = values_of(table, name, discrete.length, place, of)
-        if isinstance(discrete, IntegerCodes):
-            if not pa.types.is_integer(values.type):
-                hint = f"integer codes 0 to {discrete.size - 1} are expected; strings need a vocabulary"
-                raise place.error(name, f"holds {values.type}; {hint}")
-            known = values.fill_null(0).to_numpy(zero_copy_only=False)
-            codes: npt.NDArray[np.int64] = new_array(known.shape, np.int64)
-            np.add(known, 1, out=codes, dtype=np.int64, casting="unsafe")
-            np.putmask(codes, (codes < 0) | (codes > discrete.size), 0)
-            if values.null_count:
-                np.putmask(codes, values.is_null().to_numpy(zero_copy_only=False), 0)
-        else:
-            values = as_text(values, name, place)
-            if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
-                raise place.error(name, f"holds {values.type}; it has a vocabulary, so strings are expected")
-            vocabulary = self.assets[name].cast(values.type)
-            index = pc.index_in(values, value_set=vocabulary).fill_null(-1)
-            codes = index.to_numpy(zero_copy_only=False).astype(np.int64) + 1
-        return spread(codes, valid, discrete.length, 0)
+        owner = self.features.table_of(name, discrete)
+        space = self.features.code_spaces[owner]
+        rows = np.arange(table.num_rows) if valid is None else np.flatnonzero(valid)
+        codes = codes_of(values, space, self.assets.get(owner), name, place, np.repeat(rows, discrete.length))
+        return spread(codes, valid, discrete.length * space.codes, 0)
 
     def _labels(self, table: pa.Table, place: Place) -> Floats:
         """[B, T] float32; NaN where a label is missing, for all rows of tasks that have none in this data set."""
@@ -242,9 +234,7 @@ class RowEncoder:
             raise place.error(name, "is null; every row needs a user", rows_where(nulls))
         values = as_text(values, name, place)
         if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
-            encoded = values.dictionary_encode()
-            hashed = np.array([_hash(text) for text in encoded.dictionary.to_pylist()], np.int64)
-            users = hashed[encoded.indices.to_numpy()] if len(values) else hashed
+            users = hash_texts(values)
         elif pa.types.is_integer(values.type):
             users = values.to_numpy(zero_copy_only=False).astype(np.int64)
         else:
@@ -309,7 +299,3 @@ def _check_zero_or_one(values: Floats, column: str, place: Place, hint: str, *, 
         bad = float(values[wrong[0]][~good[wrong[0]]][0])
         found = "null or NaN" if np.isnan(bad) else f"{bad:g}"
         raise place.error(column, f"found {found}, expected 0 or 1; {hint}", wrong)
-
-
-def _hash(text: str) -> int:
-    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)

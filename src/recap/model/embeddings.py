@@ -1,10 +1,12 @@
-"""Discrete columns → embeddings, learned with the rest of the model."""
+"""Discrete values → embeddings, learned with the rest of the model; it owns every table, also those of histories."""
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from recap.config.discrete import SharedTable
 from recap.config.features import FeaturesConfig
 from recap.config.optimizer import DEFAULT
 from recap.model.names import NamedModules
@@ -13,34 +15,72 @@ INITIAL_DEVIATION = 0.01
 """Rows start close to zero, so that a rarely seen code says little until it has been learned."""
 
 
+class _Feature(NamedTuple):
+    """Which columns of [B, D] are the codes of a feature, and of which table."""
+
+    table: str
+    columns: slice
+    length: int
+    codes: int
+    """Of each of its values."""
+
+
 class DiscreteEmbeddings(nn.Module):
-    """One table a feature, with a row for each code and row 0 for everything unknown, which starts at zero.
+    """One table a code space, with a row for each code and row 0 for everything unknown, which starts at zero.
 
     [B, D] int64 codes → [B, Σ length · width] float32, features in the order of the configuration.
     """
 
     def __init__(self, features: FeaturesConfig, widths: Mapping[str, int], sizes: Mapping[str, int]) -> None:
-        """`widths` by feature name or `default`; 0 leaves a feature out. `sizes`: known codes of each."""
+        """`widths` by feature name or `default`; 0 leaves a feature out. `sizes`: known codes of each table.
+
+        The events of a history are of one width: that of the table of its ids.
+        """
         super().__init__()
-        tables: dict[str, nn.Module] = {}
-        self.columns: list[slice] = []
         self.widths: list[int] = []
-        start = 0
-        for name, discrete in features.discrete.items():
-            width = widths[name] if name in widths else widths[DEFAULT]
+        self.width_of: dict[str, int] = {}
+        tables: dict[str, nn.Module] = {}
+        for name in features.code_spaces:
+            width = self.width_of[name] = _width(features, widths, name)
             if width:
                 table = nn.Embedding(sizes[name] + 1, width)
                 nn.init.normal_(table.weight, std=INITIAL_DEVIATION)
                 with torch.no_grad():
                     table.weight[0] = 0.0
                 tables[name] = table
-                self.columns.append(slice(start, start + discrete.length))
-                self.widths += [width] * discrete.length
-            start += discrete.length
         self.tables = NamedModules(tables)
+        self.features: dict[str, _Feature] = {}
+        start = 0
+        for name, discrete in features.discrete.items():
+            owner = features.table_of(name, discrete)
+            codes = features.codes_of_a_value(owner)
+            end = start + discrete.length * codes
+            if self.width_of[owner]:
+                self.features[name] = _Feature(owner, slice(start, end), discrete.length, codes)
+                self.widths += [self.width_of[owner]] * discrete.length
+            start = end
+
+    def rows(self, table: str, codes: Tensor) -> Tensor:
+        """[…, codes of a value] int64 → […, width] float32: the sum of the rows that a value stands for."""
+        found: Tensor = self.tables.named(table)(codes)
+        return found.sum(dim=-2)
+
+    def of_feature(self, name: str, discrete: Tensor) -> Tensor:
+        """One feature that has an embedding, [B, D] → [B, length, width]."""
+        table, columns, length, codes = self.features[name]
+        return self.rows(table, discrete[:, columns].reshape(-1, length, codes))
 
     def forward(self, discrete: Tensor) -> Tensor:
         """[B, D] → [B, Σ widths]."""
-        tables = self.tables.ordered()
-        parts = [table(discrete[:, columns]).flatten(1) for table, columns in zip(tables, self.columns, strict=True)]
-        return torch.cat(parts, dim=1)
+        return torch.cat([self.of_feature(name, discrete).flatten(1) for name in self.features], dim=1)
+
+
+def _width(features: FeaturesConfig, widths: Mapping[str, int], table: str) -> int:
+    """The width of a table; one that only a history has is as wide as that of its ids."""
+    if table in features.discrete:
+        return widths[table] if table in widths else widths[DEFAULT]
+    history, _, _ = table.partition("/")
+    ids = features.histories[history].ids
+    if isinstance(ids, SharedTable):
+        return _width(features, widths, ids.table)
+    return widths[history] if history in widths else widths[DEFAULT]

@@ -11,6 +11,7 @@ from recap.data.assets import Assets, column_width, discrete_sizes
 from recap.data.batch import Batch
 from recap.model.embeddings import DiscreteEmbeddings
 from recap.model.featurization import DoubleNormLog
+from recap.model.histories.inputs import Histories
 from recap.model.names import NamedModules
 
 
@@ -19,7 +20,7 @@ class InputLayout:
     """What the columns of [B, width] are: first numbers, then embeddings end to end."""
 
     numbers: int
-    """Columns that are featurized numbers and normalised vectors, or anything else without fields."""
+    """Columns that are featurized numbers, normalised vectors and histories, or anything else without fields."""
     embeddings: Sequence[int] = ()
     """Width of each embedding, in order."""
 
@@ -35,7 +36,7 @@ class InputLayout:
 
 
 class Inputs(nn.Module):
-    """Featurized columns, embeddings and normalised vectors, joined: `Batch` → [B, layout.width] float32."""
+    """Featurized columns, normalised vectors, histories and embeddings, joined: `Batch` → [B, layout.width] float32."""
 
     def __init__(self, config: RecapConfig, assets: Assets) -> None:
         super().__init__()
@@ -49,13 +50,17 @@ class Inputs(nn.Module):
         self.vector_names = list(lengths)
         self.vector_norms = NamedModules({name: nn.LayerNorm(length) for name, length in lengths.items()})
         self.embeddings = DiscreteEmbeddings(features, model.embeddings, discrete_sizes(features, assets))
+        self.histories = Histories(features, model.histories, self.embeddings) if features.histories else None
         numbers = self.featurization.out_features + sum(lengths.values())
+        numbers += self.histories.out_features if self.histories is not None else 0
         self.layout = InputLayout(numbers, self.embeddings.widths)
 
     def forward(self, batch: Batch) -> Tensor:
         """The inputs of every row of `batch`."""
         parts = [self.featurization(batch.continuous.float(), batch.binary.float())]
         parts += [self.vector_norms.named(name)(batch.vectors[name].float()) for name in self.vector_names]
+        if self.histories is not None:
+            parts.append(self.histories(batch, self.embeddings))
         if self.layout.embeddings:
             parts.append(self.embeddings(batch.discrete))
         return torch.cat(parts, dim=1)

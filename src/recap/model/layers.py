@@ -40,7 +40,7 @@ class Mlp(nn.Module):
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        rates = _drop_rates(dropout_config, len(layer_sizes))
+        rates = drop_rates(dropout_config, len(layer_sizes))
         for index, size in enumerate(layer_sizes):
             last = index == len(layer_sizes) - 1
             layers.append(linear(in_features, size))
@@ -60,9 +60,10 @@ class Mlp(nn.Module):
         return output
 
 
-def _drop_rates(config: DropoutConfig | None, layers: int) -> list[float]:
-    """The rate of each layer; at least of those with a ReLU."""
-    if config is not None and config.rates is not None:
+def drop_rates(config: DropoutConfig | None, layers: int) -> list[float]:
+    """The rate of each layer, at least of those with a ReLU; 0 without a dropout."""
+    if config is None:
+        return [0.0] * layers
+    if config.rates is not None:
         return config.rates
-    rate = config.rate if config is not None else None
-    return [DROP_RATE if rate is None else rate] * layers
+    return [DROP_RATE if config.rate is None else config.rate] * layers

@@ -69,7 +69,7 @@ def open_model(folder: Path, overrides: Sequence[str] = (), set_files: Sequence[
 
 def _refuse_other_weights(changes: Mapping[Path_, tuple[Any, Any]], folder: Path) -> None:
     """Raise ConfigError for changes that would give the weights another meaning."""
-    inputs = ("continuous", "binary", "discrete", "vectors")
+    inputs = ("continuous", "binary", "discrete", "vectors", "histories")
     refused = {
         path: change
         for path, change in changes.items()

@@ -10,6 +10,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 
 from recap.config.load import describe_changes, differences, load_config
+from recap.config.node import dotted
 from recap.config.recap import RecapConfig
 from recap.data.assets import Assets, load_assets
 from recap.errors import CheckpointError
@@ -94,8 +95,8 @@ def check_resumable(checkpoint: Path, config: RecapConfig, assets: Assets) -> li
     refused = describe_changes({path: change for path, change in changes.items() if path not in free})
     before = load_assets(config.features, checkpoint) if not refused else {}
     refused += [
-        f"features.discrete.{name}.vocabulary: its strings changed"
-        if name in config.features.discrete
+        f"{dotted(config.features.place_of(name))}.vocabulary: its strings changed"
+        if name in config.features.code_spaces
         else f"features: the mask of {name!r} keeps other values"
         for name, values in before.items()
         if not values.equals(assets[name])

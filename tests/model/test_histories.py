@@ -1,0 +1,295 @@
+"""What becomes of histories: each encoder against its definition, and the laws that all of them keep."""
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from model.kinds import ENCODERS, make_batch, make_config, make_ranker
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from recap.config.histories import DinConfig, HistoryModelConfig, TransformerConfig
+from recap.data.batch import Batch
+from recap.model.histories import HistoryEncoder, build_history_encoder
+from recap.model.histories.din import Din
+from recap.model.histories.transformer import Transformer
+from recap.model.ranker import Ranker
+
+WIDTH, LENGTH = 4, 6
+SEEDS = st.integers(0, 10_000)
+
+
+def make_encoder(name: str, max_length: int = LENGTH) -> HistoryEncoder:
+    torch.manual_seed(1)
+    encoder = HistoryModelConfig.model_validate({"encoder": ENCODERS[name]}).encoder
+    return build_history_encoder(encoder, WIDTH, max_length).eval()
+
+
+def make_rows(seed: int, rows: int = 5, length: int = LENGTH) -> tuple[Tensor, Tensor, Tensor]:
+    """Events, lengths, of which one is 0 and one all, and candidates."""
+    random = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(0, length + 1, (rows,), generator=random)
+    lengths[0], lengths[1] = 0, length
+    return (
+        torch.randn(rows, length, WIDTH, generator=random),
+        lengths,
+        torch.randn(rows, WIDTH, generator=random),
+    )
+
+
+@pytest.fixture(params=ENCODERS)
+def encoder(request: pytest.FixtureRequest) -> HistoryEncoder:
+    return make_encoder(request.param)
+
+
+def test_what_stands_behind_the_events_never_changes_a_result(encoder: HistoryEncoder) -> None:
+    for seed in range(20):
+        events, lengths, target = make_rows(seed)
+        other = events.clone()
+        for row, length in enumerate(lengths):
+            other[row, length:] = 1e3 * torch.randn(LENGTH - int(length), WIDTH)
+        assert torch.equal(encoder(events, lengths, target), encoder(other, lengths, target))
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_more_room_than_there_are_events_changes_nothing(name: str) -> None:
+    short, long = make_encoder(name), make_encoder(name, max_length=LENGTH + 4)
+    for weight, longer in zip(short.state_dict().values(), long.state_dict().values(), strict=True):
+        weight.copy_(longer[: len(weight)])
+    for seed in range(20):
+        events, lengths, target = make_rows(seed)
+        padded = nn.functional.pad(events, (0, 0, 0, 4), value=3.0)
+        assert_close(long(padded, lengths, target), short(events, lengths, target), atol=1e-6, rtol=1e-5)
+
+
+def test_no_row_sees_another(encoder: HistoryEncoder) -> None:
+    for seed in range(20):
+        events, lengths, target = make_rows(seed)
+        together = encoder(events, lengths, target)
+        alone = [encoder(events[[row]], lengths[[row]], target[[row]]) for row in range(len(lengths))]
+        assert_close(torch.cat(alone), together, atol=1e-6, rtol=1e-5)
+
+
+def test_a_row_without_events_is_finite_and_so_are_its_gradients(encoder: HistoryEncoder) -> None:
+    events, lengths, target = make_rows(0)
+    events.requires_grad_()
+    output = encoder(events, torch.zeros_like(lengths), target)
+    assert output.isfinite().all()
+    output.sum().backward()
+    assert events.grad is not None
+    assert (events.grad == 0).all()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in encoder.parameters())
+
+
+@given(SEEDS)
+def test_pooling_follows_its_definition(seed: int) -> None:
+    events, lengths, target = make_rows(seed)
+    for row, length in enumerate(lengths.tolist()):
+        there = events[row, :length]
+        expected = {
+            "pooling_sum": there.sum(dim=0),
+            "pooling_mean": there.mean(dim=0) if length else torch.zeros(WIDTH),
+            "pooling_last": there[-1] if length else torch.zeros(WIDTH),
+        }
+        for name, value in expected.items():
+            assert_close(make_encoder(name)(events, lengths, target)[row], value)
+
+
+@given(SEEDS, st.permutations(range(LENGTH)))
+def test_means_sums_and_din_do_not_know_the_order(seed: int, order: list[int]) -> None:
+    events, _, target = make_rows(seed)
+    full = torch.full((len(events),), LENGTH)
+    for name in ("pooling_mean", "pooling_sum", "din", "din_normalized"):
+        found = make_encoder(name)
+        assert_close(found(events[:, order], full, target), found(events, full, target), atol=1e-5, rtol=1e-5)
+
+
+def slow_din(din: Din, events: Tensor, length: int, target: Tensor) -> Tensor:
+    """Equation 3 of the paper, an event at a time."""
+    weights = []
+    for event in events[:length]:
+        seen = torch.cat([event, target, event - target, event * target])
+        for layer in din.activation_unit.layers:
+            seen = layer(seen)
+        weights.append(seen[0])
+    if din.normalize and weights:
+        weights = list(torch.stack(weights).softmax(dim=0))
+    return sum((weight * event for weight, event in zip(weights, events, strict=False)), torch.zeros(WIDTH))
+
+
+@given(SEEDS)
+def test_din_weighs_each_event_by_what_it_says_of_the_candidate(seed: int) -> None:
+    for name in ("din", "din_normalized"):
+        din = make_encoder(name)
+        assert isinstance(din, Din)
+        events, lengths, target = make_rows(seed)
+        expected = [slow_din(din, events[row], int(length), target[row]) for row, length in enumerate(lengths)]
+        assert_close(din(events, lengths, target), torch.stack(expected), atol=1e-5, rtol=1e-5)
+
+
+def test_din_has_the_papers_activation_unit_unless_told_otherwise() -> None:
+    said = DinConfig(kind="din", target="post")
+    assert (said.layer_sizes, said.normalize) == ([36], False)
+    assert [tuple(p.shape) for p in Din(said, 4).parameters()] == [(36, 16), (36,), (1, 36), (1,)]
+
+
+def slow_transformer(model: Transformer, events: Tensor, length: int, target: Tensor) -> Tensor:
+    """A row at a time, a token at a time, a head at a time; no mask, for nothing is padded."""
+    tokens = [model.project(event) for event in [*events[:length], target]]
+    tokens = [token + model.positions.weight[length - place] for place, token in enumerate(tokens)]
+    for block in model.blocks:
+        normed = [block.attention_norm(token) for token in tokens]
+        found = []
+        for place, _ in enumerate(tokens):
+            heads = []
+            for head in range(block.heads):
+                width = len(tokens[0]) // block.heads
+                part = slice(head * width, (head + 1) * width)
+                query = block.queries(normed[place])[part]
+                keys = torch.stack([block.keys(each)[part] for each in normed[: place + 1]])
+                values = torch.stack([block.values(each)[part] for each in normed[: place + 1]])
+                heads.append((keys @ query / width**0.5).softmax(dim=0) @ values)
+            found.append(block.joined(torch.cat(heads)))
+        tokens = [token + each for token, each in zip(tokens, found, strict=True)]
+        tokens = [token + block.feed_forward(block.feed_forward_norm(token)) for token in tokens]
+    output: Tensor = model.norm(tokens[-1])
+    return output
+
+
+@settings(max_examples=15, deadline=None)
+@given(SEEDS)
+def test_the_transformer_is_one_token_after_another(seed: int) -> None:
+    model = make_encoder("transformer")
+    assert isinstance(model, Transformer)
+    events, lengths, target = make_rows(seed)
+    expected = [slow_transformer(model, events[row], int(length), target[row]) for row, length in enumerate(lengths)]
+    assert_close(model(events, lengths, target), torch.stack(expected), atol=1e-5, rtol=1e-4)
+
+
+def test_no_event_sees_what_came_after_it_or_the_candidate() -> None:
+    model = make_encoder("transformer")
+    assert isinstance(model, Transformer)
+    outputs: list[Tensor] = []
+    model.blocks[-1].register_forward_hook(lambda module, inputs, output: outputs.append(output))
+    events, lengths, target = make_rows(0)
+    lengths = torch.full_like(lengths, LENGTH)
+    model(events, lengths, target)
+    for place in range(LENGTH):
+        changed = events.clone()
+        changed[:, place] += 1.0
+        model(changed, lengths, target)
+        assert torch.equal(outputs[-1][:, :place], outputs[0][:, :place])
+        assert not torch.isclose(outputs[-1][:, place:], outputs[0][:, place:]).all(dim=2).any()
+    model(events, lengths, target + 1.0)
+    assert torch.equal(outputs[-1][:, :-1], outputs[0][:, :-1])
+    assert not torch.isclose(outputs[-1][:, -1], outputs[0][:, -1]).all(dim=1).any()
+
+
+def test_the_order_of_events_tells_the_transformer_something() -> None:
+    model = make_encoder("transformer")
+    events, lengths, target = make_rows(0)
+    full = torch.full_like(lengths, LENGTH)
+    assert not torch.allclose(model(events.flip(1), full, target), model(events, full, target), atol=1e-4)
+
+
+def test_a_shared_table_is_one_and_learns_from_all_who_use_it() -> None:
+    ranker, batch = make_ranker(make_config("history_din")), make_batch(make_config("history_din"))
+    tables = ranker.inputs.embeddings.tables
+    assert sorted(name for name, _ in tables.named_parameters()) == [
+        "hour.weight",
+        "post.weight",
+        "watched/attributes/action.weight",
+    ]
+    assert len(list(ranker.parameters())) == len({p.data_ptr() for p in ranker.parameters() if p.numel()})
+    table = tables.named("post")
+    assert isinstance(table, nn.Embedding)
+    batch = batch.rows(torch.tensor([0, 1]))  # few rows, so that some codes are only candidates, some only watched
+    candidates = set(batch.discrete[:, 1:3].flatten().tolist())
+    lengths, ids = batch.histories["watched/length"], batch.histories["watched/ids"]
+    watched = {code for row, length in zip(ids, lengths, strict=True) for code in row[:length].flatten().tolist()}
+    assert candidates - watched
+    assert watched - candidates
+    ranker.eval()(batch).logits.sum().backward()
+    assert table.weight.grad is not None
+    assert set(table.weight.grad.abs().sum(dim=1).nonzero().flatten().tolist()) == candidates | watched
+
+
+def scores(ranker: Ranker, batch: Batch) -> Tensor:
+    logits: Tensor = ranker.eval()(batch).logits
+    return logits
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_padding_of_attributes_and_ids_says_nothing_to_a_ranker(name: str) -> None:
+    config = make_config(f"history_{name}")
+    ranker, batch = make_ranker(config), make_batch(config)
+    there = torch.arange(5) < batch.histories["watched/length"][:, None]
+    expected = scores(ranker, batch)
+    for key, tensor in batch.histories.items():
+        if key != "watched/length":
+            filled = torch.where(there if tensor.dim() == 2 else there[..., None], tensor, 1)
+            batch = Batch(**{**vars(batch), "histories": {**batch.histories, key: filled}})
+    assert torch.equal(scores(ranker, batch), expected)
+
+
+def test_an_event_of_an_unknown_id_is_an_event() -> None:
+    ranker, batch = make_ranker(make_config("history_pooling_mean")), make_batch(make_config("history_pooling_mean"))
+    ids, lengths = batch.histories["watched/ids"].clone(), batch.histories["watched/length"]
+    ids[:, 0] = 0  # the unknown bucket starts at zero, so it takes the mean towards zero
+    without = {**batch.histories, "watched/ids": ids}
+    assert lengths.max() == 5
+    assert not torch.allclose(scores(ranker, Batch(**{**vars(batch), "histories": without})), scores(ranker, batch))
+
+
+def test_numbers_of_any_magnitude_and_none_at_all_are_read() -> None:
+    config = make_config("history_transformer")
+    ranker, batch = make_ranker(config), make_batch(config)
+    gaps = batch.histories["watched/attributes/gap"]
+    for value in (float("nan"), float("inf"), -float("inf"), 3e38, -3e38):
+        filled = {**batch.histories, "watched/attributes/gap": torch.full_like(gaps, value)}
+        assert scores(ranker, Batch(**{**vars(batch), "histories": filled})).isfinite().all()
+
+
+def test_only_one_layer_of_one_head_is_asked_for_if_that_is_said() -> None:
+    said = TransformerConfig(kind="transformer", target="post", width=6, num_layers=1, num_heads=1)
+    model = Transformer(said, WIDTH, LENGTH)
+    assert model.out_features == 6
+    assert len(model.blocks) == 1
+
+
+class _Exported(nn.Module):
+    """A ranker as `torch.export` takes it: of tensors."""
+
+    def __init__(self, ranker: Ranker) -> None:
+        super().__init__()
+        self.ranker = ranker
+
+    def forward(
+        self, continuous: Tensor, binary: Tensor, discrete: Tensor, vector: Tensor, histories: dict[str, Tensor]
+    ) -> Tensor:
+        batch = Batch(continuous, binary, discrete, {"vector": vector}, histories=histories)
+        logits: Tensor = self.ranker(batch).logits
+        return logits
+
+
+@pytest.mark.parametrize("name", ["pooling_last", "din_normalized", "transformer"])
+def test_it_can_be_exported_for_any_number_of_rows(name: str) -> None:
+    config = make_config(f"history_{name}")
+    ranker, batch = make_ranker(config).eval(), make_batch(config, rows=7)
+
+    def inputs(batch: Batch) -> tuple[Any, ...]:
+        return batch.continuous, batch.binary, batch.discrete, batch.vectors["vector"], dict(batch.histories)
+
+    rows = {0: torch.export.Dim("rows", min=1, max=4096)}
+    shapes = (rows, rows, rows, rows, dict.fromkeys(batch.histories, rows))
+    exported = torch.export.export(_Exported(ranker), inputs(batch), dynamic_shapes=shapes).module()
+    other = make_batch(config, rows=3, seed=5)
+    assert_close(exported(*inputs(other)), scores(ranker, other), atol=1e-6, rtol=1e-5)
+
+
+def test_tables_have_the_width_that_is_said() -> None:
+    config = make_config("history_din")
+    widths = make_ranker(config).inputs.embeddings.width_of
+    assert widths == {"hour": 4, "post": 4, "watched/attributes/action": 4}
