@@ -89,7 +89,7 @@ def test_what_is_wrong_with_histories_and_shared_tables_is_told_at_their_place(f
     assert [line.partition(". Known")[0] for line in lines] == [
         "histories.yaml:10:5: features.histories.languages: nowhere.parquet: vocabulary of 'languages/ids': no such "
         "file; see features.histories.languages.ids.vocabulary",
-        f"histories.yaml:13:5: features.histories.watched: {train} 'watched_language': is missing; the configuration "
+        f"histories.yaml:12:5: features.histories.watched: {train} 'watched_language': is missing; the configuration "
         "reads it",
     ]
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from recap.config.data import DataConfig, DataTaskConfig, RectifyLabelsConfig
-from recap.config.discrete import Vocabulary
+from recap.config.discrete import Vocabulary, VocabularySpace
 from recap.config.features import Column, FeaturesConfig, VectorColumn
 from recap.config.keys import suggest
 from recap.config.recap import JobMode, RecapConfig
@@ -182,8 +182,11 @@ class RowEncoder:
         values, valid = values_of(table, name, discrete.length, place, of)
         owner = self.features.table_of(name, discrete)
         space = self.features.code_spaces[owner]
-        rows = np.arange(table.num_rows) if valid is None else np.flatnonzero(valid)
-        codes = codes_of(values, space, self.assets.get(owner), name, place, np.repeat(rows, discrete.length))
+        rows = None
+        if isinstance(space, VocabularySpace) and (discrete.length > 1 or valid is not None):
+            there = np.arange(table.num_rows) if valid is None else np.flatnonzero(valid)
+            rows = np.repeat(there, discrete.length)
+        codes = codes_of(values, space, self.assets.get(owner), name, place, rows)
         return spread(codes, valid, discrete.length * space.codes, 0)
 
     def _labels(self, table: pa.Table, place: Place) -> Floats:

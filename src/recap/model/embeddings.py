@@ -63,7 +63,7 @@ class DiscreteEmbeddings(nn.Module):
     def rows(self, table: str, codes: Tensor) -> Tensor:
         """[…, codes of a value] int64 → […, width] float32: the sum of the rows that a value stands for."""
         found: Tensor = self.tables.named(table)(codes)
-        return found.sum(dim=-2)
+        return found.squeeze(-2) if codes.shape[-1] == 1 else found.sum(dim=-2)
 
     def of_feature(self, name: str, discrete: Tensor) -> Tensor:
         """One feature that has an embedding, [B, D] → [B, length, width]."""

@@ -54,7 +54,9 @@ class Transformer(HistoryEncoder):
         self.project = linear(width, config.width)
         self.positions = nn.Embedding(max_length + 1, config.width)  # row 0: the candidate; row 1: the newest event
         nn.init.normal_(self.positions.weight, std=_POSITION_DEVIATION)
-        blocks = [_Block(config.width, config.num_heads, rate) for rate in drop_rates(config.dropout, config.num_layers)]
+        blocks = [
+            _Block(config.width, config.num_heads, rate) for rate in drop_rates(config.dropout, config.num_layers)
+        ]
         self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(config.width)
         self.out_features = config.width
