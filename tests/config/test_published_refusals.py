@@ -45,7 +45,6 @@ REFUSED = {
     if isinstance(mark, Refused)
 }
 NOT_DEFAULT: dict[str, Any] = {
-    "feature_names_to_concat": ["binary", "discrete"],
     "stratifiers": [{"name": "tab", "index": 3, "value": 1}],
     "data_service_dispatcher": "grpc://reader:5000",
     "axis": 1,
@@ -136,6 +135,16 @@ WRONG = {
         "which_metrics",
         "RCE, precision",
         "which_metrics: 'precision' is not built yet",
+    ),
+    "codes joined before the LayerNorm": (
+        "model/featurization_config/feature_names_to_concat",
+        ["binary", "discrete"],
+        "feature_names_to_concat.1: not built yet: joining anything but binary and user_embedding",
+    ),
+    "vectors joined where there is no LayerNorm": (
+        "model/featurization_config",
+        {"log1p_abs_config": {}, "feature_names_to_concat": ["binary", "user_embedding"]},
+        "feature_names_to_concat: not built yet: joining vectors before a LayerNorm where there is none",
     ),
     "features shaped in another way": (
         "validation_data/d9/preprocess",

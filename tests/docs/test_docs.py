@@ -65,7 +65,7 @@ def test_the_plan_has_a_place_for_every_published_field_that_is_refused() -> Non
     plan = (ROOT / "docs" / "configuration-plan.md").read_text()
     fields = [item for model in sections(PublishedConfig) for item in model.model_fields.items()]
     names = [name for name, field in fields if any(isinstance(mark, Refused) for mark in field.metadata)]
-    assert len(names) > 10
+    assert names
     assert [name for name in names if name not in plan and name != "axis"] == []
 
 

@@ -45,7 +45,15 @@ SHARINGS: dict[str, dict[str, Any]] = {
     "share_partial": {"kind": "share_partial"},
 }
 """Those with a backbone."""
-OTHERS: dict[str, dict[str, Any]] = {}
+OTHERS: dict[str, dict[str, Any]] = {
+    "log1p_abs": {"featurization": {"kind": "log1p_abs"}},
+    "clip_log1p_abs": {"featurization": {"kind": "clip_log1p_abs", "clip_magnitude": 100.0}},
+    "z_score_log": {"featurization": {"kind": "z_score_log", "analysis": "a.parquet", "batch_norm": {}}},
+    "z_score_log_renorm": {
+        "featurization": {"kind": "z_score_log", "analysis": "a.parquet", "batch_norm": {}, "renorm": True}
+    },
+    "double_norm_log_joining_vectors": {"featurization": {"kind": "double_norm_log", "join": ["vector"]}},
+}
 """What else a model can say, by name: laid over the section `model` of `mlp-share_all`."""
 
 CASES: dict[str, dict[str, Any]] = {

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from recap.config.backbones import BackboneConfig, MaskNetConfig
 from recap.config.base import BaseConfig, Disagreements, Name, NonNegativeInt, PositiveFloat, PositiveInt
-from recap.config.featurization import DoubleNormLogConfig
+from recap.config.featurization import DoubleNormLogConfig, FeaturizationConfig
 from recap.config.network import BatchNormConfig, DropoutConfig
 from recap.config.sharing import ShareNoneConfig, SharingConfig
 
@@ -49,7 +49,7 @@ class TaskConfig(BaseConfig):
 class ModelConfig(BaseConfig):
     """The section `model`."""
 
-    featurization: DoubleNormLogConfig = DoubleNormLogConfig()
+    featurization: FeaturizationConfig = DoubleNormLogConfig()
     """What makes numbers of any magnitude fit for a network."""
     embeddings: dict[Name, NonNegativeInt] = {}
     """Embedding width of each discrete feature; `default` stands for those not named, 0 leaves one out."""

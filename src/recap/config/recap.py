@@ -9,6 +9,7 @@ from pydantic import Field, PrivateAttr
 from recap.config.base import Disagreements, Name, WholeConfig
 from recap.config.data import DataConfig, TrainDataConfig, ValidationDataConfig
 from recap.config.features import FeaturesConfig
+from recap.config.featurization import BINARY, DoubleNormLogConfig
 from recap.config.keys import suggest
 from recap.config.metrics import MetricName
 from recap.config.model import ModelConfig
@@ -54,6 +55,7 @@ class RecapConfig(WholeConfig):
         return (
             _column_problems(self),
             _embedding_problems(self),
+            _join_problems(self),
             _task_problems(self),
             _metric_problems(self),
             _weight_problems(self),
@@ -109,6 +111,20 @@ def _embedding_problems(config: RecapConfig) -> Disagreements:
     for name in widths:
         if name not in features.discrete and name != DEFAULT:
             yield ("model", "embeddings", name), _unknown(name, "discrete feature", list(features.discrete))
+
+
+def _join_problems(config: RecapConfig) -> Disagreements:
+    featurization, path = config.model.featurization, ("model", "featurization", "join")
+    if not isinstance(featurization, DoubleNormLogConfig):
+        return
+    known = [BINARY, *config.features.vectors]
+    for index, name in enumerate(featurization.join):
+        if name not in known:
+            yield (*path, index), f"{name!r} is neither {BINARY} nor a vector of features. {suggest(name, known)}"
+        elif name in featurization.join[:index]:
+            yield (*path, index), f"{name!r} is named twice; once is enough"
+    if BINARY in config.features.vectors and BINARY in featurization.join:
+        yield path, f"{BINARY!r} is the name of a vector too, so it cannot be told which is meant; rename the vector"
 
 
 def _input_columns(features: FeaturesConfig) -> Iterator[tuple[Path, str]]:
@@ -190,7 +206,7 @@ def _has_batch_norm(config: RecapConfig) -> bool:
     model = config.model
     networks: list[Any] = [model.backbone, *(task.tower for task in model.tasks.values())]
     networks += [getattr(network, "mlp", None) for network in networks]
-    featurizes = model.featurization.batch_norm is not None and bool(config.features.continuous)
+    featurizes = getattr(model.featurization, "batch_norm", None) is not None and bool(config.features.continuous)
     return featurizes or any(getattr(network, "batch_norm", None) is not None for network in networks)
 
 

@@ -2,12 +2,16 @@
 
 from collections.abc import Iterator
 
+import pyarrow as pa
+
 from recap.config.data import Inputs
 from recap.config.features import FeaturesConfig, IntegerCodes
+from recap.config.featurization import ZScoreLogConfig
 from recap.config.load import Resolved
 from recap.config.node import Path, dotted
 from recap.config.problems import in_order, origin_at
 from recap.config.recap import JobMode, RecapConfig
+from recap.data.analysis import load_analysis
 from recap.data.assets import Assets, load_assets
 from recap.data.schema import RowEncoder
 from recap.data.sources.files import find_files
@@ -36,12 +40,20 @@ Parts = dict[Path, RowEncoder]
 
 
 def _problems(config: RecapConfig) -> Problems:
-    assets: dict[str, object] = {}
+    assets: dict[str, pa.Array] = {}
     for where, features in _features_with_assets(config.features):
         try:
             assets |= load_assets(features)
         except DataError as error:
             yield where, error
+    featurization = config.model.featurization
+    if isinstance(featurization, ZScoreLogConfig):
+        try:
+            load_analysis(featurization.analysis, config.features, assets)
+        except KeyError:
+            pass  # a mask that cannot be read, which is told
+        except DataError as error:
+            yield ("model", "featurization", "analysis"), error
     for path, data in config.data_sets():
         parts = dict(_feature_parts(config.features, assets))
         labels = {(*path, "tasks", task): RowEncoder(FeaturesConfig(), {}, [task], data.labels) for task in data.labels}

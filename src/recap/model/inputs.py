@@ -6,11 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from recap.config.featurization import BINARY
 from recap.config.recap import RecapConfig
 from recap.data.assets import Assets, column_width, discrete_sizes
 from recap.data.batch import Batch
 from recap.model.embeddings import DiscreteEmbeddings
-from recap.model.featurization import DoubleNormLog
+from recap.model.featurization import build_featurization, joined_names
 from recap.model.names import NamedModules
 
 
@@ -40,21 +41,32 @@ class Inputs(nn.Module):
     def __init__(self, config: RecapConfig, assets: Assets) -> None:
         super().__init__()
         features, model = config.features, config.model
-        self.featurization = DoubleNormLog(
-            sum(column_width(column, assets) for column in features.continuous),
-            sum(column_width(column, assets) for column in features.binary),
-            model.featurization,
-        )
         lengths = {name: vector.length for name, vector in features.vectors.items()}
-        self.vector_names = list(lengths)
-        self.vector_norms = NamedModules({name: nn.LayerNorm(length) for name, length in lengths.items()})
+        binary = sum(column_width(column, assets) for column in features.binary)
+        joined = joined_names(model.featurization)
+        self.joins_binary = BINARY in joined
+        self.joined_vectors = [name for name in lengths if name in joined]
+        self.vector_names = [name for name in lengths if name not in joined]
+        self.featurization = build_featurization(
+            model.featurization,
+            sum(column_width(column, assets) for column in features.continuous),
+            binary * self.joins_binary + sum(lengths[name] for name in self.joined_vectors),
+        )
+        self.vector_norms = NamedModules({name: nn.LayerNorm(lengths[name]) for name in self.vector_names})
         self.embeddings = DiscreteEmbeddings(features, model.embeddings, discrete_sizes(features, assets))
-        numbers = self.featurization.out_features + sum(lengths.values())
+        numbers = self.featurization.out_features + sum(lengths[name] for name in self.vector_names)
+        numbers += binary * (not self.joins_binary)
         self.layout = InputLayout(numbers, self.embeddings.widths)
 
     def forward(self, batch: Batch) -> Tensor:
         """The inputs of every row of `batch`."""
-        parts = [self.featurization(batch.continuous.float(), batch.binary.float())]
+        binary = batch.binary.float()
+        joined = [binary] if self.joins_binary else []
+        joined += [batch.vectors[name].float() for name in self.joined_vectors]
+        beside = torch.cat(joined, dim=1) if joined else binary[:, :0]
+        parts = [self.featurization(batch.continuous.float(), beside)]
+        if not self.joins_binary:
+            parts.append(binary)
         parts += [self.vector_norms.named(name)(batch.vectors[name].float()) for name in self.vector_names]
         if self.layout.embeddings:
             parts.append(self.embeddings(batch.discrete))

@@ -20,7 +20,7 @@ from recap.errors import CheckpointError, DataError, InputError, RecapError, Run
 from recap.evaluation.evaluate import Evaluation, evaluate
 from recap.model.directory import verify
 from recap.model.loss import MultiTaskLoss
-from recap.model.saved import CONFIG, SavedModel, build_ranker, find_model_dir, load_weights
+from recap.model.saved import CONFIG, SavedModel, find_model_dir, load_weights, new_ranker
 from recap.runtime import seed_torch, start_runtime
 from recap.tracking import Reporter, open_trackers
 from recap.training.checkpoint import Checkpoints, RunState, check_resumable
@@ -75,7 +75,7 @@ class Trainer:
         }
         refuse_caches_that_do_not_fit({"train_data": self.stream, **self.validation})
         seed_torch(config.training.seed, 0)
-        ranker = build_ranker(config, assets).to(self.runtime.device)
+        ranker = new_ranker(config, assets).to(self.runtime.device)
         self.model = SavedModel(config, assets, ranker)
         self.loss = MultiTaskLoss([task.pos_weight for task in config.model.tasks.values()])
         self.loss.to(self.runtime.device)

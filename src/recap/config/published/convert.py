@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any
 
-from recap.config.base import SMALLEST_EPSILON, all_disagreements
+from recap.config.base import all_disagreements
 from recap.config.environment import substitute
 from recap.config.layers import inherit_train_data, read_mapping
 from recap.config.node import Node, Path, plain
@@ -16,6 +16,7 @@ from recap.config.problems import disagreements, in_order, origin_at, validate
 from recap.config.published.columns import find_columns
 from recap.config.published.data_sets import DataSets
 from recap.config.published.form import METRIC_ALIASES, LearningRate, PublishedConfig, metric_names
+from recap.config.published.inputs import InputsConverter, accepted_epsilon
 from recap.config.published.model import Mlp, SmallTable, TaskModel
 from recap.config.published.tree import TreeBuilder
 from recap.config.recap import RecapConfig
@@ -127,52 +128,13 @@ class _Converter:
         return self.tree.mapping(
             ("model",),
             {
-                "featurization": self._featurization(),
+                "featurization": InputsConverter(self.tree, self.published).featurization(),
                 "embeddings": self.tree.made(widths, ("model", "small_embeddings")) if widths else None,
                 "backbone": backbone,
                 "sharing": self.tree.made({"kind": model.multi_task_type}, ("model", "multi_task_type")),
                 "tasks": self.tree.mapping(("model", "tasks"), towers),
             },
         )
-
-    def _featurization(self) -> Node | None:
-        path: Path = ("model", "featurization_config", "double_norm_log_config")
-        if self.published.model.featurization_config is None:
-            text = "no featurization_config is given; ours is taken, double_norm_log between BatchNorm and LayerNorm"
-            self.tree.remark(("model",), text)
-            return None
-        said = self.published.model.featurization_config.double_norm_log_config
-        if said is None:  # another one, which is refused
-            return None
-        norm, norm_path = said.layer_norm_config, (*path, "layer_norm_config")
-        layer_norm: Node | None = None
-        if norm is not None:
-            copied = self.tree.copied((*norm_path, "epsilon"))
-            layer_norm = self.tree.mapping(
-                norm_path,
-                {
-                    "epsilon": self._accepted_epsilon((*norm_path, "epsilon"), norm.epsilon, copied),
-                    "affine": self.tree.made(norm.center, (*norm_path, "center")),
-                },
-            )
-        return self.tree.mapping(
-            path,
-            {
-                "kind": self.tree.made("double_norm_log", path),
-                "batch_norm": self.tree.copied((*path, "batch_norm_config")) or self.tree.made(None, path),
-                "clip_magnitude": self.tree.copied((*path, "clip_magnitude")),
-                "layer_norm": layer_norm or self.tree.made(None, path),
-            },
-        )
-
-    def _accepted_epsilon(self, path: Path, value: float, copied: Node | None) -> Node | None:
-        """An epsilon that keeps a division finite."""
-        if value >= SMALLEST_EPSILON:
-            return copied
-        self.tree.remark(
-            path, f"{value:g} becomes {SMALLEST_EPSILON:g}, the smallest accepted: it keeps a division finite"
-        )
-        return self.tree.made(SMALLEST_EPSILON, path)
 
     def _task(self, path: Path, task: TaskModel) -> Node:
         kind, entries = self._network(path, task, to_logit=True)
@@ -212,7 +174,7 @@ class _Converter:
         said = self.published.optimizer
         adam_path: Path = ("optimizer", "adam")
         adam = self.tree.copies(adam_path, "beta_1", "beta_2", "epsilon")
-        adam["epsilon"] = self._accepted_epsilon((*adam_path, "epsilon"), said.adam.epsilon, adam["epsilon"])
+        adam["epsilon"] = accepted_epsilon(self.tree, (*adam_path, "epsilon"), said.adam.epsilon, adam["epsilon"])
         algorithm = self.tree.mapping(adam_path, {"kind": self.tree.made("adam", adam_path), **adam})
         path: Path = ("optimizer", "single_task_learning_rate")
         several = said.multi_task_learning_rates

@@ -104,6 +104,26 @@ class LayerNorm(PublishedSection):
             yield ("scale",), "must be what center is; a learned shift without a scale, or the reverse, is not built"
 
 
+class Log1pAbs(PublishedSection):
+    """sign(x)·log1p|x|."""
+
+
+class ClipLog1pAbs(PublishedSection):
+    """The same, clamped."""
+
+    clip_magnitude: float = 3e38
+
+
+class ZScoreLog(PublishedSection):
+    """The same, normalised by means and deviations of a file."""
+
+    analysis_path: Name
+    schema_path: str | None = None
+    clip_magnitude: float = 5.0
+    use_batch_norm: bool = False
+    use_renorm: bool = False
+
+
 class DoubleNormLog(PublishedSection):
     """The same, between two norms."""
 
@@ -116,13 +136,11 @@ class Featurization(PublishedSection):
     """What is done to continuous features."""
 
     one_of = (("log1p_abs_config", "clip_log1p_abs_config", "z_score_log_config", "double_norm_log_config"),)
-    log1p_abs_config: Annotated[Unread, not_built("this featurization")] = None
-    clip_log1p_abs_config: Annotated[Unread, not_built("this featurization")] = None
-    z_score_log_config: Annotated[Unread, not_built("this featurization")] = None
+    log1p_abs_config: Log1pAbs | None = None
+    clip_log1p_abs_config: ClipLog1pAbs | None = None
+    z_score_log_config: ZScoreLog | None = None
     double_norm_log_config: DoubleNormLog | None = None
-    feature_names_to_concat: Annotated[
-        list[str], not_built("joining anything but the binary features; only [binary] can be said")
-    ] = ["binary"]
+    feature_names_to_concat: list[str] = ["binary"]
 
 
 class SmallTable(PublishedSection):

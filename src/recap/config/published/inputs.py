@@ -1,0 +1,109 @@
+"""How a published file says its columns become numbers, in our words."""
+
+from dataclasses import dataclass
+
+from recap.config.base import SMALLEST_EPSILON
+from recap.config.featurization import BINARY
+from recap.config.node import Node, Path
+from recap.config.published.columns import VECTORS
+from recap.config.published.form import PublishedConfig
+from recap.config.published.model import Featurization, LayerNorm
+from recap.config.published.section import not_built
+from recap.config.published.tree import TreeBuilder
+
+_PATH: Path = ("model", "featurization_config")
+
+
+@dataclass
+class InputsConverter:
+    """Says them in the words of the published file."""
+
+    tree: TreeBuilder
+    published: PublishedConfig
+
+    def featurization(self) -> Node | None:
+        """`model.featurization`."""
+        said = self.published.model.featurization_config
+        if said is None:
+            text = "no featurization_config is given; ours is taken, double_norm_log between BatchNorm and LayerNorm"
+            self.tree.remark(("model",), text)
+            return None
+        if said.double_norm_log_config is not None:
+            return self._double_norm_log(said)
+        if set(said.feature_names_to_concat) - {BINARY}:
+            why = not_built("joining vectors before a LayerNorm where there is none; only double_norm_log has one").why
+            self.tree.refuse((*_PATH, "feature_names_to_concat"), why)
+        if said.z_score_log_config is not None:
+            return self._z_score_log()
+        kind = "log1p_abs" if said.log1p_abs_config is not None else "clip_log1p_abs"
+        path: Path = (*_PATH, f"{kind}_config")
+        return self.tree.mapping(path, {"kind": self.tree.made(kind, path), **self.tree.copies(path, "clip_magnitude")})
+
+    def _z_score_log(self) -> Node:
+        path: Path = (*_PATH, "z_score_log_config")
+        self.tree.remark((*path, "analysis_path"), "must be a file of 'recap data analysis'; write it anew")
+        said = self.published.model.featurization_config
+        assert said is not None
+        config = said.z_score_log_config
+        assert config is not None
+        if config.schema_path is not None:
+            self.tree.remark((*path, "schema_path"), "left out: rows of the analysis stand in the order of the columns")
+        norms = {"batch_norm": self.tree.made({}, (*path, "use_batch_norm"))} if config.use_batch_norm else {}
+        if config.use_renorm:
+            norms = {"batch_norm": self.tree.made({}, path), "renorm": self.tree.made(True, (*path, "use_renorm"))}
+        return self.tree.mapping(
+            path,
+            {
+                "kind": self.tree.made("z_score_log", path),
+                "analysis": self.tree.copied((*path, "analysis_path")),
+                "clip_magnitude": self.tree.copied((*path, "clip_magnitude")),
+                **norms,
+            },
+        )
+
+    def _double_norm_log(self, featurization: Featurization) -> Node:
+        path: Path = (*_PATH, "double_norm_log_config")
+        said = featurization.double_norm_log_config
+        assert said is not None
+        layer_norm: Node | None = None
+        if said.layer_norm_config is not None:
+            layer_norm = self._layer_norm((*path, "layer_norm_config"), said.layer_norm_config)
+        return self.tree.mapping(
+            path,
+            {
+                "kind": self.tree.made("double_norm_log", path),
+                "batch_norm": self.tree.copied((*path, "batch_norm_config")) or self.tree.made(None, path),
+                "clip_magnitude": self.tree.copied((*path, "clip_magnitude")),
+                "layer_norm": layer_norm or self.tree.made(None, path),
+                "join": self._join(featurization.feature_names_to_concat),
+            },
+        )
+
+    def _layer_norm(self, path: Path, said: LayerNorm) -> Node:
+        copied = self.tree.copied((*path, "epsilon"))
+        return self.tree.mapping(
+            path,
+            {
+                "epsilon": accepted_epsilon(self.tree, (*path, "epsilon"), said.epsilon, copied),
+                "affine": self.tree.made(said.center, (*path, "center")),
+            },
+        )
+
+    def _join(self, names: list[str]) -> Node | None:
+        path: Path = (*_PATH, "feature_names_to_concat")
+        if names == [BINARY]:
+            return None
+        stored = self.published.train_data.seg_dense_schema.renamed_features
+        for index, name in enumerate(names):
+            if name not in (BINARY, *VECTORS):
+                why = not_built(f"joining anything but {BINARY} and {', '.join(VECTORS)}; found {name!r}").why
+                self.tree.refuse((*path, index), why)
+        return self.tree.made([name if name == BINARY else stored.get(name, name) for name in names], path)
+
+
+def accepted_epsilon(tree: TreeBuilder, path: Path, value: float, copied: Node | None) -> Node | None:
+    """An epsilon that keeps a division finite."""
+    if value >= SMALLEST_EPSILON:
+        return copied
+    tree.remark(path, f"{value:g} becomes {SMALLEST_EPSILON:g}, the smallest accepted: it keeps a division finite")
+    return tree.made(SMALLEST_EPSILON, path)
