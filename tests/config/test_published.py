@@ -201,6 +201,26 @@ def test_every_featurization_is_taken_over(case: str, tmp_path: Path, published:
     assert config.model.featurization.model_dump(exclude_unset=True) == ours
 
 
+def test_the_position_is_one_of_the_discrete_column(tmp_path: Path, published: dict[str, Any]) -> None:
+    published["model"]["position_debias_config"] = {"position_feature_index": 51, "num_dims": 16}
+    config = read_back(tmp_path, imported(tmp_path, published))
+    assert config.features.model_dump(exclude_unset=True)["discrete"] == {
+        "position": {"size": 65536, "of": {"column": "home__discrete", "index": 51}}
+    }
+    assert config.model.position_debias is not None
+    assert config.model.position_debias.model_dump() == {
+        "feature": "position",
+        "max_position": 256,
+        "num_dims": 16,
+        "drop_probability": 0.5,
+    }
+    tables = [{"name": "position", "num_embeddings": 24, "embedding_dim": 4, "index": 51}]
+    published["model"]["small_embeddings"] = {"tables": tables}
+    found = imported(tmp_path, published)
+    assert list(read_back(tmp_path, found).features.discrete) == ["position", "position_0"]
+    assert any("embeds the position too, and is never hidden" in remark.text for remark in found.remarks)
+
+
 def test_truncation_is_that_of_the_columns(tmp_path: Path, published: dict[str, Any]) -> None:
     cut = {"truncate_and_slice": {"continuous_feature_truncation": 50, "binary_feature_truncation": 100}}
     for data in (published["train_data"], *published["validation_data"].values()):

@@ -70,7 +70,7 @@ def test_all_refusals_and_mistakes_are_told_at_once(tmp_path: Path, published: d
         "global_batch_size": "many",
     }
     published["model"]["tasks"]["is_favorited"]["mlp_config"] = {"layer_sizes": [8, 2], "layers": []}
-    published["model"]["position_debias_config"] = {"position_feature_index": 51}
+    published["model"]["position_debias_config"] = {"position_feature_indx": 51}
     published["optimizer"]["single_task_learning_rate"] = {"constant": 0.1, "piecewise_constnat": None}
     found = {line.split(": ")[0] for line in refusals(tmp_path, published)}
     assert found >= {
@@ -78,7 +78,7 @@ def test_all_refusals_and_mistakes_are_told_at_once(tmp_path: Path, published: d
         "train_data.sampler",
         "train_data.global_batch_size",
         "model.tasks.is_favorited.mlp_config.layers",
-        "model.position_debias_config",
+        "model.position_debias_config.position_feature_indx",
         "optimizer.single_task_learning_rate.piecewise_constnat",
         "optimizer",
     }

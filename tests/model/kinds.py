@@ -52,6 +52,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "z_score_log_renorm": {
         "featurization": {"kind": "z_score_log", "analysis": "a.parquet", "batch_norm": {}, "renorm": True}
     },
+    "position_debias": {"position_debias": {"feature": "hour", "max_position": 12, "num_dims": 3}},
     "double_norm_log_joining_vectors": {"featurization": {"kind": "double_norm_log", "join": ["vector"]}},
 }
 """What else a model can say, by name: laid over the section `model` of `mlp-share_all`."""

@@ -8,7 +8,7 @@ from pydantic import Field, PrivateAttr
 
 from recap.config.base import Disagreements, Name, WholeConfig
 from recap.config.data import DataConfig, TrainDataConfig, ValidationDataConfig
-from recap.config.features import FeaturesConfig
+from recap.config.features import FeaturesConfig, IntegerCodes
 from recap.config.featurization import BINARY, DoubleNormLogConfig
 from recap.config.keys import suggest
 from recap.config.metrics import MetricName
@@ -56,6 +56,7 @@ class RecapConfig(WholeConfig):
             _column_problems(self),
             _embedding_problems(self),
             _join_problems(self),
+            _position_problems(self),
             _task_problems(self),
             _metric_problems(self),
             _weight_problems(self),
@@ -102,7 +103,10 @@ def _column_problems(config: RecapConfig) -> Disagreements:
 
 def _embedding_problems(config: RecapConfig) -> Disagreements:
     features, widths = config.features, config.model.embeddings
+    debias = config.model.position_debias
     for name in features.discrete:
+        if debias is not None and name == debias.feature:
+            continue
         if name not in widths and DEFAULT not in widths:
             yield (
                 ("model", "embeddings"),
@@ -111,6 +115,26 @@ def _embedding_problems(config: RecapConfig) -> Disagreements:
     for name in widths:
         if name not in features.discrete and name != DEFAULT:
             yield ("model", "embeddings", name), _unknown(name, "discrete feature", list(features.discrete))
+
+
+def _position_problems(config: RecapConfig) -> Disagreements:
+    debias, path = config.model.position_debias, ("model", "position_debias", "feature")
+    if debias is None:
+        return
+    name, discrete = debias.feature, config.features.discrete
+    if name not in discrete:
+        yield path, _unknown(name, "discrete feature", list(discrete))
+        return
+    found = discrete[name]
+    if not isinstance(found, IntegerCodes):
+        yield path, f"{name!r} has a vocabulary; a position is an integer, so give the feature a size"
+    elif found.length > 1:
+        yield path, f"{name!r} holds {found.length} codes a row; a row has one position"
+    if name in config.model.embeddings:
+        yield (
+            ("model", "embeddings", name),
+            f"{name!r} is the feature of model.position_debias, which embeds it; leave it out here",
+        )
 
 
 def _join_problems(config: RecapConfig) -> Disagreements:

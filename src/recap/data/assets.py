@@ -46,6 +46,16 @@ def discrete_sizes(features: FeaturesConfig, assets: Assets) -> dict[str, int]:
     }
 
 
+def discrete_columns(features: FeaturesConfig) -> dict[str, slice]:
+    """Which columns of `Batch.discrete` are those of each discrete feature."""
+    columns: dict[str, slice] = {}
+    start = 0
+    for name, discrete in features.discrete.items():
+        columns[name] = slice(start, start + discrete.length)
+        start += discrete.length
+    return columns
+
+
 def column_width(column: Column, assets: Assets) -> int:
     """Values of a numeric column that the model reads of a row."""
     return column.read if column.mask is None else int(assets[column.name].true_count)

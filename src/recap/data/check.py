@@ -55,7 +55,9 @@ def _problems(config: RecapConfig) -> Problems:
         except DataError as error:
             yield ("model", "featurization", "analysis"), error
     for path, data in config.data_sets():
-        parts = dict(_feature_parts(config.features, assets))
+        mode = JobMode.TRAIN if data is config.train_data else JobMode.EVALUATE
+        job = RowEncoder.for_job(config, assets, mode, data)
+        parts = dict(_feature_parts(job.read, assets))
         labels = {(*path, "tasks", task): RowEncoder(FeaturesConfig(), {}, [task], data.labels) for task in data.labels}
         if data.rectify_labels is not None:
             rectifies = RowEncoder(FeaturesConfig(), {}, config.tasks, data.labels, data.rectify_labels)
@@ -64,7 +66,7 @@ def _problems(config: RecapConfig) -> Problems:
             parts["features", "user"] = RowEncoder(FeaturesConfig(user=config.features.user), {}, [], {})
         source: Path = (*path, "source")
         try:
-            format_ = open_format(data.source, RowEncoder.for_job(config, {}, JobMode.EVALUATE, data).types)
+            format_ = open_format(data.source, job.types)
         except DataError as error:
             yield source, error
             continue

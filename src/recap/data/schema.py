@@ -1,6 +1,6 @@
 """Rows of a table → `Batch`. Checks what the columns hold; errors name file, column and row."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import reduce
 from hashlib import blake2b
 
@@ -38,12 +38,16 @@ class RowEncoder:
         rectify: RectifyLabelsConfig | None = None,
         *,
         weigh_samples: bool = False,
+        unread: Collection[str] = (),
     ) -> None:
         """`labels` given, those of some of `tasks`: batches carry labels [B, T].
 
         `rectify`: which of their positives came too late. `weigh_samples`: weights undo the sampling they tell.
+        `unread`: discrete features that are not read; all their codes are 0.
         """
         self.features = features
+        read = {name: discrete for name, discrete in features.discrete.items() if name not in unread}
+        self.read = features.model_copy(update={"discrete": read})
         self.assets = assets
         self.tasks = tasks or []
         self.labels = labels
@@ -59,15 +63,16 @@ class RowEncoder:
         Evaluation undoes sampling by weights; training by what `sampling_correction` says.
         """
         if mode is JobMode.INFERENCE:
-            return cls(config.features, assets)
+            return cls(config.features, assets, unread=_unread(config))
         labels, rectify = (data.labels, data.rectify_labels) if data is not None else (None, None)
         weigh_samples = config.train_data.sampling_correction == "weights" if mode is JobMode.TRAIN else True
-        return cls(config.features, assets, config.tasks, labels, rectify, weigh_samples=weigh_samples)
+        unread = _unread(config) if mode is JobMode.EVALUATE else ()
+        return cls(config.features, assets, config.tasks, labels, rectify, weigh_samples=weigh_samples, unread=unread)
 
     @property
     def columns(self) -> list[str]:
         """The columns this encoder reads, each once."""
-        names = list(self.features.columns)
+        names = list(self.read.columns)
         if self.labels is not None:
             names += [task for task in self.tasks if task in self.labels]
             names += self._times
@@ -91,8 +96,8 @@ class RowEncoder:
         numbers += [(name, vector.length, pa.float32()) for name, vector in features.vectors.items()]
         numbers += [
             (name, discrete.length, pa.int64() if isinstance(discrete, IntegerCodes) else pa.string())
-            for name, discrete in features.discrete.items()
-            if name in features.columns
+            for name, discrete in self.read.discrete.items()
+            if name in self.read.columns
         ]
         numbers += [(task, 1, pa.float64()) for task in self.labels or ()]
         numbers += [(name, 1, pa.int64()) for name in self._times]
@@ -173,6 +178,8 @@ class RowEncoder:
     def _codes(self, table: pa.Table, name: str, place: Place) -> npt.NDArray[np.int64]:
         """[B, length] int64: 0 for unknown, code + 1 for the others."""
         discrete = self.features.discrete[name]
+        if name not in self.read.discrete:
+            return np.zeros((table.num_rows, discrete.length), np.int64)
         of = discrete.of if isinstance(discrete, IntegerCodes) else None
         values, valid = values_of(table, name, discrete.length, place, of)
         if isinstance(discrete, IntegerCodes):
@@ -250,6 +257,12 @@ class RowEncoder:
         else:
             raise place.error(name, f"holds {values.type}; users are integers or strings")
         return torch.from_numpy(users)
+
+
+def _unread(config: RecapConfig) -> list[str]:
+    """Features that are hidden from the model wherever it does not learn."""
+    debias = config.model.position_debias
+    return [debias.feature] if debias is not None else []
 
 
 def _held_as(values: Floats, dtype: str, name: str, place: Place) -> Tensor:

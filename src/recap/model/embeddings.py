@@ -7,10 +7,20 @@ from torch import Tensor, nn
 
 from recap.config.features import FeaturesConfig
 from recap.config.optimizer import DEFAULT
+from recap.data.assets import discrete_columns
 from recap.model.names import NamedModules
 
 INITIAL_DEVIATION = 0.01
 """Rows start close to zero, so that a rarely seen code says little until it has been learned."""
+
+
+def embedding_table(codes: int, width: int) -> nn.Embedding:
+    """A row for each code, 1 to `codes`, and row 0 for what is unknown, which starts at zero."""
+    table = nn.Embedding(codes + 1, width)
+    nn.init.normal_(table.weight, std=INITIAL_DEVIATION)
+    with torch.no_grad():
+        table.weight[0] = 0.0
+    return table
 
 
 class DiscreteEmbeddings(nn.Module):
@@ -25,18 +35,12 @@ class DiscreteEmbeddings(nn.Module):
         tables: dict[str, nn.Module] = {}
         self.columns: list[slice] = []
         self.widths: list[int] = []
-        start = 0
-        for name, discrete in features.discrete.items():
+        for name, columns in discrete_columns(features).items():
             width = widths[name] if name in widths else widths[DEFAULT]
             if width:
-                table = nn.Embedding(sizes[name] + 1, width)
-                nn.init.normal_(table.weight, std=INITIAL_DEVIATION)
-                with torch.no_grad():
-                    table.weight[0] = 0.0
-                tables[name] = table
-                self.columns.append(slice(start, start + discrete.length))
-                self.widths += [width] * discrete.length
-            start += discrete.length
+                tables[name] = embedding_table(sizes[name], width)
+                self.columns.append(columns)
+                self.widths += [width] * features.discrete[name].length
         self.tables = NamedModules(tables)
 
     def forward(self, discrete: Tensor) -> Tensor:

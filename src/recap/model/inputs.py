@@ -8,11 +8,12 @@ from torch import Tensor, nn
 
 from recap.config.featurization import BINARY
 from recap.config.recap import RecapConfig
-from recap.data.assets import Assets, column_width, discrete_sizes
+from recap.data.assets import Assets, column_width, discrete_columns, discrete_sizes
 from recap.data.batch import Batch
 from recap.model.embeddings import DiscreteEmbeddings
 from recap.model.featurization import build_featurization, joined_names
 from recap.model.names import NamedModules
+from recap.model.position import PositionDebias
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class InputLayout:
     """What the columns of [B, width] are: first numbers, then embeddings end to end."""
 
     numbers: int
-    """Columns that are featurized numbers and normalised vectors, or anything else without fields."""
+    """Columns that are featurized numbers, normalised vectors and the position, or anything else without fields."""
     embeddings: Sequence[int] = ()
     """Width of each embedding, in order."""
 
@@ -36,7 +37,7 @@ class InputLayout:
 
 
 class Inputs(nn.Module):
-    """Featurized columns, embeddings and normalised vectors, joined: `Batch` → [B, layout.width] float32."""
+    """Featurized columns, vectors, the position and embeddings, joined: `Batch` → [B, layout.width] float32."""
 
     def __init__(self, config: RecapConfig, assets: Assets) -> None:
         super().__init__()
@@ -53,9 +54,17 @@ class Inputs(nn.Module):
             binary * self.joins_binary + sum(lengths[name] for name in self.joined_vectors),
         )
         self.vector_norms = NamedModules({name: nn.LayerNorm(lengths[name]) for name in self.vector_names})
-        self.embeddings = DiscreteEmbeddings(features, model.embeddings, discrete_sizes(features, assets))
+        sizes, widths = discrete_sizes(features, assets), dict(model.embeddings)
+        self.position: PositionDebias | None = None
+        if model.position_debias is not None:
+            feature = model.position_debias.feature
+            self.position = PositionDebias(model.position_debias, sizes[feature])
+            self.position_column = discrete_columns(features)[feature].start
+            widths[feature] = 0
+        self.embeddings = DiscreteEmbeddings(features, widths, sizes)
         numbers = self.featurization.out_features + sum(lengths[name] for name in self.vector_names)
         numbers += binary * (not self.joins_binary)
+        numbers += self.position.out_features if self.position is not None else 0
         self.layout = InputLayout(numbers, self.embeddings.widths)
 
     def forward(self, batch: Batch) -> Tensor:
@@ -68,6 +77,8 @@ class Inputs(nn.Module):
         if not self.joins_binary:
             parts.append(binary)
         parts += [self.vector_norms.named(name)(batch.vectors[name].float()) for name in self.vector_names]
+        if self.position is not None:
+            parts.append(self.position(batch.discrete[:, self.position_column]))
         if self.layout.embeddings:
             parts.append(self.embeddings(batch.discrete))
         return torch.cat(parts, dim=1)

@@ -101,9 +101,14 @@ class _Converter:
 
     def _features(self) -> Node:
         path: Path = ("train_data", "seg_dense_schema")
-        columns = find_columns(self.published.train_data, self._tables, path, self.tree.remark, self.tree.refuse)
+        tables = [*self._tables, *self._inputs.codes()]
+        columns = find_columns(self.published.train_data, tables, path, self.tree.remark, self.tree.refuse)
         entries = {name: self.tree.made(value, path) for name, value in columns.items() if value}
         return self.tree.mapping(path, entries)
+
+    @property
+    def _inputs(self) -> InputsConverter:
+        return InputsConverter(self.tree, self.published, self._tables)
 
     @property
     def _tables(self) -> list[SmallTable]:
@@ -128,8 +133,9 @@ class _Converter:
         return self.tree.mapping(
             ("model",),
             {
-                "featurization": InputsConverter(self.tree, self.published).featurization(),
+                "featurization": self._inputs.featurization(),
                 "embeddings": self.tree.made(widths, ("model", "small_embeddings")) if widths else None,
+                "position_debias": self._inputs.position_debias(),
                 "backbone": backbone,
                 "sharing": self.tree.made({"kind": model.multi_task_type}, ("model", "multi_task_type")),
                 "tasks": self.tree.mapping(("model", "tasks"), towers),

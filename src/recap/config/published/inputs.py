@@ -1,5 +1,6 @@
 """How a published file says its columns become numbers, in our words."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from recap.config.base import SMALLEST_EPSILON
@@ -7,11 +8,13 @@ from recap.config.featurization import BINARY
 from recap.config.node import Node, Path
 from recap.config.published.columns import VECTORS
 from recap.config.published.form import PublishedConfig
-from recap.config.published.model import Featurization, LayerNorm
+from recap.config.published.model import Featurization, LayerNorm, SmallTable
 from recap.config.published.section import not_built
 from recap.config.published.tree import TreeBuilder
 
 _PATH: Path = ("model", "featurization_config")
+_POSITIONS = 65_536
+"""Positions that are known, where the published form sets no limit; the table of the embedding is not larger for it."""
 
 
 @dataclass
@@ -20,6 +23,7 @@ class InputsConverter:
 
     tree: TreeBuilder
     published: PublishedConfig
+    tables: Sequence[SmallTable]
 
     def featurization(self) -> Node | None:
         """`model.featurization`."""
@@ -38,6 +42,41 @@ class InputsConverter:
         kind = "log1p_abs" if said.log1p_abs_config is not None else "clip_log1p_abs"
         path: Path = (*_PATH, f"{kind}_config")
         return self.tree.mapping(path, {"kind": self.tree.made(kind, path), **self.tree.copies(path, "clip_magnitude")})
+
+    def codes(self) -> list[SmallTable]:
+        """Codes that are read but not embedded as others are."""
+        debias = self.published.model.position_debias_config
+        if debias is None:
+            return []
+        index = debias.position_feature_index
+        return [SmallTable(name=self._position, num_embeddings=_POSITIONS, embedding_dim=0, index=index)]
+
+    @property
+    def _position(self) -> str:
+        """The name of the position, which no table has."""
+        taken = [table.name for table in self.tables]
+        return next(
+            name for name in ("position", *(f"position_{n}" for n in range(len(taken) + 1))) if name not in taken
+        )
+
+    def position_debias(self) -> Node | None:
+        """`model.position_debias`."""
+        path: Path = ("model", "position_debias_config")
+        said = self.published.model.position_debias_config
+        if said is None:
+            return None
+        self.tree.remark(path, "at inference and in evaluation the position is hidden, and its column not read")
+        for table in self.tables:
+            if table.index == said.position_feature_index:
+                text = f"{table.name!r} of small_embeddings embeds the position too, and is never hidden"
+                self.tree.remark((*path, "position_feature_index"), text)
+        return self.tree.mapping(
+            path,
+            {
+                "feature": self.tree.made(self._position, (*path, "position_feature_index")),
+                **self.tree.copies(path, "max_position", "num_dims", "drop_probability"),
+            },
+        )
 
     def _z_score_log(self) -> Node:
         path: Path = (*_PATH, "z_score_log_config")

@@ -143,6 +143,15 @@ class Featurization(PublishedSection):
     feature_names_to_concat: list[str] = ["binary"]
 
 
+class PositionDebias(PublishedSection):
+    """A position that is hidden where it should have no say."""
+
+    max_position: int = 256
+    num_dims: int = 64
+    drop_probability: float = 0.5
+    position_feature_index: int
+
+
 class SmallTable(PublishedSection):
     """A small embedding table."""
 
@@ -167,7 +176,7 @@ class Model(PublishedSection):
     featurization_config: Featurization | None = None
     small_embeddings: SmallEmbeddings | None = None
     large_embeddings: Annotated[Unread, not_built("sharded embedding tables")] = None
-    position_debias_config: Annotated[Unread, not_built("position debias")] = None
+    position_debias_config: PositionDebias | None = None
     stratifiers: Annotated[Unread | None, not_built("metrics of strata")] = None
 
     def problems(self) -> Disagreements:
