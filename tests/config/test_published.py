@@ -221,6 +221,32 @@ def test_the_position_is_one_of_the_discrete_column(tmp_path: Path, published: d
     assert any("embeds the position too, and is never hidden" in remark.text for remark in found.remarks)
 
 
+def test_strata_are_of_codes_that_are_embedded_or_not(tmp_path: Path, published: dict[str, Any]) -> None:
+    tables = [{"name": "hour", "num_embeddings": 24, "embedding_dim": 4, "index": 7}]
+    published["model"] |= {
+        "small_embeddings": {"tables": tables},
+        "position_debias_config": {"position_feature_index": 51},
+        "stratifiers": [
+            {"name": "morning", "index": 7, "value": 8},
+            {"name": "first", "index": 51, "value": 0},
+            {"name": "home", "index": 3, "value": 1},
+            {"name": "search", "index": 3, "value": 4},
+        ],
+    }
+    config = read_back(tmp_path, imported(tmp_path, published))
+    assert {name: (stratum.feature, stratum.value) for name, stratum in config.strata.items()} == {
+        "morning": ("hour", 8),
+        "first": ("position", 0),
+        "home": ("discrete_3", 1),
+        "search": ("discrete_3", 4),
+    }
+    assert config.features.discrete["discrete_3"].model_dump(exclude_unset=True) == {
+        "size": 5,
+        "of": {"column": "home__discrete", "index": 3},
+    }
+    assert config.model.embeddings == {"hour": 4, "discrete_3": 0}
+
+
 def test_truncation_is_that_of_the_columns(tmp_path: Path, published: dict[str, Any]) -> None:
     cut = {"truncate_and_slice": {"continuous_feature_truncation": 50, "binary_feature_truncation": 100}}
     for data in (published["train_data"], *published["validation_data"].values()):

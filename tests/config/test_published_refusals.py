@@ -45,7 +45,6 @@ REFUSED = {
     if isinstance(mark, Refused)
 }
 NOT_DEFAULT: dict[str, Any] = {
-    "stratifiers": [{"name": "tab", "index": 3, "value": 1}],
     "data_service_dispatcher": "grpc://reader:5000",
     "axis": 1,
 }
@@ -145,6 +144,11 @@ WRONG = {
         "model/featurization_config",
         {"log1p_abs_config": {}, "feature_names_to_concat": ["binary", "user_embedding"]},
         "feature_names_to_concat: not built yet: joining vectors before a LayerNorm where there is none",
+    ),
+    "a stratum named twice": (
+        "model/stratifiers",
+        [{"name": "tab", "index": 3, "value": 1}, {"name": "tab", "index": 3, "value": 2}],
+        "model.stratifiers.1.name: 'tab' is named twice; give each stratum a name of its own",
     ),
     "features shaped in another way": (
         "validation_data/d9/preprocess",

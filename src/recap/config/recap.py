@@ -11,7 +11,7 @@ from recap.config.data import DataConfig, TrainDataConfig, ValidationDataConfig
 from recap.config.features import FeaturesConfig, IntegerCodes
 from recap.config.featurization import BINARY, DoubleNormLogConfig
 from recap.config.keys import suggest
-from recap.config.metrics import MetricName
+from recap.config.metrics import MetricName, StratumConfig
 from recap.config.model import ModelConfig
 from recap.config.node import Path
 from recap.config.optimizer import DEFAULT, OptimizerConfig
@@ -49,6 +49,8 @@ class RecapConfig(WholeConfig):
     """How much each probability counts."""
     which_metrics: list[MetricName] | None = Field(default=None, min_length=1)
     """Metrics to report; none given: all."""
+    strata: dict[Name, StratumConfig] = {}
+    """Rows of which `recap evaluate` reports every metric by themselves, too, by a name for them."""
 
     def checks(self) -> tuple[Disagreements, ...]:
         """What sections do not agree about."""
@@ -59,6 +61,7 @@ class RecapConfig(WholeConfig):
             _position_problems(self),
             _task_problems(self),
             _metric_problems(self),
+            _stratum_problems(self),
             _weight_problems(self),
             _rate_problems(self),
             _batch_problems(self),
@@ -193,6 +196,21 @@ def _metric_problems(config: RecapConfig) -> Disagreements:
     for index, name in enumerate(names):
         if name in names[:index]:
             yield ("which_metrics", index), f"{name!r} is named twice; once is enough"
+
+
+def _stratum_problems(config: RecapConfig) -> Disagreements:
+    for name, stratum in config.strata.items():
+        path, discrete = ("strata", name), config.features.discrete
+        if stratum.feature not in discrete:
+            yield (*path, "feature"), _unknown(stratum.feature, "discrete feature", list(discrete))
+            continue
+        feature, value = discrete[stratum.feature], stratum.value
+        if feature.length > 1:
+            yield (*path, "feature"), f"{stratum.feature!r} holds {feature.length} codes a row; a stratum needs one"
+        if isinstance(feature, IntegerCodes) and not (isinstance(value, int) and 0 <= value < feature.size):
+            yield (*path, "value"), f"{stratum.feature!r} has the codes 0 to {feature.size - 1}, found {value!r}"
+        if not isinstance(feature, IntegerCodes) and not isinstance(value, str):
+            yield (*path, "value"), f"{stratum.feature!r} has a vocabulary of strings, found {value!r}"
 
 
 def _weight_problems(config: RecapConfig) -> Disagreements:

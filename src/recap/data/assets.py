@@ -4,6 +4,7 @@ A vocabulary: the code of a string = its row + 1; code 0 is the unknown bucket. 
 """
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from io import BytesIO
 from pathlib import Path
 from urllib.parse import quote
@@ -54,6 +55,22 @@ def discrete_columns(features: FeaturesConfig) -> dict[str, slice]:
         columns[name] = slice(start, start + discrete.length)
         start += discrete.length
     return columns
+
+
+def code_of(name: str, value: int | str, features: FeaturesConfig, assets: Assets) -> int:
+    """The code that a value of a discrete feature has in a batch. Raises DataError for a string that is not known."""
+    if not isinstance(features.discrete[name], Vocabulary):
+        return int(value) + 1
+    known = assets[name].to_pylist()
+    if value not in known:
+        raise DataError(f"{value!r} is not in the vocabulary of {name!r}, but strata ask for it. {_few(value, known)}")
+    return int(known.index(value)) + 1
+
+
+def _few(value: int | str, known: list[str]) -> str:
+    """What is like a string, of strings that may be very many."""
+    near = get_close_matches(str(value), known[:10_000])
+    return f"Did you mean {near[0]!r}?" if near else f"It knows {len(known):,} strings, such as {known[0]!r}"
 
 
 def column_width(column: Column, assets: Assets) -> int:

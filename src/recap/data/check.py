@@ -12,7 +12,7 @@ from recap.config.node import Path, dotted
 from recap.config.problems import in_order, origin_at
 from recap.config.recap import JobMode, RecapConfig
 from recap.data.analysis import load_analysis
-from recap.data.assets import Assets, load_assets
+from recap.data.assets import Assets, code_of, load_assets
 from recap.data.schema import RowEncoder
 from recap.data.sources.files import find_files
 from recap.data.sources.format import Format
@@ -46,6 +46,12 @@ def _problems(config: RecapConfig) -> Problems:
             assets |= load_assets(features)
         except DataError as error:
             yield where, error
+    for name, stratum in config.strata.items():
+        if stratum.feature in assets:
+            try:
+                code_of(stratum.feature, stratum.value, config.features, assets)
+            except DataError as error:
+                yield ("strata", name, "value"), error
     featurization = config.model.featurization
     if isinstance(featurization, ZScoreLogConfig):
         try:

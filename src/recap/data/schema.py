@@ -66,7 +66,9 @@ class RowEncoder:
             return cls(config.features, assets, unread=_unread(config))
         labels, rectify = (data.labels, data.rectify_labels) if data is not None else (None, None)
         weigh_samples = config.train_data.sampling_correction == "weights" if mode is JobMode.TRAIN else True
-        unread = _unread(config) if mode is JobMode.EVALUATE else ()
+        unread: set[str] = set()
+        if mode is JobMode.EVALUATE:
+            unread = _unread(config) - {stratum.feature for stratum in config.strata.values()}
         return cls(config.features, assets, config.tasks, labels, rectify, weigh_samples=weigh_samples, unread=unread)
 
     @property
@@ -259,10 +261,10 @@ class RowEncoder:
         return torch.from_numpy(users)
 
 
-def _unread(config: RecapConfig) -> list[str]:
+def _unread(config: RecapConfig) -> set[str]:
     """Features that are hidden from the model wherever it does not learn."""
     debias = config.model.position_debias
-    return [debias.feature] if debias is not None else []
+    return {debias.feature} if debias is not None else set()
 
 
 def _held_as(values: Floats, dtype: str, name: str, place: Place) -> Tensor:

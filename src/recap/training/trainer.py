@@ -18,6 +18,7 @@ from recap.data.batch import Batch
 from recap.data.stream import BatchStream, open_stream, refuse_caches_that_do_not_fit
 from recap.errors import CheckpointError, DataError, InputError, RecapError, RunError
 from recap.evaluation.evaluate import Evaluation, evaluate
+from recap.evaluation.strata import Strata
 from recap.model.directory import verify
 from recap.model.loss import MultiTaskLoss
 from recap.model.saved import CONFIG, SavedModel, find_model_dir, load_weights, new_ranker
@@ -73,6 +74,7 @@ class Trainer:
             split: open_stream(config, assets, JobMode.EVALUATE, split, reporter.say)
             for split in config.validation_data
         }
+        Strata(config, assets)
         refuse_caches_that_do_not_fit({"train_data": self.stream, **self.validation})
         seed_torch(config.training.seed, 0)
         ranker = new_ranker(config, assets).to(self.runtime.device)

@@ -76,7 +76,7 @@ class _Converter:
     def whole(self) -> Node:
         """Everything."""
         published, sets = self.published, DataSets(self.tree, self.published)
-        sections = {
+        sections: dict[str, Node | None] = {
             "training": self._training(),
             "features": self._features(),
             "model": self._model(),
@@ -88,6 +88,7 @@ class _Converter:
         if published.which_metrics is not None:
             names = [METRIC_ALIASES.get(name, name) for name in metric_names(published.which_metrics)]
             sections["which_metrics"] = self.tree.made(names, ("which_metrics",))
+        sections["strata"] = self._inputs.strata()
         return self.tree.mapping((), sections)
 
     # The sections, in the order of ours.
@@ -117,8 +118,8 @@ class _Converter:
 
     def _model(self) -> Node:
         model = self.published.model
-        widths = {table.name: table.embedding_dim for table in self._tables}
-        if widths:
+        widths = {table.name: table.embedding_dim for table in self._tables} | self._inputs.unembedded()
+        if self._tables:
             text = "a code that a table has no row for is unknown, and shares one row; the published code failed there"
             self.tree.remark(("model", "small_embeddings"), text)
         self.tree.remark(
@@ -134,7 +135,9 @@ class _Converter:
             ("model",),
             {
                 "featurization": self._inputs.featurization(),
-                "embeddings": self.tree.made(widths, ("model", "small_embeddings")) if widths else None,
+                "embeddings": self.tree.made(widths, ("model", "small_embeddings" if self._tables else "stratifiers"))
+                if widths
+                else None,
                 "position_debias": self._inputs.position_debias(),
                 "backbone": backbone,
                 "sharing": self.tree.made({"kind": model.multi_task_type}, ("model", "multi_task_type")),

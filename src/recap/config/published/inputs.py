@@ -46,10 +46,43 @@ class InputsConverter:
     def codes(self) -> list[SmallTable]:
         """Codes that are read but not embedded as others are."""
         debias = self.published.model.position_debias_config
-        if debias is None:
-            return []
-        index = debias.position_feature_index
-        return [SmallTable(name=self._position, num_embeddings=_POSITIONS, embedding_dim=0, index=index)]
+        found: list[SmallTable] = []
+        if debias is not None:
+            index = debias.position_feature_index
+            found = [SmallTable(name=self._position, num_embeddings=_POSITIONS, embedding_dim=0, index=index)]
+        most: dict[int, int] = {}
+        for each in self.published.model.stratifiers or []:
+            if each.index not in self._features:
+                most[each.index] = max(each.value, most.get(each.index, 0))
+        return found + [
+            SmallTable(name=f"discrete_{index}", num_embeddings=value + 1, embedding_dim=0, index=index)
+            for index, value in most.items()
+        ]
+
+    @property
+    def _features(self) -> dict[int, str]:
+        """Index of a code → the feature it is, of those that the model embeds."""
+        debias = self.published.model.position_debias_config
+        position = {debias.position_feature_index: self._position} if debias is not None else {}
+        return position | {table.index: table.name for table in self.tables}
+
+    def unembedded(self) -> dict[str, int]:
+        """The widths of codes that only strata read."""
+        return {table.name: 0 for table in self.codes() if table.name != self._position}
+
+    def strata(self) -> Node | None:
+        """`strata`."""
+        path: Path = ("model", "stratifiers")
+        found: dict[str, Node | None] = {}
+        for index, each in enumerate(self.published.model.stratifiers or []):
+            where: Path = (*path, index)
+            if each.name in found:
+                self.tree.refuse((*where, "name"), f"{each.name!r} is named twice; give each stratum a name of its own")
+            feature = self.tree.made(self._features.get(each.index, f"discrete_{each.index}"), (*where, "index"))
+            found[each.name] = self.tree.mapping(
+                where, {"feature": feature, "value": self.tree.copied((*where, "value"))}
+            )
+        return self.tree.mapping(path, found) if found else None
 
     @property
     def _position(self) -> str:

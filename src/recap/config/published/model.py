@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from recap.config.base import Disagreements, Name
+from recap.config.base import Disagreements, Name, NonNegativeInt
 from recap.config.model import AffineMapConfig
 from recap.config.network import BatchNormConfig, DropoutConfig
 from recap.config.published.section import PublishedSection, Refused, Unread, not_built
@@ -152,6 +152,14 @@ class PositionDebias(PublishedSection):
     position_feature_index: int
 
 
+class Stratifier(PublishedSection):
+    """Rows of one code."""
+
+    name: Name
+    index: NonNegativeInt
+    value: NonNegativeInt
+
+
 class SmallTable(PublishedSection):
     """A small embedding table."""
 
@@ -177,7 +185,7 @@ class Model(PublishedSection):
     small_embeddings: SmallEmbeddings | None = None
     large_embeddings: Annotated[Unread, not_built("sharded embedding tables")] = None
     position_debias_config: PositionDebias | None = None
-    stratifiers: Annotated[Unread | None, not_built("metrics of strata")] = None
+    stratifiers: list[Stratifier] | None = None
 
     def problems(self) -> Disagreements:
         """Towers without a logit, or a backbone with one."""
