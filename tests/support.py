@@ -95,6 +95,8 @@ def write_feed(
             pq.write_table(part, folder / split / f"part-{number}.parquet", row_group_size=70)
     pq.write_table(pa.table({"value": list(LANGUAGES)}), folder / "languages.parquet")
     np.save(folder / "mask.npy", np.array([1, 0, 1]))
+    analysis = {"name": ["age", "followers"], "mean": [1.4, 2.1], "deviation": [1.3, 1.9]}
+    pq.write_table(pa.table(analysis), folder / "analysis.parquet")
     return folder
 
 

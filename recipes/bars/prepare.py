@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from recap.config.keys import suggest
 from recap.config.yaml_file import render
-from recap.data.make_vocabulary import write_vocabulary
+from recap.data.make_vocabulary import write_table
 from recap.errors import DataError, InputError, RecapError
 
 TASK = "label"
@@ -82,7 +82,7 @@ def prepare(
             raise DataError(f"{file}: lacks column {missing[0]!r}, which {files['train']} has")
     vocabularies = _vocabularies(files["train"], columns, min_count)
     for name, table in vocabularies.items():
-        write_vocabulary(table, output / "vocabularies" / f"{name}.parquet")
+        write_table(table, output / "vocabularies" / f"{name}.parquet")
     known = {name: table["value"].combine_chunks() for name, table in vocabularies.items()}
     rows = {split: _encode(file, columns, known, output / f"{split}.parquet") for split, file in files.items()}
     sizes = {name: max(len(values), 1) for name, values in known.items()}

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from recap.data.make_vocabulary import write_vocabulary
+from recap.data.make_vocabulary import write_table
 from recap.errors import DataError, InputError, RecapError
 
 LABELS = ("label_income", "label_never_married", "label_college")
@@ -68,7 +68,7 @@ def prepare(source: Path, output: Path) -> dict[str, int]:
     tables = {split: _read(source / f"{split}.parquet") for split in SPLITS}
     for name in CATEGORIES:
         known = sorted(value for value in tables["train"][name].unique().to_pylist() if value is not None)
-        write_vocabulary(pa.table({"value": known}), output / "vocabularies" / f"{name}.parquet")
+        write_table(pa.table({"value": known}), output / "vocabularies" / f"{name}.parquet")
     for split, table in tables.items():
         _write_whole(table, output / f"{split}.parquet")
     return {split: table.num_rows for split, table in tables.items()}

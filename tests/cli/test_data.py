@@ -9,6 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 from support import write_feed
 
+VALID = Path(__file__).parents[1] / "config" / "valid"
+
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     done = subprocess.run([sys.executable, "-m", "recap", *arguments], capture_output=True, text=True, cwd=folder)
@@ -67,3 +69,20 @@ def test_vocabulary_writes_a_file_once(folder: Path) -> None:
         "written: words.parquet, 4 strings; use it as features.discrete.language.vocabulary"
     )
     assert run(folder, *command).stderr == "--output: words.parquet is already there; add --overwrite to replace it\n"
+
+
+def test_analysis_writes_a_file_that_z_score_log_reads(folder: Path) -> None:
+    lines = (VALID / "inputs.yaml").read_text().replace("analysis.parquet", "made.parquet")
+    (folder / "inputs.yaml").write_text(lines)
+    made = run(folder, "data", "analysis", "inputs.yaml", "--output", "made.parquet")
+    assert made.stdout.splitlines()[-1] == (
+        "written: made.parquet, 2 values; use it as model.featurization.analysis of z_score_log"
+    )
+    assert pq.read_table(folder / "made.parquet").column("name").to_pylist() == ["age", "followers"]
+    assert run(folder, "config", "check", "inputs.yaml", "--data").returncode == 0
+    again = run(folder, "data", "analysis", "inputs.yaml", "--output", "made.parquet")
+    assert again.stderr == "--output: made.parquet is already there; add --overwrite to replace it\n"
+    (folder / "made.parquet").unlink()
+    assert (
+        "analysis of continuous values: no such file" in run(folder, "config", "check", "inputs.yaml", "--data").stderr
+    )

@@ -104,11 +104,13 @@ def wrong_values(name: str, field: FieldInfo, stated: Any) -> Iterator[tuple[str
     elif isinstance(stated, bool):
         yield "a word", "perhaps"
     elif isinstance(stated, int | float):
-        yield "a word", "many"
+        if str not in kinds:
+            yield "a word", "many"
         yield "a list", [1]
         yield "not a number", float("nan")
     else:
-        yield "a number", 3
+        if int not in kinds:
+            yield "a number", 3
         yield "a mapping", {}
     for mark in field.metadata:
         match mark:

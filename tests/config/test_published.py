@@ -168,6 +168,86 @@ def test_small_embeddings_are_of_positions_of_the_discrete_column(tmp_path: Path
     assert not any("discrete is left out" in remark.text for remark in found.remarks)
 
 
+FEATURIZATIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "log1p_abs": ({"log1p_abs_config": {}}, {"kind": "log1p_abs"}),
+    "clip_log1p_abs": ({"clip_log1p_abs_config": {}}, {"kind": "clip_log1p_abs"}),
+    "clip_log1p_abs at a magnitude": (
+        {"clip_log1p_abs_config": {"clip_magnitude": 10.0}},
+        {"kind": "clip_log1p_abs", "clip_magnitude": 10.0},
+    ),
+    "z_score_log": (
+        {"z_score_log_config": {"analysis_path": "a.parquet", "schema_path": "s.json", "clip_magnitude": 4.0}},
+        {"kind": "z_score_log", "analysis": "a.parquet", "clip_magnitude": 4.0},
+    ),
+    "z_score_log with BatchNorm": (
+        {"z_score_log_config": {"analysis_path": "a.parquet", "use_batch_norm": True}},
+        {"kind": "z_score_log", "analysis": "a.parquet", "batch_norm": {}},
+    ),
+    "z_score_log with renormalisation": (
+        {"z_score_log_config": {"analysis_path": "a.parquet", "use_renorm": True}},
+        {"kind": "z_score_log", "analysis": "a.parquet", "batch_norm": {}, "renorm": True},
+    ),
+    "double_norm_log that joins a vector": (
+        {"double_norm_log_config": {}, "feature_names_to_concat": ["binary", "user_embedding"]},
+        {"kind": "double_norm_log", "batch_norm": None, "layer_norm": None, "join": ["binary", "user.follow"]},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FEATURIZATIONS)
+def test_every_featurization_is_taken_over(case: str, tmp_path: Path, published: dict[str, Any]) -> None:
+    said, ours = FEATURIZATIONS[case]
+    published["model"]["featurization_config"] = said
+    config = read_back(tmp_path, imported(tmp_path, published))
+    assert config.model.featurization.model_dump(exclude_unset=True) == ours
+
+
+def test_the_position_is_one_of_the_discrete_column(tmp_path: Path, published: dict[str, Any]) -> None:
+    published["model"]["position_debias_config"] = {"position_feature_index": 51, "num_dims": 16}
+    config = read_back(tmp_path, imported(tmp_path, published))
+    assert config.features.model_dump(exclude_unset=True)["discrete"] == {
+        "position": {"size": 65536, "of": {"column": "home__discrete", "index": 51}}
+    }
+    assert config.model.position_debias is not None
+    assert config.model.position_debias.model_dump() == {
+        "feature": "position",
+        "max_position": 256,
+        "num_dims": 16,
+        "drop_probability": 0.5,
+    }
+    tables = [{"name": "position", "num_embeddings": 24, "embedding_dim": 4, "index": 51}]
+    published["model"]["small_embeddings"] = {"tables": tables}
+    found = imported(tmp_path, published)
+    assert list(read_back(tmp_path, found).features.discrete) == ["position", "position_0"]
+    assert any("embeds the position too, and is never hidden" in remark.text for remark in found.remarks)
+
+
+def test_strata_are_of_codes_that_are_embedded_or_not(tmp_path: Path, published: dict[str, Any]) -> None:
+    tables = [{"name": "hour", "num_embeddings": 24, "embedding_dim": 4, "index": 7}]
+    published["model"] |= {
+        "small_embeddings": {"tables": tables},
+        "position_debias_config": {"position_feature_index": 51},
+        "stratifiers": [
+            {"name": "morning", "index": 7, "value": 8},
+            {"name": "first", "index": 51, "value": 0},
+            {"name": "home", "index": 3, "value": 1},
+            {"name": "search", "index": 3, "value": 4},
+        ],
+    }
+    config = read_back(tmp_path, imported(tmp_path, published))
+    assert {name: (stratum.feature, stratum.value) for name, stratum in config.strata.items()} == {
+        "morning": ("hour", 8),
+        "first": ("position", 0),
+        "home": ("discrete_3", 1),
+        "search": ("discrete_3", 4),
+    }
+    assert config.features.discrete["discrete_3"].model_dump(exclude_unset=True) == {
+        "size": 5,
+        "of": {"column": "home__discrete", "index": 3},
+    }
+    assert config.model.embeddings == {"hour": 4, "discrete_3": 0}
+
+
 def test_truncation_is_that_of_the_columns(tmp_path: Path, published: dict[str, Any]) -> None:
     cut = {"truncate_and_slice": {"continuous_feature_truncation": 50, "binary_feature_truncation": 100}}
     for data in (published["train_data"], *published["validation_data"].values()):

@@ -45,8 +45,6 @@ REFUSED = {
     if isinstance(mark, Refused)
 }
 NOT_DEFAULT: dict[str, Any] = {
-    "feature_names_to_concat": ["binary", "discrete"],
-    "stratifiers": [{"name": "tab", "index": 3, "value": 1}],
     "data_service_dispatcher": "grpc://reader:5000",
     "axis": 1,
 }
@@ -71,7 +69,7 @@ def test_all_refusals_and_mistakes_are_told_at_once(tmp_path: Path, published: d
         "global_batch_size": "many",
     }
     published["model"]["tasks"]["is_favorited"]["mlp_config"] = {"layer_sizes": [8, 2], "layers": []}
-    published["model"]["position_debias_config"] = {"position_feature_index": 51}
+    published["model"]["position_debias_config"] = {"position_feature_indx": 51}
     published["optimizer"]["single_task_learning_rate"] = {"constant": 0.1, "piecewise_constnat": None}
     found = {line.split(": ")[0] for line in refusals(tmp_path, published)}
     assert found >= {
@@ -79,7 +77,7 @@ def test_all_refusals_and_mistakes_are_told_at_once(tmp_path: Path, published: d
         "train_data.sampler",
         "train_data.global_batch_size",
         "model.tasks.is_favorited.mlp_config.layers",
-        "model.position_debias_config",
+        "model.position_debias_config.position_feature_indx",
         "optimizer.single_task_learning_rate.piecewise_constnat",
         "optimizer",
     }
@@ -166,6 +164,21 @@ WRONG = {
         "which_metrics",
         "RCE, precision",
         "which_metrics: 'precision' is not built yet",
+    ),
+    "codes joined before the LayerNorm": (
+        "model/featurization_config/feature_names_to_concat",
+        ["binary", "discrete"],
+        "feature_names_to_concat.1: not built yet: joining anything but binary and user_embedding",
+    ),
+    "vectors joined where there is no LayerNorm": (
+        "model/featurization_config",
+        {"log1p_abs_config": {}, "feature_names_to_concat": ["binary", "user_embedding"]},
+        "feature_names_to_concat: not built yet: joining vectors before a LayerNorm where there is none",
+    ),
+    "a stratum named twice": (
+        "model/stratifiers",
+        [{"name": "tab", "index": 3, "value": 1}, {"name": "tab", "index": 3, "value": 2}],
+        "model.stratifiers.1.name: 'tab' is named twice; give each stratum a name of its own",
     ),
     "features shaped in another way": (
         "validation_data/d9/preprocess",

@@ -8,7 +8,7 @@ import pytest
 
 from recap.config.features import FeaturesConfig
 from recap.data.assets import load_assets
-from recap.data.make_vocabulary import count_values, write_vocabulary
+from recap.data.make_vocabulary import count_values, write_table
 from recap.errors import DataError
 
 WORDS = ["b", "a", None, "c", "b", "a", "b"]
@@ -35,7 +35,7 @@ def test_rare_strings_are_left_out(words: str) -> None:
 
 def test_what_is_written_is_what_a_configuration_names(words: str, tmp_path: Path) -> None:
     file = tmp_path / "new" / "words.parquet"
-    write_vocabulary(count_values([words], "word"), file)
+    write_table(count_values([words], "word"), file)
     features = FeaturesConfig.model_validate({"discrete": {"word": {"vocabulary": str(file)}}})
     assert load_assets(features)["word"].to_pylist() == ["b", "a", "c"]
 

@@ -150,6 +150,18 @@ def test_down_sampling_keeps_positives_and_the_stated_share_of_negatives(feed: P
     assert read(tmp_path / "validation").equals(read(feed / "validation"))
 
 
+def test_a_ranked_world_shows_the_popular_first_and_changes_nothing_else() -> None:
+    plain, ranked = (World(0, 8, ranked=ranked).block(0, 0, 0, rows=500).rows for ranked in (False, True))
+    others = [name for name in plain.column_names if name not in ("position", *TASKS, *(f"{t}_at_ms" for t in TASKS))]
+    assert ranked.select(others).equals(plain.select(others))
+    request = np.cumsum(plain["position"].to_numpy() == 0)  # whose rows stand together
+    views, position = ranked["post_views"].to_numpy(), ranked["position"].to_numpy()
+    for number in range(1, request[-1] + 1):
+        order = position[request == number].argsort()
+        assert position[request == number][order].tolist() == list(range(len(order)))
+        assert (np.diff(views[request == number][order]) <= 0).all()
+
+
 def test_the_same_feed_is_kept_and_another_one_is_not_overwritten_unasked(tmp_path: Path) -> None:
     sizes = {"rows": 500, "validation_rows": 100, "embedding_size": 8}
     assert simulate(tmp_path, **sizes)  # type: ignore[arg-type]

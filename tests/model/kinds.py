@@ -141,6 +141,14 @@ OTHERS: dict[str, dict[str, Any]] = {
     **{f"history_{name}": {"histories": {"watched": {"encoder": each}}} for name, each in ENCODERS.items()},
     "esmm": {"cascade": {"kind": "esmm", "chain": ["like", "share"]}},
     "aitm": {"cascade": {"kind": "aitm", "chain": ["share", "like"], "width": 5}},
+    "log1p_abs": {"featurization": {"kind": "log1p_abs"}},
+    "clip_log1p_abs": {"featurization": {"kind": "clip_log1p_abs", "clip_magnitude": 100.0}},
+    "z_score_log": {"featurization": {"kind": "z_score_log", "analysis": "a.parquet", "batch_norm": {}}},
+    "z_score_log_renorm": {
+        "featurization": {"kind": "z_score_log", "analysis": "a.parquet", "batch_norm": {}, "renorm": True}
+    },
+    "position_debias": {"position_debias": {"feature": "hour", "max_position": 12, "num_dims": 3}},
+    "double_norm_log_joining_vectors": {"featurization": {"kind": "double_norm_log", "join": ["vector"]}},
 }
 """What else a model can say, by name: laid over the section `model` of `mlp-share_all`."""
 FEATURES: dict[str, dict[str, Any]] = {

@@ -100,6 +100,15 @@ class Console:
             table.add_row(escape(gate), escape("  ".join(f"{name} {mean:.3f}" for name, mean in weights.items())))
         self._out.print(table)
 
+    def stratum(self, name: str, evaluation: Mapping[str, Mapping[str, float]]) -> None:
+        """A line of rows and AUC for each task; the file holds the rest."""
+        shown = [
+            f"{task} "
+            + " ".join(f"{key} {format_metric(key, metrics[key])}" for key in ("count", "auc") if key in metrics)
+            for task, metrics in evaluation.items()
+        ]
+        self.say(f"  {name}:  " + "  ".join(shown))
+
     def inspection(self, found: Inspection) -> None:
         """What files hold, a column a row."""
         title = f"{found.rows:,} rows of {found.format} in {found.files:,} file{'s' if found.files > 1 else ''}"

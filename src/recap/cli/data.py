@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from recap.cli.options import SchemaFile
+from recap.cli.options import ConfigFile, Overrides, SchemaFile, SetFiles
 
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Make data, look at it, and bring it into another form."
@@ -117,7 +117,7 @@ def vocabulary(
 ) -> None:
     """Count the strings of a column and write those to know, the most frequent first; row k has code k + 1."""
     from recap.cli.console import Console
-    from recap.data.make_vocabulary import count_values, write_vocabulary
+    from recap.data.make_vocabulary import count_values, write_table
     from recap.errors import InputError
 
     if output.exists() and not overwrite:
@@ -125,8 +125,33 @@ def vocabulary(
     console = Console()
     with console.counting("rows counted") as count:
         table = count_values(inputs, column, schema, min_count=min_count, after_rows=count)
-    write_vocabulary(table, output)
+    write_table(table, output)
     console.say(f"written: {output}, {table.num_rows:,} strings; use it as features.discrete.{column}.vocabulary")
+
+
+@app.command()
+def analysis(
+    config: ConfigFile,
+    output: Annotated[Path, typer.Option(metavar="FILE", help="Parquet file to write.", show_default=False)],
+    overrides: Overrides = None,
+    set_files: SetFiles = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is already there.")] = False,
+) -> None:
+    """Read the data to train on: mean and deviation of each continuous value after the logarithm, for z_score_log."""
+    from recap.cli.console import Console
+    from recap.config.load import load_config
+    from recap.data.analysis import analyse
+    from recap.data.make_vocabulary import write_table
+    from recap.errors import InputError
+
+    if output.exists() and not overwrite:
+        raise InputError(f"--output: {output} is already there; add --overwrite to replace it")
+    loaded = load_config(config, overrides or [], set_files or [])
+    console = Console()
+    with console.counting("rows analysed") as count:
+        table = analyse(loaded, count)
+    write_table(table, output)
+    console.say(f"written: {output}, {table.num_rows:,} values; use it as model.featurization.analysis of z_score_log")
 
 
 def _files(files: list[Path]) -> str:

@@ -35,6 +35,8 @@ def evaluate(
     report = evaluate_run(config, folder, split=split, step=step_of(step), say=console.say)
     for name, evaluation in report.splits.items():
         console.table(f"{name}, {report.model.name}", evaluation)
+        for stratum, found in report.strata[name].items():
+            console.stratum(stratum, found)
         if name in report.gates:
             console.gates(f"gates, {name}", report.gates[name])
     console.say(f"written: {report.file}")

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from recap import __version__
-from recap.cli import config, data, evaluate, predict, train
+from recap.cli import config, data, evaluate, model, predict, train
 from recap.cli.messages import print_error
 from recap.config.environment import hide
 from recap.errors import RecapError
@@ -24,6 +24,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
 app.add_typer(config.app, name="config")
 app.add_typer(data.app, name="data")
+app.add_typer(model.app, name="model")
 
 
 def _version(value: bool) -> None:

@@ -126,7 +126,7 @@ class TransformerConfig(BaseConfig):
     num_heads: PositiveInt = 2
     """Heads of each attention; they part the width."""
     dropout: DropoutConfig | None = None
-    """Of what each attention and each feed-forward network adds; of its `rates`, one for each block; none given: none."""
+    """Of what each attention and each feed-forward network adds; its `rates` are of the blocks; none given: none."""
 
     def checks(self) -> tuple[Disagreements, ...]:
         """A width that heads cannot part, and rates for other blocks than there are."""

@@ -1,6 +1,10 @@
-"""The metrics a run can report, by name."""
+"""The metrics a run can report, by name, and the rows it reports them of."""
 
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
+
+from pydantic import BeforeValidator
+
+from recap.config.base import BaseConfig, Name
 
 MetricName = Literal[
     "count",
@@ -27,3 +31,18 @@ LOWER_IS_BETTER: frozenset[WatchedMetric] = frozenset({"log_loss", "ne"})
 
 METRIC_NAMES: tuple[str, ...] = get_args(MetricName)
 """Every metric, in the order of reports."""
+
+
+def _code_or_string(value: object) -> object:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError("expected a whole number or text")
+    return value
+
+
+class StratumConfig(BaseConfig):
+    """Rows of which metrics are reported by themselves, too."""
+
+    feature: Name
+    """A discrete feature of one code a row; its embedding may be 0 wide."""
+    value: Annotated[int | str, BeforeValidator(_code_or_string)]
+    """The rows where it is this: a code of the data, or a string of the vocabulary."""

@@ -16,7 +16,7 @@ from recap.config.backbones import (
 )
 from recap.config.base import BaseConfig, Disagreements, Name, NonNegativeInt, PositiveFloat, PositiveInt
 from recap.config.cascade import CascadeConfig
-from recap.config.featurization import DoubleNormLogConfig
+from recap.config.featurization import DoubleNormLogConfig, FeaturizationConfig
 from recap.config.histories import HistoryModelConfig
 from recap.config.keys import suggest
 from recap.config.network import BatchNormConfig, DropoutConfig, rates_fit
@@ -73,16 +73,35 @@ class TaskConfig(BaseConfig):
     """Multiplies the loss of positives."""
 
 
+class PositionDebiasConfig(BaseConfig):
+    """The position a candidate was shown at, learned from in training and hidden ever after.
+
+    What only the position explains is then learned of the position. Its embedding is joined to the inputs; in training
+    each row's position is hidden with a probability, so that the network knows what to do without one."""
+
+    feature: Name
+    """The discrete feature of integer codes, one a row, that holds the position, counted from 0. It has no other
+    embedding; a position that is null, or not below the feature's `size`, is hidden."""
+    max_position: PositiveInt = 256
+    """Positions from here on share a bucket."""
+    num_dims: PositiveInt = 64
+    """Width of the embedding."""
+    drop_probability: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Probability that the position of a row is hidden in training."""
+
+
 class ModelConfig(BaseConfig):
     """The section `model`."""
 
-    featurization: DoubleNormLogConfig = DoubleNormLogConfig()
+    featurization: FeaturizationConfig = DoubleNormLogConfig()
     """What makes numbers of any magnitude fit for a network."""
     embeddings: dict[Name, NonNegativeInt] = {}
     """Embedding width of each discrete feature, and of each history whose ids have a table of their own; `default`
     stands for those not named, 0 leaves a feature out."""
     histories: dict[Name, HistoryModelConfig] = {}
     """What becomes of each history; `default` stands for those not named."""
+    position_debias: PositionDebiasConfig | None = None
+    """What keeps the effect of a position out of the scores; none given: nothing does."""
     backbone: BackboneConfig | None = None
     """The network that tasks share; required by every sharing but share_none."""
     sharing: SharingConfig = ShareNoneConfig(kind="share_none")

@@ -10,11 +10,12 @@ from recap.config.backbones import DlrmConfig
 from recap.config.base import BaseConfig, Disagreements, Name, WholeConfig
 from recap.config.cascade import AitmConfig, EsmmConfig
 from recap.config.data import DataConfig, TrainDataConfig, ValidationDataConfig
-from recap.config.discrete import SharedTable
+from recap.config.discrete import HashSpace, IntegerCodes, IntegerSpace, SharedTable, VocabularySpace
 from recap.config.features import FeaturesConfig
+from recap.config.featurization import BINARY, DoubleNormLogConfig
 from recap.config.histories import HistoryColumns, PoolingConfig
 from recap.config.keys import suggest
-from recap.config.metrics import MetricName
+from recap.config.metrics import MetricName, StratumConfig
 from recap.config.model import ModelConfig
 from recap.config.network import BatchNormConfig
 from recap.config.node import Path
@@ -54,18 +55,23 @@ class RecapConfig(WholeConfig):
     """How much each probability counts."""
     which_metrics: list[MetricName] | None = Field(default=None, min_length=1)
     """Metrics to report; none given: all."""
+    strata: dict[Name, StratumConfig] = {}
+    """Rows of which `recap evaluate` reports every metric by themselves, too, by a name for them."""
 
     def checks(self) -> tuple[Disagreements, ...]:
         """What sections do not agree about."""
         return (
             _column_problems(self),
             _embedding_problems(self),
-            _product_problems(self),
+            _join_problems(self),
+            _position_problems(self),
             _history_problems(self),
+            _product_problems(self),
             _task_problems(self),
             _chain_problems(self),
             _metric_problems(self),
             _watch_problems(self),
+            _stratum_problems(self),
             _weight_problems(self),
             _rate_problems(self),
             _batch_problems(self),
@@ -120,6 +126,8 @@ def _embedding_problems(config: RecapConfig) -> Disagreements:
     sharing = {name: each.table for name, each in features.discrete.items() if isinstance(each, SharedTable)}
     sharing |= {name: each.ids.table for name, each in features.histories.items() if isinstance(each.ids, SharedTable)}
     for name, what in owners.items():
+        if _is_position(config, name):
+            continue
         if name not in widths and DEFAULT not in widths:
             yield (
                 ("model", "embeddings"),
@@ -221,15 +229,61 @@ def _networks(config: RecapConfig) -> Iterator[tuple[Path, Any, bool]]:
         yield ("model", "tasks", name, "tower"), task.tower, reads_inputs
 
 
+def _is_position(config: RecapConfig, name: str) -> bool:
+    debias = config.model.position_debias
+    return debias is not None and debias.feature == name
+
+
 def _embedding_widths(config: RecapConfig) -> dict[str, int]:
     """Of each discrete feature that has an embedding."""
     said = config.model.embeddings
     owners = {
         name: discrete.table if isinstance(discrete, SharedTable) else name
         for name, discrete in config.features.discrete.items()
+        if not _is_position(config, name)
     }
     widths = {name: said.get(owner, said.get(DEFAULT, 0)) for name, owner in owners.items()}
     return {name: width for name, width in widths.items() if width}
+
+
+def _position_problems(config: RecapConfig) -> Disagreements:
+    debias, path = config.model.position_debias, ("model", "position_debias", "feature")
+    if debias is None:
+        return
+    name, discrete = debias.feature, config.features.discrete
+    if name not in discrete:
+        yield path, _unknown(name, "discrete feature", list(discrete))
+        return
+    found = discrete[name]
+    if not isinstance(found, IntegerCodes):
+        yield path, f"{name!r} has no size; a position is an integer code, so give the feature a size"
+    elif found.length > 1:
+        yield path, f"{name!r} holds {found.length} codes a row; a row has one position"
+    users = [each for each, column in discrete.items() if isinstance(column, SharedTable) and column.table == name]
+    for history, columns in config.features.histories.items():
+        shared = [columns.ids, *columns.attributes.values()]
+        users += [history] if any(isinstance(each, SharedTable) and each.table == name for each in shared) else []
+    if users:
+        yield path, f"{users[0]!r} uses the table of {name!r}, but a position has no table among the embeddings"
+    if name in config.model.embeddings:
+        yield (
+            ("model", "embeddings", name),
+            f"{name!r} is the feature of model.position_debias, which embeds it; leave it out here",
+        )
+
+
+def _join_problems(config: RecapConfig) -> Disagreements:
+    featurization, path = config.model.featurization, ("model", "featurization", "join")
+    if not isinstance(featurization, DoubleNormLogConfig):
+        return
+    known = [BINARY, *config.features.vectors]
+    for index, name in enumerate(featurization.join):
+        if name not in known:
+            yield (*path, index), f"{name!r} is neither {BINARY} nor a vector of features. {suggest(name, known)}"
+        elif name in featurization.join[:index]:
+            yield (*path, index), f"{name!r} is named twice; once is enough"
+    if BINARY in config.features.vectors and BINARY in featurization.join:
+        yield path, f"{BINARY!r} is the name of a vector too, so it cannot be told which is meant; rename the vector"
 
 
 def _input_columns(features: FeaturesConfig) -> Iterator[tuple[Path, str]]:
@@ -316,6 +370,25 @@ def _watch_problems(config: RecapConfig) -> Disagreements:
             yield (*path, "tasks", index), f"{task!r} is named twice; once is enough"
 
 
+def _stratum_problems(config: RecapConfig) -> Disagreements:
+    features = config.features
+    for name, stratum in config.strata.items():
+        path, discrete = ("strata", name), features.discrete
+        if stratum.feature not in discrete:
+            yield (*path, "feature"), _unknown(stratum.feature, "discrete feature", list(discrete))
+            continue
+        feature, value = discrete[stratum.feature], stratum.value
+        if feature.length > 1:
+            yield (*path, "feature"), f"{stratum.feature!r} holds {feature.length} codes a row; a stratum needs one"
+        space = features.code_spaces.get(features.table_of(stratum.feature, feature))
+        if isinstance(space, HashSpace):
+            yield (*path, "feature"), f"{stratum.feature!r} is hashed, and other values may have the same code"
+        elif isinstance(space, IntegerSpace) and not (isinstance(value, int) and 0 <= value < space.size):
+            yield (*path, "value"), f"{stratum.feature!r} has the codes 0 to {space.size - 1}, found {value!r}"
+        elif isinstance(space, VocabularySpace) and not isinstance(value, str):
+            yield (*path, "value"), f"{stratum.feature!r} has a vocabulary of strings, found {value!r}"
+
+
 def _weight_problems(config: RecapConfig) -> Disagreements:
     for task in config.scoring.weights:
         if task not in config.model.tasks:
@@ -349,8 +422,9 @@ def _batch_problems(config: RecapConfig) -> Disagreements:
 def _has_batch_norm(config: RecapConfig) -> bool:
     """Whether any layer normalises over the rows of a micro-batch."""
     model = config.model
-    featurizes = model.featurization.batch_norm is not None and bool(config.features.continuous)
-    return featurizes or any(_holds_batch_norm(part) for part in (model.backbone, model.sharing, model.tasks))
+    featurization = getattr(model.featurization, "batch_norm", None) if config.features.continuous else None
+    parts = (featurization, model.backbone, model.sharing, model.tasks)
+    return any(_holds_batch_norm(part) for part in parts)
 
 
 def _holds_batch_norm(value: Any) -> bool:

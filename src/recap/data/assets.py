@@ -4,6 +4,7 @@ A vocabulary: the code of a string = its row + 1; code 0 is the unknown bucket. 
 """
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from io import BytesIO
 from pathlib import Path
 from typing import assert_never
@@ -60,6 +61,34 @@ def _size(space: CodeSpace, vocabulary: pa.Array | None) -> int:
             return space.hash.buckets
         case _:
             assert_never(space)
+
+
+def discrete_columns(features: FeaturesConfig) -> dict[str, slice]:
+    """Which columns of `Batch.discrete` are those of each discrete feature."""
+    columns: dict[str, slice] = {}
+    start = 0
+    for name, discrete in features.discrete.items():
+        end = start + discrete.length * features.codes_of_a_value(features.table_of(name, discrete))
+        columns[name] = slice(start, end)
+        start = end
+    return columns
+
+
+def code_of(name: str, value: int | str, features: FeaturesConfig, assets: Assets) -> int:
+    """The code that a value of a discrete feature has in a batch. Raises DataError for a string that is not known."""
+    table = features.table_of(name, features.discrete[name])
+    if table not in assets:
+        return int(value) + 1
+    known = assets[table].to_pylist()
+    if value not in known:
+        raise DataError(f"{value!r} is not in the vocabulary of {name!r}, but strata ask for it. {_few(value, known)}")
+    return int(known.index(value)) + 1
+
+
+def _few(value: int | str, known: list[str]) -> str:
+    """What is like a string, of strings that may be very many."""
+    near = get_close_matches(str(value), known[:10_000])
+    return f"Did you mean {near[0]!r}?" if near else f"It knows {len(known):,} strings, such as {known[0]!r}"
 
 
 def column_width(column: Column, assets: Assets) -> int:

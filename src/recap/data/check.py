@@ -2,14 +2,18 @@
 
 from collections.abc import Iterable, Iterator
 
+import pyarrow as pa
+
 from recap.config.data import Inputs
 from recap.config.discrete import Discrete, SharedTable, VocabularySpace
 from recap.config.features import FeaturesConfig
+from recap.config.featurization import ZScoreLogConfig
 from recap.config.load import Resolved
 from recap.config.node import Path, dotted
 from recap.config.problems import in_order, origin_at
 from recap.config.recap import JobMode, RecapConfig
-from recap.data.assets import Assets, load_assets
+from recap.data.analysis import load_analysis
+from recap.data.assets import Assets, code_of, load_assets
 from recap.data.schema import RowEncoder
 from recap.data.sources.files import find_files
 from recap.data.sources.format import Format
@@ -37,14 +41,30 @@ Parts = dict[Path, RowEncoder]
 
 
 def _problems(config: RecapConfig) -> Problems:
-    assets: dict[str, object] = {}
+    assets: dict[str, pa.Array] = {}
     for where, features in _features_with_assets(config.features):
         try:
             assets |= load_assets(features)
         except DataError as error:
             yield where, error
+    for name, stratum in config.strata.items():
+        if stratum.feature in assets:
+            try:
+                code_of(stratum.feature, stratum.value, config.features, assets)
+            except DataError as error:
+                yield ("strata", name, "value"), error
+    featurization = config.model.featurization
+    if isinstance(featurization, ZScoreLogConfig):
+        try:
+            load_analysis(featurization.analysis, config.features, assets)
+        except KeyError:
+            pass  # a mask that cannot be read, which is told
+        except DataError as error:
+            yield ("model", "featurization", "analysis"), error
     for path, data in config.data_sets():
-        parts = dict(_feature_parts(config.features, assets))
+        mode = JobMode.TRAIN if data is config.train_data else JobMode.EVALUATE
+        job = RowEncoder.for_job(config, assets, mode, data)
+        parts = dict(_feature_parts(job.read, assets))
         labels = {(*path, "tasks", task): RowEncoder(FeaturesConfig(), {}, [task], data.labels) for task in data.labels}
         if data.rectify_labels is not None:
             rectifies = RowEncoder(FeaturesConfig(), {}, config.tasks, data.labels, data.rectify_labels)
@@ -53,7 +73,7 @@ def _problems(config: RecapConfig) -> Problems:
             parts["features", "user"] = RowEncoder(FeaturesConfig(user=config.features.user), {}, [], {})
         source: Path = (*path, "source")
         try:
-            format_ = open_format(data.source, RowEncoder.for_job(config, {}, JobMode.EVALUATE, data).types)
+            format_ = open_format(data.source, job.types)
         except DataError as error:
             yield source, error
             continue

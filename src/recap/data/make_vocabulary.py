@@ -58,8 +58,8 @@ def _counts(column: pa.ChunkedArray, where: str) -> dict[str, int]:
     return dict(zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True))
 
 
-def write_vocabulary(table: pa.Table, path: Path) -> None:
-    """Write what `count_values` gave, whole or not at all. Raises InputError."""
+def write_table(table: pa.Table, path: Path) -> None:
+    """Write a table as Parquet, whole or not at all. Raises InputError."""
     temporary = path.with_name(path.name + ".unfinished")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

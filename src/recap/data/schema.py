@@ -1,6 +1,6 @@
 """Rows of a table → `Batch`. Checks what the columns hold; errors name file, column and row."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import reduce
 
 import numpy as np
@@ -39,12 +39,16 @@ class RowEncoder:
         rectify: RectifyLabelsConfig | None = None,
         *,
         weigh_samples: bool = False,
+        unread: Collection[str] = (),
     ) -> None:
         """`labels` given, those of some of `tasks`: batches carry labels [B, T].
 
         `rectify`: which of their positives came too late. `weigh_samples`: weights undo the sampling they tell.
+        `unread`: discrete features that are not read; all their codes are 0.
         """
         self.features = features
+        read = {name: discrete for name, discrete in features.discrete.items() if name not in unread}
+        self.read = features.model_copy(update={"discrete": read})
         self.assets = assets
         self.tasks = tasks or []
         self.labels = labels
@@ -60,15 +64,18 @@ class RowEncoder:
         Evaluation undoes sampling by weights; training by what `sampling_correction` says.
         """
         if mode is JobMode.INFERENCE:
-            return cls(config.features, assets)
+            return cls(config.features, assets, unread=_unread(config))
         labels, rectify = (data.labels, data.rectify_labels) if data is not None else (None, None)
         weigh_samples = config.train_data.sampling_correction == "weights" if mode is JobMode.TRAIN else True
-        return cls(config.features, assets, config.tasks, labels, rectify, weigh_samples=weigh_samples)
+        unread: set[str] = set()
+        if mode is JobMode.EVALUATE:
+            unread = _unread(config) - {stratum.feature for stratum in config.strata.values()}
+        return cls(config.features, assets, config.tasks, labels, rectify, weigh_samples=weigh_samples, unread=unread)
 
     @property
     def columns(self) -> list[str]:
         """The columns this encoder reads, each once."""
-        names = list(self.features.columns)
+        names = list(self.read.columns)
         if self.labels is not None:
             names += [task for task in self.tasks if task in self.labels]
             names += self._times
@@ -93,8 +100,8 @@ class RowEncoder:
         spaces = features.code_spaces
         numbers += [
             (name, discrete.length, arrow_type(spaces[features.table_of(name, discrete)]))
-            for name, discrete in features.discrete.items()
-            if name in features.columns
+            for name, discrete in self.read.discrete.items()
+            if name in self.read.columns
         ]
         numbers += [(column, -1, kind) for name in features.histories for column, kind in event_types(name, features)]
         numbers += [(task, 1, pa.float64()) for task in self.labels or ()]
@@ -178,10 +185,12 @@ class RowEncoder:
     def _codes(self, table: pa.Table, name: str, place: Place) -> npt.NDArray[np.int64]:
         """[B, length · codes of a value] int64: 0 for unknown, code + 1 for the others."""
         discrete = self.features.discrete[name]
-        of = None if isinstance(discrete, Vocabulary) else discrete.of
-        values, valid = values_of(table, name, discrete.length, place, of)
         owner = self.features.table_of(name, discrete)
         space = self.features.code_spaces[owner]
+        if name not in self.read.discrete:
+            return np.zeros((table.num_rows, discrete.length * space.codes), np.int64)
+        of = None if isinstance(discrete, Vocabulary) else discrete.of
+        values, valid = values_of(table, name, discrete.length, place, of)
         rows = None
         if isinstance(space, VocabularySpace) and (discrete.length > 1 or valid is not None):
             there = np.arange(table.num_rows) if valid is None else np.flatnonzero(valid)
@@ -243,6 +252,12 @@ class RowEncoder:
         else:
             raise place.error(name, f"holds {values.type}; users are integers or strings")
         return torch.from_numpy(users)
+
+
+def _unread(config: RecapConfig) -> set[str]:
+    """Features that are hidden from the model wherever it does not learn."""
+    debias = config.model.position_debias
+    return {debias.feature} if debias is not None else set()
 
 
 def _held_as(values: Floats, dtype: str, name: str, place: Place) -> Tensor:

@@ -9,6 +9,7 @@ from recap.config.recap import RecapConfig
 from recap.data.stream import BatchStream
 from recap.evaluation.gates import GateMeans
 from recap.evaluation.metrics import MetricSuite
+from recap.evaluation.strata import Strata
 from recap.model.ranker import Ranker
 from recap.runtime import Runtime
 
@@ -24,11 +25,12 @@ def evaluate(
     runtime: Runtime,
     after_batch: Callable[[int], None] = lambda batches: None,
     gates: GateMeans | None = None,
+    strata: Strata | None = None,
 ) -> Evaluation:
     """Metrics of `ranker` over `stream`, for the tasks that validation set `split` evaluates.
 
-    At most `training.num_eval_steps` batches, below 0 all. `after_batch` may raise to give up; `gates` is shown the
-    rows too; the ranker is left in the mode, training or evaluation, in which it came.
+    At most `training.num_eval_steps` batches, below 0 all; `gates` and `strata` take in the same rows. `after_batch`
+    may raise to give up; the ranker is left in the mode, training or evaluation, in which it came.
     """
     steps = config.training.num_eval_steps
     suite = MetricSuite(config.tasks, config.which_metrics)
@@ -43,10 +45,17 @@ def evaluate(
                     gates.update(there)
                 assert batch.labels is not None
                 assert batch.weights is not None
-                suite.update(output.calibrated_probabilities.cpu(), batch.labels, batch.weights, batch.user)
+                probabilities = output.calibrated_probabilities.cpu()
+                suite.update(probabilities, batch.labels, batch.weights, batch.user)
+                if strata is not None:
+                    strata.update(probabilities, batch)
                 after_batch(number)
     finally:
         ranker.train(was_training)
-    computed = suite.compute()
+    return evaluated_tasks(suite.compute(), config, split)
+
+
+def evaluated_tasks(computed: Evaluation, config: RecapConfig, split: str) -> Evaluation:
+    """Those of the tasks that validation set `split` evaluates."""
     chosen = config.validation_data[split].evaluation_tasks
     return {task: computed[task] for task in (config.tasks if chosen is None else chosen)}

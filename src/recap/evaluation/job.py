@@ -13,8 +13,9 @@ from recap.config.keys import suggest
 from recap.config.recap import JobMode, RecapConfig
 from recap.data.stream import Say, open_stream, refuse_caches_that_do_not_fit, say_to_stderr
 from recap.errors import ConfigError, InputError
-from recap.evaluation.evaluate import Evaluation, evaluate
+from recap.evaluation.evaluate import Evaluation, evaluate, evaluated_tasks
 from recap.evaluation.gates import GateMeans, Gates
+from recap.evaluation.strata import Strata
 from recap.model.saved import Step, find_model_dir, open_model
 from recap.runtime import start_runtime
 
@@ -28,6 +29,8 @@ class EvaluationReport:
     gates: Mapping[str, Gates]
     """Of each split; empty for a model without gates."""
     file: Path
+    strata: Mapping[str, Mapping[str, Evaluation]]
+    """Split → stratum → what was found of its rows."""
 
 
 def evaluate_run(
@@ -44,7 +47,7 @@ def evaluate_run(
         raise ConfigError("validation_data: is empty; name at least one data set to evaluate on")
     folder = find_model_dir(run, step)
     model = open_model(folder)
-    asked = config.model_dump(include={"training", "validation_data", "which_metrics"})
+    asked = config.model_dump(include={"training", "validation_data", "which_metrics", "strata"})
     try:
         combined = RecapConfig.model_validate(model.config.model_dump() | asked)
     except ValidationError as error:
@@ -53,17 +56,24 @@ def evaluate_run(
     runtime = start_runtime()
     ranker = model.ranker.to(runtime.device)
     splits: dict[str, Evaluation] = {}
+    strata: dict[str, dict[str, Evaluation]] = {}
     gates: dict[str, Gates] = {}
     for name in config.validation_data if split is None else [split]:
         stream = open_stream(combined, model.assets, JobMode.EVALUATE, name, say)
         refuse_caches_that_do_not_fit({name: stream})
-        means = GateMeans(ranker)
-        splits[name] = evaluate(ranker, stream, combined, name, runtime, gates=means)
+        means, by_stratum = GateMeans(ranker), Strata(combined, model.assets)
+        splits[name] = evaluate(ranker, stream, combined, name, runtime, gates=means, strata=by_stratum)
+        computed = by_stratum.compute().items()
+        strata[name] = {stratum: evaluated_tasks(found, combined, name) for stratum, found in computed}
         if ranker.sharing.gates:
             gates[name] = means.compute()
     file = run / "evaluation.json"
-    written: dict[str, Any] = {"model": folder.name}
-    written["splits"] = {name: _finite(found) for name, found in splits.items()}
+    written: dict[str, Any] = {"model": folder.name, "splits": {name: _finite(found) for name, found in splits.items()}}
+    if combined.strata:
+        written["strata"] = {
+            name: {stratum: _finite(of_stratum) for stratum, of_stratum in found.items()}
+            for name, found in strata.items()
+        }
     if gates:
         written["gates"] = {name: _finite(found) for name, found in gates.items()}
     temporary = file.with_name(file.name + ".unfinished")
@@ -72,7 +82,7 @@ def evaluate_run(
         temporary.replace(file)
     except OSError as error:
         raise InputError(f"{file}: cannot be written ({error.strerror})") from None
-    return EvaluationReport(folder, splits, gates, file)
+    return EvaluationReport(folder, splits, gates, file, strata)
 
 
 def _finite(found: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float | None]]:

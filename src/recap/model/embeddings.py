@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from recap.config.discrete import SharedTable
 from recap.config.features import FeaturesConfig
 from recap.config.optimizer import DEFAULT
+from recap.data.assets import discrete_columns
 from recap.model.names import NamedModules
 
 INITIAL_DEVIATION = 0.01
@@ -23,6 +24,15 @@ class _Feature(NamedTuple):
     length: int
     codes: int
     """Of each of its values."""
+
+
+def embedding_table(codes: int, width: int) -> nn.Embedding:
+    """A row for each code, 1 to `codes`, and row 0 for what is unknown, which starts at zero."""
+    table = nn.Embedding(codes + 1, width)
+    nn.init.normal_(table.weight, std=INITIAL_DEVIATION)
+    with torch.no_grad():
+        table.weight[0] = 0.0
+    return table
 
 
 class DiscreteEmbeddings(nn.Module):
@@ -43,22 +53,16 @@ class DiscreteEmbeddings(nn.Module):
         for name in features.code_spaces:
             width = self.width_of[name] = _width(features, widths, name)
             if width:
-                table = nn.Embedding(sizes[name] + 1, width)
-                nn.init.normal_(table.weight, std=INITIAL_DEVIATION)
-                with torch.no_grad():
-                    table.weight[0] = 0.0
-                tables[name] = table
+                tables[name] = embedding_table(sizes[name], width)
         self.tables = NamedModules(tables)
         self.features: dict[str, _Feature] = {}
-        start = 0
-        for name, discrete in features.discrete.items():
+        for name, columns in discrete_columns(features).items():
+            discrete = features.discrete[name]
             owner = features.table_of(name, discrete)
-            codes = features.codes_of_a_value(owner)
-            end = start + discrete.length * codes
             if self.width_of[owner]:
-                self.features[name] = _Feature(owner, slice(start, end), discrete.length, codes)
+                codes = features.codes_of_a_value(owner)
+                self.features[name] = _Feature(owner, columns, discrete.length, codes)
                 self.widths += [self.width_of[owner]] * discrete.length
-            start = end
 
     def rows(self, table: str, codes: Tensor) -> Tensor:
         """[…, codes of a value] int64 → […, width] float32: the sum of the rows that a value stands for."""

@@ -1,21 +1,109 @@
-"""Continuous and binary columns → what a network can read."""
+"""Continuous columns, and what is joined to them → what a network can read."""
+
+from typing import assert_never
 
 import torch
 from torch import Tensor, nn
 
-from recap.config.featurization import DoubleNormLogConfig
-from recap.model.layers import batch_norm
+from recap.config.featurization import (
+    BINARY,
+    ClipLog1pAbsConfig,
+    DoubleNormLogConfig,
+    FeaturizationConfig,
+    Log1pAbsConfig,
+    ZScoreLogConfig,
+)
+from recap.model.layers import BatchRenorm, batch_norm
+
+
+def build_featurization(
+    config: FeaturizationConfig, continuous: int, joined: int
+) -> "Log1pAbs | ZScoreLog | DoubleNormLog":
+    """[B, continuous] and [B, joined], float32 → [B, out_features] float32; either width may be 0."""
+    match config:
+        case Log1pAbsConfig():
+            return Log1pAbs(continuous, joined)
+        case ClipLog1pAbsConfig():
+            return Log1pAbs(continuous, joined, config.clip_magnitude)
+        case ZScoreLogConfig():
+            return ZScoreLog(continuous, joined, config)
+        case DoubleNormLogConfig():
+            return DoubleNormLog(continuous, joined, config)
+        case _:
+            assert_never(config)
+
+
+def joined_names(config: FeaturizationConfig) -> list[str]:
+    """What is joined to the continuous values inside a featurization: `binary`, and names of vectors."""
+    return config.join if isinstance(config, DoubleNormLogConfig) else [BINARY]
+
+
+def signed_log(values: Tensor) -> Tensor:
+    """sign(x)·log1p|x|, of any shape."""
+    return values.sign() * values.abs().log1p()
+
+
+def finite(values: Tensor) -> Tensor:
+    """The values, 0 where they are NaN or infinite, of any shape."""
+    return torch.where(values.isfinite(), values, 0.0)
+
+
+class Log1pAbs(nn.Module):
+    """Non-finite → 0, clamp if it is asked for, sign(x)·log1p|x|; joined features follow as they are."""
+
+    def __init__(self, continuous: int, joined: int, clip_magnitude: float | None = None) -> None:
+        super().__init__()
+        self.out_features = continuous + joined
+        self.clip_magnitude = clip_magnitude
+
+    def forward(self, continuous: Tensor, joined: Tensor) -> Tensor:
+        """[B, C] and [B, J] → [B, C + J]."""
+        values = finite(continuous)
+        if self.clip_magnitude is not None:
+            values = values.clamp(-self.clip_magnitude, self.clip_magnitude)
+        return torch.cat([signed_log(values), joined], dim=1)
+
+
+class ZScoreLog(nn.Module):
+    """Non-finite → 0, sign(x)·log1p|x|, (x − mean) / deviation, BatchNorm, clamp; joined features follow as they are.
+
+    `means` and `deviations` [C] are buffers, 0 and 1 until they are set or weights are loaded.
+    """
+
+    def __init__(self, continuous: int, joined: int, config: ZScoreLogConfig) -> None:
+        super().__init__()
+        self.out_features = continuous + joined
+        self.clip_magnitude = config.clip_magnitude
+        self.means: Tensor
+        self.deviations: Tensor
+        self.register_buffer("means", torch.zeros(continuous))
+        self.register_buffer("deviations", torch.ones(continuous))
+        self.batch_norm: nn.Module = nn.Identity()
+        if config.batch_norm is not None and continuous:
+            norm = config.batch_norm
+            self.batch_norm = BatchRenorm(norm, continuous) if config.renorm else batch_norm(norm, continuous)
+
+    def set_analysis(self, means: Tensor, deviations: Tensor) -> None:
+        """Take the means and deviations of the data, [C] each; a deviation of 0 divides nothing."""
+        self.means.copy_(means)
+        self.deviations.copy_(torch.where(deviations > 0, deviations, 1.0))
+
+    def forward(self, continuous: Tensor, joined: Tensor) -> Tensor:
+        """[B, C] and [B, J] → [B, C + J]."""
+        scores = (signed_log(finite(continuous)) - self.means) / self.deviations
+        clipped = self.batch_norm(scores).clamp(-self.clip_magnitude, self.clip_magnitude)
+        return torch.cat([clipped, joined], dim=1)
 
 
 class DoubleNormLog(nn.Module):
-    """Non-finite → 0, sign(x)·log1p|x|, BatchNorm, clamp; join binary; LayerNorm over both.
+    """Non-finite → 0, sign(x)·log1p|x|, BatchNorm, clamp; join other features; LayerNorm over all of it.
 
-    [B, C] and [B, K] float32 → [B, C + K] float32. Either width may be 0.
+    [B, C] and [B, J] float32 → [B, C + J] float32. Either width may be 0.
     """
 
-    def __init__(self, continuous: int, binary: int, config: DoubleNormLogConfig) -> None:
+    def __init__(self, continuous: int, joined: int, config: DoubleNormLogConfig) -> None:
         super().__init__()
-        self.out_features = continuous + binary
+        self.out_features = continuous + joined
         self.clip_magnitude = config.clip_magnitude
         self.batch_norm: nn.Module = nn.Identity()
         if config.batch_norm is not None and continuous:
@@ -25,10 +113,9 @@ class DoubleNormLog(nn.Module):
             norm = config.layer_norm
             self.layer_norm = nn.LayerNorm(self.out_features, eps=norm.epsilon, elementwise_affine=norm.affine)
 
-    def forward(self, continuous: Tensor, binary: Tensor) -> Tensor:
-        """[B, C] and [B, K] → [B, C + K]."""
-        finite = torch.where(continuous.isfinite(), continuous, 0.0)
-        logs = finite.sign() * finite.abs().log1p()
+    def forward(self, continuous: Tensor, joined: Tensor) -> Tensor:
+        """[B, C] and [B, J] → [B, C + J]."""
+        logs = signed_log(finite(continuous))
         clipped = self.batch_norm(logs).clamp(-self.clip_magnitude, self.clip_magnitude)  # [B, C]
-        output: Tensor = self.layer_norm(torch.cat([clipped, binary], dim=1))
+        output: Tensor = self.layer_norm(torch.cat([clipped, joined], dim=1))
         return output

@@ -6,13 +6,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from recap.config.featurization import BINARY
 from recap.config.recap import RecapConfig
-from recap.data.assets import Assets, column_width, discrete_sizes
+from recap.data.assets import Assets, column_width, discrete_columns, discrete_sizes
 from recap.data.batch import Batch
 from recap.model.embeddings import DiscreteEmbeddings
-from recap.model.featurization import DoubleNormLog
+from recap.model.featurization import build_featurization, joined_names
 from recap.model.histories.inputs import Histories
 from recap.model.names import NamedModules
+from recap.model.position import PositionDebias
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class InputLayout:
     """What the columns of [B, width] are: first numbers, then embeddings end to end."""
 
     numbers: int
-    """Columns that are featurized numbers, normalised vectors and histories, or anything else without fields."""
+    """Columns that are featurized numbers, vectors, the position and histories, or anything else without fields."""
     embeddings: Sequence[int] = ()
     """Width of each embedding, in order."""
 
@@ -36,29 +38,50 @@ class InputLayout:
 
 
 class Inputs(nn.Module):
-    """Featurized columns, normalised vectors, histories and embeddings, joined: `Batch` → [B, layout.width] float32."""
+    """Featurized columns, vectors, the position, histories and embeddings: `Batch` → [B, layout.width] float32."""
 
     def __init__(self, config: RecapConfig, assets: Assets) -> None:
         super().__init__()
         features, model = config.features, config.model
-        self.featurization = DoubleNormLog(
-            sum(column_width(column, assets) for column in features.continuous),
-            sum(column_width(column, assets) for column in features.binary),
-            model.featurization,
-        )
         lengths = {name: vector.length for name, vector in features.vectors.items()}
-        self.vector_names = list(lengths)
-        self.vector_norms = NamedModules({name: nn.LayerNorm(length) for name, length in lengths.items()})
-        self.embeddings = DiscreteEmbeddings(features, model.embeddings, discrete_sizes(features, assets))
+        binary = sum(column_width(column, assets) for column in features.binary)
+        joined = joined_names(model.featurization)
+        self.joins_binary = BINARY in joined
+        self.joined_vectors = [name for name in lengths if name in joined]
+        self.vector_names = [name for name in lengths if name not in joined]
+        self.featurization = build_featurization(
+            model.featurization,
+            sum(column_width(column, assets) for column in features.continuous),
+            binary * self.joins_binary + sum(lengths[name] for name in self.joined_vectors),
+        )
+        self.vector_norms = NamedModules({name: nn.LayerNorm(lengths[name]) for name in self.vector_names})
+        sizes, widths = discrete_sizes(features, assets), dict(model.embeddings)
+        self.position: PositionDebias | None = None
+        if model.position_debias is not None:
+            feature = model.position_debias.feature
+            self.position = PositionDebias(model.position_debias, sizes[feature])
+            self.position_column = discrete_columns(features)[feature].start
+            widths[feature] = 0
+        self.embeddings = DiscreteEmbeddings(features, widths, sizes)
         self.histories = Histories(features, model.histories, self.embeddings) if features.histories else None
-        numbers = self.featurization.out_features + sum(lengths.values())
+        numbers = self.featurization.out_features + sum(lengths[name] for name in self.vector_names)
+        numbers += binary * (not self.joins_binary)
+        numbers += self.position.out_features if self.position is not None else 0
         numbers += self.histories.out_features if self.histories is not None else 0
         self.layout = InputLayout(numbers, self.embeddings.widths)
 
     def forward(self, batch: Batch) -> Tensor:
         """The inputs of every row of `batch`."""
-        parts = [self.featurization(batch.continuous.float(), batch.binary.float())]
+        binary = batch.binary.float()
+        joined = [binary] if self.joins_binary else []
+        joined += [batch.vectors[name].float() for name in self.joined_vectors]
+        beside = torch.cat(joined, dim=1) if joined else binary[:, :0]
+        parts = [self.featurization(batch.continuous.float(), beside)]
+        if not self.joins_binary:
+            parts.append(binary)
         parts += [self.vector_norms.named(name)(batch.vectors[name].float()) for name in self.vector_names]
+        if self.position is not None:
+            parts.append(self.position(batch.discrete[:, self.position_column]))
         if self.histories is not None:
             parts.append(self.histories(batch, self.embeddings))
         if self.layout.embeddings:

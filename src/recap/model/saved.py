@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from recap.config.featurization import ZScoreLogConfig
 from recap.config.load import describe_changes, differences, dump_config, load_config
 from recap.config.node import Path as Path_
 from recap.config.recap import RecapConfig
+from recap.data.analysis import load_analysis
 from recap.data.assets import (
     Assets,
     asset_path,
@@ -20,6 +23,7 @@ from recap.data.assets import (
 )
 from recap.errors import CheckpointError, ConfigError
 from recap.model.directory import MANIFEST, verify
+from recap.model.featurization import ZScoreLog
 from recap.model.ranker import Ranker
 
 CONFIG, WEIGHTS = "config.yaml", "weights.safetensors"
@@ -42,6 +46,16 @@ class SavedModel:
 def build_ranker(config: RecapConfig, assets: Assets) -> Ranker:
     """A ranker with fresh weights, drawn from torch's current random state."""
     return Ranker(config, assets)
+
+
+def new_ranker(config: RecapConfig, assets: Assets) -> Ranker:
+    """A ranker to train: fresh weights, and what its featurization knows of the data. Raises DataError."""
+    ranker, featurization = build_ranker(config, assets), config.model.featurization
+    if isinstance(featurization, ZScoreLogConfig):
+        means, deviations = map(torch.from_numpy, load_analysis(featurization.analysis, config.features, assets))
+        assert isinstance(ranker.inputs.featurization, ZScoreLog)
+        ranker.inputs.featurization.set_analysis(means, deviations)
+    return ranker
 
 
 def write_model(folder: Path, model: SavedModel) -> None:

@@ -134,6 +134,7 @@ FREE = {
     "train_data.cache",
     "validation_data",
     "which_metrics",
+    "strata",
     "scoring",
 }
 """What may change when a run is resumed, since no step depends on it (moved data is known by its fingerprint)."""

@@ -18,9 +18,10 @@ from recap.data.batch import Batch
 from recap.data.stream import BatchStream, open_stream, refuse_caches_that_do_not_fit
 from recap.errors import CheckpointError, DataError, InputError, RecapError, RunError
 from recap.evaluation.evaluate import Evaluation, evaluate
+from recap.evaluation.strata import Strata
 from recap.model.directory import verify
 from recap.model.loss import MultiTaskLoss
-from recap.model.saved import CONFIG, SavedModel, build_ranker, checkpoint_path, find_model_dir, load_weights
+from recap.model.saved import CONFIG, SavedModel, checkpoint_path, find_model_dir, load_weights, new_ranker
 from recap.runtime import seed_torch, start_runtime
 from recap.tracking import Reporter, open_trackers
 from recap.training.checkpoint import Checkpoints, RunState, check_resumable
@@ -74,9 +75,10 @@ class Trainer:
             split: open_stream(config, assets, JobMode.EVALUATE, split, reporter.say)
             for split in config.validation_data
         }
+        Strata(config, assets)
         refuse_caches_that_do_not_fit({"train_data": self.stream, **self.validation})
         seed_torch(config.training.seed, 0)
-        ranker = build_ranker(config, assets).to(self.runtime.device)
+        ranker = new_ranker(config, assets).to(self.runtime.device)
         self.model = SavedModel(config, assets, ranker)
         self.loss = MultiTaskLoss([task.pos_weight for task in config.model.tasks.values()])
         self.loss.to(self.runtime.device)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any
 
-from recap.config.base import SMALLEST_EPSILON, all_disagreements
+from recap.config.base import all_disagreements
 from recap.config.environment import substitute
 from recap.config.layers import inherit_train_data, read_mapping
 from recap.config.node import Node, Path, plain
@@ -16,6 +16,7 @@ from recap.config.problems import disagreements, in_order, origin_at, validate
 from recap.config.published.columns import find_columns
 from recap.config.published.data_sets import DataSets
 from recap.config.published.form import METRIC_ALIASES, LearningRate, PublishedConfig, metric_names
+from recap.config.published.inputs import InputsConverter, accepted_epsilon
 from recap.config.published.model import Mlp, SmallTable, TaskModel
 from recap.config.published.tree import TreeBuilder
 from recap.config.recap import RecapConfig
@@ -75,7 +76,7 @@ class _Converter:
     def whole(self) -> Node:
         """Everything."""
         published, sets = self.published, DataSets(self.tree, self.published)
-        sections = {
+        sections: dict[str, Node | None] = {
             "training": self._training(),
             "features": self._features(),
             "model": self._model(),
@@ -87,6 +88,7 @@ class _Converter:
         if published.which_metrics is not None:
             names = [METRIC_ALIASES.get(name, name) for name in metric_names(published.which_metrics)]
             sections["which_metrics"] = self.tree.made(names, ("which_metrics",))
+        sections["strata"] = self._inputs.strata()
         return self.tree.mapping((), sections)
 
     # The sections, in the order of ours.
@@ -100,9 +102,14 @@ class _Converter:
 
     def _features(self) -> Node:
         path: Path = ("train_data", "seg_dense_schema")
-        columns = find_columns(self.published.train_data, self._tables, path, self.tree.remark, self.tree.refuse)
+        tables = [*self._tables, *self._inputs.codes()]
+        columns = find_columns(self.published.train_data, tables, path, self.tree.remark, self.tree.refuse)
         entries = {name: self.tree.made(value, path) for name, value in columns.items() if value}
         return self.tree.mapping(path, entries)
+
+    @property
+    def _inputs(self) -> InputsConverter:
+        return InputsConverter(self.tree, self.published, self._tables)
 
     @property
     def _tables(self) -> list[SmallTable]:
@@ -111,8 +118,8 @@ class _Converter:
 
     def _model(self) -> Node:
         model = self.published.model
-        widths = {table.name: table.embedding_dim for table in self._tables}
-        if widths:
+        widths = {table.name: table.embedding_dim for table in self._tables} | self._inputs.unembedded()
+        if self._tables:
             text = "a code that a table has no row for is unknown, and shares one row; the published code failed there"
             self.tree.remark(("model", "small_embeddings"), text)
         self.tree.remark(
@@ -127,52 +134,16 @@ class _Converter:
         return self.tree.mapping(
             ("model",),
             {
-                "featurization": self._featurization(),
-                "embeddings": self.tree.made(widths, ("model", "small_embeddings")) if widths else None,
+                "featurization": self._inputs.featurization(),
+                "embeddings": self.tree.made(widths, ("model", "small_embeddings" if self._tables else "stratifiers"))
+                if widths
+                else None,
+                "position_debias": self._inputs.position_debias(),
                 "backbone": backbone,
                 "sharing": self.tree.made({"kind": model.multi_task_type}, ("model", "multi_task_type")),
                 "tasks": self.tree.mapping(("model", "tasks"), towers),
             },
         )
-
-    def _featurization(self) -> Node | None:
-        path: Path = ("model", "featurization_config", "double_norm_log_config")
-        if self.published.model.featurization_config is None:
-            text = "no featurization_config is given; ours is taken, double_norm_log between BatchNorm and LayerNorm"
-            self.tree.remark(("model",), text)
-            return None
-        said = self.published.model.featurization_config.double_norm_log_config
-        if said is None:  # another one, which is refused
-            return None
-        norm, norm_path = said.layer_norm_config, (*path, "layer_norm_config")
-        layer_norm: Node | None = None
-        if norm is not None:
-            copied = self.tree.copied((*norm_path, "epsilon"))
-            layer_norm = self.tree.mapping(
-                norm_path,
-                {
-                    "epsilon": self._accepted_epsilon((*norm_path, "epsilon"), norm.epsilon, copied),
-                    "affine": self.tree.made(norm.center, (*norm_path, "center")),
-                },
-            )
-        return self.tree.mapping(
-            path,
-            {
-                "kind": self.tree.made("double_norm_log", path),
-                "batch_norm": self.tree.copied((*path, "batch_norm_config")) or self.tree.made(None, path),
-                "clip_magnitude": self.tree.copied((*path, "clip_magnitude")),
-                "layer_norm": layer_norm or self.tree.made(None, path),
-            },
-        )
-
-    def _accepted_epsilon(self, path: Path, value: float, copied: Node | None) -> Node | None:
-        """An epsilon that keeps a division finite."""
-        if value >= SMALLEST_EPSILON:
-            return copied
-        self.tree.remark(
-            path, f"{value:g} becomes {SMALLEST_EPSILON:g}, the smallest accepted: it keeps a division finite"
-        )
-        return self.tree.made(SMALLEST_EPSILON, path)
 
     def _task(self, path: Path, task: TaskModel) -> Node:
         kind, entries = self._network(path, task, to_logit=True)
@@ -242,7 +213,7 @@ class _Converter:
         said = self.published.optimizer
         adam_path: Path = ("optimizer", "adam")
         adam = self.tree.copies(adam_path, "beta_1", "beta_2", "epsilon")
-        adam["epsilon"] = self._accepted_epsilon((*adam_path, "epsilon"), said.adam.epsilon, adam["epsilon"])
+        adam["epsilon"] = accepted_epsilon(self.tree, (*adam_path, "epsilon"), said.adam.epsilon, adam["epsilon"])
         algorithm = self.tree.mapping(adam_path, {"kind": self.tree.made("adam", adam_path), **adam})
         path: Path = ("optimizer", "single_task_learning_rate")
         several = said.multi_task_learning_rates

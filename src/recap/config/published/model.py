@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from recap.config.base import Disagreements, Name
+from recap.config.base import Disagreements, Name, NonNegativeInt
 from recap.config.model import AffineMapConfig
 from recap.config.network import BatchNormConfig
 from recap.config.node import Path
@@ -147,6 +147,26 @@ class LayerNorm(PublishedSection):
             yield ("scale",), "must be what center is; a learned shift without a scale, or the reverse, is not built"
 
 
+class Log1pAbs(PublishedSection):
+    """sign(x)·log1p|x|."""
+
+
+class ClipLog1pAbs(PublishedSection):
+    """The same, clamped."""
+
+    clip_magnitude: float = 3e38
+
+
+class ZScoreLog(PublishedSection):
+    """The same, normalised by means and deviations of a file."""
+
+    analysis_path: Name
+    schema_path: str | None = None
+    clip_magnitude: float = 5.0
+    use_batch_norm: bool = False
+    use_renorm: bool = False
+
+
 class DoubleNormLog(PublishedSection):
     """The same, between two norms."""
 
@@ -159,13 +179,28 @@ class Featurization(PublishedSection):
     """What is done to continuous features."""
 
     one_of = (("log1p_abs_config", "clip_log1p_abs_config", "z_score_log_config", "double_norm_log_config"),)
-    log1p_abs_config: Annotated[Unread, not_built("this featurization")] = None
-    clip_log1p_abs_config: Annotated[Unread, not_built("this featurization")] = None
-    z_score_log_config: Annotated[Unread, not_built("this featurization")] = None
+    log1p_abs_config: Log1pAbs | None = None
+    clip_log1p_abs_config: ClipLog1pAbs | None = None
+    z_score_log_config: ZScoreLog | None = None
     double_norm_log_config: DoubleNormLog | None = None
-    feature_names_to_concat: Annotated[
-        list[str], not_built("joining anything but the binary features; only [binary] can be said")
-    ] = ["binary"]
+    feature_names_to_concat: list[str] = ["binary"]
+
+
+class PositionDebias(PublishedSection):
+    """A position that is hidden where it should have no say."""
+
+    max_position: int = 256
+    num_dims: int = 64
+    drop_probability: float = 0.5
+    position_feature_index: int
+
+
+class Stratifier(PublishedSection):
+    """Rows of one code."""
+
+    name: Name
+    index: NonNegativeInt
+    value: NonNegativeInt
 
 
 class SmallTable(PublishedSection):
@@ -192,8 +227,8 @@ class Model(PublishedSection):
     featurization_config: Featurization | None = None
     small_embeddings: SmallEmbeddings | None = None
     large_embeddings: Annotated[Unread, not_built("sharded embedding tables")] = None
-    position_debias_config: Annotated[Unread, not_built("position debias")] = None
-    stratifiers: Annotated[Unread | None, not_built("metrics of strata")] = None
+    position_debias_config: PositionDebias | None = None
+    stratifiers: list[Stratifier] | None = None
 
     def problems(self) -> Disagreements:
         """Towers without a logit, or a backbone with one."""

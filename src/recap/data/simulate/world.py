@@ -67,9 +67,13 @@ class Block:
 class World:
     """Users, authors and topics, drawn from the seed."""
 
-    def __init__(self, seed: int, embedding_size: int) -> None:
-        """`embedding_size` ≥ 8: width of the vectors that carry the interests."""
-        self.seed, self.embedding_size = seed, embedding_size
+    def __init__(self, seed: int, embedding_size: int, *, ranked: bool = False) -> None:
+        """`embedding_size` ≥ 8: width of the vectors that carry the interests.
+
+        `ranked`: candidates were shown by what is popular, the most popular first, instead of in any order; a model
+        that does not know the position then takes its effect for that of being popular. Nothing else changes.
+        """
+        self.seed, self.embedding_size, self.ranked = seed, embedding_size, ranked
         random = np.random.default_rng([seed, 0])
         # Orthonormal directions of mean zero: dot products and norms survive a LayerNorm of the vectors.
         directions = random.normal(size=(embedding_size, INTERESTS))
@@ -115,7 +119,7 @@ class World:
         served = start_ms + np.sort(random.integers(0, BLOCK_MS, request[-1] + 1))[request]
         user = np.minimum(np.searchsorted(self.user_share, random.random(request[-1] + 1)), USERS - 1)[request]
         author = random.integers(0, AUTHORS, rows)
-        return {
+        seen = {
             "user": user,
             "author": author,
             "position": position,
@@ -128,6 +132,10 @@ class World:
             "image": random.random(rows) < 0.3,
             "hour": served // 3_600_000 % 24,
         }
+        if self.ranked:
+            seen["position"] = np.empty_like(position)
+            seen["position"][np.lexsort((-seen["fame"], request))] = position
+        return seen
 
     def _drivers(self, seen: dict[str, npt.NDArray[Any]]) -> dict[str, Floats]:
         """What engagement depends on: functions of the columns, each of about unit size."""

@@ -1,0 +1,137 @@
+"""What a model is made of and what it costs, without its data: parameters, FLOPs and memory, module by module."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from recap.config.recap import RecapConfig
+from recap.data.assets import Assets, column_width
+from recap.data.batch import Batch
+from recap.model.ranker import Ranker
+from recap.model.saved import build_ranker
+
+ROWS = 8
+"""Of the synthetic batches; what is said of an example does not depend on it."""
+_MOMENTS = {"adam": 2}
+"""Numbers that an optimizer keeps of each parameter."""
+
+
+@dataclass(frozen=True)
+class ModuleSummary:
+    """One module with all below it."""
+
+    name: str
+    kind: str
+    output: list[list[int]]
+    """Shape of what it gives of one example, of each tensor if there are several; none where it is not called."""
+    parameters: int
+    flops: int
+    """Of one example, forward: two for each multiplication and addition of a matrix product; others are not counted."""
+    children: list["ModuleSummary"]
+
+
+@dataclass(frozen=True)
+class ModelSummary:
+    """A whole model, and the bytes it takes to train it."""
+
+    model: ModuleSummary
+    parameters: int
+    flops: int
+    """Of one example, forward; a training step takes about three times as many."""
+    weight_bytes: int
+    """Parameters and buffers, as the weights file holds them."""
+    gradient_bytes: int
+    moment_bytes: int | None
+    """What the optimizer keeps beside them; none: not known of this algorithm."""
+    activation_bytes: int
+    """Of one example in training: what is kept for the backward pass."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def summarise(config: RecapConfig, assets: Assets) -> ModelSummary:
+    """The model of a configuration with fresh weights, run over rows of zeros."""
+    ranker = build_ranker(config, assets)
+    parameters = list(ranker.parameters())
+    parameter_bytes = sum(each.numel() * each.element_size() for each in parameters)
+    moments = _MOMENTS.get(config.optimizer.algorithm.kind)
+    few, more = (_kept_bytes(ranker.train(), synthetic_batch(config, assets, rows)) for rows in (ROWS, 2 * ROWS))
+    model = _modules(ranker.eval(), synthetic_batch(config, assets, ROWS))
+    return ModelSummary(
+        model=model,
+        parameters=sum(each.numel() for each in parameters),
+        flops=model.flops,
+        weight_bytes=sum(tensor.numel() * tensor.element_size() for tensor in ranker.state_dict().values()),
+        gradient_bytes=parameter_bytes,
+        moment_bytes=None if moments is None else moments * parameter_bytes,
+        activation_bytes=(more - few) // ROWS,
+    )
+
+
+def synthetic_batch(config: RecapConfig, assets: Assets, rows: int) -> Batch:
+    """Rows of zeros without labels, of the widths that a model reads."""
+    features = config.features
+    return Batch(
+        continuous=torch.zeros(rows, sum(column_width(column, assets) for column in features.continuous)),
+        binary=torch.zeros(rows, sum(column_width(column, assets) for column in features.binary)),
+        discrete=torch.zeros(rows, sum(each.length for each in features.discrete.values()), dtype=torch.int64),
+        vectors={name: torch.zeros(rows, vector.length) for name, vector in features.vectors.items()},
+    )
+
+
+def _modules(ranker: Ranker, batch: Batch) -> ModuleSummary:
+    """The tree of modules, from one forward pass."""
+    outputs: dict[nn.Module, list[list[int]]] = {}
+
+    def note(module: nn.Module, _: Any, output: Any) -> None:
+        tensors = [output] if isinstance(output, Tensor) else list(output)
+        outputs[module] = [list(tensor.shape[1:]) for tensor in tensors if isinstance(tensor, Tensor)]
+
+    handles = [module.register_forward_hook(note) for module in ranker.modules()]
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        ranker(batch)
+    for handle in handles:
+        handle.remove()
+    flops = {name: sum(counts.values()) // len(batch) for name, counts in counter.get_flop_counts().items()}
+
+    def tree(name: str, path: str, module: nn.Module) -> ModuleSummary:
+        return ModuleSummary(
+            name=name,
+            kind=type(module).__name__,
+            output=outputs.get(module, []),
+            parameters=sum(each.numel() for each in module.parameters()),
+            flops=flops.get(path, 0),
+            children=[tree(child, f"{path}.{child}", below) for child, below in module.named_children()],
+        )
+
+    root = type(ranker).__name__
+    found = tree("model", root, ranker)
+    return _with_flops_of_containers(found)
+
+
+def _with_flops_of_containers(summary: ModuleSummary) -> ModuleSummary:
+    """A module that is never called itself, such as a list of others, has the FLOPs of what it holds."""
+    children = [_with_flops_of_containers(child) for child in summary.children]
+    flops = summary.flops or sum(child.flops for child in children)
+    return ModuleSummary(summary.name, summary.kind, summary.output, summary.parameters, flops, children)
+
+
+def _kept_bytes(ranker: Ranker, batch: Batch) -> int:
+    """Bytes that a forward pass in training keeps for the backward pass, but for parameters and buffers."""
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*ranker.parameters(), *ranker.buffers())}
+    kept: dict[int, Tensor] = {}  # the tensors too, so that no memory is used anew while it is counted
+
+    def keep(tensor: Tensor) -> Tensor:
+        if tensor.untyped_storage().data_ptr() not in own:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = ranker(batch)
+    del output
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())

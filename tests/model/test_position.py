@@ -1,0 +1,108 @@
+"""The position: learned from in training, hidden ever after, and not even read then."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from model.kinds import make_batch, make_config, make_ranker
+from support import Recorder, feed_config, feed_values, write_feed
+
+from recap.config.load import config_of
+from recap.config.model import PositionDebiasConfig
+from recap.config.recap import JobMode
+from recap.data.schema import RowEncoder
+from recap.errors import ConfigError
+from recap.evaluation.job import evaluate_run
+from recap.inference.batch import predict_files
+from recap.inference.predictor import Predictor
+from recap.model.position import PositionDebias
+from recap.model.saved import find_model_dir
+from recap.training.trainer import train
+
+LANGUAGES = {"language": pa.array(["en", "ja"])}
+
+
+def layer(positions: int = 10, **said: Any) -> PositionDebias:
+    torch.manual_seed(0)
+    return PositionDebias(PositionDebiasConfig(feature="hour", num_dims=2, **said), positions)
+
+
+def test_in_evaluation_every_position_is_hidden() -> None:
+    debias = layer().eval()
+    assert torch.equal(debias(torch.arange(11)), debias.table.weight[:1].expand(11, 2))
+
+
+def test_in_training_rows_are_hidden_with_the_drop_probability() -> None:
+    made = layer(drop_probability=0.3)(torch.full((20_000,), 4))
+    hidden = (made == 0).all(dim=1).float().mean().item()
+    assert hidden == pytest.approx(0.3, abs=0.015)
+
+
+def test_later_positions_share_a_bucket() -> None:
+    debias = layer(max_position=3, drop_probability=1e-9)
+    made = debias(torch.arange(11))  # codes: 0 unknown, 1 the first position
+    assert debias.table.weight.shape == (5, 2)
+    assert len({tuple(row) for row in made.tolist()}) == 5
+    assert torch.equal(made[4:], made[4:5].expand(7, 2))
+    assert torch.equal(made[0], debias.table.weight[0])
+    assert layer(positions=2, max_position=3).table.weight.shape == (3, 2)
+
+
+def test_scores_do_not_know_the_position_and_training_does() -> None:
+    config = make_config("position_debias")
+    ranker, batch = make_ranker(config), make_batch(config)
+    other = make_batch(config)
+    other.discrete[:, 0] = 0
+    torch.manual_seed(1)
+    with torch.no_grad():
+        ranker.inputs.position.table.weight.normal_()  # type: ignore[union-attr]
+    assert torch.equal(ranker.eval()(batch).logits, ranker(other).logits)
+    inputs = ranker.inputs.train()
+    assert not torch.equal(inputs(batch)[:, 7:10], inputs(other)[:, 7:10])
+    assert inputs.layout.embeddings == [4]
+
+
+def test_the_column_is_read_in_training_alone(tmp_path: Path) -> None:
+    debias = {"position_debias": {"feature": "hour"}, "embeddings": {"language": 4}}
+    config = feed_config(write_feed(tmp_path), tmp_path / "run", model=debias)
+    columns = {
+        mode: RowEncoder.for_job(config, LANGUAGES, mode, config.train_data if mode != "inference" else None).columns
+        for mode in JobMode
+    }
+    assert {mode: "hour" in names for mode, names in columns.items()} == {
+        JobMode.TRAIN: True,
+        JobMode.EVALUATE: False,
+        JobMode.INFERENCE: False,
+    }
+    file = tmp_path / "validation" / "part-0.parquet"
+    pq.write_table(pq.read_table(file).drop_columns(["hour"]), file)
+    train(config, Recorder())
+    assert evaluate_run(config, tmp_path / "run").splits["validation"].keys() == {"like", "share"}
+    predictor = Predictor.open(find_model_dir(tmp_path / "run"))
+    predict_files(predictor, [str(file)], tmp_path / "predictions", overwrite=False)
+    assert pq.read_table(tmp_path / "predictions").num_rows == 250
+
+
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "no feature": ({"position_debias": {"feature": "huor"}}, "feature: 'huor' is no discrete feature of this config"),
+    "a vocabulary": ({"position_debias": {"feature": "language"}}, "feature: 'language' has a vocabulary; a position"),
+    "several": ({"position_debias": {"feature": "topics"}}, "feature: 'topics' holds 2 codes a row; a row has one"),
+    "embedded too": (
+        {"position_debias": {"feature": "hour"}, "embeddings": {"default": 4, "hour": 2}},
+        "model.embeddings.hour: 'hour' is the feature of model.position_debias, which embeds it; leave it out here",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_can_be_no_position_is_refused(case: str) -> None:
+    said, message = WRONG[case]
+    values = feed_values(Path("feed"), Path("run"))
+    values["features"]["discrete"]["topics"] = {"size": 5, "length": 2}
+    values["model"] |= said
+    with pytest.raises(ConfigError) as caught:
+        config_of(values)
+    assert message in str(caught.value)
