@@ -38,4 +38,6 @@ def evaluate(
     report = evaluate_run(config, folder, split=split, step=step, say=console.say)
     for name, evaluation in report.splits.items():
         console.table(f"{name}, {report.model.name}", evaluation)
+    for name, found in report.conflicts.items():
+        console.conflicts(f"{name}, cosine of the tasks' gradients", found)
     console.say(f"written: {report.file}")

@@ -2,7 +2,7 @@
 
 from typing import Literal, get_args
 
-MetricName = Literal[
+BinaryMetricName = Literal[
     "count",
     "positives",
     "ctr",
@@ -19,5 +19,13 @@ MetricName = Literal[
     "grouped_auc",
 ]
 
+RegressionMetricName = Literal["count", "mean_label", "mean_prediction", "mae", "rmse", "xauc", "xauc_bound"]
+
+MetricName = Literal[BinaryMetricName, RegressionMetricName]
+
+BINARY_METRICS: tuple[str, ...] = get_args(BinaryMetricName)
+"""Those of tasks that predict whether something happens, in the order of reports."""
+REGRESSION_METRICS: tuple[str, ...] = get_args(RegressionMetricName)
+"""Those of tasks that predict how much of it, in the order of reports."""
 METRIC_NAMES: tuple[str, ...] = get_args(MetricName)
-"""Every metric, in the order of reports."""
+"""Every metric, each once."""

@@ -12,6 +12,7 @@ from recap.config.keys import suggest
 from recap.config.recap import JobMode, RecapConfig
 from recap.data.stream import Say, open_stream, refuse_caches_that_do_not_fit, say_to_stderr
 from recap.errors import ConfigError, InputError
+from recap.evaluation.conflicts import Conflicts, conflicts, measures_conflicts
 from recap.evaluation.evaluate import Evaluation, evaluate
 from recap.model.saved import find_model_dir, open_model
 from recap.runtime import start_runtime
@@ -24,6 +25,8 @@ class EvaluationReport:
     model: Path
     splits: Mapping[str, Evaluation]
     file: Path
+    conflicts: Mapping[str, Conflicts]
+    """By split, for a run that balances gradients."""
 
 
 def evaluate_run(
@@ -49,22 +52,27 @@ def evaluate_run(
     runtime = start_runtime()
     ranker = model.ranker.to(runtime.device)
     splits: dict[str, Evaluation] = {}
+    pulls: dict[str, Conflicts] = {}
     for name in config.validation_data if split is None else [split]:
         stream = open_stream(combined, model.assets, JobMode.EVALUATE, name, say)
         refuse_caches_that_do_not_fit({name: stream})
         splits[name] = evaluate(ranker, stream, combined, name, runtime)
+        if measures_conflicts(combined):
+            pulls[name] = conflicts(ranker, stream.restarted(), combined, name, runtime)
     file = run / "evaluation.json"
     written = {"model": folder.name, "splits": {name: _finite(found) for name, found in splits.items()}}
+    if pulls:
+        written["conflicts"] = {name: _finite(found) for name, found in pulls.items()}
     temporary = file.with_name(file.name + ".unfinished")
     try:
         temporary.write_text(json.dumps(written, indent=1) + "\n")
         temporary.replace(file)
     except OSError as error:
         raise InputError(f"{file}: cannot be written ({error.strerror})") from None
-    return EvaluationReport(folder, splits, file)
+    return EvaluationReport(folder, splits, file, pulls)
 
 
-def _finite(evaluation: Evaluation) -> dict[str, dict[str, float | None]]:
+def _finite(evaluation: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float | None]]:
     """JSON has no NaN: what is undefined becomes null."""
     return {
         task: {name: value if math.isfinite(value) else None for name, value in metrics.items()}
