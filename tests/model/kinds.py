@@ -45,7 +45,20 @@ SHARINGS: dict[str, dict[str, Any]] = {
     "share_partial": {"kind": "share_partial"},
 }
 """Those with a backbone."""
-OTHERS: dict[str, dict[str, Any]] = {}
+OTHERS: dict[str, dict[str, Any]] = {
+    "regressions": {
+        "tasks": {
+            "like": {"tower": TOWERS["mlp"], "objective": {"kind": "regression", "transform": "log1p"}},
+            "share": {"tower": TOWERS["mlp"], "objective": {"kind": "regression"}, "affine_map": {}},
+        }
+    },
+    "a_regression_beside_a_binary_task": {
+        "tasks": {
+            "like": {"tower": TOWERS["mlp"]},
+            "share": {"tower": TOWERS["mlp"], "objective": {"kind": "regression", "loss": {"kind": "mae"}}},
+        }
+    },
+}
 """What else a model can say, by name: laid over the section `model` of `mlp-share_all`."""
 
 CASES: dict[str, dict[str, Any]] = {
