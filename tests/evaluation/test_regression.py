@@ -119,7 +119,7 @@ def test_the_binned_xauc_stays_within_its_stated_error(count: int, seed: int, ti
 
 
 def test_bins_follow_the_values_so_that_the_bound_is_small_whatever_their_magnitude() -> None:
-    for scale, most in ((1e-3, 0.05), (1.0, 0.01), (1e6, 0.01)):
+    for scale, most in ((1e-3, 0.05), (1.0, 0.02), (1e6, 0.02)):
         predictions, labels, weights = (tensor.double() for tensor in make_rows(20_000, tasks=1))
         metric = Xauc(1, exact_rows=0)
         metric.update(predictions * scale, labels * scale, weights)

@@ -216,6 +216,29 @@ def test_uncertainty_weighs_losses_and_learns_what_they_leave_uncertain(parts: i
     assert balancing.task_weights() == pytest.approx([math.exp(-0.3), 0.5 * math.exp(0.7)])
 
 
+@pytest.mark.parametrize("kind", ["none", *KINDS])
+def test_every_loss_goes_with_every_balancing(kind: str, feed: Path, tmp_path: Path) -> None:
+    tower = {"tower": {"kind": "mlp"}}
+    time = tower | {"objective": {"kind": "regression", "loss": {"kind": "huber"}}}
+    like = tower | {"loss": {"kind": "focal"}, "pairwise": {"weight": 0.5}}
+    rates = {"kind": "constant", "learning_rate": 0.01}
+    config = feed_config(
+        feed,
+        tmp_path / "run",
+        features={"discrete": {"language": {"vocabulary": str(feed / "languages.parquet")}}},
+        model={"tasks": {"like": like, "hour": time, "share": tower}},
+        train_data={"tasks": {"like": {}, "hour": {}, "share": {}}},
+        optimizer={"balancing": KINDS.get(kind, {"kind": kind}), "backbone": rates, "towers": {"default": rates}},
+        training={"num_train_steps": 4, "eval_log_every_n": 4, "gradient_accumulation": 2},
+    )
+    recorder = Recorder()
+    train(config, recorder)
+    assert all(math.isfinite(loss) for loss in recorder.losses)
+    found = evaluate_run(config, tmp_path / "run")
+    assert ("mae" in found.splits["validation"]["hour"], "auc" in found.splits["validation"]["like"]) == (True, True)
+    assert list(found.conflicts) == (["validation"] if kind in ("pcgrad", "grad_norm") else [])
+
+
 def test_a_loss_weight_counts_in_the_mean(feed: Path, tmp_path: Path) -> None:
     tower = {"tower": {"kind": "mlp"}}
     for name, weight in (("half", 0.5), ("whole", 1.0)):
