@@ -174,7 +174,7 @@ class GradNorm(_ByTask):
         norms = taken.gram().diagonal().sqrt()
         new = self.first_losses.isnan() & (losses > 0)
         self.first_losses = torch.where(new, losses, self.first_losses)
-        counted = (norms > 0) & (losses > 0)
+        counted = (norms > 0) & norms.isfinite() & (losses > 0)
         if counted.sum() > 1:
             self.weights = self._moved(norms, losses / self.first_losses, counted)
 
