@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
 from torch import Tensor
 
-from recap.config.metrics import METRIC_NAMES
+from recap.config.metrics import BINARY_METRICS
 from recap.errors import RunError
 from recap.evaluation.metrics import MetricSuite, auc_standard_error
 from recap.evaluation.metrics.grouped import GroupedAuc, grouped_auc
@@ -47,7 +47,7 @@ def assert_equal_metrics(left: dict[str, dict[str, float]], right: dict[str, dic
 
 
 def test_all_metrics_are_reported_in_their_order() -> None:
-    assert tuple(compute(make_rows(50))["task0"]) == METRIC_NAMES
+    assert tuple(compute(make_rows(50))["task0"]) == BINARY_METRICS
     assert compute(make_rows(50))["task0"]["auc_bound"] == 0
 
 

@@ -149,6 +149,18 @@ OTHERS: dict[str, dict[str, Any]] = {
     },
     "position_debias": {"position_debias": {"feature": "hour", "max_position": 12, "num_dims": 3}},
     "double_norm_log_joining_vectors": {"featurization": {"kind": "double_norm_log", "join": ["vector"]}},
+    "regressions": {
+        "tasks": {
+            "like": {"tower": TOWERS["mlp"], "objective": {"kind": "regression", "transform": "log1p"}},
+            "share": {"tower": TOWERS["mlp"], "objective": {"kind": "regression"}, "affine_map": {}},
+        }
+    },
+    "a_regression_beside_a_binary_task": {
+        "tasks": {
+            "like": {"tower": TOWERS["mlp"]},
+            "share": {"tower": TOWERS["mlp"], "objective": {"kind": "regression", "loss": {"kind": "mae"}}},
+        }
+    },
 }
 """What else a model can say, by name: laid over the section `model` of `mlp-share_all`."""
 FEATURES: dict[str, dict[str, Any]] = {

@@ -1,7 +1,7 @@
 """What a person sees while a command runs: progress on a terminal, plain lines elsewhere."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import rich.console
@@ -15,6 +15,7 @@ from recap.data.inspect import Inspection
 from recap.tracking import Record
 
 _TABLE_METRICS = ("positives", "ctr", "calibration", "log_loss", "rce", "auc", "pr_auc", "grouped_auc")
+_TABLE_REGRESSION = ("count", "mean_label", "mean_prediction", "mae", "rmse", "xauc")
 """What fits a terminal; files hold all."""
 _PLAIN_WIDTH = 160
 
@@ -66,9 +67,12 @@ class Console:
         self.say(f"step {record['step']:>7,}  epoch {record['epoch']:.2f}  loss {record['loss']:.5f}{shown}")
 
     def evaluated(self, step: int, split: str, evaluation: Mapping[str, Mapping[str, float]]) -> None:
-        """A line of validation AUC for each task."""
-        shown = "  ".join(f"{task} {metrics['auc']:.4f}" for task, metrics in evaluation.items() if "auc" in metrics)
-        self.say(f"step {step:>7,}  {split}" + (f"  AUC  {shown}" if shown else " evaluated"))
+        """A line of validation AUC for each task, XAUC for a regression."""
+        line = ""
+        for name in ("auc", "xauc"):
+            shown = [f"{task} {metrics[name]:.4f}" for task, metrics in evaluation.items() if name in metrics]
+            line += "".join(["  ", name.upper(), *(f"  {each}" for each in shown)]) if shown else ""
+        self.say(f"step {step:>7,}  {split}" + (line or " evaluated"))
 
     def say(self, text: str) -> None:
         """One line."""
@@ -81,14 +85,31 @@ class Console:
             self._progress = None
 
     def table(self, title: str, evaluation: Mapping[str, Mapping[str, float]]) -> None:
-        """Metrics of each task, a task a row."""
+        """Metrics of each task, a task a row; regressions in a table of their own."""
+        of_regression = {"mean_label", "mean_prediction", "mae", "rmse", "xauc", "xauc_bound"}
+        regressions = {task: metrics for task, metrics in evaluation.items() if of_regression & metrics.keys()}
+        others = {task: metrics for task, metrics in evaluation.items() if task not in regressions}
+        for known, chosen in ((_TABLE_METRICS, others), (_TABLE_REGRESSION, regressions)):
+            names = [name for name in known if any(name in metrics for metrics in chosen.values())]
+            rows = {
+                task: [format_metric(name, metrics.get(name, float("nan"))) for name in names]
+                for task, metrics in chosen.items()
+            }
+            if chosen:
+                self._task_table(title, names, rows)
+
+    def conflicts(self, title: str, found: Mapping[str, Mapping[str, float]]) -> None:
+        """How alike the gradients of tasks are: a row and a column for each task."""
+        rows = {task: [format_metric("cosine", value) for value in others.values()] for task, others in found.items()}
+        self._task_table(title, list(found), rows)
+
+    def _task_table(self, title: str, names: Sequence[str], rows: Mapping[str, Sequence[str]]) -> None:
         table = Table(title=hide(title), title_justify="left", box=None, pad_edge=False, header_style="bold")
-        names = [name for name in _TABLE_METRICS if any(name in metrics for metrics in evaluation.values())]
-        table.add_column("task", no_wrap=True, min_width=min(max(map(len, evaluation)), 24))
+        table.add_column("task", no_wrap=True, min_width=min(max(map(len, rows)), 24))
         for name in names:
             table.add_column(name, justify="right", no_wrap=True)
-        for task, metrics in evaluation.items():
-            table.add_row(task, *(format_metric(name, metrics.get(name, float("nan"))) for name in names))
+        for task, values in rows.items():
+            table.add_row(task, *values)
         self._out.print(table)
 
     def gates(self, title: str, gates: Mapping[str, Mapping[str, float]]) -> None:
@@ -155,6 +176,8 @@ def format_metric(name: str, value: float) -> str:
         return "-"
     if name in ("count", "positives"):
         return f"{value:,.0f}"
+    if name in ("mean_label", "mean_prediction", "mae", "rmse"):
+        return f"{value:.5g}"
     return (
         f"{value:.2f}"
         if name in ("rce", "nrce")

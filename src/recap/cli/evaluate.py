@@ -39,4 +39,6 @@ def evaluate(
             console.stratum(stratum, found)
         if name in report.gates:
             console.gates(f"gates, {name}", report.gates[name])
+        if name in report.conflicts:
+            console.conflicts(f"{name}, cosine of the tasks' gradients", report.conflicts[name])
     console.say(f"written: {report.file}")

@@ -217,7 +217,7 @@ class DownsampleNegativesConfig(BaseConfig):
 
 
 class DataConfig(BaseConfig):
-    """A data set with labels: one 0/1 column for each task, named as the task."""
+    """A data set with labels: one column for each task, named as the task; 0 or 1, or a number for a regression."""
 
     source: SourceConfig
     """Where the rows are."""

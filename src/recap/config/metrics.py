@@ -6,7 +6,7 @@ from pydantic import BeforeValidator
 
 from recap.config.base import BaseConfig, Name
 
-MetricName = Literal[
+BinaryMetricName = Literal[
     "count",
     "positives",
     "ctr",
@@ -23,14 +23,22 @@ MetricName = Literal[
     "grouped_auc",
 ]
 
-WatchedMetric = Literal["log_loss", "ne", "rce", "nrce", "auc", "pr_auc", "grouped_auc"]
+RegressionMetricName = Literal["count", "mean_label", "mean_prediction", "mae", "rmse", "xauc", "xauc_bound"]
+
+MetricName = Literal[BinaryMetricName, RegressionMetricName]
+
+BINARY_METRICS: tuple[str, ...] = get_args(BinaryMetricName)
+"""Those of tasks that predict whether something happens, in the order of reports."""
+REGRESSION_METRICS: tuple[str, ...] = get_args(RegressionMetricName)
+"""Those of tasks that predict how much of it, in the order of reports."""
+METRIC_NAMES: tuple[str, ...] = get_args(MetricName)
+"""Every metric, each once."""
+
+WatchedMetric = Literal["log_loss", "ne", "rce", "nrce", "auc", "pr_auc", "grouped_auc", "mae", "rmse", "xauc"]
 """The metrics of which it is known whether more or less of them is better."""
 
-LOWER_IS_BETTER: frozenset[WatchedMetric] = frozenset({"log_loss", "ne"})
+LOWER_IS_BETTER: frozenset[WatchedMetric] = frozenset({"log_loss", "ne", "mae", "rmse"})
 """Of the others, more is better."""
-
-METRIC_NAMES: tuple[str, ...] = get_args(MetricName)
-"""Every metric, in the order of reports."""
 
 
 def _code_or_string(value: object) -> object:

@@ -19,6 +19,14 @@ from recap.config.cascade import CascadeConfig
 from recap.config.featurization import DoubleNormLogConfig, FeaturizationConfig
 from recap.config.histories import HistoryModelConfig
 from recap.config.keys import suggest
+from recap.config.loss import (
+    BceConfig,
+    BinaryConfig,
+    BinaryLossConfig,
+    ObjectiveConfig,
+    PairwiseConfig,
+    RegressionConfig,
+)
 from recap.config.network import BatchNormConfig, DropoutConfig, rates_fit
 from recap.config.sharing import SHARED, CgcConfig, PleConfig, ShareNoneConfig, SharingConfig
 
@@ -63,14 +71,38 @@ class AffineMapConfig(BaseConfig):
 
 
 class TaskConfig(BaseConfig):
-    """One task: the tower that predicts it and how its loss counts."""
+    """One task: the tower that predicts it, what it predicts, and how its loss counts."""
 
     tower: TowerConfig
-    """The network that gives the logit."""
+    """The network that gives the logit, or the raw value of a regression."""
     affine_map: AffineMapConfig | None = None
     """A learned line on the logit; none given: none."""
+    objective: ObjectiveConfig = BinaryConfig(kind="binary")
+    """What the task predicts: whether something happens, or how much of it."""
+    loss: BinaryLossConfig = BceConfig(kind="bce")
+    """What a binary task minimises; that of a regression stands in its objective."""
     pos_weight: PositiveFloat = 1.0
     """Multiplies the loss of positives."""
+    loss_weight: PositiveFloat = 1.0
+    """Multiplies the task's loss in the mean over tasks that training minimises."""
+    pairwise: PairwiseConfig | None = None
+    """A loss on the order of each user's rows, beside the task's own; none given: none."""
+
+    def checks(self) -> tuple[Disagreements, ...]:
+        """What speaks of positives, where there are none."""
+        return (self._positives_are_there(),)
+
+    def _positives_are_there(self) -> Disagreements:
+        if isinstance(self.objective, RegressionConfig):
+            if not isinstance(self.loss, BceConfig):
+                yield (
+                    ("loss",),
+                    f"{self.loss.kind} is of binary tasks; that of a regression is objective.loss: mse, mae or huber",
+                )
+            if self.pos_weight != 1:
+                yield ("pos_weight",), "a regression task has no positives; leave it out, or use loss_weight"
+            if self.pairwise is not None:
+                yield ("pairwise",), "a regression task has no positives and negatives to pair; leave it out"
 
 
 class PositionDebiasConfig(BaseConfig):

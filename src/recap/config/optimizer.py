@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from recap.config.balancing import BalancingConfig, NoBalancingConfig
 from recap.config.base import (
     BaseConfig,
     Disagreements,
@@ -114,3 +115,5 @@ class OptimizerConfig(BaseConfig):
     """Everything that is not a tower: featurization, embeddings, vector norms, backbone."""
     towers: dict[Name, LearningRateConfig]
     """Each task's tower with its affine map; `default` stands for the tasks not named."""
+    balancing: BalancingConfig = NoBalancingConfig(kind="none")
+    """How the losses of tasks are weighed against each other."""

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import Field, PrivateAttr
 
 from recap.config.backbones import DlrmConfig
+from recap.config.balancing import GradNormConfig, PcGradConfig
 from recap.config.base import BaseConfig, Disagreements, Name, WholeConfig
 from recap.config.cascade import AitmConfig, EsmmConfig
 from recap.config.data import DataConfig, TrainDataConfig, ValidationDataConfig
@@ -15,7 +16,8 @@ from recap.config.features import FeaturesConfig
 from recap.config.featurization import BINARY, DoubleNormLogConfig
 from recap.config.histories import HistoryColumns, PoolingConfig
 from recap.config.keys import suggest
-from recap.config.metrics import MetricName, StratumConfig
+from recap.config.loss import RegressionConfig
+from recap.config.metrics import BINARY_METRICS, REGRESSION_METRICS, MetricName, StratumConfig
 from recap.config.model import ModelConfig
 from recap.config.network import BatchNormConfig
 from recap.config.node import Path
@@ -75,6 +77,9 @@ class RecapConfig(WholeConfig):
             _weight_problems(self),
             _rate_problems(self),
             _batch_problems(self),
+            _regression_problems(self),
+            _pair_problems(self),
+            _balancing_problems(self),
         )
 
     _secrets: dict[Path, str] = PrivateAttr(default_factory=dict)
@@ -92,6 +97,11 @@ class RecapConfig(WholeConfig):
     def tasks(self) -> list[str]:
         """The one order of the task axis."""
         return list(self.model.tasks)
+
+    @property
+    def regressions(self) -> list[str]:
+        """The tasks that predict how much of something, in the order of tasks."""
+        return [name for name, task in self.model.tasks.items() if isinstance(task.objective, RegressionConfig)]
 
     def data_sets(self) -> Iterator[tuple[Path, DataConfig]]:
         """Every data set, with its path: the one to train on, then those to validate on."""
@@ -323,8 +333,12 @@ def _task_problems(config: RecapConfig) -> Disagreements:
 
 
 def _chain_problems(config: RecapConfig) -> Disagreements:
-    """ESMM multiplies probabilities before calibration would correct the factors."""
+    """A chain is of probabilities, and ESMM multiplies them before calibration would correct the factors."""
     cascade, data = config.model.cascade, config.train_data
+    for index, task in enumerate(cascade.chain if cascade is not None else []):
+        if task in config.regressions:
+            path = ("model", "cascade", "chain", index)
+            yield path, f"{task!r} is a regression; a chain is of tasks that happen or do not"
     if not isinstance(cascade, EsmmConfig) or data.sampling_correction != "calibration":
         return
     for index, task in enumerate(cascade.chain):
@@ -348,6 +362,63 @@ def _metric_problems(config: RecapConfig) -> Disagreements:
     for index, name in enumerate(names):
         if name in names[:index]:
             yield ("which_metrics", index), f"{name!r} is named twice; once is enough"
+        if name not in BINARY_METRICS and not config.regressions:
+            yield ("which_metrics", index), f"{name!r} is a metric of regression tasks; there is none"
+        if name not in REGRESSION_METRICS and len(config.regressions) == len(config.tasks):
+            yield ("which_metrics", index), f"{name!r} is a metric of binary tasks; there is none"
+
+
+def _regression_problems(config: RecapConfig) -> Disagreements:
+    """What is said of the positives of tasks that have none."""
+    regressions = config.regressions
+    for path, data in config.data_sets():
+        for task, rates in data.tasks.items():
+            for field in ("pos_downsampling_rate", "neg_downsampling_rate"):
+                if task in regressions and getattr(rates, field) != 1:
+                    text = "is a regression, which has no positives and negatives that were sampled; leave it out"
+                    yield (*path, "tasks", task, field), f"{task!r} {text}"
+        for index, task in enumerate(_kept_positives(data)):
+            if task in regressions:
+                yield (
+                    (*path, "downsample_negatives", "keep_positives_of", index),
+                    f"{task!r} is a regression, which has no positives; name binary tasks",
+                )
+        for task in data.rectify_labels.engaged_at if data.rectify_labels is not None else ():
+            if task in regressions:
+                yield (
+                    (*path, "rectify_labels", "engaged_at", task),
+                    f"{task!r} is a regression, which has no positives that could be late; leave it out",
+                )
+
+
+def _pair_problems(config: RecapConfig) -> Disagreements:
+    for name, task in config.model.tasks.items():
+        if task.pairwise is not None and config.features.user is None:
+            yield (
+                ("model", "tasks", name, "pairwise"),
+                "pairs are those of one user, and no column tells users apart; set features.user, or leave it out",
+            )
+
+
+def _balancing_problems(config: RecapConfig) -> Disagreements:
+    balancing, cascade = config.optimizer.balancing, config.model.cascade
+    if isinstance(balancing, PcGradConfig | GradNormConfig):
+        if isinstance(cascade, AitmConfig) and cascade.constraint_weight:
+            yield (
+                ("model", "cascade", "constraint_weight"),
+                f"adds a loss that is of no task, and {balancing.kind} parts losses by task; set it to 0",
+            )
+        if isinstance(config.model.sharing, ShareNoneConfig):
+            yield (
+                ("optimizer", "balancing"),
+                f"{balancing.kind} balances the gradients of what tasks share, and with share_none they share no "
+                "backbone; use 'none' or 'uncertainty', or another sharing",
+            )
+        if len(config.tasks) < 2:
+            yield (
+                ("optimizer", "balancing"),
+                f"{balancing.kind} balances tasks against each other, and there is one; leave it out",
+            )
 
 
 def _watch_problems(config: RecapConfig) -> Disagreements:
@@ -368,6 +439,14 @@ def _watch_problems(config: RecapConfig) -> Disagreements:
             yield (*path, "tasks", index), f"{task!r} is not evaluated on {watch.split}. {suggest(task, evaluated)}"
         elif task in (watch.tasks or [])[:index]:
             yield (*path, "tasks", index), f"{task!r} is named twice; once is enough"
+        elif not _has_metric(config, task, watch.metric):
+            yield (*path, "tasks", index), f"{task!r} has no {watch.metric}, which is of another kind of task"
+    if not any(_has_metric(config, task, watch.metric) for task in evaluated):
+        yield (*path, "metric"), f"no task that is evaluated on {watch.split} has {watch.metric}"
+
+
+def _has_metric(config: RecapConfig, task: str, metric: str) -> bool:
+    return task in config.tasks and metric in (REGRESSION_METRICS if task in config.regressions else BINARY_METRICS)
 
 
 def _stratum_problems(config: RecapConfig) -> Disagreements:

@@ -7,4 +7,4 @@ class ScoringConfig(BaseConfig):
     """The section `scoring`."""
 
     weights: dict[Name, float] = {}
-    """Weight of each task's calibrated probability; tasks not named do not count."""
+    """Weight of each task's calibrated probability, or of the value of a regression; tasks not named do not count."""

@@ -21,7 +21,7 @@ class Batch:
     binary: Tensor  # [B, K] float32, or what the columns are held as; 0 or 1
     discrete: Tensor  # [B, D] int64 codes; 0 is the unknown bucket
     vectors: Mapping[str, Tensor]  # name → [B, E] float32, or what it is held as
-    labels: Tensor | None = None  # [B, T] float32, 0 or 1
+    labels: Tensor | None = None  # [B, T] float32, 0 or 1; any finite number for a regression
     weights: Tensor | None = None  # [B, T] float32, ≥ 0
     user: Tensor | None = None  # [B] int64, equal for rows of one user
     histories: Mapping[str, Tensor] = field(default_factory=dict)  # as `encode_history` names them; padded to [B, L, …]

@@ -13,6 +13,7 @@ from recap.config.data import DataConfig, DataTaskConfig, RectifyLabelsConfig
 from recap.config.discrete import Vocabulary, VocabularySpace
 from recap.config.features import Column, FeaturesConfig, VectorColumn
 from recap.config.keys import suggest
+from recap.config.loss import RegressionConfig
 from recap.config.recap import JobMode, RecapConfig
 from recap.data.assets import Assets
 from recap.data.batch import Batch
@@ -40,11 +41,13 @@ class RowEncoder:
         *,
         weigh_samples: bool = False,
         unread: Collection[str] = (),
+        regressions: Mapping[str, RegressionConfig] | None = None,
     ) -> None:
         """`labels` given, those of some of `tasks`: batches carry labels [B, T].
 
         `rectify`: which of their positives came too late. `weigh_samples`: weights undo the sampling they tell.
         `unread`: discrete features that are not read; all their codes are 0.
+        `regressions`: the tasks whose labels are numbers, those of the others are 0 or 1.
         """
         self.features = features
         read = {name: discrete for name, discrete in features.discrete.items() if name not in unread}
@@ -54,6 +57,7 @@ class RowEncoder:
         self.labels = labels
         self.rectify = rectify
         self.weigh_samples = weigh_samples
+        self.regressions = regressions or {}
 
     @classmethod
     def for_job(
@@ -70,7 +74,21 @@ class RowEncoder:
         unread: set[str] = set()
         if mode is JobMode.EVALUATE:
             unread = _unread(config) - {stratum.feature for stratum in config.strata.values()}
-        return cls(config.features, assets, config.tasks, labels, rectify, weigh_samples=weigh_samples, unread=unread)
+        regressions = {
+            name: task.objective
+            for name, task in config.model.tasks.items()
+            if isinstance(task.objective, RegressionConfig)
+        }
+        return cls(
+            config.features,
+            assets,
+            config.tasks,
+            labels,
+            rectify,
+            weigh_samples=weigh_samples,
+            unread=unread,
+            regressions=regressions,
+        )
 
     @property
     def columns(self) -> list[str]:
@@ -205,7 +223,10 @@ class RowEncoder:
         for position, task in enumerate(self.tasks):
             if task in self.labels:
                 values = self._numbers(table, Column(name=task), place, null=np.nan)
-                _check_zero_or_one(values, task, place, "a label must be 0 or 1, or null", nan=True)
+                if task in self.regressions:
+                    _check_numbers(values, self.regressions[task], task, place)
+                else:
+                    _check_zero_or_one(values, task, place, "a label must be 0 or 1, or null", nan=True)
                 labels[:, position] = self._rectified(values[:, 0], task, table, place)
         return labels
 
@@ -229,7 +250,7 @@ class RowEncoder:
         assert self.labels is not None
         weights = np.ones_like(labels)
         for position, task in enumerate(self.tasks):
-            if self.weigh_samples and task in self.labels:
+            if self.weigh_samples and task in self.labels and task not in self.regressions:
                 rates = self.labels[task]
                 label = labels[:, position]
                 weights[:, position] = label / rates.pos_downsampling_rate + (1 - label) / rates.neg_downsampling_rate
@@ -317,3 +338,14 @@ def _check_zero_or_one(values: Floats, column: str, place: Place, hint: str, *, 
         bad = float(values[wrong[0]][~good[wrong[0]]][0])
         found = "null or NaN" if np.isnan(bad) else f"{bad:g}"
         raise place.error(column, f"found {found}, expected 0 or 1; {hint}", wrong)
+
+
+def _check_numbers(values: Floats, objective: RegressionConfig, column: str, place: Place) -> None:
+    """Raise DataError for the rows whose label cannot be one of a regression; NaN is a label that is missing."""
+    at_least_0 = objective.transform == "log1p"
+    wrong = np.isinf(values) | ((values < 0) if at_least_0 else False)
+    if wrong.any():
+        rows = rows_where(wrong[:, 0])
+        bound = ", at least 0 for log1p," if at_least_0 else ""
+        text = f"found {float(values[rows[0], 0]):g}; the label of a regression must be a finite float32{bound} or null"
+        raise place.error(column, text, rows)

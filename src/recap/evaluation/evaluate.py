@@ -1,4 +1,4 @@
-"""Evaluation: a model over a validation set, metrics for each task on calibrated probabilities."""
+"""Evaluation: a model over a validation set, metrics for each task on calibrated probabilities and on values."""
 
 from collections.abc import Callable
 from itertools import islice
@@ -33,7 +33,7 @@ def evaluate(
     may raise to give up; the ranker is left in the mode, training or evaluation, in which it came.
     """
     steps = config.training.num_eval_steps
-    suite = MetricSuite(config.tasks, config.which_metrics)
+    suite = MetricSuite(config.tasks, config.which_metrics, config.regressions)
     was_training = ranker.training
     ranker.eval()
     try:

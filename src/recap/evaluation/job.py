@@ -13,6 +13,7 @@ from recap.config.keys import suggest
 from recap.config.recap import JobMode, RecapConfig
 from recap.data.stream import Say, open_stream, refuse_caches_that_do_not_fit, say_to_stderr
 from recap.errors import ConfigError, InputError
+from recap.evaluation.conflicts import Conflicts, conflicts, measures_conflicts
 from recap.evaluation.evaluate import Evaluation, evaluate, evaluated_tasks
 from recap.evaluation.gates import GateMeans, Gates
 from recap.evaluation.strata import Strata
@@ -31,6 +32,8 @@ class EvaluationReport:
     file: Path
     strata: Mapping[str, Mapping[str, Evaluation]]
     """Split → stratum → what was found of its rows."""
+    conflicts: Mapping[str, Conflicts]
+    """By split, for a run that balances gradients."""
 
 
 def evaluate_run(
@@ -58,6 +61,7 @@ def evaluate_run(
     splits: dict[str, Evaluation] = {}
     strata: dict[str, dict[str, Evaluation]] = {}
     gates: dict[str, Gates] = {}
+    pulls: dict[str, Conflicts] = {}
     for name in config.validation_data if split is None else [split]:
         stream = open_stream(combined, model.assets, JobMode.EVALUATE, name, say)
         refuse_caches_that_do_not_fit({name: stream})
@@ -67,6 +71,8 @@ def evaluate_run(
         strata[name] = {stratum: evaluated_tasks(found, combined, name) for stratum, found in computed}
         if ranker.sharing.gates:
             gates[name] = means.compute()
+        if measures_conflicts(combined):
+            pulls[name] = conflicts(ranker, stream.restarted(), combined, name, runtime)
     file = run / "evaluation.json"
     written: dict[str, Any] = {"model": folder.name, "splits": {name: _finite(found) for name, found in splits.items()}}
     if combined.strata:
@@ -76,13 +82,15 @@ def evaluate_run(
         }
     if gates:
         written["gates"] = {name: _finite(found) for name, found in gates.items()}
+    if pulls:
+        written["conflicts"] = {name: _finite(found) for name, found in pulls.items()}
     temporary = file.with_name(file.name + ".unfinished")
     try:
         temporary.write_text(json.dumps(written, indent=1) + "\n")
         temporary.replace(file)
     except OSError as error:
         raise InputError(f"{file}: cannot be written ({error.strerror})") from None
-    return EvaluationReport(folder, splits, gates, file, strata)
+    return EvaluationReport(folder, splits, gates, file, strata, pulls)
 
 
 def _finite(found: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float | None]]:

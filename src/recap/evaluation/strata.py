@@ -19,7 +19,9 @@ class Strata:
             name: code_of(stratum.feature, stratum.value, config.features, assets)
             for name, stratum in config.strata.items()
         }
-        self._suites = {name: MetricSuite(config.tasks, config.which_metrics) for name in config.strata}
+        self._suites = {
+            name: MetricSuite(config.tasks, config.which_metrics, config.regressions) for name in config.strata
+        }
 
     def update(self, probabilities: Tensor, batch: Batch) -> None:
         """Take in the rows of `batch`, with the probabilities [B, T] that a model gives them."""

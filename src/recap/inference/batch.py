@@ -28,7 +28,7 @@ def predict_files(
     overwrite: bool = False,
     after_rows: Callable[[int], None] = lambda rows: None,
 ) -> list[Path]:
-    """Write, for each file of `inputs`, the carried columns, each task's probability and `score`, row for row.
+    """Write, for each file of `inputs`, the carried columns, each task's probability or value and `score`, row for row.
 
     The format is told by how the files are called; the columns of TFRecord files by `schema_path`, or else by the
     schema file that the model was trained with. Output files keep their path below the common folder of the inputs.

@@ -20,7 +20,7 @@ from recap.runtime import Runtime, start_runtime
 class Predictions(NamedTuple):
     """What a model says of B rows."""
 
-    probabilities: Tensor  # [B, T] float32, calibrated
+    probabilities: Tensor  # [B, T] float32, calibrated; of a regression the value, in the unit of its label
     scores: Tensor  # [B] float64
 
 

@@ -22,7 +22,10 @@ class ScoreFormula:
         self.total = self.weights.abs().sum()
 
     def __call__(self, probabilities: Tensor) -> Tensor:
-        """Calibrated probabilities [B, T] → scores [B] float64, ≥ 0."""
+        """Calibrated probabilities, or values of regressions, [B, T] → scores [B] float64, ≥ 0.
+
+        Values are not bound to [0, 1], so a sum may fall below −N: such scores are 0.
+        """
         weighted = probabilities.double() @ self.weights  # [B]
         if self.total == 0:
             return weighted.clamp(min=0)

@@ -1,6 +1,6 @@
-"""The ranker: a `Batch` in, a probability for every task out. The one path that every job uses."""
+"""The ranker: a `Batch` in, a probability or a value for every task out. The one path that every job uses."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -12,13 +12,18 @@ from recap.data.batch import Batch
 from recap.model.calibration import calibrate, sampling_ratios
 from recap.model.inputs import Inputs
 from recap.model.names import NamedModules
+from recap.model.objectives import Predictions
 from recap.model.sharing import build_sharing
 from recap.model.sharing.cascade import build_cascade
 from recap.model.towers import Tower
 
 
 class RankerOutput(NamedTuple):
-    """What the ranker says of B rows, tasks in the order of `model.tasks`."""
+    """What the ranker says of B rows, tasks in the order of `model.tasks`.
+
+    In the column of a regression task `logits` holds the raw output of its tower, and both kinds of probabilities hold
+    the predicted value, in the unit of the label: no probability, and not bound to [0, 1].
+    """
 
     logits: Tensor  # [B, T] float32
     probabilities: Tensor  # [B, T] float32, of the data as it was sampled for training
@@ -36,16 +41,25 @@ class Ranker(nn.Module):
         self.cascade = build_cascade(config.model, self.sharing.layout)
         tasks = zip(config.model.tasks.items(), self.cascade.layouts, strict=True)
         self.towers = NamedModules({name: Tower(task, layout) for (name, task), layout in tasks})
+        self.predictions = Predictions(config.model.tasks)
         self.sampling_ratios: Tensor
         ratios = sampling_ratios(config.train_data, config.tasks)
         self.register_buffer("sampling_ratios", ratios, persistent=False)  # [T], told by the configuration
 
     def forward(self, batch: Batch) -> RankerOutput:
         """Score the rows of `batch`; its labels are not read."""
+        return self.output(self.raw_outputs(batch))
+
+    def raw_outputs(self, batch: Batch) -> list[Tensor]:
+        """The columns of `logits`, T times [B], each with a graph of its own behind it."""
         read = self.cascade(self.sharing(self.inputs(batch)))
-        logits = [tower(inputs) for tower, inputs in zip(self.towers.ordered(), read, strict=True)]
-        stacked = torch.stack(self.cascade.chained(logits), dim=1)  # [B, T]
-        probabilities = stacked.sigmoid()
+        said = [tower(inputs) for tower, inputs in zip(self.towers.ordered(), read, strict=True)]
+        return self.cascade.chained(said)
+
+    def output(self, raw_outputs: Sequence[Tensor]) -> RankerOutput:
+        """What the columns of `logits` say."""
+        stacked = torch.stack(list(raw_outputs), dim=1)  # [B, T]
+        probabilities = self.predictions(stacked)
         return RankerOutput(stacked, probabilities, calibrate(probabilities, self.sampling_ratios))
 
     def gate_weights(self, batch: Batch) -> dict[str, Tensor]:

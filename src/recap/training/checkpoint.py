@@ -24,10 +24,13 @@ from recap.model.saved import (
     load_weights,
     write_model,
 )
+from recap.training.balancing import Balancing
 from recap.training.optimizer import ScheduledOptimizer
 from recap.training.watch import WatchState
 
 OPTIMIZER = "optimizer.safetensors"
+BALANCING = "balancing.safetensors"
+"""Where the balancing of tasks learns something."""
 
 
 @dataclass
@@ -61,18 +64,20 @@ class Checkpoints:
         steps = checkpoint_steps(self.run)
         return checkpoint_path(self.run, steps[-1]) if steps else None
 
-    def save(self, model: SavedModel, optimizer: ScheduledOptimizer, state: RunState) -> None:
+    def save(self, model: SavedModel, optimizer: ScheduledOptimizer, balancing: Balancing, state: RunState) -> None:
         """Write the checkpoint of `state.step`, then drop the oldest beyond `checkpoint_max_to_keep`, but the best."""
         with whole_directory(checkpoint_path(self.run, state.step)) as folder:
             write_model(folder, model)
             save_file(optimizer.state_dict(), folder / OPTIMIZER)
+            if balanced := balancing.state_dict():
+                save_file(balanced, folder / BALANCING)
             (folder / STATE).write_text(json.dumps(asdict(state), indent=1) + "\n")
         keep = model.config.training.checkpoint_max_to_keep
         for step in checkpoint_steps(self.run)[:-keep] if keep else []:
             if step != state.best_step:
                 shutil.rmtree(checkpoint_path(self.run, step))
 
-    def restore(self, folder: Path, model: SavedModel, optimizer: ScheduledOptimizer) -> RunState:
+    def restore(self, folder: Path, model: SavedModel, optimizer: ScheduledOptimizer, balancing: Balancing) -> RunState:
         """Bring back the checkpoint in `folder`. Raises CheckpointError that names what is damaged."""
         try:
             verify(folder)
@@ -80,6 +85,8 @@ class Checkpoints:
             raise CheckpointError(f"{error} (delete {folder} to resume from the one before it)") from None
         load_weights(model.ranker, folder)
         optimizer.load_state_dict(load_file(folder / OPTIMIZER))
+        if (folder / BALANCING).exists():
+            balancing.load_state_dict(load_file(folder / BALANCING))
         found = json.loads((folder / STATE).read_text())
         return RunState(**found | {"watch": WatchState(**found["watch"])})
 

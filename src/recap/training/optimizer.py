@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from recap.config.optimizer import DEFAULT, LearningRateConfig
 from recap.config.recap import RecapConfig
@@ -16,12 +16,17 @@ SHARED = "backbone"
 class ScheduledOptimizer:
     """Adam whose rates are set from the step. Groups are found by module, never by parameter name."""
 
-    def __init__(self, config: RecapConfig, ranker: Ranker) -> None:
+    def __init__(self, config: RecapConfig, ranker: Ranker, beside: Mapping[str, nn.Parameter] | None = None) -> None:
+        """`beside`: parameters, by name, that are not the ranker's and move at the backbone's rate."""
         rates = config.optimizer.towers
         towers = {task: rates[task] if task in rates else rates[DEFAULT] for task in config.tasks}
         self.schedules: dict[str, LearningRateConfig] = {SHARED: config.optimizer.backbone}
         self.schedules |= {f"towers/{task}": rate for task, rate in towers.items()}
-        groups = [list(ranker.shared_parameters()), *(list(ranker.tower_parameters(task)) for task in towers)]
+        more = dict(beside or {})
+        groups = [
+            [*ranker.shared_parameters(), *more.values()],
+            *(list(ranker.tower_parameters(task)) for task in towers),
+        ]
         algorithm = config.optimizer.algorithm
         self._names = {parameter: name for name, parameter in ranker.named_parameters()}
         # λ/2·‖W‖² has the gradient λ·W. It is added here, so that it means the same whatever the algorithm.
@@ -35,6 +40,7 @@ class ScheduledOptimizer:
             )
             if strength and parameters
         ]
+        self._names |= {parameter: name for name, parameter in more.items()}
         self._adam = torch.optim.Adam(
             [{"params": parameters} for parameters in groups],
             lr=0.0,

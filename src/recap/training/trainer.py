@@ -4,7 +4,7 @@ import fcntl
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from types import FrameType
@@ -20,10 +20,10 @@ from recap.errors import CheckpointError, DataError, InputError, RecapError, Run
 from recap.evaluation.evaluate import Evaluation, evaluate
 from recap.evaluation.strata import Strata
 from recap.model.directory import verify
-from recap.model.loss import MultiTaskLoss
 from recap.model.saved import CONFIG, SavedModel, checkpoint_path, find_model_dir, load_weights, new_ranker
 from recap.runtime import seed_torch, start_runtime
 from recap.tracking import Reporter, open_trackers
+from recap.training.balancing import build_balancing
 from recap.training.checkpoint import Checkpoints, RunState, check_resumable
 from recap.training.optimizer import ScheduledOptimizer
 from recap.training.watch import Watch
@@ -80,9 +80,8 @@ class Trainer:
         seed_torch(config.training.seed, 0)
         ranker = new_ranker(config, assets).to(self.runtime.device)
         self.model = SavedModel(config, assets, ranker)
-        self.loss = MultiTaskLoss([task.pos_weight for task in config.model.tasks.values()])
-        self.loss.to(self.runtime.device)
-        self.optimizer = ScheduledOptimizer(config, ranker)
+        self.balancing = build_balancing(config, ranker, self.runtime.device)
+        self.optimizer = ScheduledOptimizer(config, ranker, self.balancing.parameters())
         self.save_dir = Path(config.training.save_dir)
         self.checkpoints = Checkpoints(self.save_dir)
         self.state = self._restore(accept_changed_data)
@@ -132,19 +131,22 @@ class Trainer:
         losses = torch.zeros(len(self.config.tasks), dtype=torch.float64)  # [T]
         for micro_batch in split_rows(batch, self.config.training.gradient_accumulation or 1):
             micro_batch = micro_batch.to(self.runtime.device)
-            output = self.model.ranker(micro_batch)
-            per_task = self.loss(output.logits, micro_batch.labels, micro_batch.weights)  # [T]
-            penalty = self.model.ranker.cascade.penalty(output.calibrated_probabilities)
             share = len(micro_batch) / len(batch)
-            ((per_task.mean() + penalty) * share).backward()
-            losses += per_task.detach().cpu().double() * share
+            per_task = self.balancing.backward(self.model.ranker.raw_outputs(micro_batch), micro_batch, share)  # [T]
+            losses += per_task.cpu().double() * share
         self._refuse_non_finite(losses)
+        self.balancing.finish(losses)
         self.optimizer.step(self.optimizer.rates(state.step, self.watch.cut))
         state.step += 1
         for task, loss in zip(self.config.tasks, losses.tolist(), strict=True):
             state.loss_sums[task] = state.loss_sums.get(task, 0.0) + loss
         state.loss_steps += 1
-        self.reporter.advance(state.step, float(losses.mean()), len(batch))
+        self.reporter.advance(state.step, self._mean(losses.tolist()), len(batch))
+
+    def _mean(self, losses: Iterable[float]) -> float:
+        """The mean over tasks of `loss_weight` times loss."""
+        weights = [task.loss_weight for task in self.config.model.tasks.values()]
+        return sum(weight * loss for weight, loss in zip(weights, losses, strict=True)) / len(weights)
 
     def _refuse_non_finite(self, losses: torch.Tensor) -> None:
         bad = [task for task, loss in zip(self.config.tasks, losses.tolist(), strict=True) if not math.isfinite(loss)]
@@ -180,10 +182,13 @@ class Trainer:
             "epoch": round(self.stream.epoch, 4),
             "passed_over": len(self.stream.skipped),
             "examples_per_second": round(examples / seconds, 1) if seconds else None,
-            "loss": sum(means.values()) / len(means),
+            "loss": self._mean(means[task] for task in self.config.tasks),
             **{f"loss/{task}": mean for task, mean in means.items()},
             **{f"rate/{group}": rate for group, rate in self.optimizer.rates(state.step - 1, cut).items()},
         }
+        weights = self.balancing.task_weights()
+        if weights is not None:
+            record |= {f"balancing/{task}": weight for task, weight in zip(self.config.tasks, weights, strict=True)}
         self.trackers.log(record)
         self.reporter.logged(record)
         state.loss_sums, state.loss_steps = {}, 0
@@ -243,7 +248,7 @@ class Trainer:
 
     def _save(self) -> None:
         self.state.stream = self.stream.state_dict()
-        self.checkpoints.save(self.model, self.optimizer, self.state)
+        self.checkpoints.save(self.model, self.optimizer, self.balancing, self.state)
 
     def _restore(self, accept_changed_data: bool) -> RunState:
         """The state of the latest checkpoint, or of a new run: fresh or warm-started weights."""
@@ -257,7 +262,7 @@ class Trainer:
             return RunState()
         for change in check_resumable(latest, self.config, self.model.assets):
             self.reporter.say(f"changed since {latest.name}: {change}")
-        state = self.checkpoints.restore(latest, self.model, self.optimizer)
+        state = self.checkpoints.restore(latest, self.model, self.optimizer, self.balancing)
         self.stream.load_state_dict(state.stream, accept_changes=accept_changed_data)
         return state
 

@@ -36,7 +36,8 @@ class Watch:
         if config is None or config.split not in evaluations:
             return False
         evaluation = evaluations[config.split]
-        values = [evaluation[task][config.metric] for task in config.tasks or evaluation]
+        tasks = config.tasks or [task for task, metrics in evaluation.items() if config.metric in metrics]
+        values = [evaluation[task][config.metric] for task in tasks]
         value = sum(values) / len(values)
         sign = -1 if config.metric in LOWER_IS_BETTER else 1
         if math.isfinite(value) and (state.best is None or sign * value > sign * state.best):

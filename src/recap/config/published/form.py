@@ -4,7 +4,7 @@ Names and defaults are the published ones.
 """
 
 from recap.config.base import Disagreements, Name
-from recap.config.metrics import METRIC_NAMES
+from recap.config.metrics import BINARY_METRICS
 from recap.config.optimizer import DEFAULT
 from recap.config.published.data import Data
 from recap.config.published.model import Model
@@ -68,7 +68,7 @@ class Optimizer(PublishedSection):
     multi_task_learning_rates: MultiTaskRates | None = None
 
 
-METRIC_ALIASES = {"roc_auc": "auc", "auroc": "auc", **{name: name for name in METRIC_NAMES}}
+METRIC_ALIASES = {"roc_auc": "auc", "auroc": "auc", **{name: name for name in BINARY_METRICS}}
 """Published names of metrics, in lower case with underscores → ours."""
 
 
