@@ -153,7 +153,7 @@ def test_batch_norm_needs_two_rows_wherever_it_stands() -> None:
         {**FINAL, "second": {"mlp": deep}},
     ):
         tower = {"tower": {"kind": "mlp"}}
-        values = values_with(backbone, tasks={"like": tower, "share": tower}, featurization={"batch_norm": None})
+        values = values_with(backbone, tasks={"like": tower, "share": tower}, featurization={"kind": "log1p_abs"})
         values["train_data"]["global_batch_size"] = 1
         assert [line for line in said_of(values) if "BatchNorm needs at least 2 rows" in line], backbone
         values["model"]["backbone"] = MLP
