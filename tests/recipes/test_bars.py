@@ -76,7 +76,7 @@ def test_blocks_of_a_file_are_read_as_one(tmp_path: Path, monkeypatch: pytest.Mo
     assert prepared(tmp_path / "whole") == prepared(tmp_path / "parts")
 
 
-@pytest.mark.parametrize("model", ["dnn", "mask_net"])
+@pytest.mark.parametrize("model", ["dnn", "dcn", "mask_net", "final_mlp"])
 @pytest.mark.parametrize("numbers", [True, False])
 def test_every_model_trains_on_what_is_prepared_and_is_evaluated_on_the_test_rows(
     tmp_path: Path, model: str, numbers: bool

@@ -121,6 +121,6 @@ def test_the_boards_of_the_recipes_are_good(file: Path) -> None:
         assert all(each.exists() for each in named)
 
 
-@pytest.mark.parametrize("name", ["mlp", "mask_net"])
+@pytest.mark.parametrize("name", ["mlp", "dcn", "mask_net", "mmoe", "ple", "din", "transformer"])
 def test_the_rows_of_kuairand_are_good(name: str) -> None:
     assert len(load_config(RECIPES / "kuairand" / "board" / f"{name}.yaml").tasks) == 8

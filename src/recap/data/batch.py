@@ -43,6 +43,10 @@ class Batch:
         """The same rows in memory of their own."""
         return self._map(torch.clone)
 
+    def zeros(self, rows: int) -> "Batch":
+        """So many rows of zeros, of the same columns."""
+        return self._map(lambda tensor: tensor.new_zeros((rows, *tensor.shape[1:])))
+
     @property
     def row_bytes(self) -> int:
         """Bytes that one row takes."""

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from recap.config.recap import RecapConfig
-from recap.data.assets import Assets, column_width
+from recap.config.recap import JobMode, RecapConfig
+from recap.data.assets import Assets
 from recap.data.batch import Batch
+from recap.data.schema import RowEncoder
 from recap.model.ranker import Ranker
 from recap.model.saved import build_ranker
 
@@ -74,14 +75,8 @@ def summarise(config: RecapConfig, assets: Assets) -> ModelSummary:
 
 
 def synthetic_batch(config: RecapConfig, assets: Assets, rows: int) -> Batch:
-    """Rows of zeros without labels, of the widths that a model reads."""
-    features = config.features
-    return Batch(
-        continuous=torch.zeros(rows, sum(column_width(column, assets) for column in features.continuous)),
-        binary=torch.zeros(rows, sum(column_width(column, assets) for column in features.binary)),
-        discrete=torch.zeros(rows, sum(each.length for each in features.discrete.values()), dtype=torch.int64),
-        vectors={name: torch.zeros(rows, vector.length) for name, vector in features.vectors.items()},
-    )
+    """Rows of zeros without labels, of the columns that a model reads."""
+    return RowEncoder.for_job(config, assets, JobMode.INFERENCE).empty().zeros(rows)
 
 
 def _modules(ranker: Ranker, batch: Batch) -> ModuleSummary:
