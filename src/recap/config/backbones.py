@@ -199,7 +199,7 @@ class RankMixerConfig(BaseConfig):
             yield ("width",), f"must be a multiple of num_tokens, {self.num_tokens}; found {self.width}"
 
 
-BackboneConfig = Annotated[
-    MlpConfig | MaskNetConfig | DcnConfig | DlrmConfig | GdcnConfig | FinalMlpConfig | WukongConfig | RankMixerConfig,
-    Field(discriminator="kind"),
-]
+CrossConfig = MaskNetConfig | DcnConfig | DlrmConfig | GdcnConfig | FinalMlpConfig | WukongConfig | RankMixerConfig
+"""Every network that is more than an MLP."""
+
+BackboneConfig = Annotated[MlpConfig | CrossConfig, Field(discriminator="kind")]

@@ -4,16 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from recap.config.backbones import (
-    BackboneConfig,
-    DcnConfig,
-    DlrmConfig,
-    FinalMlpConfig,
-    GdcnConfig,
-    MaskNetConfig,
-    RankMixerConfig,
-    WukongConfig,
-)
+from recap.config.backbones import BackboneConfig, CrossConfig
 from recap.config.base import BaseConfig, Disagreements, Name, NonNegativeInt, PositiveFloat, PositiveInt
 from recap.config.cascade import CascadeConfig
 from recap.config.featurization import DoubleNormLogConfig, FeaturizationConfig
@@ -47,17 +38,7 @@ class MlpTowerConfig(BaseConfig):
         return (rates_fit(self.dropout, len(self.layer_sizes)),)
 
 
-TowerConfig = Annotated[
-    MlpTowerConfig
-    | MaskNetConfig
-    | DcnConfig
-    | DlrmConfig
-    | GdcnConfig
-    | FinalMlpConfig
-    | WukongConfig
-    | RankMixerConfig,
-    Field(discriminator="kind"),
-]
+TowerConfig = Annotated[MlpTowerConfig | CrossConfig, Field(discriminator="kind")]
 """Any network; a last Linear to the task's logit follows it."""
 
 

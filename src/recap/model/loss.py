@@ -1,5 +1,6 @@
 """The training loss of each task, kept apart by task. What a task's labels are stands in `recap.config.loss`."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import assert_never
 
@@ -67,12 +68,12 @@ class MultiTaskLoss(nn.Module):
         return binary_cross_entropy_with_logits(column, label, pos_weight=pos_weight, reduction="none")
 
 
-class PointwiseLoss:
+class PointwiseLoss(ABC):
     """What a row's raw output, label and the task's `pos_weight` cost: [B], [B] and a scalar → [B]."""
 
+    @abstractmethod
     def __call__(self, output: Tensor, label: Tensor, pos_weight: Tensor) -> Tensor:
         """[B] each, `pos_weight` a scalar → [B]."""
-        raise NotImplementedError
 
 
 class FocalLoss(PointwiseLoss):
