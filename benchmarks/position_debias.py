@@ -5,8 +5,9 @@
 In the simulated world a click falls with the logarithm of the position, and here candidates were shown by what is
 popular (`ranked`), so that the effect of the position looks like that of being popular. Trained are models without the
 position; with the position as any other feature, scored with the position it had and with the first position for all;
-and with position debias, for two drop probabilities. Of each, the expected AUC against the true probability of a click
-without the effect of the position: the order that should be found. `the truth` is the most that any order can have.
+and with position debias, for two drop probabilities, both ways of scoring. Of each, the expected AUC against the true
+probability of a click without the effect of the position: the order that should be found. `the truth` is the most that
+any order can have.
 """
 
 import argparse
@@ -35,11 +36,17 @@ MODELS: dict[str, dict[str, Any]] = {
     "no position": {"embeddings": {"default": 8, "position": 0}},
     "position as a feature": {"embeddings": {"default": 8}},
     **{
-        f"position debias, {drop:g}": {
+        f"debias, {drop:g}, {scored_at}": {
             "embeddings": {"default": 8},
-            "position_debias": {"feature": "position", "num_dims": 8, "drop_probability": drop},
+            "position_debias": {
+                "feature": "position",
+                "num_dims": 8,
+                "drop_probability": drop,
+                "scored_at": scored_at,
+            },
         }
         for drop in (0.5, 0.1)
+        for scored_at in ("hidden", "average")
     },
 }
 

@@ -148,6 +148,7 @@ OTHERS: dict[str, dict[str, Any]] = {
         "featurization": {"kind": "z_score_log", "analysis": "a.parquet", "batch_norm": {}, "renorm": True}
     },
     "position_debias": {"position_debias": {"feature": "hour", "max_position": 12, "num_dims": 3}},
+    "position_debias_average": {"position_debias": {"feature": "hour", "num_dims": 3, "scored_at": "average"}},
     "double_norm_log_joining_vectors": {"featurization": {"kind": "double_norm_log", "join": ["vector"]}},
     "regressions": {
         "tasks": {

@@ -41,6 +41,17 @@ def test_in_training_rows_are_hidden_with_the_drop_probability() -> None:
     assert hidden == pytest.approx(0.3, abs=0.015)
 
 
+def test_at_the_average_every_row_has_the_mean_of_the_positions_that_training_met() -> None:
+    debias = layer(scored_at="average")
+    debias(torch.tensor([1, 1, 1, 3, 0]))
+    table = debias.table.weight
+    found = debias.eval()(torch.tensor([0, 7, 1]))
+    assert torch.allclose(found, ((3 * table[1] + table[3]) / 4).expand(3, 2))
+    again = layer(scored_at="average")
+    again.load_state_dict(debias.state_dict())
+    assert torch.equal(again.eval()(torch.tensor([2])), found[:1])
+
+
 def test_later_positions_share_a_bucket() -> None:
     debias = layer(max_position=3, drop_probability=1e-9)
     made = debias(torch.arange(11))  # codes: 0 unknown, 1 the first position
@@ -87,8 +98,12 @@ def test_the_column_is_read_in_training_alone(tmp_path: Path) -> None:
 
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "neither hidden nor the average": (
+        {"position_debias": {"feature": "hour", "scored_at": "first"}},
+        "scored_at: ",
+    ),
     "no feature": ({"position_debias": {"feature": "huor"}}, "feature: 'huor' is no discrete feature of this config"),
-    "a vocabulary": ({"position_debias": {"feature": "language"}}, "feature: 'language' has a vocabulary; a position"),
+    "a vocabulary": ({"position_debias": {"feature": "language"}}, "feature: 'language' has no size; a position"),
     "several": ({"position_debias": {"feature": "topics"}}, "feature: 'topics' holds 2 codes a row; a row has one"),
     "embedded too": (
         {"position_debias": {"feature": "hour"}, "embeddings": {"default": 4, "hour": 2}},

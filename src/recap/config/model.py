@@ -101,6 +101,10 @@ class PositionDebiasConfig(BaseConfig):
     """Width of the embedding."""
     drop_probability: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """Probability that the position of a row is hidden in training."""
+    scored_at: Literal["hidden", "average"] = "hidden"
+    """What stands for the position in evaluation and prediction: what the network learned to do without one, which is
+    what rows like this one get where they are shown; or the mean of the embeddings of positions, each as often as
+    training met it, under which rows are compared as if all were shown alike."""
 
 
 class ModelConfig(BaseConfig):
