@@ -20,8 +20,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-
 from data import DENSE_FILES, DENSE_ROWS, FEATURES, TASKS, dense, write_dense
+
 from recap.config.load import config_of
 from recap.config.recap import JobMode
 from recap.data.batch import Batch
