@@ -214,6 +214,7 @@ def test_the_position_is_one_of_the_discrete_column(tmp_path: Path, published: d
         "max_position": 256,
         "num_dims": 16,
         "drop_probability": 0.5,
+        "scored_at": "hidden",
     }
     tables = [{"name": "position", "num_embeddings": 24, "embedding_dim": 4, "index": 51}]
     published["model"]["small_embeddings"] = {"tables": tables}
