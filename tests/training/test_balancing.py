@@ -29,7 +29,9 @@ from recap.model.ranker import Ranker
 from recap.model.saved import checkpoint_path
 from recap.runtime import start_runtime
 from recap.training.balancing import Balancing, GradNorm, Uncertainty, build_balancing, projected
-from recap.training.trainer import Interrupted, split_rows, train
+from recap.training.signals import Interrupted
+from recap.training.step import split_rows
+from recap.training.trainer import train
 
 KINDS: dict[str, dict[str, Any]] = {
     "uncertainty": {"kind": "uncertainty"},

@@ -14,7 +14,8 @@ from recap.errors import CheckpointError, DataError
 from recap.inference.batch import predict_files
 from recap.inference.predictor import Predictor
 from recap.model.saved import checkpoint_steps, find_model_dir, open_model
-from recap.training.trainer import Interrupted, train
+from recap.training.signals import Interrupted
+from recap.training.trainer import train
 
 
 def reading(feed: Path, **options: Any) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from recap.data.assets import load_assets
 from recap.errors import CheckpointError, DataError, RunError
 from recap.model.saved import build_ranker, checkpoint_path, checkpoint_steps, find_model_dir, open_model
 from recap.runtime import seed_torch
-from recap.training.trainer import Interrupted, train
+from recap.training.signals import Interrupted
+from recap.training.trainer import train
 
 
 def test_every_interval_holds_independently_and_the_last_step_gets_all(feed: Path, tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ from recap.config.training import CutRatesConfig, WatchConfig
 from recap.errors import CheckpointError, ConfigError
 from recap.evaluation.job import evaluate_run
 from recap.model.saved import checkpoint_path, checkpoint_steps, find_model_dir
-from recap.training.trainer import Interrupted, train
+from recap.training.signals import Interrupted
+from recap.training.trainer import train
 from recap.training.watch import Watch, WatchState
 
 WATCH = {"metric": "auc", "split": "validation"}

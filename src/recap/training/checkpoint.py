@@ -1,8 +1,10 @@
 """Checkpoints of a run: a model directory plus optimizer and run state, whole or absent, each verified when opened."""
 
+import fcntl
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from recap.config.load import describe_changes, differences, load_config
 from recap.config.node import dotted
 from recap.config.recap import RecapConfig
 from recap.data.assets import Assets, load_assets
-from recap.errors import CheckpointError
+from recap.errors import CheckpointError, InputError
 from recap.model.directory import verify, whole_directory
 from recap.model.saved import (
     CONFIG,
@@ -51,6 +53,24 @@ class RunState:
     """The step at which the watched metric was best; its checkpoint is kept."""
     watch: WatchState = field(default_factory=WatchState)
     """What is remembered of the watched metric."""
+
+
+@contextmanager
+def locked(save_dir: Path) -> Iterator[None]:
+    """Hold the run in `save_dir` for this process alone; the lock goes with the process, however it ends."""
+    try:
+        save_dir.mkdir(parents=True, exist_ok=True)
+        lock = (save_dir / ".lock").open("w")
+    except OSError as error:
+        raise InputError(f"training.save_dir: {save_dir} cannot be written ({error.strerror})") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CheckpointError(
+                f"{save_dir}: another process is training into it; wait for it, or choose another training.save_dir"
+            ) from None
+        yield
 
 
 class Checkpoints:

@@ -1,0 +1,67 @@
+"""Evaluations while training: every validation set at a step, in the time they are given."""
+
+import math
+import time
+from collections.abc import Mapping
+
+from recap.config.recap import RecapConfig
+from recap.data.stream import BatchStream
+from recap.evaluation.evaluate import Evaluation, evaluate
+from recap.model.ranker import Ranker
+from recap.runtime import Runtime
+from recap.tracking import Reporter, Trackers
+
+
+class Stopped(Exception):
+    """A signal arrived during an evaluation."""
+
+
+class _TimeoutError(Exception):
+    """An evaluation took longer than `eval_timeout_in_s`."""
+
+
+class Evaluations:
+    """Evaluates a ranker on all validation sets of a run."""
+
+    def __init__(
+        self,
+        config: RecapConfig,
+        ranker: Ranker,
+        streams: Mapping[str, BatchStream],
+        runtime: Runtime,
+        reporter: Reporter,
+        signals: list[int],
+    ) -> None:
+        """`signals`: an evaluation ends when one is there."""
+        self.config, self.ranker, self.streams, self.runtime = config, ranker, streams, runtime
+        self.reporter, self.signals = reporter, signals
+
+    def __call__(self, step: int, trackers: Trackers) -> dict[str, Evaluation]:
+        """By validation set; one that takes too long is left out, with those after it. Raises Stopped."""
+        allowed = self.config.training.eval_timeout_in_s
+        deadline = time.monotonic() + allowed
+        evaluations: dict[str, Evaluation] = {}
+        for split, stream in self.streams.items():
+            try:
+                evaluation = self._evaluate(split, stream.restarted(), deadline)
+            except _TimeoutError:
+                self.reporter.say(
+                    f"evaluation of {split} at step {step} was given up after {allowed:g} s "
+                    "(training.eval_timeout_in_s); training goes on"
+                )
+                break
+            evaluations[split] = evaluation
+            for task, metrics in evaluation.items():
+                finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+                trackers.log({"step": step, "split": split, "task": task, **finite})
+            self.reporter.evaluated(step, split, evaluation)
+        return evaluations
+
+    def _evaluate(self, split: str, stream: BatchStream, deadline: float) -> Evaluation:
+        def after_batch(_: int) -> None:
+            if self.signals:
+                raise Stopped
+            if time.monotonic() > deadline:
+                raise _TimeoutError
+
+        return evaluate(self.ranker, stream, self.config, split, self.runtime, after_batch)

@@ -1,0 +1,59 @@
+"""What is logged of training: mean losses since the last line, rates, and speed."""
+
+import time
+from collections.abc import Iterable, Mapping
+
+from torch import Tensor
+
+from recap.config.recap import RecapConfig
+from recap.data.stream import BatchStream
+from recap.tracking import Record
+from recap.training.checkpoint import RunState
+
+
+class TrainLog:
+    """Sums losses in the state of a run, and makes a record of them."""
+
+    def __init__(self, config: RecapConfig, state: RunState, stream: BatchStream) -> None:
+        self.tasks = config.tasks
+        self.loss_weights = [task.loss_weight for task in config.model.tasks.values()]
+        self.state, self.stream = state, stream
+        self.started, self.started_step = time.monotonic(), state.step
+
+    def add(self, losses: Tensor) -> float:
+        """Take in the losses [T] of a step; what the step minimised, their weighted mean."""
+        found = losses.tolist()
+        for task, loss in zip(self.tasks, found, strict=True):
+            self.state.loss_sums[task] = self.state.loss_sums.get(task, 0.0) + loss
+        self.state.loss_steps += 1
+        return self._mean(found)
+
+    def pause(self, seconds: float) -> None:
+        """Leave these out of the time that training took: examples/s are of training alone."""
+        self.started += seconds
+
+    def record(self, rates: Mapping[str, float], task_weights: Iterable[float] | None) -> Record:
+        """What was seen since the last record: means, the `rates` of the step just done, and learned weights."""
+        state = self.state
+        means = {task: total / state.loss_steps for task, total in state.loss_sums.items()}
+        seconds = time.monotonic() - self.started
+        examples = (state.step - self.started_step) * self.stream.batch_rows
+        record = {
+            "step": state.step,
+            "split": "train",
+            "epoch": round(self.stream.epoch, 4),
+            "passed_over": len(self.stream.skipped),
+            "examples_per_second": round(examples / seconds, 1) if seconds else None,
+            "loss": self._mean(means[task] for task in self.tasks),
+            **{f"loss/{task}": mean for task, mean in means.items()},
+            **{f"rate/{group}": rate for group, rate in rates.items()},
+        }
+        if task_weights is not None:
+            record |= {f"balancing/{task}": weight for task, weight in zip(self.tasks, task_weights, strict=True)}
+        state.loss_sums, state.loss_steps = {}, 0
+        self.started, self.started_step = time.monotonic(), state.step
+        return record
+
+    def _mean(self, losses: Iterable[float]) -> float:
+        """The mean over tasks of `loss_weight` times loss."""
+        return sum(weight * loss for weight, loss in zip(self.loss_weights, losses, strict=True)) / len(self.tasks)
