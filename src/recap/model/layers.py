@@ -6,9 +6,12 @@ from torch import Tensor, nn
 from recap.config.network import BatchNormConfig, DropoutConfig
 
 
-def linear(in_features: int, out_features: int, *, bias: bool = True) -> nn.Linear:
-    """A Linear layer that starts Xavier-uniform with zero biases, as the published ranker does."""
-    layer = nn.Linear(in_features, out_features, bias=bias)
+def linear(in_features: int, out_features: int, *, bias: bool = True, exact: bool = False) -> nn.Linear:
+    """A Linear layer that starts Xavier-uniform with zero biases, as the published ranker does.
+
+    `exact`: it stays in float32 where others are cast.
+    """
+    layer = (ExactLinear if exact else nn.Linear)(in_features, out_features, bias=bias)
     nn.init.xavier_uniform_(layer.weight)
     if bias:
         nn.init.zeros_(layer.bias)
@@ -18,6 +21,17 @@ def linear(in_features: int, out_features: int, *, bias: bool = True) -> nn.Line
 def batch_norm(config: BatchNormConfig, features: int) -> nn.BatchNorm1d:
     """BatchNorm over the rows of a micro-batch, [B, features]."""
     return nn.BatchNorm1d(features, affine=config.affine, momentum=config.momentum)
+
+
+class ExactLinear(nn.Linear):
+    """A Linear layer that stays in float32 under autocast: bf16 would round a logit to two or three digits."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - its name in nn.Linear
+        """[B, in_features] → [B, out_features] float32."""
+        if not torch.is_autocast_enabled(input.device.type):
+            return super().forward(input)
+        with torch.autocast(input.device.type, enabled=False):
+            return super().forward(input.float())
 
 
 DROP_RATE = 0.1
@@ -86,13 +100,15 @@ class Mlp(nn.Module):
         dropout_config: DropoutConfig | None = None,
         *,
         final_layer_activation: bool = False,
+        exact_output: bool = False,
     ) -> None:
+        """`exact_output`: the last layer stays in float32 where others are cast."""
         super().__init__()
         layers: list[nn.Module] = []
         rates = drop_rates(dropout_config, len(layer_sizes))
         for index, size in enumerate(layer_sizes):
             last = index == len(layer_sizes) - 1
-            layers.append(linear(in_features, size))
+            layers.append(linear(in_features, size, exact=exact_output and last))
             if batch_norm_config is not None and not last:
                 layers.append(batch_norm(batch_norm_config, size))
             if final_layer_activation or not last:

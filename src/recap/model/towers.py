@@ -39,7 +39,7 @@ class Tower(nn.Module):
 def _build_network(config: TowerConfig, layout: InputLayout) -> nn.Module:
     match config:
         case MlpTowerConfig():
-            return Mlp(layout.width, [*config.layer_sizes, 1], config.batch_norm, config.dropout)
+            return Mlp(layout.width, [*config.layer_sizes, 1], config.batch_norm, config.dropout, exact_output=True)
         case _:  # any backbone, of which build_backbone leaves none out
             network = build_backbone(config, layout)
-            return nn.Sequential(network, linear(network.out_features, 1))
+            return nn.Sequential(network, linear(network.out_features, 1, exact=True))
