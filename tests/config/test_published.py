@@ -38,7 +38,8 @@ def test_every_section_is_taken_over_in_its_order(tmp_path: Path, published: dic
     towers = {name: task.tower for name, task in config.model.tasks.items()}
     assert [getattr(tower, "layer_sizes", None) for tower in towers.values()] == [[32, 16], [32], None, None, [32, 16]]
     assert [tower.kind for tower in towers.values()] == ["mlp", "mlp", "mask_net", "mask_net", "mlp"]
-    assert config.which_metrics == ["rce", "auc", "ctr"]
+    assert config.which_metrics == ["rce", "auc", "ctr", "precision", "positive_rank", "hit_at"]
+    assert config.metrics.hit_at == [1, 5]
     assert config.train_data.shuffle_window_rows == 2048
 
 

@@ -162,8 +162,8 @@ WRONG = {
     ),
     "a metric that is not built": (
         "which_metrics",
-        "RCE, precision",
-        "which_metrics: 'precision' is not built yet",
+        "RCE, precsion",
+        "which_metrics: 'precsion' is no metric. Known: ",
     ),
     "codes joined before the LayerNorm": (
         "model/featurization_config/feature_names_to_concat",

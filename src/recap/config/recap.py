@@ -27,7 +27,7 @@ from recap.config.base import Disagreements, Name, WholeConfig
 from recap.config.data import DataConfig, TrainDataConfig, ValidationDataConfig
 from recap.config.features import FeaturesConfig
 from recap.config.loss import RegressionConfig
-from recap.config.metrics import MetricName, StratumConfig
+from recap.config.metrics import MetricName, MetricsConfig, StratumConfig
 from recap.config.model import ModelConfig
 from recap.config.node import Path
 from recap.config.optimizer import OptimizerConfig
@@ -65,6 +65,8 @@ class RecapConfig(WholeConfig):
     """How much each probability counts."""
     which_metrics: list[MetricName] | None = Field(default=None, min_length=1)
     """Metrics to report; none given: all."""
+    metrics: MetricsConfig = MetricsConfig()
+    """What some metrics need to know besides the rows."""
     strata: dict[Name, StratumConfig] = {}
     """Rows of which `recap evaluate` reports every metric by themselves, too, by a name for them."""
 

@@ -161,6 +161,7 @@ FREE = {
     "train_data.cache",
     "validation_data",
     "which_metrics",
+    "metrics",
     "strata",
     "scoring",
 }

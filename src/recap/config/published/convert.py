@@ -15,7 +15,7 @@ from recap.config.optimizer import DEFAULT
 from recap.config.problems import disagreements, in_order, origin_at, validate
 from recap.config.published.columns import find_columns
 from recap.config.published.data_sets import DataSets
-from recap.config.published.form import METRIC_ALIASES, LearningRate, PublishedConfig, metric_names
+from recap.config.published.form import METRIC_ALIASES, LearningRate, PublishedConfig, hit_ranks, metric_names
 from recap.config.published.inputs import InputsConverter, accepted_epsilon
 from recap.config.published.model import Mlp, SmallTable, TaskModel
 from recap.config.published.tree import TreeBuilder
@@ -88,6 +88,8 @@ class _Converter:
         if published.which_metrics is not None:
             names = [METRIC_ALIASES.get(name, name) for name in metric_names(published.which_metrics)]
             sections["which_metrics"] = self.tree.made(names, ("which_metrics",))
+            ranks = hit_ranks(published.which_metrics)
+            sections["metrics"] = self.tree.made({"hit_at": ranks}, ("which_metrics",)) if ranks else None
         sections["strata"] = self._inputs.strata()
         return self.tree.mapping((), sections)
 

@@ -3,6 +3,8 @@
 Names and defaults are the published ones.
 """
 
+import re
+
 from recap.config.base import Disagreements, Name
 from recap.config.metrics import BINARY_METRICS
 from recap.config.optimizer import DEFAULT
@@ -68,13 +70,27 @@ class Optimizer(PublishedSection):
     multi_task_learning_rates: MultiTaskRates | None = None
 
 
-METRIC_ALIASES = {"roc_auc": "auc", "auroc": "auc", **{name: name for name in BINARY_METRICS}}
+METRIC_ALIASES = {
+    "roc_auc": "auc",
+    "auroc": "auc",
+    "positive_ranks": "positive_rank",
+    "hit_at_k": "hit_at",
+    **{name: name for name in BINARY_METRICS},
+}
 """Published names of metrics, in lower case with underscores → ours."""
+_HIT = re.compile(r"hit(?:_at_|@)([1-9][0-9]{0,8})")
 
 
 def metric_names(text: str) -> list[str]:
-    """The names in `which_metrics`, in lower case with underscores."""
-    return [name.strip().lower().replace(" ", "_") for name in text.split(",")]
+    """The names in `which_metrics`, in lower case with underscores; hits at any rank as `hit_at`."""
+    names = [name.strip().lower().replace(" ", "_") for name in text.split(",")]
+    return list(dict.fromkeys("hit_at" if _HIT.fullmatch(name) else name for name in names))
+
+
+def hit_ranks(text: str) -> list[int]:
+    """The ranks k of the names `hit_at_k` or `hit@k` in `which_metrics`, rising."""
+    found = (_HIT.fullmatch(name.strip().lower().replace(" ", "_")) for name in text.split(","))
+    return sorted({int(match[1]) for match in found if match is not None})
 
 
 class Training(PublishedSection):
@@ -109,7 +125,7 @@ class PublishedConfig(PublishedSection):
     def _metrics(self) -> Disagreements:
         for name in metric_names(self.which_metrics) if self.which_metrics is not None else []:
             if name not in METRIC_ALIASES:
-                yield ("which_metrics",), f"{name!r} is not built yet, or no metric. Known: {', '.join(METRIC_ALIASES)}"
+                yield ("which_metrics",), f"{name!r} is no metric. Known: {', '.join(METRIC_ALIASES)}"
 
     def _schemas(self) -> Disagreements:
         for name, data in self.validation_data.items():
