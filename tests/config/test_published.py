@@ -165,7 +165,7 @@ def test_small_embeddings_are_of_positions_of_the_discrete_column(tmp_path: Path
     assert config.features.model_dump(exclude_unset=True)["discrete"] == {
         "hour": {"size": 24, "of": {"column": "home__discrete", "index": 7}}
     }
-    assert config.model.embeddings == {"hour": 4}
+    assert config.model.widths == {"hour": 4}
     assert not any("discrete is left out" in remark.text for remark in found.remarks)
 
 
@@ -247,7 +247,7 @@ def test_strata_are_of_codes_that_are_embedded_or_not(tmp_path: Path, published:
         "size": 5,
         "of": {"column": "home__discrete", "index": 3},
     }
-    assert config.model.embeddings == {"hour": 4, "discrete_3": 0}
+    assert config.model.widths == {"hour": 4, "discrete_3": 0}
 
 
 def test_truncation_is_that_of_the_columns(tmp_path: Path, published: dict[str, Any]) -> None:

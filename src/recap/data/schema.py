@@ -116,12 +116,17 @@ class RowEncoder:
         numbers = [(column.name, column.length, pa.float64()) for column in numeric]
         numbers += [(name, vector.length, pa.float32()) for name, vector in features.vectors.items()]
         spaces = features.code_spaces
+        owners = {name: features.table_of(name, each) for name, each in self.read.discrete.items()}
         numbers += [
-            (name, discrete.length, arrow_type(spaces[features.table_of(name, discrete)]))
-            for name, discrete in self.read.discrete.items()
+            (name, features.discrete[name].length, arrow_type(spaces[table], self.assets.get(table)))
+            for name, table in owners.items()
             if name in self.read.columns
         ]
-        numbers += [(column, -1, kind) for name in features.histories for column, kind in event_types(name, features)]
+        numbers += [
+            (column, -1, kind)
+            for name in features.histories
+            for column, kind in event_types(name, features, self.assets)
+        ]
         numbers += [(task, 1, pa.float64()) for task in self.labels or ()]
         numbers += [(name, 1, pa.int64()) for name in self._times]
         known = [(name, length, kind) for name, length, kind in numbers if kind is not None]

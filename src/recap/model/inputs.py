@@ -55,7 +55,7 @@ class Inputs(nn.Module):
             binary * self.joins_binary + sum(lengths[name] for name in self.joined_vectors),
         )
         self.vector_norms = NamedModules({name: nn.LayerNorm(lengths[name]) for name in self.vector_names})
-        sizes, widths = discrete_sizes(features, assets), dict(model.embeddings)
+        sizes, widths = discrete_sizes(features, assets), model.widths
         self.position: PositionDebias | None = None
         if model.position_debias is not None:
             feature = model.position_debias.feature

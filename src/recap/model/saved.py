@@ -23,6 +23,7 @@ from recap.data.assets import (
 )
 from recap.errors import CheckpointError, ConfigError
 from recap.model.directory import MANIFEST, verify
+from recap.model.embeddings import load_pretrained
 from recap.model.featurization import ZScoreLog
 from recap.model.ranker import Ranker
 
@@ -49,12 +50,13 @@ def build_ranker(config: RecapConfig, assets: Assets) -> Ranker:
 
 
 def new_ranker(config: RecapConfig, assets: Assets) -> Ranker:
-    """A ranker to train: fresh weights, and what its featurization knows of the data. Raises DataError."""
+    """A ranker to train: fresh weights, and what is known of the data and of tables. Raises DataError."""
     ranker, featurization = build_ranker(config, assets), config.model.featurization
     if isinstance(featurization, ZScoreLogConfig):
         means, deviations = map(torch.from_numpy, load_analysis(featurization.analysis, config.features, assets))
         assert isinstance(ranker.inputs.featurization, ZScoreLog)
         ranker.inputs.featurization.set_analysis(means, deviations)
+    load_pretrained(ranker.inputs.embeddings, config, assets)
     return ranker
 
 
