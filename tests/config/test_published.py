@@ -321,6 +321,24 @@ def test_reading_is_taken_over(tmp_path: Path, published: dict[str, Any]) -> Non
     assert texts[f"{path}.engagements_list"] == "left out, as no head predicts them: is_bookmarked"
 
 
+def test_reading_by_other_hosts_is_taken_over(tmp_path: Path, published: dict[str, Any]) -> None:
+    service = {"data_service_dispatcher": "grpc://reader:5000", "dataset_service_compression": "AUTO"}
+    published["train_data"] |= service
+    published["validation_data"]["same"] |= service
+    published["validation_data"]["d1"] |= {"data_service_dispatcher": "other:6000"}
+    found = imported(tmp_path, json.loads(json.dumps(published)))
+    config = read_back(tmp_path, found)
+    expected = {"kind": "service", "address": ["reader:5000"], "count": 2, "compression": "lz4"}
+    assert config.train_data.readers.model_dump() == expected
+    sets = config.validation_data
+    assert sets["same"].readers.model_dump() == expected
+    assert sets["d1"].readers.model_dump() == expected | {"address": ["other:6000"], "compression": "none"}
+    assert sets["d2"].readers.kind == "threads"
+    texts = {remark.path: remark.text for remark in found.remarks}
+    assert texts["train_data.data_service_dispatcher"].startswith("must be processes that run 'recap data serve'")
+    assert texts["train_data.dataset_service_compression"] == "AUTO becomes lz4"
+
+
 def test_sampling_that_reads_nothing_more_is_left_out(tmp_path: Path, published: dict[str, Any]) -> None:
     sampling = {"batch_multiplier": 1, "engagements_list": ["is_favorited"], "num_engagements": 1}
     for name in ("train_data", "validation_data"):

@@ -45,7 +45,6 @@ REFUSED = {
     if isinstance(mark, Refused)
 }
 NOT_DEFAULT: dict[str, Any] = {
-    "data_service_dispatcher": "grpc://reader:5000",
     "axis": 1,
 }
 
@@ -64,7 +63,7 @@ def test_what_cannot_be_taken_over_is_refused_with_the_reason(
 
 def test_all_refusals_and_mistakes_are_told_at_once(tmp_path: Path, published: dict[str, Any]) -> None:
     published["train_data"] |= {
-        "data_service_dispatcher": "a:1",
+        "data_service_dispatcher": 1,
         "sampler": {"name": "half"},
         "global_batch_size": "many",
     }
@@ -305,13 +304,13 @@ def test_whatever_stands_in_a_published_file_is_taken_over_or_refused(data: st.D
 
 
 def test_refusals_of_both_forms_are_told_at_once(tmp_path: Path, published: dict[str, Any]) -> None:
-    published["train_data"] |= {"data_service_dispatcher": "a:1", "global_batch_size": 0}
+    published["train_data"] |= {"sampler": {"name": "half"}, "global_batch_size": 0}
     published["train_data"]["tasks"].pop("is_shared")
     published["model"]["tasks"]["is_reported"] = {"dcn_config": {"poly_degree": 2}}  # no logit
     published["optimizer"]["adam"]["beta_1"] = 1.5
     found = {line.split(": ")[0] for line in refusals(tmp_path, published)}
     assert found == {
-        "train_data.data_service_dispatcher",
+        "train_data.sampler",
         "model.tasks.is_reported.dcn_config.output_mlp",
         "train_data.tasks",
         "train_data.global_batch_size",

@@ -1,5 +1,6 @@
 """Where rows come from, how they were sampled, and how many make a step."""
 
+import re
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -201,7 +202,36 @@ class ProcessesConfig(BaseConfig):
     """Windows that are read at once, while one more is used."""
 
 
-ReadersConfig = Annotated[ThreadsConfig | ProcessesConfig, Field(discriminator="kind")]
+_ADDRESS = re.compile(r"([^\s/:\[\]]+|\[[0-9a-fA-F:.]+\]):([0-9]{1,5})")
+
+
+def _addresses(value: object) -> object:
+    found = [value] if isinstance(value, str) else value
+    for each in found if isinstance(found, list) else [found]:
+        match = _ADDRESS.fullmatch(each) if isinstance(each, str) else None
+        if match is None or not 0 < int(match[2]) < 65536:
+            raise ValueError(f"expected HOST:PORT, or a list of them, found {each!r}")
+    return found
+
+
+class ServiceConfig(BaseConfig):
+    """Other processes or hosts, where `recap data serve` runs with this configuration: they read, decode and encode.
+
+    Who listens there is not proven to be who it should be, and nothing is encrypted: for networks that are trusted."""
+
+    kind: Literal["service"]
+    address: Annotated[
+        list[Name], BeforeValidator(_addresses, json_schema_input_type=Name | list[Name]), Field(min_length=1)
+    ]
+    """HOST:PORT of such a process, or a list of them, which share the work; one that goes away is passed over while
+    another is left."""
+    count: PositiveInt = 2
+    """Windows that are asked for at once, while one more is used."""
+    compression: Literal["none", "lz4", "zstd"] = "none"
+    """What rows are compressed with on their way."""
+
+
+ReadersConfig = Annotated[ThreadsConfig | ProcessesConfig | ServiceConfig, Field(discriminator="kind")]
 
 
 class DownsampleNegativesConfig(BaseConfig):
