@@ -114,6 +114,28 @@ WRONG = {
         {},
         "batch_norm: not built yet: BatchNorm in the last MLP of a tower that is no mlp",
     ),
+    "large tables without a rate": (
+        "model/large_embeddings",
+        {"tables": [{"name": "a", "num_embeddings": 9, "embedding_dim": 2}], "optimizer": {}},
+        "large_embeddings.optimizer: neither learning_rate nor init_learning_rate is set",
+    ),
+    "a table to log that is not there": (
+        "model/large_embeddings",
+        {
+            "tables": [{"name": "a", "num_embeddings": 9, "embedding_dim": 2}],
+            "optimizer": {"init_learning_rate": 0.1},
+            "tables_to_log": ["b"],
+        },
+        "large_embeddings.tables_to_log.0: 'b' is no table of it. Known: a",
+    ),
+    "two large tables of one name": (
+        "model/large_embeddings",
+        {
+            "tables": [{"name": "a", "num_embeddings": 9, "embedding_dim": 2}] * 2,
+            "optimizer": {"init_learning_rate": 0.1},
+        },
+        "large_embeddings.tables.1.name: 'a' is named twice; give each table a name of its own",
+    ),
     "a logit of a backbone": (
         "model/backbone/pos_weight",
         2.0,

@@ -1,7 +1,7 @@
 """The columns of a data set in the published form: under which names they are stored, and how long they are."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -20,9 +20,12 @@ _MANTISSA = 23
 _USER = ("meta.user_id", "meta__user_id")
 
 
-def find_columns(data: Data, tables: Sequence[SmallTable], path: Path, remark: Say, refuse: Say) -> dict[str, Any]:
-    """The section `features` for the data set whose `seg_dense_schema` is at `path`, with embeddings of `tables`.
+def find_columns(
+    data: Data, tables: Sequence[SmallTable], large: Mapping[str, Any], path: Path, remark: Say, refuse: Say
+) -> dict[str, Any]:
+    """The section `features` for the data set whose `seg_dense_schema` is at `path`.
 
+    With embeddings of `tables`, which read single codes, and of `large` ones, each of a column of its own.
     A renamed feature is the column it is stored in. Every feature that the model does not read is carried.
     """
     said = data.seg_dense_schema
@@ -47,13 +50,14 @@ def find_columns(data: Data, tables: Sequence[SmallTable], path: Path, remark: S
     found["discrete"] = {
         table.name: {"size": table.num_embeddings, "of": {"column": codes, "index": table.index}} for table in tables
     }
+    found["discrete"] |= large
     vectors = [name for name in VECTORS if name in columns]
     found["vectors"] = {}
     for name in vectors:
         length, held = _length(name, columns[name], schema, path, refuse), _held(name, data, path, refuse)
         found["vectors"][columns[name]] = {"length": length, **held} if held else length
     # The stored column of a feature that the model reads, and a label, are not carried too.
-    known = {columns[name] for name in LENGTHS if name in columns} | data.tasks.keys()
+    known = {columns[name] for name in LENGTHS if name in columns} | data.tasks.keys() | large.keys()
     carried: dict[str, str] = {}
     for name, column in columns.items():
         if name not in LENGTHS and column not in known:

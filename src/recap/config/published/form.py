@@ -10,40 +10,8 @@ from recap.config.metrics import BINARY_METRICS
 from recap.config.optimizer import DEFAULT
 from recap.config.published.data import Data
 from recap.config.published.model import Model
+from recap.config.published.rates import LearningRate
 from recap.config.published.section import PublishedSection, not_built
-
-
-class Ramp(PublishedSection):
-    """Up to a rate."""
-
-    learning_rate: float
-    num_ramp_steps: int
-
-
-class Cosine(PublishedSection):
-    """Up to a rate and down again."""
-
-    learning_rate: float
-    final_learning_rate: float
-    num_ramp_steps: int
-    final_num_steps: int
-
-
-class Pieces(PublishedSection):
-    """A rate for each piece."""
-
-    learning_rate_boundaries: list[int]
-    learning_rate_values: list[float]
-
-
-class LearningRate(PublishedSection):
-    """A rate and its schedule."""
-
-    one_of = (("constant", "linear_ramp_to_constant", "linear_ramp_to_cosine", "piecewise_constant"),)
-    constant: float | None = None
-    linear_ramp_to_constant: Ramp | None = None
-    linear_ramp_to_cosine: Cosine | None = None
-    piecewise_constant: Pieces | None = None
 
 
 class Adam(PublishedSection):

@@ -8,6 +8,7 @@ from recap.config.featurization import BINARY
 from recap.config.node import Node, Path
 from recap.config.published.columns import VECTORS
 from recap.config.published.form import PublishedConfig
+from recap.config.published.large import LargeTables
 from recap.config.published.model import Featurization, LayerNorm, SmallTable
 from recap.config.published.section import not_built
 from recap.config.published.tree import TreeBuilder
@@ -87,7 +88,7 @@ class InputsConverter:
     @property
     def _position(self) -> str:
         """The name of the position, which no table has."""
-        taken = [table.name for table in self.tables]
+        taken = [*(table.name for table in self.tables), *LargeTables(self.tree, self.published).columns]
         return next(
             name for name in ("position", *(f"position_{n}" for n in range(len(taken) + 1))) if name not in taken
         )
