@@ -14,6 +14,7 @@ from recap.config.agreement.inputs import (
 )
 from recap.config.agreement.networks import batch_problems, product_problems
 from recap.config.agreement.reports import metric_problems, stratum_problems, watch_problems
+from recap.config.agreement.tables import table_problems
 from recap.config.agreement.tasks import (
     balancing_problems,
     chain_problems,
@@ -90,6 +91,7 @@ class RecapConfig(WholeConfig):
             regression_problems(self),
             pair_problems(self),
             balancing_problems(self),
+            table_problems(self),
         )
 
     _secrets: dict[Path, str] = PrivateAttr(default_factory=dict)

@@ -66,6 +66,12 @@ class DiscreteEmbeddings(nn.Module):
                 self.features[name] = _Feature(owner, columns, discrete.length, codes)
                 self.widths += [self.width_of[owner]] * discrete.length
 
+    def make_gradients_sparse(self) -> None:
+        """From now on the gradient of a table holds only the rows that were looked up."""
+        for table in self.tables.values():
+            assert isinstance(table, nn.Embedding)
+            table.sparse = True
+
     def rows(self, table: str, codes: Tensor) -> Tensor:
         """[…, codes of a value] int64 → […, width] float32: the sum of the rows that a value stands for."""
         found: Tensor = self.tables.named(table)(codes)
