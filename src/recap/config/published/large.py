@@ -67,6 +67,8 @@ class LargeTables:
         if self.said is None:
             return None
         path: Path = (*_PATH, "optimizer")
+        if self.said.tables_to_log:
+            self.tree.remark((*_PATH, "tables_to_log"), "left out: nothing is logged of single tables")
         if self.published.model.small_embeddings is not None:
             text = "is that of the small tables too; the published code moved them with the rest of the model"
             self.tree.remark(path, text)
