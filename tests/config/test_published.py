@@ -259,6 +259,18 @@ FEATURIZATIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"z_score_log_config": {"analysis_path": "a.parquet", "use_renorm": True}},
         {"kind": "z_score_log", "analysis": "a.parquet", "batch_norm": {}, "renorm": True},
     ),
+    "log1p_abs that joins a vector": (
+        {"log1p_abs_config": {}, "feature_names_to_concat": ["user_embedding"]},
+        {"kind": "log1p_abs", "join": ["user.follow"]},
+    ),
+    "a LayerNorm that scales and does not shift": (
+        {"double_norm_log_config": {"layer_norm_config": {"center": False}}},
+        {"kind": "double_norm_log", "batch_norm": None, "layer_norm": {"affine": "scale"}},
+    ),
+    "a LayerNorm that shifts and does not scale": (
+        {"double_norm_log_config": {"layer_norm_config": {"scale": False}}},
+        {"kind": "double_norm_log", "batch_norm": None, "layer_norm": {"affine": "shift"}},
+    ),
     "double_norm_log that joins a vector": (
         {"double_norm_log_config": {}, "feature_names_to_concat": ["binary", "user_embedding"]},
         {"kind": "double_norm_log", "batch_norm": None, "layer_norm": None, "join": ["binary", "user.follow"]},

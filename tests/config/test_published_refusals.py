@@ -176,11 +176,6 @@ WRONG = {
         {"dlrm_config": {"bottom_mlp": {"layer_sizes": [8]}, "top_mlp": {"layer_sizes": [4]}}},
         "model.backbone: dlrm takes products of embeddings, but there are none",
     ),
-    "a shift without a scale": (
-        "model/featurization_config/double_norm_log_config/layer_norm_config",
-        {"center": True, "scale": False},
-        "layer_norm_config.scale: must be what center is",
-    ),
     "a metric that is not built": (
         "which_metrics",
         "RCE, precsion",
@@ -190,11 +185,6 @@ WRONG = {
         "model/featurization_config/feature_names_to_concat",
         ["binary", "discrete"],
         "feature_names_to_concat.1: not built yet: joining anything but binary and user_embedding",
-    ),
-    "vectors joined where there is no LayerNorm": (
-        "model/featurization_config",
-        {"log1p_abs_config": {}, "feature_names_to_concat": ["binary", "user_embedding"]},
-        "feature_names_to_concat: not built yet: joining vectors before a LayerNorm where there is none",
     ),
     "a stratum named twice": (
         "model/stratifiers",

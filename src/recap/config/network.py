@@ -21,8 +21,8 @@ class LayerNormConfig(BaseConfig):
 
     epsilon: Epsilon = 1e-3
     """Added to the variance."""
-    affine: bool = True
-    """Whether a learned scale and shift follow."""
+    affine: bool | Literal["scale", "shift"] = True
+    """Whether a learned scale and shift follow, or one of them alone."""
 
 
 class DropoutConfig(BaseConfig):

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from recap.config.network import BatchNormConfig, DropoutConfig
+from recap.config.network import BatchNormConfig, DropoutConfig, LayerNormConfig
 
 
 def linear(in_features: int, out_features: int, *, bias: bool = True) -> nn.Linear:
@@ -18,6 +18,14 @@ def linear(in_features: int, out_features: int, *, bias: bool = True) -> nn.Line
 def batch_norm(config: BatchNormConfig, features: int) -> nn.BatchNorm1d:
     """BatchNorm over the rows of a micro-batch, [B, features]."""
     return nn.BatchNorm1d(features, affine=config.affine, momentum=config.momentum)
+
+
+def layer_norm(config: LayerNormConfig, features: int) -> nn.LayerNorm:
+    """LayerNorm over the features of a row, [B, features]."""
+    norm = nn.LayerNorm(features, config.epsilon, config.affine is not False, bias=config.affine != "scale")
+    if config.affine == "shift":
+        norm.register_parameter("weight", None)
+    return norm
 
 
 DROP_RATE = 0.1

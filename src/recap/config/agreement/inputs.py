@@ -7,7 +7,7 @@ from recap.config.agreement.shared import is_position, unknown
 from recap.config.base import Disagreements
 from recap.config.discrete import HashSpace, IntegerCodes, SharedTable
 from recap.config.features import FeaturesConfig
-from recap.config.featurization import BINARY, DoubleNormLogConfig
+from recap.config.featurization import BINARY
 from recap.config.histories import HistoryColumns, PoolingConfig
 from recap.config.keys import suggest
 from recap.config.node import Path
@@ -145,8 +145,6 @@ def _target_problems(config: "RecapConfig", name: str, history: HistoryColumns, 
 def join_problems(config: "RecapConfig") -> Disagreements:
     """Names to join that are neither binary nor a vector."""
     featurization, path = config.model.featurization, ("model", "featurization", "join")
-    if not isinstance(featurization, DoubleNormLogConfig):
-        return
     known = [BINARY, *config.features.vectors]
     for index, name in enumerate(featurization.join):
         if name not in known:

@@ -35,14 +35,13 @@ class InputsConverter:
             return None
         if said.double_norm_log_config is not None:
             return self._double_norm_log(said)
-        if set(said.feature_names_to_concat) - {BINARY}:
-            why = not_built("joining vectors before a LayerNorm where there is none; only double_norm_log has one").why
-            self.tree.refuse((*_PATH, "feature_names_to_concat"), why)
+        join = self._join(said.feature_names_to_concat)
         if said.z_score_log_config is not None:
-            return self._z_score_log()
+            return self._z_score_log(join)
         kind = "log1p_abs" if said.log1p_abs_config is not None else "clip_log1p_abs"
         path: Path = (*_PATH, f"{kind}_config")
-        return self.tree.mapping(path, {"kind": self.tree.made(kind, path), **self.tree.copies(path, "clip_magnitude")})
+        clip = self.tree.copies(path, "clip_magnitude")
+        return self.tree.mapping(path, {"kind": self.tree.made(kind, path), **clip, "join": join})
 
     def codes(self) -> list[SmallTable]:
         """Codes that are read but not embedded as others are."""
@@ -112,7 +111,7 @@ class InputsConverter:
             },
         )
 
-    def _z_score_log(self) -> Node:
+    def _z_score_log(self, join: Node | None) -> Node:
         path: Path = (*_PATH, "z_score_log_config")
         self.tree.remark((*path, "analysis_path"), "must be a file of 'recap data analysis'; write it anew")
         said = self.published.model.featurization_config
@@ -131,6 +130,7 @@ class InputsConverter:
                 "analysis": self.tree.copied((*path, "analysis_path")),
                 "clip_magnitude": self.tree.copied((*path, "clip_magnitude")),
                 **norms,
+                "join": join,
             },
         )
 
@@ -154,11 +154,12 @@ class InputsConverter:
 
     def _layer_norm(self, path: Path, said: LayerNorm) -> Node:
         copied = self.tree.copied((*path, "epsilon"))
+        affine = said.center if said.center == said.scale else "scale" if said.scale else "shift"
         return self.tree.mapping(
             path,
             {
                 "epsilon": accepted_epsilon(self.tree, (*path, "epsilon"), said.epsilon, copied),
-                "affine": self.tree.made(said.center, (*path, "center")),
+                "affine": self.tree.made(affine, (*path, "center")),
             },
         )
 

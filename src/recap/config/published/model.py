@@ -142,11 +142,6 @@ class LayerNorm(PublishedSection):
     center: bool = True
     scale: bool = True
 
-    def problems(self) -> Disagreements:
-        """A shift without a scale."""
-        if self.center != self.scale:
-            yield ("scale",), "must be what center is; a learned shift without a scale, or the reverse, is not built"
-
 
 class Log1pAbs(PublishedSection):
     """sign(x)·log1p|x|."""
