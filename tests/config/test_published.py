@@ -53,7 +53,10 @@ def test_what_a_validation_set_says_is_what_it_said(tmp_path: Path, published: d
         evaluated = said.get("evaluation_tasks") or list(said["tasks"])
         assert list(ours.labels) == [task for task in config.tasks if task in evaluated]
         for task, rates in ours.labels.items():
-            assert rates.model_dump() == {"pos_downsampling_rate": 1, "neg_downsampling_rate": 1} | said["tasks"][task]
+            assert (
+                rates.model_dump(exclude={"column"})
+                == {"pos_downsampling_rate": 1, "neg_downsampling_rate": 1} | said["tasks"][task]
+            )
 
 
 def test_remarks_name_what_changes_in_meaning_in_the_order_of_the_file(
@@ -433,6 +436,24 @@ def test_sampling_that_reads_nothing_more_is_left_out(tmp_path: Path, published:
     assert texts["train_data.preprocess.downsample_negatives"].startswith("left out: with a batch_multiplier of 1")
     path = "validation_data.d1.preprocess.downsample_negatives"
     assert texts[path] == "left out: an evaluation uses every row it reads"
+
+
+def test_a_label_may_be_stored_under_another_name_and_a_set_have_a_schema_of_its_own(
+    tmp_path: Path, published: dict[str, Any]
+) -> None:
+    for data in (published["train_data"], *published["validation_data"].values()):
+        data["seg_dense_schema"]["renamed_features"]["is_favorited"] = "label.favorite"
+    published = json.loads(json.dumps(published))
+    published["validation_data"]["same"]["seg_dense_schema"]["schema_path"] = "other.json"
+    config = read_back(tmp_path, imported(tmp_path, published))
+    assert config.train_data.tasks["is_favorited"].column == "label.favorite"
+    assert config.train_data.tasks["is_favorited"].neg_downsampling_rate == 0.01
+    sets = config.validation_data
+    assert sets["d8"].tasks["is_favorited"].model_dump(exclude_defaults=True) == {"column": "label.favorite"}
+    assert [column.name for column in config.features.ids] == ["meta.tweet_id"]
+    paths = {name: data.source.model_dump()["schema_path"] for name, data in sets.items()}
+    assert paths["same"] == "other.json"
+    assert paths["d1"] == published["train_data"]["seg_dense_schema"]["schema_path"]
 
 
 def test_a_column_has_one_role(tmp_path: Path, published: dict[str, Any]) -> None:

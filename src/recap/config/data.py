@@ -144,8 +144,10 @@ SourceConfig = Annotated[
 
 
 class DataTaskConfig(BaseConfig):
-    """How the examples of one task were sampled before they were written."""
+    """The label of one task, and how its examples were sampled before they were written."""
 
+    column: Name | None = None
+    """The column of the label; none given: the one named as the task."""
     pos_downsampling_rate: Rate = 1.0
     """Share of positives that was kept."""
     neg_downsampling_rate: Rate = 1.0
@@ -247,7 +249,7 @@ class DownsampleNegativesConfig(BaseConfig):
 
 
 class DataConfig(BaseConfig):
-    """A data set with labels: one column for each task, named as the task; 0 or 1, or a number for a regression."""
+    """A data set with labels: one column for each task; 0 or 1, or a number for a regression."""
 
     source: SourceConfig
     """Where the rows are."""

@@ -53,10 +53,11 @@ def load_assets(features: FeaturesConfig, model_dir: Path | None = None) -> Asse
 
 def discrete_sizes(features: FeaturesConfig, assets: Assets) -> dict[str, int]:
     """Known codes of every table, without the unknown bucket."""
-    return {name: _size(space, assets.get(name)) for name, space in features.code_spaces.items()}
+    return {name: discrete_size(space, assets.get(name)) for name, space in features.code_spaces.items()}
 
 
-def _size(space: CodeSpace, vocabulary: pa.Array | None) -> int:
+def discrete_size(space: CodeSpace, vocabulary: pa.Array | None) -> int:
+    """Known codes of one table."""
     match space:
         case IntegerSpace():
             return space.size

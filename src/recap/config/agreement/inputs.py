@@ -20,12 +20,15 @@ if TYPE_CHECKING:
 def column_problems(config: "RecapConfig") -> Disagreements:
     """Columns with two roles, or none at all."""
     features = config.features
+    labels = {said.column: task for _, data in config.data_sets() for task, said in data.tasks.items() if said.column}
     seen: set[str] = set()
     for path, name in _input_columns(features):
         if name in seen:
             yield path, f"column {name!r} is declared twice; each column has one role"
         if name in config.model.tasks:
             yield path, f"{name!r} is a task, so its column is a label and cannot be a feature"
+        elif name in labels:
+            yield path, f"{name!r} is the label of {labels[name]!r}, and cannot be a feature"
         seen.add(name)
     if not seen:
         yield ("features",), "no column feeds the model; name some under continuous, binary, discrete or vectors"

@@ -37,8 +37,7 @@ def find_columns(
     codes = columns.pop("discrete", "discrete")
     if "discrete" in (*said.features, *said.renamed_features) and not tables:
         remark(path, "discrete is left out: nothing in the model reads it")
-    for task in data.tasks.keys() & said.renamed_features.keys():
-        refuse((*path, "renamed_features", task), "not built yet: a label column has the name of its task")
+    labels = {columns.pop(task, task) for task in data.tasks}
     found: dict[str, Any] = {}
     for name in ("continuous", "binary"):
         if name in columns:
@@ -57,7 +56,7 @@ def find_columns(
         length, held = _length(name, columns[name], schema, path, refuse), _held(name, data, path, refuse)
         found["vectors"][columns[name]] = {"length": length, **held} if held else length
     # The stored column of a feature that the model reads, and a label, are not carried too.
-    known = {columns[name] for name in LENGTHS if name in columns} | data.tasks.keys() | large.keys()
+    known = {columns[name] for name in LENGTHS if name in columns} | labels | large.keys()
     carried: dict[str, str] = {}
     for name, column in columns.items():
         if name not in LENGTHS and column not in known:

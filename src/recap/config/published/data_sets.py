@@ -38,7 +38,7 @@ class DataSets:
         self._remark_reading(path, data)
         if data.evaluation_tasks:
             self.tree.remark((*path, "evaluation_tasks"), "left out: training evaluates the validation sets alone")
-        labels = {task: self.tree.copied((*path, "tasks", task)) for task in data.tasks if task in heads}
+        labels = {task: self._label(path, data, task) for task in data.tasks if task in heads}
         shuffle = self.tree.copied((*path, "examples_shuffle_buffer_size"))
         return self.tree.mapping(
             path,
@@ -63,6 +63,14 @@ class DataSets:
                 "shuffle_window_rows": shuffle or self.tree.made(data.examples_shuffle_buffer_size, path),
             },
         )
+
+    def _label(self, path: Path, data: Data, task: str) -> Node | None:
+        """What is said of a task, and the column of its label if that is stored under another name."""
+        copied = self.tree.copied((*path, "tasks", task))
+        stored: Path = (*path, "seg_dense_schema", "renamed_features", task)
+        if task not in data.seg_dense_schema.renamed_features or copied is None:
+            return copied
+        return self.tree.mapping((*path, "tasks", task), {"column": self.tree.copied(stored), **copied.value})
 
     def _readers(self, path: Path, data: Data) -> Node | None:
         """Other hosts that read, or those of `train_data` taken back; nothing where this process reads anyway."""
@@ -172,9 +180,14 @@ class DataSets:
         fewer = self.tree.copied((*path, "num_files_to_keep"))
         if fewer is None and train.num_files_to_keep is not None:
             fewer = self.tree.made(None, path)
-        source = self.tree.mapping(path, {"inputs": self._inputs(path), "num_files_to_keep": fewer})
+        schema_path = ("seg_dense_schema", "schema_path")
+        entries = {"inputs": self._inputs(path), "num_files_to_keep": fewer}
+        if not self._agree(path, data, *schema_path):
+            entries["schema_path"] = self.tree.copied((*path, *schema_path))
+        source = self.tree.mapping(path, entries)
         rectify = self._rectify_labels(path, data) or self.tree.made(None, path)
         same_files = all(self._agree(path, data, name) for name in (*_INPUTS, "num_files_to_keep"))
+        same_files = same_files and "schema_path" not in entries
         same_readers = all(
             self._agree(path, data, name) for name in ("data_service_dispatcher", "dataset_service_compression")
         )

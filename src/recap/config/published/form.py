@@ -11,7 +11,7 @@ from recap.config.optimizer import DEFAULT
 from recap.config.published.data import Data
 from recap.config.published.model import Model
 from recap.config.published.rates import LearningRate
-from recap.config.published.section import PublishedSection, not_built
+from recap.config.published.section import PublishedSection
 
 
 class Adam(PublishedSection):
@@ -97,8 +97,11 @@ class PublishedConfig(PublishedSection):
 
     def _schemas(self) -> Disagreements:
         for name, data in self.validation_data.items():
-            if data.seg_dense_schema != self.train_data.seg_dense_schema:
-                why = not_built("a layout of its own for a validation set; it must be that of train_data").why
+            layout = data.seg_dense_schema.model_copy(
+                update={"schema_path": self.train_data.seg_dense_schema.schema_path}
+            )
+            if layout != self.train_data.seg_dense_schema:
+                why = "features are the same columns everywhere; all but schema_path must be that of train_data"
                 yield ("validation_data", name, "seg_dense_schema"), why
             for part, said in data.shaping.items():
                 if said != self.train_data.shaping[part]:
