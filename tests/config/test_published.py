@@ -506,6 +506,18 @@ def test_layers_with_dropouts_of_their_own_are_taken_over(tmp_path: Path, publis
     }
 
 
+def test_the_last_hidden_layer_of_a_tower_keeps_its_batch_norm(tmp_path: Path, published: dict[str, Any]) -> None:
+    mlp = {"layer_sizes": [8, 4, 1], "batch_norm": {"affine": False}}
+    published["model"]["tasks"]["is_reported"]["mask_net_config"]["mlp"] = mlp
+    tower = networks(read_back(tmp_path, imported(tmp_path, published)))["is_reported"]
+    assert tower["mlp"] == {
+        "layer_sizes": [8, 4],
+        "batch_norm": {"affine": False},
+        "final_layer_activation": True,
+        "final_layer_batch_norm": True,
+    }
+
+
 def test_dcn_is_taken_over_as_backbone_and_as_tower(tmp_path: Path, published: dict[str, Any]) -> None:
     model = published["model"]
     said = {

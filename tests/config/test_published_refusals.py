@@ -109,11 +109,6 @@ WRONG = {
         None,
         "mask_net_config.mlp: a tower must end in an mlp whose last layer is 1, its logit; found none",
     ),
-    "BatchNorm that would be lost": (
-        "model/tasks/is_reported/mask_net_config/mlp/batch_norm",
-        {},
-        "batch_norm: not built yet: BatchNorm in the last MLP of a tower that is no mlp",
-    ),
     "large tables without a rate": (
         "model/large_embeddings",
         {"tables": [{"name": "a", "num_embeddings": 9, "embedding_dim": 2}], "optimizer": {}},

@@ -83,7 +83,8 @@ class BatchRenorm(nn.Module):
 class Mlp(nn.Module):
     """Linear → BatchNorm → ReLU → Dropout for every layer but the last: [B, in_features] → [B, layer_sizes[-1]].
 
-    The last layer is Linear, followed by ReLU and Dropout only with `final_layer_activation`.
+    The last layer is Linear, followed by ReLU and Dropout only with `final_layer_activation`, and by BatchNorm only
+    with `final_layer_batch_norm`.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class Mlp(nn.Module):
         dropout_config: DropoutConfig | None = None,
         *,
         final_layer_activation: bool = False,
+        final_layer_batch_norm: bool = False,
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
@@ -101,7 +103,7 @@ class Mlp(nn.Module):
         for index, size in enumerate(layer_sizes):
             last = index == len(layer_sizes) - 1
             layers.append(linear(in_features, size))
-            if batch_norm_config is not None and not last:
+            if batch_norm_config is not None and (final_layer_batch_norm or not last):
                 layers.append(batch_norm(batch_norm_config, size))
             if final_layer_activation or not last:
                 layers.append(nn.ReLU())

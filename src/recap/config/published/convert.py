@@ -193,6 +193,8 @@ class _Converter:
                 entries = self._mlp(at, mlp, to_logit=to_logit)
                 if to_logit:  # what was a hidden layer is the last one here, and keeps its ReLU
                     entries["final_layer_activation"] = self.tree.made(True, at)
+                    if mlp.batch_norm is not None:
+                        entries["final_layer_batch_norm"] = self.tree.made(True, at)
                 found[name] = self.tree.mapping(at, entries)
         return found
 

@@ -9,7 +9,7 @@ from recap.config.model import AffineMapConfig
 from recap.config.network import BatchNormConfig
 from recap.config.node import Path
 from recap.config.published.rates import LearningRate
-from recap.config.published.section import PublishedSection, Refused, not_built
+from recap.config.published.section import PublishedSection, Refused
 
 
 class Dropout(PublishedSection):
@@ -124,8 +124,6 @@ class TaskModel(PublishedSection):
         if mlp is not None and mlp.final_layer_activation:
             why = "means nothing here: ReLU of a logit keeps every probability at 0.5 or more; set it to false"
             yield (*path, "final_layer_activation"), why
-        if len(path) > 1 and mlp is not None and mlp.batch_norm is not None and len(mlp.sizes) > 1:
-            yield (*path, "batch_norm"), not_built("BatchNorm in the last MLP of a tower that is no mlp").why
 
     def backbone_problems(self) -> Disagreements:
         """What only a tower has."""
