@@ -212,7 +212,9 @@ def _addresses(value: object) -> object:
     for each in found if isinstance(found, list) else [found]:
         match = _ADDRESS.fullmatch(each) if isinstance(each, str) else None
         if match is None or not 0 < int(match[2]) < 65536:
-            raise ValueError(f"expected HOST:PORT, or a list of them, found {each!r}")
+            raise ValueError(
+                "expected HOST:PORT, or a list of them" + (f"; {each!r} is none" * isinstance(value, list))
+            )
     return found
 
 
