@@ -289,6 +289,26 @@ def test_every_featurization_is_taken_over(case: str, tmp_path: Path, published:
     assert config.model.featurization.model_dump(exclude_unset=True) == ours
 
 
+def test_any_column_of_a_fixed_length_may_be_joined(tmp_path: Path, published: dict[str, Any]) -> None:
+    published["model"]["featurization_config"]["feature_names_to_concat"] = ["binary", "topics"]
+    for data in (published["train_data"], *published["validation_data"].values()):
+        data["seg_dense_schema"]["renamed_features"]["topics"] = "home__binary2"
+    published = json.loads(json.dumps(published))
+    unknown = (
+        "train_data.seg_dense_schema.schema_path: 'home__binary2' is not there in the schema; topics needs numbers"
+    )
+    assert any(line.startswith(unknown) for line in refusals(tmp_path, published))
+    schema = Path(published["train_data"]["seg_dense_schema"]["schema_path"])
+    entry = {"feature_name": "home__binary2", "dtype": "float_list", "length": 9}
+    schema.write_text(json.dumps({"schema": [*json.loads(schema.read_text())["schema"], entry]}))
+    config = read_back(tmp_path, imported(tmp_path, published))
+    assert config.features.vectors["home__binary2"].length == 9
+    assert getattr(config.model.featurization, "join", None) == ["binary", "home__binary2"]
+    schema.unlink()
+    told = "schema_path: cannot be read, and no published layout tells the length of 'topics'"
+    assert any(told in line for line in refusals(tmp_path, published))
+
+
 def test_the_position_is_one_of_the_discrete_column(tmp_path: Path, published: dict[str, Any]) -> None:
     published["model"]["position_debias_config"] = {"position_feature_index": 51, "num_dims": 16}
     config = read_back(tmp_path, imported(tmp_path, published))

@@ -58,7 +58,7 @@ def test_what_cannot_be_taken_over_is_refused_with_the_reason(
     set_at(published, path, NOT_DEFAULT.get(name, {"some": "values"}))
     found = refusals(tmp_path, published)
     assert any(line.endswith(f"{name}: {REFUSED[path]}") for line in found), found
-    assert REFUSED[path].startswith(("not built yet: ", "deprecated; ", "means nothing here: "))
+    assert REFUSED[path].startswith(("deprecated; ", "means nothing here: "))
 
 
 def test_all_refusals_and_mistakes_are_told_at_once(tmp_path: Path, published: dict[str, Any]) -> None:
@@ -179,7 +179,12 @@ WRONG = {
     "codes joined before the LayerNorm": (
         "model/featurization_config/feature_names_to_concat",
         ["binary", "discrete"],
-        "feature_names_to_concat.1: not built yet: joining anything but binary and user_embedding",
+        "feature_names_to_concat.1: means nothing here: discrete is no vector",
+    ),
+    "an unknown feature joined": (
+        "model/featurization_config/feature_names_to_concat",
+        ["binary", "topics"],
+        "feature_names_to_concat.1: 'topics' is no feature of seg_dense_schema; name it there",
     ),
     "a stratum named twice": (
         "model/stratifiers",

@@ -16,16 +16,25 @@ VECTORS = ("user_embedding", "user_eng_embedding", "author_embedding")
 """The pretrained vectors that the published model knows by name, in the order of its input."""
 LENGTHS = {"continuous": 6000, "binary": 512, **dict.fromkeys(VECTORS, 200)}
 """The published layout, for a schema that is not at hand."""
+ROLES = ("continuous", "binary", "discrete")
+"""Columns that are no vectors."""
 _MANTISSA = 23
 _USER = ("meta.user_id", "meta__user_id")
 
 
 def find_columns(
-    data: Data, tables: Sequence[SmallTable], large: Mapping[str, Any], path: Path, remark: Say, refuse: Say
+    data: Data,
+    tables: Sequence[SmallTable],
+    large: Mapping[str, Any],
+    joined: Sequence[str],
+    path: Path,
+    remark: Say,
+    refuse: Say,
 ) -> dict[str, Any]:
     """The section `features` for the data set whose `seg_dense_schema` is at `path`.
 
-    With embeddings of `tables`, which read single codes, and of `large` ones, each of a column of its own.
+    With embeddings of `tables`, which read single codes, and of `large` ones, each of a column of its own; what is
+    `joined` to the continuous features and has no other role is a vector.
     A renamed feature is the column it is stored in. Every feature that the model does not read is carried.
     """
     said = data.seg_dense_schema
@@ -50,16 +59,16 @@ def find_columns(
         table.name: {"size": table.num_embeddings, "of": {"column": codes, "index": table.index}} for table in tables
     }
     found["discrete"] |= large
-    vectors = [name for name in VECTORS if name in columns]
+    vectors = [name for name in dict.fromkeys((*VECTORS, *joined)) if name in columns and name not in ROLES]
     found["vectors"] = {}
     for name in vectors:
         length, held = _length(name, columns[name], schema, path, refuse), _held(name, data, path, refuse)
         found["vectors"][columns[name]] = {"length": length, **held} if held else length
     # The stored column of a feature that the model reads, and a label, are not carried too.
-    known = {columns[name] for name in LENGTHS if name in columns} | labels | large.keys()
+    known = {columns[name] for name in (*LENGTHS, *vectors) if name in columns} | labels | large.keys()
     carried: dict[str, str] = {}
     for name, column in columns.items():
-        if name not in LENGTHS and column not in known:
+        if column not in known and name not in LENGTHS:
             carried[column] = name
     users = [column for column, name in carried.items() if name in _USER or column in _USER]
     found["ids"] = [column for column in carried if column not in users[:1]]
@@ -111,8 +120,11 @@ def _read_schema(file: FilePath, path: Path, remark: Say, refuse: Say) -> dict[s
 
 
 def _length(name: str, column: str, schema: dict[str, Any] | None, path: Path, refuse: Say) -> int:
-    if schema is None:
+    if schema is None and name in LENGTHS:
         return LENGTHS[name]
+    if schema is None:
+        refuse((*path, "schema_path"), f"cannot be read, and no published layout tells the length of {name!r}")
+        return 1
     entry = schema.get(column, {})
     length, dtype = entry.get("length"), entry.get("dtype")
     if isinstance(length, int) and length > 0 and dtype in ("float_list", "int64_list"):

@@ -108,7 +108,10 @@ class _Converter:
         path: Path = ("train_data", "seg_dense_schema")
         tables = [*self._tables, *self._inputs.codes()]
         large = self._large.features()
-        columns = find_columns(self.published.train_data, tables, large, path, self.tree.remark, self.tree.refuse)
+        said = self.published.model.featurization_config
+        joined = said.feature_names_to_concat if said is not None else []
+        say = self.tree.remark, self.tree.refuse
+        columns = find_columns(self.published.train_data, tables, large, joined, path, *say)
         entries = {name: self.tree.made(value, path) for name, value in columns.items() if value}
         return self.tree.mapping(path, entries)
 

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from recap.config.base import SMALLEST_EPSILON
 from recap.config.featurization import BINARY
 from recap.config.node import Node, Path
-from recap.config.published.columns import VECTORS
+from recap.config.published.columns import ROLES, VECTORS
 from recap.config.published.form import PublishedConfig
 from recap.config.published.large import LargeTables
 from recap.config.published.model import Featurization, LayerNorm, SmallTable
-from recap.config.published.section import not_built
 from recap.config.published.tree import TreeBuilder
 
 _PATH: Path = ("model", "featurization_config")
@@ -168,10 +167,13 @@ class InputsConverter:
         if names == [BINARY]:
             return None
         stored = self.published.train_data.seg_dense_schema.renamed_features
+        known = {*stored, *self.published.train_data.seg_dense_schema.features, *VECTORS}
         for index, name in enumerate(names):
-            if name not in (BINARY, *VECTORS):
-                why = not_built(f"joining anything but {BINARY} and {', '.join(VECTORS)}; found {name!r}").why
+            if name in ROLES and name != BINARY:
+                why = f"means nothing here: {name} is no vector; continuous is always there, codes are embedded"
                 self.tree.refuse((*path, index), why)
+            elif name not in known and name != BINARY:
+                self.tree.refuse((*path, index), f"{name!r} is no feature of seg_dense_schema; name it there")
         return self.tree.made([name if name == BINARY else stored.get(name, name) for name in names], path)
 
 
