@@ -218,6 +218,13 @@ def test_large_embeddings_are_features_with_an_optimizer_of_their_own(
     assert texts[f"{path}.optimizer.init_learning_rate"].startswith("left out: learning_rate says the rate")
 
 
+def test_a_table_of_users_leaves_the_user_what_it_is(tmp_path: Path, published: dict[str, Any]) -> None:
+    tables = [{"name": "meta__user_id", "num_embeddings": 9, "embedding_dim": 2}]
+    published["model"]["large_embeddings"] = LARGE | {"tables": tables}
+    features = read_back(tmp_path, imported(tmp_path, published)).features
+    assert (features.user, list(features.discrete)) == ("meta.user_id", ["meta.user_id"])
+
+
 @pytest.mark.parametrize(
     ("optimizer", "rate"),
     [

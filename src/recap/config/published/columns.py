@@ -70,7 +70,7 @@ def find_columns(
     for name, column in columns.items():
         if column not in known and name not in LENGTHS:
             carried[column] = name
-    users = [column for column, name in carried.items() if name in _USER or column in _USER]
+    users = [column for name, column in columns.items() if name in _USER or column in _USER]
     found["ids"] = [column for column in carried if column not in users[:1]]
     found["ids"] += list(_extracted(data, columns | {"discrete": codes}, path, refuse))
     if found["ids"]:
