@@ -84,11 +84,16 @@ class RowOptimizer(torch.optim.Optimizer):
 def touched_rows(gradient: Tensor) -> tuple[Tensor, Tensor]:
     """The rows that a gradient [rows, width] holds, rising, [R] int64, and the gradient of each, [R, width].
 
-    A sparse one holds the rows that were looked up; those looked up several times are summed, always in the same
-    order. A dense one holds those that are not zero.
+    A sparse one holds the rows that were looked up; those looked up several times are summed in the order of lookups.
+    A dense one holds those that are not zero.
     """
-    if gradient.is_sparse:
-        gradient = gradient.coalesce()
-        return gradient.indices()[0], gradient.values()
-    rows = gradient.any(dim=1).nonzero().squeeze(1)
-    return rows, gradient[rows]
+    if not gradient.is_sparse:
+        rows = gradient.any(dim=1).nonzero().squeeze(1)
+        return rows, gradient[rows]
+    if gradient.device.type == "cpu":
+        # Several times faster than `coalesce`, which sums in an order that its sort leaves open here.
+        rows, places = torch.unique(gradient._indices()[0], return_inverse=True)
+        values = gradient._values()  # [lookups, width]
+        return rows, values.new_zeros(len(rows), values.shape[1]).index_add_(0, places, values)
+    gradient = gradient.coalesce()
+    return gradient.indices()[0], gradient.values()

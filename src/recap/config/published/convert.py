@@ -15,7 +15,7 @@ from recap.config.optimizer import DEFAULT
 from recap.config.problems import disagreements, in_order, origin_at, validate
 from recap.config.published.columns import find_columns
 from recap.config.published.data_sets import DataSets
-from recap.config.published.form import METRIC_ALIASES, PublishedConfig, hit_ranks, metric_names
+from recap.config.published.form import METRIC_ALIASES, Optimizer, PublishedConfig, hit_ranks, metric_names
 from recap.config.published.inputs import InputsConverter, accepted_epsilon
 from recap.config.published.large import LargeTables
 from recap.config.published.model import Mlp, SmallTable, TaskModel
@@ -227,11 +227,7 @@ class _Converter:
 
     def _optimizer(self) -> Node:
         said = self.published.optimizer
-        adam_path: Path = ("optimizer", "adam")
-        adam = self.tree.copies(adam_path, "beta_1", "beta_2", "epsilon")
-        adam["epsilon"] = accepted_epsilon(self.tree, (*adam_path, "epsilon"), said.adam.epsilon, adam["epsilon"])
-        algorithm = self.tree.mapping(adam_path, {"kind": self.tree.made("adam", adam_path), **adam})
-        shared = {"algorithm": algorithm, "tables": self._large.optimizer()}
+        shared = {"algorithm": self._algorithm(said), "tables": self._large.optimizer()}
         path: Path = ("optimizer", "single_task_learning_rate")
         several = said.multi_task_learning_rates
         if several is None:
@@ -251,3 +247,20 @@ class _Converter:
             tower_path, {task: rate_of(self.tree, (*tower_path, task), rate) for task, rate in rates}
         )
         return self.tree.mapping(path, {**shared, "backbone": backbone, "towers": towers})
+
+    def _algorithm(self, said: Optimizer) -> Node:
+        """The one that is stated, or Adam."""
+        if said.sgd is not None:
+            kind, entries = "sgd", self.tree.copies(("optimizer", "sgd"), "momentum")
+        elif said.adagrad is not None:
+            kind, place = "adagrad", ("optimizer", "adagrad", "eps")
+            entries = {"epsilon": accepted_epsilon(self.tree, place, said.adagrad.eps, self.tree.copied(place))}
+        else:
+            kind, place = "adam", ("optimizer", "adam", "epsilon")
+            entries = self.tree.copies(("optimizer", "adam"), "beta_1", "beta_2", "epsilon")
+            if said.adam is not None:
+                entries["epsilon"] = accepted_epsilon(self.tree, place, said.adam.epsilon, entries["epsilon"])
+        path: Path = ("optimizer", kind)
+        if self.tree.stated((*path, "lr")):
+            self.tree.remark((*path, "lr"), "left out: rates are those of the learning rates beside it")
+        return self.tree.mapping(path, {"kind": self.tree.made(kind, path), **entries})

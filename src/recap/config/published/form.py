@@ -22,6 +22,20 @@ class Adam(PublishedSection):
     epsilon: float = 1e-7
 
 
+class Sgd(PublishedSection):
+    """SGD, as the part that recap shares with other projects has it."""
+
+    lr: float | None = None
+    momentum: float = 0.0
+
+
+class Adagrad(PublishedSection):
+    """Adagrad, from the same part."""
+
+    lr: float | None = None
+    eps: float = 0.0
+
+
 class MultiTaskRates(PublishedSection):
     """A rate for each tower, and one for the rest."""
 
@@ -33,9 +47,17 @@ class Optimizer(PublishedSection):
     """The section `optimizer`."""
 
     one_of = (("single_task_learning_rate", "multi_task_learning_rates"),)
-    adam: Adam = Adam()
+    adam: Adam | None = None
+    sgd: Sgd | None = None
+    adagrad: Adagrad | None = None
     single_task_learning_rate: LearningRate | None = None
     multi_task_learning_rates: MultiTaskRates | None = None
+
+    def problems(self) -> Disagreements:
+        """Two algorithms."""
+        given = [name for name in ("adam", "sgd", "adagrad") if getattr(self, name) is not None]
+        if len(given) > 1:
+            yield (), f"one algorithm moves all weights; found {' and '.join(given)}"
 
 
 METRIC_ALIASES = {
