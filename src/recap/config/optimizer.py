@@ -15,6 +15,7 @@ from recap.config.base import (
     NonNegativeInt,
     PositiveInt,
 )
+from recap.config.clipping import ClippingConfig
 
 DEFAULT = "default"
 """The key that stands for everything not named beside it."""
@@ -117,3 +118,5 @@ class OptimizerConfig(BaseConfig):
     """Each task's tower with its affine map; `default` stands for the tasks not named."""
     balancing: BalancingConfig = NoBalancingConfig(kind="none")
     """How the losses of tasks are weighed against each other."""
+    clip_gradients: ClippingConfig | None = None
+    """How far gradients may reach, before any penalty is added; none given: as far as they do."""

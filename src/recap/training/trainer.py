@@ -126,9 +126,15 @@ class Trainer:
         state = self.state
         if not self._due(self.config.training.train_log_every_n) or not state.loss_steps:
             return
-        record = self.log.record(self.optimizer.rates(state.step - 1, self.watch.cut), self.balancing.task_weights())
+        rates = self.optimizer.rates(state.step - 1, self.watch.cut)
+        record = {**self.log.record(rates, self.balancing.task_weights()), **self._norms()}
         self.trackers.log(record)
         self.reporter.logged(record)
+
+    def _norms(self) -> dict[str, float]:
+        """What a record says of the norms of gradients and weights."""
+        norm = self.train_step.gradient_norm
+        return {} if norm is None else {"gradient_norm": norm}
 
     def _evaluate_if_due(self) -> bool:
         """Evaluate all validation sets if this step asks for it; say whether it was done."""
