@@ -34,6 +34,16 @@ class WatchConfig(BaseConfig):
     """Evaluations in a row without a better value after which the run ends; none given: it goes on."""
 
 
+class EmaConfig(BaseConfig):
+    """An exponential moving average of the learned weights, by which the model is evaluated, saved and used.
+
+    After step s: average = d·average + (1 − d)·weights with d = min(decay, (1 + s) / (10 + s)), so that the first
+    weights are soon forgotten (the `num_updates` of TensorFlow's ExponentialMovingAverage)."""
+
+    decay: Annotated[float, Field(gt=0, lt=1)] = 0.999
+    """The share of the average that a step leaves; about the last 1 / (1 − decay) steps count."""
+
+
 class TrainingConfig(BaseConfig):
     """The section `training`. Every interval counts optimizer steps and holds independently of the others."""
 
@@ -59,5 +69,7 @@ class TrainingConfig(BaseConfig):
     """A metric whose best checkpoint is kept, and that may cut the rates and end the run; none given: none."""
     gradient_accumulation: PositiveInt | None = None
     """Micro-batches an optimizer step is cut into: less memory, the same step (but see BatchNorm in docs)."""
+    ema: EmaConfig | None = None
+    """A moving average of the weights to evaluate and save; none given: the weights themselves."""
     seed: NonNegativeInt = 0
     """Fixes initial weights, the order of the rows and dropout."""

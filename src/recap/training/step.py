@@ -11,6 +11,7 @@ from recap.data.batch import Batch
 from recap.errors import RunError
 from recap.model.ranker import Ranker
 from recap.runtime import Runtime, seed_torch
+from recap.training.average import WeightAverage
 from recap.training.balancing import Balancing
 from recap.training.clipping import clip_gradients
 from recap.training.optimizer import ScheduledOptimizer
@@ -35,6 +36,7 @@ class TrainStep:
         ranker: Ranker,
         balancing: Balancing,
         optimizer: ScheduledOptimizer,
+        average: WeightAverage,
         runtime: Runtime,
     ) -> None:
         self.seed, self.parts = config.training.seed, config.training.gradient_accumulation or 1
@@ -42,6 +44,7 @@ class TrainStep:
         self.gradient_norm: float | None = None
         """Of the last step, before its gradients were clipped; None where they are not."""
         self.ranker, self.balancing, self.optimizer, self.runtime = ranker, balancing, optimizer, runtime
+        self.average = average
 
     def __call__(self, batch: Batch, step: int, rates: Mapping[str, float]) -> Tensor:
         """Do step number `step`, from 1 on, at these rates; its losses, [T] float64. Raises NotFinite."""
@@ -59,6 +62,7 @@ class TrainStep:
         self.balancing.finish(losses)
         self._clip(step)
         self.optimizer.step(rates)
+        self.average.update(step)
         return losses
 
     def _clip(self, step: int) -> None:

@@ -15,6 +15,7 @@ from recap.model.directory import verify
 from recap.model.saved import CONFIG, SavedModel, checkpoint_path, find_model_dir, load_weights, new_ranker
 from recap.runtime import seed_torch, start_runtime
 from recap.tracking import Reporter, open_trackers
+from recap.training.average import WeightAverage
 from recap.training.balancing import build_balancing
 from recap.training.checkpoint import Checkpoints, RunState, check_resumable, locked
 from recap.training.evaluations import Evaluations, Stopped
@@ -58,7 +59,8 @@ class Trainer:
         self.model = SavedModel(config, assets, ranker)
         self.balancing = build_balancing(config, ranker, self.runtime.device)
         self.optimizer = ScheduledOptimizer(config, ranker, self.balancing.parameters())
-        self.train_step = TrainStep(config, ranker, self.balancing, self.optimizer, self.runtime)
+        self.average = WeightAverage(config.training.ema, ranker)
+        self.train_step = TrainStep(config, ranker, self.balancing, self.optimizer, self.average, self.runtime)
         self.evaluations = Evaluations(config, ranker, validation, self.runtime, reporter, signals)
         self.save_dir = Path(config.training.save_dir)
         self.checkpoints = Checkpoints(self.save_dir)
@@ -143,7 +145,8 @@ class Trainer:
             return False
         started = time.monotonic()
         try:
-            evaluations = self.evaluations(state.step, self.trackers)
+            with self.average.applied():
+                evaluations = self.evaluations(state.step, self.trackers)
         except Stopped:
             return False
         if self.watch.see(evaluations):
@@ -167,7 +170,7 @@ class Trainer:
 
     def _save(self) -> None:
         self.state.stream = self.stream.state_dict()
-        self.checkpoints.save(self.model, self.optimizer, self.balancing, self.state)
+        self.checkpoints.save(self.model, self.optimizer, self.balancing, self.average, self.state)
 
     def _restore(self, accept_changed_data: bool) -> RunState:
         """The state of the latest checkpoint, or of a new run: fresh or warm-started weights."""
@@ -178,9 +181,10 @@ class Trainer:
                 folder = find_model_dir(Path(warm_start))
                 verify(folder)
                 load_weights(self.model.ranker, folder)
+                self.average.restart()
             return RunState()
         for change in check_resumable(latest, self.config, self.model.assets):
             self.reporter.say(f"changed since {latest.name}: {change}")
-        state = self.checkpoints.restore(latest, self.model, self.optimizer, self.balancing)
+        state = self.checkpoints.restore(latest, self.model, self.optimizer, self.balancing, self.average)
         self.stream.load_state_dict(state.stream, accept_changes=accept_changed_data)
         return state
