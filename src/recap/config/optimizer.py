@@ -118,5 +118,8 @@ class OptimizerConfig(BaseConfig):
     """Each task's tower with its affine map; `default` stands for the tasks not named."""
     balancing: BalancingConfig = NoBalancingConfig(kind="none")
     """How the losses of tasks are weighed against each other."""
+    frozen: list[Name] = []
+    """Modules whose weights stay as they start, such as `inputs.embeddings` or `towers.TASK`, by the paths of
+    `recap model summary`."""
     clip_gradients: ClippingConfig | None = None
     """How far gradients may reach, before any penalty is added; none given: as far as they do."""

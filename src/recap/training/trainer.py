@@ -19,6 +19,7 @@ from recap.training.average import WeightAverage
 from recap.training.balancing import build_balancing
 from recap.training.checkpoint import Checkpoints, RunState, check_resumable, locked
 from recap.training.evaluations import Evaluations, Stopped
+from recap.training.frozen import freeze
 from recap.training.log import TrainLog
 from recap.training.optimizer import ScheduledOptimizer
 from recap.training.signals import Interrupted, collected_signals
@@ -56,6 +57,7 @@ class Trainer:
         refuse_caches_that_do_not_fit({"train_data": self.stream, **validation})
         seed_torch(config.training.seed, 0)
         ranker = new_ranker(config, assets).to(self.runtime.device)
+        freeze(ranker, config.optimizer.frozen)
         self.model = SavedModel(config, assets, ranker)
         self.balancing = build_balancing(config, ranker, self.runtime.device)
         self.optimizer = ScheduledOptimizer(config, ranker, self.balancing.parameters())
