@@ -4,7 +4,15 @@ from typing import Annotated
 
 from pydantic import Field
 
-from recap.config.base import BaseConfig, Name, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from recap.config.base import (
+    BaseConfig,
+    Disagreements,
+    Name,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+)
 from recap.config.metrics import WatchedMetric
 
 
@@ -44,6 +52,29 @@ class EmaConfig(BaseConfig):
     """The share of the average that a step leaves; about the last 1 / (1 − decay) steps count."""
 
 
+class InitialWeightsConfig(BaseConfig):
+    """What a warm start takes from where, for a model that is not the old one.
+
+    Names are paths of modules or weights, such as `towers.like`; of several that hold a weight the longest counts. What
+    none holds comes from its own name."""
+
+    map: dict[Name, Name] = {}
+    """What is here: what it starts from in the old model."""
+    fresh: list[Name] = []
+    """What starts as in a new model."""
+
+    def checks(self) -> tuple[Disagreements, ...]:
+        """A name with two origins."""
+        return (self._origins_are_clear(),)
+
+    def _origins_are_clear(self) -> Disagreements:
+        for index, name in enumerate(self.fresh):
+            if name in self.map:
+                yield ("fresh", index), f"{name!r} stands in map too; leave out one of the two"
+            elif name in self.fresh[:index]:
+                yield ("fresh", index), f"{name!r} is named twice; once is enough"
+
+
 class TrainingConfig(BaseConfig):
     """The section `training`. Every interval counts optimizer steps and holds independently of the others."""
 
@@ -53,6 +84,8 @@ class TrainingConfig(BaseConfig):
     """Optimizer steps in all."""
     initial_checkpoint_dir: Name | None = None
     """Warm start: weights come from this model directory, the step is counted from 0."""
+    initial_weights: InitialWeightsConfig | None = None
+    """What of that model goes where; none given: everything must fit, name by name."""
     checkpoint_every_n: PositiveInt = 1000
     """Steps between checkpoints; the last step is always saved."""
     checkpoint_max_to_keep: PositiveInt | None = None

@@ -169,6 +169,7 @@ FREE = {
     "training.save_dir",
     "training.num_train_steps",
     "training.initial_checkpoint_dir",
+    "training.initial_weights",
     "training.checkpoint_every_n",
     "training.checkpoint_max_to_keep",
     "training.train_log_every_n",

@@ -12,7 +12,7 @@ from recap.data.stream import open_stream, refuse_caches_that_do_not_fit
 from recap.errors import DataError, RunError
 from recap.evaluation.strata import Strata
 from recap.model.directory import verify
-from recap.model.saved import CONFIG, SavedModel, checkpoint_path, find_model_dir, load_weights, new_ranker
+from recap.model.saved import CONFIG, SavedModel, checkpoint_path, find_model_dir, new_ranker
 from recap.runtime import seed_torch, start_runtime
 from recap.tracking import Reporter, open_trackers
 from recap.training.average import WeightAverage
@@ -24,6 +24,7 @@ from recap.training.log import TrainLog
 from recap.training.optimizer import ScheduledOptimizer
 from recap.training.signals import Interrupted, collected_signals
 from recap.training.step import NotFinite, TrainStep
+from recap.training.warm_start import start_from
 from recap.training.watch import Watch
 
 
@@ -182,7 +183,8 @@ class Trainer:
             if warm_start is not None:
                 folder = find_model_dir(Path(warm_start))
                 verify(folder)
-                load_weights(self.model.ranker, folder)
+                for line in start_from(folder, self.model.ranker, self.config.training.initial_weights):
+                    self.reporter.say(line)
                 self.average.restart()
             return RunState()
         for change in check_resumable(latest, self.config, self.model.assets):
