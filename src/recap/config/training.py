@@ -92,6 +92,8 @@ class TrainingConfig(BaseConfig):
     """How many of the latest checkpoints stay; none given: all."""
     train_log_every_n: PositiveInt = 1000
     """Steps between lines of training losses and rates."""
+    log_norms: bool = False
+    """Whether these lines tell the norms of the weights of each part of the model, and of each embedding table."""
     num_eval_steps: int = 16384
     """Batches in an evaluation; below 0 the whole data set."""
     eval_log_every_n: PositiveInt = 5000

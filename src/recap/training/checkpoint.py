@@ -173,6 +173,7 @@ FREE = {
     "training.checkpoint_every_n",
     "training.checkpoint_max_to_keep",
     "training.train_log_every_n",
+    "training.log_norms",
     "training.num_eval_steps",
     "training.eval_log_every_n",
     "training.eval_timeout_in_s",

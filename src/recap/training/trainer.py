@@ -21,6 +21,7 @@ from recap.training.checkpoint import Checkpoints, RunState, check_resumable, lo
 from recap.training.evaluations import Evaluations, Stopped
 from recap.training.frozen import freeze
 from recap.training.log import TrainLog
+from recap.training.norms import weight_norms
 from recap.training.optimizer import ScheduledOptimizer
 from recap.training.signals import Interrupted, collected_signals
 from recap.training.step import NotFinite, TrainStep
@@ -139,7 +140,8 @@ class Trainer:
     def _norms(self) -> dict[str, float]:
         """What a record says of the norms of gradients and weights."""
         norm = self.train_step.gradient_norm
-        return {} if norm is None else {"gradient_norm": norm}
+        found = {} if norm is None else {"gradient_norm": norm}
+        return found | (weight_norms(self.model.ranker) if self.config.training.log_norms else {})
 
     def _evaluate_if_due(self) -> bool:
         """Evaluate all validation sets if this step asks for it; say whether it was done."""
