@@ -99,6 +99,20 @@ def test_sparse_gradients_are_clipped_as_dense_ones_and_stay_sparse(
     assert_close(all_gradients(made[0]), all_gradients(made[1]))
 
 
+def test_repeated_rows_of_a_sparse_gradient_are_summed_in_their_order() -> None:
+    """Numbers of very different size: another order gives other bits."""
+    torch.manual_seed(0)
+    codes, scales = torch.randint(0, 5, (2000,)), torch.randn(2000).exp() ** 6
+    table = nn.Embedding(5, 2, sparse=True)
+    (table(codes) * scales[:, None]).sum().backward()
+    expected = torch.zeros(5, 2)
+    for code, scale in zip(codes, scales, strict=True):
+        expected[code] += scale
+    clip_gradients(NormClippingConfig(kind="norm", max_norm=1e30), [table.weight])
+    assert table.weight.grad is not None
+    assert torch.equal(table.weight.grad.to_dense(), expected)
+
+
 @pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
 @pytest.mark.parametrize(
     "config", [NormClippingConfig(kind="norm", max_norm=0.5), ValueClippingConfig(kind="value", max_value=0.5)]

@@ -40,5 +40,13 @@ def _values(parameter: nn.Parameter) -> Tensor:
     assert gradient is not None
     if not gradient.is_sparse:
         return gradient
-    parameter.grad = gradient.coalesce()
+    parameter.grad = gradient.coalesce() if gradient.device.type != "cpu" else _summed_rows(gradient)
     return parameter.grad.values()
+
+
+def _summed_rows(gradient: Tensor) -> Tensor:
+    """A sparse gradient [rows, …] whose repeated rows are summed in order; on a CPU `coalesce` leaves that open."""
+    rows, places = torch.unique(gradient._indices()[0], return_inverse=True)
+    found = gradient._values()  # [repeated rows, …]
+    values = found.new_zeros(len(rows), *found.shape[1:]).index_add_(0, places, found)
+    return torch.sparse_coo_tensor(rows[None], values, gradient.shape, check_invariants=False, is_coalesced=True)
