@@ -22,6 +22,7 @@ from recap.data.place import Place
 from recap.data.schema import RowEncoder
 from recap.model.ranker import Ranker
 from recap.runtime import seed_torch, start_runtime
+from recap.training.average import WeightAverage
 from recap.training.balancing import build_balancing
 from recap.training.optimizer import ScheduledOptimizer
 from recap.training.step import TrainStep
@@ -91,7 +92,7 @@ def _seconds(config: RecapConfig) -> float:
     ranker = Ranker(config, {}).to(runtime.device).train()
     balancing = build_balancing(config, ranker, runtime.device)
     optimizer = ScheduledOptimizer(config, ranker, balancing.parameters())
-    step = TrainStep(config, ranker, balancing, optimizer, runtime)
+    step = TrainStep(config, ranker, balancing, optimizer, WeightAverage(None, ranker), runtime)
     batches, times = _batches(config), []
     for number in range(2 * BATCHES):
         started = time.perf_counter()

@@ -183,6 +183,7 @@ LARGE: dict[str, Any] = {
         },
     ],
     "optimizer": {"learning_rate": {"constant": 0.02}, "init_learning_rate": 0.01},
+    "tables_to_log": ["author"],
 }
 
 
@@ -203,6 +204,7 @@ def test_large_embeddings_are_features_with_an_optimizer_of_their_own(
         "meta.author_id": 8,
         "tweet": {"width": 4, "pretrained": {"path": "gs://models/rows/*.parquet", "vector": "tweets"}},
     }
+    assert (config.training.log_norms, config.training.num_train_steps) == (True, 1000)
     tables = config.optimizer.tables
     assert tables is not None
     assert tables.model_dump(exclude_unset=True) == {

@@ -7,6 +7,7 @@ from pydantic import Field
 from recap.config.algorithms import AdamConfig, AdamWConfig, AlgorithmConfig, SgdConfig, TableAlgorithmConfig
 from recap.config.balancing import BalancingConfig, NoBalancingConfig
 from recap.config.base import BaseConfig, Disagreements, Name, NonNegativeFloat, NonNegativeInt, PositiveInt
+from recap.config.clipping import ClippingConfig
 
 DEFAULT = "default"
 """The key that stands for everything not named beside it."""
@@ -133,3 +134,8 @@ class OptimizerConfig(BaseConfig):
     """Each task's tower with its affine map; `default` stands for the tasks not named."""
     balancing: BalancingConfig = NoBalancingConfig(kind="none")
     """How the losses of tasks are weighed against each other."""
+    frozen: list[Name] = []
+    """Modules whose weights stay as they start, such as `inputs.embeddings` or `towers.TASK`, by the paths of
+    `recap model summary`."""
+    clip_gradients: ClippingConfig | None = None
+    """How far gradients may reach, before any penalty is added; none given: as far as they do."""

@@ -24,6 +24,7 @@ from recap.config.agreement.tasks import (
     task_problems,
     weight_problems,
 )
+from recap.config.agreement.weights import frozen_problems, warm_start_problems
 from recap.config.base import Disagreements, Name, WholeConfig
 from recap.config.data import DataConfig, TrainDataConfig, ValidationDataConfig
 from recap.config.features import FeaturesConfig
@@ -92,6 +93,8 @@ class RecapConfig(WholeConfig):
             pair_problems(self),
             balancing_problems(self),
             table_problems(self),
+            frozen_problems(self),
+            warm_start_problems(self),
         )
 
     _secrets: dict[Path, str] = PrivateAttr(default_factory=dict)

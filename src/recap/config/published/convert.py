@@ -102,7 +102,10 @@ class _Converter:
             value = getattr(self.published.training, name)
             if self.tree.stated(("training", name)) and value is not None and is_due(value):
                 self.tree.remark(("training", name), text)
-        return self.tree.copied(("training",))
+        copied, norms = self.tree.copied(("training",)), self._large.log_norms()
+        if norms is None:
+            return copied
+        return self.tree.mapping(("training",), {**(copied.value if copied is not None else {}), "log_norms": norms})
 
     def _features(self) -> Node:
         path: Path = ("train_data", "seg_dense_schema")

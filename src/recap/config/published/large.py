@@ -62,13 +62,19 @@ class LargeTables:
                 self.tree.remark((*path, "pretrained"), text)
         return found
 
+    def log_norms(self) -> Node | None:
+        """`training.log_norms`."""
+        path: Path = (*_PATH, "tables_to_log")
+        if self.said is None or not self.said.tables_to_log:
+            return None
+        self.tree.remark(path, "the norms of all tables, and of each part of the model, are logged")
+        return self.tree.made(True, path)
+
     def optimizer(self) -> Node | None:
         """`optimizer.tables`."""
         if self.said is None:
             return None
         path: Path = (*_PATH, "optimizer")
-        if self.said.tables_to_log:
-            self.tree.remark((*_PATH, "tables_to_log"), "left out: nothing is logged of single tables")
         if self.published.model.small_embeddings is not None:
             text = "is that of the small tables too; the published code moved them with the rest of the model"
             self.tree.remark(path, text)
