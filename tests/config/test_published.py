@@ -11,7 +11,6 @@ import yaml
 from config.published_files import WHOLE, imported, read_back, refusals, whole_values
 
 from recap.config.published.convert import import_config
-from recap.config.recap import RecapConfig
 
 
 @pytest.fixture
@@ -170,86 +169,6 @@ def test_small_embeddings_are_of_positions_of_the_discrete_column(tmp_path: Path
     }
     assert config.model.widths == {"hour": 4}
     assert not any("discrete is left out" in remark.text for remark in found.remarks)
-
-
-LARGE: dict[str, Any] = {
-    "tables": [
-        {"name": "author", "num_embeddings": 1000, "embedding_dim": 8, "vocab": "vocab/author/"},
-        {
-            "name": "tweet",
-            "num_embeddings": 500,
-            "embedding_dim": 4,
-            "pretrained": {"emb_name": "tweets", "embedding_snapshot_uri": "gs://models/rows"},
-        },
-    ],
-    "optimizer": {"learning_rate": {"constant": 0.02}, "init_learning_rate": 0.01},
-    "tables_to_log": ["author"],
-}
-
-
-def test_large_embeddings_are_features_with_an_optimizer_of_their_own(
-    tmp_path: Path, published: dict[str, Any]
-) -> None:
-    published["model"]["large_embeddings"] = LARGE
-    for data in (published["train_data"], *published["validation_data"].values()):
-        data["seg_dense_schema"]["renamed_features"]["author"] = "meta.author_id"
-    found = imported(tmp_path, json.loads(json.dumps(published)))
-    config = read_back(tmp_path, found)
-    assert config.features.model_dump(exclude_unset=True)["discrete"] == {
-        "meta.author_id": {"vocabulary": "vocab/author/*.parquet"},
-        "tweet": {"size": 500},
-    }
-    assert [column.name for column in config.features.ids] == ["meta.tweet_id"]
-    assert config.model.model_dump(mode="json")["embeddings"] == {
-        "meta.author_id": 8,
-        "tweet": {"width": 4, "pretrained": {"path": "gs://models/rows/*.parquet", "vector": "tweets"}},
-    }
-    assert (config.training.log_norms, config.training.num_train_steps) == (True, 1000)
-    tables = config.optimizer.tables
-    assert tables is not None
-    assert tables.model_dump(exclude_unset=True) == {
-        "algorithm": {"kind": "sgd"},
-        "learning_rate": {"kind": "constant", "learning_rate": 0.02},
-        "sparse": True,
-    }
-    texts = {remark.path: remark.text for remark in found.remarks}
-    path = "model.large_embeddings"
-    assert texts[f"{path}.tables.0.name"] == "the ids of the table are read from the column 'meta.author_id', one a row"
-    assert texts[f"{path}.tables.0.vocab"].startswith("the first column of its files must list the ids")
-    assert texts[f"{path}.tables.1.pretrained"].startswith("must hold Parquet files of an 'id' and a vector")
-    assert texts[f"{path}.optimizer.init_learning_rate"].startswith("left out: learning_rate says the rate")
-
-
-def test_a_table_of_users_leaves_the_user_what_it_is(tmp_path: Path, published: dict[str, Any]) -> None:
-    tables = [{"name": "meta__user_id", "num_embeddings": 9, "embedding_dim": 2}]
-    published["model"]["large_embeddings"] = LARGE | {"tables": tables}
-    features = read_back(tmp_path, imported(tmp_path, published)).features
-    assert (features.user, list(features.discrete)) == ("meta.user_id", ["meta.user_id"])
-
-
-@pytest.mark.parametrize(
-    ("optimizer", "rate"),
-    [
-        ({"init_learning_rate": 0.01}, {"kind": "constant", "learning_rate": 0.01}),
-        ({"learning_rate": 0.5}, {"kind": "constant", "learning_rate": 0.5}),
-        (
-            {"learning_rate": {"linear_ramp_to_constant": {"learning_rate": 0.5, "num_ramp_steps": 7}}},
-            {"kind": "linear_ramp_to_constant", "learning_rate": 0.5, "num_ramp_steps": 7},
-        ),
-    ],
-)
-def test_the_rate_of_large_tables_is_their_schedule_or_the_one_they_start_at(
-    optimizer: dict[str, Any], rate: dict[str, Any], tmp_path: Path, published: dict[str, Any]
-) -> None:
-    tables = [{"name": "hour", "num_embeddings": 24, "embedding_dim": 4, "index": 7}]
-    published["model"] |= {"small_embeddings": {"tables": tables}, "large_embeddings": LARGE | {"optimizer": optimizer}}
-    found = imported(tmp_path, json.loads(json.dumps(published)))
-    config = read_back(tmp_path, found)
-    assert config.optimizer.tables is not None
-    assert config.optimizer.tables.learning_rate.model_dump() == rate
-    assert list(config.model.widths) == ["hour", "author", "tweet"]
-    texts = {remark.path: remark.text for remark in found.remarks}
-    assert texts["model.large_embeddings.optimizer"].startswith("is that of the small tables too")
 
 
 FEATURIZATIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -506,93 +425,6 @@ def test_a_schedule_may_come_from_the_environment(
         "kind": "constant",
         "learning_rate": 0.5,
     }
-
-
-def networks(config: RecapConfig) -> dict[str, Any]:
-    """What is said of each tower."""
-    return {name: task.tower.model_dump(exclude_unset=True) for name, task in config.model.tasks.items()}
-
-
-def test_layers_with_dropouts_of_their_own_are_taken_over(tmp_path: Path, published: dict[str, Any]) -> None:
-    layers = [{"layer_size": 32, "dropout": {}}, {"layer_size": 16}, {"layer_size": 8, "dropout": {"rate": 0.25}}]
-    tasks = published["model"]["tasks"]
-    tasks["is_favorited"]["mlp_config"] = {"layers": [*layers, {"layer_size": 1}]}
-    tasks["is_reported"]["mask_net_config"]["mlp"] = {"layers": [*layers, {"layer_size": 1}]}
-    tasks["is_shared"] = {"mlp_config": {"layers": [{"layer_size": 4}, {"layer_size": 1}], "dropout": {"rate": 0.5}}}
-    published["model"]["backbone"] = {"mlp_config": {"layers": layers[:2], "final_layer_activation": True}}
-    config = read_back(tmp_path, imported(tmp_path, json.loads(json.dumps(published))))
-    towers = networks(config)
-    each = {"layer_sizes": [32, 16, 8], "dropout": {"rates": [0.1, 0.0, 0.25]}}
-    assert towers["is_favorited"] == {"kind": "mlp", **each}
-    assert towers["is_reported"]["mlp"] == {**each, "final_layer_activation": True}
-    assert towers["is_shared"] == {"kind": "mlp", "layer_sizes": [4], "dropout": {"rate": 0.5}}
-    assert config.model.backbone is not None
-    assert config.model.backbone.model_dump(exclude_unset=True) == {
-        "kind": "mlp",
-        "layer_sizes": [32, 16],
-        "dropout": {"rates": [0.1, 0.0]},
-        "final_layer_activation": True,
-    }
-
-
-def test_the_last_hidden_layer_of_a_tower_keeps_its_batch_norm(tmp_path: Path, published: dict[str, Any]) -> None:
-    mlp = {"layer_sizes": [8, 4, 1], "batch_norm": {"affine": False}}
-    published["model"]["tasks"]["is_reported"]["mask_net_config"]["mlp"] = mlp
-    tower = networks(read_back(tmp_path, imported(tmp_path, published)))["is_reported"]
-    assert tower["mlp"] == {
-        "layer_sizes": [8, 4],
-        "batch_norm": {"affine": False},
-        "final_layer_activation": True,
-        "final_layer_batch_norm": True,
-    }
-
-
-def test_dcn_is_taken_over_as_backbone_and_as_tower(tmp_path: Path, published: dict[str, Any]) -> None:
-    model = published["model"]
-    said = {
-        "poly_degree": 3,
-        "projection_dim": 8,
-        "use_parallel": True,
-        "parallel_mlp": {"layer_sizes": [16, 1]},
-        "output_mlp": {"layer_sizes": [8, 4], "batch_norm": {}, "dropout": {"rate": 0.3}},
-    }
-    model["backbone"] = {"dcn_config": said}
-    towers = {
-        "is_favorited": {**said, "output_mlp": {"layer_sizes": [8, 1], "dropout": {"rate": 0.3}}},
-        "is_reported": {"poly_degree": 1, "use_parallel": False, "parallel_mlp": {"layer_sizes": [4, 1]}},
-        "is_shared": {"poly_degree": 1, "use_parallel": False, "parallel_mlp": {"layer_sizes": [1]}},
-        "is_retweeted": {"poly_degree": 2, "use_parallel": False, "output_mlp": {"layer_sizes": [1]}},
-    }
-    for name, tower in towers.items():
-        model["tasks"][name] = {"dcn_config": tower}
-    config = read_back(tmp_path, imported(tmp_path, json.loads(json.dumps(published))))
-    assert config.model.backbone is not None
-    assert config.model.backbone.model_dump(exclude_unset=True) == {"kind": "dcn", **said}
-    found = networks(config)
-    last = {"layer_sizes": [8], "dropout": {"rate": 0.3}, "final_layer_activation": True}
-    stacked = {"use_parallel": False, "parallel_mlp": {"layer_sizes": [4], "final_layer_activation": True}}
-    assert found["is_favorited"] == {"kind": "dcn", **said, "output_mlp": last}
-    assert found["is_reported"] == {"kind": "dcn", "poly_degree": 1, **stacked}
-    assert found["is_shared"] == {"kind": "dcn", "poly_degree": 1}
-    assert found["is_retweeted"] == {"kind": "dcn", "poly_degree": 2}
-
-
-def test_dlrm_is_taken_over_as_backbone_and_as_tower(tmp_path: Path, published: dict[str, Any]) -> None:
-    model = published["model"]
-    tables = [{"name": name, "num_embeddings": 24, "embedding_dim": 4, "index": 7} for name in ("hour", "place")]
-    model["small_embeddings"] = {"tables": tables}
-    said = {"bottom_mlp": {"layer_sizes": [8, 4], "final_layer_activation": True}, "top_mlp": {"layer_sizes": [6]}}
-    model["backbone"] = {"dlrm_config": said}
-    config = read_back(tmp_path, imported(tmp_path, published))
-    assert config.model.backbone is not None
-    assert config.model.backbone.model_dump(exclude_unset=True) == {"kind": "dlrm", **said}
-    model |= {"backbone": None, "multi_task_type": "share_none"}
-    for name, sizes in (("is_favorited", [6, 1]), ("is_reported", [1])):
-        model["tasks"][name] = {"dlrm_config": {**said, "top_mlp": {"layer_sizes": sizes}}}
-    found = networks(read_back(tmp_path, imported(tmp_path, published)))
-    top = {"top_mlp": {"layer_sizes": [6], "final_layer_activation": True}}
-    assert found["is_favorited"] == {"kind": "dlrm", **said, **top}
-    assert found["is_reported"] == {"kind": "dlrm", "bottom_mlp": said["bottom_mlp"]}
 
 
 def test_the_name_of_the_file_adds_nothing(tmp_path: Path, published: dict[str, Any]) -> None:

@@ -76,7 +76,7 @@ def find_columns(
     if found["ids"]:
         shown = ", ".join(each if isinstance(each, str) else each["name"] for each in found["ids"])
         remark(path, f"carried to the predictions, as nothing in the model reads them: {shown}")
-    unread = [name for name in (*said.mask_mantissa_features, *data.dtypes) if name not in LENGTHS]
+    unread = [name for name in (*said.mask_mantissa_features, *data.dtypes) if name not in (*LENGTHS, *vectors)]
     if unread:
         remark(path, f"left as they are stored, as no number of theirs is read by the model: {', '.join(unread)}")
     found["user"] = users[0] if users else None
