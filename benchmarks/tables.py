@@ -4,8 +4,8 @@
 
 One id an example, an MLP of 64-32, one task. Each way of moving the table takes steps of the trainer (forward and
 backward pass, optimizer) over batches of random ids, first once over all batches, so that the memory of their rows is
-there, then again and timed. Of each, the fastest step, which what else the machine does disturbs least, and how it
-grows from the first size to the last.
+there, then again and again and timed. Of each, the fastest step, which what else the machine does disturbs least, and
+how it grows from the first size to the last.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from recap.training.balancing import build_balancing
 from recap.training.optimizer import ScheduledOptimizer
 from recap.training.step import TrainStep
 
-BATCHES = 32
+BATCHES, LEAST_SECONDS = 32, 5.0
 RATE = {"kind": "constant", "learning_rate": 1e-3}
 WAYS: dict[str, dict[str, Any] | None] = {
     "adam, dense": None,
@@ -93,9 +93,10 @@ def _seconds(config: RecapConfig) -> float:
     balancing = build_balancing(config, ranker, runtime.device)
     optimizer = ScheduledOptimizer(config, ranker, balancing.parameters())
     step = TrainStep(config, ranker, balancing, optimizer, WeightAverage(None, ranker), runtime)
-    batches, times = _batches(config), []
-    for number in range(2 * BATCHES):
-        started = time.perf_counter()
+    batches = _batches(config)
+    times: list[float] = []
+    while len(times) < 2 * BATCHES or sum(times[BATCHES:]) < LEAST_SECONDS:
+        number, started = len(times), time.perf_counter()
         step(batches[number % BATCHES], number + 1, optimizer.rates(number))
         times.append(time.perf_counter() - started)
     return min(times[BATCHES:])

@@ -1,6 +1,6 @@
 """What a model is made of and what it costs, without its data: parameters, FLOPs and memory, module by module."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, assert_never
 
@@ -86,7 +86,7 @@ def summarise(config: RecapConfig, assets: Assets) -> ModelSummary:
     )
 
 
-def _moments(algorithm: TableAlgorithmConfig, parameters: Iterable[Tensor]) -> int:
+def _moments(algorithm: TableAlgorithmConfig, parameters: Collection[Tensor]) -> int:
     """Bytes that an algorithm keeps of these parameters."""
     whole = _bytes(parameters)
     match algorithm:

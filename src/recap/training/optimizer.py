@@ -89,8 +89,8 @@ class ScheduledOptimizer:
             name, _, key = entry.rpartition("/")
             parameter = parameters[name]
             algorithm = moved_by[parameter]
-            counts = key == "step" and not algorithm.defaults.get("fused")  # where torch counts on the CPU
-            algorithm.state[parameter][key] = value.to("cpu" if counts else parameter.device)
+            on_cpu = key == "step" and not algorithm.defaults.get("fused")  # where torch counts steps
+            algorithm.state[parameter][key] = value.to("cpu" if on_cpu else parameter.device)
 
 
 def _add_to_gradients(parameters: Sequence[Tensor], strength: float) -> None:
