@@ -94,6 +94,8 @@ def write_feed(
             part = table.slice(start, end - start)
             pq.write_table(part, folder / split / f"part-{number}.parquet", row_group_size=70)
     pq.write_table(pa.table({"value": list(LANGUAGES)}), folder / "languages.parquet")
+    pq.write_table(pa.table({"place": [2, 0, 1], "value": ["ja", "pt", "en"]}), folder / "ordered.parquet")
+    pq.write_table(pa.table({"word": ["en", "ja"], "row": [[1.0, 2.0], [3.0, 4.0]]}), folder / "pretrained.parquet")
     np.save(folder / "mask.npy", np.array([1, 0, 1]))
     analysis = {"name": ["age", "followers"], "mean": [1.4, 2.1], "deviation": [1.3, 1.9]}
     pq.write_table(pa.table(analysis), folder / "analysis.parquet")

@@ -83,10 +83,10 @@ def test_import_writes_what_checks_and_remarks_to_standard_error(tmp_path: Path)
     assert f"{PUBLISHED}:32:3: model.tasks: heads and labels are matched by name" in made.stderr
     assert run("config", "check", "ours.yaml", folder=tmp_path, USER="someone").returncode == 0
     broken = tmp_path / "broken.yaml"
-    broken.write_text(PUBLISHED.read_text().replace("cache: false", "data_service_dispatcher: x"))
+    broken.write_text(PUBLISHED.read_text().replace("cache: false", "sampler: x"))
     refused = run("config", "import", broken, "--output", "other.yaml", folder=tmp_path, USER="someone")
     assert (refused.returncode, refused.stdout) == (2, "")
-    assert "train_data.data_service_dispatcher: not built yet: reading by other hosts" in refused.stderr
+    assert "train_data.sampler: deprecated; sample when the data is made" in refused.stderr
     assert not (tmp_path / "other.yaml").exists()
 
 

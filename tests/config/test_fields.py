@@ -11,8 +11,10 @@ from pydantic import BaseModel
 from support import Recorder, write_feed, write_formats
 
 from recap.config.base import BaseConfig
+from recap.config.data import ServiceConfig
 from recap.config.load import load_config
 from recap.config.schema import models
+from recap.data.service.server import DataServer, open_sets
 from recap.evaluation.job import evaluate_run
 from recap.inference.batch import predict_files
 from recap.inference.predictor import Predictor
@@ -69,7 +71,11 @@ def run_jobs(folder: Path) -> None:
     """Train, evaluate and predict with every valid file, in the folder of a feed."""
     for file in sorted(VALID.glob("*.yaml")):
         name = file.stem
-        config = load_config(file, [f"training.save_dir={folder}/{name}", "training.num_train_steps=2"])
+        overrides = [f"training.save_dir={folder}/{name}", "training.num_train_steps=2"]
+        config = load_config(file, overrides)
+        if isinstance(config.train_data.readers, ServiceConfig):
+            server = DataServer(open_sets(config), "127.0.0.1", 0)
+            config = load_config(file, [*overrides, f"train_data.readers.address=127.0.0.1:{server.port}"])
         if config.training.initial_checkpoint_dir is not None:
             train(load_config(VALID / "whole.yaml", ["training.save_dir=runs/before", *WARM]), Recorder())
         train(config, Recorder())

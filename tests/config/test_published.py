@@ -11,7 +11,6 @@ import yaml
 from config.published_files import WHOLE, imported, read_back, refusals, whole_values
 
 from recap.config.published.convert import import_config
-from recap.config.recap import RecapConfig
 
 
 @pytest.fixture
@@ -38,7 +37,8 @@ def test_every_section_is_taken_over_in_its_order(tmp_path: Path, published: dic
     towers = {name: task.tower for name, task in config.model.tasks.items()}
     assert [getattr(tower, "layer_sizes", None) for tower in towers.values()] == [[32, 16], [32], None, None, [32, 16]]
     assert [tower.kind for tower in towers.values()] == ["mlp", "mlp", "mask_net", "mask_net", "mlp"]
-    assert config.which_metrics == ["rce", "auc", "ctr"]
+    assert config.which_metrics == ["rce", "auc", "ctr", "precision", "positive_rank", "hit_at"]
+    assert config.metrics.hit_at == [1, 5]
     assert config.train_data.shuffle_window_rows == 2048
 
 
@@ -52,7 +52,10 @@ def test_what_a_validation_set_says_is_what_it_said(tmp_path: Path, published: d
         evaluated = said.get("evaluation_tasks") or list(said["tasks"])
         assert list(ours.labels) == [task for task in config.tasks if task in evaluated]
         for task, rates in ours.labels.items():
-            assert rates.model_dump() == {"pos_downsampling_rate": 1, "neg_downsampling_rate": 1} | said["tasks"][task]
+            assert (
+                rates.model_dump(exclude={"column"})
+                == {"pos_downsampling_rate": 1, "neg_downsampling_rate": 1} | said["tasks"][task]
+            )
 
 
 def test_remarks_name_what_changes_in_meaning_in_the_order_of_the_file(
@@ -164,7 +167,7 @@ def test_small_embeddings_are_of_positions_of_the_discrete_column(tmp_path: Path
     assert config.features.model_dump(exclude_unset=True)["discrete"] == {
         "hour": {"size": 24, "of": {"column": "home__discrete", "index": 7}}
     }
-    assert config.model.embeddings == {"hour": 4}
+    assert config.model.widths == {"hour": 4}
     assert not any("discrete is left out" in remark.text for remark in found.remarks)
 
 
@@ -187,6 +190,18 @@ FEATURIZATIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"z_score_log_config": {"analysis_path": "a.parquet", "use_renorm": True}},
         {"kind": "z_score_log", "analysis": "a.parquet", "batch_norm": {}, "renorm": True},
     ),
+    "log1p_abs that joins a vector": (
+        {"log1p_abs_config": {}, "feature_names_to_concat": ["user_embedding"]},
+        {"kind": "log1p_abs", "join": ["user.follow"]},
+    ),
+    "a LayerNorm that scales and does not shift": (
+        {"double_norm_log_config": {"layer_norm_config": {"center": False}}},
+        {"kind": "double_norm_log", "batch_norm": None, "layer_norm": {"affine": "scale"}},
+    ),
+    "a LayerNorm that shifts and does not scale": (
+        {"double_norm_log_config": {"layer_norm_config": {"scale": False}}},
+        {"kind": "double_norm_log", "batch_norm": None, "layer_norm": {"affine": "shift"}},
+    ),
     "double_norm_log that joins a vector": (
         {"double_norm_log_config": {}, "feature_names_to_concat": ["binary", "user_embedding"]},
         {"kind": "double_norm_log", "batch_norm": None, "layer_norm": None, "join": ["binary", "user.follow"]},
@@ -200,6 +215,26 @@ def test_every_featurization_is_taken_over(case: str, tmp_path: Path, published:
     published["model"]["featurization_config"] = said
     config = read_back(tmp_path, imported(tmp_path, published))
     assert config.model.featurization.model_dump(exclude_unset=True) == ours
+
+
+def test_any_column_of_a_fixed_length_may_be_joined(tmp_path: Path, published: dict[str, Any]) -> None:
+    published["model"]["featurization_config"]["feature_names_to_concat"] = ["binary", "topics"]
+    for data in (published["train_data"], *published["validation_data"].values()):
+        data["seg_dense_schema"]["renamed_features"]["topics"] = "home__binary2"
+    published = json.loads(json.dumps(published))
+    unknown = (
+        "train_data.seg_dense_schema.schema_path: 'home__binary2' is not there in the schema; topics needs numbers"
+    )
+    assert any(line.startswith(unknown) for line in refusals(tmp_path, published))
+    schema = Path(published["train_data"]["seg_dense_schema"]["schema_path"])
+    entry = {"feature_name": "home__binary2", "dtype": "float_list", "length": 9}
+    schema.write_text(json.dumps({"schema": [*json.loads(schema.read_text())["schema"], entry]}))
+    config = read_back(tmp_path, imported(tmp_path, published))
+    assert config.features.vectors["home__binary2"].length == 9
+    assert getattr(config.model.featurization, "join", None) == ["binary", "home__binary2"]
+    schema.unlink()
+    told = "schema_path: cannot be read, and no published layout tells the length of 'topics'"
+    assert any(told in line for line in refusals(tmp_path, published))
 
 
 def test_the_position_is_one_of_the_discrete_column(tmp_path: Path, published: dict[str, Any]) -> None:
@@ -246,7 +281,7 @@ def test_strata_are_of_codes_that_are_embedded_or_not(tmp_path: Path, published:
         "size": 5,
         "of": {"column": "home__discrete", "index": 3},
     }
-    assert config.model.embeddings == {"hour": 4, "discrete_3": 0}
+    assert config.model.widths == {"hour": 4, "discrete_3": 0}
 
 
 def test_truncation_is_that_of_the_columns(tmp_path: Path, published: dict[str, Any]) -> None:
@@ -320,6 +355,24 @@ def test_reading_is_taken_over(tmp_path: Path, published: dict[str, Any]) -> Non
     assert texts[f"{path}.engagements_list"] == "left out, as no head predicts them: is_bookmarked"
 
 
+def test_reading_by_other_hosts_is_taken_over(tmp_path: Path, published: dict[str, Any]) -> None:
+    service = {"data_service_dispatcher": "grpc://reader:5000", "dataset_service_compression": "AUTO"}
+    published["train_data"] |= service
+    published["validation_data"]["same"] |= service
+    published["validation_data"]["d1"] |= {"data_service_dispatcher": "other:6000"}
+    found = imported(tmp_path, json.loads(json.dumps(published)))
+    config = read_back(tmp_path, found)
+    expected = {"kind": "service", "address": ["reader:5000"], "count": 2, "compression": "lz4"}
+    assert config.train_data.readers.model_dump() == expected
+    sets = config.validation_data
+    assert sets["same"].readers.model_dump() == expected
+    assert sets["d1"].readers.model_dump() == expected | {"address": ["other:6000"], "compression": "none"}
+    assert sets["d2"].readers.kind == "threads"
+    texts = {remark.path: remark.text for remark in found.remarks}
+    assert texts["train_data.data_service_dispatcher"].startswith("must be processes that run 'recap data serve'")
+    assert texts["train_data.dataset_service_compression"] == "AUTO becomes lz4"
+
+
 def test_sampling_that_reads_nothing_more_is_left_out(tmp_path: Path, published: dict[str, Any]) -> None:
     sampling = {"batch_multiplier": 1, "engagements_list": ["is_favorited"], "num_engagements": 1}
     for name in ("train_data", "validation_data"):
@@ -331,6 +384,24 @@ def test_sampling_that_reads_nothing_more_is_left_out(tmp_path: Path, published:
     assert texts["train_data.preprocess.downsample_negatives"].startswith("left out: with a batch_multiplier of 1")
     path = "validation_data.d1.preprocess.downsample_negatives"
     assert texts[path] == "left out: an evaluation uses every row it reads"
+
+
+def test_a_label_may_be_stored_under_another_name_and_a_set_have_a_schema_of_its_own(
+    tmp_path: Path, published: dict[str, Any]
+) -> None:
+    for data in (published["train_data"], *published["validation_data"].values()):
+        data["seg_dense_schema"]["renamed_features"]["is_favorited"] = "label.favorite"
+    published = json.loads(json.dumps(published))
+    published["validation_data"]["same"]["seg_dense_schema"]["schema_path"] = "other.json"
+    config = read_back(tmp_path, imported(tmp_path, published))
+    assert config.train_data.tasks["is_favorited"].column == "label.favorite"
+    assert config.train_data.tasks["is_favorited"].neg_downsampling_rate == 0.01
+    sets = config.validation_data
+    assert sets["d8"].tasks["is_favorited"].model_dump(exclude_defaults=True) == {"column": "label.favorite"}
+    assert [column.name for column in config.features.ids] == ["meta.tweet_id"]
+    paths = {name: data.source.model_dump()["schema_path"] for name, data in sets.items()}
+    assert paths["same"] == "other.json"
+    assert paths["d1"] == published["train_data"]["seg_dense_schema"]["schema_path"]
 
 
 def test_a_column_has_one_role(tmp_path: Path, published: dict[str, Any]) -> None:
@@ -354,81 +425,6 @@ def test_a_schedule_may_come_from_the_environment(
         "kind": "constant",
         "learning_rate": 0.5,
     }
-
-
-def networks(config: RecapConfig) -> dict[str, Any]:
-    """What is said of each tower."""
-    return {name: task.tower.model_dump(exclude_unset=True) for name, task in config.model.tasks.items()}
-
-
-def test_layers_with_dropouts_of_their_own_are_taken_over(tmp_path: Path, published: dict[str, Any]) -> None:
-    layers = [{"layer_size": 32, "dropout": {}}, {"layer_size": 16}, {"layer_size": 8, "dropout": {"rate": 0.25}}]
-    tasks = published["model"]["tasks"]
-    tasks["is_favorited"]["mlp_config"] = {"layers": [*layers, {"layer_size": 1}]}
-    tasks["is_reported"]["mask_net_config"]["mlp"] = {"layers": [*layers, {"layer_size": 1}]}
-    tasks["is_shared"] = {"mlp_config": {"layers": [{"layer_size": 4}, {"layer_size": 1}], "dropout": {"rate": 0.5}}}
-    published["model"]["backbone"] = {"mlp_config": {"layers": layers[:2], "final_layer_activation": True}}
-    config = read_back(tmp_path, imported(tmp_path, json.loads(json.dumps(published))))
-    towers = networks(config)
-    each = {"layer_sizes": [32, 16, 8], "dropout": {"rates": [0.1, 0.0, 0.25]}}
-    assert towers["is_favorited"] == {"kind": "mlp", **each}
-    assert towers["is_reported"]["mlp"] == {**each, "final_layer_activation": True}
-    assert towers["is_shared"] == {"kind": "mlp", "layer_sizes": [4], "dropout": {"rate": 0.5}}
-    assert config.model.backbone is not None
-    assert config.model.backbone.model_dump(exclude_unset=True) == {
-        "kind": "mlp",
-        "layer_sizes": [32, 16],
-        "dropout": {"rates": [0.1, 0.0]},
-        "final_layer_activation": True,
-    }
-
-
-def test_dcn_is_taken_over_as_backbone_and_as_tower(tmp_path: Path, published: dict[str, Any]) -> None:
-    model = published["model"]
-    said = {
-        "poly_degree": 3,
-        "projection_dim": 8,
-        "use_parallel": True,
-        "parallel_mlp": {"layer_sizes": [16, 1]},
-        "output_mlp": {"layer_sizes": [8, 4], "batch_norm": {}, "dropout": {"rate": 0.3}},
-    }
-    model["backbone"] = {"dcn_config": said}
-    towers = {
-        "is_favorited": {**said, "output_mlp": {"layer_sizes": [8, 1], "dropout": {"rate": 0.3}}},
-        "is_reported": {"poly_degree": 1, "use_parallel": False, "parallel_mlp": {"layer_sizes": [4, 1]}},
-        "is_shared": {"poly_degree": 1, "use_parallel": False, "parallel_mlp": {"layer_sizes": [1]}},
-        "is_retweeted": {"poly_degree": 2, "use_parallel": False, "output_mlp": {"layer_sizes": [1]}},
-    }
-    for name, tower in towers.items():
-        model["tasks"][name] = {"dcn_config": tower}
-    config = read_back(tmp_path, imported(tmp_path, json.loads(json.dumps(published))))
-    assert config.model.backbone is not None
-    assert config.model.backbone.model_dump(exclude_unset=True) == {"kind": "dcn", **said}
-    found = networks(config)
-    last = {"layer_sizes": [8], "dropout": {"rate": 0.3}, "final_layer_activation": True}
-    stacked = {"use_parallel": False, "parallel_mlp": {"layer_sizes": [4], "final_layer_activation": True}}
-    assert found["is_favorited"] == {"kind": "dcn", **said, "output_mlp": last}
-    assert found["is_reported"] == {"kind": "dcn", "poly_degree": 1, **stacked}
-    assert found["is_shared"] == {"kind": "dcn", "poly_degree": 1}
-    assert found["is_retweeted"] == {"kind": "dcn", "poly_degree": 2}
-
-
-def test_dlrm_is_taken_over_as_backbone_and_as_tower(tmp_path: Path, published: dict[str, Any]) -> None:
-    model = published["model"]
-    tables = [{"name": name, "num_embeddings": 24, "embedding_dim": 4, "index": 7} for name in ("hour", "place")]
-    model["small_embeddings"] = {"tables": tables}
-    said = {"bottom_mlp": {"layer_sizes": [8, 4], "final_layer_activation": True}, "top_mlp": {"layer_sizes": [6]}}
-    model["backbone"] = {"dlrm_config": said}
-    config = read_back(tmp_path, imported(tmp_path, published))
-    assert config.model.backbone is not None
-    assert config.model.backbone.model_dump(exclude_unset=True) == {"kind": "dlrm", **said}
-    model |= {"backbone": None, "multi_task_type": "share_none"}
-    for name, sizes in (("is_favorited", [6, 1]), ("is_reported", [1])):
-        model["tasks"][name] = {"dlrm_config": {**said, "top_mlp": {"layer_sizes": sizes}}}
-    found = networks(read_back(tmp_path, imported(tmp_path, published)))
-    top = {"top_mlp": {"layer_sizes": [6], "final_layer_activation": True}}
-    assert found["is_favorited"] == {"kind": "dlrm", **said, **top}
-    assert found["is_reported"] == {"kind": "dlrm", "bottom_mlp": said["bottom_mlp"]}
 
 
 def test_the_name_of_the_file_adds_nothing(tmp_path: Path, published: dict[str, Any]) -> None:

@@ -45,7 +45,6 @@ REFUSED = {
     if isinstance(mark, Refused)
 }
 NOT_DEFAULT: dict[str, Any] = {
-    "data_service_dispatcher": "grpc://reader:5000",
     "axis": 1,
 }
 
@@ -59,12 +58,12 @@ def test_what_cannot_be_taken_over_is_refused_with_the_reason(
     set_at(published, path, NOT_DEFAULT.get(name, {"some": "values"}))
     found = refusals(tmp_path, published)
     assert any(line.endswith(f"{name}: {REFUSED[path]}") for line in found), found
-    assert REFUSED[path].startswith(("not built yet: ", "deprecated; ", "means nothing here: "))
+    assert REFUSED[path].startswith(("deprecated; ", "means nothing here: "))
 
 
 def test_all_refusals_and_mistakes_are_told_at_once(tmp_path: Path, published: dict[str, Any]) -> None:
     published["train_data"] |= {
-        "data_service_dispatcher": "a:1",
+        "data_service_dispatcher": 1,
         "sampler": {"name": "half"},
         "global_batch_size": "many",
     }
@@ -110,10 +109,27 @@ WRONG = {
         None,
         "mask_net_config.mlp: a tower must end in an mlp whose last layer is 1, its logit; found none",
     ),
-    "BatchNorm that would be lost": (
-        "model/tasks/is_reported/mask_net_config/mlp/batch_norm",
-        {},
-        "batch_norm: not built yet: BatchNorm in the last MLP of a tower that is no mlp",
+    "large tables without a rate": (
+        "model/large_embeddings",
+        {"tables": [{"name": "a", "num_embeddings": 9, "embedding_dim": 2}], "optimizer": {}},
+        "large_embeddings.optimizer: neither learning_rate nor init_learning_rate is set",
+    ),
+    "a table to log that is not there": (
+        "model/large_embeddings",
+        {
+            "tables": [{"name": "a", "num_embeddings": 9, "embedding_dim": 2}],
+            "optimizer": {"init_learning_rate": 0.1},
+            "tables_to_log": ["b"],
+        },
+        "large_embeddings.tables_to_log.0: 'b' is no table of it. Known: a",
+    ),
+    "two large tables of one name": (
+        "model/large_embeddings",
+        {
+            "tables": [{"name": "a", "num_embeddings": 9, "embedding_dim": 2}] * 2,
+            "optimizer": {"init_learning_rate": 0.1},
+        },
+        "large_embeddings.tables.1.name: 'a' is named twice; give each table a name of its own",
     ),
     "a logit of a backbone": (
         "model/backbone/pos_weight",
@@ -155,25 +171,20 @@ WRONG = {
         {"dlrm_config": {"bottom_mlp": {"layer_sizes": [8]}, "top_mlp": {"layer_sizes": [4]}}},
         "model.backbone: dlrm takes products of embeddings, but there are none",
     ),
-    "a shift without a scale": (
-        "model/featurization_config/double_norm_log_config/layer_norm_config",
-        {"center": True, "scale": False},
-        "layer_norm_config.scale: must be what center is",
-    ),
     "a metric that is not built": (
         "which_metrics",
-        "RCE, precision",
-        "which_metrics: 'precision' is not built yet",
+        "RCE, precsion",
+        "which_metrics: 'precsion' is no metric. Known: ",
     ),
     "codes joined before the LayerNorm": (
         "model/featurization_config/feature_names_to_concat",
         ["binary", "discrete"],
-        "feature_names_to_concat.1: not built yet: joining anything but binary and user_embedding",
+        "feature_names_to_concat.1: means nothing here: discrete is no vector",
     ),
-    "vectors joined where there is no LayerNorm": (
-        "model/featurization_config",
-        {"log1p_abs_config": {}, "feature_names_to_concat": ["binary", "user_embedding"]},
-        "feature_names_to_concat: not built yet: joining vectors before a LayerNorm where there is none",
+    "an unknown feature joined": (
+        "model/featurization_config/feature_names_to_concat",
+        ["binary", "topics"],
+        "feature_names_to_concat.1: 'topics' is no feature of seg_dense_schema; name it there",
     ),
     "a stratum named twice": (
         "model/stratifiers",
@@ -208,7 +219,7 @@ WRONG = {
     "a layout of its own": (
         "validation_data/d9/seg_dense_schema",
         {"schema_path": "other.json"},
-        "validation_data.d9.seg_dense_schema: not built yet: a layout of its own for a validation set",
+        "validation_data.d9.seg_dense_schema: features are the same columns everywhere; all but schema_path must be",
     ),
     "an unknown task to evaluate": (
         "validation_data/d9/evaluation_tasks",
@@ -234,11 +245,6 @@ WRONG = {
         "optimizer/multi_task_learning_rates/tower_learning_rates/is_liked",
         {"constant": 0.1},
         "optimizer.towers.is_liked: 'is_liked' is no task of this configuration.",
-    ),
-    "a renamed label": (
-        "train_data/seg_dense_schema/renamed_features/is_favorited",
-        "label.favorite",
-        "renamed_features.is_favorited: not built yet: a label column has the name of its task",
     ),
     "a column the schema lacks": (
         "train_data/seg_dense_schema/renamed_features/continuous",
@@ -305,13 +311,13 @@ def test_whatever_stands_in_a_published_file_is_taken_over_or_refused(data: st.D
 
 
 def test_refusals_of_both_forms_are_told_at_once(tmp_path: Path, published: dict[str, Any]) -> None:
-    published["train_data"] |= {"data_service_dispatcher": "a:1", "global_batch_size": 0}
+    published["train_data"] |= {"sampler": {"name": "half"}, "global_batch_size": 0}
     published["train_data"]["tasks"].pop("is_shared")
     published["model"]["tasks"]["is_reported"] = {"dcn_config": {"poly_degree": 2}}  # no logit
     published["optimizer"]["adam"]["beta_1"] = 1.5
     found = {line.split(": ")[0] for line in refusals(tmp_path, published)}
     assert found == {
-        "train_data.data_service_dispatcher",
+        "train_data.sampler",
         "model.tasks.is_reported.dcn_config.output_mlp",
         "train_data.tasks",
         "train_data.global_batch_size",

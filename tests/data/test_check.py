@@ -101,3 +101,19 @@ def test_what_is_wrong_with_histories_and_shared_tables_is_told_at_their_place(f
     with pytest.raises(ConfigError) as caught:
         check_data(resolve(file))
     assert "histories.yaml:6:5: features.discrete.author: train/part-0.parquet: column 'topics'" in str(caught.value)
+
+
+def test_rows_of_tables_that_are_not_there_or_do_not_fit_are_told_at_their_place(feed: Path) -> None:
+    file = next(file for file in VALID if file.stem == "pretrained")
+    for override, message in (
+        ("model.embeddings.language.width=3", "column 'row', row 0: holds a list of 2 values; 3 are expected"),
+        ("model.embeddings.language.pretrained.path=nowhere.parquet", "nowhere.parquet: matches no file"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            check_data(resolve(file, [override]))
+        assert "model.embeddings.language.pretrained: " in str(caught.value)
+        assert message in str(caught.value)
+    (feed / "ordered.parquet").unlink()
+    with pytest.raises(ConfigError, match=r"language\.vocabulary: ordered\.parquet: .*no such file") as caught:
+        check_data(resolve(file))
+    assert "pretrained: " not in str(caught.value)

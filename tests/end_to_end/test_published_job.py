@@ -9,9 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
+from safetensors.torch import load_file
 
 from recap.data.convert import convert_files
-from recap.model.saved import checkpoint_steps
+from recap.model.saved import checkpoint_path, checkpoint_steps
 
 TASKS = ["recap.engagement.is_favorited", "recap.engagement.is_replied"]
 VECTORS = {
@@ -32,6 +33,13 @@ def write_records(folder: Path) -> None:
     columns = {"home.continuous": dense(12), "home.binary": dense(5, whole=True), "home.discrete": dense(4, whole=True)}
     columns |= {name: dense(6) for name in VECTORS.values()}
     columns |= {"meta.user_id": pa.array(random.integers(0, 20, 200)), "meta.tweet_id": pa.array(range(200))}
+    columns["meta.author_id"] = pa.array(random.integers(0, 30, 200) * 10**12)
+    for name in ("vocab", "rows"):
+        (folder / name).mkdir()
+    authors = pa.array(np.arange(25) * 10**12)  # five authors have no row
+    pq.write_table(pa.table({"author": authors, "row": np.arange(25)}), folder / "vocab" / "part-0.parquet")
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.ones(10 * 4, np.float32)), 4)
+    pq.write_table(pa.table({"id": authors[:10], "authors": vectors}), folder / "rows" / "part-0.parquet")
     columns |= {task: pa.array((random.random(200) < 0.3).astype(np.int64)) for task in TASKS}
     pq.write_table(pa.table(columns), folder / "rows.parquet")
     convert_files([str(folder / "rows.parquet")], folder / "data", "tfrecord")
@@ -47,6 +55,7 @@ def published() -> dict[str, object]:
             **VECTORS,
             "meta__user_id": "meta.user_id",
             "meta__tweet_id": "meta.tweet_id",
+            "author": "meta.author_id",
         },
     }
     tasks: dict[str, dict[str, float]] = {task: {} for task in [*TASKS, "recap.engagement.is_bookmarked"]}
@@ -55,6 +64,8 @@ def published() -> dict[str, object]:
     rate = {"linear_ramp_to_constant": {"learning_rate": 0.001, "num_ramp_steps": 2}}
     rates = {"backbone_learning_rate": rate, "tower_learning_rates": dict.fromkeys(TASKS, rate)}
     blocks = [{"output_size": 8, "aggregation_size": 8, "input_layer_norm": False}] * 2
+    rows = {"emb_name": "authors", "embedding_snapshot_uri": "rows"}
+    author = {"name": "author", "num_embeddings": 25, "embedding_dim": 4, "vocab": "vocab", "pretrained": rows}
     tower = {"mlp_config": {"layer_sizes": [8, 1], "batch_norm": {"affine": False}}}
     return {
         "training": {"save_dir": "run", "num_train_steps": 6, "checkpoint_every_n": 3, "num_eval_steps": -1},
@@ -62,11 +73,13 @@ def published() -> dict[str, object]:
             "multi_task_type": "share_all",
             "featurization_config": {"double_norm_log_config": norms},
             "backbone": {"mask_net_config": {"mask_blocks": blocks, "use_parallel": True}},
+            "large_embeddings": {"tables": [author], "optimizer": {"init_learning_rate": 0.01}},
             "tasks": dict.fromkeys(TASKS, tower),
         },
         "train_data": data,
         "validation_data": {"validation": data},
         "optimizer": {"multi_task_learning_rates": rates},
+        "which_metrics": "Count, Precision, Recall, ROC AUC, reciprocal rank, hit at 3",
     }
 
 
@@ -83,13 +96,18 @@ def test_a_published_file_trains_on_published_data(tmp_path: Path) -> None:
     recap(tmp_path, "config", "check", "ranker.yaml", "--data")
     recap(tmp_path, "train", "ranker.yaml")
     assert checkpoint_steps(tmp_path / "run") == [3, 6]
+    weights = load_file(checkpoint_path(tmp_path / "run", 6) / "weights.safetensors")
+    (table,) = (tensor for name, tensor in weights.items() if tensor.shape == (26, 4))
+    assert (table[1:11] > 0.8).all()  # they started at 1, and learned on
+    assert (table[11:].abs() < 0.2).all()
     recap(tmp_path, "evaluate", "run")
     evaluation = json.loads((tmp_path / "run" / "evaluation.json").read_text())["splits"]["validation"]
     assert {task: metrics["count"] for task, metrics in evaluation.items()} == dict.fromkeys(TASKS, 200)
+    assert list(evaluation[TASKS[0]]) == ["count", "precision", "recall", "auc", "reciprocal_rank", "hit_at_3"]
     recap(tmp_path, "predict", "run", "data/*.gz", "--output", "predictions")
-    table = pq.read_table(tmp_path / "predictions" / "rows.parquet")
-    assert table.column_names == ["meta.user_id", "meta.tweet_id", *TASKS, "score"]
-    assert table.column("meta.tweet_id").to_pylist() == list(range(200))
+    predicted = pq.read_table(tmp_path / "predictions" / "rows.parquet")
+    assert predicted.column_names == ["meta.user_id", "meta.tweet_id", *TASKS, "score"]
+    assert predicted.column("meta.tweet_id").to_pylist() == list(range(200))
     (tmp_path / "data" / "schema.json").rename(tmp_path / "columns.json")  # that of the training data is gone
     recap(tmp_path, "predict", "run", "data/*.gz", "--output", "again", "--schema", "columns.json")
-    assert pq.read_table(tmp_path / "again" / "rows.parquet").equals(table)
+    assert pq.read_table(tmp_path / "again" / "rows.parquet").equals(predicted)

@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
 from torch import Tensor
 
-from recap.config.metrics import BINARY_METRICS
+from recap.config.metrics import BINARY_METRICS, GROUPED_METRICS
 from recap.errors import RunError
 from recap.evaluation.metrics import MetricSuite, auc_standard_error
-from recap.evaluation.metrics.grouped import GroupedAuc, grouped_auc
+from recap.evaluation.metrics.grouped import GroupedMetrics, grouped_auc
 from recap.evaluation.metrics.ranking import RankingMetrics
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -47,7 +47,8 @@ def assert_equal_metrics(left: dict[str, dict[str, float]], right: dict[str, dic
 
 
 def test_all_metrics_are_reported_in_their_order() -> None:
-    assert tuple(compute(make_rows(50))["task0"]) == BINARY_METRICS
+    reported = [*BINARY_METRICS[:-1], "hit_at_1", "hit_at_3", "hit_at_10"]
+    assert list(compute(make_rows(50))["task0"]) == reported
     assert compute(make_rows(50))["task0"]["auc_bound"] == 0
 
 
@@ -58,7 +59,7 @@ def test_only_the_chosen_metrics_are_reported_and_no_grouped_one_without_users()
     assert list(suite.compute()["a"]) == ["log_loss", "auc"]
     without_users = MetricSuite(["a"])
     without_users.update(*rows[:3])
-    assert "grouped_auc" not in without_users.compute()["a"]
+    assert without_users.compute()["a"].keys().isdisjoint({*GROUPED_METRICS, "hit_at_1"})
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -159,7 +160,7 @@ def test_grouped_auc_is_the_mean_over_users_of_their_own_auc(count: int, seed: i
 def test_the_sample_of_users_is_whole_and_depends_on_the_rows_alone(count: int, seed: int, cuts: list[int]) -> None:
     probabilities, labels, weights, users = make_rows(count, seed)
     values = (probabilities.double(), labels.double(), weights.double())
-    one, many, merged, other = (GroupedAuc(2, kept_rows=100) for _ in range(4))
+    one, many, merged, other = (GroupedMetrics(2, kept_rows=100) for _ in range(4))
     one.update(*values, users)
     for part in torch.randperm(count).tensor_split(sorted(cuts)):
         many.update(*(value[part] for value in values), users[part])

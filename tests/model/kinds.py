@@ -142,6 +142,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "esmm": {"cascade": {"kind": "esmm", "chain": ["like", "share"]}},
     "aitm": {"cascade": {"kind": "aitm", "chain": ["share", "like"], "width": 5}},
     "log1p_abs": {"featurization": {"kind": "log1p_abs"}},
+    "log1p_abs_joining_vectors": {"featurization": {"kind": "log1p_abs", "join": ["vector"]}},
     "clip_log1p_abs": {"featurization": {"kind": "clip_log1p_abs", "clip_magnitude": 100.0}},
     "z_score_log": {"featurization": {"kind": "z_score_log", "analysis": "a.parquet", "batch_norm": {}}},
     "z_score_log_renorm": {

@@ -12,9 +12,11 @@ from torch.export import Dim, export
 from torch.testing import assert_close
 
 from recap.config.backbones import BackboneConfig
+from recap.config.base import all_disagreements
 from recap.config.model import TaskConfig
+from recap.config.network import BatchNormConfig, MlpConfig
 from recap.errors import ConfigError
-from recap.model.backbones import build_backbone
+from recap.model.backbones import build_backbone, build_mlp
 from recap.model.inputs import InputLayout
 from recap.model.layers import Mlp
 from recap.model.towers import Tower
@@ -370,3 +372,18 @@ def test_a_backbone_gives_what_it_promises_and_can_be_exported(name: str) -> Non
         found: Tensor = network(some)
         assert found.shape == (rows, network.out_features)
         assert_close(program.module()(some), found)
+
+
+def test_the_last_batch_norm_of_an_mlp_stands_where_it_is_asked_for() -> None:
+    config = MlpConfig(layer_sizes=[8, 4], batch_norm=BatchNormConfig(), final_layer_activation=True)
+    plain = build_mlp(config, 3)
+    normed = build_mlp(config.model_copy(update={"final_layer_batch_norm": True}), 3)
+    kinds = [[type(layer).__name__ for layer in mlp.layers] for mlp in (plain, normed)]
+    assert kinds[0] == ["Linear", "BatchNorm1d", "ReLU", "Linear", "ReLU"]
+    assert kinds[1] == ["Linear", "BatchNorm1d", "ReLU", "Linear", "BatchNorm1d", "ReLU"]
+
+
+def test_a_last_batch_norm_that_nothing_describes_is_refused() -> None:
+    found = list(all_disagreements(MlpConfig(layer_sizes=[4], final_layer_batch_norm=True)))
+    assert found[0][0] == ("final_layer_batch_norm",)
+    assert "there is none; add it" in found[0][1]

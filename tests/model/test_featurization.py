@@ -75,9 +75,9 @@ def test_double_norm_log_normalises_what_is_joined_with_the_rest() -> None:
     assert_close(made[0], expected)
 
 
-def joining(join: list[str]) -> RecapConfig:
+def joining(join: list[str], kind: str = "double_norm_log") -> RecapConfig:
     values = feed_values(Path("feed"), Path("run"))
-    values["model"]["featurization"] = {"kind": "double_norm_log", "join": join}
+    values["model"]["featurization"] = {"kind": kind, "join": join}
     return config_of(values)
 
 
@@ -93,6 +93,27 @@ def test_join_says_what_the_layer_norm_is_over(join: list[str], normed: int) -> 
     assert_close(made[:, :normed].mean(dim=1), torch.zeros(len(batch)), atol=1e-5, rtol=0)  # LayerNorm's
     if "binary" not in join:
         assert torch.equal(made[:, normed], batch.binary[:, 0])
+
+
+@pytest.mark.parametrize("kind", ["log1p_abs", "clip_log1p_abs"])
+def test_without_a_layer_norm_what_is_joined_follows_as_it_is(kind: str) -> None:
+    config = joining(["vector"], kind)
+    inputs, batch = make_ranker(config).eval().inputs, make_batch(config)
+    made = inputs(batch)
+    assert torch.equal(made[:, 2:6], batch.vectors["vector"])
+    assert torch.equal(made[:, 6], batch.binary[:, 0])
+    assert dict(inputs.vector_norms.named_children()) == {}
+
+
+@pytest.mark.parametrize("affine", [True, False, "scale", "shift"])
+def test_a_layer_norm_learns_a_scale_or_a_shift_as_it_is_asked(affine: bool | str) -> None:
+    config = DoubleNormLogConfig.model_validate({"layer_norm": {"affine": affine}})
+    norm = build_featurization(config, 1, 2).get_submodule("layer_norm")
+    learned = {name for name, parameter in norm.named_parameters() if parameter.requires_grad}
+    expected: dict[bool | str, set[str]] = {True: {"weight", "bias"}, "scale": {"weight"}, "shift": {"bias"}}
+    assert learned == expected.get(affine, set())
+    plain = torch.randn(5, 3)
+    assert_close(norm(plain), torch.nn.functional.layer_norm(plain, [3], eps=1e-3))
 
 
 @pytest.mark.parametrize("join", [["vecor"], ["binary", "binary"]])

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -15,6 +16,7 @@ from recap.cli.main import app
 from recap.config.load import config_of
 from recap.config.yaml_file import render
 from recap.model.summary import ModuleSummary, summarise, synthetic_batch
+from recap.training.optimizer import ScheduledOptimizer
 
 LANGUAGES = {"language": pa.array(["en", "ja"])}
 
@@ -49,6 +51,46 @@ def test_flops_and_activations_of_a_linear_model_are_as_counted_by_hand() -> Non
     assert found.flops == 2 * (4 * 16 + 16 * 1)
     assert [each.flops for each in leaves(found.model) if each.kind == "Linear"] == [2 * 4 * 16, 2 * 16]
     assert found.parameters == 8 + (4 * 16 + 16) + (16 + 1)
+
+
+TABLES = 4 * (25 * 4 + 3 * 4)
+"""Bytes of the tables of hour and language."""
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "others", "tables"),
+    [
+        ({"kind": "adam"}, 2, 2 * TABLES),
+        ({"kind": "adamw"}, 2, 2 * TABLES),
+        ({"kind": "sgd"}, 0, 0),
+        ({"kind": "sgd", "momentum": 0.9}, 1, TABLES),
+        ({"kind": "adagrad"}, 1, TABLES),
+        ({"kind": "rowwise_adagrad"}, 2, TABLES // 4),
+    ],
+)
+def test_moments_are_those_that_the_algorithm_keeps(algorithm: dict[str, Any], others: int, tables: int) -> None:
+    values = make_config("mlp-share_all").model_dump()
+    plain = algorithm if algorithm["kind"] != "rowwise_adagrad" else {"kind": "adam"}
+    rate = {"kind": "constant", "learning_rate": 0.1}
+    values["optimizer"] |= {"algorithm": plain, "tables": {"algorithm": algorithm, "learning_rate": rate}}
+    found = summarise(config_of(values), LANGUAGES)
+    assert found.gradient_bytes == 4 * found.parameters
+    assert found.moment_bytes == others * (4 * found.parameters - TABLES) + tables
+    ranker = make_ranker(config_of(values))
+    optimizer = ScheduledOptimizer(config_of(values), ranker)
+    for parameter in ranker.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step(dict.fromkeys(optimizer.schedules, 0.1))
+    kept = {name: value for name, value in optimizer.state_dict().items() if not name.endswith("/step")}
+    assert found.moment_bytes == sum(value.nbytes for value in kept.values())
+
+
+def test_sparse_gradients_of_tables_do_not_count() -> None:
+    values = make_config("mlp-share_all").model_dump()
+    rate = {"kind": "constant", "learning_rate": 0.1}
+    values["optimizer"]["tables"] = {"algorithm": {"kind": "sgd"}, "learning_rate": rate, "sparse": True}
+    found = summarise(config_of(values), LANGUAGES)
+    assert found.gradient_bytes == 4 * found.parameters - TABLES
 
 
 @pytest.mark.parametrize("case", CASES)

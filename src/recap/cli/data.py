@@ -154,6 +154,36 @@ def analysis(
     console.say(f"written: {output}, {table.num_rows:,} values; use it as model.featurization.analysis of z_score_log")
 
 
+@app.command()
+def serve(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    set_files: SetFiles = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Where to listen; 0: any port that is free.")] = 5005,
+    host: Annotated[
+        str, typer.Option(help="Whose connections to take; 0.0.0.0: those of every host that reaches this one.")
+    ] = "127.0.0.1",
+) -> None:
+    """Read the data sets of a configuration for trainers whose 'readers' are 'kind: service'; until it is ended."""
+    from threading import Event
+
+    from recap.cli.console import Console
+    from recap.config.load import load_config
+
+    loaded = load_config(config, overrides or [], set_files or [])
+
+    from recap.data.service.server import DataServer, open_sets
+
+    server = DataServer(open_sets(loaded), host, port)
+    console = Console()
+    console.say(f"serving {', '.join(server.sets)} at {host}:{server.port}")
+    console.say("there is no authentication and no encryption: whoever can connect can read these rows")
+    try:
+        Event().wait()
+    finally:
+        server.shutdown()
+
+
 def _files(files: list[Path]) -> str:
     return "1 file" if len(files) == 1 else f"{len(files):,} files"
 

@@ -67,12 +67,12 @@ def _tree(module: "ModuleSummary", depth: int) -> "Tree":
 
 
 def _totals(found: "ModelSummary") -> list[str]:
-    moments = "unknown" if found.moment_bytes is None else _mib(found.moment_bytes)
     return [
         f"parameters: {found.parameters:,}",
         f"FLOPs an example, forward: {found.flops:,} (matrix products)",
         f"memory: weights {_mib(found.weight_bytes)}, gradients {_mib(found.gradient_bytes)}, "
-        f"moments of the optimizer {moments}, activations {found.activation_bytes / 2**10:,.1f} KiB an example",
+        f"moments of the optimizer {_mib(found.moment_bytes)}, "
+        f"activations {found.activation_bytes / 2**10:,.1f} KiB an example",
     ]
 
 

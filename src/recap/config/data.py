@@ -1,5 +1,6 @@
 """Where rows come from, how they were sampled, and how many make a step."""
 
+import re
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -143,8 +144,10 @@ SourceConfig = Annotated[
 
 
 class DataTaskConfig(BaseConfig):
-    """How the examples of one task were sampled before they were written."""
+    """The label of one task, and how its examples were sampled before they were written."""
 
+    column: Name | None = None
+    """The column of the label; none given: the one named as the task."""
     pos_downsampling_rate: Rate = 1.0
     """Share of positives that was kept."""
     neg_downsampling_rate: Rate = 1.0
@@ -201,7 +204,38 @@ class ProcessesConfig(BaseConfig):
     """Windows that are read at once, while one more is used."""
 
 
-ReadersConfig = Annotated[ThreadsConfig | ProcessesConfig, Field(discriminator="kind")]
+_ADDRESS = re.compile(r"([^\s/:\[\]]+|\[[0-9a-fA-F:.]+\]):([0-9]{1,5})")
+
+
+def _addresses(value: object) -> object:
+    found = [value] if isinstance(value, str) else value
+    for each in found if isinstance(found, list) else [found]:
+        match = _ADDRESS.fullmatch(each) if isinstance(each, str) else None
+        if match is None or not 0 < int(match[2]) < 65536:
+            raise ValueError(
+                "expected HOST:PORT, or a list of them" + (f"; {each!r} is none" * isinstance(value, list))
+            )
+    return found
+
+
+class ServiceConfig(BaseConfig):
+    """Other processes or hosts, where `recap data serve` runs with this configuration: they read, decode and encode.
+
+    Who listens there is not proven to be who it should be, and nothing is encrypted: for networks that are trusted."""
+
+    kind: Literal["service"]
+    address: Annotated[
+        list[Name], BeforeValidator(_addresses, json_schema_input_type=Name | list[Name]), Field(min_length=1)
+    ]
+    """HOST:PORT of such a process, or a list of them, which share the work; one that goes away is passed over while
+    another is left."""
+    count: PositiveInt = 2
+    """Windows that are asked for at once, while one more is used."""
+    compression: Literal["none", "lz4", "zstd"] = "none"
+    """What rows are compressed with on their way."""
+
+
+ReadersConfig = Annotated[ThreadsConfig | ProcessesConfig | ServiceConfig, Field(discriminator="kind")]
 
 
 class DownsampleNegativesConfig(BaseConfig):
@@ -217,7 +251,7 @@ class DownsampleNegativesConfig(BaseConfig):
 
 
 class DataConfig(BaseConfig):
-    """A data set with labels: one column for each task, named as the task; 0 or 1, or a number for a regression."""
+    """A data set with labels: one column for each task; 0 or 1, or a number for a regression."""
 
     source: SourceConfig
     """Where the rows are."""

@@ -36,10 +36,13 @@ class IntegerSpace(BaseConfig):
 
 
 class VocabularySpace(BaseConfig):
-    """Strings; those missing from the vocabulary share one unknown bucket with null."""
+    """Strings or integers; those missing from the vocabulary share one unknown bucket with null."""
 
     vocabulary: Name
-    """Parquet file whose first column lists the known strings, each once."""
+    """Parquet file, or a glob of such files, whose first column lists the known strings or integers, each once."""
+    row: Name | None = None
+    """Their column of whole numbers by which the values are put in order, such as the rows of a table elsewhere; none
+    given: they stay as they stand."""
 
     @property
     def codes(self) -> int:

@@ -188,6 +188,10 @@ class FeaturesConfig(BaseConfig):
         """The name of the table in which the codes of `column` are rows; `name` is its own."""
         return column.table if isinstance(column, SharedTable) else name
 
+    def own_table(self, name: str) -> str:
+        """The table that is as wide as `model.embeddings` says under `name`: that of a feature, or a history's ids."""
+        return name if name in self.discrete else f"{name}/ids"
+
     def codes_of_a_value(self, table: str) -> int:
         """Rows of a table that one value stands for: more than 1 where it is hashed more than once."""
         return self.code_spaces[table].codes

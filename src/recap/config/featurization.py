@@ -13,22 +13,30 @@ BINARY = "binary"
 """Stands for all binary features in `join`."""
 
 
-class Log1pAbsConfig(BaseConfig):
-    """Non-finite → 0, sign(x)·log1p|x|; binary features are joined."""
+class JoinConfig(BaseConfig):
+    """What every featurization says."""
+
+    join: list[Name] = [BINARY]
+    """What is joined to continuous features inside it: `binary`, and names of `features.vectors`, which then have no
+    LayerNorm of their own. What is not named is joined behind it."""
+
+
+class Log1pAbsConfig(JoinConfig):
+    """Non-finite → 0, sign(x)·log1p|x|; what is joined follows as it is."""
 
     kind: Literal["log1p_abs"]
 
 
-class ClipLog1pAbsConfig(BaseConfig):
-    """Non-finite → 0, clamp, sign(x)·log1p|x|; binary features are joined."""
+class ClipLog1pAbsConfig(JoinConfig):
+    """Non-finite → 0, clamp, sign(x)·log1p|x|; what is joined follows as it is."""
 
     kind: Literal["clip_log1p_abs"]
     clip_magnitude: Annotated[float, Field(gt=0, lt=_NO_FLOAT32)] = 3e38
     """Continuous features are clamped to ± this before the logarithm."""
 
 
-class ZScoreLogConfig(BaseConfig):
-    """Non-finite → 0, sign(x)·log1p|x|, minus a mean, over a deviation, BatchNorm, clamp; binary features are joined.
+class ZScoreLogConfig(JoinConfig):
+    """Non-finite → 0, sign(x)·log1p|x|, minus a mean, over a deviation, BatchNorm, clamp; what is joined follows.
 
     Means and deviations are of the data and fixed: the weights carry them, so the file is read once, to begin a run."""
 
@@ -53,7 +61,7 @@ class ZScoreLogConfig(BaseConfig):
             yield ("renorm",), "renormalises what batch_norm normalises, but there is none; add 'batch_norm: {}'"
 
 
-class DoubleNormLogConfig(BaseConfig):
+class DoubleNormLogConfig(JoinConfig):
     """Non-finite → 0, sign(x)·log1p|x|, BatchNorm, clamp, join other features, LayerNorm."""
 
     kind: Literal["double_norm_log"] = "double_norm_log"
@@ -63,9 +71,6 @@ class DoubleNormLogConfig(BaseConfig):
     """Continuous features are clamped to ± this after BatchNorm."""
     layer_norm: LayerNormConfig | None = LayerNormConfig()
     """Over continuous features and those of `join` together."""
-    join: list[Name] = [BINARY]
-    """What is joined before the LayerNorm: `binary`, and names of `features.vectors`, which then have no LayerNorm of
-    their own. What is not named is joined behind it."""
 
 
 FeaturizationConfig = Annotated[

@@ -2,9 +2,9 @@
 
 from typing import Annotated, Literal, get_args
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 
-from recap.config.base import BaseConfig, Name
+from recap.config.base import BaseConfig, Disagreements, Name, PositiveInt
 
 BinaryMetricName = Literal[
     "count",
@@ -12,6 +12,8 @@ BinaryMetricName = Literal[
     "ctr",
     "pctr",
     "calibration",
+    "precision",
+    "recall",
     "log_loss",
     "ne",
     "rce",
@@ -21,6 +23,9 @@ BinaryMetricName = Literal[
     "auc_bound",
     "pr_auc",
     "grouped_auc",
+    "positive_rank",
+    "reciprocal_rank",
+    "hit_at",
 ]
 
 RegressionMetricName = Literal["count", "mean_label", "mean_prediction", "mae", "rmse", "xauc", "xauc_bound"]
@@ -34,11 +39,46 @@ REGRESSION_METRICS: tuple[str, ...] = get_args(RegressionMetricName)
 METRIC_NAMES: tuple[str, ...] = get_args(MetricName)
 """Every metric, each once."""
 
-WatchedMetric = Literal["log_loss", "ne", "rce", "nrce", "auc", "pr_auc", "grouped_auc", "mae", "rmse", "xauc"]
+WatchedMetric = Literal[
+    "log_loss",
+    "ne",
+    "rce",
+    "nrce",
+    "auc",
+    "pr_auc",
+    "grouped_auc",
+    "precision",
+    "recall",
+    "positive_rank",
+    "reciprocal_rank",
+    "mae",
+    "rmse",
+    "xauc",
+]
 """The metrics of which it is known whether more or less of them is better."""
 
-LOWER_IS_BETTER: frozenset[WatchedMetric] = frozenset({"log_loss", "ne", "mae", "rmse"})
+LOWER_IS_BETTER: frozenset[WatchedMetric] = frozenset({"log_loss", "ne", "positive_rank", "mae", "rmse"})
 """Of the others, more is better."""
+
+GROUPED_METRICS = ("grouped_auc", "positive_rank", "reciprocal_rank", "hit_at")
+"""Those of each user's rows by themselves, which need `features.user`."""
+
+
+class MetricsConfig(BaseConfig):
+    """What some metrics need to know besides the rows."""
+
+    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """`precision` and `recall` take a row for positive where its calibrated probability is this or more."""
+    hit_at: Annotated[list[PositiveInt], Field(min_length=1)] = [1, 3, 10]
+    """Ranks k of `hit_at`, rising; each is reported as `hit_at_k`."""
+
+    def checks(self) -> tuple[Disagreements, ...]:
+        """Ranks that do not rise."""
+        return (self._ranks_rise(),)
+
+    def _ranks_rise(self) -> Disagreements:
+        if self.hit_at != sorted(set(self.hit_at)):
+            yield ("hit_at",), f"must rise, found {self.hit_at}"
 
 
 def _code_or_string(value: object) -> object:

@@ -5,8 +5,9 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from recap.config.backbones import BackboneConfig, CrossConfig
-from recap.config.base import BaseConfig, Disagreements, Name, NonNegativeInt, PositiveFloat, PositiveInt
+from recap.config.base import BaseConfig, Disagreements, Name, PositiveFloat, PositiveInt
 from recap.config.cascade import CascadeConfig
+from recap.config.embeddings import Embedding
 from recap.config.featurization import DoubleNormLogConfig, FeaturizationConfig
 from recap.config.histories import HistoryModelConfig
 from recap.config.keys import suggest
@@ -112,9 +113,9 @@ class ModelConfig(BaseConfig):
 
     featurization: FeaturizationConfig = DoubleNormLogConfig()
     """What makes numbers of any magnitude fit for a network."""
-    embeddings: dict[Name, NonNegativeInt] = {}
-    """Embedding width of each discrete feature, and of each history whose ids have a table of their own; `default`
-    stands for those not named, 0 leaves a feature out."""
+    embeddings: dict[Name, Embedding] = {}
+    """Embedding width, or {width, pretrained}, of each discrete feature, and of each history whose ids have a table of
+    their own; `default` stands for those not named, 0 leaves a feature out."""
     histories: dict[Name, HistoryModelConfig] = {}
     """What becomes of each history; `default` stands for those not named."""
     position_debias: PositionDebiasConfig | None = None
@@ -127,6 +128,11 @@ class ModelConfig(BaseConfig):
     """Tasks that follow from each other, such as click → like; none given: each stands for itself."""
     tasks: Annotated[dict[Name, TaskConfig], Field(min_length=1)]
     """The tasks; their order here is the order of the task axis everywhere."""
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """The width of each table that `embeddings` names."""
+        return {name: table.width for name, table in self.embeddings.items()}
 
     def checks(self) -> tuple[Disagreements, ...]:
         """A backbone that nothing reads, or none to read; a task called as another part is; a chain of no tasks."""

@@ -21,8 +21,8 @@ class LayerNormConfig(BaseConfig):
 
     epsilon: Epsilon = 1e-3
     """Added to the variance."""
-    affine: bool = True
-    """Whether a learned scale and shift follow."""
+    affine: bool | Literal["scale", "shift"] = True
+    """Whether a learned scale and shift follow, or one of them alone."""
 
 
 class DropoutConfig(BaseConfig):
@@ -63,8 +63,14 @@ class MlpConfig(BaseConfig):
     """After each ReLU; none given: none."""
     final_layer_activation: bool = False
     """ReLU (and the dropout, if there is one) after the last layer too."""
+    final_layer_batch_norm: bool = False
+    """BatchNorm, as `batch_norm` says it, after the Linear of the last layer too."""
 
     def checks(self) -> tuple[Disagreements, ...]:
-        """Rates of dropout for other layers than there are."""
+        """Rates of dropout for other layers than there are, and a last BatchNorm that nothing describes."""
         relus = len(self.layer_sizes) - (0 if self.final_layer_activation else 1)
-        return (rates_fit(self.dropout, relus),)
+        return rates_fit(self.dropout, relus), self._last_norm_is_there()
+
+    def _last_norm_is_there(self) -> Disagreements:
+        if self.final_layer_batch_norm and self.batch_norm is None:
+            yield ("final_layer_batch_norm",), "is a BatchNorm as batch_norm says it, and there is none; add it"

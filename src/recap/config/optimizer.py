@@ -4,32 +4,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from recap.config.algorithms import AdamConfig, AdamWConfig, AlgorithmConfig, SgdConfig, TableAlgorithmConfig
 from recap.config.balancing import BalancingConfig, NoBalancingConfig
-from recap.config.base import (
-    BaseConfig,
-    Disagreements,
-    DropRate,
-    Epsilon,
-    Name,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveInt,
-)
+from recap.config.base import BaseConfig, Disagreements, Name, NonNegativeFloat, NonNegativeInt, PositiveInt
+from recap.config.clipping import ClippingConfig
 
 DEFAULT = "default"
 """The key that stands for everything not named beside it."""
-
-
-class AdamConfig(BaseConfig):
-    """Adam (arXiv:1412.6980)."""
-
-    kind: Literal["adam"] = "adam"
-    beta_1: DropRate = 0.9
-    """Decay of the mean of gradients."""
-    beta_2: DropRate = 0.999
-    """Decay of the mean of squared gradients."""
-    epsilon: Epsilon = 1e-7
-    """Added to the root of the mean of squares."""
 
 
 class ConstantConfig(BaseConfig):
@@ -102,18 +83,59 @@ LearningRateConfig = Annotated[
 ]
 
 
+class TablesConfig(BaseConfig):
+    """An algorithm and a rate of their own for the embedding tables, those of histories among them."""
+
+    algorithm: TableAlgorithmConfig
+    """What turns their gradients into steps."""
+    learning_rate: LearningRateConfig
+    """Their rate."""
+    sparse: bool = False
+    """Whether a step reaches only the rows that its batch holds, so that it costs the same however large tables are.
+    `sgd`, `adagrad` and `rowwise_adagrad` do the same either way; the moments of `adam` then stay as they are in steps
+    that do not hold their row (lazy Adam)."""
+
+    def checks(self) -> tuple[Disagreements, ...]:
+        """Rows that move without being in the batch, and gradients that hold no others."""
+        return (self._sparse_leaves_other_rows(),)
+
+    def _sparse_leaves_other_rows(self) -> Disagreements:
+        algorithm = self.algorithm
+        if not self.sparse:
+            return
+        if isinstance(algorithm, AdamWConfig):
+            yield (
+                ("sparse",),
+                "weight decay moves every row in every step, and sparse steps only those of a batch; take adam, or "
+                "set it to false",
+            )
+        elif isinstance(algorithm, SgdConfig) and algorithm.momentum:
+            yield (
+                ("sparse",),
+                "momentum moves rows after the batch that held them, and sparse steps do not reach those; set "
+                "momentum to 0, or this to false",
+            )
+
+
 class OptimizerConfig(BaseConfig):
     """The section `optimizer`."""
 
-    algorithm: AdamConfig = AdamConfig()
+    algorithm: AlgorithmConfig = AdamConfig(kind="adam")
     """What turns gradients into steps."""
+    tables: TablesConfig | None = None
+    """How embedding tables move; none given: as the backbone does."""
     embedding_l2: NonNegativeFloat = 0.0
     """λ of the penalty λ/2·‖W‖² on whole embedding tables: every step adds λ·W to their gradients."""
     network_l2: NonNegativeFloat = 0.0
     """The same for every other parameter, biases and norms too."""
     backbone: LearningRateConfig
-    """Everything that is not a tower: featurization, embeddings, vector norms, backbone."""
+    """Everything that is not a tower: featurization, vector norms, backbone, and embeddings without `tables`."""
     towers: dict[Name, LearningRateConfig]
     """Each task's tower with its affine map; `default` stands for the tasks not named."""
     balancing: BalancingConfig = NoBalancingConfig(kind="none")
     """How the losses of tasks are weighed against each other."""
+    frozen: list[Name] = []
+    """Modules whose weights stay as they start, such as `inputs.embeddings` or `towers.TASK`, by the paths of
+    `recap model summary`."""
+    clip_gradients: ClippingConfig | None = None
+    """How far gradients may reach, before any penalty is added; none given: as far as they do."""

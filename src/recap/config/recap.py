@@ -14,6 +14,7 @@ from recap.config.agreement.inputs import (
 )
 from recap.config.agreement.networks import batch_problems, product_problems
 from recap.config.agreement.reports import metric_problems, stratum_problems, watch_problems
+from recap.config.agreement.tables import table_problems
 from recap.config.agreement.tasks import (
     balancing_problems,
     chain_problems,
@@ -23,11 +24,12 @@ from recap.config.agreement.tasks import (
     task_problems,
     weight_problems,
 )
+from recap.config.agreement.weights import frozen_problems, warm_start_problems
 from recap.config.base import Disagreements, Name, WholeConfig
 from recap.config.data import DataConfig, TrainDataConfig, ValidationDataConfig
 from recap.config.features import FeaturesConfig
 from recap.config.loss import RegressionConfig
-from recap.config.metrics import MetricName, StratumConfig
+from recap.config.metrics import MetricName, MetricsConfig, StratumConfig
 from recap.config.model import ModelConfig
 from recap.config.node import Path
 from recap.config.optimizer import OptimizerConfig
@@ -65,6 +67,8 @@ class RecapConfig(WholeConfig):
     """How much each probability counts."""
     which_metrics: list[MetricName] | None = Field(default=None, min_length=1)
     """Metrics to report; none given: all."""
+    metrics: MetricsConfig = MetricsConfig()
+    """What some metrics need to know besides the rows."""
     strata: dict[Name, StratumConfig] = {}
     """Rows of which `recap evaluate` reports every metric by themselves, too, by a name for them."""
 
@@ -88,6 +92,9 @@ class RecapConfig(WholeConfig):
             regression_problems(self),
             pair_problems(self),
             balancing_problems(self),
+            table_problems(self),
+            frozen_problems(self),
+            warm_start_problems(self),
         )
 
     _secrets: dict[Path, str] = PrivateAttr(default_factory=dict)

@@ -4,7 +4,15 @@ from typing import Annotated
 
 from pydantic import Field
 
-from recap.config.base import BaseConfig, Name, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from recap.config.base import (
+    BaseConfig,
+    Disagreements,
+    Name,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+)
 from recap.config.metrics import WatchedMetric
 
 
@@ -34,6 +42,39 @@ class WatchConfig(BaseConfig):
     """Evaluations in a row without a better value after which the run ends; none given: it goes on."""
 
 
+class EmaConfig(BaseConfig):
+    """An exponential moving average of the learned weights, by which the model is evaluated, saved and used.
+
+    After step s: average = d·average + (1 − d)·weights with d = min(decay, (1 + s) / (10 + s)), so that the first
+    weights are soon forgotten (the `num_updates` of TensorFlow's ExponentialMovingAverage)."""
+
+    decay: Annotated[float, Field(gt=0, lt=1)] = 0.999
+    """The share of the average that a step leaves; about the last 1 / (1 − decay) steps count."""
+
+
+class InitialWeightsConfig(BaseConfig):
+    """What a warm start takes from where, for a model that is not the old one.
+
+    Names are paths of modules or weights, such as `towers.like`; of several that hold a weight the longest counts. What
+    none holds comes from its own name."""
+
+    map: dict[Name, Name] = {}
+    """What is here: what it starts from in the old model."""
+    fresh: list[Name] = []
+    """What starts as in a new model."""
+
+    def checks(self) -> tuple[Disagreements, ...]:
+        """A name with two origins."""
+        return (self._origins_are_clear(),)
+
+    def _origins_are_clear(self) -> Disagreements:
+        for index, name in enumerate(self.fresh):
+            if name in self.map:
+                yield ("fresh", index), f"{name!r} stands in map too; leave out one of the two"
+            elif name in self.fresh[:index]:
+                yield ("fresh", index), f"{name!r} is named twice; once is enough"
+
+
 class TrainingConfig(BaseConfig):
     """The section `training`. Every interval counts optimizer steps and holds independently of the others."""
 
@@ -43,12 +84,16 @@ class TrainingConfig(BaseConfig):
     """Optimizer steps in all."""
     initial_checkpoint_dir: Name | None = None
     """Warm start: weights come from this model directory, the step is counted from 0."""
+    initial_weights: InitialWeightsConfig | None = None
+    """What of that model goes where; none given: everything must fit, name by name."""
     checkpoint_every_n: PositiveInt = 1000
     """Steps between checkpoints; the last step is always saved."""
     checkpoint_max_to_keep: PositiveInt | None = None
     """How many of the latest checkpoints stay; none given: all."""
     train_log_every_n: PositiveInt = 1000
     """Steps between lines of training losses and rates."""
+    log_norms: bool = False
+    """Whether these lines tell the norms of the weights of each part of the model, and of each embedding table."""
     num_eval_steps: int = 16384
     """Batches in an evaluation; below 0 the whole data set."""
     eval_log_every_n: PositiveInt = 5000
@@ -59,5 +104,7 @@ class TrainingConfig(BaseConfig):
     """A metric whose best checkpoint is kept, and that may cut the rates and end the run; none given: none."""
     gradient_accumulation: PositiveInt | None = None
     """Micro-batches an optimizer step is cut into: less memory, the same step (but see BatchNorm in docs)."""
+    ema: EmaConfig | None = None
+    """A moving average of the weights to evaluate and save; none given: the weights themselves."""
     seed: NonNegativeInt = 0
     """Fixes initial weights, the order of the rows and dropout."""

@@ -1,9 +1,10 @@
 """What files that a configuration names say of features; a model carries it along.
 
-A vocabulary: the code of a string = its row + 1; code 0 is the unknown bucket. A mask: which values of a list are kept.
+A vocabulary: the code of a value = its row + 1; code 0 is the unknown bucket. A mask: which values of a list are kept.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from io import BytesIO
 from pathlib import Path
@@ -12,17 +13,19 @@ from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from recap.config.discrete import CodeSpace, HashSpace, IntegerSpace, VocabularySpace
 from recap.config.features import Column, FeaturesConfig
+from recap.config.keys import suggest
 from recap.config.node import dotted
-from recap.data.sources.files import open_file, read_whole
+from recap.data.sources.files import find_files, open_file, read_whole
 from recap.errors import DataError
 
 Assets = Mapping[str, pa.Array]
-"""Name → the known strings of a feature, or of a history's table, in order of code (string array), or which values of a
-feature are kept (boolean array)."""
+"""Name → the known values of a feature, or of a history's table, in order of code (string or int64 array), or which
+values of a feature are kept (boolean array)."""
 
 
 def load_assets(features: FeaturesConfig, model_dir: Path | None = None) -> Assets:
@@ -32,7 +35,10 @@ def load_assets(features: FeaturesConfig, model_dir: Path | None = None) -> Asse
     """
     vocabularies = {
         name: _load_vocabulary(
-            str(asset_path(model_dir, name)) if model_dir else space.vocabulary, name, dotted(features.place_of(name))
+            [str(asset_path(model_dir, name))] if model_dir else _vocabulary_files(space),
+            None if model_dir else space.row,
+            name,
+            dotted(features.place_of(name)),
         )
         for name, space in features.code_spaces.items()
         if isinstance(space, VocabularySpace)
@@ -47,10 +53,11 @@ def load_assets(features: FeaturesConfig, model_dir: Path | None = None) -> Asse
 
 def discrete_sizes(features: FeaturesConfig, assets: Assets) -> dict[str, int]:
     """Known codes of every table, without the unknown bucket."""
-    return {name: _size(space, assets.get(name)) for name, space in features.code_spaces.items()}
+    return {name: discrete_size(space, assets.get(name)) for name, space in features.code_spaces.items()}
 
 
-def _size(space: CodeSpace, vocabulary: pa.Array | None) -> int:
+def discrete_size(space: CodeSpace, vocabulary: pa.Array | None) -> int:
+    """Known codes of one table."""
     match space:
         case IntegerSpace():
             return space.size
@@ -79,7 +86,7 @@ def code_of(name: str, value: int | str, features: FeaturesConfig, assets: Asset
     table = features.table_of(name, features.discrete[name])
     if table not in assets:
         return int(value) + 1
-    known = assets[table].to_pylist()
+    known = assets[table].cast(pa.string()).to_pylist()
     if value not in known:
         raise DataError(f"{value!r} is not in the vocabulary of {name!r}, but strata ask for it. {_few(value, known)}")
     return int(known.index(value)) + 1
@@ -128,27 +135,53 @@ def _carried_mask(path: Path) -> pa.Array:
     return pq.read_table(path).column(0).combine_chunks()
 
 
-def _load_vocabulary(path: str, name: str, place: str) -> pa.Array:
-    where = f"{path}: vocabulary of {name!r}"
+def _vocabulary_files(space: VocabularySpace) -> list[str]:
+    """One file is that file, so that it is missed by its name; a glob all that it matches."""
+    return find_files([space.vocabulary]) if re.search(r"[*?[]", space.vocabulary) else [space.vocabulary]
+
+
+def _load_vocabulary(files: Sequence[str], row: str | None, name: str, place: str) -> pa.Array:
+    """The values that `files` list, in the order of their column `row` if one is named. Raises DataError."""
+    where = f"{files[0]}: vocabulary of {name!r}" + (f" ({len(files)} files)" if len(files) > 1 else "")
+    parts = [_read_vocabulary(file, row, name, place) for file in files]
+    if any(part.schema != parts[0].schema for part in parts):
+        raise DataError(f"{where}: some files hold strings where others hold integers; make them alike")
+    table = pa.concat_tables(parts)
+    values = table.column(0).combine_chunks()
+    if row is not None:
+        numbers = table.column(1)
+        if not pa.types.is_integer(numbers.type) or numbers.null_count or len(numbers.unique()) != len(numbers):
+            raise DataError(f"{where}: column {row!r} must hold a whole number for each value, none of them twice")
+        values = values.take(pc.sort_indices(numbers))
+    if values.null_count:
+        raise DataError(f"{where}: row {values.is_null().to_pylist().index(True)} is null; every row is a string")
+    if len(values.unique()) != len(values):
+        seen: set[str | int] = set()
+        for number, value in enumerate(values.to_pylist()):
+            if value in seen:
+                raise DataError(f"{where}: row {number} repeats {value!r}; each string may stand once")
+            seen.add(value)
+    return values
+
+
+def _read_vocabulary(file: str, row: str | None, name: str, place: str) -> pa.Table:
+    """The column of values, strings or int64, and behind it that of `row`, if one is named."""
+    where = f"{file}: vocabulary of {name!r}"
     try:
-        with open_file(path) as stream:
+        with open_file(file) as stream:
             table = pq.read_table(stream)
     except FileNotFoundError:
         raise DataError(f"{where}: no such file; see {place}.vocabulary") from None
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{where}: not readable as Parquet ({error})") from None
-    if table.num_columns == 0:
+    names = [each for each in table.schema.names if each != row]
+    if not names:
         raise DataError(f"{where}: has no column; its first column must list the known strings")
+    if row is not None and table.schema.names.count(row) != 1:
+        raise DataError(f"{where}: has no one column {row!r}; see {place}.row. {suggest(row, table.schema.names)}")
+    values = table.column(names[0])
     try:
-        values = table.column(0).cast(pa.string()).combine_chunks()
+        values = values.cast(pa.int64() if pa.types.is_integer(values.type) else pa.string())
     except pa.ArrowException:
-        raise DataError(f"{where}: column 0 is {table.schema.types[0]}; it must hold strings") from None
-    if values.null_count:
-        raise DataError(f"{where}: row {values.is_null().to_pylist().index(True)} is null; every row is a string")
-    if len(values.unique()) != len(values):
-        seen: set[str] = set()
-        for row, value in enumerate(values.to_pylist()):
-            if value in seen:
-                raise DataError(f"{where}: row {row} repeats {value!r}; each string may stand once")
-            seen.add(value)
-    return values
+        raise DataError(f"{where}: column 0 is {values.type}; it must hold strings or integers") from None
+    return pa.table([values, table.column(row)], ["value", "row"]) if row is not None else pa.table({"value": values})

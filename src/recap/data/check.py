@@ -13,7 +13,8 @@ from recap.config.node import Path, dotted
 from recap.config.problems import in_order, origin_at
 from recap.config.recap import JobMode, RecapConfig
 from recap.data.analysis import load_analysis
-from recap.data.assets import Assets, code_of, load_assets
+from recap.data.assets import Assets, code_of, discrete_size, load_assets
+from recap.data.pretrained import pretrained_rows
 from recap.data.schema import RowEncoder
 from recap.data.sources.files import find_files
 from recap.data.sources.format import Format
@@ -40,6 +41,20 @@ Parts = dict[Path, RowEncoder]
 """An encoder for every column by itself, by the place that names the column."""
 
 
+def _pretrained_problems(config: RecapConfig, assets: Assets) -> Problems:
+    """Rows of tables that cannot be read, or do not fit, as far as the first of them tell."""
+    spaces = config.features.code_spaces
+    for name, said in config.model.embeddings.items():
+        table = config.features.own_table(name)
+        if said.pretrained is None or (isinstance(spaces[table], VocabularySpace) and table not in assets):
+            continue
+        size = discrete_size(spaces[table], assets.get(table))
+        try:
+            next(pretrained_rows(said.pretrained, name, said.width, size, spaces[table], assets.get(table)), None)
+        except DataError as error:
+            yield ("model", "embeddings", name, "pretrained"), error
+
+
 def _problems(config: RecapConfig) -> Problems:
     assets: dict[str, pa.Array] = {}
     for where, features in _features_with_assets(config.features):
@@ -61,6 +76,7 @@ def _problems(config: RecapConfig) -> Problems:
             pass  # a mask that cannot be read, which is told
         except DataError as error:
             yield ("model", "featurization", "analysis"), error
+    yield from _pretrained_problems(config, assets)
     for path, data in config.data_sets():
         mode = JobMode.TRAIN if data is config.train_data else JobMode.EVALUATE
         job = RowEncoder.for_job(config, assets, mode, data)

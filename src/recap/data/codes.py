@@ -16,13 +16,13 @@ from recap.data.place import Place
 Codes = npt.NDArray[np.int64]
 
 
-def arrow_type(space: CodeSpace) -> pa.DataType | None:
+def arrow_type(space: CodeSpace, vocabulary: pa.Array | None) -> pa.DataType | None:
     """The type to read values as, for formats that do not tell it; none given: as they look."""
     match space:
         case IntegerSpace():
             return pa.int64()
         case VocabularySpace():
-            return pa.string()
+            return pa.string() if vocabulary is None else vocabulary.type
         case HashSpace():
             return None
         case _:
@@ -39,7 +39,7 @@ def codes_of(
 ) -> Codes:
     """[n] values → [n, codes of a value] int64. Raises DataError for values of a wrong type.
 
-    `vocabulary`: the known strings, if the space has one. `name`: what errors call the column. `rows`: those of the
+    `vocabulary`: the known values, if the space has one. `name`: what errors call the column. `rows`: those of the
     values, if a row does not hold one value each.
     """
     match space:
@@ -47,7 +47,7 @@ def codes_of(
             return _integers(values, space, name, place)
         case VocabularySpace():
             assert vocabulary is not None
-            return _strings(values, vocabulary, name, place, rows)
+            return _known(values, vocabulary, name, place, rows)
         case HashSpace():
             return _hashed(values, space, name, place)
         case _:
@@ -67,12 +67,15 @@ def _integers(values: pa.Array, space: IntegerSpace, name: str, place: Place) ->
     return codes[:, None]
 
 
-def _strings(
+def _known(
     values: pa.Array, vocabulary: pa.Array, name: str, place: Place, rows: npt.NDArray[np.int64] | None
 ) -> Codes:
     values = as_text(values, name, place, rows)
-    if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
-        raise place.error(name, f"holds {values.type}; it has a vocabulary, so strings are expected")
+    if pa.types.is_integer(values.type) and pa.types.is_integer(vocabulary.type):
+        values = values.cast(pa.int64(), safe=False)
+    elif not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
+        expected = "integers" if pa.types.is_integer(vocabulary.type) else "strings"
+        raise place.error(name, f"holds {values.type}; it has a vocabulary, so {expected} are expected")
     index = pc.index_in(values, value_set=vocabulary.cast(values.type)).fill_null(-1)
     codes: Codes = index.to_numpy(zero_copy_only=False).astype(np.int64)[:, None] + 1
     return codes

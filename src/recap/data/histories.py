@@ -21,19 +21,20 @@ from recap.data.place import Place
 Integers = npt.NDArray[np.int64]
 
 
-def event_types(name: str, features: FeaturesConfig) -> Iterator[tuple[str, pa.DataType | None]]:
+def event_types(name: str, features: FeaturesConfig, assets: Assets) -> Iterator[tuple[str, pa.DataType | None]]:
     """The columns of a history, and the type to read their values as where a format does not tell it."""
     history = features.histories[name]
-    yield history.ids.column, _type_of(features, f"{name}/ids", history.ids)
+    yield history.ids.column, _type_of(features, assets, f"{name}/ids", history.ids)
     for key, attribute in history.attributes.items():
         if isinstance(attribute, NumberEvents):
             yield attribute.column, pa.float32()
         else:
-            yield attribute.column, _type_of(features, f"{name}/attributes/{key}", attribute)
+            yield attribute.column, _type_of(features, assets, f"{name}/attributes/{key}", attribute)
 
 
-def _type_of(features: FeaturesConfig, name: str, column: SharedCodes) -> pa.DataType | None:
-    return arrow_type(features.code_spaces[features.table_of(name, column)])
+def _type_of(features: FeaturesConfig, assets: Assets, name: str, column: SharedCodes) -> pa.DataType | None:
+    table = features.table_of(name, column)
+    return arrow_type(features.code_spaces[table], assets.get(table))
 
 
 def encode_history(

@@ -6,7 +6,7 @@ Batches of other processes come through shared memory, nothing of them is copied
 import os
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection, parent_process
@@ -16,9 +16,10 @@ import pyarrow as pa
 import torch
 import torch.multiprocessing
 
-from recap.config.data import ProcessesConfig, ReadersConfig, ThreadsConfig
+from recap.config.data import ProcessesConfig, ReadersConfig, ServiceConfig, ThreadsConfig
 from recap.data.batch import assemble
-from recap.data.source import Loaded, Loader, join
+from recap.data.service.client import ServiceClient
+from recap.data.source import Loaded, Loader, Source, join
 from recap.data.sources.formats import Chunk
 from recap.errors import RunError
 
@@ -26,17 +27,30 @@ from recap.errors import RunError
 class Readers:
     """Loads chunks for any number of threads that ask at once."""
 
-    def __init__(self, config: ReadersConfig, loader: Loader, *, cache: bool) -> None:
-        """`cache`: every chunk is read once and then remembered."""
+    def __init__(
+        self,
+        config: ReadersConfig,
+        source: Source,
+        *,
+        cache: bool,
+        name: str,
+        say: Callable[[str], None],
+    ) -> None:
+        """`cache`: every chunk is read once and then remembered.
+
+        `name`: what the data set of `source` is called where others read it; `say` is told of those that go away.
+        """
         self.count = config.count
-        self._loader = loader
+        self._loader: Loader | ServiceClient = source.loader
         self._cache: dict[Chunk, Loaded] | None = {} if cache else None
         self._pool: ProcessPoolExecutor | None = None
         match config:
             case ThreadsConfig():
                 pass
             case ProcessesConfig():
-                self._pool = _start(config.count, loader)
+                self._pool = _start(config.count, source.loader)
+            case ServiceConfig():
+                self._loader = ServiceClient(config, source, name, say)
             case _:
                 assert_never(config)
 
@@ -46,7 +60,7 @@ class Readers:
         return self._cache is not None
 
     def load(self, chunks: Sequence[Chunk]) -> Loaded:
-        """The rows of some chunks, end to end. Raises DataError for bad data, RunError for a process that died."""
+        """The rows of some chunks, end to end. Raises DataError for bad data, RunError where those that read died."""
         if self._cache is None:
             return self._read(chunks)
         for chunk in chunks:

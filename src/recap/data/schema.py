@@ -55,6 +55,7 @@ class RowEncoder:
         self.assets = assets
         self.tasks = tasks or []
         self.labels = labels
+        self.label_columns = {task: said.column or task for task, said in (labels or {}).items()}
         self.rectify = rectify
         self.weigh_samples = weigh_samples
         self.regressions = regressions or {}
@@ -95,7 +96,7 @@ class RowEncoder:
         """The columns this encoder reads, each once."""
         names = list(self.read.columns)
         if self.labels is not None:
-            names += [task for task in self.tasks if task in self.labels]
+            names += [self.label_columns[task] for task in self.tasks if task in self.labels]
             names += self._times
             names += [self.features.user] if self.features.user is not None else []
         return list(dict.fromkeys(names))
@@ -116,13 +117,18 @@ class RowEncoder:
         numbers = [(column.name, column.length, pa.float64()) for column in numeric]
         numbers += [(name, vector.length, pa.float32()) for name, vector in features.vectors.items()]
         spaces = features.code_spaces
+        owners = {name: features.table_of(name, each) for name, each in self.read.discrete.items()}
         numbers += [
-            (name, discrete.length, arrow_type(spaces[features.table_of(name, discrete)]))
-            for name, discrete in self.read.discrete.items()
+            (name, features.discrete[name].length, arrow_type(spaces[table], self.assets.get(table)))
+            for name, table in owners.items()
             if name in self.read.columns
         ]
-        numbers += [(column, -1, kind) for name in features.histories for column, kind in event_types(name, features)]
-        numbers += [(task, 1, pa.float64()) for task in self.labels or ()]
+        numbers += [
+            (column, -1, kind)
+            for name in features.histories
+            for column, kind in event_types(name, features, self.assets)
+        ]
+        numbers += [(column, 1, pa.float64()) for column in self.label_columns.values()]
         numbers += [(name, 1, pa.int64()) for name in self._times]
         known = [(name, length, kind) for name, length, kind in numbers if kind is not None]
         return {name: kind if length == 1 else pa.list_(kind) for name, length, kind in known}
@@ -222,11 +228,12 @@ class RowEncoder:
         labels = np.full((table.num_rows, len(self.tasks)), np.nan, np.float32)
         for position, task in enumerate(self.tasks):
             if task in self.labels:
-                values = self._numbers(table, Column(name=task), place, null=np.nan)
+                column = self.label_columns[task]
+                values = self._numbers(table, Column(name=column), place, null=np.nan)
                 if task in self.regressions:
-                    _check_numbers(values, self.regressions[task], task, place)
+                    _check_numbers(values, self.regressions[task], column, place)
                 else:
-                    _check_zero_or_one(values, task, place, "a label must be 0 or 1, or null", nan=True)
+                    _check_zero_or_one(values, column, place, "a label must be 0 or 1, or null", nan=True)
                 labels[:, position] = self._rectified(values[:, 0], task, table, place)
         return labels
 

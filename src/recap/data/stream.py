@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from recap.config.data import SkipConfig
+from recap.config.data import SkipConfig, ThreadsConfig
 from recap.config.recap import JobMode, RecapConfig
 from recap.data.assets import Assets
 from recap.data.batch import Batch, Pick, assemble
@@ -30,6 +30,7 @@ from recap.runtime import free_memory
 
 _MOST_PARTS = 8
 """Chunks of a window from which batches are gathered as they are; of more, joining them first is less work."""
+
 
 Say = Callable[[str], None]
 """Tells a person something."""
@@ -240,6 +241,17 @@ class BatchStream:
         return _Loaded(parts, place[there], first + there + 1, loaded.faults, window.rows - skip)
 
 
+def open_source(config: RecapConfig, assets: Assets, mode: JobMode, split: str | None = None) -> Source:
+    """The chunks of `train_data`, or of validation set `split`, as a job of this mode reads them. Raises DataError."""
+    data = config.train_data if split is None else config.validation_data[split]
+    return Source(
+        data.source,
+        RowEncoder.for_job(config, assets, mode, data),
+        skip=isinstance(data.on_bad_data, SkipConfig),
+        interleave=config.train_data.interleave_files if mode is JobMode.TRAIN else 1,
+    )
+
+
 def open_stream(
     config: RecapConfig, assets: Assets, mode: JobMode, split: str | None = None, say: Say = say_to_stderr
 ) -> BatchStream:
@@ -250,12 +262,7 @@ def open_stream(
     train = config.train_data if mode is JobMode.TRAIN else None
     data = config.train_data if split is None else config.validation_data[split]
     bad = data.on_bad_data
-    source = Source(
-        data.source,
-        RowEncoder.for_job(config, assets, mode, data),
-        skip=isinstance(bad, SkipConfig),
-        interleave=train.interleave_files if train is not None else 1,
-    )
+    source = open_source(config, assets, mode, split)
     order = RowOrder(
         [chunk.rows for chunk in source.chunks],
         train.shuffle_window_rows if train is not None else 0,
@@ -270,7 +277,13 @@ def open_stream(
     return BatchStream(
         source,
         order,
-        Readers(data.readers, source.loader, cache=data.cache),
+        Readers(
+            ThreadsConfig(kind="threads") if mode is JobMode.INFERENCE else data.readers,
+            source,
+            cache=data.cache,
+            name="train_data" if split is None else split,
+            say=say,
+        ),
         data.global_batch_size,
         epochs=train.num_epochs if train is not None else 1,
         keep_rest=train is None,

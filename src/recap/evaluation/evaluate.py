@@ -33,7 +33,7 @@ def evaluate(
     may raise to give up; the ranker is left in the mode, training or evaluation, in which it came.
     """
     steps = config.training.num_eval_steps
-    suite = MetricSuite(config.tasks, config.which_metrics, config.regressions)
+    suite = MetricSuite(config.tasks, config.which_metrics, config.regressions, config.metrics)
     was_training = ranker.training
     ranker.eval()
     try:

@@ -50,7 +50,7 @@ def evaluate_run(
         raise ConfigError("validation_data: is empty; name at least one data set to evaluate on")
     folder = find_model_dir(run, step)
     model = open_model(folder)
-    asked = config.model_dump(include={"training", "validation_data", "which_metrics", "strata"})
+    asked = config.model_dump(include={"training", "validation_data", "which_metrics", "metrics", "strata"})
     try:
         combined = RecapConfig.model_validate(model.config.model_dump() | asked)
     except ValidationError as error:

@@ -20,7 +20,8 @@ class Strata:
             for name, stratum in config.strata.items()
         }
         self._suites = {
-            name: MetricSuite(config.tasks, config.which_metrics, config.regressions) for name in config.strata
+            name: MetricSuite(config.tasks, config.which_metrics, config.regressions, config.metrics)
+            for name in config.strata
         }
 
     def update(self, probabilities: Tensor, batch: Batch) -> None:

@@ -1,7 +1,7 @@
 """Discrete values → embeddings, learned with the rest of the model; it owns every table, also those of histories."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from recap.config.discrete import SharedTable
 from recap.config.features import FeaturesConfig
 from recap.config.optimizer import DEFAULT
-from recap.data.assets import discrete_columns
+from recap.config.recap import RecapConfig
+from recap.data.assets import Assets, discrete_columns
+from recap.data.pretrained import pretrained_rows
 from recap.model.names import NamedModules
 
 INITIAL_DEVIATION = 0.01
@@ -64,6 +66,12 @@ class DiscreteEmbeddings(nn.Module):
                 self.features[name] = _Feature(owner, columns, discrete.length, codes)
                 self.widths += [self.width_of[owner]] * discrete.length
 
+    def make_gradients_sparse(self) -> None:
+        """From now on the gradient of a table holds only the rows that were looked up."""
+        for table in self.tables.values():
+            assert isinstance(table, nn.Embedding)
+            table.sparse = True
+
     def rows(self, table: str, codes: Tensor) -> Tensor:
         """[…, codes of a value] int64 → […, width] float32: the sum of the rows that a value stands for."""
         found: Tensor = self.tables.named(table)(codes)
@@ -77,6 +85,20 @@ class DiscreteEmbeddings(nn.Module):
     def forward(self, discrete: Tensor) -> Tensor:
         """[B, D] → [B, Σ widths]."""
         return torch.cat([self.of_feature(name, discrete).flatten(1) for name in self.features], dim=1)
+
+
+def load_pretrained(embeddings: DiscreteEmbeddings, config: RecapConfig, assets: Assets) -> None:
+    """Have the rows that `model.embeddings` has from elsewhere stand in their tables. Raises DataError."""
+    spaces = config.features.code_spaces
+    for name, said in config.model.embeddings.items():
+        if said.pretrained is None:
+            continue
+        table = config.features.own_table(name)
+        weight = cast(Tensor, embeddings.tables.named(table).weight)
+        vocabulary, size = assets.get(table), len(weight) - 1
+        for rows in pretrained_rows(said.pretrained, name, said.width, size, spaces[table], vocabulary):
+            with torch.no_grad():
+                weight[torch.from_numpy(rows.codes)] = torch.from_numpy(rows.vectors)
 
 
 def _width(features: FeaturesConfig, widths: Mapping[str, int], table: str) -> int:

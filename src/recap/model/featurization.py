@@ -6,14 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from recap.config.featurization import (
-    BINARY,
     ClipLog1pAbsConfig,
     DoubleNormLogConfig,
     FeaturizationConfig,
     Log1pAbsConfig,
     ZScoreLogConfig,
 )
-from recap.model.layers import BatchRenorm, batch_norm
+from recap.model.layers import BatchRenorm, batch_norm, layer_norm
 
 
 def build_featurization(
@@ -31,11 +30,6 @@ def build_featurization(
             return DoubleNormLog(continuous, joined, config)
         case _:
             assert_never(config)
-
-
-def joined_names(config: FeaturizationConfig) -> list[str]:
-    """What is joined to the continuous values inside a featurization: `binary`, and names of vectors."""
-    return config.join if isinstance(config, DoubleNormLogConfig) else [BINARY]
 
 
 def signed_log(values: Tensor) -> Tensor:
@@ -110,8 +104,7 @@ class DoubleNormLog(nn.Module):
             self.batch_norm = batch_norm(config.batch_norm, continuous)
         self.layer_norm: nn.Module = nn.Identity()
         if config.layer_norm is not None and self.out_features:
-            norm = config.layer_norm
-            self.layer_norm = nn.LayerNorm(self.out_features, eps=norm.epsilon, elementwise_affine=norm.affine)
+            self.layer_norm = layer_norm(config.layer_norm, self.out_features)
 
     def forward(self, continuous: Tensor, joined: Tensor) -> Tensor:
         """[B, C] and [B, J] → [B, C + J]."""

@@ -9,12 +9,13 @@ from torch import Tensor, nn
 class TaskGradients:
     """Gradients of T losses by each of some parameters, summed over micro-batches.
 
-    A parameter is shared if the losses of two tasks or more reach it. Takes the memory of a gradient of these for each
-    task.
+    Frozen parameters are left out. A parameter is shared if the losses of two tasks or more reach it. Takes the memory
+    of a gradient of these for each task.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], tasks: int) -> None:
-        self.parameters, self.tasks = list(parameters), tasks
+        self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
+        self.tasks = tasks
         self.sums: list[list[Tensor | None]] = [[None] * tasks for _ in self.parameters]
         """Of each parameter, by task; None where a task does not reach it."""
 
@@ -27,6 +28,7 @@ class TaskGradients:
         for task in range(self.tasks):
             (slopes,) = torch.autograd.grad(losses[task], leaf, retain_graph=True)  # [B, T]
             reached = [other for other in range(self.tasks) if other == task or bool(slopes[:, other].any())]
+            reached = [other for other in reached if outputs[other].requires_grad]  # not where all it reads is frozen
             found = torch.autograd.grad(
                 [outputs[other] for other in reached],
                 self.parameters,

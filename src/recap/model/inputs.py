@@ -11,7 +11,7 @@ from recap.config.recap import RecapConfig
 from recap.data.assets import Assets, column_width, discrete_columns, discrete_sizes
 from recap.data.batch import Batch
 from recap.model.embeddings import DiscreteEmbeddings
-from recap.model.featurization import build_featurization, joined_names
+from recap.model.featurization import build_featurization
 from recap.model.histories.inputs import Histories
 from recap.model.names import NamedModules
 from recap.model.position import PositionDebias
@@ -45,7 +45,7 @@ class Inputs(nn.Module):
         features, model = config.features, config.model
         lengths = {name: vector.length for name, vector in features.vectors.items()}
         binary = sum(column_width(column, assets) for column in features.binary)
-        joined = joined_names(model.featurization)
+        joined = model.featurization.join
         self.joins_binary = BINARY in joined
         self.joined_vectors = [name for name in lengths if name in joined]
         self.vector_names = [name for name in lengths if name not in joined]
@@ -55,7 +55,7 @@ class Inputs(nn.Module):
             binary * self.joins_binary + sum(lengths[name] for name in self.joined_vectors),
         )
         self.vector_norms = NamedModules({name: nn.LayerNorm(lengths[name]) for name in self.vector_names})
-        sizes, widths = discrete_sizes(features, assets), dict(model.embeddings)
+        sizes, widths = discrete_sizes(features, assets), model.widths
         self.position: PositionDebias | None = None
         if model.position_debias is not None:
             feature = model.position_debias.feature

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from recap.config.network import BatchNormConfig, DropoutConfig
+from recap.config.network import BatchNormConfig, DropoutConfig, LayerNormConfig
 
 
 def linear(in_features: int, out_features: int, *, bias: bool = True, exact: bool = False) -> nn.Linear:
@@ -32,6 +32,14 @@ class ExactLinear(nn.Linear):
             return super().forward(input)
         with torch.autocast(input.device.type, enabled=False):
             return super().forward(input.float())
+
+
+def layer_norm(config: LayerNormConfig, features: int) -> nn.LayerNorm:
+    """LayerNorm over the features of a row, [B, features]."""
+    norm = nn.LayerNorm(features, config.epsilon, config.affine is not False, bias=config.affine != "scale")
+    if config.affine == "shift":
+        norm.register_parameter("weight", None)
+    return norm
 
 
 DROP_RATE = 0.1
@@ -89,7 +97,8 @@ class BatchRenorm(nn.Module):
 class Mlp(nn.Module):
     """Linear → BatchNorm → ReLU → Dropout for every layer but the last: [B, in_features] → [B, layer_sizes[-1]].
 
-    The last layer is Linear, followed by ReLU and Dropout only with `final_layer_activation`.
+    The last layer is Linear, followed by ReLU and Dropout only with `final_layer_activation`, and by BatchNorm only
+    with `final_layer_batch_norm`.
     """
 
     def __init__(
@@ -101,6 +110,7 @@ class Mlp(nn.Module):
         *,
         final_layer_activation: bool = False,
         exact_output: bool = False,
+        final_layer_batch_norm: bool = False,
     ) -> None:
         """`exact_output`: the last layer stays in float32 where others are cast."""
         super().__init__()
@@ -110,6 +120,8 @@ class Mlp(nn.Module):
             last = index == len(layer_sizes) - 1
             layers.append(linear(in_features, size, exact=exact_output and last))
             if batch_norm_config is not None and not last:
+            layers.append(linear(in_features, size))
+            if batch_norm_config is not None and (final_layer_batch_norm or not last):
                 layers.append(batch_norm(batch_norm_config, size))
             if final_layer_activation or not last:
                 layers.append(nn.ReLU())

@@ -1,7 +1,7 @@
 """The ranker: a `Batch` in, a probability or a value for every task out. The one path that every job uses."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -42,9 +42,18 @@ class Ranker(nn.Module):
         tasks = zip(config.model.tasks.items(), self.cascade.layouts, strict=True)
         self.towers = NamedModules({name: Tower(task, layout) for (name, task), layout in tasks})
         self.predictions = Predictions(config.model.tasks)
+        self.in_evaluation: list[nn.Module] = []
+        """Modules of this one that stay in evaluation mode while it is trained."""
         self.sampling_ratios: Tensor
         ratios = sampling_ratios(config.train_data, config.tasks)
         self.register_buffer("sampling_ratios", ratios, persistent=False)  # [T], told by the configuration
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of all modules, but of those `in_evaluation`."""
+        super().train(mode)
+        for module in self.in_evaluation:
+            module.eval()
+        return self
 
     def forward(self, batch: Batch) -> RankerOutput:
         """Score the rows of `batch`; its labels are not read."""

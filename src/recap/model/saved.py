@@ -23,6 +23,7 @@ from recap.data.assets import (
 )
 from recap.errors import CheckpointError, ConfigError
 from recap.model.directory import MANIFEST, verify
+from recap.model.embeddings import load_pretrained
 from recap.model.featurization import ZScoreLog
 from recap.model.ranker import Ranker
 
@@ -49,12 +50,13 @@ def build_ranker(config: RecapConfig, assets: Assets) -> Ranker:
 
 
 def new_ranker(config: RecapConfig, assets: Assets) -> Ranker:
-    """A ranker to train: fresh weights, and what its featurization knows of the data. Raises DataError."""
+    """A ranker to train: fresh weights, and what is known of the data and of tables. Raises DataError."""
     ranker, featurization = build_ranker(config, assets), config.model.featurization
     if isinstance(featurization, ZScoreLogConfig):
         means, deviations = map(torch.from_numpy, load_analysis(featurization.analysis, config.features, assets))
         assert isinstance(ranker.inputs.featurization, ZScoreLog)
         ranker.inputs.featurization.set_analysis(means, deviations)
+    load_pretrained(ranker.inputs.embeddings, config, assets)
     return ranker
 
 
@@ -97,7 +99,16 @@ def _refuse_other_weights(changes: Mapping[Path_, tuple[Any, Any]], folder: Path
 def load_weights(ranker: Ranker, folder: Path) -> None:
     """Load the weights in `folder` into `ranker`. Raises CheckpointError that lists what does not fit."""
     found = load_file(folder / WEIGHTS)
-    expected = ranker.state_dict()
+    if shown := misfits(found, ranker.state_dict()):
+        raise CheckpointError(
+            f"{folder / WEIGHTS}: the weights are of another model; give it the features and model it was trained "
+            f"with:\n  {shown}"
+        )
+    ranker.load_state_dict(found)
+
+
+def misfits(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
+    """In which names and shapes weights differ from those of a model, the first ten a line each; "" if in none."""
     problems = [f"{name} is missing" for name in expected if name not in found]
     problems += [f"{name} has no place in this model" for name in found if name not in expected]
     problems += [
@@ -105,13 +116,7 @@ def load_weights(ranker: Ranker, folder: Path) -> None:
         for name, tensor in expected.items()
         if name in found and found[name].shape != tensor.shape
     ]
-    if problems:
-        shown = "\n  ".join(problems[:10]) + (f"\n  and {len(problems) - 10} more" if len(problems) > 10 else "")
-        raise CheckpointError(
-            f"{folder / WEIGHTS}: the weights are of another model; give it the features and model it was trained "
-            f"with:\n  {shown}"
-        )
-    ranker.load_state_dict(found)
+    return "\n  ".join(problems[:10]) + (f"\n  and {len(problems) - 10} more" if len(problems) > 10 else "")
 
 
 def checkpoint_path(run: Path, step: int) -> Path:

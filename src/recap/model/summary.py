@@ -1,12 +1,21 @@
 """What a model is made of and what it costs, without its data: parameters, FLOPs and memory, module by module."""
 
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, assert_never
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from recap.config.algorithms import (
+    AdagradConfig,
+    AdamConfig,
+    AdamWConfig,
+    RowwiseAdagradConfig,
+    SgdConfig,
+    TableAlgorithmConfig,
+)
 from recap.config.recap import JobMode, RecapConfig
 from recap.data.assets import Assets
 from recap.data.batch import Batch
@@ -16,8 +25,6 @@ from recap.model.saved import build_ranker
 
 ROWS = 8
 """Of the synthetic batches; what is said of an example does not depend on it."""
-_MOMENTS = {"adam": 2}
-"""Numbers that an optimizer keeps of each parameter."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +52,9 @@ class ModelSummary:
     weight_bytes: int
     """Parameters and buffers, as the weights file holds them."""
     gradient_bytes: int
-    moment_bytes: int | None
-    """What the optimizer keeps beside them; none: not known of this algorithm."""
+    """Of all parameters, but for tables whose gradients are sparse: those hold the rows of a batch alone."""
+    moment_bytes: int
+    """What the optimizer keeps beside them."""
     activation_bytes: int
     """Of one example in training: what is kept for the backward pass."""
 
@@ -58,20 +66,44 @@ class ModelSummary:
 def summarise(config: RecapConfig, assets: Assets) -> ModelSummary:
     """The model of a configuration with fresh weights, run over rows of zeros."""
     ranker = build_ranker(config, assets)
-    parameters = list(ranker.parameters())
-    parameter_bytes = sum(each.numel() * each.element_size() for each in parameters)
-    moments = _MOMENTS.get(config.optimizer.algorithm.kind)
+    parameters, said = list(ranker.parameters()), config.optimizer
+    tables = set(ranker.inputs.embeddings.parameters()) if said.tables is not None else set()
+    others = [each for each in parameters if each not in tables]
+    kept = _moments(said.algorithm, others)
+    if said.tables is not None:
+        kept += _moments(said.tables.algorithm, tables)
+    with_gradients = others if said.tables is not None and said.tables.sparse else parameters
     few, more = (_kept_bytes(ranker.train(), synthetic_batch(config, assets, rows)) for rows in (ROWS, 2 * ROWS))
     model = _modules(ranker.eval(), synthetic_batch(config, assets, ROWS))
     return ModelSummary(
         model=model,
         parameters=sum(each.numel() for each in parameters),
         flops=model.flops,
-        weight_bytes=sum(tensor.numel() * tensor.element_size() for tensor in ranker.state_dict().values()),
-        gradient_bytes=parameter_bytes,
-        moment_bytes=None if moments is None else moments * parameter_bytes,
+        weight_bytes=_bytes(ranker.state_dict().values()),
+        gradient_bytes=_bytes(with_gradients),
+        moment_bytes=kept,
         activation_bytes=(more - few) // ROWS,
     )
+
+
+def _moments(algorithm: TableAlgorithmConfig, parameters: Collection[Tensor]) -> int:
+    """Bytes that an algorithm keeps of these parameters."""
+    whole = _bytes(parameters)
+    match algorithm:
+        case AdamConfig() | AdamWConfig():
+            return 2 * whole
+        case SgdConfig():
+            return whole if algorithm.momentum else 0
+        case AdagradConfig():
+            return whole
+        case RowwiseAdagradConfig():
+            return _bytes(each[:, 0] for each in parameters)
+        case _:
+            assert_never(algorithm)
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(each.numel() * each.element_size() for each in tensors)
 
 
 def synthetic_batch(config: RecapConfig, assets: Assets, rows: int) -> Batch:

@@ -26,6 +26,7 @@ from recap.model.saved import (
     load_weights,
     write_model,
 )
+from recap.training.average import WeightAverage
 from recap.training.balancing import Balancing
 from recap.training.optimizer import ScheduledOptimizer
 from recap.training.watch import WatchState
@@ -33,6 +34,8 @@ from recap.training.watch import WatchState
 OPTIMIZER = "optimizer.safetensors"
 BALANCING = "balancing.safetensors"
 """Where the balancing of tasks learns something."""
+RAW_WEIGHTS = "raw_weights.safetensors"
+"""What training goes on with, where the weights of the model are averages."""
 
 
 @dataclass
@@ -84,10 +87,20 @@ class Checkpoints:
         steps = checkpoint_steps(self.run)
         return checkpoint_path(self.run, steps[-1]) if steps else None
 
-    def save(self, model: SavedModel, optimizer: ScheduledOptimizer, balancing: Balancing, state: RunState) -> None:
+    def save(
+        self,
+        model: SavedModel,
+        optimizer: ScheduledOptimizer,
+        balancing: Balancing,
+        average: WeightAverage,
+        state: RunState,
+    ) -> None:
         """Write the checkpoint of `state.step`, then drop the oldest beyond `checkpoint_max_to_keep`, but the best."""
         with whole_directory(checkpoint_path(self.run, state.step)) as folder:
-            write_model(folder, model)
+            with average.applied():
+                write_model(folder, model)
+            if raw := average.state_dict():
+                save_file(raw, folder / RAW_WEIGHTS)
             save_file(optimizer.state_dict(), folder / OPTIMIZER)
             if balanced := balancing.state_dict():
                 save_file(balanced, folder / BALANCING)
@@ -97,13 +110,22 @@ class Checkpoints:
             if step != state.best_step:
                 shutil.rmtree(checkpoint_path(self.run, step))
 
-    def restore(self, folder: Path, model: SavedModel, optimizer: ScheduledOptimizer, balancing: Balancing) -> RunState:
+    def restore(
+        self,
+        folder: Path,
+        model: SavedModel,
+        optimizer: ScheduledOptimizer,
+        balancing: Balancing,
+        average: WeightAverage,
+    ) -> RunState:
         """Bring back the checkpoint in `folder`. Raises CheckpointError that names what is damaged."""
         try:
             verify(folder)
         except CheckpointError as error:
             raise CheckpointError(f"{error} (delete {folder} to resume from the one before it)") from None
         load_weights(model.ranker, folder)
+        if (folder / RAW_WEIGHTS).exists():
+            average.load_state_dict(load_file(folder / RAW_WEIGHTS))
         optimizer.load_state_dict(load_file(folder / OPTIMIZER))
         if (folder / BALANCING).exists():
             balancing.load_state_dict(load_file(folder / BALANCING))
@@ -147,9 +169,11 @@ FREE = {
     "training.save_dir",
     "training.num_train_steps",
     "training.initial_checkpoint_dir",
+    "training.initial_weights",
     "training.checkpoint_every_n",
     "training.checkpoint_max_to_keep",
     "training.train_log_every_n",
+    "training.log_norms",
     "training.num_eval_steps",
     "training.eval_log_every_n",
     "training.eval_timeout_in_s",
@@ -161,6 +185,7 @@ FREE = {
     "train_data.cache",
     "validation_data",
     "which_metrics",
+    "metrics",
     "strata",
     "scoring",
 }

@@ -11,16 +11,18 @@ from recap.data.batch import Batch
 from recap.errors import RunError
 from recap.model.ranker import Ranker
 from recap.runtime import Runtime, seed_torch
+from recap.training.average import WeightAverage
 from recap.training.balancing import Balancing
+from recap.training.clipping import clip_gradients
 from recap.training.optimizer import ScheduledOptimizer
 
 
 class NotFinite(RunError):
-    """The loss of some tasks is not finite; the weights were not moved."""
+    """Losses or gradients are not finite; the weights were not moved."""
 
-    def __init__(self, step: int, tasks: list[str]) -> None:
+    def __init__(self, step: int, what: str) -> None:
         super().__init__(
-            f"step {step}: the loss of {', '.join(tasks)} is not finite; the weights were not moved. "
+            f"step {step}: {what} is not finite; the weights were not moved. "
             "Lower the learning rates, lengthen their ramp, or look for extreme values in vector columns"
         )
 
@@ -34,11 +36,15 @@ class TrainStep:
         ranker: Ranker,
         balancing: Balancing,
         optimizer: ScheduledOptimizer,
+        average: WeightAverage,
         runtime: Runtime,
     ) -> None:
         self.seed, self.parts = config.training.seed, config.training.gradient_accumulation or 1
-        self.tasks = config.tasks
+        self.tasks, self.clipping = config.tasks, config.optimizer.clip_gradients
+        self.gradient_norm: float | None = None
+        """Of the last step, before its gradients were clipped; None where they are not."""
         self.ranker, self.balancing, self.optimizer, self.runtime = ranker, balancing, optimizer, runtime
+        self.average = average
 
     def __call__(self, batch: Batch, step: int, rates: Mapping[str, float]) -> Tensor:
         """Do step number `step`, from 1 on, at these rates; its losses, [T] float64. Raises NotFinite."""
@@ -52,10 +58,21 @@ class TrainStep:
             losses += per_task.cpu().double() * share
         bad = [task for task, loss in zip(self.tasks, losses.tolist(), strict=True) if not math.isfinite(loss)]
         if bad:
-            raise NotFinite(step, bad)
+            raise NotFinite(step, f"the loss of {', '.join(bad)}")
         self.balancing.finish(losses)
+        self._clip(step)
         self.optimizer.step(rates)
+        self.average.update(step)
         return losses
+
+    def _clip(self, step: int) -> None:
+        """Clip the gradients if that is asked for. Raises NotFinite."""
+        if self.clipping is None:
+            return
+        parameters = [*self.ranker.parameters(), *self.balancing.parameters().values()]
+        self.gradient_norm = clip_gradients(self.clipping, parameters)
+        if not math.isfinite(self.gradient_norm):
+            raise NotFinite(step, "the norm of all gradients")
 
 
 def split_rows(batch: Batch, count: int) -> Iterator[Batch]:

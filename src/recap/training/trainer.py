@@ -12,16 +12,20 @@ from recap.data.stream import open_stream, refuse_caches_that_do_not_fit
 from recap.errors import DataError, RunError
 from recap.evaluation.strata import Strata
 from recap.model.directory import verify
-from recap.model.saved import CONFIG, SavedModel, checkpoint_path, find_model_dir, load_weights, new_ranker
+from recap.model.saved import CONFIG, SavedModel, checkpoint_path, find_model_dir, new_ranker
 from recap.runtime import seed_torch, start_runtime
 from recap.tracking import Reporter, open_trackers
+from recap.training.average import WeightAverage
 from recap.training.balancing import build_balancing
 from recap.training.checkpoint import Checkpoints, RunState, check_resumable, locked
 from recap.training.evaluations import Evaluations, Stopped
+from recap.training.frozen import freeze
 from recap.training.log import TrainLog
+from recap.training.norms import weight_norms
 from recap.training.optimizer import ScheduledOptimizer
 from recap.training.signals import Interrupted, collected_signals
 from recap.training.step import NotFinite, TrainStep
+from recap.training.warm_start import start_from
 from recap.training.watch import Watch
 
 
@@ -55,10 +59,12 @@ class Trainer:
         refuse_caches_that_do_not_fit({"train_data": self.stream, **validation})
         seed_torch(config.training.seed, 0)
         ranker = new_ranker(config, assets).to(self.runtime.device)
+        freeze(ranker, config.optimizer.frozen)
         self.model = SavedModel(config, assets, ranker)
         self.balancing = build_balancing(config, ranker, self.runtime.device)
         self.optimizer = ScheduledOptimizer(config, ranker, self.balancing.parameters())
-        self.train_step = TrainStep(config, ranker, self.balancing, self.optimizer, self.runtime)
+        self.average = WeightAverage(config.training.ema, ranker)
+        self.train_step = TrainStep(config, ranker, self.balancing, self.optimizer, self.average, self.runtime)
         self.evaluations = Evaluations(config, ranker, validation, self.runtime, reporter, signals)
         self.save_dir = Path(config.training.save_dir)
         self.checkpoints = Checkpoints(self.save_dir)
@@ -126,9 +132,16 @@ class Trainer:
         state = self.state
         if not self._due(self.config.training.train_log_every_n) or not state.loss_steps:
             return
-        record = self.log.record(self.optimizer.rates(state.step - 1, self.watch.cut), self.balancing.task_weights())
+        rates = self.optimizer.rates(state.step - 1, self.watch.cut)
+        record = {**self.log.record(rates, self.balancing.task_weights()), **self._norms()}
         self.trackers.log(record)
         self.reporter.logged(record)
+
+    def _norms(self) -> dict[str, float]:
+        """What a record says of the norms of gradients and weights."""
+        norm = self.train_step.gradient_norm
+        found = {} if norm is None else {"gradient_norm": norm}
+        return found | (weight_norms(self.model.ranker) if self.config.training.log_norms else {})
 
     def _evaluate_if_due(self) -> bool:
         """Evaluate all validation sets if this step asks for it; say whether it was done."""
@@ -137,7 +150,8 @@ class Trainer:
             return False
         started = time.monotonic()
         try:
-            evaluations = self.evaluations(state.step, self.trackers)
+            with self.average.applied():
+                evaluations = self.evaluations(state.step, self.trackers)
         except Stopped:
             return False
         if self.watch.see(evaluations):
@@ -161,7 +175,7 @@ class Trainer:
 
     def _save(self) -> None:
         self.state.stream = self.stream.state_dict()
-        self.checkpoints.save(self.model, self.optimizer, self.balancing, self.state)
+        self.checkpoints.save(self.model, self.optimizer, self.balancing, self.average, self.state)
 
     def _restore(self, accept_changed_data: bool) -> RunState:
         """The state of the latest checkpoint, or of a new run: fresh or warm-started weights."""
@@ -171,10 +185,12 @@ class Trainer:
             if warm_start is not None:
                 folder = find_model_dir(Path(warm_start))
                 verify(folder)
-                load_weights(self.model.ranker, folder)
+                for line in start_from(folder, self.model.ranker, self.config.training.initial_weights):
+                    self.reporter.say(line)
+                self.average.restart()
             return RunState()
         for change in check_resumable(latest, self.config, self.model.assets):
             self.reporter.say(f"changed since {latest.name}: {change}")
-        state = self.checkpoints.restore(latest, self.model, self.optimizer, self.balancing)
+        state = self.checkpoints.restore(latest, self.model, self.optimizer, self.balancing, self.average)
         self.stream.load_state_dict(state.stream, accept_changes=accept_changed_data)
         return state

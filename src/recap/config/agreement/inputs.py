@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 
 from recap.config.agreement.shared import is_position, unknown
 from recap.config.base import Disagreements
-from recap.config.discrete import IntegerCodes, SharedTable
+from recap.config.discrete import HashSpace, IntegerCodes, SharedTable
 from recap.config.features import FeaturesConfig
-from recap.config.featurization import BINARY, DoubleNormLogConfig
+from recap.config.featurization import BINARY
 from recap.config.histories import HistoryColumns, PoolingConfig
 from recap.config.keys import suggest
 from recap.config.node import Path
@@ -20,12 +20,15 @@ if TYPE_CHECKING:
 def column_problems(config: "RecapConfig") -> Disagreements:
     """Columns with two roles, or none at all."""
     features = config.features
+    labels = {said.column: task for _, data in config.data_sets() for task, said in data.tasks.items() if said.column}
     seen: set[str] = set()
     for path, name in _input_columns(features):
         if name in seen:
             yield path, f"column {name!r} is declared twice; each column has one role"
         if name in config.model.tasks:
             yield path, f"{name!r} is a task, so its column is a label and cannot be a feature"
+        elif name in labels:
+            yield path, f"{name!r} is the label of {labels[name]!r}, and cannot be a feature"
         seen.add(name)
     if not seen:
         yield ("features",), "no column feeds the model; name some under continuous, binary, discrete or vectors"
@@ -52,7 +55,7 @@ def _input_columns(features: FeaturesConfig) -> Iterator[tuple[Path, str]]:
 
 def embedding_problems(config: "RecapConfig") -> Disagreements:
     """Tables without a width, and widths without a table."""
-    features, widths = config.features, config.model.embeddings
+    features, widths = config.features, config.model.widths
     owners = {name: "discrete feature" for name, each in features.discrete.items() if not isinstance(each, SharedTable)}
     owners |= {name: "history" for name, each in features.histories.items() if not isinstance(each.ids, SharedTable)}
     sharing = {name: each.table for name, each in features.discrete.items() if isinstance(each, SharedTable)}
@@ -71,6 +74,24 @@ def embedding_problems(config: "RecapConfig") -> Disagreements:
             yield ("model", "embeddings", name), why
         elif name not in owners and name != DEFAULT:
             yield ("model", "embeddings", name), unknown(name, "discrete feature", list(owners))
+    yield from _pretrained_problems(config)
+
+
+def _pretrained_problems(config: "RecapConfig") -> Disagreements:
+    """Rows that were learned elsewhere, of no one table, or of hashes."""
+    features = config.features
+    for name, table in config.model.embeddings.items():
+        path: Path = ("model", "embeddings", name, "pretrained")
+        if table.pretrained is None:
+            continue
+        space = features.code_spaces.get(features.own_table(name))
+        if name == DEFAULT:
+            yield path, "'default' stands for several tables; say of each by its name what it starts from"
+        elif isinstance(space, HashSpace):
+            yield (
+                path,
+                f"{name!r} is hashed, so that values share rows and none can have a vector; give it a vocabulary",
+            )
 
 
 def history_problems(config: "RecapConfig") -> Disagreements:
@@ -89,7 +110,7 @@ def history_problems(config: "RecapConfig") -> Disagreements:
         if not isinstance(encoder, PoolingConfig):
             yield from (((*place, "target"), text) for text in _target_problems(config, name, history, encoder.target))
         for table in _tables_of(history, name):
-            if config.model.embeddings.get(table, config.model.embeddings.get(DEFAULT)) == 0:
+            if config.model.widths.get(table, config.model.widths.get(DEFAULT)) == 0:
                 where = table if table in config.model.embeddings else DEFAULT
                 text = f"width 0 leaves out the table of {table!r}, which history {name!r} reads; give it a width"
                 yield ("model", "embeddings", where), text
@@ -127,8 +148,6 @@ def _target_problems(config: "RecapConfig", name: str, history: HistoryColumns, 
 def join_problems(config: "RecapConfig") -> Disagreements:
     """Names to join that are neither binary nor a vector."""
     featurization, path = config.model.featurization, ("model", "featurization", "join")
-    if not isinstance(featurization, DoubleNormLogConfig):
-        return
     known = [BINARY, *config.features.vectors]
     for index, name in enumerate(featurization.join):
         if name not in known:

@@ -57,7 +57,7 @@ def _networks(config: "RecapConfig") -> Iterator[tuple[Path, Any, bool]]:
 
 def _embedding_widths(config: "RecapConfig") -> dict[str, int]:
     """Of each discrete feature that has an embedding."""
-    said = config.model.embeddings
+    said = config.model.widths
     owners = {
         name: discrete.table if isinstance(discrete, SharedTable) else name
         for name, discrete in config.features.discrete.items()

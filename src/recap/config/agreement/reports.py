@@ -6,7 +6,7 @@ from recap.config.agreement.shared import unknown
 from recap.config.base import Disagreements
 from recap.config.discrete import HashSpace, IntegerSpace, VocabularySpace
 from recap.config.keys import suggest
-from recap.config.metrics import BINARY_METRICS, REGRESSION_METRICS
+from recap.config.metrics import BINARY_METRICS, GROUPED_METRICS, REGRESSION_METRICS
 
 if TYPE_CHECKING:
     from recap.config.recap import RecapConfig
@@ -34,8 +34,8 @@ def watch_problems(config: "RecapConfig") -> Disagreements:
         return
     if config.which_metrics is not None and watch.metric not in config.which_metrics:
         yield (*path, "metric"), f"{watch.metric!r} is not among which_metrics; add it there"
-    if watch.metric == "grouped_auc" and config.features.user is None:
-        yield (*path, "metric"), "grouped_auc needs features.user; name the column there"
+    if watch.metric in GROUPED_METRICS and config.features.user is None:
+        yield (*path, "metric"), f"{watch.metric} needs features.user; name the column there"
     chosen = config.validation_data[watch.split].evaluation_tasks
     evaluated = config.tasks if chosen is None else chosen
     for index, task in enumerate(watch.tasks or []):

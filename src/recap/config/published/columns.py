@@ -1,7 +1,7 @@
 """The columns of a data set in the published form: under which names they are stored, and how long they are."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -16,13 +16,25 @@ VECTORS = ("user_embedding", "user_eng_embedding", "author_embedding")
 """The pretrained vectors that the published model knows by name, in the order of its input."""
 LENGTHS = {"continuous": 6000, "binary": 512, **dict.fromkeys(VECTORS, 200)}
 """The published layout, for a schema that is not at hand."""
+ROLES = ("continuous", "binary", "discrete")
+"""Columns that are no vectors."""
 _MANTISSA = 23
 _USER = ("meta.user_id", "meta__user_id")
 
 
-def find_columns(data: Data, tables: Sequence[SmallTable], path: Path, remark: Say, refuse: Say) -> dict[str, Any]:
-    """The section `features` for the data set whose `seg_dense_schema` is at `path`, with embeddings of `tables`.
+def find_columns(
+    data: Data,
+    tables: Sequence[SmallTable],
+    large: Mapping[str, Any],
+    joined: Sequence[str],
+    path: Path,
+    remark: Say,
+    refuse: Say,
+) -> dict[str, Any]:
+    """The section `features` for the data set whose `seg_dense_schema` is at `path`.
 
+    With embeddings of `tables`, which read single codes, and of `large` ones, each of a column of its own; what is
+    `joined` to the continuous features and has no other role is a vector.
     A renamed feature is the column it is stored in. Every feature that the model does not read is carried.
     """
     said = data.seg_dense_schema
@@ -34,8 +46,7 @@ def find_columns(data: Data, tables: Sequence[SmallTable], path: Path, remark: S
     codes = columns.pop("discrete", "discrete")
     if "discrete" in (*said.features, *said.renamed_features) and not tables:
         remark(path, "discrete is left out: nothing in the model reads it")
-    for task in data.tasks.keys() & said.renamed_features.keys():
-        refuse((*path, "renamed_features", task), "not built yet: a label column has the name of its task")
+    labels = {columns.pop(task, task) for task in data.tasks}
     found: dict[str, Any] = {}
     for name in ("continuous", "binary"):
         if name in columns:
@@ -47,24 +58,25 @@ def find_columns(data: Data, tables: Sequence[SmallTable], path: Path, remark: S
     found["discrete"] = {
         table.name: {"size": table.num_embeddings, "of": {"column": codes, "index": table.index}} for table in tables
     }
-    vectors = [name for name in VECTORS if name in columns]
+    found["discrete"] |= large
+    vectors = [name for name in dict.fromkeys((*VECTORS, *joined)) if name in columns and name not in ROLES]
     found["vectors"] = {}
     for name in vectors:
         length, held = _length(name, columns[name], schema, path, refuse), _held(name, data, path, refuse)
         found["vectors"][columns[name]] = {"length": length, **held} if held else length
     # The stored column of a feature that the model reads, and a label, are not carried too.
-    known = {columns[name] for name in LENGTHS if name in columns} | data.tasks.keys()
+    known = {columns[name] for name in (*LENGTHS, *vectors) if name in columns} | labels | large.keys()
     carried: dict[str, str] = {}
     for name, column in columns.items():
-        if name not in LENGTHS and column not in known:
+        if column not in known and name not in LENGTHS:
             carried[column] = name
-    users = [column for column, name in carried.items() if name in _USER or column in _USER]
+    users = [column for name, column in columns.items() if name in _USER or column in _USER]
     found["ids"] = [column for column in carried if column not in users[:1]]
     found["ids"] += list(_extracted(data, columns | {"discrete": codes}, path, refuse))
     if found["ids"]:
         shown = ", ".join(each if isinstance(each, str) else each["name"] for each in found["ids"])
         remark(path, f"carried to the predictions, as nothing in the model reads them: {shown}")
-    unread = [name for name in (*said.mask_mantissa_features, *data.dtypes) if name not in LENGTHS]
+    unread = [name for name in (*said.mask_mantissa_features, *data.dtypes) if name not in (*LENGTHS, *vectors)]
     if unread:
         remark(path, f"left as they are stored, as no number of theirs is read by the model: {', '.join(unread)}")
     found["user"] = users[0] if users else None
@@ -108,8 +120,11 @@ def _read_schema(file: FilePath, path: Path, remark: Say, refuse: Say) -> dict[s
 
 
 def _length(name: str, column: str, schema: dict[str, Any] | None, path: Path, refuse: Say) -> int:
-    if schema is None:
+    if schema is None and name in LENGTHS:
         return LENGTHS[name]
+    if schema is None:
+        refuse((*path, "schema_path"), f"cannot be read, and no published layout tells the length of {name!r}")
+        return 1
     entry = schema.get(column, {})
     length, dtype = entry.get("length"), entry.get("dtype")
     if isinstance(length, int) and length > 0 and dtype in ("float_list", "int64_list"):

@@ -15,9 +15,11 @@ from recap.config.optimizer import DEFAULT
 from recap.config.problems import disagreements, in_order, origin_at, validate
 from recap.config.published.columns import find_columns
 from recap.config.published.data_sets import DataSets
-from recap.config.published.form import METRIC_ALIASES, LearningRate, PublishedConfig, metric_names
+from recap.config.published.form import METRIC_ALIASES, Optimizer, PublishedConfig, hit_ranks, metric_names
 from recap.config.published.inputs import InputsConverter, accepted_epsilon
+from recap.config.published.large import LargeTables
 from recap.config.published.model import Mlp, SmallTable, TaskModel
+from recap.config.published.rates import LearningRate, rate_of
 from recap.config.published.tree import TreeBuilder
 from recap.config.recap import RecapConfig
 from recap.config.yaml_file import render
@@ -88,6 +90,8 @@ class _Converter:
         if published.which_metrics is not None:
             names = [METRIC_ALIASES.get(name, name) for name in metric_names(published.which_metrics)]
             sections["which_metrics"] = self.tree.made(names, ("which_metrics",))
+            ranks = hit_ranks(published.which_metrics)
+            sections["metrics"] = self.tree.made({"hit_at": ranks}, ("which_metrics",)) if ranks else None
         sections["strata"] = self._inputs.strata()
         return self.tree.mapping((), sections)
 
@@ -98,18 +102,29 @@ class _Converter:
             value = getattr(self.published.training, name)
             if self.tree.stated(("training", name)) and value is not None and is_due(value):
                 self.tree.remark(("training", name), text)
-        return self.tree.copied(("training",))
+        copied, norms = self.tree.copied(("training",)), self._large.log_norms()
+        if norms is None:
+            return copied
+        return self.tree.mapping(("training",), {**(copied.value if copied is not None else {}), "log_norms": norms})
 
     def _features(self) -> Node:
         path: Path = ("train_data", "seg_dense_schema")
         tables = [*self._tables, *self._inputs.codes()]
-        columns = find_columns(self.published.train_data, tables, path, self.tree.remark, self.tree.refuse)
+        large = self._large.features()
+        said = self.published.model.featurization_config
+        joined = said.feature_names_to_concat if said is not None else []
+        say = self.tree.remark, self.tree.refuse
+        columns = find_columns(self.published.train_data, tables, large, joined, path, *say)
         entries = {name: self.tree.made(value, path) for name, value in columns.items() if value}
         return self.tree.mapping(path, entries)
 
     @property
     def _inputs(self) -> InputsConverter:
         return InputsConverter(self.tree, self.published, self._tables)
+
+    @property
+    def _large(self) -> LargeTables:
+        return LargeTables(self.tree, self.published)
 
     @property
     def _tables(self) -> list[SmallTable]:
@@ -119,6 +134,10 @@ class _Converter:
     def _model(self) -> Node:
         model = self.published.model
         widths = {table.name: table.embedding_dim for table in self._tables} | self._inputs.unembedded()
+        widths |= self._large.widths()
+        told_in = next(
+            (name for name in ("small_embeddings", "large_embeddings") if getattr(model, name)), "stratifiers"
+        )
         if self._tables:
             text = "a code that a table has no row for is unknown, and shares one row; the published code failed there"
             self.tree.remark(("model", "small_embeddings"), text)
@@ -135,9 +154,7 @@ class _Converter:
             ("model",),
             {
                 "featurization": self._inputs.featurization(),
-                "embeddings": self.tree.made(widths, ("model", "small_embeddings" if self._tables else "stratifiers"))
-                if widths
-                else None,
+                "embeddings": self.tree.made(widths, ("model", told_in)) if widths else None,
                 "position_debias": self._inputs.position_debias(),
                 "backbone": backbone,
                 "sharing": self.tree.made({"kind": model.multi_task_type}, ("model", "multi_task_type")),
@@ -182,6 +199,8 @@ class _Converter:
                 entries = self._mlp(at, mlp, to_logit=to_logit)
                 if to_logit:  # what was a hidden layer is the last one here, and keeps its ReLU
                     entries["final_layer_activation"] = self.tree.made(True, at)
+                    if mlp.batch_norm is not None:
+                        entries["final_layer_batch_norm"] = self.tree.made(True, at)
                 found[name] = self.tree.mapping(at, entries)
         return found
 
@@ -211,32 +230,40 @@ class _Converter:
 
     def _optimizer(self) -> Node:
         said = self.published.optimizer
-        adam_path: Path = ("optimizer", "adam")
-        adam = self.tree.copies(adam_path, "beta_1", "beta_2", "epsilon")
-        adam["epsilon"] = accepted_epsilon(self.tree, (*adam_path, "epsilon"), said.adam.epsilon, adam["epsilon"])
-        algorithm = self.tree.mapping(adam_path, {"kind": self.tree.made("adam", adam_path), **adam})
+        shared = {"algorithm": self._algorithm(said), "tables": self._large.optimizer()}
         path: Path = ("optimizer", "single_task_learning_rate")
         several = said.multi_task_learning_rates
         if several is None:
-            one = self._rate(path, said.single_task_learning_rate or LearningRate())
+            one = rate_of(self.tree, path, said.single_task_learning_rate or LearningRate())
             self.tree.remark(path, "one rate for everything: the backbone and every tower")
             towers = self.tree.mapping(path, {DEFAULT: deepcopy(one)})
-            return self.tree.mapping(("optimizer",), {"algorithm": algorithm, "backbone": one, "towers": towers})
+            return self.tree.mapping(("optimizer",), {**shared, "backbone": one, "towers": towers})
         path = ("optimizer", "multi_task_learning_rates")
         backbone_path, tower_path = (*path, "backbone_learning_rate"), (*path, "tower_learning_rates")
         if several.backbone_learning_rate is not None:
-            backbone = self._rate(backbone_path, several.backbone_learning_rate)
+            backbone = rate_of(self.tree, backbone_path, several.backbone_learning_rate)
         else:
             backbone = self.tree.made({"kind": "constant", "learning_rate": 0.0}, path)
             self.tree.remark(path, "no backbone_learning_rate: what is no tower stays as it starts")
         rates = several.tower_learning_rates.items()
-        towers = self.tree.mapping(tower_path, {task: self._rate((*tower_path, task), rate) for task, rate in rates})
-        return self.tree.mapping(path, {"algorithm": algorithm, "backbone": backbone, "towers": towers})
+        towers = self.tree.mapping(
+            tower_path, {task: rate_of(self.tree, (*tower_path, task), rate) for task, rate in rates}
+        )
+        return self.tree.mapping(path, {**shared, "backbone": backbone, "towers": towers})
 
-    def _rate(self, path: Path, said: LearningRate) -> Node:
-        """The one schedule that is set."""
-        given = [kind for kind, value in said if value is not None]
-        kind = given[0] if given else "constant"  # stands in for what is refused
-        copied = self.tree.copied((*path, kind)) or self.tree.made(0.0, path)
-        fields = {"learning_rate": copied} if kind == "constant" else dict(copied.value)
-        return self.tree.mapping((*path, kind), {"kind": self.tree.made(kind, path), **fields})
+    def _algorithm(self, said: Optimizer) -> Node:
+        """The one that is stated, or Adam."""
+        if said.sgd is not None:
+            kind, entries = "sgd", self.tree.copies(("optimizer", "sgd"), "momentum")
+        elif said.adagrad is not None:
+            kind, place = "adagrad", ("optimizer", "adagrad", "eps")
+            entries = {"epsilon": accepted_epsilon(self.tree, place, said.adagrad.eps, self.tree.copied(place))}
+        else:
+            kind, place = "adam", ("optimizer", "adam", "epsilon")
+            entries = self.tree.copies(("optimizer", "adam"), "beta_1", "beta_2", "epsilon")
+            if said.adam is not None:
+                entries["epsilon"] = accepted_epsilon(self.tree, place, said.adam.epsilon, entries["epsilon"])
+        path: Path = ("optimizer", kind)
+        if self.tree.stated((*path, "lr")):
+            self.tree.remark((*path, "lr"), "left out: rates are those of the learning rates beside it")
+        return self.tree.mapping(path, {"kind": self.tree.made(kind, path), **entries})

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from recap.config.base import Disagreements, Name, NonNegativeInt, PositiveInt
 from recap.config.data import DataTaskConfig
 from recap.config.features import Dtype
-from recap.config.published.section import PublishedSection, Refused, Unread, not_built
+from recap.config.published.section import PublishedSection, Refused, Unread
 
 
 class Hourly(PublishedSection):
@@ -103,7 +103,7 @@ class Data(PublishedSection):
     repeat_files: bool = True
     file_batch_size: PositiveInt = 16
     cache: bool = False
-    data_service_dispatcher: Annotated[str | None, not_built("reading by other hosts")] = None
+    data_service_dispatcher: Name | None = None
     dataset_service_compression: Literal["AUTO"] | None = None
     ignore_data_errors: bool = False
     examples_shuffle_buffer_size: int = 1024

@@ -13,7 +13,7 @@ _INPUTS = {"inputs": None, "explicit_datetime_inputs": "hourly", "explicit_date_
 """What says where files are → the kind of our inputs; globs have none."""
 _BUDGET = 1000
 """Bad parts that an imported configuration passes over, where the published code set no limit."""
-_KNOBS = ["file_batch_size", "dataset_service_compression", "map_num_parallel_calls", "interleave_num_parallel_calls"]
+_KNOBS = ["file_batch_size", "map_num_parallel_calls", "interleave_num_parallel_calls"]
 """Fields that tune the published reader and change no result."""
 
 
@@ -38,7 +38,7 @@ class DataSets:
         self._remark_reading(path, data)
         if data.evaluation_tasks:
             self.tree.remark((*path, "evaluation_tasks"), "left out: training evaluates the validation sets alone")
-        labels = {task: self.tree.copied((*path, "tasks", task)) for task in data.tasks if task in heads}
+        labels = {task: self._label(path, data, task) for task in data.tasks if task in heads}
         shuffle = self.tree.copied((*path, "examples_shuffle_buffer_size"))
         return self.tree.mapping(
             path,
@@ -56,12 +56,41 @@ class DataSets:
                 "tasks": self.tree.mapping((*path, "tasks"), labels),
                 "rectify_labels": self._rectify_labels(path, data),
                 "on_bad_data": self._on_bad_data(path, data) if data.ignore_data_errors else None,
+                "readers": self._readers(path, data),
                 "cache": self.tree.copied((*path, "cache")),
                 "num_epochs": None if data.repeat_files else self.tree.made(1, (*path, "repeat_files")),
                 "downsample_negatives": self._downsample_negatives(path, data),
                 "shuffle_window_rows": shuffle or self.tree.made(data.examples_shuffle_buffer_size, path),
             },
         )
+
+    def _label(self, path: Path, data: Data, task: str) -> Node | None:
+        """What is said of a task, and the column of its label if that is stored under another name."""
+        copied = self.tree.copied((*path, "tasks", task))
+        stored: Path = (*path, "seg_dense_schema", "renamed_features", task)
+        if task not in data.seg_dense_schema.renamed_features or copied is None:
+            return copied
+        return self.tree.mapping((*path, "tasks", task), {"column": self.tree.copied(stored), **copied.value})
+
+    def _readers(self, path: Path, data: Data) -> Node | None:
+        """Other hosts that read, or those of `train_data` taken back; nothing where this process reads anyway."""
+        compression: Path = (*path, "dataset_service_compression")
+        path = (*path, "data_service_dispatcher")
+        if data.data_service_dispatcher is None:
+            if data.dataset_service_compression is not None:
+                self.tree.remark(compression, "left out, it means nothing here: there is no data_service_dispatcher")
+            return None
+        copied = self.tree.copied(path)
+        assert copied is not None
+        copied.value = copied.value.removeprefix("grpc://")
+        self.tree.remark(path, "must be processes that run 'recap data serve' with this configuration, each by itself")
+        entries = {"kind": self.tree.made("service", path), "address": copied}
+        if data.dataset_service_compression is not None:
+            self.tree.remark(compression, "AUTO becomes lz4")
+            entries["compression"] = self.tree.made("lz4", compression)
+        elif self.published.train_data.dataset_service_compression is not None:
+            entries["compression"] = self.tree.made("none", path)
+        return self.tree.mapping(path, entries)
 
     def _on_bad_data(self, path: Path, data: Data) -> Node:
         """The published reader passes over what is bad without counting."""
@@ -151,9 +180,18 @@ class DataSets:
         fewer = self.tree.copied((*path, "num_files_to_keep"))
         if fewer is None and train.num_files_to_keep is not None:
             fewer = self.tree.made(None, path)
-        source = self.tree.mapping(path, {"inputs": self._inputs(path), "num_files_to_keep": fewer})
+        schema_path = ("seg_dense_schema", "schema_path")
+        entries = {"inputs": self._inputs(path), "num_files_to_keep": fewer}
+        if not self._agree(path, data, *schema_path):
+            entries["schema_path"] = self.tree.copied((*path, *schema_path))
+        source = self.tree.mapping(path, entries)
         rectify = self._rectify_labels(path, data) or self.tree.made(None, path)
         same_files = all(self._agree(path, data, name) for name in (*_INPUTS, "num_files_to_keep"))
+        same_files = same_files and "schema_path" not in entries
+        same_readers = all(
+            self._agree(path, data, name) for name in ("data_service_dispatcher", "dataset_service_compression")
+        )
+        threads = self.tree.made({"kind": "threads"}, path) if train.data_service_dispatcher is not None else None
         same_faults = data.ignore_data_errors == train.ignore_data_errors
         batch = self.tree.copied((*path, "global_batch_size"))
         evaluated = data.evaluation_tasks or list(data.tasks)
@@ -172,6 +210,7 @@ class DataSets:
                 "tasks": self.tree.mapping((*path, "tasks"), tasks) if tasks else None,
                 "rectify_labels": None if data.rectify_labels == train.rectify_labels else rectify,
                 "on_bad_data": None if same_faults else self._on_bad_data(path, data),
+                "readers": None if same_readers else self._readers(path, data) or threads,
                 "cache": None if self._agree(path, data, "cache") else self.tree.made(data.cache, (*path, "cache")),
                 "evaluation_tasks": None if len(chosen) in (0, len(heads)) else self.tree.made(chosen, path),
             },

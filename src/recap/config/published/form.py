@@ -3,45 +3,15 @@
 Names and defaults are the published ones.
 """
 
+import re
+
 from recap.config.base import Disagreements, Name
 from recap.config.metrics import BINARY_METRICS
 from recap.config.optimizer import DEFAULT
 from recap.config.published.data import Data
 from recap.config.published.model import Model
-from recap.config.published.section import PublishedSection, not_built
-
-
-class Ramp(PublishedSection):
-    """Up to a rate."""
-
-    learning_rate: float
-    num_ramp_steps: int
-
-
-class Cosine(PublishedSection):
-    """Up to a rate and down again."""
-
-    learning_rate: float
-    final_learning_rate: float
-    num_ramp_steps: int
-    final_num_steps: int
-
-
-class Pieces(PublishedSection):
-    """A rate for each piece."""
-
-    learning_rate_boundaries: list[int]
-    learning_rate_values: list[float]
-
-
-class LearningRate(PublishedSection):
-    """A rate and its schedule."""
-
-    one_of = (("constant", "linear_ramp_to_constant", "linear_ramp_to_cosine", "piecewise_constant"),)
-    constant: float | None = None
-    linear_ramp_to_constant: Ramp | None = None
-    linear_ramp_to_cosine: Cosine | None = None
-    piecewise_constant: Pieces | None = None
+from recap.config.published.rates import LearningRate
+from recap.config.published.section import PublishedSection
 
 
 class Adam(PublishedSection):
@@ -50,6 +20,20 @@ class Adam(PublishedSection):
     beta_1: float = 0.9
     beta_2: float = 0.999
     epsilon: float = 1e-7
+
+
+class Sgd(PublishedSection):
+    """SGD, as the part that recap shares with other projects has it."""
+
+    lr: float | None = None
+    momentum: float = 0.0
+
+
+class Adagrad(PublishedSection):
+    """Adagrad, from the same part."""
+
+    lr: float | None = None
+    eps: float = 0.0
 
 
 class MultiTaskRates(PublishedSection):
@@ -63,18 +47,40 @@ class Optimizer(PublishedSection):
     """The section `optimizer`."""
 
     one_of = (("single_task_learning_rate", "multi_task_learning_rates"),)
-    adam: Adam = Adam()
+    adam: Adam | None = None
+    sgd: Sgd | None = None
+    adagrad: Adagrad | None = None
     single_task_learning_rate: LearningRate | None = None
     multi_task_learning_rates: MultiTaskRates | None = None
 
+    def problems(self) -> Disagreements:
+        """Two algorithms."""
+        given = [name for name in ("adam", "sgd", "adagrad") if getattr(self, name) is not None]
+        if len(given) > 1:
+            yield (), f"one algorithm moves all weights; found {' and '.join(given)}"
 
-METRIC_ALIASES = {"roc_auc": "auc", "auroc": "auc", **{name: name for name in BINARY_METRICS}}
+
+METRIC_ALIASES = {
+    "roc_auc": "auc",
+    "auroc": "auc",
+    "positive_ranks": "positive_rank",
+    "hit_at_k": "hit_at",
+    **{name: name for name in BINARY_METRICS},
+}
 """Published names of metrics, in lower case with underscores → ours."""
+_HIT = re.compile(r"hit(?:_at_|@)([1-9][0-9]{0,8})")
 
 
 def metric_names(text: str) -> list[str]:
-    """The names in `which_metrics`, in lower case with underscores."""
-    return [name.strip().lower().replace(" ", "_") for name in text.split(",")]
+    """The names in `which_metrics`, in lower case with underscores; hits at any rank as `hit_at`."""
+    names = [name.strip().lower().replace(" ", "_") for name in text.split(",")]
+    return list(dict.fromkeys("hit_at" if _HIT.fullmatch(name) else name for name in names))
+
+
+def hit_ranks(text: str) -> list[int]:
+    """The ranks k of the names `hit_at_k` or `hit@k` in `which_metrics`, rising."""
+    found = (_HIT.fullmatch(name.strip().lower().replace(" ", "_")) for name in text.split(","))
+    return sorted({int(match[1]) for match in found if match is not None})
 
 
 class Training(PublishedSection):
@@ -109,12 +115,15 @@ class PublishedConfig(PublishedSection):
     def _metrics(self) -> Disagreements:
         for name in metric_names(self.which_metrics) if self.which_metrics is not None else []:
             if name not in METRIC_ALIASES:
-                yield ("which_metrics",), f"{name!r} is not built yet, or no metric. Known: {', '.join(METRIC_ALIASES)}"
+                yield ("which_metrics",), f"{name!r} is no metric. Known: {', '.join(METRIC_ALIASES)}"
 
     def _schemas(self) -> Disagreements:
         for name, data in self.validation_data.items():
-            if data.seg_dense_schema != self.train_data.seg_dense_schema:
-                why = not_built("a layout of its own for a validation set; it must be that of train_data").why
+            layout = data.seg_dense_schema.model_copy(
+                update={"schema_path": self.train_data.seg_dense_schema.schema_path}
+            )
+            if layout != self.train_data.seg_dense_schema:
+                why = "features are the same columns everywhere; all but schema_path must be that of train_data"
                 yield ("validation_data", name, "seg_dense_schema"), why
             for part, said in data.shaping.items():
                 if said != self.train_data.shaping[part]:

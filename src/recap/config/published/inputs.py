@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from recap.config.base import SMALLEST_EPSILON
 from recap.config.featurization import BINARY
 from recap.config.node import Node, Path
-from recap.config.published.columns import VECTORS
+from recap.config.published.columns import ROLES, VECTORS
 from recap.config.published.form import PublishedConfig
+from recap.config.published.large import LargeTables
 from recap.config.published.model import Featurization, LayerNorm, SmallTable
-from recap.config.published.section import not_built
 from recap.config.published.tree import TreeBuilder
 
 _PATH: Path = ("model", "featurization_config")
@@ -34,14 +34,13 @@ class InputsConverter:
             return None
         if said.double_norm_log_config is not None:
             return self._double_norm_log(said)
-        if set(said.feature_names_to_concat) - {BINARY}:
-            why = not_built("joining vectors before a LayerNorm where there is none; only double_norm_log has one").why
-            self.tree.refuse((*_PATH, "feature_names_to_concat"), why)
+        join = self._join(said.feature_names_to_concat)
         if said.z_score_log_config is not None:
-            return self._z_score_log()
+            return self._z_score_log(join)
         kind = "log1p_abs" if said.log1p_abs_config is not None else "clip_log1p_abs"
         path: Path = (*_PATH, f"{kind}_config")
-        return self.tree.mapping(path, {"kind": self.tree.made(kind, path), **self.tree.copies(path, "clip_magnitude")})
+        clip = self.tree.copies(path, "clip_magnitude")
+        return self.tree.mapping(path, {"kind": self.tree.made(kind, path), **clip, "join": join})
 
     def codes(self) -> list[SmallTable]:
         """Codes that are read but not embedded as others are."""
@@ -87,7 +86,7 @@ class InputsConverter:
     @property
     def _position(self) -> str:
         """The name of the position, which no table has."""
-        taken = [table.name for table in self.tables]
+        taken = [*(table.name for table in self.tables), *LargeTables(self.tree, self.published).columns]
         return next(
             name for name in ("position", *(f"position_{n}" for n in range(len(taken) + 1))) if name not in taken
         )
@@ -111,7 +110,7 @@ class InputsConverter:
             },
         )
 
-    def _z_score_log(self) -> Node:
+    def _z_score_log(self, join: Node | None) -> Node:
         path: Path = (*_PATH, "z_score_log_config")
         self.tree.remark((*path, "analysis_path"), "must be a file of 'recap data analysis'; write it anew")
         said = self.published.model.featurization_config
@@ -130,6 +129,7 @@ class InputsConverter:
                 "analysis": self.tree.copied((*path, "analysis_path")),
                 "clip_magnitude": self.tree.copied((*path, "clip_magnitude")),
                 **norms,
+                "join": join,
             },
         )
 
@@ -153,11 +153,12 @@ class InputsConverter:
 
     def _layer_norm(self, path: Path, said: LayerNorm) -> Node:
         copied = self.tree.copied((*path, "epsilon"))
+        affine = said.center if said.center == said.scale else "scale" if said.scale else "shift"
         return self.tree.mapping(
             path,
             {
                 "epsilon": accepted_epsilon(self.tree, (*path, "epsilon"), said.epsilon, copied),
-                "affine": self.tree.made(said.center, (*path, "center")),
+                "affine": self.tree.made(affine, (*path, "center")),
             },
         )
 
@@ -166,10 +167,13 @@ class InputsConverter:
         if names == [BINARY]:
             return None
         stored = self.published.train_data.seg_dense_schema.renamed_features
+        known = {*stored, *self.published.train_data.seg_dense_schema.features, *VECTORS}
         for index, name in enumerate(names):
-            if name not in (BINARY, *VECTORS):
-                why = not_built(f"joining anything but {BINARY} and {', '.join(VECTORS)}; found {name!r}").why
+            if name in ROLES and name != BINARY:
+                why = f"means nothing here: {name} is no vector; continuous is always there, codes are embedded"
                 self.tree.refuse((*path, index), why)
+            elif name not in known and name != BINARY:
+                self.tree.refuse((*path, index), f"{name!r} is no feature of seg_dense_schema; name it there")
         return self.tree.made([name if name == BINARY else stored.get(name, name) for name in names], path)
 
 

@@ -2,13 +2,14 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from recap.config.base import Disagreements, Name, NonNegativeInt
 from recap.config.model import AffineMapConfig
 from recap.config.network import BatchNormConfig
 from recap.config.node import Path
-from recap.config.published.section import PublishedSection, Refused, Unread, not_built
+from recap.config.published.rates import LearningRate
+from recap.config.published.section import PublishedSection, Refused
 
 
 class Dropout(PublishedSection):
@@ -123,8 +124,6 @@ class TaskModel(PublishedSection):
         if mlp is not None and mlp.final_layer_activation:
             why = "means nothing here: ReLU of a logit keeps every probability at 0.5 or more; set it to false"
             yield (*path, "final_layer_activation"), why
-        if len(path) > 1 and mlp is not None and mlp.batch_norm is not None and len(mlp.sizes) > 1:
-            yield (*path, "batch_norm"), not_built("BatchNorm in the last MLP of a tower that is no mlp").why
 
     def backbone_problems(self) -> Disagreements:
         """What only a tower has."""
@@ -140,11 +139,6 @@ class LayerNorm(PublishedSection):
     axis: Annotated[int, Refused("means nothing here: only axis -1, the features of a row, can be normalised")] = -1
     center: bool = True
     scale: bool = True
-
-    def problems(self) -> Disagreements:
-        """A shift without a scale."""
-        if self.center != self.scale:
-            yield ("scale",), "must be what center is; a learned shift without a scale, or the reverse, is not built"
 
 
 class Log1pAbs(PublishedSection):
@@ -218,6 +212,55 @@ class SmallEmbeddings(PublishedSection):
     tables: list[SmallTable]
 
 
+class Snapshot(PublishedSection):
+    """Rows of a table that were learned elsewhere."""
+
+    emb_name: Name
+    embedding_snapshot_uri: Name
+
+
+class LargeTable(PublishedSection):
+    """A large embedding table."""
+
+    name: Name
+    num_embeddings: int
+    embedding_dim: int
+    pretrained: Snapshot | None = None
+    vocab: Name | None = None
+
+
+def _constant(value: object) -> object:
+    """A number as the schedule that it is."""
+    return {"constant": value} if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+class LargeOptimizer(PublishedSection):
+    """The SGD of large tables."""
+
+    learning_rate: Annotated[LearningRate | None, BeforeValidator(_constant)] = None
+    init_learning_rate: float | None = None
+
+    def problems(self) -> Disagreements:
+        """No rate at all."""
+        if self.learning_rate is None and self.init_learning_rate is None:
+            yield (), "neither learning_rate nor init_learning_rate is set; tables need a rate"
+
+
+class LargeEmbeddings(PublishedSection):
+    """Large embedding tables."""
+
+    tables: Annotated[list[LargeTable], Field(min_length=1)]
+    optimizer: LargeOptimizer
+    tables_to_log: list[Name] | None = None
+
+    def problems(self) -> Disagreements:
+        """Tables to log that there are not."""
+        known = [table.name for table in self.tables]
+        for index, name in enumerate(self.tables_to_log or []):
+            if name not in known:
+                yield ("tables_to_log", index), f"{name!r} is no table of it. Known: {', '.join(known)}"
+
+
 class Model(PublishedSection):
     """The section `model`."""
 
@@ -226,7 +269,7 @@ class Model(PublishedSection):
     backbone: TaskModel | None = None
     featurization_config: Featurization | None = None
     small_embeddings: SmallEmbeddings | None = None
-    large_embeddings: Annotated[Unread, not_built("sharded embedding tables")] = None
+    large_embeddings: LargeEmbeddings | None = None
     position_debias_config: PositionDebias | None = None
     stratifiers: list[Stratifier] | None = None
 

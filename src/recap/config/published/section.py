@@ -13,11 +13,6 @@ class Refused:
     why: str
 
 
-def not_built(what: str) -> Refused:
-    """Marks what will be taken over once it is built."""
-    return Refused(f"not built yet: {what}; take it out to import the rest")
-
-
 Unread = Any
 """A section that is refused whole, whatever it holds."""
 

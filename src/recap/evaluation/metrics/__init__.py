@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from recap.config.metrics import BINARY_METRICS, REGRESSION_METRICS
+from recap.config.metrics import BINARY_METRICS, GROUPED_METRICS, REGRESSION_METRICS, MetricsConfig
 from recap.errors import RunError
-from recap.evaluation.metrics.grouped import GroupedAuc
+from recap.evaluation.metrics.grouped import GroupedMetrics, hit_name
 from recap.evaluation.metrics.ranking import RankingMetrics, auc_standard_error
 from recap.evaluation.metrics.regression import RegressionSums, Xauc
 from recap.evaluation.metrics.sums import SumMetrics
@@ -20,21 +20,28 @@ class MetricSuite:
     """The chosen metrics of all tasks, updated together: binary tasks and regressions each have their own."""
 
     def __init__(
-        self, tasks: Sequence[str], names: Sequence[str] | None = None, regressions: Collection[str] = ()
+        self,
+        tasks: Sequence[str],
+        names: Sequence[str] | None = None,
+        regressions: Collection[str] = (),
+        said: MetricsConfig | None = None,
     ) -> None:
-        """`names` of metrics, None for all; `regressions` are those of `tasks` that predict how much of something."""
+        """`names` of metrics, None for all; `regressions` are those of `tasks` that predict how much of something.
+
+        `said`: a threshold and ranks, None for the defaults.
+        """
         self.tasks = list(tasks)
         parted: tuple[list[int], list[int]] = ([], [])
         for index, task in enumerate(self.tasks):
             parted[task in regressions].append(index)
-        self._binary = _BinarySuite(len(parted[0]), names) if parted[0] else None
+        self._binary = _BinarySuite(len(parted[0]), names, said or MetricsConfig()) if parted[0] else None
         self._regression = _RegressionSuite(len(parted[1]), names) if parted[1] else None
         self._columns = parted
         none = torch.zeros(0, len(self.tasks))
         self.update(none, none, none, torch.zeros(0, dtype=torch.int64))  # metrics of no rows are defined
 
     def update(self, predictions: Tensor, labels: Tensor, weights: Tensor, users: Tensor | None = None) -> None:
-        """Take in rows: [B, T] each, users [B] int64. Without users there is no grouped AUC.
+        """Take in rows: [B, T] each, users [B] int64. Without users there are no grouped metrics.
 
         Rows of weight 0 count nowhere. Raises RunError for a probability outside [0, 1], for a value that is not
         finite, and for NaN.
@@ -76,13 +83,15 @@ class MetricSuite:
 class _BinarySuite:
     """The metrics of T binary tasks."""
 
-    def __init__(self, tasks: int, names: Sequence[str] | None) -> None:
-        self.names = [name for name in BINARY_METRICS if names is None or name in names]
-        self._sums = SumMetrics(tasks)
+    def __init__(self, tasks: int, names: Sequence[str] | None, said: MetricsConfig) -> None:
+        chosen = [name for name in BINARY_METRICS if names is None or name in names]
+        hits = [hit_name(k) for k in said.hit_at]
+        self.names = [each for name in chosen for each in (hits if name == "hit_at" else [name])]
+        self._sums = SumMetrics(tasks, said.threshold)
         self._ranking = (
             RankingMetrics(tasks) if {"auc", "auc_se", "auc_bound", "pr_auc", "nrce"} & set(self.names) else None
         )
-        self._grouped = GroupedAuc(tasks) if "grouped_auc" in self.names else None
+        self._grouped = GroupedMetrics(tasks, said.hit_at) if set(GROUPED_METRICS) & set(chosen) else None
         self._has_users = True
 
     def update(self, probabilities: Tensor, labels: Tensor, weights: Tensor, users: Tensor | None) -> None:

@@ -1,16 +1,36 @@
-"""AUC within each user's own impressions, averaged over users, in bounded memory."""
+"""Metrics of each user's own rows, a list ordered by prediction, in bounded memory: AUC, and where positives stand."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
 KEPT_ROWS = 1_000_000
 """Rows kept at the most; 8 bytes a row and 12 a row and task."""
+Integers = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
 
 
-class GroupedAuc(Metric):
-    """Mean AUC over users who have both labels, weighted by their rows (Zhou et al., KDD 2018, arXiv:1706.06978).
+class Rows(NamedTuple):
+    """N rows of one task."""
+
+    users: Integers
+    probabilities: Floats
+    labels: Floats
+    weights: Floats
+
+    def at(self, places: Integers) -> "Rows":
+        """Those at `places`."""
+        return Rows(self.users[places], self.probabilities[places], self.labels[places], self.weights[places])
+
+
+class GroupedMetrics(Metric):
+    """grouped_auc, positive_rank, reciprocal_rank and hit_at_k of T tasks at once, by users.
 
     All rows of every user are kept while they fit. Beyond that, only users whose hash falls below 2⁻ˡ stay, and l grows
     until they fit: a sample of whole users that depends on the set of rows alone, not on their order.
@@ -18,9 +38,9 @@ class GroupedAuc(Metric):
 
     full_state_update = False
 
-    def __init__(self, tasks: int, kept_rows: int = KEPT_ROWS) -> None:
+    def __init__(self, tasks: int, hit_at: Sequence[int] = (), kept_rows: int = KEPT_ROWS) -> None:
         super().__init__(compute_with_cache=False)
-        self.tasks, self.kept_rows = tasks, kept_rows
+        self.tasks, self.hit_at, self.kept_rows = tasks, tuple(hit_at), kept_rows
         self.level: Tensor
         self.users: list[Tensor]
         self.values: list[Tensor]
@@ -41,11 +61,14 @@ class GroupedAuc(Metric):
         self._fit(always=True)
 
     def compute(self) -> dict[str, Tensor]:
-        """`grouped_auc` → [T] float64; NaN where no user has both labels."""
+        """Metric → [T] float64; NaN where no user has both labels, or for ranks a positive."""
         users = torch.cat([*self.users, torch.zeros(0, dtype=torch.int64)]).numpy()
         values = torch.cat([*self.values, torch.zeros(0, 3, self.tasks)]).double().numpy()
-        found = [grouped_auc(users, *values[:, :, task].T) for task in range(self.tasks)]
-        return {"grouped_auc": torch.tensor(found, dtype=torch.float64)}
+        found: list[dict[str, float]] = []
+        for task in range(self.tasks):
+            rows = Rows(users, *values[:, :, task].T)
+            found.append({"grouped_auc": grouped_auc(*rows), **list_metrics(rows, self.hit_at)})
+        return {name: torch.tensor([each[name] for each in found], dtype=torch.float64) for name in found[0]}
 
     def _fit(self, *, always: bool = False) -> None:
         rows = sum(len(part) for part in self.users)
@@ -61,18 +84,16 @@ class GroupedAuc(Metric):
         self.users, self.values = [users[kept]], [values[kept]]
 
 
-def grouped_auc(
-    users: "np.ndarray[tuple[int], np.dtype[np.int64]]",
-    probabilities: "np.ndarray[tuple[int], np.dtype[np.float64]]",
-    labels: "np.ndarray[tuple[int], np.dtype[np.float64]]",
-    weights: "np.ndarray[tuple[int], np.dtype[np.float64]]",
-) -> float:
-    """The mean over users of their AUC, weighted by the weight of their rows; NaN where no user has both labels."""
+def grouped_auc(users: Integers, probabilities: Floats, labels: Floats, weights: Floats) -> float:
+    """The mean over users of their AUC, weighted by their rows (Zhou et al., KDD 2018, arXiv:1706.06978).
+
+    NaN where no user has both labels.
+    """
     order = np.lexsort((probabilities, users))
     users, probabilities = users[order], probabilities[order]
     positives, negatives = (weights * labels)[order], (weights * (1 - labels))[order]
-    new_user = np.r_[True, users[1:] != users[:-1]][: len(users)]
-    new_tie = new_user | np.r_[True, probabilities[1:] != probabilities[:-1]][: len(users)]
+    new_user = _changes(users)
+    new_tie = new_user | _changes(probabilities)
     user, tie = np.cumsum(new_user) - 1, np.cumsum(new_tie) - 1
     below = np.r_[0.0, np.cumsum(negatives)]
     tie_start, user_start = np.flatnonzero(new_tie), np.flatnonzero(new_user)
@@ -85,6 +106,48 @@ def grouped_auc(
         return float("nan")
     weight = (positive + negative)[both]
     return float((won[both] / (positive * negative)[both] * weight).sum() / weight.sum())
+
+
+def hit_name(k: int) -> str:
+    """What the share of lists with a positive among the first `k` is called."""
+    return f"hit_at_{k}"
+
+
+def list_metrics(rows: Rows, hit_at: Sequence[int]) -> dict[str, float]:
+    """Where positives stand in the lists that rows of weight above 0 form: one a user, the highest prediction first.
+
+    The rank of a row is 1, plus the weight of the rows of its list above it, plus half that of others of the same
+    prediction: its mean rank over all orders of a tie, in a list where a row of weight w stands for w rows. The mean
+    over positives of their rank, by their weight; over lists with a positive, each counted once, the mean of 1 / the
+    best rank of a positive, and the share of those where it is k or less. NaN without positives.
+    """
+    rows = rows.at(np.flatnonzero(rows.weights > 0))
+    # By all they are, so that sums are the same in whatever order rows came.
+    order = np.lexsort((rows.labels, rows.weights, -rows.probabilities, rows.users))
+    users, probabilities, labels, weights = rows.at(order)
+    positive = labels > 0
+    names = ["positive_rank", "reciprocal_rank", *map(hit_name, hit_at)]
+    if not positive.any():
+        return dict.fromkeys(names, float("nan"))
+    new_user = _changes(users)
+    new_tie = new_user | _changes(probabilities)
+    user, tie = np.cumsum(new_user) - 1, np.cumsum(new_tie) - 1
+    before = np.r_[0.0, np.cumsum(weights)]
+    above = before[np.flatnonzero(new_tie)][tie] - before[np.flatnonzero(new_user)][user]
+    others = np.maximum(np.bincount(tie, weights)[tie] - weights, 0.0)
+    ranks = 1 + above + others / 2
+    best = np.full(user[-1] + 1, np.inf)
+    np.minimum.at(best, user[positive], ranks[positive])
+    first = best[np.isfinite(best)]
+    values = [np.average(ranks[positive], weights=weights[positive]), (1 / first).mean()]
+    values += [(first <= k).mean() for k in hit_at]
+    return dict(zip(names, map(float, values), strict=True))
+
+
+def _changes(values: npt.NDArray[np.generic]) -> Flags:
+    """[N]: whether each differs from the one before; the first does."""
+    changes: Flags = np.r_[True, values[1:] != values[:-1]][: len(values)]
+    return changes
 
 
 def _threshold(level: int) -> int:

@@ -7,7 +7,7 @@ from torchmetrics import Metric
 EPSILON = 1e-7
 """Probabilities are kept this far from 0 and 1 in a logarithm, about what a float32 sigmoid resolves."""
 
-_SUMS = ("rows", "positive_rows", "weight", "label", "prediction", "cross_entropy")
+_SUMS = ("rows", "positive_rows", "weight", "label", "prediction", "taken", "found", "cross_entropy")
 
 
 def cross_entropy(probabilities: Tensor, labels: Tensor) -> Tensor:
@@ -17,29 +17,36 @@ def cross_entropy(probabilities: Tensor, labels: Tensor) -> Tensor:
 
 
 class SumMetrics(Metric):
-    """count, positives, ctr, pctr, calibration, log_loss, ne, rce for T tasks at once; all sums float64.
+    """count, positives, ctr, pctr, calibration, precision, recall, log_loss, ne, rce of T tasks at once.
+
+    All sums are float64. Precision is the share of positives among the rows that are taken for positive, those whose
+    probability is `threshold` or more, and recall the share of the positives that these are.
 
     ne is the normalized entropy of He et al. (ADKDD 2014): cross entropy over that of always predicting the mean
     label; rce = 100 · (1 − ne), in percent. Undefined values are NaN: everything but the counts of no rows, and ne and
-    rce where all labels are equal.
+    rce where all labels are equal, precision where no row is taken, recall without positives.
     """
 
     full_state_update = False
 
-    def __init__(self, tasks: int) -> None:
+    def __init__(self, tasks: int, threshold: float = 0.5) -> None:
         super().__init__(compute_with_cache=False)
+        self.threshold = threshold
         for name in _SUMS:
             self.add_state(name, torch.zeros(tasks, dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, probabilities: Tensor, labels: Tensor, weights: Tensor) -> None:
         """[B, T] float64 each."""
         counted = (weights > 0).double()
+        taken = weights * (probabilities >= self.threshold)
         sums = {
             "rows": counted,
             "positive_rows": counted * labels,
             "weight": weights,
             "label": weights * labels,
             "prediction": weights * probabilities,
+            "taken": taken,
+            "found": taken * labels,
             "cross_entropy": weights * cross_entropy(probabilities, labels),
         }
         for name, values in sums.items():
@@ -57,6 +64,8 @@ class SumMetrics(Metric):
             "ctr": ctr,
             "pctr": pctr,
             "calibration": pctr / ctr,
+            "precision": state["found"] / state["taken"],
+            "recall": state["found"] / state["label"],
             "log_loss": log_loss,
             "ne": ne,
             "rce": 100 * (1 - ne),

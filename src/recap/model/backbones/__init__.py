@@ -35,6 +35,7 @@ def build_mlp(config: MlpConfig, in_features: int) -> Mlp:
         config.batch_norm,
         config.dropout,
         final_layer_activation=config.final_layer_activation,
+        final_layer_batch_norm=config.final_layer_batch_norm,
     )
 
 

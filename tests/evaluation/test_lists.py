@@ -1,0 +1,108 @@
+"""Metrics of a threshold, and of where positives stand in the lists of users."""
+
+import math
+from itertools import pairwise, permutations
+
+import numpy as np
+import pytest
+import torch
+from evaluation.test_metrics import make_rows
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import label_ranking_average_precision_score, precision_score, recall_score
+
+from recap.config.metrics import MetricsConfig
+from recap.evaluation.metrics import MetricSuite
+from recap.evaluation.metrics.grouped import Rows, list_metrics
+
+Columns = tuple[list[int], list[float], list[int]]
+
+
+def of(
+    users: list[int], scores: list[float], labels: list[int], weights: list[float] | None = None
+) -> dict[str, float]:
+    rows = (np.array(values, np.float64) for values in (scores, labels, weights or [1.0] * len(users)))
+    return list_metrics(Rows(np.array(users, np.int64), *rows), (1, 3))
+
+
+def slow_ranks(scores: list[float]) -> list[float]:
+    """The mean rank of each row over all orders of its list that fall."""
+    orders = [
+        order
+        for order in permutations(range(len(scores)))
+        if all(scores[one] >= scores[other] for one, other in pairwise(order))
+    ]
+    return [sum(order.index(row) + 1 for order in orders) / len(orders) for row in range(len(scores))]
+
+
+@settings(max_examples=60)
+@given(st.lists(st.tuples(st.integers(0, 2), st.sampled_from([0.1, 0.2, 0.3]), st.integers(0, 1)), max_size=9))
+def test_ranks_are_the_mean_over_all_orders_of_ties(rows: list[tuple[int, float, int]]) -> None:
+    ranks, first = [], []
+    for user in {row[0] for row in rows}:
+        mine = [row for row in rows if row[0] == user]
+        places = slow_ranks([score for _, score, _ in mine])
+        positives = [place for place, (_, _, label) in zip(places, mine, strict=True) if label]
+        ranks += positives
+        first += [min(positives)] if positives else []
+    found = of(*map(list, zip(*rows, strict=True))) if rows else of([], [], [])  # type: ignore[arg-type]
+    expected = {
+        "positive_rank": np.mean(ranks) if ranks else math.nan,
+        "reciprocal_rank": np.mean([1 / rank for rank in first]) if first else math.nan,
+        "hit_at_1": np.mean([rank <= 1 for rank in first]) if first else math.nan,
+        "hit_at_3": np.mean([rank <= 3 for rank in first]) if first else math.nan,
+    }
+    assert found == pytest.approx(expected, nan_ok=True)
+
+
+@settings(max_examples=40)
+@given(st.integers(1, 30), st.integers(0, 10**6), st.integers(2, 5))
+def test_a_negative_of_weight_w_is_w_negatives(count: int, seed: int, copies: int) -> None:
+    random = np.random.default_rng(seed)
+    users, labels = random.integers(0, 4, count), random.integers(0, 2, count)
+    scores = random.integers(0, 6, count) / 8
+    times = np.where(labels == 1, 1, random.integers(1, copies + 1, count))
+    weighted = of(users.tolist(), scores.tolist(), labels.tolist(), times.astype(float).tolist())
+    written_out = of(*(np.repeat(values, times).tolist() for values in (users, scores, labels)))
+    assert weighted == pytest.approx(written_out, nan_ok=True)
+
+
+@settings(max_examples=25)
+@given(st.integers(2, 8), st.integers(1, 12), st.integers(0, 10**6))
+def test_scikit_learn_agrees_on_lists_of_one_positive(length: int, lists: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    scores = random.permuted(np.tile(np.arange(length) / length, (lists, 1)), axis=1)
+    labels = np.eye(length, dtype=int)[random.integers(0, length, lists)]
+    found = of(np.repeat(np.arange(lists), length).tolist(), scores.ravel().tolist(), labels.ravel().tolist())
+    assert found["reciprocal_rank"] == pytest.approx(label_ranking_average_precision_score(labels, scores))
+    best = scores.argmax(axis=1) == labels.argmax(axis=1)
+    assert found["hit_at_1"] == pytest.approx(best.mean())
+
+
+@settings(max_examples=25)
+@given(st.integers(1, 120), st.integers(0, 10**6), st.sampled_from([0.1, 0.5, 0.9]))
+def test_scikit_learn_agrees_on_precision_and_recall(count: int, seed: int, threshold: float) -> None:
+    probabilities, labels, weights, _ = make_rows(count, seed, tasks=1)
+    suite = MetricSuite(["a"], ["precision", "recall"], said=MetricsConfig(threshold=threshold))
+    suite.update(probabilities, labels, weights)
+    found = suite.compute()["a"]
+    truth, taken = labels[:, 0].numpy(), (probabilities[:, 0].double() >= threshold).numpy()
+    said = {"sample_weight": weights[:, 0].double().numpy(), "zero_division": math.nan}
+    assert found["precision"] == pytest.approx(precision_score(truth, taken, **said), nan_ok=True)
+    assert found["recall"] == pytest.approx(recall_score(truth, taken, **said), nan_ok=True)
+
+
+def test_ranks_that_are_asked_for_are_reported_under_their_names() -> None:
+    suite = MetricSuite(["a"], ["hit_at", "auc"], said=MetricsConfig(hit_at=[2, 5]))
+    suite.update(*make_rows(40, tasks=1))
+    assert list(suite.compute()["a"]) == ["auc", "hit_at_2", "hit_at_5"]
+
+
+def test_without_a_positive_no_rank_is_defined() -> None:
+    assert all(math.isnan(value) for value in of([1, 1], [0.5, 0.6], [0, 0]).values())
+    assert all(math.isnan(value) for value in of([1], [0.5], [1], [0.0]).values())
+    suite = MetricSuite(["a"])
+    suite.update(*(torch.zeros(3, 1), torch.zeros(3, 1), torch.ones(3, 1), torch.zeros(3).long()))
+    found = suite.compute()["a"]
+    assert math.isnan(found["recall"])
+    assert math.isnan(found["precision"])

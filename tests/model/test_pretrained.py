@@ -1,0 +1,170 @@
+"""Tables whose rows were learned elsewhere, and vocabularies of integers and of an order of their own."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from support import feed_config, feed_values
+
+from recap.config.load import config_of, dump_config, load_config
+from recap.config.recap import JobMode, RecapConfig
+from recap.data.assets import load_assets, save_asset
+from recap.data.stream import open_stream
+from recap.errors import ConfigError, DataError
+from recap.model.saved import build_ranker, new_ranker
+
+WIDE = [[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0]]
+
+
+def config_with(feed: Path, table: dict[str, Any], features: dict[str, Any] | None = None) -> RecapConfig:
+    values = feed_values(feed, feed / "run")
+    values["features"]["discrete"] |= features or {}
+    values["model"]["embeddings"] |= table
+    return config_of(values)
+
+
+def weights(config: RecapConfig, table: str, *, fresh: bool = True) -> torch.Tensor:
+    torch.manual_seed(0)
+    make = new_ranker if fresh else build_ranker
+    ranker = make(config, load_assets(config.features))
+    found = ranker.inputs.embeddings.tables.named(table).weight
+    assert isinstance(found, torch.Tensor)
+    return found.detach()
+
+
+def write(file: Path, ids: list[Any], vectors: list[Any]) -> Path:
+    pq.write_table(pa.table({"id": ids, "vector": vectors}), file, row_group_size=1)
+    return file
+
+
+def test_rows_stand_where_the_vocabulary_says_and_all_others_start_as_usual(feed: Path, tmp_path: Path) -> None:
+    file = write(tmp_path / "rows.parquet", ["pt", "xx", "en"], [*WIDE, [9.0, 9.5, 9.75, 10.0]])
+    plain = weights(config_with(feed, {}), "language")
+    config = config_with(feed, {"language": {"width": 4, "pretrained": {"path": str(file)}}})
+    found = weights(config, "language")
+    assert found[[3, 1]].tolist() == [WIDE[0], [9.0, 9.5, 9.75, 10.0]]
+    assert torch.equal(found[[0, 2]], plain[[0, 2]])
+    assert torch.equal(weights(config, "language", fresh=False), plain)
+
+
+def test_codes_are_values_and_files_may_be_many(feed: Path, tmp_path: Path) -> None:
+    write(tmp_path / "rows-0.parquet", [23], WIDE[:1])
+    write(tmp_path / "rows-1.parquet", [0, 24], [WIDE[1], WIDE[1]])
+    config = config_with(feed, {"hour": {"width": 4, "pretrained": {"path": f"{tmp_path}/rows-*.parquet"}}})
+    assert weights(config, "hour")[[24, 1]].tolist() == WIDE
+
+
+WRONG: dict[str, tuple[list[Any], list[Any], str]] = {
+    "another width": (["en"], [[1.0]], "column 'vector', row 0: holds a list of 1 values; 4 are expected"),
+    "a value twice": (["en", "en"], WIDE, "column 'id', row 1: holds a value a second time"),
+    "a value that is null": (["en", None], WIDE, "column 'id', row 1: is null"),
+    "a vector that is null": (["en", "ja"], [WIDE[0], None], "column 'vector', row 1: is null"),
+    "numbers that are not finite": (
+        ["en"],
+        [[1.0, 2.0, 3.0, float("inf")]],
+        "row 0: holds a number that is not finite",
+    ),
+    "words for vectors": (["en"], [["a", "b", "c", "d"]], "holds string; lists of 4 numbers are expected"),
+    "values of another kind": ([1, 2], WIDE, "holds int64; it has a vocabulary, so strings are expected"),
+    "no value that is known": (["xx", "yy"], WIDE, "not one value is known to 'language'"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_rows_that_do_not_fit_are_refused_with_their_place(case: str, feed: Path, tmp_path: Path) -> None:
+    ids, vectors, message = WRONG[case]
+    file = write(tmp_path / "rows.parquet", ids, vectors)
+    config = config_with(feed, {"language": {"width": 4, "pretrained": {"path": str(file)}}})
+    with pytest.raises(DataError) as caught:
+        weights(config, "language")
+    assert str(caught.value).startswith(str(file))
+    assert message in str(caught.value)
+
+
+def test_files_and_columns_that_are_missing_are_told(feed: Path, tmp_path: Path) -> None:
+    config = config_with(feed, {"language": {"width": 4, "pretrained": {"path": "nowhere.parquet"}}})
+    with pytest.raises(DataError, match=r"nowhere\.parquet: matches no file.*; see model\.embeddings\.language\.pretr"):
+        weights(config, "language")
+    file = write(tmp_path / "rows.parquet", ["en"], WIDE[:1])
+    said = {"path": str(file), "vector": "vectr"}
+    with pytest.raises(DataError, match=r"column 'vectr': is missing.*Did you mean 'vector'"):
+        weights(config_with(feed, {"language": {"width": 4, "pretrained": said}}), "language")
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (
+            {"hashed": {"width": 4, "pretrained": {"path": "a"}}},
+            "hashed.pretrained: 'hashed' is hashed, so that values",
+        ),
+        ({"default": {"width": 4, "pretrained": {"path": "a"}}}, "default.pretrained: 'default' stands for several"),
+        ({"hour": {"width": 0, "pretrained": {"path": "a"}}}, "hour.pretrained: width 0 leaves the feature out"),
+        ({"hour": "wide"}, "hour: expected a whole number, the width, or {width: …, pretrained: …}"),
+    ],
+)
+def test_what_cannot_start_from_elsewhere_is_refused(table: dict[str, Any], message: str, feed: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config_with(feed, table, {"hashed": {"hash": {"buckets": 10}}})
+    assert message in str(caught.value)
+
+
+def test_a_width_alone_stays_a_width_in_what_is_stored(feed: Path, tmp_path: Path) -> None:
+    said = {"width": 4, "pretrained": {"path": "a.parquet"}}
+    config = config_with(feed, {"language": said})
+    text = dump_config(config)
+    assert config_of({**feed_values(feed, feed / "run")}).model.widths == {"default": 4}
+    assert config.model.model_dump(mode="json")["embeddings"] == {"default": 4, "language": said}
+    (tmp_path / "config.yaml").write_text(text)
+    assert load_config(tmp_path / "config.yaml") == config
+
+
+def codes(feed: Path, config: RecapConfig) -> list[int]:
+    stream = open_stream(config, load_assets(config.features), JobMode.EVALUATE, "validation")
+    return next(iter(stream)).discrete[:, 0].tolist()
+
+
+def test_a_vocabulary_may_be_of_integers_and_in_several_files(feed: Path, tmp_path: Path) -> None:
+    hours = pq.read_table(feed / "validation" / "part-0.parquet").column("hour").to_pylist()[:64]
+    pq.write_table(pa.table({"id": [7, 3]}), tmp_path / "known-0.parquet")
+    pq.write_table(pa.table({"id": [11]}), tmp_path / "known-1.parquet")
+    config = feed_config(feed, feed / "run", features={"discrete": {"hour": {"vocabulary": f"{tmp_path}/known-*"}}})
+    expected = {7: 1, 3: 2, 11: 3}
+    assert codes(feed, config) == [expected.get(hour, 0) for hour in hours]
+    save_asset(load_assets(config.features)["hour"], tmp_path / "assets" / "hour.parquet")
+    assert load_assets(config.features, tmp_path)["hour"].to_pylist() == [7, 3, 11]
+
+
+def test_a_vocabulary_may_say_the_order_of_its_values(feed: Path, tmp_path: Path) -> None:
+    file = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"row": [30, 10, 20], "name": ["ja", "pt", "en"]}), file)
+    features = {"discrete": {"language": {"vocabulary": str(file), "row": "row"}}}
+    config = feed_config(feed, feed / "run", features=features)
+    assert load_assets(config.features)["language"].to_pylist() == ["pt", "en", "ja"]
+
+
+BROKEN: dict[str, tuple[dict[str, list[Any]], str]] = {
+    "no such column": (
+        {"name": ["a"], "rwo": [1]},
+        "has no one column 'row'; see features.discrete.language.row. Known",
+    ),
+    "a row twice": ({"name": ["a", "b"], "row": [1, 1]}, "column 'row' must hold a whole number for each value"),
+    "a row that is null": ({"name": ["a", "b"], "row": [1, None]}, "column 'row' must hold a whole number"),
+    "words for rows": ({"name": ["a"], "row": ["b"]}, "column 'row' must hold a whole number"),
+    "nothing but rows": ({"row": [1]}, "has no column; its first column must list"),
+    "numbers with fractions": ({"name": [[0.5]], "row": [1]}, "it must hold strings or integers"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_an_order_that_is_none_is_refused(case: str, feed: Path, tmp_path: Path) -> None:
+    columns, message = BROKEN[case]
+    file = tmp_path / "rows.parquet"
+    pq.write_table(pa.table(columns), file)
+    features = {"discrete": {"language": {"vocabulary": str(file), "row": "row"}}}
+    with pytest.raises(DataError) as caught:
+        load_assets(feed_config(feed, feed / "run", features=features).features)
+    assert message in str(caught.value)

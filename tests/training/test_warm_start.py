@@ -1,0 +1,196 @@
+"""A warm start from another model: names that are mapped, modules that start anew, and what is refused."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support import Recorder, feed_config, feed_values
+from torch import Tensor
+from training.runs import files
+
+from recap.config.load import config_of
+from recap.config.recap import RecapConfig
+from recap.config.training import InitialWeightsConfig
+from recap.data.assets import load_assets
+from recap.errors import CheckpointError, ConfigError
+from recap.model.saved import find_model_dir, new_ranker
+from recap.runtime import seed_torch
+from recap.training.trainer import train
+from recap.training.warm_start import start_from
+
+WEIGHTS = "weights.safetensors"
+
+
+@pytest.fixture(scope="module")
+def old(feed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run to start from."""
+    run = tmp_path_factory.mktemp("old") / "run"
+    train(feed_config(feed, run, training={"num_train_steps": 2}), Recorder())
+    return run
+
+
+def warm(feed: Path, run: Path, old: Path, said: dict[str, Any] | None, **model: Any) -> RecapConfig:
+    """A run of one step that moves nothing, from `old`."""
+    values = feed_values(feed, run)
+    still = {"kind": "constant", "learning_rate": 0.0}
+    values["training"] |= {"num_train_steps": 1, "initial_checkpoint_dir": str(old), "initial_weights": said}
+    values["optimizer"] |= {"backbone": still, "towers": {"default": still}}
+    values["model"] |= model
+    return config_of(values)
+
+
+def started(config: RecapConfig, recorder: Recorder | None = None) -> dict[str, Tensor]:
+    """The weights, but for running statistics, after a step that moves none of them."""
+    train(config, recorder or Recorder())
+    found = files(Path(config.training.save_dir), 1, WEIGHTS)
+    return {name: value for name, value in found.items() if "running" not in name and "num_batches" not in name}
+
+
+def fresh(config: RecapConfig) -> dict[str, Tensor]:
+    seed_torch(config.training.seed, 0)
+    return new_ranker(config, load_assets(config.features)).state_dict()
+
+
+def test_mapped_modules_come_from_their_old_names_and_all_others_from_their_own(
+    feed: Path, tmp_path: Path, old: Path
+) -> None:
+    said = {"map": {"towers.like": "towers.share", "towers.share": "towers.like"}}
+    found, before = started(warm(feed, tmp_path / "run", old, said)), files(old, 2, WEIGHTS)
+    swapped = {"towers.like.": "towers.share.", "towers.share.": "towers.like."}
+    for name, value in found.items():
+        prefix = next((each for each in swapped if name.startswith(each)), "")
+        assert torch.equal(value, before[swapped.get(prefix, "") + name[len(prefix) :]]), name
+
+
+def test_fresh_modules_start_as_in_a_new_model_of_other_sizes(feed: Path, tmp_path: Path, old: Path) -> None:
+    config = warm(
+        feed,
+        tmp_path / "run",
+        old,
+        {"map": {"towers.like": "towers.share"}, "fresh": ["inputs.embeddings.tables", "sharing", "towers.share"]},
+        embeddings={"default": 6},
+    )
+    recorder = Recorder()
+    found, before, new = started(config, recorder), files(old, 2, WEIGHTS), fresh(config)
+    anew = ("inputs.embeddings.tables.", "sharing.", "towers.share.")
+    assert any(name.startswith(anew) for name in found)
+    for name, value in found.items():
+        source = new[name] if name.startswith(anew) else before[name.replace("towers.like", "towers.share")]
+        assert torch.equal(value, source), name
+    taken = sum(not name.startswith(anew) for name in new)
+    assert recorder.said[0].startswith(f"{taken} of {len(new)} weights are those of {find_model_dir(old)}, the others")
+    assert recorder.said[1].startswith("not taken from there: inputs.embeddings.tables.hour.weight, ")
+    assert "towers.like.network.layers.0.weight" in recorder.said[1]
+
+
+def test_the_longest_path_that_holds_a_weight_counts(feed: Path, tmp_path: Path, old: Path) -> None:
+    said = {
+        "map": {
+            "towers.like": "towers.share",
+            "towers.like.network.layers.0.bias": "towers.like.network.layers.0.bias",
+        },
+        "fresh": ["towers", "towers.like.network.layers.0.weight"],
+    }
+    config = warm(feed, tmp_path / "run", old, said)
+    found, before, new = started(config), files(old, 2, WEIGHTS), fresh(config)
+    assert torch.equal(found["towers.share.network.layers.0.weight"], new["towers.share.network.layers.0.weight"])
+    assert torch.equal(found["towers.like.network.layers.0.weight"], new["towers.like.network.layers.0.weight"])
+    assert torch.equal(found["towers.like.network.layers.0.bias"], before["towers.like.network.layers.0.bias"])
+    last = [name for name in found if name.startswith("towers.like.network.")][-1]
+    assert torch.equal(found[last], before[last.replace("like", "share")])
+
+
+def test_a_task_that_is_gone_is_left_out_and_told(feed: Path, tmp_path: Path, old: Path) -> None:
+    values = warm(feed, tmp_path / "run", old, {}).model_dump(exclude_unset=True)
+    for tasks in (values["model"]["tasks"], values["train_data"]["tasks"], values["scoring"]["weights"]):
+        del tasks["share"]
+    values["validation_data"] = {}
+    recorder = Recorder()
+    started(config_of(values), recorder)
+    assert "towers.share.network.layers.0.weight" in recorder.said[1]
+    values["training"] |= {"save_dir": str(tmp_path / "other"), "initial_weights": None}
+    with pytest.raises(
+        CheckpointError, match=r"towers.share.\S+ has no place in this model\n(.*\n)*.*initial_weights can"
+    ):
+        train(config_of(values), Recorder())
+
+
+def test_what_is_missing_and_what_has_another_shape_is_listed_and_nothing_is_loaded(
+    feed: Path, tmp_path: Path, old: Path
+) -> None:
+    affine = {"tower": {"kind": "mlp", "layer_sizes": [9]}, "affine_map": {}}
+    tasks = {"like": affine, "share": {"tower": affine["tower"]}}
+    config = warm(feed, tmp_path / "run", old, {"map": {"towers.like": "towers.share"}}, tasks=tasks)
+    ranker = new_ranker(config, load_assets(config.features))
+    before = {name: value.clone() for name, value in ranker.state_dict().items()}
+    with pytest.raises(CheckpointError) as caught:
+        start_from(find_model_dir(old), ranker, config.training.initial_weights)
+    text = str(caught.value)
+    assert "towers.like.affine_map.scale is missing" in text
+    assert "towers.like.network.layers.0.weight is 8×16, this model needs 9×16" in text
+    assert "training.initial_weights.map which name" in text
+    assert "training.initial_weights.fresh that they" in text
+    assert all(torch.equal(value, before[name]) for name, value in ranker.state_dict().items())
+
+
+def test_a_name_that_one_of_the_models_does_not_have_is_refused_with_the_nearest(
+    feed: Path, tmp_path: Path, old: Path
+) -> None:
+    config = feed_config(feed, tmp_path / "run")
+    ranker = new_ranker(config, load_assets(config.features))
+    said = InitialWeightsConfig(
+        map={"towers.like.netwrok": "towers.like", "towers.like": "towers.liek"}, fresh=["inputs.embeddings.table"]
+    )
+    with pytest.raises(ConfigError) as caught:
+        start_from(find_model_dir(old), ranker, said)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 3
+    assert lines[0].startswith(
+        "training.initial_weights.map.\"towers.like.netwrok\": 'towers.like.netwrok' holds no wei"
+    )
+    assert "Did you mean 'towers.like.network'?" in lines[0]
+    assert lines[1].startswith("training.initial_weights.fresh.0: 'inputs.embeddings.table' holds no weights of this")
+    assert "Did you mean 'inputs.embeddings.tables'?" in lines[1]
+    assert "'towers.liek' holds no weights of" in lines[2]
+    assert "Did you mean 'towers.like'?" in lines[2]
+
+
+def test_a_run_that_began_warm_resumes_without_what_it_began_from(feed: Path, tmp_path: Path, old: Path) -> None:
+    config = warm(feed, tmp_path / "run", old, {"fresh": ["towers.like"]})
+    train(config, Recorder())
+    values = feed_values(feed, tmp_path / "run")
+    values["training"] |= {"num_train_steps": 2}
+    values["optimizer"] = config.model_dump(exclude_unset=True)["optimizer"]
+    recorder = Recorder()
+    assert train(config_of(values), recorder)
+    assert recorder.steps == [2]
+
+
+@pytest.mark.parametrize(
+    ("training", "message"),
+    [
+        ({"initial_weights": {}}, r"training.initial_weights: says what comes from training.initial_checkpoint_dir"),
+        (
+            {"initial_weights": {"map": {"towers.x": "towers.y"}}, "initial_checkpoint_dir": "x"},
+            r'initial_weights.map."towers.x": .towers.x. is the tower of no task. Known: towers.like, towers.share',
+        ),
+        (
+            {"initial_weights": {"fresh": ["tower"]}, "initial_checkpoint_dir": "x"},
+            r"initial_weights.fresh.0: 'tower' is no module of a model. Known: .* mean 'towers'",
+        ),
+        (
+            {"initial_weights": {"map": {"inputs": "inputs"}, "fresh": ["inputs"]}, "initial_checkpoint_dir": "x"},
+            r"fresh.0: 'inputs' stands in map too; leave out one of the two",
+        ),
+        (
+            {"initial_weights": {"fresh": ["inputs", "inputs"]}, "initial_checkpoint_dir": "x"},
+            r"fresh.1: 'inputs' is named twice; once is enough",
+        ),
+    ],
+)
+def test_origins_that_make_no_sense_are_refused(tmp_path: Path, training: dict[str, Any], message: str) -> None:
+    values = feed_values(tmp_path, tmp_path / "run")
+    values["training"] |= training
+    with pytest.raises(ConfigError, match=message):
+        config_of(values)
