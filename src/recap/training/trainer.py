@@ -11,8 +11,16 @@ from recap.data.batch import Batch
 from recap.data.stream import open_stream, refuse_caches_that_do_not_fit
 from recap.errors import DataError, RunError
 from recap.evaluation.strata import Strata
-from recap.model.directory import verify
-from recap.model.saved import CONFIG, SavedModel, checkpoint_path, find_model_dir, load_weights, new_ranker
+from recap.model.directory import replace_text
+from recap.model.saved import (
+    CONFIG,
+    SavedModel,
+    checkpoint_path,
+    find_model_dir,
+    load_weights,
+    new_ranker,
+    verify_model,
+)
 from recap.runtime import seed_torch, start_runtime
 from recap.tracking import Reporter, open_trackers
 from recap.training.balancing import build_balancing
@@ -65,7 +73,7 @@ class Trainer:
         self.state = self._restore(accept_changed_data)
         self.watch = Watch(config.training.watch, self.state.watch)
         self.log = TrainLog(config, self.state, self.stream)
-        (self.save_dir / CONFIG).write_text(dump_config(config), encoding="utf-8")
+        replace_text(self.save_dir / CONFIG, dump_config(config))
 
     def run(self) -> bool:
         """Do every step that is left; False if the run is finished and nothing was."""
@@ -94,9 +102,12 @@ class Trainer:
                     if self._due(training.checkpoint_every_n) or state.best_step == state.step or self.signals:
                         self._save()
                     if self.signals:
+                        self.checkpoints.wait()
                         raise Interrupted(self.signals[0], state.step)
+            self.checkpoints.wait()
             self._tell_best()
         finally:
+            self.checkpoints.close()
             self.trackers.close()
             self.reporter.stop()
         return True
@@ -165,12 +176,12 @@ class Trainer:
 
     def _restore(self, accept_changed_data: bool) -> RunState:
         """The state of the latest checkpoint, or of a new run: fresh or warm-started weights."""
-        latest = self.checkpoints.latest_or_none()
+        latest = self.checkpoints.latest_whole(self.reporter.say)
         if latest is None:
             warm_start = self.config.training.initial_checkpoint_dir
             if warm_start is not None:
                 folder = find_model_dir(Path(warm_start))
-                verify(folder)
+                verify_model(folder)
                 load_weights(self.model.ranker, folder)
             return RunState()
         for change in check_resumable(latest, self.config, self.model.assets):
