@@ -238,8 +238,8 @@ def test_a_damaged_best_checkpoint_is_refused_by_name_and_the_run_goes_on(feed: 
 
 
 def small_files_only() -> None:
-    """No file of this process grows beyond 30 kB: the weights fit, the moments do not."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    """No file of this process grows beyond 15 kB: the weights fit, the moments do not."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (15_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
 
 def recap_train(config: Path, *overrides: str, full: bool = False) -> subprocess.CompletedProcess[str]:
@@ -255,6 +255,7 @@ def write_config(feed: Path, run: Path) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_run_with_the_file_and_the_reason_and_a_restart_goes_on(
     feed: Path, tmp_path: Path
 ) -> None:
@@ -264,16 +265,19 @@ def test_a_full_disk_ends_the_run_with_the_file_and_the_reason_and_a_restart_goe
     full = recap_train(config, full=True)
     assert full.returncode == 1
     assert "Traceback" not in full.stderr
-    assert "step_00000008.unfinished/optimizer.safetensors: cannot be written" in full.stderr
+    assert "step_00000006.unfinished/optimizer.safetensors: cannot be written" in full.stderr
     assert "File too large" in full.stderr
-    assert f"saving step 8 failed; the last whole checkpoint is {checkpoint_path(run, 4)}. Mend the disk" in full.stderr
+    assert f"saving step 6 failed; the last whole checkpoint is {checkpoint_path(run, 4)}. Mend the disk" in full.stderr
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step_00000004"]
     verify(checkpoint_path(run, 4))
     assert "resuming after step 4 of 12" in recap_train(config).stdout
-    train(load_config(config, [f"training.save_dir={tmp_path}/other"]), Recorder())
+    for steps in (4, 12):
+        other = [f"training.save_dir={tmp_path}/other", f"training.num_train_steps={steps}"]
+        train(load_config(config, other), Recorder())
     assert_same_run(run, tmp_path / "other", 12)
 
 
+@pytest.mark.slow
 def test_a_file_where_a_folder_should_be_is_named(feed: Path, tmp_path: Path) -> None:
     config = write_config(feed, tmp_path / "run")
     (tmp_path / "run").write_text("in the way")
@@ -287,8 +291,7 @@ def test_a_file_where_a_folder_should_be_is_named(feed: Path, tmp_path: Path) ->
     (tmp_path / "run" / "checkpoints").write_text("in the way")
     later = recap_train(config)
     assert later.returncode == 1
-    assert later.stderr.startswith(f"{tmp_path}/run/checkpoints/")
-    assert "Not a directory" in later.stderr
+    assert later.stderr.startswith(f"{tmp_path}/run/checkpoints: cannot be written (File exists)\n")
     assert "Traceback" not in later.stderr
 
 
@@ -302,6 +305,7 @@ def test_a_second_process_is_told_that_another_one_trains_into_the_run(feed: Pat
     )
 
 
+@pytest.mark.slow
 def test_a_run_that_was_moved_goes_on_where_it_is_now(feed: Path, tmp_path: Path) -> None:
     run, moved = tmp_path / "run", tmp_path / "elsewhere" / "moved"
     config = write_config(feed, run)

@@ -32,7 +32,9 @@ def whole_directory(path: Path) -> Iterator[Path]:
     """Give a folder to write into; it becomes `path` when the block ends well, and vanishes when it fails."""
     temporary, replaced = _beside(path, _UNFINISHED), _beside(path, _REPLACED)
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    with writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.mkdir()
     try:
         yield temporary
         files = sorted(file for file in temporary.rglob("*") if file.is_file())
