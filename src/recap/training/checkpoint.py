@@ -58,6 +58,8 @@ class RunState:
     """The step at which the watched metric was best; its checkpoint is kept."""
     watch: WatchState = field(default_factory=WatchState)
     """What is remembered of the watched metric."""
+    finished: bool = False
+    """Whether nothing is left to do; who follows the run need not wait for another checkpoint."""
 
 
 @contextmanager

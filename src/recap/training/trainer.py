@@ -130,7 +130,8 @@ class Trainer:
         return self.state.step > 0 and (self.state.step % every == 0 or self._is_last())
 
     def _evaluation_is_due(self) -> bool:
-        return self._due(self.config.training.eval_log_every_n) and self.state.evaluated_step < self.state.step
+        every = self.config.training.eval_log_every_n
+        return every is not None and self._due(every) and self.state.evaluated_step < self.state.step
 
     def _log_if_due(self) -> None:
         """Mean losses since the last line, and the rates of the step just done."""
@@ -172,6 +173,7 @@ class Trainer:
 
     def _save(self) -> None:
         self.state.stream = self.stream.state_dict()
+        self.state.finished = self._is_last() and not self._evaluation_is_due()
         self.checkpoints.save(self.model, self.optimizer, self.balancing, self.state)
 
     def _restore(self, accept_changed_data: bool) -> RunState:
