@@ -3,7 +3,7 @@
 import fcntl
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
@@ -95,7 +95,7 @@ class Checkpoints:
     def latest_or_none(self) -> Path | None:
         """The latest checkpoint, if there is one; waits for one that is being written."""
         if self._writing is not None:
-            wait([self._writing])
+            self._writing.exception()  # waits; it is told at the next save
         steps = checkpoint_steps(self.run)
         return checkpoint_path(self.run, steps[-1]) if steps else None
 
