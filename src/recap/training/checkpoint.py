@@ -131,10 +131,10 @@ class Checkpoints:
         before could not be written.
         """
         self.wait()
-        tensors = {WEIGHTS: model.ranker.state_dict(), OPTIMIZER: optimizer.state_dict()}
+        copies = {WEIGHTS: self._copied(WEIGHTS, model.ranker.state_dict())}
+        copies[OPTIMIZER] = self._copied(OPTIMIZER, optimizer.state_dict())
         if balanced := balancing.state_dict():
-            tensors[BALANCING] = balanced
-        copies = {file: self._copied(file, of_file) for file, of_file in tensors.items()}
+            copies[BALANCING] = self._copied(BALANCING, balanced)
         self._writing = self._writer.submit(self._write, model.config, model.assets, copies, deepcopy(state))
 
     def wait(self) -> None:
