@@ -1,39 +1,25 @@
-"""SIGKILL at random moments and at each stage of writing a checkpoint: the end is that of an uninterrupted run."""
+"""Killed at random moments and at each stage of writing a checkpoint, a run ends as one that nothing interrupted."""
 
-import random
-import signal
+import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import yaml
 from support import feed_values, write_feed
-from training.test_trainer import assert_same_run
+from training.runs import assert_same_run
 
-from recap.model.saved import checkpoint_steps
+from recap.model.saved import checkpoint_path, checkpoint_steps
 
 STEPS = 120
-ROWS = 6000  # 94 steps an epoch, so that the kills of a test fall into one
-TRAIN = [sys.executable, "-m", "recap", "train"]
-KILL_AT_SYNC = """
-import os, signal, sys
-from recap.model import directory
-
-left, sync = int(sys.argv.pop(1)), directory._sync
-
-def counted(path):
-    global left
-    left -= 1
-    if left == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    sync(path)
-
-directory._sync = counted
-from recap.cli.main import main
-main()
-"""
+ROWS = 12_000  # 93 steps an epoch, so that the kills at random moments fall into one
+KILLING = Path(__file__).with_name("killing.py")
+EVERY_STATE = {
+    "training": {"gradient_accumulation": 2, "watch": {"metric": "auc", "split": "validation"}},
+    "train_data": {"downsample_negatives": {"batch_multiplier": 2, "keep_positives_of": ["like"]}},
+}
+"""What a run can have to remember, all at once; dropout and shuffling are in `feed_values`."""
 
 
 def write_config(folder: Path, run: str) -> Path:
@@ -41,14 +27,27 @@ def write_config(folder: Path, run: str) -> Path:
     values["training"] |= {
         "num_train_steps": STEPS,
         "checkpoint_every_n": 5,
-        "eval_log_every_n": 50,
+        "eval_log_every_n": 55,
         "train_log_every_n": 7,
-        "checkpoint_max_to_keep": 2,
-        "gradient_accumulation": 2,
+        "checkpoint_max_to_keep": 1,
     }
+    for section, changes in EVERY_STATE.items():
+        values[section] |= changes
     file = folder / f"{run}.yaml"
     file.write_text(yaml.safe_dump(values))
     return file
+
+
+def kill(config: Path, *kills: str | int) -> list[str]:
+    """Train, and be killed so often; what was about to happen each time."""
+    done = subprocess.run([sys.executable, KILLING, config, *map(str, kills)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.splitlines()
+
+
+def finish(config: Path) -> None:
+    done = subprocess.run([sys.executable, "-m", "recap", "train", config], check=True, capture_output=True, text=True)
+    assert "finished" in done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -56,43 +55,43 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A feed, and the run `whole` that nothing interrupted."""
     folder = tmp_path_factory.mktemp("kill")
     write_feed(folder / "feed", train_rows=ROWS)
-    subprocess.run([*TRAIN, write_config(folder, "whole")], check=True, capture_output=True)
+    finish(write_config(folder, "whole"))
     return folder
 
 
-def finish(config: Path) -> None:
-    done = subprocess.run([*TRAIN, config], check=True, capture_output=True, text=True)
-    assert "finished" in done.stdout
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1])
-def test_killed_at_random_moments_it_ends_in_the_very_same_weights(folder: Path, seed: int) -> None:
-    chance = random.Random(seed)
-    run, config = folder / f"random{seed}", write_config(folder, f"random{seed}")
-    killed_after: list[int] = []
-    for earliest in (5, 30, 60):  # all in the first epoch
-        process = subprocess.Popen([*TRAIN, config], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        while process.poll() is None and max(checkpoint_steps(run), default=0) < earliest:
-            time.sleep(0.002)
-        time.sleep(chance.random() * 0.05)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        if process.returncode == -signal.SIGKILL:
-            killed_after.append(max(checkpoint_steps(run)))
-    assert len(killed_after) >= 2, "the run was too quick to be killed twice"
+def test_killed_at_random_moments_of_an_epoch_it_ends_in_the_very_same_weights(folder: Path) -> None:
+    config = write_config(folder, "random")
+    assert kill(config, "after:5", "after:30", "after:60", "after:65") == [
+        f"SIGKILL after:{step}" for step in (5, 30, 60, 65)
+    ]
     finish(config)
-    assert_same_run(folder / "whole", run, STEPS)
+    assert_same_run(folder / "whole", folder / "random", STEPS)
 
 
 @pytest.mark.slow
 def test_killed_at_each_stage_of_a_checkpoint_it_ends_in_the_very_same_weights(folder: Path) -> None:
-    run, config = folder / "stages", write_config(folder, "stages")
-    # A checkpoint syncs 5 files, the manifest, 2 folders, and after the rename the parent: 9 in all.
-    for sync, steps in ((1, []), (6, []), (9, [5]), (10, [5, 10]), (17, [10, 15])):
-        script = [sys.executable, "-c", KILL_AT_SYNC, str(sync), "train", str(config)]
-        assert subprocess.run(script, capture_output=True).returncode == -signal.SIGKILL
-        assert checkpoint_steps(run) == steps
+    config, checkpoints = write_config(folder, "stages"), folder / "stages" / "checkpoints"
+    killed = kill(config, "after:10", "half", *range(1, 30))
+    assert killed[:2] == ["SIGKILL after:10", "SIGXFSZ half"]
+    stages = {re.sub(rf"{checkpoints}|/?step_\d+", "", line) for line in killed[2:]}
+    assert stages >= {
+        "SIGKILL open .unfinished/config.yaml",
+        "SIGKILL open .unfinished/state.json",
+        "SIGKILL open .unfinished/manifest.json",
+        "SIGKILL sync .unfinished/assets/language.parquet",
+        "SIGKILL sync .unfinished/weights.safetensors",
+        "SIGKILL sync .unfinished/optimizer.safetensors",
+        "SIGKILL sync .unfinished/state.json",
+        "SIGKILL sync .unfinished/manifest.json",
+        "SIGKILL sync .unfinished/assets",
+        "SIGKILL sync .unfinished",
+        "SIGKILL os.rename .unfinished",  # all is written, and nothing is in its place
+        "SIGKILL sync ",  # the new one is in its place
+        "SIGKILL os.rename ",  # before the old one is deleted
+        "SIGKILL os.rmdir .unfinished",  # while it is
+    }
     finish(config)
-    assert_same_run(folder / "whole", run, STEPS)
-    assert not list((run / "checkpoints").glob("*.unfinished"))
+    assert_same_run(folder / "whole", folder / "stages", STEPS)
+    kept = [checkpoint_path(folder / "stages", step) for step in checkpoint_steps(folder / "stages")]
+    assert sorted(checkpoints.iterdir()) == kept

@@ -2,8 +2,16 @@ from pathlib import Path
 
 import pytest
 
-from recap.errors import CheckpointError
-from recap.model.directory import MANIFEST, verify, whole_directory
+from recap.errors import CheckpointError, RunError
+from recap.model.directory import (
+    MANIFEST,
+    clear_leftovers,
+    remove_directory,
+    replace_text,
+    set_aside,
+    verify,
+    whole_directory,
+)
 
 
 def write(path: Path) -> Path:
@@ -56,3 +64,42 @@ def test_a_folder_that_is_no_model_directory_is_refused(tmp_path: Path) -> None:
     (tmp_path / MANIFEST).write_text("{")
     with pytest.raises(CheckpointError, match="damaged"):
         verify(tmp_path)
+
+
+def test_a_directory_is_replaced_by_a_whole_one(tmp_path: Path) -> None:
+    path = write(tmp_path / "model")
+    with whole_directory(path) as folder:
+        (folder / "other").write_text("x")
+    verify(path)
+    assert (path / "other").exists()
+    assert [each.name for each in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("killed", ["before", "between", "after"])
+def test_killed_while_one_replaces_another_there_is_a_whole_one_after_clearing(tmp_path: Path, killed: str) -> None:
+    """`between` the two renames neither has its place."""
+    path = write(tmp_path / "model")
+    write(tmp_path / "new").rename(tmp_path / "model.unfinished")
+    if killed != "before":
+        path.rename(tmp_path / "model.replaced")
+    if killed == "after":
+        (tmp_path / "model.unfinished").rename(path)
+    clear_leftovers(tmp_path)
+    verify(path)
+    assert [each.name for each in tmp_path.iterdir()] == ["model"]
+
+
+def test_what_is_removed_leaves_its_place_first_and_what_is_damaged_is_kept_beside_it(tmp_path: Path) -> None:
+    for _ in range(2):
+        set_aside(write(tmp_path / "model"))
+    remove_directory(write(tmp_path / "model"))
+    clear_leftovers(tmp_path)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["model.damaged", "model.damaged-2"]
+
+
+def test_a_text_that_cannot_be_written_leaves_the_old_one_and_names_the_file(tmp_path: Path) -> None:
+    replace_text(tmp_path / "text", "old")
+    (tmp_path / "text.unfinished").mkdir()
+    with pytest.raises(RunError, match=r"/text: cannot be written \(Is a directory\)"):
+        replace_text(tmp_path / "text", "new")
+    assert (tmp_path / "text").read_text() == "old"

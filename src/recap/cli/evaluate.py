@@ -1,11 +1,15 @@
 """`recap evaluate`: the metrics of a trained model on the validation sets."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from recap.cli.options import Overrides, SetFiles, StepOption, step_of
+from recap.errors import InputError
+
+if TYPE_CHECKING:
+    from recap.config.recap import RecapConfig
 
 
 def evaluate(
@@ -18,14 +22,44 @@ def evaluate(
     overrides: Overrides = None,
     split: Annotated[str | None, typer.Option(help="One validation set; none given: all.", show_default=False)] = None,
     step: StepOption = None,
+    follow: Annotated[
+        bool,
+        typer.Option(
+            "--follow", help="Wait for checkpoints of a run that is training, and evaluate each, until it is finished."
+        ),
+    ] = False,
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="With --follow: seconds without a new checkpoint; none given: no limit.", show_default=False
+        ),
+    ] = None,
     set_files: SetFiles = None,
 ) -> None:
     """Evaluate a run on its validation sets: a table, and evaluation.json in the run."""
     from recap.config.load import load_config
 
-    run = source if source.is_dir() else None
-    file = source / "config.yaml" if run else source
-    config = load_config(file, overrides or [], set_files or [], stored=run is not None)
+    if timeout is not None and not follow:
+        raise InputError("--timeout: is for --follow; add it, or leave the timeout out")
+    if step is not None and follow:
+        raise InputError("--step: --follow evaluates each checkpoint as it appears; leave one of the two out")
+    # A run to follow may not be there yet.
+    run = source if source.is_dir() or (follow and source.suffix not in (".yaml", ".yml")) else None
+
+    def load() -> "RecapConfig":
+        file = source / "config.yaml" if run else source
+        return load_config(file, overrides or [], set_files or [], stored=run is not None)
+
+    if follow:
+        folder = run or Path(load().training.save_dir)
+
+        from recap.cli.console import Console
+        from recap.training.follow import follow as follow_run
+
+        console = Console()
+        console.say(f"finished: {folder}; written: {follow_run(load, folder, console, split, timeout)}")
+        return
+    config = load()
 
     from recap.cli.console import Console
     from recap.evaluation.job import evaluate_run

@@ -96,8 +96,8 @@ class TrainingConfig(BaseConfig):
     """Whether these lines tell the norms of the weights of each part of the model, and of each embedding table."""
     num_eval_steps: int = 16384
     """Batches in an evaluation; below 0 the whole data set."""
-    eval_log_every_n: PositiveInt = 5000
-    """Steps between evaluations while training; the last step is always evaluated."""
+    eval_log_every_n: PositiveInt | None = 5000
+    """Steps between evaluations while training; the last step is always evaluated. null: `recap evaluate` does it."""
     eval_timeout_in_s: PositiveFloat = 3600.0
     """Seconds after which an evaluation while training is given up; training goes on."""
     watch: WatchConfig | None = None

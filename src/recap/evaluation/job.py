@@ -36,6 +36,27 @@ class EvaluationReport:
     """By split, for a run that balances gradients."""
 
 
+def check_splits(config: RecapConfig, split: str | None) -> None:
+    """Raise ConfigError unless `config` has validation sets, and `split`, if it is given, is one of them."""
+    if split is not None and split not in config.validation_data:
+        raise ConfigError(f"--split: {split!r} is no validation set. {suggest(split, list(config.validation_data))}")
+    if not config.validation_data:
+        raise ConfigError("validation_data: is empty; name at least one data set to evaluate on")
+
+
+def evaluation_config(asked: RecapConfig, trained: RecapConfig, folder: Path) -> RecapConfig:
+    """Features and model as they were `trained` in `folder`; data, metrics and how many batches as `asked`.
+
+    Raises ConfigError where the two do not fit.
+    """
+    reports = asked.model_dump(include={"training", "validation_data", "which_metrics", "metrics", "strata"})
+    try:
+        return RecapConfig.model_validate(trained.model_dump() | reports)
+    except ValidationError as error:
+        problems = "; ".join(str(item["msg"]) for item in error.errors())
+        raise ConfigError(f"{folder}: the configuration does not fit the model trained there: {problems}") from None
+
+
 def evaluate_run(
     config: RecapConfig, run: Path, split: str | None = None, step: Step | None = None, say: Say = say_to_stderr
 ) -> EvaluationReport:
@@ -44,18 +65,10 @@ def evaluate_run(
     Features and model are those of the checkpoint; `config` says which data, metrics and how many batches. Raises
     ConfigError for a split it does not have, CheckpointError for a step that is not there.
     """
-    if split is not None and split not in config.validation_data:
-        raise ConfigError(f"--split: {split!r} is no validation set. {suggest(split, list(config.validation_data))}")
-    if not config.validation_data:
-        raise ConfigError("validation_data: is empty; name at least one data set to evaluate on")
+    check_splits(config, split)
     folder = find_model_dir(run, step)
     model = open_model(folder)
-    asked = config.model_dump(include={"training", "validation_data", "which_metrics", "metrics", "strata"})
-    try:
-        combined = RecapConfig.model_validate(model.config.model_dump() | asked)
-    except ValidationError as error:
-        problems = "; ".join(str(item["msg"]) for item in error.errors())
-        raise ConfigError(f"{folder}: the configuration does not fit the model trained there: {problems}") from None
+    combined = evaluation_config(config, model.config, folder)
     runtime = start_runtime()
     ranker = model.ranker.to(runtime.device)
     splits: dict[str, Evaluation] = {}

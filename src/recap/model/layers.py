@@ -119,8 +119,6 @@ class Mlp(nn.Module):
         for index, size in enumerate(layer_sizes):
             last = index == len(layer_sizes) - 1
             layers.append(linear(in_features, size, exact=exact_output and last))
-            if batch_norm_config is not None and not last:
-            layers.append(linear(in_features, size))
             if batch_norm_config is not None and (final_layer_batch_norm or not last):
                 layers.append(batch_norm(batch_norm_config, size))
             if final_layer_activation or not last:

@@ -22,7 +22,7 @@ from recap.data.assets import (
     save_asset,
 )
 from recap.errors import CheckpointError, ConfigError
-from recap.model.directory import MANIFEST, verify
+from recap.model.directory import MANIFEST, verify, writing
 from recap.model.embeddings import load_pretrained
 from recap.model.featurization import ZScoreLog
 from recap.model.ranker import Ranker
@@ -60,12 +60,15 @@ def new_ranker(config: RecapConfig, assets: Assets) -> Ranker:
     return ranker
 
 
-def write_model(folder: Path, model: SavedModel) -> None:
-    """Write the files of a model directory into `folder`."""
-    (folder / CONFIG).write_text(dump_config(model.config), encoding="utf-8")
-    for name, values in model.assets.items():
-        save_asset(values, asset_path(folder, name))
-    save_file({name: tensor.contiguous() for name, tensor in model.ranker.state_dict().items()}, folder / WEIGHTS)
+def write_model(folder: Path, config: RecapConfig, assets: Assets, weights: Mapping[str, Tensor]) -> None:
+    """Write the files of a model directory into `folder`; `weights` are contiguous. Raises RunError."""
+    with writing(folder / CONFIG) as file:
+        file.write_text(dump_config(config), encoding="utf-8")
+    for name, values in assets.items():
+        with writing(asset_path(folder, name)) as file:
+            save_asset(values, file)
+    with writing(folder / WEIGHTS) as file:
+        save_file(dict(weights), file)
 
 
 def open_model(folder: Path, overrides: Sequence[str] = (), set_files: Sequence[str] = ()) -> SavedModel:
@@ -73,7 +76,7 @@ def open_model(folder: Path, overrides: Sequence[str] = (), set_files: Sequence[
 
     Raises CheckpointError where it is missing or damaged, ConfigError for overrides that cannot be.
     """
-    verify(folder)
+    verify_model(folder)
     config = load_config(folder / CONFIG, overrides, set_files, stored=True)
     if overrides or set_files:
         _refuse_other_weights(differences(load_config(folder / CONFIG, stored=True), config), folder)
@@ -81,6 +84,17 @@ def open_model(folder: Path, overrides: Sequence[str] = (), set_files: Sequence[
     ranker = build_ranker(config, assets)
     load_weights(ranker, folder)
     return SavedModel(config, assets, ranker)
+
+
+def verify_model(folder: Path) -> None:
+    """Raise CheckpointError, which says what else there is, unless `folder` is a whole model directory."""
+    try:
+        verify(folder)
+    except CheckpointError as error:
+        run = folder.parent.parent
+        others = [step for step in checkpoint_steps(run) if checkpoint_path(run, step) != folder]
+        known = f"; {run} has others, of step {', '.join(map(str, others))}" if others else ""
+        raise CheckpointError(f"{error}; use another checkpoint or model{known}") from None
 
 
 def _refuse_other_weights(changes: Mapping[Path_, tuple[Any, Any]], folder: Path) -> None:

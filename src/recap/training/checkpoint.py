@@ -2,24 +2,29 @@
 
 import fcntl
 import json
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from recap.config.load import describe_changes, differences, load_config
 from recap.config.node import dotted
 from recap.config.recap import RecapConfig
 from recap.data.assets import Assets, load_assets
-from recap.errors import CheckpointError, InputError
-from recap.model.directory import verify, whole_directory
+from recap.data.stream import Say
+from recap.errors import CheckpointError, InputError, RunError
+from recap.model.directory import clear_leftovers, remove_directory, set_aside, verify, whole_directory, writing
 from recap.model.saved import (
     CONFIG,
     STATE,
+    WEIGHTS,
     SavedModel,
     checkpoint_path,
     checkpoint_steps,
@@ -56,6 +61,8 @@ class RunState:
     """The step at which the watched metric was best; its checkpoint is kept."""
     watch: WatchState = field(default_factory=WatchState)
     """What is remembered of the watched metric."""
+    finished: bool = False
+    """Whether nothing is left to do; who follows the run need not wait for another checkpoint."""
 
 
 @contextmanager
@@ -77,15 +84,48 @@ def locked(save_dir: Path) -> Iterator[None]:
 
 
 class Checkpoints:
-    """Writes and restores the checkpoints of a run."""
+    """Writes and restores the checkpoints of a run.
+
+    `save` copies what is to be saved, and one thread writes it while training goes on; the next one waits for it.
+    """
 
     def __init__(self, save_dir: Path) -> None:
         self.run = save_dir
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="recap-checkpoint")
+        self._writing: Future[None] | None = None
+        self._copies: dict[str, dict[str, Tensor]] = {}  # by file, used again: new memory is slower than copying
 
     def latest_or_none(self) -> Path | None:
-        """The latest checkpoint, if there is one."""
+        """The latest checkpoint, if there is one; waits for one that is being written."""
+        if self._writing is not None:
+            self._writing.exception()  # waits; it is told at the next save
         steps = checkpoint_steps(self.run)
         return checkpoint_path(self.run, steps[-1]) if steps else None
+
+    def latest_whole(self, say: Say) -> Path | None:
+        """The latest checkpoint that is whole, if there is any at all; damaged ones after it are set aside and told.
+
+        Clears what a killed process left. Raises CheckpointError where all are damaged; they stay where they are.
+        """
+        clear_leftovers(checkpoint_path(self.run, 0).parent)
+        damaged: list[tuple[Path, CheckpointError]] = []
+        for step in reversed(checkpoint_steps(self.run)):
+            path = checkpoint_path(self.run, step)
+            try:
+                verify(path)
+            except CheckpointError as error:
+                damaged.append((path, error))
+                continue
+            for each, found in damaged:
+                say(f"{found}; set aside as {set_aside(each).name}, the run goes on from {path.name}")
+            return path
+        if not damaged:
+            return None
+        raise CheckpointError(
+            "\n".join(str(error) for _, error in damaged)
+            + f"\n{self.run}: no whole checkpoint is left. Bring one back from a copy, or start again with another "
+            "training.save_dir"
+        )
 
     def save(
         self,
@@ -95,20 +135,29 @@ class Checkpoints:
         average: WeightAverage,
         state: RunState,
     ) -> None:
-        """Write the checkpoint of `state.step`, then drop the oldest beyond `checkpoint_max_to_keep`, but the best."""
-        with whole_directory(checkpoint_path(self.run, state.step)) as folder:
-            with average.applied():
-                write_model(folder, model)
-            if raw := average.state_dict():
-                save_file(raw, folder / RAW_WEIGHTS)
-            save_file(optimizer.state_dict(), folder / OPTIMIZER)
-            if balanced := balancing.state_dict():
-                save_file(balanced, folder / BALANCING)
-            (folder / STATE).write_text(json.dumps(asdict(state), indent=1) + "\n")
-        keep = model.config.training.checkpoint_max_to_keep
-        for step in checkpoint_steps(self.run)[:-keep] if keep else []:
-            if step != state.best_step:
-                shutil.rmtree(checkpoint_path(self.run, step))
+        """Take the checkpoint of `state.step`, which is written while training goes on.
+
+        Then the oldest beyond `checkpoint_max_to_keep` are dropped, but the best. Raises RunError if the checkpoint
+        before could not be written.
+        """
+        self.wait()
+        with average.applied():
+            copies = {WEIGHTS: self._copied(WEIGHTS, model.ranker.state_dict())}
+        copies[OPTIMIZER] = self._copied(OPTIMIZER, optimizer.state_dict())
+        for file, state_dict in ((BALANCING, balancing.state_dict()), (RAW_WEIGHTS, average.state_dict())):
+            if state_dict:
+                copies[file] = self._copied(file, state_dict)
+        self._writing = self._writer.submit(self._write, model.config, model.assets, copies, deepcopy(state))
+
+    def wait(self) -> None:
+        """Until what was saved is on disk. Raises RunError if it could not be written."""
+        written, self._writing = self._writing, None
+        if written is not None:
+            written.result()
+
+    def close(self) -> None:
+        """Let the writer end; nothing can be saved any more."""
+        self._writer.shutdown()
 
     def restore(
         self,
@@ -118,11 +167,7 @@ class Checkpoints:
         balancing: Balancing,
         average: WeightAverage,
     ) -> RunState:
-        """Bring back the checkpoint in `folder`. Raises CheckpointError that names what is damaged."""
-        try:
-            verify(folder)
-        except CheckpointError as error:
-            raise CheckpointError(f"{error} (delete {folder} to resume from the one before it)") from None
+        """Bring back the checkpoint in `folder`, which is whole. Raises CheckpointError if it is of another model."""
         load_weights(model.ranker, folder)
         if (folder / RAW_WEIGHTS).exists():
             average.load_state_dict(load_file(folder / RAW_WEIGHTS))
@@ -131,6 +176,42 @@ class Checkpoints:
             balancing.load_state_dict(load_file(folder / BALANCING))
         found = json.loads((folder / STATE).read_text())
         return RunState(**found | {"watch": WatchState(**found["watch"])})
+
+    def _copied(self, file: str, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The tensors as they are now, in memory of their own."""
+        before, copies = self._copies.get(file, {}), dict[str, Tensor]()
+        for name, tensor in tensors.items():
+            copy = before.get(name)
+            if copy is None or copy.shape != tensor.shape or copy.dtype != tensor.dtype:
+                copy = torch.empty_like(tensor, device="cpu", memory_format=torch.contiguous_format)
+            copies[name] = copy.copy_(tensor)
+        self._copies[file] = copies
+        return copies
+
+    def _write(
+        self, config: RecapConfig, assets: Assets, tensors: Mapping[str, Mapping[str, Tensor]], state: RunState
+    ) -> None:
+        """What the thread does. Raises RunError that says what is left."""
+        try:
+            with whole_directory(checkpoint_path(self.run, state.step)) as folder:
+                write_model(folder, config, assets, tensors[WEIGHTS])
+                for name, of_file in tensors.items():
+                    if name != WEIGHTS:
+                        with writing(folder / name) as file:
+                            save_file(dict(of_file), file)
+                with writing(folder / STATE) as file:
+                    file.write_text(json.dumps(asdict(state), indent=1) + "\n")
+            keep = config.training.checkpoint_max_to_keep
+            for step in checkpoint_steps(self.run)[:-keep] if keep else []:
+                if step != state.best_step:
+                    remove_directory(checkpoint_path(self.run, step))
+        except (RunError, OSError) as error:
+            steps = checkpoint_steps(self.run)
+            raise RunError(
+                f"{error}\nsaving step {state.step} failed; the last whole checkpoint is "
+                f"{checkpoint_path(self.run, steps[-1]) if steps else 'none'}. Mend the disk or make room on it, then "
+                "run the same command again to go on"
+            ) from error
 
 
 def check_resumable(checkpoint: Path, config: RecapConfig, assets: Assets) -> list[str]:

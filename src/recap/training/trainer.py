@@ -11,8 +11,8 @@ from recap.data.batch import Batch
 from recap.data.stream import open_stream, refuse_caches_that_do_not_fit
 from recap.errors import DataError, RunError
 from recap.evaluation.strata import Strata
-from recap.model.directory import verify
-from recap.model.saved import CONFIG, SavedModel, checkpoint_path, find_model_dir, new_ranker
+from recap.model.directory import replace_text
+from recap.model.saved import CONFIG, SavedModel, checkpoint_path, find_model_dir, new_ranker, verify_model
 from recap.runtime import seed_torch, start_runtime
 from recap.tracking import Reporter, open_trackers
 from recap.training.average import WeightAverage
@@ -71,7 +71,7 @@ class Trainer:
         self.state = self._restore(accept_changed_data)
         self.watch = Watch(config.training.watch, self.state.watch)
         self.log = TrainLog(config, self.state, self.stream)
-        (self.save_dir / CONFIG).write_text(dump_config(config), encoding="utf-8")
+        replace_text(self.save_dir / CONFIG, dump_config(config))
 
     def run(self) -> bool:
         """Do every step that is left; False if the run is finished and nothing was."""
@@ -100,9 +100,12 @@ class Trainer:
                     if self._due(training.checkpoint_every_n) or state.best_step == state.step or self.signals:
                         self._save()
                     if self.signals:
+                        self.checkpoints.wait()
                         raise Interrupted(self.signals[0], state.step)
+            self.checkpoints.wait()
             self._tell_best()
         finally:
+            self.checkpoints.close()
             self.trackers.close()
             self.reporter.stop()
         return True
@@ -125,7 +128,8 @@ class Trainer:
         return self.state.step > 0 and (self.state.step % every == 0 or self._is_last())
 
     def _evaluation_is_due(self) -> bool:
-        return self._due(self.config.training.eval_log_every_n) and self.state.evaluated_step < self.state.step
+        every = self.config.training.eval_log_every_n
+        return every is not None and self._due(every) and self.state.evaluated_step < self.state.step
 
     def _log_if_due(self) -> None:
         """Mean losses since the last line, and the rates of the step just done."""
@@ -175,16 +179,17 @@ class Trainer:
 
     def _save(self) -> None:
         self.state.stream = self.stream.state_dict()
+        self.state.finished = self._is_last() and not self._evaluation_is_due()
         self.checkpoints.save(self.model, self.optimizer, self.balancing, self.average, self.state)
 
     def _restore(self, accept_changed_data: bool) -> RunState:
         """The state of the latest checkpoint, or of a new run: fresh or warm-started weights."""
-        latest = self.checkpoints.latest_or_none()
+        latest = self.checkpoints.latest_whole(self.reporter.say)
         if latest is None:
             warm_start = self.config.training.initial_checkpoint_dir
             if warm_start is not None:
                 folder = find_model_dir(Path(warm_start))
-                verify(folder)
+                verify_model(folder)
                 for line in start_from(folder, self.model.ranker, self.config.training.initial_weights):
                     self.reporter.say(line)
                 self.average.restart()

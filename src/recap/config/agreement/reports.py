@@ -29,6 +29,8 @@ def watch_problems(config: "RecapConfig") -> Disagreements:
     watch, path = config.training.watch, ("training", "watch")
     if watch is None:
         return
+    if config.training.eval_log_every_n is None:
+        yield path, "needs evaluations while training, and training.eval_log_every_n is null; give a number of steps"
     if watch.split not in config.validation_data:
         yield (*path, "split"), unknown(watch.split, "validation set", list(config.validation_data))
         return

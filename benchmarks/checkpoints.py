@@ -1,0 +1,126 @@
+"""What saving takes from training: the recipe on simulated data, and the same with a table of 47 million weights.
+
+    python benchmarks/checkpoints.py [--every 200] [--every-large 30] [--saves 4]
+
+Of `2 · every` steps, a checkpoint is written during the first `every` and none during the others, again and again in
+one process, so that what else the machine does falls on both. Printed are steps/s of both, their ratio, what a call of
+`save` takes (the first, which makes room for the copies, and the median of the others), how long the writer is at work,
+and the share of the time of training that all of it takes where a checkpoint is saved every 1000 steps.
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from recap.config.load import load_config
+from recap.data.simulate import simulate
+from recap.training import trainer
+from recap.training.checkpoint import Checkpoints
+
+ROOT = Path(__file__).parents[1]
+DEFAULT_EVERY = 1000
+LARGE = ["features.discrete.user_id={hash: {buckets: 1450000}}", "model.embeddings.user_id=32"]
+
+
+class Stopwatch:
+    """A reporter that takes the time of each step."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def advance(self, *_: Any) -> None:
+        """A step is done."""
+        self.ends.append(time.perf_counter())
+
+    def start(self, *_: Any) -> None:
+        """Nothing."""
+
+    def logged(self, record: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+    def evaluated(self, step: int, split: str, evaluation: Mapping[str, Mapping[str, float]]) -> None:
+        """Nothing."""
+
+    def say(self, text: str) -> None:
+        """Pass it on."""
+        print(text)
+
+    def stop(self) -> None:
+        """Nothing."""
+
+
+class TimedCheckpoints(Checkpoints):
+    """Takes the time of each save and of each writing."""
+
+    saves: list[float] = []
+    writes: list[float] = []
+
+    def save(self, *parts: Any) -> None:
+        """Save, timed."""
+        started = time.perf_counter()
+        super().save(*parts)
+        self.saves.append(time.perf_counter() - started)
+
+    def _write(self, *parts: Any) -> None:
+        started = time.perf_counter()
+        super()._write(*parts)
+        self.writes.append(time.perf_counter() - started)
+
+
+def main() -> None:
+    """Measure both and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--every", type=int, default=200)
+    parser.add_argument("--every-large", type=int, default=30)
+    parser.add_argument("--saves", type=int, default=4)
+    options = parser.parse_args()
+    trainer.__dict__["Checkpoints"] = TimedCheckpoints
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        simulate(folder / "feed", rows=200_000, validation_rows=2_000)
+        for name, every, overrides in (("small", options.every, []), ("large", options.every_large, LARGE)):
+            print(f"{name:<6} {measure(folder, name, every, options.saves, overrides)}", flush=True)
+
+
+def measure(folder: Path, name: str, every: int, saves: int, overrides: Sequence[str]) -> str:
+    """One line of figures."""
+    TimedCheckpoints.saves.clear()
+    TimedCheckpoints.writes.clear()
+    feed, run = folder / "feed", folder / name
+    steps = 2 * every * (saves + 1) + 1
+    settings = {
+        "training.save_dir": run,
+        "training.num_train_steps": steps,
+        "training.checkpoint_every_n": 2 * every,
+        "training.checkpoint_max_to_keep": 2,
+        "training.train_log_every_n": steps,
+        "training.eval_log_every_n": "null",
+        "train_data.source.inputs": feed / "train" / "*.parquet",
+        "validation_data.validation.source.inputs": feed / "validation" / "*.parquet",
+        "features.discrete.language.vocabulary": feed / "languages.parquet",
+    }
+    recipe = ROOT / "recipes" / "simulated" / "ranker.yaml"
+    stopwatch = Stopwatch()
+    trainer.train(load_config(recipe, [*(f"{key}={value}" for key, value in settings.items()), *overrides]), stopwatch)
+    # The pair of `every` steps after each save but the first, whose copies take new memory: with, and without.
+    durations = np.diff(stopwatch.ends)[4 * every - 1 : 2 * every * (saves + 1) - 1].reshape(-1, 2, every)
+    saving, alone = (float(durations[:, part].sum()) / durations[:, part].size for part in (0, 1))
+    cost = max(saving - alone, 0) * every  # seconds a save
+    size = sum(file.stat().st_size for file in (run / "checkpoints" / f"step_{steps:08d}").glob("*.safetensors"))
+    first, *others = TimedCheckpoints.saves
+    return (
+        f"{size / 2**20:,.0f} MiB a checkpoint: {1 / alone:.2f} steps/s without, {1 / saving:.2f} saving every {every} "
+        f"(ratio {alone / saving:.3f}); save() {first * 1e3:.1f} ms at first, then {median(others) * 1e3:.1f} ms; "
+        f"written in {median(TimedCheckpoints.writes) * 1e3:.0f} ms; saving every {DEFAULT_EVERY}: "
+        f"{cost / (cost + DEFAULT_EVERY * alone):.2%} of the time"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""Runs `recap train CONFIG` again and again in processes that are killed; a script, so that imports are paid once.
+
+    python killing.py CONFIG KILL...
+
+Each KILL is the number of the change to the run's checkpoints (a file opened to be written or synced, a folder made,
+anything renamed or deleted) before which SIGKILL comes, or `half`, death in the middle of writing a file, or
+`after:STEP`, SIGKILL a random moment after the checkpoint of STEP. Prints, a line each, what was about to happen.
+Processes are forked before torch has started any thread.
+"""
+
+import importlib
+import os
+import random
+import resource
+import signal
+import sys
+import time
+from contextlib import redirect_stdout, suppress
+from pathlib import Path
+from typing import Any
+
+from recap.cli.main import app
+from recap.config.load import load_config
+from recap.model.saved import checkpoint_steps
+
+IMPORTED = ("recap.training.trainer", "torch._dynamo", "torch.utils.tensorboard")
+"""What a run imports late, and what takes longer than to train."""
+CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "open"}
+
+
+def kill_before(change: int, told: int) -> None:
+    """Have this process killed before it makes so many changes, and write to `told` which one it is."""
+    left = change
+
+    def watch(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal left
+        # Files are read with a mode and synced by their descriptor, without one.
+        if (
+            event in CHANGES
+            and "/checkpoints" in str(arguments[0])
+            and (event != "open" or arguments[1] in (None, "w"))
+        ):
+            left -= 1
+            if left == 0:
+                what = f"sync {arguments[0]}" if event == "open" and arguments[1] is None else f"{event} {arguments[0]}"
+                os.write(told, what.encode())
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(watch)
+
+
+def train(config: str, kill: str, told: int) -> None:
+    """What a child does."""
+    if kill == "half":  # Python ignores the signal of a file that grows too large
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, -1))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    elif kill.isdigit():
+        kill_before(int(kill), told)
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), suppress(SystemExit):
+        app(["train", config])
+
+
+def main(config: str, *kills: str) -> None:
+    """Kill one process after the other."""
+    for module in IMPORTED:
+        importlib.import_module(module)
+    run, chance = Path(load_config(Path(config)).training.save_dir), random.Random(0)
+    for kill in kills:
+        heard, told = os.pipe()
+        child = os.fork()
+        if child == 0:
+            train(config, kill, told)
+            os._exit(0)
+        os.close(told)
+        if kill.startswith("after:"):
+            while max(checkpoint_steps(run), default=0) < int(kill.removeprefix("after:")):
+                time.sleep(0.001)
+            time.sleep(chance.random() * 0.05)
+            os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        with os.fdopen(heard) as pipe:
+            what = pipe.read()
+        assert os.WIFSIGNALED(status), f"{kill}: ended by itself"
+        print(f"{signal.Signals(os.WTERMSIG(status)).name} {what or kill}", flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,323 @@
+"""Checkpoints: written while training goes on, refused when damaged, and never lost to a full disk."""
+
+import errno
+import os
+import resource
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from support import Recorder, feed_config, feed_values
+from training.runs import assert_same_run, interrupt, records
+
+from recap.config.load import load_config
+from recap.data.assets import load_assets
+from recap.errors import CheckpointError, RunError
+from recap.evaluation.job import evaluate_run
+from recap.model import directory
+from recap.model.directory import verify
+from recap.model.saved import SavedModel, build_ranker, checkpoint_path, checkpoint_steps, find_model_dir, open_model
+from recap.training.checkpoint import Checkpoints, RunState, locked
+from recap.training.signals import Interrupted
+from recap.training.trainer import train
+
+
+class Parts(SimpleNamespace):
+    """What a checkpoint is made of, with moments that need no training."""
+
+    model: SavedModel
+    moments: dict[str, torch.Tensor]
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        return self.moments
+
+    def save(self, checkpoints: Checkpoints, step: int, best: int | None = None) -> None:
+        nothing: Any = SimpleNamespace(state_dict=dict)
+        optimizer: Any = self
+        checkpoints.save(self.model, optimizer, nothing, RunState(step=step, best_step=best))
+
+    def fill(self, value: float) -> None:
+        with torch.no_grad():
+            for tensor in (*self.model.ranker.parameters(), *self.moments.values()):
+                tensor.fill_(value)
+
+
+@pytest.fixture
+def parts(feed: Path, tmp_path: Path) -> Parts:
+    config = feed_config(feed, tmp_path / "run", training={"checkpoint_max_to_keep": 2})
+    assets = load_assets(config.features)
+    return Parts(model=SavedModel(config, assets, build_ranker(config, assets)), moments={"a/exp_avg": torch.ones(9)})
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """The writer waits before its first sync of each checkpoint until this is set."""
+    gate, sync = threading.Event(), directory._sync
+
+    def wait_and_sync(path: Path) -> None:
+        gate.wait()
+        sync(path)
+
+    monkeypatch.setattr(directory, "_sync", wait_and_sync)
+    yield gate
+    gate.set()
+
+
+def test_what_changes_while_a_checkpoint_is_written_does_not_get_into_it(parts: Parts, tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path / "run")
+    for step in range(1, 30):
+        parts.fill(step)
+        parts.save(checkpoints, step)
+        parts.fill(-1)
+    checkpoints.wait()
+    for step in (28, 29):
+        folder = checkpoint_path(tmp_path / "run", step)
+        verify(folder)
+        learned = dict(parts.model.ranker.named_parameters())
+        for name, tensor in load_file(folder / "weights.safetensors").items():
+            assert name not in learned or (tensor == step).all(), name
+        assert (load_file(folder / "optimizer.safetensors")["a/exp_avg"] == step).all()
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(feed: Path, tmp_path: Path, gate: threading.Event) -> None:
+    run = tmp_path / "run"
+    recorder = Recorder({step: lambda: seen.append(checkpoint_steps(run)) for step in range(1, 9)} | {8: gate.set})
+    seen: list[list[int]] = []
+    train(feed_config(feed, run), recorder)
+    assert seen == [[]] * 7, "steps 5 to 7 were done before the checkpoint of step 4 was there"
+    train(feed_config(feed, tmp_path / "other"), Recorder())
+    assert_same_run(run, tmp_path / "other", 12)
+
+
+def test_one_checkpoint_at_most_is_being_written(parts: Parts, tmp_path: Path, gate: threading.Event) -> None:
+    checkpoints, saved = Checkpoints(tmp_path / "run"), threading.Event()
+    parts.save(checkpoints, 1)
+
+    def save_another() -> None:
+        parts.save(checkpoints, 2)
+        saved.set()
+
+    thread = threading.Thread(target=save_another)
+    thread.start()
+    assert not saved.wait(0.1)
+    gate.set()
+    thread.join()
+    checkpoints.wait()
+    assert checkpoint_steps(tmp_path / "run") == [1, 2]
+
+
+def test_old_checkpoints_are_deleted_once_the_new_one_is_whole(
+    parts: Parts, tmp_path: Path, gate: threading.Event
+) -> None:
+    checkpoints, run = Checkpoints(tmp_path / "run"), tmp_path / "run"
+    gate.set()
+    for step in (1, 2, 3, 4):
+        parts.save(checkpoints, step, best=2)
+    assert checkpoints.latest_or_none() == checkpoint_path(run, 4)
+    assert checkpoint_steps(run) == [2, 3, 4]
+    gate.clear()
+    parts.save(checkpoints, 5, best=5)
+    assert checkpoint_steps(run) == [2, 3, 4]
+    gate.set()
+    checkpoints.wait()
+    assert checkpoint_steps(run) == [4, 5]
+
+
+def test_a_signal_waits_for_the_checkpoint_it_says_is_saved(feed: Path, tmp_path: Path, gate: threading.Event) -> None:
+    threading.Timer(0.2, gate.set).start()
+    with pytest.raises(Interrupted, match="after step 3, which is saved"):
+        train(feed_config(feed, tmp_path / "run"), Recorder({3: interrupt}))
+    assert gate.is_set()
+    verify(checkpoint_path(tmp_path / "run", 3))
+
+
+@pytest.mark.parametrize(("steps", "whole"), [(12, []), (4, [])])
+def test_a_writer_that_fails_ends_the_run_at_the_next_save_or_at_the_end(
+    feed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int, whole: list[int]
+) -> None:
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    run, recorder = tmp_path / "run", Recorder()
+    config = feed_config(feed, run, training={"num_train_steps": steps})
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        with pytest.raises(
+            RunError, match=r"language.parquet: cannot be written \(Input/output error\)\nsaving step 4"
+        ) as error:
+            train(config, recorder)
+    assert error.value.exit_code == 1
+    assert recorder.steps[-1] == min(steps, 8)
+    assert checkpoint_steps(run) == whole
+    train(config, Recorder())
+    train(feed_config(feed, tmp_path / "other", training={"num_train_steps": steps}), Recorder())
+    assert_same_run(run, tmp_path / "other", steps)
+
+
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def halve(file: Path) -> None:
+    os.truncate(file, file.stat().st_size // 2)
+
+
+def cut(file: Path) -> None:
+    os.truncate(file, file.stat().st_size - 1)
+
+
+@pytest.mark.parametrize(
+    ("damage", "name"),
+    [
+        (flip, "weights.safetensors"),
+        (cut, "optimizer.safetensors"),
+        (Path.unlink, "state.json"),
+        (halve, "manifest.json"),
+        (Path.unlink, "manifest.json"),
+    ],
+)
+def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
+    feed: Path, tmp_path: Path, damage: Callable[[Path], None], name: str
+) -> None:
+    run, longer = tmp_path / "run", {"num_train_steps": 14}
+    train(feed_config(feed, run), Recorder())
+    latest = checkpoint_path(run, 12)
+    damage(latest / name)
+    for opened in (lambda: open_model(find_model_dir(run)), lambda: evaluate_run(feed_config(feed, run), run, step=12)):
+        with pytest.raises(CheckpointError, match=rf"{name}.*; {run} has others, of step 4, 8"):
+            opened()
+    open_model(find_model_dir(run, step=8))
+    recorder = Recorder()
+    train(feed_config(feed, run, training=longer), recorder)
+    assert recorder.said[0].startswith(str(latest))
+    assert name in recorder.said[0]
+    assert recorder.said[0].endswith("set aside as step_00000012.damaged, the run goes on from step_00000008")
+    assert recorder.steps == [9, 10, 11, 12, 13, 14]
+    assert checkpoint_steps(run) == [4, 8, 12, 14]
+    train(feed_config(feed, tmp_path / "other", training=longer), Recorder())
+    assert_same_run(run, tmp_path / "other", 14)
+
+
+def test_a_run_without_a_whole_checkpoint_is_refused_and_nothing_is_renamed(feed: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(feed_config(feed, run), Recorder())
+    for step in (4, 8, 12):
+        flip(checkpoint_path(run, step) / "weights.safetensors")
+    logged = records(run)
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match=r"step_00000004.*\n.*no whole checkpoint is left. Bring one back"):
+            train(feed_config(feed, run), Recorder())
+    assert checkpoint_steps(run) == [4, 8, 12]
+    assert records(run) == logged
+
+
+def test_a_damaged_best_checkpoint_is_refused_by_name_and_the_run_goes_on(feed: Path, tmp_path: Path) -> None:
+    watch = {"watch": {"metric": "auc", "split": "validation"}, "eval_log_every_n": 4, "checkpoint_max_to_keep": 1}
+    run = tmp_path / "run"
+    config = feed_config(feed, run, training=watch)
+    train(config, Recorder())
+    best = find_model_dir(run, "best")
+    flip(best / "weights.safetensors")
+    with pytest.raises(CheckpointError, match=f"{best}/weights.safetensors: damaged"):
+        open_model(find_model_dir(run, "best"))
+    if best == checkpoint_path(run, 12):  # then it is the latest too, and the only one
+        with pytest.raises(CheckpointError, match="no whole checkpoint is left"):
+            train(config, Recorder())
+    else:
+        assert train(feed_config(feed, run, training={**watch, "num_train_steps": 13}), Recorder())
+
+
+def small_files_only() -> None:
+    """No file of this process grows beyond 15 kB: the weights fit, the moments do not."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (15_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+
+def recap_train(config: Path, *overrides: str, full: bool = False) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "recap", "train", str(config), *overrides]
+    return subprocess.run(command, capture_output=True, text=True, preexec_fn=small_files_only if full else None)
+
+
+def write_config(feed: Path, run: Path) -> Path:
+    values = feed_values(feed, run)
+    values["training"]["watch"] = {"metric": "auc", "split": "validation"}
+    file = run.parent / "ranker.yaml"
+    file.write_text(yaml.safe_dump(values))
+    return file
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_the_run_with_the_file_and_the_reason_and_a_restart_goes_on(
+    feed: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    config = write_config(feed, run)
+    assert recap_train(config, "training.num_train_steps=4").returncode == 0
+    full = recap_train(config, full=True)
+    assert full.returncode == 1
+    assert "Traceback" not in full.stderr
+    assert "step_00000006.unfinished/optimizer.safetensors: cannot be written" in full.stderr
+    assert "File too large" in full.stderr
+    assert f"saving step 6 failed; the last whole checkpoint is {checkpoint_path(run, 4)}. Mend the disk" in full.stderr
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step_00000004"]
+    verify(checkpoint_path(run, 4))
+    assert "resuming after step 4 of 12" in recap_train(config).stdout
+    for steps in (4, 12):
+        other = [f"training.save_dir={tmp_path}/other", f"training.num_train_steps={steps}"]
+        train(load_config(config, other), Recorder())
+    assert_same_run(run, tmp_path / "other", 12)
+
+
+@pytest.mark.slow
+def test_a_file_where_a_folder_should_be_is_named(feed: Path, tmp_path: Path) -> None:
+    config = write_config(feed, tmp_path / "run")
+    (tmp_path / "run").write_text("in the way")
+    before = recap_train(config)
+    assert (before.returncode, before.stderr) == (
+        2,
+        f"training.save_dir: {tmp_path}/run cannot be written (File exists)\n",
+    )
+    (tmp_path / "run").unlink()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoints").write_text("in the way")
+    later = recap_train(config)
+    assert later.returncode == 1
+    assert later.stderr.startswith(f"{tmp_path}/run/checkpoints: cannot be written (File exists)\n")
+    assert "Traceback" not in later.stderr
+
+
+def test_a_second_process_is_told_that_another_one_trains_into_the_run(feed: Path, tmp_path: Path) -> None:
+    config = write_config(feed, tmp_path / "run")
+    with locked(tmp_path / "run"):
+        second = recap_train(config)
+    assert second.returncode == 2
+    assert second.stderr == (
+        f"{tmp_path}/run: another process is training into it; wait for it, or choose another training.save_dir\n"
+    )
+
+
+@pytest.mark.slow
+def test_a_run_that_was_moved_goes_on_where_it_is_now(feed: Path, tmp_path: Path) -> None:
+    run, moved = tmp_path / "run", tmp_path / "elsewhere" / "moved"
+    config = write_config(feed, run)
+    assert recap_train(config, "training.num_train_steps=7").returncode == 0
+    moved.parent.mkdir()
+    run.rename(moved)
+    resumed = recap_train(config, f"training.save_dir={moved}")
+    assert "resuming after step 7 of 12" in resumed.stdout
+    best = find_model_dir(moved, "best")
+    assert str(best) in resumed.stdout
+    assert not run.exists()
+    train(load_config(config, ["training.num_train_steps=7"]), Recorder())
+    train(load_config(config), Recorder())
+    assert find_model_dir(run, "best").name == best.name
+    assert_same_run(run, moved, 12)
