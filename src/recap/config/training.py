@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from recap.config.base import BaseConfig, Name, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from recap.config.faults import NonFiniteConfig, RaiseConfig
 from recap.config.metrics import WatchedMetric
 
 
@@ -59,5 +60,9 @@ class TrainingConfig(BaseConfig):
     """A metric whose best checkpoint is kept, and that may cut the rates and end the run; none given: none."""
     gradient_accumulation: PositiveInt | None = None
     """Micro-batches an optimizer step is cut into: less memory, the same step (but see BatchNorm in docs)."""
+    non_finite: NonFiniteConfig = RaiseConfig()
+    """What a step does whose losses or gradients are not finite."""
+    preemption_grace_seconds: PositiveFloat = 30.0
+    """Seconds from a signal to the end of the run; a step that is not done after half of them is given up."""
     seed: NonNegativeInt = 0
     """Fixes initial weights, the order of the rows and dropout."""

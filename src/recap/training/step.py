@@ -1,6 +1,5 @@
 """One optimizer step: micro-batches forward and backward, then the weights move."""
 
-import math
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -8,21 +7,12 @@ from torch import Tensor
 
 from recap.config.recap import RecapConfig
 from recap.data.batch import Batch
-from recap.errors import RunError
 from recap.model.ranker import Ranker
 from recap.runtime import Runtime, seed_torch
 from recap.training.balancing import Balancing
+from recap.training.finite import StepGuard
 from recap.training.optimizer import ScheduledOptimizer
-
-
-class NotFinite(RunError):
-    """The loss of some tasks is not finite; the weights were not moved."""
-
-    def __init__(self, step: int, tasks: list[str]) -> None:
-        super().__init__(
-            f"step {step}: the loss of {', '.join(tasks)} is not finite; the weights were not moved. "
-            "Lower the learning rates, lengthen their ramp, or look for extreme values in vector columns"
-        )
+from recap.training.signals import Signals
 
 
 class TrainStep:
@@ -35,13 +25,31 @@ class TrainStep:
         balancing: Balancing,
         optimizer: ScheduledOptimizer,
         runtime: Runtime,
+        signals: Signals,
     ) -> None:
+        """`signals`: a step that takes too long is given up for them."""
         self.seed, self.parts = config.training.seed, config.training.gradient_accumulation or 1
         self.tasks = config.tasks
         self.ranker, self.balancing, self.optimizer, self.runtime = ranker, balancing, optimizer, runtime
+        self.signals, self.guard = signals, StepGuard(self.tasks, ranker, balancing)
 
     def __call__(self, batch: Batch, step: int, rates: Mapping[str, float]) -> Tensor:
-        """Do step number `step`, from 1 on, at these rates; its losses, [T] float64. Raises NotFinite."""
+        """Do step number `step`, from 1 on, at these rates; its losses, [T] float64.
+
+        Raises NotFinite and StopNow; all is then as it was before the step.
+        """
+        self.guard.remember()
+        try:
+            with self.signals.when_late():
+                losses = self._gradients(batch, step)
+        except BaseException:
+            self.guard.bring_back()
+            raise
+        self.optimizer.step(rates)
+        return losses
+
+    def _gradients(self, batch: Batch, step: int) -> Tensor:
+        """Have the gradients of a step in place; its losses, [T] float64."""
         seed_torch(self.seed, step)
         self.optimizer.zero_grad()
         losses = torch.zeros(len(self.tasks), dtype=torch.float64)  # [T]
@@ -50,11 +58,9 @@ class TrainStep:
             share = len(micro_batch) / len(batch)
             per_task = self.balancing.backward(self.ranker.raw_outputs(micro_batch), micro_batch, share)  # [T]
             losses += per_task.cpu().double() * share
-        bad = [task for task, loss in zip(self.tasks, losses.tolist(), strict=True) if not math.isfinite(loss)]
-        if bad:
-            raise NotFinite(step, bad)
+        self.guard.check_losses(step, losses)
         self.balancing.finish(losses)
-        self.optimizer.step(rates)
+        self.guard.check_gradients(step)
         return losses
 
 
