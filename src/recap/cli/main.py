@@ -14,7 +14,7 @@ from recap.cli import config, data, evaluate, model, predict, train
 from recap.cli.messages import print_error
 from recap.config.environment import hide
 from recap.errors import RecapError
-from recap.training.signals import Interrupted, StopNow, stopped_by_signals
+from recap.training.signals import Interrupted, Terminated, stopped_by_signals
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -57,9 +57,9 @@ def main() -> None:
     except Interrupted as error:
         print_error(error)
         _leave(error.exit_code)
-    except StopNow as stop:
-        print(f"stopped by {signal.Signals(stop.number).name}; nothing half-written is left", file=sys.stderr)
-        _leave(128 + stop.number)
+    except Terminated as end:
+        print(f"stopped by {signal.Signals(end.number).name}; nothing half-written is left", file=sys.stderr)
+        _leave(128 + end.number)
     except RecapError as error:
         print_error(error)
         sys.exit(error.exit_code)

@@ -27,7 +27,15 @@ class Interrupted(RecapError):
 
 
 class StopNow(BaseException):
-    """A signal ends what is being done. Not an Exception, so that nothing takes it for a failure."""
+    """A signal ends what is being done, and the run saves. Not an Exception, so that nothing takes it for a failure."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+class Terminated(BaseException):
+    """A signal ends everything."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -112,10 +120,10 @@ def collected_signals(grace_seconds: float) -> Iterator[Signals]:
 
 @contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """SIGINT and SIGTERM raise StopNow wherever the work is."""
+    """SIGINT and SIGTERM raise Terminated wherever the work is."""
 
     def handle(number: int, frame: FrameType | None) -> None:
-        raise StopNow(number)
+        raise Terminated(number)
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -1,5 +1,6 @@
 """Training: load, step, evaluate, save."""
 
+import gc
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -51,6 +52,7 @@ def train(config: RecapConfig, reporter: Reporter, *, accept_changed_data: bool 
             except RolledBack as error:
                 reporter.say(str(error))
                 rolled_back = error.rolled_back
+            gc.collect()  # what went bad gives its memory back before the run is built again
 
 
 def _train(
