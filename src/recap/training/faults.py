@@ -1,10 +1,12 @@
 """What a run does about a step that is not finite, and which rows it names."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import groupby
 from typing import assert_never
 
 import torch
+from torch import Tensor
 
 from recap.config.faults import NonFiniteConfig, RaiseConfig, RollbackConfig, SkipStepsConfig
 from recap.data.batch import Batch
@@ -31,36 +33,51 @@ class RolledBack(Exception):
         self.rolled_back = rolled_back
 
 
-def answer(policy: NonFiniteConfig, state: RunState, told: str, place: list[int]) -> str:
-    """Count the step that is not finite, as `told`, over the rows at `place` of the line; what is to be said of it.
+Policy = Callable[[RunState, str, list[int]], str]
+"""Counts, in the state of a run, a step that is not finite: as it is told, over the rows at a place of the line.
 
-    Raises RunError where the run has to end, RolledBack, which says it, where it has to go back.
-    """
-    match policy:
+Returns what is to be said. Raises RunError where the run has to end, and RolledBack, with what is to be said, where it
+has to go back.
+"""
+
+
+def build_policy(config: NonFiniteConfig) -> Policy:
+    """What `config` asks for."""
+    match config:
         case RaiseConfig():
-            raise RunError(f"{told}\n{ADVICE}")
+            return _end
         case SkipStepsConfig():
-            if state.skipped_steps >= policy.budget:
-                raise RunError(
-                    f"{told}\n{state.skipped_steps:,} steps were skipped before, and no more may be "
-                    "(training.non_finite.budget). Lower the learning rates, mend the data, or raise the budget"
-                )
-            state.skipped_steps += 1
-            return f"{told}\nskipped ({state.skipped_steps:,} of at most {policy.budget:,})"
+            return partial(_skip, config.budget)
         case RollbackConfig():
-            if len(state.rolled_back) >= policy.budget:
-                raise RunError(
-                    f"{told}\nthe run went back {len(state.rolled_back):,} times before, and no more may be "
-                    "(training.non_finite.budget). Lower the learning rates, mend the data, or raise the budget"
-                )
-            rolled_back = [*state.rolled_back, place]
-            raise RolledBack(
-                f"{told}\ngoing back to it, or to the initial weights; the rows of that step are passed over "
-                f"({len(rolled_back):,} of at most {policy.budget:,})",
-                rolled_back,
-            )
+            return partial(_go_back, config.budget)
         case _:
-            assert_never(policy)
+            assert_never(config)
+
+
+def _end(state: RunState, told: str, place: list[int]) -> str:
+    raise RunError(f"{told}\n{ADVICE}")
+
+
+def _skip(budget: int, state: RunState, told: str, place: list[int]) -> str:
+    if state.skipped_steps >= budget:
+        raise RunError(f"{told}\n{state.skipped_steps:,} steps were skipped before, and no more may be {_OVER_BUDGET}")
+    state.skipped_steps += 1
+    return f"{told}\nskipped ({state.skipped_steps:,} of at most {budget:,})"
+
+
+def _go_back(budget: int, state: RunState, told: str, place: list[int]) -> str:
+    if len(state.rolled_back) >= budget:
+        times = len(state.rolled_back)
+        raise RunError(f"{told}\nthe run went back {times:,} times before, and no more may be {_OVER_BUDGET}")
+    rolled_back = [*state.rolled_back, place]
+    count = f"{len(rolled_back):,} of at most {budget:,}"
+    raise RolledBack(
+        f"{told}\ngoing back to it, or to the initial weights; the rows of that step are passed over ({count})",
+        rolled_back,
+    )
+
+
+_OVER_BUDGET = "(training.non_finite.budget). Lower the learning rates, mend the data, or raise the budget"
 
 
 def with_rows(error: NotFinite, train_step: TrainStep, batch: Batch, stream: BatchStream) -> str:
@@ -82,18 +99,18 @@ def rows_of_bad_loss(train_step: TrainStep, batch: Batch) -> list[int]:
 
     None where all are so: then it is the weights.
     """
-    ranker = train_step.ranker
+    ranker, losses = train_step.ranker, list[Tensor]()
     ranker.eval()  # BatchNorm of a batch would spread what is wrong with a row to all
     try:
         with torch.no_grad():
-            found = [
-                train_step.balancing.loss.of_rows(ranker(there).logits, there.labels, there.weights)
-                for part in split_rows(batch, train_step.parts)
-                if (there := part.to(train_step.runtime.device)).labels is not None and there.weights is not None
-            ]
+            for part in split_rows(batch, train_step.parts):
+                there = part.to(train_step.runtime.device)
+                assert there.labels is not None
+                assert there.weights is not None
+                losses.append(train_step.balancing.loss.of_rows(ranker(there).logits, there.labels, there.weights))
     finally:
         ranker.train()
-    bad: list[int] = (~torch.cat(found).isfinite()).any(dim=1).nonzero().flatten().tolist()
+    bad: list[int] = (~torch.cat(losses).isfinite()).any(dim=1).nonzero().flatten().tolist()
     return bad if len(bad) < len(batch) else []
 
 

@@ -28,7 +28,7 @@ from recap.tracking import Reporter, open_trackers
 from recap.training.balancing import build_balancing
 from recap.training.checkpoint import Checkpoints, RunState, check_resumable, locked
 from recap.training.evaluations import Evaluations, Stopped
-from recap.training.faults import RolledBack, answer, with_rows
+from recap.training.faults import RolledBack, build_policy, with_rows
 from recap.training.finite import NotFinite, not_finite
 from recap.training.log import TrainLog
 from recap.training.optimizer import ScheduledOptimizer
@@ -97,6 +97,7 @@ class Trainer:
         self.balancing = build_balancing(config, ranker, self.runtime.device)
         self.optimizer = ScheduledOptimizer(config, ranker, self.balancing.parameters())
         self.train_step = TrainStep(config, ranker, self.balancing, self.optimizer, self.runtime, signals)
+        self.policy = build_policy(config.training.non_finite)
         self.evaluations = Evaluations(config, ranker, validation, self.runtime, reporter, signals)
         self.save_dir = Path(config.training.save_dir)
         self.checkpoints = Checkpoints(self.save_dir)
@@ -136,7 +137,7 @@ class Trainer:
                     if self._due(training.checkpoint_every_n) or state.best_step == state.step or self.signals:
                         self._save()
                     if self.signals:
-                        raise StopNow(self.signals[0])
+                        break
             if self.signals:
                 raise StopNow(self.signals[0])
             self._tell_best()
@@ -162,7 +163,7 @@ class Trainer:
         except NotFinite as error:
             told = with_rows(error, self.train_step, batch, self.stream)
             told += f" (last checkpoint: {self.checkpoints.latest_or_none() or 'none'})"
-            self.reporter.say(answer(self.config.training.non_finite, self.state, told, self.stream.batch_place))
+            self.reporter.say(self.policy(self.state, told, self.stream.batch_place))
             self.state.step += 1
             return
         self.state.step += 1
