@@ -83,6 +83,22 @@ def test_the_run_ends_with_the_file_and_the_row_that_is_not_finite(bad_feed: Pat
     assert "training.non_finite: {kind: skip, budget: 10}" in text
 
 
+def test_a_label_whose_square_is_too_large_is_named_by_its_row(tmp_path: Path) -> None:
+    feed = write_feed(tmp_path / "feed")
+    for split in ("train", "validation"):
+        for file in (feed / split).glob("*.parquet"):
+            table = pq.read_table(file)
+            seconds = np.arange(len(table), dtype=np.float32)
+            seconds[5] = 1e30 if file.name == "part-2.parquet" else 5
+            pq.write_table(table.append_column("seconds", pa.array(seconds)), file, row_group_size=70)
+    values = feed_values(feed, tmp_path / "run")
+    tower = {"kind": "mlp", "layer_sizes": [8]}
+    values["model"]["tasks"]["seconds"] = {"tower": tower, "objective": {"kind": "regression", "loss": {"kind": "mse"}}}
+    values["train_data"]["tasks"]["seconds"] = {}
+    with pytest.raises(RunError, match=r"the loss of seconds is not finite; .*part-2.parquet: row 5 \(last checkpoint"):
+        train(config_of(values), Recorder())
+
+
 def test_where_it_is_the_weights_the_rows_of_the_step_are_told_in_short(feed: Path, tmp_path: Path) -> None:
     constant = {"kind": "constant", "learning_rate": 1e38}
     rates = {"backbone": constant, "towers": {"default": constant}}
