@@ -25,6 +25,7 @@ from recap.runtime import seed_torch, start_runtime
 from recap.training.average import WeightAverage
 from recap.training.balancing import build_balancing
 from recap.training.optimizer import ScheduledOptimizer
+from recap.training.signals import Signals
 from recap.training.step import TrainStep
 
 BATCHES, LEAST_SECONDS = 32, 5.0
@@ -92,7 +93,7 @@ def _seconds(config: RecapConfig) -> float:
     ranker = Ranker(config, {}).to(runtime.device).train()
     balancing = build_balancing(config, ranker, runtime.device)
     optimizer = ScheduledOptimizer(config, ranker, balancing.parameters())
-    step = TrainStep(config, ranker, balancing, optimizer, WeightAverage(None, ranker), runtime)
+    step = TrainStep(config, ranker, balancing, optimizer, WeightAverage(None, ranker), runtime, Signals(30.0))
     batches = _batches(config)
     times: list[float] = []
     while len(times) < 2 * BATCHES or sum(times[BATCHES:]) < LEAST_SECONDS:

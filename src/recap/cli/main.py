@@ -1,8 +1,11 @@
 """The command line: `recap COMMAND …`. Commands import what they run only when they run."""
 
+import os
+import signal
 import sys
+from contextlib import suppress
 from io import TextIOWrapper
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -11,6 +14,7 @@ from recap.cli import config, data, evaluate, model, predict, train
 from recap.cli.messages import print_error
 from recap.config.environment import hide
 from recap.errors import RecapError
+from recap.training.signals import Interrupted, Terminated, stopped_by_signals
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -48,15 +52,27 @@ def main() -> None:
         if isinstance(stream, TextIOWrapper):  # what the terminal has no letter for is written as its number
             stream.reconfigure(errors="backslashreplace")
     try:
-        app()
+        with stopped_by_signals():
+            app()
+    except Interrupted as error:
+        print_error(error)
+        _leave(error.exit_code)
+    except Terminated as end:
+        print(f"stopped by {signal.Signals(end.number).name}; nothing half-written is left", file=sys.stderr)
+        _leave(128 + end.number)
     except RecapError as error:
         print_error(error)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
     except BrokenPipeError:
         sys.exit(1)
     except OSError as error:
         print(hide(str(error)), file=sys.stderr)
         sys.exit(1)
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process; threads that wait for data are not waited for."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
+    os._exit(code)

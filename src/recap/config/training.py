@@ -13,6 +13,7 @@ from recap.config.base import (
     PositiveFloat,
     PositiveInt,
 )
+from recap.config.faults import NonFiniteConfig, RaiseConfig
 from recap.config.metrics import WatchedMetric
 
 
@@ -106,5 +107,9 @@ class TrainingConfig(BaseConfig):
     """Micro-batches an optimizer step is cut into: less memory, the same step (but see BatchNorm in docs)."""
     ema: EmaConfig | None = None
     """A moving average of the weights to evaluate and save; none given: the weights themselves."""
+    non_finite: NonFiniteConfig = RaiseConfig()
+    """What a step does whose losses or gradients are not finite."""
+    preemption_grace_seconds: PositiveFloat = 30.0
+    """Seconds from a signal to the end of the run; a step that is not done after half of them is given up."""
     seed: NonNegativeInt = 0
     """Fixes initial weights, the order of the rows and dropout."""

@@ -162,8 +162,11 @@ class Source:
     def _looked_at(self) -> Iterator[tuple[list[Chunk], list[Fault]]]:
         """What each file holds; of a store, more are looked at at once, for each answer takes long."""
         count = _LISTERS if any(map(is_remote, self.files)) else os.cpu_count()
-        with ThreadPoolExecutor(count, thread_name_prefix="recap-lister") as listers:
+        listers = ThreadPoolExecutor(count, thread_name_prefix="recap-lister")
+        try:
             yield from listers.map(self._look, self.files)
+        finally:
+            listers.shutdown(wait=False, cancel_futures=True)  # who stops does not wait for a file that never opens
 
     def _look(self, file: str) -> tuple[list[Chunk], list[Fault]]:
         format_ = self.loader.format
@@ -181,6 +184,10 @@ class Source:
     def unit(self, fault: Fault) -> str:
         """What is passed over, by a name that holds wherever the data lies."""
         return ", ".join(filter(None, (self.names[fault.file], fault.part)))
+
+    def parts(self, chunk: Chunk, row: int) -> set[str]:
+        """The names of all that may be passed over and that a row of a chunk, counted in its file, is a part of."""
+        return {self.unit(Fault(chunk.file, part, "")) for part in (f"part {chunk.number}", f"row {row}")}
 
     def changes(self, contents: dict[str, str]) -> list[str]:
         """What differs from the `contents` of another time, a line a file, each by name."""

@@ -103,7 +103,7 @@ class BatchStream:
         self.sampler = sampler
         self.budget = budget
         self.say = say
-        self.row = 0
+        self.row = self.batch_start = 0
         self.skipped: list[str] = []
 
     @property
@@ -149,6 +149,31 @@ class BatchStream:
             epoch, row = divmod(self.row, before)
             self.row = epoch * self.order.rows + min(row, self.order.rows)
 
+    @property
+    def batch_place(self) -> list[int]:
+        """[start, end) of the last batch in the line of all epochs."""
+        return [self.batch_start, self.row]
+
+    def last_rows(self) -> list[tuple[str, int]]:
+        """(file, row of it from 0) of each row of the last batch, in its order; where it was sampled, of all read.
+
+        Found again from the place, so that nothing is remembered of rows.
+        """
+        passed_over = set(self.skipped)
+        rows: list[tuple[str, int]] = []
+        for window, skip in self._plan(self.batch_start):
+            first = window.epoch * self.order.rows + window.first_row
+            if first >= self.row:
+                break
+            places = np.sort(self.order.permutation(window)[skip : self.row - first])
+            start = 0
+            for chunk in (self.source.chunks[index] for index in window.chunks):
+                begin, end = np.searchsorted(places, (start, start + chunk.rows))
+                numbers = (places[begin:end] - start + chunk.first_row).tolist()
+                rows += [(chunk.file, row) for row in numbers if not self.source.parts(chunk, row) & passed_over]
+                start += chunk.rows
+        return rows
+
     def restarted(self) -> "BatchStream":
         """The same stream from its first row."""
         stream = copy(self)  # what was passed over is told once
@@ -185,7 +210,7 @@ class BatchStream:
         batch = assemble(picks)
         if self.sampler is not None:
             batch = self.sampler(batch, self.row)
-        self.row = end
+        self.batch_start, self.row = self.row, end
         return batch
 
     def _pass_over(self, faults: Sequence[Fault]) -> None:
@@ -204,7 +229,8 @@ class BatchStream:
 
     def _windows(self) -> Iterator[_Loaded]:
         """Windows from the current place on."""
-        with ThreadPoolExecutor(self.readers.count, thread_name_prefix="recap-reader") as threads:
+        threads = ThreadPoolExecutor(self.readers.count, thread_name_prefix="recap-reader")
+        try:
             ahead: deque[Future[_Loaded]] = deque()
             for window, skip in self._plan(self.row):
                 ahead.append(threads.submit(self._load, window, skip))
@@ -212,6 +238,8 @@ class BatchStream:
                     yield ahead.popleft().result()
             while ahead:
                 yield ahead.popleft().result()
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)  # who stops does not wait for data that never comes
 
     def _plan(self, row: int) -> Iterator[tuple[Window, int]]:
         """Windows from global `row` on, and how many rows of each were already used."""

@@ -44,8 +44,7 @@ class MultiTaskLoss(nn.Module):
     def forward(self, logits: Tensor, labels: Tensor, weights: Tensor, users: Tensor | None = None) -> Tensor:
         """[B, T] each, float32, and users [B] int64, which a pairwise loss needs → [T] float32."""
         if self.others:
-            rows = torch.stack([self._of_rows(task, logits, labels) for task in range(logits.shape[1])], dim=1)
-            losses = (rows * weights).mean(dim=0)
+            losses = self.of_rows(logits, labels, weights).mean(dim=0)
         else:
             losses = binary_cross_entropy_with_logits(
                 logits, labels, weight=weights, pos_weight=self.pos_weights, reduction="none"
@@ -58,6 +57,11 @@ class MultiTaskLoss(nn.Module):
             found = pairwise_loss(logits[:, task], labels[:, task], users, weights[:, task] > 0)
             pairs = pairs.index_put((torch.tensor(task, device=losses.device),), weight * found)
         return losses + pairs
+
+    def of_rows(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+        """[B, T] each, float32 → the weighted losses of the rows, without those of pairs, [B, T]."""
+        rows = torch.stack([self._of_rows(task, logits, labels) for task in range(logits.shape[1])], dim=1)
+        return rows * weights
 
     def _of_rows(self, task: int, logits: Tensor, labels: Tensor) -> Tensor:
         """[B, T] each → the losses of one task, [B]."""

@@ -38,6 +38,10 @@ class Balancing(ABC):
     def finish(self, losses: Tensor) -> None:
         """Have the gradients of the step in place; `losses` [T] float64 are those of the whole step."""
 
+    @abstractmethod
+    def forget(self) -> None:
+        """Give up a step: nothing stays of what `backward` took in."""
+
     def parameters(self) -> Mapping[str, nn.Parameter]:
         """What the optimizer moves besides the ranker's, by name, at the rate of the backbone."""
         return {}
@@ -73,6 +77,9 @@ class MeanOfLosses(Balancing):
 
     def finish(self, losses: Tensor) -> None:
         """Nothing is left to do."""
+
+    def forget(self) -> None:
+        """Nothing was kept."""
 
     def combined(self, losses: Tensor) -> Tensor:
         """[T] → [T], what a mean is taken of."""
@@ -125,6 +132,10 @@ class _ByTask(Balancing):
         losses = self.losses(leaf, batch)
         self.gradients.add(outputs, leaf, losses * self.loss_weights * share)
         return losses.detach()
+
+    def forget(self) -> None:
+        """No gradient of the step is left."""
+        self.gradients = TaskGradients(self.ranker.parameters(), self.tasks)
 
     def taken(self) -> TaskGradients:
         """The gradients of the step, which are then forgotten."""

@@ -57,6 +57,10 @@ class RunState:
     """Per task, losses summed over the steps since the last logged one."""
     loss_steps: int = 0
     """How many steps those are."""
+    skipped_steps: int = 0
+    """Steps whose losses or gradients were not finite, and which moved nothing."""
+    rolled_back: list[list[int]] = field(default_factory=list)
+    """[start, end) in the line of training rows of each batch that made the run go back; it is passed over."""
     best_step: int | None = None
     """The step at which the watched metric was best; its checkpoint is kept."""
     watch: WatchState = field(default_factory=WatchState)
@@ -259,6 +263,8 @@ FREE = {
     "training.eval_log_every_n",
     "training.eval_timeout_in_s",
     "training.watch.stop_after",
+    "training.non_finite",
+    "training.preemption_grace_seconds",
     "train_data.source",
     "train_data.num_epochs",
     "train_data.on_bad_data",

@@ -10,6 +10,7 @@ from recap.evaluation.evaluate import Evaluation, evaluate
 from recap.model.ranker import Ranker
 from recap.runtime import Runtime
 from recap.tracking import Reporter, Trackers
+from recap.training.signals import Signals, StopNow
 
 
 class Stopped(Exception):
@@ -30,9 +31,9 @@ class Evaluations:
         streams: Mapping[str, BatchStream],
         runtime: Runtime,
         reporter: Reporter,
-        signals: list[int],
+        signals: Signals,
     ) -> None:
-        """`signals`: an evaluation ends when one is there."""
+        """`signals`: an evaluation ends when one arrives."""
         self.config, self.ranker, self.streams, self.runtime = config, ranker, streams, runtime
         self.reporter, self.signals = reporter, signals
 
@@ -51,17 +52,20 @@ class Evaluations:
                 )
                 break
             evaluations[split] = evaluation
+            self.reporter.evaluated(step, split, evaluation)
+        for split, evaluation in evaluations.items():  # at the end: of evaluations that a signal stops, none is logged
             for task, metrics in evaluation.items():
                 finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
                 trackers.log({"step": step, "split": split, "task": task, **finite})
-            self.reporter.evaluated(step, split, evaluation)
         return evaluations
 
     def _evaluate(self, split: str, stream: BatchStream, deadline: float) -> Evaluation:
         def after_batch(_: int) -> None:
-            if self.signals:
-                raise Stopped
             if time.monotonic() > deadline:
                 raise _TimeoutError
 
-        return evaluate(self.ranker, stream, self.config, split, self.runtime, after_batch)
+        try:
+            with self.signals.at_once():
+                return evaluate(self.ranker, stream, self.config, split, self.runtime, after_batch)
+        except StopNow:
+            raise Stopped from None

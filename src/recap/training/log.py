@@ -43,6 +43,8 @@ class TrainLog:
             "split": "train",
             "epoch": round(self.stream.epoch, 4),
             "passed_over": len(self.stream.skipped),
+            "skipped_steps": state.skipped_steps,
+            "rollbacks": len(state.rolled_back),
             "examples_per_second": round(examples / seconds, 1) if seconds else None,
             "loss": self._mean(means[task] for task in self.tasks),
             **{f"loss/{task}": mean for task, mean in means.items()},

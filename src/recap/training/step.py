@@ -1,6 +1,5 @@
 """One optimizer step: micro-batches forward and backward, then the weights move."""
 
-import math
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -8,23 +7,14 @@ from torch import Tensor
 
 from recap.config.recap import RecapConfig
 from recap.data.batch import Batch
-from recap.errors import RunError
 from recap.model.ranker import Ranker
 from recap.runtime import Runtime, seed_torch
 from recap.training.average import WeightAverage
 from recap.training.balancing import Balancing
 from recap.training.clipping import clip_gradients
+from recap.training.finite import StepGuard
 from recap.training.optimizer import ScheduledOptimizer
-
-
-class NotFinite(RunError):
-    """Losses or gradients are not finite; the weights were not moved."""
-
-    def __init__(self, step: int, what: str) -> None:
-        super().__init__(
-            f"step {step}: {what} is not finite; the weights were not moved. "
-            "Lower the learning rates, lengthen their ramp, or look for extreme values in vector columns"
-        )
+from recap.training.signals import Signals
 
 
 class TrainStep:
@@ -38,16 +28,35 @@ class TrainStep:
         optimizer: ScheduledOptimizer,
         average: WeightAverage,
         runtime: Runtime,
+        signals: Signals,
     ) -> None:
+        """`signals`: a step that takes too long is given up for them."""
         self.seed, self.parts = config.training.seed, config.training.gradient_accumulation or 1
         self.tasks, self.clipping = config.tasks, config.optimizer.clip_gradients
         self.gradient_norm: float | None = None
         """Of the last step, before its gradients were clipped; None where they are not."""
         self.ranker, self.balancing, self.optimizer, self.runtime = ranker, balancing, optimizer, runtime
         self.average = average
+        self.signals, self.guard = signals, StepGuard(self.tasks, ranker, balancing)
 
     def __call__(self, batch: Batch, step: int, rates: Mapping[str, float]) -> Tensor:
-        """Do step number `step`, from 1 on, at these rates; its losses, [T] float64. Raises NotFinite."""
+        """Do step number `step`, from 1 on, at these rates; its losses, [T] float64.
+
+        Raises NotFinite and StopNow; all is then as it was before the step.
+        """
+        self.guard.remember()
+        try:
+            with self.signals.when_late():
+                losses = self._gradients(batch, step)
+        except BaseException:
+            self.guard.bring_back()
+            raise
+        self.optimizer.step(rates)
+        self.average.update(step)
+        return losses
+
+    def _gradients(self, batch: Batch, step: int) -> Tensor:
+        """Have the gradients of a step in place; its losses, [T] float64."""
         seed_torch(self.seed, step)
         self.optimizer.zero_grad()
         losses = torch.zeros(len(self.tasks), dtype=torch.float64)  # [T]
@@ -56,23 +65,17 @@ class TrainStep:
             share = len(micro_batch) / len(batch)
             per_task = self.balancing.backward(self.ranker.raw_outputs(micro_batch), micro_batch, share)  # [T]
             losses += per_task.cpu().double() * share
-        bad = [task for task, loss in zip(self.tasks, losses.tolist(), strict=True) if not math.isfinite(loss)]
-        if bad:
-            raise NotFinite(step, f"the loss of {', '.join(bad)}")
+        self.guard.check_losses(step, losses)
         self.balancing.finish(losses)
-        self._clip(step)
-        self.optimizer.step(rates)
-        self.average.update(step)
+        self.guard.check_gradients(step)
+        self._clip()
         return losses
 
-    def _clip(self, step: int) -> None:
-        """Clip the gradients if that is asked for. Raises NotFinite."""
-        if self.clipping is None:
-            return
-        parameters = [*self.ranker.parameters(), *self.balancing.parameters().values()]
-        self.gradient_norm = clip_gradients(self.clipping, parameters)
-        if not math.isfinite(self.gradient_norm):
-            raise NotFinite(step, "the norm of all gradients")
+    def _clip(self) -> None:
+        """Clip the gradients if that is asked for."""
+        if self.clipping is not None:
+            parameters = [*self.ranker.parameters(), *self.balancing.parameters().values()]
+            self.gradient_norm = clip_gradients(self.clipping, parameters)
 
 
 def split_rows(batch: Batch, count: int) -> Iterator[Batch]:

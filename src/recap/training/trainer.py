@@ -1,6 +1,8 @@
 """Training: load, step, evaluate, save."""
 
+import gc
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -12,19 +14,29 @@ from recap.data.stream import open_stream, refuse_caches_that_do_not_fit
 from recap.errors import DataError, RunError
 from recap.evaluation.strata import Strata
 from recap.model.directory import replace_text
-from recap.model.saved import CONFIG, SavedModel, checkpoint_path, find_model_dir, new_ranker, verify_model
+from recap.model.saved import (
+    CONFIG,
+    SavedModel,
+    checkpoint_path,
+    checkpoint_steps,
+    find_model_dir,
+    new_ranker,
+    verify_model,
+)
 from recap.runtime import seed_torch, start_runtime
 from recap.tracking import Reporter, open_trackers
 from recap.training.average import WeightAverage
 from recap.training.balancing import build_balancing
 from recap.training.checkpoint import Checkpoints, RunState, check_resumable, locked
 from recap.training.evaluations import Evaluations, Stopped
+from recap.training.faults import RolledBack, build_policy, with_rows
+from recap.training.finite import NotFinite, not_finite
 from recap.training.frozen import freeze
 from recap.training.log import TrainLog
 from recap.training.norms import weight_norms
 from recap.training.optimizer import ScheduledOptimizer
-from recap.training.signals import Interrupted, collected_signals
-from recap.training.step import NotFinite, TrainStep
+from recap.training.signals import Interrupted, Signals, StopNow, collected_signals
+from recap.training.step import TrainStep
 from recap.training.warm_start import start_from
 from recap.training.watch import Watch
 
@@ -33,18 +45,44 @@ def train(config: RecapConfig, reporter: Reporter, *, accept_changed_data: bool 
     """Train until `num_train_steps` or `num_epochs`, from the latest checkpoint in `save_dir` if there is one.
 
     False: the run was finished before. `accept_changed_data`: go on though files are not those of the checkpoint.
-    Raises DataError, CheckpointError, RunError (a loss that is not finite) and Interrupted (a signal).
+    Raises DataError, CheckpointError, RunError (numbers that are not finite) and Interrupted (a signal).
     """
-    with locked(Path(config.training.save_dir)), collected_signals() as signals:
-        trainer = Trainer(config, reporter, signals, accept_changed_data=accept_changed_data)
-        return trainer.run()
+    grace = config.training.preemption_grace_seconds
+    with locked(Path(config.training.save_dir)), collected_signals(grace) as signals:
+        rolled_back: list[list[int]] = []
+        while True:
+            try:
+                return _train(config, reporter, signals, rolled_back, accept_changed_data=accept_changed_data)
+            except RolledBack as error:
+                reporter.say(str(error))
+                rolled_back = error.rolled_back
+            gc.collect()  # what went bad gives its memory back before the run is built again
+
+
+def _train(
+    config: RecapConfig,
+    reporter: Reporter,
+    signals: Signals,
+    rolled_back: list[list[int]],
+    *,
+    accept_changed_data: bool,
+) -> bool:
+    """From the latest checkpoint to the end, or to where the run goes back."""
+    try:
+        with signals.at_once():
+            trainer = Trainer(config, reporter, signals, accept_changed_data=accept_changed_data)
+    except StopNow as stop:
+        step = (checkpoint_steps(Path(config.training.save_dir)) or [0])[-1]
+        raise Interrupted(stop.number, step, done=False) from None
+    trainer.state.rolled_back = rolled_back or trainer.state.rolled_back
+    return trainer.run()
 
 
 class Trainer:
     """One run in one process."""
 
     def __init__(
-        self, config: RecapConfig, reporter: Reporter, signals: list[int], *, accept_changed_data: bool = False
+        self, config: RecapConfig, reporter: Reporter, signals: Signals, *, accept_changed_data: bool = False
     ) -> None:
         self.config, self.reporter, self.signals = config, reporter, signals
         self.runtime = start_runtime()
@@ -64,11 +102,14 @@ class Trainer:
         self.balancing = build_balancing(config, ranker, self.runtime.device)
         self.optimizer = ScheduledOptimizer(config, ranker, self.balancing.parameters())
         self.average = WeightAverage(config.training.ema, ranker)
-        self.train_step = TrainStep(config, ranker, self.balancing, self.optimizer, self.average, self.runtime)
+        self.train_step = TrainStep(config, ranker, self.balancing, self.optimizer, self.average, self.runtime, signals)
+        self.policy = build_policy(config.training.non_finite)
         self.evaluations = Evaluations(config, ranker, validation, self.runtime, reporter, signals)
         self.save_dir = Path(config.training.save_dir)
         self.checkpoints = Checkpoints(self.save_dir)
         self.state = self._restore(accept_changed_data)
+        self.state.stream = self.stream.state_dict()
+        self.saved_step = self.state.step
         self.watch = Watch(config.training.watch, self.state.watch)
         self.log = TrainLog(config, self.state, self.stream)
         replace_text(self.save_dir / CONFIG, dump_config(config))
@@ -78,6 +119,7 @@ class Trainer:
         state, training = self.state, self.config.training
         if self._is_last() and not self._evaluation_is_due():
             return False
+        began_after = state.step
         self.trackers = open_trackers(self.save_dir, state.step)
         left = self.stream.rows_left
         steps = None if left is None else state.step + left // self.config.train_data.rows_of_a_step
@@ -89,26 +131,38 @@ class Trainer:
                 self._save()
             with closing(iter(self.stream)) as batches:
                 while not self._is_last():
-                    batch = next(batches, None)
+                    batch = self._next(batches)
                     if batch is not None:
                         self._step(batch)
                     elif not state.step:
                         raise DataError("train_data: too few good rows are left for a single step; mend the data")
+                    state.stream = self.stream.state_dict()
                     self._log_if_due()
                     self._evaluate_if_due()
                     self._log_if_due()  # what was seen may have made this step the last
                     if self._due(training.checkpoint_every_n) or state.best_step == state.step or self.signals:
                         self._save()
                     if self.signals:
-                        self.checkpoints.wait()
-                        raise Interrupted(self.signals[0], state.step)
+                        break
+            if self.signals:
+                raise StopNow(self.signals[0])
             self.checkpoints.wait()
             self._tell_best()
+        except StopNow as stop:
+            if state.step > self.saved_step:  # a wait for data or a long step was given up
+                self._save()
+            self.checkpoints.wait()
+            raise Interrupted(stop.number, state.step, done=state.step > began_after) from None
         finally:
             self.checkpoints.close()
             self.trackers.close()
             self.reporter.stop()
         return True
+
+    def _next(self, batches: Iterator[Batch]) -> Batch | None:
+        """The next batch, if there is one, but for those that made the run go back. A signal ends the wait for it."""
+        with self.signals.at_once():
+            return next((batch for batch in batches if self.stream.batch_place not in self.state.rolled_back), None)
 
     def _step(self, batch: Batch) -> None:
         """One optimizer step over `batch`."""
@@ -116,7 +170,11 @@ class Trainer:
         try:
             losses = self.train_step(batch, self.state.step + 1, rates)
         except NotFinite as error:
-            raise RunError(f"{error} (last checkpoint: {self.checkpoints.latest_or_none() or 'none'})") from None
+            told = with_rows(error, self.train_step, batch, self.stream)
+            told += f" (last checkpoint: {self.checkpoints.latest_or_none() or 'none'})"
+            self.reporter.say(self.policy(self.state, told, self.stream.batch_place))
+            self.state.step += 1
+            return
         self.state.step += 1
         self.reporter.advance(self.state.step, self.log.add(losses), len(batch))
 
@@ -178,7 +236,13 @@ class Trainer:
             )
 
     def _save(self) -> None:
-        self.state.stream = self.stream.state_dict()
+        bad = not_finite({**self.model.ranker.state_dict(), **self.optimizer.state_dict()})
+        if bad:
+            raise RunError(
+                f"after step {self.state.step} {bad[0]} is not finite, so it was not saved (last checkpoint: "
+                f"{self.checkpoints.latest_or_none() or 'none'}). Lower the learning rates, or lengthen their ramp"
+            )
+        self.saved_step = self.state.step
         self.state.finished = self._is_last() and not self._evaluation_is_due()
         self.checkpoints.save(self.model, self.optimizer, self.balancing, self.average, self.state)
 

@@ -1,0 +1,166 @@
+"""SIGTERM and Ctrl-C at every kind of moment: what was done is saved, and the run goes on from there bit for bit."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from support import Recorder, feed_values, write_feed
+from training.runs import assert_same_run, interrupt
+
+from recap.config.load import load_config
+from recap.model.saved import checkpoint_steps
+from recap.training.checkpoint import Checkpoints
+from recap.training.signals import Interrupted
+from recap.training.trainer import train
+
+HANG = """
+import importlib, sys, time
+
+module, owner, method, left = sys.argv.pop(1), sys.argv.pop(1), sys.argv.pop(1), int(sys.argv.pop(1))
+owner = getattr(importlib.import_module(module), owner)
+real = getattr(owner, method)
+
+def hanging(*arguments, **named):
+    global left
+    result = real(*arguments, **named)
+    left -= 1
+    if left < 0:
+        print("hanging", flush=True)
+        while True:
+            time.sleep(3600)
+    return result
+
+setattr(owner, method, hanging)
+from recap.cli.main import main
+main()
+"""
+"""The command line, where a method hangs behind its work after so many calls; it is told as module, class and name."""
+OPEN = ("recap.data.source", "Source", "_look")
+READ = ("recap.data.source", "Loader", "load")
+STEP = ("recap.training.step", "TrainStep", "_gradients")
+EVALUATE = ("recap.evaluation.evaluate", "MetricSuite", "update")
+PREDICT = ("recap.inference.predictor", "Predictor", "predict")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A feed, and the run `whole` that nothing stopped."""
+    folder = tmp_path_factory.mktemp("stop")
+    write_feed(folder / "feed")
+    train(load_config(write_config(folder, "whole")), Recorder())
+    return folder
+
+
+def write_config(folder: Path, run: str, grace: float = 2.0, **train_data: Any) -> Path:
+    values = feed_values(folder / "feed", folder / run)
+    values["training"] |= {"preemption_grace_seconds": grace}
+    values["train_data"] |= train_data
+    values["validation_data"]["again"] = values["validation_data"]["validation"]
+    file = folder / f"{run}.yaml"
+    file.write_text(yaml.safe_dump(values))
+    return file
+
+
+def stopped(place: tuple[str, str, str], left: int, *command: str | Path, by: list[int]) -> tuple[int, str]:
+    """The exit code and the errors of a command that gets these signals while it hangs."""
+    arguments = [sys.executable, "-c", HANG, *place, str(left), *map(str, command)]
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    while "hanging" not in (line := process.stdout.readline()):
+        assert line, process.communicate()
+    for number in by:
+        process.send_signal(number)
+        if len(by) > 1:
+            time.sleep(0.3)  # two of the same at once are one
+    _, errors = process.communicate(timeout=60)
+    return process.returncode, errors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("place", "number"), [(OPEN, signal.SIGTERM), (READ, signal.SIGINT)])
+def test_while_files_are_opened_or_the_first_batch_is_read_nothing_was_done(
+    folder: Path, place: tuple[str, str, str], number: signal.Signals
+) -> None:
+    config = write_config(folder, f"first{number}", grace=3600.0)
+    code, errors = stopped(place, 0, "train", config, by=[number])
+    told = "before the first step was done; nothing was saved; run the same command again to start again\n"
+    assert (code, errors) == (128 + number, f"stopped by {number.name} {told}")
+    assert checkpoint_steps(folder / f"first{number}") == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("windows", [1, 4])
+def test_a_wait_for_data_is_given_up_and_the_run_goes_on_bit_for_bit(folder: Path, windows: int) -> None:
+    run = f"data{windows}"
+    config = write_config(folder, run, grace=3600.0, readers={"kind": "threads", "count": 1})
+    code, errors = stopped(READ, windows, "train", config, by=[signal.SIGTERM])
+    assert code == 143
+    assert errors.startswith("stopped by SIGTERM ")
+    train(load_config(config), Recorder())
+    assert_same_run(folder / "whole", folder / run, 12)
+
+
+@pytest.mark.slow
+def test_a_step_that_takes_too_long_is_given_up_with_all_that_it_moved(folder: Path) -> None:
+    config = write_config(folder, "step")
+    code, errors = stopped(STEP, 5, "train", config, by=[signal.SIGTERM])
+    told = "stopped by SIGTERM after step 5, which is saved; run the same command again to go on\n"
+    assert (code, errors) == (143, told)
+    code, errors = stopped(STEP, 0, "train", config, by=[signal.SIGINT])
+    told = "before another step was done; the checkpoint of step 5 is as it was; run the same command again to go on\n"
+    assert (code, errors) == (130, f"stopped by SIGINT {told}")
+    train(load_config(config), Recorder())
+    assert_same_run(folder / "whole", folder / "step", 12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batches", [0, 5])
+def test_an_evaluation_is_given_up_and_done_anew(folder: Path, batches: int) -> None:
+    """In the first validation set, and in the second, when the first was evaluated to its end."""
+    config = write_config(folder, f"evaluation{batches}", grace=3600.0)
+    code, errors = stopped(EVALUATE, batches, "train", config, by=[signal.SIGTERM])
+    assert (code, "after step 6, which is saved" in errors) == (143, True), errors
+    train(load_config(config), Recorder())
+    assert_same_run(folder / "whole", folder / f"evaluation{batches}", 12)
+
+
+@pytest.mark.slow
+def test_a_second_ctrl_c_stops_at_once(folder: Path) -> None:
+    config = write_config(folder, "twice", grace=3600.0)
+    code, errors = stopped(STEP, 2, "train", config, by=[signal.SIGINT, signal.SIGINT])
+    assert (code, errors) == (130, "stopped by SIGINT; nothing half-written is left\n")
+    assert checkpoint_steps(folder / "twice") == []
+
+
+def test_a_signal_while_a_checkpoint_is_written_waits_for_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save = Checkpoints.save
+
+    def interrupted(self: Checkpoints, *arguments: Any) -> None:
+        interrupt()
+        save(self, *arguments)
+
+    config = load_config(write_config(folder, "saving"))
+    with monkeypatch.context() as patched:
+        patched.setattr(Checkpoints, "save", interrupted)
+        with pytest.raises(Interrupted, match="stopped by SIGTERM after step 4, which is saved"):
+            train(config, Recorder())
+    assert checkpoint_steps(folder / "saving") == [4]
+    train(config, Recorder())
+    assert_same_run(folder / "whole", folder / "saving", 12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_other_commands_end_in_a_line_and_leave_nothing_half_written(folder: Path, number: signal.Signals) -> None:
+    before = {path for path in (folder / "whole").rglob("*") if path.is_file()}
+    told = (128 + number, f"stopped by {number.name}; nothing half-written is left\n")
+    assert stopped(EVALUATE, 1, "evaluate", folder / "whole", by=[number]) == told
+    assert {path for path in (folder / "whole").rglob("*") if path.is_file()} == before
+    inputs, output = str(folder / "feed" / "train" / "*.parquet"), folder / "predictions"
+    assert stopped(PREDICT, 1, "predict", folder / "whole", inputs, "--output", output, by=[number]) == told
+    assert [path for path in output.rglob("*") if path.is_file()] == []

@@ -1,0 +1,240 @@
+"""Numbers that are not finite: none reaches weights, moments, running statistics or a checkpoint."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from support import Recorder, feed_config, feed_values, write_feed
+from training.runs import assert_same_run, files, interrupt, records
+
+from recap.config.load import config_of
+from recap.config.recap import RecapConfig
+from recap.data.assets import load_assets
+from recap.errors import RunError
+from recap.model.saved import build_ranker, checkpoint_steps
+from recap.training.balancing import build_balancing
+from recap.training.finite import NotFinite, StepGuard
+from recap.training.signals import Interrupted
+from recap.training.trainer import train
+
+SKIP, ROLLBACK = ({"kind": kind, "budget": 5} for kind in ("skip", "rollback"))
+BAD_ROW = ("part-1.parquet", 17)
+EVERY_STEP = {"checkpoint_every_n": 1, "train_log_every_n": 1}
+
+
+@pytest.fixture(scope="module")
+def bad_feed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A feed with an infinite value in the vector of one row."""
+    return with_infinity(write_feed(tmp_path_factory.mktemp("bad")), *BAD_ROW)
+
+
+def with_infinity(feed: Path, name: str, row: int) -> Path:
+    file = feed / "train" / name
+    table = pq.read_table(file)
+    vectors = np.stack(table.column("vector").to_numpy(zero_copy_only=False))
+    vectors[row, 2] = np.inf
+    column = pa.FixedSizeListArray.from_arrays(vectors.ravel(), 4)
+    pq.write_table(table.set_column(table.schema.get_field_index("vector"), "vector", column), file, row_group_size=70)
+    return feed
+
+
+def configured(feed: Path, run: Path, policy: dict[str, Any] | None = None, **sections: dict[str, Any]) -> RecapConfig:
+    training = {"non_finite": policy or {"kind": "raise"}, **sections.pop("training", {})}
+    return feed_config(feed, run, training=training, **sections)
+
+
+def bad_step(feed: Path, run: Path) -> int:
+    """The step in which the bad row is met."""
+    with pytest.raises(RunError) as caught:
+        train(configured(feed, run), Recorder())
+    found = re.match(r"step (\d+): ", str(caught.value))
+    assert found is not None
+    return int(found[1])
+
+
+def state_of(run: Path, step: int) -> dict[str, torch.Tensor]:
+    found = {**files(run, step, "weights.safetensors"), **files(run, step, "optimizer.safetensors")}
+    if (run / f"checkpoints/step_{step:08d}/balancing.safetensors").exists():
+        found |= files(run, step, "balancing.safetensors")
+    return found
+
+
+def logged(run: Path, name: str) -> list[tuple[int, int]]:
+    """(step, value) of each record of training."""
+    return [(record["step"], record[name]) for record in records(run) if record["split"] == "train"]
+
+
+def assert_equal_states(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> None:
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_the_run_ends_with_the_file_and_the_row_that_is_not_finite(bad_feed: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError) as caught:
+        train(configured(bad_feed, tmp_path / "run"), Recorder())
+    text = str(caught.value)
+    assert "the loss of like, share is not finite; the weights were not moved" in text
+    assert f"Rows whose own loss is not finite: {bad_feed}/train/part-1.parquet: row 17 (last checkpoint: " in text
+    assert "training.non_finite: {kind: skip, budget: 10}" in text
+
+
+def test_a_label_whose_square_is_too_large_is_named_by_its_row(tmp_path: Path) -> None:
+    feed = write_feed(tmp_path / "feed")
+    for split in ("train", "validation"):
+        for file in (feed / split).glob("*.parquet"):
+            table = pq.read_table(file)
+            seconds = np.arange(len(table), dtype=np.float32)
+            seconds[5] = 1e30 if file.name == "part-2.parquet" else 5
+            pq.write_table(table.append_column("seconds", pa.array(seconds)), file, row_group_size=70)
+    values = feed_values(feed, tmp_path / "run")
+    tower = {"kind": "mlp", "layer_sizes": [8]}
+    values["model"]["tasks"]["seconds"] = {"tower": tower, "objective": {"kind": "regression", "loss": {"kind": "mse"}}}
+    values["train_data"]["tasks"]["seconds"] = {}
+    with pytest.raises(RunError, match=r"the loss of seconds is not finite; .*part-2.parquet: row 5 \(last checkpoint"):
+        train(config_of(values), Recorder())
+
+
+def test_where_it_is_the_weights_the_rows_of_the_step_are_told_in_short(feed: Path, tmp_path: Path) -> None:
+    constant = {"kind": "constant", "learning_rate": 1e38}
+    rates = {"backbone": constant, "towers": {"default": constant}}
+    told = rf"The rows of the step: {feed}/train/part-\d.parquet: \d+ of rows \d+ to \d+"
+    with pytest.raises(RunError, match=told):
+        train(configured(feed, tmp_path / "run", optimizer=rates), Recorder())
+
+
+@pytest.mark.parametrize("balancing", ["none", "uncertainty", "pcgrad", "grad_norm"])
+@pytest.mark.parametrize("parts", [1, 3])
+def test_a_skipped_step_moves_nothing_and_counts(bad_feed: Path, tmp_path: Path, balancing: str, parts: int) -> None:
+    bad, recorder = bad_step(bad_feed, tmp_path / "raising"), Recorder()
+    training = {**EVERY_STEP, "num_train_steps": bad + 1, "gradient_accumulation": parts}
+    values = feed_values(bad_feed, tmp_path / "run")
+    values["training"] |= {"non_finite": SKIP, **training}
+    values["optimizer"]["balancing"] = {"kind": balancing}
+    train(config_of(values), recorder)
+    assert recorder.steps == [step for step in range(1, bad + 2) if step != bad]
+    assert_equal_states(state_of(tmp_path / "run", bad - 1), state_of(tmp_path / "run", bad))
+    assert all(value.isfinite().all() for value in files(tmp_path / "run", bad + 1, "weights.safetensors").values())
+    assert logged(tmp_path / "run", "skipped_steps")[-1] == (bad + 1, 1)
+    assert "part-1.parquet: row 17" in recorder.said[0]
+    assert "skipped (1 of at most 5)" in recorder.said[0]
+
+
+def test_more_steps_than_may_be_skipped_end_the_run(bad_feed: Path, tmp_path: Path) -> None:
+    policy = {"kind": "skip", "budget": 1}
+    config = configured(bad_feed, tmp_path / "run", policy, training={"num_train_steps": 30})
+    with pytest.raises(RunError, match=r"1 steps were skipped before, and no more may be \(training.non_finite.budget"):
+        train(config, Recorder())
+    train(configured(bad_feed, tmp_path / "run", SKIP, training={"num_train_steps": 30}), Recorder())
+
+
+@pytest.mark.parametrize("policy", [SKIP, ROLLBACK], ids=["skip", "rollback"])
+@pytest.mark.parametrize("after", [-1, 1])
+def test_a_stopped_run_ends_as_one_that_was_not_stopped(
+    bad_feed: Path, tmp_path: Path, policy: dict[str, Any], after: int
+) -> None:
+    stop = bad_step(bad_feed, tmp_path / "raising") + after
+    whole, stopped = (configured(bad_feed, tmp_path / name, policy) for name in ("whole", "stopped"))
+    train(whole, Recorder())
+    with pytest.raises(Interrupted, match=f"after step {stop}, which is saved"):
+        train(stopped, Recorder({stop: interrupt}))
+    train(stopped, Recorder())
+    assert_same_run(tmp_path / "whole", tmp_path / "stopped", 12)
+
+
+def test_a_run_that_went_back_ends_as_one_that_never_saw_those_rows(bad_feed: Path, tmp_path: Path) -> None:
+    """However far it goes back: to the step before, to a checkpoint, or to the initial weights."""
+    bad = bad_step(bad_feed, tmp_path / "raising")
+    ends, said = [], []
+    for every in (1, 2, 1000):
+        recorder = Recorder()
+        training = {"checkpoint_every_n": every, "num_train_steps": 8}  # an epoch
+        train(configured(bad_feed, tmp_path / str(every), ROLLBACK, training=training), recorder)
+        ends.append(state_of(tmp_path / str(every), 8))
+        back_to = (bad - 1) // every * every
+        assert recorder.steps[bad - 1 :] == list(range(back_to + 1, 9))
+        said.append([text for text in recorder.said if "part-1.parquet: row 17" in text])
+        assert logged(tmp_path / str(every), "rollbacks")[-1] == (8, 1)
+    assert_equal_states(ends[0], ends[1])
+    assert_equal_states(ends[0], ends[2])
+    assert all(value.isfinite().all() for value in ends[0].values())
+    assert said[0][0].endswith("the rows of that step are passed over (1 of at most 5)")
+
+
+def test_a_run_killed_after_it_went_back_ends_as_one_that_was_not(bad_feed: Path, tmp_path: Path) -> None:
+    bad = bad_step(bad_feed, tmp_path / "raising")
+    training = {"checkpoint_every_n": 1000}
+
+    def fail() -> None:
+        if len(recorder.steps) > bad:
+            raise ZeroDivisionError
+
+    recorder = Recorder(dict.fromkeys(range(bad, 13), fail))
+    train(configured(bad_feed, tmp_path / "whole", ROLLBACK, training=training), Recorder())
+    with pytest.raises(ZeroDivisionError):
+        train(configured(bad_feed, tmp_path / "killed", ROLLBACK, training=training), recorder)
+    train(configured(bad_feed, tmp_path / "killed", ROLLBACK, training=training), Recorder())
+    assert_same_run(tmp_path / "whole", tmp_path / "killed", 12)
+
+
+def test_a_run_that_would_go_back_too_often_ends(feed: Path, tmp_path: Path) -> None:
+    constant = {"kind": "constant", "learning_rate": 1e38}
+    rates = {"backbone": constant, "towers": {"default": constant}}
+    with pytest.raises(RunError, match="the run went back 5 times before, and no more may be"):
+        train(configured(feed, tmp_path / "run", ROLLBACK, optimizer=rates), Recorder())
+
+
+def test_a_gradient_that_is_not_finite_stops_the_step_though_the_losses_are(feed: Path, tmp_path: Path) -> None:
+    values = feed_values(feed, tmp_path / "run")
+    values["model"]["tasks"]["like"]["loss_weight"] = 1e37
+    with pytest.raises(
+        RunError, match=r"step 1: the gradient of inputs.\S+, .* and \d+ more is not finite; the weights"
+    ):
+        train(config_of(values), Recorder())
+    values["training"] |= {**EVERY_STEP, "num_train_steps": 2, "non_finite": SKIP}
+    train(config_of(values), Recorder())
+    assert_equal_states(state_of(tmp_path / "run", 1), state_of(tmp_path / "run", 2))
+
+
+def test_weights_that_are_not_finite_are_never_saved(feed: Path, tmp_path: Path) -> None:
+    constant = {"kind": "constant", "learning_rate": 1e39}  # infinite as a float32
+    rates = {"backbone": constant, "towers": {"default": constant}}
+    for policy in ({"kind": "raise"}, SKIP, ROLLBACK):
+        with pytest.raises(RunError, match=r"after step 1 .* is not finite, so it was not saved"):
+            train(configured(feed, tmp_path / "run", policy, training=EVERY_STEP, optimizer=rates), Recorder())
+        assert checkpoint_steps(tmp_path / "run") == []
+
+
+def test_running_statistics_that_overflow_are_seen(feed: Path, tmp_path: Path) -> None:
+    config = feed_config(feed, tmp_path / "run")
+    ranker = build_ranker(config, load_assets(config.features))
+    guard = StepGuard(config.tasks, ranker, build_balancing(config, ranker, torch.device("cpu")))
+    name, statistic = next((name, each) for name, each in ranker.named_buffers() if name.endswith("running_var"))
+    before = statistic.clone()
+    guard.remember()
+    statistic[0] = torch.inf
+    with pytest.raises(NotFinite, match=f"the running statistic of {name} is not finite"):
+        guard.check_losses(1, torch.zeros(2))
+    guard.bring_back()
+    assert torch.equal(statistic, before)
+    statistic[0] = 1e30  # large, and its square no float32, but finite
+    guard.check_losses(1, torch.zeros(2))
+
+
+def test_a_sparse_gradient_counts_by_its_values(feed: Path, tmp_path: Path) -> None:
+    config = feed_config(feed, tmp_path / "run")
+    ranker = build_ranker(config, load_assets(config.features))
+    guard = StepGuard(config.tasks, ranker, build_balancing(config, ranker, torch.device("cpu")))
+    name, table = next((name, each) for name, each in ranker.named_parameters() if "tables" in name)
+    for value, bad in ((1.0, False), (torch.nan, True), (torch.inf, True), (1e30, True)):
+        values = torch.full((1, table.shape[1]), value)
+        table.grad = torch.sparse_coo_tensor(torch.tensor([[2]]), values, table.shape, check_invariants=True)
+        if bad:
+            with pytest.raises(NotFinite, match=f"step 3: the gradient of {name} is not finite"):
+                guard.check_gradients(3)
+        else:
+            guard.check_gradients(3)
