@@ -6,6 +6,7 @@ from pydantic import Field
 
 from recap.config.base import BaseConfig, Name, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from recap.config.metrics import WatchedMetric
+from recap.config.tracking import MlflowConfig
 
 
 class CutRatesConfig(BaseConfig):
@@ -57,6 +58,8 @@ class TrainingConfig(BaseConfig):
     """Seconds after which an evaluation while training is given up; training goes on."""
     watch: WatchConfig | None = None
     """A metric whose best checkpoint is kept, and that may cut the rates and end the run; none given: none."""
+    mlflow: MlflowConfig | None = None
+    """An MLflow run that takes what is logged; none given: none."""
     gradient_accumulation: PositiveInt | None = None
     """Micro-batches an optimizer step is cut into: less memory, the same step (but see BatchNorm in docs)."""
     seed: NonNegativeInt = 0

@@ -154,6 +154,7 @@ FREE = {
     "training.eval_log_every_n",
     "training.eval_timeout_in_s",
     "training.watch.stop_after",
+    "training.mlflow",
     "train_data.source",
     "train_data.num_epochs",
     "train_data.on_bad_data",

@@ -13,6 +13,7 @@ from recap.model.ranker import Ranker
 from recap.runtime import Runtime, seed_torch
 from recap.training.balancing import Balancing
 from recap.training.optimizer import ScheduledOptimizer
+from recap.training.profile import span
 
 
 class NotFinite(RunError):
@@ -46,15 +47,19 @@ class TrainStep:
         self.optimizer.zero_grad()
         losses = torch.zeros(len(self.tasks), dtype=torch.float64)  # [T]
         for micro_batch in split_rows(batch, self.parts):
-            micro_batch = micro_batch.to(self.runtime.device)
+            with span("forward"):
+                micro_batch = micro_batch.to(self.runtime.device)
+                outputs = self.ranker.raw_outputs(micro_batch)
             share = len(micro_batch) / len(batch)
-            per_task = self.balancing.backward(self.ranker.raw_outputs(micro_batch), micro_batch, share)  # [T]
+            with span("backward"):
+                per_task = self.balancing.backward(outputs, micro_batch, share)  # [T]
             losses += per_task.cpu().double() * share
         bad = [task for task, loss in zip(self.tasks, losses.tolist(), strict=True) if not math.isfinite(loss)]
         if bad:
             raise NotFinite(step, bad)
-        self.balancing.finish(losses)
-        self.optimizer.step(rates)
+        with span("optimizer"):
+            self.balancing.finish(losses)
+            self.optimizer.step(rates)
         return losses
 
 

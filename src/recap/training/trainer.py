@@ -12,28 +12,32 @@ from recap.data.stream import open_stream, refuse_caches_that_do_not_fit
 from recap.errors import DataError, RunError
 from recap.evaluation.strata import Strata
 from recap.model.directory import verify
-from recap.model.saved import CONFIG, SavedModel, checkpoint_path, find_model_dir, load_weights, new_ranker
+from recap.model.saved import CONFIG, SavedModel, find_model_dir, load_weights, new_ranker
 from recap.runtime import seed_torch, start_runtime
 from recap.tracking import Reporter, open_trackers
 from recap.training.balancing import build_balancing
 from recap.training.checkpoint import Checkpoints, RunState, check_resumable, locked
 from recap.training.evaluations import Evaluations, Stopped
-from recap.training.log import TrainLog
+from recap.training.log import TrainLog, running_on
 from recap.training.optimizer import ScheduledOptimizer
+from recap.training.profile import Profile, span
 from recap.training.signals import Interrupted, collected_signals
 from recap.training.step import NotFinite, TrainStep
 from recap.training.watch import Watch
 
 
-def train(config: RecapConfig, reporter: Reporter, *, accept_changed_data: bool = False) -> bool:
+def train(
+    config: RecapConfig, reporter: Reporter, *, accept_changed_data: bool = False, profile_steps: int = 0
+) -> bool:
     """Train until `num_train_steps` or `num_epochs`, from the latest checkpoint in `save_dir` if there is one.
 
     False: the run was finished before. `accept_changed_data`: go on though files are not those of the checkpoint.
+    `profile_steps`: profile so many steps, none if 0.
     Raises DataError, CheckpointError, RunError (a loss that is not finite) and Interrupted (a signal).
     """
     with locked(Path(config.training.save_dir)), collected_signals() as signals:
         trainer = Trainer(config, reporter, signals, accept_changed_data=accept_changed_data)
-        return trainer.run()
+        return trainer.run(Profile(profile_steps, trainer.save_dir, reporter.say) if profile_steps else None)
 
 
 class Trainer:
@@ -67,23 +71,27 @@ class Trainer:
         self.log = TrainLog(config, self.state, self.stream)
         (self.save_dir / CONFIG).write_text(dump_config(config), encoding="utf-8")
 
-    def run(self) -> bool:
+    def run(self, profile: Profile | None = None) -> bool:
         """Do every step that is left; False if the run is finished and nothing was."""
         state, training = self.state, self.config.training
         if self._is_last() and not self._evaluation_is_due():
             return False
-        self.trackers = open_trackers(self.save_dir, state.step)
+        self.trackers = open_trackers(self.config, state.step, self.reporter.say)
         left = self.stream.rows_left
         steps = None if left is None else state.step + left // self.config.train_data.rows_of_a_step
         in_all = training.num_train_steps if steps is None else min(training.num_train_steps, steps)
-        self.reporter.start(self.config, state.step, in_all, self.stream.order.rows)
+        on = running_on(self.runtime, self.model.ranker)
+        self.reporter.start(self.config, state.step, in_all, self.stream.order.rows, on)
         self.model.ranker.train()
         try:
             if self._evaluate_if_due():  # a signal had cut it short
                 self._save()
             with closing(iter(self.stream)) as batches:
+                if profile is not None:
+                    profile.start()
                 while not self._is_last():
-                    batch = next(batches, None)
+                    with self.log.waiting():
+                        batch = next(batches, None)
                     if batch is not None:
                         self._step(batch)
                     elif not state.step:
@@ -93,11 +101,15 @@ class Trainer:
                     self._log_if_due()  # what was seen may have made this step the last
                     if self._due(training.checkpoint_every_n) or state.best_step == state.step or self.signals:
                         self._save()
+                    if profile is not None:
+                        profile.step()
                     if self.signals:
                         raise Interrupted(self.signals[0], state.step)
             self._tell_best()
         finally:
-            self.trackers.close()
+            if profile is not None:
+                profile.stop()
+            self.trackers.close(finished=self._is_last())
             self.reporter.stop()
         return True
 
@@ -109,7 +121,8 @@ class Trainer:
         except NotFinite as error:
             raise RunError(f"{error} (last checkpoint: {self.checkpoints.latest_or_none() or 'none'})") from None
         self.state.step += 1
-        self.reporter.advance(self.state.step, self.log.add(losses), len(batch))
+        loss = self.log.add(losses)
+        self.reporter.advance(self.state.step, loss, len(batch), self.log.losses, self.log.waited)
 
     def _is_last(self) -> bool:
         """Whether no step is left: all are done, each row was seen often enough, or nothing improves any more."""
@@ -126,9 +139,11 @@ class Trainer:
         state = self.state
         if not self._due(self.config.training.train_log_every_n) or not state.loss_steps:
             return
-        record = self.log.record(self.optimizer.rates(state.step - 1, self.watch.cut), self.balancing.task_weights())
-        self.trackers.log(record)
-        self.reporter.logged(record)
+        with span("logging"):
+            rates = self.optimizer.rates(state.step - 1, self.watch.cut)
+            record = self.log.record(rates, self.balancing.task_weights())
+            self.trackers.log(record)
+            self.reporter.logged(record)
 
     def _evaluate_if_due(self) -> bool:
         """Evaluate all validation sets if this step asks for it; say whether it was done."""
@@ -137,7 +152,8 @@ class Trainer:
             return False
         started = time.monotonic()
         try:
-            evaluations = self.evaluations(state.step, self.trackers)
+            with span("evaluation"):
+                evaluations = self.evaluations(state.step, self.trackers)
         except Stopped:
             return False
         if self.watch.see(evaluations):
@@ -151,8 +167,7 @@ class Trainer:
         if self.watch.config is None:
             return
         best, waited = self.state.best_step, self.state.watch.waited
-        where = f": {checkpoint_path(self.save_dir, best)}" if best is not None else ""
-        self.reporter.say(f"{self.watch.tell(best)}{where}")
+        self.reporter.say(self.watch.tell(best))
         if self.watch.ended:
             self.reporter.say(
                 f"stopped after step {self.state.step}: {waited} evaluations without a better value "
@@ -160,8 +175,9 @@ class Trainer:
             )
 
     def _save(self) -> None:
-        self.state.stream = self.stream.state_dict()
-        self.checkpoints.save(self.model, self.optimizer, self.balancing, self.state)
+        with span("checkpoint"):
+            self.state.stream = self.stream.state_dict()
+            self.checkpoints.save(self.model, self.optimizer, self.balancing, self.state)
 
     def _restore(self, accept_changed_data: bool) -> RunState:
         """The state of the latest checkpoint, or of a new run: fresh or warm-started weights."""
