@@ -6,15 +6,18 @@ A record is one flat mapping: `step`, `split`, `task` for metrics of one, and na
 import errno
 import json
 import os
+import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Protocol
 
 import yaml
-from torch.utils.tensorboard import SummaryWriter
+from tensorboard.compat.proto import event_pb2, summary_pb2
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from recap.config.load import dump_config
 from recap.config.recap import RecapConfig
@@ -65,15 +68,11 @@ class JsonLines:
         temporary = path.with_name(path.name + ".tmp")
         temporary.write_text("".join(f"{line}\n" for line in kept))
         temporary.replace(path)
-        self._file = path.open("ab", buffering=0)
+        self._file = _Appended(path)
 
     def log(self, record: Record) -> None:
         """Append one line."""
-        line = (json.dumps(record) + "\n").encode()
-        end = self._file.seek(0, os.SEEK_END)
-        if self._file.write(line) < len(line):  # what fits a full disk is written without an error
-            self._file.truncate(end)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._file.append((json.dumps(record) + "\n").encode())
 
     def close(self, *, finished: bool) -> None:
         """Close the file."""
@@ -81,20 +80,60 @@ class JsonLines:
 
 
 class TensorBoard:
-    """TensorBoard events: a scalar for each value, named as in `named_values`."""
+    """TensorBoard events: a scalar for each value, named as in `named_values`; written through at once.
+
+    Its own writer works in a thread, which tells of a full disk by a traceback.
+    """
 
     def __init__(self, folder: Path, step: int) -> None:
         """Continue after `step`: what a killed run wrote for later steps is purged from view."""
-        self._writer = SummaryWriter(str(folder), purge_step=step + 1)
+        folder.mkdir(parents=True, exist_ok=True)
+        name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        head = _event(step + 1, file_version="brain.Event:2") + _event(step + 1, session_log=start)
+        self._file = _Appended(folder / name, head)
 
     def log(self, record: Record) -> None:
         """Write the numbers of the record."""
-        for name, value in named_values(record):
-            self._writer.add_scalar(name, value, int(record["step"] or 0))
+        values = [summary_pb2.Summary.Value(tag=name, simple_value=value) for name, value in named_values(record)]
+        self._file.append(_event(int(record["step"] or 0), summary=summary_pb2.Summary(value=values)))
 
     def close(self, *, finished: bool) -> None:
-        """Flush and close."""
-        self._writer.close()
+        """Close the file."""
+        self._file.close()
+
+
+def _event(step: int, **content: Any) -> bytes:
+    """An event as a record of an event file."""
+    written = BytesIO()
+    RecordWriter(written).write(event_pb2.Event(wall_time=time.time(), step=step, **content).SerializeToString())
+    return written.getvalue()
+
+
+class _Appended:
+    """A file that grows by whole pieces, and is made anew where it was deleted."""
+
+    def __init__(self, path: Path, head: bytes = b"") -> None:
+        """`head`: what a new file begins with."""
+        self._path, self._head = path, head
+        self._file = path.open("ab", buffering=0)
+        if head:
+            self.append(head)
+
+    def append(self, piece: bytes) -> None:
+        """Write `piece`, or nothing. Raises OSError."""
+        if not os.fstat(self._file.fileno()).st_nlink:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file.close()
+            self._file = self._path.open("ab", buffering=0)
+            piece = self._head + piece
+        end = self._file.seek(0, os.SEEK_END)
+        if self._file.write(piece) < len(piece):  # what fits a full disk is written without an error
+            self._file.truncate(end)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def close(self) -> None:
+        self._file.close()
 
 
 class Mlflow:
@@ -150,9 +189,9 @@ class Mlflow:
         return bool(info.experiment_id == experiment and info.lifecycle_stage == "active")
 
     def log(self, record: Record) -> None:
-        """Send the numbers of the record, named as in `named_values`."""
+        """Send the numbers of the record, named as in `named_values` with dots: a store of files has names as paths."""
         now, step = int(time.time() * 1000), int(record["step"] or 0)
-        metrics = [self._metric(_allowed(name), float(value), now, step) for name, value in named_values(record)]
+        metrics = [self._metric(_allowed(name), float(value), now, step) for name, value in named_values(record, ".")]
         self._client.log_batch(self._run, metrics=metrics)
 
     def close(self, *, finished: bool) -> None:
@@ -255,12 +294,12 @@ class Trackers:
             tracker.close(finished=finished)
 
 
-def named_values(record: Record) -> Iterator[tuple[str, float | int]]:
-    """The numbers of a record, named `split/value` or `split/task/value`."""
+def named_values(record: Record, within: str = "/") -> Iterator[tuple[str, float | int]]:
+    """The numbers of a record, named `split/value` or `split/task/value`; `within` parts the words of a value."""
     for name, value in record.items():
         if isinstance(value, int | float) and name != "step":
             task = f"{record['task']}/" if "task" in record else ""
-            yield f"{record['split']}/{task}{name}", value
+            yield f"{record['split']}/{task}{name.replace('/', within)}", value
 
 
 def _flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:

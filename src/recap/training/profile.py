@@ -3,8 +3,9 @@
 A profile is two files in `profile/` of the run, `trace.json` (Chrome's format) and `operators.txt`, and a table.
 """
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,8 @@ class Profile:
             on_trace_ready=self._write,
             acc_events=True,  # or torch warns of events that it forgets, though there is one window only
         )
-        self._profiler.start()
+        with _quiet():
+            self._profiler.start()
         self._left = WARM_UP + self.steps
 
     def step(self) -> None:
@@ -51,7 +53,8 @@ class Profile:
         if self._profiler is None:
             return
         self._left -= 1
-        self._profiler.step()
+        with _quiet():
+            self._profiler.step()
         if not self._left:
             self._profiler.stop()
             self._profiler = None
@@ -62,7 +65,8 @@ class Profile:
             return
         if self._left >= self.steps:
             self.say(f"profile: the run ended within the first {WARM_UP} steps, which are not measured")
-        self._profiler.stop()
+        with _quiet():
+            self._profiler.stop()
         self._profiler = None
 
     def _write(self, profiler: profile) -> None:
@@ -81,6 +85,19 @@ class Profile:
             self.say(f"profile: {self.folder} cannot be written ({error})")
             return
         self.say(f"profile written: {self.folder}/operators.txt, and trace.json (open it in https://ui.perfetto.dev)")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep to itself what torch's tracer writes to standard error as it starts and stops: it tears a progress bar."""
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    os.close(nothing)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def table(events: Mapping[str, Any], steps: int) -> str:
