@@ -11,7 +11,7 @@ from support import Recorder, feed_config
 from training.runs import OF_THE_CLOCK, assert_same_run, interrupt, records
 
 from recap.config.recap import RecapConfig
-from recap.errors import InputError
+from recap.errors import ConfigError, InputError
 from recap.tracking import Guarded, JsonLines
 from recap.training.signals import Interrupted
 from recap.training.trainer import train
@@ -268,6 +268,11 @@ def test_an_mlflow_server_that_is_not_there_is_told_and_left_out(feed: Path, tmp
     assert lost == "MLflow: 8 records could not be written"
     train(feed_config(feed, tmp_path / "without"), Recorder())
     assert records(tmp_path / "run") == records(tmp_path / "without")
+
+
+def test_an_mlflow_server_without_a_scheme_is_refused(feed: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"training.mlflow.tracking_uri: .* write http://localhost:5000"):
+        with_mlflow(feed, tmp_path / "run", "localhost:5000")
 
 
 def test_without_its_package_mlflow_is_refused_before_the_first_step(

@@ -1,6 +1,8 @@
 """Where the numbers of a run go besides its own folder."""
 
-from recap.config.base import BaseConfig, Name
+import re
+
+from recap.config.base import BaseConfig, Disagreements, Name
 
 
 class MlflowConfig(BaseConfig):
@@ -12,3 +14,12 @@ class MlflowConfig(BaseConfig):
     """The server, such as `http://localhost:5000`, or a folder; none given: what MLFLOW_TRACKING_URI says."""
     run_name: Name | None = None
     """The name of the run; none given: that of the folder `save_dir`."""
+
+    def checks(self) -> tuple[Disagreements, ...]:
+        """A server without the scheme by which it is known as one."""
+        return (self._has_a_scheme(),)
+
+    def _has_a_scheme(self) -> Disagreements:
+        uri = self.tracking_uri
+        if uri is not None and re.match(r"[\w.-]+:\d", uri):
+            yield ("tracking_uri",), f"{uri!r} has no scheme; write http://{uri}"
