@@ -166,6 +166,13 @@ def test_a_long_name_keeps_its_ends() -> None:
     assert shortened("short", 5) == "short"
 
 
+def test_a_run_of_which_only_the_evaluation_was_left_ends_without_a_speed(capsys: pytest.CaptureFixture[str]) -> None:
+    Console().ended(Path("run/checkpoints/step_00000012"), None)
+    assert re.fullmatch(
+        r"\n0 steps in [\d.]+ s\nlast checkpoint: run/checkpoints/step_00000012\n", capsys.readouterr().out
+    )
+
+
 def test_durations_are_told_in_two_units_at_most() -> None:
     told = [duration(seconds) for seconds in (0.04, 59.94, 60, 3599.4, 3600, 18_123)]
     assert told == ["0.0 s", "59.9 s", "1 min 00 s", "59 min 59 s", "1 h 00 min", "5 h 02 min"]

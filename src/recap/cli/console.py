@@ -32,7 +32,6 @@ class Console:
             self._out.width = _PLAIN_WIDTH
         self._live: LiveProgress | None = None
         self._pace = Pace()
-        self._step = 0
         self._losses: dict[str, float] = {}
         self._evaluated: dict[str, tuple[int, Mapping[str, Mapping[str, float]]]] = {}
 
@@ -45,7 +44,7 @@ class Console:
                 f"{verb} {steps:,} steps over {train_rows:,} rows ({epochs:.1f} epochs) into {config.training.save_dir}"
             )
             self.say(on)
-        self._pace, self._step = Pace(), step
+        self._pace = Pace()
         if self._out.is_terminal and step < steps:
             self._live = LiveProgress(self._out, self._pace, step, steps)
             self._live.start()
@@ -53,7 +52,6 @@ class Console:
     def advance(self, step: int, loss: float, examples: int, losses: Mapping[str, float], waited: float) -> None:
         """Move the bar."""
         self._pace.add(examples, waited)
-        self._step = step
         if self._live is not None:
             self._live.advance(step, loss, losses)
 
@@ -89,7 +87,8 @@ class Console:
             self._out.print(loss_table(self._losses, self._out.width))
         seconds = time.monotonic() - self._pace.started
         steps = f"{self._pace.steps:,} step{'s' if self._pace.steps != 1 else ''}"
-        self.say(f"\n{steps} in {duration(seconds)}: {self._pace.over_all()} (evaluations left out)")
+        speed = f": {self._pace.over_all()} (evaluations left out)" if self._pace.steps else ""
+        self.say(f"\n{steps} in {duration(seconds)}{speed}")
         self.say(f"last checkpoint: {last}")
         if best is not None:
             self.say(f"best checkpoint: {best}")

@@ -53,7 +53,7 @@ class TrainStep:
             share = len(micro_batch) / len(batch)
             with span("backward"):
                 per_task = self.balancing.backward(outputs, micro_batch, share)  # [T]
-            losses += per_task.cpu().double() * share
+                losses += per_task.cpu().double() * share
         bad = [task for task, loss in zip(self.tasks, losses.tolist(), strict=True) if not math.isfinite(loss)]
         if bad:
             raise NotFinite(step, bad)
