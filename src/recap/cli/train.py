@@ -23,7 +23,7 @@ def train(
     ] = False,
     profile_steps: Annotated[
         int | None,
-        typer.Option(min=1, help=f"Steps to profile, after a few; implies --profile, else {_PROFILE_STEPS}."),
+        typer.Option(min=1, help="Profile so many steps.", show_default=f"{_PROFILE_STEPS} with --profile"),
     ] = None,
 ) -> None:
     """Train a ranker; run the same command again to resume."""
