@@ -114,20 +114,20 @@ class _Appended:
     """A file that grows by whole pieces, and is made anew where it was deleted."""
 
     def __init__(self, path: Path, head: bytes = b"") -> None:
-        """`head`: what a new file begins with."""
+        """`head`: what the file begins with, written with the first piece."""
         self._path, self._head = path, head
         self._file = path.open("ab", buffering=0)
-        if head:
-            self.append(head)
 
     def append(self, piece: bytes) -> None:
         """Write `piece`, or nothing. Raises OSError."""
         if not os.fstat(self._file.fileno()).st_nlink:
             self._path.parent.mkdir(parents=True, exist_ok=True)
+            anew = self._path.open("ab", buffering=0)
             self._file.close()
-            self._file = self._path.open("ab", buffering=0)
-            piece = self._head + piece
+            self._file = anew
         end = self._file.seek(0, os.SEEK_END)
+        if not end:
+            piece = self._head + piece
         if self._file.write(piece) < len(piece):  # what fits a full disk is written without an error
             self._file.truncate(end)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
