@@ -145,6 +145,7 @@ class Mlflow:
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # seconds
         "MLFLOW_ALLOW_FILE_STORE": "true",  # whoever names a folder wants one
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # past the reporter, which hides secrets
     }
     """What the environment does not say otherwise."""
     MOST_PARAMETERS = 100
