@@ -188,10 +188,10 @@ class Recorder:
         self.logged_at: list[int] = []
         self.said: list[str] = []
 
-    def start(self, config: RecapConfig, step: int, steps: int, train_rows: int) -> None:
-        self.began_after, self.steps_in_all = step, steps
+    def start(self, config: RecapConfig, step: int, steps: int, train_rows: int, on: str) -> None:
+        self.began_after, self.steps_in_all, self.ran_on = step, steps, on
 
-    def advance(self, step: int, loss: float, examples: int) -> None:
+    def advance(self, step: int, loss: float, examples: int, losses: Mapping[str, float], waited: float) -> None:
         self.steps.append(step)
         self.losses.append(loss)
         self.after_step.get(step, lambda: None)()

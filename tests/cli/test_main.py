@@ -70,7 +70,7 @@ def test_the_best_checkpoint_is_evaluated_and_predicts_by_its_word(tmp_path: Pat
     config = tmp_path / "ranker.yaml"
     config.write_text(yaml.safe_dump(values))
     said = run("train", config).stdout
-    (best,) = [line.rsplit("/", 1)[1] for line in said.splitlines() if line.startswith("best auc of validation: ")]
+    (best,) = [line.rsplit("/", 1)[1] for line in said.splitlines() if line.startswith("best checkpoint: ")]
     assert best in run("evaluate", tmp_path / "run", "--step", "best").stdout.splitlines()[0]
     predicted = run(
         "predict", tmp_path / "run", tmp_path / "validation/*.parquet", f"--output={tmp_path}/p", "--step=best"

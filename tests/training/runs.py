@@ -11,6 +11,9 @@ from safetensors.torch import load_file
 
 from recap.model.saved import checkpoint_path
 
+OF_THE_CLOCK = ("examples_per_second", "data_wait")
+"""What no two runs log alike."""
+
 
 def interrupt() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
@@ -33,4 +36,4 @@ def assert_same_run(left: Path, right: Path, step: int) -> None:
 
 def records(run: Path) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "examples_per_second"} for line in lines]
+    return [{name: value for name, value in line.items() if name not in OF_THE_CLOCK} for line in lines]

@@ -3,12 +3,13 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import rich.console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from recap.cli.progress import LONGEST_NAME, LiveProgress, Pace, loss_table, shortened
 from recap.config.environment import hide
 from recap.config.recap import RecapConfig
 from recap.data.inspect import Inspection
@@ -17,6 +18,8 @@ from recap.tracking import Record
 _TABLE_METRICS = ("positives", "ctr", "calibration", "log_loss", "rce", "auc", "pr_auc", "grouped_auc")
 _TABLE_REGRESSION = ("count", "mean_label", "mean_prediction", "mae", "rmse", "xauc")
 """What fits a terminal; files hold all."""
+_LEFT_OUT_FIRST = ("pr_auc", "log_loss", "grouped_auc", "positives", "mean_label", "mean_prediction", "ctr")
+"""Where a terminal is too narrow for a table."""
 _PLAIN_WIDTH = 160
 
 
@@ -27,11 +30,12 @@ class Console:
         self._out = rich.console.Console(highlight=False)
         if not self._out.is_terminal:
             self._out.width = _PLAIN_WIDTH
-        self._progress: Progress | None = None
-        self._bar: TaskID | None = None
-        self._started, self._examples, self._loss = time.monotonic(), 0, float("nan")
+        self._live: LiveProgress | None = None
+        self._pace = Pace()
+        self._losses: dict[str, float] = {}
+        self._evaluated: dict[str, tuple[int, Mapping[str, Mapping[str, float]]]] = {}
 
-    def start(self, config: RecapConfig, step: int, steps: int, train_rows: int) -> None:
+    def start(self, config: RecapConfig, step: int, steps: int, train_rows: int, on: str) -> None:
         """Say what begins, or goes on."""
         if step < steps:
             verb = f"resuming after step {step:,} of" if step else "training"
@@ -39,40 +43,55 @@ class Console:
             self.say(
                 f"{verb} {steps:,} steps over {train_rows:,} rows ({epochs:.1f} epochs) into {config.training.save_dir}"
             )
-        self._started, self._examples = time.monotonic(), 0
+            self.say(on)
+        self._pace = Pace()
         if self._out.is_terminal and step < steps:
-            self._progress = Progress(
-                TextColumn("step {task.completed:,.0f}/{task.total:,.0f}"),
-                BarColumn(),
-                TextColumn("loss {task.fields[loss]:.4f}  {task.fields[rate]:,.0f} examples/s  left"),
-                TimeRemainingColumn(),
-                console=self._out,
-                transient=True,
-            )
-            self._bar = self._progress.add_task("train", total=steps, completed=step, loss=float("nan"), rate=0.0)
-            self._progress.start()
+            self._live = LiveProgress(self._out, self._pace, step, steps)
+            self._live.start()
 
-    def advance(self, step: int, loss: float, examples: int) -> None:
-        """Move the bar; the loss shown is smoothed over some 50 steps."""
-        self._examples += examples
-        self._loss = loss if self._loss != self._loss else 0.98 * self._loss + 0.02 * loss
-        if self._progress is not None and self._bar is not None:
-            rate = self._examples / max(time.monotonic() - self._started, 1e-9)
-            self._progress.update(self._bar, completed=step, loss=self._loss, rate=rate)
+    def advance(self, step: int, loss: float, examples: int, losses: Mapping[str, float], waited: float) -> None:
+        """Move the bar."""
+        self._pace.add(examples, waited)
+        if self._live is not None:
+            self._live.advance(step, loss, losses)
 
     def logged(self, record: Record) -> None:
         """A line of training losses."""
-        speed = record["examples_per_second"]
+        speed, wait = record["examples_per_second"], record["data_wait"]
         shown = f"  {speed:,.0f} examples/s" if isinstance(speed, float) else ""
+        shown += f"  data wait {wait:.0%}" if isinstance(wait, float) else ""
         self.say(f"step {record['step']:>7,}  epoch {record['epoch']:.2f}  loss {record['loss']:.5f}{shown}")
+        self._losses = {
+            name.removeprefix("loss/"): value
+            for name, value in record.items()
+            if name.startswith("loss/") and isinstance(value, float)
+        }
 
     def evaluated(self, step: int, split: str, evaluation: Mapping[str, Mapping[str, float]]) -> None:
         """A line of validation AUC for each task, XAUC for a regression."""
+        self._pace.resume()
+        self._evaluated[split] = (step, evaluation)
         line = ""
         for name in ("auc", "xauc"):
             shown = [f"{task} {metrics[name]:.4f}" for task, metrics in evaluation.items() if name in metrics]
             line += "".join(["  ", name.upper(), *(f"  {each}" for each in shown)]) if shown else ""
         self.say(f"step {step:>7,}  {split}" + (line or " evaluated"))
+
+    def ended(self, last: Path, best: Path | None) -> None:
+        """What came of a run: its evaluations and losses, how long it took, and its `last` and `best` checkpoint."""
+        for split, (step, evaluation) in self._evaluated.items():
+            self.say("")
+            self.table(f"{split}, step {step:,}", evaluation)
+        if self._losses:
+            self.say("\nlast training losses")
+            self._out.print(loss_table(self._losses, self._out.width))
+        seconds = time.monotonic() - self._pace.started
+        steps = f"{self._pace.steps:,} step{'s' if self._pace.steps != 1 else ''}"
+        speed = f": {self._pace.over_all()} (evaluations left out)" if self._pace.steps else ""
+        self.say(f"\n{steps} in {duration(seconds)}{speed}")
+        self.say(f"last checkpoint: {last}")
+        if best is not None:
+            self.say(f"best checkpoint: {best}")
 
     def say(self, text: str) -> None:
         """One line."""
@@ -80,9 +99,9 @@ class Console:
 
     def stop(self) -> None:
         """Take the bar away."""
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
 
     def table(self, title: str, evaluation: Mapping[str, Mapping[str, float]]) -> None:
         """Metrics of each task, a task a row; regressions in a table of their own."""
@@ -104,12 +123,22 @@ class Console:
         self._task_table(title, list(found), rows)
 
     def _task_table(self, title: str, names: Sequence[str], rows: Mapping[str, Sequence[str]]) -> None:
+        widths = {
+            name: 2 + max(map(len, (name, *values)))
+            for name, values in zip(names, zip(*rows.values(), strict=True), strict=True)
+        }
+        longest = max(map(len, ("task", *rows)))
+        for name in _LEFT_OUT_FIRST:
+            if min(longest, LONGEST_NAME) + sum(widths.values()) > self._out.width:
+                widths.pop(name, None)
+        first = max(min(longest, LONGEST_NAME), min(longest, self._out.width - sum(widths.values())))
         table = Table(title=hide(title), title_justify="left", box=None, pad_edge=False, header_style="bold")
-        table.add_column("task", no_wrap=True, min_width=min(max(map(len, rows)), 24))
-        for name in names:
+        table.add_column("task", no_wrap=True, min_width=first)
+        for name in widths:
             table.add_column(name, justify="right", no_wrap=True)
         for task, values in rows.items():
-            table.add_row(task, *values)
+            shown = (value for name, value in zip(names, values, strict=True) if name in widths)
+            table.add_row(escape(shortened(task, first)), *shown)
         self._out.print(table)
 
     def gates(self, title: str, gates: Mapping[str, Mapping[str, float]]) -> None:
@@ -160,6 +189,14 @@ class Console:
             yield count
         seconds = time.monotonic() - started
         self.say(f"{total:,} {what} in {seconds:.1f} s")
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person reads them, such as 4.2 s, 3 min 20 s or 5 h 02 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
 def _short(value: object) -> str:

@@ -15,6 +15,7 @@ from recap.config.base import (
 )
 from recap.config.faults import NonFiniteConfig, RaiseConfig
 from recap.config.metrics import WatchedMetric
+from recap.config.tracking import MlflowConfig
 
 
 class CutRatesConfig(BaseConfig):
@@ -103,6 +104,8 @@ class TrainingConfig(BaseConfig):
     """Seconds after which an evaluation while training is given up; training goes on."""
     watch: WatchConfig | None = None
     """A metric whose best checkpoint is kept, and that may cut the rates and end the run; none given: none."""
+    mlflow: MlflowConfig | None = None
+    """An MLflow run that takes what is logged; none given: none."""
     gradient_accumulation: PositiveInt | None = None
     """Micro-batches an optimizer step is cut into: less memory, the same step (but see BatchNorm in docs)."""
     ema: EmaConfig | None = None

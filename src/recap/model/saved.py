@@ -161,23 +161,35 @@ def find_model_dir(path: Path, step: Step | None = None) -> Path:
     if not steps:
         raise CheckpointError(f"{path}: holds no checkpoint; train first with 'recap train'")
     if step == BEST:
-        step = _best_step(path, steps[-1])
+        step = _best_step(path)
     if step is not None and step not in steps:
         raise CheckpointError(f"{path}: no checkpoint of step {step}; there are {', '.join(map(str, steps))}")
     return checkpoint_path(path, steps[-1] if step is None else step)
 
 
-def _best_step(run: Path, latest: int) -> int:
-    state = checkpoint_path(run, latest) / STATE
+def best_model_dir(run: Path) -> Path | None:
+    """The checkpoint at which the watched metric of `run` was best, if one was watched and ever defined."""
+    step = _known_best(run)
+    return None if step is None else checkpoint_path(run, step)
+
+
+def _best_step(run: Path) -> int:
+    step = _known_best(run)
+    if step is None:
+        raise CheckpointError(
+            f"{run}: no checkpoint is the best, since no metric was watched; give a step, or train with training.watch"
+        )
+    return step
+
+
+def _known_best(run: Path) -> int | None:
+    """The best step, as the latest checkpoint of `run` knows it."""
+    state = checkpoint_path(run, checkpoint_steps(run)[-1]) / STATE
     try:
         found = json.loads(state.read_text())["best_step"]
     except (OSError, ValueError, KeyError, TypeError):
         raise CheckpointError(f"{state}: missing or damaged; give a step instead of 'best'") from None
-    if not isinstance(found, int):
-        raise CheckpointError(
-            f"{run}: no checkpoint is the best, since no metric was watched; give a step, or train with training.watch"
-        )
-    return found
+    return found if isinstance(found, int) else None
 
 
 def _shape(tensor: Tensor) -> str:

@@ -265,6 +265,7 @@ FREE = {
     "training.watch.stop_after",
     "training.non_finite",
     "training.preemption_grace_seconds",
+    "training.mlflow",
     "train_data.source",
     "train_data.num_epochs",
     "train_data.on_bad_data",

@@ -14,6 +14,7 @@ from recap.training.balancing import Balancing
 from recap.training.clipping import clip_gradients
 from recap.training.finite import StepGuard
 from recap.training.optimizer import ScheduledOptimizer
+from recap.training.profile import span
 from recap.training.signals import Signals
 
 
@@ -51,8 +52,9 @@ class TrainStep:
         except BaseException:
             self.guard.bring_back()
             raise
-        self.optimizer.step(rates)
-        self.average.update(step)
+        with span("optimizer"):
+            self.optimizer.step(rates)
+            self.average.update(step)
         return losses
 
     def _gradients(self, batch: Batch, step: int) -> Tensor:
@@ -61,14 +63,18 @@ class TrainStep:
         self.optimizer.zero_grad()
         losses = torch.zeros(len(self.tasks), dtype=torch.float64)  # [T]
         for micro_batch in split_rows(batch, self.parts):
-            micro_batch = micro_batch.to(self.runtime.device)
+            with span("forward"):
+                micro_batch = micro_batch.to(self.runtime.device)
+                outputs = self.ranker.raw_outputs(micro_batch)
             share = len(micro_batch) / len(batch)
-            per_task = self.balancing.backward(self.ranker.raw_outputs(micro_batch), micro_batch, share)  # [T]
-            losses += per_task.cpu().double() * share
-        self.guard.check_losses(step, losses)
-        self.balancing.finish(losses)
-        self.guard.check_gradients(step)
-        self._clip()
+            with span("backward"):
+                per_task = self.balancing.backward(outputs, micro_batch, share)  # [T]
+                losses += per_task.cpu().double() * share
+        with span("optimizer"):
+            self.guard.check_losses(step, losses)
+            self.balancing.finish(losses)
+            self.guard.check_gradients(step)
+            self._clip()
         return losses
 
     def _clip(self) -> None:

@@ -3,7 +3,7 @@
 import gc
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from recap.config.load import dump_config
@@ -17,7 +17,6 @@ from recap.model.directory import replace_text
 from recap.model.saved import (
     CONFIG,
     SavedModel,
-    checkpoint_path,
     checkpoint_steps,
     find_model_dir,
     new_ranker,
@@ -32,19 +31,23 @@ from recap.training.evaluations import Evaluations, Stopped
 from recap.training.faults import RolledBack, build_policy, with_rows
 from recap.training.finite import NotFinite, not_finite
 from recap.training.frozen import freeze
-from recap.training.log import TrainLog
+from recap.training.log import TrainLog, running_on
 from recap.training.norms import weight_norms
 from recap.training.optimizer import ScheduledOptimizer
+from recap.training.profile import Profile, span
 from recap.training.signals import Interrupted, Signals, StopNow, collected_signals
 from recap.training.step import TrainStep
 from recap.training.warm_start import start_from
 from recap.training.watch import Watch
 
 
-def train(config: RecapConfig, reporter: Reporter, *, accept_changed_data: bool = False) -> bool:
+def train(
+    config: RecapConfig, reporter: Reporter, *, accept_changed_data: bool = False, profile_steps: int = 0
+) -> bool:
     """Train until `num_train_steps` or `num_epochs`, from the latest checkpoint in `save_dir` if there is one.
 
     False: the run was finished before. `accept_changed_data`: go on though files are not those of the checkpoint.
+    `profile_steps`: profile so many steps, none if 0.
     Raises DataError, CheckpointError, RunError (numbers that are not finite) and Interrupted (a signal).
     """
     grace = config.training.preemption_grace_seconds
@@ -52,30 +55,25 @@ def train(config: RecapConfig, reporter: Reporter, *, accept_changed_data: bool 
         rolled_back: list[list[int]] = []
         while True:
             try:
-                return _train(config, reporter, signals, rolled_back, accept_changed_data=accept_changed_data)
+                with _opening(config, signals):
+                    trainer = Trainer(config, reporter, signals, accept_changed_data=accept_changed_data)
+                trainer.state.rolled_back = rolled_back or trainer.state.rolled_back
+                return trainer.run(Profile(profile_steps, trainer.save_dir, reporter.say) if profile_steps else None)
             except RolledBack as error:
                 reporter.say(str(error))
                 rolled_back = error.rolled_back
             gc.collect()  # what went bad gives its memory back before the run is built again
 
 
-def _train(
-    config: RecapConfig,
-    reporter: Reporter,
-    signals: Signals,
-    rolled_back: list[list[int]],
-    *,
-    accept_changed_data: bool,
-) -> bool:
-    """From the latest checkpoint to the end, or to where the run goes back."""
+@contextmanager
+def _opening(config: RecapConfig, signals: Signals) -> Iterator[None]:
+    """A run is opened here; a signal ends that at once."""
     try:
         with signals.at_once():
-            trainer = Trainer(config, reporter, signals, accept_changed_data=accept_changed_data)
+            yield
     except StopNow as stop:
         step = (checkpoint_steps(Path(config.training.save_dir)) or [0])[-1]
         raise Interrupted(stop.number, step, done=False) from None
-    trainer.state.rolled_back = rolled_back or trainer.state.rolled_back
-    return trainer.run()
 
 
 class Trainer:
@@ -114,24 +112,28 @@ class Trainer:
         self.log = TrainLog(config, self.state, self.stream)
         replace_text(self.save_dir / CONFIG, dump_config(config))
 
-    def run(self) -> bool:
+    def run(self, profile: Profile | None = None) -> bool:
         """Do every step that is left; False if the run is finished and nothing was."""
         state, training = self.state, self.config.training
         if self._is_last() and not self._evaluation_is_due():
             return False
         began_after = state.step
-        self.trackers = open_trackers(self.save_dir, state.step)
+        self.trackers = open_trackers(self.config, state.step, self.reporter.say)
         left = self.stream.rows_left
         steps = None if left is None else state.step + left // self.config.train_data.rows_of_a_step
         in_all = training.num_train_steps if steps is None else min(training.num_train_steps, steps)
-        self.reporter.start(self.config, state.step, in_all, self.stream.order.rows)
+        on = running_on(self.runtime, self.model.ranker)
+        self.reporter.start(self.config, state.step, in_all, self.stream.order.rows, on)
         self.model.ranker.train()
         try:
             if self._evaluate_if_due():  # a signal had cut it short
                 self._save()
             with closing(iter(self.stream)) as batches:
+                if profile is not None:
+                    profile.start()
                 while not self._is_last():
-                    batch = self._next(batches)
+                    with self.log.waiting():
+                        batch = self._next(batches)
                     if batch is not None:
                         self._step(batch)
                     elif not state.step:
@@ -142,6 +144,8 @@ class Trainer:
                     self._log_if_due()  # what was seen may have made this step the last
                     if self._due(training.checkpoint_every_n) or state.best_step == state.step or self.signals:
                         self._save()
+                    if profile is not None:
+                        profile.step()
                     if self.signals:
                         break
             if self.signals:
@@ -154,8 +158,10 @@ class Trainer:
             self.checkpoints.wait()
             raise Interrupted(stop.number, state.step, done=state.step > began_after) from None
         finally:
+            if profile is not None:
+                profile.stop()
             self.checkpoints.close()
-            self.trackers.close()
+            self.trackers.close(finished=self._is_last())
             self.reporter.stop()
         return True
 
@@ -176,7 +182,8 @@ class Trainer:
             self.state.step += 1
             return
         self.state.step += 1
-        self.reporter.advance(self.state.step, self.log.add(losses), len(batch))
+        loss = self.log.add(losses)
+        self.reporter.advance(self.state.step, loss, len(batch), self.log.losses, self.log.waited)
 
     def _is_last(self) -> bool:
         """Whether no step is left: all are done, each row was seen often enough, or nothing improves any more."""
@@ -194,10 +201,11 @@ class Trainer:
         state = self.state
         if not self._due(self.config.training.train_log_every_n) or not state.loss_steps:
             return
-        rates = self.optimizer.rates(state.step - 1, self.watch.cut)
-        record = {**self.log.record(rates, self.balancing.task_weights()), **self._norms()}
-        self.trackers.log(record)
-        self.reporter.logged(record)
+        with span("logging"):
+            rates = self.optimizer.rates(state.step - 1, self.watch.cut)
+            record = {**self.log.record(rates, self.balancing.task_weights()), **self._norms()}
+            self.trackers.log(record)
+            self.reporter.logged(record)
 
     def _norms(self) -> dict[str, float]:
         """What a record says of the norms of gradients and weights."""
@@ -212,7 +220,7 @@ class Trainer:
             return False
         started = time.monotonic()
         try:
-            with self.average.applied():
+            with span("evaluation"), self.average.applied():
                 evaluations = self.evaluations(state.step, self.trackers)
         except Stopped:
             return False
@@ -227,8 +235,7 @@ class Trainer:
         if self.watch.config is None:
             return
         best, waited = self.state.best_step, self.state.watch.waited
-        where = f": {checkpoint_path(self.save_dir, best)}" if best is not None else ""
-        self.reporter.say(f"{self.watch.tell(best)}{where}")
+        self.reporter.say(self.watch.tell(best))
         if self.watch.ended:
             self.reporter.say(
                 f"stopped after step {self.state.step}: {waited} evaluations without a better value "
@@ -236,15 +243,16 @@ class Trainer:
             )
 
     def _save(self) -> None:
-        bad = not_finite({**self.model.ranker.state_dict(), **self.optimizer.state_dict()})
-        if bad:
-            raise RunError(
-                f"after step {self.state.step} {bad[0]} is not finite, so it was not saved (last checkpoint: "
-                f"{self.checkpoints.latest_or_none() or 'none'}). Lower the learning rates, or lengthen their ramp"
-            )
-        self.saved_step = self.state.step
-        self.state.finished = self._is_last() and not self._evaluation_is_due()
-        self.checkpoints.save(self.model, self.optimizer, self.balancing, self.average, self.state)
+        with span("checkpoint"):
+            bad = not_finite({**self.model.ranker.state_dict(), **self.optimizer.state_dict()})
+            if bad:
+                raise RunError(
+                    f"after step {self.state.step} {bad[0]} is not finite, so it was not saved (last checkpoint: "
+                    f"{self.checkpoints.latest_or_none() or 'none'}). Lower the learning rates, or lengthen their ramp"
+                )
+            self.saved_step = self.state.step
+            self.state.finished = self._is_last() and not self._evaluation_is_due()
+            self.checkpoints.save(self.model, self.optimizer, self.balancing, self.average, self.state)
 
     def _restore(self, accept_changed_data: bool) -> RunState:
         """The state of the latest checkpoint, or of a new run: fresh or warm-started weights."""

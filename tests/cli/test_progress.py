@@ -1,0 +1,178 @@
+"""What a person sees of a run: on a terminal of 80 columns, and where there is none."""
+
+import os
+import pty
+import re
+import shlex
+import subprocess
+import sys
+import termios
+from pathlib import Path
+from typing import Any
+
+import pytest
+import rich.console
+import yaml
+from support import feed_values, write_feed
+
+from recap.cli.console import Console, duration
+from recap.cli.progress import LiveProgress, Pace, loss_table, shortened, smoothed
+
+TASKS = [f"is_engaged_with_in_some_way_or_other_{number}" for number in range(10)]
+"""Ten names that are told apart by their ends."""
+
+
+def config_file(folder: Path, **training: Any) -> Path:
+    values = feed_values(write_feed(folder), folder / "a run")
+    values["training"] |= training
+    file = folder / "ranker.yaml"
+    file.write_text(yaml.safe_dump(values))
+    return file
+
+
+def on_a_terminal(*arguments: str | Path) -> str:
+    """What a command writes to a terminal of 80 columns."""
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (30, 80))
+    command = [sys.executable, "-m", "recap", *map(str, arguments)]
+    environment = os.environ | {"TERM": "xterm-256color"}
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as process:
+        os.close(theirs)
+        written = b""
+        while True:
+            try:
+                piece = os.read(ours, 4096)
+            except OSError:  # what Linux says at the end
+                break
+            written += piece
+    os.close(ours)
+    assert process.returncode == 0, written
+    return written.decode()
+
+
+def screen(written: str) -> list[str]:
+    """The lines that are left, with what moves the cursor up and what erases a line carried out."""
+    lines, row = [""], 0
+    for piece in re.findall(r"\x1b\[[\d;?]*[A-Za-z]|\r|\n|[^\x1b\r\n]+", written):
+        if piece == "\n":
+            row += 1
+            lines += [""] * (row + 1 - len(lines))
+        elif move := re.fullmatch(r"\x1b\[(\d*)A", piece):
+            row = max(0, row - int(move[1] or 1))
+        elif piece == "\x1b[2K":
+            lines[row] = ""
+        elif not piece.startswith(("\x1b", "\r")):
+            lines[row] += piece
+    return [line.rstrip() for line in lines]
+
+
+def test_a_terminal_shows_progress_that_is_gone_at_the_end(tmp_path: Path) -> None:
+    written = on_a_terminal("train", config_file(tmp_path, watch={"metric": "auc", "split": "validation"}))
+    assert "step 12/12 " in written
+    assert re.search(r"loss [\d.]+  [\d,]+ examples/s  data wait \d+%", written)
+    lines = screen(written)
+    assert not [line for line in lines if "━" in line]
+    assert [line for line in lines if line.startswith("training 12 steps")]
+    assert max(map(len, lines[2:])) <= max(80, len(f"best checkpoint: {tmp_path}/a run/checkpoints/step_00000012"))
+    assert "…" not in "".join(lines), "no number is cut off"
+    assert lines[-2] == f"next: recap evaluate {shlex.quote(f'{tmp_path}/a run')} --step best"
+
+
+def test_without_a_terminal_lines_are_plain_and_the_end_tells_all(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "recap", "train", str(config_file(tmp_path))], capture_output=True, text=True
+    )
+    assert "\x1b" not in done.stdout
+    lines = done.stdout.splitlines()
+    assert re.fullmatch(r"[\d,]+ parameters, on \w+", lines[1])
+    logged = [line for line in lines if re.match(r"step +\d+  epoch", line)]
+    assert len(logged) == 4
+    assert all(re.search(r"loss [\d.]+  [\d,]+ examples/s  data wait \d+%$", line) for line in logged)
+    end = lines[lines.index("") :]
+    assert [line.split(" ")[0] for line in end[1:5]] == ["validation,", "task", "like", "share"]
+    assert [line.split(":")[0] for line in end[-3:]] == [
+        re.match(r"12 steps in [\d.]+ s", end[-3])[0],  # type: ignore[index]
+        "last checkpoint",
+        "next",
+    ]
+    assert end[-2].endswith("/a run/checkpoints/step_00000012")
+
+
+@pytest.mark.parametrize(("options", "steps"), [(["--profile"], 20), (["--profile-steps", "3"], 3)])
+def test_a_profile_is_asked_for_by_a_word_and_says_where_it_is(tmp_path: Path, options: list[str], steps: int) -> None:
+    file = config_file(tmp_path, num_train_steps=26, eval_log_every_n=26)
+    command = [sys.executable, "-m", "recap", "train", str(file), *options]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"\nprofile of {steps} steps " in done.stdout
+    assert f"\nprofile written: {tmp_path}/a run/profile/operators.txt, and trace.json" in done.stdout
+
+
+def test_no_steps_cannot_be_profiled(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "recap", "train", "x.yaml", "--profile-steps", "0"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "--profile-steps" in done.stderr
+
+
+def rendered(width: int, show: Any) -> list[str]:
+    out = rich.console.Console(width=width, record=True, force_terminal=True, file=open(os.devnull, "w"))  # noqa: SIM115
+    with out.file:
+        out.print(show)
+        return [line.rstrip() for line in out.export_text().splitlines()]
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+@pytest.mark.parametrize("count", [1, 2, 10])
+def test_the_losses_of_all_tasks_fit_a_terminal_and_are_told_apart(width: int, count: int) -> None:
+    lines = rendered(width, loss_table({task: float(number) for number, task in enumerate(TASKS[:count])}, width))
+    assert max(map(len, lines)) <= width
+    shown = re.findall(r"(\S+) +(\d\.\d{4})", "\n".join(lines))
+    assert [float(value) for _, value in shown] == list(range(count))
+    assert len({name for name, _ in shown}) == count
+    assert len(lines) <= 10
+
+
+@pytest.mark.parametrize("count", [1, 2, 10])
+def test_the_table_of_an_evaluation_leaves_columns_out_before_it_cuts_numbers(
+    count: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics = {"positives": 1408, "ctr": 0.0133, "calibration": 1.02, "log_loss": 0.05, "rce": 12.3, "auc": 0.78}
+    metrics |= {"pr_auc": 0.3, "grouped_auc": 0.7}
+    console = Console()
+    monkeypatch.setattr(console._out, "width", 80)
+    console.table("validation", dict.fromkeys(TASKS[:count], metrics))
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert max(map(len, map(str.rstrip, lines))) <= 80
+    assert {"task", "rce", "auc", "calibration"} <= set(lines[0].split())
+    assert all(line.split()[lines[0].split().index("auc")] == "0.7800" for line in lines[1:])
+    assert len({line.split()[0] for line in lines[1:]}) == count
+
+
+def test_a_live_view_before_the_first_step_has_nothing_to_tell_but_the_bar() -> None:
+    out = rich.console.Console(width=80, force_terminal=True)
+    lines = rendered(80, LiveProgress(out, Pace(), 0, 100)._render())
+    assert lines[0].startswith("step 0/100 ")
+    assert "".join(lines[1:]) == ""
+
+
+def test_what_is_not_finite_does_not_spoil_what_is_shown() -> None:
+    nan, inf = float("nan"), float("inf")
+    assert smoothed(0.5, nan) == smoothed(0.5, inf) == smoothed(nan, 0.5) == smoothed(0.5, 0.5) == 0.5
+
+
+def test_a_long_name_keeps_its_ends() -> None:
+    assert shortened("is_good_clicked_convo_desc_v1", 12) == "is_goo…sc_v1"
+    assert shortened("short", 5) == "short"
+
+
+def test_a_run_of_which_only_the_evaluation_was_left_ends_without_a_speed(capsys: pytest.CaptureFixture[str]) -> None:
+    Console().ended(Path("run/checkpoints/step_00000012"), None)
+    assert re.fullmatch(
+        r"\n0 steps in [\d.]+ s\nlast checkpoint: run/checkpoints/step_00000012\n", capsys.readouterr().out
+    )
+
+
+def test_durations_are_told_in_two_units_at_most() -> None:
+    told = [duration(seconds) for seconds in (0.04, 59.94, 60, 3599.4, 3600, 18_123)]
+    assert told == ["0.0 s", "59.9 s", "1 min 00 s", "59 min 59 s", "1 h 00 min", "5 h 02 min"]

@@ -1,0 +1,69 @@
+"""`--profile`: a table, a trace and operators of some steps, and a run that is none the worse for it."""
+
+import json
+import re
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+from support import Recorder, feed_config
+from training.runs import assert_same_run
+
+from recap.training.profile import SPANS, WARM_UP, span
+from recap.training.trainer import train
+
+
+def shares(said: list[str]) -> dict[str, float]:
+    """Part of training → its share in per cent, of the one table that was told."""
+    (table,) = (text for text in said if text.startswith("profile of "))
+    rows = (re.fullmatch(r"(.*?) +([\d.]+) +([\d.]+)%", line) for line in table.splitlines()[1:])
+    return {row[1]: float(row[3]) for row in rows if row is not None}
+
+
+def test_a_profile_tells_where_the_time_went_and_changes_nothing(feed: Path, tmp_path: Path) -> None:
+    recorder = Recorder()
+    train(feed_config(feed, tmp_path / "run"), recorder, profile_steps=6)
+    train(feed_config(feed, tmp_path / "plain"), Recorder())
+    assert_same_run(tmp_path / "run", tmp_path / "plain", 12)
+    found = shares(recorder.said)
+    assert list(found) == [*SPANS, "the rest", "in all"]  # steps 6 to 11 have every part
+    assert found["in all"] == 100
+    assert sum(found.values()) == pytest.approx(200, abs=1)
+    folder = tmp_path / "run" / "profile"
+    names = [event.get("name") for event in json.loads((folder / "trace.json").read_text())["traceEvents"]]
+    assert names.count("recap: forward") == names.count("recap: optimizer") == 6
+    assert "aten::" in (folder / "operators.txt").read_text()
+    assert any(str(folder) in text and "ui.perfetto.dev" in text for text in recorder.said)
+
+
+@pytest.mark.parametrize(("steps", "measured"), [(WARM_UP + 3, 3), (WARM_UP + 1, 1)])
+def test_a_run_that_ends_within_the_window_is_measured_as_far_as_it_came(
+    feed: Path, tmp_path: Path, steps: int, measured: int
+) -> None:
+    recorder = Recorder()
+    train(feed_config(feed, tmp_path / "run", training={"num_train_steps": steps}), recorder, profile_steps=20)
+    assert any(text.startswith(f"profile of {measured} steps") for text in recorder.said)
+    assert (tmp_path / "run" / "profile" / "trace.json").exists()
+
+
+@pytest.mark.parametrize("steps", [1, WARM_UP])
+def test_a_run_that_ends_before_the_window_says_so(feed: Path, tmp_path: Path, steps: int) -> None:
+    recorder = Recorder()
+    train(feed_config(feed, tmp_path / "run", training={"num_train_steps": steps}), recorder, profile_steps=20)
+    assert [text for text in recorder.said if "profile" in text] == [
+        "profile: the run ended within the first 5 steps, which are not measured"
+    ]
+    assert not (tmp_path / "run" / "profile").exists()
+
+
+def test_a_profile_that_cannot_be_written_is_told_and_training_goes_on(feed: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "profile").write_text("in the way")
+    recorder = Recorder()
+    assert train(feed_config(feed, tmp_path / "run"), recorder, profile_steps=2)
+    assert recorder.steps[-1] == 12
+    assert any("profile cannot be written (" in text for text in recorder.said)
+
+
+def test_a_part_is_measured_only_while_something_is_profiled() -> None:
+    assert isinstance(span("forward"), nullcontext)

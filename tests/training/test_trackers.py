@@ -1,0 +1,285 @@
+"""Trackers fail for real (folders in the way, full disks, servers that are gone), and the run does not."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import Recorder, feed_config
+from training.runs import OF_THE_CLOCK, assert_same_run, interrupt, records
+
+from recap.config.recap import RecapConfig
+from recap.errors import ConfigError, InputError
+from recap.tracking import Guarded, JsonLines
+from recap.training.signals import Interrupted
+from recap.training.trainer import train
+
+REFUSING = "http://127.0.0.1:9"
+"""Where nothing listens: the port of a service that nobody offers any more."""
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a tracker sets in the environment is gone after the test."""
+    for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+
+
+def with_mlflow(feed: Path, run: Path, uri: str, **training: Any) -> RecapConfig:
+    return feed_config(feed, run, training={"mlflow": {"experiment": "tests", "tracking_uri": uri}, **training})
+
+
+def full_disk(file: Path) -> int:
+    """Have what is written to an open file of this process meet a full disk; gives what `no_full_disk` takes."""
+    for link in Path("/proc/self/fd").iterdir():
+        if link.exists() and link.resolve() == file.resolve():
+            number = int(link.name)
+            kept = os.dup(number)
+            with open("/dev/full", "wb") as full:
+                os.dup2(full.fileno(), number)
+            WHERE[kept] = number
+            return kept
+    raise AssertionError(f"{file} is not open")
+
+
+WHERE: dict[int, int] = {}
+
+
+def no_full_disk(kept: int) -> None:
+    os.dup2(kept, WHERE.pop(kept))
+    os.close(kept)
+
+
+def test_the_share_of_time_that_was_waited_for_data_is_logged(feed: Path, tmp_path: Path) -> None:
+    train(feed_config(feed, tmp_path / "run"), Recorder())
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    shares = [line["data_wait"] for line in lines if line["split"] == "train"]
+    assert len(shares) == 4
+    assert all(0 < share < 1 for share in shares)
+    assert "data_wait" in OF_THE_CLOCK
+
+
+def test_a_folder_in_the_place_of_metrics_is_told_once_and_training_goes_on(feed: Path, tmp_path: Path) -> None:
+    (tmp_path / "run" / "metrics.jsonl").mkdir(parents=True)
+    recorder = Recorder()
+    assert train(feed_config(feed, tmp_path / "run"), recorder)
+    assert recorder.steps[-1] == 12
+    told, lost = (text for text in recorder.said if "metrics.jsonl" in text)
+    assert told.startswith("metrics.jsonl: cannot be written (Is a directory). Training goes on")
+    assert lost == "metrics.jsonl: 8 records could not be written"
+
+
+def test_what_met_a_full_disk_is_written_when_there_is_room_again(feed: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    kept: list[int] = []
+    after = {
+        4: lambda: kept.append(full_disk(run / "metrics.jsonl")),
+        11: lambda: no_full_disk(kept[0]),
+    }
+    recorder = Recorder(after)
+    train(feed_config(feed, run), recorder)
+    said = [text for text in recorder.said if "metrics.jsonl" in text]
+    assert said[0].startswith("metrics.jsonl: cannot be written (No space left on device). Training goes on")
+    assert said[1:] == ["metrics.jsonl: can be written again"]
+    train(feed_config(feed, tmp_path / "whole"), Recorder())
+    assert_same_run(run, tmp_path / "whole", 12)
+
+
+def test_a_line_that_does_not_fit_leaves_no_part_of_it(tmp_path: Path) -> None:
+    import resource
+
+    tracker = JsonLines(tmp_path / "metrics.jsonl", 0)
+    tracker.log({"step": 1, "split": "train"})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40, before[1]))
+    try:
+        with pytest.raises(OSError, match="No space left"):
+            tracker.log({"step": 2, "split": "train"})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    tracker.log({"step": 2, "split": "train"})
+    tracker.close(finished=True)
+    assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [1, 2]
+
+
+def test_lines_that_a_crash_of_the_machine_garbled_are_dropped(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.jsonl"
+    file.write_bytes(b'{"step": 1}\n\0\0\0\n\xff\n[]\n{"step": 2}\n{"step": 9}\n{"st')
+    JsonLines(file, 5).close(finished=True)
+    assert file.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+def test_a_file_in_the_place_of_tensorboard_is_told_and_training_goes_on(feed: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "tensorboard").write_text("in the way")
+    recorder = Recorder()
+    assert train(feed_config(feed, tmp_path / "run"), recorder)
+    assert recorder.said[0].startswith("TensorBoard: cannot be written (")
+    assert len(records(tmp_path / "run")) == 8
+
+
+def test_what_is_deleted_under_a_run_is_made_anew(feed: Path, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    def delete() -> None:
+        shutil.rmtree(tmp_path / "run" / "tensorboard")
+        (tmp_path / "run" / "metrics.jsonl").unlink()
+
+    train(feed_config(feed, tmp_path / "run"), Recorder({4: delete}))
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == [6, 9, 12]
+    assert [record["step"] for record in records(tmp_path / "run") if record["split"] == "train"] == [6, 9, 12]
+
+
+def test_tensorboard_that_meets_a_full_disk_holds_its_events(feed: Path, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder, kept = tmp_path / "run" / "tensorboard", []
+    after = {4: lambda: kept.append(full_disk(next(folder.iterdir()))), 11: lambda: no_full_disk(kept[0])}
+    recorder = Recorder(after)
+    train(feed_config(feed, tmp_path / "run"), recorder)
+    assert [text.split(" (")[0] for text in recorder.said if "TensorBoard" in text] == [
+        "TensorBoard: cannot be written",
+        "TensorBoard: can be written again",
+    ]
+    events = EventAccumulator(str(folder)).Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == [3, 6, 9, 12]
+
+
+def test_tensorboard_does_not_show_what_a_resumed_run_logs_anew_twice(feed: Path, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        train(feed_config(feed, tmp_path / "run"), Recorder({7: fail}))
+    train(feed_config(feed, tmp_path / "run"), Recorder())
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == [3, 6, 9, 12]
+
+
+def test_the_oldest_of_too_many_held_records_are_lost_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Guarded, "MOST_HELD", 3)
+    monkeypatch.setattr(Guarded, "RETRY_S", 0.0)
+    said: list[str] = []
+    taken: list[int] = []
+
+    class Down:
+        down = True
+
+        def log(self, record: Any) -> None:
+            if Down.down:
+                raise ConnectionError("gone")
+            taken.append(record["step"])
+
+        def close(self, *, finished: bool) -> None:
+            raise ConnectionError("gone for good")
+
+    guarded = Guarded("it", Down, said.append)
+    for step in range(1, 6):
+        guarded.log({"step": step})
+    Down.down = False
+    guarded.log({"step": 6})
+    guarded.close(finished=True)
+    assert taken == [4, 5, 6]
+    assert said[0].startswith("it: cannot be written (gone)")
+    assert said[1:] == [
+        "it: can be written again",
+        "it: cannot be closed (gone for good); its last records may be missing",
+        "it: 3 records could not be written",
+    ]
+
+
+def runs_of(uri: str) -> list[Any]:
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("tests")
+    assert experiment is not None
+    return list(client.search_runs([experiment.experiment_id]))
+
+
+@pytest.mark.usefixtures("environment")
+def test_mlflow_holds_what_metrics_jsonl_holds(feed: Path, tmp_path: Path) -> None:
+    from mlflow.tracking import MlflowClient
+
+    uri = f"file:{tmp_path}/store"
+    train(with_mlflow(feed, tmp_path / "run", uri), Recorder())
+    (run,) = runs_of(uri)
+    assert (run.info.run_name, run.info.status) == ("run", "FINISHED")
+    assert run.data.params["model.backbone.kind"] == "mask_net"
+    assert run.data.params["features.continuous"] == '["age", "followers"]'
+    history = MlflowClient(uri).get_metric_history(run.info.run_id, "train/loss.like")
+    logged = [record for record in records(tmp_path / "run") if record["split"] == "train"]
+    assert [(point.step, point.value) for point in history] == [(each["step"], each["loss/like"]) for each in logged]
+    last = [record for record in records(tmp_path / "run") if record.get("task") == "share"][-1]
+    assert run.data.metrics["validation/share/auc"] == last["auc"]
+
+
+@pytest.mark.usefixtures("environment")
+def test_a_resumed_run_goes_on_in_the_same_mlflow_run_but_not_in_another_experiment(feed: Path, tmp_path: Path) -> None:
+    uri = f"file:{tmp_path}/store"
+    with pytest.raises(Interrupted):
+        train(with_mlflow(feed, tmp_path / "run", uri), Recorder({4: interrupt}))
+    (before,) = runs_of(uri)
+    assert before.info.status == "KILLED"
+    recorder = Recorder()
+    train(with_mlflow(feed, tmp_path / "run", uri), recorder)
+    assert recorder.began_after == 4
+    (after,) = runs_of(uri)
+    assert (after.info.run_id, after.info.status) == (before.info.run_id, "FINISHED")
+    other = {"mlflow": {"experiment": "other", "tracking_uri": uri}, "num_train_steps": 13}
+    recorder = Recorder()
+    train(feed_config(feed, tmp_path / "run", training=other), recorder)
+    assert "changed since step_00000012: training.mlflow.experiment: tests → other" in recorder.said
+    assert len(runs_of(uri)) == 1
+    assert json.loads((tmp_path / "run" / "mlflow.json").read_text())["run_id"] != before.info.run_id
+
+
+@pytest.mark.usefixtures("environment")
+def test_no_secret_reaches_mlflow(feed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import yaml
+    from support import feed_values
+
+    from recap.config.load import load_config
+
+    monkeypatch.setenv("STORE", f"{tmp_path}/hushed")
+    values = feed_values(feed, tmp_path / "run")
+    values["training"] |= {"num_train_steps": 1}
+    values["training"]["mlflow"] = {"experiment": "tests", "tracking_uri": "file:${secret:STORE}"}
+    file = tmp_path / "ranker.yaml"
+    file.write_text(yaml.safe_dump(values))
+    train(load_config(file), Recorder())
+    (run,) = runs_of(f"file:{tmp_path}/hushed")
+    assert run.data.params["training.mlflow.tracking_uri"] == "file:${secret:STORE}"
+    assert not [name for name, text in run.data.params.items() if "hushed" in text]
+
+
+@pytest.mark.usefixtures("environment")
+def test_an_mlflow_server_that_is_not_there_is_told_and_left_out(feed: Path, tmp_path: Path) -> None:
+    recorder = Recorder()
+    assert train(with_mlflow(feed, tmp_path / "run", REFUSING), recorder)
+    told, lost = (text for text in recorder.said if text.startswith("MLflow"))
+    assert "cannot be written (API request to http://127.0.0.1:9/" in told
+    assert lost == "MLflow: 8 records could not be written"
+    train(feed_config(feed, tmp_path / "without"), Recorder())
+    assert records(tmp_path / "run") == records(tmp_path / "without")
+
+
+def test_an_mlflow_server_without_a_scheme_is_refused(feed: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"training.mlflow.tracking_uri: .* write http://localhost:5000"):
+        with_mlflow(feed, tmp_path / "run", "localhost:5000")
+
+
+def test_without_its_package_mlflow_is_refused_before_the_first_step(
+    feed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recap.tracking.find_spec", lambda name: None)
+    recorder = Recorder()
+    with pytest.raises(InputError, match=r"training.mlflow: .* pip install 'recap\[mlflow\]'"):
+        train(with_mlflow(feed, tmp_path / "run", "file:x"), recorder)
+    assert recorder.steps == []
