@@ -50,7 +50,8 @@ def main() -> None:
     try:
         app()
     except RecapError as error:
-        print_error(error)
+        if not error.was_said:
+            print_error(error)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -1,10 +1,12 @@
 """`recap train`: train, or go on training, from one configuration file."""
 
+import os
 from typing import Annotated
 
 import typer
 
 from recap.cli.options import ConfigFile, Overrides, SetFiles
+from recap.errors import ConfigError
 
 
 def train(
@@ -19,13 +21,24 @@ def train(
     """Train a ranker; run the same command again to resume."""
     from recap.config.load import load_config
 
-    loaded = load_config(config, overrides or [], set_files or [])  # before torch: mistakes answer at once
+    try:
+        loaded = load_config(config, overrides or [], set_files or [])  # before torch: mistakes answer at once
+    except ConfigError as error:
+        if "RANK" in os.environ:
+            from recap.ranks import say_once
+
+            say_once(error)
+        raise
 
     from recap.cli.console import Console
+    from recap.ranks import ranks_of_environment
     from recap.training.trainer import train as run
 
     console = Console()
-    if run(loaded, console, accept_changed_data=accept_changed_data):
+    done = run(loaded, console, accept_changed_data=accept_changed_data)
+    if not ranks_of_environment().is_first:
+        return
+    if done:
         console.say(f"finished: {loaded.training.save_dir}")
         after = "evaluate {}" if loaded.validation_data else "predict {} INPUT… --output DIR"
         console.say(f"next: recap {after.format(loaded.training.save_dir)}")

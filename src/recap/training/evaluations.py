@@ -4,12 +4,15 @@ import math
 import time
 from collections.abc import Mapping
 
+import torch
+
 from recap.config.recap import RecapConfig
 from recap.data.stream import BatchStream
 from recap.evaluation.evaluate import Evaluation, evaluate
 from recap.model.ranker import Ranker
 from recap.runtime import Runtime
 from recap.tracking import Reporter, Trackers
+from recap.training.agreement import Agreement
 
 
 class Stopped(Exception):
@@ -30,11 +33,11 @@ class Evaluations:
         streams: Mapping[str, BatchStream],
         runtime: Runtime,
         reporter: Reporter,
-        signals: list[int],
+        agreement: Agreement,
     ) -> None:
-        """`signals`: an evaluation ends when one is there."""
+        """An evaluation ends, on all ranks, when a signal or the end of its time reaches one of them."""
         self.config, self.ranker, self.streams, self.runtime = config, ranker, streams, runtime
-        self.reporter, self.signals = reporter, signals
+        self.reporter, self.agreement = reporter, agreement
 
     def __call__(self, step: int, trackers: Trackers) -> dict[str, Evaluation]:
         """By validation set; one that takes too long is left out, with those after it. Raises Stopped."""
@@ -59,9 +62,10 @@ class Evaluations:
 
     def _evaluate(self, split: str, stream: BatchStream, deadline: float) -> Evaluation:
         def after_batch(_: int) -> None:
-            if self.signals:
+            too_late = self.agreement.sum(torch.tensor([time.monotonic() > deadline], dtype=torch.float64))
+            if self.agreement.signals:
                 raise Stopped
-            if time.monotonic() > deadline:
+            if too_late.any():
                 raise _TimeoutError
 
         return evaluate(self.ranker, stream, self.config, split, self.runtime, after_batch)

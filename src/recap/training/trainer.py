@@ -1,7 +1,8 @@
 """Training: load, step, evaluate, save."""
 
+import json
 import time
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 from recap.config.load import dump_config
@@ -13,8 +14,10 @@ from recap.errors import DataError, RunError
 from recap.evaluation.strata import Strata
 from recap.model.directory import verify
 from recap.model.saved import CONFIG, SavedModel, checkpoint_path, find_model_dir, load_weights, new_ranker
+from recap.ranks import Ranks, joined_ranks
 from recap.runtime import seed_torch, start_runtime
-from recap.tracking import Reporter, open_trackers
+from recap.tracking import Reporter, Silent, Trackers, open_trackers
+from recap.training.agreement import Agreement
 from recap.training.balancing import build_balancing
 from recap.training.checkpoint import Checkpoints, RunState, check_resumable, locked
 from recap.training.evaluations import Evaluations, Stopped
@@ -29,26 +32,37 @@ def train(config: RecapConfig, reporter: Reporter, *, accept_changed_data: bool 
     """Train until `num_train_steps` or `num_epochs`, from the latest checkpoint in `save_dir` if there is one.
 
     False: the run was finished before. `accept_changed_data`: go on though files are not those of the checkpoint.
+    All ranks that `torchrun` started must call it; the first alone writes, and tells `reporter` how it goes.
     Raises DataError, CheckpointError, RunError (a loss that is not finite) and Interrupted (a signal).
     """
-    with locked(Path(config.training.save_dir)), collected_signals() as signals:
-        trainer = Trainer(config, reporter, signals, accept_changed_data=accept_changed_data)
-        return trainer.run()
+    with joined_ranks() as ranks:
+        lock = locked(Path(config.training.save_dir)) if ranks.is_first else nullcontext()
+        with lock, collected_signals() as signals:
+            speaker = reporter if ranks.is_first else Silent()
+            trainer = Trainer(config, speaker, signals, ranks, accept_changed_data=accept_changed_data)
+            return trainer.run()
 
 
 class Trainer:
-    """One run in one process."""
+    """One run, or the part that one rank has in it."""
 
     def __init__(
-        self, config: RecapConfig, reporter: Reporter, signals: list[int], *, accept_changed_data: bool = False
+        self,
+        config: RecapConfig,
+        reporter: Reporter,
+        signals: list[int],
+        ranks: Ranks,
+        *,
+        accept_changed_data: bool = False,
     ) -> None:
-        self.config, self.reporter, self.signals = config, reporter, signals
-        self.runtime = start_runtime()
+        agreement = Agreement(ranks, signals)
+        self.config, self.reporter, self.signals, self.ranks = config, reporter, agreement.signals, ranks
+        self.runtime = start_runtime(ranks)
         assets = load_assets(config.features)
-        self.stream = open_stream(config, assets, JobMode.TRAIN, say=reporter.say)
+        self.stream = open_stream(config, assets, JobMode.TRAIN, say=reporter.say, ranks=ranks)
         # All opened now: data that disagrees with the configuration is refused before the first step.
         validation = {
-            split: open_stream(config, assets, JobMode.EVALUATE, split, reporter.say)
+            split: open_stream(config, assets, JobMode.EVALUATE, split, reporter.say, ranks)
             for split in config.validation_data
         }
         Strata(config, assets)
@@ -58,21 +72,27 @@ class Trainer:
         self.model = SavedModel(config, assets, ranker)
         self.balancing = build_balancing(config, ranker, self.runtime.device)
         self.optimizer = ScheduledOptimizer(config, ranker, self.balancing.parameters())
-        self.train_step = TrainStep(config, ranker, self.balancing, self.optimizer, self.runtime)
-        self.evaluations = Evaluations(config, ranker, validation, self.runtime, reporter, signals)
+        self.train_step = TrainStep(config, ranker, self.balancing, self.optimizer, self.runtime, agreement)
+        self.evaluations = Evaluations(config, ranker, validation, self.runtime, reporter, agreement)
         self.save_dir = Path(config.training.save_dir)
         self.checkpoints = Checkpoints(self.save_dir)
         self.state = self._restore(accept_changed_data)
         self.watch = Watch(config.training.watch, self.state.watch)
         self.log = TrainLog(config, self.state, self.stream)
-        (self.save_dir / CONFIG).write_text(dump_config(config), encoding="utf-8")
+        data = {"train_data": self.stream.source.contents}
+        data |= {split: stream.source.contents for split, stream in validation.items()}
+        facts = {"the configuration": dump_config(config), "the files of data": json.dumps(data)}
+        ranks.check_alike(facts | {"the latest checkpoint": str(self.state.step)})
+        ranks.copy_from_first(list(ranker.state_dict().values()))
+        if ranks.is_first:
+            (self.save_dir / CONFIG).write_text(dump_config(config), encoding="utf-8")
 
     def run(self) -> bool:
         """Do every step that is left; False if the run is finished and nothing was."""
         state, training = self.state, self.config.training
         if self._is_last() and not self._evaluation_is_due():
             return False
-        self.trackers = open_trackers(self.save_dir, state.step)
+        self.trackers = open_trackers(self.save_dir, state.step) if self.ranks.is_first else Trackers([])
         left = self.stream.rows_left
         steps = None if left is None else state.step + left // self.config.train_data.rows_of_a_step
         in_all = training.num_train_steps if steps is None else min(training.num_train_steps, steps)
@@ -109,7 +129,7 @@ class Trainer:
         except NotFinite as error:
             raise RunError(f"{error} (last checkpoint: {self.checkpoints.latest_or_none() or 'none'})") from None
         self.state.step += 1
-        self.reporter.advance(self.state.step, self.log.add(losses), len(batch))
+        self.reporter.advance(self.state.step, self.log.add(losses), self.stream.batch_rows)
 
     def _is_last(self) -> bool:
         """Whether no step is left: all are done, each row was seen often enough, or nothing improves any more."""
@@ -161,7 +181,9 @@ class Trainer:
 
     def _save(self) -> None:
         self.state.stream = self.stream.state_dict()
-        self.checkpoints.save(self.model, self.optimizer, self.balancing, self.state)
+        if self.ranks.is_first:
+            self.checkpoints.save(self.model, self.optimizer, self.balancing, self.state)
+        self.ranks.wait()  # what is said to be saved is saved
 
     def _restore(self, accept_changed_data: bool) -> RunState:
         """The state of the latest checkpoint, or of a new run: fresh or warm-started weights."""

@@ -19,7 +19,7 @@ class GroupedAuc(Metric):
     full_state_update = False
 
     def __init__(self, tasks: int, kept_rows: int = KEPT_ROWS) -> None:
-        super().__init__(compute_with_cache=False)
+        super().__init__(compute_with_cache=False, sync_on_compute=False)
         self.tasks, self.kept_rows = tasks, kept_rows
         self.level: Tensor
         self.users: list[Tensor]
