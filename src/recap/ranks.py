@@ -203,6 +203,8 @@ def joined_ranks() -> Iterator[Ranks]:
     except RecapError as error:
         error.was_said = _was_said(error, store)
         raise
+    store.set(f"done/{ranks.rank}", "")
+    store.wait([f"done/{rank}" for rank in range(ranks.world_size)])  # one that parts too early is lost to the others
     dist.destroy_process_group()
 
 
