@@ -187,7 +187,7 @@ def joined_ranks() -> Iterator[Ranks]:
         yield ranks
         return
     try:
-        store = _store()
+        store = _store(TIMEOUT)
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
             store=PrefixStore("recap/group", store),
@@ -201,25 +201,25 @@ def joined_ranks() -> Iterator[Ranks]:
     try:
         yield ranks
     except RecapError as error:
-        error.was_said = _was_said(error, store)
+        error.was_said = _was_said(error, store)  # while the others cannot know yet
         raise
     store.set(f"done/{ranks.rank}", "")
     store.wait([f"done/{rank}" for rank in range(ranks.world_size)])  # one that parts too early is lost to the others
     dist.destroy_process_group()
 
 
-def say_once(error: RecapError) -> None:
-    """Note on an error that came before ranks were joined whether another rank has said the same."""
+def look_up(error: RecapError) -> None:
+    """Note on an error that came while ranks were not joined whether another has said the same."""
     try:
-        if not ranks_of_environment().is_alone:
-            error.was_said = _was_said(error, _store())
+        if error.was_said is None and not ranks_of_environment().is_alone:
+            error.was_said = _was_said(error, _store(timedelta(seconds=5)))
     except (InputError, RuntimeError):  # then nobody else can have said it
         return
 
 
-def _store() -> Store:
+def _store(timeout: timedelta) -> Store:
     """Where ranks leave notes for each other; that of `torchrun` outlives them."""
-    store, _, _ = next(rendezvous("env://", timeout=TIMEOUT))
+    store, _, _ = next(rendezvous("env://", timeout=timeout))
     return PrefixStore(f"recap/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 

@@ -7,7 +7,7 @@ import psutil
 import torch
 
 from recap.errors import InputError
-from recap.ranks import ALONE, Ranks, ranks_of_environment
+from recap.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True)
@@ -18,14 +18,8 @@ class Runtime:
     ranks: Ranks = ALONE
 
 
-def start_runtime(ranks: Ranks | None = None) -> Runtime:
-    """The GPU of this rank if there are any, else the CPU. Raises InputError where a GPU is missing.
-
-    Without `ranks` it is work of one process, which cannot be done by several.
-    """
-    if ranks is None and not ranks_of_environment().is_alone:
-        raise InputError("only 'recap train' runs in several processes; start this command without torchrun")
-    ranks = ranks or ALONE
+def start_runtime(ranks: Ranks = ALONE) -> Runtime:
+    """The GPU of this rank, the first for a process alone, if there are any; else the CPU. Raises InputError."""
     if not torch.cuda.is_available():
         return Runtime(torch.device("cpu"), ranks)
     if ranks.local_world_size > torch.cuda.device_count():
@@ -33,9 +27,8 @@ def start_runtime(ranks: Ranks | None = None) -> Runtime:
             f"torchrun started {ranks.local_world_size} processes on a machine of {torch.cuda.device_count()} GPUs; "
             "give --nproc-per-node that many at the most"
         )
-    if not ranks.is_alone:
-        torch.cuda.set_device(ranks.local_rank)
-    return Runtime(torch.device("cuda") if ranks.is_alone else torch.device("cuda", ranks.local_rank), ranks)
+    torch.cuda.set_device(ranks.local_rank)
+    return Runtime(torch.device("cuda"), ranks)
 
 
 def seed_torch(seed: int, step: int, rank: int = 0) -> None:

@@ -30,7 +30,7 @@ from recap.data.stream import BatchStream, open_stream
 from recap.errors import InputError
 from recap.model.saved import build_ranker, checkpoint_path, checkpoint_steps
 from recap.ranks import ALONE, Ranks, ranks_of_environment
-from recap.runtime import Runtime, seed_torch, start_runtime
+from recap.runtime import Runtime, seed_torch
 from recap.training.agreement import Agreement
 from recap.training.balancing import build_balancing
 from recap.training.optimizer import ScheduledOptimizer
@@ -145,7 +145,6 @@ def test_shares_too_small_for_their_micro_batches_are_refused(feed: Path, tmp_pa
 def test_without_an_environment_a_process_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RANK", raising=False)
     assert ranks_of_environment() == ALONE
-    assert start_runtime().ranks == ALONE
 
 
 @pytest.mark.parametrize(
@@ -172,12 +171,21 @@ def test_a_broken_environment_is_refused_by_its_words(
         ranks_of_environment()
 
 
-def test_only_training_runs_in_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_good_environment_says_which_rank_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     assert ranks_of_environment() == Ranks(1, 2, 1, 2)
-    with pytest.raises(InputError, match="only 'recap train' runs in several processes"):
-        start_runtime()
+
+
+@pytest.mark.slow
+def test_no_other_command_runs_in_several_processes(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "recap", "evaluate", str(tmp_path)]
+    # Nobody listens at this port: who said what cannot be looked up, and the error is told all the same.
+    done = subprocess.run(command, capture_output=True, text=True, env=ALL | ENVIRONMENT)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == (
+        "only 'recap train' runs in several processes; start this command without torchrun"
+    )
 
 
 # Under torchrun.
@@ -301,7 +309,7 @@ def test_a_run_goes_on_with_another_number_of_ranks_and_loses_and_repeats_no_row
     assert json.loads((checkpoint_path(folder / "changing", 12) / "state.json").read_text())["stream"]["row"] == 12 * 63
 
 
-LONG = {"num_train_steps": 150, "checkpoint_every_n": 10, "eval_log_every_n": 60}
+LONG = {"num_train_steps": 90, "checkpoint_every_n": 15, "eval_log_every_n": 40}
 
 
 @pytest.mark.slow
@@ -312,10 +320,10 @@ def test_sigterm_to_torchrun_saves_and_two_ranks_go_on_to_the_very_same_end(fold
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     saved = checkpoint_steps(folder / "stopped")[-1]
-    assert 10 <= saved < 150
+    assert 15 <= saved < 90
     assert errors.count(f"stopped by SIGTERM after step {saved}, which is saved") == 1, errors
     finish(2, config)
-    assert_same_run(folder / "unstopped", folder / "stopped", 150)
+    assert_same_run(folder / "unstopped", folder / "stopped", 90)
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """The command line: `recap COMMAND …`. Commands import what they run only when they run."""
 
+import os
 import sys
 from io import TextIOWrapper
 from typing import Annotated
@@ -10,7 +11,7 @@ from recap import __version__
 from recap.cli import config, data, evaluate, model, predict, train
 from recap.cli.messages import print_error
 from recap.config.environment import hide
-from recap.errors import RecapError
+from recap.errors import InputError, RecapError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -35,11 +36,13 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    pass
+    if context.invoked_subcommand != "train" and "RANK" in os.environ and os.environ.get("WORLD_SIZE") != "1":
+        raise InputError("only 'recap train' runs in several processes; start this command without torchrun")
 
 
 def main() -> None:
@@ -50,6 +53,10 @@ def main() -> None:
     try:
         app()
     except RecapError as error:
+        if "RANK" in os.environ:
+            from recap.ranks import look_up
+
+            look_up(error)
         if not error.was_said:
             print_error(error)
         sys.exit(error.exit_code)

@@ -1,12 +1,10 @@
 """`recap train`: train, or go on training, from one configuration file."""
 
-import os
 from typing import Annotated
 
 import typer
 
 from recap.cli.options import ConfigFile, Overrides, SetFiles
-from recap.errors import ConfigError
 
 
 def train(
@@ -21,14 +19,7 @@ def train(
     """Train a ranker; run the same command again to resume."""
     from recap.config.load import load_config
 
-    try:
-        loaded = load_config(config, overrides or [], set_files or [])  # before torch: mistakes answer at once
-    except ConfigError as error:
-        if "RANK" in os.environ:
-            from recap.ranks import say_once
-
-            say_once(error)
-        raise
+    loaded = load_config(config, overrides or [], set_files or [])  # before torch: mistakes answer at once
 
     from recap.cli.console import Console
     from recap.ranks import ranks_of_environment
