@@ -41,7 +41,7 @@ def _options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    if context.invoked_subcommand != "train" and "RANK" in os.environ and os.environ.get("WORLD_SIZE") != "1":
+    if context.invoked_subcommand != "train" and "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":
         raise InputError("only 'recap train' runs in several processes; start this command without torchrun")
 
 
