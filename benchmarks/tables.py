@@ -21,7 +21,9 @@ from recap.data.batch import Batch
 from recap.data.place import Place
 from recap.data.schema import RowEncoder
 from recap.model.ranker import Ranker
+from recap.ranks import ALONE
 from recap.runtime import seed_torch, start_runtime
+from recap.training.agreement import Agreement
 from recap.training.average import WeightAverage
 from recap.training.balancing import build_balancing
 from recap.training.optimizer import ScheduledOptimizer
@@ -93,7 +95,9 @@ def _seconds(config: RecapConfig) -> float:
     ranker = Ranker(config, {}).to(runtime.device).train()
     balancing = build_balancing(config, ranker, runtime.device)
     optimizer = ScheduledOptimizer(config, ranker, balancing.parameters())
-    step = TrainStep(config, ranker, balancing, optimizer, WeightAverage(None, ranker), runtime, Signals(30.0))
+    step = TrainStep(
+        config, ranker, balancing, optimizer, WeightAverage(None, ranker), runtime, Agreement(ALONE, Signals(30.0))
+    )
     batches = _batches(config)
     times: list[float] = []
     while len(times) < 2 * BATCHES or sum(times[BATCHES:]) < LEAST_SECONDS:

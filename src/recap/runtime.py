@@ -6,25 +6,37 @@ from pathlib import Path
 import psutil
 import torch
 
+from recap.errors import InputError
+from recap.ranks import ALONE, Ranks
+
 
 @dataclass(frozen=True)
 class Runtime:
-    """The device of this process."""
+    """The device of this process, and the processes it works with."""
 
     device: torch.device
+    ranks: Ranks = ALONE
 
 
-def start_runtime() -> Runtime:
-    """The first GPU if there is one, else the CPU."""
-    return Runtime(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+def start_runtime(ranks: Ranks = ALONE) -> Runtime:
+    """The GPU of this rank, the first for a process alone, if there are any; else the CPU. Raises InputError."""
+    if not torch.cuda.is_available():
+        return Runtime(torch.device("cpu"), ranks)
+    if ranks.local_world_size > torch.cuda.device_count():
+        raise InputError(
+            f"torchrun started {ranks.local_world_size} processes on a machine of {torch.cuda.device_count()} GPUs; "
+            "give --nproc-per-node that many at the most"
+        )
+    torch.cuda.set_device(ranks.local_rank)
+    return Runtime(torch.device("cuda"), ranks)
 
 
-def seed_torch(seed: int, step: int) -> None:
-    """Make everything random in `step` a pure function of (seed, step), so a resumed step repeats itself exactly.
+def seed_torch(seed: int, step: int, rank: int = 0) -> None:
+    """Make everything random in `step` a pure function of (seed, step, rank), so a resumed step repeats itself exactly.
 
-    Initial weights are step 0; optimizer steps count from 1.
+    Initial weights are step 0 of rank 0; optimizer steps count from 1.
     """
-    torch.manual_seed((seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9) % 2**63)
+    torch.manual_seed((seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9 + rank * 0x94D049BB133111EB) % 2**63)
 
 
 def free_memory() -> int:

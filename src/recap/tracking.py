@@ -59,6 +59,28 @@ class Reporter(Protocol):
         """The run ends, well or not."""
 
 
+class Silent:
+    """A reporter that tells nothing: that of all ranks but the first."""
+
+    def start(self, config: RecapConfig, step: int, steps: int, train_rows: int, on: str) -> None:
+        """Nothing."""
+
+    def advance(self, step: int, loss: float, examples: int, losses: Mapping[str, float], waited: float) -> None:
+        """Nothing."""
+
+    def logged(self, record: Record) -> None:
+        """Nothing."""
+
+    def evaluated(self, step: int, split: str, evaluation: Mapping[str, Mapping[str, float]]) -> None:
+        """Nothing."""
+
+    def say(self, text: str) -> None:
+        """Nothing."""
+
+    def stop(self) -> None:
+        """Nothing."""
+
+
 class JsonLines:
     """`metrics.jsonl`: a JSON object a line, written through at once."""
 

@@ -8,6 +8,7 @@ import recap
 ROOMS = (
     "errors",
     "config",
+    "ranks",
     "runtime",
     "data",
     "model",

@@ -13,7 +13,7 @@ from recap import __version__
 from recap.cli import config, data, evaluate, model, predict, train
 from recap.cli.messages import print_error
 from recap.config.environment import hide
-from recap.errors import RecapError
+from recap.errors import InputError, RecapError
 from recap.training.signals import Interrupted, Terminated, stopped_by_signals
 
 app = typer.Typer(
@@ -39,11 +39,13 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    pass
+    if context.invoked_subcommand != "train" and "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":
+        raise InputError("only 'recap train' runs in several processes; start this command without torchrun")
 
 
 def main() -> None:
@@ -61,7 +63,12 @@ def main() -> None:
         print(f"stopped by {signal.Signals(end.number).name}; nothing half-written is left", file=sys.stderr)
         _leave(128 + end.number)
     except RecapError as error:
-        print_error(error)
+        if "RANK" in os.environ:
+            from recap.ranks import look_up
+
+            look_up(error)
+        if not error.was_said:
+            print_error(error)
         sys.exit(error.exit_code)
     except BrokenPipeError:
         sys.exit(1)

@@ -35,11 +35,15 @@ def train(
 
     from recap.cli.console import Console
     from recap.model.saved import best_model_dir, find_model_dir
+    from recap.ranks import ranks_of_environment
     from recap.training.trainer import train as run
 
     console = Console()
     steps = profile_steps or (_PROFILE_STEPS if profile else 0)
-    if run(loaded, console, accept_changed_data=accept_changed_data, profile_steps=steps):
+    done = run(loaded, console, accept_changed_data=accept_changed_data, profile_steps=steps)
+    if not ranks_of_environment().is_first:
+        return
+    if done:
         folder = Path(loaded.training.save_dir)
         best = best_model_dir(folder)
         console.ended(find_model_dir(folder), best)

@@ -72,6 +72,19 @@ Pick = tuple[Batch, slice | npt.NDArray[np.int64]]
 """Some rows of a batch: a slice, or their positions [N]."""
 
 
+def cut(picks: Sequence[Pick], rows: slice) -> list[Pick]:
+    """Of the rows that are picked, end to end, those from `rows.start` to before `rows.stop`; at least one pick."""
+    found: list[Pick] = []
+    first = 0
+    for batch, chosen in picks:
+        places = range(*chosen.indices(len(batch))) if isinstance(chosen, slice) else chosen
+        kept = places[max(rows.start - first, 0) : max(rows.stop - first, 0)]
+        first += len(places)
+        if len(kept):
+            found.append((batch, slice(kept.start, kept.stop) if isinstance(kept, range) else kept))
+    return found or [(picks[0][0], slice(0, 0))]
+
+
 def assemble(picks: Sequence[Pick]) -> Batch:
     """The rows that are picked, end to end, copied once; a view where it is one slice. All have the same columns."""
     first, chosen = picks[0]

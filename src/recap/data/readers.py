@@ -87,8 +87,8 @@ def _start(count: int, loader: Loader) -> ProcessPoolExecutor:
 
 
 def _submit(pool: ProcessPoolExecutor, chunks: Sequence[Chunk]) -> Future[Loaded]:
-    """Ask for some chunks; processes that begin for it inherit that Ctrl-C is the parent's to answer."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    """Ask for some chunks; processes that begin for it inherit that Ctrl-C and SIGTERM are the parent's to answer."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         return pool.submit(_load, chunks)
     finally:
@@ -104,6 +104,7 @@ def _begin(loader: Loader) -> None:
     torch.set_num_threads(1)
     pa.set_cpu_count(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_when_parent_says, daemon=True).start()
 
 
 def _end_with_parent() -> None:
@@ -112,6 +113,13 @@ def _end_with_parent() -> None:
     if parent is not None:
         connection.wait([parent.sentinel])
         os._exit(1)
+
+
+def _end_when_parent_says() -> None:
+    """torchrun sends SIGTERM to all processes of a rank, which still reads to finish its step; the pool's is meant."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(128 + signal.SIGTERM)
 
 
 def _load(chunks: Sequence[Chunk]) -> Loaded:

@@ -2,7 +2,8 @@
 
 The rows of all epochs stand in one endless line; batch k holds rows k·B … (k+1)·B - 1 of it, so a batch may begin in
 one epoch and end in the next. Bad rows keep their place in the line; a batch goes on behind them. Threads read the next
-windows while one is used: memory holds the one in use and those being read.
+windows while one is used: memory holds the one in use and those being read. Of each batch a rank hands out its share;
+where it is in the line is the same on all ranks, and for any number of them.
 """
 
 import sys
@@ -19,13 +20,14 @@ import numpy.typing as npt
 from recap.config.data import SkipConfig, ThreadsConfig
 from recap.config.recap import JobMode, RecapConfig
 from recap.data.assets import Assets
-from recap.data.batch import Batch, Pick, assemble
+from recap.data.batch import Batch, Pick, assemble, cut
 from recap.data.downsample import NegativeSampler
 from recap.data.readers import Readers
 from recap.data.schema import RowEncoder
 from recap.data.shuffle import RowOrder, Window
 from recap.data.source import Fault, Source
 from recap.errors import DataError
+from recap.ranks import ALONE, Ranks
 from recap.runtime import free_memory
 
 _MOST_PARTS = 8
@@ -75,7 +77,7 @@ class _Loaded:
 
 
 class BatchStream:
-    """An iterator of batches whose place can be saved and restored exactly."""
+    """An iterator of batches, or of a rank's share of each, whose place can be saved and restored exactly."""
 
     def __init__(
         self,
@@ -89,8 +91,9 @@ class BatchStream:
         sampler: NegativeSampler | None = None,
         budget: int = 0,
         say: Say = say_to_stderr,
+        ranks: Ranks = ALONE,
     ) -> None:
-        """`epochs`: none, and it never ends. `keep_rest`: the last batch may hold fewer rows than the others.
+        """`batch_rows` of all ranks. `epochs`: none, and it never ends. `keep_rest`: the last batch may hold fewer.
 
         `budget`: parts of the data that may be passed over; `say` is told of each.
         """
@@ -103,6 +106,7 @@ class BatchStream:
         self.sampler = sampler
         self.budget = budget
         self.say = say
+        self.ranks = ranks
         self.row = self.batch_start = 0
         self.skipped: list[str] = []
 
@@ -198,18 +202,20 @@ class BatchStream:
                 start += count
                 missing -= count
                 if missing == 0:
-                    yield self._hand_out(picks, int(window.ends[start - 1]))
+                    yield self._hand_out(picks, wanted, int(window.ends[start - 1]))
                     missing, picks = wanted, []
         assert self.epochs is not None
         end = self.epochs * self.order.rows
         if picks and self.keep_rest:
-            yield self._hand_out(picks, end)
+            yield self._hand_out(picks, wanted - missing, end)
         self.row = end
 
-    def _hand_out(self, picks: list[Pick], end: int) -> Batch:
-        batch = assemble(picks)
-        if self.sampler is not None:
-            batch = self.sampler(batch, self.row)
+    def _hand_out(self, picks: list[Pick], rows: int, end: int) -> Batch:
+        if self.sampler is None:
+            batch = assemble(cut(picks, self.ranks.share(rows)))
+        else:
+            whole = self.sampler(assemble(picks), self.row)
+            batch = whole.rows(self.ranks.share(len(whole)))
         self.batch_start, self.row = self.row, end
         return batch
 
@@ -281,9 +287,14 @@ def open_source(config: RecapConfig, assets: Assets, mode: JobMode, split: str |
 
 
 def open_stream(
-    config: RecapConfig, assets: Assets, mode: JobMode, split: str | None = None, say: Say = say_to_stderr
+    config: RecapConfig,
+    assets: Assets,
+    mode: JobMode,
+    split: str | None = None,
+    say: Say = say_to_stderr,
+    ranks: Ranks = ALONE,
 ) -> BatchStream:
-    """The stream of `train_data` (mode train) or of validation set `split` (mode evaluate).
+    """The stream of `train_data` (mode train) or of validation set `split` (mode evaluate); of it, the share of a rank.
 
     Raises DataError where files are missing or do not hold what the configuration says.
     """
@@ -320,12 +331,20 @@ def open_stream(
         else None,
         budget=bad.budget if isinstance(bad, SkipConfig) else 0,
         say=say,
+        ranks=ranks,
     )
 
 
 def refuse_caches_that_do_not_fit(streams: dict[str, BatchStream]) -> None:
-    """Raise DataError if what these streams, by the name of their data, keep in memory is more than there is."""
-    needed = {name: stream.cache_bytes for name, stream in streams.items() if stream.cache_bytes}
+    """Raise DataError if what these streams, by the name of their data, keep in memory is more than there is.
+
+    Every rank of this machine keeps all rows.
+    """
+    needed = {
+        name: stream.cache_bytes * stream.ranks.local_world_size
+        for name, stream in streams.items()
+        if stream.cache_bytes
+    }
     free = free_memory()
     if sum(needed.values()) > free:
         shown = ", ".join(f"{name} {_gib(size)}" for name, size in needed.items())

@@ -27,7 +27,7 @@ def evaluate(
     gates: GateMeans | None = None,
     strata: Strata | None = None,
 ) -> Evaluation:
-    """Metrics of `ranker` over `stream`, for the tasks that validation set `split` evaluates.
+    """Metrics of `ranker` over `stream`, for the tasks that validation set `split` evaluates; the same on all ranks.
 
     At most `training.num_eval_steps` batches, below 0 all; `gates` and `strata` take in the same rows. `after_batch`
     may raise to give up; the ranker is left in the mode, training or evaluation, in which it came.
@@ -40,19 +40,23 @@ def evaluate(
         with torch.inference_mode():
             for number, batch in enumerate(islice(stream, steps if steps >= 0 else None), start=1):
                 there = batch.to(runtime.device)
-                output = ranker(there)
                 if gates is not None:
                     gates.update(there)
                 assert batch.labels is not None
                 assert batch.weights is not None
-                probabilities = output.calibrated_probabilities.cpu()
-                suite.update(probabilities, batch.labels, batch.weights, batch.user)
+                # A rank has no row of a batch that has fewer rows than there are ranks.
+                probabilities = ranker(there).calibrated_probabilities.cpu() if len(batch) else batch.labels
+                users = [batch.user] if batch.user is not None else []
+                scored = runtime.ranks.gather([probabilities, batch.labels, batch.weights, *users])
+                if runtime.ranks.is_first:
+                    suite.update(*scored)
                 if strata is not None:
                     strata.update(probabilities, batch)
                 after_batch(number)
     finally:
         ranker.train(was_training)
-    return evaluated_tasks(suite.compute(), config, split)
+    evaluation: Evaluation = runtime.ranks.from_first(evaluated_tasks(suite.compute(), config, split))
+    return evaluation
 
 
 def evaluated_tasks(computed: Evaluation, config: RecapConfig, split: str) -> Evaluation:

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from recap.ranks import Ranks
+
 
 class TaskGradients:
     """Gradients of T losses by each of some parameters, summed over micro-batches.
@@ -40,6 +42,13 @@ class TaskGradients:
                 if gradient is not None:
                     before = self.sums[place][task]
                     self.sums[place][task] = gradient if before is None else before + gradient
+
+    def sum_over(self, ranks: Ranks) -> None:
+        """Add up the gradients of all ranks, so that each has those of all rows."""
+        flat = [gradient for gradients in self.sums for gradient in gradients]
+        owners = [parameter for parameter in self.parameters for _ in range(self.tasks)]
+        found = ranks.sum_gradients(flat, owners)
+        self.sums = [found[start : start + self.tasks] for start in range(0, len(found), self.tasks)]
 
     def gram(self) -> Tensor:
         """The dot products of the tasks' gradients of all shared parameters: [T, T] float64, on the CPU."""

@@ -94,6 +94,12 @@ class BatchRenorm(nn.Module):
         return 1 + (self.MOST_R - 1) * share_r, self.MOST_D * share_d
 
 
+def running_statistics(module: nn.Module) -> list[Tensor]:
+    """What the layers in `module` that normalise over rows remember of the micro-batches they saw."""
+    layers = [each for each in module.modules() if isinstance(each, nn.BatchNorm1d | BatchRenorm)]
+    return [buffer for layer in layers for buffer in layer.buffers(recurse=False) if buffer.is_floating_point()]
+
+
 class Mlp(nn.Module):
     """Linear → BatchNorm → ReLU → Dropout for every layer but the last: [B, in_features] → [B, layer_sizes[-1]].
 

@@ -14,6 +14,7 @@ from recap.data.batch import Batch
 from recap.model.gradients import TaskGradients
 from recap.model.loss import MultiTaskLoss
 from recap.model.ranker import Ranker
+from recap.ranks import ALONE, Ranks
 
 
 class Balancing(ABC):
@@ -35,8 +36,8 @@ class Balancing(ABC):
         """Take in the raw outputs (T × [B]) of a micro-batch that is this `share` of the step; its losses [T]."""
 
     @abstractmethod
-    def finish(self, losses: Tensor) -> None:
-        """Have the gradients of the step in place; `losses` [T] float64 are those of the whole step."""
+    def finish(self, losses: Tensor, ranks: Ranks = ALONE) -> None:
+        """Have the gradients of the step, those of all ranks, in place; `losses` [T] float64 are of the whole step."""
 
     @abstractmethod
     def forget(self) -> None:
@@ -75,8 +76,14 @@ class MeanOfLosses(Balancing):
         (total * share).backward()  # type: ignore[no-untyped-call]
         return losses.detach()
 
-    def finish(self, losses: Tensor) -> None:
-        """Nothing is left to do."""
+    def finish(self, losses: Tensor, ranks: Ranks = ALONE) -> None:
+        """Alone, nothing is left to do."""
+        if ranks.is_alone:
+            return
+        parameters = [*self.ranker.parameters(), *self.parameters().values()]
+        sums = ranks.sum_gradients([parameter.grad for parameter in parameters], parameters)
+        for parameter, total in zip(parameters, sums, strict=True):
+            parameter.grad = total
 
     def forget(self) -> None:
         """Nothing was kept."""
@@ -137,19 +144,21 @@ class _ByTask(Balancing):
         """No gradient of the step is left."""
         self.gradients = TaskGradients(self.ranker.parameters(), self.tasks)
 
-    def taken(self) -> TaskGradients:
-        """The gradients of the step, which are then forgotten."""
+    def taken(self, ranks: Ranks) -> TaskGradients:
+        """The gradients of the step, over all ranks, which are then forgotten."""
         taken, self.gradients = self.gradients, TaskGradients(self.ranker.parameters(), self.tasks)
+        taken.sum_over(ranks)
         return taken
 
 
 class PcGrad(_ByTask):
     """Yu et al., NeurIPS 2020, algorithm 1, over the mean of the tasks' losses."""
 
-    def finish(self, losses: Tensor) -> None:
+    def finish(self, losses: Tensor, ranks: Ranks = ALONE) -> None:
         """Projected gradients for what is shared, those of towers as they are."""
-        taken = self.taken()
-        orders = [torch.randperm(self.tasks).tolist() for _ in range(self.tasks)]  # of the step's seed
+        taken = self.taken(ranks)
+        orders = [torch.randperm(self.tasks).tolist() for _ in range(self.tasks)]  # of the step's seed, and of the rank
+        orders = ranks.from_first(orders)
         factors = projected(taken.gram(), orders).sum(dim=0) / self.tasks
         taken.write(factors.tolist(), [1 / self.tasks] * self.tasks)
 
@@ -184,9 +193,9 @@ class GradNorm(_ByTask):
         self.weights = torch.ones(self.tasks, dtype=torch.float64)  # [T]
         self.first_losses = torch.full((self.tasks,), torch.nan, dtype=torch.float64)  # [T] NaN before a first one
 
-    def finish(self, losses: Tensor) -> None:
+    def finish(self, losses: Tensor, ranks: Ranks = ALONE) -> None:
         """Gradients with the weights as they are; then the weights move."""
-        taken = self.taken()
+        taken = self.taken(ranks)
         factors = (self.weights / self.tasks).tolist()
         taken.write(factors, factors)
         norms = taken.gram().diagonal().sqrt()

@@ -106,8 +106,8 @@ class Checkpoints:
         steps = checkpoint_steps(self.run)
         return checkpoint_path(self.run, steps[-1]) if steps else None
 
-    def latest_whole(self, say: Say) -> Path | None:
-        """The latest checkpoint that is whole, if there is any at all; damaged ones after it are set aside and told.
+    def latest_whole_step(self, say: Say) -> int | None:
+        """The step of the latest whole checkpoint, None without any; damaged ones after it are set aside and told.
 
         Clears what a killed process left. Raises CheckpointError where all are damaged; they stay where they are.
         """
@@ -122,7 +122,7 @@ class Checkpoints:
                 continue
             for each, found in damaged:
                 say(f"{found}; set aside as {set_aside(each).name}, the run goes on from {path.name}")
-            return path
+            return step
         if not damaged:
             return None
         raise CheckpointError(

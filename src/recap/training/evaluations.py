@@ -4,13 +4,16 @@ import math
 import time
 from collections.abc import Mapping
 
+import torch
+
 from recap.config.recap import RecapConfig
 from recap.data.stream import BatchStream
 from recap.evaluation.evaluate import Evaluation, evaluate
 from recap.model.ranker import Ranker
 from recap.runtime import Runtime
 from recap.tracking import Reporter, Trackers
-from recap.training.signals import Signals, StopNow
+from recap.training.agreement import Agreement
+from recap.training.signals import StopNow
 
 
 class Stopped(Exception):
@@ -31,11 +34,11 @@ class Evaluations:
         streams: Mapping[str, BatchStream],
         runtime: Runtime,
         reporter: Reporter,
-        signals: Signals,
+        agreement: Agreement,
     ) -> None:
-        """`signals`: an evaluation ends when one arrives."""
+        """An evaluation ends, on all ranks, when a signal or the end of its time reaches one of them."""
         self.config, self.ranker, self.streams, self.runtime = config, ranker, streams, runtime
-        self.reporter, self.signals = reporter, signals
+        self.reporter, self.agreement = reporter, agreement
 
     def __call__(self, step: int, trackers: Trackers) -> dict[str, Evaluation]:
         """By validation set; one that takes too long is left out, with those after it. Raises Stopped."""
@@ -61,11 +64,14 @@ class Evaluations:
 
     def _evaluate(self, split: str, stream: BatchStream, deadline: float) -> Evaluation:
         def after_batch(_: int) -> None:
-            if time.monotonic() > deadline:
+            too_late = self.agreement.sum(torch.tensor([time.monotonic() > deadline], dtype=torch.float64))
+            if self.agreement.signals:
+                raise Stopped
+            if too_late.any():
                 raise _TimeoutError
 
         try:
-            with self.signals.at_once():
+            with self.agreement.received.at_once():
                 return evaluate(self.ranker, stream, self.config, split, self.runtime, after_batch)
         except StopNow:
             raise Stopped from None

@@ -45,9 +45,13 @@ class Terminated(BaseException):
 class Signals(list[int]):
     """SIGINT and SIGTERM as they arrived, while work goes on; parts of it may be given up for them by StopNow."""
 
-    def __init__(self, grace_seconds: float) -> None:
-        """Half of `grace_seconds` after the first signal, what takes too long is given up; the rest is for saving."""
+    def __init__(self, grace_seconds: float, *, gives_up: bool = True) -> None:
+        """Half of `grace_seconds` after the first signal, what takes too long is given up; the rest is for saving.
+
+        Without `gives_up` nothing is: others wait for what this process does.
+        """
         super().__init__()
+        self.gives_up = gives_up
         self.patience = grace_seconds / 2
         self._late = False
         self._at_once = self._when_late = False
@@ -86,14 +90,14 @@ class Signals(list[int]):
         self._stop_if_due()
 
     def _stop_if_due(self) -> None:
-        if self and (self._at_once or (self._when_late and self._late)):
+        if self and self.gives_up and (self._at_once or (self._when_late and self._late)):
             raise StopNow(self[0])
 
 
 @contextmanager
-def collected_signals(grace_seconds: float = 30.0) -> Iterator[Signals]:
+def collected_signals(grace_seconds: float = 30.0, *, gives_up: bool = True) -> Iterator[Signals]:
     """Collect SIGINT and SIGTERM, to stop where work allows it; a second SIGINT is answered as it was before."""
-    received = Signals(grace_seconds)
+    received = Signals(grace_seconds, gives_up=gives_up)
 
     def handle(number: int, frame: FrameType | None) -> None:
         if number == signal.SIGALRM:

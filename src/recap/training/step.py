@@ -7,15 +7,17 @@ from torch import Tensor
 
 from recap.config.recap import RecapConfig
 from recap.data.batch import Batch
+from recap.errors import InputError
+from recap.model.layers import running_statistics
 from recap.model.ranker import Ranker
 from recap.runtime import Runtime, seed_torch
+from recap.training.agreement import Agreement
 from recap.training.average import WeightAverage
 from recap.training.balancing import Balancing
 from recap.training.clipping import clip_gradients
 from recap.training.finite import StepGuard
 from recap.training.optimizer import ScheduledOptimizer
 from recap.training.profile import span
-from recap.training.signals import Signals
 
 
 class TrainStep:
@@ -29,25 +31,28 @@ class TrainStep:
         optimizer: ScheduledOptimizer,
         average: WeightAverage,
         runtime: Runtime,
-        signals: Signals,
+        agreement: Agreement,
     ) -> None:
-        """`signals`: a step that takes too long is given up for them."""
+        """`agreement` is that of all ranks, each of which has its share of a batch. InputError if that is too small."""
+        self.rows, self.agreement = config.train_data.global_batch_size, agreement
         self.seed, self.parts = config.training.seed, config.training.gradient_accumulation or 1
         self.tasks, self.clipping = config.tasks, config.optimizer.clip_gradients
         self.gradient_norm: float | None = None
         """Of the last step, before its gradients were clipped; None where they are not."""
         self.ranker, self.balancing, self.optimizer, self.runtime = ranker, balancing, optimizer, runtime
-        self.average = average
-        self.signals, self.guard = signals, StepGuard(self.tasks, ranker, balancing)
+        self.average, self.guard = average, StepGuard(self.tasks, ranker, balancing)
+        self.statistics = running_statistics(ranker)
+        self._refuse_small_shares()
 
     def __call__(self, batch: Batch, step: int, rates: Mapping[str, float]) -> Tensor:
         """Do step number `step`, from 1 on, at these rates; its losses, [T] float64.
 
+        `batch` is this rank's share of the step's rows, the losses are those of all.
         Raises NotFinite and StopNow; all is then as it was before the step.
         """
         self.guard.remember()
         try:
-            with self.signals.when_late():
+            with self.agreement.received.when_late():
                 losses = self._gradients(batch, step)
         except BaseException:
             self.guard.bring_back()
@@ -59,20 +64,23 @@ class TrainStep:
 
     def _gradients(self, batch: Batch, step: int) -> Tensor:
         """Have the gradients of a step in place; its losses, [T] float64."""
-        seed_torch(self.seed, step)
+        ranks = self.runtime.ranks
+        seed_torch(self.seed, step, ranks.rank)
         self.optimizer.zero_grad()
         losses = torch.zeros(len(self.tasks), dtype=torch.float64)  # [T]
         for micro_batch in split_rows(batch, self.parts):
             with span("forward"):
                 micro_batch = micro_batch.to(self.runtime.device)
                 outputs = self.ranker.raw_outputs(micro_batch)
-            share = len(micro_batch) / len(batch)
+            share = len(micro_batch) / self.rows
             with span("backward"):
                 per_task = self.balancing.backward(outputs, micro_batch, share)  # [T]
                 losses += per_task.cpu().double() * share
         with span("optimizer"):
+            losses = self.agreement.sum(losses)
+            ranks.mean_(self.statistics)
             self.guard.check_losses(step, losses)
-            self.balancing.finish(losses)
+            self.balancing.finish(losses, ranks)
             self.guard.check_gradients(step)
             self._clip()
         return losses
@@ -82,6 +90,16 @@ class TrainStep:
         if self.clipping is not None:
             parameters = [*self.ranker.parameters(), *self.balancing.parameters().values()]
             self.gradient_norm = clip_gradients(self.clipping, parameters)
+
+    def _refuse_small_shares(self) -> None:
+        ranks = self.runtime.ranks.world_size
+        needed = self.parts * (2 if self.statistics else 1)
+        if ranks > 1 and self.rows // ranks < needed:
+            each = " of 2 rows for BatchNorm" if self.statistics else ""
+            raise InputError(
+                f"train_data.global_batch_size: {self.rows} rows are too few for {ranks} ranks of {self.parts} "
+                f"micro-batches{each}, at least {needed * ranks} are needed; take fewer ranks, or more rows"
+            )
 
 
 def split_rows(batch: Batch, count: int) -> Iterator[Batch]:

@@ -1,9 +1,10 @@
 """Training: load, step, evaluate, save."""
 
 import gc
+import json
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 
 from recap.config.load import dump_config
@@ -17,13 +18,16 @@ from recap.model.directory import replace_text
 from recap.model.saved import (
     CONFIG,
     SavedModel,
+    checkpoint_path,
     checkpoint_steps,
     find_model_dir,
     new_ranker,
     verify_model,
 )
+from recap.ranks import Ranks, joined_ranks
 from recap.runtime import seed_torch, start_runtime
-from recap.tracking import Reporter, open_trackers
+from recap.tracking import Reporter, Silent, Trackers, open_trackers
+from recap.training.agreement import Agreement
 from recap.training.average import WeightAverage
 from recap.training.balancing import build_balancing
 from recap.training.checkpoint import Checkpoints, RunState, check_resumable, locked
@@ -47,48 +51,61 @@ def train(
     """Train until `num_train_steps` or `num_epochs`, from the latest checkpoint in `save_dir` if there is one.
 
     False: the run was finished before. `accept_changed_data`: go on though files are not those of the checkpoint.
-    `profile_steps`: profile so many steps, none if 0.
+    `profile_steps`: profile so many steps, none if 0. All ranks that `torchrun` started must call it; the first alone
+    writes, and tells `reporter` how it goes.
     Raises DataError, CheckpointError, RunError (numbers that are not finite) and Interrupted (a signal).
     """
-    grace = config.training.preemption_grace_seconds
-    with locked(Path(config.training.save_dir)), collected_signals(grace) as signals:
-        rolled_back: list[list[int]] = []
-        while True:
-            try:
-                with _opening(config, signals):
-                    trainer = Trainer(config, reporter, signals, accept_changed_data=accept_changed_data)
-                trainer.state.rolled_back = rolled_back or trainer.state.rolled_back
-                return trainer.run(Profile(profile_steps, trainer.save_dir, reporter.say) if profile_steps else None)
-            except RolledBack as error:
-                reporter.say(str(error))
-                rolled_back = error.rolled_back
-            gc.collect()  # what went bad gives its memory back before the run is built again
+    save_dir, grace = Path(config.training.save_dir), config.training.preemption_grace_seconds
+    with joined_ranks() as ranks:
+        lock = locked(save_dir) if ranks.is_first else nullcontext()
+        speaker = reporter if ranks.is_first else Silent()
+        with lock, collected_signals(grace, gives_up=ranks.is_alone) as signals:
+            rolled_back: list[list[int]] = []
+            while True:
+                try:
+                    with _opening(save_dir, signals):
+                        trainer = Trainer(config, speaker, signals, ranks, accept_changed_data=accept_changed_data)
+                    trainer.state.rolled_back = rolled_back or trainer.state.rolled_back
+                    profiled = profile_steps and ranks.is_first
+                    return trainer.run(Profile(profile_steps, save_dir, reporter.say) if profiled else None)
+                except RolledBack as error:
+                    speaker.say(str(error))
+                    rolled_back = error.rolled_back
+                gc.collect()  # what went bad gives its memory back before the run is built again
 
 
 @contextmanager
-def _opening(config: RecapConfig, signals: Signals) -> Iterator[None]:
+def _opening(save_dir: Path, signals: Signals) -> Iterator[None]:
     """A run is opened here; a signal ends that at once."""
     try:
         with signals.at_once():
             yield
     except StopNow as stop:
-        step = (checkpoint_steps(Path(config.training.save_dir)) or [0])[-1]
+        step = (checkpoint_steps(save_dir) or [0])[-1]
         raise Interrupted(stop.number, step, done=False) from None
 
 
 class Trainer:
-    """One run in one process."""
+    """One run, or the part that one rank has in it."""
 
     def __init__(
-        self, config: RecapConfig, reporter: Reporter, signals: Signals, *, accept_changed_data: bool = False
+        self,
+        config: RecapConfig,
+        reporter: Reporter,
+        signals: Signals,
+        ranks: Ranks,
+        *,
+        accept_changed_data: bool = False,
     ) -> None:
-        self.config, self.reporter, self.signals = config, reporter, signals
-        self.runtime = start_runtime()
+        agreement = Agreement(ranks, signals)
+        self.config, self.reporter, self.ranks = config, reporter, ranks
+        self.received, self.signals = signals, agreement.signals
+        self.runtime = start_runtime(ranks)
         assets = load_assets(config.features)
-        self.stream = open_stream(config, assets, JobMode.TRAIN, say=reporter.say)
+        self.stream = open_stream(config, assets, JobMode.TRAIN, say=reporter.say, ranks=ranks)
         # All opened now: data that disagrees with the configuration is refused before the first step.
         validation = {
-            split: open_stream(config, assets, JobMode.EVALUATE, split, reporter.say)
+            split: open_stream(config, assets, JobMode.EVALUATE, split, reporter.say, ranks)
             for split in config.validation_data
         }
         Strata(config, assets)
@@ -100,9 +117,11 @@ class Trainer:
         self.balancing = build_balancing(config, ranker, self.runtime.device)
         self.optimizer = ScheduledOptimizer(config, ranker, self.balancing.parameters())
         self.average = WeightAverage(config.training.ema, ranker)
-        self.train_step = TrainStep(config, ranker, self.balancing, self.optimizer, self.average, self.runtime, signals)
+        self.train_step = TrainStep(
+            config, ranker, self.balancing, self.optimizer, self.average, self.runtime, agreement
+        )
         self.policy = build_policy(config.training.non_finite)
-        self.evaluations = Evaluations(config, ranker, validation, self.runtime, reporter, signals)
+        self.evaluations = Evaluations(config, ranker, validation, self.runtime, reporter, agreement)
         self.save_dir = Path(config.training.save_dir)
         self.checkpoints = Checkpoints(self.save_dir)
         self.state = self._restore(accept_changed_data)
@@ -110,7 +129,13 @@ class Trainer:
         self.saved_step = self.state.step
         self.watch = Watch(config.training.watch, self.state.watch)
         self.log = TrainLog(config, self.state, self.stream)
-        replace_text(self.save_dir / CONFIG, dump_config(config))
+        data = {"train_data": self.stream.source.contents}
+        data |= {split: stream.source.contents for split, stream in validation.items()}
+        facts = {"the configuration": dump_config(config), "the files of data": json.dumps(data)}
+        ranks.check_alike(facts | {"the latest checkpoint": str(self.state.step)})
+        ranks.copy_from_first(list(ranker.state_dict().values()))
+        if ranks.is_first:
+            replace_text(self.save_dir / CONFIG, dump_config(config))
 
     def run(self, profile: Profile | None = None) -> bool:
         """Do every step that is left; False if the run is finished and nothing was."""
@@ -118,7 +143,9 @@ class Trainer:
         if self._is_last() and not self._evaluation_is_due():
             return False
         began_after = state.step
-        self.trackers = open_trackers(self.config, state.step, self.reporter.say)
+        self.trackers = (
+            open_trackers(self.config, state.step, self.reporter.say) if self.ranks.is_first else Trackers([])
+        )
         left = self.stream.rows_left
         steps = None if left is None else state.step + left // self.config.train_data.rows_of_a_step
         in_all = training.num_train_steps if steps is None else min(training.num_train_steps, steps)
@@ -150,12 +177,12 @@ class Trainer:
                         break
             if self.signals:
                 raise StopNow(self.signals[0])
-            self.checkpoints.wait()
+            self._wait_for_checkpoint()
             self._tell_best()
         except StopNow as stop:
             if state.step > self.saved_step:  # a wait for data or a long step was given up
                 self._save()
-            self.checkpoints.wait()
+            self._wait_for_checkpoint()
             raise Interrupted(stop.number, state.step, done=state.step > began_after) from None
         finally:
             if profile is not None:
@@ -167,7 +194,7 @@ class Trainer:
 
     def _next(self, batches: Iterator[Batch]) -> Batch | None:
         """The next batch, if there is one, but for those that made the run go back. A signal ends the wait for it."""
-        with self.signals.at_once():
+        with self.received.at_once():
             return next((batch for batch in batches if self.stream.batch_place not in self.state.rolled_back), None)
 
     def _step(self, batch: Batch) -> None:
@@ -183,7 +210,7 @@ class Trainer:
             return
         self.state.step += 1
         loss = self.log.add(losses)
-        self.reporter.advance(self.state.step, loss, len(batch), self.log.losses, self.log.waited)
+        self.reporter.advance(self.state.step, loss, self.stream.batch_rows, self.log.losses, self.log.waited)
 
     def _is_last(self) -> bool:
         """Whether no step is left: all are done, each row was seen often enough, or nothing improves any more."""
@@ -252,12 +279,19 @@ class Trainer:
                 )
             self.saved_step = self.state.step
             self.state.finished = self._is_last() and not self._evaluation_is_due()
-            self.checkpoints.save(self.model, self.optimizer, self.balancing, self.average, self.state)
+            if self.ranks.is_first:
+                self.checkpoints.save(self.model, self.optimizer, self.balancing, self.average, self.state)
+
+    def _wait_for_checkpoint(self) -> None:
+        """Until what is said to be saved is saved."""
+        self.checkpoints.wait()
+        self.ranks.wait()
 
     def _restore(self, accept_changed_data: bool) -> RunState:
         """The state of the latest checkpoint, or of a new run: fresh or warm-started weights."""
-        latest = self.checkpoints.latest_whole(self.reporter.say)
-        if latest is None:
+        found = self.checkpoints.latest_whole_step(self.reporter.say) if self.ranks.is_first else None
+        step = self.ranks.from_first(found)
+        if step is None:
             warm_start = self.config.training.initial_checkpoint_dir
             if warm_start is not None:
                 folder = find_model_dir(Path(warm_start))
@@ -266,6 +300,7 @@ class Trainer:
                     self.reporter.say(line)
                 self.average.restart()
             return RunState()
+        latest = checkpoint_path(self.save_dir, step)
         for change in check_resumable(latest, self.config, self.model.assets):
             self.reporter.say(f"changed since {latest.name}: {change}")
         state = self.checkpoints.restore(latest, self.model, self.optimizer, self.balancing, self.average)

@@ -39,7 +39,7 @@ class GroupedMetrics(Metric):
     full_state_update = False
 
     def __init__(self, tasks: int, hit_at: Sequence[int] = (), kept_rows: int = KEPT_ROWS) -> None:
-        super().__init__(compute_with_cache=False)
+        super().__init__(compute_with_cache=False, sync_on_compute=False)
         self.tasks, self.hit_at, self.kept_rows = tasks, tuple(hit_at), kept_rows
         self.level: Tensor
         self.users: list[Tensor]

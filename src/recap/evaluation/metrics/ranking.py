@@ -31,7 +31,7 @@ class RankingMetrics(Metric):
     full_state_update = False
 
     def __init__(self, tasks: int, exact_rows: int = EXACT_ROWS) -> None:
-        super().__init__(compute_with_cache=False)
+        super().__init__(compute_with_cache=False, sync_on_compute=False)
         self.tasks, self.exact_rows = tasks, exact_rows
         self.rows: Tensor
         self.kept: list[Tensor]

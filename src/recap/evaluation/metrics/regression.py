@@ -20,7 +20,7 @@ class RegressionSums(Metric):
     full_state_update = False
 
     def __init__(self, tasks: int) -> None:
-        super().__init__(compute_with_cache=False)
+        super().__init__(compute_with_cache=False, sync_on_compute=False)
         for name in _SUMS:
             self.add_state(name, torch.zeros(tasks, dtype=torch.float64), dist_reduce_fx="sum")
 
@@ -63,7 +63,7 @@ class Xauc(Metric):
     full_state_update = False
 
     def __init__(self, tasks: int, exact_rows: int = EXACT_ROWS) -> None:
-        super().__init__(compute_with_cache=False)
+        super().__init__(compute_with_cache=False, sync_on_compute=False)
         self.tasks, self.exact_rows = tasks, exact_rows
         self.rows: Tensor
         self.kept: list[Tensor]

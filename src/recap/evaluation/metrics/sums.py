@@ -30,7 +30,7 @@ class SumMetrics(Metric):
     full_state_update = False
 
     def __init__(self, tasks: int, threshold: float = 0.5) -> None:
-        super().__init__(compute_with_cache=False)
+        super().__init__(compute_with_cache=False, sync_on_compute=False)
         self.threshold = threshold
         for name in _SUMS:
             self.add_state(name, torch.zeros(tasks, dtype=torch.float64), dist_reduce_fx="sum")

@@ -1,0 +1,363 @@
+"""Several ranks do what one does: the same rows a step, the same losses, one end for all."""
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import feed_config, feed_values, write_feed
+from torch.testing import assert_close
+from training.runs import assert_same_run, files, records
+
+from recap.config.recap import JobMode
+from recap.data.assets import load_assets
+from recap.data.batch import Batch, assemble, cut
+from recap.data.stream import BatchStream, open_stream
+from recap.errors import InputError
+from recap.model.saved import build_ranker, checkpoint_path, checkpoint_steps
+from recap.ranks import ALONE, Ranks, ranks_of_environment
+from recap.runtime import Runtime, seed_torch
+from recap.training.agreement import Agreement
+from recap.training.balancing import build_balancing
+from recap.training.optimizer import ScheduledOptimizer
+from recap.training.step import TrainStep
+
+SAMPLING = {"batch_multiplier": 3, "keep_positives_of": ["share"]}
+ENVIRONMENT = {
+    "RANK": "1",
+    "WORLD_SIZE": "2",
+    "LOCAL_RANK": "1",
+    "LOCAL_WORLD_SIZE": "2",
+    "MASTER_ADDR": "127.0.0.1",
+    "MASTER_PORT": "29500",
+}
+
+
+# The rows of a step.
+
+
+@given(rows=st.integers(0, 300), world_size=st.integers(1, 9))
+def test_the_shares_of_all_ranks_in_order_are_all_rows_and_differ_by_one_at_most(rows: int, world_size: int) -> None:
+    shares = [range(rows)[Ranks(rank, world_size).share(rows)] for rank in range(world_size)]
+    assert [row for share in shares for row in share] == list(range(rows))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+@given(
+    parts=st.lists(st.tuples(st.integers(0, 9), st.booleans()), min_size=1, max_size=5),
+    start=st.integers(0, 40),
+    count=st.integers(0, 40),
+    seed=st.integers(0, 99),
+)
+def test_cut_picks_hold_the_rows_that_stand_there(
+    parts: list[tuple[int, bool]], start: int, count: int, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    none = torch.zeros(9, 0)
+    batch = Batch(torch.rand(9, 1), none, none.long(), {})
+    picks = [(batch, slice(9 - size, 9) if whole else torch.randperm(9)[:size].numpy()) for size, whole in parts]
+    whole = assemble(picks).continuous
+    assert torch.equal(assemble(cut(picks, slice(start, start + count))).continuous, whole[start : start + count])
+
+
+def open_share(feed: Path, mode: JobMode, ranks: Ranks, batch_rows: int, sampled: bool = False) -> BatchStream:
+    train_data = {
+        **feed_values(feed, feed / "run")["train_data"],
+        "global_batch_size": batch_rows,
+        "num_epochs": 2,
+        "downsample_negatives": SAMPLING if sampled else None,
+    }
+    config = feed_config(feed, feed / "run", train_data=train_data)
+    split = None if mode is JobMode.TRAIN else "validation"
+    return open_stream(config, load_assets(config.features), mode, split, ranks=ranks)
+
+
+def told_apart(batch: Batch) -> torch.Tensor:
+    """The rows by a vector of continuous values, and the weights they have."""
+    assert batch.weights is not None
+    return torch.cat([batch.vectors["vector"], batch.weights], dim=1)
+
+
+@pytest.mark.parametrize("mode", [JobMode.TRAIN, JobMode.EVALUATE])
+@given(batch_rows=st.integers(2, 130), world_size=st.integers(1, 5), place=st.integers(0, 3), sampled=st.booleans())
+@settings(max_examples=20, deadline=None)
+def test_the_ranks_together_read_the_batches_of_one_from_any_place_on(
+    feed: Path, mode: JobMode, batch_rows: int, world_size: int, place: int, sampled: bool
+) -> None:
+    sampled = sampled and mode is JobMode.TRAIN
+    whole = open_share(feed, mode, ALONE, batch_rows, sampled)
+    rest = iter(whole)
+    for _, _batch in zip(range(place), rest, strict=False):
+        pass
+    shares = [open_share(feed, mode, Ranks(rank, world_size), batch_rows, sampled) for rank in range(world_size)]
+    for share in shares:
+        share.load_state_dict(whole.state_dict())
+    ranks = [iter(share) for share in shares]
+    for _, batch in zip(range(4), rest, strict=False):
+        together = torch.cat([told_apart(next(rank)) for rank in ranks])
+        assert torch.equal(together, told_apart(batch))
+        assert all(share.state_dict() == whole.state_dict() for share in shares)
+    for stream in (rest, *ranks):
+        stream.close()
+
+
+def test_the_first_rank_draws_what_a_process_alone_draws_and_no_other_does() -> None:
+    drawn = []
+    for arguments in ((3, 5), (3, 5, 0), (3, 5, 1), (3, 5, 2), (3, 6)):
+        seed_torch(*arguments)
+        drawn.append(torch.rand(4).tolist())
+    assert drawn[0] == drawn[1]
+    assert len({tuple(each) for each in drawn}) == 4
+
+
+def test_shares_too_small_for_their_micro_batches_are_refused(feed: Path, tmp_path: Path) -> None:
+    config = feed_config(feed, tmp_path / "run", training={"gradient_accumulation": 3})
+    ranker = build_ranker(config, load_assets(config.features))
+    balancing = build_balancing(config, ranker, torch.device("cpu"))
+    optimizer = ScheduledOptimizer(config, ranker)
+    for world_size, good in ((1, True), (10, True), (11, False)):  # 64 rows: 6 a rank are 3 micro-batches of 2
+        ranks = Ranks(0, world_size)
+        parts = (config, ranker, balancing, optimizer, Runtime(torch.device("cpu"), ranks), Agreement(ranks, []))
+        if good:
+            TrainStep(*parts)
+        else:
+            with pytest.raises(InputError, match=r"global_batch_size: 64 rows are too few for 11 ranks .* at least 66"):
+                TrainStep(*parts)
+
+
+# The environment.
+
+
+def test_without_an_environment_a_process_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    assert ranks_of_environment() == ALONE
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"MASTER_PORT": None, "LOCAL_RANK": None},
+            "RANK=1, but not LOCAL_RANK, MASTER_PORT; start the ranks by torchrun",
+        ),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE=two, .*whole numbers are expected"),
+        ({"LOCAL_RANK": "-1"}, "LOCAL_RANK=-1, .*whole numbers are expected"),
+        ({"RANK": "2"}, "RANK=2, .*less than the world size"),
+        ({"LOCAL_WORLD_SIZE": "1"}, "LOCAL_WORLD_SIZE=1, .*less than the world size"),
+    ],
+)
+def test_a_broken_environment_is_refused_by_its_words(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, str | None], message: str
+) -> None:
+    for name, value in {**ENVIRONMENT, **changes}.items():
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=message):
+        ranks_of_environment()
+
+
+def test_a_good_environment_says_which_rank_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    assert ranks_of_environment() == Ranks(1, 2, 1, 2)
+
+
+@pytest.mark.slow
+def test_no_other_command_runs_in_several_processes(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "recap", "evaluate", str(tmp_path)]
+    # Nobody listens at this port: who said what cannot be looked up, and the error is told all the same.
+    done = subprocess.run(command, capture_output=True, text=True, env=ALL | ENVIRONMENT)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == (
+        "only 'recap train' runs in several processes; start this command without torchrun"
+    )
+
+
+# Under torchrun.
+
+
+ALL = os.environ | {"OMP_NUM_THREADS": "1"}
+PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+(DOCUMENTED,) = re.findall(r"^torchrun (.+) 2 -m recap train ranker.yaml$", PAGE, re.MULTILINE)
+LAUNCH = [sys.executable, "-m", "torch.distributed.run", *shlex.split(DOCUMENTED)]
+"""What the page on training says, up to the number of ranks."""
+
+
+def command(ranks: int, *arguments: str | Path) -> list[str]:
+    launch = [sys.executable] if ranks == 1 else [*LAUNCH, str(ranks)]
+    return [*launch, "-m", "recap", "train", *map(str, arguments)]
+
+
+def train(ranks: int, *arguments: str | Path) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(command(ranks, *arguments), capture_output=True, text=True, timeout=100, env=ALL)
+
+
+def finish(ranks: int, *arguments: str | Path) -> None:
+    done = train(ranks, *arguments)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("finished: ") == 1
+
+
+def started(ranks: int, config: Path, run: Path) -> "subprocess.Popen[str]":
+    """A run that has written its first checkpoint."""
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command(ranks, config), text=True, env=ALL, **pipes)
+    while not checkpoint_steps(run):
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.01)
+    return process
+
+
+def write_config(folder: Path, run: str, *, plain: bool = True, **sections: dict[str, Any]) -> Path:
+    """`plain`: neither dropout nor BatchNorm, whose results depend on who has which row."""
+    values = feed_values(folder / "feed", folder / run)
+    if plain:
+        tower = {"kind": "mlp", "layer_sizes": [8]}
+        values["model"] |= {
+            "featurization": {"kind": "double_norm_log", "batch_norm": None},
+            "backbone": {"kind": "mlp", "layer_sizes": [16], "final_layer_activation": True},
+            "tasks": {"like": {"tower": tower}, "share": {"tower": tower, "pos_weight": 2.0}},
+        }
+    for section, changes in sections.items():
+        values[section] = values[section] | changes
+    file = folder / f"{run}.yaml"
+    file.write_text(yaml.safe_dump(values))
+    return file
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ranks")
+    write_feed(folder / "feed")
+    return folder
+
+
+def assert_alike(left: Path, right: Path, step: int) -> None:
+    """The same place in the data, and losses, metrics and weights that differ by rounding."""
+    places = [json.loads((checkpoint_path(run, step) / "state.json").read_text())["stream"] for run in (left, right)]
+    assert places[0] == places[1]
+    lines = [records(run) for run in (left, right)]
+    assert [line.keys() for line in lines[0]] == [line.keys() for line in lines[1]]
+    for first, second in zip(*lines, strict=True):
+        for name, value in first.items():
+            expected = second[name]
+            assert value == (
+                pytest.approx(expected, rel=1e-5, abs=1e-5) if isinstance(expected, float) else expected
+            ), name
+    first_weights, second_weights = (files(run, step, "weights.safetensors") for run in (left, right))
+    for name, weight in first_weights.items():
+        # Adam divides by the root of tiny second moments, so rounding shows up to a share of the rate.
+        assert_close(weight, second_weights[name], atol=2e-4, rtol=1e-3, msg=lambda text, name=name: f"{name}: {text}")
+
+
+CONSTANT = {"kind": "constant", "learning_rate": 0.001}
+RATES = {"backbone": CONSTANT, "towers": {"default": CONSTANT}}
+UNEVEN = {"global_batch_size": 63}
+
+
+@pytest.mark.slow
+def test_three_ranks_put_together_what_each_has() -> None:
+    script = Path(__file__).with_name("together.py")
+    done = subprocess.run([*LAUNCH, "3", str(script)], capture_output=True, text=True, timeout=100, env=ALL)
+    assert done.returncode == 0, done.stderr
+    assert sorted(done.stdout.splitlines()) == [f"rank {rank} of 3 is done" for rank in range(3)]
+
+
+@pytest.mark.slow
+def test_one_two_and_four_ranks_agree_on_every_loss_and_metric(folder: Path) -> None:
+    for ranks in (1, 2, 4):
+        finish(ranks, write_config(folder, f"of{ranks}", train_data=UNEVEN, optimizer=RATES))
+    assert_alike(folder / "of2", folder / "of1", 12)
+    assert_alike(folder / "of4", folder / "of1", 12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["uncertainty", "pcgrad", "grad_norm"])
+def test_two_ranks_balance_tasks_as_one_does(folder: Path, kind: str) -> None:
+    said = {"optimizer": RATES | {"balancing": {"kind": kind}}, "training": {"gradient_accumulation": 2}}
+    for ranks in (1, 2):
+        finish(ranks, write_config(folder, f"{kind}{ranks}", **said))
+    assert_alike(folder / f"{kind}2", folder / f"{kind}1", 12)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_another_number_of_ranks_and_loses_and_repeats_no_row(folder: Path) -> None:
+    every = {"train_log_every_n": 1, "eval_log_every_n": 4}
+    whole, changing = (
+        write_config(folder, run, training=every, train_data=UNEVEN, optimizer=RATES) for run in ("whole", "changing")
+    )
+    finish(1, whole)
+    finish(2, changing, "training.num_train_steps=4")
+    finish(1, changing, "training.num_train_steps=8")
+    finish(2, changing)
+    assert_alike(folder / "changing", folder / "whole", 12)
+    assert json.loads((checkpoint_path(folder / "changing", 12) / "state.json").read_text())["stream"]["row"] == 12 * 63
+
+
+LONG = {"num_train_steps": 90, "checkpoint_every_n": 15, "eval_log_every_n": 40}
+
+
+@pytest.mark.slow
+def test_sigterm_to_torchrun_saves_and_two_ranks_go_on_to_the_very_same_end(folder: Path) -> None:
+    finish(2, write_config(folder, "unstopped", plain=False, training=LONG))
+    config = write_config(folder, "stopped", plain=False, training=LONG)
+    process = started(2, config, folder / "stopped")
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    saved = checkpoint_steps(folder / "stopped")[-1]
+    assert 15 <= saved < 90
+    assert errors.count(f"stopped by SIGTERM after step {saved}, which is saved") == 1, errors
+    finish(2, config)
+    assert_same_run(folder / "unstopped", folder / "stopped", 90)
+
+
+@pytest.mark.slow
+def test_a_rank_that_is_killed_ends_all_with_a_message(folder: Path) -> None:
+    config = write_config(folder, "killed", training=LONG | {"num_train_steps": 100_000})
+    process = started(2, config, folder / "killed")
+    ranks = psutil.Process(process.pid).children()
+    assert len(ranks) == 2
+    (last,) = [rank for rank in ranks if rank.environ()["RANK"] == "1"]
+    last.kill()
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert errors.count("a process of this run ended or hangs") == 1, errors
+    assert not any(rank.is_running() for rank in ranks)
+
+
+@pytest.mark.slow
+def test_a_mistake_that_all_ranks_find_is_told_once(folder: Path) -> None:
+    config = write_config(folder, "misnamed")
+    config.write_text(config.read_text().replace("num_train_steps", "num_train_step"))
+    done = train(2, config)
+    assert done.returncode == 1
+    assert done.stderr.count("'num_train_step' is unknown") == 1, done.stderr
+    assert "exitcode  : 2" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_bad_row_that_all_ranks_read_is_told_once(folder: Path) -> None:
+    table = pq.read_table(folder / "feed" / "train" / "part-0.parquet")
+    bad = table.set_column(table.column_names.index("like"), "like", pa.array([7] * len(table), pa.int8()))
+    (folder / "bad").mkdir()
+    pq.write_table(bad, folder / "bad" / "part-0.parquet")
+    source = {"kind": "parquet", "inputs": str(folder / "bad" / "*.parquet")}
+    done = train(2, write_config(folder, "unread", train_data={"source": source}))
+    assert done.returncode == 1
+    assert done.stderr.count("found 7, expected 0 or 1") == 1, done.stderr
+    assert "exitcode  : 2" in done.stderr
