@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import feed_values
 
+from recap.config.faults import RaiseConfig
 from recap.config.load import differences, dump_config, load_config
 from recap.config.node import plain
 from recap.config.recap import JobMode, RecapConfig
@@ -80,6 +81,8 @@ def test_the_published_defaults_of_training_are_kept() -> None:
         "eval_timeout_in_s": 3600.0,
         "watch": None,
         "gradient_accumulation": None,
+        "non_finite": RaiseConfig(),
+        "preemption_grace_seconds": 30.0,
         "seed": 0,
     }
     assert [mode.value for mode in JobMode] == ["train", "evaluate", "inference"]
