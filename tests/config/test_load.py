@@ -72,14 +72,17 @@ def test_the_published_defaults_of_training_are_kept() -> None:
         "save_dir": "/tmp/model",
         "num_train_steps": 1_000_000,
         "initial_checkpoint_dir": None,
+        "initial_weights": None,
         "checkpoint_every_n": 1000,
         "checkpoint_max_to_keep": None,
         "train_log_every_n": 1000,
+        "log_norms": False,
         "num_eval_steps": 16384,
         "eval_log_every_n": 5000,
         "eval_timeout_in_s": 3600.0,
         "watch": None,
         "gradient_accumulation": None,
+        "ema": None,
         "seed": 0,
     }
     assert [mode.value for mode in JobMode] == ["train", "evaluate", "inference"]

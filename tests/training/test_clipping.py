@@ -17,10 +17,12 @@ from recap.config.clipping import NormClippingConfig, ValueClippingConfig
 from recap.config.load import config_of
 from recap.config.recap import RecapConfig
 from recap.errors import ConfigError, RunError
-from recap.model.saved import checkpoint_path
+from recap.model.ranker import Ranker
+from recap.model.saved import checkpoint_path, new_ranker
+from recap.training import trainer
 from recap.training.clipping import clip_gradients
 from recap.training.signals import Interrupted
-from recap.training.trainer import Trainer, train
+from recap.training.trainer import train
 
 NORM = {"kind": "norm", "max_norm": 0.2}
 VALUE = {"kind": "value", "max_value": 0.01}
@@ -165,15 +167,22 @@ def test_learned_weights_of_tasks_are_clipped_with_the_others(feed: Path, tmp_pa
     assert math.sqrt(total) == pytest.approx(1e-3, rel=1e-3)
 
 
-def test_a_norm_that_is_not_finite_stops_the_run_before_the_weights_move(feed: Path, tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    trainer = Trainer(clipped(feed, tmp_path / "run", NORM), Recorder(), [])
-    parameter = next(trainer.model.ranker.parameters())
-    parameter.register_hook(lambda gradient: gradient * math.inf)
-    before = parameter.detach().clone()
-    with pytest.raises(RunError, match=r"step 1: the norm of all gradients is not finite; the weights were not moved"):
-        trainer.run()
-    assert torch.equal(parameter, before)
+def test_a_gradient_that_is_not_finite_stops_the_run_before_the_weights_move(
+    feed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[tuple[nn.Parameter, Tensor]] = []
+
+    def with_a_bad_gradient(*given: Any) -> Ranker:
+        ranker = new_ranker(*given)
+        parameter = next(ranker.parameters())
+        parameter.register_hook(lambda gradient: gradient * math.inf)
+        made.append((parameter, parameter.detach().clone()))
+        return ranker
+
+    monkeypatch.setattr(trainer, "new_ranker", with_a_bad_gradient)
+    with pytest.raises(RunError, match=r"step 1: the .* is not finite; the weights were not moved"):
+        train(clipped(feed, tmp_path / "run", NORM), Recorder())
+    assert all(torch.equal(parameter, before) for parameter, before in made)
 
 
 @pytest.mark.parametrize("clipping", [NORM, VALUE])
