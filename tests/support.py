@@ -124,6 +124,7 @@ def feed_values(folder: Path, save_dir: Path) -> dict[str, Any]:
         "training": {
             "save_dir": str(save_dir),
             "num_train_steps": 12,
+            "precision": "float32",
             "checkpoint_every_n": 4,
             "train_log_every_n": 3,
             "eval_log_every_n": 6,

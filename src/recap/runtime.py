@@ -1,34 +1,80 @@
 """What a process runs on: made once, handed around."""
 
+import ctypes
+import sys
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import torch
 
+from recap.config.training import Precision
 from recap.errors import InputError
 from recap.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """The device of this process, and the processes it works with."""
+    """The device of this process, what it computes in there, and the processes it works with."""
 
     device: torch.device
     ranks: Ranks = ALONE
+    precision: Precision = "float32"
+    """Never auto."""
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The network is run within this."""
+        return torch.autocast(self.device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext()
 
 
-def start_runtime(ranks: Ranks = ALONE) -> Runtime:
+def start_runtime(ranks: Ranks = ALONE, precision: Precision = "float32") -> Runtime:
     """The GPU of this rank, the first for a process alone, if there are any; else the CPU. Raises InputError."""
     if not torch.cuda.is_available():
-        return Runtime(torch.device("cpu"), ranks)
+        if precision == "auto":
+            precision = "bf16" if torch.cpu._is_avx512_bf16_supported() else "float32"
+        _keep_memory()
+        return Runtime(torch.device("cpu"), ranks, precision)
     if ranks.local_world_size > torch.cuda.device_count():
         raise InputError(
             f"torchrun started {ranks.local_world_size} processes on a machine of {torch.cuda.device_count()} GPUs; "
             "give --nproc-per-node that many at the most"
         )
     torch.cuda.set_device(ranks.local_rank)
-    return Runtime(torch.device("cuda"), ranks)
+    if precision == "auto":
+        precision = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "tf32"
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    return Runtime(torch.device("cuda"), ranks, precision)
+
+
+def _keep_memory() -> None:
+    """Have freed memory stay with this process, in huge pages: new pages cost a step more than what it does in them.
+
+    By default glibc gives large blocks back when they are freed, and each step takes them anew. Elsewhere than with
+    glibc nothing is done.
+    """
+    libc = ctypes.CDLL(None)
+    if not sys.platform.startswith("linux") or not hasattr(libc, "gnu_get_libc_version"):
+        return
+    trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # names of malloc.h
+    libc.mallopt(mmap_threshold, 1 << 30)
+    libc.mallopt(trim_threshold, 2**31 - 1)
+    libc.mallopt(top_pad, 1 << 28)
+    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    libc.free.argtypes = [ctypes.c_void_p]
+    libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    # Room at the end of the heap is marked and freed again: not a page of it is taken before it is used.
+    block, huge_page, madv_hugepage = 1 << 29, 1 << 21, 14
+    blocks = [start for _ in range(_KEPT_BYTES // block) if (start := libc.malloc(block))]
+    for start in blocks:
+        aligned = -(-start // huge_page) * huge_page
+        libc.madvise(aligned, start + block - aligned, madv_hugepage)
+    for start in reversed(blocks):
+        libc.free(start)
+
+
+_KEPT_BYTES = 4 << 30
+"""How much of the heap is of huge pages."""
 
 
 def seed_torch(seed: int, step: int, rank: int = 0) -> None:

@@ -86,6 +86,9 @@ def test_the_published_defaults_of_training_are_kept() -> None:
         "non_finite": RaiseConfig(),
         "preemption_grace_seconds": 30.0,
         "ema": None,
+        "mlflow": None,
+        "precision": "auto",
+        "compile": False,
         "seed": 0,
     }
     assert [mode.value for mode in JobMode] == ["train", "evaluate", "inference"]

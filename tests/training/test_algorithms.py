@@ -19,11 +19,14 @@ from recap.config.algorithms import TableAlgorithmConfig
 from recap.config.load import config_of
 from recap.config.recap import RecapConfig
 from recap.errors import ConfigError
+from recap.ranks import ALONE
 from recap.runtime import start_runtime
+from recap.training.agreement import Agreement
 from recap.training.algorithms import build_algorithm
+from recap.training.average import WeightAverage
 from recap.training.balancing import build_balancing
 from recap.training.optimizer import ScheduledOptimizer
-from recap.training.signals import Interrupted
+from recap.training.signals import Interrupted, Signals
 from recap.training.step import TrainStep
 from recap.training.trainer import train
 
@@ -180,7 +183,9 @@ def after_steps(config: RecapConfig, count: int, parts: int = 1) -> tuple[dict[s
     ranker, runtime = make_ranker(config).eval(), start_runtime()
     balancing = build_balancing(config, ranker, runtime.device)
     optimizer = ScheduledOptimizer(config, ranker, balancing.parameters())
-    step = TrainStep(config, ranker, balancing, optimizer, runtime)
+    step = TrainStep(
+        config, ranker, balancing, optimizer, WeightAverage(None, ranker), runtime, Agreement(ALONE, Signals(30.0))
+    )
     for number in range(count):
         step(make_batch(config, rows=12, seed=number), number + 1, optimizer.rates(number))
     for name, parameter in ranker.named_parameters():

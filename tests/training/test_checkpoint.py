@@ -25,6 +25,7 @@ from recap.evaluation.job import evaluate_run
 from recap.model import directory
 from recap.model.directory import verify
 from recap.model.saved import SavedModel, build_ranker, checkpoint_path, checkpoint_steps, find_model_dir, open_model
+from recap.training.average import WeightAverage
 from recap.training.checkpoint import Checkpoints, RunState, locked
 from recap.training.signals import Interrupted
 from recap.training.trainer import train
@@ -41,8 +42,9 @@ class Parts(SimpleNamespace):
 
     def save(self, checkpoints: Checkpoints, step: int, best: int | None = None) -> None:
         nothing: Any = SimpleNamespace(state_dict=dict)
+        average = WeightAverage(None, self.model.ranker)
         optimizer: Any = self
-        checkpoints.save(self.model, optimizer, nothing, RunState(step=step, best_step=best))
+        checkpoints.save(self.model, optimizer, nothing, average, RunState(step=step, best_step=best))
 
     def fill(self, value: float) -> None:
         with torch.no_grad():

@@ -32,8 +32,10 @@ from recap.model.saved import build_ranker, checkpoint_path, checkpoint_steps
 from recap.ranks import ALONE, Ranks, ranks_of_environment
 from recap.runtime import Runtime, seed_torch
 from recap.training.agreement import Agreement
+from recap.training.average import WeightAverage
 from recap.training.balancing import build_balancing
 from recap.training.optimizer import ScheduledOptimizer
+from recap.training.signals import Signals
 from recap.training.step import TrainStep
 
 SAMPLING = {"batch_multiplier": 3, "keep_positives_of": ["share"]}
@@ -131,7 +133,8 @@ def test_shares_too_small_for_their_micro_batches_are_refused(feed: Path, tmp_pa
     optimizer = ScheduledOptimizer(config, ranker)
     for world_size, good in ((1, True), (10, True), (11, False)):  # 64 rows: 6 a rank are 3 micro-batches of 2
         ranks = Ranks(0, world_size)
-        parts = (config, ranker, balancing, optimizer, Runtime(torch.device("cpu"), ranks), Agreement(ranks, []))
+        runtime, average = Runtime(torch.device("cpu"), ranks), WeightAverage(None, ranker)
+        parts = (config, ranker, balancing, optimizer, average, runtime, Agreement(ranks, Signals(30.0)))
         if good:
             TrainStep(*parts)
         else:

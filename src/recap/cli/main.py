@@ -57,7 +57,8 @@ def main() -> None:
         with stopped_by_signals():
             app()
     except Interrupted as error:
-        print_error(error)
+        if not error.was_said:
+            print_error(error)
         _leave(error.exit_code)
     except Terminated as end:
         print(f"stopped by {signal.Signals(end.number).name}; nothing half-written is left", file=sys.stderr)

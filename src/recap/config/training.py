@@ -1,6 +1,6 @@
 """How long a run is, and when it logs, evaluates and saves. Names and defaults are the published ones."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -77,6 +77,9 @@ class InitialWeightsConfig(BaseConfig):
                 yield ("fresh", index), f"{name!r} is named twice; once is enough"
 
 
+Precision = Literal["auto", "float32", "tf32", "bf16"]
+
+
 class TrainingConfig(BaseConfig):
     """The section `training`. Every interval counts optimizer steps and holds independently of the others."""
 
@@ -114,5 +117,11 @@ class TrainingConfig(BaseConfig):
     """What a step does whose losses or gradients are not finite."""
     preemption_grace_seconds: PositiveFloat = 30.0
     """Seconds from a signal to the end of the run; a step that is not done after half of them is given up."""
+    precision: Precision = "auto"
+    """What the network computes in, in training and evaluations; weights, moments and losses are float32 in any case.
+
+    `bf16`: by autocast. `tf32`: float32 whose products a GPU rounds to TF32. `auto`: bf16 where the hardware has it."""
+    compile: bool = False
+    """Whether torch.compile makes kernels for the network: minutes at the start for faster steps."""
     seed: NonNegativeInt = 0
     """Fixes initial weights, the order of the rows and dropout."""

@@ -45,7 +45,8 @@ def evaluate(
                 assert batch.labels is not None
                 assert batch.weights is not None
                 # A rank has no row of a batch that has fewer rows than there are ranks.
-                probabilities = ranker(there).calibrated_probabilities.cpu() if len(batch) else batch.labels
+                with runtime.autocast():
+                    probabilities = ranker(there).calibrated_probabilities.cpu() if len(batch) else batch.labels
                 users = [batch.user] if batch.user is not None else []
                 scored = runtime.ranks.gather([probabilities, batch.labels, batch.weights, *users])
                 if runtime.ranks.is_first:

@@ -81,4 +81,4 @@ class TrainLog:
 def running_on(runtime: Runtime, ranker: nn.Module) -> str:
     """What a run trains and where, in a line."""
     parameters = sum(parameter.numel() for parameter in ranker.parameters())
-    return ", ".join([f"{parameters:,} parameters", f"on {runtime.device}"])
+    return ", ".join([f"{parameters:,} parameters", f"on {runtime.device}", runtime.precision])

@@ -41,6 +41,8 @@ class TrainStep:
         """Of the last step, before its gradients were clipped; None where they are not."""
         self.ranker, self.balancing, self.optimizer, self.runtime = ranker, balancing, optimizer, runtime
         self.average, self.guard = average, StepGuard(self.tasks, ranker, balancing)
+        # One shape is all there is, but for micro-batches.
+        self.raw_outputs = torch.compile(ranker.raw_outputs) if config.training.compile else ranker.raw_outputs
         self.statistics = running_statistics(ranker)
         self._refuse_small_shares()
 
@@ -69,14 +71,14 @@ class TrainStep:
         self.optimizer.zero_grad()
         losses = torch.zeros(len(self.tasks), dtype=torch.float64)  # [T]
         for micro_batch in split_rows(batch, self.parts):
-            with span("forward"):
+            with span("forward"), self.runtime.autocast():
                 micro_batch = micro_batch.to(self.runtime.device)
-                outputs = self.ranker.raw_outputs(micro_batch)
+                outputs = self.raw_outputs(micro_batch)
             share = len(micro_batch) / self.rows
             with span("backward"):
                 per_task = self.balancing.backward(outputs, micro_batch, share)  # [T]
                 losses += per_task.cpu().double() * share
-        with span("optimizer"):
+        with span("backward"):  # what is done to gradients belongs to it
             losses = self.agreement.sum(losses)
             ranks.mean_(self.statistics)
             self.guard.check_losses(step, losses)

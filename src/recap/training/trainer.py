@@ -100,7 +100,7 @@ class Trainer:
         agreement = Agreement(ranks, signals)
         self.config, self.reporter, self.ranks = config, reporter, ranks
         self.received, self.signals = signals, agreement.signals
-        self.runtime = start_runtime(ranks)
+        self.runtime = start_runtime(ranks, config.training.precision)
         assets = load_assets(config.features)
         self.stream = open_stream(config, assets, JobMode.TRAIN, say=reporter.say, ranks=ranks)
         # All opened now: data that disagrees with the configuration is refused before the first step.

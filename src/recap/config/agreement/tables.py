@@ -36,6 +36,6 @@ def table_problems(config: "RecapConfig") -> Disagreements:
 
 def _has_tables(config: "RecapConfig") -> bool:
     """Whether any discrete feature has an embedding, or there is a history, which always has."""
-    widths, features = config.model.embeddings, config.features
+    widths, features = config.model.widths, config.features
     owners = [name for name in features.discrete if name in features.code_spaces and not is_position(config, name)]
     return bool(features.histories) or any(widths.get(name, widths.get(DEFAULT, 1)) for name in owners)
