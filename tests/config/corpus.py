@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 
 from recap.config.base import BaseConfig
 from recap.config.data import TrainDataConfig
+from recap.config.embeddings import EmbeddingConfig
 from recap.config.features import VectorColumn
 from recap.config.keys import members
 from recap.config.load import load_config
@@ -74,7 +75,7 @@ def broken_sections(model: type[BaseModel], path: Path_, values: Any) -> Iterato
     where = model.__name__
     yield f"unknown key in {where}", lambda root: at(root, path).update(nonsense=1)
     if path:
-        scalar = "x" if model is VectorColumn else 3  # a number would be its length
+        scalar = "x" if model in (VectorColumn, EmbeddingConfig) else 3  # a number would be its length or width
         yield f"a scalar for {where}", lambda root: put(root, path, scalar)
     for name, field in model.model_fields.items():
         if name not in stated:

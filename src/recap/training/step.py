@@ -1,6 +1,8 @@
 """One optimizer step: micro-batches forward and backward, then the weights move."""
 
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
+from shutil import which
 
 import torch
 from torch import Tensor
@@ -41,8 +43,7 @@ class TrainStep:
         """Of the last step, before its gradients were clipped; None where they are not."""
         self.ranker, self.balancing, self.optimizer, self.runtime = ranker, balancing, optimizer, runtime
         self.average, self.guard = average, StepGuard(self.tasks, ranker, balancing)
-        # One shape is all there is, but for micro-batches.
-        self.raw_outputs = torch.compile(ranker.raw_outputs) if config.training.compile else ranker.raw_outputs
+        self.raw_outputs = compiled(ranker.raw_outputs) if config.training.compile else ranker.raw_outputs
         self.statistics = running_statistics(ranker)
         self._refuse_small_shares()
 
@@ -102,6 +103,16 @@ class TrainStep:
                 f"train_data.global_batch_size: {self.rows} rows are too few for {ranks} ranks of {self.parts} "
                 f"micro-batches{each}, at least {needed * ranks} are needed; take fewer ranks, or more rows"
             )
+
+
+def compiled(raw_outputs: Callable[[Batch], list[Tensor]]) -> Callable[[Batch], list[Tensor]]:
+    """The same function in kernels that are made when it is first called. Raises InputError without a compiler."""
+    if not torch.cuda.is_available() and not any(map(which, filter(None, (os.environ.get("CXX"), "g++", "clang++")))):
+        raise InputError(
+            "training.compile: torch.compile needs a C++ compiler, and there is neither g++ nor clang++; install one, "
+            "name one in CXX, or leave compile out"
+        )
+    return torch.compile(raw_outputs)
 
 
 def split_rows(batch: Batch, count: int) -> Iterator[Batch]:

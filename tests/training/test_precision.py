@@ -1,0 +1,86 @@
+"""What the network computes in, and kernels that are made for it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from model.kinds import make_batch, make_ranker
+from support import Recorder, feed_config
+from torch.testing import assert_close
+from training.runs import assert_same_run, files, interrupt, records
+
+from recap.errors import InputError
+from recap.evaluation.job import evaluate_run
+from recap.runtime import start_runtime
+from recap.training.signals import Interrupted
+from recap.training.step import compiled
+from recap.training.trainer import train
+
+
+def run(feed: Path, folder: Path, **training: Any) -> list[float]:
+    recorder = Recorder()
+    train(feed_config(feed, folder, training=training), recorder)
+    return recorder.losses
+
+
+def test_a_step_in_bf16_is_that_of_float32_up_to_rounding(feed: Path, tmp_path: Path) -> None:
+    exact, rounded = (run(feed, tmp_path / name, precision=name) for name in ("float32", "bf16"))
+    assert exact != rounded
+    assert_close(rounded, exact, atol=0.02, rtol=0.02)
+
+
+def test_weights_and_moments_stay_float32_under_bf16(feed: Path, tmp_path: Path) -> None:
+    run(feed, tmp_path / "run", precision="bf16")
+    for name in ("weights.safetensors", "optimizer.safetensors"):
+        found = files(tmp_path / "run", 12, name).values()
+        assert {tensor.dtype for tensor in found if tensor.is_floating_point()} == {torch.float32}
+
+
+def test_a_stopped_run_in_bf16_resumes_to_the_very_same_end(feed: Path, tmp_path: Path) -> None:
+    run(feed, tmp_path / "whole", precision="bf16")
+    stopped = feed_config(feed, tmp_path / "stopped", training={"precision": "bf16"})
+    with pytest.raises(Interrupted):
+        train(stopped, Recorder({5: interrupt}))
+    train(stopped, Recorder())
+    assert_same_run(tmp_path / "whole", tmp_path / "stopped", 12)
+
+
+def test_evaluate_finds_what_training_found_at_its_precision(feed: Path, tmp_path: Path) -> None:
+    config = feed_config(feed, tmp_path / "run", training={"precision": "bf16"})
+    train(config, Recorder())
+    found = evaluate_run(config, tmp_path / "run").splits["validation"]
+    logged = [record for record in records(tmp_path / "run") if record["split"] == "validation"][-len(found) :]
+    assert {record["task"]: record["auc"] for record in logged} == {task: each["auc"] for task, each in found.items()}
+
+
+def test_logits_are_not_rounded_to_bf16(feed: Path) -> None:
+    config = feed_config(feed, Path("run"))
+    ranker, batch = make_ranker(config).eval(), make_batch(config, rows=8)
+    with torch.no_grad(), start_runtime(precision="bf16").autocast():
+        logits = torch.stack(ranker.raw_outputs(batch))
+    assert logits.dtype == torch.float32
+    assert not torch.equal(logits, logits.bfloat16().float())
+
+
+def test_auto_is_bf16_where_the_hardware_has_it() -> None:
+    has_bf16 = torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported()
+    assert (start_runtime(precision="auto").precision == "bf16") == has_bf16
+
+
+@pytest.mark.slow
+def test_made_kernels_say_and_learn_the_same_up_to_rounding(feed: Path) -> None:
+    config = feed_config(feed, Path("run"))
+    ranker, batch = make_ranker(config).eval(), make_batch(config)  # in training, dropout draws in another order
+    found = []
+    for raw_outputs in (ranker.raw_outputs, compiled(ranker.raw_outputs)):
+        outputs = torch.stack(raw_outputs(batch))
+        found.append([outputs, *torch.autograd.grad(outputs.sum(), list(ranker.parameters()))])
+    for plain, made in zip(*found, strict=True):
+        assert_close(made, plain, atol=1e-5, rtol=1e-4)
+
+
+def test_kernels_are_not_made_without_a_compiler(feed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InputError, match=r"training.compile: torch.compile needs a C\+\+ compiler"):
+        run(feed, tmp_path / "run", compile=True)
