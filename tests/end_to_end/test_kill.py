@@ -16,7 +16,12 @@ STEPS = 120
 ROWS = 12_000  # 93 steps an epoch, so that the kills at random moments fall into one
 KILLING = Path(__file__).with_name("killing.py")
 EVERY_STATE = {
-    "training": {"gradient_accumulation": 2, "watch": {"metric": "auc", "split": "validation"}},
+    "training": {
+        "gradient_accumulation": 2,
+        "watch": {"metric": "auc", "split": "validation"},
+        "ema": {"decay": 0.9},
+        "precision": "bf16",
+    },
     "train_data": {"downsample_negatives": {"batch_multiplier": 2, "keep_positives_of": ["like"]}},
 }
 """What a run can have to remember, all at once; dropout and shuffling are in `feed_values`."""

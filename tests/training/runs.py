@@ -25,7 +25,9 @@ def files(run: Path, step: int, name: str) -> dict[str, torch.Tensor]:
 
 def assert_same_run(left: Path, right: Path, step: int) -> None:
     """Weights, moments, state and everything logged, bit for bit (but for speed)."""
-    for name in ("weights.safetensors", "optimizer.safetensors"):
+    names = [{file.name for file in checkpoint_path(run, step).glob("*.safetensors")} for run in (left, right)]
+    assert names[0] == names[1]
+    for name in names[0]:
         first, second = files(left, step, name), files(right, step, name)
         assert first.keys() == second.keys()
         assert all(torch.equal(first[key], second[key]) for key in first), name

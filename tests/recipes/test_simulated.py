@@ -1,0 +1,95 @@
+"""A hundred steps of the recipe on simulated data: the very losses that are written down.
+
+`python tests/recipes/test_simulated.py` writes them anew. They may move when the recipe, the simulator, the order of
+rows or the arithmetic of a step is meant to change, and with a new version of torch; never by accident.
+"""
+
+import json
+import math
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from support import Recorder
+
+from recap.config.load import load_config
+from recap.data.simulate import simulate
+from recap.training.trainer import train
+
+RECIPE = Path(__file__).parents[2] / "recipes" / "simulated" / "ranker.yaml"
+GOLDEN = Path(__file__).parents[1] / "golden" / "simulated_losses.json"
+
+
+def made_on() -> dict[str, str]:
+    """What the bits of a float32 loss depend on, besides the code."""
+    cpu = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    named = dict(line.split(":", 1) for line in cpu.split("\n\n")[0].splitlines() if ":" in line)
+    model = {name.strip(): value.strip() for name, value in named.items()}
+    kind = ", ".join(model.get(name, "") for name in ("vendor_id", "cpu family", "model"))
+    return {"torch": torch.__version__, "capability": torch.backends.cpu.get_cpu_capability(), "cpu": kind}
+
+
+def losses(folder: Path) -> dict[str, list[float]]:
+    """By task, of each of 100 steps, on one thread."""
+    simulate(folder / "feed", rows=30_000, validation_rows=1_000)
+    changes = {
+        "training.save_dir": folder / "run",
+        "training.num_train_steps": 100,
+        "training.precision": "float32",
+        "training.eval_log_every_n": "null",
+        "train_data.source.inputs": folder / "feed" / "train" / "*.parquet",
+        "validation_data.validation.source.inputs": folder / "feed" / "validation" / "*.parquet",
+        "features.discrete.language.vocabulary": folder / "feed" / "languages.parquet",
+    }
+    config = load_config(RECIPE, [f"{path}={value}" for path, value in changes.items()])
+    recorder = Steps()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the order in which numbers are added up depends on how many there are
+    try:
+        train(config, recorder)
+    finally:
+        torch.set_num_threads(threads)
+    return recorder.by_task
+
+
+class Steps(Recorder):
+    def __init__(self) -> None:
+        super().__init__()
+        self.by_task: dict[str, list[float]] = {}
+
+    def advance(self, step: int, loss: float, examples: int, losses: Mapping[str, float], waited: float) -> None:
+        super().advance(step, loss, examples, losses, waited)
+        for task, each in losses.items():
+            self.by_task.setdefault(task, []).append(each)
+
+
+@pytest.mark.slow
+def test_the_losses_of_a_hundred_steps_are_those_written_down(tmp_path: Path) -> None:
+    golden: dict[str, Any] = json.loads(GOLDEN.read_text())
+    found = losses(tmp_path)
+    assert found.keys() == golden["losses"].keys()
+    for task, expected in golden["losses"].items():
+        numbers = [float.fromhex(number) for number in expected]
+        if golden["made_on"] == made_on():
+            assert found[task] == numbers, f"{task}: first differs at step {_first_difference(found[task], numbers)}"
+        else:  # other kernels round otherwise
+            assert found[task] == pytest.approx(numbers, rel=1e-2, abs=1e-3), task
+
+
+def _first_difference(left: list[float], right: list[float]) -> int | None:
+    return next((step for step, pair in enumerate(zip(left, right, strict=True), start=1) if pair[0] != pair[1]), None)
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as made:
+        taken = losses(Path(made))
+    assert all(math.isfinite(loss) for each in taken.values() for loss in each)
+    hexes = {task: [loss.hex() for loss in each] for task, each in taken.items()}
+    GOLDEN.write_text(json.dumps({"made_on": made_on(), "losses": hexes}, indent=1) + "\n")
+    print(f"written: {GOLDEN}")
