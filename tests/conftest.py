@@ -15,7 +15,9 @@ from support import write_feed
 os.environ["XDG_CACHE_HOME"] = mkdtemp(prefix="recap-cache-")
 atexit.register(rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
-torch.set_num_threads(1)  # the models are small, and tests run side by side
+# The models are small, and tests run side by side; commands that tests start do the same, to the bit.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(scope="session")

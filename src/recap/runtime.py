@@ -16,7 +16,7 @@ from recap.ranks import ALONE, Ranks
 
 @dataclass(frozen=True)
 class Runtime:
-    """The device of this process, what it computes in there, and the processes it works with."""
+    """The device of this process, what training computes in there, and the processes it works with."""
 
     device: torch.device
     ranks: Ranks = ALONE
@@ -24,7 +24,7 @@ class Runtime:
     """Never auto."""
 
     def autocast(self) -> AbstractContextManager[object]:
-        """The network is run within this."""
+        """The network is trained within this."""
         return torch.autocast(self.device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext()
 
 

@@ -12,7 +12,7 @@ from support import Recorder, feed_config, write_feed
 from typer.testing import CliRunner
 
 from recap.cli.main import app
-from recap.config.metrics import BINARY_METRICS, REGRESSION_METRICS
+from recap.config.metrics import BINARY_METRICS, REGRESSION_METRICS, MetricsConfig
 from recap.config.recap import JobMode, RecapConfig
 from recap.data.place import Place
 from recap.data.schema import RowEncoder
@@ -62,7 +62,8 @@ def test_a_regression_is_trained_evaluated_and_predicted_in_its_unit(tmp_path: P
     assert "pr_auc" in shown
     written = json.loads((run / "evaluation.json").read_text())["splits"]["validation"]
     assert tuple(written["time"]) == REGRESSION_METRICS
-    assert tuple(written["like"]) == BINARY_METRICS
+    hits = tuple(f"hit_at_{rank}" for rank in MetricsConfig().hit_at)
+    assert tuple(written["like"]) == tuple(name for name in BINARY_METRICS if name != "hit_at") + hits
     found = written["time"]
     table = pq.read_table(feed / "validation" / "part-0.parquet")
     times = table.column("time").to_numpy()

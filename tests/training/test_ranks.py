@@ -213,7 +213,7 @@ def train(ranks: int, *arguments: str | Path) -> "subprocess.CompletedProcess[st
 def finish(ranks: int, *arguments: str | Path) -> None:
     done = train(ranks, *arguments)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("finished: ") == 1
+    assert done.stdout.count("next: recap ") == 1
 
 
 def started(ranks: int, config: Path, run: Path) -> "subprocess.Popen[str]":

@@ -1,6 +1,7 @@
 """What three ranks do together; `torchrun` runs this file, and a test looks at how it ends."""
 
 import math
+import sys
 
 import torch
 
@@ -86,4 +87,4 @@ if __name__ == "__main__":
         for check in (check_sums, check_gradients, check_gathered, check_agreement, check_facts):
             check(joined)
             joined.wait()
-        print(f"rank {joined.rank} of {joined.world_size} is done")
+        sys.stdout.write(f"rank {joined.rank} of {joined.world_size} is done\n")  # in one piece

@@ -118,7 +118,7 @@ class TrainingConfig(BaseConfig):
     preemption_grace_seconds: PositiveFloat = 30.0
     """Seconds from a signal to the end of the run; a step that is not done after half of them is given up."""
     precision: Precision = "auto"
-    """What the network computes in, in training and evaluations; weights, moments and losses are float32 in any case.
+    """What the network computes in while it is trained; weights, moments and losses are float32 in any case.
 
     `bf16`: by autocast. `tf32`: float32 whose products a GPU rounds to TF32. `auto`: bf16 where the hardware has it."""
     compile: bool = False

@@ -45,8 +45,7 @@ def evaluate(
                 assert batch.labels is not None
                 assert batch.weights is not None
                 # A rank has no row of a batch that has fewer rows than there are ranks.
-                with runtime.autocast():
-                    probabilities = ranker(there).calibrated_probabilities.cpu() if len(batch) else batch.labels
+                probabilities = ranker(there).calibrated_probabilities.cpu() if len(batch) else batch.labels
                 users = [batch.user] if batch.user is not None else []
                 scored = runtime.ranks.gather([probabilities, batch.labels, batch.weights, *users])
                 if runtime.ranks.is_first:

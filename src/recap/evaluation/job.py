@@ -70,7 +70,7 @@ def evaluate_run(
     folder = find_model_dir(run, step)
     model = open_model(folder)
     combined = evaluation_config(config, model.config, folder)
-    runtime = start_runtime(precision=combined.training.precision)
+    runtime = start_runtime()
     ranker = model.ranker.to(runtime.device)
     splits: dict[str, Evaluation] = {}
     strata: dict[str, dict[str, Evaluation]] = {}

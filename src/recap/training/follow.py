@@ -69,6 +69,7 @@ class _Follower:
         self, run: Path, reporter: Reporter, signals: list[int], split: str | None, timeout: float | None
     ) -> None:
         self.run, self.reporter, self.signals, self.split, self.timeout = run, reporter, signals, split, timeout
+        self.runtime = start_runtime()
         self.done = 0
         """The last step that was evaluated."""
         self.seen = time.monotonic()
@@ -139,10 +140,11 @@ class _Follower:
         writer: SummaryWriter,
     ) -> None:
         """All sets at `step`, into the file at once, so that a step is there with all its lines or not at all."""
-        runtime = start_runtime(precision=config.training.precision)
-        ranker, lines = model.ranker.to(runtime.device), ""
+        ranker, lines = model.ranker.to(self.runtime.device), ""
         for split, stream in streams.items():
-            found = evaluate(ranker, stream.restarted(), config, split, runtime, lambda batches: self._heed_signals())
+            found = evaluate(
+                ranker, stream.restarted(), config, split, self.runtime, lambda batches: self._heed_signals()
+            )
             self.reporter.evaluated(step, split, found)
             for task, metrics in found.items():
                 finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
