@@ -167,20 +167,21 @@ def test_learned_weights_of_tasks_are_clipped_with_the_others(feed: Path, tmp_pa
     assert math.sqrt(total) == pytest.approx(1e-3, rel=1e-3)
 
 
-def test_a_gradient_that_is_not_finite_stops_the_run_before_the_weights_move(
-    feed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("size", "what"), [(math.inf, "gradient of"), (1.5e19, "norm of all gradients")])
+def test_gradients_that_are_not_finite_alone_or_together_stop_the_run_before_the_weights_move(
+    feed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: float, what: str
 ) -> None:
     made: list[tuple[nn.Parameter, Tensor]] = []
 
     def with_a_bad_gradient(*given: Any) -> Ranker:
         ranker = new_ranker(*given)
-        parameter = next(ranker.parameters())
-        parameter.register_hook(lambda gradient: gradient * math.inf)
-        made.append((parameter, parameter.detach().clone()))
+        for parameter in ranker.parameters():  # the square of one of this size is a float32, that of two is none
+            parameter.register_hook(lambda gradient: torch.full_like(gradient, size / math.sqrt(gradient.numel())))
+            made.append((parameter, parameter.detach().clone()))
         return ranker
 
     monkeypatch.setattr(trainer, "new_ranker", with_a_bad_gradient)
-    with pytest.raises(RunError, match=r"step 1: the .* is not finite; the weights were not moved"):
+    with pytest.raises(RunError, match=rf"step 1: the {what}.* is not finite; the weights were not moved"):
         train(clipped(feed, tmp_path / "run", NORM), Recorder())
     assert all(torch.equal(parameter, before) for parameter, before in made)
 

@@ -1,5 +1,6 @@
 """One optimizer step: micro-batches forward and backward, then the weights move."""
 
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from shutil import which
@@ -17,7 +18,7 @@ from recap.training.agreement import Agreement
 from recap.training.average import WeightAverage
 from recap.training.balancing import Balancing
 from recap.training.clipping import clip_gradients
-from recap.training.finite import StepGuard
+from recap.training.finite import NotFinite, StepGuard
 from recap.training.optimizer import ScheduledOptimizer
 from recap.training.profile import span
 
@@ -85,14 +86,16 @@ class TrainStep:
             self.guard.check_losses(step, losses)
             self.balancing.finish(losses, ranks)
             self.guard.check_gradients(step)
-            self._clip()
+            self._clip(step)
         return losses
 
-    def _clip(self) -> None:
-        """Clip the gradients if that is asked for."""
+    def _clip(self, step: int) -> None:
+        """Clip the gradients if that is asked for. Raises NotFinite where together they are too large for float32."""
         if self.clipping is not None:
             parameters = [*self.ranker.parameters(), *self.balancing.parameters().values()]
             self.gradient_norm = clip_gradients(self.clipping, parameters)
+            if not math.isfinite(self.gradient_norm):
+                raise NotFinite(step, "norm", ["all gradients"])
 
     def _refuse_small_shares(self) -> None:
         ranks = self.runtime.ranks.world_size
