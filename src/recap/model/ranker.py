@@ -61,10 +61,7 @@ class Ranker(nn.Module):
 
     def raw_outputs(self, batch: Batch) -> list[Tensor]:
         """The columns of `logits`, T times [B], each with a graph of its own behind it."""
-        inputs = self.inputs(batch)
-        if torch.is_autocast_enabled(inputs.device.type):  # once for all layers that read it
-            inputs = inputs.to(torch.get_autocast_dtype(inputs.device.type))
-        read = self.cascade(self.sharing(inputs))
+        read = self.cascade(self.sharing(self.inputs(batch)))
         said = [tower(inputs) for tower, inputs in zip(self.towers.ordered(), read, strict=True)]
         return self.cascade.chained(said)
 
