@@ -298,6 +298,13 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
+def test_kernels_are_not_made_of_sparse_steps() -> None:
+    values = feed_values(Path("feed"), Path("run")) | {"optimizer": optimizer_values("adam", "sgd", sparse=True)}
+    values["training"]["compile"] = True
+    (said,) = said_of(values)
+    assert said.startswith("training.compile: torch.compile makes no kernels for sparse gradients; leave it out")
+
+
 def said_of(values: dict[str, Any]) -> list[str]:
     with pytest.raises(ConfigError) as caught:
         config_of(values)

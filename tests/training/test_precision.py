@@ -1,12 +1,16 @@
 """What the network computes in, and kernels that are made for it."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from model.kinds import make_batch, make_ranker
-from support import Recorder, feed_config
+from support import Recorder, feed_config, feed_values
 from torch.testing import assert_close
 from training.runs import assert_same_run, files, interrupt, records
 
@@ -78,6 +82,18 @@ def test_made_kernels_say_and_learn_the_same_up_to_rounding(feed: Path) -> None:
         found.append([outputs, *torch.autograd.grad(outputs.sum(), list(ranker.parameters()))])
     for plain, made in zip(*found, strict=True):
         assert_close(made, plain, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_compiler_that_fails_ends_the_run_with_its_reason(feed: Path, tmp_path: Path) -> None:
+    values = yaml.safe_dump(feed_values(feed, tmp_path / "run"))
+    (tmp_path / "ranker.yaml").write_text(values)
+    command = [sys.executable, "-m", "recap", "train", str(tmp_path / "ranker.yaml"), "training.compile=true"]
+    environment = os.environ | {"CXX": "false", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 1
+    assert "training.compile: torch.compile failed: " in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_kernels_are_not_made_without_a_compiler(feed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

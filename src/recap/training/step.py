@@ -10,7 +10,7 @@ from torch import Tensor
 
 from recap.config.recap import RecapConfig
 from recap.data.batch import Batch
-from recap.errors import InputError
+from recap.errors import InputError, RunError
 from recap.model.layers import running_statistics
 from recap.model.ranker import Ranker
 from recap.runtime import Runtime, seed_torch
@@ -109,13 +109,29 @@ class TrainStep:
 
 
 def compiled(raw_outputs: Callable[[Batch], list[Tensor]]) -> Callable[[Batch], list[Tensor]]:
-    """The same function in kernels that are made when it is first called. Raises InputError without a compiler."""
+    """The same function in kernels that are made when it is first called. Raises InputError without a compiler.
+
+    What it returns raises RunError where torch cannot make them.
+    """
     if not torch.cuda.is_available() and not any(map(which, filter(None, (os.environ.get("CXX"), "g++", "clang++")))):
         raise InputError(
             "training.compile: torch.compile needs a C++ compiler, and there is neither g++ nor clang++; install one, "
             "name one in CXX, or leave compile out"
         )
-    return torch.compile(raw_outputs)
+    from torch._dynamo.exc import TorchDynamoException
+
+    made = torch.compile(raw_outputs)
+
+    def call(batch: Batch) -> list[Tensor]:
+        try:
+            return made(batch)
+        except TorchDynamoException as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise RunError(
+                f"training.compile: torch.compile failed: {reason}; leave compile out, or mend the compiler"
+            ) from error
+
+    return call
 
 
 def split_rows(batch: Batch, count: int) -> Iterator[Batch]:

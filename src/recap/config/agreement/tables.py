@@ -26,6 +26,12 @@ def table_problems(config: "RecapConfig") -> Disagreements:
             "moves every row of a table in every step, and sparse steps only those of a batch; set it to 0, or "
             "optimizer.tables.sparse to false",
         )
+    if config.training.compile:
+        yield (
+            ("training", "compile"),
+            "torch.compile makes no kernels for sparse gradients; leave it out, or set optimizer.tables.sparse to "
+            "false",
+        )
     if isinstance(optimizer.balancing, PcGradConfig | GradNormConfig):
         yield (
             ("optimizer", "balancing"),
