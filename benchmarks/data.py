@@ -22,6 +22,7 @@ from recap.config.load import config_of
 from recap.config.recap import JobMode
 from recap.data.convert import convert_files
 from recap.data.stream import open_stream
+from recap.runtime import start_runtime
 
 TABLE_ROWS = 2_000_000
 """Rows of 60 scalar columns."""
@@ -66,6 +67,7 @@ def main() -> None:
     parser.add_argument("--tensorflow", metavar="PYTHON", default=None)
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    start_runtime()  # as every job does
     interpreter = options.tensorflow
     if options.child:
         kind, made = options.child

@@ -30,6 +30,7 @@ class Runtime:
 
 def start_runtime(ranks: Ranks = ALONE, precision: Precision = "float32") -> Runtime:
     """The GPU of this rank, the first for a process alone, if there are any; else the CPU. Raises InputError."""
+    sys.setswitchinterval(_SWITCH_SECONDS)
     if not torch.cuda.is_available():
         if precision == "auto":
             precision = "bf16" if torch.cpu._is_avx512_bf16_supported() else "float32"
@@ -45,6 +46,11 @@ def start_runtime(ranks: Ranks = ALONE, precision: Precision = "float32") -> Run
         precision = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "tf32"
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     return Runtime(torch.device("cuda"), ranks, precision)
+
+
+_SWITCH_SECONDS = 5e-4
+"""How long a thread waits before it asks another for the interpreter: with Python's 5 ms, those that read data wait for
+each other for a twentieth of their time."""
 
 
 def _keep_memory() -> None:

@@ -58,7 +58,8 @@ def _integers(values: pa.Array, space: IntegerSpace, name: str, place: Place) ->
     if not pa.types.is_integer(values.type):
         hint = f"integer codes 0 to {space.size - 1} are expected; strings need a vocabulary or a hash"
         raise place.error(name, f"holds {values.type}; {hint}")
-    known = values.fill_null(0).to_numpy(zero_copy_only=False)
+    filled = values.fill_null(0) if values.null_count else values  # without nulls too it would be a copy
+    known = filled.to_numpy(zero_copy_only=False)
     codes: Codes = new_array(known.shape, np.int64)
     np.add(known, 1, out=codes, dtype=np.int64, casting="unsafe")
     np.putmask(codes, (codes < 0) | (codes > space.size), 0)

@@ -39,6 +39,19 @@ def find_features(record: bytes, names: Mapping[bytes, int], spans: list[Span | 
             spans[place] = _feature(record, feature, feature_end)
 
 
+def first_entry(entries: bytes) -> tuple[bytes, Span | None, int]:
+    """Of what a Features message holds the first entry: its name, the span of its feature, where it ends.
+
+    Raises ValueError where it is none.
+    """
+    for number, kind, at, stop in _fields(entries, 0, len(entries)):
+        if number != 1 or kind != _LENGTH:
+            break
+        name, feature, feature_end = _entry(entries, at, stop)
+        return name, _feature(entries, feature, feature_end), stop
+    raise ValueError("no entry")
+
+
 def _entry(record: bytes, start: int, end: int) -> tuple[bytes, int, int]:
     """Name and span of the Feature of a map entry, in whatever order they stand."""
     name, feature = b"", (start, start)

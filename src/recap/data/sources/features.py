@@ -8,12 +8,9 @@ import pyarrow as pa
 
 from recap.data.place import Place
 from recap.data.sources.example import BYTES, FLOATS, INTEGERS, byte_values, decode_varints, loose_numbers
-from recap.data.sources.spans import Bytes, Spans
+from recap.data.sources.spans import Bytes, Spans, bytes_from
 
 _KINDS = {BYTES: "bytes", FLOATS: "floats", INTEGERS: "integers"}
-
-_FEW = 16
-"""Bytes of a row up to which its bytes are gathered one by one."""
 
 
 def feature_column(place: Place, field: pa.Field, data: Bytes, spans: Spans, feature: int) -> pa.Array:
@@ -85,8 +82,8 @@ def _packed(data: Bytes, spans: Spans, feature: int) -> tuple[Bytes, npt.NDArray
     kinds, starts, ends = spans.kinds[feature], spans.starts[feature], spans.ends[feature]
     if (kinds >= 0).all():
         sizes = np.where(kinds > 0, ends - starts, 0)
-        if len(sizes) and sizes.min() == sizes.max() <= _FEW:
-            return data[starts[:, None] + np.arange(sizes[0])].reshape(-1), sizes
+        if len(sizes) and sizes.min() == sizes.max() > 0:
+            return bytes_from(data, starts, int(sizes[0])).reshape(-1), sizes
         views = pa.LargeListViewArray.from_arrays(pa.array(starts), pa.array(sizes), pa.array(data))
         packed = views.flatten().to_numpy(zero_copy_only=True)
         return packed.copy() if np.may_share_memory(packed, data) else packed, sizes

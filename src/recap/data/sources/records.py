@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from recap.data.sources.blocks import Block, Cut
 from recap.data.sources.inflate import Damaged
+from recap.data.sources.spans import bytes_from
 
 HEAD, FOOT = 12, 4
 """Bytes before and after the data of a record."""
@@ -80,6 +81,5 @@ def damaged_records(data: npt.NDArray[np.uint8], spans: npt.NDArray[np.int64]) -
     found = [google_crc32c.value(data[start:end]) for start, end in spans.tolist()]
     crc = np.array(found, np.uint32)
     masked = (crc >> np.uint32(15) | crc << np.uint32(17)) + np.uint32(0xA282EAD8)
-    feet = spans[:, 1, None] + np.arange(FOOT)
-    told = data[feet].view("<u4")[:, 0]
+    told = bytes_from(data, spans[:, 1], FOOT).view("<u4")[:, 0]
     return np.flatnonzero(masked != told).tolist()

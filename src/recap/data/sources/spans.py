@@ -6,11 +6,12 @@ one packed run. What is unusual about a record does not matter here; `find_featu
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from recap.data.sources.example import BYTES, INTEGERS, Span, find_features
+from recap.data.sources.example import BYTES, INTEGERS, Span, find_features, first_entry
 
 Bytes = npt.NDArray[np.uint8]
 Positions = npt.NDArray[np.int64]
@@ -65,25 +66,59 @@ def _walk(data: Bytes, starts: Positions, ends: Positions, names: Mapping[bytes,
     rows = np.flatnonzero(usual & (position < ends))
     position = position[rows]
     while len(rows):
-        size, entry = _varints(data, position + 1)
-        key_size = _at(data, entry + 1)
-        value, stop = entry + 2 + key_size, entry + size
-        usual = (_at(data, position) == _KEY) & (_at(data, entry) == _KEY) & (key_size < 128)
-        usual &= (value <= stop) & (stop <= ends[rows])  # positions only rise: all that was read lies before the end
-        size, feature = _varints(data, value + 1)
-        usual &= (_at(data, value) == _VALUE) & (feature + size == stop)
-        place = _places(data, entry + 2, key_size, np.flatnonzero(usual), names)
-        usual &= place > -2
-        wanted = np.flatnonzero(usual & (place >= 0))
-        if len(wanted):
-            kinds, first, found = _lists(data, feature[wanted], stop[wanted])
-            at = place[wanted], rows[wanted]
-            spans.kinds[at], spans.starts[at], spans.ends[at] = kinds, first, stop[wanted]
-            usual[wanted] = found
-        unusual[rows[~usual]] = True
-        on = usual & (stop < ends[rows])
-        rows, position = rows[on], stop[on]
+        found = _alike(data, position, ends[rows], names) or _entries(data, position, ends[rows], names)
+        there = found.usual & (found.places >= 0)
+        at = found.places[there], rows[there]
+        spans.kinds[at], spans.starts[at], spans.ends[at] = found.kinds[there], found.starts[there], found.stops[there]
+        unusual[rows[~found.usual]] = True
+        on = found.usual & (found.stops < ends[rows])
+        rows, position = rows[on], found.stops[on]
     return np.flatnonzero(unusual).tolist()
+
+
+class _Entries(NamedTuple):
+    """Map entries, one of each of some records."""
+
+    places: Positions  # in the names; -1 where it is not in there
+    kinds: npt.NDArray[np.int8]  # of those in the names, as all that follows
+    starts: Positions  # of the bytes that a feature is
+    stops: Positions  # of all entries: where they end, and the bytes with them
+    usual: npt.NDArray[np.bool_]  # of all: whether this is known
+
+
+def _entries(data: Bytes, position: Positions, ends: Positions, names: Mapping[bytes, int]) -> _Entries:
+    """The entries at some positions in records that end at `ends`."""
+    size, entry = _varints(data, position + 1)
+    key_size = _at(data, entry + 1)
+    value, stop = entry + 2 + key_size, entry + size
+    usual = (_at(data, position) == _KEY) & (_at(data, entry) == _KEY) & (key_size < 128)
+    usual &= (value <= stop) & (stop <= ends)  # positions only rise: all that was read lies before the end
+    size, feature = _varints(data, value + 1)
+    usual &= (_at(data, value) == _VALUE) & (feature + size == stop)
+    places = _places(data, entry + 2, key_size, np.flatnonzero(usual), names)
+    usual &= places > -2
+    kinds, starts = np.zeros(len(position), np.int8), feature.copy()
+    wanted = np.flatnonzero(usual & (places >= 0))
+    if len(wanted):
+        kinds[wanted], starts[wanted], usual[wanted] = _lists(data, feature[wanted], stop[wanted])
+    return _Entries(places, kinds, starts, stop, usual)
+
+
+def _alike(data: Bytes, position: Positions, ends: Positions, names: Mapping[bytes, int]) -> _Entries | None:
+    """The same, if all that stands before the bytes of the feature is in each entry as it is in the first one."""
+    try:
+        name, span, size = first_entry(data[position[0] : ends[0]].tobytes())
+    except ValueError:
+        return None
+    kind, head, end = span or (0, size, size)
+    if kind < 0 or end < size or (position + size > ends).any():
+        return None
+    heads = bytes_from(data, position, head)
+    if (heads != heads[0]).any():
+        return None
+    rows = len(position)
+    places, kinds = np.full(rows, names.get(name, -1)), np.full(rows, kind, np.int8)
+    return _Entries(places, kinds, position + head, position + size, np.ones(rows, bool))
 
 
 def _places(data: Bytes, starts: Positions, sizes: Bytes, rows: Positions, names: Mapping[bytes, int]) -> Positions:
@@ -133,3 +168,9 @@ def _varints(data: Bytes, at: Positions) -> tuple[Positions, Positions]:
 def _at(data: Bytes, positions: Positions) -> Bytes:
     """The bytes at some positions; any byte for those behind the end."""
     return data.take(positions, mode="clip")
+
+
+def bytes_from(data: Bytes, starts: Positions, size: int) -> Bytes:
+    """[rows, size]: so many bytes, at least one, from each of `starts` on; all lie in `data`, which is in one piece."""
+    runs: npt.NDArray[np.void] = np.ndarray((len(data) - size + 1,), f"V{size}", data.data, strides=(1,))
+    return runs[starts].view(np.uint8).reshape(-1, size)  # each run is copied at once
