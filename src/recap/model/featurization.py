@@ -39,7 +39,7 @@ def signed_log(values: Tensor) -> Tensor:
 
 def finite(values: Tensor) -> Tensor:
     """The values, 0 where they are NaN or infinite, of any shape."""
-    return torch.where(values.isfinite(), values, 0.0)
+    return values.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
 
 
 class Log1pAbs(nn.Module):

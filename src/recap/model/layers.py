@@ -46,6 +46,29 @@ DROP_RATE = 0.1
 """Of a dropout that says none."""
 
 
+class Dropout(nn.Dropout):
+    """Dropout, on a CPU several times as fast as torch's, which draws a number for each value, one after the other.
+
+    Here a value is dropped where as many random bits as it has itself, as an integer, are among the lowest.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - its name in nn.Dropout
+        """Any shape → the same shape."""
+        if not self.training or self.p == 0 or input.device.type != "cpu" or torch.compiler.is_compiling():
+            return super().forward(input)
+        width = 8 * input.element_size()
+        integers = _INTEGERS[width]
+        dropped = min(round(self.p * 2**width), 2**width - 1)  # of all integers
+        scale = torch.tensor(2**width / (2**width - dropped), dtype=input.dtype)
+        drawn = torch.empty(-(-input.numel() * width // 64), dtype=torch.int64).random_(-(2**63), None)
+        kept = drawn.view(integers)[: input.numel()].view(input.shape)
+        torch.ge(kept, dropped - 2 ** (width - 1), out=kept)  # 0 or 1
+        return input * kept.mul_(scale.view(integers)).view(input.dtype)  # the bits of 0, or of the scale
+
+
+_INTEGERS = {16: torch.int16, 32: torch.int32, 64: torch.int64}
+
+
 class BatchRenorm(nn.Module):
     """Batch renormalisation (Ioffe 2017, arXiv:1702.03275, algorithm 1), [B, features] → [B, features].
 
@@ -130,7 +153,7 @@ class Mlp(nn.Module):
             if final_layer_activation or not last:
                 layers.append(nn.ReLU())
                 if dropout_config is not None:
-                    layers.append(nn.Dropout(rates[index]))
+                    layers.append(Dropout(rates[index]))
             in_features = size
         self.layers = nn.Sequential(*layers)
         self.out_features = in_features

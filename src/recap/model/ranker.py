@@ -61,7 +61,10 @@ class Ranker(nn.Module):
 
     def raw_outputs(self, batch: Batch) -> list[Tensor]:
         """The columns of `logits`, T times [B], each with a graph of its own behind it."""
-        read = self.cascade(self.sharing(self.inputs(batch)))
+        inputs = self.inputs(batch)
+        if torch.is_autocast_enabled(inputs.device.type):  # rounded once, for all layers that read them
+            inputs = inputs.to(torch.get_autocast_dtype(inputs.device.type))
+        read = self.cascade(self.sharing(inputs))
         said = [tower(inputs) for tower, inputs in zip(self.towers.ordered(), read, strict=True)]
         return self.cascade.chained(said)
 

@@ -11,6 +11,7 @@ from recap.config.histories import HistoryColumns, HistoryModelConfig, NumberEve
 from recap.config.optimizer import DEFAULT
 from recap.data.batch import Batch
 from recap.model.embeddings import DiscreteEmbeddings
+from recap.model.featurization import finite, signed_log
 from recap.model.histories import build_history_encoder
 from recap.model.layers import linear
 from recap.model.names import NamedModules
@@ -50,8 +51,7 @@ class Events(nn.Module):
             if key in self.tables:
                 said = embeddings.rows(self.tables[key], values)
             else:
-                finite = torch.where(values.isfinite(), values, 0.0)
-                said = (finite.sign() * finite.abs().log1p())[..., None]
+                said = signed_log(finite(values))[..., None]
             events = events + (self.projections.named(key)(said) if key in self.projected else said)
         return events
 

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from recap.config.histories import TransformerConfig
 from recap.model.histories.encoder import HistoryEncoder, is_there
-from recap.model.layers import drop_rates, linear
+from recap.model.layers import Dropout, drop_rates, linear
 
 _POSITION_DEVIATION = 0.02
 
@@ -24,7 +24,7 @@ class _Block(nn.Module):
         self.queries, self.keys, self.values = linear(width, width), linear(width, width), linear(width, width)
         self.joined = linear(width, width)
         self.feed_forward = nn.Sequential(linear(width, 4 * width), nn.GELU(), linear(4 * width, width))
-        self.dropout = nn.Dropout(drop_rate)
+        self.dropout = Dropout(drop_rate)
 
     def forward(self, tokens: Tensor, seen: Tensor) -> Tensor:
         """`seen` [B, 1, N, N] bool: which tokens (last axis) each token sees."""
