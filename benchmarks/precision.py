@@ -1,4 +1,4 @@
-"""What bf16 costs in quality: mean AUC of a recipe over several seeds, in float32 and in bf16.
+"""What bf16 costs in quality: the AUC of a recipe's tasks over several seeds, in float32 and in bf16.
 
     python benchmarks/precision.py recipes/kuairand/ranker.yaml [section.key=value …] [--seeds 3]
 
@@ -6,9 +6,11 @@ Its data must be there (`make run`, `make recipe-kuairand`).
 """
 
 import argparse
+import math
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from statistics import mean, pstdev
+from statistics import mean, stdev
 
 from train import Clock
 
@@ -16,36 +18,50 @@ from recap.config.load import load_config
 from recap.evaluation.job import evaluate_run
 from recap.training.trainer import train
 
-PRECISIONS = ("float32", "bf16")
 WARM_UP = 20
+AUCS = dict[tuple[str, str], float]
+"""(Validation set, task) → AUC."""
 
 
 def main() -> None:
-    """Train with every seed in each precision, in turn, and print the means."""
+    """Train with every seed in each precision, in turn, and print how far the AUC of bf16 is from that of float32."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", type=Path)
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
-    found: dict[str, list[tuple[float, float]]] = {precision: [] for precision in PRECISIONS}
-    with tempfile.TemporaryDirectory() as made:
-        for seed in range(options.seeds):
-            for precision in PRECISIONS:
-                run = Path(made) / f"{precision}-{seed}"
-                changes = [f"training.save_dir={run}", f"training.seed={seed}", f"training.precision={precision}"]
-                config = load_config(options.recipe, [*options.overrides, *changes, "training.eval_log_every_n=null"])
-                clock = Clock(WARM_UP)
-                train(config, clock)
-                splits = evaluate_run(config, run).splits
-                aucs = [metrics["auc"] for tasks in splits.values() for metrics in tasks.values() if "auc" in metrics]
-                found[precision].append((mean(auc for auc in aucs if auc == auc), clock.speed))
-                print(f"seed {seed}, {precision}: mean AUC {found[precision][-1][0]:.5f}", flush=True)
-    means = {precision: mean(auc for auc, _ in each) for precision, each in found.items()}
-    for precision, each in found.items():
-        deviation = pstdev(auc for auc, _ in each)
-        speed = mean(speed for _, speed in each)
-        print(f"{precision:<8} mean AUC {means[precision]:.5f} ± {deviation:.5f}, {speed:,.0f} examples/s")
-    print(f"difference {means['bf16'] - means['float32']:+.5f} (asked: within 0.001)")
+    found: dict[str, list[AUCS]] = {"float32": [], "bf16": []}
+    for seed in range(options.seeds):
+        for precision, each in found.items():
+            aucs, speed = trained(options.recipe, options.overrides, seed, precision)
+            each.append(aucs)
+            print(f"seed {seed}, {precision}: mean AUC {mean(aucs.values()):.5f}, {speed:,.0f} examples/s", flush=True)
+    print("bf16 − float32, mean over the seeds ± its standard error:")
+    for name in found["float32"][0]:
+        print(f"  {' '.join(name):<32} {difference([[aucs[name] for aucs in each] for each in found.values()])}")
+    means = [[mean(aucs.values()) for aucs in each] for each in found.values()]
+    print(f"  {'mean of all (asked: 0.001)':<32} {difference(means)}")
+
+
+def trained(recipe: Path, overrides: list[str], seed: int, precision: str) -> tuple[AUCS, float]:
+    """What a run reaches, and its speed in examples/s."""
+    with tempfile.TemporaryDirectory() as run:
+        changes = [f"training.save_dir={run}/run", f"training.seed={seed}", f"training.precision={precision}"]
+        config = load_config(recipe, [*overrides, *changes, "training.eval_log_every_n=null"])
+        clock = Clock(WARM_UP)
+        train(config, clock)
+        splits = evaluate_run(config, Path(run) / "run").splits
+    found = {
+        (split, task): each.get("auc", math.nan) for split, tasks in splits.items() for task, each in tasks.items()
+    }
+    return {name: auc for name, auc in found.items() if not math.isnan(auc)}, clock.speed
+
+
+def difference(pairs: Sequence[Sequence[float]]) -> str:
+    """Of the second from the first, seed by seed."""
+    found = [rounded - exact for exact, rounded in zip(*pairs, strict=True)]
+    error = stdev(found) / math.sqrt(len(found)) if len(found) > 1 else math.nan
+    return f"{mean(found):+.5f} ± {error:.5f}"
 
 
 if __name__ == "__main__":

@@ -25,7 +25,8 @@ class Runtime:
 
     def autocast(self) -> AbstractContextManager[object]:
         """The network is trained within this."""
-        return torch.autocast(self.device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext()
+        dtype = {"bf16": torch.bfloat16, "float16": torch.float16}.get(self.precision)
+        return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
 
 
 def start_runtime(ranks: Ranks = ALONE, precision: Precision = "float32") -> Runtime:

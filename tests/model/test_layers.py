@@ -41,6 +41,11 @@ def test_dropout_keeps_shape_and_dtype_and_gradients_of_what_it_kept(
     assert torch.equal(inputs.grad * 2, output)
 
 
+def test_dropout_drops_the_same_whatever_the_dtype() -> None:
+    outputs = [dropped(torch.ones(1001, dtype=dtype), 0.3) for dtype in (torch.float32, torch.bfloat16, torch.float64)]
+    assert all(torch.equal(output != 0, outputs[0] != 0) for output in outputs)
+
+
 def test_dropout_is_a_function_of_the_seed() -> None:
     inputs = torch.ones(1000)
     assert torch.equal(dropped(inputs, 0.3, 1), dropped(inputs, 0.3, 1))

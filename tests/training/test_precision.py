@@ -1,5 +1,6 @@
 """What the network computes in, and kernels that are made for it."""
 
+import json
 import os
 import subprocess
 import sys
@@ -16,7 +17,10 @@ from training.runs import assert_same_run, files, interrupt, records
 
 from recap.errors import InputError
 from recap.evaluation.job import evaluate_run
-from recap.runtime import start_runtime
+from recap.model.saved import checkpoint_path
+from recap.runtime import seed_torch, start_runtime
+from recap.training.balancing import build_balancing
+from recap.training.loss_scale import LossScale, LossScaleState
 from recap.training.signals import Interrupted
 from recap.training.step import compiled
 from recap.training.trainer import train
@@ -100,3 +104,76 @@ def test_kernels_are_not_made_without_a_compiler(feed: Path, tmp_path: Path, mon
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(InputError, match=r"training.compile: torch.compile needs a C\+\+ compiler"):
         run(feed, tmp_path / "run", compile=True)
+
+
+# Losses are scaled under float16.
+
+
+def test_a_step_in_float16_is_that_of_float32_up_to_rounding(feed: Path, tmp_path: Path) -> None:
+    exact, rounded = (run(feed, tmp_path / name, precision=name) for name in ("float32", "float16"))
+    assert exact != rounded
+    assert_close(rounded, exact, atol=0.01, rtol=0.01)
+
+
+def test_a_stopped_run_in_float16_resumes_to_the_very_same_end(feed: Path, tmp_path: Path) -> None:
+    run(feed, tmp_path / "whole", precision="float16")
+    stopped = feed_config(feed, tmp_path / "stopped", training={"precision": "float16"})
+    with pytest.raises(Interrupted):
+        train(stopped, Recorder({5: interrupt}))
+    train(stopped, Recorder())
+    assert_same_run(tmp_path / "whole", tmp_path / "stopped", 12)
+    state = json.loads((checkpoint_path(tmp_path / "stopped", 12) / "state.json").read_text())
+    assert state["loss_scale"]["good_steps"] == 12
+
+
+def test_what_a_scale_multiplies_it_divides_again(feed: Path) -> None:
+    """Of every kind of balancing: powers of two change no bit."""
+    for kind in ("none", "uncertainty", "pcgrad", "grad_norm"):
+        config = feed_config(feed, Path("run"), optimizer={"balancing": {"kind": kind}})
+        batch = make_batch(config, rows=16)
+        found = []
+        for scale in (1.0, 2.0**16):
+            ranker = make_ranker(config).eval()
+            balancing = build_balancing(config, ranker, torch.device("cpu"))
+            losses = balancing.backward(ranker.raw_outputs(batch), batch, scale)
+            balancing.unscale(scale)
+            seed_torch(0, 1)
+            balancing.finish(losses.double())
+            found.append([each.grad for each in [*ranker.parameters(), *balancing.parameters().values()]])
+        assert any(each is not None and bool(each.any()) for each in found[0])
+        for plain, scaled in zip(*found, strict=True):
+            assert plain is scaled is None or torch.equal(plain, scaled)
+
+
+def test_a_step_whose_gradients_are_too_large_is_done_again_with_half_the_scale(feed: Path, tmp_path: Path) -> None:
+    def resumed(name: str, factor: float) -> dict[str, Any]:
+        """The last state of a run whose scale was set to `factor` after 6 steps."""
+        run(feed, tmp_path / name, precision="float16", num_train_steps=6)
+        set_scale(checkpoint_path(tmp_path / name, 6), factor)
+        run(feed, tmp_path / name, precision="float16")
+        state: dict[str, Any] = json.loads((checkpoint_path(tmp_path / name, 12) / "state.json").read_text())
+        return state
+
+    halved = resumed("halved", 2.0**40)
+    factor = halved["loss_scale"]["factor"]
+    assert 1 < factor < 2.0**40
+    assert (halved["step"], halved["skipped_steps"]) == (12, 0)
+    resumed("good", factor)
+    assert_same_run(tmp_path / "halved", tmp_path / "good", 12)
+
+
+def set_scale(checkpoint: Path, factor: float) -> None:
+    """As if it had grown to that by now."""
+    state = json.loads((checkpoint / "state.json").read_text())
+    state["loss_scale"]["factor"] = factor
+    (checkpoint / "state.json").write_text(json.dumps(state))
+
+
+def test_a_scale_is_halved_down_to_1_and_doubles_after_many_good_steps() -> None:
+    scale = LossScale(LossScaleState(4.0), used=True)
+    assert [scale.halve(), scale.halve(), scale.halve(), scale.factor] == [True, True, False, 1.0]
+    for _ in range(scale.GROWS_AFTER):
+        scale.keep()
+    assert (scale.factor, scale.state.good_steps) == (2.0, 0)
+    unused = LossScale(LossScaleState(), used=False)
+    assert (unused.factor, unused.halve()) == (1.0, False)

@@ -77,7 +77,7 @@ class InitialWeightsConfig(BaseConfig):
                 yield ("fresh", index), f"{name!r} is named twice; once is enough"
 
 
-Precision = Literal["auto", "float32", "tf32", "bf16"]
+Precision = Literal["auto", "float32", "tf32", "bf16", "float16"]
 
 
 class TrainingConfig(BaseConfig):
@@ -120,7 +120,8 @@ class TrainingConfig(BaseConfig):
     precision: Precision = "auto"
     """What the network computes in while it is trained; weights, moments and losses are float32 in any case.
 
-    `bf16`: by autocast. `tf32`: float32 whose products a GPU rounds to TF32. `auto`: bf16 where the hardware has it."""
+    `bf16`, `float16`: by autocast; under float16 losses are scaled, so that small gradients do not vanish. `tf32`:
+    float32 whose products a GPU rounds to TF32. `auto`: bf16 where the hardware has it."""
     compile: bool = False
     """Whether torch.compile makes kernels for the network: minutes at the start for faster steps."""
     seed: NonNegativeInt = 0

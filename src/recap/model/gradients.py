@@ -43,6 +43,10 @@ class TaskGradients:
                     before = self.sums[place][task]
                     self.sums[place][task] = gradient if before is None else before + gradient
 
+    def unscale(self, scale: float) -> None:
+        """Divide all by `scale`."""
+        self.sums = [[each if each is None else each / scale for each in gradients] for gradients in self.sums]
+
     def sum_over(self, ranks: Ranks) -> None:
         """Add up the gradients of all ranks, so that each has those of all rows."""
         flat = [gradient for gradients in self.sums for gradient in gradients]

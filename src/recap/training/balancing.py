@@ -18,7 +18,10 @@ from recap.ranks import ALONE, Ranks
 
 
 class Balancing(ABC):
-    """Turns the outputs of micro-batches into the gradients of a step: `backward` for each, then `finish`."""
+    """Turns the outputs of micro-batches into the gradients of a step: `backward` for each, then `finish`.
+
+    Between them `unscale`, where the share that `backward` was told was multiplied by a scale.
+    """
 
     def __init__(self, config: RecapConfig, device: torch.device) -> None:
         self.loss = MultiTaskLoss.of(config.model).to(device)
@@ -34,6 +37,10 @@ class Balancing(ABC):
     @abstractmethod
     def backward(self, outputs: Sequence[Tensor], batch: Batch, share: float) -> Tensor:
         """Take in the raw outputs (T × [B]) of a micro-batch that is this `share` of the step; its losses [T]."""
+
+    @abstractmethod
+    def unscale(self, scale: float) -> None:
+        """Divide by `scale` all that `backward` took in."""
 
     @abstractmethod
     def finish(self, losses: Tensor, ranks: Ranks = ALONE) -> None:
@@ -76,14 +83,23 @@ class MeanOfLosses(Balancing):
         (total * share).backward()  # type: ignore[no-untyped-call]
         return losses.detach()
 
+    def unscale(self, scale: float) -> None:
+        """In place."""
+        for parameter in self._moved():
+            if parameter.grad is not None:
+                parameter.grad.div_(scale)
+
     def finish(self, losses: Tensor, ranks: Ranks = ALONE) -> None:
         """Alone, nothing is left to do."""
         if ranks.is_alone:
             return
-        parameters = [*self.ranker.parameters(), *self.parameters().values()]
+        parameters = self._moved()
         sums = ranks.sum_gradients([parameter.grad for parameter in parameters], parameters)
         for parameter, total in zip(parameters, sums, strict=True):
             parameter.grad = total
+
+    def _moved(self) -> list[nn.Parameter]:
+        return [*self.ranker.parameters(), *self.parameters().values()]
 
     def forget(self) -> None:
         """Nothing was kept."""
@@ -139,6 +155,10 @@ class _ByTask(Balancing):
         losses = self.losses(leaf, batch)
         self.gradients.add(outputs, leaf, losses * self.loss_weights * share)
         return losses.detach()
+
+    def unscale(self, scale: float) -> None:
+        """The gradients of each task."""
+        self.gradients.unscale(scale)
 
     def forget(self) -> None:
         """No gradient of the step is left."""

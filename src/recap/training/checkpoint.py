@@ -33,6 +33,7 @@ from recap.model.saved import (
 )
 from recap.training.average import WeightAverage
 from recap.training.balancing import Balancing
+from recap.training.loss_scale import LossScaleState
 from recap.training.optimizer import ScheduledOptimizer
 from recap.training.watch import WatchState
 
@@ -65,6 +66,8 @@ class RunState:
     """The step at which the watched metric was best; its checkpoint is kept."""
     watch: WatchState = field(default_factory=WatchState)
     """What is remembered of the watched metric."""
+    loss_scale: LossScaleState = field(default_factory=LossScaleState)
+    """The scale of losses; it moves under float16 alone."""
     finished: bool = False
     """Whether nothing is left to do; who follows the run need not wait for another checkpoint."""
 
@@ -179,7 +182,8 @@ class Checkpoints:
         if (folder / BALANCING).exists():
             balancing.load_state_dict(load_file(folder / BALANCING))
         found = json.loads((folder / STATE).read_text())
-        return RunState(**found | {"watch": WatchState(**found["watch"])})
+        scale = LossScaleState(**found.get("loss_scale", {}))  # which no older checkpoint has
+        return RunState(**found | {"watch": WatchState(**found["watch"]), "loss_scale": scale})
 
     def _copied(self, file: str, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """The tensors as they are now, in memory of their own."""

@@ -16,6 +16,7 @@ class NotFinite(RunError):
 
     def __init__(self, step: int, what: str, names: Sequence[str]) -> None:
         """`what` there is of each of `names`: tasks, parameters or buffers."""
+        self.what = what
         more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
         super().__init__(
             f"step {step}: the {what} of {', '.join(names[:_SHOWN])}{more} is not finite; the weights were not moved"

@@ -19,6 +19,7 @@ from recap.training.average import WeightAverage
 from recap.training.balancing import Balancing
 from recap.training.clipping import clip_gradients
 from recap.training.finite import NotFinite, StepGuard
+from recap.training.loss_scale import LossScale, LossScaleState
 from recap.training.optimizer import ScheduledOptimizer
 from recap.training.profile import span
 
@@ -35,8 +36,12 @@ class TrainStep:
         average: WeightAverage,
         runtime: Runtime,
         agreement: Agreement,
+        scale: LossScaleState | None = None,
     ) -> None:
-        """`agreement` is that of all ranks, each of which has its share of a batch. InputError if that is too small."""
+        """`agreement` is that of all ranks, each of which has its share of a batch. InputError if that is too small.
+
+        `scale`: what is remembered of the scale of losses; none given: nothing yet.
+        """
         self.rows, self.agreement = config.train_data.global_batch_size, agreement
         self.seed, self.parts = config.training.seed, config.training.gradient_accumulation or 1
         self.tasks, self.clipping = config.tasks, config.optimizer.clip_gradients
@@ -44,6 +49,7 @@ class TrainStep:
         """Of the last step, before its gradients were clipped; None where they are not."""
         self.ranker, self.balancing, self.optimizer, self.runtime = ranker, balancing, optimizer, runtime
         self.average, self.guard = average, StepGuard(self.tasks, ranker, balancing)
+        self.scale = LossScale(scale or LossScaleState(), used=runtime.precision == "float16")
         self.raw_outputs = compiled(ranker.raw_outputs) if config.training.compile else ranker.raw_outputs
         self.statistics = running_statistics(ranker)
         self._refuse_small_shares()
@@ -55,16 +61,24 @@ class TrainStep:
         Raises NotFinite and StopNow; all is then as it was before the step.
         """
         self.guard.remember()
-        try:
-            with self.agreement.received.when_late():
-                losses = self._gradients(batch, step)
-        except BaseException:
-            self.guard.bring_back()
-            raise
+        while (losses := self._tried(batch, step)) is None:
+            pass
+        self.scale.keep()
         with span("optimizer"):
             self.optimizer.step(rates)
             self.average.update(step)
         return losses
+
+    def _tried(self, batch: Batch, step: int) -> Tensor | None:
+        """The same as `_gradients`; None, and all is as it was, if the scale of the losses was too large."""
+        try:
+            with self.agreement.received.when_late():
+                return self._gradients(batch, step)
+        except BaseException as error:
+            self.guard.bring_back()
+            if isinstance(error, NotFinite) and error.what == "gradient" and self.scale.halve():
+                return None
+            raise
 
     def _gradients(self, batch: Batch, step: int) -> Tensor:
         """Have the gradients of a step in place; its losses, [T] float64."""
@@ -78,12 +92,14 @@ class TrainStep:
                 outputs = self.raw_outputs(micro_batch)
             share = len(micro_batch) / self.rows
             with span("backward"):
-                per_task = self.balancing.backward(outputs, micro_batch, share)  # [T]
+                per_task = self.balancing.backward(outputs, micro_batch, share * self.scale.factor)  # [T]
                 losses += per_task.cpu().double() * share
         with span("backward"):  # what is done to gradients belongs to it
             losses = self.agreement.sum(losses)
             ranks.mean_(self.statistics)
             self.guard.check_losses(step, losses)
+            if self.scale.used:
+                self.balancing.unscale(self.scale.factor)
             self.balancing.finish(losses, ranks)
             self.guard.check_gradients(step)
             self._clip(step)

@@ -117,9 +117,6 @@ class Trainer:
         self.balancing = build_balancing(config, ranker, self.runtime.device)
         self.optimizer = ScheduledOptimizer(config, ranker, self.balancing.parameters())
         self.average = WeightAverage(config.training.ema, ranker)
-        self.train_step = TrainStep(
-            config, ranker, self.balancing, self.optimizer, self.average, self.runtime, agreement
-        )
         self.policy = build_policy(config.training.non_finite)
         self.evaluations = Evaluations(config, ranker, validation, self.runtime, reporter, agreement)
         self.save_dir = Path(config.training.save_dir)
@@ -127,6 +124,8 @@ class Trainer:
         self.state = self._restore(accept_changed_data)
         self.state.stream = self.stream.state_dict()
         self.saved_step = self.state.step
+        parts = (self.balancing, self.optimizer, self.average, self.runtime, agreement)
+        self.train_step = TrainStep(config, ranker, *parts, self.state.loss_scale)
         self.watch = Watch(config.training.watch, self.state.watch)
         self.log = TrainLog(config, self.state, self.stream)
         data = {"train_data": self.stream.source.contents}
@@ -231,6 +230,8 @@ class Trainer:
         with span("logging"):
             rates = self.optimizer.rates(state.step - 1, self.watch.cut)
             record = {**self.log.record(rates, self.balancing.task_weights()), **self._norms()}
+            if self.train_step.scale.used:
+                record["loss_scale"] = self.train_step.scale.factor
             self.trackers.log(record)
             self.reporter.logged(record)
 
