@@ -51,10 +51,8 @@ def trained(recipe: Path, overrides: list[str], seed: int, precision: str) -> tu
         clock = Clock(WARM_UP)
         train(config, clock)
         splits = evaluate_run(config, Path(run) / "run").splits
-    found = {
-        (split, task): each.get("auc", math.nan) for split, tasks in splits.items() for task, each in tasks.items()
-    }
-    return {name: auc for name, auc in found.items() if not math.isnan(auc)}, clock.speed
+    aucs = {(split, task): each.get("auc", math.nan) for split, of in splits.items() for task, each in of.items()}
+    return {name: auc for name, auc in aucs.items() if not math.isnan(auc)}, clock.speed
 
 
 def difference(pairs: Sequence[Sequence[float]]) -> str:
