@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from recap.cli.main import app
 from recap.config.load import config_of
 from recap.config.yaml_file import render
+from recap.errors import ConfigError
 from recap.model.summary import ModuleSummary, summarise, synthetic_batch
 from recap.training.optimizer import ScheduledOptimizer
 
@@ -122,3 +123,22 @@ def test_the_command_reads_no_data_and_says_which_file_it_lacks(tmp_path: Path) 
     (folder / "languages.parquet").unlink()
     lacking = CliRunner().invoke(app, ["model", "summary", str(config)])
     assert "languages.parquet: vocabulary of 'language': no such file" in str(lacking.exception)
+
+
+def test_frozen_weights_take_no_gradients_and_what_learns_an_average() -> None:
+    values = make_config("mlp-share_all").model_dump()
+    values["training"]["ema"] = {"decay": 0.99}
+    whole = summarise(config_of(values), LANGUAGES)
+    values["optimizer"]["frozen"] = ["inputs.embeddings"]
+    found = summarise(config_of(values), LANGUAGES)
+    assert whole.average_bytes == whole.gradient_bytes == 4 * whole.parameters
+    assert found.average_bytes == found.gradient_bytes == whole.gradient_bytes - TABLES
+    assert found.moment_bytes == 2 * found.gradient_bytes
+    assert (found.parameters, found.weight_bytes) == (whole.parameters, whole.weight_bytes)
+
+
+def test_a_frozen_module_that_is_none_is_refused() -> None:
+    values = make_config("mlp-share_all").model_dump()
+    values["optimizer"]["frozen"] = ["inputs.embedings"]
+    with pytest.raises(ConfigError, match=r"optimizer.frozen.0: 'inputs.embedings' is no module with weights"):
+        summarise(config_of(values), LANGUAGES)

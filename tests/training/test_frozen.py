@@ -15,11 +15,11 @@ from recap.config.load import config_of
 from recap.config.recap import RecapConfig
 from recap.data.assets import load_assets
 from recap.errors import ConfigError
+from recap.model.frozen import freeze
 from recap.model.gradients import TaskGradients
 from recap.model.loss import MultiTaskLoss
 from recap.model.saved import new_ranker
 from recap.runtime import seed_torch
-from recap.training.frozen import freeze
 from recap.training.signals import Interrupted
 from recap.training.trainer import train
 

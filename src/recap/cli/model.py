@@ -72,6 +72,7 @@ def _totals(found: "ModelSummary") -> list[str]:
         f"FLOPs an example, forward: {found.flops:,} (matrix products)",
         f"memory: weights {_mib(found.weight_bytes)}, gradients {_mib(found.gradient_bytes)}, "
         f"moments of the optimizer {_mib(found.moment_bytes)}, "
+        f"{f'average of the weights {_mib(found.average_bytes)}, ' if found.average_bytes else ''}"
         f"activations {found.activation_bytes / 2**10:,.1f} KiB an example",
     ]
 

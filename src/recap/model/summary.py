@@ -20,6 +20,7 @@ from recap.config.recap import JobMode, RecapConfig
 from recap.data.assets import Assets
 from recap.data.batch import Batch
 from recap.data.schema import RowEncoder
+from recap.model.frozen import freeze
 from recap.model.ranker import Ranker
 from recap.model.saved import build_ranker
 
@@ -52,9 +53,11 @@ class ModelSummary:
     weight_bytes: int
     """Parameters and buffers, as the weights file holds them."""
     gradient_bytes: int
-    """Of all parameters, but for tables whose gradients are sparse: those hold the rows of a batch alone."""
+    """Of all parameters that learn, but for tables whose gradients are sparse: those hold the rows of a batch alone."""
     moment_bytes: int
     """What the optimizer keeps beside them."""
+    average_bytes: int
+    """The moving average of the weights."""
     activation_bytes: int
     """Of one example in training: what is kept for the backward pass."""
 
@@ -64,24 +67,26 @@ class ModelSummary:
 
 
 def summarise(config: RecapConfig, assets: Assets) -> ModelSummary:
-    """The model of a configuration with fresh weights, run over rows of zeros."""
-    ranker = build_ranker(config, assets)
-    parameters, said = list(ranker.parameters()), config.optimizer
+    """The model of a configuration with fresh weights, run over rows of zeros. Raises ConfigError."""
+    ranker, said = build_ranker(config, assets), config.optimizer
+    freeze(ranker, said.frozen)
+    learned = [each for each in ranker.parameters() if each.requires_grad]
     tables = set(ranker.inputs.embeddings.parameters()) if said.tables is not None else set()
-    others = [each for each in parameters if each not in tables]
+    others = [each for each in learned if each not in tables]
     kept = _moments(said.algorithm, others)
     if said.tables is not None:
-        kept += _moments(said.tables.algorithm, tables)
-    with_gradients = others if said.tables is not None and said.tables.sparse else parameters
+        kept += _moments(said.tables.algorithm, [each for each in learned if each in tables])
+    with_gradients = others if said.tables is not None and said.tables.sparse else learned
     few, more = (_kept_bytes(ranker.train(), synthetic_batch(config, assets, rows)) for rows in (ROWS, 2 * ROWS))
     model = _modules(ranker.eval(), synthetic_batch(config, assets, ROWS))
     return ModelSummary(
         model=model,
-        parameters=sum(each.numel() for each in parameters),
+        parameters=model.parameters,
         flops=model.flops,
         weight_bytes=_bytes(ranker.state_dict().values()),
         gradient_bytes=_bytes(with_gradients),
         moment_bytes=kept,
+        average_bytes=_bytes(learned) if config.training.ema is not None else 0,
         activation_bytes=(more - few) // ROWS,
     )
 

@@ -15,6 +15,7 @@ from recap.data.stream import open_stream, refuse_caches_that_do_not_fit
 from recap.errors import DataError, RunError
 from recap.evaluation.strata import Strata
 from recap.model.directory import replace_text
+from recap.model.frozen import freeze
 from recap.model.saved import (
     CONFIG,
     SavedModel,
@@ -34,7 +35,6 @@ from recap.training.checkpoint import Checkpoints, RunState, check_resumable, lo
 from recap.training.evaluations import Evaluations, Stopped
 from recap.training.faults import RolledBack, build_policy, with_rows
 from recap.training.finite import NotFinite, not_finite
-from recap.training.frozen import freeze
 from recap.training.log import TrainLog, running_on
 from recap.training.norms import weight_norms
 from recap.training.optimizer import ScheduledOptimizer
