@@ -77,7 +77,7 @@ def test_it_learns_what_can_be_learned(config: RecapConfig) -> None:
     labels = torch.stack([first, first * (batch.vectors["vector"][:, 0] > 0)], dim=1)  # as a chain of tasks has them
     loss, optimizer = MultiTaskLoss([1.0, 1.0]), torch.optim.Adam(ranker.parameters(), lr=0.01)
     losses = []
-    for _ in range(60):
+    for _ in range(90):
         optimizer.zero_grad()
         total = loss(ranker(batch).logits, labels, torch.ones_like(labels)).mean()
         total.backward()

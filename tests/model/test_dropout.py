@@ -1,4 +1,4 @@
-"""The small parts that networks are made of."""
+"""Dropout, which is our own."""
 
 import pytest
 import torch
