@@ -32,26 +32,35 @@ def run(feed: Path, folder: Path, **training: Any) -> list[float]:
     return recorder.losses
 
 
-def test_a_step_in_bf16_is_that_of_float32_up_to_rounding(feed: Path, tmp_path: Path) -> None:
-    exact, rounded = (run(feed, tmp_path / name, precision=name) for name in ("float32", "bf16"))
+@pytest.mark.parametrize(("precision", "tolerance"), [("bf16", 0.02), ("float16", 0.01)])
+def test_a_rounded_step_is_that_of_float32_up_to_rounding(
+    precision: str, tolerance: float, feed: Path, tmp_path: Path
+) -> None:
+    exact, rounded = (run(feed, tmp_path / name, precision=name) for name in ("float32", precision))
     assert exact != rounded
-    assert_close(rounded, exact, atol=0.02, rtol=0.02)
+    assert_close(rounded, exact, atol=tolerance, rtol=tolerance)
 
 
-def test_weights_and_moments_stay_float32_under_bf16(feed: Path, tmp_path: Path) -> None:
-    run(feed, tmp_path / "run", precision="bf16")
+@pytest.mark.parametrize("precision", ["bf16", "float16"])
+def test_weights_and_moments_stay_float32(precision: str, feed: Path, tmp_path: Path) -> None:
+    run(feed, tmp_path / "run", precision=precision)
     for name in ("weights.safetensors", "optimizer.safetensors"):
         found = files(tmp_path / "run", 12, name).values()
         assert {tensor.dtype for tensor in found if tensor.is_floating_point()} == {torch.float32}
 
 
-def test_a_stopped_run_in_bf16_resumes_to_the_very_same_end(feed: Path, tmp_path: Path) -> None:
-    run(feed, tmp_path / "whole", precision="bf16")
-    stopped = feed_config(feed, tmp_path / "stopped", training={"precision": "bf16"})
+@pytest.mark.parametrize(("precision", "scaled_steps"), [("bf16", 0), ("float16", 12)])
+def test_a_stopped_run_resumes_to_the_very_same_end(
+    precision: str, scaled_steps: int, feed: Path, tmp_path: Path
+) -> None:
+    run(feed, tmp_path / "whole", precision=precision)
+    stopped = feed_config(feed, tmp_path / "stopped", training={"precision": precision})
     with pytest.raises(Interrupted):
         train(stopped, Recorder({5: interrupt}))
     train(stopped, Recorder())
     assert_same_run(tmp_path / "whole", tmp_path / "stopped", 12)
+    state = json.loads((checkpoint_path(tmp_path / "stopped", 12) / "state.json").read_text())
+    assert state["loss_scale"]["good_steps"] == scaled_steps
 
 
 def test_evaluate_finds_what_training_found_at_its_precision(feed: Path, tmp_path: Path) -> None:
@@ -107,23 +116,6 @@ def test_kernels_are_not_made_without_a_compiler(feed: Path, tmp_path: Path, mon
 
 
 # Losses are scaled under float16.
-
-
-def test_a_step_in_float16_is_that_of_float32_up_to_rounding(feed: Path, tmp_path: Path) -> None:
-    exact, rounded = (run(feed, tmp_path / name, precision=name) for name in ("float32", "float16"))
-    assert exact != rounded
-    assert_close(rounded, exact, atol=0.01, rtol=0.01)
-
-
-def test_a_stopped_run_in_float16_resumes_to_the_very_same_end(feed: Path, tmp_path: Path) -> None:
-    run(feed, tmp_path / "whole", precision="float16")
-    stopped = feed_config(feed, tmp_path / "stopped", training={"precision": "float16"})
-    with pytest.raises(Interrupted):
-        train(stopped, Recorder({5: interrupt}))
-    train(stopped, Recorder())
-    assert_same_run(tmp_path / "whole", tmp_path / "stopped", 12)
-    state = json.loads((checkpoint_path(tmp_path / "stopped", 12) / "state.json").read_text())
-    assert state["loss_scale"]["good_steps"] == 12
 
 
 def test_what_a_scale_multiplies_it_divides_again(feed: Path) -> None:
