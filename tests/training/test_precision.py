@@ -19,7 +19,7 @@ from recap.errors import InputError
 from recap.evaluation.job import evaluate_run
 from recap.model.saved import checkpoint_path
 from recap.runtime import seed_torch, start_runtime
-from recap.training.balancing import build_balancing
+from recap.training.balancing import MeanOfLosses, build_balancing
 from recap.training.loss_scale import LossScale, LossScaleState
 from recap.training.signals import Interrupted
 from recap.training.step import compiled
@@ -169,3 +169,22 @@ def test_a_scale_is_halved_down_to_1_and_doubles_after_many_good_steps() -> None
     assert (scale.factor, scale.state.good_steps) == (2.0, 0)
     unused = LossScale(LossScaleState(), used=False)
     assert (unused.factor, unused.halve()) == (1.0, False)
+
+
+def test_a_step_that_no_scale_makes_finite_is_skipped_and_leaves_the_scale(
+    feed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the third step a gradient is infinite, whatever the scale."""
+    unscale, steps = MeanOfLosses.unscale, list[float]()
+
+    def spoiled(balancing: MeanOfLosses, scale: float) -> None:
+        unscale(balancing, scale)
+        steps.append(scale)
+        if 3 <= len(steps) <= 3 + 16:
+            next(each for each in balancing.ranker.parameters() if each.grad is not None).grad.fill_(torch.inf)  # type: ignore[union-attr]
+
+    monkeypatch.setattr(MeanOfLosses, "unscale", spoiled)
+    run(feed, tmp_path / "run", precision="float16", non_finite={"kind": "skip", "budget": 1})
+    assert steps[2 : 3 + 16] == [2.0**power for power in range(16, -1, -1)]
+    state = json.loads((checkpoint_path(tmp_path / "run", 12) / "state.json").read_text())
+    assert (state["skipped_steps"], state["loss_scale"]) == (1, {"factor": 2.0**16, "good_steps": 11})

@@ -4,7 +4,7 @@ Micikevicius et al., ICLR 2018 (arXiv:1710.03740), section 3.2: losses are multi
 gradients are divided by it after. Powers of two change no digit of a float32.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass
@@ -30,6 +30,14 @@ class LossScale:
     def factor(self) -> float:
         """What losses are multiplied by."""
         return self.state.factor if self.used else 1.0
+
+    def as_is(self) -> LossScaleState:
+        """A copy of what is remembered."""
+        return replace(self.state)
+
+    def bring_back(self, state: LossScaleState) -> None:
+        """Remember what a copy says."""
+        self.state.factor, self.state.good_steps = state.factor, state.good_steps
 
     def halve(self) -> bool:
         """A gradient is not finite; whether there is a smaller factor to do the step again with."""

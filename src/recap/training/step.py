@@ -61,8 +61,13 @@ class TrainStep:
         Raises NotFinite and StopNow; all is then as it was before the step.
         """
         self.guard.remember()
-        while (losses := self._tried(batch, step)) is None:
-            pass
+        scale = self.scale.as_is()
+        try:
+            while (losses := self._tried(batch, step)) is None:
+                pass
+        except BaseException:
+            self.scale.bring_back(scale)  # it was not to blame
+            raise
         self.scale.keep()
         with span("optimizer"):
             self.optimizer.step(rates)
