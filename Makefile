@@ -40,7 +40,7 @@ format: $(VENV)/.tests  ## format and mend what can be mended by itself
 	$(BIN)/ruff check --fix .
 
 docs: $(VENV)/.tests  ## write docs/configuration.md and the JSON Schema from the models
-	$(BIN)/python docs/reference.py
+	$(BIN)/python -m recap.config.file.reference docs/configuration.md
 
 recipe-kuairand: $(BIN)/recap  ## prepare and train the recipe on KuaiRand (KUAIRAND=folder of the source)
 	$(BIN)/python recipes/kuairand/prepare.py --source $(KUAIRAND) --output data/kuairand

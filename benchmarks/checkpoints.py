@@ -11,25 +11,26 @@ and the share of the time of training that all of it takes where a checkpoint is
 import argparse
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 
-from recap.config.load import load_config
+from recap.config.file.load import load_config
 from recap.data.simulate import simulate
+from recap.reporting import Reporter
 from recap.training import trainer
-from recap.training.checkpoint import Checkpoints
+from recap.training.checkpoints import Checkpoints
 
 ROOT = Path(__file__).parents[1]
 DEFAULT_EVERY = 1000
 LARGE = ["features.discrete.user_id={hash: {buckets: 1450000}}", "model.embeddings.user_id=32"]
 
 
-class Stopwatch:
-    """A reporter that takes the time of each step."""
+class Stopwatch(Reporter):
+    """Notes the time of each step."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []
@@ -38,21 +39,9 @@ class Stopwatch:
         """A step is done."""
         self.ends.append(time.perf_counter())
 
-    def start(self, *_: Any) -> None:
-        """Nothing."""
-
-    def logged(self, record: Mapping[str, Any]) -> None:
-        """Nothing."""
-
-    def evaluated(self, step: int, split: str, evaluation: Mapping[str, Mapping[str, float]]) -> None:
-        """Nothing."""
-
     def say(self, text: str) -> None:
-        """Pass it on."""
+        """Print the message."""
         print(text)
-
-    def stop(self) -> None:
-        """Nothing."""
 
 
 class TimedCheckpoints(Checkpoints):

@@ -18,10 +18,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recap.config.load import config_of
+from recap.config.file.load import config_of
 from recap.config.recap import JobMode
-from recap.data.convert import convert_files
-from recap.data.stream import open_stream
+from recap.data.open import open_stream
+from recap.data.tools.convert import convert_files
 from recap.runtime import start_runtime
 
 TABLE_ROWS = 2_000_000

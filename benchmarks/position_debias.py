@@ -20,13 +20,13 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from recap.config.load import config_of
+from recap.config.file.load import config_of
 from recap.config.recap import RecapConfig
 from recap.data.batch import Batch
-from recap.data.place import Place
-from recap.data.schema import RowEncoder
+from recap.data.encoding.encoder import RowEncoder
+from recap.data.formats.location import Location
 from recap.data.simulate.world import BLOCK_MS, BLOCK_ROWS, POSITIONS, START_MS, TASKS, World
-from recap.model.loss import MultiTaskLoss
+from recap.model.objective.losses import MultiTaskLoss
 from recap.model.ranker import Ranker
 
 TASK = "is_clicked"
@@ -73,8 +73,8 @@ def main() -> None:
             config = _config(model)
             encoder = RowEncoder(config.features, {}, config.tasks, config.train_data.labels)
             rows = _with_unbiased_labels(*train, seed) if name == UNBIASED else train[0]
-            ranker = _trained(config, encoder.encode(rows, Place("train")), options.steps, seed)
-            batch = encoder.encode(validation[0], Place("validation"))
+            ranker = _trained(config, encoder.encode(rows, Location("train")), options.steps, seed)
+            batch = encoder.encode(validation[0], Location("validation"))
             found.setdefault(name, []).append(expected_auc(_scores(ranker, batch), truth))
             if name == "position as a feature":
                 batch.discrete[:, list(config.features.discrete).index("position")] = 1

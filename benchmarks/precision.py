@@ -14,8 +14,8 @@ from statistics import mean, stdev
 
 from train import Clock
 
-from recap.config.load import load_config
-from recap.evaluation.job import evaluate_run
+from recap.config.file.load import load_config
+from recap.evaluation.run import evaluate_run
 from recap.training.trainer import train
 
 WARM_UP = 20

@@ -22,14 +22,14 @@ import pyarrow.parquet as pq
 import torch
 from data import DENSE_FILES, DENSE_ROWS, FEATURES, TASKS, dense, write_dense
 
-from recap.config.load import config_of
+from recap.config.file.load import config_of
 from recap.config.recap import JobMode
 from recap.data.batch import Batch
-from recap.data.convert import convert_files
-from recap.data.stream import open_stream
-from recap.model.loss import MultiTaskLoss
-from recap.model.saved import build_ranker
-from recap.training.optimizer import ScheduledOptimizer
+from recap.data.open import open_stream
+from recap.data.tools.convert import convert_files
+from recap.model.directory import build_ranker
+from recap.model.objective.losses import MultiTaskLoss
+from recap.training.optimizer.scheduled import ScheduledOptimizer
 
 LONG_ROWS, LONG_FILES = 10_000_000, 10
 """Of a table of a number, a code and a label."""

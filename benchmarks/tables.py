@@ -15,19 +15,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from recap.config.load import config_of
+from recap.config.file.load import config_of
 from recap.config.recap import RecapConfig
 from recap.data.batch import Batch
-from recap.data.place import Place
-from recap.data.schema import RowEncoder
+from recap.data.encoding.encoder import RowEncoder
+from recap.data.formats.location import Location
+from recap.distributed import ALONE, Consensus
 from recap.model.ranker import Ranker
-from recap.ranks import ALONE
 from recap.runtime import seed_torch, start_runtime
-from recap.training.agreement import Agreement
+from recap.signals import Signals
 from recap.training.average import WeightAverage
 from recap.training.balancing import build_balancing
-from recap.training.optimizer import ScheduledOptimizer
-from recap.training.signals import Signals
+from recap.training.optimizer.scheduled import ScheduledOptimizer
 from recap.training.step import TrainStep
 
 BATCHES, LEAST_SECONDS = 32, 5.0
@@ -82,7 +81,7 @@ def _batches(config: RecapConfig) -> list[Batch]:
                     "like": random.integers(0, 2, batch).astype(np.int8),
                 }
             ),
-            Place("rows"),
+            Location("rows"),
         )
         for _ in range(BATCHES)
     ]
@@ -96,7 +95,7 @@ def _seconds(config: RecapConfig) -> float:
     balancing = build_balancing(config, ranker, runtime.device)
     optimizer = ScheduledOptimizer(config, ranker, balancing.parameters())
     step = TrainStep(
-        config, ranker, balancing, optimizer, WeightAverage(None, ranker), runtime, Agreement(ALONE, Signals(30.0))
+        config, ranker, balancing, optimizer, WeightAverage(None, ranker), runtime, Consensus(ALONE, Signals(30.0))
     )
     batches = _batches(config)
     times: list[float] = []

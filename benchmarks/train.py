@@ -26,10 +26,10 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from recap.config.load import config_of
-from recap.data.convert import convert_files
-from recap.evaluation.job import evaluate_run
-from recap.tracking import Silent
+from recap.config.file.load import config_of
+from recap.data.tools.convert import convert_files
+from recap.evaluation.run import evaluate_run
+from recap.reporting import Reporter
 from recap.training.trainer import train
 
 TASKS = [f"task{number}" for number in range(10)]
@@ -101,7 +101,7 @@ def _in_turn(
     return found
 
 
-class Clock(Silent):
+class Clock(Reporter):
     """A reporter that measures steps, but for the first ones."""
 
     def __init__(self, warm_up: int) -> None:

@@ -15,15 +15,15 @@ from typing import Annotated
 from pydantic import Field, ValidationError
 
 from recap.config.base import BaseConfig, Name, NonNegativeInt
-from recap.config.load import load_config
+from recap.config.file.load import load_config
+from recap.config.file.node import plain
+from recap.config.file.yaml import parse
 from recap.config.metrics import WatchedMetric
-from recap.config.node import plain
 from recap.config.recap import RecapConfig
-from recap.config.yaml_file import parse
 from recap.errors import ConfigError, Problem, RecapError
-from recap.evaluation.job import evaluate_run
-from recap.model.saved import find_model_dir
-from recap.tracking import Reporter
+from recap.evaluation.run import evaluate_run
+from recap.reporting import Reporter
+from recap.runs import find_model_directory
 from recap.training.trainer import train
 
 
@@ -111,7 +111,7 @@ def _config(board: Board, folder: Path, name: str, seed: int) -> RecapConfig:
 def _values(board: Board, config: RecapConfig, say: Callable[[str], None]) -> list[float]:
     """The metric of each shown task, from evaluation.json where that is of this checkpoint."""
     run = Path(config.training.save_dir)
-    folder, written = find_model_dir(run, "best" if board.best else None), run / "evaluation.json"
+    folder, written = find_model_directory(run, "best" if board.best else None), run / "evaluation.json"
     if not _is_of(written, folder.name, board.split):
         evaluate_run(config, run, board.split, int(folder.name.removeprefix("step_")), say)
     evaluation = json.loads(written.read_text())["splits"][board.split]

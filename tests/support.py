@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from recap.config.load import config_of
+from recap.config.file.load import config_of
 from recap.config.recap import RecapConfig
-from recap.data.convert import convert_files
-from recap.tracking import Record
+from recap.data.tools.convert import convert_files
+from recap.reporting import Record, Reporter
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 TASKS = ("like", "share")
@@ -178,7 +178,7 @@ def feed_config(folder: Path, save_dir: Path, **sections: dict[str, Any]) -> Rec
     return config_of(values)
 
 
-class Recorder:
+class Recorder(Reporter):
     """A reporter that remembers, and can act after a step."""
 
     def __init__(self, after_step: Mapping[int, Any] | None = None) -> None:
@@ -189,7 +189,7 @@ class Recorder:
         self.logged_at: list[int] = []
         self.said: list[str] = []
 
-    def start(self, config: RecapConfig, step: int, steps: int, train_rows: int, on: str) -> None:
+    def start(self, save_dir: Path, step: int, steps: int, train_rows: int, epochs: float, on: str) -> None:
         self.began_after, self.steps_in_all, self.ran_on = step, steps, on
 
     def advance(self, step: int, loss: float, examples: int, losses: Mapping[str, float], waited: float) -> None:

@@ -16,10 +16,10 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from recap.config.keys import suggest
-from recap.config.yaml_file import render
-from recap.data.make_vocabulary import write_table
+from recap.config.file.yaml import render
+from recap.data.tools.vocabulary import write_table
 from recap.errors import DataError, InputError, RecapError
+from recap.text import suggest
 
 TASK = "label"
 """What the label is called in the prepared files, whatever it was called before."""

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from recap.data.make_vocabulary import write_table
+from recap.data.tools.vocabulary import write_table
 from recap.errors import DataError, InputError, RecapError
 
 LABELS = ("label_income", "label_never_married", "label_college")

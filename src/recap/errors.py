@@ -2,12 +2,17 @@
 
 RecapError               exit code 1
 ├── InputError           exit code 2: the user gave something that cannot be used
-│   ├── ConfigError      a configuration file, an override, or what they say together
+│   ├── ConfigError      a configuration file, an override, or sections that contradict each other
 │   ├── DataError        a file, a column or a row
 │   └── CheckpointError  a run, a checkpoint or a model directory
-└── RunError             a run that began well and failed
+├── RunError             a run that started well and failed
+│   ├── LostRank         another process of the run ended or hangs
+│   └── NotFinite        a loss, gradient or running statistic of a step is not finite
+├── Interrupted          exit code 128 + signal: a signal stopped training
+└── FollowingStopped     exit code 128 + signal: a signal stopped `recap evaluate --follow`
 """
 
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -73,3 +78,50 @@ class CheckpointError(InputError):
 
 class RunError(RecapError):
     """A run that began well and failed, such as a loss that is not finite."""
+
+
+_MAX_SHOWN = 5
+
+
+class LostRank(RunError):
+    """Another rank has ended, or hangs, and this one cannot go on without it."""
+
+
+class NotFinite(RunError):
+    """Losses, gradients or running statistics of a step are not finite; the weights were not moved."""
+
+    def __init__(self, step: int, what: str, names: Sequence[str]) -> None:
+        """`what` there is of each of `names`: tasks, parameters or buffers."""
+        self.what = what
+        more = f" and {len(names) - _MAX_SHOWN} more" if len(names) > _MAX_SHOWN else ""
+        super().__init__(
+            f"step {step}: the {what} of {', '.join(names[:_MAX_SHOWN])}{more} is not finite; "
+            "the weights were not moved"
+        )
+
+
+class Interrupted(RecapError):
+    """A signal asked the run to stop; what was done is saved."""
+
+    def __init__(self, number: int, step: int, *, done: bool = True) -> None:
+        """`done`: whether a step was done in this process; `step` is the last that is saved, 0 if there is none."""
+        what = (
+            f"after step {step}, which is saved"
+            if done
+            else f"before another step was done; the checkpoint of step {step} is as it was"
+            if step
+            else "before the first step was done; nothing was saved"
+        )
+        again = "go on" if step else "start again"
+        super().__init__(f"stopped by {signal.Signals(number).name} {what}; run the same command again to {again}")
+        self.exit_code = 128 + number
+
+
+class FollowingStopped(RecapError):
+    """A signal ended the following; what was evaluated is written."""
+
+    def __init__(self, number: int, done: int) -> None:
+        """`done`: the last step that was evaluated, 0 if there is none."""
+        what = f"the last checkpoint evaluated is that of step {done}" if done else "no checkpoint was evaluated"
+        super().__init__(f"stopped by {signal.Signals(number).name}; {what}")
+        self.exit_code = 128 + number

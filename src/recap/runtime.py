@@ -10,8 +10,8 @@ import psutil
 import torch
 
 from recap.config.training import Precision
+from recap.distributed import ALONE, Ranks
 from recap.errors import InputError
-from recap.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ import yaml
 from config.corpus import VALID
 from support import write_feed
 
-from recap.config.load import load_config
-from recap.config.schema import schema_text
+from recap.config.file.json_schema import schema_text
+from recap.config.file.load import load_config
 
 WHOLE = VALID[0]
 PUBLISHED = Path(__file__).parents[1] / "config" / "published" / "whole.yaml"

@@ -18,11 +18,11 @@ from pydantic.fields import FieldInfo
 
 from recap.config.base import BaseConfig
 from recap.config.data import TrainDataConfig
-from recap.config.embeddings import EmbeddingConfig
 from recap.config.features import VectorColumn
-from recap.config.keys import members
-from recap.config.load import load_config
-from recap.config.yaml_file import render
+from recap.config.file.keys import members
+from recap.config.file.load import load_config
+from recap.config.file.yaml import render
+from recap.config.model import EmbeddingConfig
 from recap.errors import ConfigError
 
 FOLDER = Path(__file__).parent

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import yaml
 
-from recap.config.load import load_config
-from recap.config.published.convert import Imported, import_config
+from recap.config.file.load import load_config
 from recap.config.recap import RecapConfig
 from recap.errors import ConfigError
+from recap.published.convert.convert import Imported, import_config
 
 WHOLE = Path(__file__).parent / "published" / "whole.yaml"
 SCHEMA = {"home__continuous": 60, "home__binary": 12, "author.follow": 5, "user.follow": 6, "user.engagement": 7}

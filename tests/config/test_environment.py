@@ -8,8 +8,9 @@ from config.corpus import VALID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recap.config.environment import hide
-from recap.config.load import describe_changes, differences, dump_config, load_config, resolve, show_config
+from recap.config.file.diff import describe_changes, differences
+from recap.config.file.environment import hide
+from recap.config.file.load import dump_config, load_config, resolve, show_config
 from recap.errors import ConfigError
 
 WHOLE = VALID[0].read_text()

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 from support import feed_values
 
-from recap.config.load import config_of
+from recap.config.file.load import config_of
 from recap.errors import ConfigError
 
 

@@ -12,13 +12,14 @@ from support import Recorder, write_feed, write_formats
 
 from recap.config.base import BaseConfig
 from recap.config.data import ServiceConfig
-from recap.config.load import load_config
-from recap.config.schema import models
-from recap.data.service.server import DataServer, open_sets
-from recap.evaluation.job import evaluate_run
-from recap.inference.batch import predict_files
+from recap.config.file.json_schema import models
+from recap.config.file.load import load_config
+from recap.data.open import open_sources
+from recap.data.remote.server import DataServer
+from recap.evaluation.run import evaluate_run
+from recap.inference.files import predict_files
 from recap.inference.predictor import Predictor
-from recap.model.saved import find_model_dir
+from recap.runs import find_model_directory
 from recap.training.trainer import train
 
 VALID = Path(__file__).parent / "valid"
@@ -74,14 +75,14 @@ def run_jobs(folder: Path) -> None:
         overrides = [f"training.save_dir={folder}/{name}", "training.num_train_steps=2"]
         config = load_config(file, overrides)
         if isinstance(config.train_data.readers, ServiceConfig):
-            server = DataServer(open_sets(config), "127.0.0.1", 0)
+            server = DataServer(open_sources(config), "127.0.0.1", 0)
             config = load_config(file, [*overrides, f"train_data.readers.address=127.0.0.1:{server.port}"])
         if config.training.initial_checkpoint_dir is not None:
             train(load_config(VALID / "whole.yaml", ["training.save_dir=runs/before", *WARM]), Recorder())
         train(config, Recorder())
         if config.validation_data:
             evaluate_run(config, folder / name)
-        predictor = Predictor.open(find_model_dir(folder / name))
+        predictor = Predictor.open(find_model_directory(folder / name))
         predict_files(predictor, ["validation/*.parquet"], folder / f"{name}-predictions", overwrite=False)
 
 

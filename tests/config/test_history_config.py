@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from recap.config.load import dump_config, load_config
+from recap.config.file.load import dump_config, load_config
 from recap.errors import ConfigError
 
 VALID = Path(__file__).parent / "valid" / "histories.yaml"

@@ -9,11 +9,11 @@ import yaml
 from config.corpus import VALID, mutations
 from jsonschema import Draft202012Validator
 
-from recap.config.schema import DIALECT, models, schema, schema_text
+from recap.config.file.json_schema import DIALECT, models, schema, schema_text
 
 ROOT = Path(__file__).parents[2]
 RECIPES = [*ROOT.glob("recipes/*/ranker.yaml")]
-SHIPPED = ROOT / "src" / "recap" / "config" / "recap.schema.json"
+SHIPPED = ROOT / "src" / "recap" / "config" / "file" / "recap.schema.json"
 
 
 @pytest.fixture(scope="module")

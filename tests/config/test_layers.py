@@ -8,7 +8,8 @@ from config.corpus import VALID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recap.config.load import describe_changes, differences, dump_config, load_config, resolve, show_config
+from recap.config.file.diff import describe_changes, differences
+from recap.config.file.load import dump_config, load_config, resolve, show_config
 from recap.config.recap import RecapConfig
 from recap.errors import ConfigError
 

@@ -7,11 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import feed_values
 
-from recap.config.faults import RaiseConfig
-from recap.config.load import differences, dump_config, load_config
-from recap.config.node import plain
+from recap.config.file.diff import differences
+from recap.config.file.load import dump_config, load_config
+from recap.config.file.node import plain
+from recap.config.file.yaml import parse
 from recap.config.recap import JobMode, RecapConfig
-from recap.config.yaml_file import parse
+from recap.config.training import RaiseConfig
 from recap.errors import ConfigError, Problem
 
 GOOD = """\

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from support import feed_values
 
-from recap.config.load import config_of, dump_config, load_config
+from recap.config.file.load import config_of, dump_config, load_config
 from recap.errors import ConfigError
 
 MLP = {"kind": "mlp", "layer_sizes": [8, 4]}

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from config.published_files import WHOLE, imported, read_back, refusals, whole_values
 
-from recap.config.published.convert import import_config
+from recap.published.convert.convert import import_config
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recap.config.base import BaseConfig
-from recap.config.keys import is_model, members
-from recap.config.published.form import PublishedConfig
-from recap.config.published.section import Refused
+from recap.config.file.keys import is_model, members
 from recap.errors import ConfigError
+from recap.published.form.config import PublishedConfig
+from recap.published.form.section import Refused
 
 
 @pytest.fixture

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from recap.config.data import ParquetConfig
-from recap.config.load import load_config
-from recap.config.starter import EXAMPLE, Columns, Guess, starter
+from recap.config.file.load import load_config
+from recap.config.file.starter import EXAMPLE, Columns, Guess, starter
 
 
 def test_the_starter_is_a_good_configuration_of_its_example(tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ import pyarrow as pa
 
 from recap.config.data import DataTaskConfig
 from recap.config.features import FeaturesConfig
-from recap.data.place import Place
-from recap.data.schema import RowEncoder
+from recap.data.encoding.encoder import RowEncoder
+from recap.data.formats.location import Location
 
 
 def encoder(features: dict[str, Any], tasks: dict[str, DataTaskConfig] | None = None, **kwargs: Any) -> RowEncoder:
@@ -16,4 +16,4 @@ def encoder(features: dict[str, Any], tasks: dict[str, DataTaskConfig] | None = 
     return RowEncoder(FeaturesConfig.model_validate(features), assets, model_tasks, tasks, **kwargs)
 
 
-PLACE = Place("rows.parquet", first_row=100)
+PLACE = Location("rows.parquet", first_row=100)

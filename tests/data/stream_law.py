@@ -7,7 +7,7 @@ from dataclasses import fields
 import torch
 
 from recap.data.batch import Batch
-from recap.data.stream import BatchStream
+from recap.data.stream.batch_stream import BatchStream
 
 
 def assert_same(left: Batch, right: Batch) -> None:

@@ -11,8 +11,8 @@ from support import feed_table
 
 from recap.config.data import ArrowConfig, ParquetConfig
 from recap.config.features import FeaturesConfig
-from recap.data.schema import RowEncoder
-from recap.data.source import Source
+from recap.data.encoding.encoder import RowEncoder
+from recap.data.stream.source import Source
 from recap.errors import DataError
 
 ENCODER = RowEncoder(FeaturesConfig(continuous=["followers"]), {})

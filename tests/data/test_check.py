@@ -8,8 +8,8 @@ import pytest
 from config.corpus import VALID
 from support import write_feed, write_formats
 
-from recap.config.load import resolve
-from recap.data.check import check_data
+from recap.config.file.load import resolve
+from recap.data.tools.check import check_data
 from recap.errors import ConfigError
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from recap.config.data import DownsampleNegativesConfig
 from recap.data.batch import Batch
-from recap.data.downsample import NegativeSampler
+from recap.data.stream.downsampling import NegativeSampler
 
 
 def batch_of(like: list[int], share: list[int] | None = None, weights: Any = 1.0) -> Batch:

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recap.config.base import all_disagreements
+from recap.config.base import all_problems
 from recap.config.data import DailyInputs, HourlyInputs
-from recap.data.sources.files import find_files
+from recap.data.formats.files import find_files
 from recap.errors import DataError
 
 
@@ -71,7 +71,7 @@ def test_folders_may_be_those_of_a_partitioned_table(logs: Path) -> None:
 
 @pytest.mark.parametrize("text", ["2023/02/29/01", "2024/02/29", "2024-02-29-01", "", "2024/02/29/24", "x"])
 def test_an_hour_that_is_none_is_a_mistake(text: str, logs: Path) -> None:
-    found = list(all_disagreements(hourly(logs).model_copy(update={"end_datetime": text})))
+    found = list(all_problems(hourly(logs).model_copy(update={"end_datetime": text})))
     assert found == [(("end_datetime",), f"expected a date YYYY/MM/DD/HH, found {text!r}")]
 
 

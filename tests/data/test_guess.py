@@ -7,10 +7,10 @@ import pyarrow.parquet as pq
 import pytest
 from support import Recorder
 
-from recap.config.load import load_config, resolve
-from recap.config.starter import Columns, starter
-from recap.data.check import check_data
-from recap.data.guess import guess_columns
+from recap.config.file.load import load_config, resolve
+from recap.config.file.starter import Columns, starter
+from recap.data.tools.check import check_data
+from recap.data.tools.guess import guess_columns
 from recap.errors import DataError
 from recap.training.trainer import train
 

@@ -7,7 +7,7 @@ from data.encoding import PLACE, encoder
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recap.data.hashing import buckets_of, hash_text
+from recap.data.encoding.hashing import buckets_of, hash_text
 from recap.errors import DataError
 
 HASH = {"buckets": 1000, "hashes": 2}

@@ -14,14 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import history_table, write_feed
 
-from recap.config.load import load_config
+from recap.config.file.load import load_config
 from recap.config.recap import JobMode
-from recap.data.assets import load_assets
 from recap.data.batch import assemble
-from recap.data.convert import convert_files
-from recap.data.guess import guess_columns
-from recap.data.inspect import inspect_files
-from recap.data.stream import open_stream
+from recap.data.encoding.assets import load_assets
+from recap.data.open import open_stream
+from recap.data.tools.convert import convert_files
+from recap.data.tools.guess import guess_columns
+from recap.data.tools.inspect import inspect_files
 from recap.errors import DataError
 
 SIZES = {"ids": {"column": "ids", "size": 100}, "max_length": 3}

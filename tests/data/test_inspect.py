@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recap.data import inspect
-from recap.data.inspect import ColumnReport, inspect_files
+from recap.data.tools import inspect
+from recap.data.tools.inspect import ColumnReport, inspect_files
 from recap.errors import DataError
 
 
@@ -64,7 +64,7 @@ def test_pieces_give_what_the_whole_gives(pieces: list[list[int | None]]) -> Non
 
 
 def test_more_values_than_are_counted_are_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inspect, "MOST_DISTINCT", 5)
+    monkeypatch.setattr(inspect, "MAX_DISTINCT", 5)
     (column,) = inspect_files([write(tmp_path / "a.parquet", {"x": np.arange(20)})]).columns
     assert (column.distinct, column.high, column.positives) == (None, 19, None)
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from support import feed_config, feed_values
 
-from recap.config.load import config_of
+from recap.config.file.load import config_of
 from recap.config.recap import JobMode
-from recap.data.assets import load_assets
 from recap.data.batch import Batch
-from recap.data.stream import open_stream
+from recap.data.encoding.assets import load_assets
+from recap.data.open import open_stream
 from recap.errors import ConfigError, DataError
 
 

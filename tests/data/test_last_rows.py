@@ -11,7 +11,7 @@ from data.test_stream import SAMPLING, open_feed
 from support import write_feed
 
 from recap.config.recap import JobMode
-from recap.data.stream import BatchStream
+from recap.data.stream.batch_stream import BatchStream
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "in order": {"window_rows": 0},

@@ -7,8 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from recap.config.features import FeaturesConfig
-from recap.data.assets import load_assets
-from recap.data.make_vocabulary import count_values, write_table
+from recap.data.encoding.assets import load_assets
+from recap.data.tools.vocabulary import count_values, write_table
 from recap.errors import DataError
 
 WORDS = ["b", "a", None, "c", "b", "a", "b"]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recap.data.batch import Batch, assemble
-from recap.data.memory import new_array
+from recap.native.buffers import new_array
 
 MUCH = 1 << 18
 

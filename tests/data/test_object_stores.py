@@ -24,21 +24,22 @@ from support import Recorder, feed_config, feed_table, write_feed
 from recap.config.data import HourlyInputs, SourceKind
 from recap.config.features import FeaturesConfig
 from recap.config.recap import JobMode
-from recap.data.assets import load_assets
-from recap.data.convert import convert_files
-from recap.data.guess import guess_columns
-from recap.data.inspect import inspect_files
-from recap.data.make_vocabulary import count_values
-from recap.data.schema import RowEncoder
-from recap.data.source import Source
-from recap.data.sources import filesystem
-from recap.data.sources.files import find_files, open_file, read_whole, relative_names, stamp
-from recap.data.sources.formats import guess_source, open_format
-from recap.data.stream import BatchStream, open_stream
+from recap.data.encoding.assets import load_assets
+from recap.data.encoding.encoder import RowEncoder
+from recap.data.formats import filesystem
+from recap.data.formats.files import find_files, open_file, read_whole, relative_names, stamp
+from recap.data.formats.open import guess_source, open_format
+from recap.data.open import open_stream
+from recap.data.stream.batch_stream import BatchStream
+from recap.data.stream.source import Source
+from recap.data.tools.convert import convert_files
+from recap.data.tools.guess import guess_columns
+from recap.data.tools.inspect import inspect_files
+from recap.data.tools.vocabulary import count_values
 from recap.errors import DataError
-from recap.inference.batch import predict_files
+from recap.inference.files import predict_files
 from recap.inference.predictor import Predictor
-from recap.model.saved import find_model_dir
+from recap.runs import find_model_directory
 from recap.training.trainer import train
 
 
@@ -217,7 +218,7 @@ def test_commands_take_urls(folder: Path, store: str, tmp_path: Path) -> None:
 
 def test_predictions_from_a_store_are_those_from_local_files(folder: Path, store: str, tmp_path: Path) -> None:
     train(feed_config(folder, tmp_path / "run", training={"num_train_steps": 1}), Recorder())
-    predictor = Predictor.open(find_model_dir(tmp_path / "run"))
+    predictor = Predictor.open(find_model_directory(tmp_path / "run"))
     local = predict_files(predictor, [f"{folder}/validation/*.parquet"], tmp_path / "local")
     remote = predict_files(predictor, [f"{store}/validation/*.parquet"], tmp_path / "remote")
     assert [path.name for path in remote] == [path.name for path in local] == ["part-0.parquet"]

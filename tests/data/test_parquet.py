@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 
 from recap.config.data import ParquetConfig
 from recap.config.features import FeaturesConfig
-from recap.data.convert import convert_files
-from recap.data.guess import guess_columns
-from recap.data.inspect import inspect_files
-from recap.data.schema import RowEncoder
-from recap.data.source import Source
-from recap.data.sources.packed import KEY, can_pack, narrowest, pack, pack_field, unpack, unpack_schema
-from recap.data.sources.parquet import ParquetFormat
-from recap.data.sources.writers import ROW_GROUP_BYTES, open_writer
+from recap.data.encoding.encoder import RowEncoder
+from recap.data.formats.packed import KEY, can_pack, narrowest, pack, pack_field, unpack, unpack_schema
+from recap.data.formats.parquet import ParquetFormat
+from recap.data.formats.writers import ROW_GROUP_BYTES, open_writer
+from recap.data.stream.source import Source
+from recap.data.tools.convert import convert_files
+from recap.data.tools.guess import guess_columns
+from recap.data.tools.inspect import inspect_files
 from recap.errors import DataError
 
 INTEGERS = [pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64()]

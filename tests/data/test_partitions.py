@@ -15,19 +15,20 @@ from support import Recorder, feed_config, feed_table
 
 from recap.config.data import SourceKind
 from recap.config.recap import JobMode
-from recap.data.assets import load_assets
-from recap.data.convert import convert_files
-from recap.data.guess import guess_columns
-from recap.data.inspect import inspect_files
-from recap.data.make_vocabulary import count_values
-from recap.data.sources.files import find_files
-from recap.data.sources.formats import guess_source, open_format
-from recap.data.sources.partitions import folder_values
-from recap.data.stream import BatchStream, open_stream
+from recap.data.encoding.assets import load_assets
+from recap.data.formats.files import find_files
+from recap.data.formats.open import guess_source, open_format
+from recap.data.formats.partitions import folder_values
+from recap.data.open import open_stream
+from recap.data.stream.batch_stream import BatchStream
+from recap.data.tools.convert import convert_files
+from recap.data.tools.guess import guess_columns
+from recap.data.tools.inspect import inspect_files
+from recap.data.tools.vocabulary import count_values
 from recap.errors import DataError
-from recap.inference.batch import predict_files
+from recap.inference.files import predict_files
 from recap.inference.predictor import Predictor
-from recap.model.saved import find_model_dir
+from recap.runs import find_model_directory
 from recap.training.trainer import train
 
 PARTS = {"language=en/hour=07": 50, "language=7/hour=23": 40, "language=__HIVE_DEFAULT_PARTITION__/hour=0": 30}
@@ -159,7 +160,7 @@ def test_predictions_carry_the_columns_of_folders(folder: Path, tmp_path: Path) 
     data = {"source": {"inputs": inputs}}
     changes = {"training": {"num_train_steps": 1}, "train_data": data, "validation_data": {"validation": data}}
     train(feed_config(folder, tmp_path / "run", features=said, **changes), Recorder())
-    predictor = Predictor.open(find_model_dir(tmp_path / "run"))
+    predictor = Predictor.open(find_model_directory(tmp_path / "run"))
     files = predict_files(predictor, [inputs], tmp_path / "out")
     found = {pq.ParquetFile(file).read().column("language")[0].as_py() for file in files}
     assert found == {"7", "en", None}

@@ -13,10 +13,10 @@ import psutil
 import pytest
 from support import feed_config
 
-from recap.config.load import dump_config
+from recap.config.file.load import dump_config
 from recap.config.recap import JobMode
-from recap.data.assets import load_assets
-from recap.data.stream import open_stream
+from recap.data.encoding.assets import load_assets
+from recap.data.open import open_stream
 from recap.errors import RunError
 
 PROCESSES = {"readers": {"kind": "processes", "count": 2}}

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from recap.data.sources.blocks import Block, Cut
-from recap.data.sources.remembered import remembered
+from recap.data.formats.blocks import Block, Cut
+from recap.data.formats.index_cache import remembered
 
 CUT = Cut((Block(4, 10, 2, 0), Block(14, 6, 3, 2)), "torn")
 

@@ -14,8 +14,8 @@ from support import feed_config, feed_table, feed_values, write_feed
 from recap.config.data import DataTaskConfig, RectifyLabelsConfig
 from recap.config.features import FeaturesConfig
 from recap.config.recap import JobMode
-from recap.data.assets import load_assets
-from recap.data.stream import open_stream
+from recap.data.encoding.assets import load_assets
+from recap.data.open import open_stream
 from recap.errors import DataError
 
 

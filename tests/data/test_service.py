@@ -21,12 +21,13 @@ from data.stream_law import assert_resumes_everywhere, assert_same
 from support import Recorder, feed_config, feed_values, write_feed
 from training.runs import assert_same_run
 
-from recap.config.load import config_of, dump_config
+from recap.config.file.load import config_of, dump_config
 from recap.config.recap import JobMode, RecapConfig
-from recap.data.assets import load_assets
-from recap.data.readers import Readers
-from recap.data.service.server import DataServer, open_sets
-from recap.data.stream import BatchStream, open_stream
+from recap.data.encoding.assets import load_assets
+from recap.data.open import open_sources, open_stream
+from recap.data.remote.server import DataServer
+from recap.data.stream.batch_stream import BatchStream
+from recap.data.stream.readers import Readers
 from recap.errors import ConfigError, DataError, InputError, RunError
 from recap.training.trainer import train
 
@@ -39,7 +40,7 @@ def serve() -> Iterator[Serve]:
     started: list[DataServer] = []
 
     def start(config: RecapConfig, port: int = 0) -> DataServer:
-        started.append(DataServer(open_sets(config), "127.0.0.1", port))
+        started.append(DataServer(open_sources(config), "127.0.0.1", port))
         return started[-1]
 
     yield start

@@ -15,11 +15,11 @@ from support import feed_config
 
 from recap.config.features import FeaturesConfig
 from recap.config.recap import JobMode
-from recap.data.assets import load_assets
-from recap.data.schema import RowEncoder
-from recap.data.stream import open_stream
+from recap.data.encoding.assets import load_assets
+from recap.data.encoding.encoder import RowEncoder
+from recap.data.open import open_stream
 from recap.errors import DataError
-from recap.model.saved import build_ranker
+from recap.model.calibration import Calibration
 
 
 def encoded(column: dict[str, Any] | str, values: Any, role: str = "continuous") -> torch.Tensor:
@@ -140,5 +140,5 @@ def test_weights_undo_sampling_in_training_where_they_are_asked_to(feed: Path) -
         assert batch.weights is not None
         factors = torch.stack([2.0 - batch.labels[:, 0], 1.0 + 3 * batch.labels[:, 1]], dim=1)
         assert torch.equal(batch.weights, factors if correction == "weights" else torch.ones_like(factors))
-        ratios = build_ranker(config, load_assets(config.features)).sampling_ratios
+        ratios = Calibration.of(config).ratios
         assert ratios.tolist() == ([1, 1] if correction == "weights" else [0.5, 4])

@@ -14,9 +14,10 @@ from data.stream_law import assert_resumes_everywhere, assert_same
 from support import feed_config, feed_table, write_feed
 
 from recap.config.recap import JobMode
-from recap.data.assets import load_assets
-from recap.data.convert import convert_files
-from recap.data.stream import BatchStream, open_stream
+from recap.data.encoding.assets import load_assets
+from recap.data.open import open_stream
+from recap.data.stream.batch_stream import BatchStream
+from recap.data.tools.convert import convert_files
 from recap.errors import DataError
 
 

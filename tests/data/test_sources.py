@@ -14,13 +14,15 @@ from support import feed_config, feed_table
 
 from recap.config.data import SourceKind
 from recap.config.recap import JobMode
-from recap.data.assets import load_assets
-from recap.data.convert import convert_files
-from recap.data.sources import blocks, tfrecord
-from recap.data.sources import text as text_format
-from recap.data.sources.formats import guess_source, open_format
-from recap.data.sources.inflate import pieces, read_range
-from recap.data.stream import BatchStream, open_stream
+from recap.data.encoding.assets import load_assets
+from recap.data.formats import blocks
+from recap.data.formats import text as text_format
+from recap.data.formats.inflate import pieces, read_range
+from recap.data.formats.open import guess_source, open_format
+from recap.data.formats.tfrecord import reader
+from recap.data.open import open_stream
+from recap.data.stream.batch_stream import BatchStream
+from recap.data.tools.convert import convert_files
 from recap.errors import DataError
 
 KINDS: tuple[SourceKind, ...] = get_args(SourceKind)
@@ -46,7 +48,7 @@ def formats(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def forget() -> None:
     """What was found of the blocks of files."""
     text_format._cut.cache_clear()
-    tfrecord._cut.cache_clear()
+    reader._cut.cache_clear()
 
 
 def source(folder: Path, name: str, kind: SourceKind) -> dict[str, Any]:

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from support import feed_config, write_feed
 
 from recap.config.recap import JobMode
-from recap.data.assets import load_assets
-from recap.data.shuffle import RowOrder
-from recap.data.stream import BatchStream, open_stream, refuse_caches_that_do_not_fit
+from recap.data.encoding.assets import load_assets
+from recap.data.open import open_stream, refuse_caches_that_do_not_fit
+from recap.data.stream.batch_stream import BatchStream
+from recap.data.stream.shuffle import RowOrder
+from recap.distributed import Ranks
 from recap.errors import DataError
-from recap.ranks import Ranks
 
 
 def open_feed(
@@ -109,14 +110,14 @@ def test_a_cache_that_does_not_fit_is_refused_with_what_it_takes(feed: Path, mon
     assert stream.cache_bytes == 600 * row
     assert open_feed(feed, JobMode.TRAIN).cache_bytes == 0
     refuse_caches_that_do_not_fit({"train_data": stream})
-    monkeypatch.setattr("recap.data.stream.free_memory", lambda: 600 * row - 1)
+    monkeypatch.setattr("recap.data.open.free_memory", lambda: 600 * row - 1)
     with pytest.raises(DataError, match=r"do not fit into memory, of which 0.00 GiB is free: train_data 0.00 GiB"):
         refuse_caches_that_do_not_fit({"train_data": stream})
 
 
 def test_every_rank_of_a_machine_keeps_a_cache_of_its_own(feed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stream = open_feed(feed, JobMode.TRAIN, cache=True)
-    monkeypatch.setattr("recap.data.stream.free_memory", lambda: 2 * stream.cache_bytes - 1)
+    monkeypatch.setattr("recap.data.open.free_memory", lambda: 2 * stream.cache_bytes - 1)
     stream.ranks = Ranks(rank=1, world_size=4, local_rank=0, local_world_size=1)
     refuse_caches_that_do_not_fit({"train_data": stream})
     stream.ranks = Ranks(rank=1, world_size=4, local_rank=1, local_world_size=2)

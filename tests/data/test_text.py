@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recap.data.sources.format import Format
-from recap.data.sources.formats import guess_source, open_format
+from recap.data.formats.format import Format
+from recap.data.formats.open import guess_source, open_format
 from recap.errors import DataError
 
 

@@ -13,7 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recap.data.sources.example import (
+from recap.data.formats.format import Format
+from recap.data.formats.open import chunks_of, guess_source, open_format
+from recap.data.formats.tfrecord.example import (
     BYTES,
     FLOATS,
     INTEGERS,
@@ -24,12 +26,10 @@ from recap.data.sources.example import (
     loose_numbers,
     write_example,
 )
-from recap.data.sources.format import Format
-from recap.data.sources.formats import chunks_of, guess_source, open_format
-from recap.data.sources.libdeflate import inflate_whole
-from recap.data.sources.records import cut_records, masked_crc, record_spans
-from recap.data.sources.spans import find_spans
+from recap.data.formats.tfrecord.records import cut_records, masked_crc, record_spans
+from recap.data.formats.tfrecord.spans import find_spans
 from recap.errors import DataError
+from recap.native.libdeflate import inflate_whole
 
 
 def parse(record: bytes, *names: bytes) -> dict[bytes, list[Any]]:

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from recap.cli.main import app
-from recap.config.load import load_config
-from recap.model.saved import checkpoint_steps
+from recap.config.file.load import load_config
+from recap.runs import Run
 
 IMPORTED = ("recap.training.trainer", "torch._dynamo", "torch.utils.tensorboard")
 """What a run imports late, and what takes longer than to train."""
@@ -74,7 +74,7 @@ def main(config: str, *kills: str) -> None:
             os._exit(0)
         os.close(told)
         if kill.startswith("after:"):
-            while max(checkpoint_steps(run), default=0) < int(kill.removeprefix("after:")):
+            while max(list(Run(run).checkpoints), default=0) < int(kill.removeprefix("after:")):
                 time.sleep(0.001)
             time.sleep(chance.random() * 0.05)
             os.kill(child, signal.SIGKILL)

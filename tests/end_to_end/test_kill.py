@@ -10,7 +10,7 @@ import yaml
 from support import feed_values, write_feed
 from training.runs import assert_same_run
 
-from recap.model.saved import checkpoint_path, checkpoint_steps
+from recap.runs import Run
 
 STEPS = 120
 ROWS = 12_000  # 93 steps an epoch, so that the kills at random moments fall into one
@@ -98,5 +98,5 @@ def test_killed_at_each_stage_of_a_checkpoint_it_ends_in_the_very_same_weights(f
     }
     finish(config)
     assert_same_run(folder / "whole", folder / "stages", STEPS)
-    kept = [checkpoint_path(folder / "stages", step) for step in checkpoint_steps(folder / "stages")]
+    kept = [Run(folder / "stages").checkpoint_path(step) for step in list(Run(folder / "stages").checkpoints)]
     assert sorted(checkpoints.iterdir()) == kept

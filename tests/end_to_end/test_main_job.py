@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from recap.model.saved import checkpoint_steps
+from recap.runs import Run
 
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "recipes" / "simulated" / "ranker.yaml"
@@ -48,7 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_killed_job_gives_the_same_numbers_as_one_that_was_not(folder: Path) -> None:
     train = [sys.executable, "-m", "recap", "train", str(RECIPE), *OVERRIDES, "training.save_dir=killed"]
     process = subprocess.Popen(train, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while process.poll() is None and max(checkpoint_steps(folder / "killed"), default=0) < 20:
+    while process.poll() is None and max(list(Run(folder / "killed").checkpoints), default=0) < 20:
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
@@ -116,7 +116,7 @@ def test_control_c_saves_the_step_and_says_how_to_go_on(folder: Path) -> None:
     train = [sys.executable, "-m", "recap", "train", str(RECIPE), *OVERRIDES, "training.save_dir=stopped"]
     train += ["training.num_train_steps=100000"]
     process = subprocess.Popen(train, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    while process.poll() is None and max(checkpoint_steps(folder / "stopped"), default=0) < 10:
+    while process.poll() is None and max(list(Run(folder / "stopped").checkpoints), default=0) < 10:
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGINT)
     _, errors = process.communicate()

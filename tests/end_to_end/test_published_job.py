@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import yaml
 from safetensors.torch import load_file
 
-from recap.data.convert import convert_files
-from recap.model.saved import checkpoint_path, checkpoint_steps
+from recap.data.tools.convert import convert_files
+from recap.runs import Run
 
 TASKS = ["recap.engagement.is_favorited", "recap.engagement.is_replied"]
 VECTORS = {
@@ -95,8 +95,8 @@ def test_a_published_file_trains_on_published_data(tmp_path: Path) -> None:
     recap(tmp_path, "config", "import", "published.yaml", "--output", "ranker.yaml")
     recap(tmp_path, "config", "check", "ranker.yaml", "--data")
     recap(tmp_path, "train", "ranker.yaml")
-    assert checkpoint_steps(tmp_path / "run") == [3, 6]
-    weights = load_file(checkpoint_path(tmp_path / "run", 6) / "weights.safetensors")
+    assert list(Run(tmp_path / "run").checkpoints) == [3, 6]
+    weights = load_file(Run(tmp_path / "run").checkpoint_path(6) / "weights.safetensors")
     (table,) = (tensor for name, tensor in weights.items() if tensor.shape == (26, 4))
     assert (table[1:11] > 0.8).all()  # they started at 1, and learned on
     assert (table[11:].abs() < 0.2).all()

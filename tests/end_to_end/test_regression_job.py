@@ -14,12 +14,12 @@ from typer.testing import CliRunner
 from recap.cli.main import app
 from recap.config.metrics import BINARY_METRICS, REGRESSION_METRICS, MetricsConfig
 from recap.config.recap import JobMode, RecapConfig
-from recap.data.place import Place
-from recap.data.schema import RowEncoder
+from recap.data.encoding.encoder import RowEncoder
+from recap.data.formats.location import Location
 from recap.errors import DataError
-from recap.inference.batch import predict_files
+from recap.inference.files import predict_files
 from recap.inference.predictor import Predictor
-from recap.model.saved import find_model_dir
+from recap.runs import find_model_directory
 from recap.training.trainer import train
 
 
@@ -72,7 +72,7 @@ def test_a_regression_is_trained_evaluated_and_predicted_in_its_unit(tmp_path: P
     assert found["xauc"] > 0.7
     logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["xauc"] for line in logged if line.get("task") == "time"][-1] == pytest.approx(found["xauc"])
-    predictor = Predictor.open(find_model_dir(run))
+    predictor = Predictor.open(find_model_directory(run))
     (file,) = predict_files(predictor, [str(feed / "validation" / "*.parquet")], tmp_path / "out")
     predicted = pq.read_table(file)
     values = predicted.column("time").to_numpy()
@@ -110,7 +110,7 @@ def test_rows_whose_binary_label_was_sampled_weigh_nothing_more_for_a_regression
     config = timed(feed, tmp_path / "run")
     values = config.model_copy(update={"train_data": config.train_data.model_copy(update=data)})
     encoder = RowEncoder.for_job(values, {"language": pa.array(["en"])}, JobMode.TRAIN, values.train_data)
-    batch = encoder.encode(pq.read_table(feed / "train" / "part-1.parquet"), Place("rows"))
+    batch = encoder.encode(pq.read_table(feed / "train" / "part-1.parquet"), Location("rows"))
     assert batch.weights is not None
     assert set(batch.weights[:, 0].tolist()) == {0.0, 1.0}
     assert set(batch.weights[:, 1].tolist()) == {1.0, 2.0}

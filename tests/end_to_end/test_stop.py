@@ -12,10 +12,10 @@ import yaml
 from support import Recorder, feed_values, write_feed
 from training.runs import assert_same_run, interrupt
 
-from recap.config.load import load_config
-from recap.model.saved import checkpoint_steps
-from recap.training.checkpoint import Checkpoints
-from recap.training.signals import Interrupted
+from recap.config.file.load import load_config
+from recap.errors import Interrupted
+from recap.runs import Run
+from recap.training.checkpoints import Checkpoints
 from recap.training.trainer import train
 
 HANG = """
@@ -40,8 +40,8 @@ from recap.cli.main import main
 main()
 """
 """The command line, where a method hangs behind its work after so many calls; it is told as module, class and name."""
-OPEN = ("recap.data.source", "Source", "_look")
-READ = ("recap.data.source", "Loader", "load")
+OPEN = ("recap.data.stream.source", "Source", "_look")
+READ = ("recap.data.stream.source", "Loader", "load")
 STEP = ("recap.training.step", "TrainStep", "_gradients")
 EVALUATE = ("recap.evaluation.evaluate", "MetricSuite", "update")
 PREDICT = ("recap.inference.predictor", "Predictor", "predict")
@@ -90,7 +90,7 @@ def test_while_files_are_opened_or_the_first_batch_is_read_nothing_was_done(
     code, errors = stopped(place, 0, "train", config, by=[number])
     told = "before the first step was done; nothing was saved; run the same command again to start again\n"
     assert (code, errors) == (128 + number, f"stopped by {number.name} {told}")
-    assert checkpoint_steps(folder / f"first{number}") == []
+    assert list(Run(folder / f"first{number}").checkpoints) == []
 
 
 @pytest.mark.slow
@@ -134,7 +134,7 @@ def test_a_second_ctrl_c_stops_at_once(folder: Path) -> None:
     config = write_config(folder, "twice", grace=3600.0)
     code, errors = stopped(STEP, 2, "train", config, by=[signal.SIGINT, signal.SIGINT])
     assert (code, errors) == (130, "stopped by SIGINT; nothing half-written is left\n")
-    assert checkpoint_steps(folder / "twice") == []
+    assert list(Run(folder / "twice").checkpoints) == []
 
 
 def test_a_signal_while_a_checkpoint_is_written_waits_for_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,7 +149,7 @@ def test_a_signal_while_a_checkpoint_is_written_waits_for_it(folder: Path, monke
         patched.setattr(Checkpoints, "save", interrupted)
         with pytest.raises(Interrupted, match="stopped by SIGTERM after step 4, which is saved"):
             train(config, Recorder())
-    assert checkpoint_steps(folder / "saving") == [4]
+    assert list(Run(folder / "saving").checkpoints) == [4]
     train(config, Recorder())
     assert_same_run(folder / "whole", folder / "saving", 12)
 

@@ -11,9 +11,10 @@ from typer.testing import CliRunner
 
 from recap.cli.main import app
 from recap.config.recap import JobMode, RecapConfig
-from recap.data.stream import open_stream
-from recap.evaluation.job import evaluate_run
-from recap.model.saved import find_model_dir, open_model
+from recap.data.open import open_stream
+from recap.evaluation.run import evaluate_run
+from recap.model.directory import open_model
+from recap.runs import find_model_directory
 from recap.training.trainer import train
 
 MMOE = {"kind": "mmoe", "num_experts": 3}
@@ -33,7 +34,7 @@ def test_the_report_has_the_mean_weight_of_each_expert_over_the_rows_evaluated(t
     written = json.loads(report.file.read_text())
     assert list(written) == ["model", "splits", "gates"]
     assert written["gates"] == {"validation": report.gates["validation"]}
-    model = open_model(find_model_dir(tmp_path / "run"))
+    model = open_model(find_model_directory(tmp_path / "run"))
     stream = open_stream(config, model.assets, JobMode.EVALUATE, "validation")
     batches = [batch for batch, _ in zip(stream, range(3), strict=False)]
     with torch.inference_mode():

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import label_ranking_average_precision_score, precision_score, recall_score
 
 from recap.config.metrics import MetricsConfig
-from recap.evaluation.metrics import MetricSuite
 from recap.evaluation.metrics.grouped import Rows, list_metrics
+from recap.evaluation.metrics.suite import MetricSuite
 
 Columns = tuple[list[int], list[float], list[int]]
 

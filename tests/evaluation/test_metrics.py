@@ -13,9 +13,10 @@ from torch import Tensor
 
 from recap.config.metrics import BINARY_METRICS, GROUPED_METRICS
 from recap.errors import RunError
-from recap.evaluation.metrics import MetricSuite, auc_standard_error
+from recap.evaluation.metrics import auc_standard_error
 from recap.evaluation.metrics.grouped import GroupedMetrics, grouped_auc
 from recap.evaluation.metrics.ranking import RankingMetrics
+from recap.evaluation.metrics.suite import MetricSuite
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 Rows = tuple[Tensor, Tensor, Tensor, Tensor]

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from recap.config.metrics import BINARY_METRICS, REGRESSION_METRICS
 from recap.errors import RunError
-from recap.evaluation.metrics import MetricSuite
 from recap.evaluation.metrics import regression as regression_module
 from recap.evaluation.metrics.pairs import BINS, PairGrid, ordered_share
 from recap.evaluation.metrics.regression import Xauc
+from recap.evaluation.metrics.suite import MetricSuite
 
 Rows = tuple[Tensor, Tensor, Tensor]
 SPREADS = [0.01, 1.0, 5.0]

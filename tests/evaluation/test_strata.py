@@ -12,13 +12,13 @@ from model.kinds import make_batch
 from support import Recorder, feed_config, feed_values, write_feed
 
 from recap.cli.console import Console
-from recap.config.load import config_of
+from recap.config.file.load import config_of
 from recap.config.recap import RecapConfig
-from recap.data.assets import load_assets
+from recap.data.encoding.assets import load_assets
 from recap.errors import ConfigError, DataError
-from recap.evaluation.job import evaluate_run
-from recap.evaluation.metrics import MetricSuite
-from recap.evaluation.strata import Strata
+from recap.evaluation.metrics.suite import MetricSuite
+from recap.evaluation.observers.strata import Strata
+from recap.evaluation.run import evaluate_run
 from recap.training.trainer import train
 
 STRATA = {"morning": {"feature": "hour", "value": 8}, "english": {"feature": "language", "value": "en"}}

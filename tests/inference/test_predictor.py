@@ -7,12 +7,12 @@ import pyarrow.parquet as pq
 import pytest
 from support import LANGUAGES, Recorder, feed_config, write_feed
 
-from recap.config.load import load_config
-from recap.data.convert import convert_files
+from recap.config.file.load import load_config
+from recap.data.tools.convert import convert_files
 from recap.errors import CheckpointError, ConfigError
-from recap.inference.batch import predict_files
+from recap.inference.files import predict_files
 from recap.inference.predictor import Predictor
-from recap.model.saved import find_model_dir
+from recap.runs import find_model_directory
 from recap.training.trainer import train
 
 
@@ -21,12 +21,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
     config = feed_config(write_feed(folder), folder / "run", training={"num_train_steps": 1})
     train(config, Recorder())
-    return find_model_dir(folder / "run")
+    return find_model_directory(folder / "run")
 
 
 def test_scores_may_be_weighed_anew_and_other_columns_carried(model: Path) -> None:
     predictor = Predictor.open(model, ["scoring.weights={share: 3}", "features.ids=[]"])
-    assert predictor.formula.weights.tolist() == [0.0, 3.0]
+    assert predictor.scorer.formula.weights.tolist() == [0.0, 3.0]
     assert [column.name for column in predictor.config.features.carried] == ["user_id", "served_at_ms"]
 
 
@@ -64,7 +64,7 @@ def test_histories_are_predicted_with_as_they_were_trained_on_in_every_format(
         train(load_config(valid), Recorder())
     assert "features.histories.languages.ids.vocabulary: its strings changed" in str(caught.value)
     (tmp_path / "languages.parquet").unlink()  # a model carries its own
-    predictor = Predictor.open(find_model_dir(tmp_path / "runs" / "histories"))
+    predictor = Predictor.open(find_model_directory(tmp_path / "runs" / "histories"))
     convert_files(["validation/part-0.parquet"], tmp_path / "lines", "jsonl")
     predicted = [
         pq.read_table(predict_files(predictor, [str(file)], tmp_path / f"out-{number}")[0])
@@ -75,4 +75,6 @@ def test_histories_are_predicted_with_as_they_were_trained_on_in_every_format(
     for one, other in zip(*(table.column("like").to_pylist() for table in predicted), strict=True):
         assert one == pytest.approx(other, rel=1e-5)
     with pytest.raises(ConfigError, match=r"features.histories.watched.max_length: 5 → 4"):
-        Predictor.open(find_model_dir(tmp_path / "runs" / "histories"), ["features.histories.watched.max_length=4"])
+        Predictor.open(
+            find_model_directory(tmp_path / "runs" / "histories"), ["features.histories.watched.max_length=4"]
+        )

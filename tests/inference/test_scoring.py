@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recap.inference.scoring import EPSILON, ScoreFormula
+from recap.model.scorer import EPSILON, ScoreFormula
 
 TASKS = ["like", "share", "report"]
 probabilities = st.lists(st.floats(0, 1), min_size=3, max_size=3)

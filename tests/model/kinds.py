@@ -10,11 +10,11 @@ import pyarrow as pa
 import torch
 from support import feed_values, history_table
 
-from recap.config.load import config_of
+from recap.config.file.load import config_of
 from recap.config.recap import RecapConfig
 from recap.data.batch import Batch
-from recap.data.place import Place
-from recap.data.schema import RowEncoder
+from recap.data.encoding.encoder import RowEncoder
+from recap.data.formats.location import Location
 from recap.model.ranker import Ranker
 
 BACKBONES: dict[str, dict[str, Any]] = {
@@ -205,7 +205,7 @@ def make_config(case: str) -> RecapConfig:
 def make_batch(config: RecapConfig, rows: int = 40, seed: int = 0) -> Batch:
     """Rows of a feed as `config` reads them."""
     encoder = RowEncoder(config.features, {"language": pa.array(["en", "ja"])}, config.tasks, config.train_data.labels)
-    return encoder.encode(history_table(rows, seed), Place("rows"))
+    return encoder.encode(history_table(rows, seed), Location("rows"))
 
 
 def make_ranker(config: RecapConfig, seed: int = 0) -> Ranker:

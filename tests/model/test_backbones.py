@@ -12,12 +12,12 @@ from torch.export import Dim, export
 from torch.testing import assert_close
 
 from recap.config.backbones import BackboneConfig
-from recap.config.base import all_disagreements
+from recap.config.base import all_problems
 from recap.config.model import TaskConfig
 from recap.config.network import BatchNormConfig, MlpConfig
 from recap.errors import ConfigError
 from recap.model.backbones import build_backbone, build_mlp
-from recap.model.inputs import InputLayout
+from recap.model.inputs.inputs import InputLayout
 from recap.model.layers import Mlp
 from recap.model.towers import Tower
 
@@ -384,6 +384,6 @@ def test_the_last_batch_norm_of_an_mlp_stands_where_it_is_asked_for() -> None:
 
 
 def test_a_last_batch_norm_that_nothing_describes_is_refused() -> None:
-    found = list(all_disagreements(MlpConfig(layer_sizes=[4], final_layer_batch_norm=True)))
+    found = list(all_problems(MlpConfig(layer_sizes=[4], final_layer_batch_norm=True)))
     assert found[0][0] == ("final_layer_batch_norm",)
     assert "there is none; add it" in found[0][1]

@@ -16,15 +16,15 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from recap.config.featurization import ClipLog1pAbsConfig, DoubleNormLogConfig, Log1pAbsConfig, ZScoreLogConfig
-from recap.config.load import config_of
+from recap.config.file.load import config_of
 from recap.config.network import BatchNormConfig
 from recap.config.recap import RecapConfig
-from recap.data.analysis import analyse
-from recap.data.assets import load_assets
+from recap.data.encoding.assets import load_assets
+from recap.data.tools.analysis import analyse
 from recap.errors import ConfigError, DataError
-from recap.model.featurization import ZScoreLog, build_featurization
+from recap.model.directory import new_ranker
+from recap.model.inputs.featurization import ZScoreLog, build_featurization
 from recap.model.layers import BatchRenorm
-from recap.model.saved import new_ranker
 
 NUMBERS = st.floats(width=32)
 JOINED = torch.tensor([[1.0, -7.0]])

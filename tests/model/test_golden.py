@@ -1,4 +1,4 @@
-"""Agreement with the published ranker, part by part and whole, gradients included."""
+"""Consensus with the published ranker, part by part and whole, gradients included."""
 
 import json
 from pathlib import Path
@@ -12,18 +12,18 @@ from torch.testing import assert_close
 
 from recap.config.backbones import MaskNetConfig
 from recap.config.featurization import DoubleNormLogConfig
-from recap.config.load import load_config
+from recap.config.file.load import load_config
 from recap.config.network import BatchNormConfig, DropoutConfig
-from recap.config.published.convert import import_config
 from recap.config.recap import RecapConfig
 from recap.data.batch import Batch
 from recap.model.backbones import build_backbone
-from recap.model.calibration import calibrate
-from recap.model.featurization import DoubleNormLog
-from recap.model.inputs import InputLayout
+from recap.model.calibration import Calibration
+from recap.model.inputs.featurization import DoubleNormLog
+from recap.model.inputs.inputs import InputLayout
 from recap.model.layers import Mlp
-from recap.model.loss import MultiTaskLoss
+from recap.model.objective.losses import MultiTaskLoss
 from recap.model.ranker import Ranker
+from recap.published.convert.convert import import_config
 
 TASKS = ("is_favorited", "is_replied", "is_reported")
 
@@ -64,7 +64,7 @@ def test_calibration_agrees_with_the_published_one() -> None:
     for name, expected in section(tensors, "output/").items():
         rates = dict(part.split("=") for part in name.split(","))
         ratio = torch.tensor([float(rates["neg"]) / float(rates["pos"])])
-        assert_close(calibrate(tensors["input/probability"][:, None], ratio)[:, 0], expected, **TOLERANCE)
+        assert_close(Calibration(ratio)(tensors["input/probability"][:, None])[:, 0], expected, **TOLERANCE)
 
 
 def ranker_config(meta: dict[str, Any], folder: Path) -> RecapConfig:

@@ -15,13 +15,14 @@ from torch import Tensor
 from torch.nn.functional import softplus
 from torch.testing import assert_close
 
-from recap.config.load import config_of
+from recap.config.file.load import config_of
 from recap.config.model import TaskConfig
 from recap.errors import ConfigError
-from recap.model import pairs
-from recap.model.loss import MultiTaskLoss
-from recap.model.objectives import LARGEST_LOG
-from recap.model.pairs import pairwise_loss
+from recap.model.activation import MAX_LOG
+from recap.model.objective import pairs
+from recap.model.objective.losses import MultiTaskLoss
+from recap.model.objective.pairs import pairwise_loss
+from recap.model.scorer import Scorer
 
 
 def loss_of(*tasks: dict[str, Any]) -> MultiTaskLoss:
@@ -97,10 +98,10 @@ def test_rows_without_a_label_cost_nothing_of_any_loss() -> None:
 
 def test_the_value_of_a_regression_is_in_the_unit_of_its_label() -> None:
     ranker = make_ranker(make_config("regressions"))
-    found = ranker.predictions(torch.tensor([[math.log(8), -3.5], [-1.0, 4.0], [1e30, 1e30]]))
+    found = ranker.activation(torch.tensor([[math.log(8), -3.5], [-1.0, 4.0], [1e30, 1e30]]))
     assert_close(found[:2], torch.tensor([[7.0, -3.5], [0.0, 4.0]]))
-    assert found[2, 0].item() == pytest.approx(math.expm1(LARGEST_LOG), rel=1e-4)
-    output = ranker.eval()(make_batch(make_config("regressions")))
+    assert found[2, 0].item() == pytest.approx(math.expm1(MAX_LOG), rel=1e-4)
+    output = Scorer.of(make_config("regressions"), ranker).eval()(make_batch(make_config("regressions")))
     assert torch.equal(output.probabilities, output.calibrated_probabilities)
     assert torch.equal(output.probabilities[:, 1], output.logits[:, 1])
 
@@ -110,8 +111,8 @@ def test_regressions_are_exported_as_they_are_computed(case: str) -> None:
     config = make_config(case)
     ranker = make_ranker(config).eval()
     outputs = torch.randn(5, 2) * 10
-    program = torch.export.export(ranker.predictions, (outputs,))
-    assert torch.equal(program.module()(outputs), ranker.predictions(outputs))
+    program = torch.export.export(ranker.activation, (outputs,))
+    assert torch.equal(program.module()(outputs), ranker.activation(outputs))
 
 
 def slow_pairs(logits: Tensor, labels: Tensor, users: Tensor, known: Tensor) -> Tensor:

@@ -10,16 +10,16 @@ import torch
 from model.kinds import make_batch, make_config, make_ranker
 from support import Recorder, feed_config, feed_values, write_feed
 
-from recap.config.load import config_of
+from recap.config.file.load import config_of
 from recap.config.model import PositionDebiasConfig
 from recap.config.recap import JobMode
-from recap.data.schema import RowEncoder
+from recap.data.encoding.encoder import RowEncoder
 from recap.errors import ConfigError
-from recap.evaluation.job import evaluate_run
-from recap.inference.batch import predict_files
+from recap.evaluation.run import evaluate_run
+from recap.inference.files import predict_files
 from recap.inference.predictor import Predictor
-from recap.model.position import PositionDebias
-from recap.model.saved import find_model_dir
+from recap.model.inputs.position import PositionDebias
+from recap.runs import find_model_directory
 from recap.training.trainer import train
 
 LANGUAGES = {"language": pa.array(["en", "ja"])}
@@ -92,7 +92,7 @@ def test_the_column_is_read_in_training_alone(tmp_path: Path) -> None:
     pq.write_table(pq.read_table(file).drop_columns(["hour"]), file)
     train(config, Recorder())
     assert evaluate_run(config, tmp_path / "run").splits["validation"].keys() == {"like", "share"}
-    predictor = Predictor.open(find_model_dir(tmp_path / "run"))
+    predictor = Predictor.open(find_model_directory(tmp_path / "run"))
     predict_files(predictor, [str(file)], tmp_path / "predictions", overwrite=False)
     assert pq.read_table(tmp_path / "predictions").num_rows == 250
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 from support import feed_config, feed_values
 
-from recap.config.load import config_of, dump_config, load_config
+from recap.config.file.load import config_of, dump_config, load_config
 from recap.config.recap import JobMode, RecapConfig
-from recap.data.assets import load_assets, save_asset
-from recap.data.stream import open_stream
+from recap.data.encoding.assets import load_assets, save_asset
+from recap.data.open import open_stream
 from recap.errors import ConfigError, DataError
-from recap.model.saved import build_ranker, new_ranker
+from recap.model.directory import build_ranker, new_ranker
 
 WIDE = [[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0]]
 

@@ -11,10 +11,10 @@ from model.kinds import CASES, make_batch, make_config, make_ranker
 from support import feed_values
 from torch.testing import assert_close
 
-from recap.config.load import config_of
+from recap.config.file.load import config_of
 from recap.config.recap import RecapConfig
-from recap.model.calibration import calibrate
-from recap.model.loss import MultiTaskLoss
+from recap.model.calibration import Calibration
+from recap.model.objective.losses import MultiTaskLoss
 from recap.model.ranker import Ranker
 
 
@@ -127,7 +127,7 @@ def test_a_model_of_vectors_alone_works() -> None:
 def test_calibration_gives_the_posterior_of_the_population(prior: float, positive: float, negative: float) -> None:
     sampled = prior * positive / (prior * positive + (1 - prior) * negative)
     ratio = torch.tensor([negative / positive], dtype=torch.float64)
-    found = calibrate(torch.tensor([[sampled]], dtype=torch.float64), ratio).item()
+    found = Calibration(ratio)(torch.tensor([[sampled]], dtype=torch.float64)).item()
     assert found == pytest.approx(prior, rel=1e-6)
 
 
@@ -135,12 +135,12 @@ def test_calibration_gives_the_posterior_of_the_population(prior: float, positiv
 def test_calibration_keeps_order_and_ends_and_is_undone_by_its_inverse(values: list[float], ratio: float) -> None:
     probabilities = torch.tensor(sorted([0.0, *values, 1.0]), dtype=torch.float64)[:, None]
     ratios = torch.tensor([ratio], dtype=torch.float64)
-    there = calibrate(probabilities, ratios)
-    assert there[0] == 0
-    assert there[-1] == 1
-    assert (there.diff(dim=0) >= 0).all()
-    assert_close(calibrate(there, 1 / ratios), probabilities, atol=1e-9, rtol=1e-6)
-    assert torch.equal(calibrate(probabilities, torch.ones(1)), probabilities)
+    calibrated = Calibration(ratios)(probabilities)
+    assert calibrated[0] == 0
+    assert calibrated[-1] == 1
+    assert (calibrated.diff(dim=0) >= 0).all()
+    assert_close(Calibration(1 / ratios)(calibrated), probabilities, atol=1e-9, rtol=1e-6)
+    assert torch.equal(Calibration(torch.ones(1))(probabilities), probabilities)
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 8])

@@ -13,9 +13,10 @@ from torch.testing import assert_close
 from recap.config.backbones import MaskNetConfig
 from recap.config.model import ModelConfig
 from recap.config.network import MlpConfig
-from recap.model.inputs import InputLayout
+from recap.model.inputs.inputs import InputLayout
+from recap.model.objective.objective import Objective, chain_penalty
 from recap.model.sharing import Sharing, build_sharing
-from recap.model.sharing.cascade import Aitm, Cascade, Esmm, build_cascade, cascade_penalty, logit_of_product
+from recap.model.sharing.cascade import Aitm, Cascade, Esmm, build_cascade, logit_of_product
 from recap.model.sharing.experts import Gate
 from recap.model.sharing.mmoe import Mmoe
 from recap.model.sharing.one_backbone import ShareAll
@@ -267,20 +268,20 @@ def test_aitm_along_three_tasks_goes_from_each_to_the_next() -> None:
 
 
 def test_the_penalty_is_what_later_tasks_have_above_earlier_ones() -> None:
-    probabilities = torch.rand(8, 3, generator=torch.Generator().manual_seed(0))
-    slow = 0.0
-    for row in probabilities.tolist():
-        slow += (max(row[0] - row[2], 0) + max(row[1] - row[0], 0)) / 8  # a.b → click → like
-    cascade = make_cascade(kind="aitm", chain=["a.b", "click", "like"], width=2, constraint_weight=0.5)
-    assert cascade.penalty(probabilities).item() == pytest.approx(0.5 * slow)
-    assert cascade_penalty(torch.tensor([[0.5, 0.5, 0.1]])) == 0
-    for other in (build_cascade(model_config(), LAYOUT), make_cascade(kind="esmm", chain=TASKS)):
-        assert other.penalty(probabilities) == 0
+    outputs = torch.randn(8, 2, generator=torch.Generator().manual_seed(0))
+    later_task, earlier_task = outputs.sigmoid().T.tolist()  # share → like
+    slow = sum(max(later - earlier, 0) for earlier, later in zip(earlier_task, later_task, strict=True)) / 8
+    objective = Objective(make_config("aitm"))
+    assert objective.penalty(outputs).item() == pytest.approx(objective.constraint_weight * slow)
+    assert chain_penalty(torch.tensor([[0.5, 0.5, 0.1]])) == 0
+    assert chain_penalty(torch.tensor([[0.5, 0.7, 0.8]])).item() == pytest.approx(0.3)
+    for other in ("mlp-share_all", "esmm"):
+        assert Objective(make_config(other)).penalty(outputs) == 0
 
 
 def test_the_penalty_pulls_probabilities_together() -> None:
     probabilities = torch.tensor([[0.2, 0.6, 0.1]], requires_grad=True)
-    cascade_penalty(probabilities).backward()
+    chain_penalty(probabilities).backward()
     assert probabilities.grad is not None
     assert probabilities.grad.tolist() == [[-1.0, 1.0, 0.0]]
 

@@ -13,11 +13,11 @@ from support import feed_values, write_feed
 from typer.testing import CliRunner
 
 from recap.cli.main import app
-from recap.config.load import config_of
-from recap.config.yaml_file import render
+from recap.config.file.load import config_of
+from recap.config.file.yaml import render
 from recap.errors import ConfigError
 from recap.model.summary import ModuleSummary, summarise, synthetic_batch
-from recap.training.optimizer import ScheduledOptimizer
+from recap.training.optimizer.scheduled import ScheduledOptimizer
 
 LANGUAGES = {"language": pa.array(["en", "ja"])}
 
@@ -39,7 +39,7 @@ def test_totals_are_those_of_the_model(case: str) -> None:
     assert found.moment_bytes == 8 * parameters
     assert found.weight_bytes == sum(tensor.nbytes for tensor in ranker.state_dict().values())
     assert found.flops == sum(child.flops for child in found.model.children) > 0
-    assert found.model.output == [[2], [2], [2]]
+    assert found.model.output == [[2], [2]]
     assert found.activation_bytes > 4 * ranker.inputs.layout.width
 
 
@@ -115,7 +115,7 @@ def test_the_command_reads_no_data_and_says_which_file_it_lacks(tmp_path: Path) 
     config.write_text(render(feed_values(folder, tmp_path / "run")))
     shown = CliRunner().invoke(app, ["model", "summary", str(config)])
     assert shown.exit_code == 0, shown.output
-    assert "model  Ranker  → 3 of 2" in shown.output
+    assert "model  Ranker  → 2 of 2" in shown.output
     said = json.loads(CliRunner().invoke(app, ["model", "summary", str(config), "--json"]).output)
     assert f"parameters: {said['parameters']:,}\n" in shown.output
     learned = [child["name"] for child in said["model"]["children"] if child["parameters"]]

@@ -8,10 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 from support import RECIPES, Recorder, load_script
 
-from recap.config.load import load_config
+from recap.config.file.load import load_config
 from recap.errors import ConfigError, DataError, InputError
-from recap.evaluation.job import evaluate_run
-from recap.model.saved import find_model_dir
+from recap.evaluation.run import evaluate_run
+from recap.runs import find_model_directory
 from recap.training.trainer import train
 
 RECIPE = RECIPES / "bars"
@@ -96,7 +96,7 @@ def test_every_model_trains_on_what_is_prepared_and_is_evaluated_on_the_test_row
     train(config, recorder)
     assert {step for step, _ in recorder.evaluated_at} == {10, 20, 30}
     test = load_config(
-        find_model_dir(run, "best") / "config.yaml", [], [str(tmp_path / "out" / "test.yaml")], stored=True
+        find_model_directory(run, "best") / "config.yaml", [], [str(tmp_path / "out" / "test.yaml")], stored=True
     )
     report = evaluate_run(test, run, split="test", step="best")
     assert report.splits["test"]["label"]["count"] == 150

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from support import RECIPES, Recorder, feed_values, load_script
 
-from recap.config.load import load_config
+from recap.config.file.load import load_config
 from recap.errors import ConfigError
 
 board = load_script(RECIPES / "board.py")

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from support import RECIPES, Recorder, load_script
 
-from recap.config.load import load_config
+from recap.config.file.load import load_config
 from recap.errors import DataError
 from recap.training.trainer import train
 

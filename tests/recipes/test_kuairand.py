@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from support import RECIPES, load_script
 
-from recap.config.load import load_config
+from recap.config.file.load import load_config
 from recap.errors import DataError
 
 RECIPE = RECIPES / "kuairand"

@@ -18,7 +18,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from support import Recorder
 
-from recap.config.load import load_config
+from recap.config.file.load import load_config
 from recap.data.simulate import simulate
 from recap.training.trainer import train
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from recap.model.saved import checkpoint_path
+from recap.runs import Run
 
 OF_THE_CLOCK = ("examples_per_second", "data_wait")
 """What no two runs log alike."""
@@ -20,18 +20,18 @@ def interrupt() -> None:
 
 
 def files(run: Path, step: int, name: str) -> dict[str, torch.Tensor]:
-    return load_file(checkpoint_path(run, step) / name)
+    return load_file(Run(run).checkpoint_path(step) / name)
 
 
 def assert_same_run(left: Path, right: Path, step: int) -> None:
     """Weights, moments, state and everything logged, bit for bit (but for speed)."""
-    names = [{file.name for file in checkpoint_path(run, step).glob("*.safetensors")} for run in (left, right)]
+    names = [{file.name for file in Run(run).checkpoint_path(step).glob("*.safetensors")} for run in (left, right)]
     assert names[0] == names[1]
     for name in names[0]:
         first, second = files(left, step, name), files(right, step, name)
         assert first.keys() == second.keys()
         assert all(torch.equal(first[key], second[key]) for key in first), name
-    state = [(checkpoint_path(run, step) / "state.json").read_text() for run in (left, right)]
+    state = [(Run(run).checkpoint_path(step) / "state.json").read_text() for run in (left, right)]
     assert state[0] == state[1]
     assert records(left) == records(right)
 

@@ -15,18 +15,17 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 from training.runs import assert_same_run, files, interrupt, records
 
-from recap.config.algorithms import TableAlgorithmConfig
-from recap.config.load import config_of
+from recap.config.file.load import config_of
+from recap.config.optimizer import TableAlgorithmConfig
 from recap.config.recap import RecapConfig
-from recap.errors import ConfigError
-from recap.ranks import ALONE
+from recap.distributed import ALONE, Consensus
+from recap.errors import ConfigError, Interrupted
 from recap.runtime import start_runtime
-from recap.training.agreement import Agreement
-from recap.training.algorithms import build_algorithm
+from recap.signals import Signals
 from recap.training.average import WeightAverage
 from recap.training.balancing import build_balancing
-from recap.training.optimizer import ScheduledOptimizer
-from recap.training.signals import Interrupted, Signals
+from recap.training.optimizer.algorithms import build_algorithm
+from recap.training.optimizer.scheduled import ScheduledOptimizer
 from recap.training.step import TrainStep
 from recap.training.trainer import train
 
@@ -184,7 +183,7 @@ def after_steps(config: RecapConfig, count: int, parts: int = 1) -> tuple[dict[s
     balancing = build_balancing(config, ranker, runtime.device)
     optimizer = ScheduledOptimizer(config, ranker, balancing.parameters())
     step = TrainStep(
-        config, ranker, balancing, optimizer, WeightAverage(None, ranker), runtime, Agreement(ALONE, Signals(30.0))
+        config, ranker, balancing, optimizer, WeightAverage(None, ranker), runtime, Consensus(ALONE, Signals(30.0))
     )
     for number in range(count):
         step(make_batch(config, rows=12, seed=number), number + 1, optimizer.rates(number))

@@ -10,14 +10,14 @@ from support import Recorder, feed_config, feed_values
 from torch.testing import assert_close
 from training.runs import assert_same_run, files, interrupt, records
 
-from recap.config.load import config_of
+from recap.config.file.load import config_of
 from recap.config.recap import RecapConfig
 from recap.config.training import EmaConfig
-from recap.errors import CheckpointError, ConfigError
-from recap.evaluation.job import evaluate_run
-from recap.model.saved import checkpoint_path, checkpoint_steps, find_model_dir, open_model
+from recap.errors import CheckpointError, ConfigError, Interrupted
+from recap.evaluation.run import evaluate_run
+from recap.model.directory import open_model
+from recap.runs import Run, find_model_directory
 from recap.training.average import WeightAverage
-from recap.training.signals import Interrupted
 from recap.training.trainer import train
 
 EMA = {"decay": 0.9}
@@ -90,12 +90,12 @@ def test_training_moves_as_without_and_saves_the_average_beside(feed: Path, tmp_
     assert any("running_mean" in name for name in buffers)
     end = files(tmp_path / "plain", 12, WEIGHTS)
     assert all(torch.equal(last[name], end[name]) for name in buffers)
-    assert not (checkpoint_path(tmp_path / "plain", 12) / RAW).exists()
+    assert not (Run(tmp_path / "plain").checkpoint_path(12) / RAW).exists()
 
 
 def fresh_weights(config: RecapConfig) -> dict[str, torch.Tensor]:
-    from recap.data.assets import load_assets
-    from recap.model.saved import build_ranker
+    from recap.data.encoding.assets import load_assets
+    from recap.model.directory import build_ranker
     from recap.runtime import seed_torch
 
     seed_torch(config.training.seed, 0)
@@ -132,21 +132,21 @@ def test_a_run_that_broke_off_between_checkpoints_resumes_to_the_very_same_avera
 
     with pytest.raises(ZeroDivisionError):
         train(averaged(feed, tmp_path / "broken"), Recorder({7: fail}))
-    assert checkpoint_steps(tmp_path / "broken") == [4]
+    assert list(Run(tmp_path / "broken").checkpoints) == [4]
     train(averaged(feed, tmp_path / "broken"), Recorder())
     train(averaged(feed, tmp_path / "whole"), Recorder())
     assert_same_run(tmp_path / "whole", tmp_path / "broken", 12)
-    assert (checkpoint_path(tmp_path / "whole", 12) / RAW).read_bytes() == (
-        checkpoint_path(tmp_path / "broken", 12) / RAW
+    assert (Run(tmp_path / "whole").checkpoint_path(12) / RAW).read_bytes() == (
+        Run(tmp_path / "broken").checkpoint_path(12) / RAW
     ).read_bytes()
 
 
 def test_raw_weights_that_are_damaged_are_refused_by_name(feed: Path, tmp_path: Path) -> None:
     train(averaged(feed, tmp_path / "run", checkpoint_max_to_keep=1), Recorder())
-    file = checkpoint_path(tmp_path / "run", 12) / RAW
+    file = Run(tmp_path / "run").checkpoint_path(12) / RAW
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(CheckpointError, match=r"raw_weights.safetensors: damaged"):
-        open_model(find_model_dir(tmp_path / "run"))
+        open_model(find_model_directory(tmp_path / "run"))
 
 
 def test_a_warm_start_begins_with_the_averages_of_the_run_before(feed: Path, tmp_path: Path) -> None:

@@ -18,18 +18,18 @@ from torch import Tensor
 from torch.testing import assert_close
 from training.runs import assert_same_run, files, interrupt, records
 
-from recap.config.load import config_of
+from recap.config.file.load import config_of
 from recap.config.recap import RecapConfig
 from recap.data.batch import Batch
-from recap.evaluation.conflicts import conflicts
-from recap.evaluation.job import evaluate_run
+from recap.errors import Interrupted
+from recap.evaluation.observers.conflicts import conflicts
+from recap.evaluation.run import evaluate_run
 from recap.model.gradients import TaskGradients, cosines
-from recap.model.loss import MultiTaskLoss
+from recap.model.objective.losses import MultiTaskLoss
 from recap.model.ranker import Ranker
-from recap.model.saved import checkpoint_path
+from recap.runs import Run
 from recap.runtime import start_runtime
 from recap.training.balancing import Balancing, GradNorm, Uncertainty, build_balancing, projected
-from recap.training.signals import Interrupted
 from recap.training.step import split_rows
 from recap.training.trainer import train
 
@@ -273,7 +273,7 @@ def test_a_stopped_run_resumes_to_the_very_same_end_however_it_balances(
             train(stopped, Recorder({step: interrupt}))
     train(stopped, Recorder())
     assert_same_run(tmp_path / "whole", tmp_path / "stopped", 9)
-    states = [checkpoint_path(tmp_path / run, 9) / "balancing.safetensors" for run in ("whole", "stopped")]
+    states = [Run(tmp_path / run).checkpoint_path(9) / "balancing.safetensors" for run in ("whole", "stopped")]
     if kind == "pcgrad":
         assert not any(state.exists() for state in states)
         return

@@ -18,16 +18,16 @@ from safetensors.torch import load_file
 from support import Recorder, feed_config, feed_values
 from training.runs import assert_same_run, interrupt, records
 
-from recap.config.load import load_config
-from recap.data.assets import load_assets
-from recap.errors import CheckpointError, RunError
-from recap.evaluation.job import evaluate_run
-from recap.model import directory
-from recap.model.directory import verify
-from recap.model.saved import SavedModel, build_ranker, checkpoint_path, checkpoint_steps, find_model_dir, open_model
+from recap import storage
+from recap.config.file.load import load_config
+from recap.data.encoding.assets import load_assets
+from recap.errors import CheckpointError, Interrupted, RunError
+from recap.evaluation.run import evaluate_run
+from recap.model.directory import SavedModel, build_ranker, open_model
+from recap.runs import Run, find_model_directory
+from recap.storage import verify
 from recap.training.average import WeightAverage
-from recap.training.checkpoint import Checkpoints, RunState, locked
-from recap.training.signals import Interrupted
+from recap.training.checkpoints import Checkpoints, RunState
 from recap.training.trainer import train
 
 
@@ -62,13 +62,13 @@ def parts(feed: Path, tmp_path: Path) -> Parts:
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """The writer waits before its first sync of each checkpoint until this is set."""
-    gate, sync = threading.Event(), directory._sync
+    gate, sync = threading.Event(), storage._sync
 
     def wait_and_sync(path: Path) -> None:
         gate.wait()
         sync(path)
 
-    monkeypatch.setattr(directory, "_sync", wait_and_sync)
+    monkeypatch.setattr(storage, "_sync", wait_and_sync)
     yield gate
     gate.set()
 
@@ -81,7 +81,7 @@ def test_what_changes_while_a_checkpoint_is_written_does_not_get_into_it(parts: 
         parts.fill(-1)
     checkpoints.wait()
     for step in (28, 29):
-        folder = checkpoint_path(tmp_path / "run", step)
+        folder = Run(tmp_path / "run").checkpoint_path(step)
         verify(folder)
         learned = dict(parts.model.ranker.named_parameters())
         for name, tensor in load_file(folder / "weights.safetensors").items():
@@ -91,7 +91,7 @@ def test_what_changes_while_a_checkpoint_is_written_does_not_get_into_it(parts: 
 
 def test_training_goes_on_while_a_checkpoint_is_written(feed: Path, tmp_path: Path, gate: threading.Event) -> None:
     run = tmp_path / "run"
-    recorder = Recorder({step: lambda: seen.append(checkpoint_steps(run)) for step in range(1, 9)} | {8: gate.set})
+    recorder = Recorder({step: lambda: seen.append(list(Run(run).checkpoints)) for step in range(1, 9)} | {8: gate.set})
     seen: list[list[int]] = []
     train(feed_config(feed, run), recorder)
     assert seen == [[]] * 7, "steps 5 to 7 were done before the checkpoint of step 4 was there"
@@ -113,7 +113,7 @@ def test_one_checkpoint_at_most_is_being_written(parts: Parts, tmp_path: Path, g
     gate.set()
     thread.join()
     checkpoints.wait()
-    assert checkpoint_steps(tmp_path / "run") == [1, 2]
+    assert list(Run(tmp_path / "run").checkpoints) == [1, 2]
 
 
 def test_old_checkpoints_are_deleted_once_the_new_one_is_whole(
@@ -123,14 +123,14 @@ def test_old_checkpoints_are_deleted_once_the_new_one_is_whole(
     gate.set()
     for step in (1, 2, 3, 4):
         parts.save(checkpoints, step, best=2)
-    assert checkpoints.latest_or_none() == checkpoint_path(run, 4)
-    assert checkpoint_steps(run) == [2, 3, 4]
+    assert checkpoints.latest_or_none() == Run(run).checkpoint_path(4)
+    assert list(Run(run).checkpoints) == [2, 3, 4]
     gate.clear()
     parts.save(checkpoints, 5, best=5)
-    assert checkpoint_steps(run) == [2, 3, 4]
+    assert list(Run(run).checkpoints) == [2, 3, 4]
     gate.set()
     checkpoints.wait()
-    assert checkpoint_steps(run) == [4, 5]
+    assert list(Run(run).checkpoints) == [4, 5]
 
 
 def test_a_signal_waits_for_the_checkpoint_it_says_is_saved(feed: Path, tmp_path: Path, gate: threading.Event) -> None:
@@ -138,7 +138,7 @@ def test_a_signal_waits_for_the_checkpoint_it_says_is_saved(feed: Path, tmp_path
     with pytest.raises(Interrupted, match="after step 3, which is saved"):
         train(feed_config(feed, tmp_path / "run"), Recorder({3: interrupt}))
     assert gate.is_set()
-    verify(checkpoint_path(tmp_path / "run", 3))
+    verify(Run(tmp_path / "run").checkpoint_path(3))
 
 
 @pytest.mark.parametrize(("steps", "whole"), [(12, []), (4, [])])
@@ -158,7 +158,7 @@ def test_a_writer_that_fails_ends_the_run_at_the_next_save_or_at_the_end(
             train(config, recorder)
     assert error.value.exit_code == 1
     assert recorder.steps[-1] == min(steps, 8)
-    assert checkpoint_steps(run) == whole
+    assert list(Run(run).checkpoints) == whole
     train(config, Recorder())
     train(feed_config(feed, tmp_path / "other", training={"num_train_steps": steps}), Recorder())
     assert_same_run(run, tmp_path / "other", steps)
@@ -193,19 +193,22 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
 ) -> None:
     run, longer = tmp_path / "run", {"num_train_steps": 14}
     train(feed_config(feed, run), Recorder())
-    latest = checkpoint_path(run, 12)
+    latest = Run(run).checkpoint_path(12)
     damage(latest / name)
-    for opened in (lambda: open_model(find_model_dir(run)), lambda: evaluate_run(feed_config(feed, run), run, step=12)):
-        with pytest.raises(CheckpointError, match=rf"{name}.*; {run} has others, of step 4, 8"):
+    for opened in (
+        lambda: open_model(find_model_directory(run)),
+        lambda: evaluate_run(feed_config(feed, run), run, step=12),
+    ):
+        with pytest.raises(CheckpointError, match=rf"{name}.*; {run}/checkpoints also holds step_00000004, s"):
             opened()
-    open_model(find_model_dir(run, step=8))
+    open_model(find_model_directory(run, step=8))
     recorder = Recorder()
     train(feed_config(feed, run, training=longer), recorder)
     assert recorder.said[0].startswith(str(latest))
     assert name in recorder.said[0]
     assert recorder.said[0].endswith("set aside as step_00000012.damaged, the run goes on from step_00000008")
     assert recorder.steps == [9, 10, 11, 12, 13, 14]
-    assert checkpoint_steps(run) == [4, 8, 12, 14]
+    assert list(Run(run).checkpoints) == [4, 8, 12, 14]
     train(feed_config(feed, tmp_path / "other", training=longer), Recorder())
     assert_same_run(run, tmp_path / "other", 14)
 
@@ -214,12 +217,12 @@ def test_a_run_without_a_whole_checkpoint_is_refused_and_nothing_is_renamed(feed
     run = tmp_path / "run"
     train(feed_config(feed, run), Recorder())
     for step in (4, 8, 12):
-        flip(checkpoint_path(run, step) / "weights.safetensors")
+        flip(Run(run).checkpoint_path(step) / "weights.safetensors")
     logged = records(run)
     for _ in range(2):
-        with pytest.raises(CheckpointError, match=r"step_00000004.*\n.*no whole checkpoint is left. Bring one back"):
+        with pytest.raises(CheckpointError, match=r"step_00000004.*\n.*no valid checkpoint is left. Restore one"):
             train(feed_config(feed, run), Recorder())
-    assert checkpoint_steps(run) == [4, 8, 12]
+    assert list(Run(run).checkpoints) == [4, 8, 12]
     assert records(run) == logged
 
 
@@ -228,12 +231,12 @@ def test_a_damaged_best_checkpoint_is_refused_by_name_and_the_run_goes_on(feed: 
     run = tmp_path / "run"
     config = feed_config(feed, run, training=watch)
     train(config, Recorder())
-    best = find_model_dir(run, "best")
+    best = find_model_directory(run, "best")
     flip(best / "weights.safetensors")
     with pytest.raises(CheckpointError, match=f"{best}/weights.safetensors: damaged"):
-        open_model(find_model_dir(run, "best"))
-    if best == checkpoint_path(run, 12):  # then it is the latest too, and the only one
-        with pytest.raises(CheckpointError, match="no whole checkpoint is left"):
+        open_model(find_model_directory(run, "best"))
+    if best == Run(run).checkpoint_path(12):  # then it is the latest too, and the only one
+        with pytest.raises(CheckpointError, match="no valid checkpoint is left"):
             train(config, Recorder())
     else:
         assert train(feed_config(feed, run, training={**watch, "num_train_steps": 13}), Recorder())
@@ -269,9 +272,11 @@ def test_a_full_disk_ends_the_run_with_the_file_and_the_reason_and_a_restart_goe
     assert "Traceback" not in full.stderr
     assert "step_00000006.unfinished/optimizer.safetensors: cannot be written" in full.stderr
     assert "File too large" in full.stderr
-    assert f"saving step 6 failed; the last whole checkpoint is {checkpoint_path(run, 4)}. Mend the disk" in full.stderr
+    assert (
+        f"saving step 6 failed; the last valid checkpoint is {Run(run).checkpoint_path(4)}. Fix the disk" in full.stderr
+    )
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step_00000004"]
-    verify(checkpoint_path(run, 4))
+    verify(Run(run).checkpoint_path(4))
     assert "resuming after step 4 of 12" in recap_train(config).stdout
     for steps in (4, 12):
         other = [f"training.save_dir={tmp_path}/other", f"training.num_train_steps={steps}"]
@@ -299,7 +304,7 @@ def test_a_file_where_a_folder_should_be_is_named(feed: Path, tmp_path: Path) ->
 
 def test_a_second_process_is_told_that_another_one_trains_into_the_run(feed: Path, tmp_path: Path) -> None:
     config = write_config(feed, tmp_path / "run")
-    with locked(tmp_path / "run"):
+    with Run(tmp_path / "run").lock():
         second = recap_train(config)
     assert second.returncode == 2
     assert second.stderr == (
@@ -316,10 +321,10 @@ def test_a_run_that_was_moved_goes_on_where_it_is_now(feed: Path, tmp_path: Path
     run.rename(moved)
     resumed = recap_train(config, f"training.save_dir={moved}")
     assert "resuming after step 7 of 12" in resumed.stdout
-    best = find_model_dir(moved, "best")
+    best = find_model_directory(moved, "best")
     assert str(best) in resumed.stdout
     assert not run.exists()
     train(load_config(config, ["training.num_train_steps=7"]), Recorder())
     train(load_config(config), Recorder())
-    assert find_model_dir(run, "best").name == best.name
+    assert find_model_directory(run, "best").name == best.name
     assert_same_run(run, moved, 12)

@@ -13,15 +13,15 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 from training.runs import assert_same_run, files, interrupt, records
 
-from recap.config.clipping import NormClippingConfig, ValueClippingConfig
-from recap.config.load import config_of
+from recap.config.file.load import config_of
+from recap.config.optimizer import NormClippingConfig, ValueClippingConfig
 from recap.config.recap import RecapConfig
-from recap.errors import ConfigError, RunError
+from recap.errors import ConfigError, Interrupted, RunError
+from recap.model.directory import new_ranker
 from recap.model.ranker import Ranker
-from recap.model.saved import checkpoint_path, new_ranker
+from recap.runs import Run
 from recap.training import trainer
-from recap.training.clipping import clip_gradients
-from recap.training.signals import Interrupted
+from recap.training.optimizer.clipping import clip_gradients
 from recap.training.trainer import train
 
 NORM = {"kind": "norm", "max_norm": 0.2}
@@ -149,7 +149,9 @@ def test_a_run_logs_the_norm_of_each_step_and_moves_otherwise(
 def test_a_bound_that_nothing_reaches_changes_no_bit(feed: Path, tmp_path: Path) -> None:
     for name, clipping in (("free", None), ("bound", {"kind": "norm", "max_norm": 1e6})):
         train(clipped(feed, tmp_path / name, clipping), Recorder())
-    weights = [(checkpoint_path(tmp_path / run, 12) / "weights.safetensors").read_bytes() for run in ("free", "bound")]
+    weights = [
+        (Run(tmp_path / run).checkpoint_path(12) / "weights.safetensors").read_bytes() for run in ("free", "bound")
+    ]
     assert weights[0] == weights[1]
 
 

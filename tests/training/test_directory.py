@@ -3,15 +3,7 @@ from pathlib import Path
 import pytest
 
 from recap.errors import CheckpointError, RunError
-from recap.model.directory import (
-    MANIFEST,
-    clear_leftovers,
-    remove_directory,
-    replace_text,
-    set_aside,
-    verify,
-    whole_directory,
-)
+from recap.storage import MANIFEST, clear_leftovers, remove_directory, replace_text, set_aside, verify, whole_directory
 
 
 def write(path: Path) -> Path:

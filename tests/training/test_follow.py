@@ -16,12 +16,12 @@ import yaml
 from support import Recorder, feed_config, feed_values
 from training.runs import interrupt, records
 
-from recap.config.load import config_of
-from recap.errors import ConfigError, InputError, RunError
-from recap.model.saved import SavedModel, checkpoint_path, checkpoint_steps
-from recap.training import follow as following
-from recap.training.follow import FollowingStopped, follow
-from recap.training.signals import Interrupted
+from recap.config.file.load import config_of
+from recap.errors import ConfigError, FollowingStopped, InputError, Interrupted, RunError
+from recap.evaluation import follow as following
+from recap.evaluation.follow import follow
+from recap.model.directory import SavedModel
+from recap.runs import Run
 from recap.training.trainer import train
 
 NO_EVALUATION = {"eval_log_every_n": None}
@@ -97,7 +97,7 @@ def test_a_signal_ends_it_between_two_batches_and_leaves_nothing_half(feed: Path
 
     stopped_after_5(feed, tmp_path / "run")
     config = feed_config(feed, tmp_path / "run")
-    with pytest.raises(FollowingStopped, match=r"stopped by SIGTERM; the last .* is step 5") as caught:
+    with pytest.raises(FollowingStopped, match=r"stopped by SIGTERM; .* that of step 5") as caught:
         follow(lambda: config, tmp_path / "run", Interrupting())
     assert caught.value.exit_code == 128 + signal.SIGTERM
     two = config.model_dump(exclude_unset=True)
@@ -114,7 +114,7 @@ def test_a_checkpoint_that_is_deleted_while_it_is_opened_gives_way_to_another(
     run, open_model = tmp_path / "run", following.open_model
 
     def open_and_lose(folder: Path) -> SavedModel:
-        if folder == checkpoint_path(run, 12):
+        if folder == Run(run).checkpoint_path(12):
             shutil.rmtree(folder)
         return open_model(folder)
 
@@ -130,7 +130,7 @@ def test_a_checkpoint_that_is_deleted_while_it_is_opened_gives_way_to_another(
 def test_a_damaged_checkpoint_is_told_once_and_evaluated_when_it_was_written_again(feed: Path, tmp_path: Path) -> None:
     run, config, recorder = tmp_path / "run", feed_config(feed, tmp_path / "run"), Recorder()
     train(config, Recorder())
-    os.truncate(checkpoint_path(run, 12) / "weights.safetensors", 100)
+    os.truncate(Run(run).checkpoint_path(12) / "weights.safetensors", 100)
     with pytest.raises(RunError, match="no checkpoint was evaluated"):
         follow(lambda: config, run, recorder, timeout=0.1)
     told = [text for text in recorder.said if "weights.safetensors: damaged" in text]
@@ -154,7 +154,7 @@ def test_what_is_asked_for_is_checked(feed: Path, tmp_path: Path) -> None:
 
 def test_results_that_do_not_fit_the_disk_are_not_there_in_part(tmp_path: Path) -> None:
     script = (
-        "import resource, sys\nfrom pathlib import Path\nfrom recap.training import follow\n"
+        "import resource, sys\nfrom pathlib import Path\nfrom recap.evaluation import follow\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100, -1))\n"
         "with follow._results(Path(sys.argv[1])) as file:\n"
         "    follow._append(file, b'x' * 60 + b'\\n')\n"
@@ -194,7 +194,7 @@ def test_each_checkpoint_is_evaluated_as_it_appears_from_before_the_run_begins(f
     assert (followers[0].returncode, errors) == (0, "")
     assert told.splitlines()[-1] == f"finished: {run}; written: {run}/evaluations.jsonl"
     assert evaluations(run) == [record for record in records(run) if record["split"] == "validation"]
-    assert checkpoint_steps(run) == [12]
+    assert list(Run(run).checkpoints) == [12]
     _, errors = followers[1].communicate(timeout=60)
     assert (followers[1].returncode, errors) == (130, "stopped by SIGINT; no checkpoint was evaluated\n")
     assert not (tmp_path / "not-begun").exists()

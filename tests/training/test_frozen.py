@@ -11,16 +11,15 @@ from torch import Tensor
 from torch.testing import assert_close
 from training.runs import assert_same_run, files, interrupt
 
-from recap.config.load import config_of
+from recap.config.file.load import config_of
 from recap.config.recap import RecapConfig
-from recap.data.assets import load_assets
-from recap.errors import ConfigError
+from recap.data.encoding.assets import load_assets
+from recap.errors import ConfigError, Interrupted
+from recap.model.directory import new_ranker
 from recap.model.frozen import freeze
 from recap.model.gradients import TaskGradients
-from recap.model.loss import MultiTaskLoss
-from recap.model.saved import new_ranker
+from recap.model.objective.losses import MultiTaskLoss
 from recap.runtime import seed_torch
-from recap.training.signals import Interrupted
 from recap.training.trainer import train
 
 WEIGHTS, MOMENTS = "weights.safetensors", "optimizer.safetensors"

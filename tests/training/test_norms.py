@@ -6,7 +6,7 @@ import pytest
 from support import Recorder, feed_config
 from training.runs import assert_same_run, files, interrupt, records
 
-from recap.training.signals import Interrupted
+from recap.errors import Interrupted
 from recap.training.trainer import train
 
 TABLES = "inputs.embeddings.tables."

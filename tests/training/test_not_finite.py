@@ -12,14 +12,14 @@ import torch
 from support import Recorder, feed_config, feed_values, write_feed
 from training.runs import assert_same_run, files, interrupt, records
 
-from recap.config.load import config_of
+from recap.config.file.load import config_of
 from recap.config.recap import RecapConfig
-from recap.data.assets import load_assets
-from recap.errors import RunError
-from recap.model.saved import build_ranker, checkpoint_steps
+from recap.data.encoding.assets import load_assets
+from recap.errors import Interrupted, NotFinite, RunError
+from recap.model.directory import build_ranker
+from recap.runs import Run
 from recap.training.balancing import build_balancing
-from recap.training.finite import NotFinite, StepGuard
-from recap.training.signals import Interrupted
+from recap.training.finite import StepGuard
 from recap.training.trainer import train
 
 SKIP, ROLLBACK = ({"kind": kind, "budget": 5} for kind in ("skip", "rollback"))
@@ -206,7 +206,7 @@ def test_weights_that_are_not_finite_are_never_saved(feed: Path, tmp_path: Path)
     for policy in ({"kind": "raise"}, SKIP, ROLLBACK):
         with pytest.raises(RunError, match=r"after step 1 .* is not finite, so it was not saved"):
             train(configured(feed, tmp_path / "run", policy, training=EVERY_STEP, optimizer=rates), Recorder())
-        assert checkpoint_steps(tmp_path / "run") == []
+        assert list(Run(tmp_path / "run").checkpoints) == []
 
 
 def test_running_statistics_that_overflow_are_seen(feed: Path, tmp_path: Path) -> None:

@@ -15,13 +15,12 @@ from support import Recorder, feed_config, feed_values
 from torch.testing import assert_close
 from training.runs import assert_same_run, files, interrupt, records
 
-from recap.errors import InputError
-from recap.evaluation.job import evaluate_run
-from recap.model.saved import checkpoint_path
+from recap.errors import InputError, Interrupted
+from recap.evaluation.run import evaluate_run
+from recap.runs import Run
 from recap.runtime import seed_torch, start_runtime
 from recap.training.balancing import MeanOfLosses, build_balancing
 from recap.training.loss_scale import LossScale, LossScaleState
-from recap.training.signals import Interrupted
 from recap.training.step import compiled
 from recap.training.trainer import train
 
@@ -59,7 +58,7 @@ def test_a_stopped_run_resumes_to_the_very_same_end(
         train(stopped, Recorder({5: interrupt}))
     train(stopped, Recorder())
     assert_same_run(tmp_path / "whole", tmp_path / "stopped", 12)
-    state = json.loads((checkpoint_path(tmp_path / "stopped", 12) / "state.json").read_text())
+    state = json.loads((Run(tmp_path / "stopped").checkpoint_path(12) / "state.json").read_text())
     assert state["loss_scale"]["good_steps"] == scaled_steps
 
 
@@ -141,9 +140,9 @@ def test_a_step_whose_gradients_are_too_large_is_done_again_with_half_the_scale(
     def resumed(name: str, factor: float) -> dict[str, Any]:
         """The last state of a run whose scale was set to `factor` after 6 steps."""
         run(feed, tmp_path / name, precision="float16", num_train_steps=6)
-        set_scale(checkpoint_path(tmp_path / name, 6), factor)
+        set_scale(Run(tmp_path / name).checkpoint_path(6), factor)
         run(feed, tmp_path / name, precision="float16")
-        state: dict[str, Any] = json.loads((checkpoint_path(tmp_path / name, 12) / "state.json").read_text())
+        state: dict[str, Any] = json.loads((Run(tmp_path / name).checkpoint_path(12) / "state.json").read_text())
         return state
 
     halved = resumed("halved", 2.0**40)
@@ -186,5 +185,5 @@ def test_a_step_that_no_scale_makes_finite_is_skipped_and_leaves_the_scale(
     monkeypatch.setattr(MeanOfLosses, "unscale", spoiled)
     run(feed, tmp_path / "run", precision="float16", non_finite={"kind": "skip", "budget": 1})
     assert steps[2 : 3 + 16] == [2.0**power for power in range(16, -1, -1)]
-    state = json.loads((checkpoint_path(tmp_path / "run", 12) / "state.json").read_text())
+    state = json.loads((Run(tmp_path / "run").checkpoint_path(12) / "state.json").read_text())
     assert (state["skipped_steps"], state["loss_scale"]) == (1, {"factor": 2.0**16, "good_steps": 11})

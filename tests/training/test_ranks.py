@@ -24,18 +24,19 @@ from torch.testing import assert_close
 from training.runs import assert_same_run, files, records
 
 from recap.config.recap import JobMode
-from recap.data.assets import load_assets
 from recap.data.batch import Batch, assemble, cut
-from recap.data.stream import BatchStream, open_stream
+from recap.data.encoding.assets import load_assets
+from recap.data.open import open_stream
+from recap.data.stream.batch_stream import BatchStream
+from recap.distributed import ALONE, Consensus, Ranks, ranks_from_environment
 from recap.errors import InputError
-from recap.model.saved import build_ranker, checkpoint_path, checkpoint_steps
-from recap.ranks import ALONE, Ranks, ranks_of_environment
+from recap.model.directory import build_ranker
+from recap.runs import Run
 from recap.runtime import Runtime, seed_torch
-from recap.training.agreement import Agreement
+from recap.signals import Signals
 from recap.training.average import WeightAverage
 from recap.training.balancing import build_balancing
-from recap.training.optimizer import ScheduledOptimizer
-from recap.training.signals import Signals
+from recap.training.optimizer.scheduled import ScheduledOptimizer
 from recap.training.step import TrainStep
 
 SAMPLING = {"batch_multiplier": 3, "keep_positives_of": ["share"]}
@@ -134,7 +135,7 @@ def test_shares_too_small_for_their_micro_batches_are_refused(feed: Path, tmp_pa
     for world_size, good in ((1, True), (10, True), (11, False)):  # 64 rows: 6 a rank are 3 micro-batches of 2
         ranks = Ranks(0, world_size)
         runtime, average = Runtime(torch.device("cpu"), ranks), WeightAverage(None, ranker)
-        parts = (config, ranker, balancing, optimizer, average, runtime, Agreement(ranks, Signals(30.0)))
+        parts = (config, ranker, balancing, optimizer, average, runtime, Consensus(ranks, Signals(30.0)))
         if good:
             TrainStep(*parts)
         else:
@@ -147,7 +148,7 @@ def test_shares_too_small_for_their_micro_batches_are_refused(feed: Path, tmp_pa
 
 def test_without_an_environment_a_process_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RANK", raising=False)
-    assert ranks_of_environment() == ALONE
+    assert ranks_from_environment() == ALONE
 
 
 @pytest.mark.parametrize(
@@ -171,13 +172,13 @@ def test_a_broken_environment_is_refused_by_its_words(
         if value is not None:
             monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match=message):
-        ranks_of_environment()
+        ranks_from_environment()
 
 
 def test_a_good_environment_says_which_rank_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
-    assert ranks_of_environment() == Ranks(1, 2, 1, 2)
+    assert ranks_from_environment() == Ranks(1, 2, 1, 2)
 
 
 @pytest.mark.slow
@@ -195,7 +196,7 @@ def test_no_other_command_runs_in_several_processes(tmp_path: Path) -> None:
 
 
 ALL = os.environ | {"OMP_NUM_THREADS": "1"}
-PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "distributed.md").read_text()
 (DOCUMENTED,) = re.findall(r"^torchrun (.+) 2 -m recap train ranker.yaml$", PAGE, re.MULTILINE)
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", *shlex.split(DOCUMENTED)]
 """What the page on training says, up to the number of ranks."""
@@ -220,7 +221,7 @@ def started(ranks: int, config: Path, run: Path) -> "subprocess.Popen[str]":
     """A run that has written its first checkpoint."""
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     process = subprocess.Popen(command(ranks, config), text=True, env=ALL, **pipes)
-    while not checkpoint_steps(run):
+    while not list(Run(run).checkpoints):
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.01)
     return process
@@ -252,7 +253,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def assert_alike(left: Path, right: Path, step: int) -> None:
     """The same place in the data, and losses, metrics and weights that differ by rounding."""
-    places = [json.loads((checkpoint_path(run, step) / "state.json").read_text())["stream"] for run in (left, right)]
+    places = [
+        json.loads((Run(run).checkpoint_path(step) / "state.json").read_text())["stream"] for run in (left, right)
+    ]
     assert places[0] == places[1]
     lines = [records(run) for run in (left, right)]
     assert [line.keys() for line in lines[0]] == [line.keys() for line in lines[1]]
@@ -309,7 +312,10 @@ def test_a_run_goes_on_with_another_number_of_ranks_and_loses_and_repeats_no_row
     finish(1, changing, "training.num_train_steps=8")
     finish(2, changing)
     assert_alike(folder / "changing", folder / "whole", 12)
-    assert json.loads((checkpoint_path(folder / "changing", 12) / "state.json").read_text())["stream"]["row"] == 12 * 63
+    assert (
+        json.loads((Run(folder / "changing").checkpoint_path(12) / "state.json").read_text())["stream"]["row"]
+        == 12 * 63
+    )
 
 
 LONG = {"num_train_steps": 90, "checkpoint_every_n": 15, "eval_log_every_n": 40}
@@ -322,7 +328,7 @@ def test_sigterm_to_torchrun_saves_and_two_ranks_go_on_to_the_very_same_end(fold
     process = started(2, config, folder / "stopped")
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
-    saved = checkpoint_steps(folder / "stopped")[-1]
+    saved = list(Run(folder / "stopped").checkpoints)[-1]
     assert 15 <= saved < 90
     assert errors.count(f"stopped by SIGTERM after step {saved}, which is saved") == 1, errors
     finish(2, config)

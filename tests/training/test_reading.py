@@ -10,11 +10,11 @@ import pytest
 from support import Recorder, feed_config, write_feed
 from training.runs import assert_same_run, interrupt, records
 
-from recap.errors import CheckpointError, DataError
-from recap.inference.batch import predict_files
+from recap.errors import CheckpointError, DataError, Interrupted
+from recap.inference.files import predict_files
 from recap.inference.predictor import Predictor
-from recap.model.saved import checkpoint_steps, find_model_dir, open_model
-from recap.training.signals import Interrupted
+from recap.model.directory import open_model
+from recap.runs import Run, find_model_directory
 from recap.training.trainer import train
 
 
@@ -38,7 +38,7 @@ def test_a_run_ends_after_its_epochs_and_stays_finished(feed: Path, tmp_path: Pa
     assert recorder.steps_in_all == 18
     assert recorder.logged_at == [7, 14, 18]
     assert recorder.evaluated_at == [(18, "validation")]
-    assert checkpoint_steps(tmp_path / "run") == [9, 18]
+    assert list(Run(tmp_path / "run").checkpoints) == [9, 18]
     again = Recorder()
     assert not train(config, again)
     assert again.steps == []
@@ -66,7 +66,7 @@ def test_a_stopped_run_resumes_to_the_very_same_end_however_it_reads(way: str, f
         with pytest.raises(Interrupted):
             train(stopped, Recorder({step: interrupt}))
     train(stopped, Recorder())
-    steps = checkpoint_steps(tmp_path / "whole")
+    steps = list(Run(tmp_path / "whole").checkpoints)
     assert_same_run(tmp_path / "whole", tmp_path / "stopped", steps[-1])
 
 
@@ -114,11 +114,13 @@ def test_a_model_carries_its_mask_and_a_run_refuses_another(tmp_path: Path) -> N
     with pytest.raises(CheckpointError, match="features: the mask of 'vector' keeps other values"):
         train(longer, Recorder())
     mask.unlink()
-    model = open_model(find_model_dir(tmp_path / "run"))
+    model = open_model(find_model_directory(tmp_path / "run"))
     assert model.assets["vector"].to_pylist() == [True, False, True]
     assert model.ranker.inputs.featurization.out_features == 3 + 1
     predicted = predict_files(
-        Predictor.open(find_model_dir(tmp_path / "run")), [str(feed / "validation" / "*.parquet")], tmp_path / "out"
+        Predictor.open(find_model_directory(tmp_path / "run")),
+        [str(feed / "validation" / "*.parquet")],
+        tmp_path / "out",
     )
     assert len(predicted) == 1
 

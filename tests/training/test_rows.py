@@ -12,9 +12,9 @@ from pydantic import TypeAdapter
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from recap.config.algorithms import TableAlgorithmConfig
-from recap.training.algorithms import build_algorithm
-from recap.training.rows import RowOptimizer, touched_rows
+from recap.config.optimizer import TableAlgorithmConfig
+from recap.training.optimizer.algorithms import build_algorithm
+from recap.training.optimizer.rows import RowOptimizer, touched_rows
 
 ROWS, WIDTH, RATE = 7, 3, 0.1
 SAME: dict[str, dict[str, Any]] = {

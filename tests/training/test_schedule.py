@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from recap.config.base import all_disagreements
+from recap.config.base import all_problems
 from recap.config.optimizer import LearningRateConfig
-from recap.training.schedule import learning_rate
+from recap.training.optimizer.schedule import learning_rate
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "scalars.json").read_text())["learning_rates"]
 
@@ -46,7 +46,7 @@ def test_a_cosine_stays_between_its_rates_after_the_ramp(
 def test_a_cosine_must_end_after_its_ramp() -> None:
     cosine = {"kind": "linear_ramp_to_cosine", "learning_rate": 0.1, "final_learning_rate": 0.0}
     schedule = read(cosine | {"num_ramp_steps": 10, "final_num_steps": 10})
-    assert list(all_disagreements(schedule)) == [(("final_num_steps",), "10 must be above num_ramp_steps (10)")]
+    assert list(all_problems(schedule)) == [(("final_num_steps",), "10 must be above num_ramp_steps (10)")]
 
 
 @pytest.mark.parametrize(
@@ -58,4 +58,4 @@ def test_a_cosine_must_end_after_its_ramp() -> None:
 )
 def test_pieces_must_fit_their_boundaries(boundaries: list[int], values: list[float], path: str, message: str) -> None:
     pieces = {"learning_rate_boundaries": boundaries, "learning_rate_values": values}
-    assert list(all_disagreements(read({"kind": "piecewise_constant", **pieces}))) == [((path,), message)]
+    assert list(all_problems(read({"kind": "piecewise_constant", **pieces}))) == [((path,), message)]

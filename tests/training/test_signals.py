@@ -12,9 +12,10 @@ import torch
 from support import Recorder, feed_config
 from training.runs import assert_same_run, interrupt
 
-from recap.data.source import Loader
-from recap.model.saved import checkpoint_steps
-from recap.training.signals import Interrupted, StopNow, collected_signals
+from recap.data.stream.source import Loader
+from recap.errors import Interrupted
+from recap.runs import Run
+from recap.signals import StopNow, collected_signals
 from recap.training.step import TrainStep
 from recap.training.trainer import train
 
@@ -116,6 +117,6 @@ def test_a_wait_for_data_is_given_up_and_the_run_goes_on_bit_for_bit(
         end.set()
     if windows == 0:
         assert "before the first step was done; nothing was saved" in str(caught.value)
-        assert checkpoint_steps(tmp_path / "stopped") == []
+        assert list(Run(tmp_path / "stopped").checkpoints) == []
     train(stopped, Recorder())
     assert_same_run(tmp_path / "whole", tmp_path / "stopped", 12)

@@ -11,9 +11,9 @@ from support import Recorder, feed_config
 from training.runs import OF_THE_CLOCK, assert_same_run, interrupt, records
 
 from recap.config.recap import RecapConfig
-from recap.errors import ConfigError, InputError
-from recap.tracking import Guarded, JsonLines
-from recap.training.signals import Interrupted
+from recap.errors import ConfigError, InputError, Interrupted
+from recap.tracking.guarded import Guarded
+from recap.tracking.jsonl import JsonLines
 from recap.training.trainer import train
 
 REFUSING = "http://127.0.0.1:9"
@@ -163,7 +163,7 @@ def test_tensorboard_does_not_show_what_a_resumed_run_logs_anew_twice(feed: Path
 
 
 def test_the_oldest_of_too_many_held_records_are_lost_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Guarded, "MOST_HELD", 3)
+    monkeypatch.setattr(Guarded, "MAX_HELD", 3)
     monkeypatch.setattr(Guarded, "RETRY_S", 0.0)
     said: list[str] = []
     taken: list[int] = []
@@ -245,7 +245,7 @@ def test_no_secret_reaches_mlflow(feed: Path, tmp_path: Path, monkeypatch: pytes
     import yaml
     from support import feed_values
 
-    from recap.config.load import load_config
+    from recap.config.file.load import load_config
 
     monkeypatch.setenv("STORE", f"{tmp_path}/hushed")
     values = feed_values(feed, tmp_path / "run")
@@ -278,7 +278,7 @@ def test_an_mlflow_server_without_a_scheme_is_refused(feed: Path, tmp_path: Path
 def test_without_its_package_mlflow_is_refused_before_the_first_step(
     feed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("recap.tracking.find_spec", lambda name: None)
+    monkeypatch.setattr("recap.tracking.open.find_spec", lambda name: None)
     recorder = Recorder()
     with pytest.raises(InputError, match=r"training.mlflow: .* pip install 'recap\[mlflow\]'"):
         train(with_mlflow(feed, tmp_path / "run", "file:x"), recorder)

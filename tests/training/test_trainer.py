@@ -10,11 +10,11 @@ from torch.testing import assert_close
 from training.runs import assert_same_run, files, interrupt, records
 
 from recap.config.recap import RecapConfig
-from recap.data.assets import load_assets
-from recap.errors import CheckpointError, DataError, RunError
-from recap.model.saved import build_ranker, checkpoint_steps, find_model_dir, open_model
+from recap.data.encoding.assets import load_assets
+from recap.errors import CheckpointError, DataError, Interrupted, RunError
+from recap.model.directory import build_ranker, open_model
+from recap.runs import Run, find_model_directory
 from recap.runtime import seed_torch
-from recap.training.signals import Interrupted
 from recap.training.trainer import train
 
 
@@ -25,7 +25,7 @@ def test_every_interval_holds_independently_and_the_last_step_gets_all(feed: Pat
     assert recorder.steps == [1, 2, 3, 4, 5, 6, 7]
     assert recorder.logged_at == [2, 4, 6, 7]
     assert [step for step, _ in recorder.evaluated_at] == [3, 6, 7]
-    assert checkpoint_steps(tmp_path / "run") == [5, 7]
+    assert list(Run(tmp_path / "run").checkpoints) == [5, 7]
 
 
 def test_a_finished_run_stays_as_it_is_and_goes_on_when_more_steps_are_asked_for(feed: Path, tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_tensorboard_shows_what_metrics_jsonl_holds(feed: Path, tmp_path: Path) 
 def test_only_the_latest_checkpoints_are_kept(feed: Path, tmp_path: Path) -> None:
     keep = {"checkpoint_every_n": 2, "checkpoint_max_to_keep": 3, "num_train_steps": 11}
     train(feed_config(feed, tmp_path / "run", training=keep), Recorder())
-    assert checkpoint_steps(tmp_path / "run") == [8, 10, 11]
+    assert list(Run(tmp_path / "run").checkpoints) == [8, 10, 11]
 
 
 def test_a_warm_start_takes_weights_and_counts_steps_from_zero(feed: Path, tmp_path: Path) -> None:
@@ -229,7 +229,7 @@ def test_rows_without_a_label_move_nothing_of_their_task(tmp_path: Path) -> None
     train(config, Recorder())
     start, end = (
         {name: value.clone() for name, value in ranker.named_parameters()}
-        for ranker in (fresh_ranker(config), open_model(find_model_dir(tmp_path / "run")).ranker)
+        for ranker in (fresh_ranker(config), open_model(find_model_directory(tmp_path / "run")).ranker)
     )
     moved = {name for name in start if not torch.equal(start[name], end[name])}
     assert not any(name.startswith("towers.share.") for name in moved)

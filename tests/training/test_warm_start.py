@@ -9,12 +9,13 @@ from support import Recorder, feed_config, feed_values
 from torch import Tensor
 from training.runs import files
 
-from recap.config.load import config_of
+from recap.config.file.load import config_of
 from recap.config.recap import RecapConfig
 from recap.config.training import InitialWeightsConfig
-from recap.data.assets import load_assets
+from recap.data.encoding.assets import load_assets
 from recap.errors import CheckpointError, ConfigError
-from recap.model.saved import find_model_dir, new_ranker
+from recap.model.directory import new_ranker
+from recap.runs import find_model_directory
 from recap.runtime import seed_torch
 from recap.training.trainer import train
 from recap.training.warm_start import start_from
@@ -79,7 +80,9 @@ def test_fresh_modules_start_as_in_a_new_model_of_other_sizes(feed: Path, tmp_pa
         source = new[name] if name.startswith(anew) else before[name.replace("towers.like", "towers.share")]
         assert torch.equal(value, source), name
     taken = sum(not name.startswith(anew) for name in new)
-    assert recorder.said[0].startswith(f"{taken} of {len(new)} weights are those of {find_model_dir(old)}, the others")
+    assert recorder.said[0].startswith(
+        f"{taken} of {len(new)} weights are those of {find_model_directory(old)}, the others"
+    )
     assert recorder.said[1].startswith("not taken from there: inputs.embeddings.tables.hour.weight, ")
     assert "towers.like.network.layers.0.weight" in recorder.said[1]
 
@@ -125,7 +128,7 @@ def test_what_is_missing_and_what_has_another_shape_is_listed_and_nothing_is_loa
     ranker = new_ranker(config, load_assets(config.features))
     before = {name: value.clone() for name, value in ranker.state_dict().items()}
     with pytest.raises(CheckpointError) as caught:
-        start_from(find_model_dir(old), ranker, config.training.initial_weights)
+        start_from(find_model_directory(old), ranker, config.training.initial_weights)
     text = str(caught.value)
     assert "towers.like.affine_map.scale is missing" in text
     assert "towers.like.network.layers.0.weight is 8×16, this model needs 9×16" in text
@@ -143,7 +146,7 @@ def test_a_name_that_one_of_the_models_does_not_have_is_refused_with_the_nearest
         map={"towers.like.netwrok": "towers.like", "towers.like": "towers.liek"}, fresh=["inputs.embeddings.table"]
     )
     with pytest.raises(ConfigError) as caught:
-        start_from(find_model_dir(old), ranker, said)
+        start_from(find_model_directory(old), ranker, said)
     lines = str(caught.value).splitlines()
     assert len(lines) == 3
     assert lines[0].startswith(

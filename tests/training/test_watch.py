@@ -14,13 +14,12 @@ from support import Recorder, feed_config, feed_values
 from torch.testing import assert_close
 from training.runs import assert_same_run, files, interrupt, records
 
-from recap.config.load import config_of
+from recap.config.file.load import config_of
 from recap.config.recap import RecapConfig
 from recap.config.training import CutRatesConfig, WatchConfig
-from recap.errors import CheckpointError, ConfigError
-from recap.evaluation.job import evaluate_run
-from recap.model.saved import checkpoint_path, checkpoint_steps, find_model_dir
-from recap.training.signals import Interrupted
+from recap.errors import CheckpointError, ConfigError, Interrupted
+from recap.evaluation.run import evaluate_run
+from recap.runs import Run, find_model_directory
 from recap.training.trainer import train
 from recap.training.watch import Watch, WatchState
 
@@ -87,8 +86,8 @@ def test_the_best_checkpoint_is_kept_beside_the_last_and_opened_by_its_word(feed
     values = watched_values(run)
     best = max(values, key=lambda step: values[step])
     assert best < 24, "the run must get worse for this to say anything"
-    assert checkpoint_steps(run) == [best, 24]
-    assert find_model_dir(run, "best") == checkpoint_path(run, best)
+    assert list(Run(run).checkpoints) == [best, 24]
+    assert find_model_directory(run, "best") == Run(run).checkpoint_path(best)
     assert any(text.endswith(f"at step {best}") for text in recorder.said)
     report = evaluate_run(config, run, step="best")
     assert report.model.name == f"step_{best:08d}"
@@ -102,7 +101,7 @@ def test_a_run_ends_when_nothing_improves_and_its_last_step_gets_all(feed: Path,
     values, last = watched_values(run), recorder.steps[-1]
     best = max(values, key=lambda step: values[step])
     assert last == best + 4 < 200
-    assert recorder.logged_at[-1] == checkpoint_steps(run)[-1] == last
+    assert recorder.logged_at[-1] == list(Run(run).checkpoints)[-1] == last
     assert recorder.said[-1].startswith(f"stopped after step {last}: 2 evaluations without a better value")
     again = Recorder()
     assert not train(watched(feed, run, {**WATCH, "stop_after": 2}, num_train_steps=200), again)
@@ -143,11 +142,11 @@ def test_a_watched_run_resumes_to_the_very_same_end(feed: Path, tmp_path: Path, 
         with pytest.raises(Interrupted):
             train(stopped, Recorder({step: interrupt}))
     train(stopped, Recorder())
-    last = checkpoint_steps(tmp_path / "whole")[-1]
+    last = list(Run(tmp_path / "whole").checkpoints)[-1]
     assert_same_run(tmp_path / "whole", tmp_path / "stopped", last)
-    state = json.loads((checkpoint_path(tmp_path / "whole", last) / "state.json").read_text())
+    state = json.loads((Run(tmp_path / "whole").checkpoint_path(last) / "state.json").read_text())
     assert state["watch"]["cuts"] > 0
-    assert state["best_step"] in checkpoint_steps(tmp_path / "stopped")
+    assert state["best_step"] in list(Run(tmp_path / "stopped").checkpoints)
 
 
 def test_watching_alone_changes_no_weight(feed: Path, tmp_path: Path) -> None:
@@ -160,7 +159,7 @@ def test_watching_alone_changes_no_weight(feed: Path, tmp_path: Path) -> None:
 def test_a_run_that_watched_nothing_has_no_best(feed: Path, tmp_path: Path) -> None:
     train(feed_config(feed, tmp_path / "run"), Recorder())
     with pytest.raises(CheckpointError, match="no checkpoint is the best, since no metric was watched"):
-        find_model_dir(tmp_path / "run", "best")
+        find_model_directory(tmp_path / "run", "best")
 
 
 @pytest.mark.parametrize(
@@ -197,9 +196,9 @@ def test_grouped_auc_is_watched_only_where_there_are_users(tmp_path: Path) -> No
 
 def test_l2_adds_the_whole_weight_times_its_strength_to_the_gradient(feed: Path, tmp_path: Path) -> None:
     """Against Adam's own weight decay, which is that addition, on parameters taken apart by hand."""
-    from recap.data.assets import load_assets
-    from recap.model.saved import build_ranker
-    from recap.training.optimizer import ScheduledOptimizer
+    from recap.data.encoding.assets import load_assets
+    from recap.model.directory import build_ranker
+    from recap.training.optimizer.scheduled import ScheduledOptimizer
 
     config = feed_config(feed, tmp_path / "run")
     l2 = config.model_copy(
@@ -242,7 +241,7 @@ def test_a_penalty_on_embeddings_shrinks_them_alone(feed: Path, tmp_path: Path) 
 
 
 def test_a_parameter_without_a_gradient_is_left_alone_by_a_penalty() -> None:
-    from recap.training.optimizer import _add_to_gradients
+    from recap.training.optimizer.scheduled import _add_to_gradients
 
     kept, moved = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2))
     moved.grad = torch.zeros(2)

@@ -5,10 +5,9 @@ import sys
 
 import torch
 
-from recap import ranks as module
+from recap import distributed as module
+from recap.distributed import Consensus, Ranks, joined_ranks
 from recap.errors import InputError
-from recap.ranks import Ranks, joined_ranks
-from recap.training.agreement import Agreement
 
 
 def check_sums(ranks: Ranks) -> None:
@@ -60,15 +59,15 @@ def check_gathered(ranks: Ranks) -> None:
 
 def check_agreement(ranks: Ranks) -> None:
     received: list[int] = []
-    agreement = Agreement(ranks, received)
-    assert agreement.sum(torch.tensor([1.0, 0.5], dtype=torch.float64)).tolist() == [3, 1.5]
-    assert agreement.signals == []
+    consensus = Consensus(ranks, received)
+    assert consensus.sum(torch.tensor([1.0, 0.5], dtype=torch.float64)).tolist() == [3, 1.5]
+    assert consensus.signals == []
     if ranks.rank == 2:
         received.append(15)
-    assert agreement.signals == []
+    assert consensus.signals == []
     for _ in range(2):
-        agreement.sum(torch.zeros(1, dtype=torch.float64))
-        assert agreement.signals == [15]
+        consensus.sum(torch.zeros(1, dtype=torch.float64))
+        assert consensus.signals == [15]
 
 
 def check_facts(ranks: Ranks) -> None:

@@ -27,12 +27,12 @@ def check(
     ] = False,
 ) -> None:
     """Read a configuration and report every problem in it, with its place."""
-    from recap.config.load import resolve
+    from recap.config.file.load import resolve
 
     resolved = resolve(config, overrides or [], set_files or [])
     checked = resolved.config
     if data:
-        from recap.data.check import check_data
+        from recap.data.tools.check import check_data
 
         check_data(resolved)
     inputs = len(checked.features.inputs)
@@ -43,7 +43,7 @@ def check(
 @app.command()
 def show(config: ConfigFile, overrides: Overrides = None, set_files: SetFiles = None) -> None:
     """Print the resolved configuration, with the origin of every value that is not a default."""
-    from recap.config.load import resolve, show_config
+    from recap.config.file.load import resolve, show_config
 
     print(show_config(resolve(config, overrides or [], set_files or [])), end="")
 
@@ -54,9 +54,11 @@ def diff(
     after: Annotated[Path, typer.Argument(metavar="B", help="A configuration or a run.", show_default=False)],
 ) -> None:
     """Print what differs between two resolved configurations, and nothing else."""
-    from recap.config.load import describe_changes, differences, load_config
+    from recap.config.file.diff import describe_changes, differences
+    from recap.config.file.load import load_config
+    from recap.runs import Run
 
-    old, new = (load_config(path / "config.yaml" if path.is_dir() else path, stored=True) for path in (before, after))
+    old, new = (load_config(Run(path).config_file if path.is_dir() else path, stored=True) for path in (before, after))
     for line in describe_changes(differences(old, new)):
         print(line)
 
@@ -75,7 +77,7 @@ def new(
     overwrite: Overwrite = False,
 ) -> None:
     """Write a commented configuration to start from; with data, its columns sorted, with a word on each guess."""
-    from recap.config.starter import starter
+    from recap.config.file.starter import starter
     from recap.errors import InputError
 
     if files and not from_data:
@@ -83,7 +85,7 @@ def new(
     if not from_data:
         _write(starter(), output, overwrite=overwrite)
         return
-    from recap.data.guess import guess_columns
+    from recap.data.tools.guess import guess_columns
 
     inputs = [*from_data, *(files or [])]
     found = guess_columns(inputs, schema_file)
@@ -101,7 +103,7 @@ def import_(
     What cannot be taken over is refused, all of it at once, each with its reason; nothing is written then.
     """
     from recap.cli.messages import print_remarks
-    from recap.config.published.convert import import_config
+    from recap.published.convert.convert import import_config
 
     imported = import_config(str(file))
     _write(imported.text, output, overwrite=overwrite)
@@ -111,7 +113,7 @@ def import_(
 @app.command()
 def schema(output: Output = None, overwrite: Overwrite = False) -> None:
     """Write the JSON Schema of a configuration, by which editors complete and check."""
-    from recap.config.schema import schema_text
+    from recap.config.file.json_schema import schema_text
 
     _write(schema_text(), output, overwrite=overwrite)
 

@@ -10,10 +10,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from recap.cli.progress import LONGEST_NAME, LiveProgress, Pace, loss_table, shortened
-from recap.config.environment import hide
-from recap.config.recap import RecapConfig
-from recap.data.inspect import Inspection
-from recap.tracking import Record
+from recap.config.file.environment import hide
+from recap.data.tools.inspect import Inspection
+from recap.reporting import Record, Reporter
 
 _TABLE_METRICS = ("positives", "ctr", "calibration", "log_loss", "rce", "auc", "pr_auc", "grouped_auc")
 _TABLE_REGRESSION = ("count", "mean_label", "mean_prediction", "mae", "rmse", "xauc")
@@ -23,7 +22,7 @@ _LEFT_OUT_FIRST = ("pr_auc", "log_loss", "grouped_auc", "positives", "mean_label
 _PLAIN_WIDTH = 160
 
 
-class Console:
+class Console(Reporter):
     """The reporter of the command line."""
 
     def __init__(self) -> None:
@@ -35,14 +34,11 @@ class Console:
         self._losses: dict[str, float] = {}
         self._evaluated: dict[str, tuple[int, Mapping[str, Mapping[str, float]]]] = {}
 
-    def start(self, config: RecapConfig, step: int, steps: int, train_rows: int, on: str) -> None:
+    def start(self, save_dir: Path, step: int, steps: int, train_rows: int, epochs: float, on: str) -> None:
         """Say what begins, or goes on."""
         if step < steps:
             verb = f"resuming after step {step:,} of" if step else "training"
-            epochs = steps * config.train_data.rows_of_a_step / train_rows
-            self.say(
-                f"{verb} {steps:,} steps over {train_rows:,} rows ({epochs:.1f} epochs) into {config.training.save_dir}"
-            )
+            self.say(f"{verb} {steps:,} steps over {train_rows:,} rows ({epochs:.1f} epochs) into {save_dir}")
             self.say(on)
         self._pace = Pace()
         if self._out.is_terminal and step < steps:

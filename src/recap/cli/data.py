@@ -68,9 +68,9 @@ def convert(
 ) -> None:
     """Convert files to another format, one for one; files that are there already are kept, so it can be resumed."""
     from recap.cli.console import Console
-    from recap.config.keys import suggest
-    from recap.data.convert import ENDINGS, convert_files
+    from recap.data.tools.convert import ENDINGS, convert_files
     from recap.errors import InputError
+    from recap.text import suggest
 
     kind = next((each for each in ENDINGS if each == to), None)
     if kind is None:
@@ -95,7 +95,7 @@ def inspect(
     import json
 
     from recap.cli.console import Console
-    from recap.data.inspect import inspect_files
+    from recap.data.tools.inspect import inspect_files
 
     if as_json:
         print(json.dumps(inspect_files(inputs, schema).as_json(), indent=1, ensure_ascii=False))
@@ -117,7 +117,7 @@ def vocabulary(
 ) -> None:
     """Count the strings of a column and write those to know, the most frequent first; row k has code k + 1."""
     from recap.cli.console import Console
-    from recap.data.make_vocabulary import count_values, write_table
+    from recap.data.tools.vocabulary import count_values, write_table
     from recap.errors import InputError
 
     if output.exists() and not overwrite:
@@ -139,9 +139,9 @@ def analysis(
 ) -> None:
     """Read the data to train on: mean and deviation of each continuous value after the logarithm, for z_score_log."""
     from recap.cli.console import Console
-    from recap.config.load import load_config
-    from recap.data.analysis import analyse
-    from recap.data.make_vocabulary import write_table
+    from recap.config.file.load import load_config
+    from recap.data.tools.analysis import analyse
+    from recap.data.tools.vocabulary import write_table
     from recap.errors import InputError
 
     if output.exists() and not overwrite:
@@ -168,13 +168,14 @@ def serve(
     from threading import Event
 
     from recap.cli.console import Console
-    from recap.config.load import load_config
+    from recap.config.file.load import load_config
 
     loaded = load_config(config, overrides or [], set_files or [])
 
-    from recap.data.service.server import DataServer, open_sets
+    from recap.data.open import open_sources
+    from recap.data.remote.server import DataServer
 
-    server = DataServer(open_sets(loaded), host, port)
+    server = DataServer(open_sources(loaded), host, port)
     console = Console()
     console.say(f"serving {', '.join(server.sets)} at {host}:{server.port}")
     console.say("there is no authentication and no encryption: whoever can connect can read these rows")

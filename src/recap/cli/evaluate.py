@@ -37,7 +37,8 @@ def evaluate(
     set_files: SetFiles = None,
 ) -> None:
     """Evaluate a run on its validation sets: a table, and evaluation.json in the run."""
-    from recap.config.load import load_config
+    from recap.config.file.load import load_config
+    from recap.runs import Run
 
     if timeout is not None and not follow:
         raise InputError("--timeout: is for --follow; add it, or leave the timeout out")
@@ -47,14 +48,14 @@ def evaluate(
     run = source if source.is_dir() or (follow and source.suffix not in (".yaml", ".yml")) else None
 
     def load() -> "RecapConfig":
-        file = source / "config.yaml" if run else source
+        file = Run(source).config_file if run else source
         return load_config(file, overrides or [], set_files or [], stored=run is not None)
 
     if follow:
         folder = run or Path(load().training.save_dir)
 
         from recap.cli.console import Console
-        from recap.training.follow import follow as follow_run
+        from recap.evaluation.follow import follow as follow_run
 
         console = Console()
         console.say(f"finished: {folder}; written: {follow_run(load, folder, console, split, timeout)}")
@@ -62,7 +63,7 @@ def evaluate(
     config = load()
 
     from recap.cli.console import Console
-    from recap.evaluation.job import evaluate_run
+    from recap.evaluation.run import evaluate_run
 
     console = Console()
     folder = run or Path(config.training.save_dir)

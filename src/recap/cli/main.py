@@ -12,9 +12,9 @@ import typer
 from recap import __version__
 from recap.cli import config, data, evaluate, model, predict, train
 from recap.cli.messages import print_error
-from recap.config.environment import hide
-from recap.errors import InputError, RecapError
-from recap.training.signals import Interrupted, Terminated, stopped_by_signals
+from recap.config.file.environment import hide
+from recap.errors import InputError, Interrupted, RecapError
+from recap.signals import Terminated, stopped_by_signals
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -65,7 +65,7 @@ def main() -> None:
         _leave(128 + end.number)
     except RecapError as error:
         if "RANK" in os.environ:
-            from recap.ranks import look_up
+            from recap.distributed import look_up
 
             look_up(error)
         if not error.was_said:

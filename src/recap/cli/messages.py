@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from recap.config.environment import hide
+from recap.config.file.environment import hide
 from recap.errors import ConfigError, Problem, RecapError
 
 

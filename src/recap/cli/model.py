@@ -33,8 +33,8 @@ def summary(
     """
     import json
 
-    from recap.config.load import load_config
-    from recap.data.assets import load_assets
+    from recap.config.file.load import load_config
+    from recap.data.encoding.assets import load_assets
     from recap.model.summary import summarise
 
     loaded = load_config(config, overrides or [], set_files or [])

@@ -44,12 +44,12 @@ def predict(
 ) -> None:
     """Predict every engagement and the final score of each row of INPUT."""
     from recap.cli.console import Console
-    from recap.inference.batch import predict_files
+    from recap.inference.files import predict_files
     from recap.inference.predictor import Predictor
-    from recap.model.saved import find_model_dir
+    from recap.runs import find_model_directory
 
     console = Console()
-    predictor = Predictor.open(find_model_dir(model, step_of(step)), overrides or [], set_files or [])
+    predictor = Predictor.open(find_model_directory(model, step_of(step)), overrides or [], set_files or [])
     with console.counting("rows predicted") as count:
         files = predict_files(predictor, inputs, output, schema, overwrite=overwrite, after_rows=count)
     console.say(f"written: {len(files)} file{'s' if len(files) != 1 else ''} in {output}")

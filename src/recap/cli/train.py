@@ -29,24 +29,24 @@ def train(
     """Train a ranker; run the same command again to resume."""
     import shlex
 
-    from recap.config.load import load_config
+    from recap.config.file.load import load_config
 
     loaded = load_config(config, overrides or [], set_files or [])  # before torch: mistakes answer at once
 
     from recap.cli.console import Console
-    from recap.model.saved import best_model_dir, find_model_dir
-    from recap.ranks import ranks_of_environment
+    from recap.distributed import ranks_from_environment
+    from recap.runs import Run, find_model_directory
     from recap.training.trainer import train as run
 
     console = Console()
     steps = profile_steps or (_PROFILE_STEPS if profile else 0)
     done = run(loaded, console, accept_changed_data=accept_changed_data, profile_steps=steps)
-    if not ranks_of_environment().is_first:
+    if not ranks_from_environment().is_first:
         return
     if done:
         folder = Path(loaded.training.save_dir)
-        best = best_model_dir(folder)
-        console.ended(find_model_dir(folder), best)
+        best = Run(folder).best
+        console.ended(find_model_directory(folder), best)
         after = "evaluate {}{}" if loaded.validation_data else "predict {} INPUT… --output DIR{}"
         step = " --step best" if best is not None else ""
         console.say(f"next: recap {after.format(shlex.quote(loaded.training.save_dir), step)}")

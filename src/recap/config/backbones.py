@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from recap.config.base import BaseConfig, Disagreements, PositiveFloat, PositiveInt
+from recap.config.base import BaseConfig, PositiveFloat, PositiveInt, Problems
 from recap.config.network import MlpConfig
 
 
@@ -22,11 +22,11 @@ class MaskBlockConfig(BaseConfig):
     relu: bool = False
     """ReLU after the block's LayerNorm, as in the paper; the published ranker has none."""
 
-    def checks(self) -> tuple[Disagreements, ...]:
+    def checks(self) -> tuple[Problems, ...]:
         """Two widths, or none."""
         return (self._one_width(),)
 
-    def _one_width(self) -> Disagreements:
+    def _one_width(self) -> Problems:
         if (self.aggregation_size is None) == (self.reduction_factor is None):
             found = "none" if self.aggregation_size is None else "both"
             yield (), f"exactly one of aggregation_size and reduction_factor must be set; found {found}"
@@ -59,7 +59,7 @@ class DcnConfig(BaseConfig):
     output_mlp: MlpConfig | None = None
     """What reads all that; none given: it is the output."""
 
-    def checks(self) -> tuple[Disagreements, ...]:
+    def checks(self) -> tuple[Problems, ...]:
         """Nothing to stack on the cross layers."""
         return (_something_is_stacked(self.use_parallel, self.parallel_mlp, "parallel_mlp"),)
 
@@ -75,12 +75,12 @@ class GdcnConfig(BaseConfig):
     mlp: MlpConfig | None = None
     """The deep network; none given: cross layers alone."""
 
-    def checks(self) -> tuple[Disagreements, ...]:
+    def checks(self) -> tuple[Problems, ...]:
         """Nothing to stack on the cross layers."""
         return (_something_is_stacked(self.use_parallel, self.mlp, "mlp"),)
 
 
-def _something_is_stacked(use_parallel: bool, mlp: MlpConfig | None, name: str) -> Disagreements:
+def _something_is_stacked(use_parallel: bool, mlp: MlpConfig | None, name: str) -> Problems:
     if not use_parallel and mlp is None:
         yield (
             ("use_parallel",),
@@ -141,11 +141,11 @@ class FinalMlpConfig(BaseConfig):
     fusion_size: PositiveInt = 1
     """Fusions side by side, each one number: the width of the output. 1 is the paper's, whose number is the logit."""
 
-    def checks(self) -> tuple[Disagreements, ...]:
+    def checks(self) -> tuple[Problems, ...]:
         """Outputs that cannot be cut into heads."""
         return (self._heads_divide(),)
 
-    def _heads_divide(self) -> Disagreements:
+    def _heads_divide(self) -> Problems:
         for name, stream in (("first", self.first), ("second", self.second)):
             if stream.mlp.layer_sizes[-1] % self.num_heads:
                 yield (
@@ -190,11 +190,11 @@ class RankMixerConfig(BaseConfig):
     feed_forward_factor: PositiveInt = 4
     """Width of a feed-forward's hidden layer, as a multiple of `width`."""
 
-    def checks(self) -> tuple[Disagreements, ...]:
+    def checks(self) -> tuple[Problems, ...]:
         """Tokens that cannot be cut into as many heads."""
         return (self._heads_divide(),)
 
-    def _heads_divide(self) -> Disagreements:
+    def _heads_divide(self) -> Problems:
         if self.width % self.num_tokens:
             yield ("width",), f"must be a multiple of num_tokens, {self.num_tokens}; found {self.width}"
 

@@ -15,9 +15,20 @@ from pydantic import (
     model_validator,
 )
 
-from recap.config.node import Path
+DEFAULT = "default"
+"""The key that stands for everything not named beside it."""
 
-Disagreements = Iterator[tuple[Path, str]]
+
+KeyPath = tuple[str | int, ...]
+"""Where something stands in the configuration, key by key."""
+
+
+def dotted(path: KeyPath) -> str:
+    """`path` as a person writes it; names with dots, and empty ones, in quotes."""
+    return ".".join(f'"{step}"' if isinstance(step, str) and ("." in step or not step) else str(step) for step in path)
+
+
+Problems = Iterator[tuple[KeyPath, str]]
 """The path of a field, from the section that tells, and what does not go together there."""
 
 
@@ -26,7 +37,7 @@ class BaseConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
-    def checks(self) -> tuple[Disagreements, ...]:
+    def checks(self) -> tuple[Problems, ...]:
         """What fields, each good by itself, do not agree about; asked once the whole file is read."""
         return ()
 
@@ -37,10 +48,10 @@ class BaseConfig(BaseModel):
         return {key: item for key, item in dump(self).items() if item is not None or fields[key].default is not None}
 
 
-class DisagreementError(ValueError):
+class ProblemError(ValueError):
     """Fields that do not go together; `problems` lists each with its path."""
 
-    def __init__(self, problems: list[tuple[Path, str]]) -> None:
+    def __init__(self, problems: list[tuple[KeyPath, str]]) -> None:
         super().__init__("; ".join(f"{'.'.join(map(str, path))}: {text}" for path, text in problems))
         self.problems = problems
 
@@ -50,9 +61,9 @@ class WholeConfig(BaseConfig):
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
-        problems = list(all_disagreements(self))
+        problems = list(all_problems(self))
         if problems:
-            raise DisagreementError(problems)
+            raise ProblemError(problems)
         return self
 
 
@@ -60,14 +71,14 @@ _LACKING = (AttributeError, TypeError)
 """What a check meets where a field is not there."""
 
 
-def all_disagreements(value: Any, path: Path = (), *, partly: bool = False) -> Disagreements:
+def all_problems(value: Any, path: KeyPath = (), *, partly: bool = False) -> Problems:
     """Those of `value` and of every section below it.
 
     `partly`: sections may lack fields; a check ends at the first that it misses.
     """
     below: Any = ()
     if isinstance(value, BaseConfig):
-        checks: tuple[Disagreements, ...] = ()
+        checks: tuple[Problems, ...] = ()
         with suppress(*_LACKING) if partly else nullcontext():
             checks = value.checks()
         for check in checks:
@@ -77,7 +88,7 @@ def all_disagreements(value: Any, path: Path = (), *, partly: bool = False) -> D
     elif isinstance(value, dict | list):
         below = value.items() if isinstance(value, dict) else enumerate(value)
     for key, item in below:
-        yield from all_disagreements(item, (*path, key), partly=partly)
+        yield from all_problems(item, (*path, key), partly=partly)
 
 
 MOST = 2**31 - 1
@@ -90,8 +101,8 @@ Rate = Annotated[float, Field(gt=0, le=1)]
 """A share in (0, 1], such as a sampling rate."""
 DropRate = Annotated[float, Field(ge=0, lt=1)]
 """A probability in [0, 1), such as a dropout rate."""
-SMALLEST_EPSILON = 1e-12
-Epsilon = Annotated[float, Field(ge=SMALLEST_EPSILON)]
+MIN_EPSILON = 1e-12
+Epsilon = Annotated[float, Field(ge=MIN_EPSILON)]
 """What keeps a division finite; float32 still tells the smallest from 0."""
 
 

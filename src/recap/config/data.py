@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
-from recap.config.base import BaseConfig, Disagreements, Globs, Name, NonNegativeInt, PositiveFloat, PositiveInt, Rate
+from recap.config.base import BaseConfig, Globs, Name, NonNegativeInt, PositiveFloat, PositiveInt, Problems, Rate
 
 
 class HourlyInputs(BaseConfig):
@@ -26,7 +26,7 @@ class HourlyInputs(BaseConfig):
     files: Name = "*"
     """Glob of the files in such a folder."""
 
-    def checks(self) -> tuple[Disagreements, ...]:
+    def checks(self) -> tuple[Problems, ...]:
         """A date that is none."""
         return (date_problems("end_datetime", self.end_datetime, "%Y/%m/%d/%H", "YYYY/MM/DD/HH"),)
 
@@ -48,12 +48,12 @@ class DailyInputs(BaseConfig):
     files: Name = "*"
     """Glob of the files in such a folder; `**/*` for those below it too."""
 
-    def checks(self) -> tuple[Disagreements, ...]:
+    def checks(self) -> tuple[Problems, ...]:
         """A date that is none."""
         return (date_problems("end_date", self.end_date, "%Y/%m/%d", "YYYY/MM/DD"),)
 
 
-def date_problems(field: str, text: str, pattern: str, shown: str) -> Disagreements:
+def date_problems(field: str, text: str, pattern: str, shown: str) -> Problems:
     """What keeps `text` from being a date written as `pattern`, which people call `shown`."""
     try:
         datetime.strptime(text, pattern)
@@ -307,18 +307,18 @@ class TrainDataConfig(DataConfig):
         sampling = self.downsample_negatives
         return self.global_batch_size * (sampling.batch_multiplier if sampling is not None else 1)
 
-    def checks(self) -> tuple[Disagreements, ...]:
+    def checks(self) -> tuple[Problems, ...]:
         """Interleaving of what is shuffled, and sampling that reads nothing more."""
         return self._interleaves_in_order(), self._samples_something()
 
-    def _interleaves_in_order(self) -> Disagreements:
+    def _interleaves_in_order(self) -> Problems:
         if self.interleave_files > 1 and self.shuffle_window_rows:
             yield (
                 ("interleave_files",),
                 "row groups are shuffled over all files already; leave it out, or set shuffle_window_rows: 0",
             )
 
-    def _samples_something(self) -> Disagreements:
+    def _samples_something(self) -> Problems:
         sampling = self.downsample_negatives
         if sampling is not None and sampling.batch_multiplier < 2:
             yield (

@@ -5,7 +5,7 @@ from typing import Annotated, Any, TypeAlias
 
 from pydantic import Discriminator, Field, Tag
 
-from recap.config.base import BaseConfig, Disagreements, Name, NonNegativeInt, PositiveInt
+from recap.config.base import BaseConfig, Name, NonNegativeInt, PositiveInt, Problems
 
 
 class Position(BaseConfig):
@@ -17,7 +17,7 @@ class Position(BaseConfig):
     """Which of its values, counted from 0."""
 
 
-def is_one_value(of: Position | None, length: int) -> Disagreements:
+def is_one_value(of: Position | None, length: int) -> Problems:
     """One value of a list, and many."""
     if of is not None and length > 1:
         yield ("length",), f"{length} values cannot be one of {of.column!r}; leave length or of out"
@@ -91,7 +91,7 @@ class IntegerCodes(IntegerSpace):
     of: Position | None = None
     """Where the code stands, if it is no column of its own but one of a list."""
 
-    def checks(self) -> tuple[Disagreements, ...]:
+    def checks(self) -> tuple[Problems, ...]:
         """One code of a list, and many."""
         return (is_one_value(self.of, self.length),)
 
@@ -111,7 +111,7 @@ class HashedValues(HashSpace):
     of: Position | None = None
     """Where the value stands, if it is no column of its own but one of a list."""
 
-    def checks(self) -> tuple[Disagreements, ...]:
+    def checks(self) -> tuple[Problems, ...]:
         """One value of a list, and many."""
         return (is_one_value(self.of, self.length),)
 
@@ -124,7 +124,7 @@ class SharedValues(SharedTable):
     of: Position | None = None
     """Where the value stands, if it is no column of its own but one of a list."""
 
-    def checks(self) -> tuple[Disagreements, ...]:
+    def checks(self) -> tuple[Problems, ...]:
         """One value of a list, and many."""
         return (is_one_value(self.of, self.length),)
 

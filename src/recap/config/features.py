@@ -4,11 +4,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer
 
-from recap.config.base import BaseConfig, Disagreements, Name, PositiveInt
+from recap.config.base import BaseConfig, KeyPath, Name, PositiveInt, Problems
 from recap.config.discrete import CodeSpace, Discrete, Position, SharedCodes, SharedTable, Vocabulary, is_one_value
 from recap.config.histories import HistoryColumns
-from recap.config.keys import suggest
-from recap.config.node import Path
+from recap.text import suggest
 
 Dtype = Literal["float32", "bfloat16", "float16", "uint8", "bool"]
 """What numbers may be held as until the model reads them as float32."""
@@ -40,15 +39,15 @@ class Column(BaseConfig):
         """Values that are read of a row, before the mask."""
         return self.length if self.first is None else self.first
 
-    def checks(self) -> tuple[Disagreements, ...]:
+    def checks(self) -> tuple[Problems, ...]:
         """More values than there are, and a mask of one."""
         return self._first_is_there(), is_one_value(self.of, self.length), self._has_values_to_mask()
 
-    def _first_is_there(self) -> Disagreements:
+    def _first_is_there(self) -> Problems:
         if self.first is not None and self.first > self.length:
             yield ("first",), f"{self.first} values of {self.length} cannot be; at most length is accepted"
 
-    def _has_values_to_mask(self) -> Disagreements:
+    def _has_values_to_mask(self) -> Problems:
         if self.mask is not None and self.length == 1:
             yield ("mask",), "a single value cannot be masked; leave the column out, or say its length"
 
@@ -141,11 +140,11 @@ class FeaturesConfig(BaseConfig):
     timestamp: Name | None = None
     """When the impression was served; carried to the predictions."""
 
-    def checks(self) -> tuple[Disagreements, ...]:
+    def checks(self) -> tuple[Problems, ...]:
         """Tables that are shared, and names of histories."""
         return self._tables_are_there(), self._histories_have_plain_names()
 
-    def _tables_are_there(self) -> Disagreements:
+    def _tables_are_there(self) -> Problems:
         for path, column in self._coded():
             if not isinstance(column, SharedTable):
                 continue
@@ -158,14 +157,14 @@ class FeaturesConfig(BaseConfig):
                 text = f"{column.table!r} is no discrete feature with a table. {suggest(column.table, owners)}"
                 yield (*path, "table"), text
 
-    def _histories_have_plain_names(self) -> Disagreements:
+    def _histories_have_plain_names(self) -> Problems:
         for name in self.histories:
             if "/" in name:
                 yield ("histories", name), f"{name!r} holds '/', which parts a history from its columns; rename it"
 
-    def _coded(self) -> list[tuple[Path, object]]:
+    def _coded(self) -> list[tuple[KeyPath, object]]:
         """Everything that may have codes, with its place."""
-        found: list[tuple[Path, object]] = [(("discrete", name), column) for name, column in self.discrete.items()]
+        found: list[tuple[KeyPath, object]] = [(("discrete", name), column) for name, column in self.discrete.items()]
         for name, history in self.histories.items():
             found.append((("histories", name, "ids"), history.ids))
             found += [(("histories", name, "attributes", key), each) for key, each in history.attributes.items()]
@@ -179,7 +178,7 @@ class FeaturesConfig(BaseConfig):
         """
         return {"/".join(map(str, path[1:])): column for path, column in self._coded() if isinstance(column, CodeSpace)}
 
-    def place_of(self, table: str) -> Path:
+    def place_of(self, table: str) -> KeyPath:
         """Where the code space of a table is declared, from the root of the file."""
         paths = {"/".join(map(str, path[1:])): path for path, _ in self._coded()}
         return ("features", *paths[table])

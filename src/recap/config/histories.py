@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from recap.config.base import BaseConfig, Disagreements, Name, PositiveInt
+from recap.config.base import BaseConfig, Name, PositiveInt, Problems
 from recap.config.discrete import (
     ONE_OF,
     HashSpace,
@@ -128,16 +128,16 @@ class TransformerConfig(BaseConfig):
     dropout: DropoutConfig | None = None
     """Of what each attention and each feed-forward network adds; its `rates` are of the blocks; none given: none."""
 
-    def checks(self) -> tuple[Disagreements, ...]:
+    def checks(self) -> tuple[Problems, ...]:
         """A width that heads cannot part, and rates for other blocks than there are."""
         return self._heads_part_the_width(), self._a_rate_a_block()
 
-    def _a_rate_a_block(self) -> Disagreements:
+    def _a_rate_a_block(self) -> Problems:
         rates = self.dropout.rates if self.dropout is not None else None
         if rates is not None and len(rates) != self.num_layers:
             yield ("dropout", "rates"), f"must hold one rate for every block, {self.num_layers}; found {len(rates)}"
 
-    def _heads_part_the_width(self) -> Disagreements:
+    def _heads_part_the_width(self) -> Problems:
         if self.width % self.num_heads:
             yield ("num_heads",), f"{self.num_heads} heads cannot part a width of {self.width}; take a divisor of it"
 

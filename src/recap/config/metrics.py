@@ -4,7 +4,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import BeforeValidator, Field
 
-from recap.config.base import BaseConfig, Disagreements, Name, PositiveInt
+from recap.config.base import BaseConfig, Name, PositiveInt, Problems
 
 BinaryMetricName = Literal[
     "count",
@@ -72,11 +72,11 @@ class MetricsConfig(BaseConfig):
     hit_at: Annotated[list[PositiveInt], Field(min_length=1)] = [1, 3, 10]
     """Ranks k of `hit_at`, rising; each is reported as `hit_at_k`."""
 
-    def checks(self) -> tuple[Disagreements, ...]:
+    def checks(self) -> tuple[Problems, ...]:
         """Ranks that do not rise."""
         return (self._ranks_rise(),)
 
-    def _ranks_rise(self) -> Disagreements:
+    def _ranks_rise(self) -> Problems:
         if self.hit_at != sorted(set(self.hit_at)):
             yield ("hit_at",), f"must rise, found {self.hit_at}"
 

@@ -1,16 +1,13 @@
 """What the network is made of. Shapes use B rows, T tasks, E embedding width."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, PlainSerializer
 
 from recap.config.backbones import BackboneConfig, CrossConfig
-from recap.config.base import BaseConfig, Disagreements, Name, PositiveFloat, PositiveInt
-from recap.config.cascade import CascadeConfig
-from recap.config.embeddings import Embedding
+from recap.config.base import BaseConfig, Name, NonNegativeInt, PositiveFloat, PositiveInt, Problems
 from recap.config.featurization import DoubleNormLogConfig, FeaturizationConfig
 from recap.config.histories import HistoryModelConfig
-from recap.config.keys import suggest
 from recap.config.loss import (
     BceConfig,
     BinaryConfig,
@@ -20,7 +17,54 @@ from recap.config.loss import (
     RegressionConfig,
 )
 from recap.config.network import BatchNormConfig, DropoutConfig, rates_fit
-from recap.config.sharing import SHARED, CgcConfig, PleConfig, ShareNoneConfig, SharingConfig
+from recap.config.sharing import SHARED, CascadeConfig, CgcConfig, PleConfig, ShareNoneConfig, SharingConfig
+from recap.text import suggest
+
+
+class PretrainedConfig(BaseConfig):
+    """Rows of a table that were learned elsewhere. A new run starts from them, and learns on."""
+
+    path: Name
+    """Parquet file, or a glob of such files, with a row for each value; a URL may stand here too."""
+    id: Name = "id"
+    """Its column of values: codes, or what the vocabulary lists. Values that the table does not know are passed over,
+    and rows of the table that are not among them start as they would without."""
+    vector: Name = "vector"
+    """Its column of lists of numbers, as long as the table is wide."""
+
+
+class EmbeddingConfig(BaseConfig):
+    """An embedding table; in YAML its width alone may stand for it."""
+
+    width: NonNegativeInt
+    """Numbers in a row; 0 leaves the feature out."""
+    pretrained: PretrainedConfig | None = None
+    """Rows that were learned elsewhere; none given: all rows start close to zero."""
+
+    def checks(self) -> tuple[Problems, ...]:
+        """Rows for a table that is not there."""
+        return (self._has_rows(),)
+
+    def _has_rows(self) -> Problems:
+        if self.pretrained is not None and not self.width:
+            yield ("pretrained",), "width 0 leaves the feature out, so there is no table; give it a width"
+
+
+def _of_width(value: object) -> object:
+    if isinstance(value, bool) or not isinstance(value, int | dict | EmbeddingConfig):
+        raise ValueError("expected a whole number, the width, or {width: …, pretrained: …}")
+    return {"width": value} if isinstance(value, int) else value
+
+
+def _shortest(table: EmbeddingConfig) -> int | dict[str, Any]:
+    return table.width if table.pretrained is None else table.model_dump(mode="json", exclude_defaults=True)
+
+
+Embedding = Annotated[
+    EmbeddingConfig,
+    BeforeValidator(_of_width, json_schema_input_type=NonNegativeInt | EmbeddingConfig),
+    PlainSerializer(_shortest, when_used="json"),
+]
 
 
 class MlpTowerConfig(BaseConfig):
@@ -34,7 +78,7 @@ class MlpTowerConfig(BaseConfig):
     dropout: DropoutConfig | None = None
     """After each ReLU; none given: none."""
 
-    def checks(self) -> tuple[Disagreements, ...]:
+    def checks(self) -> tuple[Problems, ...]:
         """Rates of dropout for other layers than there are."""
         return (rates_fit(self.dropout, len(self.layer_sizes)),)
 
@@ -70,11 +114,11 @@ class TaskConfig(BaseConfig):
     pairwise: PairwiseConfig | None = None
     """A loss on the order of each user's rows, beside the task's own; none given: none."""
 
-    def checks(self) -> tuple[Disagreements, ...]:
+    def checks(self) -> tuple[Problems, ...]:
         """What speaks of positives, where there are none."""
         return (self._positives_are_there(),)
 
-    def _positives_are_there(self) -> Disagreements:
+    def _positives_are_there(self) -> Problems:
         if isinstance(self.objective, RegressionConfig):
             if not isinstance(self.loss, BceConfig):
                 yield (
@@ -134,11 +178,11 @@ class ModelConfig(BaseConfig):
         """The width of each table that `embeddings` names."""
         return {name: table.width for name, table in self.embeddings.items()}
 
-    def checks(self) -> tuple[Disagreements, ...]:
+    def checks(self) -> tuple[Problems, ...]:
         """A backbone that nothing reads, or none to read; a task called as another part is; a chain of no tasks."""
         return self._backbone_is_read(), self._no_task_is_the_shared_part(), self._chain_is_of_tasks()
 
-    def _backbone_is_read(self) -> Disagreements:
+    def _backbone_is_read(self) -> Problems:
         shares_none = isinstance(self.sharing, ShareNoneConfig)
         if shares_none and self.backbone is not None:
             yield (
@@ -149,14 +193,14 @@ class ModelConfig(BaseConfig):
         if not shares_none and self.backbone is None:
             yield ("sharing",), f"{self.sharing.kind} needs model.backbone; add one, or use share_none"
 
-    def _no_task_is_the_shared_part(self) -> Disagreements:
+    def _no_task_is_the_shared_part(self) -> Problems:
         if isinstance(self.sharing, CgcConfig | PleConfig) and SHARED in self.tasks:
             yield (
                 ("tasks", SHARED),
                 f"{SHARED!r} is what {self.sharing.kind} calls the experts of all tasks; rename the task",
             )
 
-    def _chain_is_of_tasks(self) -> Disagreements:
+    def _chain_is_of_tasks(self) -> Problems:
         for index, task in enumerate(self.cascade.chain if self.cascade is not None else ()):
             if task not in self.tasks:
                 yield (

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from recap.config.base import BaseConfig, Disagreements, DropRate, Epsilon, PositiveInt, Rate
+from recap.config.base import BaseConfig, DropRate, Epsilon, PositiveInt, Problems, Rate
 
 
 class BatchNormConfig(BaseConfig):
@@ -33,16 +33,16 @@ class DropoutConfig(BaseConfig):
     rates: Annotated[list[DropRate], Field(min_length=1)] | None = None
     """The same of each layer by itself: one for every layer that has a ReLU, in order."""
 
-    def checks(self) -> tuple[Disagreements, ...]:
+    def checks(self) -> tuple[Problems, ...]:
         """One probability, and many."""
         return (self._said_once(),)
 
-    def _said_once(self) -> Disagreements:
+    def _said_once(self) -> Problems:
         if self.rate is not None and self.rates is not None:
             yield (), "at most one of rate and rates may be set; found both"
 
 
-def rates_fit(dropout: DropoutConfig | None, relus: int) -> Disagreements:
+def rates_fit(dropout: DropoutConfig | None, relus: int) -> Problems:
     """As many rates as there are layers with a ReLU; told from the section that holds `dropout`."""
     if dropout is not None and dropout.rates is not None and len(dropout.rates) != relus:
         yield (
@@ -66,11 +66,11 @@ class MlpConfig(BaseConfig):
     final_layer_batch_norm: bool = False
     """BatchNorm, as `batch_norm` says it, after the Linear of the last layer too."""
 
-    def checks(self) -> tuple[Disagreements, ...]:
+    def checks(self) -> tuple[Problems, ...]:
         """Rates of dropout for other layers than there are, and a last BatchNorm that nothing describes."""
         relus = len(self.layer_sizes) - (0 if self.final_layer_activation else 1)
         return rates_fit(self.dropout, relus), self._last_norm_is_there()
 
-    def _last_norm_is_there(self) -> Disagreements:
+    def _last_norm_is_there(self) -> Problems:
         if self.final_layer_batch_norm and self.batch_norm is None:
             yield ("final_layer_batch_norm",), "is a BatchNorm as batch_norm says it, and there is none; add it"

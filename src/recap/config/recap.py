@@ -5,17 +5,18 @@ from enum import StrEnum
 
 from pydantic import Field, PrivateAttr
 
-from recap.config.agreement.inputs import (
+from recap.config.base import BaseConfig, KeyPath, Name, Problems, WholeConfig
+from recap.config.checks.inputs import (
     column_problems,
     embedding_problems,
     history_problems,
     join_problems,
     position_problems,
 )
-from recap.config.agreement.networks import batch_problems, product_problems
-from recap.config.agreement.reports import metric_problems, stratum_problems, watch_problems
-from recap.config.agreement.tables import table_problems
-from recap.config.agreement.tasks import (
+from recap.config.checks.networks import batch_problems, product_problems
+from recap.config.checks.reports import metric_problems, stratum_problems, watch_problems
+from recap.config.checks.tables import table_problems
+from recap.config.checks.tasks import (
     balancing_problems,
     chain_problems,
     pair_problems,
@@ -24,17 +25,21 @@ from recap.config.agreement.tasks import (
     task_problems,
     weight_problems,
 )
-from recap.config.agreement.weights import frozen_problems, warm_start_problems
-from recap.config.base import Disagreements, Name, WholeConfig
+from recap.config.checks.weights import frozen_problems, warm_start_problems
 from recap.config.data import DataConfig, TrainDataConfig, ValidationDataConfig
 from recap.config.features import FeaturesConfig
 from recap.config.loss import RegressionConfig
 from recap.config.metrics import MetricName, MetricsConfig, StratumConfig
 from recap.config.model import ModelConfig
-from recap.config.node import Path
 from recap.config.optimizer import OptimizerConfig
-from recap.config.scoring import ScoringConfig
 from recap.config.training import TrainingConfig
+
+
+class ScoringConfig(BaseConfig):
+    """The section `scoring`."""
+
+    weights: dict[Name, float] = {}
+    """Weight of each task's calibrated probability, or of the value of a regression; tasks not named do not count."""
 
 
 class JobMode(StrEnum):
@@ -72,7 +77,7 @@ class RecapConfig(WholeConfig):
     strata: dict[Name, StratumConfig] = {}
     """Rows of which `recap evaluate` reports every metric by themselves, too, by a name for them."""
 
-    def checks(self) -> tuple[Disagreements, ...]:
+    def checks(self) -> tuple[Problems, ...]:
         """What sections do not agree about."""
         return (
             column_problems(self),
@@ -97,14 +102,14 @@ class RecapConfig(WholeConfig):
             warm_start_problems(self),
         )
 
-    _secrets: dict[Path, str] = PrivateAttr(default_factory=dict)
+    _secrets: dict[KeyPath, str] = PrivateAttr(default_factory=dict)
 
     @property
-    def secrets(self) -> Mapping[Path, str]:
+    def secrets(self) -> Mapping[KeyPath, str]:
         """The values that secrets made, as what may be stored of them."""
         return self._secrets
 
-    def remember_secrets(self, found: Mapping[Path, str]) -> None:
+    def remember_secrets(self, found: Mapping[KeyPath, str]) -> None:
         """Have the values at these paths stored as their references."""
         self._secrets = dict(found)
 
@@ -118,7 +123,7 @@ class RecapConfig(WholeConfig):
         """The tasks that predict how much of something, in the order of tasks."""
         return [name for name, task in self.model.tasks.items() if isinstance(task.objective, RegressionConfig)]
 
-    def data_sets(self) -> Iterator[tuple[Path, DataConfig]]:
+    def data_sets(self) -> Iterator[tuple[KeyPath, DataConfig]]:
         """Every data set, with its path: the one to train on, then those to validate on."""
         yield ("train_data",), self.train_data
         yield from ((("validation_data", name), data) for name, data in self.validation_data.items())

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from recap.config.base import MOST, BaseConfig, PositiveInt
+from recap.config.base import MOST, BaseConfig, Name, NonNegativeFloat, PositiveInt, Problems
 
 
 class ShareAllConfig(BaseConfig):
@@ -65,3 +65,45 @@ SharingConfig = Annotated[
 
 SHARED = "shared"
 """What `cgc` and `ple` call the part that is no task's own."""
+
+
+class _ChainConfig(BaseConfig):
+    """A chain of tasks."""
+
+    kind: str
+    """Which one this is."""
+    chain: Annotated[list[Name], Field(min_length=1)]
+    """The tasks, each a condition of the next: nobody likes what was not clicked. At least two."""
+
+    def checks(self) -> tuple[Problems, ...]:
+        """A chain of one, or one that meets itself."""
+        return (self._links(),)
+
+    def _links(self) -> Problems:
+        if len(self.chain) == 1:
+            yield (
+                ("chain",),
+                f"a chain needs at least two tasks, found {self.chain[0]!r} alone; add one, or drop cascade",
+            )
+        for index, task in enumerate(self.chain):
+            if task in self.chain[:index]:
+                yield ("chain", index), f"{task!r} stands in the chain twice; each task has one place"
+
+
+class EsmmConfig(_ChainConfig):
+    """Probabilities multiply along the chain (ESMM, Ma et al., SIGIR 2018): p(like) = p(click) · p(like | click)."""
+
+    kind: Literal["esmm"]
+
+
+class AitmConfig(_ChainConfig):
+    """Adaptive information transfer (AITM, Xi et al., KDD 2021): a tower also reads what the task before it found."""
+
+    kind: Literal["aitm"]
+    width: PositiveInt
+    """Width of what is transferred, and of what the towers of the chain read."""
+    constraint_weight: NonNegativeFloat = 0.6
+    """Weight, beside the tasks' loss, of the mean of max(p(later) − p(earlier), 0) summed over the chain's links."""
+
+
+CascadeConfig = Annotated[EsmmConfig | AitmConfig, Field(discriminator="kind")]

@@ -1,21 +1,65 @@
 """How long a run is, and when it logs, evaluates and saves. Names and defaults are the published ones."""
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from recap.config.base import (
     BaseConfig,
-    Disagreements,
     Name,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    Problems,
 )
-from recap.config.faults import NonFiniteConfig, RaiseConfig
 from recap.config.metrics import WatchedMetric
-from recap.config.tracking import MlflowConfig
+
+
+class MlflowConfig(BaseConfig):
+    """An MLflow run that takes the configuration and every number that is logged (`pip install 'recap[mlflow]'`)."""
+
+    experiment: Name
+    """The experiment the run belongs to; made if it is not there."""
+    tracking_uri: Name | None = None
+    """The server, such as `http://localhost:5000`, or a folder; none given: what MLFLOW_TRACKING_URI says."""
+    run_name: Name | None = None
+    """The name of the run; none given: that of the folder `save_dir`."""
+
+    def checks(self) -> tuple[Problems, ...]:
+        """A server without the scheme by which it is known as one."""
+        return (self._has_a_scheme(),)
+
+    def _has_a_scheme(self) -> Problems:
+        uri = self.tracking_uri
+        if uri is not None and re.match(r"[\w.-]+:\d", uri):
+            yield ("tracking_uri",), f"{uri!r} has no scheme; write http://{uri}"
+
+
+class RaiseConfig(BaseConfig):
+    """The run ends with an error that names the step, what is not finite and the rows; the weights do not move."""
+
+    kind: Literal["raise"] = "raise"
+
+
+class SkipStepsConfig(BaseConfig):
+    """The step counts, with its rows and in the schedule, but nothing moves: weights, moments, running statistics."""
+
+    kind: Literal["skip"]
+    budget: PositiveInt
+    """How many steps a run may skip in all; one more ends it."""
+
+
+class RollbackConfig(BaseConfig):
+    """The run goes back to its latest checkpoint, or its initial weights, and passes over the rows of the step."""
+
+    kind: Literal["rollback"]
+    budget: PositiveInt
+    """How many times a run may go back in all; one more ends it."""
+
+
+NonFiniteConfig = Annotated[RaiseConfig | SkipStepsConfig | RollbackConfig, Field(discriminator="kind")]
 
 
 class CutRatesConfig(BaseConfig):
@@ -65,11 +109,11 @@ class InitialWeightsConfig(BaseConfig):
     fresh: list[Name] = []
     """What starts as in a new model."""
 
-    def checks(self) -> tuple[Disagreements, ...]:
+    def checks(self) -> tuple[Problems, ...]:
         """A name with two origins."""
         return (self._origins_are_clear(),)
 
-    def _origins_are_clear(self) -> Disagreements:
+    def _origins_are_clear(self) -> Problems:
         for index, name in enumerate(self.fresh):
             if name in self.map:
                 yield ("fresh", index), f"{name!r} stands in map too; leave out one of the two"

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from recap.data.memory import new_array
+from recap.native.buffers import new_array
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ from itertools import islice
 import torch
 
 from recap.config.recap import RecapConfig
-from recap.data.stream import BatchStream
-from recap.evaluation.gates import GateMeans
-from recap.evaluation.metrics import MetricSuite
-from recap.evaluation.strata import Strata
-from recap.model.ranker import Ranker
+from recap.data.stream.batch_stream import BatchStream
+from recap.evaluation.metrics.suite import MetricSuite
+from recap.evaluation.observers.gates import GateMeans
+from recap.evaluation.observers.strata import Strata
+from recap.model.scorer import Scorer
 from recap.runtime import Runtime
 
 Evaluation = dict[str, dict[str, float]]
@@ -18,7 +18,7 @@ Evaluation = dict[str, dict[str, float]]
 
 
 def evaluate(
-    ranker: Ranker,
+    scorer: Scorer,
     stream: BatchStream,
     config: RecapConfig,
     split: str,
@@ -27,15 +27,15 @@ def evaluate(
     gates: GateMeans | None = None,
     strata: Strata | None = None,
 ) -> Evaluation:
-    """Metrics of `ranker` over `stream`, for the tasks that validation set `split` evaluates; the same on all ranks.
+    """Metrics of `scorer` over `stream`, for the tasks that validation set `split` evaluates; the same on all ranks.
 
     At most `training.num_eval_steps` batches, below 0 all; `gates` and `strata` take in the same rows. `after_batch`
-    may raise to give up; the ranker is left in the mode, training or evaluation, in which it came.
+    may raise to give up; the scorer is left in the mode, training or evaluation, in which it came.
     """
     steps = config.training.num_eval_steps
     suite = MetricSuite(config.tasks, config.which_metrics, config.regressions, config.metrics)
-    was_training = ranker.training
-    ranker.eval()
+    was_training = scorer.training
+    scorer.eval()
     try:
         with torch.inference_mode():
             for number, batch in enumerate(islice(stream, steps if steps >= 0 else None), start=1):
@@ -45,7 +45,7 @@ def evaluate(
                 assert batch.labels is not None
                 assert batch.weights is not None
                 # A rank has no row of a batch that has fewer rows than there are ranks.
-                probabilities = ranker(there).calibrated_probabilities.cpu() if len(batch) else batch.labels
+                probabilities = scorer(there).calibrated_probabilities.cpu() if len(batch) else batch.labels
                 users = [batch.user] if batch.user is not None else []
                 scored = runtime.ranks.gather([probabilities, batch.labels, batch.weights, *users])
                 if runtime.ranks.is_first:
@@ -54,7 +54,7 @@ def evaluate(
                     strata.update(probabilities, batch)
                 after_batch(number)
     finally:
-        ranker.train(was_training)
+        scorer.train(was_training)
     evaluation: Evaluation = runtime.ranks.from_first(evaluated_tasks(suite.compute(), config, split))
     return evaluation
 

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from recap.config.recap import JobMode
 from recap.data.batch import Batch
-from recap.data.place import Place
-from recap.data.schema import RowEncoder
-from recap.inference.scoring import ScoreFormula
-from recap.model.saved import SavedModel, open_model
+from recap.data.encoding.encoder import RowEncoder
+from recap.data.formats.location import Location
+from recap.model.directory import SavedModel, open_model
+from recap.model.scorer import Scorer
 from recap.runtime import Runtime, start_runtime
 
 
@@ -29,9 +29,8 @@ class Predictor:
 
     def __init__(self, model: SavedModel, runtime: Runtime) -> None:
         self.config, self.runtime = model.config, runtime
-        self.ranker = model.ranker.to(runtime.device).eval()
+        self.scorer = Scorer.of(model.config, model.ranker.to(runtime.device)).eval()
         self.encoder = RowEncoder.for_job(model.config, model.assets, JobMode.INFERENCE)
-        self.formula = ScoreFormula(model.config.scoring.weights, model.config.tasks)
 
     @classmethod
     def open(cls, folder: Path, overrides: Sequence[str] = (), set_files: Sequence[str] = ()) -> "Predictor":
@@ -41,7 +40,7 @@ class Predictor:
         """
         return cls(open_model(folder, overrides, set_files), start_runtime())
 
-    def predict(self, table: pa.Table, place: Place, rows_at_once: int) -> Predictions:
+    def predict(self, table: pa.Table, place: Location, rows_at_once: int) -> Predictions:
         """Predictions for every row of `table`, computed `rows_at_once`. Raises DataError for bad values."""
         batch = self.encoder.encode(table, place)
         starts = range(0, max(len(batch), 1), rows_at_once)
@@ -52,6 +51,5 @@ class Predictor:
 
     def _forward(self, batch: Batch) -> Predictions:
         with torch.inference_mode():
-            output = self.ranker(batch.to(self.runtime.device))
-            probabilities = output.calibrated_probabilities.cpu()
-            return Predictions(probabilities, self.formula(probabilities))
+            scores = self.scorer(batch.to(self.runtime.device))
+            return Predictions(scores.calibrated_probabilities.cpu(), scores.score.cpu())

@@ -1,25 +1,36 @@
 """Probabilities of a model trained on down-sampled examples → probabilities of the population."""
 
-from collections.abc import Sequence
+from typing import Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from recap.config.data import TrainDataConfig
-
-
-def sampling_ratios(data: TrainDataConfig, tasks: Sequence[str]) -> Tensor:
-    """r = neg_downsampling_rate / pos_downsampling_rate of each task, [T] float32; 1 where weights correct for it."""
-    if data.sampling_correction == "weights":
-        return torch.ones(len(tasks))
-    rates = [data.tasks[task] for task in tasks]
-    return torch.tensor([rate.neg_downsampling_rate / rate.pos_downsampling_rate for rate in rates])
+from recap.config.recap import RecapConfig
 
 
-def calibrate(probabilities: Tensor, ratios: Tensor) -> Tensor:
+class Calibration(nn.Module):
     """p → p·r / (1 − p + r·p): Bayes' rule for classes that were kept at different rates.
 
-    `probabilities` [B, T] in [0, 1] and `ratios` [T] > 0 → [B, T]; r = 1 changes nothing, bit for bit.
+    r = neg_downsampling_rate / pos_downsampling_rate of each task; r = 1 changes nothing, bit for bit.
     """
-    corrected = probabilities * ratios / (1 - probabilities + ratios * probabilities)
-    return torch.where(ratios == 1, probabilities, corrected)
+
+    def __init__(self, ratios: Tensor) -> None:
+        """`ratios` [T] > 0, float32."""
+        super().__init__()
+        self.ratios: Tensor
+        # The configuration holds them, so a state dict does not.
+        self.register_buffer("ratios", ratios, persistent=False)  # [T]
+
+    @classmethod
+    def of(cls, config: RecapConfig) -> Self:
+        """The calibration that the sampling of `train_data` calls for: none where sample weights correct for it."""
+        data = config.train_data
+        if data.sampling_correction == "weights":
+            return cls(torch.ones(len(config.tasks)))
+        rates = [data.tasks[task] for task in config.tasks]
+        return cls(torch.tensor([rate.neg_downsampling_rate / rate.pos_downsampling_rate for rate in rates]))
+
+    def forward(self, probabilities: Tensor) -> Tensor:
+        """[B, T] in [0, 1] → [B, T]."""
+        corrected = probabilities * self.ratios / (1 - probabilities + self.ratios * probabilities)
+        return torch.where(self.ratios == 1, probabilities, corrected)

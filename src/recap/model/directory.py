@@ -1,140 +1,127 @@
-"""Directories that are whole or absent, and verified when opened.
+"""A model directory: `config.yaml`, `weights.safetensors`, assets and a manifest; all that scoring needs."""
 
-A directory is written beside its place, every file synced, listed with its sha256 in `manifest.json`, and renamed. One
-that gives way is renamed before it is deleted, so that no half of it is ever taken for a whole.
-"""
-
-import json
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
-from hashlib import sha256
-from itertools import count
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from safetensors import SafetensorError
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-from recap.errors import CheckpointError, RunError
+from recap.config.base import KeyPath
+from recap.config.featurization import ZScoreLogConfig
+from recap.config.file.diff import describe_changes, differences
+from recap.config.file.load import STORED, dump_config, load_config
+from recap.config.recap import RecapConfig
+from recap.data.encoding.analysis import load_analysis
+from recap.data.encoding.assets import Assets, asset_path, load_assets, save_asset
+from recap.errors import CheckpointError, ConfigError
+from recap.model.inputs.embeddings import load_pretrained
+from recap.model.inputs.featurization import ZScoreLog
+from recap.model.ranker import Ranker
+from recap.storage import MANIFEST, verify, writing
 
-MANIFEST = "manifest.json"
-_UNFINISHED = ".unfinished"
-"""Half written, or half deleted."""
-_REPLACED = ".replaced"
-"""Whole, until the new one of its name is in place."""
-_DAMAGED = ".damaged"
-_BLOCK_BYTES = 1 << 24
-"""Read at once: a thread that hashes beside a busy one waits for it after each block."""
+WEIGHTS = "weights.safetensors"
 
 
-@contextmanager
-def whole_directory(path: Path) -> Iterator[Path]:
-    """Give a folder to write into; it becomes `path` when the block ends well, and vanishes when it fails."""
-    temporary, replaced = _beside(path, _UNFINISHED), _beside(path, _REPLACED)
-    shutil.rmtree(temporary, ignore_errors=True)
-    with writing(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.mkdir()
+@dataclass(frozen=True)
+class SavedModel:
+    """What a model directory holds."""
+
+    config: RecapConfig
+    assets: Assets
+    ranker: Ranker
+
+
+def build_ranker(config: RecapConfig, assets: Assets) -> Ranker:
+    """A ranker with fresh weights, drawn from torch's current random state."""
+    return Ranker(config, assets)
+
+
+def new_ranker(config: RecapConfig, assets: Assets) -> Ranker:
+    """A ranker to train: fresh weights, and what is known of the data and of tables. Raises DataError."""
+    ranker, featurization = build_ranker(config, assets), config.model.featurization
+    if isinstance(featurization, ZScoreLogConfig):
+        means, deviations = map(torch.from_numpy, load_analysis(featurization.analysis, config.features, assets))
+        assert isinstance(ranker.inputs.featurization, ZScoreLog)
+        ranker.inputs.featurization.set_analysis(means, deviations)
+    load_pretrained(ranker.inputs.embeddings, config, assets)
+    return ranker
+
+
+def write_model(folder: Path, config: RecapConfig, assets: Assets, weights: Mapping[str, Tensor]) -> None:
+    """Write the files of a model directory into `folder`; `weights` are contiguous. Raises RunError."""
+    with writing(folder / STORED) as file:
+        file.write_text(dump_config(config), encoding="utf-8")
+    for name, values in assets.items():
+        with writing(asset_path(folder, name)) as file:
+            save_asset(values, file)
+    with writing(folder / WEIGHTS) as file:
+        save_file(dict(weights), file)
+
+
+def open_model(folder: Path, overrides: Sequence[str] = (), set_files: Sequence[str] = ()) -> SavedModel:
+    """Verify and open a model directory, `overrides` and `set_files` laid over its configuration.
+
+    Raises CheckpointError where it is missing or damaged, ConfigError for overrides that cannot be.
+    """
+    verify_model(folder)
+    config = load_config(folder / STORED, overrides, set_files, stored=True)
+    if overrides or set_files:
+        _refuse_other_weights(differences(load_config(folder / STORED, stored=True), config), folder)
+    assets = load_assets(config.features, folder)
+    ranker = build_ranker(config, assets)
+    load_weights(ranker, folder)
+    return SavedModel(config, assets, ranker)
+
+
+def verify_model(folder: Path) -> None:
+    """Raise CheckpointError, which says what else there is, unless `folder` is a whole model directory."""
     try:
-        yield temporary
-        files = sorted(file for file in temporary.rglob("*") if file.is_file())
-        listed = {file.relative_to(temporary).as_posix(): _digest(file) for file in files}
-        with writing(temporary / MANIFEST) as manifest:
-            manifest.write_text(json.dumps({"sha256": listed}, indent=1) + "\n")
-        folders = [each for each in temporary.rglob("*") if each.is_dir()]
-        for each in [*files, temporary / MANIFEST, *folders, temporary]:
-            _sync(each)
-        if path.exists():
-            shutil.rmtree(replaced, ignore_errors=True)
-            path.rename(replaced)
-        temporary.rename(path)
-        _sync(path.parent)
-        shutil.rmtree(replaced, ignore_errors=True)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+        verify(folder)
+    except CheckpointError as error:
+        beside = folder.parent.glob(f"*/{MANIFEST}") if folder.parent.is_dir() else ()
+        others = sorted(manifest.parent.name for manifest in beside if manifest.parent != folder)
+        known = f"; {folder.parent} also holds {', '.join(others)}" if others else ""
+        raise CheckpointError(f"{error}; use another checkpoint or model{known}") from None
 
 
-@contextmanager
-def writing(file: Path) -> Iterator[Path]:
-    """Raise RunError, which names `file`, for whatever keeps it from being written."""
-    try:
-        yield file
-    except (OSError, SafetensorError) as error:
-        reason = error.strerror if isinstance(error, OSError) else None
-        raise RunError(f"{file}: cannot be written ({reason or error})") from error
+def _refuse_other_weights(changes: Mapping[KeyPath, tuple[Any, Any]], folder: Path) -> None:
+    """Raise ConfigError for changes that would give the weights another meaning."""
+    inputs = ("continuous", "binary", "discrete", "vectors", "histories")
+    refused = {
+        path: change
+        for path, change in changes.items()
+        if path[0] == "model" or (path[0] == "features" and (len(path) == 1 or path[1] in inputs))
+    }
+    if refused:
+        lines = "\n".join(f"  {line}" for line in describe_changes(refused))
+        raise ConfigError(f"{folder}: its weights were trained for other features or another model:\n{lines}")
 
 
-def remove_directory(path: Path) -> None:
-    """Delete a directory, which is gone from its place before the first of its files is."""
-    leaving = _beside(path, _UNFINISHED)
-    shutil.rmtree(leaving, ignore_errors=True)
-    path.rename(leaving)
-    shutil.rmtree(leaving)
+def load_weights(ranker: Ranker, folder: Path) -> None:
+    """Load the weights in `folder` into `ranker`. Raises CheckpointError that lists what does not fit."""
+    found = load_file(folder / WEIGHTS)
+    if shown := misfits(found, ranker.state_dict()):
+        raise CheckpointError(
+            f"{folder / WEIGHTS}: the weights are of another model; give it the features and model it was trained "
+            f"with:\n  {shown}"
+        )
+    ranker.load_state_dict(found)
 
 
-def set_aside(path: Path) -> Path:
-    """Rename a damaged directory, so that nothing opens it; where it is now."""
-    names = (_beside(path, _DAMAGED + (f"-{number}" if number > 1 else "")) for number in count(1))
-    return path.rename(next(name for name in names if not name.exists()))
+def misfits(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
+    """In which names and shapes weights differ from those of a model, the first ten a line each; "" if in none."""
+    problems = [f"{name} is missing" for name in expected if name not in found]
+    problems += [f"{name} has no place in this model" for name in found if name not in expected]
+    problems += [
+        f"{name} is {_shape(found[name])}, this model needs {_shape(tensor)}"
+        for name, tensor in expected.items()
+        if name in found and found[name].shape != tensor.shape
+    ]
+    return "\n  ".join(problems[:10]) + (f"\n  and {len(problems) - 10} more" if len(problems) > 10 else "")
 
 
-def clear_leftovers(parent: Path) -> None:
-    """Clear what killed processes left in `parent`; a whole directory whose successor never came is put back."""
-    for replaced in parent.glob("*" + _REPLACED):
-        path = replaced.with_name(replaced.name.removesuffix(_REPLACED))
-        if path.exists():
-            remove_directory(replaced)
-        else:
-            replaced.rename(path)
-    for unfinished in parent.glob("*" + _UNFINISHED):
-        shutil.rmtree(unfinished)
-
-
-def verify(path: Path) -> None:
-    """Raise CheckpointError unless every file the manifest lists is there, byte for byte."""
-    try:
-        listed = dict(json.loads((path / MANIFEST).read_text())["sha256"])
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no {MANIFEST}; this is no model directory or checkpoint") from None
-    except (OSError, ValueError, KeyError, TypeError):
-        raise CheckpointError(f"{path / MANIFEST}: damaged") from None
-    for name, digest in listed.items():
-        file = path / name
-        if not file.is_file():
-            raise CheckpointError(f"{file}: missing; the directory is not whole")
-        try:
-            found = _digest(file)
-        except OSError as error:
-            raise CheckpointError(f"{file}: cannot be read ({error.strerror})") from None
-        if found != digest:
-            raise CheckpointError(f"{file}: damaged (its sha256 is not the manifest's)")
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a file that is at any moment the old one or the new one. Raises RunError."""
-    temporary = _beside(path, _UNFINISHED)
-    with writing(path):
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-
-
-def _beside(path: Path, suffix: str) -> Path:
-    return path.with_name(path.name + suffix)
-
-
-def _digest(file: Path) -> str:
-    digest, block = sha256(), memoryview(bytearray(min(_BLOCK_BYTES, max(file.stat().st_size, 1))))
-    with file.open("rb", buffering=0) as stream:
-        while read := stream.readinto(block):
-            digest.update(block[:read])
-    return digest.hexdigest()
-
-
-def _sync(path: Path) -> None:
-    with writing(path):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+def _shape(tensor: Tensor) -> str:
+    return "×".join(map(str, tensor.shape)) or "a scalar"

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from recap.ranks import Ranks
+from recap.distributed import Ranks
 
 
 class TaskGradients:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from torch import nn
 
-from recap.config.keys import suggest
+from recap.text import suggest
 
 
 class NamedModules(nn.ModuleDict):

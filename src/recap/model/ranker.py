@@ -1,37 +1,35 @@
-"""The ranker: a `Batch` in, a probability or a value for every task out. The one path that every job uses."""
+"""The ranker: a `Batch` in, a probability or a value for every task out."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
 from recap.config.recap import RecapConfig
-from recap.data.assets import Assets
 from recap.data.batch import Batch
-from recap.model.calibration import calibrate, sampling_ratios
-from recap.model.inputs import Inputs
+from recap.data.encoding.assets import Assets
+from recap.model.activation import OutputActivation
+from recap.model.inputs.inputs import Inputs
 from recap.model.names import NamedModules
-from recap.model.objectives import Predictions
 from recap.model.sharing import build_sharing
 from recap.model.sharing.cascade import build_cascade
 from recap.model.towers import Tower
 
 
 class RankerOutput(NamedTuple):
-    """What the ranker says of B rows, tasks in the order of `model.tasks`.
+    """Outputs for B rows, tasks in the order of `model.tasks`.
 
-    In the column of a regression task `logits` holds the raw output of its tower, and both kinds of probabilities hold
-    the predicted value, in the unit of the label: no probability, and not bound to [0, 1].
+    In the column of a regression task `logits` holds the raw output of its tower, and `probabilities` the predicted
+    value, in the unit of the label: not a probability, and not limited to [0, 1].
     """
 
     logits: Tensor  # [B, T] float32
-    probabilities: Tensor  # [B, T] float32, of the data as it was sampled for training
-    calibrated_probabilities: Tensor  # [B, T] float32, of the population
+    probabilities: Tensor  # [B, T] float32, of the data as sampled for training
 
 
 class Ranker(nn.Module):
-    """inputs → sharing → cascade → towers → cascade → logits → probabilities → calibrated probabilities."""
+    """inputs → sharing → cascade → towers → cascade → logits → probabilities."""
 
     def __init__(self, config: RecapConfig, assets: Assets) -> None:
         """`assets`: what the files that the configuration names say of its features."""
@@ -41,12 +39,9 @@ class Ranker(nn.Module):
         self.cascade = build_cascade(config.model, self.sharing.layout)
         tasks = zip(config.model.tasks.items(), self.cascade.layouts, strict=True)
         self.towers = NamedModules({name: Tower(task, layout) for (name, task), layout in tasks})
-        self.predictions = Predictions(config.model.tasks)
+        self.activation = OutputActivation(config.model.tasks)
         self.in_evaluation: list[nn.Module] = []
         """Modules of this one that stay in evaluation mode while it is trained."""
-        self.sampling_ratios: Tensor
-        ratios = sampling_ratios(config.train_data, config.tasks)
-        self.register_buffer("sampling_ratios", ratios, persistent=False)  # [T], told by the configuration
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode of all modules, but of those `in_evaluation`."""
@@ -57,7 +52,8 @@ class Ranker(nn.Module):
 
     def forward(self, batch: Batch) -> RankerOutput:
         """Score the rows of `batch`; its labels are not read."""
-        return self.output(self.raw_outputs(batch))
+        logits = torch.stack(self.raw_outputs(batch), dim=1)  # [B, T]
+        return RankerOutput(logits, self.activation(logits))
 
     def raw_outputs(self, batch: Batch) -> list[Tensor]:
         """The columns of `logits`, T times [B], each with a graph of its own behind it."""
@@ -67,12 +63,6 @@ class Ranker(nn.Module):
         read = self.cascade(self.sharing(inputs))
         said = [tower(inputs) for tower, inputs in zip(self.towers.ordered(), read, strict=True)]
         return self.cascade.chained(said)
-
-    def output(self, raw_outputs: Sequence[Tensor]) -> RankerOutput:
-        """What the columns of `logits` say."""
-        stacked = torch.stack(list(raw_outputs), dim=1)  # [B, T]
-        probabilities = self.predictions(stacked)
-        return RankerOutput(stacked, probabilities, calibrate(probabilities, self.sampling_ratios))
 
     def gate_weights(self, batch: Batch) -> dict[str, Tensor]:
         """The weights of each of `sharing.gates` for the rows of `batch`, [B, experts]."""

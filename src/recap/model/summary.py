@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from recap.config.algorithms import (
+from recap.config.optimizer import (
     AdagradConfig,
     AdamConfig,
     AdamWConfig,
@@ -17,12 +17,12 @@ from recap.config.algorithms import (
     TableAlgorithmConfig,
 )
 from recap.config.recap import JobMode, RecapConfig
-from recap.data.assets import Assets
 from recap.data.batch import Batch
-from recap.data.schema import RowEncoder
+from recap.data.encoding.assets import Assets
+from recap.data.encoding.encoder import RowEncoder
+from recap.model.directory import build_ranker
 from recap.model.frozen import freeze
 from recap.model.ranker import Ranker
-from recap.model.saved import build_ranker
 
 ROWS = 8
 """Of the synthetic batches; what is said of an example does not depend on it."""

@@ -7,14 +7,14 @@ from typing import assert_never
 import torch
 from torch import Tensor, nn
 
-from recap.config.balancing import GradNormConfig, NoBalancingConfig, PcGradConfig, UncertaintyConfig
 from recap.config.loss import RegressionConfig
+from recap.config.optimizer import GradNormConfig, NoBalancingConfig, PcGradConfig, UncertaintyConfig
 from recap.config.recap import RecapConfig
 from recap.data.batch import Batch
+from recap.distributed import ALONE, Ranks
 from recap.model.gradients import TaskGradients
-from recap.model.loss import MultiTaskLoss
+from recap.model.objective.objective import Objective, stacked
 from recap.model.ranker import Ranker
-from recap.ranks import ALONE, Ranks
 
 
 class Balancing(ABC):
@@ -24,15 +24,8 @@ class Balancing(ABC):
     """
 
     def __init__(self, config: RecapConfig, device: torch.device) -> None:
-        self.loss = MultiTaskLoss.of(config.model).to(device)
+        self.objective = Objective(config).to(device)
         self.loss_weights = torch.tensor([task.loss_weight for task in config.model.tasks.values()], device=device)
-
-    def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
-        """Raw outputs [B, T] → losses [T], before any weight of a task."""
-        assert batch.labels is not None
-        assert batch.weights is not None
-        losses: Tensor = self.loss(outputs, batch.labels, batch.weights, batch.user)
-        return losses
 
     @abstractmethod
     def backward(self, outputs: Sequence[Tensor], batch: Batch, share: float) -> Tensor:
@@ -76,10 +69,9 @@ class MeanOfLosses(Balancing):
 
     def backward(self, outputs: Sequence[Tensor], batch: Batch, share: float) -> Tensor:
         """One backward pass."""
-        output = self.ranker.output(outputs)
-        losses = self.losses(output.logits, batch)
-        penalty = self.ranker.cascade.penalty(output.calibrated_probabilities)
-        total = self.combined(losses * self.loss_weights).mean() + penalty
+        raw = stacked(outputs)
+        losses: Tensor = self.objective(raw, batch)
+        total = self.combined(losses * self.loss_weights).mean() + self.objective.penalty(raw)
         (total * share).backward()  # type: ignore[no-untyped-call]
         return losses.detach()
 
@@ -152,7 +144,7 @@ class _ByTask(Balancing):
     def backward(self, outputs: Sequence[Tensor], batch: Batch, share: float) -> Tensor:
         """Adds to the gradients of each task, of weight · loss."""
         leaf = torch.stack([output.detach() for output in outputs], dim=1).requires_grad_()
-        losses = self.losses(leaf, batch)
+        losses: Tensor = self.objective(leaf, batch)
         self.gradients.add(outputs, leaf, losses * self.loss_weights * share)
         return losses.detach()
 

@@ -7,13 +7,15 @@ from collections.abc import Mapping
 import torch
 
 from recap.config.recap import RecapConfig
-from recap.data.stream import BatchStream
+from recap.data.stream.batch_stream import BatchStream
+from recap.distributed import Consensus
 from recap.evaluation.evaluate import Evaluation, evaluate
 from recap.model.ranker import Ranker
+from recap.model.scorer import Scorer
+from recap.reporting import Reporter
 from recap.runtime import Runtime
-from recap.tracking import Reporter, Trackers
-from recap.training.agreement import Agreement
-from recap.training.signals import StopNow
+from recap.signals import StopNow
+from recap.tracking.open import Trackers
 
 
 class Stopped(Exception):
@@ -34,11 +36,11 @@ class Evaluations:
         streams: Mapping[str, BatchStream],
         runtime: Runtime,
         reporter: Reporter,
-        agreement: Agreement,
+        consensus: Consensus,
     ) -> None:
         """An evaluation ends, on all ranks, when a signal or the end of its time reaches one of them."""
-        self.config, self.ranker, self.streams, self.runtime = config, ranker, streams, runtime
-        self.reporter, self.agreement = reporter, agreement
+        self.config, self.scorer, self.streams, self.runtime = config, Scorer.of(config, ranker), streams, runtime
+        self.reporter, self.consensus = reporter, consensus
 
     def __call__(self, step: int, trackers: Trackers) -> dict[str, Evaluation]:
         """By validation set; one that takes too long is left out, with those after it. Raises Stopped."""
@@ -64,14 +66,14 @@ class Evaluations:
 
     def _evaluate(self, split: str, stream: BatchStream, deadline: float) -> Evaluation:
         def after_batch(_: int) -> None:
-            too_late = self.agreement.sum(torch.tensor([time.monotonic() > deadline], dtype=torch.float64))
-            if self.agreement.signals:
+            too_late = self.consensus.sum(torch.tensor([time.monotonic() > deadline], dtype=torch.float64))
+            if self.consensus.signals:
                 raise Stopped
             if too_late.any():
                 raise _TimeoutError
 
         try:
-            with self.agreement.received.at_once():
-                return evaluate(self.ranker, stream, self.config, split, self.runtime, after_batch)
+            with self.consensus.received.at_once():
+                return evaluate(self.scorer, stream, self.config, split, self.runtime, after_batch)
         except StopNow:
             raise Stopped from None

@@ -6,24 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from recap.errors import RunError
+from recap.errors import NotFinite
 from recap.model.ranker import Ranker
 from recap.training.balancing import Balancing
-
-
-class NotFinite(RunError):
-    """Losses, gradients or running statistics of a step are not finite; the weights were not moved."""
-
-    def __init__(self, step: int, what: str, names: Sequence[str]) -> None:
-        """`what` there is of each of `names`: tasks, parameters or buffers."""
-        self.what = what
-        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-        super().__init__(
-            f"step {step}: the {what} of {', '.join(names[:_SHOWN])}{more} is not finite; the weights were not moved"
-        )
-
-
-_SHOWN = 5
 
 
 class StepGuard:

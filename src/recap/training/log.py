@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from torch import Tensor, nn
 
 from recap.config.recap import RecapConfig
-from recap.data.stream import BatchStream
+from recap.data.stream.batch_stream import BatchStream
+from recap.reporting import Record
 from recap.runtime import Runtime
-from recap.tracking import Record
-from recap.training.checkpoint import RunState
+from recap.training.checkpoints import RunState
 from recap.training.profile import span
 
 

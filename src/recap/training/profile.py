@@ -28,9 +28,9 @@ def span(name: str) -> AbstractContextManager[Any]:
 class Profile:
     """Profiles `steps` steps after `WARM_UP`, then writes what it found and is over."""
 
-    def __init__(self, steps: int, save_dir: Path, say: Callable[[str], None]) -> None:
+    def __init__(self, steps: int, folder: Path, say: Callable[[str], None]) -> None:
         """`say` is told what was found. Nothing is measured before `start`."""
-        self.steps, self.folder, self.say = steps, save_dir / "profile", say
+        self.steps, self.folder, self.say = steps, folder, say
         self._profiler: profile | None = None
 
     def start(self) -> None:

@@ -10,17 +10,17 @@ from torch import Tensor
 
 from recap.config.recap import RecapConfig
 from recap.data.batch import Batch
-from recap.errors import InputError, RunError
+from recap.distributed import Consensus
+from recap.errors import InputError, NotFinite, RunError
 from recap.model.layers import running_statistics
 from recap.model.ranker import Ranker
 from recap.runtime import Runtime, seed_torch
-from recap.training.agreement import Agreement
 from recap.training.average import WeightAverage
 from recap.training.balancing import Balancing
-from recap.training.clipping import clip_gradients
-from recap.training.finite import NotFinite, StepGuard
+from recap.training.finite import StepGuard
 from recap.training.loss_scale import LossScale, LossScaleState
-from recap.training.optimizer import ScheduledOptimizer
+from recap.training.optimizer.clipping import clip_gradients
+from recap.training.optimizer.scheduled import ScheduledOptimizer
 from recap.training.profile import span
 
 
@@ -35,14 +35,14 @@ class TrainStep:
         optimizer: ScheduledOptimizer,
         average: WeightAverage,
         runtime: Runtime,
-        agreement: Agreement,
+        consensus: Consensus,
         scale: LossScaleState | None = None,
     ) -> None:
-        """`agreement` is that of all ranks, each of which has its share of a batch. InputError if that is too small.
+        """`consensus` is that of all ranks, each of which has its share of a batch. InputError if that is too small.
 
         `scale`: what is remembered of the scale of losses; none given: nothing yet.
         """
-        self.rows, self.agreement = config.train_data.global_batch_size, agreement
+        self.rows, self.consensus = config.train_data.global_batch_size, consensus
         self.seed, self.parts = config.training.seed, config.training.gradient_accumulation or 1
         self.tasks, self.clipping = config.tasks, config.optimizer.clip_gradients
         self.gradient_norm: float | None = None
@@ -77,7 +77,7 @@ class TrainStep:
     def _tried(self, batch: Batch, step: int) -> Tensor | None:
         """The same as `_gradients`; None, and all is as it was, if the scale of the losses was too large."""
         try:
-            with self.agreement.received.when_late():
+            with self.consensus.received.when_late():
                 return self._gradients(batch, step)
         except BaseException as error:
             self.guard.bring_back()
@@ -100,7 +100,7 @@ class TrainStep:
                 per_task = self.balancing.backward(outputs, micro_batch, share * self.scale.factor)  # [T]
                 losses += per_task.cpu().double() * share
         with span("backward"):  # what is done to gradients belongs to it
-            losses = self.agreement.sum(losses)
+            losses = self.consensus.sum(losses)
             ranks.mean_(self.statistics)
             self.guard.check_losses(step, losses)
             if self.scale.used:

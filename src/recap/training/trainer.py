@@ -7,39 +7,32 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 
-from recap.config.load import dump_config
+from recap.config.file.load import dump_config
 from recap.config.recap import JobMode, RecapConfig
-from recap.data.assets import load_assets
 from recap.data.batch import Batch
-from recap.data.stream import open_stream, refuse_caches_that_do_not_fit
-from recap.errors import DataError, RunError
-from recap.evaluation.strata import Strata
-from recap.model.directory import replace_text
+from recap.data.encoding.assets import load_assets
+from recap.data.open import open_stream, refuse_caches_that_do_not_fit
+from recap.distributed import Consensus, Ranks, joined_ranks
+from recap.errors import DataError, Interrupted, NotFinite, RunError
+from recap.evaluation.observers.strata import Strata
+from recap.model.directory import SavedModel, new_ranker, verify_model
 from recap.model.frozen import freeze
-from recap.model.saved import (
-    CONFIG,
-    SavedModel,
-    checkpoint_path,
-    checkpoint_steps,
-    find_model_dir,
-    new_ranker,
-    verify_model,
-)
-from recap.ranks import Ranks, joined_ranks
+from recap.reporting import Reporter
+from recap.runs import Run, find_model_directory
 from recap.runtime import seed_torch, start_runtime
-from recap.tracking import Reporter, Silent, Trackers, open_trackers
-from recap.training.agreement import Agreement
+from recap.signals import Signals, StopNow, collected_signals
+from recap.storage import replace_text
+from recap.tracking.open import Trackers, open_trackers
 from recap.training.average import WeightAverage
 from recap.training.balancing import build_balancing
-from recap.training.checkpoint import Checkpoints, RunState, check_resumable, locked
+from recap.training.checkpoints import Checkpoints, RunState, check_resumable
 from recap.training.evaluations import Evaluations, Stopped
-from recap.training.faults import RolledBack, build_policy, with_rows
-from recap.training.finite import NotFinite, not_finite
+from recap.training.finite import not_finite
 from recap.training.log import TrainLog, running_on
+from recap.training.non_finite import RolledBack, build_policy, with_rows
 from recap.training.norms import weight_norms
-from recap.training.optimizer import ScheduledOptimizer
+from recap.training.optimizer.scheduled import ScheduledOptimizer
 from recap.training.profile import Profile, span
-from recap.training.signals import Interrupted, Signals, StopNow, collected_signals
 from recap.training.step import TrainStep
 from recap.training.warm_start import start_from
 from recap.training.watch import Watch
@@ -57,17 +50,18 @@ def train(
     """
     save_dir, grace = Path(config.training.save_dir), config.training.preemption_grace_seconds
     with joined_ranks() as ranks:
-        lock = locked(save_dir) if ranks.is_first else nullcontext()
-        speaker = reporter if ranks.is_first else Silent()
+        lock = Run(save_dir).lock() if ranks.is_first else nullcontext()
+        speaker = reporter if ranks.is_first else Reporter()
         with lock, collected_signals(grace, gives_up=ranks.is_alone) as signals:
+            profiled = profile_steps and ranks.is_first
             rolled_back: list[list[int]] = []
             while True:
                 try:
                     with _opening(save_dir, signals):
                         trainer = Trainer(config, speaker, signals, ranks, accept_changed_data=accept_changed_data)
                     trainer.state.rolled_back = rolled_back or trainer.state.rolled_back
-                    profiled = profile_steps and ranks.is_first
-                    return trainer.run(Profile(profile_steps, save_dir, reporter.say) if profiled else None)
+                    profile = Profile(profile_steps, Run(save_dir).profile, reporter.say) if profiled else None
+                    return trainer.run(profile)
                 except RolledBack as error:
                     speaker.say(str(error))
                     rolled_back = error.rolled_back
@@ -81,7 +75,7 @@ def _opening(save_dir: Path, signals: Signals) -> Iterator[None]:
         with signals.at_once():
             yield
     except StopNow as stop:
-        step = (checkpoint_steps(save_dir) or [0])[-1]
+        step = max(Run(save_dir).checkpoints, default=0)
         raise Interrupted(stop.number, step, done=False) from None
 
 
@@ -97,9 +91,9 @@ class Trainer:
         *,
         accept_changed_data: bool = False,
     ) -> None:
-        agreement = Agreement(ranks, signals)
+        consensus = Consensus(ranks, signals)
         self.config, self.reporter, self.ranks = config, reporter, ranks
-        self.received, self.signals = signals, agreement.signals
+        self.received, self.signals = signals, consensus.signals
         self.runtime = start_runtime(ranks, config.training.precision)
         assets = load_assets(config.features)
         self.stream = open_stream(config, assets, JobMode.TRAIN, say=reporter.say, ranks=ranks)
@@ -118,13 +112,13 @@ class Trainer:
         self.optimizer = ScheduledOptimizer(config, ranker, self.balancing.parameters())
         self.average = WeightAverage(config.training.ema, ranker)
         self.policy = build_policy(config.training.non_finite)
-        self.evaluations = Evaluations(config, ranker, validation, self.runtime, reporter, agreement)
+        self.evaluations = Evaluations(config, ranker, validation, self.runtime, reporter, consensus)
         self.save_dir = Path(config.training.save_dir)
         self.checkpoints = Checkpoints(self.save_dir)
         self.state = self._restore(accept_changed_data)
         self.state.stream = self.stream.state_dict()
         self.saved_step = self.state.step
-        parts = (self.balancing, self.optimizer, self.average, self.runtime, agreement)
+        parts = (self.balancing, self.optimizer, self.average, self.runtime, consensus)
         self.train_step = TrainStep(config, ranker, *parts, self.state.loss_scale)
         self.watch = Watch(config.training.watch, self.state.watch)
         self.log = TrainLog(config, self.state, self.stream)
@@ -134,7 +128,7 @@ class Trainer:
         ranks.check_alike(facts | {"the latest checkpoint": str(self.state.step)})
         ranks.copy_from_first(list(ranker.state_dict().values()))
         if ranks.is_first:
-            replace_text(self.save_dir / CONFIG, dump_config(config))
+            replace_text(Run(self.save_dir).config_file, dump_config(config))
 
     def run(self, profile: Profile | None = None) -> bool:
         """Do every step that is left; False if the run is finished and nothing was."""
@@ -149,7 +143,8 @@ class Trainer:
         steps = None if left is None else state.step + left // self.config.train_data.rows_of_a_step
         in_all = training.num_train_steps if steps is None else min(training.num_train_steps, steps)
         on = running_on(self.runtime, self.model.ranker)
-        self.reporter.start(self.config, state.step, in_all, self.stream.order.rows, on)
+        rows, epochs = self.stream.order.rows, in_all * self.config.train_data.rows_of_a_step / self.stream.order.rows
+        self.reporter.start(self.save_dir, state.step, in_all, rows, epochs, on)
         self.model.ranker.train()
         try:
             if self._evaluate_if_due():  # a signal had cut it short
@@ -295,13 +290,13 @@ class Trainer:
         if step is None:
             warm_start = self.config.training.initial_checkpoint_dir
             if warm_start is not None:
-                folder = find_model_dir(Path(warm_start))
+                folder = find_model_directory(Path(warm_start))
                 verify_model(folder)
                 for line in start_from(folder, self.model.ranker, self.config.training.initial_weights):
                     self.reporter.say(line)
                 self.average.restart()
             return RunState()
-        latest = checkpoint_path(self.save_dir, step)
+        latest = Run(self.save_dir).checkpoint_path(step)
         for change in check_resumable(latest, self.config, self.model.assets):
             self.reporter.say(f"changed since {latest.name}: {change}")
         state = self.checkpoints.restore(latest, self.model, self.optimizer, self.balancing, self.average)

@@ -5,13 +5,12 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-from recap.config.node import Path as Path_
-from recap.config.node import dotted
+from recap.config.base import KeyPath, dotted
 from recap.config.training import InitialWeightsConfig
 from recap.errors import CheckpointError, ConfigError
+from recap.model.directory import WEIGHTS, load_weights, misfits
 from recap.model.names import is_below, nearest
 from recap.model.ranker import Ranker
-from recap.model.saved import WEIGHTS, load_weights, misfits
 
 _PATH = ("training", "initial_weights")
 
@@ -58,7 +57,7 @@ def _source(name: str, said: InitialWeightsConfig) -> str | None:
 
 def _unknown(said: InitialWeightsConfig, here: Iterable[str], there: Iterable[str], folder: Path) -> Iterator[str]:
     """Names that stand for no weight of this model, or of the old one, a line each."""
-    named: list[tuple[Path_, str]] = [(("map", path), path) for path in said.map]
+    named: list[tuple[KeyPath, str]] = [(("map", path), path) for path in said.map]
     named += [(("fresh", index), path) for index, path in enumerate(said.fresh)]
     for place, path in named:
         if not any(is_below(name, path) for name in here):

@@ -5,14 +5,14 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from recap.config.base import DEFAULT
 from recap.config.discrete import SharedTable
 from recap.config.features import FeaturesConfig
 from recap.config.histories import HistoryColumns, HistoryModelConfig, NumberEvents, PoolingConfig
-from recap.config.optimizer import DEFAULT
 from recap.data.batch import Batch
-from recap.model.embeddings import DiscreteEmbeddings
-from recap.model.featurization import finite, signed_log
 from recap.model.histories import build_history_encoder
+from recap.model.inputs.embeddings import DiscreteEmbeddings
+from recap.model.inputs.featurization import finite, signed_log
 from recap.model.layers import linear
 from recap.model.names import NamedModules
 

@@ -9,9 +9,9 @@ from typing import assert_never
 import torch
 from torch import Tensor, nn
 
-from recap.config.cascade import AitmConfig, EsmmConfig
 from recap.config.model import ModelConfig
-from recap.model.inputs import InputLayout
+from recap.config.sharing import AitmConfig, EsmmConfig
+from recap.model.inputs.inputs import InputLayout
 from recap.model.layers import linear
 from recap.model.names import NamedModules
 
@@ -29,10 +29,6 @@ class Cascade(nn.Module, ABC):
     def chained(self, logits: list[Tensor]) -> list[Tensor]:
         """What the towers give, T times [B] → the logits of the tasks' probabilities, T times [B]."""
         return logits
-
-    def penalty(self, probabilities: Tensor) -> Tensor:
-        """[B, T] of the population → what training minimises beside the tasks' loss: a mean over the rows, a scalar."""
-        return probabilities.new_zeros(())
 
 
 class Independent(Cascade):
@@ -88,7 +84,6 @@ class Aitm(Cascade):
         self.transfers = NamedModules({task: Transfer(config.width) for task in config.chain[1:]})
         narrow = InputLayout.of_numbers(config.width)
         self.layouts = [narrow if task in config.chain else layout for task in tasks]
-        self.constraint_weight = config.constraint_weight
 
     def forward(self, read: list[Tensor]) -> list[Tensor]:
         """zₜ for the tasks of the chain; the others read what they read."""
@@ -99,10 +94,6 @@ class Aitm(Cascade):
             task = self.chain[name]
             read[task] = self.transfers.named(name)(read[self.chain[before]], read[task])
         return read
-
-    def penalty(self, probabilities: Tensor) -> Tensor:
-        """Weight · Σ over the links of the mean of max(p(later) − p(earlier), 0), the paper's calibrator."""
-        return self.constraint_weight * cascade_penalty(probabilities[:, list(self.chain.values())])
 
 
 class Transfer(nn.Module):
@@ -122,11 +113,6 @@ class Transfer(nn.Module):
         agreement = (self.key(both) * self.query(both)).sum(dim=2) / math.sqrt(both.shape[2])  # [B, 2]
         mixed: Tensor = (agreement.softmax(dim=1).unsqueeze(2) * self.value(both)).sum(dim=1)
         return mixed
-
-
-def cascade_penalty(probabilities: Tensor) -> Tensor:
-    """By how much each step of a chain is likelier than the one before it, [B, steps] → summed over links, a mean."""
-    return (probabilities[:, 1:] - probabilities[:, :-1]).relu().sum(dim=1).mean()
 
 
 def _dense(in_features: int, out_features: int) -> nn.Module:

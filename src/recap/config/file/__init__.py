@@ -1,0 +1,1 @@
+"""How a configuration file is read, checked, compared and described."""

@@ -1,0 +1,204 @@
+"""Values → a validated model, or every problem in them with its place and what would be accepted there."""
+
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from difflib import get_close_matches
+from typing import Annotated, Any, TypeVar, get_args, get_origin
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from recap.config.base import KeyPath, ProblemError, all_problems, dotted
+from recap.config.file.keys import is_model, keys_at, kinds, members
+from recap.config.file.node import Node, node_at, nodes_along, plain
+from recap.config.file.wording import message
+from recap.config.file.yaml import scalar
+from recap.errors import ConfigError, Origin, Problem
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def validate(model: type[M], root: Node, known: Sequence[Problem] = ()) -> M:
+    """`root` as a `model`. Raises ConfigError with the `known` problems and all that validation finds."""
+    values = plain(root)
+    validated, errors = _attempt(model, values)
+    while errors and _retype(errors, root, values):
+        validated, errors = _attempt(model, values)
+    if validated is not None and not known:
+        return validated
+    found = _problems(model, errors, root, values)
+    if errors:  # what sections disagree about, which validation asks only once each is good by itself
+        found += disagreements(root, all_problems(_loosely(model, values), partly=True))
+    raise ConfigError(in_order([*known, *found]))
+
+
+def _attempt(model: type[M], values: Any) -> tuple[M | None, Sequence[Any]]:
+    try:
+        return model.model_validate(values), ()
+    except ValidationError as error:
+        return None, error.errors(include_url=False)
+
+
+def _retype(errors: Sequence[Any], root: Node, values: Any) -> bool:
+    """Text from the environment takes the type its field asks for: set it in `values`; whether any was."""
+    changed = False
+    for item in errors:
+        path = _path(item["loc"], values, keep_last=False)
+        node = node_at(root, path)
+        if node is None or node.reference is None or not path or not item["type"].endswith("_type"):
+            continue
+        where = values
+        for step in path[:-1]:
+            where = where[step]
+        if isinstance(where[path[-1]], str) and not isinstance(scalar(where[path[-1]]), str):
+            where[path[-1]] = scalar(where[path[-1]])
+            changed = True
+    return changed
+
+
+_REFUSED = object()
+
+
+def _loosely(annotation: Any, value: Any) -> Any:
+    """`value` as validation gives it, where it can; refused values are left out, misspelt keys put right."""
+    with suppress(ValidationError):
+        return TypeAdapter(annotation).validate_python(value, strict=True)
+    for each in members(annotation):
+        if isinstance(value, dict) and is_model(each) and value.get("kind") in (None, *kinds(each)):
+            return _loose_section(each, value)
+        if isinstance(value, dict) and get_origin(each) is dict:
+            return {key: _or_none(_loosely(get_args(each)[1], item)) for key, item in value.items()}
+        if isinstance(value, list) and get_origin(each) is list:
+            return [_or_none(_loosely(get_args(each)[0], item)) for item in value]
+    return _REFUSED
+
+
+def _loose_section(model: type[BaseModel], values: dict[str, Any]) -> BaseModel:
+    """A section in which what is refused is not even there: a default would say what nobody said."""
+    fields = model.model_fields
+    section = model.model_construct()
+    for key, value in values.items():
+        name = key if key in fields else next(iter(get_close_matches(key, fields.keys() - values.keys(), n=1)), None)
+        if name is not None:
+            section.__dict__[name] = _loosely(Annotated[fields[name].annotation, fields[name]], value)
+            if section.__dict__[name] is _REFUSED:
+                del section.__dict__[name]
+    return section
+
+
+def _or_none(value: Any) -> Any:
+    return None if value is _REFUSED else value
+
+
+def _problems(model: type[BaseModel], errors: Sequence[Any], root: Node, values: Any) -> list[Problem]:
+    found: list[Problem] = []
+    for item in errors:
+        cause = item.get("ctx", {}).get("error")
+        here = _path(item["loc"], values, keep_last=item["type"] in ("extra_forbidden", "missing"))
+        if isinstance(cause, ProblemError):
+            found += disagreements(root, cause.problems)
+            continue
+        if (item["type"] == "missing" and _is_misspelt(model, here, values)) or _is_not_inherited(here, errors):
+            continue
+        if item["type"] == "union_tag_invalid":
+            here = (*here, "kind")
+        node = node_at(root, here)
+        if node is not None and node.unresolved:
+            continue  # what is not set is told already
+        key = item["type"] == "extra_forbidden"
+        text = message(item, keys_at(model, here[:-1], values), node)
+        found.append(Problem(origin_at(root, here, key=key), dotted(here), text))
+    return found
+
+
+def _is_misspelt(model: type[BaseModel], path: KeyPath, values: Any) -> bool:
+    """Whether what is missing stands there under a name nearly its own, of which it is told already."""
+    where = values
+    for step in path[:-1]:
+        where = where[step]
+    known = keys_at(model, path[:-1], values)
+    unknown = [key for key in where if key not in known] if isinstance(where, dict) else []
+    return any(get_close_matches(key, known, n=1) == [path[-1]] for key in unknown)
+
+
+def _is_not_inherited(path: KeyPath, errors: Sequence[Any]) -> bool:
+    """Whether a validation set lacks what `train_data` lacks."""
+    inherited = ("train_data", *path[2:])
+    is_set = path[:1] == ("validation_data",) and len(path) > 2
+    return is_set and any(item["type"] == "missing" and item["loc"] == inherited for item in errors)
+
+
+def disagreements(root: Node, found: Iterable[tuple[KeyPath, str]]) -> list[Problem]:
+    """With their places; those of a value that is not set are told already."""
+    problems: list[Problem] = []
+    for path, text in found:
+        node = node_at(root, path)
+        if node is None or not node.unresolved:
+            names_the_key = bool(path) and text.startswith(repr(path[-1]))
+            origin = origin_at(root, _as_written(root, path), key=names_the_key)
+            problems.append(Problem(origin, dotted(path), text))
+    return problems
+
+
+def _as_written(node: Node, path: KeyPath) -> KeyPath:
+    """`path` with the keys that stand there, some of them misspelt."""
+    written: list[str | int] = []
+    for step in path:
+        below = node.value if isinstance(node.value, dict | list) else {}
+        if isinstance(below, dict) and step not in below:
+            step = next(iter(get_close_matches(str(step), list(below), n=1)), step)
+        written.append(step)
+        found = node_at(node, (step,))
+        if found is None:
+            break
+        node = found
+    return tuple(written)
+
+
+def _path(location: Sequence[str | int], values: Any, *, keep_last: bool) -> KeyPath:
+    """A pydantic location without the tags of unions, which are no keys of the file."""
+    path: list[str | int] = []
+    where: Any = values
+    entered = True
+    for index, key in enumerate(location):
+        is_tag = entered and isinstance(where, dict) and where.get("kind") == key
+        there = isinstance(where, list) and isinstance(key, int) and key < len(where)
+        entered = False
+        if is_tag:
+            continue
+        if there or (isinstance(where, dict) and key in where):
+            where, entered = where[key], True
+        elif keep_last and index == len(location) - 1 and isinstance(where, dict):
+            where = None
+        else:
+            continue
+        path.append(key)
+    return tuple(path)
+
+
+def origin_at(root: Node, path: KeyPath, *, key: bool = False) -> Origin:
+    """Of the nearest thing that was written: the value itself if `key` is not asked for, else a key above it."""
+    along = list(nodes_along(root, path))
+    node, reached = along[-1], len(along) == len(path) + 1
+    missing = not reached and isinstance(node.value, dict | list)
+    below = node.key is not None and node.origin.line > node.key.line
+    if node.key is not None and (key or missing or below):
+        return node.key
+    return node.origin
+
+
+def in_order(problems: Sequence[Problem]) -> list[Problem]:
+    """Each once: those of files from top to bottom, file by file, then those of overrides.
+
+    What an alias, or a validation set, repeats stands in one place of the file, and is one problem.
+    """
+    sources = list(dict.fromkeys(problem.origin.source for problem in problems))
+    once: dict[tuple[Origin, str, str], Problem] = {}
+    for problem in problems:
+        place = problem.path.rpartition(".")[2] if problem.origin.line else problem.path
+        once.setdefault((problem.origin, place, problem.text), problem)
+
+    def place_of(problem: Problem) -> tuple[bool, int, int, int]:
+        origin = problem.origin
+        return origin.line == 0, sources.index(origin.source), origin.line, origin.column
+
+    return sorted(once.values(), key=place_of)

@@ -1,0 +1,81 @@
+"""What is said of a mistake: the errors of validation in the words of a configuration."""
+
+from typing import Any
+
+from recap.config.file.environment import hide
+from recap.config.file.node import Node
+from recap.text import suggest
+
+
+def message(item: Any, known: list[str], node: Node | None) -> str:
+    """What is wrong, what was found, what is accepted, for one error of pydantic's.
+
+    `known` are the keys that are accepted beside what it is about, `node` is the value itself, if it is there.
+    """
+    context = item.get("ctx", {})
+    found = node.reference if node is not None and node.secret and node.reference else _show(item["input"])
+    match item["type"]:
+        case "extra_forbidden":
+            name = str(item["loc"][-1])
+            return f"{name!r} is unknown. {suggest(name, known)}"
+        case "missing":
+            return "is required, but missing"
+        case "union_tag_invalid":
+            return _unknown(_show(context["tag"]), context["tag"], context["expected_tags"])
+        case "union_tag_not_found":
+            return f"needs a 'kind' that says which one it is, found {found}"
+        case "literal_error":
+            return _unknown(found, item["input"], context["expected"])
+        case "value_error":
+            return f"{context['error']}, found {found}"
+        case "model_type" | "dict_type" | "model_attributes_type":
+            return f"expected a mapping, found {found}"
+        case "too_short" | "string_too_short":
+            return f"must not be empty, found {found}"
+        case kind if kind in _EXPECTED:
+            return f"expected {_EXPECTED[kind]}, found {found}"
+        case kind if kind in _BOUNDS:
+            word, bound = _BOUNDS[kind]
+            limit = context[bound]
+            return f"must be {word} {limit if isinstance(limit, int) else f'{limit:g}'}, found {found}"
+        case "one_of":
+            return str(item["msg"])
+        case _:
+            return f"{item['msg']}, found {found}"
+
+
+_EXPECTED = {
+    "list_type": "a list",
+    "string_type": "text",
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "finite_number": "a finite number",
+}
+_BOUNDS = {
+    "greater_than": ("above", "gt"),
+    "greater_than_equal": ("at least", "ge"),
+    "less_than": ("below", "lt"),
+    "less_than_equal": ("at most", "le"),
+}
+"""Kinds of errors → the word for the bound, and its name in the error."""
+_LONGEST_SHOWN = 60
+
+
+def _show(value: Any) -> str:
+    """What was found, as short as it can be said."""
+    if isinstance(value, dict):
+        return "a mapping" if value else "an empty mapping"
+    if isinstance(value, list):
+        items = "1 item" if len(value) == 1 else f"{len(value)} items"
+        return f"a list of {items}" if value else "an empty list"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    text = repr(hide(value) if isinstance(value, str) else value)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 3]}..."
+
+
+def _unknown(shown: str, given: Any, listed: str) -> str:
+    """For a word that is none of those `listed`, as pydantic lists them."""
+    known = [name.strip(" '") for name in listed.replace(" or ", ",").split(",")]
+    return f"{shown} is unknown. {suggest(str(given), known)}"

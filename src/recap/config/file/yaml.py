@@ -1,0 +1,236 @@
+"""YAML text ↔ values. Scalars follow the YAML 1.2 core schema.
+
+PyYAML reads YAML 1.1, where `1e-4` is a string, `no` is false and `22:30` is a number; here `1e-4` is a number
+and only `true` and `false` are booleans. No tag constructs anything but plain values.
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from recap.config.base import KeyPath, dotted
+from recap.config.file.node import Node
+from recap.errors import Origin, Problem
+
+_MAX_NODES = 200_000
+"""Values of one file, aliases expanded: more is an accident, or an attack."""
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader with the scalars of YAML 1.2."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}
+
+
+_INTEGER = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+_PREFIX = "tag:yaml.org,2002:"
+for _tag, _pattern, _first in (
+    ("null", re.compile(r"~|null|Null|NULL|"), ["~", "n", "N", ""]),
+    ("bool", re.compile(r"true|True|TRUE|false|False|FALSE"), list("tTfF")),
+    ("int", _INTEGER, list("-+0123456789")),
+    ("float", _FLOAT, list("-+.0123456789")),
+    ("merge", re.compile("<<"), ["<"]),
+):
+    _Loader.add_implicit_resolver(f"{_PREFIX}{_tag}", re.compile(f"(?:{_pattern.pattern})$"), _first)
+
+
+def parse(text: str, source: str, problems: list[Problem], *, located: bool = True) -> Node | None:
+    """The values of one YAML document, None if it has none or is no YAML; what is wrong is added to `problems`.
+
+    `source` is how origins call the text; not `located`: they do not count its lines.
+    """
+    loader = None
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        return _Builder(loader, source, problems, located=located).node(node, ()) if node is not None else None
+    except yaml.MarkedYAMLError as error:
+        problems.append(_syntax_problem(error, text, source, located=located))
+    except yaml.reader.ReaderError as error:
+        before = text[: error.position]
+        line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
+        origin = Origin(source, line, column) if located else Origin(source)
+        problems.append(
+            Problem(origin, "", f"not valid YAML: the character {chr(error.character)!r} may not stand here")
+        )
+    except yaml.YAMLError as error:
+        problems.append(Problem(Origin(source), "", f"not valid YAML: {str(error).splitlines()[0]}"))
+    except RecursionError:
+        problems.append(Problem(Origin(source), "", "not valid YAML: nested too deeply"))
+    finally:
+        if loader is not None:
+            loader.dispose()
+    return None
+
+
+def _syntax_problem(error: yaml.MarkedYAMLError, text: str, source: str, *, located: bool) -> Problem:
+    mark, opened = error.problem_mark or error.context_mark, error.context_mark
+    what = f"{error.context}, {error.problem}" if error.context and error.problem else error.problem or error.context
+    if mark is None or not located:
+        return Problem(Origin(source), "", f"not valid YAML: {what}")
+    never_closed = opened is not None and opened.line < mark.line and re.search("flow|quoted", error.context or "")
+    if opened is not None and never_closed:
+        mark, what = opened, "what is opened here is never closed"
+    lines = text.splitlines()
+    hint = _hint(lines[mark.line] if mark.line < len(lines) else "", what or "")
+    return Problem(Origin(source, mark.line + 1, mark.column + 1), "", f"not valid YAML: {what}{hint}")
+
+
+def _hint(line: str, problem: str) -> str:
+    if "'\\t'" in problem:
+        return "; indent with spaces, never with tabs"
+    if "undefined alias" in problem or "scanning an alias" in problem:
+        return "; quote a value that begins with *"
+    if "found another document" in problem:
+        return "; a file is one document, without ---"
+    return "; inside { } and [ ] write ${…} in quotes" if "${" in line else ""
+
+
+_UNKNOWN_TAG = "the tag {!r} is not known here; write plain values"
+
+
+class _Builder:
+    """PyYAML's graph of nodes → ours: merges and aliases resolved, each value with its origin."""
+
+    def __init__(self, loader: _Loader, source: str, problems: list[Problem], *, located: bool) -> None:
+        self.loader, self.source, self.problems, self.located = loader, source, problems, located
+        self.open: set[int] = set()
+        self.count = 0
+
+    def node(self, node: yaml.Node, path: KeyPath, key: Origin | None = None) -> Node:
+        """What stands at `path`."""
+        self.count += 1
+        if self.count > _MAX_NODES:
+            raise yaml.YAMLError(f"more than {_MAX_NODES:,} values once aliases are expanded")
+        origin = self._origin(node)
+        if id(node) in self.open:
+            raise yaml.MarkedYAMLError(problem="an alias stands inside its own anchor", problem_mark=node.start_mark)
+        self.open.add(id(node))
+        if not isinstance(node, yaml.ScalarNode) and node.tag not in (f"{_PREFIX}map", f"{_PREFIX}seq"):
+            self._say(origin, path, _UNKNOWN_TAG.format(node.tag.replace(_PREFIX, "!!")))
+        if isinstance(node, yaml.MappingNode):
+            built = Node(self._mapping(node, path), origin, key)
+        elif isinstance(node, yaml.SequenceNode):
+            built = Node([self.node(item, (*path, index)) for index, item in enumerate(node.value)], origin, key)
+        else:
+            built = Node(self._scalar(node, path), origin, key)
+        self.open.discard(id(node))
+        return built
+
+    def _mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Node]:
+        merged: dict[str, Node] = {}
+        stated: dict[str, Node] = {}
+        for key_node, value_node in node.value:
+            origin = self._origin(key_node)
+            if key_node.tag == f"{_PREFIX}merge":
+                for source in value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]:
+                    below = self.node(source, path).value
+                    if isinstance(below, dict):
+                        merged = {**below, **merged}
+                    else:
+                        self._say(origin, path, "<< merges mappings; name the anchor of one")
+            elif not isinstance(key_node, yaml.ScalarNode) or key_node.tag != f"{_PREFIX}str":
+                self._say(origin, path, "a key must be a string; quote it if it looks like a number")
+            else:
+                name = str(key_node.value)
+                if "${" in name:
+                    self._say(origin, path, f"the key {name!r} holds a reference; only values can")
+                if name in stated:
+                    self._say(origin, (*path, name), "duplicate key; keep one of them")
+                stated[name] = self.node(value_node, (*path, name), origin)
+        return {**merged, **stated}
+
+    def _scalar(self, node: yaml.Node, path: KeyPath) -> Any:
+        text = str(node.value)
+        match node.tag.removeprefix(_PREFIX):
+            case "str":
+                return text
+            case "int" | "float" | "bool" | "null" if not isinstance(scalar(text), str):
+                return scalar(text)
+            case _:
+                self._say(self._origin(node), path, _UNKNOWN_TAG.format(node.tag.replace(_PREFIX, "!!")))
+                return scalar(text)
+
+    def _origin(self, node: yaml.Node) -> Origin:
+        if not self.located:
+            return Origin(self.source)
+        return Origin(self.source, node.start_mark.line + 1, node.start_mark.column + 1)
+
+    def _say(self, origin: Origin, path: KeyPath, text: str) -> None:
+        self.problems.append(Problem(origin, dotted(path), text))
+
+
+def scalar(text: str) -> str | int | float | bool | None:
+    """What a plain YAML scalar stands for."""
+    if text in ("", "~", "null", "Null", "NULL"):
+        return None
+    if text in ("true", "True", "TRUE", "false", "False", "FALSE"):
+        return text.lower() == "true"
+    if _INTEGER.fullmatch(text):
+        base = {"0o": 8, "0x": 16}.get(text[:2], 10)
+        return int(text[2:] if base != 10 else text, base) if len(text) < 300 else float("inf")
+    if _FLOAT.fullmatch(text):
+        return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+    return text
+
+
+_UNPRINTABLE = re.compile("[^ -~\u00a0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
+_PLAIN = re.compile(r"[A-Za-z0-9_/.][A-Za-z0-9_/.*+%=~-]*( [A-Za-z0-9_/.*+%=~-]+)*")
+_WIDTH = 100
+
+
+def render(value: Any, comments: Mapping[KeyPath, str] | None = None) -> str:
+    """Plain values as YAML that `parse` reads back: short lists and mappings on one line, comments at their ends.
+
+    A comment stands behind the scalar, or the list of scalars, at its path.
+    """
+    lines = list(_lines(value, (), 0, comments or {}))
+    aligned = min(max((len(text) for text, comment in lines if comment), default=0), 72)
+    return "".join(f"{text:<{aligned}}  # {comment}\n" if comment else f"{text}\n" for text, comment in lines)
+
+
+def _lines(value: Any, path: KeyPath, indent: int, comments: Mapping[KeyPath, str]) -> Any:
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, item in items:
+        start = " " * indent + (f"{_text(key)}:" if isinstance(value, dict) else "-")
+        below = {comment for at, comment in comments.items() if at[: len(path) + 1] == (*path, key)}
+        one_line = f"{start} {render_inline(item)}"
+        nested = isinstance(item, dict) and not path  # a section always stands open
+        fits = len(one_line) <= _WIDTH and len(below) <= 1 and _depth(item) <= 3 and not nested
+        if not item or not isinstance(item, dict | list) or fits:
+            yield one_line, "; ".join(below)
+            continue
+        inner = list(_lines(item, (*path, key), indent + 2, comments))
+        if isinstance(value, dict):
+            yield start, ""
+            yield from inner
+        else:
+            yield start + inner[0][0][indent + 1 :], inner[0][1]
+            yield from inner[1:]
+
+
+def _depth(value: Any) -> int:
+    below = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + max(map(_depth, below), default=0) if isinstance(value, dict | list) else 0
+
+
+def render_inline(value: Any) -> str:
+    """Plain values as YAML on one line."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_text(key)}: {render_inline(item)}" for key, item in value.items()) + "}"
+    return "[" + ", ".join(map(render_inline, value)) + "]" if isinstance(value, list) else _text(value)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        plain = _PLAIN.fullmatch(value) and isinstance(scalar(value), str) and value != "<<"
+        quoted = json.dumps(value, ensure_ascii=False)
+        return value if plain else _UNPRINTABLE.sub(lambda found: f"\\U{ord(found[0]):08x}", quoted)
+    if isinstance(value, float) and not math.isfinite(value):
+        return ".nan" if math.isnan(value) else ".inf" if value > 0 else "-.inf"
+    return "null" if value is None else json.dumps(value)

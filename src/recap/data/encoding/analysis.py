@@ -1,0 +1,57 @@
+"""The analysis of continuous features that `z_score_log` needs."""
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from recap.config.features import FeaturesConfig
+from recap.data.encoding.assets import Assets, column_width
+from recap.data.formats.files import open_file
+from recap.errors import DataError
+
+Floats = npt.NDArray[np.float64]
+
+
+def value_names(features: FeaturesConfig, assets: Assets) -> list[str]:
+    """A name for each continuous value that a model reads: that of its column, with its place if it is one of many."""
+    names: list[str] = []
+    for column in features.continuous:
+        width = column_width(column, assets)
+        names += [column.name] if column.length == 1 else [f"{column.name}[{place}]" for place in range(width)]
+    return names
+
+
+def load_analysis(path: str, features: FeaturesConfig, assets: Assets) -> tuple[Floats, Floats]:
+    """Means and deviations [C] of the continuous values of `features`. Raises DataError where they do not fit."""
+    where = f"{path}: analysis of continuous values"
+    advice = "write it with 'recap data analysis'"
+    try:
+        with open_file(path) as stream:
+            table = pq.read_table(stream)
+    except FileNotFoundError:
+        raise DataError(f"{where}: no such file; {advice}") from None
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{where}: not readable as Parquet ({error})") from None
+    expected = value_names(features, assets)
+    for name in ("mean", "deviation"):
+        if table.schema.names.count(name) != 1:
+            raise DataError(f"{where}: has no one column {name!r}, found {', '.join(table.schema.names)}; {advice}")
+    if table.num_rows != len(expected):
+        raise DataError(f"{where}: holds {table.num_rows} rows, but the model reads {len(expected)} values; {advice}")
+    if "name" in table.schema.names:
+        for row, (found, name) in enumerate(zip(table.column("name").to_pylist(), expected, strict=True)):
+            if found != name:
+                raise DataError(f"{where}: row {row} is of {found!r}, but the model reads {name!r} there; {advice}")
+    try:
+        means, deviations = (
+            table.column(name).cast(pa.float64()).to_numpy().astype(np.float64) for name in ("mean", "deviation")
+        )
+    except pa.ArrowException as error:
+        raise DataError(f"{where}: mean and deviation must be numbers ({error})") from None
+    wrong = np.flatnonzero(~(np.isfinite(means) & np.isfinite(deviations) & (deviations >= 0)))
+    if len(wrong):
+        row = wrong[0]
+        found = f"mean {means[row]:g} and deviation {deviations[row]:g}"
+        raise DataError(f"{where}: row {row} has {found}; both must be finite, and no deviation below 0")
+    return means, deviations

@@ -1,0 +1,85 @@
+"""TFRecord framing: length (8 bytes), masked crc32c of the length, data, masked crc32c of the data."""
+
+import struct
+from collections.abc import Iterable
+from functools import lru_cache
+
+import google_crc32c
+import numpy as np
+import numpy.typing as npt
+
+from recap.data.formats.blocks import Block, Cut
+from recap.data.formats.inflate import Damaged
+from recap.data.formats.tfrecord.spans import bytes_from
+
+HEAD, FOOT = 12, 4
+"""Bytes before and after the data of a record."""
+_CUT = "the file ends in the middle of the record"
+
+
+def masked_crc(data: bytes | npt.NDArray[np.uint8]) -> int:
+    """crc32c as TFRecord masks it: rotated right by 15 bits, plus a constant."""
+    value = google_crc32c.value(data)
+    return int(((value >> 15 | value << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+
+
+def cut_records(pieces: Iterable[bytes], block_bytes: float) -> Cut:
+    """The blocks of what comes in `pieces`, by the heads of its records, up to where it is torn."""
+    blocks: list[Block] = []
+    offset = first_row = rows = 0
+    starts = (0, 0)  # of the record whose end was not seen yet, and of the next
+    rest, seen = b"", 0
+    torn = None
+    try:
+        for piece in pieces:
+            data, begin = rest + piece, seen - len(rest)
+            seen += len(piece)
+            while starts[1] + HEAD <= seen:
+                at = starts[1]
+                if at - offset >= block_bytes:
+                    blocks.append(Block(offset, at - offset, rows, first_row))
+                    offset, first_row, rows = at, first_row + rows, 0
+                starts = at, at + record_length(data[at - begin : at - begin + HEAD]) + HEAD + FOOT
+                rows += 1
+            rest = data[starts[1] - begin :]
+    except Damaged as error:
+        torn = str(error)
+    end = starts[1]
+    if end > seen:
+        end, rows, torn = starts[0], rows - 1, torn or _CUT
+    elif end < seen:
+        torn = torn or _CUT
+    if rows:
+        blocks.append(Block(offset, end - offset, rows, first_row))
+    return Cut(tuple(blocks), torn)
+
+
+@lru_cache(maxsize=65536)
+def record_length(head: bytes) -> int:
+    """The length of a record's data, by its head. Raises Damaged."""
+    length, check = struct.unpack("<QI", head)
+    if check != masked_crc(head[:8]):
+        raise Damaged("the length of the record is damaged (crc32c); is this a TFRecord file?")
+    return int(length)
+
+
+def record_spans(data: npt.NDArray[np.uint8], rows: int) -> npt.NDArray[np.int64]:
+    """Where the data of each record of a block begins and ends, [records, 2]. Raises Damaged."""
+    view = data.data
+    spans = []
+    position = 0
+    for _ in range(rows):
+        start = position + HEAD
+        end = start + record_length(bytes(view[position:start]))
+        spans.append((start, end))
+        position = end + FOOT
+    return np.array(spans, np.int64).reshape(-1, 2)
+
+
+def damaged_records(data: npt.NDArray[np.uint8], spans: npt.NDArray[np.int64]) -> list[int]:
+    """The records that are not what their checksums say."""
+    found = [google_crc32c.value(data[start:end]) for start, end in spans.tolist()]
+    crc = np.array(found, np.uint32)
+    masked = (crc >> np.uint32(15) | crc << np.uint32(17)) + np.uint32(0xA282EAD8)
+    told = bytes_from(data, spans[:, 1], FOOT).view("<u4")[:, 0]
+    return np.flatnonzero(masked != told).tolist()

@@ -1,0 +1,122 @@
+"""Opens data sets: the one place that composes a stream of batches."""
+
+from typing import assert_never
+
+from recap.config.data import ProcessesConfig, ReadersConfig, ServiceConfig, SkipConfig, ThreadsConfig
+from recap.config.recap import JobMode, RecapConfig
+from recap.data.encoding.assets import Assets, load_assets
+from recap.data.encoding.encoder import RowEncoder
+from recap.data.remote.client import ServiceClient
+from recap.data.stream.batch_stream import BatchStream
+from recap.data.stream.downsampling import NegativeSampler
+from recap.data.stream.readers import Readers, start_processes
+from recap.data.stream.shuffle import RowOrder
+from recap.data.stream.source import Source
+from recap.distributed import ALONE, Ranks
+from recap.errors import DataError
+from recap.reporting import Say, say_to_stderr
+from recap.runtime import free_memory
+
+
+def open_source(config: RecapConfig, assets: Assets, mode: JobMode, split: str | None = None) -> Source:
+    """The chunks of `train_data`, or of validation set `split`, as a job of this mode reads them. Raises DataError."""
+    data = config.train_data if split is None else config.validation_data[split]
+    return Source(
+        data.source,
+        RowEncoder.for_job(config, assets, mode, data),
+        skip=isinstance(data.on_bad_data, SkipConfig),
+        interleave=config.train_data.interleave_files if mode is JobMode.TRAIN else 1,
+    )
+
+
+def open_sources(config: RecapConfig) -> dict[str, Source]:
+    """The data sets of a configuration as training and its evaluations read them, by name. Raises DataError."""
+    assets = load_assets(config.features)
+    sets = {"train_data": open_source(config, assets, JobMode.TRAIN)}
+    return sets | {name: open_source(config, assets, JobMode.EVALUATE, name) for name in config.validation_data}
+
+
+def open_stream(
+    config: RecapConfig,
+    assets: Assets,
+    mode: JobMode,
+    split: str | None = None,
+    say: Say = say_to_stderr,
+    ranks: Ranks = ALONE,
+) -> BatchStream:
+    """The stream of `train_data` (mode train) or of validation set `split` (mode evaluate); of it, the share of a rank.
+
+    Raises DataError where files are missing or do not hold what the configuration says.
+    """
+    train = config.train_data if mode is JobMode.TRAIN else None
+    data = config.train_data if split is None else config.validation_data[split]
+    bad = data.on_bad_data
+    source = open_source(config, assets, mode, split)
+    order = RowOrder(
+        [chunk.rows for chunk in source.chunks],
+        train.shuffle_window_rows if train is not None else 0,
+        config.training.seed,
+    )
+    if train is not None and train.num_epochs is not None and train.num_epochs * order.rows < train.rows_of_a_step:
+        raise DataError(
+            f"train_data: {order.rows:,} rows, {train.num_epochs} times, make not one step, which reads "
+            f"{train.rows_of_a_step:,}; lower train_data.global_batch_size, or raise train_data.num_epochs"
+        )
+    sampling = train.downsample_negatives if train is not None else None
+    return BatchStream(
+        source,
+        order,
+        _readers(
+            ThreadsConfig(kind="threads") if mode is JobMode.INFERENCE else data.readers,
+            source,
+            cache=data.cache,
+            name="train_data" if split is None else split,
+            say=say,
+        ),
+        data.global_batch_size,
+        epochs=train.num_epochs if train is not None else 1,
+        keep_rest=train is None,
+        sampler=NegativeSampler(sampling, config.tasks, data.global_batch_size, config.training.seed)
+        if sampling is not None
+        else None,
+        budget=bad.budget if isinstance(bad, SkipConfig) else 0,
+        say=say,
+        ranks=ranks,
+    )
+
+
+def _readers(config: ReadersConfig, source: Source, *, cache: bool, name: str, say: Say) -> Readers:
+    """What reads `source` ahead; `name` is that of the data set, as servers know it."""
+    match config:
+        case ThreadsConfig():
+            return Readers(source.loader, config.count, cache=cache)
+        case ProcessesConfig():
+            pool = start_processes(config.count, source.loader)
+            return Readers(source.loader, config.count, pool=pool, cache=cache)
+        case ServiceConfig():
+            return Readers(ServiceClient(config, source, name, say), config.count, cache=cache)
+        case _:
+            assert_never(config)
+
+
+def refuse_caches_that_do_not_fit(streams: dict[str, BatchStream]) -> None:
+    """Raise DataError if what these streams, by the name of their data, keep in memory is more than there is.
+
+    Every rank of this machine keeps all rows.
+    """
+    needed = {
+        name: stream.cache_bytes * stream.ranks.local_world_size
+        for name, stream in streams.items()
+        if stream.cache_bytes
+    }
+    free = free_memory()
+    if sum(needed.values()) > free:
+        shown = ", ".join(f"{name} {_gib(size)}" for name, size in needed.items())
+        raise DataError(
+            f"cache: the rows do not fit into memory, of which {_gib(free)} is free: {shown}. Set cache: false, read "
+            "fewer columns or files, or hold columns as a smaller dtype"
+        )
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:,.2f} GiB"

@@ -1,0 +1,1 @@
+"""Reading on other hosts."""

@@ -1,1 +1,0 @@
-"""The formats rows are read from."""

@@ -1,0 +1,1 @@
+"""Chunks → batches, in an order that a position can resume."""

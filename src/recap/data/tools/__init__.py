@@ -1,0 +1,1 @@
+"""Commands on data: inspect, convert, vocabulary, analysis, guess, check."""

@@ -1,0 +1,117 @@
+"""`recap data inspect`: what files hold, column by column, in one pass and bounded memory."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from recap.data.formats.files import find_files
+from recap.data.formats.open import chunks_of, guess_source, open_format
+from recap.errors import DataError
+
+MAX_DISTINCT = 100_000
+"""Distinct values that are counted; more are only known to be more."""
+
+
+@dataclass
+class ColumnReport:
+    """What one column holds."""
+
+    name: str
+    type: str
+    missing: int = 0
+    """Rows without a value."""
+    not_finite: int = 0
+    """Values that are NaN or infinite."""
+    low: Any = None
+    high: Any = None
+    distinct: int | None = 0
+    """Different values; none: more than are counted, or lists."""
+    positives: int | None = None
+    """Ones, in a column of nothing but 0 and 1."""
+    _values: set[Any] = field(default_factory=set, repr=False)
+
+    def add(self, column: pa.ChunkedArray) -> None:
+        """The next rows."""
+        self.missing += column.null_count
+        values = column.combine_chunks().drop_null()
+        values = values if isinstance(values, pa.Array) else pa.concat_arrays(values.chunks)
+        if pa.types.is_dictionary(values.type):
+            values = values.dictionary_decode()
+        if pa.types.is_nested(values.type):
+            self.distinct = None
+            values = values.flatten().drop_null() if hasattr(values.type, "value_type") else pa.array([])
+        elif self.distinct is not None:
+            self._values.update(values.unique().to_pylist())
+            self.distinct = len(self._values) if len(self._values) <= MAX_DISTINCT else None
+            self._values = self._values if self.distinct is not None else set()
+        if pa.types.is_floating(values.type):
+            finite = pc.is_finite(values)
+            self.not_finite += len(values) - pc.sum(finite).as_py() if len(values) else 0
+            values = values.filter(finite)
+        if len(values) and not pa.types.is_nested(values.type):
+            self._widen(values)
+        if self.distinct is not None and self._values and self._values <= {0, 1}:
+            self.positives = (self.positives or 0) + int(pc.sum(values.cast(pa.int64(), safe=False)).as_py() or 0)
+        else:
+            self.positives = None
+
+    def _widen(self, values: pa.Array) -> None:
+        if pa.types.is_boolean(values.type):
+            values = values.cast(pa.int8())
+        try:
+            low, high = (bound.as_py() for bound in pc.min_max(values).values())
+        except pa.ArrowNotImplementedError:  # what has no order has no range
+            return
+        self.low = low if self.low is None else min(self.low, low)
+        self.high = high if self.high is None else max(self.high, high)
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What some files hold."""
+
+    files: int
+    format: str
+    rows: int
+    columns: list[ColumnReport]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values; what JSON cannot say as text."""
+        columns = [
+            {key: _plain(value) for key, value in asdict(column).items() if not key.startswith("_")}
+            for column in self.columns
+        ]
+        return {"files": self.files, "format": self.format, "rows": self.rows, "columns": columns}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    return value if isinstance(value, int | str) or value is None else str(value)
+
+
+def inspect_files(
+    inputs: Sequence[str], schema_path: str | None = None, after_rows: Callable[[int], None] = lambda rows: None
+) -> Inspection:
+    """Look at every row of the files that `inputs` match. Raises DataError for files that cannot be read."""
+    files = find_files(inputs)
+    format_ = open_format(guess_source(inputs, schema_path), {}, files)
+    schema = format_.schema(files[0])
+    columns = [ColumnReport(field.name, str(field.type)) for field in schema]
+    rows = 0
+    for file in files:
+        found = format_.schema(file)
+        if sorted(found.names) != sorted(schema.names):
+            differs = sorted(set(found.names) ^ set(schema.names)) or ["how often they stand there"]
+            raise DataError(f"{file}: its columns are not those of {files[0]}: {', '.join(differs)}")
+        for chunk in chunks_of(format_, file):
+            table = format_.read(file, chunk.number, schema.names)
+            for report in columns:
+                report.add(table.column(report.name))
+            rows += table.num_rows
+            after_rows(table.num_rows)
+    return Inspection(len(files), format_.name, rows, columns)

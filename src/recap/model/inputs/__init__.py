@@ -1,0 +1,1 @@
+"""A batch → the vector that the network reads."""

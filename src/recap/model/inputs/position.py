@@ -1,0 +1,43 @@
+"""Position debias: the position as an input that is hidden where it should have no say."""
+
+import torch
+from torch import Tensor, nn
+
+from recap.config.model import PositionDebiasConfig
+from recap.model.inputs.embeddings import embedding_table
+
+HIDDEN = 0
+"""The row of the table for a position that is hidden or not known."""
+
+
+class PositionDebias(nn.Module):
+    """An embedding of the position, [B] int64 codes (0 unknown, position + 1) → [B, num_dims] float32.
+
+    In training each row is hidden with the drop probability (drawn anew in every pass); in evaluation every row has
+    the same, whatever its code: the embedding of a hidden position, or the mean over those that training met.
+    """
+
+    def __init__(self, config: PositionDebiasConfig, positions: int) -> None:
+        """`positions`: how many of them the feature knows."""
+        super().__init__()
+        self.drop_probability = config.drop_probability
+        self.out_features = config.num_dims
+        self.last_row = min(positions, config.max_position + 1)
+        self.table = embedding_table(self.last_row, config.num_dims)
+        averages = config.scored_at == "average"
+        self.seen: Tensor | None  # [rows of the table] int64: how often training met each position
+        self.register_buffer("seen", torch.zeros(self.last_row + 1, dtype=torch.int64) if averages else None)
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """[B] → [B, num_dims]."""
+        if self.training:
+            codes = codes.clamp(max=self.last_row)
+            if self.seen is not None:
+                self.seen += torch.bincount(codes[codes != HIDDEN], minlength=len(self.seen))
+            hidden = torch.rand(codes.shape, device=codes.device) < self.drop_probability
+            output: Tensor = self.table(codes.masked_fill(hidden, HIDDEN))
+            return output
+        if self.seen is None:
+            return self.table(torch.zeros_like(codes))  # type: ignore[no-any-return]
+        mean = self.seen.float() @ self.table.weight / self.seen.sum().clamp(min=1)  # [num_dims]
+        return mean.expand(len(codes), -1)

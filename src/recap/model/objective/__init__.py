@@ -1,0 +1,1 @@
+"""Outputs and labels → a loss for each task."""

@@ -1,0 +1,124 @@
+"""The training loss of each task, kept apart by task. What a task's labels are stands in `recap.config.loss`."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import assert_never
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits, huber_loss, logsigmoid
+
+from recap.config.loss import BceConfig, FocalConfig, HuberConfig, MaeConfig, MseConfig, RegressionConfig
+from recap.config.model import ModelConfig, TaskConfig
+from recap.model.objective.pairs import pairwise_loss
+
+
+class MultiTaskLoss(nn.Module):
+    """Losses by task; what training minimises is their mean over the tasks (Σ / T), as published.
+
+    Each is the mean over the B rows of weight · BCE, or another loss of one row, with positives counted `pos_weight`
+    times. It is divided by B, not by the sum of weights, so the losses of micro-batches, each times its share of the
+    rows, add up to the batch's.
+    """
+
+    def __init__(
+        self,
+        pos_weights: Sequence[float],
+        others: "Mapping[int, PointwiseLoss] | None" = None,
+        pairwise: Mapping[int, float] | None = None,
+    ) -> None:
+        """`pos_weights` in the order of tasks. By a task's place: `others` than BCE, and the weight of `pairwise`."""
+        super().__init__()
+        self.pos_weights: Tensor
+        self.register_buffer("pos_weights", torch.tensor(pos_weights), persistent=False)  # [T]
+        self.others, self.pairwise = dict(others or {}), dict(pairwise or {})
+
+    @classmethod
+    def of(cls, config: ModelConfig) -> "MultiTaskLoss":
+        """The loss that the tasks of `config` ask for."""
+        tasks = list(config.tasks.values())
+        others = {index: loss for index, task in enumerate(tasks) if (loss := _other_than_bce(task)) is not None}
+        pairwise = {index: task.pairwise.weight for index, task in enumerate(tasks) if task.pairwise is not None}
+        return cls([task.pos_weight for task in tasks], others, pairwise)
+
+    def forward(self, logits: Tensor, labels: Tensor, weights: Tensor, users: Tensor | None = None) -> Tensor:
+        """[B, T] each, float32, and users [B] int64, which a pairwise loss needs → [T] float32."""
+        if self.others:
+            losses = self.of_rows(logits, labels, weights).mean(dim=0)
+        else:
+            losses = binary_cross_entropy_with_logits(
+                logits, labels, weight=weights, pos_weight=self.pos_weights, reduction="none"
+            ).mean(dim=0)
+        if not self.pairwise:
+            return losses
+        assert users is not None
+        pairs = torch.zeros_like(losses)
+        for task, weight in self.pairwise.items():
+            found = pairwise_loss(logits[:, task], labels[:, task], users, weights[:, task] > 0)
+            pairs = pairs.index_put((torch.tensor(task, device=losses.device),), weight * found)
+        return losses + pairs
+
+    def of_rows(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+        """[B, T] each, float32 → the weighted losses of the rows, without those of pairs, [B, T]."""
+        rows = torch.stack([self._of_rows(task, logits, labels) for task in range(logits.shape[1])], dim=1)
+        return rows * weights
+
+    def _of_rows(self, task: int, logits: Tensor, labels: Tensor) -> Tensor:
+        """[B, T] each → the losses of one task, [B]."""
+        column, label, pos_weight = logits[:, task], labels[:, task], self.pos_weights[task]
+        other = self.others.get(task)
+        if other is not None:
+            return other(column, label, pos_weight)
+        return binary_cross_entropy_with_logits(column, label, pos_weight=pos_weight, reduction="none")
+
+
+class PointwiseLoss(ABC):
+    """What a row's raw output, label and the task's `pos_weight` cost: [B], [B] and a scalar → [B]."""
+
+    @abstractmethod
+    def __call__(self, output: Tensor, label: Tensor, pos_weight: Tensor) -> Tensor:
+        """[B] each, `pos_weight` a scalar → [B]."""
+
+
+class FocalLoss(PointwiseLoss):
+    """(1 − p_t)^γ · BCE, p_t the probability given to the label (Lin et al., ICCV 2017, equation 4)."""
+
+    def __init__(self, gamma: float) -> None:
+        self.gamma = gamma
+
+    def __call__(self, output: Tensor, label: Tensor, pos_weight: Tensor) -> Tensor:
+        """The loss of each row; gradients stay finite for any logit, since (1 − p_t)^γ is exp(γ·log(1 − p_t))."""
+        entropy = binary_cross_entropy_with_logits(output, label, pos_weight=pos_weight, reduction="none")
+        return torch.exp(self.gamma * logsigmoid(output * (1 - 2 * label))) * entropy
+
+
+class RegressionLoss(PointwiseLoss):
+    """The loss of the error between a raw output and the transformed label."""
+
+    def __init__(self, config: RegressionConfig) -> None:
+        self.config = config
+
+    def __call__(self, output: Tensor, label: Tensor, pos_weight: Tensor) -> Tensor:
+        """The loss of each row; there are no positives, so `pos_weight` does not count."""
+        target = label.log1p() if self.config.transform == "log1p" else label
+        match self.config.loss:
+            case MseConfig():
+                return (output - target).square()
+            case MaeConfig():
+                return (output - target).abs()
+            case HuberConfig():
+                return huber_loss(output, target, reduction="none", delta=self.config.loss.delta)
+            case _:
+                assert_never(self.config.loss)
+
+
+def _other_than_bce(task: TaskConfig) -> PointwiseLoss | None:
+    if isinstance(task.objective, RegressionConfig):
+        return RegressionLoss(task.objective)
+    match task.loss:
+        case BceConfig():
+            return None
+        case FocalConfig():
+            return FocalLoss(task.loss.gamma)
+        case _:
+            assert_never(task.loss)

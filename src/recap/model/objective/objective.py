@@ -1,0 +1,63 @@
+"""What training minimises: raw outputs and labels → a loss for each task, and a penalty that tasks share."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from recap.config.recap import RecapConfig
+from recap.config.sharing import AitmConfig
+from recap.data.batch import Batch
+from recap.model.activation import OutputActivation
+from recap.model.calibration import Calibration
+from recap.model.objective.losses import MultiTaskLoss
+
+
+class Objective(nn.Module):
+    """The losses of a batch by task, before any weight of a task. It has no weights of its own."""
+
+    def __init__(self, config: RecapConfig) -> None:
+        super().__init__()
+        self.losses = MultiTaskLoss.of(config.model)
+        cascade = config.model.cascade
+        self.chain: list[int] = []
+        """The tasks of an AITM chain, whose probabilities should fall along it."""
+        self.constraint_weight = 0.0
+        if isinstance(cascade, AitmConfig):
+            self.chain = [config.tasks.index(task) for task in cascade.chain]
+            self.constraint_weight = cascade.constraint_weight
+        self.activation = OutputActivation(config.model.tasks)
+        self.calibration = Calibration.of(config)
+
+    def forward(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Raw outputs [B, T] → the loss of each task [T], a mean over the rows."""
+        assert batch.labels is not None
+        assert batch.weights is not None
+        losses: Tensor = self.losses(outputs, batch.labels, batch.weights, batch.user)
+        return losses
+
+    def of_rows(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Raw outputs [B, T] → the weighted loss of each row [B, T], pairwise losses left out."""
+        assert batch.labels is not None
+        assert batch.weights is not None
+        return self.losses.of_rows(outputs, batch.labels, batch.weights)
+
+    def penalty(self, outputs: Tensor) -> Tensor:
+        """Raw outputs [B, T] → what training minimises besides the losses, a scalar: AITM's behavioural calibrator.
+
+        Weight · Σ over the links of a chain of the mean of max(p(later) − p(earlier), 0), on calibrated probabilities.
+        """
+        if not self.chain:
+            return outputs.new_zeros(())
+        probabilities = self.calibration(self.activation(outputs))
+        return self.constraint_weight * chain_penalty(probabilities[:, self.chain])
+
+
+def chain_penalty(probabilities: Tensor) -> Tensor:
+    """Probabilities along a chain [B, steps] → mean over the rows of Σ max(p(later) − p(earlier), 0), a scalar."""
+    return (probabilities[:, 1:] - probabilities[:, :-1]).relu().sum(dim=1).mean()
+
+
+def stacked(outputs: Sequence[Tensor]) -> Tensor:
+    """The raw outputs of the tasks, T × [B] → [B, T]."""
+    return torch.stack(list(outputs), dim=1)

@@ -1,0 +1,76 @@
+"""`Scorer`: the one path from a batch to scores, which evaluation, prediction, export and serving run."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+
+from recap.config.recap import RecapConfig
+from recap.data.batch import Batch
+from recap.model.calibration import Calibration
+from recap.model.ranker import Ranker
+
+EPSILON = 0.001
+"""Scores of candidates with a negative sum lie below it, all others at or above it."""
+
+
+class Scores(NamedTuple):
+    """What a scorer says of B rows, tasks in the order of `model.tasks`.
+
+    In the column of a regression task `logits` holds the raw output of its tower, and both kinds of probabilities hold
+    the predicted value, in the unit of the label: not a probability, and not limited to [0, 1].
+    """
+
+    logits: Tensor  # [B, T] float32
+    probabilities: Tensor  # [B, T] float32, of the data as sampled for training
+    calibrated_probabilities: Tensor  # [B, T] float32, of the population
+    score: Tensor  # [B] float64, ≥ 0
+
+
+class Scorer(nn.Module):
+    """ranker → calibration → score."""
+
+    def __init__(self, ranker: Ranker, calibration: Calibration, formula: "ScoreFormula") -> None:
+        super().__init__()
+        self.ranker, self.calibration, self.formula = ranker, calibration, formula
+
+    @classmethod
+    def of(cls, config: RecapConfig, ranker: Ranker) -> Self:
+        """The scorer of a trained `ranker`, with the score weights of `config`, on the ranker's device."""
+        scorer = cls(ranker, Calibration.of(config), ScoreFormula(config.scoring.weights, config.tasks))
+        return scorer.to(next(ranker.parameters()).device)
+
+    def forward(self, batch: Batch) -> Scores:
+        """Score the rows of `batch`; labels, weights and users are not read."""
+        logits, probabilities = self.ranker(batch)
+        calibrated = self.calibration(probabilities)
+        return Scores(logits, probabilities, calibrated, self.formula(calibrated))
+
+
+class ScoreFormula(nn.Module):
+    """The published formula: S = Σ wᵢ·pᵢ, then a shift that keeps the order and puts negative sums last.
+
+    With N = Σ |negative wᵢ| and W = Σ |wᵢ|: W = 0 → max(S, 0); S < 0 → (S + N) / W · 0.001; else S + 0.001.
+    """
+
+    def __init__(self, weights: Mapping[str, float], tasks: Sequence[str]) -> None:
+        """`weights` by task name; the weight of other tasks is 0."""
+        super().__init__()
+        in_order = torch.tensor([weights.get(task, 0.0) for task in tasks], dtype=torch.float64)
+        self.weights: Tensor
+        # The configuration holds them, so a state dict does not.
+        self.register_buffer("weights", in_order, persistent=False)  # [T]
+        self.negative = float(-in_order.clamp(max=0).sum())
+        self.total = float(in_order.abs().sum())
+
+    def forward(self, probabilities: Tensor) -> Tensor:
+        """Calibrated probabilities, or values of regressions, [B, T] → scores [B] float64, ≥ 0.
+
+        Values are not limited to [0, 1], so a sum may fall below −N: such scores are 0.
+        """
+        weighted = probabilities.double() @ self.weights  # [B]
+        if self.total == 0:
+            return weighted.clamp(min=0)
+        below = (weighted + self.negative) / self.total * EPSILON
+        return torch.where(weighted < 0, below, weighted + EPSILON).clamp(min=0)

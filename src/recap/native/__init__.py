@@ -1,0 +1,1 @@
+"""Measured tricks below the libraries; each has a fallback."""

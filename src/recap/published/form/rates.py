@@ -1,0 +1,36 @@
+"""Learning rates of the published form, and what they are in ours."""
+
+from recap.published.form.section import PublishedSection
+
+
+class Ramp(PublishedSection):
+    """Up to a rate."""
+
+    learning_rate: float
+    num_ramp_steps: int
+
+
+class Cosine(PublishedSection):
+    """Up to a rate and down again."""
+
+    learning_rate: float
+    final_learning_rate: float
+    num_ramp_steps: int
+    final_num_steps: int
+
+
+class Pieces(PublishedSection):
+    """A rate for each piece."""
+
+    learning_rate_boundaries: list[int]
+    learning_rate_values: list[float]
+
+
+class LearningRate(PublishedSection):
+    """A rate and its schedule."""
+
+    one_of = (("constant", "linear_ramp_to_constant", "linear_ramp_to_cosine", "piecewise_constant"),)
+    constant: float | None = None
+    linear_ramp_to_constant: Ramp | None = None
+    linear_ramp_to_cosine: Cosine | None = None
+    piecewise_constant: Pieces | None = None

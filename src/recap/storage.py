@@ -1,0 +1,167 @@
+"""Directories that are whole or absent, and verified when opened.
+
+A directory is written beside its place, every file synced, listed with its sha256 in `manifest.json`, and renamed. One
+that gives way is renamed before it is deleted, so that no half of it is ever taken for a whole.
+"""
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from itertools import count
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from recap.errors import CheckpointError, RunError
+
+MANIFEST = "manifest.json"
+_UNFINISHED = ".unfinished"
+"""Half written, or half deleted."""
+_REPLACED = ".replaced"
+"""Whole, until the new one of its name is in place."""
+_DAMAGED = ".damaged"
+_BLOCK_BYTES = 1 << 24
+"""Read at once: a thread that hashes beside a busy one waits for it after each block."""
+
+
+@contextmanager
+def whole_directory(path: Path) -> Iterator[Path]:
+    """Give a folder to write into; it becomes `path` when the block ends well, and vanishes when it fails."""
+    temporary, replaced = _beside(path, _UNFINISHED), _beside(path, _REPLACED)
+    shutil.rmtree(temporary, ignore_errors=True)
+    with writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.mkdir()
+    try:
+        yield temporary
+        files = sorted(file for file in temporary.rglob("*") if file.is_file())
+        listed = {file.relative_to(temporary).as_posix(): _digest(file) for file in files}
+        with writing(temporary / MANIFEST) as manifest:
+            manifest.write_text(json.dumps({"sha256": listed}, indent=1) + "\n")
+        folders = [each for each in temporary.rglob("*") if each.is_dir()]
+        for each in [*files, temporary / MANIFEST, *folders, temporary]:
+            _sync(each)
+        if path.exists():
+            shutil.rmtree(replaced, ignore_errors=True)
+            path.rename(replaced)
+        temporary.rename(path)
+        _sync(path.parent)
+        shutil.rmtree(replaced, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+@contextmanager
+def writing(file: Path) -> Iterator[Path]:
+    """Raise RunError, which names `file`, for whatever keeps it from being written."""
+    try:
+        yield file
+    except (OSError, SafetensorError) as error:
+        reason = error.strerror if isinstance(error, OSError) else None
+        raise RunError(f"{file}: cannot be written ({reason or error})") from error
+
+
+def remove_directory(path: Path) -> None:
+    """Delete a directory, which is gone from its place before the first of its files is."""
+    leaving = _beside(path, _UNFINISHED)
+    shutil.rmtree(leaving, ignore_errors=True)
+    path.rename(leaving)
+    shutil.rmtree(leaving)
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged directory, so that nothing opens it; where it is now."""
+    names = (_beside(path, _DAMAGED + (f"-{number}" if number > 1 else "")) for number in count(1))
+    return path.rename(next(name for name in names if not name.exists()))
+
+
+def clear_leftovers(parent: Path) -> None:
+    """Clear what killed processes left in `parent`; a whole directory whose successor never came is put back."""
+    for replaced in parent.glob("*" + _REPLACED):
+        path = replaced.with_name(replaced.name.removesuffix(_REPLACED))
+        if path.exists():
+            remove_directory(replaced)
+        else:
+            replaced.rename(path)
+    for unfinished in parent.glob("*" + _UNFINISHED):
+        shutil.rmtree(unfinished)
+
+
+def verify(path: Path) -> None:
+    """Raise CheckpointError unless every file the manifest lists is there, byte for byte."""
+    try:
+        listed = dict(json.loads((path / MANIFEST).read_text())["sha256"])
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no {MANIFEST}; this is no model directory or checkpoint") from None
+    except (OSError, ValueError, KeyError, TypeError):
+        raise CheckpointError(f"{path / MANIFEST}: damaged") from None
+    for name, digest in listed.items():
+        file = path / name
+        if not file.is_file():
+            raise CheckpointError(f"{file}: missing; the directory is not whole")
+        try:
+            found = _digest(file)
+        except OSError as error:
+            raise CheckpointError(f"{file}: cannot be read ({error.strerror})") from None
+        if found != digest:
+            raise CheckpointError(f"{file}: damaged (its sha256 is not the manifest's)")
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file that is at any moment the old one or the new one. Raises RunError."""
+    temporary = _beside(path, _UNFINISHED)
+    with writing(path):
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
+
+
+def _digest(file: Path) -> str:
+    digest, block = sha256(), memoryview(bytearray(min(_BLOCK_BYTES, max(file.stat().st_size, 1))))
+    with file.open("rb", buffering=0) as stream:
+        while read := stream.readinto(block):
+            digest.update(block[:read])
+    return digest.hexdigest()
+
+
+def _sync(path: Path) -> None:
+    with writing(path):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+class _Appended:
+    """A file that grows by whole pieces, and is made anew where it was deleted."""
+
+    def __init__(self, path: Path, head: bytes = b"") -> None:
+        """`head`: what the file begins with, written with the first piece."""
+        self._path, self._head = path, head
+        self._file = path.open("ab", buffering=0)
+
+    def append(self, piece: bytes) -> None:
+        """Write `piece`, or nothing. Raises OSError."""
+        if not os.fstat(self._file.fileno()).st_nlink:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            anew = self._path.open("ab", buffering=0)
+            self._file.close()
+            self._file = anew
+        end = self._file.seek(0, os.SEEK_END)
+        if not end:
+            piece = self._head + piece
+        if self._file.write(piece) < len(piece):  # what fits a full disk is written without an error
+            self._file.truncate(end)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def close(self) -> None:
+        self._file.close()

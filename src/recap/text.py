@@ -1,0 +1,10 @@
+"""Words for messages."""
+
+from difflib import get_close_matches
+
+
+def suggest(name: str, known: list[str]) -> str:
+    """The known names, and the nearest to `name` if one is near."""
+    near = get_close_matches(name, known, n=1)
+    listed = ", ".join(known) if known else "none"
+    return f"Known: {listed}." + (f" Did you mean {near[0]!r}?" if near else "")

@@ -1,0 +1,1 @@
+"""Gradients → steps: algorithms, schedules, clipping."""

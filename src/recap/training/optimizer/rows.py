@@ -1,0 +1,99 @@
+"""Steps that reach only the rows of a table that have a gradient, and cost nothing for the others."""
+
+from collections.abc import Iterable
+from typing import Any, assert_never
+
+import torch
+from torch import Tensor
+
+from recap.config.optimizer import AdagradConfig, AdamConfig, RowwiseAdagradConfig, SgdConfig
+
+
+class RowOptimizer(torch.optim.Optimizer):
+    """SGD without momentum, Adagrad, row-wise Adagrad or Adam for tables [rows, width], row by row.
+
+    Rows that a gradient does not hold stay as they are, and so does what is kept of them. For all but Adam that is
+    what a dense step does. Adam becomes lazy: the moments of such rows do not decay, as in `torch.optim.SparseAdam`.
+    The number of steps counts for all rows alike, and epsilon is added where Adam adds it, so that a table all of
+    whose rows are in every batch moves by Adam.
+    """
+
+    def __init__(
+        self,
+        tables: Iterable[dict[str, Any]],
+        algorithm: AdamConfig | SgdConfig | AdagradConfig | RowwiseAdagradConfig,
+    ) -> None:
+        """`tables`: parameter groups, of rate 0 to begin with."""
+        super().__init__(tables, {"lr": 0.0})
+        self.algorithm = algorithm
+
+    @torch.no_grad()
+    def step(self) -> None:  # type: ignore[override]
+        """Move the rows of every table that has a gradient, sparse or dense."""
+        for group in self.param_groups:
+            for table in group["params"]:
+                if table.grad is not None:
+                    rows, gradients = touched_rows(table.grad)
+                    table.index_add_(0, rows, self._direction(table, rows, gradients), alpha=-group["lr"])
+
+    def _direction(self, table: Tensor, rows: Tensor, gradients: Tensor) -> Tensor:
+        """By what `rows` [R] of a table move at a rate of −1, from their gradients, both [R, width]."""
+        state, algorithm = self._state(table), self.algorithm
+        match algorithm:
+            case SgdConfig():
+                return gradients
+            case AdagradConfig():
+                total = state["sum"][rows] + gradients.square()  # [R, width]
+                state["sum"][rows] = total
+                return gradients / (total.sqrt() + algorithm.epsilon)
+            case RowwiseAdagradConfig():
+                total = state["sum"][rows] + gradients.square().mean(dim=1)  # [R]
+                state["sum"][rows] = total
+                return gradients / (total.sqrt() + algorithm.epsilon)[:, None]
+            case AdamConfig():
+                state["step"] += 1
+                step = state["step"].item()
+                mean = torch.lerp(state["exp_avg"][rows], gradients, 1 - algorithm.beta_1)
+                square = torch.lerp(state["exp_avg_sq"][rows], gradients.square(), 1 - algorithm.beta_2)
+                state["exp_avg"][rows], state["exp_avg_sq"][rows] = mean, square
+                root = (square / (1 - algorithm.beta_2**step)).sqrt() + algorithm.epsilon
+                return mean / (1 - algorithm.beta_1**step) / root
+            case _:
+                assert_never(algorithm)
+
+    def _state(self, table: Tensor) -> dict[str, Tensor]:
+        """What is kept of a table, made when it first moves."""
+        state: dict[str, Tensor] = self.state[table]
+        if state:
+            return state
+        match self.algorithm:
+            case SgdConfig():
+                pass
+            case AdagradConfig():
+                state["sum"] = torch.full_like(table, self.algorithm.initial_accumulator_value)
+            case RowwiseAdagradConfig():
+                state["sum"] = table.new_full((len(table),), self.algorithm.initial_accumulator_value)
+            case AdamConfig():
+                state["step"] = torch.zeros(())
+                state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(table), torch.zeros_like(table)
+            case _:
+                assert_never(self.algorithm)
+        return state
+
+
+def touched_rows(gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows that a gradient [rows, width] holds, rising, [R] int64, and the gradient of each, [R, width].
+
+    A sparse one holds the rows that were looked up; those looked up several times are summed in the order of lookups.
+    A dense one holds those that are not zero.
+    """
+    if not gradient.is_sparse:
+        rows = gradient.any(dim=1).nonzero().squeeze(1)
+        return rows, gradient[rows]
+    if gradient.device.type == "cpu":
+        # Several times faster than `coalesce`, which sums in an order that its sort leaves open here.
+        rows, places = torch.unique(gradient._indices()[0], return_inverse=True)
+        values = gradient._values()  # [lookups, width]
+        return rows, values.new_zeros(len(rows), values.shape[1]).index_add_(0, places, values)
+    gradient = gradient.coalesce()
+    return gradient.indices()[0], gradient.values()
