@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from itertools import count
 from pathlib import Path
@@ -112,12 +112,26 @@ def verify(path: Path) -> None:
             raise CheckpointError(f"{file}: damaged (its sha256 is not the manifest's)")
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Write a file that is at any moment the old one or the new one. Raises RunError."""
+@contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`, which replaces `path` when the block succeeds and vanishes when it fails.
+
+    At any moment `path` is the old file or the new one. Raises OSError unchanged.
+    """
     temporary = _beside(path, _UNFINISHED)
-    with writing(path):
-        temporary.write_text(text, encoding="utf-8")
+    try:
+        yield temporary
         temporary.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a text file atomically. Raises RunError, which names `path`."""
+    with writing(path), atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _beside(path: Path, suffix: str) -> Path:

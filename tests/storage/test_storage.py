@@ -3,7 +3,16 @@ from pathlib import Path
 import pytest
 
 from recap.errors import CheckpointError, RunError
-from recap.storage import MANIFEST, clear_leftovers, remove_directory, replace_text, set_aside, verify, whole_directory
+from recap.storage import (
+    MANIFEST,
+    atomic_write,
+    clear_leftovers,
+    remove_directory,
+    replace_text,
+    set_aside,
+    verify,
+    whole_directory,
+)
 
 
 def write(path: Path) -> Path:
@@ -95,3 +104,31 @@ def test_a_text_that_cannot_be_written_leaves_the_old_one_and_names_the_file(tmp
     with pytest.raises(RunError, match=r"/text: cannot be written \(Is a directory\)"):
         replace_text(tmp_path / "text", "new")
     assert (tmp_path / "text").read_text() == "old"
+
+
+def test_an_atomic_write_replaces_the_file_only_on_success(tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    with atomic_write(file) as temporary:
+        temporary.write_text("old")
+        assert temporary.parent == tmp_path
+        assert not file.exists()
+
+    def fail() -> None:
+        with atomic_write(file) as temporary:
+            temporary.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert file.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [file]
+    with atomic_write(file) as temporary:
+        temporary.write_text("new")
+    assert file.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_an_atomic_write_that_wrote_nothing_raises_its_oserror_unchanged(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "absent" / "file") as temporary:
+        temporary.write_text("x")
+    assert not list(tmp_path.iterdir())
