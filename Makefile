@@ -6,7 +6,8 @@ CENSUS ?= ../shared/data/census_income
 KUAIRAND ?= ../shared/data/kuairand_pure
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test check format docs recipe-kuairand recipe-census clean
+SITE ?= site
+.PHONY: help run test check format docs site recipe-kuairand recipe-census clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -17,7 +18,7 @@ $(BIN)/recap: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.tests: $(BIN)/recap
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,check]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,check,docs]'
 	@touch $@
 
 run: $(BIN)/recap  ## simulate a feed, train, evaluate, predict, compare with the truth
@@ -42,6 +43,10 @@ format: $(VENV)/.tests  ## format and mend what can be mended by itself
 docs: $(VENV)/.tests  ## write docs/configuration.md and the JSON Schema from the models
 	$(BIN)/python -m recap.config.file.reference docs/configuration.md
 
+site: $(VENV)/.tests  ## build the documentation as a site with search; open site/docs/index.html
+	$(BIN)/sphinx-build --quiet --fail-on-warning --builder html --conf-dir docs . $(SITE)
+	@echo "written: $(SITE)/docs/index.html"
+
 recipe-kuairand: $(BIN)/recap  ## prepare and train the recipe on KuaiRand (KUAIRAND=folder of the source)
 	$(BIN)/python recipes/kuairand/prepare.py --source $(KUAIRAND) --output data/kuairand
 	$(BIN)/recap train recipes/kuairand/ranker.yaml
@@ -54,4 +59,4 @@ recipe-census: $(BIN)/recap  ## prepare Census-Income and train its two pairs of
 	done
 
 clean:  ## remove what was made: environment, data, runs
-	rm -rf $(VENV) data runs
+	rm -rf $(VENV) data runs $(SITE)
