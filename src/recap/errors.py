@@ -45,8 +45,6 @@ class RecapError(Exception):
     """Anything recap reports to its user; the command line prints the message, never a traceback."""
 
     exit_code = 1
-    was_said: bool | None = None
-    """Whether another process of the same run has told the user already; none: that was not looked up."""
 
 
 class InputError(RecapError):

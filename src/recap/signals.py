@@ -1,6 +1,7 @@
-"""Signals that ask a run to stop: what it gives up for them, what it finishes first, and the error that says it did."""
+"""Signals that ask a run to stop: which work they interrupt, which is finished first, and the exceptions they raise."""
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -8,7 +9,7 @@ from typing import Any
 
 
 class StopNow(BaseException):
-    """A signal ends what is being done, and the run saves. Not an Exception, so that nothing takes it for a failure."""
+    """A signal interrupts the current work, and the run saves. Not an Exception, so that nothing handles it as one."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -16,87 +17,101 @@ class StopNow(BaseException):
 
 
 class Terminated(BaseException):
-    """A signal ends everything."""
+    """A signal ends the command."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.number = number
 
 
-class Signals(list[int]):
-    """SIGINT and SIGTERM as they arrived, while work goes on; parts of it may be given up for them by StopNow."""
+class Signals:
+    """SIGINT and SIGTERM received so far, and which work they may interrupt by raising StopNow."""
 
-    def __init__(self, grace_seconds: float, *, gives_up: bool = True) -> None:
-        """Half of `grace_seconds` after the first signal, what takes too long is given up; the rest is for saving.
+    def __init__(self, grace_seconds: float, *, may_interrupt: bool = True) -> None:
+        """Half of `grace_seconds` after the first signal, slow work is interrupted; the other half is for saving.
 
-        Without `gives_up` nothing is: others wait for what this process does.
+        `may_interrupt=False` never interrupts, for a process on which others wait.
         """
-        super().__init__()
-        self.gives_up = gives_up
-        self.patience = grace_seconds / 2
+        self.received: list[int] = []
+        """Signal numbers in order of arrival."""
+        self.grace = grace_seconds / 2
+        """Seconds after the first signal until `interruptible_when_late` is interrupted."""
+        self._may_interrupt = may_interrupt
         self._late = False
-        self._at_once = self._when_late = False
+        self._interruptible = self._interruptible_when_late = False
+
+    def __bool__(self) -> bool:
+        """Whether a signal arrived."""
+        return bool(self.received)
 
     @contextmanager
-    def at_once(self) -> Iterator[None]:
-        """What is done here loses nothing when it is given up: StopNow is raised as soon as a signal arrives."""
-        before, self._at_once = self._at_once, True
+    def interruptible(self) -> Iterator[None]:
+        """A block that loses nothing when it is interrupted: StopNow is raised as soon as a signal arrives."""
+        before, self._interruptible = self._interruptible, True
         try:
-            self._stop_if_due()
+            self._interrupt()
             yield
         finally:
-            self._at_once = before
+            self._interruptible = before
 
     @contextmanager
-    def when_late(self) -> Iterator[None]:
-        """What is done here should be finished, but not at any price: StopNow is raised when patience is at its end."""
-        before, self._when_late = self._when_late, True
+    def interruptible_when_late(self) -> Iterator[None]:
+        """A block that should be finished: StopNow is raised only when `grace` is over."""
+        before, self._interruptible_when_late = self._interruptible_when_late, True
         try:
-            self._stop_if_due()
+            self._interrupt()
             yield
         finally:
-            self._when_late = before
+            self._interruptible_when_late = before
 
-    def arrived(self, number: int) -> None:
-        """Take in SIGINT or SIGTERM."""
-        self.append(number)
-        if len(self) == 1:
-            # Again and again, since an exception is lost where Python cannot raise it, such as in a destructor.
-            signal.setitimer(signal.ITIMER_REAL, self.patience, self.patience)
-            self._stop_if_due()
+    def receive(self, number: int) -> None:
+        """Record SIGINT or SIGTERM."""
+        self.received.append(number)
+        if len(self.received) == 1:
+            # Repeated, since an exception is lost where Python cannot raise it, such as in a destructor.
+            signal.setitimer(signal.ITIMER_REAL, self.grace, self.grace)
+            self._interrupt()
 
-    def patience_ended(self) -> None:
-        """Give up what is only waited for."""
+    def end_grace(self) -> None:
+        """Interrupt slow work: `grace` is over."""
         self._late = True
-        self._stop_if_due()
+        self._interrupt()
 
-    def _stop_if_due(self) -> None:
-        if self and self.gives_up and (self._at_once or (self._when_late and self._late)):
-            raise StopNow(self[0])
+    def _interrupt(self) -> None:
+        """Raise StopNow if a signal arrived and the current work may be interrupted."""
+        interruptible = self._interruptible or (self._interruptible_when_late and self._late)
+        if self.received and self._may_interrupt and interruptible:
+            raise StopNow(self.received[0])
 
 
 @contextmanager
-def collected_signals(grace_seconds: float = 30.0, *, gives_up: bool = True) -> Iterator[Signals]:
-    """Collect SIGINT and SIGTERM, to stop where work allows it; a second SIGINT is answered as it was before."""
-    received = Signals(grace_seconds, gives_up=gives_up)
+def collected_signals(grace_seconds: float = 30.0, *, may_interrupt: bool = True) -> Iterator[Signals]:
+    """Collect SIGINT and SIGTERM, so that work stops where it can; a second SIGINT goes to the previous handler.
+
+    Python sets handlers in the main thread only. In any other thread no signal is collected.
+    """
+    signals = Signals(grace_seconds, may_interrupt=may_interrupt)
+    if threading.current_thread() is not threading.main_thread():
+        yield signals
+        return
 
     def handle(number: int, frame: FrameType | None) -> None:
         if number == signal.SIGALRM:
-            received.patience_ended()
-        elif received and number == signal.SIGINT:
-            answer = before[number]
-            if callable(answer):
-                answer(number, frame)
+            signals.end_grace()
+        elif signals and number == signal.SIGINT:
+            previous = before[number]
+            if callable(previous):
+                previous(number, frame)
             raise KeyboardInterrupt
         else:
-            received.arrived(number)
+            signals.receive(number)
 
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
     before: dict[int, Any] = {number: signal.getsignal(number) for number in numbers}
     try:
         for number in before:
             signal.signal(number, handle)
-        yield received
+        yield signals
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
@@ -105,7 +120,7 @@ def collected_signals(grace_seconds: float = 30.0, *, gives_up: bool = True) -> 
 
 @contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """SIGINT and SIGTERM raise Terminated wherever the work is."""
+    """SIGINT and SIGTERM raise Terminated at any point of the block."""
 
     def handle(number: int, frame: FrameType | None) -> None:
         raise Terminated(number)

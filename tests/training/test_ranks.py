@@ -156,12 +156,12 @@ def test_without_an_environment_a_process_is_alone(monkeypatch: pytest.MonkeyPat
     [
         (
             {"MASTER_PORT": None, "LOCAL_RANK": None},
-            "RANK=1, but not LOCAL_RANK, MASTER_PORT; start the ranks by torchrun",
+            "RANK=1 but no LOCAL_RANK, MASTER_PORT; start the ranks with torchrun",
         ),
-        ({"WORLD_SIZE": "two"}, "WORLD_SIZE=two, .*whole numbers are expected"),
-        ({"LOCAL_RANK": "-1"}, "LOCAL_RANK=-1, .*whole numbers are expected"),
-        ({"RANK": "2"}, "RANK=2, .*less than the world size"),
-        ({"LOCAL_WORLD_SIZE": "1"}, "LOCAL_WORLD_SIZE=1, .*less than the world size"),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE=two, .*expected whole numbers"),
+        ({"LOCAL_RANK": "-1"}, "LOCAL_RANK=-1, .*expected whole numbers"),
+        ({"RANK": "2"}, "RANK=2, .*below the world size"),
+        ({"LOCAL_WORLD_SIZE": "1"}, "LOCAL_WORLD_SIZE=1, .*below the world size"),
     ],
 )
 def test_a_broken_environment_is_refused_by_its_words(

@@ -1,9 +1,10 @@
-"""What a signal ends, and when; real processes are stopped in tests/end_to_end/test_stop.py."""
+"""Which work a signal interrupts, and when; tests/end_to_end/test_stop.py stops real processes."""
 
 import os
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,49 +26,49 @@ ALWAYS = 3600.0
 
 def interrupt_and_wait() -> None:
     interrupt()
-    wait_for_ever()
+    wait_forever()
 
 
-def wait_for_ever() -> None:
+def wait_forever() -> None:
     while True:
         time.sleep(0.01)
 
 
-def test_what_loses_nothing_is_given_up_at_once_also_for_a_signal_that_came_before() -> None:
+def test_interruptible_work_ends_at_once_also_for_an_earlier_signal() -> None:
     with collected_signals(ALWAYS) as signals:
-        with pytest.raises(StopNow), signals.at_once():
+        with pytest.raises(StopNow), signals.interruptible():
             interrupt_and_wait()
-        with pytest.raises(StopNow) as caught, signals.at_once():
-            wait_for_ever()
+        with pytest.raises(StopNow) as caught, signals.interruptible():
+            wait_forever()
         assert caught.value.number == signal.SIGTERM
 
 
-def test_what_should_be_finished_is_given_up_after_half_of_the_grace_period() -> None:
-    with collected_signals(0.1) as signals, pytest.raises(StopNow), signals.when_late():
+def test_work_interruptible_when_late_ends_after_half_of_the_grace_period() -> None:
+    with collected_signals(0.1) as signals, pytest.raises(StopNow), signals.interruptible_when_late():
         interrupt_and_wait()
 
 
-def test_other_work_is_never_given_up() -> None:
+def test_other_work_is_never_interrupted() -> None:
     with collected_signals(0.02) as signals:
         interrupt()
         interrupt()
         time.sleep(0.1)
-        assert signals == [signal.SIGTERM] * 2
+        assert signals.received == [signal.SIGTERM] * 2
 
 
-def test_a_second_ctrl_c_is_answered_as_before_and_all_is_as_before_in_the_end() -> None:
+def test_a_second_ctrl_c_goes_to_the_previous_handler_and_all_handlers_return() -> None:
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
     before = [signal.getsignal(number) for number in numbers]
     with collected_signals(ALWAYS) as signals:
         os.kill(os.getpid(), signal.SIGINT)
-        assert signals == [signal.SIGINT]
+        assert signals.received == [signal.SIGINT]
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert [signal.getsignal(number) for number in numbers] == before
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
-def test_a_step_that_hangs_is_given_up_and_the_run_goes_on_bit_for_bit(
+def test_a_hanging_step_is_interrupted_and_the_run_resumes_bit_for_bit(
     feed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gradients = TrainStep._gradients
@@ -76,7 +77,7 @@ def test_a_step_that_hangs_is_given_up_and_the_run_goes_on_bit_for_bit(
         losses = gradients(self, batch, step)
         if step == 6:
             interrupt()
-            wait_for_ever()
+            wait_forever()
         return losses
 
     whole, stopped = (
@@ -94,7 +95,7 @@ def test_a_step_that_hangs_is_given_up_and_the_run_goes_on_bit_for_bit(
 
 
 @pytest.mark.parametrize("windows", [0, 2])
-def test_a_wait_for_data_is_given_up_and_the_run_goes_on_bit_for_bit(
+def test_a_wait_for_data_is_interrupted_and_the_run_resumes_bit_for_bit(
     feed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, windows: int
 ) -> None:
     load, loads, end = Loader.load, iter(range(100)), threading.Event()
@@ -120,3 +121,18 @@ def test_a_wait_for_data_is_given_up_and_the_run_goes_on_bit_for_bit(
         assert list(Run(tmp_path / "stopped").checkpoints) == []
     train(stopped, Recorder())
     assert_same_run(tmp_path / "whole", tmp_path / "stopped", 12)
+
+
+def test_training_runs_off_the_main_thread_without_signal_handlers(feed: Path, tmp_path: Path) -> None:
+    main, thread = (feed_config(feed, tmp_path / name) for name in ("main", "thread"))
+    train(main, Recorder())
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)]
+    handlers = []
+
+    def look() -> None:
+        handlers.append([signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)])
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(train, thread, Recorder({6: look})).result()
+    assert handlers == [before]
+    assert_same_run(tmp_path / "main", tmp_path / "thread", 12)

@@ -57,18 +57,14 @@ def main() -> None:
         with stopped_by_signals():
             app()
     except Interrupted as error:
-        if not error.was_said:
+        if not _reported_by_another_rank(error):
             print_error(error)
         _leave(error.exit_code)
     except Terminated as end:
         print(f"stopped by {signal.Signals(end.number).name}; nothing half-written is left", file=sys.stderr)
         _leave(128 + end.number)
     except RecapError as error:
-        if "RANK" in os.environ:
-            from recap.distributed import look_up
-
-            look_up(error)
-        if not error.was_said:
+        if not _reported_by_another_rank(error):
             print_error(error)
         sys.exit(error.exit_code)
     except BrokenPipeError:
@@ -76,6 +72,14 @@ def main() -> None:
     except OSError as error:
         print(hide(str(error)), file=sys.stderr)
         sys.exit(1)
+
+
+def _reported_by_another_rank(error: RecapError) -> bool:
+    if "RANK" not in os.environ:
+        return False
+    from recap.distributed import reported_by_another_rank
+
+    return reported_by_another_rank(error)
 
 
 def _leave(code: int) -> NoReturn:

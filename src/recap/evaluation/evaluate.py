@@ -47,7 +47,7 @@ def evaluate(
                 # A rank has no row of a batch that has fewer rows than there are ranks.
                 probabilities = scorer(there).calibrated_probabilities.cpu() if len(batch) else batch.labels
                 users = [batch.user] if batch.user is not None else []
-                scored = runtime.ranks.gather([probabilities, batch.labels, batch.weights, *users])
+                scored = runtime.ranks.all_gather([probabilities, batch.labels, batch.weights, *users])
                 if runtime.ranks.is_first:
                     suite.update(*scored)
                 if strata is not None:
@@ -55,7 +55,7 @@ def evaluate(
                 after_batch(number)
     finally:
         scorer.train(was_training)
-    evaluation: Evaluation = runtime.ranks.from_first(evaluated_tasks(suite.compute(), config, split))
+    evaluation: Evaluation = runtime.ranks.broadcast_object(evaluated_tasks(suite.compute(), config, split))
     return evaluation
 
 

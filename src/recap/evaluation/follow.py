@@ -45,7 +45,7 @@ def follow(
     RunError for these, InputError where another process follows the run, FollowingStopped.
     """
     with collected_signals() as signals:
-        follower = _Follower(run, reporter, signals, split, timeout)
+        follower = _Follower(run, reporter, signals.received, split, timeout)
         if not follower.run.checkpoints:
             reporter.say(f"waiting for the first checkpoint of {run}")
         while not follower.run.checkpoints:

@@ -51,7 +51,7 @@ class TaskGradients:
         """Add up the gradients of all ranks, so that each has those of all rows."""
         flat = [gradient for gradients in self.sums for gradient in gradients]
         owners = [parameter for parameter in self.parameters for _ in range(self.tasks)]
-        found = ranks.sum_gradients(flat, owners)
+        found = ranks.all_reduce_gradients(flat, owners)
         self.sums = [found[start : start + self.tasks] for start in range(0, len(found), self.tasks)]
 
     def gram(self) -> Tensor:

@@ -86,7 +86,7 @@ class MeanOfLosses(Balancing):
         if ranks.is_alone:
             return
         parameters = self._moved()
-        sums = ranks.sum_gradients([parameter.grad for parameter in parameters], parameters)
+        sums = ranks.all_reduce_gradients([parameter.grad for parameter in parameters], parameters)
         for parameter, total in zip(parameters, sums, strict=True):
             parameter.grad = total
 
@@ -170,7 +170,7 @@ class PcGrad(_ByTask):
         """Projected gradients for what is shared, those of towers as they are."""
         taken = self.taken(ranks)
         orders = [torch.randperm(self.tasks).tolist() for _ in range(self.tasks)]  # of the step's seed, and of the rank
-        orders = ranks.from_first(orders)
+        orders = ranks.broadcast_object(orders)
         factors = projected(taken.gram(), orders).sum(dim=0) / self.tasks
         taken.write(factors.tolist(), [1 / self.tasks] * self.tasks)
 

@@ -66,14 +66,14 @@ class Evaluations:
 
     def _evaluate(self, split: str, stream: BatchStream, deadline: float) -> Evaluation:
         def after_batch(_: int) -> None:
-            too_late = self.consensus.sum(torch.tensor([time.monotonic() > deadline], dtype=torch.float64))
+            too_late = self.consensus.all_reduce(torch.tensor([time.monotonic() > deadline], dtype=torch.float64))
             if self.consensus.signals:
                 raise Stopped
             if too_late.any():
                 raise _TimeoutError
 
         try:
-            with self.consensus.received.at_once():
+            with self.consensus.local.interruptible():
                 return evaluate(self.scorer, stream, self.config, split, self.runtime, after_batch)
         except StopNow:
             raise Stopped from None

@@ -77,7 +77,7 @@ class TrainStep:
     def _tried(self, batch: Batch, step: int) -> Tensor | None:
         """The same as `_gradients`; None, and all is as it was, if the scale of the losses was too large."""
         try:
-            with self.consensus.received.when_late():
+            with self.consensus.local.interruptible_when_late():
                 return self._gradients(batch, step)
         except BaseException as error:
             self.guard.bring_back()
@@ -100,8 +100,8 @@ class TrainStep:
                 per_task = self.balancing.backward(outputs, micro_batch, share * self.scale.factor)  # [T]
                 losses += per_task.cpu().double() * share
         with span("backward"):  # what is done to gradients belongs to it
-            losses = self.consensus.sum(losses)
-            ranks.mean_(self.statistics)
+            losses = self.consensus.all_reduce(losses)
+            ranks.all_reduce_mean_(self.statistics)
             self.guard.check_losses(step, losses)
             if self.scale.used:
                 self.balancing.unscale(self.scale.factor)

@@ -52,7 +52,7 @@ def train(
     with joined_ranks() as ranks:
         lock = Run(save_dir).lock() if ranks.is_first else nullcontext()
         speaker = reporter if ranks.is_first else Reporter()
-        with lock, collected_signals(grace, gives_up=ranks.is_alone) as signals:
+        with lock, collected_signals(grace, may_interrupt=ranks.is_alone) as signals:
             profiled = profile_steps and ranks.is_first
             rolled_back: list[list[int]] = []
             while True:
@@ -72,7 +72,7 @@ def train(
 def _opening(save_dir: Path, signals: Signals) -> Iterator[None]:
     """A run is opened here; a signal ends that at once."""
     try:
-        with signals.at_once():
+        with signals.interruptible():
             yield
     except StopNow as stop:
         step = max(Run(save_dir).checkpoints, default=0)
@@ -93,7 +93,7 @@ class Trainer:
     ) -> None:
         consensus = Consensus(ranks, signals)
         self.config, self.reporter, self.ranks = config, reporter, ranks
-        self.received, self.signals = signals, consensus.signals
+        self.received, self.consensus = signals, consensus
         self.runtime = start_runtime(ranks, config.training.precision)
         assets = load_assets(config.features)
         self.stream = open_stream(config, assets, JobMode.TRAIN, say=reporter.say, ranks=ranks)
@@ -125,8 +125,8 @@ class Trainer:
         data = {"train_data": self.stream.source.contents}
         data |= {split: stream.source.contents for split, stream in validation.items()}
         facts = {"the configuration": dump_config(config), "the files of data": json.dumps(data)}
-        ranks.check_alike(facts | {"the latest checkpoint": str(self.state.step)})
-        ranks.copy_from_first(list(ranker.state_dict().values()))
+        ranks.check_equal(facts | {"the latest checkpoint": str(self.state.step)})
+        ranks.broadcast_(list(ranker.state_dict().values()))
         if ranks.is_first:
             replace_text(Run(self.save_dir).config_file, dump_config(config))
 
@@ -163,14 +163,18 @@ class Trainer:
                     self._log_if_due()
                     self._evaluate_if_due()
                     self._log_if_due()  # what was seen may have made this step the last
-                    if self._due(training.checkpoint_every_n) or state.best_step == state.step or self.signals:
+                    if (
+                        self._due(training.checkpoint_every_n)
+                        or state.best_step == state.step
+                        or self.consensus.signals
+                    ):
                         self._save()
                     if profile is not None:
                         profile.step()
-                    if self.signals:
+                    if self.consensus.signals:
                         break
-            if self.signals:
-                raise StopNow(self.signals[0])
+            if self.consensus.signals:
+                raise StopNow(self.consensus.signals[0])
             self._wait_for_checkpoint()
             self._tell_best()
         except StopNow as stop:
@@ -188,7 +192,7 @@ class Trainer:
 
     def _next(self, batches: Iterator[Batch]) -> Batch | None:
         """The next batch, if there is one, but for those that made the run go back. A signal ends the wait for it."""
-        with self.received.at_once():
+        with self.received.interruptible():
             return next((batch for batch in batches if self.stream.batch_place not in self.state.rolled_back), None)
 
     def _step(self, batch: Batch) -> None:
@@ -281,12 +285,12 @@ class Trainer:
     def _wait_for_checkpoint(self) -> None:
         """Until what is said to be saved is saved."""
         self.checkpoints.wait()
-        self.ranks.wait()
+        self.ranks.barrier()
 
     def _restore(self, accept_changed_data: bool) -> RunState:
         """The state of the latest checkpoint, or of a new run: fresh or warm-started weights."""
         found = self.checkpoints.latest_whole_step(self.reporter.say) if self.ranks.is_first else None
-        step = self.ranks.from_first(found)
+        step = self.ranks.broadcast_object(found)
         if step is None:
             warm_start = self.config.training.initial_checkpoint_dir
             if warm_start is not None:
