@@ -17,7 +17,7 @@ from recap.config.model import TaskConfig
 from recap.config.network import BatchNormConfig, MlpConfig
 from recap.errors import ConfigError
 from recap.model.backbones import build_backbone, build_mlp
-from recap.model.inputs.inputs import InputLayout
+from recap.model.inputs.layout import InputLayout
 from recap.model.layers import Mlp
 from recap.model.towers import Tower
 

@@ -19,11 +19,11 @@ from recap.data.batch import Batch
 from recap.model.backbones import build_backbone
 from recap.model.calibration import Calibration
 from recap.model.inputs.featurization import DoubleNormLog
-from recap.model.inputs.inputs import InputLayout
+from recap.model.inputs.layout import InputLayout
 from recap.model.layers import Mlp
 from recap.model.objective.losses import MultiTaskLoss
 from recap.model.ranker import Ranker
-from recap.published.convert.convert import import_config
+from recap.published.convert.config import import_config
 
 TASKS = ("is_favorited", "is_replied", "is_reported")
 

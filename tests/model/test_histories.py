@@ -287,9 +287,3 @@ def test_it_can_be_exported_for_any_number_of_rows(name: str) -> None:
     exported = torch.export.export(_Exported(ranker), inputs(batch), dynamic_shapes=shapes).module()
     other = make_batch(config, rows=3, seed=5)
     assert_close(exported(*inputs(other)), scores(ranker, other), atol=1e-6, rtol=1e-5)
-
-
-def test_tables_have_the_width_that_is_said() -> None:
-    config = make_config("history_din")
-    widths = make_ranker(config).inputs.embeddings.width_of
-    assert widths == {"hour": 4, "post": 4, "watched/attributes/action": 4}

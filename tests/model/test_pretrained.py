@@ -30,9 +30,7 @@ def weights(config: RecapConfig, table: str, *, fresh: bool = True) -> torch.Ten
     torch.manual_seed(0)
     make = new_ranker if fresh else build_ranker
     ranker = make(config, load_assets(config.features))
-    found = ranker.inputs.embeddings.tables.named(table).weight
-    assert isinstance(found, torch.Tensor)
-    return found.detach()
+    return ranker.state_dict()[f"inputs.embeddings.tables.{table}.weight"]
 
 
 def write(file: Path, ids: list[Any], vectors: list[Any]) -> Path:
@@ -59,7 +57,7 @@ def test_codes_are_values_and_files_may_be_many(feed: Path, tmp_path: Path) -> N
 
 WRONG: dict[str, tuple[list[Any], list[Any], str]] = {
     "another width": (["en"], [[1.0]], "column 'vector', row 0: holds a list of 1 values; 4 are expected"),
-    "a value twice": (["en", "en"], WIDE, "column 'id', row 1: holds a value a second time"),
+    "a value twice": (["en", "en"], WIDE, "column 'id', row 1: repeats a value; each may appear once"),
     "a value that is null": (["en", None], WIDE, "column 'id', row 1: is null"),
     "a vector that is null": (["en", "ja"], [WIDE[0], None], "column 'vector', row 1: is null"),
     "numbers that are not finite": (
@@ -69,7 +67,7 @@ WRONG: dict[str, tuple[list[Any], list[Any], str]] = {
     ),
     "words for vectors": (["en"], [["a", "b", "c", "d"]], "holds string; lists of 4 numbers are expected"),
     "values of another kind": ([1, 2], WIDE, "holds int64; it has a vocabulary, so strings are expected"),
-    "no value that is known": (["xx", "yy"], WIDE, "not one value is known to 'language'"),
+    "no value that is known": (["xx", "yy"], WIDE, "'language' knows none of its values"),
 }
 
 

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from recap.config.backbones import MaskNetConfig
 from recap.config.model import ModelConfig
 from recap.config.network import MlpConfig
-from recap.model.inputs.inputs import InputLayout
+from recap.model.inputs.layout import InputLayout
 from recap.model.objective.objective import Objective, chain_penalty
 from recap.model.sharing import Sharing, build_sharing
 from recap.model.sharing.cascade import Aitm, Cascade, Esmm, build_cascade, logit_of_product

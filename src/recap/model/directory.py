@@ -17,8 +17,8 @@ from recap.config.recap import RecapConfig
 from recap.data.encoding.analysis import load_analysis
 from recap.data.encoding.assets import Assets, asset_path, load_assets, save_asset
 from recap.errors import CheckpointError, ConfigError
-from recap.model.inputs.embeddings import load_pretrained
 from recap.model.inputs.featurization import ZScoreLog
+from recap.model.inputs.tables import load_pretrained
 from recap.model.ranker import Ranker
 from recap.storage import MANIFEST, verify, writing
 

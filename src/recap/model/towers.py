@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from recap.config.model import AffineMapConfig, MlpTowerConfig, TaskConfig, TowerConfig
 from recap.model.backbones import build_backbone
-from recap.model.inputs.inputs import InputLayout
+from recap.model.inputs.layout import InputLayout
 from recap.model.layers import Mlp, linear
 
 

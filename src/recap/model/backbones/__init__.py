@@ -20,7 +20,7 @@ from recap.model.backbones.gdcn import Gdcn
 from recap.model.backbones.mask_net import MaskNet
 from recap.model.backbones.rank_mixer import RankMixer
 from recap.model.backbones.wukong import Wukong
-from recap.model.inputs.inputs import InputLayout
+from recap.model.inputs.layout import InputLayout
 from recap.model.layers import Mlp
 
 Backbone = Mlp | MaskNet | Dcn | Dlrm | Gdcn | FinalMlp | Wukong | RankMixer

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from recap.model.inputs.inputs import InputLayout
+from recap.model.inputs.layout import InputLayout
 from recap.model.layers import Mlp
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from recap.config.backbones import WukongConfig
-from recap.model.inputs.inputs import InputLayout
+from recap.model.inputs.layout import InputLayout
 from recap.model.layers import Mlp, linear
 
 

@@ -1,4 +1,4 @@
-"""All histories of a batch: what stands in their columns becomes events, and each goes through its encoder."""
+"""All histories of a batch: their columns become events, and each history goes through its encoder."""
 
 from collections.abc import Mapping
 
@@ -6,82 +6,81 @@ import torch
 from torch import Tensor, nn
 
 from recap.config.base import DEFAULT
-from recap.config.discrete import SharedTable
 from recap.config.features import FeaturesConfig
-from recap.config.histories import HistoryColumns, HistoryModelConfig, NumberEvents, PoolingConfig
+from recap.config.histories import HistoryColumns, HistoryModelConfig, PoolingConfig
 from recap.data.batch import Batch
 from recap.model.histories import build_history_encoder
-from recap.model.inputs.embeddings import DiscreteEmbeddings
 from recap.model.inputs.featurization import finite, signed_log
+from recap.model.inputs.tables import TableSpec
 from recap.model.layers import linear
 from recap.model.names import NamedModules
 
 
 class Events(nn.Module):
-    """The vector of each event: the embedding of its id, and to that is added what its attributes say.
+    """The vector of an event: the embedding of its id plus a term for each attribute.
 
-    A discrete attribute adds an embedding of the same width; one that shares a table that embedding, projected; a
-    number x adds sign(x) · log1p|x|, projected. So an event keeps the width of the ids, and can be compared to them.
+    The term of a discrete attribute is an embedding of the same width, or, where the attribute shares a table, that
+    embedding projected; of a number x, sign(x) · log1p|x|, projected. So an event is as wide as the embedding of an id
+    and can be compared to it.
     """
 
-    def __init__(self, name: str, history: HistoryColumns, features: FeaturesConfig, widths: Mapping[str, int]) -> None:
-        """`widths` of the tables."""
+    def __init__(self, name: str, history: HistoryColumns, tables: Mapping[str, TableSpec]) -> None:
+        """`tables` by feature."""
         super().__init__()
-        self.name = name
-        self.ids = features.table_of(f"{name}/ids", history.ids)
-        self.width = widths[self.ids]
-        self.tables: dict[str, str] = {}
+        self.ids = f"{name}/ids"
+        self.width = tables[self.ids].width
+        self.attributes = {key: f"{name}/attributes/{key}" for key in history.attributes}
         projections: dict[str, nn.Module] = {}
-        for key, attribute in history.attributes.items():
-            if isinstance(attribute, NumberEvents):
+        for key, feature in self.attributes.items():
+            if feature not in tables:  # numbers
                 projections[key] = linear(1, self.width)
-                continue
-            self.tables[key] = features.table_of(f"{name}/attributes/{key}", attribute)
-            if isinstance(attribute, SharedTable):
-                projections[key] = linear(widths[attribute.table], self.width)
-        self.attributes = list(history.attributes)
+            elif tables[feature].name != feature:  # the table of another feature
+                projections[key] = linear(tables[feature].width, self.width)
         self.projections = NamedModules(projections)
         self.projected = set(projections)
 
-    def forward(self, histories: Mapping[str, Tensor], embeddings: DiscreteEmbeddings) -> Tensor:
-        """What `encode_history` gives → [B, L, width]."""
-        events = embeddings.rows(self.ids, histories[f"{self.name}/ids"])
-        for key in self.attributes:
-            values = histories[f"{self.name}/attributes/{key}"]
-            if key in self.tables:
-                said = embeddings.rows(self.tables[key], values)
-            else:
-                said = signed_log(finite(values))[..., None]
-            events = events + (self.projections.named(key)(said) if key in self.projected else said)
+    def forward(self, histories: Mapping[str, Tensor], embeddings: Mapping[str, Tensor]) -> Tensor:
+        """`Batch.histories` and embeddings by feature → [B, L, width]."""
+        events = embeddings[self.ids]
+        for key, feature in self.attributes.items():
+            term = embeddings[feature] if feature in embeddings else _numbers(histories[feature])
+            if key in self.projected:
+                term = self.projections.named(key)(term)
+            events = events + term
         return events
 
 
+def _numbers(values: Tensor) -> Tensor:
+    """[B, L] → [B, L, 1]."""
+    return signed_log(finite(values))[..., None]
+
+
 class Histories(nn.Module):
-    """`Batch` → [B, Σ widths], histories in the order of the configuration; the tables are those of `embeddings`."""
+    """`Batch` and embeddings by feature → [B, out_features], histories in the order of the configuration."""
 
     def __init__(
-        self, features: FeaturesConfig, models: Mapping[str, HistoryModelConfig], embeddings: DiscreteEmbeddings
+        self, features: FeaturesConfig, models: Mapping[str, HistoryModelConfig], tables: Mapping[str, TableSpec]
     ) -> None:
-        """`models` by the name of the history, or `default`."""
+        """`models` by the name of the history, or `default`; `tables` by feature."""
         super().__init__()
         self.names = list(features.histories)
         self.targets: dict[str, str] = {}
         events, encoders = {}, {}
         for name, history in features.histories.items():
             config = (models[name] if name in models else models[DEFAULT]).encoder
-            events[name] = Events(name, history, features, embeddings.width_of)
+            events[name] = Events(name, history, tables)
             encoders[name] = build_history_encoder(config, events[name].width, history.max_length)
             if not isinstance(config, PoolingConfig):
                 self.targets[name] = config.target
         self.events, self.encoders = NamedModules(events), NamedModules(encoders)
         self.out_features = sum(encoder.out_features for encoder in encoders.values())
 
-    def forward(self, batch: Batch, embeddings: DiscreteEmbeddings) -> Tensor:
-        """The vectors of all histories side by side; `embeddings` own the tables, so they are given, not held."""
-        found = []
+    def forward(self, batch: Batch, embeddings: Mapping[str, Tensor]) -> Tensor:
+        """The outputs of the encoders side by side."""
+        outputs = []
         for name in self.names:
             target = self.targets.get(name)
-            candidate = embeddings.of_feature(target, batch.discrete).squeeze(1) if target is not None else None
+            candidate = embeddings[target].squeeze(1) if target is not None else None  # [B, width]
             events = self.events.named(name)(batch.histories, embeddings)
-            found.append(self.encoders.named(name)(events, batch.histories[f"{name}/length"], candidate))
-        return torch.cat(found, dim=1)
+            outputs.append(self.encoders.named(name)(events, batch.histories[f"{name}/length"], candidate))
+        return torch.cat(outputs, dim=1)

@@ -1,7 +1,6 @@
-"""The columns of a batch as one row of numbers, and where each feature stands in it."""
+"""`Inputs`: the columns of a batch → one row of numbers for each impression."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,67 +10,67 @@ from recap.config.recap import RecapConfig
 from recap.data.batch import Batch
 from recap.data.encoding.assets import Assets, column_width, discrete_columns, discrete_sizes
 from recap.model.histories.inputs import Histories
-from recap.model.inputs.embeddings import DiscreteEmbeddings
 from recap.model.inputs.featurization import build_featurization
+from recap.model.inputs.layout import InputLayout
 from recap.model.inputs.position import PositionDebias
+from recap.model.inputs.tables import LocalTables, Tables, table_specs
 from recap.model.names import NamedModules
 
 
-@dataclass(frozen=True)
-class InputLayout:
-    """What the columns of [B, width] are: first numbers, then embeddings end to end."""
+class _DiscreteFeature(NamedTuple):
+    """A discrete feature that has a table."""
 
-    numbers: int
-    """Columns that are featurized numbers, vectors, the position and histories, or anything else without fields."""
-    embeddings: Sequence[int] = ()
-    """Width of each embedding, in order."""
-
-    @classmethod
-    def of_numbers(cls, width: int) -> "InputLayout":
-        """That of `width` columns which are no embeddings, such as the output of another network."""
-        return cls(width)
-
-    @property
-    def width(self) -> int:
-        """All columns."""
-        return self.numbers + sum(self.embeddings)
+    columns: slice
+    """Its columns in `Batch.discrete`."""
+    length: int
+    """Values a row; each has one code or, hashed, several."""
 
 
 class Inputs(nn.Module):
-    """Featurized columns, vectors, the position, histories and embeddings: `Batch` → [B, layout.width] float32."""
+    """`Batch` → [B, layout.width] float32: featurized numbers, vectors, the position, histories, embeddings."""
 
     def __init__(self, config: RecapConfig, assets: Assets) -> None:
         super().__init__()
         features, model = config.features, config.model
         lengths = {name: vector.length for name, vector in features.vectors.items()}
+        self.joins_binary = BINARY in model.featurization.join
+        self.joined_vectors = [name for name in lengths if name in model.featurization.join]
+        self.vector_names = [name for name in lengths if name not in model.featurization.join]
+        continuous = sum(column_width(column, assets) for column in features.continuous)
         binary = sum(column_width(column, assets) for column in features.binary)
-        joined = model.featurization.join
-        self.joins_binary = BINARY in joined
-        self.joined_vectors = [name for name in lengths if name in joined]
-        self.vector_names = [name for name in lengths if name not in joined]
-        self.featurization = build_featurization(
-            model.featurization,
-            sum(column_width(column, assets) for column in features.continuous),
-            binary * self.joins_binary + sum(lengths[name] for name in self.joined_vectors),
-        )
+        joined = sum(lengths[name] for name in self.joined_vectors)
+        numbers = sum(lengths[name] for name in self.vector_names)
+        if self.joins_binary:
+            joined += binary
+        else:
+            numbers += binary
+        self.featurization = build_featurization(model.featurization, continuous, joined)
+        numbers += self.featurization.out_features
         self.vector_norms = NamedModules({name: nn.LayerNorm(lengths[name]) for name in self.vector_names})
-        sizes, widths = discrete_sizes(features, assets), model.widths
+        columns = discrete_columns(features)
         self.position: PositionDebias | None = None
         if model.position_debias is not None:
             feature = model.position_debias.feature
-            self.position = PositionDebias(model.position_debias, sizes[feature])
-            self.position_column = discrete_columns(features)[feature].start
-            widths[feature] = 0
-        self.embeddings = DiscreteEmbeddings(features, widths, sizes)
-        self.histories = Histories(features, model.histories, self.embeddings) if features.histories else None
-        numbers = self.featurization.out_features + sum(lengths[name] for name in self.vector_names)
-        numbers += binary * (not self.joins_binary)
-        numbers += self.position.out_features if self.position is not None else 0
-        numbers += self.histories.out_features if self.histories is not None else 0
-        self.layout = InputLayout(numbers, self.embeddings.widths)
+            self.position = PositionDebias(model.position_debias, discrete_sizes(features, assets)[feature])
+            self.position_column = columns[feature].start
+            numbers += self.position.out_features
+        self.embeddings: Tables = LocalTables(table_specs(config, assets))
+        tables = self.embeddings.by_feature
+        self.discrete = {
+            name: _DiscreteFeature(columns[name], discrete.length)
+            for name, discrete in features.discrete.items()
+            if name in tables
+        }
+        self.event_codes = [feature for feature in tables if feature not in features.discrete]
+        self.histories: Histories | None = None
+        if features.histories:
+            self.histories = Histories(features, model.histories, tables)
+            numbers += self.histories.out_features
+        widths = [tables[name].width for name, feature in self.discrete.items() for _ in range(feature.length)]
+        self.layout = InputLayout(numbers, widths)
 
     def forward(self, batch: Batch) -> Tensor:
-        """The inputs of every row of `batch`."""
+        """The inputs of every row of `batch`; its labels, weights and users are not read."""
         binary = batch.binary.float()
         joined = [binary] if self.joins_binary else []
         joined += [batch.vectors[name].float() for name in self.joined_vectors]
@@ -82,8 +81,16 @@ class Inputs(nn.Module):
         parts += [self.vector_norms.named(name)(batch.vectors[name].float()) for name in self.vector_names]
         if self.position is not None:
             parts.append(self.position(batch.discrete[:, self.position_column]))
+        embeddings = self.embeddings(self._codes(batch))  # feature → [B, N, width]
         if self.histories is not None:
-            parts.append(self.histories(batch, self.embeddings))
-        if self.layout.embeddings:
-            parts.append(self.embeddings(batch.discrete))
+            parts.append(self.histories(batch, embeddings))
+        parts += [embeddings[name].flatten(1) for name in self.discrete]
         return torch.cat(parts, dim=1)
+
+    def _codes(self, batch: Batch) -> dict[str, Tensor]:
+        """The codes of every feature that has a table, [B, N, codes of a value]."""
+        codes = {
+            name: torch.unflatten(batch.discrete[:, columns], 1, (length, -1))
+            for name, (columns, length) in self.discrete.items()
+        }
+        return codes | {feature: batch.histories[feature] for feature in self.event_codes}

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from recap.config.model import PositionDebiasConfig
-from recap.model.inputs.embeddings import embedding_table
+from recap.model.inputs.tables import embedding_table
 
 HIDDEN = 0
 """The row of the table for a position that is hidden or not known."""
@@ -23,7 +23,7 @@ class PositionDebias(nn.Module):
         self.drop_probability = config.drop_probability
         self.out_features = config.num_dims
         self.last_row = min(positions, config.max_position + 1)
-        self.table = embedding_table(self.last_row, config.num_dims)
+        self.table = embedding_table(self.last_row + 1, config.num_dims)
         averages = config.scored_at == "average"
         self.seen: Tensor | None  # [rows of the table] int64: how often training met each position
         self.register_buffer("seen", torch.zeros(self.last_row + 1, dtype=torch.int64) if averages else None)

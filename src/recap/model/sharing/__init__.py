@@ -5,7 +5,7 @@ from typing import assert_never
 from recap.config.model import ModelConfig
 from recap.config.sharing import CgcConfig, MmoeConfig, PleConfig, ShareAllConfig, ShareNoneConfig, SharePartialConfig
 from recap.model.backbones import build_backbone
-from recap.model.inputs.inputs import InputLayout
+from recap.model.inputs.layout import InputLayout
 from recap.model.sharing.mmoe import Mmoe
 from recap.model.sharing.one_backbone import ShareAll, ShareNone, SharePartial
 from recap.model.sharing.ple import Ple

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from recap.config.model import ModelConfig
 from recap.config.sharing import AitmConfig, EsmmConfig
-from recap.model.inputs.inputs import InputLayout
+from recap.model.inputs.layout import InputLayout
 from recap.model.layers import linear
 from recap.model.names import NamedModules
 

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from recap.config.backbones import BackboneConfig
 from recap.model.backbones import build_backbone
-from recap.model.inputs.inputs import InputLayout
+from recap.model.inputs.layout import InputLayout
 
 
 class Experts(nn.Module):

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from recap.config.backbones import BackboneConfig
 from recap.config.sharing import MmoeConfig
-from recap.model.inputs.inputs import InputLayout
+from recap.model.inputs.layout import InputLayout
 from recap.model.names import NamedModules
 from recap.model.sharing.experts import Experts, Gate, expert_names
 from recap.model.sharing.sharing import Sharing

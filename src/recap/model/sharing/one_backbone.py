@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from recap.model.backbones import Backbone
-from recap.model.inputs.inputs import InputLayout
+from recap.model.inputs.layout import InputLayout
 from recap.model.sharing.sharing import Sharing
 
 

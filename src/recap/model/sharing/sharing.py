@@ -6,7 +6,7 @@ from types import MappingProxyType
 
 from torch import Tensor, nn
 
-from recap.model.inputs.inputs import InputLayout
+from recap.model.inputs.layout import InputLayout
 
 
 class Sharing(nn.Module, ABC):

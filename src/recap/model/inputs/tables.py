@@ -1,0 +1,170 @@
+"""Embedding tables: what they are (`TableSpec`), and how codes become vectors (`Tables`)."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from recap.config.base import DEFAULT
+from recap.config.features import FeaturesConfig
+from recap.config.histories import NumberEvents
+from recap.config.recap import RecapConfig
+from recap.data.encoding.assets import Assets, discrete_sizes
+from recap.data.encoding.pretrained import pretrained_rows
+from recap.model.names import NamedModules
+
+INITIAL_DEVIATION = 0.01
+"""Rows start close to zero, so that a rarely seen code has little effect until it has been learned."""
+
+
+@dataclass(frozen=True)
+class TableSpec:
+    """One embedding table and the features that read it, like TorchRec's `EmbeddingBagConfig`.
+
+    A history has a feature for its ids and one for each attribute that has codes. With
+
+        features:
+          discrete: {hour: {size: 24}, post: {hash: {buckets: 1000}}}
+          histories: {watched: {ids: {column: watched, table: post}}}
+        model:
+          embeddings: {hour: 8, post: 16}
+
+    `table_specs` returns
+
+        [TableSpec(name="hour", num_embeddings=25, width=8, features=("hour",)),
+         TableSpec(name="post", num_embeddings=1001, width=16, features=("post", "watched/ids"))]
+    """
+
+    name: str
+    """The discrete feature, `HISTORY/ids` or `HISTORY/attributes/KEY` that defines the codes."""
+    num_embeddings: int
+    """Rows: one for each known code, and row 0 for unknown values."""
+    width: int
+    features: tuple[str, ...]
+    """Every feature whose codes are rows of this table, the defining one first."""
+
+
+def table_specs(config: RecapConfig, assets: Assets) -> list[TableSpec]:
+    """The tables of a model: those of discrete features, then those of histories, in the order of the configuration.
+
+    A width of 0 leaves a table out. The position has a table of its own (`PositionDebias`).
+    """
+    features, widths = config.features, config.model.widths
+    if config.model.position_debias is not None:
+        widths[config.model.position_debias.feature] = 0
+    specs = []
+    readers = _features_by_table(features)
+    for name, codes in discrete_sizes(features, assets).items():
+        width = _width(features, widths, name)
+        if width:
+            specs.append(TableSpec(name, codes + 1, width, tuple(readers[name])))
+    return specs
+
+
+def _features_by_table(features: FeaturesConfig) -> dict[str, list[str]]:
+    tables = {name: features.table_of(name, column) for name, column in features.discrete.items()}
+    for name, history in features.histories.items():
+        tables[f"{name}/ids"] = features.table_of(f"{name}/ids", history.ids)
+        for key, attribute in history.attributes.items():
+            if not isinstance(attribute, NumberEvents):
+                feature = f"{name}/attributes/{key}"
+                tables[feature] = features.table_of(feature, attribute)
+    readers: dict[str, list[str]] = {table: [table] for table in tables.values()}
+    for feature, table in tables.items():
+        if feature != table:
+            readers[table].append(feature)
+    return readers
+
+
+def _width(features: FeaturesConfig, widths: Mapping[str, int], table: str) -> int:
+    """The width of a table; all tables of a history are as wide as that of its ids."""
+    if table not in features.discrete:
+        history = table.partition("/")[0]
+        ids = features.table_of(f"{history}/ids", features.histories[history].ids)
+        table = ids if ids in features.discrete else history
+    return widths[table] if table in widths else widths[DEFAULT]
+
+
+class Tables(nn.Module, ABC):
+    """Codes by feature → vectors by feature.
+
+    The rest of a model sees only this interface, so replacing `ranker.inputs.embeddings` is enough to shard them.
+
+        >>> tables = LocalTables([TableSpec("post", num_embeddings=1001, width=16, features=("post", "watched/ids"))])
+        >>> codes = {
+        ...     "post": torch.tensor([[[7, 12]], [[0, 0]]]),  # [B = 2, 1 value, 2 codes a value]
+        ...     "watched/ids": torch.tensor([[[7, 12], [3, 9]], [[0, 0], [0, 0]]]),  # [B = 2, L = 2, 2 codes a value]
+        ... }
+        >>> {feature: vectors.shape for feature, vectors in tables(codes).items()}
+        {'post': torch.Size([2, 1, 16]), 'watched/ids': torch.Size([2, 2, 16])}
+    """
+
+    def __init__(self, specs: Sequence[TableSpec]) -> None:
+        super().__init__()
+        self.specs = {spec.name: spec for spec in specs}
+        self.by_feature = {feature: spec for spec in specs for feature in spec.features}
+
+    @abstractmethod
+    def forward(self, codes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Features of `by_feature`, each [B, N, codes of a value] int64 → the same features, each [B, N, width].
+
+        The vector of a value is the sum of the rows of its codes.
+        """
+
+    @abstractmethod
+    def set_rows(self, table: str, codes: Tensor, vectors: Tensor) -> None:
+        """Overwrite rows: `codes` [N] int64, `vectors` [N, width] float32."""
+
+    @abstractmethod
+    def make_gradients_sparse(self) -> None:
+        """From now on the gradient of a table holds only the rows that were looked up."""
+
+
+class LocalTables(Tables):
+    """Every table complete on every rank."""
+
+    def __init__(self, specs: Sequence[TableSpec]) -> None:
+        super().__init__(specs)
+        self.tables = NamedModules({spec.name: embedding_table(spec.num_embeddings, spec.width) for spec in specs})
+
+    def forward(self, codes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {feature: self._vectors(self.by_feature[feature].name, codes[feature]) for feature in codes}
+
+    def _vectors(self, table: str, codes: Tensor) -> Tensor:
+        rows: Tensor = self.tables.named(table)(codes)  # [B, N, codes of a value, width]
+        return rows.squeeze(-2) if codes.shape[-1] == 1 else rows.sum(dim=-2)
+
+    def set_rows(self, table: str, codes: Tensor, vectors: Tensor) -> None:
+        weight = cast(Tensor, self.tables.named(table).weight)
+        with torch.no_grad():
+            weight[codes] = vectors
+
+    def make_gradients_sparse(self) -> None:
+        for table in self.tables.values():
+            assert isinstance(table, nn.Embedding)
+            table.sparse = True
+
+
+def embedding_table(num_embeddings: int, width: int) -> nn.Embedding:
+    """A table with rows close to zero; row 0, for unknown values, is zero."""
+    table = nn.Embedding(num_embeddings, width)
+    nn.init.normal_(table.weight, std=INITIAL_DEVIATION)
+    with torch.no_grad():
+        table.weight[0] = 0.0
+    return table
+
+
+def load_pretrained(tables: Tables, config: RecapConfig, assets: Assets) -> None:
+    """Copy the rows of `model.embeddings.NAME.pretrained` into their tables. Raises DataError."""
+    spaces = config.features.code_spaces
+    for name, embedding in config.model.embeddings.items():
+        if embedding.pretrained is None:
+            continue
+        spec = tables.specs[config.features.own_table(name)]
+        vocabulary, known = assets.get(spec.name), spec.num_embeddings - 1
+        parts = pretrained_rows(embedding.pretrained, name, spec.width, known, spaces[spec.name], vocabulary)
+        for codes, vectors in parts:
+            tables.set_rows(spec.name, torch.from_numpy(codes), torch.from_numpy(vectors))
