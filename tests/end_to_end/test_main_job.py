@@ -106,7 +106,7 @@ def test_predictions_that_are_there_are_kept_unless_told_otherwise(folder: Path)
     recap(folder, *arguments)
     file = next((folder / "kept").glob("*.parquet"))
     before = file.stat().st_mtime_ns
-    assert "already there; add --overwrite" in recap(folder, *arguments, code=2)
+    assert "already exists; add --overwrite" in recap(folder, *arguments, code=2)
     assert file.stat().st_mtime_ns == before
     recap(folder, *arguments, "--overwrite")
 

@@ -89,7 +89,7 @@ def new(
 
     inputs = [*from_data, *(files or [])]
     found = guess_columns(inputs, schema_file)
-    _write(starter(found.columns, found.source, found.rows, found.looked_at), output, overwrite=overwrite)
+    _write(starter(found.columns, found.source, found.rows, found.sampled), output, overwrite=overwrite)
 
 
 @app.command("import")

@@ -8,7 +8,7 @@ from typing import assert_never
 
 from recap.config.data import ArrowConfig, CsvConfig, JsonLinesConfig, ParquetConfig, SourceConfig, TfRecordConfig
 from recap.data.formats.arrow import ArrowFormat
-from recap.data.formats.files import find_files, stamp
+from recap.data.formats.files import stamp
 from recap.data.formats.format import ColumnTypes, Format
 from recap.data.formats.parquet import ParquetFormat
 from recap.data.formats.partitions import PartitionedFormat
@@ -91,12 +91,11 @@ def stem(file: str) -> str:
     return base if ending.lower() in EXTENSIONS else plain
 
 
-def guess_source(inputs: Sequence[str], schema_path: str | None = None) -> SourceConfig:
-    """The source that files are, by how the first one's name ends; what has no known ending is Parquet.
+def guess_source(file: str, inputs: Sequence[str], schema_path: str | None = None) -> SourceConfig:
+    """The source config for `inputs`, by the extension of `file`, one of their files; Parquet if it is unknown.
 
     Raises DataError for TFRecord without `schema_path`.
     """
-    file = find_files(inputs)[0]
     ending = Path(file.removesuffix(".gz")).suffix.lower()
     globs = list(inputs)
     match EXTENSIONS.get(ending, "tfrecord" if file.endswith(".gz") else "parquet"):

@@ -1,4 +1,4 @@
-"""What columns are for, guessed by their type, their content and their name."""
+"""Guesses the role of columns from their types, values and names."""
 
 import re
 from collections.abc import Sequence
@@ -13,17 +13,16 @@ import pyarrow.compute as pc
 from recap.config.base import DEFAULT
 from recap.config.data import SourceConfig
 from recap.config.file.starter import Columns, Guess
-from recap.data.formats.files import find_files
-from recap.data.formats.format import Format
-from recap.data.formats.open import chunks_of, guess_source, open_format
+from recap.data.formats.open import Chunk
+from recap.data.formats.tables import TableFiles
 from recap.errors import DataError
 
-_ROWS = 200_000
-"""Rows that are looked at."""
-_CHUNKS = 64
-"""Chunks they are taken from."""
-_LARGEST_TABLE = 10_000_000
-"""Codes of an embedding that is proposed."""
+_MAX_ROWS = 200_000
+"""Rows that are sampled."""
+_MAX_CHUNKS = 64
+"""Chunks that rows are sampled from."""
+_MAX_CODES = 10_000_000
+"""Size of the largest embedding table that is proposed."""
 
 _ENGAGEMENT = re.compile(
     "(label|target|engage|click|like|fav|favou?rite|share|reply|replie|retweet|repost|follow|comment|forward|view|watch|"
@@ -38,30 +37,29 @@ _TIME = re.compile("time|timestamp|ts|date|datetime|ms|at")
 
 
 @dataclass(frozen=True)
-class Found:
-    """What was found in some files: their columns by role, their rows, how many of them were looked at."""
+class GuessedColumns:
+    """The columns of some files by role, the number of their rows, and how many rows were sampled."""
 
     columns: Columns
     rows: int
-    looked_at: int
+    sampled: int
     source: SourceConfig
 
 
-def guess_columns(inputs: Sequence[str], schema_path: str | None = None) -> Found:
-    """Guess the role of every column of the files that `inputs` match, from some of their rows.
+def guess_columns(inputs: Sequence[str], schema_path: str | None = None) -> GuessedColumns:
+    """Guess the role of every column of the files that `inputs` match, from a sample of their rows.
 
-    `schema_path` lists the columns of TFRecord files. Raises DataError where files are missing or damaged, differ in
+    `schema_path` lists the columns of TFRecord files. Raises DataError for files that are missing or damaged, differ in
     their columns, or hold no label or no feature.
     """
-    files = find_files(inputs)
-    source = guess_source(inputs, schema_path)
-    format_ = open_format(source, {}, files)
-    rows = sum(chunk.rows for file in files for chunk in chunks_of(format_, file))
-    if not rows:
-        raise DataError(f"{files[0]}: not a single row; columns are guessed from their values")
-    names = _names(format_, files)
-    table = _sample(format_, files, names)
-    untyped = {name: file for file in files for name in _untyped(format_, file)}
+    files = TableFiles.open(inputs, schema_path)
+    first = files.files[0]
+    chunks = files.chunks()
+    if not chunks:
+        raise DataError(f"{first}: holds no rows; columns are guessed from their values")
+    names = _names(files)
+    table = _sample(files, chunks, names)
+    untyped = {name: file for file in files.files for name in _untyped(files.schema(file))}
     columns = Columns()
     for name in names:
         if name in untyped:
@@ -71,60 +69,61 @@ def guess_columns(inputs: Sequence[str], schema_path: str | None = None) -> Foun
     shown = ", ".join(names)
     if not columns.labels:
         raise DataError(
-            f"{files[0]}: no column looks like a label: 0 or 1, and named like an engagement, such as is_clicked. "
+            f"{first}: no column looks like a label: 0 or 1, and named like an engagement, such as is_clicked. "
             f"Found: {shown}"
         )
     if not (columns.continuous or columns.binary or columns.discrete or columns.vectors):
         strings = f" Strings need a vocabulary: {columns.vocabularies[0].name}." if columns.vocabularies else ""
-        raise DataError(f"{files[0]}: no column is left that a model could read.{strings} Found: {shown}")
-    return Found(columns, rows, table.num_rows, source)
+        raise DataError(f"{first}: no column is left that a model could read.{strings} Found: {shown}")
+    return GuessedColumns(columns, sum(chunk.rows for chunk in chunks), table.num_rows, files.source)
 
 
-def _names(format_: Format, files: Sequence[str]) -> list[str]:
-    """The columns of all files. Raises DataError where one file lacks or doubles what another has."""
-    names: list[str] = format_.schema(files[0]).names
-    for file in files:
-        found = format_.schema(file).names
-        twice = [name for name in dict.fromkeys(found) if found.count(name) > 1]
+def _names(files: TableFiles) -> list[str]:
+    """The columns of the first file. Raises DataError if a file lacks one of them or has two columns of one name."""
+    first = files.files[0]
+    expected: list[str] = files.schema(first).names
+    for file in files.files:
+        names = files.schema(file).names
+        twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
         if twice:
-            raise DataError(f"{file}: columns stand there twice: {', '.join(twice)}; which is meant cannot be told")
-        lacking = [name for name in names if name not in found]
-        if lacking:
-            raise DataError(f"{file}: lacks the columns {', '.join(lacking)}, which {files[0]} has")
-    return names
+            raise DataError(f"{file}: columns appear twice: {', '.join(twice)}; rename them")
+        missing = [name for name in expected if name not in names]
+        if missing:
+            raise DataError(f"{file}: lacks the columns {', '.join(missing)} of {first}")
+    return expected
 
 
-def _untyped(format_: Format, file: str) -> list[str]:
-    """Columns of a file that hold nothing but null."""
-    return [field.name for field in format_.schema(file) if pa.types.is_null(field.type)]
+def _untyped(schema: pa.Schema) -> list[str]:
+    """Columns in which every value is null."""
+    return [field.name for field in schema if pa.types.is_null(field.type)]
 
 
-def _sample(format_: Format, files: Sequence[str], names: Sequence[str]) -> pa.Table:
-    """Rows from chunks all over the files."""
-    chunks = [chunk for file in files for chunk in chunks_of(format_, file)]
-    chosen = [chunks[index * len(chunks) // _CHUNKS] for index in range(_CHUNKS)] if len(chunks) > _CHUNKS else chunks
-    tables = [format_.read(each.file, each.number, names).slice(0, _ROWS // len(chosen)) for each in chosen]
+def _sample(files: TableFiles, chunks: Sequence[Chunk], names: Sequence[str]) -> pa.Table:
+    """Rows from chunks spread evenly over the files."""
+    if len(chunks) > _MAX_CHUNKS:
+        chunks = [chunks[index * len(chunks) // _MAX_CHUNKS] for index in range(_MAX_CHUNKS)]
+    tables = [table.slice(0, _MAX_ROWS // len(chunks)) for _, table in files.tables(names, chunks)]
     parts = [pa.table({name: _plain(table.column(name)) for name in names}) for table in tables]
     try:
         return pa.concat_tables(parts, promote_options="permissive")
     except pa.ArrowException as error:
-        raise DataError(f"{files[0]} and others hold columns of different types ({error})") from None
+        raise DataError(f"{files.files[0]} and other files hold columns of different types ({error})") from None
 
 
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Dictionaries decoded and truth values as numbers, so that files that differ in these alone go together."""
+    """Decode dictionaries and turn booleans into numbers, so that files that differ only in these fit together."""
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     return column.cast(pa.int8()) if pa.types.is_boolean(column.type) else column
 
 
 def _place(columns: Columns, name: str, values: pa.Array) -> None:
-    """Put one column where it belongs."""
+    """Give one column its role."""
     present = values.drop_null()
     if name == DEFAULT or not name or "${" in name or "\0" in name:
-        columns.left_out.append(Guess(name, "its name means something else here; rename it"))
+        columns.left_out.append(Guess(name, "its name has a special meaning in a configuration; rename it"))
     elif not len(present):
-        columns.left_out.append(Guess(name, "null in every row that was looked at"))
+        columns.left_out.append(Guess(name, "null in every sampled row"))
     elif pa.types.is_nested(values.type):
         _place_list(columns, name, present)
     elif pa.types.is_timestamp(values.type) or pa.types.is_date(values.type):
@@ -134,53 +133,52 @@ def _place(columns: Columns, name: str, values: pa.Array) -> None:
     elif pa.types.is_integer(values.type) or pa.types.is_floating(values.type):
         _place_number(columns, name, values)
     else:
-        columns.left_out.append(Guess(name, f"{values.type} is not read"))
+        columns.left_out.append(Guess(name, f"type {values.type} is not supported"))
 
 
 def _place_list(columns: Columns, name: str, lists: pa.Array) -> None:
     kind = lists.type
     if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
-        columns.left_out.append(Guess(name, f"{lists.type} is not read"))
+        columns.left_out.append(Guess(name, f"type {lists.type} is not supported"))
         return
     lengths = pc.unique(pc.list_value_length(lists)).to_pylist()
     flat = lists.flatten()
     if len(lengths) > 1 or not lengths[0]:
         varying = "lists of varying length; if they are past events, put them under histories"
-        word = varying if len(lengths) > 1 else "empty lists say nothing"
+        word = varying if len(lengths) > 1 else "empty lists"
     elif pa.types.is_floating(flat.type) and not _is_finite(flat):
         word = f"lists of {lengths[0]} floats, some of them not finite"
     elif pa.types.is_floating(flat.type):
         columns.vectors.append(Guess(name, f"lists of {lengths[0]} floats", lengths[0]))
         return
     elif not pa.types.is_integer(flat.type) or not len(flat.drop_null()):
-        word = f"{lists.type} is not read"
+        word = f"type {lists.type} is not supported"
     else:
         low, high = (bound.as_py() for bound in pc.min_max(flat).values())
-        if 0 <= low <= high < _LARGEST_TABLE:
+        if 0 <= low <= high < _MAX_CODES:
             value = {"size": high + 1, "length": lengths[0]}
             columns.discrete.append(Guess(name, f"lists of {lengths[0]} codes, up to {high:,} seen", value))
             return
-        word = f"lists of integers from {low:,} to {high:,}: no codes for an embedding"
+        word = f"lists of integers from {low:,} to {high:,}: not usable as codes of an embedding table"
     columns.left_out.append(Guess(name, word))
 
 
 def _is_finite(floats: pa.Array) -> bool:
-    """Whether all that is not null is finite, in float32 too."""
+    """Whether all values but nulls are finite as float32."""
     numbers = floats.drop_null().cast(pa.float32(), safe=False).to_numpy(zero_copy_only=False)
     return bool(np.isfinite(numbers).all())
 
 
 def _place_time(columns: Columns, name: str, kind: str) -> None:
     if columns.timestamp:
-        word = "another time; an age or an hour made of it can be learned from"
-        columns.left_out.append(Guess(name, word))
+        columns.left_out.append(Guess(name, "another time; a model can learn from an age or hour derived from it"))
     else:
-        columns.timestamp.append(Guess(name, f"{kind}; taken for when the impression was served"))
+        columns.timestamp.append(Guess(name, f"{kind}; assumed to be when the impression was served"))
 
 
 def _place_user(columns: Columns, name: str, values: pa.Array, word: str, *, whole: bool) -> None:
     if values.null_count or not whole:
-        why = "null in some rows" if values.null_count else "not whole numbers"
+        why = "null in some rows" if values.null_count else "not integers"
         columns.left_out.append(Guess(name, f"named like a user, but {why}; every row needs its user"))
     else:
         columns.user.append(Guess(name, word))
@@ -191,7 +189,7 @@ def _place_text(columns: Columns, name: str, texts: pa.Array) -> None:
     if _USER.fullmatch(name.lower()) and not columns.user:
         _place_user(columns, name, texts, f"strings, named like a user; {distinct:,} seen", whole=True)
     elif _words(name)[-1] == "id" or distinct > len(texts) // 2 > 50:
-        columns.ids.append(Guess(name, f"{distinct:,} different strings in {len(texts):,} rows"))
+        columns.ids.append(Guess(name, f"{distinct:,} distinct strings in {len(texts):,} rows"))
     else:
         word = f"{distinct:,} strings seen"
         columns.vocabularies.append(Guess(name, word))
@@ -219,12 +217,12 @@ def _place_number(columns: Columns, name: str, values: pa.Array) -> None:
     elif _USER.fullmatch(name.lower()) and not columns.user:
         _place_user(columns, name, values, f"integers, named like a user; {len(distinct):,} seen", whole=whole)
     elif named(_TIME) and 19_000_000 < low <= high < 22_000_000:
-        guess(columns.left_out, "a date in digits; an age or a weekday made of it can be learned from")
+        guess(columns.left_out, "a date in digits; a model can learn from an age or weekday derived from it")
     elif named(_TIME) and low > 1e8:
         _place_time(columns, name, "large numbers, named like a time")
     elif named(_OUTCOME):
-        guess(columns.left_out, "named like what is only known after the impression")
-    elif whole and ends_in_id and not 0 <= low <= high < min(20 * len(distinct), _LARGEST_TABLE):
+        guess(columns.left_out, "named like an outcome, which is known only after the impression")
+    elif whole and ends_in_id and not 0 <= low <= high < min(20 * len(distinct), _MAX_CODES):
         guess(columns.ids, f"{len(distinct):,} integers, from {low:,.0f} to {high:,.0f}: too sparse for codes")
     elif whole and low >= 0 and (ends_in_id or (high < 64 and not named(_COUNT))):
         word = f"{low:,.0f} to {high:,.0f} seen; raise size if there are more"
@@ -235,7 +233,7 @@ def _place_number(columns: Columns, name: str, values: pa.Array) -> None:
 
 
 def _place_label(columns: Columns, name: str, values: pa.Array, finite: npt.NDArray[Any], *, against: bool) -> None:
-    """A column named like an engagement: a label if it is 0, 1 or missing, and never a feature."""
+    """Make a column named like an engagement a label if it is 0, 1 or missing; it is never a feature."""
     if finite.min() < 0 or np.isinf(values.drop_null().cast(pa.float64()).to_numpy(zero_copy_only=False)).any():
         columns.left_out.append(Guess(name, "named like an engagement, but a label is 0, 1 or null"))
         return

@@ -1,4 +1,4 @@
-"""`recap data inspect`: what files hold, column by column, in one pass and bounded memory."""
+"""`recap data inspect`: describes the columns of files, in one pass and bounded memory."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -8,17 +8,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recap.data.formats.files import find_files
-from recap.data.formats.open import chunks_of, guess_source, open_format
+from recap.data.formats.tables import TableFiles
 from recap.errors import DataError
 
 MAX_DISTINCT = 100_000
-"""Distinct values that are counted; more are only known to be more."""
+"""Distinct values counted per column; beyond, their number is unknown."""
 
 
 @dataclass
 class ColumnReport:
-    """What one column holds."""
+    """The values of one column."""
 
     name: str
     type: str
@@ -29,13 +28,13 @@ class ColumnReport:
     low: Any = None
     high: Any = None
     distinct: int | None = 0
-    """Different values; none: more than are counted, or lists."""
+    """Distinct values; None for more than `MAX_DISTINCT`, and for lists."""
     positives: int | None = None
-    """Ones, in a column of nothing but 0 and 1."""
+    """Ones, if all values are 0 or 1."""
     _values: set[Any] = field(default_factory=set, repr=False)
 
     def add(self, column: pa.ChunkedArray) -> None:
-        """The next rows."""
+        """Add the next rows."""
         self.missing += column.null_count
         values = column.combine_chunks().drop_null()
         values = values if isinstance(values, pa.Array) else pa.concat_arrays(values.chunks)
@@ -64,7 +63,7 @@ class ColumnReport:
             values = values.cast(pa.int8())
         try:
             low, high = (bound.as_py() for bound in pc.min_max(values).values())
-        except pa.ArrowNotImplementedError:  # what has no order has no range
+        except pa.ArrowNotImplementedError:  # values without an order have no range
             return
         self.low = low if self.low is None else min(self.low, low)
         self.high = high if self.high is None else max(self.high, high)
@@ -72,7 +71,7 @@ class ColumnReport:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What some files hold."""
+    """The columns of some files."""
 
     files: int
     format: str
@@ -80,7 +79,7 @@ class Inspection:
     columns: list[ColumnReport]
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values; what JSON cannot say as text."""
+        """Plain values; values that JSON has no type for as text."""
         columns = [
             {key: _plain(value) for key, value in asdict(column).items() if not key.startswith("_")}
             for column in self.columns
@@ -97,21 +96,20 @@ def _plain(value: Any) -> Any:
 def inspect_files(
     inputs: Sequence[str], schema_path: str | None = None, after_rows: Callable[[int], None] = lambda rows: None
 ) -> Inspection:
-    """Look at every row of the files that `inputs` match. Raises DataError for files that cannot be read."""
-    files = find_files(inputs)
-    format_ = open_format(guess_source(inputs, schema_path), {}, files)
-    schema = format_.schema(files[0])
+    """Read every row of the files that `inputs` match. Raises DataError for files that cannot be read."""
+    files = TableFiles.open(inputs, schema_path)
+    first = files.files[0]
+    schema = files.schema(first)
     columns = [ColumnReport(field.name, str(field.type)) for field in schema]
     rows = 0
-    for file in files:
-        found = format_.schema(file)
-        if sorted(found.names) != sorted(schema.names):
-            differs = sorted(set(found.names) ^ set(schema.names)) or ["how often they stand there"]
-            raise DataError(f"{file}: its columns are not those of {files[0]}: {', '.join(differs)}")
-        for chunk in chunks_of(format_, file):
-            table = format_.read(file, chunk.number, schema.names)
+    for file, tables in files.tables_by_file(schema.names):
+        names = files.schema(file).names
+        if sorted(names) != sorted(schema.names):
+            different = sorted(set(names) ^ set(schema.names)) or ["the number of columns of one name"]
+            raise DataError(f"{file}: its columns differ from those of {first}: {', '.join(different)}")
+        for _, table in tables:
             for report in columns:
                 report.add(table.column(report.name))
             rows += table.num_rows
             after_rows(table.num_rows)
-    return Inspection(len(files), format_.name, rows, columns)
+    return Inspection(len(files.files), files.format.name, rows, columns)

@@ -1,4 +1,4 @@
-"""`recap data vocabulary`: the strings of a column, counted; what `features.discrete.NAME.vocabulary` names."""
+"""`recap data vocabulary`: counts the strings of a column, for `features.discrete.NAME.vocabulary`."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from recap.data.formats.files import find_files
-from recap.data.formats.open import chunks_of, guess_source, open_format
+from recap.data.formats.tables import TableFiles
 from recap.errors import DataError, InputError
+from recap.storage import atomic_write
 from recap.text import suggest
 
 
@@ -22,26 +22,24 @@ def count_values(
     min_count: int = 1,
     after_rows: Callable[[int], None] = lambda rows: None,
 ) -> pa.Table:
-    """The strings of a column with their counts, the most frequent first, those of one count by name.
+    """The strings of a column (`value`) with their counts (`count`), the most frequent first, ties by name.
 
-    Strings of fewer than `min_count` rows are left out: they share the unknown bucket with null. Raises DataError where
+    Strings of fewer than `min_count` rows are left out: they share the unknown bucket with null. Raises DataError if
     the column is missing or holds no strings.
     """
-    files = find_files(inputs)
-    format_ = open_format(guess_source(inputs, schema_path), {column: pa.string()}, files)
+    files = TableFiles.open(inputs, schema_path, {column: pa.string()})
     counts: Counter[str] = Counter()
-    for file in files:
-        schema = format_.schema(file)
-        if column not in schema.names:
-            raise DataError(f"{file}: column {column!r}: is missing. {suggest(column, schema.names)}")
-        for chunk in chunks_of(format_, file):
-            table = format_.read(file, chunk.number, [column])
+    for file, tables in files.tables_by_file([column]):
+        names = files.schema(file).names
+        if column not in names:
+            raise DataError(f"{file}: column {column!r}: is missing. {suggest(column, names)}")
+        for _, table in tables:
             counts.update(_counts(table.column(column), f"{file}: column {column!r}"))
             after_rows(table.num_rows)
-    kept = sorted(((-count, value) for value, count in counts.items() if count >= min_count))
-    if not kept:
-        raise DataError(f"{files[0]}: column {column!r}: no string stands in {min_count:,} rows or more")
-    return pa.table({"value": [value for _, value in kept], "count": [-count for count, _ in kept]})
+    frequent = sorted(((-count, value) for value, count in counts.items() if count >= min_count))
+    if not frequent:
+        raise DataError(f"{files.files[0]}: column {column!r}: no string occurs in {min_count:,} rows or more")
+    return pa.table({"value": [value for _, value in frequent], "count": [-count for count, _ in frequent]})
 
 
 def _counts(column: pa.ChunkedArray, where: str) -> dict[str, int]:
@@ -53,19 +51,16 @@ def _counts(column: pa.ChunkedArray, where: str) -> dict[str, int]:
         if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
             column = column.cast(pa.string()) if pa.types.is_binary(column.type) else column.cast(pa.null())
     except pa.ArrowException:
-        raise DataError(f"{where}: holds {column.type}; a vocabulary is of strings") from None
+        raise DataError(f"{where}: holds {column.type}; a vocabulary is made of strings") from None
     counted = pc.value_counts(column.drop_null())
     return dict(zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True))
 
 
 def write_table(table: pa.Table, path: Path) -> None:
-    """Write a table as Parquet, whole or not at all. Raises InputError."""
-    temporary = path.with_name(path.name + ".unfinished")
+    """Write a table as Parquet, atomically. Raises InputError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(table, temporary)
-        temporary.replace(path)
+        with atomic_write(path) as temporary:
+            pq.write_table(table, temporary)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror})") from None
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -18,7 +18,7 @@ from recap.data.encoding.assets import load_assets
 from recap.data.formats import blocks
 from recap.data.formats import text as text_format
 from recap.data.formats.inflate import pieces, read_range
-from recap.data.formats.open import guess_source, open_format
+from recap.data.formats.tables import TableFiles
 from recap.data.formats.tfrecord import reader
 from recap.data.open import open_stream
 from recap.data.stream.batch_stream import BatchStream
@@ -115,7 +115,7 @@ def test_files_of_lines_and_records_may_be_compressed_or_not(
     file = tmp_path / f"rows.{kind}{'.gz' if compressed else ''}"
     file.write_bytes(gzip.compress(data) if compressed else data)
     schema = str(formats / "scalars" / kind / "schema.json") if kind == "tfrecord" else None
-    format_ = open_format(guess_source([str(file)], schema), {})
+    format_ = TableFiles.open([str(file)], schema).format
     assert sum(format_.chunk_rows(str(file))) == 150
     table = format_.read(str(file), 0, ["post_id", "like"])
     assert table.column("post_id").to_pylist() == list(range(150))
@@ -151,7 +151,7 @@ def test_a_damaged_file_is_told_with_its_rows(name: str, text: str, message: str
         whole = gzip.compress(b"a,b\n1,2\n" * 100)
         file.write_bytes(whole[: len(whole) // 2])
         message = "cannot be read"
-    format_ = open_format(guess_source([str(file)]), {})
+    format_ = TableFiles.open([str(file)]).format
     with pytest.raises(DataError, match=f"{name}: {message}"):
         format_.read(str(file), 0, format_.schema(str(file)).names)
 
@@ -162,7 +162,7 @@ def test_text_is_read_as_the_types_the_configuration_asks_for(tmp_path: Path) ->
     types = {"age": pa.float64(), "word": pa.string(), "absent": pa.float64()}
     for name in ("x.csv", "x.jsonl"):
         file = str(tmp_path / name)
-        format_ = open_format(guess_source([file]), types)
+        format_ = TableFiles.open([file], types=types).format
         assert format_.schema(file).names == ["age", "word", "like"]
         assert format_.read(file, 0, ["word", "age"]).to_pydict() == {"word": ["7", "8"], "age": [1.0, None]}
 
@@ -193,10 +193,10 @@ def test_two_inputs_never_become_one_file_nor_one_itself(formats: Path, tmp_path
 
     made = formats / "made" / "scalars" / "part-0.parquet"
     shutil.copy(made, tmp_path / "a.parquet")
-    with pytest.raises(InputError, match="would be written over itself"):
+    with pytest.raises(InputError, match="would be overwritten by its own output"):
         convert_files([str(tmp_path / "a.parquet")], tmp_path, "parquet", overwrite=True)
     shutil.copy(made, tmp_path / "a.feather")
-    with pytest.raises(InputError, match="would become the same file as another input"):
+    with pytest.raises(InputError, match=r"would become the same file as .*a.feather"):
         convert_files([str(tmp_path / "a.*")], tmp_path / "out", "csv")
 
 
@@ -208,7 +208,7 @@ def test_a_flipped_byte_of_a_compressed_file_is_told(tmp_path: Path) -> None:
     for place in range(len(whole)):
         file.write_bytes(whole[:place] + bytes([whole[place] ^ 128]) + whole[place + 1 :])
         forget()
-        format_ = open_format(guess_source([str(file)]), {})
+        format_ = TableFiles.open([str(file)]).format
         try:
             assert format_.read(str(file), 0, ["x"]).column("x").to_pylist() == [1, 22]
         except DataError as error:
@@ -227,4 +227,4 @@ def test_what_would_come_back_as_something_else_is_not_written(tmp_path: Path) -
     pq.write_table(pa.table({"x": [1, 2], "nothing": pa.nulls(2, pa.int64())}), tmp_path / "nulls.parquet")
     convert_files([str(tmp_path / "nulls.parquet")], tmp_path / "out", "jsonl")
     file = str(tmp_path / "out" / "nulls.jsonl")
-    assert open_format(guess_source([file]), {}).schema(file).names == ["x", "nothing"]
+    assert TableFiles.open([file]).format.schema(file).names == ["x", "nothing"]

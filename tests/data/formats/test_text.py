@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recap.data.formats.format import Format
-from recap.data.formats.open import guess_source, open_format
+from recap.data.formats.tables import TableFiles
 from recap.errors import DataError
 
 
 def open_text(file: Path) -> Format:
-    return open_format(guess_source([str(file)]), {})
+    return TableFiles.open([str(file)]).format
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_a_block_of_wrong_lines_is_told_as_a_whole(tmp_path: Path) -> None:
 def test_only_an_empty_value_of_csv_is_null(tmp_path: Path) -> None:
     file = tmp_path / "x.csv"
     file.write_text('country,age\nNA,1\nnull,\n"",2\n,3\n')
-    format_ = open_format(guess_source([str(file)]), {"country": pa.string(), "age": pa.float64()})
+    format_ = TableFiles.open([str(file)], types={"country": pa.string(), "age": pa.float64()}).format
     table = format_.read(str(file), 0, ["country", "age"])
     assert table.column("country").to_pylist() == ["NA", "null", "", None]
     assert table.column("age").to_pylist() == [1, None, 2, 3]
@@ -73,7 +73,7 @@ def test_only_an_empty_value_of_csv_is_null(tmp_path: Path) -> None:
 def test_an_empty_line_of_several_columns_is_no_row(tmp_path: Path) -> None:
     file = tmp_path / "x.csv"
     file.write_text("a,b\n1,2\n\n3,4\n")
-    format_ = open_format(guess_source([str(file)]), {})
+    format_ = TableFiles.open([str(file)]).format
     with pytest.raises(DataError, match=r"x.csv: row 1: the line gives 0 rows; a row is one line"):
         format_.read(str(file), 0, ["a"])
 
@@ -81,7 +81,7 @@ def test_an_empty_line_of_several_columns_is_no_row(tmp_path: Path) -> None:
 def test_a_column_of_text_that_stands_there_twice_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "x.csv"
     file.write_text("a,a\n1,2\n")
-    format_ = open_format(guess_source([str(file)]), {})
+    format_ = TableFiles.open([str(file)]).format
     with pytest.raises(DataError, match="column 'a': stands there twice"):
         format_.read(str(file), 0, format_.schema(str(file)).names)
 
@@ -89,7 +89,7 @@ def test_a_column_of_text_that_stands_there_twice_is_refused(tmp_path: Path) -> 
 def test_a_key_that_nobody_reads_may_hold_values_of_several_types(tmp_path: Path) -> None:
     file = tmp_path / "x.jsonl"
     file.write_text('{"l": 1, "x": 1, "meta": 1}\n{"l": 0, "x": 2, "meta": "a"}\n')
-    format_ = open_format(guess_source([str(file)]), {"l": pa.float64(), "x": pa.float64(), "absent": pa.float64()})
+    format_ = TableFiles.open([str(file)], types={"l": pa.float64(), "x": pa.float64(), "absent": pa.float64()}).format
     assert format_.schema(str(file)).names == ["l", "x"]
     assert format_.read(str(file), 0, ["x"]).column("x").to_pylist() == [1, 2]
 
@@ -97,7 +97,7 @@ def test_a_key_that_nobody_reads_may_hold_values_of_several_types(tmp_path: Path
 def test_a_value_of_the_wrong_type_is_told_with_its_line(tmp_path: Path) -> None:
     file = tmp_path / "x.jsonl"
     file.write_text('{"l": 1, "x": 1}\n{"l": 0, "x": "bad"}\n{"l": 1, "x": 2}\n')
-    format_ = open_format(guess_source([str(file)]), {"l": pa.float64(), "x": pa.float64()})
+    format_ = TableFiles.open([str(file)], types={"l": pa.float64(), "x": pa.float64()}).format
     with pytest.raises(DataError, match=r"x.jsonl: row 1: not readable as JSON lines") as caught:
         format_.read(str(file), 0, ["l", "x"])
     assert caught.value.rows == (1,)

@@ -93,15 +93,15 @@ def test_labels_weigh_one_over_their_rate_and_complaints_count_against(columns: 
 def test_each_column_has_a_word_and_those_left_out_say_why(columns: Columns) -> None:
     assert all(guess.word for guesses in vars(columns).values() for guess in guesses)
     assert {guess.name: guess.word for guess in columns.left_out} == {
-        "is_clicked_at_ms": "another time; an age or an hour made of it can be learned from",
-        "day": "null in every row that was looked at",
-        "date": "a date in digits; an age or a weekday made of it can be learned from",
+        "is_clicked_at_ms": "another time; a model can learn from an age or hour derived from it",
+        "day": "null in every sampled row",
+        "date": "a date in digits; a model can learn from an age or weekday derived from it",
         "history": "lists of varying length; if they are past events, put them under histories",
-        "place": "struct<x: int64> is not read",
+        "place": "type struct<x: int64> is not supported",
         "version": "always 7",
-        "play_time_ms": "named like what is only known after the impression",
+        "play_time_ms": "named like an outcome, which is known only after the impression",
         "not_a_number": "never a finite number",
-        "default": "its name means something else here; rename it",
+        "default": "its name has a special meaning in a configuration; rename it",
     }
     assert columns.continuous[0].word.endswith("% null")
 
@@ -123,9 +123,9 @@ def test_data_without_labels_or_rows_or_with_other_columns_is_refused(file: Path
     no_label = write("no_label.parquet", table().drop_columns(["is_clicked", "is_reported"]))
     with pytest.raises(DataError, match=r"no column looks like a label: .* Found: user_id, post_id"):
         guess_columns([no_label])
-    with pytest.raises(DataError, match="not a single row; columns are guessed from their values"):
+    with pytest.raises(DataError, match="holds no rows; columns are guessed from their values"):
         guess_columns([write("empty.parquet", table().slice(0, 0))])
-    with pytest.raises(DataError, match=r"no_label.parquet: lacks the columns is_clicked, is_reported, which .*rows"):
+    with pytest.raises(DataError, match=r"no_label.parquet: lacks the columns is_clicked, is_reported of .*rows"):
         guess_columns([str(file), no_label])
     other = table().set_column(0, "user_id", pa.array(["a"] * ROWS))
     with pytest.raises(DataError, match="hold columns of different types"):
@@ -149,13 +149,17 @@ def guessed(folder: Path, *tables: dict[str, Any], row_group_size: int = 1000) -
         ("is_liked", [-1, 1, 1, -1], "named like an engagement, but a label is 0, 1 or null"),
         ("is_liked", [0.0, 1.0, 1.0, float("inf")], "named like an engagement, but a label is 0, 1 or null"),
         ("user_id", [5, 6, None, 7], "named like a user, but null in some rows; every row needs its user"),
-        ("user_id", [5.0, 6.0, 7.0, 8.0], "named like a user, but not whole numbers; every row needs its user"),
+        ("user_id", [5.0, 6.0, 7.0, 8.0], "named like a user, but not integers; every row needs its user"),
         ("user_id", ["a", None, "b", "c"], "named like a user, but null in some rows; every row needs its user"),
         ("vector", [[1.0, 2.0], [1.0, float("nan")]] * 2, "lists of 2 floats, some of them not finite"),
         ("vector", [[1.0, 1e300], [1.0, 2.0]] * 2, "lists of 2 floats, some of them not finite"),
-        ("ids", [[10**12, 5], [1, 2]] * 2, "lists of integers from 1 to 1,000,000,000,000: no codes for an embedding"),
-        ("ids", [[-1, 5], [1, 2]] * 2, "lists of integers from -1 to 5: no codes for an embedding"),
-        ("${HOME}", [1.5, 2.5, 3.5, 4.5], "its name means something else here; rename it"),
+        (
+            "ids",
+            [[10**12, 5], [1, 2]] * 2,
+            "lists of integers from 1 to 1,000,000,000,000: not usable as codes of an embedding table",
+        ),
+        ("ids", [[-1, 5], [1, 2]] * 2, "lists of integers from -1 to 5: not usable as codes of an embedding table"),
+        ("${HOME}", [1.5, 2.5, 3.5, 4.5], "its name has a special meaning in a configuration; rename it"),
     ],
 )
 def test_what_a_run_would_refuse_is_left_out(name: str, values: list[Any], word: str, tmp_path: Path) -> None:
@@ -202,7 +206,7 @@ def test_data_without_a_feature_or_with_a_column_twice_is_refused(tmp_path: Path
         guess_columns([str(tmp_path / "a.parquet")])
     twice = pa.table([[0, 1], [0.5, 1.5], [0.5, 1.5]], names=["is_clicked", "x", "x"])
     pq.write_table(twice, tmp_path / "b.parquet")
-    with pytest.raises(DataError, match="columns stand there twice: x; which is meant cannot be told"):
+    with pytest.raises(DataError, match="columns appear twice: x; rename them"):
         guess_columns([str(tmp_path / "b.parquet")])
     with pytest.raises(DataError, match=r"is a folder; name its files, such as .*\*.parquet"):
         guess_columns([str(tmp_path)])

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recap.data.formats.format import Format
-from recap.data.formats.open import chunks_of, guess_source, open_format
+from recap.data.formats.open import chunks_of
+from recap.data.formats.tables import TableFiles
 from recap.data.formats.tfrecord.example import (
     BYTES,
     FLOATS,
@@ -199,7 +200,7 @@ def records(tmp_path: Path) -> Path:
 
 
 def open_records(file: Path) -> Format:
-    return open_format(guess_source([str(file)], str(file.with_name("schema.json"))), {})
+    return TableFiles.open([str(file)], str(file.with_name("schema.json"))).format
 
 
 def read_records(file: Path, without: Sequence[int] = ()) -> pa.Table:

@@ -74,5 +74,5 @@ def test_files_of_other_columns_are_refused(tmp_path: Path) -> None:
         write(tmp_path / "a.parquet", {"x": [1], "y": [1]}),
         write(tmp_path / "b.parquet", {"x": [1], "z": [1]}),
     )
-    with pytest.raises(DataError, match=r"b.parquet: its columns are not those of .*a.parquet: y, z"):
+    with pytest.raises(DataError, match=r"b.parquet: its columns differ from those of .*a.parquet: y, z"):
         inspect_files([first, second])

@@ -17,8 +17,8 @@ from recap.config.data import SourceKind
 from recap.config.recap import JobMode
 from recap.data.encoding.assets import load_assets
 from recap.data.formats.files import find_files
-from recap.data.formats.open import guess_source, open_format
 from recap.data.formats.partitions import folder_values
+from recap.data.formats.tables import TableFiles
 from recap.data.open import open_stream
 from recap.data.stream.batch_stream import BatchStream
 from recap.data.tools.convert import convert_files
@@ -75,7 +75,7 @@ def test_a_folder_says_what_it_says_to_a_dataset_of_pyarrow(rows: list[tuple[str
         pa.dataset.write_dataset(table, root, format="parquet", partitioning=["a b", "c"], partitioning_flavor="hive")
         expected = pa.dataset.dataset(root, partitioning="hive").to_table().sort_by("row")
         files = find_files([f"{root}/**/*.parquet"])
-        format_ = open_format(guess_source(files), {}, files)
+        format_ = TableFiles.open(files).format
         columns = ["c", "row", "a b"]
         found = pa.concat_tables(format_.read(file, 0, columns) for file in files).sort_by("row")
         assert found.column_names == columns
@@ -127,7 +127,7 @@ def test_a_column_of_the_file_is_the_files(tmp_path: Path) -> None:
     file = tmp_path / "a=1" / "b=2" / "a=3" / "x=4.parquet"
     file.parent.mkdir(parents=True)
     pq.write_table(pa.table({"b": ["own"], "c": [0]}), file)
-    format_ = open_format(guess_source([str(file)]), {})
+    format_ = TableFiles.open([str(file)]).format
     assert format_.schema(str(file)).names == ["b", "c", "a"]
     assert format_.read(str(file), 0, ["a", "b"]).to_pydict() == {"a": [1], "b": ["own"]}
     assert folder_values("s3://bucket/=1/x=a%20b/b%2Fy=/file=1") == {"x": "a b", "b/y": ""}
@@ -135,7 +135,7 @@ def test_a_column_of_the_file_is_the_files(tmp_path: Path) -> None:
 
 def test_rows_that_are_left_out_are_left_out_of_the_constants(folder: Path) -> None:
     file = str(folder / "parquet" / "language=en" / "hour=07" / "part.parquet")
-    format_ = open_format(guess_source([file]), {})
+    format_ = TableFiles.open([file]).format
     assert format_.read(file, 0, ["hour"], [3, 5]).to_pydict() == {"hour": [7] * 18}
     table = format_.read(file, 2, ["post_id", "hour"], [0])
     assert (table.column("post_id").to_pylist(), table.num_rows) == (list(range(41, 50)), 9)

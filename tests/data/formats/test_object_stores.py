@@ -28,7 +28,7 @@ from recap.data.encoding.assets import load_assets
 from recap.data.encoding.encoder import RowEncoder
 from recap.data.formats import filesystem
 from recap.data.formats.files import find_files, open_file, read_whole, relative_names, stamp
-from recap.data.formats.open import guess_source, open_format
+from recap.data.formats.tables import TableFiles
 from recap.data.open import open_stream
 from recap.data.stream.batch_stream import BatchStream
 from recap.data.stream.source import Source
@@ -190,7 +190,7 @@ def test_a_damaged_file_is_told_with_its_url(store: str) -> None:
             stream.write(b"no such thing")
         url = f"s3://feed/damaged/{name}"
         with pytest.raises(DataError, match=f"^{url}: {message}"):
-            open_format(guess_source([url]), {}).schema(url)
+            TableFiles.open([url]).format.schema(url)
 
 
 def test_a_vocabulary_that_is_not_there_is_told(store: str) -> None:
@@ -290,7 +290,9 @@ def test_a_file_of_a_store_that_changed_is_told(store: str) -> None:
             pq.write_table(feed_table(rows), stream)
 
     write(20)
-    source = Source(guess_source(["s3://feed/changing/*"]), RowEncoder(FeaturesConfig(continuous=["followers"]), {}))
+    source = Source(
+        TableFiles.open(["s3://feed/changing/*"]).source, RowEncoder(FeaturesConfig(continuous=["followers"]), {})
+    )
     assert len(source.loader.load([source.chunks[0]]).parts[0]) == 20
     write(30)
     with pytest.raises(DataError, match=r"changed since this job began: it holds [\d,]+ bytes instead of"):

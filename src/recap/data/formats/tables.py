@@ -1,0 +1,128 @@
+"""Table files of any format, found by globs and read ahead of their reader."""
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from functools import partial
+from itertools import chain
+from typing import Self, TypeVar
+
+import pyarrow as pa
+
+from recap.config.data import SourceConfig
+from recap.data.formats.files import find_files
+from recap.data.formats.format import ColumnTypes
+from recap.data.formats.open import Chunk, chunks_of, guess_source, open_format
+from recap.errors import DataError
+
+_THREADS = 2
+_CHUNKS_AHEAD = 2
+"""Chunks in memory beside the one in use."""
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class TableFiles:
+    """Files of one format, in order of name."""
+
+    def __init__(self, files: Sequence[str], source: SourceConfig, types: ColumnTypes | None = None) -> None:
+        """`files` are those of `source`; `types`: the types to read columns as where a format stores none."""
+        self.files = list(files)
+        self.source = source
+        self.format = open_format(source, types or {}, files)
+
+    @classmethod
+    def open(cls, inputs: Sequence[str], schema_path: str | None = None, types: ColumnTypes | None = None) -> Self:
+        """The files that globs match; the name of the first one tells the format of all.
+
+        `schema_path` lists the columns of TFRecord files. Raises DataError if a glob matches no file.
+        """
+        files = find_files(inputs)
+        return cls(files, guess_source(files[0], inputs, schema_path), types)
+
+    def schema(self, file: str) -> pa.Schema:
+        """The columns of a file. Raises DataError."""
+        return self.format.schema(file)
+
+    def chunks(self) -> list[Chunk]:
+        """The chunks of all files. Raises DataError."""
+        return [chunk for file in self.files for chunk in chunks_of(self.format, file)]
+
+    def tables(
+        self, columns: Sequence[str] | None = None, chunks: Sequence[Chunk] | None = None
+    ) -> Iterator[tuple[Chunk, pa.Table]]:
+        """Each chunk (default: of all files) with its rows, in order, read ahead.
+
+        `columns` default to all columns of each file. Raises DataError at the chunk or file that cannot be read.
+        """
+        with closing(self._read_ahead(self.files, columns, chunks)) as reads:
+            for chunk, table in reads:
+                if chunk is not None:
+                    yield chunk, table
+
+    def tables_by_file(
+        self, columns: Sequence[str] | None = None, files: Sequence[str] | None = None
+    ) -> Iterator[tuple[str, Iterator[tuple[Chunk, pa.Table]]]]:
+        """Each file (default: all), including files without rows, with its chunks and their rows as `tables` has them.
+
+        Consume the tables of a file before asking for the next file.
+        """
+        chosen = self.files if files is None else files
+        with closing(self._read_ahead(chosen, columns)) as reads:
+            for file in chosen:
+                yield file, _until_end(reads)
+
+    def _read_ahead(
+        self, files: Sequence[str], columns: Sequence[str] | None, chunks: Sequence[Chunk] | None = None
+    ) -> "Generator[_Read, None, None]":
+        """The chunks of some files, or those given, and an end behind each file."""
+        pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="recap-tables")
+        try:
+            listed = chain.from_iterable(_map_ahead(pool, self._parts, files, 1))
+            yield from _map_ahead(
+                pool, partial(self._read, columns), listed if chunks is None else chunks, _CHUNKS_AHEAD
+            )
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _parts(self, file: str) -> "list[_Part]":
+        """The chunks of a file and its end, or why there are none."""
+        try:
+            return [*chunks_of(self.format, file), None]
+        except DataError as error:
+            return [error]
+
+    def _read(self, columns: Sequence[str] | None, part: "_Part") -> "_Read":
+        if isinstance(part, DataError):
+            raise part
+        if part is None:
+            return None, None
+        names = self.schema(part.file).names if columns is None else columns
+        return part, self.format.read(part.file, part.number, names)
+
+
+_Part = Chunk | DataError | None
+"""A chunk to read, an error to raise in its turn, or the end of a file."""
+_Read = tuple[Chunk | None, pa.Table]
+
+
+def _until_end(reads: Iterator[_Read]) -> Iterator[tuple[Chunk, pa.Table]]:
+    for chunk, table in reads:
+        if chunk is None:
+            return
+        yield chunk, table
+
+
+def _map_ahead(
+    pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item], count: int
+) -> Iterator[Result]:
+    """`function` of each item, in order, computed in `pool` for `count` items ahead."""
+    futures: deque[Future[Result]] = deque()
+    for item in items:
+        futures.append(pool.submit(function, item))
+        if len(futures) > count:
+            yield futures.popleft().result()
+    while futures:
+        yield futures.popleft().result()
