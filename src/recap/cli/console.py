@@ -1,5 +1,6 @@
 """What a person sees while a command runs: progress on a terminal, plain lines elsewhere."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,15 +12,13 @@ from rich.table import Table
 
 from recap.cli.progress import LONGEST_NAME, LiveProgress, Pace, loss_table, shortened
 from recap.config.file.environment import hide
+from recap.config.metrics import METRICS, TaskKind, format_metric, metrics_of, spec_of
 from recap.data.tools.inspect import Inspection
 from recap.reporting import Record, Reporter
 
-_TABLE_METRICS = ("positives", "ctr", "calibration", "log_loss", "rce", "auc", "pr_auc", "grouped_auc")
-_TABLE_REGRESSION = ("count", "mean_label", "mean_prediction", "mae", "rmse", "xauc")
-"""What fits a terminal; files hold all."""
-_LEFT_OUT_FIRST = ("pr_auc", "log_loss", "grouped_auc", "positives", "mean_label", "mean_prediction", "ctr")
-"""Where a terminal is too narrow for a table."""
 _PLAIN_WIDTH = 160
+"""Columns, where the output is not a terminal."""
+_HEADLINES = tuple(spec for spec in METRICS if spec.headline)
 
 
 class Console(Reporter):
@@ -64,13 +63,18 @@ class Console(Reporter):
         }
 
     def evaluated(self, step: int, split: str, evaluation: Mapping[str, Mapping[str, float]]) -> None:
-        """A line of validation AUC for each task, XAUC for a regression."""
+        """One line: AUC of each binary task, XAUC of each regression."""
         self._pace.resume()
         self._evaluated[split] = (step, evaluation)
         line = ""
-        for name in ("auc", "xauc"):
-            shown = [f"{task} {metrics[name]:.4f}" for task, metrics in evaluation.items() if name in metrics]
-            line += "".join(["  ", name.upper(), *(f"  {each}" for each in shown)]) if shown else ""
+        for spec in _HEADLINES:
+            values = [
+                f"  {task} {format_metric(spec.name, metrics[spec.name])}"
+                for task, metrics in evaluation.items()
+                if spec.name in metrics
+            ]
+            if values:
+                line += f"  {spec.title}" + "".join(values)
         self.say(f"step {step:>7,}  {split}" + (line or " evaluated"))
 
     def ended(self, last: Path, best: Path | None) -> None:
@@ -100,23 +104,27 @@ class Console(Reporter):
             self._live = None
 
     def table(self, title: str, evaluation: Mapping[str, Mapping[str, float]]) -> None:
-        """Metrics of each task, a task a row; regressions in a table of their own."""
-        of_regression = {"mean_label", "mean_prediction", "mae", "rmse", "xauc", "xauc_bound"}
-        regressions = {task: metrics for task, metrics in evaluation.items() if of_regression & metrics.keys()}
-        others = {task: metrics for task, metrics in evaluation.items() if task not in regressions}
-        for known, chosen in ((_TABLE_METRICS, others), (_TABLE_REGRESSION, regressions)):
-            names = [name for name in known if any(name in metrics for metrics in chosen.values())]
+        """Metrics by task, one row per task; regressions in a table of their own."""
+        regressions = {task: metrics for task, metrics in evaluation.items() if _is_regression(metrics)}
+        binary = {task: metrics for task, metrics in evaluation.items() if task not in regressions}
+        kinds: dict[TaskKind, Mapping[str, Mapping[str, float]]] = {"binary": binary, "regression": regressions}
+        for kind, chosen in kinds.items():
+            columns = [spec.name for spec in metrics_of(kind) if kind in spec.column_of]
+            names = [name for name in columns if any(name in metrics for metrics in chosen.values())]
             rows = {
-                task: [format_metric(name, metrics.get(name, float("nan"))) for name in names]
+                task: [format_metric(name, metrics.get(name, math.nan)) for name in names]
                 for task, metrics in chosen.items()
             }
-            if chosen:
+            if rows:
                 self._task_table(title, names, rows)
 
-    def conflicts(self, title: str, found: Mapping[str, Mapping[str, float]]) -> None:
-        """How alike the gradients of tasks are: a row and a column for each task."""
-        rows = {task: [format_metric("cosine", value) for value in others.values()] for task, others in found.items()}
-        self._task_table(title, list(found), rows)
+    def conflicts(self, title: str, cosines: Mapping[str, Mapping[str, float]]) -> None:
+        """Cosine similarity of the gradients of each pair of tasks: one row and one column per task."""
+        rows = {
+            task: ["-" if math.isnan(value) else f"{value:.4f}" for value in others.values()]
+            for task, others in cosines.items()
+        }
+        self._task_table(title, list(cosines), rows)
 
     def _task_table(self, title: str, names: Sequence[str], rows: Mapping[str, Sequence[str]]) -> None:
         widths = {
@@ -124,11 +132,11 @@ class Console(Reporter):
             for name, values in zip(names, zip(*rows.values(), strict=True), strict=True)
         }
         longest = max(map(len, ("task", *rows)))
-        for name in _LEFT_OUT_FIRST:
-            if min(longest, LONGEST_NAME) + sum(widths.values()) > self._out.width:
-                widths.pop(name, None)
+        for name in sorted(widths, key=_column_rank, reverse=True):
+            if _column_rank(name) and min(longest, LONGEST_NAME) + sum(widths.values()) > self._out.width:
+                del widths[name]
         first = max(min(longest, LONGEST_NAME), min(longest, self._out.width - sum(widths.values())))
-        table = Table(title=hide(title), title_justify="left", box=None, pad_edge=False, header_style="bold")
+        table = _table(title)
         table.add_column("task", no_wrap=True, min_width=first)
         for name in widths:
             table.add_column(name, justify="right", no_wrap=True)
@@ -138,8 +146,8 @@ class Console(Reporter):
         self._out.print(table)
 
     def gates(self, title: str, gates: Mapping[str, Mapping[str, float]]) -> None:
-        """How much each gate leans on each expert, a gate a row."""
-        table = Table(title=hide(title), title_justify="left", box=None, pad_edge=False, header_style="bold")
+        """Mean weight of each expert, one row per gate."""
+        table = _table(title)
         table.add_column("gate", no_wrap=True)
         table.add_column("mean weight of each expert")
         for gate, weights in gates.items():
@@ -147,18 +155,18 @@ class Console(Reporter):
         self._out.print(table)
 
     def stratum(self, name: str, evaluation: Mapping[str, Mapping[str, float]]) -> None:
-        """A line of rows and AUC for each task; the file holds the rest."""
-        shown = [
-            f"{task} "
-            + " ".join(f"{key} {format_metric(key, metrics[key])}" for key in ("count", "auc") if key in metrics)
+        """One line: rows and headline metrics of each task; the file holds all metrics."""
+        names = ["count", *(spec.name for spec in _HEADLINES)]
+        tasks = (
+            " ".join([task, *(f"{key} {format_metric(key, metrics[key])}" for key in names if key in metrics)])
             for task, metrics in evaluation.items()
-        ]
-        self.say(f"  {name}:  " + "  ".join(shown))
+        )
+        self.say(f"  {name}:  " + "  ".join(tasks))
 
     def inspection(self, found: Inspection) -> None:
         """What files hold, a column a row."""
         title = f"{found.rows:,} rows of {found.format} in {found.files:,} file{'s' if found.files > 1 else ''}"
-        table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+        table = _table(title)
         table.add_column("column", no_wrap=True)
         table.add_column("type", no_wrap=True)
         for name in ("missing", "from", "to", "distinct", "ones"):
@@ -203,21 +211,18 @@ def _short(value: object) -> str:
     return text if len(text) <= 20 else f"{text[:17]}..."
 
 
-def format_metric(name: str, value: float) -> str:
-    """A metric as a person reads it; - where it is undefined."""
-    if value != value:
-        return "-"
-    if name in ("count", "positives"):
-        return f"{value:,.0f}"
-    if name in ("mean_label", "mean_prediction", "mae", "rmse"):
-        return f"{value:.5g}"
-    return (
-        f"{value:.2f}"
-        if name in ("rce", "nrce")
-        else f"{value:.5f}"
-        if name in ("log_loss", "ctr", "pctr")
-        else f"{value:.4f}"
-    )
+def _is_regression(metrics: Mapping[str, float]) -> bool:
+    """Whether a task has a metric that only regressions have."""
+    return any(spec is not None and spec.of == ("regression",) for spec in map(spec_of, metrics))
+
+
+def _column_rank(name: str) -> int:
+    spec = spec_of(name)
+    return spec.column_rank if spec is not None else 0
+
+
+def _table(title: str) -> Table:
+    return Table(title=hide(title), title_justify="left", box=None, pad_edge=False, header_style="bold")
 
 
 @contextmanager
