@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.export
 from torch import Tensor
 
 from recap.native.buffers import new_array
@@ -15,19 +16,38 @@ from recap.native.buffers import new_array
 
 @dataclass(frozen=True)
 class Batch:
-    """B rows. Columns stand in the order of `FeaturesConfig`, tasks in the order of `model.tasks`."""
+    """B rows. Columns are in the order of `FeaturesConfig`, tasks in the order of `model.tasks`.
 
-    continuous: Tensor  # [B, C] float32, or what the columns are held as; NaN where null
-    binary: Tensor  # [B, K] float32, or what the columns are held as; 0 or 1
+    `torch.export` and `torch.compile` take it as an input: it is registered as a pytree. Its fields are therefore
+    tensors, plain dicts of tensors, or None.
+    """
+
+    continuous: Tensor  # [B, C] float32, or the widest dtype of the columns; NaN where null
+    binary: Tensor  # [B, K] float32, or the widest dtype of the columns; 0 or 1
     discrete: Tensor  # [B, D] int64 codes; 0 is the unknown bucket
-    vectors: Mapping[str, Tensor]  # name → [B, E] float32, or what it is held as
+    vectors: dict[str, Tensor]  # name → [B, E] float32, or the dtype of the column
     labels: Tensor | None = None  # [B, T] float32, 0 or 1; any finite number for a regression
     weights: Tensor | None = None  # [B, T] float32, ≥ 0
     user: Tensor | None = None  # [B] int64, equal for rows of one user
-    histories: Mapping[str, Tensor] = field(default_factory=dict)  # as `encode_history` names them; padded to [B, L, …]
+    histories: dict[str, Tensor] = field(default_factory=dict)  # keys as in `encode_history`; padded to [B, L, …]
 
     def __len__(self) -> int:
         return self.continuous.shape[0]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor by name: `continuous`, …, `vectors/NAME`, …, `histories/KEY`."""
+        tensors: dict[str, Tensor] = {}
+        for name, value in self._filled_fields():
+            tensors |= {name: value} if isinstance(value, Tensor) else {f"{name}/{key}": value[key] for key in value}
+        return tensors
+
+    def with_tensors(self, tensors: Mapping[str, Tensor]) -> "Batch":
+        """A batch of other tensors under the names of `tensors()`; all must be given."""
+        replaced: dict[str, Any] = {
+            name: tensors[name] if isinstance(value, Tensor) else {key: tensors[f"{name}/{key}"] for key in value}
+            for name, value in self._filled_fields()
+        }
+        return replace(self, **replaced)
 
     def rows(self, index: slice | Tensor) -> "Batch":
         """The rows at `index`: a slice (views) or int64 positions [N] (copies)."""
@@ -40,85 +60,74 @@ class Batch:
         return self._map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def clone(self) -> "Batch":
-        """The same rows in memory of their own."""
+        """A copy of the rows in new memory."""
         return self._map(torch.clone)
 
     def zeros(self, rows: int) -> "Batch":
-        """So many rows of zeros, of the same columns."""
+        """A batch of `rows` rows of zeros, with the same columns."""
         return self._map(lambda tensor: tensor.new_zeros((rows, *tensor.shape[1:])))
 
     @property
     def row_bytes(self) -> int:
-        """Bytes that one row takes."""
-        tensors = [getattr(self, field.name) for field in fields(self)]
-        return sum(
-            tensor.element_size() * math.prod(tensor.shape[1:])
-            for tensor in (*tensors, *self.vectors.values(), *self.histories.values())
-            if isinstance(tensor, Tensor)
-        )
+        """Bytes of one row."""
+        return sum(tensor.element_size() * math.prod(tensor.shape[1:]) for tensor in self.tensors().values())
+
+    def _filled_fields(self) -> list[tuple[str, Any]]:
+        """(field, its tensor or dict of tensors), without the fields that are None."""
+        values = [(field.name, getattr(self, field.name)) for field in fields(self)]
+        return [(name, value) for name, value in values if value is not None]
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
-        changed = {
-            field.name: function(value)
-            for field in fields(self)
-            if isinstance(value := getattr(self, field.name), Tensor)
-        }
-        vectors = {name: function(tensor) for name, tensor in self.vectors.items()}
-        histories = {name: function(tensor) for name, tensor in self.histories.items()}
-        return replace(self, **changed, vectors=vectors, histories=histories)
+        return self.with_tensors({name: function(tensor) for name, tensor in self.tensors().items()})
 
 
-Pick = tuple[Batch, slice | npt.NDArray[np.int64]]
+torch.export.register_dataclass(Batch, serialized_type_name="recap.Batch")
+
+Selection = tuple[Batch, slice | npt.NDArray[np.int64]]
 """Some rows of a batch: a slice, or their positions [N]."""
 
 
-def cut(picks: Sequence[Pick], rows: slice) -> list[Pick]:
-    """Of the rows that are picked, end to end, those from `rows.start` to before `rows.stop`; at least one pick."""
-    found: list[Pick] = []
+def cut(selections: Sequence[Selection], rows: slice) -> list[Selection]:
+    """Rows `rows.start` up to, not including, `rows.stop` of the concatenated selections; at least one selection."""
+    result: list[Selection] = []
     first = 0
-    for batch, chosen in picks:
-        places = range(*chosen.indices(len(batch))) if isinstance(chosen, slice) else chosen
-        kept = places[max(rows.start - first, 0) : max(rows.stop - first, 0)]
-        first += len(places)
-        if len(kept):
-            found.append((batch, slice(kept.start, kept.stop) if isinstance(kept, range) else kept))
-    return found or [(picks[0][0], slice(0, 0))]
+    for batch, selected in selections:
+        positions = range(*selected.indices(len(batch))) if isinstance(selected, slice) else selected
+        part = positions[max(rows.start - first, 0) : max(rows.stop - first, 0)]
+        first += len(positions)
+        if len(part):
+            result.append((batch, slice(part.start, part.stop) if isinstance(part, range) else part))
+    return result or [(selections[0][0], slice(0, 0))]
 
 
-def assemble(picks: Sequence[Pick]) -> Batch:
-    """The rows that are picked, end to end, copied once; a view where it is one slice. All have the same columns."""
-    first, chosen = picks[0]
-    if len(picks) == 1 and isinstance(chosen, slice):
-        return first.rows(chosen)
-    joined = {
-        field.name: _assemble([(getattr(batch, field.name), chosen) for batch, chosen in picks])
-        for field in fields(first)
-        if isinstance(getattr(first, field.name), Tensor)
-    }
-    vectors = {name: _assemble([(batch.vectors[name], chosen) for batch, chosen in picks]) for name in first.vectors}
-    histories = {
-        name: _assemble([(batch.histories[name], chosen) for batch, chosen in picks]) for name in first.histories
-    }
-    return replace(first, **joined, vectors=vectors, histories=histories)
+def assemble(selections: Sequence[Selection]) -> Batch:
+    """Concatenate selections of batches with the same columns: one copy, or a view if there is one slice."""
+    first, rows = selections[0]
+    if len(selections) == 1 and isinstance(rows, slice):
+        return first.rows(rows)
+    parts = [(batch.tensors(), rows) for batch, rows in selections]
+    return first.with_tensors(
+        {name: _assemble([(tensors[name], rows) for tensors, rows in parts]) for name in parts[0][0]}
+    )
 
 
-def _assemble(picks: Sequence[tuple[Tensor, slice | npt.NDArray[np.int64]]]) -> Tensor:
-    # NumPy copies in the thread that asks; torch would take the threads that train.
-    tensor = picks[0][0]
-    arrays = [(_array(each), chosen) for each, chosen in picks]
-    sizes = [len(array[chosen]) if isinstance(chosen, slice) else len(chosen) for array, chosen in arrays]
-    made = new_array((sum(sizes), *tensor.shape[1:]), arrays[0][0].dtype)
+def _assemble(parts: Sequence[tuple[Tensor, slice | npt.NDArray[np.int64]]]) -> Tensor:
+    # NumPy copies in the calling thread; torch would take the threads that train.
+    tensor = parts[0][0]
+    arrays = [(_array(tensor), rows) for tensor, rows in parts]
+    sizes = [len(array[rows]) if isinstance(rows, slice) else len(rows) for array, rows in arrays]
+    joined = new_array((sum(sizes), *tensor.shape[1:]), arrays[0][0].dtype)
     start = 0
-    for (array, chosen), size in zip(arrays, sizes, strict=True):
-        part = made[start : start + size]
-        if isinstance(chosen, slice):
-            part[:] = array[chosen]
+    for (array, rows), size in zip(arrays, sizes, strict=True):
+        target = joined[start : start + size]
+        if isinstance(rows, slice):
+            target[:] = array[rows]
         else:
-            array.take(chosen, axis=0, out=part, mode="clip")  # to raise for others would need a copy between
+            array.take(rows, axis=0, out=target, mode="clip")  # "raise" would copy once more
         start += size
-    return torch.from_numpy(made).view(tensor.dtype)
+    return torch.from_numpy(joined).view(tensor.dtype)
 
 
 def _array(tensor: Tensor) -> npt.NDArray[Any]:
-    """The same memory; types that NumPy does not know as integers of their width."""
+    """The same memory as a NumPy array; bfloat16, which NumPy lacks, as int16."""
     return tensor.view(torch.int16).numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()

@@ -7,7 +7,6 @@ tensor, its value in a row the bytes of that row.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
@@ -22,7 +21,7 @@ from recap.data.encoding.encoder import RowEncoder
 from recap.data.stream.source import Source
 from recap.native.buffers import new_array
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Both ends must speak the same."""
 _MESSAGE_BYTES = 16 * 2**20
 """About how large a message is at the most."""
@@ -75,7 +74,7 @@ class RowCodec:
 
     def __init__(self, encoder: RowEncoder) -> None:
         self.template = encoder.empty()
-        self.bytes = {name: _row_bytes(tensor) for name, tensor in _tensors(self.template).items()}
+        self.bytes = {name: _row_bytes(tensor) for name, tensor in self.template.tensors().items()}
         self.bytes = {name: size for name, size in self.bytes.items() if size}
         self.schema = pa.schema([(name, pa.binary(size)) for name, size in self.bytes.items()])
 
@@ -87,7 +86,7 @@ class RowCodec:
         """The rows of a batch, some at a time."""
         step = max(1, _MESSAGE_BYTES // sum(self.bytes.values()))
         for start in range(0, len(batch), step):
-            tensors = _tensors(batch.rows(slice(start, start + step)))
+            tensors = batch.rows(slice(start, start + step)).tensors()
             arrays = [_as_bytes(tensors[name], size) for name, size in self.bytes.items()]
             yield pa.RecordBatch.from_arrays(arrays, schema=self.schema)
 
@@ -95,7 +94,7 @@ class RowCodec:
         """The rows of some messages end to end, in memory of their own. Raises ValueError for what is no such row."""
         rows = sum(message.num_rows for message in messages)
         made: dict[str, Tensor] = {}
-        for name, like in _tensors(self.template).items():
+        for name, like in self.template.tensors().items():
             size = self.bytes.get(name, 0)
             values = new_array((rows, size), np.uint8)
             start = 0
@@ -108,24 +107,7 @@ class RowCodec:
                 values[start:end] = whole.reshape(-1, size)
                 start = end
             made[name] = torch.from_numpy(values.reshape(-1)).view(like.dtype).reshape(rows, *like.shape[1:])
-        return _with_tensors(self.template, made)
-
-
-def _tensors(batch: Batch) -> dict[str, Tensor]:
-    """Every tensor of a batch, by a name of its own."""
-    columns = ("continuous", "binary", "discrete", "labels", "weights", "user")
-    plain = {name: tensor for name in columns if isinstance(tensor := getattr(batch, name), Tensor)}
-    vectors = {f"vectors/{name}": tensor for name, tensor in batch.vectors.items()}
-    return plain | vectors | {f"histories/{name}": tensor for name, tensor in batch.histories.items()}
-
-
-def _with_tensors(template: Batch, tensors: Mapping[str, Tensor]) -> Batch:
-    return replace(
-        template,
-        **{name: tensor for name, tensor in tensors.items() if "/" not in name},
-        vectors={name: tensors[f"vectors/{name}"] for name in template.vectors},
-        histories={name: tensors[f"histories/{name}"] for name in template.histories},
-    )
+        return self.template.with_tensors(made)
 
 
 def _row_bytes(tensor: Tensor) -> int:

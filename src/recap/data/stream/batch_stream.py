@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from recap.data.batch import Batch, Pick, assemble, cut
+from recap.data.batch import Batch, Selection, assemble, cut
 from recap.data.stream.downsampling import NegativeSampler
 from recap.data.stream.readers import Readers
 from recap.data.stream.shuffle import RowOrder, Window
@@ -43,7 +43,7 @@ class WindowRows:
     rows: int
     """Those that are left of the window, bad ones among them."""
 
-    def take(self, start: int, count: int) -> Iterator[Pick]:
+    def take(self, start: int, count: int) -> Iterator[Selection]:
         """`count` rows, or those that are left, part by part: within a batch rows stand as they do in their part."""
         chosen = self.order[start : start + count]
         if not isinstance(chosen, range):
@@ -174,7 +174,7 @@ class BatchStream:
         """Batches from the current place on; the place moves as each is handed out."""
         self._pass_over(self.source.faults)
         wanted = self.batch_rows if self.sampler is None else self.sampler.read_rows
-        missing, picks = wanted, list[Pick]()
+        missing, picks = wanted, list[Selection]()
         barren = 0
         for window in self._windows():
             self._pass_over(window.faults)
@@ -196,7 +196,7 @@ class BatchStream:
             yield self._hand_out(picks, wanted - missing, end)
         self.row = end
 
-    def _hand_out(self, picks: list[Pick], rows: int, end: int) -> Batch:
+    def _hand_out(self, picks: list[Selection], rows: int, end: int) -> Batch:
         if self.sampler is None:
             batch = assemble(cut(picks, self.ranks.share(rows)))
         else:
