@@ -242,16 +242,17 @@ else:
     WatchedMetric = Literal[WATCHABLE]
     """A metric of which more, or less, is better."""
 
-_BY_NAME = {spec.name: spec for spec in METRICS}
+SPECS = {spec.name: spec for spec in METRICS}
+"""The metrics by name."""
 _AT_RANK = re.compile(r"(.+)_\d+")
 
 
 def spec_of(reported: str) -> MetricSpec | None:
     """The metric reported under a name such as `auc` or `hit_at_3`; None where it is unknown."""
-    if reported in _BY_NAME:
-        return _BY_NAME[reported]
+    if reported in SPECS:
+        return SPECS[reported]
     match = _AT_RANK.fullmatch(reported)
-    spec = _BY_NAME.get(match[1]) if match is not None else None
+    spec = SPECS.get(match[1]) if match is not None else None
     return spec if spec is not None and spec.at_ranks else None
 
 

@@ -31,9 +31,14 @@ def mix(values: Unsigned) -> Unsigned:
     return values ^ (values >> np.uint64(31))
 
 
+def hash_ids(ids: npt.NDArray[np.int64]) -> Unsigned:
+    """[N] integers → [N] uint64, evenly spread: one step of splitmix64."""
+    # Integers, also unsigned ones, as the 64 bits they are.
+    return mix(ids.astype(np.int64, copy=False).view(np.uint64) + np.uint64(_GOLDEN))
+
+
 def buckets_of(ids: npt.NDArray[np.int64], buckets: int, hashes: int, seed: int) -> npt.NDArray[np.int64]:
     """[n] int64 → [n, hashes] int64, each 0 … buckets - 1: as many hashes of each id, independent of each other."""
-    # Integers, also those without a sign, as the 64 bits they are.
-    mixed = mix(ids.astype(np.int64, copy=False).view(np.uint64) + np.uint64(_GOLDEN))
+    mixed = hash_ids(ids)
     keys = np.array([(seed * _GOLDEN + (number + 1) * _GOLDEN * _GOLDEN) & _ALL for number in range(hashes)], np.uint64)
     return (mix(mixed[:, None] ^ mix(keys)) % np.uint64(buckets)).astype(np.int64)

@@ -2,154 +2,154 @@
 
 from collections.abc import Collection, Sequence
 
-import torch
 from torch import Tensor
-from torchmetrics import Metric
 
-from recap.config.metrics import BINARY_METRICS, GROUPED_METRICS, REGRESSION_METRICS, MetricsConfig
+from recap.config.metrics import GROUPED_METRICS, MetricsConfig, TaskKind, metrics_of, spec_of
 from recap.errors import RunError
-from recap.evaluation.metrics.grouped import GroupedMetrics, hit_name
-from recap.evaluation.metrics.ranking import RankingMetrics, auc_standard_error
-from recap.evaluation.metrics.regression import RegressionSums, Xauc
-from recap.evaluation.metrics.sums import SumMetrics
+from recap.evaluation.metrics.lists import grouped_auc, list_metrics
+from recap.evaluation.metrics.ranking import Histogram, auc_standard_error, exact_metrics
+from recap.evaluation.metrics.rows import MAX_ROWS, KeptRows
+from recap.evaluation.metrics.sums import BinarySums, RegressionSums
+from recap.evaluation.metrics.xauc import xauc
+
+RANKING = frozenset({"auc", "auc_se", "auc_bound", "pr_auc", "nrce"})
+"""The metrics that need all predictions at once."""
 
 
 class MetricSuite:
-    """The chosen metrics of all tasks, updated together: binary tasks and regressions each have their own."""
+    """The chosen metrics of all tasks, updated together."""
 
     def __init__(
         self,
         tasks: Sequence[str],
         names: Sequence[str] | None = None,
         regressions: Collection[str] = (),
-        said: MetricsConfig | None = None,
+        config: MetricsConfig | None = None,
+        max_rows: int = MAX_ROWS,
     ) -> None:
-        """`names` of metrics, None for all; `regressions` are those of `tasks` that predict how much of something.
+        """`names` of metrics, None for all; `regressions` are the tasks that predict how much of something.
 
-        `said`: a threshold and ranks, None for the defaults.
+        `config`: threshold and ranks, None for the defaults. `max_rows`: rows up to which every metric is exact.
         """
         self.tasks = list(tasks)
-        parted: tuple[list[int], list[int]] = ([], [])
-        for index, task in enumerate(self.tasks):
-            parted[task in regressions].append(index)
-        self._binary = _BinarySuite(len(parted[0]), names, said or MetricsConfig()) if parted[0] else None
-        self._regression = _RegressionSuite(len(parted[1]), names) if parted[1] else None
-        self._columns = parted
-        none = torch.zeros(0, len(self.tasks))
-        self.update(none, none, none, torch.zeros(0, dtype=torch.int64))  # metrics of no rows are defined
+        self._regressions = [index for index, task in enumerate(self.tasks) if task in regressions]
+        binary = [index for index in range(len(self.tasks)) if index not in self._regressions]
+        config = config or MetricsConfig()
+        self._binary = _BinaryMetrics(binary, _reported("binary", names, config), config)
+        self._regression = _RegressionMetrics(self._regressions, _reported("regression", names, config))
+        needs_rows = self._binary.needs_rows or self._regression.needs_rows
+        self._rows = KeptRows(len(self.tasks), max_rows) if needs_rows else None
 
     def update(self, predictions: Tensor, labels: Tensor, weights: Tensor, users: Tensor | None = None) -> None:
-        """Take in rows: [B, T] each, users [B] int64. Without users there are no grouped metrics.
+        """Add rows: [B, T] each, users [B] int64. Without users there are no metrics of users' lists.
 
-        Rows of weight 0 count nowhere. Raises RunError for a probability outside [0, 1], for a value that is not
-        finite, and for NaN.
+        Rows of weight 0 count nowhere. Raises RunError for a probability outside [0, 1] and a value that is not finite.
         """
         self._refuse_impossible(predictions)
-        rows = [tensor.double() for tensor in (predictions, labels, weights)]
-        binary, regression = ([tensor[:, columns] for tensor in rows] for columns in self._columns)
-        if self._binary is not None:
-            self._binary.update(binary[0], binary[1], binary[2], users)
-        if self._regression is not None:
-            self._regression.update(*regression)
+        predictions, labels, weights = predictions.double(), labels.double(), weights.double()
+        for part in (self._binary, self._regression):
+            if part.columns:
+                part.update(predictions[:, part.columns], labels[:, part.columns], weights[:, part.columns])
+        if self._rows is not None:
+            self._rows.add(predictions, labels, weights, users)
 
     def merge(self, other: "MetricSuite") -> None:
-        """Take in all rows of another suite of the same tasks and metrics."""
-        if self._binary is not None and other._binary is not None:
-            self._binary.merge(other._binary)
-        if self._regression is not None and other._regression is not None:
-            self._regression.merge(other._regression)
+        """Add the rows of another suite of the same tasks and metrics."""
+        self._binary.merge(other._binary)
+        self._regression.merge(other._regression)
+        if self._rows is not None and other._rows is not None:
+            self._rows.merge(other._rows)
 
     def compute(self) -> dict[str, dict[str, float]]:
         """Task → metric → value; NaN where a metric is undefined."""
-        found: dict[int, dict[str, float]] = {}
-        for suite, columns in zip((self._binary, self._regression), self._columns, strict=True):
-            values = suite.compute() if suite is not None else {}
-            for place, column in enumerate(columns):
-                found[column] = {name: each[place].item() for name, each in values.items()}
-        return {task: found[index] for index, task in enumerate(self.tasks)}
+        by_column = self._binary.compute(self._rows) | self._regression.compute(self._rows)
+        return {task: by_column[column] for column, task in enumerate(self.tasks)}
 
     def _refuse_impossible(self, predictions: Tensor) -> None:
         possible = (predictions >= 0) & (predictions <= 1)
-        possible[:, self._columns[1]] = predictions[:, self._columns[1]].isfinite()
+        possible[:, self._regressions] = predictions[:, self._regressions].isfinite()
         if not possible.all():
             row, task = (~possible).nonzero()[0].tolist()
-            what = "value" if task in self._columns[1] else "probability"
-            found = predictions[row, task].item()
-            raise RunError(f"task {self.tasks[task]!r}: predicted {what} {found:g}; the model has diverged")
+            kind = "value" if task in self._regressions else "probability"
+            value = predictions[row, task].item()
+            raise RunError(f"task {self.tasks[task]!r}: predicted {kind} {value:g}; the model has diverged")
 
 
-class _BinarySuite:
-    """The metrics of T binary tasks."""
+class _BinaryMetrics:
+    """The metrics of the binary tasks, which stand in `columns` of all tasks."""
 
-    def __init__(self, tasks: int, names: Sequence[str] | None, said: MetricsConfig) -> None:
-        chosen = [name for name in BINARY_METRICS if names is None or name in names]
-        hits = [hit_name(k) for k in said.hit_at]
-        self.names = [each for name in chosen for each in (hits if name == "hit_at" else [name])]
-        self._sums = SumMetrics(tasks, said.threshold)
-        self._ranking = (
-            RankingMetrics(tasks) if {"auc", "auc_se", "auc_bound", "pr_auc", "nrce"} & set(self.names) else None
-        )
-        self._grouped = GroupedMetrics(tasks, said.hit_at) if set(GROUPED_METRICS) & set(chosen) else None
-        self._has_users = True
+    def __init__(self, columns: Sequence[int], names: Sequence[str], config: MetricsConfig) -> None:
+        self.columns, self.names, self.hit_at = list(columns), names, config.hit_at
+        self._sums = BinarySums(len(columns), config.threshold)
+        self._histogram = Histogram(len(columns)) if columns and RANKING & set(names) else None
+        self._has_lists = any(spec.name in GROUPED_METRICS for spec in map(spec_of, names) if spec is not None)
 
-    def update(self, probabilities: Tensor, labels: Tensor, weights: Tensor, users: Tensor | None) -> None:
-        """[B, T] float64 each, users [B] int64."""
+    @property
+    def needs_rows(self) -> bool:
+        return bool(self.columns) and (self._histogram is not None or self._has_lists)
+
+    def update(self, probabilities: Tensor, labels: Tensor, weights: Tensor) -> None:
         self._sums.update(probabilities, labels, weights)
-        if self._ranking is not None:
-            self._ranking.update(probabilities, labels, weights)
-        if users is None:
-            self._has_users = False
-        elif self._grouped is not None and self._has_users:
-            self._grouped.update(probabilities, labels, weights, users)
+        if self._histogram is not None:
+            self._histogram.update(probabilities, labels, weights)
 
-    def merge(self, other: "_BinarySuite") -> None:
-        """Take in all rows of another one."""
-        self._sums.merge_state(other._sums)
-        if self._ranking is not None and other._ranking is not None:
-            self._ranking.merge_state(other._ranking)
-        if self._grouped is not None and other._grouped is not None:
-            self._grouped.merge_state(other._grouped)
-        self._has_users = self._has_users and other._has_users
+    def merge(self, other: "_BinaryMetrics") -> None:
+        self._sums.merge(other._sums)
+        if self._histogram is not None and other._histogram is not None:
+            self._histogram.merge(other._histogram)
 
-    def compute(self) -> dict[str, Tensor]:
-        """Metric → [T] float64, in the order of reports."""
-        found = _by_task(self._sums)
-        if self._ranking is not None:
-            found |= _by_task(self._ranking)
-            counts = zip(found["auc"].tolist(), found["positives"].tolist(), found["count"].tolist(), strict=True)
-            errors = [auc_standard_error(area, positive, count - positive) for area, positive, count in counts]
-            found["auc_se"] = torch.tensor(errors, dtype=torch.float64)
-        if self._grouped is not None and self._has_users:
-            found |= _by_task(self._grouped)
-        return {name: found[name] for name in self.names if name in found}
+    def compute(self, rows: KeptRows | None) -> dict[int, dict[str, float]]:
+        """Column → metric → value, in the order of reports."""
+        sums = self._sums.compute()
+        metrics: dict[int, dict[str, float]] = {}
+        for index, column in enumerate(self.columns):
+            values = {name: by_task[index].item() for name, by_task in sums.items()}
+            if self._histogram is not None:
+                assert rows is not None
+                exact = rows.is_complete
+                values |= exact_metrics(rows.of_task(column)) if exact else self._histogram.metrics(index)
+                negatives = values["count"] - values["positives"]
+                values["auc_se"] = auc_standard_error(values["auc"], values["positives"], negatives)
+            if self._has_lists:
+                assert rows is not None
+                if rows.has_users:
+                    lists = rows.of_task(column)
+                    values |= {"grouped_auc": grouped_auc(lists), **list_metrics(lists, self.hit_at)}
+            metrics[column] = {name: values[name] for name in self.names if name in values}
+        return metrics
 
 
-class _RegressionSuite:
-    """The metrics of T regression tasks."""
+class _RegressionMetrics:
+    """The metrics of the regressions, which stand in `columns` of all tasks."""
 
-    def __init__(self, tasks: int, names: Sequence[str] | None) -> None:
-        self.names = [name for name in REGRESSION_METRICS if names is None or name in names]
-        self._sums = RegressionSums(tasks)
-        self._xauc = Xauc(tasks) if {"xauc", "xauc_bound"} & set(self.names) else None
+    def __init__(self, columns: Sequence[int], names: Sequence[str]) -> None:
+        self.columns, self.names = list(columns), names
+        self._sums = RegressionSums(len(columns))
+
+    @property
+    def needs_rows(self) -> bool:
+        return bool(self.columns) and "xauc" in self.names
 
     def update(self, predictions: Tensor, labels: Tensor, weights: Tensor) -> None:
-        """[B, T] float64 each."""
         self._sums.update(predictions, labels, weights)
-        if self._xauc is not None:
-            self._xauc.update(predictions, labels, weights)
 
-    def merge(self, other: "_RegressionSuite") -> None:
-        """Take in all rows of another one."""
-        self._sums.merge_state(other._sums)
-        if self._xauc is not None and other._xauc is not None:
-            self._xauc.merge_state(other._xauc)
+    def merge(self, other: "_RegressionMetrics") -> None:
+        self._sums.merge(other._sums)
 
-    def compute(self) -> dict[str, Tensor]:
-        """Metric → [T] float64, in the order of reports."""
-        found = _by_task(self._sums) | (_by_task(self._xauc) if self._xauc is not None else {})
-        return {name: found[name] for name in self.names}
+    def compute(self, rows: KeptRows | None) -> dict[int, dict[str, float]]:
+        """Column → metric → value, in the order of reports."""
+        sums = self._sums.compute()
+        metrics: dict[int, dict[str, float]] = {}
+        for index, column in enumerate(self.columns):
+            values = {name: by_task[index].item() for name, by_task in sums.items()}
+            if self.needs_rows:
+                assert rows is not None
+                values["xauc"] = xauc(rows.of_task(column))
+            metrics[column] = {name: values[name] for name in self.names}
+        return metrics
 
 
-def _by_task(metric: Metric) -> dict[str, Tensor]:
-    """Metric → [T]; torchmetrics turns a single value into a scalar."""
-    return {name: values.reshape(-1) for name, values in metric.compute().items()}
+def _reported(kind: TaskKind, chosen: Collection[str] | None, config: MetricsConfig) -> list[str]:
+    """The names under which the chosen metrics of a kind of tasks are reported, in order."""
+    specs = [spec for spec in metrics_of(kind) if chosen is None or spec.name in chosen]
+    return [name for spec in specs for name in (map(spec.at, config.hit_at) if spec.at_ranks else [spec.name])]

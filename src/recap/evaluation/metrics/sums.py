@@ -1,75 +1,134 @@
-"""Metrics that follow from sums over the rows: rates, calibration and cross entropy."""
+"""Metrics that follow from sums over the rows: rates, calibration, cross entropy, and the errors of regressions."""
+
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 EPSILON = 1e-7
-"""Probabilities are kept this far from 0 and 1 in a logarithm, about what a float32 sigmoid resolves."""
-
-_SUMS = ("rows", "positive_rows", "weight", "label", "prediction", "taken", "found", "cross_entropy")
+"""Probabilities are kept this far from 0 and 1 in a logarithm, about the resolution of a float32 sigmoid."""
 
 
-def cross_entropy(probabilities: Tensor, labels: Tensor) -> Tensor:
-    """−y·log p − (1 − y)·log(1 − p) of each entry, float64, p clipped to [ε, 1 − ε]."""
-    clipped = probabilities.clamp(EPSILON, 1 - EPSILON)
-    return -(labels * clipped.log() + (1 - labels) * torch.log1p(-clipped))
+class Sums:
+    """Named sums over rows, for T tasks: [T] float64 each. They add up in any order."""
+
+    def __init__(self, names: Sequence[str], tasks: int) -> None:
+        self.totals = {name: torch.zeros(tasks, dtype=torch.float64) for name in names}
+
+    def add(self, values: Mapping[str, Tensor]) -> None:
+        """Add rows: [B, T] for each name."""
+        for name, value in values.items():
+            self.totals[name] += value.sum(dim=0)
+
+    def merge(self, other: "Sums") -> None:
+        """Add the rows of `other`."""
+        for name, total in other.totals.items():
+            self.totals[name] += total
 
 
-class SumMetrics(Metric):
-    """count, positives, ctr, pctr, calibration, precision, recall, log_loss, ne, rce of T tasks at once.
+class BinarySums:
+    """count, positives, ctr, pctr, calibration, precision, recall, log_loss, ne and rce of T tasks.
 
-    All sums are float64. Precision is the share of positives among the rows that are taken for positive, those whose
-    probability is `threshold` or more, and recall the share of the positives that these are.
+    A row counts as predicted positive where its probability is at least `threshold`: precision is the share of
+    positives among those rows, recall the share of all positives that those rows contain. ne is the normalized entropy
+    of He et al. (ADKDD 2014): cross entropy over that of always predicting the mean label; rce = 100 · (1 − ne).
 
-    ne is the normalized entropy of He et al. (ADKDD 2014): cross entropy over that of always predicting the mean
-    label; rce = 100 · (1 − ne), in percent. Undefined values are NaN: everything but the counts of no rows, and ne and
-    rce where all labels are equal, precision where no row is taken, recall without positives.
+    NaN: everything but the counts without rows; ne and rce where all labels are equal; precision without a predicted
+    positive; recall without a positive.
     """
 
-    full_state_update = False
+    NAMES = ("rows", "positive_rows", "weight", "label", "prediction", "selected", "hits", "cross_entropy")
 
     def __init__(self, tasks: int, threshold: float = 0.5) -> None:
-        super().__init__(compute_with_cache=False, sync_on_compute=False)
-        self.threshold = threshold
-        for name in _SUMS:
-            self.add_state(name, torch.zeros(tasks, dtype=torch.float64), dist_reduce_fx="sum")
+        self.sums, self.threshold = Sums(self.NAMES, tasks), threshold
 
     def update(self, probabilities: Tensor, labels: Tensor, weights: Tensor) -> None:
-        """[B, T] float64 each."""
+        """Add rows: [B, T] float64 each."""
         counted = (weights > 0).double()
-        taken = weights * (probabilities >= self.threshold)
-        sums = {
-            "rows": counted,
-            "positive_rows": counted * labels,
-            "weight": weights,
-            "label": weights * labels,
-            "prediction": weights * probabilities,
-            "taken": taken,
-            "found": taken * labels,
-            "cross_entropy": weights * cross_entropy(probabilities, labels),
-        }
-        for name, values in sums.items():
-            getattr(self, name).add_(values.sum(dim=0))
+        selected = weights * (probabilities >= self.threshold)
+        self.sums.add(
+            {
+                "rows": counted,
+                "positive_rows": counted * labels,
+                "weight": weights,
+                "label": weights * labels,
+                "prediction": weights * probabilities,
+                "selected": selected,
+                "hits": selected * labels,
+                "cross_entropy": weights * cross_entropy(probabilities, labels),
+            }
+        )
+
+    def merge(self, other: "BinarySums") -> None:
+        """Add the rows of `other`."""
+        self.sums.merge(other.sums)
 
     def compute(self) -> dict[str, Tensor]:
         """Metric → [T] float64."""
-        state = {name: getattr(self, name) for name in _SUMS}
-        ctr, pctr = state["label"] / state["weight"], state["prediction"] / state["weight"]
-        log_loss = state["cross_entropy"] / state["weight"]
+        totals = self.sums.totals
+        ctr, pctr = totals["label"] / totals["weight"], totals["prediction"] / totals["weight"]
+        log_loss = totals["cross_entropy"] / totals["weight"]
         ne = log_loss / base_entropy(ctr)
         return {
-            "count": state["rows"],
-            "positives": state["positive_rows"],
+            "count": totals["rows"],
+            "positives": totals["positive_rows"],
             "ctr": ctr,
             "pctr": pctr,
             "calibration": pctr / ctr,
-            "precision": state["found"] / state["taken"],
-            "recall": state["found"] / state["label"],
+            "precision": totals["hits"] / totals["selected"],
+            "recall": totals["hits"] / totals["label"],
             "log_loss": log_loss,
             "ne": ne,
             "rce": 100 * (1 - ne),
         }
+
+
+class RegressionSums:
+    """count, mean_label, mean_prediction, mae and rmse of T tasks, in the unit of the labels.
+
+    NaN without rows, except for the count.
+    """
+
+    NAMES = ("rows", "weight", "label", "prediction", "absolute", "squared")
+
+    def __init__(self, tasks: int) -> None:
+        self.sums = Sums(self.NAMES, tasks)
+
+    def update(self, predictions: Tensor, labels: Tensor, weights: Tensor) -> None:
+        """Add rows: [B, T] float64 each."""
+        error = predictions - labels
+        self.sums.add(
+            {
+                "rows": (weights > 0).double(),
+                "weight": weights,
+                "label": weights * labels,
+                "prediction": weights * predictions,
+                "absolute": weights * error.abs(),
+                "squared": weights * error.square(),
+            }
+        )
+
+    def merge(self, other: "RegressionSums") -> None:
+        """Add the rows of `other`."""
+        self.sums.merge(other.sums)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Metric → [T] float64."""
+        totals = self.sums.totals
+        weight = totals["weight"]
+        return {
+            "count": totals["rows"],
+            "mean_label": totals["label"] / weight,
+            "mean_prediction": totals["prediction"] / weight,
+            "mae": totals["absolute"] / weight,
+            "rmse": (totals["squared"] / weight).sqrt(),
+        }
+
+
+def cross_entropy(probabilities: Tensor, labels: Tensor) -> Tensor:
+    """−y·log p − (1 − y)·log(1 − p) of each entry, float64, with p clipped to [ε, 1 − ε]."""
+    clipped = probabilities.clamp(EPSILON, 1 - EPSILON)
+    return -(labels * clipped.log() + (1 - labels) * torch.log1p(-clipped))
 
 
 def base_entropy(rate: Tensor) -> Tensor:

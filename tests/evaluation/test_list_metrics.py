@@ -1,4 +1,4 @@
-"""Metrics of a threshold, and of where positives stand in the lists of users."""
+"""Precision and recall at a threshold, and the ranks of positives in users' lists."""
 
 import math
 from itertools import pairwise, permutations
@@ -6,13 +6,14 @@ from itertools import pairwise, permutations
 import numpy as np
 import pytest
 import torch
-from evaluation.test_metrics import make_rows
+from evaluation.test_binary_metrics import make_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import label_ranking_average_precision_score, precision_score, recall_score
 
 from recap.config.metrics import MetricsConfig
-from recap.evaluation.metrics.grouped import Rows, list_metrics
+from recap.evaluation.metrics.lists import list_metrics
+from recap.evaluation.metrics.rows import Rows
 from recap.evaluation.metrics.suite import MetricSuite
 
 Columns = tuple[list[int], list[float], list[int]]
@@ -26,7 +27,7 @@ def of(
 
 
 def slow_ranks(scores: list[float]) -> list[float]:
-    """The mean rank of each row over all orders of its list that fall."""
+    """The mean rank of each row over all orders of its list by descending score."""
     orders = [
         order
         for order in permutations(range(len(scores)))
@@ -41,18 +42,18 @@ def test_ranks_are_the_mean_over_all_orders_of_ties(rows: list[tuple[int, float,
     ranks, first = [], []
     for user in {row[0] for row in rows}:
         mine = [row for row in rows if row[0] == user]
-        places = slow_ranks([score for _, score, _ in mine])
-        positives = [place for place, (_, _, label) in zip(places, mine, strict=True) if label]
+        all_ranks = slow_ranks([score for _, score, _ in mine])
+        positives = [rank for rank, (_, _, label) in zip(all_ranks, mine, strict=True) if label]
         ranks += positives
         first += [min(positives)] if positives else []
-    found = of(*map(list, zip(*rows, strict=True))) if rows else of([], [], [])  # type: ignore[arg-type]
+    metrics = of(*map(list, zip(*rows, strict=True))) if rows else of([], [], [])  # type: ignore[arg-type]
     expected = {
         "positive_rank": np.mean(ranks) if ranks else math.nan,
         "reciprocal_rank": np.mean([1 / rank for rank in first]) if first else math.nan,
         "hit_at_1": np.mean([rank <= 1 for rank in first]) if first else math.nan,
         "hit_at_3": np.mean([rank <= 3 for rank in first]) if first else math.nan,
     }
-    assert found == pytest.approx(expected, nan_ok=True)
+    assert metrics == pytest.approx(expected, nan_ok=True)
 
 
 @settings(max_examples=40)
@@ -73,10 +74,10 @@ def test_scikit_learn_agrees_on_lists_of_one_positive(length: int, lists: int, s
     random = np.random.default_rng(seed)
     scores = random.permuted(np.tile(np.arange(length) / length, (lists, 1)), axis=1)
     labels = np.eye(length, dtype=int)[random.integers(0, length, lists)]
-    found = of(np.repeat(np.arange(lists), length).tolist(), scores.ravel().tolist(), labels.ravel().tolist())
-    assert found["reciprocal_rank"] == pytest.approx(label_ranking_average_precision_score(labels, scores))
+    metrics = of(np.repeat(np.arange(lists), length).tolist(), scores.ravel().tolist(), labels.ravel().tolist())
+    assert metrics["reciprocal_rank"] == pytest.approx(label_ranking_average_precision_score(labels, scores))
     best = scores.argmax(axis=1) == labels.argmax(axis=1)
-    assert found["hit_at_1"] == pytest.approx(best.mean())
+    assert metrics["hit_at_1"] == pytest.approx(best.mean())
 
 
 @settings(max_examples=25)
@@ -84,17 +85,17 @@ def test_scikit_learn_agrees_on_lists_of_one_positive(length: int, lists: int, s
 def test_scikit_learn_agrees_on_precision_and_recall(count: int, seed: int, threshold: float) -> None:
     probabilities, labels, weights, _ = make_rows(count, seed, tasks=1)
     weights[0] = 1.0  # scikit-learn refuses rows that all weigh nothing
-    suite = MetricSuite(["a"], ["precision", "recall"], said=MetricsConfig(threshold=threshold))
+    suite = MetricSuite(["a"], ["precision", "recall"], config=MetricsConfig(threshold=threshold))
     suite.update(probabilities, labels, weights)
-    found = suite.compute()["a"]
+    metrics = suite.compute()["a"]
     truth, taken = labels[:, 0].numpy(), (probabilities[:, 0].double() >= threshold).numpy()
-    said = {"sample_weight": weights[:, 0].double().numpy(), "zero_division": math.nan}
-    assert found["precision"] == pytest.approx(precision_score(truth, taken, **said), nan_ok=True)
-    assert found["recall"] == pytest.approx(recall_score(truth, taken, **said), nan_ok=True)
+    options = {"sample_weight": weights[:, 0].double().numpy(), "zero_division": math.nan}
+    assert metrics["precision"] == pytest.approx(precision_score(truth, taken, **options), nan_ok=True)
+    assert metrics["recall"] == pytest.approx(recall_score(truth, taken, **options), nan_ok=True)
 
 
-def test_ranks_that_are_asked_for_are_reported_under_their_names() -> None:
-    suite = MetricSuite(["a"], ["hit_at", "auc"], said=MetricsConfig(hit_at=[2, 5]))
+def test_chosen_ranks_are_reported_under_their_names() -> None:
+    suite = MetricSuite(["a"], ["hit_at", "auc"], config=MetricsConfig(hit_at=[2, 5]))
     suite.update(*make_rows(40, tasks=1))
     assert list(suite.compute()["a"]) == ["auc", "hit_at_2", "hit_at_5"]
 
@@ -104,6 +105,6 @@ def test_without_a_positive_no_rank_is_defined() -> None:
     assert all(math.isnan(value) for value in of([1], [0.5], [1], [0.0]).values())
     suite = MetricSuite(["a"])
     suite.update(*(torch.zeros(3, 1), torch.zeros(3, 1), torch.ones(3, 1), torch.zeros(3).long()))
-    found = suite.compute()["a"]
-    assert math.isnan(found["recall"])
-    assert math.isnan(found["precision"])
+    metrics = suite.compute()["a"]
+    assert math.isnan(metrics["recall"])
+    assert math.isnan(metrics["precision"])

@@ -1,3 +1,5 @@
+"""Metrics of binary tasks: their values against libraries, and the laws that every metric keeps."""
+
 import json
 import math
 from pathlib import Path
@@ -13,16 +15,16 @@ from torch import Tensor
 
 from recap.config.metrics import BINARY_METRICS, GROUPED_METRICS
 from recap.errors import RunError
-from recap.evaluation.metrics import auc_standard_error
-from recap.evaluation.metrics.grouped import GroupedMetrics, grouped_auc
-from recap.evaluation.metrics.ranking import RankingMetrics
+from recap.evaluation.metrics.lists import grouped_auc
+from recap.evaluation.metrics.ranking import auc_standard_error
+from recap.evaluation.metrics.rows import MAX_ROWS, Rows
 from recap.evaluation.metrics.suite import MetricSuite
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-Rows = tuple[Tensor, Tensor, Tensor, Tensor]
+Columns = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
-def make_rows(count: int, seed: int = 0, tasks: int = 2, ties: bool = False) -> Rows:
+def make_rows(count: int, seed: int = 0, tasks: int = 2, ties: bool = False) -> Columns:
     """Probabilities, labels, weights [B, T] and users [B]."""
     torch.manual_seed(seed)
     logits = torch.randn(count, tasks) * 2 - 1
@@ -33,9 +35,9 @@ def make_rows(count: int, seed: int = 0, tasks: int = 2, ties: bool = False) -> 
     return logits.sigmoid(), labels, weights, torch.randint(0, max(count // 8, 1), (count,))
 
 
-def compute(rows: Rows, cuts: list[int] | None = None) -> dict[str, dict[str, float]]:
+def compute(rows: Columns, cuts: list[int] | None = None, max_rows: int = MAX_ROWS) -> dict[str, dict[str, float]]:
     """All metrics after one update for each piece of the rows."""
-    suite = MetricSuite([f"task{index}" for index in range(rows[0].shape[1])])
+    suite = MetricSuite([f"task{index}" for index in range(rows[0].shape[1])], max_rows=max_rows)
     for part in torch.arange(len(rows[0])).tensor_split(cuts or []):
         suite.update(*(tensor[part] for tensor in rows))
     return suite.compute()
@@ -47,13 +49,13 @@ def assert_equal_metrics(left: dict[str, dict[str, float]], right: dict[str, dic
             assert value == pytest.approx(right[task][name], rel=1e-9, abs=1e-9, nan_ok=True), (task, name)
 
 
-def test_all_metrics_are_reported_in_their_order() -> None:
+def test_all_metrics_are_reported_in_the_order_of_the_table() -> None:
     reported = [*BINARY_METRICS[:-1], "hit_at_1", "hit_at_3", "hit_at_10"]
     assert list(compute(make_rows(50))["task0"]) == reported
     assert compute(make_rows(50))["task0"]["auc_bound"] == 0
 
 
-def test_only_the_chosen_metrics_are_reported_and_no_grouped_one_without_users() -> None:
+def test_only_chosen_metrics_are_reported_and_none_of_lists_without_users() -> None:
     suite = MetricSuite(["a"], ["log_loss", "auc"])
     rows = make_rows(50, tasks=1)
     suite.update(*rows)
@@ -64,7 +66,7 @@ def test_only_the_chosen_metrics_are_reported_and_no_grouped_one_without_users()
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_the_published_values_are_given_however_the_stream_is_cut(weighted: bool) -> None:
+def test_values_are_the_published_ones_however_the_stream_is_cut(weighted: bool) -> None:
     golden = load_file(GOLDEN / "metrics_input.safetensors")
     expected = json.loads((GOLDEN / "scalars.json").read_text())["metrics"]
     weights = golden["weight"] if weighted else torch.ones(4096)
@@ -76,29 +78,37 @@ def test_the_published_values_are_given_however_the_stream_is_cut(weighted: bool
         torch.zeros(4096).long(),
     )
     for cuts in ([], [1, 7, 1000], list(range(64, 4096, 64))):
-        found = compute(rows, cuts)["task0"]
-        assert found["rce"] == pytest.approx(expected[f"rce_{kind}"], rel=1e-4, abs=1e-5)
-        assert found["nrce"] == pytest.approx(expected[f"nrce_one_batch_{kind}"], rel=1e-4, abs=1e-5)
-        assert found["auc"] == pytest.approx(expected[f"sklearn_auroc_{kind}"], abs=1e-9)
-        assert found["auc"] == pytest.approx(expected[f"auroc_{kind}"], abs=1e-5)
+        metrics = compute(rows, cuts)["task0"]
+        assert metrics["rce"] == pytest.approx(expected[f"rce_{kind}"], rel=1e-4, abs=1e-5)
+        assert metrics["nrce"] == pytest.approx(expected[f"nrce_one_batch_{kind}"], rel=1e-4, abs=1e-5)
+        assert metrics["auc"] == pytest.approx(expected[f"sklearn_auroc_{kind}"], abs=1e-9)
+        assert metrics["auc"] == pytest.approx(expected[f"auroc_{kind}"], abs=1e-5)
         log_loss_name = "sklearn_log_loss_weighted" if weighted else "sklearn_log_loss"
-        assert found["log_loss"] == pytest.approx(expected[log_loss_name], abs=1e-6)
+        assert metrics["log_loss"] == pytest.approx(expected[log_loss_name], abs=1e-6)
 
 
-@settings(max_examples=40)
-@given(st.integers(0, 120), st.integers(0, 10**6), st.booleans(), st.lists(st.integers(0, 120), max_size=4))
-def test_cutting_and_merging_and_order_change_nothing(count: int, seed: int, ties: bool, cuts: list[int]) -> None:
+@settings(max_examples=60)
+@given(
+    st.integers(0, 120),
+    st.integers(0, 10**6),
+    st.booleans(),
+    st.lists(st.integers(0, 120), max_size=4),
+    st.sampled_from([0, 40, 1000]),
+)
+def test_metrics_do_not_depend_on_cuts_merges_and_order(
+    count: int, seed: int, ties: bool, cuts: list[int], max_rows: int
+) -> None:
     rows = make_rows(count, seed, ties=ties)
-    whole = compute(rows)
-    assert_equal_metrics(whole, compute(rows, sorted(cuts)))
+    whole = compute(rows, max_rows=max_rows)
+    assert_equal_metrics(whole, compute(rows, sorted(cuts), max_rows))
     shuffled = torch.randperm(count)
-    assert_equal_metrics(whole, compute(tuple(tensor[shuffled] for tensor in rows)))  # type: ignore[arg-type]
-    half = count // 2
-    first, second = MetricSuite(["task0", "task1"]), MetricSuite(["task0", "task1"])
-    first.update(*(tensor[:half] for tensor in rows))
-    second.update(*(tensor[half:] for tensor in rows))
-    first.merge(second)
-    assert_equal_metrics(whole, first.compute())
+    assert_equal_metrics(whole, compute(tuple(tensor[shuffled] for tensor in rows), sorted(cuts), max_rows))  # type: ignore[arg-type]
+    parts = [MetricSuite(["task0", "task1"], max_rows=max_rows) for _ in range(3)]
+    for index, part in enumerate(parts):
+        part.update(*(tensor[index::3] for tensor in rows))
+    parts[2].merge(parts[1])
+    parts[0].merge(parts[2])
+    assert_equal_metrics(whole, parts[0].compute())
 
 
 @settings(max_examples=40)
@@ -106,35 +116,32 @@ def test_cutting_and_merging_and_order_change_nothing(count: int, seed: int, tie
 def test_scikit_learn_agrees(count: int, seed: int, ties: bool) -> None:
     probabilities, labels, weights, users = make_rows(count, seed, tasks=1, ties=ties)
     labels[0], labels[1], weights[:2] = 0, 1, 1.0
-    found = compute((probabilities, labels, weights, users))["task0"]
+    metrics = compute((probabilities, labels, weights, users))["task0"]
     truth, score, weight = (tensor[:, 0].double().numpy() for tensor in (labels, probabilities, weights))
-    kept = weight > 0
-    truth, score, weight = truth[kept], score[kept], weight[kept]
-    assert found["auc"] == pytest.approx(roc_auc_score(truth, score, sample_weight=weight))
-    assert found["pr_auc"] == pytest.approx(average_precision_score(truth, score, sample_weight=weight))
-    assert found["log_loss"] == pytest.approx(log_loss(truth, score, sample_weight=weight))
+    counted = weight > 0
+    truth, score, weight = truth[counted], score[counted], weight[counted]
+    assert metrics["auc"] == pytest.approx(roc_auc_score(truth, score, sample_weight=weight))
+    assert metrics["pr_auc"] == pytest.approx(average_precision_score(truth, score, sample_weight=weight))
+    assert metrics["log_loss"] == pytest.approx(log_loss(truth, score, sample_weight=weight))
 
 
 @settings(max_examples=25)
 @given(st.integers(20, 300), st.integers(0, 10**6), st.booleans())
-def test_binned_metrics_stay_within_their_stated_errors(count: int, seed: int, ties: bool) -> None:
-    probabilities, labels, weights, _ = (tensor.double() for tensor in make_rows(count, seed, ties=ties))
-    labels[0], labels[1], weights[:2] = 0, 1, 1.0
-    exact, binned = RankingMetrics(2), RankingMetrics(2, exact_rows=0)
-    for metric in (exact, binned):
-        metric.update(probabilities, labels, weights)
-    found, expected = binned.compute(), exact.compute()
-    assert ((found["auc"] - expected["auc"]).abs() <= found["auc_bound"] + 1e-12).all()
-    assert (expected["auc_bound"] == 0).all()
-    assert torch.allclose(found["nrce"], expected["nrce"], atol=1e-4)
+def test_binned_metrics_stay_within_their_bounds(count: int, seed: int, ties: bool) -> None:
+    rows = make_rows(count, seed, ties=ties)
+    rows[1][0], rows[1][1], rows[2][:2] = 0, 1, 1.0
+    exact, binned = compute(rows), compute(rows, max_rows=0)
+    for task, metrics in binned.items():
+        assert abs(metrics["auc"] - exact[task]["auc"]) <= metrics["auc_bound"] + 1e-9
+        assert exact[task]["auc_bound"] == 0
+        assert metrics["nrce"] == pytest.approx(exact[task]["nrce"], abs=1e-4)
 
 
-def test_bins_tell_rare_rates_apart() -> None:
+def test_bins_resolve_rare_rates() -> None:
     rates = torch.logspace(-6, -0.001, 2000, dtype=torch.float64)[:, None]
-    metric = RankingMetrics(1, exact_rows=0)
-    labels = (torch.arange(2000) % 2)[:, None].double()
-    metric.update(rates, labels, torch.ones_like(rates))
-    assert metric.compute()["auc_bound"].item() < 1e-3
+    suite = MetricSuite(["a"], ["auc_bound"], max_rows=0)
+    suite.update(rates, (torch.arange(2000) % 2)[:, None], torch.ones_like(rates))
+    assert suite.compute()["a"]["auc_bound"] < 1e-3
 
 
 def slow_grouped_auc(users: Tensor, scores: Tensor, labels: Tensor, weights: Tensor) -> float:
@@ -152,45 +159,24 @@ def slow_grouped_auc(users: Tensor, scores: Tensor, labels: Tensor, weights: Ten
 def test_grouped_auc_is_the_mean_over_users_of_their_own_auc(count: int, seed: int, ties: bool) -> None:
     probabilities, labels, weights, users = make_rows(count, seed, tasks=1, ties=ties)
     columns = [tensor[:, 0].double() for tensor in (probabilities, labels, weights)]
-    found = grouped_auc(users.numpy(), *(column.numpy() for column in columns))
-    assert found == pytest.approx(slow_grouped_auc(users, *columns), nan_ok=True)
-
-
-@settings(max_examples=25)
-@given(st.integers(1, 400), st.integers(0, 10**6), st.lists(st.integers(0, 400), max_size=5))
-def test_the_sample_of_users_is_whole_and_depends_on_the_rows_alone(count: int, seed: int, cuts: list[int]) -> None:
-    probabilities, labels, weights, users = make_rows(count, seed)
-    values = (probabilities.double(), labels.double(), weights.double())
-    one, many, merged, other = (GroupedMetrics(2, kept_rows=100) for _ in range(4))
-    one.update(*values, users)
-    for part in torch.randperm(count).tensor_split(sorted(cuts)):
-        many.update(*(value[part] for value in values), users[part])
-        target = merged if len(part) % 2 else other
-        target.update(*(value[part] for value in values), users[part])
-    merged.merge_state(other)
-    kept = torch.cat(one.users)
-    assert len(kept) <= 100
-    for user in kept.unique():
-        assert (kept == user).sum() == (users == user).sum()
-    for metric in (many, merged):
-        assert metric.level == one.level
-        assert torch.equal(torch.cat(metric.users).sort().values, kept.sort().values)
+    value = grouped_auc(Rows(users.numpy(), *(column.numpy() for column in columns)))
+    assert value == pytest.approx(slow_grouped_auc(users, *columns), nan_ok=True)
 
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("labels", [[], [0.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
 @pytest.mark.parametrize("weight", [0.0, 1.0])
-def test_edge_values_are_nan_or_numbers_but_never_an_exception(labels: list[float], weight: float) -> None:
+def test_edge_cases_give_nan_or_numbers_but_never_raise(labels: list[float], weight: float) -> None:
     column = torch.tensor(labels)[:, None]
     rows = (column.clone(), column, torch.full_like(column, weight), torch.zeros(len(labels)).long())
-    found = compute(rows)["task0"]
-    assert found["count"] == (len(labels) if weight else 0)
+    metrics = compute(rows)["task0"]
+    assert metrics["count"] == (len(labels) if weight else 0)
     one_class = len(set(labels)) < 2 or not weight
     for name in ("auc", "ne", "rce", "nrce", "grouped_auc", "auc_se"):
-        assert math.isnan(found[name]) == one_class, name
+        assert math.isnan(metrics[name]) == one_class, name
     if not one_class:
-        assert found["auc"] == 1
-        assert found["log_loss"] == pytest.approx(1e-7, rel=1e-3)
+        assert metrics["auc"] == 1
+        assert metrics["log_loss"] == pytest.approx(1e-7, rel=1e-3)
 
 
 def test_rows_of_weight_zero_change_nothing() -> None:
@@ -202,7 +188,7 @@ def test_rows_of_weight_zero_change_nothing() -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, -0.1, 1.5, math.inf])
-def test_a_probability_that_is_none_is_refused_by_task(value: float) -> None:
+def test_an_impossible_probability_is_refused_with_its_task(value: float) -> None:
     rows = make_rows(5)
     rows[0][3, 1] = value
     with pytest.raises(RunError, match="task 'b': predicted probability"):
