@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from recap.config.base import BaseConfig, PositiveFloat, PositiveInt, Problems
+from recap.config.base import BaseConfig, Check, PositiveFloat, PositiveInt, Problems
 from recap.config.network import MlpConfig
 
 
@@ -22,9 +22,9 @@ class MaskBlockConfig(BaseConfig):
     relu: bool = False
     """ReLU after the block's LayerNorm, as in the paper; the published ranker has none."""
 
-    def checks(self) -> tuple[Problems, ...]:
+    def checks(self) -> tuple[Check, ...]:
         """Two widths, or none."""
-        return (self._one_width(),)
+        return (self._one_width,)
 
     def _one_width(self) -> Problems:
         if (self.aggregation_size is None) == (self.reduction_factor is None):
@@ -59,9 +59,9 @@ class DcnConfig(BaseConfig):
     output_mlp: MlpConfig | None = None
     """What reads all that; none given: it is the output."""
 
-    def checks(self) -> tuple[Problems, ...]:
+    def checks(self) -> tuple[Check, ...]:
         """Nothing to stack on the cross layers."""
-        return (_something_is_stacked(self.use_parallel, self.parallel_mlp, "parallel_mlp"),)
+        return (lambda: _something_is_stacked(self.use_parallel, self.parallel_mlp, "parallel_mlp"),)
 
 
 class GdcnConfig(BaseConfig):
@@ -75,9 +75,9 @@ class GdcnConfig(BaseConfig):
     mlp: MlpConfig | None = None
     """The deep network; none given: cross layers alone."""
 
-    def checks(self) -> tuple[Problems, ...]:
+    def checks(self) -> tuple[Check, ...]:
         """Nothing to stack on the cross layers."""
-        return (_something_is_stacked(self.use_parallel, self.mlp, "mlp"),)
+        return (lambda: _something_is_stacked(self.use_parallel, self.mlp, "mlp"),)
 
 
 def _something_is_stacked(use_parallel: bool, mlp: MlpConfig | None, name: str) -> Problems:
@@ -141,9 +141,9 @@ class FinalMlpConfig(BaseConfig):
     fusion_size: PositiveInt = 1
     """Fusions side by side, each one number: the width of the output. 1 is the paper's, whose number is the logit."""
 
-    def checks(self) -> tuple[Problems, ...]:
+    def checks(self) -> tuple[Check, ...]:
         """Outputs that cannot be cut into heads."""
-        return (self._heads_divide(),)
+        return (self._heads_divide,)
 
     def _heads_divide(self) -> Problems:
         for name, stream in (("first", self.first), ("second", self.second)):
@@ -190,9 +190,9 @@ class RankMixerConfig(BaseConfig):
     feed_forward_factor: PositiveInt = 4
     """Width of a feed-forward's hidden layer, as a multiple of `width`."""
 
-    def checks(self) -> tuple[Problems, ...]:
+    def checks(self) -> tuple[Check, ...]:
         """Tokens that cannot be cut into as many heads."""
-        return (self._heads_divide(),)
+        return (self._heads_divide,)
 
     def _heads_divide(self) -> Problems:
         if self.width % self.num_tokens:

@@ -1,8 +1,9 @@
-"""What every section of the configuration shares: strictness, the common field types, and how sections disagree."""
+"""What every section of the configuration shares: strictness, field types, markers of fields, and checks."""
 
-from collections.abc import Iterator
-from contextlib import nullcontext, suppress
-from typing import Annotated, Any, Self
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import (
     AfterValidator,
@@ -16,11 +17,11 @@ from pydantic import (
 )
 
 DEFAULT = "default"
-"""The key that stands for everything not named beside it."""
+"""The key for everything not named beside it."""
 
 
 KeyPath = tuple[str | int, ...]
-"""Where something stands in the configuration, key by key."""
+"""A position in the configuration, key by key."""
 
 
 def dotted(path: KeyPath) -> str:
@@ -28,8 +29,29 @@ def dotted(path: KeyPath) -> str:
     return ".".join(f'"{step}"' if isinstance(step, str) and ("." in step or not step) else str(step) for step in path)
 
 
+@dataclass(frozen=True)
+class FreeOnResume:
+    """Marks a field that may change when a run is resumed, because no step depends on it."""
+
+
+@dataclass(frozen=True)
+class ShapesWeights:
+    """Marks a field that gives weights their meaning: trained weights cannot be used under another value."""
+
+
+@dataclass(frozen=True)
+class OrderMatters:
+    """Marks a mapping whose order is the order of the model's inputs or outputs."""
+
+
 Problems = Iterator[tuple[KeyPath, str]]
-"""The path of a field, from the section that tells, and what does not go together there."""
+"""Mistakes: the path of a field, relative to the section that reports it, and the message."""
+Check = Callable[[], Problems]
+"""Compares fields that are valid one by one."""
+
+
+class MissingValue(Exception):
+    """A check read a value that is absent or was refused; that mistake is reported already, so the check ends."""
 
 
 class BaseConfig(BaseModel):
@@ -37,19 +59,27 @@ class BaseConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
-    def checks(self) -> tuple[Problems, ...]:
-        """What fields, each good by itself, do not agree about; asked once the whole file is read."""
+    def checks(self) -> tuple[Check, ...]:
+        """Checks across the fields of this section; run once the whole file is read."""
         return ()
 
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Reached only for fields that a partial section lacks: raises MissingValue."""
+            if name in type(self).model_fields:
+                raise MissingValue(name)
+            return super().__getattr__(name)
+
     @model_serializer(mode="wrap")
-    def _what_null_says(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without the nulls that say nothing: those that are the default."""
+    def _without_default_nulls(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Omit nulls that are the default."""
         fields = type(self).model_fields
         return {key: item for key, item in dump(self).items() if item is not None or fields[key].default is not None}
 
 
 class ProblemError(ValueError):
-    """Fields that do not go together; `problems` lists each with its path."""
+    """Fields that contradict each other; `problems` lists each with its path."""
 
     def __init__(self, problems: list[tuple[KeyPath, str]]) -> None:
         super().__init__("; ".join(f"{'.'.join(map(str, path))}: {text}" for path, text in problems))
@@ -57,44 +87,37 @@ class ProblemError(ValueError):
 
 
 class WholeConfig(BaseConfig):
-    """The root of a file: refuses what its sections, and the fields of each, disagree about, all of it at once."""
+    """The root of a file. Validation runs the checks of every section and reports all problems together."""
 
     @model_validator(mode="after")
-    def _agrees(self) -> Self:
+    def _has_no_problems(self) -> Self:
         problems = list(all_problems(self))
         if problems:
             raise ProblemError(problems)
         return self
 
 
-_LACKING = (AttributeError, TypeError)
-"""What a check meets where a field is not there."""
+def all_problems(value: Any, path: KeyPath = ()) -> Problems:
+    """Problems found by the checks of `value` and of every section below it.
 
-
-def all_problems(value: Any, path: KeyPath = (), *, partly: bool = False) -> Problems:
-    """Those of `value` and of every section below it.
-
-    `partly`: sections may lack fields; a check ends at the first that it misses.
+    Sections may lack fields: a check ends at the first one it misses. Any other error in a check is a bug, and raises.
     """
     below: Any = ()
     if isinstance(value, BaseConfig):
-        checks: tuple[Problems, ...] = ()
-        with suppress(*_LACKING) if partly else nullcontext():
-            checks = value.checks()
-        for check in checks:
-            with suppress(*_LACKING) if partly else nullcontext():
-                yield from (((*path, *where), text) for where, text in check)
+        for check in value.checks():
+            with suppress(MissingValue):
+                yield from (((*path, *where), text) for where, text in check())
         below = vars(value).items()
     elif isinstance(value, dict | list):
         below = value.items() if isinstance(value, dict) else enumerate(value)
     for key, item in below:
-        yield from all_problems(item, (*path, key), partly=partly)
+        yield from all_problems(item, (*path, key))
 
 
-MOST = 2**31 - 1
-"""No count of steps, rows, codes or layers is above it."""
-PositiveInt = Annotated[int, Field(gt=0, le=MOST)]
-NonNegativeInt = Annotated[int, Field(ge=0, le=MOST)]
+MAX_INT = 2**31 - 1
+"""The largest accepted count of steps, rows, codes or layers."""
+PositiveInt = Annotated[int, Field(gt=0, le=MAX_INT)]
+NonNegativeInt = Annotated[int, Field(ge=0, le=MAX_INT)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0, le=1)]
@@ -103,16 +126,16 @@ DropRate = Annotated[float, Field(ge=0, lt=1)]
 """A probability in [0, 1), such as a dropout rate."""
 MIN_EPSILON = 1e-12
 Epsilon = Annotated[float, Field(ge=MIN_EPSILON)]
-"""What keeps a division finite; float32 still tells the smallest from 0."""
+"""Keeps a division finite; the smallest is still distinct from 0 in float32."""
 
 
-def _whole(text: str) -> str:
+def _without_nul(text: str) -> str:
     if "\0" in text:
-        raise ValueError("may not hold the character NUL")
+        raise ValueError("must not contain the NUL character")
     return text
 
 
-Name = Annotated[str, Field(min_length=1), AfterValidator(_whole)]
+Name = Annotated[str, Field(min_length=1), AfterValidator(_without_nul)]
 
 
 def _one_or_many(value: object) -> object:

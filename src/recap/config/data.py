@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
-from recap.config.base import BaseConfig, Globs, Name, NonNegativeInt, PositiveFloat, PositiveInt, Problems, Rate
+from recap.config.base import BaseConfig, Check, Globs, Name, NonNegativeInt, PositiveFloat, PositiveInt, Problems, Rate
 
 
 class HourlyInputs(BaseConfig):
@@ -26,9 +26,9 @@ class HourlyInputs(BaseConfig):
     files: Name = "*"
     """Glob of the files in such a folder."""
 
-    def checks(self) -> tuple[Problems, ...]:
+    def checks(self) -> tuple[Check, ...]:
         """A date that is none."""
-        return (date_problems("end_datetime", self.end_datetime, "%Y/%m/%d/%H", "YYYY/MM/DD/HH"),)
+        return (lambda: date_problems("end_datetime", self.end_datetime, "%Y/%m/%d/%H", "YYYY/MM/DD/HH"),)
 
 
 class DailyInputs(BaseConfig):
@@ -48,9 +48,9 @@ class DailyInputs(BaseConfig):
     files: Name = "*"
     """Glob of the files in such a folder; `**/*` for those below it too."""
 
-    def checks(self) -> tuple[Problems, ...]:
+    def checks(self) -> tuple[Check, ...]:
         """A date that is none."""
-        return (date_problems("end_date", self.end_date, "%Y/%m/%d", "YYYY/MM/DD"),)
+        return (lambda: date_problems("end_date", self.end_date, "%Y/%m/%d", "YYYY/MM/DD"),)
 
 
 def date_problems(field: str, text: str, pattern: str, shown: str) -> Problems:
@@ -307,9 +307,9 @@ class TrainDataConfig(DataConfig):
         sampling = self.downsample_negatives
         return self.global_batch_size * (sampling.batch_multiplier if sampling is not None else 1)
 
-    def checks(self) -> tuple[Problems, ...]:
+    def checks(self) -> tuple[Check, ...]:
         """Interleaving of what is shuffled, and sampling that reads nothing more."""
-        return self._interleaves_in_order(), self._samples_something()
+        return self._interleaves_in_order, self._samples_something
 
     def _interleaves_in_order(self) -> Problems:
         if self.interleave_files > 1 and self.shuffle_window_rows:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, TypeAlias
 
 from pydantic import Discriminator, Field, Tag
 
-from recap.config.base import BaseConfig, Name, NonNegativeInt, PositiveInt, Problems
+from recap.config.base import BaseConfig, Check, Name, NonNegativeInt, PositiveInt, Problems
 
 
 class Position(BaseConfig):
@@ -91,9 +91,9 @@ class IntegerCodes(IntegerSpace):
     of: Position | None = None
     """Where the code stands, if it is no column of its own but one of a list."""
 
-    def checks(self) -> tuple[Problems, ...]:
+    def checks(self) -> tuple[Check, ...]:
         """One code of a list, and many."""
-        return (is_one_value(self.of, self.length),)
+        return (lambda: is_one_value(self.of, self.length),)
 
 
 class Vocabulary(VocabularySpace):
@@ -111,9 +111,9 @@ class HashedValues(HashSpace):
     of: Position | None = None
     """Where the value stands, if it is no column of its own but one of a list."""
 
-    def checks(self) -> tuple[Problems, ...]:
+    def checks(self) -> tuple[Check, ...]:
         """One value of a list, and many."""
-        return (is_one_value(self.of, self.length),)
+        return (lambda: is_one_value(self.of, self.length),)
 
 
 class SharedValues(SharedTable):
@@ -124,9 +124,9 @@ class SharedValues(SharedTable):
     of: Position | None = None
     """Where the value stands, if it is no column of its own but one of a list."""
 
-    def checks(self) -> tuple[Problems, ...]:
+    def checks(self) -> tuple[Check, ...]:
         """One value of a list, and many."""
-        return (is_one_value(self.of, self.length),)
+        return (lambda: is_one_value(self.of, self.length),)
 
 
 CodeSpace: TypeAlias = IntegerSpace | VocabularySpace | HashSpace

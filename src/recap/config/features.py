@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer
 
-from recap.config.base import BaseConfig, KeyPath, Name, PositiveInt, Problems
+from recap.config.base import BaseConfig, Check, KeyPath, Name, PositiveInt, Problems
 from recap.config.discrete import CodeSpace, Discrete, Position, SharedCodes, SharedTable, Vocabulary, is_one_value
 from recap.config.histories import HistoryColumns
 from recap.text import suggest
@@ -39,9 +39,9 @@ class Column(BaseConfig):
         """Values that are read of a row, before the mask."""
         return self.length if self.first is None else self.first
 
-    def checks(self) -> tuple[Problems, ...]:
+    def checks(self) -> tuple[Check, ...]:
         """More values than there are, and a mask of one."""
-        return self._first_is_there(), is_one_value(self.of, self.length), self._has_values_to_mask()
+        return self._first_is_there, lambda: is_one_value(self.of, self.length), self._has_values_to_mask
 
     def _first_is_there(self) -> Problems:
         if self.first is not None and self.first > self.length:
@@ -140,9 +140,9 @@ class FeaturesConfig(BaseConfig):
     timestamp: Name | None = None
     """When the impression was served; carried to the predictions."""
 
-    def checks(self) -> tuple[Problems, ...]:
+    def checks(self) -> tuple[Check, ...]:
         """Tables that are shared, and names of histories."""
-        return self._tables_are_there(), self._histories_have_plain_names()
+        return self._tables_are_there, self._histories_have_plain_names
 
     def _tables_are_there(self) -> Problems:
         for path, column in self._coded():

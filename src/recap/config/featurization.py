@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from recap.config.base import BaseConfig, Name, PositiveFloat, Problems
+from recap.config.base import BaseConfig, Check, Name, PositiveFloat, Problems
 from recap.config.network import BatchNormConfig, LayerNormConfig
 
 _NO_FLOAT32 = 3.4028235677973366e38
@@ -52,9 +52,9 @@ class ZScoreLogConfig(JoinConfig):
     """Batch renormalisation (arXiv:1702.03275) in place of BatchNorm; needs `batch_norm`, of which it keeps to the
     fields."""
 
-    def checks(self) -> tuple[Problems, ...]:
+    def checks(self) -> tuple[Check, ...]:
         """Renormalisation of nothing."""
-        return (self._has_what_to_renorm(),)
+        return (self._has_what_to_renorm,)
 
     def _has_what_to_renorm(self) -> Problems:
         if self.renorm and self.batch_norm is None:

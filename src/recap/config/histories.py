@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from recap.config.base import BaseConfig, Name, PositiveInt, Problems
+from recap.config.base import BaseConfig, Check, Name, PositiveInt, Problems
 from recap.config.discrete import (
     ONE_OF,
     HashSpace,
@@ -128,9 +128,9 @@ class TransformerConfig(BaseConfig):
     dropout: DropoutConfig | None = None
     """Of what each attention and each feed-forward network adds; its `rates` are of the blocks; none given: none."""
 
-    def checks(self) -> tuple[Problems, ...]:
+    def checks(self) -> tuple[Check, ...]:
         """A width that heads cannot part, and rates for other blocks than there are."""
-        return self._heads_part_the_width(), self._a_rate_a_block()
+        return self._heads_part_the_width, self._a_rate_a_block
 
     def _a_rate_a_block(self) -> Problems:
         rates = self.dropout.rates if self.dropout is not None else None

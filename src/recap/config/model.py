@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PlainSerializer
 
 from recap.config.backbones import BackboneConfig, CrossConfig
-from recap.config.base import BaseConfig, Name, NonNegativeInt, PositiveFloat, PositiveInt, Problems
+from recap.config.base import BaseConfig, Check, Name, NonNegativeInt, PositiveFloat, PositiveInt, Problems
 from recap.config.featurization import DoubleNormLogConfig, FeaturizationConfig
 from recap.config.histories import HistoryModelConfig
 from recap.config.loss import (
@@ -41,9 +41,9 @@ class EmbeddingConfig(BaseConfig):
     pretrained: PretrainedConfig | None = None
     """Rows that were learned elsewhere; none given: all rows start close to zero."""
 
-    def checks(self) -> tuple[Problems, ...]:
+    def checks(self) -> tuple[Check, ...]:
         """Rows for a table that is not there."""
-        return (self._has_rows(),)
+        return (self._has_rows,)
 
     def _has_rows(self) -> Problems:
         if self.pretrained is not None and not self.width:
@@ -78,9 +78,9 @@ class MlpTowerConfig(BaseConfig):
     dropout: DropoutConfig | None = None
     """After each ReLU; none given: none."""
 
-    def checks(self) -> tuple[Problems, ...]:
+    def checks(self) -> tuple[Check, ...]:
         """Rates of dropout for other layers than there are."""
-        return (rates_fit(self.dropout, len(self.layer_sizes)),)
+        return (lambda: rates_fit(self.dropout, len(self.layer_sizes)),)
 
 
 TowerConfig = Annotated[MlpTowerConfig | CrossConfig, Field(discriminator="kind")]
@@ -114,9 +114,9 @@ class TaskConfig(BaseConfig):
     pairwise: PairwiseConfig | None = None
     """A loss on the order of each user's rows, beside the task's own; none given: none."""
 
-    def checks(self) -> tuple[Problems, ...]:
+    def checks(self) -> tuple[Check, ...]:
         """What speaks of positives, where there are none."""
-        return (self._positives_are_there(),)
+        return (self._positives_are_there,)
 
     def _positives_are_there(self) -> Problems:
         if isinstance(self.objective, RegressionConfig):
@@ -178,9 +178,14 @@ class ModelConfig(BaseConfig):
         """The width of each table that `embeddings` names."""
         return {name: table.width for name, table in self.embeddings.items()}
 
-    def checks(self) -> tuple[Problems, ...]:
+    @property
+    def regressions(self) -> list[str]:
+        """The regression tasks, in the order of tasks."""
+        return [name for name, task in self.tasks.items() if isinstance(task.objective, RegressionConfig)]
+
+    def checks(self) -> tuple[Check, ...]:
         """A backbone that nothing reads, or none to read; a task called as another part is; a chain of no tasks."""
-        return self._backbone_is_read(), self._no_task_is_the_shared_part(), self._chain_is_of_tasks()
+        return self._backbone_is_read, self._no_task_is_the_shared_part, self._chain_is_of_tasks
 
     def _backbone_is_read(self) -> Problems:
         shares_none = isinstance(self.sharing, ShareNoneConfig)

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from recap.config.base import BaseConfig, DropRate, Epsilon, PositiveInt, Problems, Rate
+from recap.config.base import BaseConfig, Check, DropRate, Epsilon, PositiveInt, Problems, Rate
 
 
 class BatchNormConfig(BaseConfig):
@@ -33,9 +33,9 @@ class DropoutConfig(BaseConfig):
     rates: Annotated[list[DropRate], Field(min_length=1)] | None = None
     """The same of each layer by itself: one for every layer that has a ReLU, in order."""
 
-    def checks(self) -> tuple[Problems, ...]:
+    def checks(self) -> tuple[Check, ...]:
         """One probability, and many."""
-        return (self._said_once(),)
+        return (self._said_once,)
 
     def _said_once(self) -> Problems:
         if self.rate is not None and self.rates is not None:
@@ -66,10 +66,11 @@ class MlpConfig(BaseConfig):
     final_layer_batch_norm: bool = False
     """BatchNorm, as `batch_norm` says it, after the Linear of the last layer too."""
 
-    def checks(self) -> tuple[Problems, ...]:
-        """Rates of dropout for other layers than there are, and a last BatchNorm that nothing describes."""
-        relus = len(self.layer_sizes) - (0 if self.final_layer_activation else 1)
-        return rates_fit(self.dropout, relus), self._last_norm_is_there()
+    def checks(self) -> tuple[Check, ...]:
+        return self._rates_fit, self._last_norm_is_there
+
+    def _rates_fit(self) -> Problems:
+        yield from rates_fit(self.dropout, len(self.layer_sizes) - (0 if self.final_layer_activation else 1))
 
     def _last_norm_is_there(self) -> Problems:
         if self.final_layer_batch_norm and self.batch_norm is None:

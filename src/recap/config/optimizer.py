@@ -6,6 +6,7 @@ from pydantic import Field
 
 from recap.config.base import (
     BaseConfig,
+    Check,
     DropRate,
     Epsilon,
     Name,
@@ -112,9 +113,9 @@ class SgdConfig(BaseConfig):
     nesterov: bool = False
     """Whether W moves by g + momentum · v instead, as if the next step were made already."""
 
-    def checks(self) -> tuple[Problems, ...]:
+    def checks(self) -> tuple[Check, ...]:
         """Nesterov's momentum without momentum."""
-        return (self._nesterov_has_momentum(),)
+        return (self._nesterov_has_momentum,)
 
     def _nesterov_has_momentum(self) -> Problems:
         if self.nesterov and not self.momentum:
@@ -181,9 +182,9 @@ class LinearRampToCosineConfig(BaseConfig):
     final_num_steps: PositiveInt
     """Step at which the cosine ends, counted from the first step of the run."""
 
-    def checks(self) -> tuple[Problems, ...]:
+    def checks(self) -> tuple[Check, ...]:
         """A cosine that ends before it begins."""
-        return (self._ends_after_ramp(),)
+        return (self._ends_after_ramp,)
 
     def _ends_after_ramp(self) -> Problems:
         if self.final_num_steps <= self.num_ramp_steps:
@@ -199,9 +200,9 @@ class PiecewiseConstantConfig(BaseConfig):
     learning_rate_values: Annotated[list[NonNegativeFloat], Field(min_length=1)]
     """The rates between the boundaries."""
 
-    def checks(self) -> tuple[Problems, ...]:
+    def checks(self) -> tuple[Check, ...]:
         """Values that do not fit the boundaries, or boundaries that do not rise."""
-        return (self._pieces_fit(),)
+        return (self._pieces_fit,)
 
     def _pieces_fit(self) -> Problems:
         boundaries, values = self.learning_rate_boundaries, self.learning_rate_values
@@ -232,9 +233,9 @@ class TablesConfig(BaseConfig):
     `sgd`, `adagrad` and `rowwise_adagrad` do the same either way; the moments of `adam` then stay as they are in steps
     that do not hold their row (lazy Adam)."""
 
-    def checks(self) -> tuple[Problems, ...]:
+    def checks(self) -> tuple[Check, ...]:
         """Rows that move without being in the batch, and gradients that hold no others."""
-        return (self._sparse_leaves_other_rows(),)
+        return (self._sparse_leaves_other_rows,)
 
     def _sparse_leaves_other_rows(self) -> Problems:
         algorithm = self.algorithm

@@ -5,7 +5,7 @@ from enum import StrEnum
 
 from pydantic import Field, PrivateAttr
 
-from recap.config.base import BaseConfig, KeyPath, Name, Problems, WholeConfig
+from recap.config.base import BaseConfig, Check, KeyPath, Name, WholeConfig
 from recap.config.checks.inputs import (
     column_problems,
     embedding_problems,
@@ -28,7 +28,6 @@ from recap.config.checks.tasks import (
 from recap.config.checks.weights import frozen_problems, warm_start_problems
 from recap.config.data import DataConfig, TrainDataConfig, ValidationDataConfig
 from recap.config.features import FeaturesConfig
-from recap.config.loss import RegressionConfig
 from recap.config.metrics import MetricName, MetricsConfig, StratumConfig
 from recap.config.model import ModelConfig
 from recap.config.optimizer import OptimizerConfig
@@ -77,29 +76,29 @@ class RecapConfig(WholeConfig):
     strata: dict[Name, StratumConfig] = {}
     """Rows of which `recap evaluate` reports every metric by themselves, too, by a name for them."""
 
-    def checks(self) -> tuple[Problems, ...]:
-        """What sections do not agree about."""
+    def checks(self) -> tuple[Check, ...]:
+        """Each check, with the sections it compares."""
         return (
-            column_problems(self),
-            embedding_problems(self),
-            join_problems(self),
-            position_problems(self),
-            history_problems(self),
-            product_problems(self),
-            task_problems(self),
-            chain_problems(self),
-            metric_problems(self),
-            watch_problems(self),
-            stratum_problems(self),
-            weight_problems(self),
-            rate_problems(self),
-            batch_problems(self),
-            regression_problems(self),
-            pair_problems(self),
-            balancing_problems(self),
-            table_problems(self),
-            frozen_problems(self),
-            warm_start_problems(self),
+            lambda: column_problems(self.features, self.model.tasks, self.data_sets()),
+            lambda: embedding_problems(self.features, self.model),
+            lambda: join_problems(self.features, self.model.featurization),
+            lambda: position_problems(self.features, self.model),
+            lambda: history_problems(self.features, self.model),
+            lambda: product_problems(self.features, self.model),
+            lambda: task_problems(self.model.tasks, self.data_sets()),
+            lambda: chain_problems(self.model, self.train_data),
+            lambda: metric_problems(self.which_metrics, self.model),
+            lambda: watch_problems(self.training, self.validation_data, self.which_metrics, self.features, self.model),
+            lambda: stratum_problems(self.strata, self.features),
+            lambda: weight_problems(self.scoring.weights, self.model.tasks),
+            lambda: rate_problems(self.model.tasks, self.optimizer),
+            lambda: batch_problems(self.training, self.train_data, self.features, self.model),
+            lambda: regression_problems(self.model.tasks, self.data_sets()),
+            lambda: pair_problems(self.model.tasks, self.features),
+            lambda: balancing_problems(self.model, self.optimizer),
+            lambda: table_problems(self.optimizer, self.training, self.features, self.model),
+            lambda: frozen_problems(self.optimizer, self.model.tasks),
+            lambda: warm_start_problems(self.training, self.model.tasks),
         )
 
     _secrets: dict[KeyPath, str] = PrivateAttr(default_factory=dict)
@@ -120,8 +119,8 @@ class RecapConfig(WholeConfig):
 
     @property
     def regressions(self) -> list[str]:
-        """The tasks that predict how much of something, in the order of tasks."""
-        return [name for name, task in self.model.tasks.items() if isinstance(task.objective, RegressionConfig)]
+        """The regression tasks, in the order of tasks."""
+        return self.model.regressions
 
     def data_sets(self) -> Iterator[tuple[KeyPath, DataConfig]]:
         """Every data set, with its path: the one to train on, then those to validate on."""

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from recap.config.base import MOST, BaseConfig, Name, NonNegativeFloat, PositiveInt, Problems
+from recap.config.base import MAX_INT, BaseConfig, Check, Name, NonNegativeFloat, PositiveInt, Problems
 
 
 class ShareAllConfig(BaseConfig):
@@ -54,7 +54,7 @@ class PleConfig(_SharedAndOwnConfig):
     """Progressive layered extraction (Tang et al., RecSys 2020): levels of `cgc`, each reading the mixtures below."""
 
     kind: Literal["ple"]
-    levels: Annotated[int, Field(ge=2, le=MOST)] = 2
+    levels: Annotated[int, Field(ge=2, le=MAX_INT)] = 2
     """How many levels of experts stand above each other; a single one is `cgc`."""
 
 
@@ -75,9 +75,9 @@ class _ChainConfig(BaseConfig):
     chain: Annotated[list[Name], Field(min_length=1)]
     """The tasks, each a condition of the next: nobody likes what was not clicked. At least two."""
 
-    def checks(self) -> tuple[Problems, ...]:
+    def checks(self) -> tuple[Check, ...]:
         """A chain of one, or one that meets itself."""
-        return (self._links(),)
+        return (self._links,)
 
     def _links(self) -> Problems:
         if len(self.chain) == 1:

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from recap.config.base import (
     BaseConfig,
+    Check,
     Name,
     NonNegativeFloat,
     NonNegativeInt,
@@ -27,9 +28,9 @@ class MlflowConfig(BaseConfig):
     run_name: Name | None = None
     """The name of the run; none given: that of the folder `save_dir`."""
 
-    def checks(self) -> tuple[Problems, ...]:
+    def checks(self) -> tuple[Check, ...]:
         """A server without the scheme by which it is known as one."""
-        return (self._has_a_scheme(),)
+        return (self._has_a_scheme,)
 
     def _has_a_scheme(self) -> Problems:
         uri = self.tracking_uri
@@ -109,9 +110,9 @@ class InitialWeightsConfig(BaseConfig):
     fresh: list[Name] = []
     """What starts as in a new model."""
 
-    def checks(self) -> tuple[Problems, ...]:
+    def checks(self) -> tuple[Check, ...]:
         """A name with two origins."""
-        return (self._origins_are_clear(),)
+        return (self._origins_are_clear,)
 
     def _origins_are_clear(self) -> Problems:
         for index, name in enumerate(self.fresh):

@@ -1,1 +1,1 @@
-"""What sections of a configuration must agree on."""
+"""Checks across sections: each function takes the sections it compares and yields their problems."""

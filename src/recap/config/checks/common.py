@@ -1,19 +1,28 @@
-"""What several checks of a whole configuration ask."""
+"""Helpers and types shared by several checks."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
 
+from recap.config.base import KeyPath
+from recap.config.data import DataConfig
+from recap.config.model import ModelConfig, TaskConfig
 from recap.text import suggest
 
-if TYPE_CHECKING:
-    from recap.config.recap import RecapConfig
+Tasks = Mapping[str, TaskConfig]
+"""The tasks by name, `model.tasks`."""
+DataSets = Iterable[tuple[KeyPath, DataConfig]]
+"""Every data set with its path: `train_data`, then those of `validation_data`."""
 
 
-def is_position(config: "RecapConfig", name: str) -> bool:
-    """Whether a discrete feature is the position, which has no table among the embeddings."""
-    debias = config.model.position_debias
-    return debias is not None and debias.feature == name
+def is_position(model: ModelConfig, name: str) -> bool:
+    """Whether a discrete feature is the position of `model.position_debias`, which has its own embedding."""
+    return model.position_debias is not None and model.position_debias.feature == name
 
 
-def unknown(name: str, what: str, known: list[str]) -> str:
-    """What is said of a name that nothing has."""
-    return f"{name!r} is no {what} of this configuration. {suggest(name, known)}"
+def unknown(name: str, noun: str, known: Iterable[str]) -> str:
+    """Message for a name that nothing in the configuration has."""
+    return f"unknown {noun} {name!r}. {suggest(name, list(known))}"
+
+
+def twice(name: str) -> str:
+    """Message for a name that a list holds twice."""
+    return f"{name!r} is listed twice; remove one"

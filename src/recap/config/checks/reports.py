@@ -1,74 +1,82 @@
-"""Metrics and strata that a run cannot report."""
+"""Checks of metrics and strata against the tasks, data sets and features they are reported for."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
 from recap.config.base import Problems
-from recap.config.checks.common import unknown
+from recap.config.checks.common import twice, unknown
+from recap.config.data import ValidationDataConfig
 from recap.config.discrete import HashSpace, IntegerSpace, VocabularySpace
-from recap.config.metrics import BINARY_METRICS, GROUPED_METRICS, REGRESSION_METRICS
+from recap.config.features import FeaturesConfig
+from recap.config.metrics import BINARY_METRICS, GROUPED_METRICS, REGRESSION_METRICS, StratumConfig
+from recap.config.model import ModelConfig
+from recap.config.training import TrainingConfig
 from recap.text import suggest
 
-if TYPE_CHECKING:
-    from recap.config.recap import RecapConfig
 
-
-def metric_problems(config: "RecapConfig") -> Problems:
-    """Metrics named twice, or of no task."""
-    names = config.which_metrics or []
+def metric_problems(which_metrics: Sequence[str] | None, model: ModelConfig) -> Problems:
+    """Each metric is listed once, and some task has it."""
+    names = which_metrics or []
     for index, name in enumerate(names):
         if name in names[:index]:
-            yield ("which_metrics", index), f"{name!r} is named twice; once is enough"
-        if name not in BINARY_METRICS and not config.regressions:
-            yield ("which_metrics", index), f"{name!r} is a metric of regression tasks; there is none"
-        if name not in REGRESSION_METRICS and len(config.regressions) == len(config.tasks):
-            yield ("which_metrics", index), f"{name!r} is a metric of binary tasks; there is none"
+            yield ("which_metrics", index), twice(name)
+        if name not in BINARY_METRICS and not model.regressions:
+            yield ("which_metrics", index), f"{name!r} is a metric of regression tasks, and there are none"
+        if name not in REGRESSION_METRICS and len(model.regressions) == len(model.tasks):
+            yield ("which_metrics", index), f"{name!r} is a metric of binary tasks, and there are none"
 
 
-def watch_problems(config: "RecapConfig") -> Problems:
-    """A watched metric that is not reported."""
-    watch, path = config.training.watch, ("training", "watch")
+def watch_problems(
+    training: TrainingConfig,
+    validation_data: Mapping[str, ValidationDataConfig],
+    which_metrics: Sequence[str] | None,
+    features: FeaturesConfig,
+    model: ModelConfig,
+) -> Problems:
+    """The watched metric is reported while training, for the tasks that are watched."""
+    watch, path = training.watch, ("training", "watch")
     if watch is None:
         return
-    if config.training.eval_log_every_n is None:
-        yield path, "needs evaluations while training, and training.eval_log_every_n is null; give a number of steps"
-    if watch.split not in config.validation_data:
-        yield (*path, "split"), unknown(watch.split, "validation set", list(config.validation_data))
+    if training.eval_log_every_n is None:
+        yield path, "needs evaluations while training, but training.eval_log_every_n is null; set a number of steps"
+    if watch.split not in validation_data:
+        yield (*path, "split"), unknown(watch.split, "split", validation_data)
         return
-    if config.which_metrics is not None and watch.metric not in config.which_metrics:
-        yield (*path, "metric"), f"{watch.metric!r} is not among which_metrics; add it there"
-    if watch.metric in GROUPED_METRICS and config.features.user is None:
-        yield (*path, "metric"), f"{watch.metric} needs features.user; name the column there"
-    chosen = config.validation_data[watch.split].evaluation_tasks
-    evaluated = config.tasks if chosen is None else chosen
+    if which_metrics is not None and watch.metric not in which_metrics:
+        yield (*path, "metric"), f"{watch.metric!r} is not in which_metrics; add it there"
+    if watch.metric in GROUPED_METRICS and features.user is None:
+        yield (*path, "metric"), f"{watch.metric} needs features.user; set it to the column that identifies the user"
+    chosen = validation_data[watch.split].evaluation_tasks
+    evaluated = list(model.tasks) if chosen is None else chosen
     for index, task in enumerate(watch.tasks or []):
         if task not in evaluated:
             yield (*path, "tasks", index), f"{task!r} is not evaluated on {watch.split}. {suggest(task, evaluated)}"
         elif task in (watch.tasks or [])[:index]:
-            yield (*path, "tasks", index), f"{task!r} is named twice; once is enough"
-        elif not _has_metric(config, task, watch.metric):
-            yield (*path, "tasks", index), f"{task!r} has no {watch.metric}, which is of another kind of task"
-    if not any(_has_metric(config, task, watch.metric) for task in evaluated):
-        yield (*path, "metric"), f"no task that is evaluated on {watch.split} has {watch.metric}"
+            yield (*path, "tasks", index), twice(task)
+        elif not _has_metric(model, task, watch.metric):
+            kind = "regression" if task in model.regressions else "binary"
+            yield (*path, "tasks", index), f"{task!r} is a {kind} task and has no {watch.metric}"
+    if not any(_has_metric(model, task, watch.metric) for task in evaluated):
+        yield (*path, "metric"), f"no task evaluated on {watch.split} has {watch.metric}"
 
 
-def _has_metric(config: "RecapConfig", task: str, metric: str) -> bool:
-    return task in config.tasks and metric in (REGRESSION_METRICS if task in config.regressions else BINARY_METRICS)
+def _has_metric(model: ModelConfig, task: str, metric: str) -> bool:
+    metrics = REGRESSION_METRICS if task in model.regressions else BINARY_METRICS
+    return task in model.tasks and metric in metrics
 
 
-def stratum_problems(config: "RecapConfig") -> Problems:
-    """Values that no row can have."""
-    features = config.features
-    for name, stratum in config.strata.items():
-        path, discrete = ("strata", name), features.discrete
-        if stratum.feature not in discrete:
-            yield (*path, "feature"), unknown(stratum.feature, "discrete feature", list(discrete))
+def stratum_problems(strata: Mapping[str, StratumConfig], features: FeaturesConfig) -> Problems:
+    """A stratum selects a value that rows can have."""
+    for name, stratum in strata.items():
+        path, value = ("strata", name), stratum.value
+        if stratum.feature not in features.discrete:
+            yield (*path, "feature"), unknown(stratum.feature, "discrete feature", features.discrete)
             continue
-        feature, value = discrete[stratum.feature], stratum.value
-        if feature.length > 1:
-            yield (*path, "feature"), f"{stratum.feature!r} holds {feature.length} codes a row; a stratum needs one"
-        space = features.code_spaces.get(features.table_of(stratum.feature, feature))
+        codes = features.discrete[stratum.feature]
+        if codes.length > 1:
+            yield (*path, "feature"), f"{stratum.feature!r} has {codes.length} codes per row; a stratum needs one"
+        space = features.code_spaces.get(features.table_of(stratum.feature, codes))
         if isinstance(space, HashSpace):
-            yield (*path, "feature"), f"{stratum.feature!r} is hashed, and other values may have the same code"
+            yield (*path, "feature"), f"{stratum.feature!r} is hashed, so other values may have the same code"
         elif isinstance(space, IntegerSpace) and not (isinstance(value, int) and 0 <= value < space.size):
             yield (*path, "value"), f"{stratum.feature!r} has the codes 0 to {space.size - 1}, found {value!r}"
         elif isinstance(space, VocabularySpace) and not isinstance(value, str):

@@ -1,35 +1,34 @@
-"""What is said of how embedding tables move, and does not go together."""
-
-from typing import TYPE_CHECKING
+"""Checks of the algorithm for embedding tables against everything else that reaches them."""
 
 from recap.config.base import DEFAULT, Problems
 from recap.config.checks.common import is_position
-from recap.config.optimizer import GradNormConfig, PcGradConfig
+from recap.config.features import FeaturesConfig
+from recap.config.model import ModelConfig
+from recap.config.optimizer import GradNormConfig, OptimizerConfig, PcGradConfig
+from recap.config.training import TrainingConfig
 
-if TYPE_CHECKING:
-    from recap.config.recap import RecapConfig
 
-
-def table_problems(config: "RecapConfig") -> Problems:
-    """An algorithm for tables that are not there, and sparse steps where something reaches whole tables."""
-    optimizer, path = config.optimizer, ("optimizer", "tables")
+def table_problems(
+    optimizer: OptimizerConfig, training: TrainingConfig, features: FeaturesConfig, model: ModelConfig
+) -> Problems:
+    """There are tables to update, and with sparse steps nothing else needs their full gradients."""
     if optimizer.tables is None:
         return
-    if not _has_tables(config):
-        yield path, "there are no embedding tables to move; leave it out, or name columns under features.discrete"
+    if not _has_tables(features, model):
+        text = "there are no embedding tables to update; remove it, or add columns under features.discrete"
+        yield ("optimizer", "tables"), text
     if not optimizer.tables.sparse:
         return
     if optimizer.embedding_l2:
         yield (
             ("optimizer", "embedding_l2"),
-            "moves every row of a table in every step, and sparse steps only those of a batch; set it to 0, or "
-            "optimizer.tables.sparse to false",
+            "changes every row of a table in every step, but sparse steps reach only the rows of a batch; set it to "
+            "0, or optimizer.tables.sparse to false",
         )
-    if config.training.compile:
+    if training.compile:
         yield (
             ("training", "compile"),
-            "torch.compile makes no kernels for sparse gradients; leave it out, or set optimizer.tables.sparse to "
-            "false",
+            "torch.compile does not support sparse gradients; set it to false, or optimizer.tables.sparse to false",
         )
     if isinstance(optimizer.balancing, PcGradConfig | GradNormConfig):
         yield (
@@ -39,8 +38,7 @@ def table_problems(config: "RecapConfig") -> Problems:
         )
 
 
-def _has_tables(config: "RecapConfig") -> bool:
-    """Whether any discrete feature has an embedding, or there is a history, which always has."""
-    widths, features = config.model.widths, config.features
-    owners = [name for name in features.discrete if name in features.code_spaces and not is_position(config, name)]
-    return bool(features.histories) or any(widths.get(name, widths.get(DEFAULT, 1)) for name in owners)
+def _has_tables(features: FeaturesConfig, model: ModelConfig) -> bool:
+    """Whether any discrete feature has an embedding, or there is a history, which always has one."""
+    owners = [name for name in features.discrete if name in features.code_spaces and not is_position(model, name)]
+    return bool(features.histories) or any(model.widths.get(name, model.widths.get(DEFAULT, 1)) for name in owners)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
-from recap.config.base import MOST
+from recap.config.base import MAX_INT
 from recap.config.file.json_schema import models, schema, schema_text
 from recap.config.file.yaml import render_inline
 from recap.config.recap import RecapConfig
@@ -135,7 +135,7 @@ def _name(definition: str) -> str:
 
 def _range(property_: dict[str, Any]) -> str:
     low, high = property_.get("minimum"), property_.get("maximum")
-    high = None if high == MOST else high  # the largest of all counts says nothing
+    high = None if high == MAX_INT else high  # the largest of all counts says nothing
     above, below = property_.get("exclusiveMinimum"), property_.get("exclusiveMaximum")
     if above is not None or low is not None:
         if high is not None or below is not None:

@@ -1,13 +1,14 @@
 """Values → a validated model, or every problem in them with its place and what would be accepted there."""
 
+import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
-from typing import Annotated, Any, TypeVar, get_args, get_origin
+from typing import Annotated, Any, NoReturn, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from recap.config.base import KeyPath, ProblemError, all_problems, dotted
+from recap.config.base import KeyPath, MissingValue, ProblemError, all_problems, dotted
 from recap.config.file.keys import is_model, keys_at, kinds, members
 from recap.config.file.node import Node, node_at, nodes_along, plain
 from recap.config.file.wording import message
@@ -26,8 +27,8 @@ def validate(model: type[M], root: Node, known: Sequence[Problem] = ()) -> M:
     if validated is not None and not known:
         return validated
     found = _problems(model, errors, root, values)
-    if errors:  # what sections disagree about, which validation asks only once each is good by itself
-        found += disagreements(root, all_problems(_loosely(model, values), partly=True))
+    if errors:  # pydantic runs the checks only when every field is valid
+        found += located(root, all_problems(_partial(model, values)))
     raise ConfigError(in_order([*known, *found]))
 
 
@@ -55,38 +56,49 @@ def _retype(errors: Sequence[Any], root: Node, values: Any) -> bool:
     return changed
 
 
-_REFUSED = object()
+class _Refused:
+    """Stands for a refused value in a list or a mapping: a check that uses it ends, as one that reads no field."""
+
+    def _use(self, *_: object) -> NoReturn:
+        raise MissingValue
+
+    __getattr__ = __getitem__ = __iter__ = __len__ = __contains__ = __bool__ = __repr__ = __str__ = __format__ = _use
+    __lt__ = __le__ = __gt__ = __ge__ = __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = _use
+    __floordiv__ = __rfloordiv__ = __truediv__ = __rtruediv__ = __mod__ = __rmod__ = __neg__ = __int__ = _use
+    __eq__ = __ne__ = __hash__ = _use
 
 
-def _loosely(annotation: Any, value: Any) -> Any:
-    """`value` as validation gives it, where it can; refused values are left out, misspelt keys put right."""
+_REFUSED = _Refused()
+
+
+def _partial(annotation: Any, value: Any) -> Any:
+    """`value` as validation returns it, without the fields that it refuses; misspelt keys are corrected.
+
+    `_REFUSED` where nothing of the value can be used.
+    """
     with suppress(ValidationError):
         return TypeAdapter(annotation).validate_python(value, strict=True)
-    for each in members(annotation):
-        if isinstance(value, dict) and is_model(each) and value.get("kind") in (None, *kinds(each)):
-            return _loose_section(each, value)
-        if isinstance(value, dict) and get_origin(each) is dict:
-            return {key: _or_none(_loosely(get_args(each)[1], item)) for key, item in value.items()}
-        if isinstance(value, list) and get_origin(each) is list:
-            return [_or_none(_loosely(get_args(each)[0], item)) for item in value]
+    for member in members(annotation):
+        if isinstance(value, dict) and is_model(member) and value.get("kind") in (None, *kinds(member)):
+            return _partial_section(member, value)
+        if isinstance(value, dict) and value and get_origin(member) is dict:
+            return {key: _partial(get_args(member)[1], item) for key, item in value.items()}
+        if isinstance(value, list) and value and get_origin(member) is list:
+            return [_partial(get_args(member)[0], item) for item in value]
     return _REFUSED
 
 
-def _loose_section(model: type[BaseModel], values: dict[str, Any]) -> BaseModel:
-    """A section in which what is refused is not even there: a default would say what nobody said."""
+def _partial_section(model: type[BaseModel], values: dict[str, Any]) -> BaseModel:
+    """A section that lacks its refused fields: a default would stand for a value that was set."""
     fields = model.model_fields
     section = model.model_construct()
     for key, value in values.items():
         name = key if key in fields else next(iter(get_close_matches(key, fields.keys() - values.keys(), n=1)), None)
         if name is not None:
-            section.__dict__[name] = _loosely(Annotated[fields[name].annotation, fields[name]], value)
+            section.__dict__[name] = _partial(Annotated[fields[name].annotation, fields[name]], value)
             if section.__dict__[name] is _REFUSED:
                 del section.__dict__[name]
     return section
-
-
-def _or_none(value: Any) -> Any:
-    return None if value is _REFUSED else value
 
 
 def _problems(model: type[BaseModel], errors: Sequence[Any], root: Node, values: Any) -> list[Problem]:
@@ -95,7 +107,7 @@ def _problems(model: type[BaseModel], errors: Sequence[Any], root: Node, values:
         cause = item.get("ctx", {}).get("error")
         here = _path(item["loc"], values, keep_last=item["type"] in ("extra_forbidden", "missing"))
         if isinstance(cause, ProblemError):
-            found += disagreements(root, cause.problems)
+            found += located(root, cause.problems)
             continue
         if (item["type"] == "missing" and _is_misspelt(model, here, values)) or _is_not_inherited(here, errors):
             continue
@@ -127,14 +139,15 @@ def _is_not_inherited(path: KeyPath, errors: Sequence[Any]) -> bool:
     return is_set and any(item["type"] == "missing" and item["loc"] == inherited for item in errors)
 
 
-def disagreements(root: Node, found: Iterable[tuple[KeyPath, str]]) -> list[Problem]:
-    """With their places; those of a value that is not set are told already."""
+def located(root: Node, found: Iterable[tuple[KeyPath, str]]) -> list[Problem]:
+    """`found` with origins, without those of values whose reference is unresolved, which are reported already."""
     problems: list[Problem] = []
     for path, text in found:
         node = node_at(root, path)
         if node is None or not node.unresolved:
-            names_the_key = bool(path) and text.startswith(repr(path[-1]))
-            origin = origin_at(root, _as_written(root, path), key=names_the_key)
+            # A message that begins with the key is about the key, not its value.
+            key = bool(path) and re.match(rf"(unknown [\w ]+ )?{re.escape(repr(path[-1]))}", text) is not None
+            origin = origin_at(root, _as_written(root, path), key=key)
             problems.append(Problem(origin, dotted(path), text))
     return problems
 
