@@ -1,1 +1,1 @@
-"""The configuration of the published ranker, and its import."""
+"""The published form: the YAML of the published ranker (`form/`), and its conversion to ours (`convert/`)."""

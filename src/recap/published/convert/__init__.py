@@ -1,1 +1,1 @@
-"""A published configuration → ours."""
+"""A configuration in the published form → one in ours: a file for each section."""

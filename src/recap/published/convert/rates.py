@@ -6,13 +6,13 @@ from recap.published.convert.tree import TreeBuilder
 from recap.published.form.rates import LearningRate
 
 
-def rate_of(tree: TreeBuilder, path: KeyPath, said: LearningRate) -> Node:
-    """The one schedule that is set at `path`; a constant one may be a bare number there."""
+def convert_rate(tree: TreeBuilder, path: KeyPath, rate: LearningRate) -> Node:
+    """The schedule at `path`, where a bare number is a constant rate."""
     node = node_at(tree.raw, path)
     if node is not None and node.value is not None and not isinstance(node.value, dict):
         return tree.mapping(path, {"kind": tree.made("constant", path), "learning_rate": tree.copied(path)})
-    given = [kind for kind, value in said if value is not None]
-    kind = given[0] if given else "constant"  # stands in for what is refused
-    copied = tree.copied((*path, kind)) or tree.made(0.0, path)
-    fields = {"learning_rate": copied} if kind == "constant" else dict(copied.value)
+    kinds = [kind for kind, schedule in rate if schedule is not None]
+    kind = kinds[0] if kinds else "constant"  # a placeholder: a rate without a schedule is refused
+    schedule = tree.copied((*path, kind)) or tree.made(0.0, path)
+    fields = {"learning_rate": schedule} if kind == "constant" else dict(schedule.value)
     return tree.mapping((*path, kind), {"kind": tree.made(kind, path), **fields})

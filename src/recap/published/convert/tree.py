@@ -1,11 +1,11 @@
-"""A tree of ours, built from what a published file says: each value with its place there."""
+"""A tree in our form, built from the values of a published file; each keeps its origin there."""
 
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
-from recap.config.base import KeyPath, dotted
+from recap.config.base import MIN_EPSILON, KeyPath, dotted
 from recap.config.file.environment import escape
 from recap.config.file.node import Node, node_at, node_of, scalars
 from recap.config.file.validate import origin_at
@@ -14,41 +14,48 @@ from recap.errors import Problem
 
 @dataclass
 class TreeBuilder:
-    """Makes nodes from those of a published file, and remembers what is to be said of it."""
+    """Makes nodes from those of a published file, and collects remarks and refusals."""
 
     raw: Node
-    """The published file as it is written, references to the environment included."""
+    """The published file as written, with its references to the environment."""
     problems: list[Problem] = field(default_factory=list)
     remarks: list[Problem] = field(default_factory=list)
 
     def mapping(self, path: KeyPath, entries: Mapping[str, Node | None]) -> Node:
-        """A mapping of those entries that are there."""
+        """A mapping of the entries that are not None."""
         origin = origin_at(self.raw, path, key=True)
         return Node({key: entry for key, entry in entries.items() if entry is not None}, origin, origin)
 
     def made(self, value: Any, path: KeyPath) -> Node:
-        """A value that stands for what is at `path`; it is no reference, whatever it looks like."""
+        """A new value that stands for the one at `path`; text in it that looks like a reference is escaped."""
         return _escaped(node_of(value, origin_at(self.raw, path)))
 
     def copied(self, path: KeyPath) -> Node | None:
-        """What is at `path`, as it is written, without what is null."""
+        """The node at `path` as written, without nulls."""
         node = node_at(self.raw, path)
         return None if node is None or node.value is None else _without_nulls(deepcopy(node))
 
     def copies(self, path: KeyPath, *names: str) -> dict[str, Node | None]:
-        """What is at some keys of `path`, by key."""
+        """The nodes at some keys of `path`, by key."""
         return {name: self.copied((*path, name)) for name in names}
 
+    def epsilon(self, path: KeyPath, value: float) -> Node | None:
+        """The epsilon at `path`, raised to the minimum that keeps a division finite."""
+        if value >= MIN_EPSILON:
+            return self.copied(path)
+        self.remark(path, f"{value:g} becomes {MIN_EPSILON:g}, the minimum, which keeps a division finite")
+        return self.made(MIN_EPSILON, path)
+
     def remark(self, path: KeyPath, text: str) -> None:
-        """Say what changes in meaning."""
+        """Note a change of meaning."""
         self.remarks.append(Problem(origin_at(self.raw, path, key=True), dotted(path), text))
 
     def refuse(self, path: KeyPath, text: str) -> None:
-        """Say what cannot be taken over."""
+        """Note something that cannot be converted."""
         self.problems.append(Problem(origin_at(self.raw, path), dotted(path), text))
 
     def stated(self, path: KeyPath) -> bool:
-        """Whether a file says something there."""
+        """Whether the file has a value at `path`, other than null."""
         node = node_at(self.raw, path)
         return node is not None and node.value is not None
 

@@ -1,12 +1,10 @@
-"""What a file in the published form may say: its sections and fields, and which of them cannot be taken over.
-
-Names and defaults are the published ones.
-"""
+"""A whole file in the published form. Its sections, fields and defaults are the published ones."""
 
 import re
 
-from recap.config.base import DEFAULT, Name, Problems
-from recap.config.metrics import BINARY_METRICS
+from recap.config.base import DEFAULT, Check, Name, Problems
+from recap.config.checks.common import unknown
+from recap.config.metrics import BINARY_METRICS, metrics_of
 from recap.published.form.data import Data
 from recap.published.form.model import Model
 from recap.published.form.rates import LearningRate
@@ -22,21 +20,21 @@ class Adam(PublishedSection):
 
 
 class Sgd(PublishedSection):
-    """SGD, as the part that recap shares with other projects has it."""
+    """SGD, as in the optimizer code that the published ranker shares with other projects."""
 
     lr: float | None = None
     momentum: float = 0.0
 
 
 class Adagrad(PublishedSection):
-    """Adagrad, from the same part."""
+    """Adagrad, from the same shared code."""
 
     lr: float | None = None
     eps: float = 0.0
 
 
 class MultiTaskRates(PublishedSection):
-    """A rate for each tower, and one for the rest."""
+    """A learning rate for each tower, and one for everything else."""
 
     tower_learning_rates: dict[Name, LearningRate]
     backbone_learning_rate: LearningRate | None = None
@@ -53,37 +51,34 @@ class Optimizer(PublishedSection):
     multi_task_learning_rates: MultiTaskRates | None = None
 
     def problems(self) -> Problems:
-        """Two algorithms."""
+        """At most one algorithm."""
         given = [name for name in ("adam", "sgd", "adagrad") if getattr(self, name) is not None]
         if len(given) > 1:
-            yield (), f"one algorithm moves all weights; found {' and '.join(given)}"
+            yield (), f"set one of adam, sgd, adagrad; found {' and '.join(given)}"
 
 
 METRIC_ALIASES = {
-    "roc_auc": "auc",
-    "auroc": "auc",
-    "positive_ranks": "positive_rank",
-    "hit_at_k": "hit_at",
+    **{alias: spec.name for spec in metrics_of("binary") for alias in spec.aliases},
     **{name: name for name in BINARY_METRICS},
 }
-"""Published names of metrics, in lower case with underscores → ours."""
+"""Published name of a metric, in lower case with underscores → our name."""
 _HIT = re.compile(r"hit(?:_at_|@)([1-9][0-9]{0,8})")
 
 
 def metric_names(text: str) -> list[str]:
-    """The names in `which_metrics`, in lower case with underscores; hits at any rank as `hit_at`."""
+    """The metrics in `which_metrics`, in lower case with underscores; a hit at any rank is `hit_at`."""
     names = [name.strip().lower().replace(" ", "_") for name in text.split(",")]
     return list(dict.fromkeys("hit_at" if _HIT.fullmatch(name) else name for name in names))
 
 
 def hit_ranks(text: str) -> list[int]:
-    """The ranks k of the names `hit_at_k` or `hit@k` in `which_metrics`, rising."""
-    found = (_HIT.fullmatch(name.strip().lower().replace(" ", "_")) for name in text.split(","))
-    return sorted({int(match[1]) for match in found if match is not None})
+    """The ranks k of the metrics `hit_at_k` or `hit@k` in `which_metrics`, ascending."""
+    matches = (_HIT.fullmatch(name.strip().lower().replace(" ", "_")) for name in text.split(","))
+    return sorted({int(match[1]) for match in matches if match is not None})
 
 
 class Training(PublishedSection):
-    """The section `training`, of the names and defaults that are ours too."""
+    """The section `training`; ours has the same names and defaults."""
 
     save_dir: Name = "/tmp/model"
     num_train_steps: int = 1_000_000
@@ -107,14 +102,14 @@ class PublishedConfig(PublishedSection):
     optimizer: Optimizer
     which_metrics: str | None = None
 
-    def checks(self) -> tuple[Problems, ...]:
-        """And what data sets and heads do not agree about."""
-        return *super().checks(), self._metrics(), self._schemas(), self._rates()
+    def checks(self) -> tuple[Check, ...]:
+        """Also compares sections."""
+        return *super().checks(), self._metrics, self._schemas, self._rates
 
     def _metrics(self) -> Problems:
         for name in metric_names(self.which_metrics) if self.which_metrics is not None else []:
             if name not in METRIC_ALIASES:
-                yield ("which_metrics",), f"{name!r} is no metric. Known: {', '.join(METRIC_ALIASES)}"
+                yield ("which_metrics",), unknown(name, "metric", METRIC_ALIASES)
 
     def _schemas(self) -> Problems:
         for name, data in self.validation_data.items():
@@ -122,20 +117,18 @@ class PublishedConfig(PublishedSection):
                 update={"schema_path": self.train_data.seg_dense_schema.schema_path}
             )
             if layout != self.train_data.seg_dense_schema:
-                why = "features are the same columns everywhere; all but schema_path must be that of train_data"
-                yield ("validation_data", name, "seg_dense_schema"), why
-            for part, said in data.shaping.items():
-                if said != self.train_data.shaping[part]:
-                    why = "features are shaped the same way everywhere; it must be that of train_data"
-                    yield ("validation_data", name, "preprocess", part), why
+                text = "must equal that of train_data in all but schema_path: every data set has the same features"
+                yield ("validation_data", name, "seg_dense_schema"), text
+            for part, shape in data.shaping.items():
+                if shape != self.train_data.shaping[part]:
+                    text = "must equal that of train_data: every data set shapes its features in the same way"
+                    yield ("validation_data", name, "preprocess", part), text
 
     def _rates(self) -> Problems:
         rates = self.optimizer.multi_task_learning_rates
         if rates is not None and rates.backbone_learning_rate is None and self.model.backbone is not None:
-            yield (
-                ("optimizer", "multi_task_learning_rates"),
-                "no backbone_learning_rate, but there is a backbone; add one",
-            )
+            text = "the model has a backbone; add backbone_learning_rate"
+            yield ("optimizer", "multi_task_learning_rates"), text
         if rates is not None and DEFAULT in rates.tower_learning_rates:
             path = ("optimizer", "multi_task_learning_rates", "tower_learning_rates", DEFAULT)
-            yield path, f"{DEFAULT!r} is no task. Known: {', '.join(self.model.tasks)}"
+            yield path, unknown(DEFAULT, "task", self.model.tasks)

@@ -1,15 +1,16 @@
-"""A data set in the published form."""
+"""Data sets in the published form: `train_data` and each of `validation_data`."""
 
 from typing import Annotated, Any, Literal
 
 from recap.config.base import Name, NonNegativeInt, PositiveInt, Problems
+from recap.config.checks.common import unknown
 from recap.config.data import DataTaskConfig
 from recap.config.features import Dtype
 from recap.published.form.section import PublishedSection, Refused, Unread
 
 
 class Hourly(PublishedSection):
-    """Hourly folders."""
+    """A folder for each hour."""
 
     data_root: Name
     end_datetime: Name
@@ -18,7 +19,7 @@ class Hourly(PublishedSection):
 
 
 class Daily(PublishedSection):
-    """Daily folders."""
+    """A folder for each day."""
 
     data_root: Name
     end_date: Name
@@ -27,7 +28,7 @@ class Daily(PublishedSection):
 
 
 class SegDenseSchema(PublishedSection):
-    """How the columns of the data are called."""
+    """The columns of the data: which are read, and under which names they are stored."""
 
     schema_path: str
     features: list[str] = []
@@ -36,7 +37,7 @@ class SegDenseSchema(PublishedSection):
 
 
 class TruncateAndSlice(PublishedSection):
-    """Fewer values of the dense columns."""
+    """Keeps some of the values of the dense columns."""
 
     continuous_feature_truncation: PositiveInt | None = None
     binary_feature_truncation: PositiveInt | None = None
@@ -45,13 +46,13 @@ class TruncateAndSlice(PublishedSection):
 
 
 class Downcast(PublishedSection):
-    """Features held as less than float32."""
+    """Holds features in a smaller type than float32."""
 
     features: dict[Name, Dtype]
 
 
 class ExtractedFeature(PublishedSection):
-    """One value of a dense tensor, under a name."""
+    """One value of a dense tensor, with a name."""
 
     name: Name
     source_tensor: Name
@@ -59,13 +60,13 @@ class ExtractedFeature(PublishedSection):
 
 
 class ExtractFeatures(PublishedSection):
-    """Values of dense tensors, under names."""
+    """Gives names to single values of dense tensors."""
 
     extract_feature_table: list[ExtractedFeature]
 
 
 class DownsampleNegatives(PublishedSection):
-    """Sampling while reading."""
+    """Samples negatives while reading."""
 
     batch_multiplier: PositiveInt
     engagements_list: list[Name]
@@ -73,7 +74,7 @@ class DownsampleNegatives(PublishedSection):
 
 
 class RectifyLabels(PublishedSection):
-    """Labels that came too late."""
+    """Turns a positive into a negative where impression or engagement came too late."""
 
     label_rectification_window_in_hours: float = 3.0
     served_timestamp_field: Name
@@ -82,7 +83,7 @@ class RectifyLabels(PublishedSection):
 
 
 class Preprocess(PublishedSection):
-    """What is done to a batch before the model sees it."""
+    """The transforms of a batch before it reaches the model."""
 
     truncate_and_slice: TruncateAndSlice | None = None
     downcast: Downcast | None = None
@@ -117,42 +118,42 @@ class Data(PublishedSection):
 
     @property
     def rectify_labels(self) -> RectifyLabels | None:
-        """Which positives came too late."""
+        """`preprocess.rectify_labels`."""
         return (self.preprocess or Preprocess()).rectify_labels
 
     @property
     def downsample_negatives(self) -> DownsampleNegatives | None:
-        """Sampling while reading."""
+        """`preprocess.downsample_negatives`."""
         return (self.preprocess or Preprocess()).downsample_negatives
 
     @property
     def extracted(self) -> list[ExtractedFeature]:
-        """Single values that have names of their own."""
-        said = (self.preprocess or Preprocess()).extract_features
-        return said.extract_feature_table if said is not None else []
+        """The extracted features; empty if there are none."""
+        section = (self.preprocess or Preprocess()).extract_features
+        return section.extract_feature_table if section is not None else []
 
     @property
     def dtypes(self) -> dict[str, Dtype]:
-        """What features are held as."""
-        said = (self.preprocess or Preprocess()).downcast
-        return said.features if said is not None else {}
+        """Feature → the type it is held in, where that is not float32."""
+        section = (self.preprocess or Preprocess()).downcast
+        return section.features if section is not None else {}
 
     @property
     def slices(self) -> dict[str, tuple[int | None, str | None]]:
-        """How many values of each dense column are kept, and the file that says which of them."""
-        said = (self.preprocess or Preprocess()).truncate_and_slice or TruncateAndSlice()
+        """Dense column → how many of its values are read, and the file of a mask that selects them."""
+        section = (self.preprocess or Preprocess()).truncate_and_slice or TruncateAndSlice()
         return {
-            "continuous": (said.continuous_feature_truncation, said.continuous_feature_mask_path),
-            "binary": (said.binary_feature_truncation, said.binary_feature_mask_path),
+            "continuous": (section.continuous_feature_truncation, section.continuous_feature_mask_path),
+            "binary": (section.binary_feature_truncation, section.binary_feature_mask_path),
         }
 
     @property
     def shaping(self) -> dict[str, Any]:
-        """All that is done to features, by the part of `preprocess` that says it."""
+        """Key of `preprocess` → how it shapes the features."""
         return {"truncate_and_slice": self.slices, "downcast": self.dtypes, "extract_features": self.extracted}
 
     def problems(self) -> Problems:
-        """Tasks to evaluate that it does not have."""
+        """Every task to evaluate has labels in this data set."""
         for task in self.evaluation_tasks:
             if task not in self.tasks:
-                yield ("evaluation_tasks",), f"{task!r} is no task of it. Known: {', '.join(self.tasks)}"
+                yield ("evaluation_tasks",), unknown(task, "task", self.tasks)

@@ -1,10 +1,11 @@
-"""The section `model` of the published form."""
+"""The section `model` of the published form: networks, featurization, embedding tables, strata."""
 
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
 from recap.config.base import KeyPath, Name, NonNegativeInt, Problems
+from recap.config.checks.common import unknown
 from recap.config.model import AffineMapConfig
 from recap.config.network import BatchNormConfig
 from recap.published.form.rates import LearningRate
@@ -25,7 +26,7 @@ class MlpLayer(PublishedSection):
 
 
 class Mlp(PublishedSection):
-    """An MLP, its layers by size or one by one."""
+    """An MLP, with layers given by size or one by one."""
 
     one_of = (("layer_sizes", "layers"),)
     layer_sizes: Annotated[list[int], Field(min_length=1)] | None = None
@@ -36,21 +37,21 @@ class Mlp(PublishedSection):
 
     @property
     def sizes(self) -> list[int]:
-        """Width of each layer, in either form."""
+        """The width of each layer, in either form."""
         return self.layer_sizes or [layer.layer_size for layer in self.layers or []]
 
     @property
     def has_own_rates(self) -> bool:
-        """Whether any layer has a dropout of its own."""
+        """Whether any layer has its own dropout."""
         return any(layer.dropout is not None for layer in self.layers or [])
 
     def problems(self) -> Problems:
-        """A dropout of one layer that is never applied, or that another contradicts."""
+        """A dropout is applied, and stated once for each layer."""
         if self.layers and self.layers[-1].dropout is not None and not self.final_layer_activation:
-            why = "means nothing here: dropout follows a ReLU, and the last layer has none; take it out"
-            yield ("layers", len(self.layers) - 1, "dropout"), why
+            text = "means nothing here: dropout follows a ReLU, and the last layer has none; remove it"
+            yield ("layers", len(self.layers) - 1, "dropout"), text
         if self.dropout is not None and self.has_own_rates:
-            yield ("dropout",), "is that of all layers, but some have their own; state it for each layer, or for all"
+            yield ("dropout",), "applies to all layers, but some have their own; set it either here or on each layer"
 
 
 class MaskBlock(PublishedSection):
@@ -101,7 +102,7 @@ class TaskModel(PublishedSection):
 
     @property
     def last_mlp(self) -> tuple[KeyPath, Mlp | None]:
-        """Where the MLP is that the network ends in, or would be; and that MLP."""
+        """The MLP at the end of the network, if it has one, and the key path where it is or would be."""
         if self.mask_net_config is not None:
             return ("mask_net_config", "mlp"), self.mask_net_config.mlp
         if self.dlrm_config is not None:
@@ -114,21 +115,21 @@ class TaskModel(PublishedSection):
         return ("mlp_config",), self.mlp_config
 
     def tower_problems(self) -> Problems:
-        """What keeps it from ending in one logit, as a tower must."""
+        """A tower ends in one logit, without an activation."""
         path, mlp = self.last_mlp
         last = mlp.sizes[-1] if mlp is not None and mlp.sizes else None
         if last != 1 and any(getattr(self, name) is not None for name in self.one_of[0]):
-            where = (*path, "layer_sizes") if mlp is not None and mlp.layer_sizes else path
-            yield where, f"a tower must end in an mlp whose last layer is 1, its logit; found {last or 'none'}"
+            at = (*path, "layer_sizes") if mlp is not None and mlp.layer_sizes else path
+            yield at, f"a tower must end in an MLP whose last layer is 1, its logit; found {last or 'none'}"
         if mlp is not None and mlp.final_layer_activation:
-            why = "means nothing here: ReLU of a logit keeps every probability at 0.5 or more; set it to false"
-            yield (*path, "final_layer_activation"), why
+            text = "means nothing here: ReLU of a logit keeps every probability at 0.5 or more; set it to false"
+            yield (*path, "final_layer_activation"), text
 
     def backbone_problems(self) -> Problems:
-        """What only a tower has."""
+        """Only a tower has an affine map and a weight of positives."""
         for name in ("affine_map", "pos_weight"):
             if getattr(self, name) != type(self).model_fields[name].default:
-                yield (name,), "means nothing here: a backbone has no logit; state it for a task"
+                yield (name,), "means nothing here: a backbone has no logit; set it for a task"
 
 
 class LayerNorm(PublishedSection):
@@ -145,13 +146,13 @@ class Log1pAbs(PublishedSection):
 
 
 class ClipLog1pAbs(PublishedSection):
-    """The same, clamped."""
+    """sign(x)·log1p|x|, clamped."""
 
     clip_magnitude: float = 3e38
 
 
 class ZScoreLog(PublishedSection):
-    """The same, normalised by means and deviations of a file."""
+    """sign(x)·log1p|x|, normalised by means and deviations from a file."""
 
     analysis_path: Name
     schema_path: str | None = None
@@ -161,7 +162,7 @@ class ZScoreLog(PublishedSection):
 
 
 class DoubleNormLog(PublishedSection):
-    """The same, between two norms."""
+    """sign(x)·log1p|x|, BatchNorm, clamp, LayerNorm."""
 
     batch_norm_config: BatchNormConfig | None = None
     clip_magnitude: float = 5.0
@@ -169,7 +170,7 @@ class DoubleNormLog(PublishedSection):
 
 
 class Featurization(PublishedSection):
-    """What is done to continuous features."""
+    """How continuous features are normalised."""
 
     one_of = (("log1p_abs_config", "clip_log1p_abs_config", "z_score_log_config", "double_norm_log_config"),)
     log1p_abs_config: Log1pAbs | None = None
@@ -180,7 +181,7 @@ class Featurization(PublishedSection):
 
 
 class PositionDebias(PublishedSection):
-    """A position that is hidden where it should have no say."""
+    """An embedding of the shown position, hidden at random in training."""
 
     max_position: int = 256
     num_dims: int = 64
@@ -189,7 +190,7 @@ class PositionDebias(PublishedSection):
 
 
 class Stratifier(PublishedSection):
-    """Rows of one code."""
+    """A stratum: the rows in which one code has one value."""
 
     name: Name
     index: NonNegativeInt
@@ -212,7 +213,7 @@ class SmallEmbeddings(PublishedSection):
 
 
 class Snapshot(PublishedSection):
-    """Rows of a table that were learned elsewhere."""
+    """Pretrained rows of a table."""
 
     emb_name: Name
     embedding_snapshot_uri: Name
@@ -229,20 +230,20 @@ class LargeTable(PublishedSection):
 
 
 def _constant(value: object) -> object:
-    """A number as the schedule that it is."""
+    """Reads a bare number as a constant schedule."""
     return {"constant": value} if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
 class LargeOptimizer(PublishedSection):
-    """The SGD of large tables."""
+    """The SGD of the large tables."""
 
     learning_rate: Annotated[LearningRate | None, BeforeValidator(_constant)] = None
     init_learning_rate: float | None = None
 
     def problems(self) -> Problems:
-        """No rate at all."""
+        """The tables have a learning rate."""
         if self.learning_rate is None and self.init_learning_rate is None:
-            yield (), "neither learning_rate nor init_learning_rate is set; tables need a rate"
+            yield (), "the tables need a learning rate; set learning_rate or init_learning_rate"
 
 
 class LargeEmbeddings(PublishedSection):
@@ -253,11 +254,11 @@ class LargeEmbeddings(PublishedSection):
     tables_to_log: list[Name] | None = None
 
     def problems(self) -> Problems:
-        """Tables to log that there are not."""
+        """Every table to log exists."""
         known = [table.name for table in self.tables]
         for index, name in enumerate(self.tables_to_log or []):
             if name not in known:
-                yield ("tables_to_log", index), f"{name!r} is no table of it. Known: {', '.join(known)}"
+                yield ("tables_to_log", index), unknown(name, "table", known)
 
 
 class Model(PublishedSection):
@@ -273,8 +274,10 @@ class Model(PublishedSection):
     stratifiers: list[Stratifier] | None = None
 
     def problems(self) -> Problems:
-        """Towers without a logit, or a backbone with one."""
+        """Each tower ends in a logit, and the backbone has none."""
         for name, task in self.tasks.items():
-            yield from (((("tasks", name, *path), text)) for path, text in task.tower_problems())
+            for path, text in task.tower_problems():
+                yield ("tasks", name, *path), text
         if self.backbone is not None:
-            yield from ((("backbone", *path), text) for path, text in self.backbone.backbone_problems())
+            for path, text in self.backbone.backbone_problems():
+                yield ("backbone", *path), text

@@ -1,17 +1,17 @@
-"""Learning rates of the published form, and what they are in ours."""
+"""Learning rates of the published form."""
 
 from recap.published.form.section import PublishedSection
 
 
 class Ramp(PublishedSection):
-    """Up to a rate."""
+    """A linear ramp to a constant rate."""
 
     learning_rate: float
     num_ramp_steps: int
 
 
 class Cosine(PublishedSection):
-    """Up to a rate and down again."""
+    """A linear ramp to a rate, and a cosine down to a final one."""
 
     learning_rate: float
     final_learning_rate: float
@@ -20,14 +20,14 @@ class Cosine(PublishedSection):
 
 
 class Pieces(PublishedSection):
-    """A rate for each piece."""
+    """A constant rate between each two boundaries."""
 
     learning_rate_boundaries: list[int]
     learning_rate_values: list[float]
 
 
 class LearningRate(PublishedSection):
-    """A rate and its schedule."""
+    """A learning rate and its schedule."""
 
     one_of = (("constant", "linear_ramp_to_constant", "linear_ramp_to_cosine", "piecewise_constant"),)
     constant: float | None = None

@@ -1,34 +1,34 @@
-"""What every section of the published form shares: groups of one, and fields that cannot be taken over."""
+"""The base of all sections of the published form: fields of which one is set, and fields that are refused."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from recap.config.base import BaseConfig, Problems
+from recap.config.base import BaseConfig, Check, Problems
 
 
 @dataclass(frozen=True)
 class Refused:
-    """Marks a field whose every value but the default is refused, and says why."""
+    """Marks a field that is refused unless it has its default, with the reason."""
 
-    why: str
+    reason: str
 
 
 Unread = Any
-"""A section that is refused whole, whatever it holds."""
+"""A section that is refused whatever it contains."""
 
 
 class PublishedSection(BaseConfig):
     """A section of the published form."""
 
     one_of: ClassVar[tuple[tuple[str, ...], ...]] = ()
-    """Groups of which exactly one field is set."""
+    """Groups of fields, exactly one of which must be set."""
 
-    def checks(self) -> tuple[Problems, ...]:
-        """Groups of one, what is refused, and `problems`."""
-        return self._groups_of_one(), self._refusals(), self.problems()
+    def checks(self) -> tuple[Check, ...]:
+        """Checks `one_of`, refused fields and `problems`."""
+        return self._groups_of_one, self._refusals, self.problems
 
     def problems(self) -> Problems:
-        """What else cannot be."""
+        """Further problems; a section with its own overrides this."""
         yield from ()
 
     def _groups_of_one(self) -> Problems:
@@ -41,4 +41,4 @@ class PublishedSection(BaseConfig):
         for name, field in type(self).model_fields.items():
             for mark in field.metadata:
                 if isinstance(mark, Refused) and getattr(self, name) not in (field.default, []):
-                    yield (name,), mark.why
+                    yield (name,), mark.reason

@@ -1,4 +1,4 @@
-"""Files in the published form: what they become here."""
+"""Files in the published form are converted into ours."""
 
 import getpass
 import json
@@ -8,23 +8,23 @@ from typing import Any
 
 import pytest
 import yaml
-from config.published_files import WHOLE, imported, read_back, refusals, whole_values
+from published.files import WHOLE, imported, read_back, refusals, whole_values
 
-from recap.published.convert.convert import import_config
+from recap.published.convert.config import import_config
 
 
 @pytest.fixture
 def published(tmp_path: Path) -> dict[str, Any]:
-    """The whole file as plain values to change at will."""
+    """The complete file as plain values to change at will."""
     return whole_values(tmp_path)
 
 
-def test_every_section_is_taken_over_in_its_order(tmp_path: Path, published: dict[str, Any]) -> None:
+def test_every_section_is_converted_in_its_order(tmp_path: Path, published: dict[str, Any]) -> None:
     text = WHOLE.read_text().replace("SCHEMA", published["train_data"]["seg_dense_schema"]["schema_path"])
-    found = imported(tmp_path, text)
-    config = read_back(tmp_path, found)
+    result = imported(tmp_path, text)
+    config = read_back(tmp_path, result)
     assert config.training.save_dir == f"{os.environ['HOME']}/runs/{os.environ.get('USER') or getpass.getuser()}"
-    assert 'save_dir: "${HOME}/runs/${USER}"' in found.text
+    assert 'save_dir: "${HOME}/runs/${USER}"' in result.text
     assert config.tasks == ["recap.engagement.is_replied", "is_favorited", "is_reported", "is_shared", "is_retweeted"]
     assert list(config.validation_data) == ["validation", "same", *(f"d{n}" for n in range(1, 10)), "is_favorited"]
     assert config.features.model_dump(mode="json", exclude_unset=True) == {
@@ -42,81 +42,80 @@ def test_every_section_is_taken_over_in_its_order(tmp_path: Path, published: dic
     assert config.train_data.shuffle_window_rows == 2048
 
 
-def test_what_a_validation_set_says_is_what_it_said(tmp_path: Path, published: dict[str, Any]) -> None:
-    """Whatever of it is inherited from `train_data` in our form, and was not in the published one."""
+def test_a_validation_set_keeps_its_meaning_although_ours_inherits_from_train_data(
+    tmp_path: Path, published: dict[str, Any]
+) -> None:
     config = read_back(tmp_path, imported(tmp_path, published))
-    for name, said in published["validation_data"].items():
+    for name, source in published["validation_data"].items():
         ours = config.validation_data[name]
-        assert ours.source.inputs == [said["inputs"].replace("${USER}", os.environ.get("USER") or getpass.getuser())]
-        assert ours.global_batch_size == said["global_batch_size"]
-        evaluated = said.get("evaluation_tasks") or list(said["tasks"])
+        assert ours.source.inputs == [source["inputs"].replace("${USER}", os.environ.get("USER") or getpass.getuser())]
+        assert ours.global_batch_size == source["global_batch_size"]
+        evaluated = source.get("evaluation_tasks") or list(source["tasks"])
         assert list(ours.labels) == [task for task in config.tasks if task in evaluated]
         for task, rates in ours.labels.items():
             assert (
                 rates.model_dump(exclude={"column"})
-                == {"pos_downsampling_rate": 1, "neg_downsampling_rate": 1} | said["tasks"][task]
+                == {"pos_downsampling_rate": 1, "neg_downsampling_rate": 1} | source["tasks"][task]
             )
 
 
-def test_remarks_name_what_changes_in_meaning_in_the_order_of_the_file(
-    tmp_path: Path, published: dict[str, Any]
-) -> None:
+def test_remarks_name_changed_meanings_in_the_order_of_the_file(tmp_path: Path, published: dict[str, Any]) -> None:
     remarks = imported(tmp_path, published).remarks
     lines = [remark.origin.line for remark in remarks]
     assert lines == sorted(lines)
-    said = {remark.path: remark.text for remark in remarks}
-    assert said["model.tasks"] == "heads and labels are matched by name; the published code matched by position"
-    assert said["optimizer.adam.epsilon"].startswith("0 becomes 1e-12, the smallest accepted")
-    assert said["train_data.map_num_parallel_calls"].startswith("left out, it means nothing here")
+    texts = {remark.path: remark.text for remark in remarks}
+    assert texts["model.tasks"] == "tasks and labels are matched by name; the published code matched them by position"
+    assert texts["optimizer.adam.epsilon"].startswith("0 becomes 1e-12, the minimum")
+    assert texts["train_data.map_num_parallel_calls"].startswith("left out: it tunes the published reader")
     assert {remark.text for remark in remarks if remark.path == "train_data.tasks"} == {
-        "labels that no head predicts are left out: is_bookmarked",
-        "sampling rates calibrate the probabilities; they do not weigh examples too, which corrects twice",
+        "left out, since the model does not predict them: is_bookmarked",
+        "sampling rates calibrate the probabilities; weighting examples as well would correct twice",
     }
 
 
-def test_a_schema_that_is_not_at_hand_gives_the_published_lengths(tmp_path: Path, published: dict[str, Any]) -> None:
+def test_a_missing_schema_file_means_the_published_lengths(tmp_path: Path, published: dict[str, Any]) -> None:
     for data in (published["train_data"], *published["validation_data"].values()):
         data["seg_dense_schema"]["schema_path"] = "nowhere/schema.json"
-    found = imported(tmp_path, published)
-    assert any("nowhere/schema.json cannot be read (No such file" in remark.text for remark in found.remarks)
-    features = read_back(tmp_path, found).features
+    result = imported(tmp_path, published)
+    assert any("nowhere/schema.json cannot be read (No such file" in remark.text for remark in result.remarks)
+    features = read_back(tmp_path, result).features
     assert features.continuous[0].length == 6000
     assert [vector.length for vector in features.vectors.values()] == [200, 200, 200]
 
 
-def test_one_rate_for_everything_is_that_of_backbone_and_towers(tmp_path: Path, published: dict[str, Any]) -> None:
+def test_a_single_rate_applies_to_backbone_and_towers(tmp_path: Path, published: dict[str, Any]) -> None:
     published["optimizer"] = {"single_task_learning_rate": {"constant": 0.25}}
     config = read_back(tmp_path, imported(tmp_path, published))
     assert config.optimizer.backbone.model_dump() == {"kind": "constant", "learning_rate": 0.25}
     assert list(config.optimizer.towers) == ["default"]
 
 
-def test_share_none_without_a_backbone_rate_leaves_the_inputs_as_they_start(
+def test_without_a_backbone_rate_all_but_the_towers_keeps_its_initial_weights(
     tmp_path: Path, published: dict[str, Any]
 ) -> None:
     published["model"] |= {"backbone": None, "multi_task_type": "share_none", "featurization_config": None}
     published["optimizer"]["multi_task_learning_rates"]["backbone_learning_rate"] = None
-    found = imported(tmp_path, published)
-    assert read_back(tmp_path, found).optimizer.backbone.model_dump() == {"kind": "constant", "learning_rate": 0.0}
-    assert any("what is no tower stays as it starts" in remark.text for remark in found.remarks)
-    assert any("double_norm_log between BatchNorm and LayerNorm" in remark.text for remark in found.remarks)
+    result = imported(tmp_path, published)
+    assert read_back(tmp_path, result).optimizer.backbone.model_dump() == {"kind": "constant", "learning_rate": 0.0}
+    assert any("all weights outside the towers keep their initial values" in remark.text for remark in result.remarks)
+    assert any("double_norm_log with BatchNorm and LayerNorm" in remark.text for remark in result.remarks)
 
 
-def test_what_only_happens_to_be_alike_today_is_said_of_each_set(
+def test_values_equal_only_in_this_environment_are_kept_for_each_data_set(
     tmp_path: Path, published: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TRAIN_GLOB", "data")
     monkeypatch.setenv("TEST_GLOB", "data")
     published["train_data"]["inputs"] = "${TRAIN_GLOB}"
     published["validation_data"]["same"]["inputs"] = "${TEST_GLOB}"
-    found = imported(tmp_path, json.loads(json.dumps(published)))
+    result = imported(tmp_path, json.loads(json.dumps(published)))
     monkeypatch.setenv("TEST_GLOB", "elsewhere")
-    config = read_back(tmp_path, found)
+    config = read_back(tmp_path, result)
     assert config.train_data.source.inputs == ["data"]
     assert config.validation_data["same"].source.inputs == ["elsewhere"]
 
 
-def test_folders_by_hour_and_by_day_are_taken_over(tmp_path: Path, published: dict[str, Any]) -> None:
+def test_folders_by_hour_and_by_day_are_converted(tmp_path: Path, published: dict[str, Any]) -> None:
     hourly = {"data_root": "${ROOT:-data}", "end_datetime": "2023/04/05/23", "hours": 3, "num_missing_hours_tol": 1}
     published["train_data"] |= {"inputs": None, "explicit_datetime_inputs": hourly}
     daily = {"data_root": "data", "end_date": "2023/04/05", "days": 2}
@@ -133,7 +132,7 @@ def test_folders_by_hour_and_by_day_are_taken_over(tmp_path: Path, published: di
     }
 
 
-def test_rectifying_is_taken_over_for_each_set(tmp_path: Path, published: dict[str, Any]) -> None:
+def test_rectify_labels_is_converted_for_each_data_set(tmp_path: Path, published: dict[str, Any]) -> None:
     rectify = {
         "served_timestamp_field": "served",
         "impressed_timestamp_field": "seen",
@@ -150,25 +149,25 @@ def test_rectifying_is_taken_over_for_each_set(tmp_path: Path, published: dict[s
         "impressed_at": "seen",
         "engaged_at": {"is_favorited": "fav_at"},
     }
-    said = {
+    converted = {
         name: data.rectify_labels and data.rectify_labels.model_dump() for name, data in config.validation_data.items()
     }
     assert config.train_data.rectify_labels is not None
-    assert config.train_data.rectify_labels.model_dump() == ours == said["same"]
-    assert said["validation"] == ours | {"window_hours": 1.5}
-    assert said["d1"] is None
+    assert config.train_data.rectify_labels.model_dump() == ours == converted["same"]
+    assert converted["validation"] == ours | {"window_hours": 1.5}
+    assert converted["d1"] is None
 
 
-def test_small_embeddings_are_of_positions_of_the_discrete_column(tmp_path: Path, published: dict[str, Any]) -> None:
+def test_a_small_embedding_reads_one_value_of_the_discrete_column(tmp_path: Path, published: dict[str, Any]) -> None:
     tables = [{"name": "hour", "num_embeddings": 24, "embedding_dim": 4, "index": 7}]
     published["model"]["small_embeddings"] = {"tables": tables}
-    found = imported(tmp_path, published)
-    config = read_back(tmp_path, found)
+    result = imported(tmp_path, published)
+    config = read_back(tmp_path, result)
     assert config.features.model_dump(exclude_unset=True)["discrete"] == {
         "hour": {"size": 24, "of": {"column": "home__discrete", "index": 7}}
     }
     assert config.model.widths == {"hour": 4}
-    assert not any("discrete is left out" in remark.text for remark in found.remarks)
+    assert not any("discrete is left out" in remark.text for remark in result.remarks)
 
 
 FEATURIZATIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -210,9 +209,9 @@ FEATURIZATIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("case", FEATURIZATIONS)
-def test_every_featurization_is_taken_over(case: str, tmp_path: Path, published: dict[str, Any]) -> None:
-    said, ours = FEATURIZATIONS[case]
-    published["model"]["featurization_config"] = said
+def test_every_featurization_is_converted(case: str, tmp_path: Path, published: dict[str, Any]) -> None:
+    source, ours = FEATURIZATIONS[case]
+    published["model"]["featurization_config"] = source
     config = read_back(tmp_path, imported(tmp_path, published))
     assert config.model.featurization.model_dump(exclude_unset=True) == ours
 
@@ -223,7 +222,7 @@ def test_any_column_of_a_fixed_length_may_be_joined(tmp_path: Path, published: d
         data["seg_dense_schema"]["renamed_features"]["topics"] = "home__binary2"
     published = json.loads(json.dumps(published))
     unknown = (
-        "train_data.seg_dense_schema.schema_path: 'home__binary2' is not there in the schema; topics needs numbers"
+        "train_data.seg_dense_schema.schema_path: 'home__binary2' is missing from the schema; topics needs numbers"
     )
     assert any(line.startswith(unknown) for line in refusals(tmp_path, published))
     schema = Path(published["train_data"]["seg_dense_schema"]["schema_path"])
@@ -233,11 +232,11 @@ def test_any_column_of_a_fixed_length_may_be_joined(tmp_path: Path, published: d
     assert config.features.vectors["home__binary2"].length == 9
     assert getattr(config.model.featurization, "join", None) == ["binary", "home__binary2"]
     schema.unlink()
-    told = "schema_path: cannot be read, and no published layout tells the length of 'topics'"
-    assert any(told in line for line in refusals(tmp_path, published))
+    message = "schema_path: cannot be read, and the published layout has no length for 'topics'"
+    assert any(message in line for line in refusals(tmp_path, published))
 
 
-def test_the_position_is_one_of_the_discrete_column(tmp_path: Path, published: dict[str, Any]) -> None:
+def test_the_position_is_one_value_of_the_discrete_column(tmp_path: Path, published: dict[str, Any]) -> None:
     published["model"]["position_debias_config"] = {"position_feature_index": 51, "num_dims": 16}
     config = read_back(tmp_path, imported(tmp_path, published))
     assert config.features.model_dump(exclude_unset=True)["discrete"] == {
@@ -253,12 +252,12 @@ def test_the_position_is_one_of_the_discrete_column(tmp_path: Path, published: d
     }
     tables = [{"name": "position", "num_embeddings": 24, "embedding_dim": 4, "index": 51}]
     published["model"]["small_embeddings"] = {"tables": tables}
-    found = imported(tmp_path, published)
-    assert list(read_back(tmp_path, found).features.discrete) == ["position", "position_0"]
-    assert any("embeds the position too, and is never hidden" in remark.text for remark in found.remarks)
+    result = imported(tmp_path, published)
+    assert list(read_back(tmp_path, result).features.discrete) == ["position", "position_0"]
+    assert any("embeds the position too, and is never hidden" in remark.text for remark in result.remarks)
 
 
-def test_strata_are_of_codes_that_are_embedded_or_not(tmp_path: Path, published: dict[str, Any]) -> None:
+def test_strata_read_values_that_are_embedded_or_not(tmp_path: Path, published: dict[str, Any]) -> None:
     tables = [{"name": "hour", "num_embeddings": 24, "embedding_dim": 4, "index": 7}]
     published["model"] |= {
         "small_embeddings": {"tables": tables},
@@ -284,21 +283,18 @@ def test_strata_are_of_codes_that_are_embedded_or_not(tmp_path: Path, published:
     assert config.model.widths == {"hour": 4, "discrete_3": 0}
 
 
-def test_truncation_is_that_of_the_columns(tmp_path: Path, published: dict[str, Any]) -> None:
+def test_truncation_becomes_an_option_of_the_columns(tmp_path: Path, published: dict[str, Any]) -> None:
     cut = {"truncate_and_slice": {"continuous_feature_truncation": 50, "binary_feature_truncation": 100}}
     for data in (published["train_data"], *published["validation_data"].values()):
         data["preprocess"] = cut
     features = read_back(tmp_path, imported(tmp_path, published)).features
     assert (features.continuous[0].first, features.binary[0].first) == (50, None)
     published["validation_data"]["d9"] = {**published["validation_data"]["d9"], "preprocess": None}
-    assert any(
-        "truncate_and_slice: features are shaped the same way everywhere" in line
-        for line in refusals(tmp_path, published)
-    )
+    assert any("truncate_and_slice: must equal that of train_data" in line for line in refusals(tmp_path, published))
 
 
-def test_how_features_are_shaped_stands_with_each_of_them(tmp_path: Path, published: dict[str, Any]) -> None:
-    said = {
+def test_options_that_shape_a_feature_become_options_of_that_feature(tmp_path: Path, published: dict[str, Any]) -> None:
+    preprocess = {
         "truncate_and_slice": {"continuous_feature_truncation": 50, "continuous_feature_mask_path": "kept.npy"},
         "downcast": {
             "features": {"continuous": "bfloat16", "binary": "uint8", "user_embedding": "float16", "x": "bool"}
@@ -306,10 +302,10 @@ def test_how_features_are_shaped_stands_with_each_of_them(tmp_path: Path, publis
         "extract_features": {"extract_feature_table": [{"name": "tab", "source_tensor": "discrete", "index": 51}]},
     }
     for data in (published["train_data"], *published["validation_data"].values()):
-        data["preprocess"] = said
+        data["preprocess"] = preprocess
         data["seg_dense_schema"]["mask_mantissa_features"] = {"continuous": 8, "author_embedding": 16}
-    found = imported(tmp_path, published)
-    features = read_back(tmp_path, found).features.model_dump(exclude_defaults=True)
+    result = imported(tmp_path, published)
+    features = read_back(tmp_path, result).features.model_dump(exclude_defaults=True)
     assert features["continuous"] == [
         {
             "name": "home__continuous",
@@ -327,66 +323,68 @@ def test_how_features_are_shaped_stands_with_each_of_them(tmp_path: Path, publis
         "author.follow": {"length": 5, "masked_mantissa_bits": 16},
     }
     assert features["ids"][-1] == {"name": "tab", "of": {"column": "home__discrete", "index": 51}}
-    assert any("as no number of theirs is read by the model: x" in remark.text for remark in found.remarks)
+    assert any("since the model reads no numbers of them: x" in remark.text for remark in result.remarks)
 
 
-def test_reading_is_taken_over(tmp_path: Path, published: dict[str, Any]) -> None:
-    said = {"num_files_to_keep": 3, "repeat_files": False, "cache": True, "ignore_data_errors": True}
+def test_reading_options_are_converted(tmp_path: Path, published: dict[str, Any]) -> None:
+    options = {"num_files_to_keep": 3, "repeat_files": False, "cache": True, "ignore_data_errors": True}
     sampling = {"batch_multiplier": 4, "engagements_list": ["is_favorited", "is_bookmarked"], "num_engagements": 2}
-    published["train_data"] |= said | {"preprocess": {"downsample_negatives": sampling}}
-    published["validation_data"]["same"] |= said | {"repeat_files": True}
+    published["train_data"] |= options | {"preprocess": {"downsample_negatives": sampling}}
+    published["validation_data"]["same"] |= options | {"repeat_files": True}
     published["validation_data"]["d1"] |= {"num_files_to_keep": 2}
-    found = imported(tmp_path, published)
-    config = read_back(tmp_path, found)
+    result = imported(tmp_path, published)
+    config = read_back(tmp_path, result)
     train = config.train_data
     assert (train.source.num_files_to_keep, train.num_epochs, train.cache) == (3, 1, True)
     assert train.on_bad_data.model_dump() == {"kind": "skip", "budget": 1000}
     assert train.downsample_negatives is not None
     assert train.downsample_negatives.model_dump() == {"batch_multiplier": 4, "keep_positives_of": ["is_favorited"]}
     sets = config.validation_data
-    kept = {name: data.source.num_files_to_keep for name, data in sets.items()}
-    assert (kept["same"], kept["d1"], kept["d2"]) == (3, 2, None)
+    num_files = {name: data.source.num_files_to_keep for name, data in sets.items()}
+    assert (num_files["same"], num_files["d1"], num_files["d2"]) == (3, 2, None)
     assert (sets["same"].cache, sets["d2"].cache) == (True, False)
     assert (sets["same"].on_bad_data.kind, sets["d2"].on_bad_data.kind) == ("skip", "stop")
-    texts = {remark.path: remark.text for remark in found.remarks}
-    assert texts["train_data.ignore_data_errors"].startswith("at most 1,000 bad parts are passed over, each told")
+    texts = {remark.path: remark.text for remark in result.remarks}
+    assert texts["train_data.ignore_data_errors"].startswith("at most 1,000 bad parts are skipped, each reported")
     path = "train_data.preprocess.downsample_negatives"
-    assert texts[path].startswith("positives are sampled too where they would leave negatives no place")
-    assert texts[f"{path}.engagements_list"] == "left out, as no head predicts them: is_bookmarked"
+    assert texts[path].startswith("positives are sampled too where they would leave no room for negatives")
+    assert texts[f"{path}.engagements_list"] == "left out, since the model does not predict them: is_bookmarked"
 
 
-def test_reading_by_other_hosts_is_taken_over(tmp_path: Path, published: dict[str, Any]) -> None:
+def test_reading_on_other_hosts_is_converted(tmp_path: Path, published: dict[str, Any]) -> None:
     service = {"data_service_dispatcher": "grpc://reader:5000", "dataset_service_compression": "AUTO"}
     published["train_data"] |= service
     published["validation_data"]["same"] |= service
     published["validation_data"]["d1"] |= {"data_service_dispatcher": "other:6000"}
-    found = imported(tmp_path, json.loads(json.dumps(published)))
-    config = read_back(tmp_path, found)
+    result = imported(tmp_path, json.loads(json.dumps(published)))
+    config = read_back(tmp_path, result)
     expected = {"kind": "service", "address": ["reader:5000"], "count": 2, "compression": "lz4"}
     assert config.train_data.readers.model_dump() == expected
     sets = config.validation_data
     assert sets["same"].readers.model_dump() == expected
     assert sets["d1"].readers.model_dump() == expected | {"address": ["other:6000"], "compression": "none"}
     assert sets["d2"].readers.kind == "threads"
-    texts = {remark.path: remark.text for remark in found.remarks}
-    assert texts["train_data.data_service_dispatcher"].startswith("must be processes that run 'recap data serve'")
+    texts = {remark.path: remark.text for remark in result.remarks}
+    assert texts["train_data.data_service_dispatcher"].startswith(
+        "must be the address of a process that runs 'recap data serve'"
+    )
     assert texts["train_data.dataset_service_compression"] == "AUTO becomes lz4"
 
 
-def test_sampling_that_reads_nothing_more_is_left_out(tmp_path: Path, published: dict[str, Any]) -> None:
+def test_sampling_that_drops_nothing_is_left_out(tmp_path: Path, published: dict[str, Any]) -> None:
     sampling = {"batch_multiplier": 1, "engagements_list": ["is_favorited"], "num_engagements": 1}
     for name in ("train_data", "validation_data"):
         data = published[name] if name == "train_data" else published[name]["d1"]
         data["preprocess"] = {"downsample_negatives": sampling}
-    found = imported(tmp_path, published)
-    assert read_back(tmp_path, found).train_data.downsample_negatives is None
-    texts = {remark.path: remark.text for remark in found.remarks}
+    result = imported(tmp_path, published)
+    assert read_back(tmp_path, result).train_data.downsample_negatives is None
+    texts = {remark.path: remark.text for remark in result.remarks}
     assert texts["train_data.preprocess.downsample_negatives"].startswith("left out: with a batch_multiplier of 1")
     path = "validation_data.d1.preprocess.downsample_negatives"
     assert texts[path] == "left out: an evaluation uses every row it reads"
 
 
-def test_a_label_may_be_stored_under_another_name_and_a_set_have_a_schema_of_its_own(
+def test_a_label_may_be_renamed_and_a_data_set_have_its_own_schema_file(
     tmp_path: Path, published: dict[str, Any]
 ) -> None:
     for data in (published["train_data"], *published["validation_data"].values()):
@@ -408,11 +406,11 @@ def test_a_column_has_one_role(tmp_path: Path, published: dict[str, Any]) -> Non
     features = ["meta.tweet_id", "home__continuous", "is_favorited", "meta.user_id", "other.embedding"]
     published["train_data"]["seg_dense_schema"]["features"] = features
     published["validation_data"] = {}
-    found = imported(tmp_path, published)
-    ours = read_back(tmp_path, found).features
+    result = imported(tmp_path, published)
+    ours = read_back(tmp_path, result).features
     assert [column.name for column in ours.ids] == ["meta.tweet_id", "other.embedding"]
     assert ours.user == "meta.user_id"
-    assert any(remark.text.endswith("reads them: meta.tweet_id, other.embedding") for remark in found.remarks)
+    assert any(remark.text.endswith("does not read them: meta.tweet_id, other.embedding") for remark in result.remarks)
 
 
 def test_a_schedule_may_come_from_the_environment(
@@ -427,7 +425,7 @@ def test_a_schedule_may_come_from_the_environment(
     }
 
 
-def test_the_name_of_the_file_adds_nothing(tmp_path: Path, published: dict[str, Any]) -> None:
+def test_the_name_of_the_file_adds_no_lines(tmp_path: Path, published: dict[str, Any]) -> None:
     file = tmp_path / "a\nb: 1 #.yaml"
     file.write_text(yaml.dump(published))
     assert import_config(str(file)).text.splitlines()[1] == "training:"

@@ -1,16 +1,16 @@
-"""Large embedding tables of the published form: what they become here."""
+"""Large embedding tables of the published form are converted into features of ours."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from config.published_files import imported, read_back, whole_values
+from published.files import imported, read_back, whole_values
 
 
 @pytest.fixture
 def published(tmp_path: Path) -> dict[str, Any]:
-    """The whole file as plain values to change at will."""
+    """The complete file as plain values to change at will."""
     return whole_values(tmp_path)
 
 
@@ -29,14 +29,12 @@ LARGE: dict[str, Any] = {
 }
 
 
-def test_large_embeddings_are_features_with_an_optimizer_of_their_own(
-    tmp_path: Path, published: dict[str, Any]
-) -> None:
+def test_large_embeddings_become_features_with_their_own_optimizer(tmp_path: Path, published: dict[str, Any]) -> None:
     published["model"]["large_embeddings"] = LARGE
     for data in (published["train_data"], *published["validation_data"].values()):
         data["seg_dense_schema"]["renamed_features"]["author"] = "meta.author_id"
-    found = imported(tmp_path, json.loads(json.dumps(published)))
-    config = read_back(tmp_path, found)
+    result = imported(tmp_path, json.loads(json.dumps(published)))
+    config = read_back(tmp_path, result)
     assert config.features.model_dump(exclude_unset=True)["discrete"] == {
         "meta.author_id": {"vocabulary": "vocab/author/*.parquet"},
         "tweet": {"size": 500},
@@ -54,15 +52,15 @@ def test_large_embeddings_are_features_with_an_optimizer_of_their_own(
         "learning_rate": {"kind": "constant", "learning_rate": 0.02},
         "sparse": True,
     }
-    texts = {remark.path: remark.text for remark in found.remarks}
+    texts = {remark.path: remark.text for remark in result.remarks}
     path = "model.large_embeddings"
-    assert texts[f"{path}.tables.0.name"] == "the ids of the table are read from the column 'meta.author_id', one a row"
+    assert texts[f"{path}.tables.0.name"] == "the ids of this table are read from column 'meta.author_id', one per row"
     assert texts[f"{path}.tables.0.vocab"].startswith("the first column of its files must list the ids")
-    assert texts[f"{path}.tables.1.pretrained"].startswith("must hold Parquet files of an 'id' and a vector")
-    assert texts[f"{path}.optimizer.init_learning_rate"].startswith("left out: learning_rate says the rate")
+    assert texts[f"{path}.tables.1.pretrained"].startswith("must hold Parquet files with an 'id' and a vector")
+    assert texts[f"{path}.optimizer.init_learning_rate"].startswith("left out: learning_rate gives the rate")
 
 
-def test_a_table_of_users_leaves_the_user_what_it_is(tmp_path: Path, published: dict[str, Any]) -> None:
+def test_a_table_of_users_keeps_the_column_of_user_ids(tmp_path: Path, published: dict[str, Any]) -> None:
     tables = [{"name": "meta__user_id", "num_embeddings": 9, "embedding_dim": 2}]
     published["model"]["large_embeddings"] = LARGE | {"tables": tables, "tables_to_log": None}
     features = read_back(tmp_path, imported(tmp_path, published)).features
@@ -80,15 +78,15 @@ def test_a_table_of_users_leaves_the_user_what_it_is(tmp_path: Path, published: 
         ),
     ],
 )
-def test_the_rate_of_large_tables_is_their_schedule_or_the_one_they_start_at(
+def test_the_rate_of_large_tables_is_their_schedule_or_initial_rate(
     optimizer: dict[str, Any], rate: dict[str, Any], tmp_path: Path, published: dict[str, Any]
 ) -> None:
     tables = [{"name": "hour", "num_embeddings": 24, "embedding_dim": 4, "index": 7}]
     published["model"] |= {"small_embeddings": {"tables": tables}, "large_embeddings": LARGE | {"optimizer": optimizer}}
-    found = imported(tmp_path, json.loads(json.dumps(published)))
-    config = read_back(tmp_path, found)
+    result = imported(tmp_path, json.loads(json.dumps(published)))
+    config = read_back(tmp_path, result)
     assert config.optimizer.tables is not None
     assert config.optimizer.tables.learning_rate.model_dump() == rate
     assert list(config.model.widths) == ["hour", "author", "tweet"]
-    texts = {remark.path: remark.text for remark in found.remarks}
-    assert texts["model.large_embeddings.optimizer"].startswith("is that of the small tables too")
+    texts = {remark.path: remark.text for remark in result.remarks}
+    assert texts["model.large_embeddings.optimizer"].startswith("also applies to the small tables")

@@ -1,4 +1,4 @@
-"""The whole file in the published form, to change at will, and what import makes of it."""
+"""A complete file in the published form to start from, and helpers that import a changed copy of it."""
 
 import json
 from pathlib import Path
@@ -10,14 +10,14 @@ import yaml
 from recap.config.file.load import load_config
 from recap.config.recap import RecapConfig
 from recap.errors import ConfigError
-from recap.published.convert.convert import Imported, import_config
+from recap.published.convert.config import Imported, import_config
 
-WHOLE = Path(__file__).parent / "published" / "whole.yaml"
+WHOLE = Path(__file__).parent / "whole.yaml"
 SCHEMA = {"home__continuous": 60, "home__binary": 12, "author.follow": 5, "user.follow": 6, "user.engagement": 7}
 
 
 def whole_values(folder: Path) -> dict[str, Any]:
-    """The whole file as plain values to change at will, its schema at hand."""
+    """The complete file as plain values to change at will, with a schema file."""
     schema = folder / "schema.json"
     entries = [{"feature_name": name, "dtype": "float_list", "length": length} for name, length in SCHEMA.items()]
     schema.write_text(json.dumps({"schema": entries}))
@@ -31,14 +31,14 @@ def imported(folder: Path, values: Any) -> Imported:
     return import_config(str(file))
 
 
-def read_back(folder: Path, found: Imported) -> RecapConfig:
+def read_back(folder: Path, result: Imported) -> RecapConfig:
     ours = folder / "ours.yaml"
-    ours.write_text(found.text)
+    ours.write_text(result.text)
     return load_config(ours)
 
 
 def refusals(folder: Path, values: Any) -> list[str]:
-    """The lines of the error, without file and place."""
+    """The lines of the error, without their origins."""
     with pytest.raises(ConfigError) as caught:
         imported(folder, values)
     return [f"{problem.path}: {problem.text}" for problem in caught.value.problems]

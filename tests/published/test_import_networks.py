@@ -1,27 +1,27 @@
-"""Networks of the published form: what they become here."""
+"""Networks of the published form are converted into ours."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from config.published_files import imported, read_back, whole_values
+from published.files import imported, read_back, whole_values
 
 from recap.config.recap import RecapConfig
 
 
 @pytest.fixture
 def published(tmp_path: Path) -> dict[str, Any]:
-    """The whole file as plain values to change at will."""
+    """The complete file as plain values to change at will."""
     return whole_values(tmp_path)
 
 
 def networks(config: RecapConfig) -> dict[str, Any]:
-    """What is said of each tower."""
+    """Task → the options of its tower that are set."""
     return {name: task.tower.model_dump(exclude_unset=True) for name, task in config.model.tasks.items()}
 
 
-def test_layers_with_dropouts_of_their_own_are_taken_over(tmp_path: Path, published: dict[str, Any]) -> None:
+def test_layers_with_their_own_dropout_are_converted(tmp_path: Path, published: dict[str, Any]) -> None:
     layers = [{"layer_size": 32, "dropout": {}}, {"layer_size": 16}, {"layer_size": 8, "dropout": {"rate": 0.25}}]
     tasks = published["model"]["tasks"]
     tasks["is_favorited"]["mlp_config"] = {"layers": [*layers, {"layer_size": 1}]}
@@ -30,9 +30,9 @@ def test_layers_with_dropouts_of_their_own_are_taken_over(tmp_path: Path, publis
     published["model"]["backbone"] = {"mlp_config": {"layers": layers[:2], "final_layer_activation": True}}
     config = read_back(tmp_path, imported(tmp_path, json.loads(json.dumps(published))))
     towers = networks(config)
-    each = {"layer_sizes": [32, 16, 8], "dropout": {"rates": [0.1, 0.0, 0.25]}}
-    assert towers["is_favorited"] == {"kind": "mlp", **each}
-    assert towers["is_reported"]["mlp"] == {**each, "final_layer_activation": True}
+    hidden = {"layer_sizes": [32, 16, 8], "dropout": {"rates": [0.1, 0.0, 0.25]}}
+    assert towers["is_favorited"] == {"kind": "mlp", **hidden}
+    assert towers["is_reported"]["mlp"] == {**hidden, "final_layer_activation": True}
     assert towers["is_shared"] == {"kind": "mlp", "layer_sizes": [4], "dropout": {"rate": 0.5}}
     assert config.model.backbone is not None
     assert config.model.backbone.model_dump(exclude_unset=True) == {
@@ -55,18 +55,18 @@ def test_the_last_hidden_layer_of_a_tower_keeps_its_batch_norm(tmp_path: Path, p
     }
 
 
-def test_dcn_is_taken_over_as_backbone_and_as_tower(tmp_path: Path, published: dict[str, Any]) -> None:
+def test_dcn_is_converted_as_backbone_and_as_tower(tmp_path: Path, published: dict[str, Any]) -> None:
     model = published["model"]
-    said = {
+    dcn = {
         "poly_degree": 3,
         "projection_dim": 8,
         "use_parallel": True,
         "parallel_mlp": {"layer_sizes": [16, 1]},
         "output_mlp": {"layer_sizes": [8, 4], "batch_norm": {}, "dropout": {"rate": 0.3}},
     }
-    model["backbone"] = {"dcn_config": said}
+    model["backbone"] = {"dcn_config": dcn}
     towers = {
-        "is_favorited": {**said, "output_mlp": {"layer_sizes": [8, 1], "dropout": {"rate": 0.3}}},
+        "is_favorited": {**dcn, "output_mlp": {"layer_sizes": [8, 1], "dropout": {"rate": 0.3}}},
         "is_reported": {"poly_degree": 1, "use_parallel": False, "parallel_mlp": {"layer_sizes": [4, 1]}},
         "is_shared": {"poly_degree": 1, "use_parallel": False, "parallel_mlp": {"layer_sizes": [1]}},
         "is_retweeted": {"poly_degree": 2, "use_parallel": False, "output_mlp": {"layer_sizes": [1]}},
@@ -75,29 +75,29 @@ def test_dcn_is_taken_over_as_backbone_and_as_tower(tmp_path: Path, published: d
         model["tasks"][name] = {"dcn_config": tower}
     config = read_back(tmp_path, imported(tmp_path, json.loads(json.dumps(published))))
     assert config.model.backbone is not None
-    assert config.model.backbone.model_dump(exclude_unset=True) == {"kind": "dcn", **said}
-    found = networks(config)
+    assert config.model.backbone.model_dump(exclude_unset=True) == {"kind": "dcn", **dcn}
+    converted = networks(config)
     last = {"layer_sizes": [8], "dropout": {"rate": 0.3}, "final_layer_activation": True}
     stacked = {"use_parallel": False, "parallel_mlp": {"layer_sizes": [4], "final_layer_activation": True}}
-    assert found["is_favorited"] == {"kind": "dcn", **said, "output_mlp": last}
-    assert found["is_reported"] == {"kind": "dcn", "poly_degree": 1, **stacked}
-    assert found["is_shared"] == {"kind": "dcn", "poly_degree": 1}
-    assert found["is_retweeted"] == {"kind": "dcn", "poly_degree": 2}
+    assert converted["is_favorited"] == {"kind": "dcn", **dcn, "output_mlp": last}
+    assert converted["is_reported"] == {"kind": "dcn", "poly_degree": 1, **stacked}
+    assert converted["is_shared"] == {"kind": "dcn", "poly_degree": 1}
+    assert converted["is_retweeted"] == {"kind": "dcn", "poly_degree": 2}
 
 
-def test_dlrm_is_taken_over_as_backbone_and_as_tower(tmp_path: Path, published: dict[str, Any]) -> None:
+def test_dlrm_is_converted_as_backbone_and_as_tower(tmp_path: Path, published: dict[str, Any]) -> None:
     model = published["model"]
-    tables = [{"name": name, "num_embeddings": 24, "embedding_dim": 4, "index": 7} for name in ("hour", "place")]
+    tables = [{"name": name, "num_embeddings": 24, "embedding_dim": 4, "index": 7} for name in ("hour", "topic")]
     model["small_embeddings"] = {"tables": tables}
-    said = {"bottom_mlp": {"layer_sizes": [8, 4], "final_layer_activation": True}, "top_mlp": {"layer_sizes": [6]}}
-    model["backbone"] = {"dlrm_config": said}
+    dlrm = {"bottom_mlp": {"layer_sizes": [8, 4], "final_layer_activation": True}, "top_mlp": {"layer_sizes": [6]}}
+    model["backbone"] = {"dlrm_config": dlrm}
     config = read_back(tmp_path, imported(tmp_path, published))
     assert config.model.backbone is not None
-    assert config.model.backbone.model_dump(exclude_unset=True) == {"kind": "dlrm", **said}
+    assert config.model.backbone.model_dump(exclude_unset=True) == {"kind": "dlrm", **dlrm}
     model |= {"backbone": None, "multi_task_type": "share_none"}
     for name, sizes in (("is_favorited", [6, 1]), ("is_reported", [1])):
-        model["tasks"][name] = {"dlrm_config": {**said, "top_mlp": {"layer_sizes": sizes}}}
-    found = networks(read_back(tmp_path, imported(tmp_path, published)))
+        model["tasks"][name] = {"dlrm_config": {**dlrm, "top_mlp": {"layer_sizes": sizes}}}
+    converted = networks(read_back(tmp_path, imported(tmp_path, published)))
     top = {"top_mlp": {"layer_sizes": [6], "final_layer_activation": True}}
-    assert found["is_favorited"] == {"kind": "dlrm", **said, **top}
-    assert found["is_reported"] == {"kind": "dlrm", "bottom_mlp": said["bottom_mlp"]}
+    assert converted["is_favorited"] == {"kind": "dlrm", **dlrm, **top}
+    assert converted["is_reported"] == {"kind": "dlrm", "bottom_mlp": dlrm["bottom_mlp"]}

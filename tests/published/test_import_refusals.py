@@ -1,4 +1,4 @@
-"""Files in the published form that are refused: each with every reason, at its place."""
+"""Files in the published form are refused with every reason, each with its origin."""
 
 import json
 from collections.abc import Iterator
@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import yaml
-from config.published_files import WHOLE, imported, read_back, refusals, set_at, whole_values
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from published.files import WHOLE, imported, read_back, refusals, set_at, whole_values
 
 from recap.config.base import BaseConfig
 from recap.config.file.keys import is_model, members
@@ -20,39 +20,35 @@ from recap.published.form.section import Refused
 
 @pytest.fixture
 def published(tmp_path: Path) -> dict[str, Any]:
-    """The whole file as plain values to change at will."""
+    """The complete file as plain values to change at will."""
     return whole_values(tmp_path)
 
 
 def sections(model: type[BaseConfig], path: str = "") -> Iterator[tuple[str, type[BaseConfig]]]:
-    """Every section of the published form that is not refused whole, with a path of it in the whole file."""
+    """Path of a section in the complete file, and its class, for every section of the published form."""
     yield path, model
     for name, field in model.model_fields.items():
-        for each in members(field.annotation):
-            below = {dict: "is_favorited", list: "0"}.get(getattr(each, "__origin__", None))  # type: ignore[arg-type]
-            inner = members(each.__args__[-1])[0] if below is not None else each
+        for member in members(field.annotation):
+            below = {dict: "is_favorited", list: "0"}.get(getattr(member, "__origin__", None))  # type: ignore[arg-type]
+            inner = members(member.__args__[-1])[0] if below is not None else member
             if is_model(inner):
                 yield from sections(inner, "/".join(filter(None, (path, name, below))))
 
 
 FORM = {model: path for path, model in reversed(list(sections(PublishedConfig)))}
-"""Every section, with the first path it has in the whole file."""
+"""Class of a section → its first path in the complete file."""
 REFUSED = {
-    f"{path}/{name}": mark.why
+    f"{path}/{name}": mark.reason
     for model, path in FORM.items()
     for name, field in model.model_fields.items()
     for mark in field.metadata
     if isinstance(mark, Refused)
 }
-NOT_DEFAULT: dict[str, Any] = {
-    "axis": 1,
-}
+NOT_DEFAULT: dict[str, Any] = {"axis": 1}
 
 
 @pytest.mark.parametrize("path", REFUSED)
-def test_what_cannot_be_taken_over_is_refused_with_the_reason(
-    path: str, tmp_path: Path, published: dict[str, Any]
-) -> None:
+def test_a_refused_field_is_reported_with_the_reason(path: str, tmp_path: Path, published: dict[str, Any]) -> None:
     name = path.rpartition("/")[2]
     published["train_data"]["preprocess"] = {"truncate_and_slice": {}}
     set_at(published, path, NOT_DEFAULT.get(name, {"some": "values"}))
@@ -61,7 +57,7 @@ def test_what_cannot_be_taken_over_is_refused_with_the_reason(
     assert REFUSED[path].startswith(("deprecated; ", "means nothing here: "))
 
 
-def test_all_refusals_and_mistakes_are_told_at_once(tmp_path: Path, published: dict[str, Any]) -> None:
+def test_all_refusals_and_mistakes_are_reported_together(tmp_path: Path, published: dict[str, Any]) -> None:
     published["train_data"] |= {
         "data_service_dispatcher": 1,
         "sampler": {"name": "half"},
@@ -83,7 +79,7 @@ def test_all_refusals_and_mistakes_are_told_at_once(tmp_path: Path, published: d
 
 
 WRONG = {
-    "a key that is not known": ("training/sed", 1, "training.sed: 'sed' is unknown. Known: save_dir"),
+    "an unknown key": ("training/sed", 1, "training.sed: 'sed' is unknown. Known: save_dir"),
     "two of a group": (
         "train_data/explicit_date_inputs",
         {"data_root": "d", "end_date": "2023/04/05", "days": 3},
@@ -97,7 +93,7 @@ WRONG = {
     "a tower without a logit": (
         "model/tasks/is_favorited/mlp_config",
         {"layer_sizes": [32]},
-        "layer_sizes: a tower must end in an mlp whose last layer is 1, its logit; found 32",
+        "layer_sizes: a tower must end in an MLP whose last layer is 1, its logit; found 32",
     ),
     "ReLU of a logit": (
         "model/tasks/is_favorited/mlp_config",
@@ -107,31 +103,31 @@ WRONG = {
     "a MaskNet tower without a logit": (
         "model/tasks/is_reported/mask_net_config/mlp",
         None,
-        "mask_net_config.mlp: a tower must end in an mlp whose last layer is 1, its logit; found none",
+        "mask_net_config.mlp: a tower must end in an MLP whose last layer is 1, its logit; found none",
     ),
     "large tables without a rate": (
         "model/large_embeddings",
         {"tables": [{"name": "a", "num_embeddings": 9, "embedding_dim": 2}], "optimizer": {}},
-        "large_embeddings.optimizer: neither learning_rate nor init_learning_rate is set",
+        "large_embeddings.optimizer: the tables need a learning rate; set learning_rate or init_learning_rate",
     ),
-    "a table to log that is not there": (
+    "an unknown table to log": (
         "model/large_embeddings",
         {
             "tables": [{"name": "a", "num_embeddings": 9, "embedding_dim": 2}],
             "optimizer": {"init_learning_rate": 0.1},
             "tables_to_log": ["b"],
         },
-        "large_embeddings.tables_to_log.0: 'b' is no table of it. Known: a",
+        "large_embeddings.tables_to_log.0: unknown table 'b'. Known: a",
     ),
-    "two large tables of one name": (
+    "two large tables with one name": (
         "model/large_embeddings",
         {
             "tables": [{"name": "a", "num_embeddings": 9, "embedding_dim": 2}] * 2,
             "optimizer": {"init_learning_rate": 0.1},
         },
-        "large_embeddings.tables.1.name: 'a' is named twice; give each table a name of its own",
+        "large_embeddings.tables.1.name: 'a' is used twice; give each table its own name",
     ),
-    "a logit of a backbone": (
+    "an option of a logit in a backbone": (
         "model/backbone/pos_weight",
         2.0,
         "backbone.pos_weight: means nothing here: a backbone",
@@ -144,7 +140,7 @@ WRONG = {
     "two dropouts of one layer": (
         "model/tasks/is_favorited/mlp_config",
         {"layers": [{"layer_size": 8, "dropout": {"rate": 0.1}}, {"layer_size": 1}], "dropout": {"rate": 0.2}},
-        "mlp_config.dropout: is that of all layers, but some have their own",
+        "mlp_config.dropout: applies to all layers, but some have their own",
     ),
     "our own form of dropout": (
         "model/backbone/mask_net_config/mlp/dropout",
@@ -154,102 +150,102 @@ WRONG = {
     "a DCN tower that ends in its cross layers": (
         "model/tasks/is_favorited",
         {"dcn_config": {"poly_degree": 2, "parallel_mlp": {"layer_sizes": [1]}}},
-        "dcn_config.output_mlp: a tower must end in an mlp whose last layer is 1, its logit; found none",
+        "dcn_config.output_mlp: a tower must end in an MLP whose last layer is 1, its logit; found none",
     ),
     "a stacked DCN tower without a logit": (
         "model/tasks/is_favorited",
         {"dcn_config": {"poly_degree": 2, "use_parallel": False, "parallel_mlp": {"layer_sizes": [8]}}},
-        "dcn_config.parallel_mlp.layer_sizes: a tower must end in an mlp whose last layer is 1, its logit; found 8",
+        "dcn_config.parallel_mlp.layer_sizes: a tower must end in an MLP whose last layer is 1, its logit; found 8",
     ),
     "a DLRM tower without a logit": (
         "model/tasks/is_favorited",
         {"dlrm_config": {"bottom_mlp": {"layer_sizes": [8]}, "top_mlp": {"layer_sizes": [4]}}},
-        "dlrm_config.top_mlp.layer_sizes: a tower must end in an mlp whose last layer is 1, its logit; found 4",
+        "dlrm_config.top_mlp.layer_sizes: a tower must end in an MLP whose last layer is 1, its logit; found 4",
     ),
     "DLRM without embeddings": (
         "model/backbone",
         {"dlrm_config": {"bottom_mlp": {"layer_sizes": [8]}, "top_mlp": {"layer_sizes": [4]}}},
-        "model.backbone: dlrm takes products of embeddings, but there are none",
+        "model.backbone: dlrm multiplies embeddings, but there are none",
     ),
-    "a metric that is not built": (
+    "an unknown metric": (
         "which_metrics",
         "RCE, precsion",
-        "which_metrics: 'precsion' is no metric. Known: ",
+        "which_metrics: unknown metric 'precsion'. Known: ",
     ),
-    "codes joined before the LayerNorm": (
+    "joined codes": (
         "model/featurization_config/feature_names_to_concat",
         ["binary", "discrete"],
-        "feature_names_to_concat.1: means nothing here: discrete is no vector",
+        "feature_names_to_concat.1: means nothing here: discrete is not a vector",
     ),
-    "an unknown feature joined": (
+    "an unknown joined feature": (
         "model/featurization_config/feature_names_to_concat",
         ["binary", "topics"],
-        "feature_names_to_concat.1: 'topics' is no feature of seg_dense_schema; name it there",
+        "feature_names_to_concat.1: unknown feature 'topics'; add it to seg_dense_schema",
     ),
-    "a stratum named twice": (
+    "two strata with one name": (
         "model/stratifiers",
         [{"name": "tab", "index": 3, "value": 1}, {"name": "tab", "index": 3, "value": 2}],
-        "model.stratifiers.1.name: 'tab' is named twice; give each stratum a name of its own",
+        "model.stratifiers.1.name: 'tab' is used twice; give each stratum its own name",
     ),
-    "features shaped in another way": (
+    "differently shaped features": (
         "validation_data/d9/preprocess",
         {"downcast": {"features": {"continuous": "float16"}}},
-        "validation_data.d9.preprocess.downcast: features are shaped the same way everywhere",
+        "validation_data.d9.preprocess.downcast: must equal that of train_data",
     ),
     "more bits than a mantissa has": (
         "train_data/seg_dense_schema/mask_mantissa_features",
         {"continuous": 24},
-        "mask_mantissa_features.continuous: a float32's mantissa has 23 bits, found 24",
+        "mask_mantissa_features.continuous: must be at most 23, the bits of a float32's mantissa; found 24",
     ),
     "the mantissa of flags": (
         "train_data/seg_dense_schema/mask_mantissa_features",
         {"binary": 8},
-        "mask_mantissa_features.binary: means nothing here: binary holds 0 and 1; leave it out",
+        "mask_mantissa_features.binary: means nothing here: binary values are 0 or 1; leave it out",
     ),
-    "a type that is not known": (
+    "an unknown type": (
         "train_data/preprocess",
         {"downcast": {"features": {"continuous": "int8"}}},
         "downcast.features.continuous: 'int8' is unknown. Known: float32, bfloat16, float16, uint8, bool",
     ),
-    "sampling that keeps nothing of the model": (
+    "sampling for tasks that the model does not predict": (
         "train_data/preprocess",
         {"downsample_negatives": {"batch_multiplier": 2, "engagements_list": ["is_bookmarked"], "num_engagements": 1}},
-        "downsample_negatives.engagements_list: no head predicts any of them; name tasks of the model",
+        "downsample_negatives.engagements_list: the model predicts none of these; name some of its tasks",
     ),
-    "a layout of its own": (
+    "another layout": (
         "validation_data/d9/seg_dense_schema",
         {"schema_path": "other.json"},
-        "validation_data.d9.seg_dense_schema: features are the same columns everywhere; all but schema_path must be",
+        "validation_data.d9.seg_dense_schema: must equal that of train_data in all but schema_path",
     ),
     "an unknown task to evaluate": (
         "validation_data/d9/evaluation_tasks",
         ["is_bookmarked"],
-        "validation_data.d9.evaluation_tasks: 'is_bookmarked' is no task of it. Known: is_reported, is_shared",
+        "validation_data.d9.evaluation_tasks: unknown task 'is_bookmarked'. Known: is_reported, is_shared",
     ),
     "a backbone without a rate": (
         "optimizer/multi_task_learning_rates/backbone_learning_rate",
         None,
-        "optimizer.multi_task_learning_rates: no backbone_learning_rate, but there is a backbone; add one",
+        "optimizer.multi_task_learning_rates: the model has a backbone; add backbone_learning_rate",
     ),
     "sharing without a backbone": (
         "model/backbone",
         None,
         "model.sharing: share_partial needs model.backbone",
     ),
-    "a head without a label": (
+    "a task without a label": (
         "train_data/tasks",
         {"is_favorited": {}},
         "train_data.tasks: no label for task 'recap.engagement.is_replied'",
     ),
-    "a rate for no tower": (
+    "a rate for an unknown task": (
         "optimizer/multi_task_learning_rates/tower_learning_rates/is_liked",
         {"constant": 0.1},
-        "optimizer.towers.is_liked: 'is_liked' is no task of this configuration.",
+        "optimizer.towers.is_liked: unknown task 'is_liked'. Known: ",
     ),
-    "a column the schema lacks": (
+    "a column that the schema lacks": (
         "train_data/seg_dense_schema/renamed_features/continuous",
         "home__cont",
-        "schema_path: 'home__cont' is not there in the schema; continuous needs numbers of a fixed length",
+        "schema_path: 'home__cont' is missing from the schema; continuous needs numbers of a fixed length",
     ),
     "a rate above 1": (
         "train_data/tasks/is_favorited/neg_downsampling_rate",
@@ -268,7 +264,7 @@ WRONG = {
 def test_a_wrong_file_is_refused_with_its_reason(case: str, tmp_path: Path, published: dict[str, Any]) -> None:
     path, value, expected = WRONG[case]
     set_at(published, path, value)
-    published = json.loads(json.dumps(published))  # what was one anchor is now each by itself
+    published = json.loads(json.dumps(published))  # aliases become copies
     if path.startswith("train_data/seg_dense_schema"):
         for data in published["validation_data"].values():
             data["seg_dense_schema"] = published["train_data"]["seg_dense_schema"]
@@ -276,23 +272,23 @@ def test_a_wrong_file_is_refused_with_its_reason(case: str, tmp_path: Path, publ
     assert any(expected in line for line in found), found
 
 
-def test_a_schema_that_is_no_schema_is_refused(tmp_path: Path, published: dict[str, Any]) -> None:
+def test_an_invalid_schema_file_is_refused(tmp_path: Path, published: dict[str, Any]) -> None:
     (tmp_path / "schema.json").write_text('{"columns": []}')
     assert "expected JSON {" in refusals(tmp_path, published)[0]
 
 
 @settings(max_examples=150)
 @given(st.data())
-def test_whatever_stands_in_a_published_file_is_taken_over_or_refused(data: st.DataObject) -> None:
+def test_any_published_file_is_converted_or_refused(data: st.DataObject) -> None:
     import tempfile
 
     values: Any = yaml.safe_load(WHOLE.read_text())
-    where: Any = values
-    while isinstance(where, dict | list) and where:
-        keys = list(where) if isinstance(where, dict) else list(range(len(where)))
+    section: Any = values
+    while isinstance(section, dict | list) and section:
+        keys = list(section) if isinstance(section, dict) else list(range(len(section)))
         key = data.draw(st.sampled_from(keys))
-        if data.draw(st.booleans()) or not isinstance(where[key], dict | list):
-            where[key] = data.draw(
+        if data.draw(st.booleans()) or not isinstance(section[key], dict | list):
+            section[key] = data.draw(
                 st.none()
                 | st.integers(-2, 2)
                 | st.text(max_size=3)
@@ -300,17 +296,17 @@ def test_whatever_stands_in_a_published_file_is_taken_over_or_refused(data: st.D
                 | st.dictionaries(st.text(max_size=3), st.none(), max_size=1)
             )
             break
-        where = where[key]
+        section = section[key]
     with tempfile.TemporaryDirectory() as folder:
         try:
-            found = imported(Path(folder), values)
+            result = imported(Path(folder), values)
         except ConfigError as error:
             assert str(error)
         else:
-            read_back(Path(folder), found)
+            read_back(Path(folder), result)
 
 
-def test_refusals_of_both_forms_are_told_at_once(tmp_path: Path, published: dict[str, Any]) -> None:
+def test_refusals_of_both_forms_are_reported_together(tmp_path: Path, published: dict[str, Any]) -> None:
     published["train_data"] |= {"sampler": {"name": "half"}, "global_batch_size": 0}
     published["train_data"]["tasks"].pop("is_shared")
     published["model"]["tasks"]["is_reported"] = {"dcn_config": {"poly_degree": 2}}  # no logit
@@ -326,7 +322,7 @@ def test_refusals_of_both_forms_are_told_at_once(tmp_path: Path, published: dict
 
 
 @pytest.mark.parametrize(
-    ("name", "said", "message"),
+    ("name", "inputs", "message"),
     [
         (
             "explicit_datetime_inputs",
@@ -340,25 +336,27 @@ def test_refusals_of_both_forms_are_told_at_once(tmp_path: Path, published: dict
         ),
     ],
 )
-def test_a_date_that_is_none_is_refused(
-    name: str, said: dict[str, Any], message: str, tmp_path: Path, published: dict[str, Any]
+def test_an_invalid_date_is_refused(
+    name: str, inputs: dict[str, Any], message: str, tmp_path: Path, published: dict[str, Any]
 ) -> None:
-    published["train_data"] |= {"inputs": None, name: said}
+    published["train_data"] |= {"inputs": None, name: inputs}
     assert any(message in line for line in refusals(tmp_path, json.loads(json.dumps(published))))
 
 
 @pytest.mark.parametrize(("path", "key"), [("training", "seed"), ("optimizer/adam", "kind"), ("model", "loss_weight")])
-def test_our_own_keys_are_unknown_there(path: str, key: str, tmp_path: Path, published: dict[str, Any]) -> None:
+def test_our_own_keys_are_unknown_in_the_published_form(
+    path: str, key: str, tmp_path: Path, published: dict[str, Any]
+) -> None:
     set_at(published, f"{path}/{key}", 1)
     assert any(f"{key!r} is unknown" in line for line in refusals(tmp_path, published))
 
 
-def test_a_rate_for_all_other_towers_cannot_be_said_there(tmp_path: Path, published: dict[str, Any]) -> None:
+def test_there_is_no_default_rate_for_towers_in_the_published_form(tmp_path: Path, published: dict[str, Any]) -> None:
     published["optimizer"]["multi_task_learning_rates"]["tower_learning_rates"]["default"] = {"constant": 0.1}
-    assert "default: 'default' is no task. Known: recap.engagement.is_replied" in refusals(tmp_path, published)[0]
+    assert "default: unknown task 'default'. Known: recap.engagement.is_replied" in refusals(tmp_path, published)[0]
 
 
-def test_values_are_extracted_under_names_of_their_own(tmp_path: Path, published: dict[str, Any]) -> None:
+def test_extracted_values_need_their_own_names(tmp_path: Path, published: dict[str, Any]) -> None:
     table = [{"name": "is_favorited", "source_tensor": "discrete", "index": 1}]
     shaped = {
         "extract_features": {"extract_feature_table": table},
@@ -370,11 +368,13 @@ def test_values_are_extracted_under_names_of_their_own(tmp_path: Path, published
     path = "train_data.preprocess.extract_features.extract_feature_table.0.name"
     assert f"{path}: 'is_favorited' is the name of another column; choose another name" in found
     path = "train_data.preprocess.downcast.features.user_embedding"
-    assert f"{path}: means nothing here: a pretrained vector as uint8; take bfloat16 or float16" in found
+    assert (
+        f"{path}: means nothing here: a pretrained vector holds fractions, not uint8; use bfloat16 or float16" in found
+    )
 
 
-def test_a_set_without_a_head_is_refused(tmp_path: Path, published: dict[str, Any]) -> None:
+def test_a_validation_set_without_predicted_tasks_is_refused(tmp_path: Path, published: dict[str, Any]) -> None:
     published["validation_data"]["d9"]["tasks"] = {"is_bookmarked": {}}
     assert refusals(tmp_path, json.loads(json.dumps(published))) == [
-        "validation_data.d9.tasks: no head predicts any task of it; take the set out"
+        "validation_data.d9.tasks: the model predicts none of its tasks; remove this data set"
     ]
