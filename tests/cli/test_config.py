@@ -15,7 +15,7 @@ from recap.config.file.json_schema import schema_text
 from recap.config.file.load import load_config
 
 WHOLE = VALID[0]
-PUBLISHED = Path(__file__).parents[1] / "config" / "published" / "whole.yaml"
+PUBLISHED = Path(__file__).parents[1] / "published" / "whole.yaml"
 
 
 def run(*arguments: str | Path, folder: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:

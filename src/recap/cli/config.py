@@ -103,7 +103,7 @@ def import_(
     What cannot be taken over is refused, all of it at once, each with its reason; nothing is written then.
     """
     from recap.cli.messages import print_remarks
-    from recap.published.convert.convert import import_config
+    from recap.published.convert.config import import_config
 
     imported = import_config(str(file))
     _write(imported.text, output, overwrite=overwrite)
