@@ -1,75 +1,68 @@
-"""Every ranker exports whole, for any number of rows, and the program says what the ranker says."""
+"""Every scorer exports as one graph over a `Batch`, for any number of rows, with the same results."""
 
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 import torch
 from model.golden import TOLERANCE
 from model.kinds import CASES, OTHERS, make_batch, make_config, make_ranker
-from torch import Tensor, nn
-from torch.export import Dim, ExportedProgram
+from torch.export import Dim, ExportedProgram, ShapesCollection
 from torch.testing import assert_close
 
 from recap.data.batch import Batch
-from recap.model.ranker import Ranker
+from recap.model.scorer import Scorer, Scores
 
 
-class OfTensors(nn.Module):
-    """A ranker that takes the tensors of a batch: `torch.export` knows no dataclasses."""
-
-    def __init__(self, ranker: Ranker) -> None:
-        super().__init__()
-        self.ranker = ranker
-
-    def forward(
-        self,
-        continuous: Tensor,
-        binary: Tensor,
-        discrete: Tensor,
-        vectors: dict[str, Tensor],
-        histories: dict[str, Tensor],
-    ) -> tuple[Tensor, ...]:
-        return tuple(self.ranker(Batch(continuous, binary, discrete, vectors, histories=histories)))
+def make_scorer(case: str) -> Scorer:
+    config = make_config(case)
+    config.train_data.tasks["like"] = config.train_data.tasks["like"].model_copy(update={"neg_downsampling_rate": 0.1})
+    ranker = make_ranker(config)
+    with torch.no_grad():
+        ranker(make_batch(config, rows=50, seed=3))  # moves the running statistics of BatchNorm
+    return Scorer.of(config, ranker).eval()
 
 
-def tensors(batch: Batch) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor], dict[str, Tensor]]:
-    return batch.continuous, batch.binary, batch.discrete, dict(batch.vectors), dict(batch.histories)
+def make_unlabelled(case: str, rows: int, seed: int = 0) -> Batch:
+    return replace(make_batch(make_config(case), rows, seed), labels=None, weights=None, user=None)
 
 
-def exported(ranker: Ranker, batch: Batch) -> ExportedProgram:
+def export(scorer: Scorer, batch: Batch) -> ExportedProgram:
+    rows, shapes = Dim("rows", min=1, max=100_000), ShapesCollection()
+    for tensor in batch.tensors().values():
+        shapes[tensor] = {0: rows}
     # Strict: traced by dynamo, which allows no break of the graph.
-    rows = {0: Dim("rows", min=1, max=100_000)}
-    shapes = (rows, rows, rows, dict.fromkeys(batch.vectors, rows), dict.fromkeys(batch.histories, rows))
-    return torch.export.export(OfTensors(ranker).eval(), tensors(batch), dynamic_shapes=shapes, strict=True)
+    return torch.export.export(scorer, (batch,), dynamic_shapes=shapes, strict=True)
 
 
-# Each kind once: how kinds go together is the shared suite's.
+FIELDS = [field.name for field in fields(Scores)]
+# Each kind once: test_ranker.py covers their combinations.
 EXPORTED = [
     case for case in CASES if case.startswith("mlp-") or case.endswith(("-share_all", "-share_none")) or case in OTHERS
 ]
 
 
 @pytest.mark.parametrize("case", EXPORTED)
-def test_the_exported_program_agrees_for_any_number_of_rows(case: str) -> None:
-    config = make_config(case)
-    ranker = make_ranker(config)
-    with torch.no_grad():
-        ranker(make_batch(config, rows=50, seed=3))  # moves the running statistics of BatchNorm
-    whole = exported(ranker.eval(), make_batch(config, rows=7))
-    assert whole.graph_signature.buffers_to_mutate == {}  # so it may serve from several threads
-    program = whole.module()
+def test_the_exported_scorer_agrees_for_any_number_of_rows(case: str) -> None:
+    scorer = make_scorer(case)
+    program = export(scorer, make_unlabelled(case, rows=7))
+    assert program.graph_signature.buffers_to_mutate == {}  # so several threads may share it
+    exported = program.module()
     for rows in (1, 2, 7, 40):
-        batch = make_batch(config, rows=rows, seed=rows)
-        for found, expected in zip(program(*tensors(batch)), ranker(batch), strict=True):
-            assert found.shape == (rows, 2)
-            assert_close(found, expected, **TOLERANCE)
+        batch = make_unlabelled(case, rows, seed=rows)
+        found, expected = exported(batch), scorer(batch)
+        assert isinstance(found, Scores)
+        for name in FIELDS:
+            assert getattr(found, name).shape == ((rows,) if name == "score" else (rows, 2))
+            assert_close(getattr(found, name), getattr(expected, name), **TOLERANCE)
 
 
-def test_a_program_that_is_saved_and_loaded_is_the_same(tmp_path: Path) -> None:
-    config = make_config("mask_net_parallel-share_all")
-    batch = make_batch(config, rows=7)
-    program = exported(make_ranker(config).eval(), batch)
-    torch.export.save(program, tmp_path / "ranker.pt2")
-    loaded = torch.export.load(tmp_path / "ranker.pt2").module()
-    for found, expected in zip(loaded(*tensors(batch)), program.module()(*tensors(batch)), strict=True):
-        assert torch.equal(found, expected)
+def test_a_saved_and_loaded_program_gives_the_same_results(tmp_path: Path) -> None:
+    batch = make_unlabelled("mask_net_parallel-share_all", rows=7)
+    program = export(make_scorer("mask_net_parallel-share_all"), batch)
+    program.example_inputs = None  # torch.export.save would pickle the batch
+    torch.export.save(program, tmp_path / "scorer.pt2")
+    loaded = torch.export.load(tmp_path / "scorer.pt2").module()
+    found, expected = loaded(batch), program.module()(batch)
+    for name in FIELDS:
+        assert torch.equal(getattr(found, name), getattr(expected, name))

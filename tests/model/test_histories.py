@@ -1,7 +1,5 @@
 """What becomes of histories: each encoder against its definition, and the laws that all of them keep."""
 
-from typing import Any
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -257,33 +255,3 @@ def test_only_one_layer_of_one_head_is_asked_for_if_that_is_said() -> None:
     model = Transformer(said, WIDTH, LENGTH)
     assert model.out_features == 6
     assert len(model.blocks) == 1
-
-
-class _Exported(nn.Module):
-    """A ranker as `torch.export` takes it: of tensors."""
-
-    def __init__(self, ranker: Ranker) -> None:
-        super().__init__()
-        self.ranker = ranker
-
-    def forward(
-        self, continuous: Tensor, binary: Tensor, discrete: Tensor, vector: Tensor, histories: dict[str, Tensor]
-    ) -> Tensor:
-        batch = Batch(continuous, binary, discrete, {"vector": vector}, histories=histories)
-        logits: Tensor = self.ranker(batch).logits
-        return logits
-
-
-@pytest.mark.parametrize("name", ["pooling_last", "din_normalized", "transformer"])
-def test_it_can_be_exported_for_any_number_of_rows(name: str) -> None:
-    config = make_config(f"history_{name}")
-    ranker, batch = make_ranker(config).eval(), make_batch(config, rows=7)
-
-    def inputs(batch: Batch) -> tuple[Any, ...]:
-        return batch.continuous, batch.binary, batch.discrete, batch.vectors["vector"], dict(batch.histories)
-
-    rows = {0: torch.export.Dim("rows", min=1, max=4096)}
-    shapes = (rows, rows, rows, rows, dict.fromkeys(batch.histories, rows))
-    exported = torch.export.export(_Exported(ranker), inputs(batch), dynamic_shapes=shapes).module()
-    other = make_batch(config, rows=3, seed=5)
-    assert_close(exported(*inputs(other)), scores(ranker, other), atol=1e-6, rtol=1e-5)

@@ -1,9 +1,11 @@
-"""`Scorer`: the one path from a batch to scores, which evaluation, prediction, export and serving run."""
+"""`Scorer`: the one path from a batch to scores, run by evaluation, prediction, export and serving."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Self
+from dataclasses import dataclass
+from typing import Self
 
 import torch
+import torch.export
 from torch import Tensor, nn
 
 from recap.config.recap import RecapConfig
@@ -12,24 +14,44 @@ from recap.model.calibration import Calibration
 from recap.model.ranker import Ranker
 
 EPSILON = 0.001
-"""Scores of candidates with a negative sum lie below it, all others at or above it."""
+"""Scores of rows with a negative weighted sum lie below it, all others at or above it."""
 
 
-class Scores(NamedTuple):
-    """What a scorer says of B rows, tasks in the order of `model.tasks`.
+@dataclass(frozen=True)
+class Scores:
+    """The results of a scorer for B rows, tasks in the order of `model.tasks`.
 
     In the column of a regression task `logits` holds the raw output of its tower, and both kinds of probabilities hold
-    the predicted value, in the unit of the label: not a probability, and not limited to [0, 1].
+    the predicted value, in the unit of the label: it is not limited to [0, 1]. Registered as a pytree, so an exported
+    program returns it.
     """
 
     logits: Tensor  # [B, T] float32
-    probabilities: Tensor  # [B, T] float32, of the data as sampled for training
-    calibrated_probabilities: Tensor  # [B, T] float32, of the population
+    probabilities: Tensor  # [B, T] float32, for the data as sampled for training
+    calibrated_probabilities: Tensor  # [B, T] float32, for the population
     score: Tensor  # [B] float64, ≥ 0
 
 
+torch.export.register_dataclass(Scores, serialized_type_name="recap.Scores")
+
+
 class Scorer(nn.Module):
-    """ranker → calibration → score."""
+    """ranker → calibration → score.
+
+    With tasks `like` and `report`, `scoring.weights: {like: 0.5, report: -369.0}` and likes whose negatives were
+    sampled at a rate of 0.1:
+
+        >>> scorer = Scorer.of(config, ranker).eval()
+        >>> scores = scorer(batch)  # B = 2 rows
+        >>> scores.probabilities
+        tensor([[0.8000, 0.0010],
+                [0.5000, 0.2000]])
+        >>> scores.calibrated_probabilities  # 0.8 → 0.8 · 0.1 / (1 − 0.8 + 0.1 · 0.8)
+        tensor([[0.2857, 0.0010],
+                [0.0909, 0.2000]])
+        >>> scores.score  # both sums are negative: (S + 369) / 369.5 · 0.001
+        tensor([0.0010, 0.0008], dtype=torch.float64)
+    """
 
     def __init__(self, ranker: Ranker, calibration: Calibration, formula: "ScoreFormula") -> None:
         super().__init__()
@@ -55,11 +77,11 @@ class ScoreFormula(nn.Module):
     """
 
     def __init__(self, weights: Mapping[str, float], tasks: Sequence[str]) -> None:
-        """`weights` by task name; the weight of other tasks is 0."""
+        """`weights` by task name, default 0."""
         super().__init__()
         in_order = torch.tensor([weights.get(task, 0.0) for task in tasks], dtype=torch.float64)
         self.weights: Tensor
-        # The configuration holds them, so a state dict does not.
+        # Not part of a state dict: the configuration holds them.
         self.register_buffer("weights", in_order, persistent=False)  # [T]
         self.negative = float(-in_order.clamp(max=0).sum())
         self.total = float(in_order.abs().sum())
@@ -67,7 +89,7 @@ class ScoreFormula(nn.Module):
     def forward(self, probabilities: Tensor) -> Tensor:
         """Calibrated probabilities, or values of regressions, [B, T] → scores [B] float64, ≥ 0.
 
-        Values are not limited to [0, 1], so a sum may fall below −N: such scores are 0.
+        Values are not limited to [0, 1], so a sum may fall below −N; the score is 0 then.
         """
         weighted = probabilities.double() @ self.weights  # [B]
         if self.total == 0:
