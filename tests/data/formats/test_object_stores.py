@@ -16,7 +16,7 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 import pytest
 from data.stream_law import assert_resumes_everywhere, assert_same
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from moto.server import ThreadedMotoServer
 from support import Recorder, feed_config, feed_table, write_feed
@@ -141,10 +141,10 @@ def test_what_is_not_there_is_told(store: str) -> None:
         (f"{store}/nowhere/*.parquet", "matches no file; check the path"),
         (f"{store}/train", rf"is a folder; name its files, such as {store}/train/\*.parquet"),
         (f"{store}/train/", "is a folder"),
-        ("s3://nobody/x.parquet", "matches no file: there is no s3://nobody; check its name, and the endpoint"),
-        ("s3://nobody/*.parquet", "there is no s3://nobody"),
+        ("s3://nobody/x.parquet", "matches no file: s3://nobody does not exist; check its name and the endpoint"),
+        ("s3://nobody/*.parquet", "s3://nobody does not exist"),
         ("nosuch://x/y", "nosuch://x: cannot be opened .*nosuch"),
-        ("lacking://some/one", r"lacking://some: a package that reads it is missing \(Install lackingfs\)"),
+        ("lacking://some/one", r"lacking://some: the package that reads it is not installed \(Install lackingfs\)"),
     ):
         with pytest.raises(DataError, match=message) as caught:
             find_files([url])
@@ -225,7 +225,7 @@ def test_predictions_from_a_store_are_those_from_local_files(folder: Path, store
     assert pq.read_table(remote[0]).equals(pq.read_table(local[0]))
 
 
-segments = st.lists(st.sampled_from(["*", "**", "?", "a*", "[ab]", "[!a]*", ".*", "a", "b", "*b*", "a**"]), min_size=1)
+segments = st.lists(st.sampled_from(["*", "**", "?", "a*", "[ab]", "[!a]*", ".*", "a", "b", "*b*"]), min_size=1)
 
 
 @pytest.fixture(scope="module")
@@ -249,12 +249,18 @@ def test_globs_match_in_a_store_what_they_match_on_the_disk(
 ) -> None:
     root, url = trees
     pattern = "/".join([*plain, *patterns]) + ending
+    assume(all(segment == "**" or "**" not in segment for segment in pattern.split("/")))
     matched = glob.glob(f"{glob.escape(str(root))}/{pattern}", recursive=True)  # some twice, where ** stands twice
     found = filesystem.remote_glob(f"{url}/{pattern}")
     assert len(set(found)) == len(found)
     assert {file.removeprefix(url) for file in found} == {
         file.removeprefix(str(root)) for file in matched if Path(file).is_file()
     }
+
+
+def test_two_stars_inside_a_segment_are_refused(trees: tuple[Path, str]) -> None:
+    with pytest.raises(DataError, match=r"a\*\*.f: cannot be listed \(.*'\*\*' can only be an entire path component"):
+        find_files([f"{trees[1]}/a**.f"])
 
 
 def test_stores_that_fsspec_knows_are_read_too(trees: tuple[Path, str]) -> None:

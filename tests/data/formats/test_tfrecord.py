@@ -30,7 +30,6 @@ from recap.data.formats.tfrecord.example import (
 from recap.data.formats.tfrecord.records import cut_records, masked_crc, record_spans
 from recap.data.formats.tfrecord.spans import find_spans
 from recap.errors import DataError
-from recap.native.libdeflate import inflate_whole
 
 
 def parse(record: bytes, *names: bytes) -> dict[bytes, list[Any]]:
@@ -334,14 +333,3 @@ def test_a_schema_that_is_none_is_refused(text: str, records: Path) -> None:
     records.with_name("schema.json").unlink()
     with pytest.raises(DataError, match="the schema cannot be read"):
         read_records(records)
-
-
-@given(st.lists(st.binary(max_size=200), min_size=1, max_size=4), st.binary(max_size=3), st.integers(-3, 3))
-def test_whole_members_are_inflated_alike_or_left_to_isal(parts: list[bytes], behind: bytes, more: int) -> None:
-    whole = b"".join(parts)
-    target = np.full(max(len(whole) + more, 0), 7, np.uint8)
-    compressed = b"".join(gzip.compress(part) for part in parts)
-    if inflate_whole(compressed + behind, target):
-        assert whole.startswith(target.tobytes())
-    if inflate_whole(compressed[:-1], target):
-        assert len(target) <= len(whole) - len(parts[-1])

@@ -11,7 +11,6 @@ from isal import igzip_lib
 from recap.data.formats.files import open_file
 from recap.data.formats.filesystem import reason
 from recap.errors import DataError
-from recap.native.libdeflate import inflate_whole
 
 _COMPRESSED, _PIECE, _FINE = 1 << 16, 1 << 18, 1 << 9
 """Bytes that are read of a gzip file at once; those that come out at most, which stay in the processor's cache; and
@@ -107,13 +106,6 @@ def _fill(file: str, offset: int, target: npt.NDArray[np.uint8]) -> None:
 
 
 def _inflate_into(file: str, offset: int, target: npt.NDArray[np.uint8]) -> int:
-    if offset == 0:
-        try:
-            with open_file(file) as stream:
-                if inflate_whole(stream.read(), target):
-                    return len(target)
-        except OSError as error:
-            raise unreadable(file, error) from None
     position = -offset
     try:
         for piece in pieces(file, 0):
