@@ -51,7 +51,11 @@ def trained(recipe: Path, overrides: list[str], seed: int, precision: str) -> tu
         clock = Clock(WARM_UP)
         train(config, clock)
         splits = evaluate_run(config, Path(run) / "run").splits
-    aucs = {(split, task): each.get("auc", math.nan) for split, of in splits.items() for task, each in of.items()}
+    aucs = {
+        (split, task): metrics.get("auc", math.nan)
+        for split, result in splits.items()
+        for task, metrics in result.metrics.items()
+    }
     return {name: auc for name, auc in aucs.items() if not math.isnan(auc)}, clock.speed
 
 

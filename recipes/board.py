@@ -8,6 +8,7 @@ Runs that are finished are not trained again, so a board that was stopped, or go
 import json
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from statistics import mean, pstdev
 from typing import Annotated
@@ -18,12 +19,13 @@ from recap.config.base import BaseConfig, Name, NonNegativeInt
 from recap.config.file.load import load_config
 from recap.config.file.node import plain
 from recap.config.file.yaml import parse
-from recap.config.metrics import WatchedMetric
+from recap.config.metrics import SPECS, WatchedMetric
 from recap.config.recap import RecapConfig
-from recap.errors import ConfigError, Problem, RecapError
+from recap.errors import ConfigError, InputError, Problem, RecapError
+from recap.evaluation.result import EvaluationReport
 from recap.evaluation.run import evaluate_run
 from recap.reporting import Reporter
-from recap.runs import find_model_directory
+from recap.runs import BEST, Run
 from recap.training.trainer import train
 
 
@@ -110,27 +112,25 @@ def _config(board: Board, folder: Path, name: str, seed: int) -> RecapConfig:
 
 def _values(board: Board, config: RecapConfig, say: Callable[[str], None]) -> list[float]:
     """The metric of each shown task, from evaluation.json where that is of this checkpoint."""
-    run = Path(config.training.save_dir)
-    folder, written = find_model_directory(run, "best" if board.best else None), run / "evaluation.json"
-    if not _is_of(written, folder.name, board.split):
-        evaluate_run(config, run, board.split, int(folder.name.removeprefix("step_")), say)
-    evaluation = json.loads(written.read_text())["splits"][board.split]
-    return [float("nan") if (value := evaluation[task][board.metric]) is None else value for task in board.tasks]
+    run = Run(Path(config.training.save_dir))
+    folder = run.checkpoint(BEST if board.best else None)
+    report = _written(run)
+    if report is None or report.model != folder.name or board.split not in report.splits:
+        report = evaluate_run(config, run.path, board.split, int(folder.name.removeprefix("step_")), say)
+    metrics = report.splits[board.split].metrics
+    return [metrics[task][board.metric] for task in board.tasks]
 
 
-def _is_of(written: Path, model: str, split: str) -> bool:
-    try:
-        found = json.loads(written.read_text())
-    except (OSError, ValueError):
-        return False
-    return bool(found["model"] == model and split in found["splits"])
+def _written(run: Run) -> EvaluationReport | None:
+    with suppress(InputError):
+        return EvaluationReport.read(run)
+    return None
 
 
 def table(board: Board, found: dict[str, list[list[float]]]) -> str:
     """A row a configuration that has a run: mean ± standard deviation over seeds, of each task and of their mean."""
     names = [*board.tasks, "mean"] if len(board.tasks) > 1 else board.tasks
-    what = {"auc": "AUC", "log_loss": "log loss"}.get(board.metric, board.metric)
-    lines = [f"| {what} | seeds | {' | '.join(names)} |", "|---|" + "---|" * (len(names) + 1)]
+    lines = [f"| {SPECS[board.metric].title} | seeds | {' | '.join(names)} |", "|---|" + "---|" * (len(names) + 1)]
     for name, values in board.floors.items():
         lines.append(_line(name, "", [f"{value:.4f}" for value in _with_mean(values)]))
     for name, runs in found.items():

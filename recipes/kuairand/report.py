@@ -3,10 +3,13 @@
 python recipes/kuairand/report.py RUN…
 """
 
-import json
 import sys
 from pathlib import Path
 from statistics import mean, pstdev
+
+from recap.errors import InputError
+from recap.evaluation.result import EvaluationReport
+from recap.runs import Run
 
 FLOORS = {
     "is_click": (0.7417, 0.59030),
@@ -24,14 +27,14 @@ MEAN_OVER = ("is_click", "long_view", "is_like")
 
 def report(runs: list[Path]) -> str:
     """The table over the evaluations of `runs`."""
-    evaluations = [json.loads((run / "evaluation.json").read_text())["splits"]["validation"] for run in runs]
+    evaluations = [EvaluationReport.read(Run(run)).splits["validation"].metrics for run in runs]
     lines = ["| task | positives | AUC | log loss | floor AUC | floor log loss |", "|---|---|---|---|---|---|"]
     for task, (floor_auc, floor_loss) in FLOORS.items():
-        found = [evaluation[task] for evaluation in evaluations]
-        auc, loss = ([each[name] for each in found] for name in ("auc", "log_loss"))
-        positives = found[0]["positives"]
+        by_run = [evaluation[task] for evaluation in evaluations]
+        auc, loss = ([metrics[name] for metrics in by_run] for name in ("auc", "log_loss"))
+        positives = by_run[0]["positives"]
         # Below 200 positives the interval says more than the spread over seeds.
-        interval = f", 95% ± {1.96 * mean(each['auc_se'] for each in found):.3f}" if positives < 200 else ""
+        interval = f", 95% ± {1.96 * mean(metrics['auc_se'] for metrics in by_run):.3f}" if positives < 200 else ""
         lines.append(
             f"| {task} | {positives:,.0f} | {mean(auc):.4f} ± {pstdev(auc):.4f}{interval} "
             f"| {mean(loss):.5f} ± {pstdev(loss):.5f} | {floor_auc:.4f} | {floor_loss:.5f} |"
@@ -49,6 +52,6 @@ if __name__ == "__main__":
         sys.exit(2)
     try:
         print(report([Path(argument) for argument in sys.argv[1:]]))
-    except FileNotFoundError as error:
-        print(f"{error.filename}: no such file; run 'recap evaluate' on the run first", file=sys.stderr)
-        sys.exit(2)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)

@@ -3,19 +3,22 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from recap.errors import InputError
+from recap.evaluation.result import EvaluationReport
+from recap.runs import Run
 
 RELIABLE_POSITIVES = 200
 
 
 def report(data: Path, run: Path) -> Table:
     """A table with a row for each task. Raises InputError where the feed or the evaluation is missing."""
-    truth = _read(data / "truth.json", "recap data simulate")["validation"]
-    reached = _read(run / "evaluation.json", "recap evaluate")["splits"]["validation"]
+    truth = _truth(data / "truth.json")["validation"]
+    reached = EvaluationReport.read(Run(run)).splits["validation"].metrics
     table = Table(title="validation: reached, and the truth (the best possible)", title_justify="left", box=None)
     for name in ("task", "positives", "log loss", "truth", "AUC", "truth", "gap"):
         table.add_column(name, justify="left" if name == "task" else "right")
@@ -52,11 +55,12 @@ def where(data: Path, run: Path) -> str:
     return "\n".join(f"{path!s:32} {what}" for path, what in places.items() if path.exists())
 
 
-def _read(path: Path, command: str) -> dict:  # type: ignore[type-arg]
+def _truth(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())  # type: ignore[no-any-return]
+        content: dict[str, Any] = json.loads(path.read_text())
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file; run '{command}' first") from None
+        raise InputError(f"{path}: no such file; run 'recap data simulate' first") from None
+    return content
 
 
 if __name__ == "__main__":

@@ -155,25 +155,25 @@ def _sync(path: Path) -> None:
             os.close(descriptor)
 
 
-class _Appended:
-    """A file that grows by whole pieces, and is made anew where it was deleted."""
+class AppendOnlyFile:
+    """A file that grows by complete pieces, and is created again if it was deleted."""
 
     def __init__(self, path: Path, head: bytes = b"") -> None:
-        """`head`: what the file begins with, written with the first piece."""
+        """`head`: what the file begins with, written with the first piece. Raises OSError."""
         self._path, self._head = path, head
         self._file = path.open("ab", buffering=0)
 
     def append(self, piece: bytes) -> None:
-        """Write `piece`, or nothing. Raises OSError."""
+        """Write all of `piece`, or raise OSError and write nothing."""
         if not os.fstat(self._file.fileno()).st_nlink:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            anew = self._path.open("ab", buffering=0)
+            recreated = self._path.open("ab", buffering=0)
             self._file.close()
-            self._file = anew
+            self._file = recreated
         end = self._file.seek(0, os.SEEK_END)
         if not end:
             piece = self._head + piece
-        if self._file.write(piece) < len(piece):  # what fits a full disk is written without an error
+        if self._file.write(piece) < len(piece):  # a full disk takes what fits without an error
             self._file.truncate(end)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

@@ -1,4 +1,4 @@
-"""How much gates lean on experts, in the report of an evaluation."""
+"""The mean weights of experts in the report of an evaluation."""
 
 import json
 from pathlib import Path
@@ -28,12 +28,12 @@ def trained(folder: Path, sharing: dict[str, Any]) -> RecapConfig:
     return config
 
 
-def test_the_report_has_the_mean_weight_of_each_expert_over_the_rows_evaluated(tmp_path: Path) -> None:
+def test_the_report_has_the_mean_weight_of_each_expert(tmp_path: Path) -> None:
     config = trained(tmp_path, MMOE)
     report = evaluate_run(config, tmp_path / "run")
-    written = json.loads(report.file.read_text())
+    written = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     assert list(written) == ["model", "splits", "gates"]
-    assert written["gates"] == {"validation": report.gates["validation"]}
+    assert written["gates"] == {"validation": report.splits["validation"].gates}
     model = open_model(find_model_directory(tmp_path / "run"))
     stream = open_stream(config, model.assets, JobMode.EVALUATE, "validation")
     batches = [batch for batch, _ in zip(stream, range(3), strict=False)]
@@ -41,15 +41,15 @@ def test_the_report_has_the_mean_weight_of_each_expert_over_the_rows_evaluated(t
         ranker = model.ranker.eval()
         rows = torch.cat([ranker.gate_weights(batch)["share"] for batch in batches])
     assert len(rows) == 3 * 64
-    found = written["gates"]["validation"]["share"]
-    assert list(found) == ["expert_1", "expert_2", "expert_3"]
-    assert list(found.values()) == pytest.approx(rows.double().mean(dim=0).tolist(), rel=1e-5)
+    means = written["gates"]["validation"]["share"]
+    assert list(means) == ["expert_1", "expert_2", "expert_3"]
+    assert list(means.values()) == pytest.approx(rows.double().mean(dim=0).tolist(), rel=1e-5)
 
 
-def test_a_model_without_gates_has_none_in_its_report(tmp_path: Path) -> None:
+def test_the_report_of_a_model_without_gates_has_no_gates(tmp_path: Path) -> None:
     report = evaluate_run(trained(tmp_path, {"kind": "share_all"}), tmp_path / "run")
-    assert list(json.loads(report.file.read_text())) == ["model", "splits"]
-    assert report.gates == {}
+    assert list(report.to_json()) == ["model", "splits"]
+    assert report.splits["validation"].gates == {}
 
 
 def test_the_command_shows_a_line_for_each_gate(tmp_path: Path) -> None:

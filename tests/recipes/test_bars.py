@@ -99,8 +99,8 @@ def test_every_model_trains_on_what_is_prepared_and_is_evaluated_on_the_test_row
         find_model_directory(run, "best") / "config.yaml", [], [str(tmp_path / "out" / "test.yaml")], stored=True
     )
     report = evaluate_run(test, run, split="test", step="best")
-    assert report.splits["test"]["label"]["count"] == 150
-    assert report.splits["test"]["label"]["auc"] > 0.6
+    assert report.splits["test"].metrics["label"]["count"] == 150
+    assert report.splits["test"].metrics["label"]["auc"] > 0.6
 
 
 def test_every_model_builds_on_the_published_settings() -> None:

@@ -1,1 +1,1 @@
-"""Where the records of a run go: metrics.jsonl, TensorBoard, MLflow."""
+"""Where the records of a run are stored: metrics.jsonl, TensorBoard, MLflow. None of them can stop a run."""

@@ -3,61 +3,68 @@
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Self
 
-from recap.reporting import Record, Tracker
+from recap.reporting import Record, Say, Tracker
 
 
 class Guarded:
-    """A tracker that cannot stop a run: what fails is told once and held, and tried again later and at the end."""
+    """Wraps a tracker that may fail: reports a failure once, buffers the records, and retries."""
 
     RETRY_S = 60.0
-    """Seconds before the next try, so that a server that hangs takes little of the time of training."""
-    MAX_HELD = 10_000
-    """Records; the oldest are lost beyond it."""
+    """Seconds until the next try, so that a server that hangs takes little training time."""
+    MAX_BUFFERED = 10_000
+    """Records; beyond it the oldest are lost."""
 
-    def __init__(self, name: str, opened: Callable[[], Tracker], say: Callable[[str], None]) -> None:
-        """`opened` opens the tracker, and is called until it does."""
-        self._name, self._opened, self._say = name, opened, say
+    def __init__(self, name: str, opener: Callable[[], Tracker], say: Say) -> None:
+        """`opener` opens the tracker; it is called with the first record, and again until it succeeds."""
+        self._name, self._opener, self._say = name, opener, say
         self._tracker: Tracker | None = None
-        self._held: deque[Record] = deque()
+        self._buffer: deque[Record] = deque()
         self._lost, self._failing, self._next_try = 0, False, 0.0
-        self._deliver()
+
+    @classmethod
+    def open(cls, name: str, opener: Callable[[], Tracker], say: Say) -> Self:
+        """A guarded tracker that is opened now, so that a failure is reported at the start."""
+        guarded = cls(name, opener, say)
+        guarded._deliver()
+        return guarded
 
     def log(self, record: Record) -> None:
-        """Hand the record on, after those that are held."""
-        self._held.append(record)
-        if len(self._held) > self.MAX_HELD:
-            self._held.popleft()
+        """Log the record, after the buffered ones."""
+        self._buffer.append(record)
+        if len(self._buffer) > self.MAX_BUFFERED:
+            self._buffer.popleft()
             self._lost += 1
         if time.monotonic() >= self._next_try:
             self._deliver()
 
     def close(self, *, finished: bool) -> None:
-        """Try for the last time, and tell what is lost."""
-        if self._held or self._tracker is None:
+        """Try for the last time, and report what is lost."""
+        if self._buffer or self._tracker is None:
             self._deliver()
         try:
             if self._tracker is not None:
                 self._tracker.close(finished=finished)
         except Exception as error:
             self._say(f"{self._name}: cannot be closed ({_reason(error)}); its last records may be missing")
-        lost = self._lost + len(self._held)
+        lost = self._lost + len(self._buffer)
         if lost:
             self._say(f"{self._name}: {lost:,} record{'s' if lost > 1 else ''} could not be written")
 
     def _deliver(self) -> None:
         try:
             if self._tracker is None:
-                self._tracker = self._opened()
-            while self._held:
-                self._tracker.log(self._held[0])
-                self._held.popleft()
+                self._tracker = self._opener()
+            while self._buffer:
+                self._tracker.log(self._buffer[0])
+                self._buffer.popleft()
         except Exception as error:
             self._next_try = time.monotonic() + self.RETRY_S
             if not self._failing:
                 self._say(
-                    f"{self._name}: cannot be written ({_reason(error)}). Training goes on; what is logged is held, "
-                    f"and tried again every {self.RETRY_S:.0f} s and at the end"
+                    f"{self._name}: cannot be written ({_reason(error)}). The run continues; records are buffered and "
+                    f"retried every {self.RETRY_S:.0f} s and at the end"
                 )
             self._failing = True
             return
@@ -67,9 +74,10 @@ class Guarded:
 
 
 def _reason(error: Exception) -> str:
-    """What went wrong, in a line that is not too long."""
+    """The message of an error on one line, shortened."""
     text = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= _LONG else f"{text[:_LONG]}…"
+    return text if len(text) <= _MAX_REASON else f"{text[:_MAX_REASON]}…"
 
 
-_LONG = 200
+_MAX_REASON = 200
+"""Characters."""

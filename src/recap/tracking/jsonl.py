@@ -4,39 +4,36 @@ import json
 from pathlib import Path
 
 from recap.reporting import Record
-from recap.storage import _Appended
+from recap.storage import AppendOnlyFile, atomic_write
 
 
 class JsonLines:
-    """`metrics.jsonl`: a JSON object a line, written through at once."""
+    """`metrics.jsonl`: one JSON object per line, unbuffered."""
 
     def __init__(self, path: Path, step: int) -> None:
         """Continue after `step`: lines of later steps, left by a killed run, are dropped."""
-        kept = [line for line in _lines(path) if _has_step_until(line, step)]
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text("".join(f"{line}\n" for line in kept))
-        temporary.replace(path)
-        self._file = _Appended(path)
+        lines = [line for line in _complete_lines(path) if _is_record_until(line, step)]
+        with atomic_write(path) as temporary:
+            temporary.write_text("".join(f"{line}\n" for line in lines))
+        self._file = AppendOnlyFile(path)
 
     def log(self, record: Record) -> None:
-        """Append one line."""
         self._file.append((json.dumps(record) + "\n").encode())
 
     def close(self, *, finished: bool) -> None:
-        """Close the file."""
         self._file.close()
 
 
-def _lines(path: Path) -> list[str]:
-    """The whole lines of a file; a last line without its end, cut by a kill, does not count."""
+def _complete_lines(path: Path) -> list[str]:
+    """The lines of a file; a last line that a kill cut is left out."""
     if not path.exists():
         return []
     text = path.read_text(errors="replace")
     return text[: text.rfind("\n") + 1].splitlines()
 
 
-def _has_step_until(line: str, step: int) -> bool:
-    """Whether a line is a record of `step` or before; a crash of the machine may leave lines that are none."""
+def _is_record_until(line: str, step: int) -> bool:
+    """Whether a line is a record of `step` or before; a crash of the machine may leave other lines."""
     try:
         return bool(json.loads(line)["step"] <= step)
     except (ValueError, KeyError, TypeError):

@@ -1,7 +1,4 @@
-"""Where the numbers of a run go: files, TensorBoard and MLflow (trackers), and the person watching (reporter).
-
-A record is one flat mapping: `step`, `split`, `task` for metrics of one, and named values.
-"""
+"""The trackers of a run: `metrics.jsonl`, TensorBoard and MLflow, each guarded."""
 
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
@@ -9,7 +6,7 @@ from pathlib import Path
 
 from recap.config.recap import RecapConfig
 from recap.errors import InputError
-from recap.reporting import Record, Tracker
+from recap.reporting import Record, Say, Tracker
 from recap.runs import Run
 from recap.tracking.guarded import Guarded
 from recap.tracking.jsonl import JsonLines
@@ -17,23 +14,28 @@ from recap.tracking.mlflow import Mlflow
 from recap.tracking.tensorboard import TensorBoard
 
 
-def open_trackers(config: RecapConfig, step: int, say: Callable[[str], None]) -> "Trackers":
-    """The trackers of a run, continued after `step`; `say` is told of those that fail.
+def open_trackers(config: RecapConfig, step: int, say: Say) -> "Trackers":
+    """The trackers of a run, continued after `step`; failures are reported to `say`.
 
     Raises InputError where the package of one is not installed.
     """
     run, mlflow = Run(Path(config.training.save_dir)), config.training.mlflow
-    opened: dict[str, Callable[[], Tracker]] = {
+    openers: dict[str, Callable[[], Tracker]] = {
         "metrics.jsonl": lambda: JsonLines(run.metrics_file, step),
         "TensorBoard": lambda: TensorBoard(run.tensorboard, step),
     }
     if mlflow is not None:
         if find_spec("mlflow") is None:
             raise InputError(
-                "training.mlflow: the package mlflow is not installed; pip install 'recap[mlflow]', or leave it out"
+                "training.mlflow: the package mlflow is not installed; pip install 'recap[mlflow]', or remove it"
             )
-        opened["MLflow"] = lambda: Mlflow(mlflow, config, run)
-    return Trackers([Guarded(name, each, say) for name, each in opened.items()])
+        openers["MLflow"] = lambda: Mlflow(mlflow, config, run)
+    return Trackers([Guarded.open(name, opener, say) for name, opener in openers.items()])
+
+
+def open_evaluation_tracker(run: Run, step: int, say: Say) -> Tracker:
+    """The tracker of the evaluations of a run that is followed, continued after `step`."""
+    return Guarded.open("TensorBoard", lambda: TensorBoard(run.tensorboard / "evaluations", step), say)
 
 
 class Trackers:
@@ -43,11 +45,9 @@ class Trackers:
         self._trackers = trackers
 
     def log(self, record: Record) -> None:
-        """Hand the record to each."""
         for tracker in self._trackers:
             tracker.log(record)
 
     def close(self, *, finished: bool) -> None:
-        """Close each; `finished`: no step of the run is left."""
         for tracker in self._trackers:
             tracker.close(finished=finished)

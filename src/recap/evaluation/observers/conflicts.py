@@ -1,6 +1,5 @@
-"""How far the tasks of a model pull what they share in different directions."""
+"""How far the gradients of the tasks conflict on the parameters that they share."""
 
-from collections.abc import Mapping
 from itertools import islice
 
 import torch
@@ -8,27 +7,26 @@ import torch
 from recap.config.optimizer import GradNormConfig, PcGradConfig
 from recap.config.recap import RecapConfig
 from recap.data.stream.batch_stream import BatchStream
+from recap.evaluation.result import Conflicts
 from recap.model.gradients import TaskGradients, cosines
 from recap.model.objective.objective import Objective
 from recap.model.ranker import Ranker
 from recap.runtime import Runtime
 
-Conflicts = Mapping[str, Mapping[str, float]]
-"""Task → task → mean cosine similarity of their gradients; NaN where one of the two never has any."""
 MAX_BATCHES = 16
 
 
 def measures_conflicts(config: RecapConfig) -> bool:
-    """Whether a run balances gradients, so that they are worth a report."""
+    """Whether a run balances gradients, so that their conflicts are reported."""
     return isinstance(config.optimizer.balancing, PcGradConfig | GradNormConfig)
 
 
 def conflicts(ranker: Ranker, stream: BatchStream, config: RecapConfig, split: str, runtime: Runtime) -> Conflicts:
-    """The mean cosine similarity of the tasks' gradients of all parameters that they share.
+    """The mean cosine similarity of the tasks' gradients with respect to all shared parameters.
 
     Over the first batches of `stream` (`MAX_BATCHES`, or `training.num_eval_steps` if that is less), in evaluation
-    mode, for the tasks that validation set `split` evaluates. A batch in which a task has no gradient does not count
-    for its pairs. `ranker` is left in the mode in which it came, its gradients untouched.
+    mode, for the tasks that `split` evaluates. A batch in which a task has no gradient does not count for its pairs.
+    The mode and the gradients of `ranker` are left as they are.
     """
     steps = config.training.num_eval_steps
     objective = Objective(config).to(runtime.device)
@@ -43,12 +41,12 @@ def conflicts(ranker: Ranker, stream: BatchStream, config: RecapConfig, split: s
             leaf = torch.stack([output.detach() for output in outputs], dim=1).requires_grad_()
             gradients = TaskGradients(ranker.shared_parameters(), tasks)
             gradients.add(outputs, leaf, objective(leaf, batch))
-            found = cosines(gradients.gram())
-            totals += found.nan_to_num(0.0)
-            counts += found.isfinite()
+            similarities = cosines(gradients.gram())
+            totals += similarities.nan_to_num(0.0)
+            counts += similarities.isfinite()
     finally:
         ranker.train(was_training)
     means = (totals / counts).tolist()
     chosen = config.validation_data[split].evaluation_tasks or config.tasks
-    places = {task: config.tasks.index(task) for task in chosen}
-    return {one: {other: means[row][column] for other, column in places.items()} for one, row in places.items()}
+    columns = {task: config.tasks.index(task) for task in chosen}
+    return {one: {other: means[row][column] for other, column in columns.items()} for one, row in columns.items()}

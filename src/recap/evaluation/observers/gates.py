@@ -1,37 +1,29 @@
-"""How much each gate of a model leans on each expert: mean weights over the rows of an evaluation."""
-
-from collections.abc import Mapping
+"""How much each gate of a model relies on each expert: mean weights over the rows of an evaluation."""
 
 import torch
-from torch import Tensor
 
 from recap.data.batch import Batch
+from recap.distributed import Ranks
+from recap.evaluation.result import Gates
 from recap.model.ranker import Ranker
-
-Gates = Mapping[str, Mapping[str, float]]
-"""Gate → expert → mean weight; those of a gate sum to 1."""
+from recap.model.scorer import Scores
 
 
 class GateMeans:
-    """Mean weights, every row counted once. Nothing is computed for a model without gates."""
+    """The mean weight of each expert for each gate; every row counts once."""
 
-    def __init__(self, ranker: Ranker) -> None:
-        self.ranker = ranker
-        self.rows = 0
-        self.sums: dict[str, Tensor] = {}  # [experts] float64 each
+    def __init__(self, ranker: Ranker, ranks: Ranks) -> None:
+        self._ranker, self._ranks, self._experts = ranker, ranks, ranker.sharing.gates
+        self._rows = torch.zeros((), dtype=torch.float64)
+        self._sums = {gate: torch.zeros(len(names), dtype=torch.float64) for gate, names in self._experts.items()}
 
-    def update(self, batch: Batch) -> None:
-        """Add the rows of `batch`, which is where the ranker is."""
-        if not self.ranker.sharing.gates:
-            return
-        self.rows += len(batch)
-        for gate, weights in self.ranker.gate_weights(batch).items():
-            total = weights.double().sum(dim=0).cpu()
-            self.sums[gate] = self.sums.get(gate, torch.zeros_like(total)) + total
+    def update(self, batch: Batch, scores: Scores) -> None:
+        self._rows += len(batch)
+        for gate, weights in self._ranker.gate_weights(batch).items():
+            self._sums[gate] += weights.double().sum(dim=0).cpu()
 
-    def compute(self) -> Gates:
-        """The means over all rows so far; none of a model without gates, or of no rows."""
-        names = self.ranker.sharing.gates
-        return {
-            gate: dict(zip(names[gate], (total / self.rows).tolist(), strict=True)) for gate, total in self.sums.items()
-        }
+    def result(self) -> Gates:
+        """NaN without rows."""
+        rows, *sums = self._ranks.all_reduce([self._rows, *self._sums.values()])
+        means = zip(self._experts.items(), sums, strict=True)
+        return {gate: dict(zip(names, (total / rows).tolist(), strict=True)) for (gate, names), total in means}

@@ -1,38 +1,44 @@
-"""Strata: metrics of some rows by themselves."""
+"""The metrics of some rows: those where a discrete feature has a given value."""
 
-from torch import Tensor
+from collections.abc import Mapping
 
 from recap.config.recap import RecapConfig
 from recap.data.batch import Batch
 from recap.data.encoding.assets import Assets, code_of, discrete_columns
-from recap.evaluation.metrics.suite import MetricSuite
+from recap.distributed import Ranks
+from recap.evaluation.observers.metrics import Metrics
+from recap.evaluation.result import TaskMetrics
+from recap.model.scorer import Scores
 
 
 class Strata:
-    """A `MetricSuite` for each stratum of a configuration, each over its rows."""
+    """The metrics of each stratum of a configuration."""
 
-    def __init__(self, config: RecapConfig, assets: Assets) -> None:
+    def __init__(self, config: RecapConfig, split: str, assets: Assets, ranks: Ranks) -> None:
         """Raises DataError for a string that a vocabulary does not have."""
-        columns = discrete_columns(config.features)
-        self._columns = {name: columns[stratum.feature].start for name, stratum in config.strata.items()}
-        self._codes = {
-            name: code_of(stratum.feature, stratum.value, config.features, assets)
-            for name, stratum in config.strata.items()
-        }
-        self._suites = {
-            name: MetricSuite(config.tasks, config.which_metrics, config.regressions, config.metrics)
-            for name in config.strata
-        }
+        self._values = _values(config, assets)
+        self._metrics = {name: Metrics(config, split, ranks) for name in config.strata}
 
-    def update(self, probabilities: Tensor, batch: Batch) -> None:
-        """Take in the rows of `batch`, with the probabilities [B, T] that a model gives them."""
-        assert batch.labels is not None
-        assert batch.weights is not None
-        for name, suite in self._suites.items():
-            rows = batch.discrete[:, self._columns[name]] == self._codes[name]
-            users = batch.user[rows] if batch.user is not None else None
-            suite.update(probabilities[rows], batch.labels[rows], batch.weights[rows], users)
+    def update(self, batch: Batch, scores: Scores) -> None:
+        for name, metrics in self._metrics.items():
+            column, code = self._values[name]
+            index = (batch.discrete[:, column] == code).nonzero()[:, 0]
+            metrics.add(batch.rows(index), scores.calibrated_probabilities[index])
 
-    def compute(self) -> dict[str, dict[str, dict[str, float]]]:
-        """Stratum → task → metric → value; NaN where a metric is undefined."""
-        return {name: suite.compute() for name, suite in self._suites.items()}
+    def result(self) -> Mapping[str, TaskMetrics]:
+        """Stratum → task → metric → value."""
+        return {name: metrics.result() for name, metrics in self._metrics.items()}
+
+
+def check_strata(config: RecapConfig, assets: Assets) -> None:
+    """Raise DataError if a stratum selects a string that the vocabulary of its feature does not have."""
+    _values(config, assets)
+
+
+def _values(config: RecapConfig, assets: Assets) -> dict[str, tuple[int, int]]:
+    """Stratum → its column of `Batch.discrete`, and the code that selects a row."""
+    columns = discrete_columns(config.features)
+    return {
+        name: (columns[stratum.feature].start, code_of(stratum.feature, stratum.value, config.features, assets))
+        for name, stratum in config.strata.items()
+    }

@@ -1,4 +1,4 @@
-"""Trackers fail for real (folders in the way, full disks, servers that are gone), and the run does not."""
+"""Trackers that fail for real (folders in the way, full disks, missing servers) do not stop a run."""
 
 import json
 import os
@@ -17,12 +17,12 @@ from recap.tracking.jsonl import JsonLines
 from recap.training.trainer import train
 
 REFUSING = "http://127.0.0.1:9"
-"""Where nothing listens: the port of a service that nobody offers any more."""
+"""The discard port, on which nothing listens."""
 
 
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a tracker sets in the environment is gone after the test."""
+    """Undo what a tracker sets in the environment."""
     for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
         monkeypatch.delenv(name)
     monkeypatch.setattr(os, "environ", os.environ.copy())
@@ -33,7 +33,7 @@ def with_mlflow(feed: Path, run: Path, uri: str, **training: Any) -> RecapConfig
 
 
 def full_disk(file: Path) -> int:
-    """Have what is written to an open file of this process meet a full disk; gives what `no_full_disk` takes."""
+    """Let writes to an open file of this process meet a full disk; returns the argument of `no_full_disk`."""
     for link in Path("/proc/self/fd").iterdir():
         if link.exists() and link.resolve() == file.resolve():
             number = int(link.name)
@@ -53,7 +53,7 @@ def no_full_disk(kept: int) -> None:
     os.close(kept)
 
 
-def test_the_share_of_time_that_was_waited_for_data_is_logged(feed: Path, tmp_path: Path) -> None:
+def test_the_share_of_time_spent_waiting_for_data_is_logged(feed: Path, tmp_path: Path) -> None:
     train(feed_config(feed, tmp_path / "run"), Recorder())
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     shares = [line["data_wait"] for line in lines if line["split"] == "train"]
@@ -62,17 +62,17 @@ def test_the_share_of_time_that_was_waited_for_data_is_logged(feed: Path, tmp_pa
     assert "data_wait" in OF_THE_CLOCK
 
 
-def test_a_folder_in_the_place_of_metrics_is_told_once_and_training_goes_on(feed: Path, tmp_path: Path) -> None:
+def test_a_folder_named_metrics_jsonl_is_reported_and_training_continues(feed: Path, tmp_path: Path) -> None:
     (tmp_path / "run" / "metrics.jsonl").mkdir(parents=True)
     recorder = Recorder()
-    assert train(feed_config(feed, tmp_path / "run"), recorder)
+    assert train(feed_config(feed, tmp_path / "run"), recorder).trained
     assert recorder.steps[-1] == 12
-    told, lost = (text for text in recorder.said if "metrics.jsonl" in text)
-    assert told.startswith("metrics.jsonl: cannot be written (Is a directory). Training goes on")
+    failure, lost = (text for text in recorder.said if "metrics.jsonl" in text)
+    assert failure.startswith("metrics.jsonl: cannot be written (Is a directory). The run continues")
     assert lost == "metrics.jsonl: 8 records could not be written"
 
 
-def test_what_met_a_full_disk_is_written_when_there_is_room_again(feed: Path, tmp_path: Path) -> None:
+def test_records_wait_until_the_disk_has_room_again(feed: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     kept: list[int] = []
     after = {
@@ -82,13 +82,13 @@ def test_what_met_a_full_disk_is_written_when_there_is_room_again(feed: Path, tm
     recorder = Recorder(after)
     train(feed_config(feed, run), recorder)
     said = [text for text in recorder.said if "metrics.jsonl" in text]
-    assert said[0].startswith("metrics.jsonl: cannot be written (No space left on device). Training goes on")
+    assert said[0].startswith("metrics.jsonl: cannot be written (No space left on device). The run continues")
     assert said[1:] == ["metrics.jsonl: can be written again"]
     train(feed_config(feed, tmp_path / "whole"), Recorder())
     assert_same_run(run, tmp_path / "whole", 12)
 
 
-def test_a_line_that_does_not_fit_leaves_no_part_of_it(tmp_path: Path) -> None:
+def test_a_line_that_does_not_fit_the_disk_leaves_no_part_of_itself(tmp_path: Path) -> None:
     import resource
 
     tracker = JsonLines(tmp_path / "metrics.jsonl", 0)
@@ -105,23 +105,23 @@ def test_a_line_that_does_not_fit_leaves_no_part_of_it(tmp_path: Path) -> None:
     assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [1, 2]
 
 
-def test_lines_that_a_crash_of_the_machine_garbled_are_dropped(tmp_path: Path) -> None:
+def test_garbled_lines_are_dropped(tmp_path: Path) -> None:
     file = tmp_path / "metrics.jsonl"
     file.write_bytes(b'{"step": 1}\n\0\0\0\n\xff\n[]\n{"step": 2}\n{"step": 9}\n{"st')
     JsonLines(file, 5).close(finished=True)
     assert file.read_text() == '{"step": 1}\n{"step": 2}\n'
 
 
-def test_a_file_in_the_place_of_tensorboard_is_told_and_training_goes_on(feed: Path, tmp_path: Path) -> None:
+def test_a_file_named_tensorboard_is_reported_and_training_continues(feed: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "tensorboard").write_text("in the way")
     recorder = Recorder()
-    assert train(feed_config(feed, tmp_path / "run"), recorder)
+    assert train(feed_config(feed, tmp_path / "run"), recorder).trained
     assert recorder.said[0].startswith("TensorBoard: cannot be written (")
     assert len(records(tmp_path / "run")) == 8
 
 
-def test_what_is_deleted_under_a_run_is_made_anew(feed: Path, tmp_path: Path) -> None:
+def test_deleted_files_are_created_again(feed: Path, tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     def delete() -> None:
@@ -134,7 +134,7 @@ def test_what_is_deleted_under_a_run_is_made_anew(feed: Path, tmp_path: Path) ->
     assert [record["step"] for record in records(tmp_path / "run") if record["split"] == "train"] == [6, 9, 12]
 
 
-def test_tensorboard_that_meets_a_full_disk_holds_its_events(feed: Path, tmp_path: Path) -> None:
+def test_events_wait_until_the_disk_has_room_again(feed: Path, tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     folder, kept = tmp_path / "run" / "tensorboard", []
@@ -149,7 +149,7 @@ def test_tensorboard_that_meets_a_full_disk_holds_its_events(feed: Path, tmp_pat
     assert [event.step for event in events.Scalars("train/loss")] == [3, 6, 9, 12]
 
 
-def test_tensorboard_does_not_show_what_a_resumed_run_logs_anew_twice(feed: Path, tmp_path: Path) -> None:
+def test_tensorboard_shows_each_step_of_a_resumed_run_once(feed: Path, tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     def fail() -> None:
@@ -162,8 +162,8 @@ def test_tensorboard_does_not_show_what_a_resumed_run_logs_anew_twice(feed: Path
     assert [event.step for event in events.Scalars("train/loss")] == [3, 6, 9, 12]
 
 
-def test_the_oldest_of_too_many_held_records_are_lost_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Guarded, "MAX_HELD", 3)
+def test_the_oldest_of_too_many_buffered_records_are_lost_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Guarded, "MAX_BUFFERED", 3)
     monkeypatch.setattr(Guarded, "RETRY_S", 0.0)
     said: list[str] = []
     taken: list[int] = []
@@ -179,7 +179,7 @@ def test_the_oldest_of_too_many_held_records_are_lost_and_counted(monkeypatch: p
         def close(self, *, finished: bool) -> None:
             raise ConnectionError("gone for good")
 
-    guarded = Guarded("it", Down, said.append)
+    guarded = Guarded.open("it", Down, said.append)
     for step in range(1, 6):
         guarded.log({"step": step})
     Down.down = False
@@ -204,7 +204,7 @@ def runs_of(uri: str) -> list[Any]:
 
 
 @pytest.mark.usefixtures("environment")
-def test_mlflow_holds_what_metrics_jsonl_holds(feed: Path, tmp_path: Path) -> None:
+def test_mlflow_has_the_values_of_metrics_jsonl(feed: Path, tmp_path: Path) -> None:
     from mlflow.tracking import MlflowClient
 
     uri = f"file:{tmp_path}/store"
@@ -221,7 +221,7 @@ def test_mlflow_holds_what_metrics_jsonl_holds(feed: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.usefixtures("environment")
-def test_a_resumed_run_goes_on_in_the_same_mlflow_run_but_not_in_another_experiment(feed: Path, tmp_path: Path) -> None:
+def test_a_resumed_run_continues_its_mlflow_run_unless_the_experiment_changed(feed: Path, tmp_path: Path) -> None:
     uri = f"file:{tmp_path}/store"
     with pytest.raises(Interrupted):
         train(with_mlflow(feed, tmp_path / "run", uri), Recorder({4: interrupt}))
@@ -260,11 +260,11 @@ def test_no_secret_reaches_mlflow(feed: Path, tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.usefixtures("environment")
-def test_an_mlflow_server_that_is_not_there_is_told_and_left_out(feed: Path, tmp_path: Path) -> None:
+def test_a_missing_mlflow_server_is_reported_and_skipped(feed: Path, tmp_path: Path) -> None:
     recorder = Recorder()
-    assert train(with_mlflow(feed, tmp_path / "run", REFUSING), recorder)
-    told, lost = (text for text in recorder.said if text.startswith("MLflow"))
-    assert "cannot be written (API request to http://127.0.0.1:9/" in told
+    assert train(with_mlflow(feed, tmp_path / "run", REFUSING), recorder).trained
+    failure, lost = (text for text in recorder.said if text.startswith("MLflow"))
+    assert "cannot be written (API request to http://127.0.0.1:9/" in failure
     assert lost == "MLflow: 8 records could not be written"
     train(feed_config(feed, tmp_path / "without"), Recorder())
     assert records(tmp_path / "run") == records(tmp_path / "without")
@@ -275,7 +275,7 @@ def test_an_mlflow_server_without_a_scheme_is_refused(feed: Path, tmp_path: Path
         with_mlflow(feed, tmp_path / "run", "localhost:5000")
 
 
-def test_without_its_package_mlflow_is_refused_before_the_first_step(
+def test_mlflow_without_its_package_is_refused_before_the_first_step(
     feed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("recap.tracking.open.find_spec", lambda name: None)

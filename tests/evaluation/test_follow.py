@@ -1,4 +1,4 @@
-"""A run that is followed: each checkpoint is evaluated once, beside training, until nothing is left to do."""
+"""Following a run: each checkpoint is evaluated once, in a process beside training, until the run is finished."""
 
 import json
 import os
@@ -22,6 +22,7 @@ from recap.evaluation import follow as following
 from recap.evaluation.follow import follow
 from recap.model.directory import SavedModel
 from recap.runs import Run
+from recap.tracking.open import open_evaluation_tracker
 from recap.training.trainer import train
 
 NO_EVALUATION = {"eval_log_every_n": None}
@@ -36,7 +37,7 @@ def steps(run: Path) -> list[int]:
     return [record["step"] for record in evaluations(run)]
 
 
-def test_a_run_that_evaluates_nothing_itself_is_evaluated_by_who_follows_it(feed: Path, tmp_path: Path) -> None:
+def test_the_last_checkpoint_of_a_finished_run_is_evaluated_once(feed: Path, tmp_path: Path) -> None:
     run, trained, recorder = tmp_path / "run", Recorder(), Recorder()
     train(feed_config(feed, run, training=NO_EVALUATION), trained)
     assert trained.evaluated_at == []
@@ -44,7 +45,7 @@ def test_a_run_that_evaluates_nothing_itself_is_evaluated_by_who_follows_it(feed
     config = feed_config(feed, run)
     assert follow(lambda: config, run, recorder) == run / "evaluations.jsonl"
     assert recorder.evaluated_at == [(12, "validation")]
-    assert recorder.said == ["passed over, since step 12 is there: step 4, 8"]
+    assert recorder.said == ["skipped, because step 12 is newer: step 4, 8"]
     train(feed_config(feed, tmp_path / "both"), Recorder())
     assert evaluations(run) == [
         record for record in records(tmp_path / "both") if record["split"] == "validation" and record["step"] == 12
@@ -55,12 +56,18 @@ def test_a_run_that_evaluates_nothing_itself_is_evaluated_by_who_follows_it(feed
     assert steps(run) == [12, 12]
 
 
-def test_tensorboard_shows_what_the_file_holds(feed: Path, tmp_path: Path) -> None:
+def test_tensorboard_shows_the_values_of_the_file(feed: Path, tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     config = feed_config(feed, tmp_path / "run", training=NO_EVALUATION)
     train(config, Recorder())
-    follow(lambda: config, tmp_path / "run", Recorder())
+    recorder = Recorder()
+    follow(
+        lambda: config,
+        tmp_path / "run",
+        recorder,
+        open_tracker=lambda run, step: open_evaluation_tracker(run, step, recorder.say),
+    )
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard" / "evaluations")).Reload()
     for record in evaluations(tmp_path / "run"):
         (shown,) = events.Scalars(f"validation/{record['task']}/auc")
@@ -73,9 +80,7 @@ def stopped_after_5(feed: Path, run: Path) -> None:
         train(feed_config(feed, run), Recorder({5: interrupt}))
 
 
-def test_without_a_new_checkpoint_it_ends_after_its_time_and_goes_on_when_asked_again(
-    feed: Path, tmp_path: Path
-) -> None:
+def test_following_stops_after_its_timeout_and_continues_when_started_again(feed: Path, tmp_path: Path) -> None:
     run, config = tmp_path / "run", feed_config(feed, tmp_path / "run")
     with pytest.raises(RunError, match=r"no new checkpoint for 0 s \(--timeout\); no checkpoint was evaluated"):
         follow(lambda: config, run, Recorder(), timeout=0)
@@ -90,7 +95,7 @@ def test_without_a_new_checkpoint_it_ends_after_its_time_and_goes_on_when_asked_
     assert steps(run) == [5, 5, 12, 12]
 
 
-def test_a_signal_ends_it_between_two_batches_and_leaves_nothing_half(feed: Path, tmp_path: Path) -> None:
+def test_a_signal_stops_following_and_leaves_no_step_half_written(feed: Path, tmp_path: Path) -> None:
     class Interrupting(Recorder):
         def evaluated(self, *arguments: Any) -> None:
             interrupt()
@@ -108,7 +113,7 @@ def test_a_signal_ends_it_between_two_batches_and_leaves_nothing_half(feed: Path
     assert steps(tmp_path / "run") == [5, 5]
 
 
-def test_a_checkpoint_that_is_deleted_while_it_is_opened_gives_way_to_another(
+def test_a_checkpoint_deleted_while_it_is_opened_is_skipped(
     feed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, open_model = tmp_path / "run", following.open_model
@@ -127,43 +132,29 @@ def test_a_checkpoint_that_is_deleted_while_it_is_opened_gives_way_to_another(
     assert recorder.evaluated_at == [(8, "validation")]
 
 
-def test_a_damaged_checkpoint_is_told_once_and_evaluated_when_it_was_written_again(feed: Path, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_reported_once_and_evaluated_once_rewritten(feed: Path, tmp_path: Path) -> None:
     run, config, recorder = tmp_path / "run", feed_config(feed, tmp_path / "run"), Recorder()
     train(config, Recorder())
     os.truncate(Run(run).checkpoint_path(12) / "weights.safetensors", 100)
     with pytest.raises(RunError, match="no checkpoint was evaluated"):
         follow(lambda: config, run, recorder, timeout=0.1)
-    told = [text for text in recorder.said if "weights.safetensors: damaged" in text]
-    assert len(told) == 1
-    assert told[0].endswith("; it is not evaluated")
+    shown = [text for text in recorder.said if "weights.safetensors: damaged" in text]
+    assert len(shown) == 1
+    assert shown[0].endswith("; it is not evaluated")
     train(config, Recorder())
     follow(lambda: config, run, Recorder())
     assert steps(run) == [12, 12]
 
 
-def test_what_is_asked_for_is_checked(feed: Path, tmp_path: Path) -> None:
+def test_splits_and_a_second_follower_are_refused(feed: Path, tmp_path: Path) -> None:
     run, config = tmp_path / "run", feed_config(feed, tmp_path / "run")
     train(config, Recorder())
-    with pytest.raises(ConfigError, match="--split: 'test' is no validation set"):
+    with pytest.raises(ConfigError, match="--split: unknown split 'test'"):
         follow(lambda: config, run, Recorder(), split="test")
     with following._results(run / "evaluations.jsonl"), pytest.raises(InputError, match="another process follows"):
         follow(lambda: config, run, Recorder())
     with pytest.raises(ConfigError, match=r"training.watch: needs evaluations while training"):
         feed_config(feed, run, training=NO_EVALUATION | {"watch": {"metric": "auc", "split": "validation"}})
-
-
-def test_results_that_do_not_fit_the_disk_are_not_there_in_part(tmp_path: Path) -> None:
-    script = (
-        "import resource, sys\nfrom pathlib import Path\nfrom recap.evaluation import follow\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (100, -1))\n"
-        "with follow._results(Path(sys.argv[1])) as file:\n"
-        "    follow._append(file, b'x' * 60 + b'\\n')\n"
-        "    try:\n        follow._append(file, b'y' * 60 + b'\\n')\n"
-        "    except OSError as error:\n        print(error.strerror)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", script, tmp_path / "file"], capture_output=True, text=True)
-    assert done.stdout == "No space left on device\n", done.stderr
-    assert (tmp_path / "file").read_bytes() == b"x" * 60 + b"\n"
 
 
 def wait_until(true: Callable[[], bool]) -> None:
@@ -174,7 +165,7 @@ def wait_until(true: Callable[[], bool]) -> None:
 
 
 @pytest.mark.slow
-def test_each_checkpoint_is_evaluated_as_it_appears_from_before_the_run_begins(feed: Path, tmp_path: Path) -> None:
+def test_a_run_may_be_followed_before_it_starts(feed: Path, tmp_path: Path) -> None:
     """Checkpoints are deleted at once, and training waits where it must not run ahead."""
     run, config = tmp_path / "run", tmp_path / "ranker.yaml"
     values = feed_values(feed, run)
@@ -190,9 +181,9 @@ def test_each_checkpoint_is_evaluated_as_it_appears_from_before_the_run_begins(f
     assert followers[1].stdout.readline() == f"waiting for the first checkpoint of {tmp_path}/not-begun\n"
     followers[1].send_signal(signal.SIGINT)
     train(config_of(values), Recorder(waits))
-    told, errors = followers[0].communicate(timeout=60)
+    shown, errors = followers[0].communicate(timeout=60)
     assert (followers[0].returncode, errors) == (0, "")
-    assert told.splitlines()[-1] == f"finished: {run}; written: {run}/evaluations.jsonl"
+    assert shown.splitlines()[-1] == f"finished: {run}; written: {run}/evaluations.jsonl"
     assert evaluations(run) == [record for record in records(run) if record["split"] == "validation"]
     assert list(Run(run).checkpoints) == [12]
     _, errors = followers[1].communicate(timeout=60)
@@ -201,16 +192,16 @@ def test_each_checkpoint_is_evaluated_as_it_appears_from_before_the_run_begins(f
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
-        (["run", "--timeout", "3"], "--timeout: is for --follow"),
-        (["run", "--follow", "--step", "3"], "--step: --follow evaluates each checkpoint"),
-        (["missing.yaml", "--follow"], "missing.yaml: cannot be read"),
+        (["run", "--timeout", "3"], "--timeout: needs --follow"),
+        (["run", "--follow", "--step", "3"], "--step: --follow evaluates every checkpoint"),
+        (["missing.yaml", "--follow"], "missing.yaml does not exist"),
     ],
 )
-def test_options_that_do_not_go_together_are_refused(tmp_path: Path, arguments: list[str], said: str) -> None:
+def test_conflicting_options_are_refused(tmp_path: Path, arguments: list[str], message: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "recap", "evaluate", *arguments], capture_output=True, text=True, cwd=tmp_path
     )
     assert done.returncode == 2
-    assert said in done.stderr
+    assert message in done.stderr

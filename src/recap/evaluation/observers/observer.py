@@ -1,0 +1,16 @@
+"""`Observer`: a part of an evaluation that sees every row with its scores."""
+
+from typing import Protocol
+
+from recap.data.batch import Batch
+from recap.model.scorer import Scores
+
+
+class Observer(Protocol):
+    """Sees the batches of one split in turn. With several ranks each has one, which sees the rows of that rank."""
+
+    def update(self, batch: Batch, scores: Scores) -> None:
+        """Add the rows of `batch`, which may be none; both are on the device of the model."""
+
+    def result(self) -> object:
+        """The result over all rows of all ranks, on every rank; every rank must call it."""
