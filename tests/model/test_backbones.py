@@ -335,7 +335,7 @@ def rank_mixer_layer(layer: Any, tokens: Matrix) -> Matrix:
     for head in range(count):
         mixed = [value for token in tokens for value in token[head * part : (head + 1) * part]]
         state = norm(layer.mixing_norm, plus(mixed, tokens[head]))
-        fed = own(layer.fall, head, [gelu(value) for value in own(layer.rise, head, state)])
+        fed = own(layer.down, head, [gelu(value) for value in own(layer.up, head, state)])
         made.append(norm(layer.feed_forward_norm, plus(fed, state)))
     return made
 
@@ -386,4 +386,4 @@ def test_the_last_batch_norm_of_an_mlp_stands_where_it_is_asked_for() -> None:
 def test_a_last_batch_norm_that_nothing_describes_is_refused() -> None:
     found = list(all_problems(MlpConfig(layer_sizes=[4], final_layer_batch_norm=True)))
     assert found[0][0] == ("final_layer_batch_norm",)
-    assert "there is none; add it" in found[0][1]
+    assert "which is not set; add it" in found[0][1]

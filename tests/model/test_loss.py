@@ -133,7 +133,7 @@ def test_the_pairwise_loss_is_the_mean_over_the_pairs_of_each_user(
     labels, known = (torch.rand(count) < 0.4).double(), torch.rand(count) < 0.8
     users = torch.randint(-most_users, most_users, (count,))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pairs, "PAIRS_AT_ONCE", at_once)
+        patch.setattr(pairs, "CHUNK_PAIRS", at_once)
         found = pairwise_loss(logits, labels, users, known)
     expected = slow_pairs(logits, labels, users, known)
     assert_close(found, expected)
@@ -167,14 +167,14 @@ FOLLOWERS: dict[str, Any] = {"tower": {"kind": "mlp"}, **regression("log1p", kin
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model": {"tasks": {"like": FOLLOWERS | {"loss": {"kind": "focal"}}}}}, "focal is of binary tasks"),
+        ({"model": {"tasks": {"like": FOLLOWERS | {"loss": {"kind": "focal"}}}}}, "focal is a loss of binary tasks"),
         ({"model": {"tasks": {"like": FOLLOWERS | {"pos_weight": 2.0}}}}, "a regression task has no positives"),
         ({"model": {"tasks": {"like": FOLLOWERS | {"pairwise": {"weight": 1.0}}}}}, "no positives and negatives to"),
         ({"model": {"tasks": {"like": {"tower": {"kind": "mlp"}, "pairwise": {"weight": 1.0}}}}}, "set features.user"),
-        ({"train_data": {"tasks": {"like": {"neg_downsampling_rate": 0.5}}}}, "'like' is a regression, which has no"),
+        ({"train_data": {"tasks": {"like": {"neg_downsampling_rate": 0.5}}}}, "'like' is a regression task, so it has no"),
         (
             {"train_data": {"downsample_negatives": {"batch_multiplier": 2, "keep_positives_of": ["like"]}}},
-            "'like' is a regression, which has no positives; name binary tasks",
+            "'like' is a regression task, so it has no positives; name binary tasks",
         ),
         (
             {
@@ -182,24 +182,24 @@ FOLLOWERS: dict[str, Any] = {"tower": {"kind": "mlp"}, **regression("log1p", kin
                     "rectify_labels": {"served_at": "a", "impressed_at": "b", "engaged_at": {"like": "c"}},
                 }
             },
-            "'like' is a regression, which has no positives that could be late",
+            "'like' is a regression task, so it has no positives that could be late",
         ),
-        ({"which_metrics": ["auc"]}, "'auc' is a metric of binary tasks; there is none"),
+        ({"which_metrics": ["auc"]}, "'auc' is a metric of binary tasks, and there are none"),
         (
             {"model": {"tasks": {"like": {"tower": {"kind": "mlp"}}}}, "which_metrics": ["xauc"]},
-            "'xauc' is a metric of regression tasks; there is none",
+            "'xauc' is a metric of regression tasks, and there are none",
         ),
         (
             {"optimizer": {"balancing": {"kind": "pcgrad"}}},
-            "pcgrad balances tasks against each other, and there is one",
+            "pcgrad balances tasks against each other, and there is only one",
         ),
         (
             {"optimizer": {"balancing": {"kind": "grad_norm"}}, "model": {"sharing": {"kind": "share_none"}}},
-            "grad_norm balances the gradients of what tasks share, and with share_none",
+            "grad_norm balances gradients of weights that tasks share, and with share_none",
         ),
     ],
 )
-def test_what_does_not_go_together_is_refused(change: dict[str, Any], message: str, tmp_path: Any) -> None:
+def test_settings_that_contradict_each_other_are_refused(change: dict[str, Any], message: str, tmp_path: Any) -> None:
     values = feed_values(tmp_path, tmp_path)
     values["model"]["tasks"] = {"like": FOLLOWERS}
     values["train_data"]["tasks"] = {"like": {}}

@@ -9,24 +9,24 @@ from recap.config.loss import RegressionConfig
 from recap.config.model import TaskConfig
 
 MAX_LOG = 88.0
-"""expm1 of it is the largest value that a log1p task predicts, 1.65e38: float32 holds it."""
+"""expm1 of it, 1.65e38, is the largest prediction of a log1p task; float32 can hold it."""
 
 
 class OutputActivation(nn.Module):
     """Raw outputs [B, T] → predictions [B, T]: probabilities of binary tasks, values of regressions.
 
-    A value is in the unit of its label; under log1p it is at least 0.
+    Values are in the unit of the label; with log1p they are at least 0.
     """
 
     def __init__(self, tasks: Mapping[str, TaskConfig]) -> None:
         super().__init__()
         objectives = [task.objective for task in tasks.values()]
         regressions = [isinstance(objective, RegressionConfig) for objective in objectives]
-        logs = [isinstance(each, RegressionConfig) and each.transform == "log1p" for each in objectives]
+        logs = [isinstance(task, RegressionConfig) and task.transform == "log1p" for task in objectives]
         self.any_regression = any(regressions)
         self.regressions: Tensor
         self.logs: Tensor
-        # The configuration holds them, so a state dict does not.
+        # Not part of a state dict: the configuration holds them.
         self.register_buffer("regressions", torch.tensor(regressions), persistent=False)  # [T] bool
         self.register_buffer("logs", torch.tensor(logs), persistent=False)  # [T] bool
 

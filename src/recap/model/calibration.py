@@ -9,7 +9,7 @@ from recap.config.recap import RecapConfig
 
 
 class Calibration(nn.Module):
-    """p → p·r / (1 − p + r·p): Bayes' rule for classes that were kept at different rates.
+    """p → p·r / (1 − p + r·p): Bayes' rule for classes sampled at different rates.
 
     r = neg_downsampling_rate / pos_downsampling_rate of each task; r = 1 changes nothing, bit for bit.
     """
@@ -18,12 +18,12 @@ class Calibration(nn.Module):
         """`ratios` [T] > 0, float32."""
         super().__init__()
         self.ratios: Tensor
-        # The configuration holds them, so a state dict does not.
+        # Not part of a state dict: the configuration holds them.
         self.register_buffer("ratios", ratios, persistent=False)  # [T]
 
     @classmethod
     def of(cls, config: RecapConfig) -> Self:
-        """The calibration that the sampling of `train_data` calls for: none where sample weights correct for it."""
+        """The calibration for the down-sampling of `train_data`; the identity where sample weights correct for it."""
         data = config.train_data
         if data.sampling_correction == "weights":
             return cls(torch.ones(len(config.tasks)))

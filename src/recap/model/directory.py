@@ -1,4 +1,7 @@
-"""A model directory: `config.yaml`, `weights.safetensors`, assets and a manifest; all that scoring needs."""
+"""A model directory, written, verified and opened: everything that scoring needs.
+
+It holds `config.yaml`, `weights.safetensors`, `assets/` and a manifest with the checksum of each file.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +30,7 @@ WEIGHTS = "weights.safetensors"
 
 @dataclass(frozen=True)
 class SavedModel:
-    """What a model directory holds."""
+    """The content of a model directory."""
 
     config: RecapConfig
     assets: Assets
@@ -35,12 +38,12 @@ class SavedModel:
 
 
 def build_ranker(config: RecapConfig, assets: Assets) -> Ranker:
-    """A ranker with fresh weights, drawn from torch's current random state."""
+    """A ranker with new weights, drawn from torch's current random state."""
     return Ranker(config, assets)
 
 
 def new_ranker(config: RecapConfig, assets: Assets) -> Ranker:
-    """A ranker to train: fresh weights, and what is known of the data and of tables. Raises DataError."""
+    """A ranker to train: new weights, the analysis of the data, and pretrained rows of tables. Raises DataError."""
     ranker, featurization = build_ranker(config, assets), config.model.featurization
     if isinstance(featurization, ZScoreLogConfig):
         means, deviations = map(torch.from_numpy, load_analysis(featurization.analysis, config.features, assets))
@@ -62,9 +65,10 @@ def write_model(folder: Path, config: RecapConfig, assets: Assets, weights: Mapp
 
 
 def open_model(folder: Path, overrides: Sequence[str] = (), set_files: Sequence[str] = ()) -> SavedModel:
-    """Verify and open a model directory, `overrides` and `set_files` laid over its configuration.
+    """Verify and open a model directory, with `overrides` and `set_files` merged over its configuration.
 
-    Raises CheckpointError where it is missing or damaged, ConfigError for overrides that cannot be.
+    Raises CheckpointError if it is missing or damaged, ConfigError for overrides that would give its weights another
+    meaning.
     """
     verify_model(folder)
     config = load_config(folder / STORED, overrides, set_files, stored=True)
@@ -77,18 +81,18 @@ def open_model(folder: Path, overrides: Sequence[str] = (), set_files: Sequence[
 
 
 def verify_model(folder: Path) -> None:
-    """Raise CheckpointError, which says what else there is, unless `folder` is a whole model directory."""
+    """Raise CheckpointError, which lists the models beside it, unless `folder` is a complete model directory."""
     try:
         verify(folder)
     except CheckpointError as error:
-        beside = folder.parent.glob(f"*/{MANIFEST}") if folder.parent.is_dir() else ()
-        others = sorted(manifest.parent.name for manifest in beside if manifest.parent != folder)
+        manifests = folder.parent.glob(f"*/{MANIFEST}") if folder.parent.is_dir() else ()
+        others = sorted(manifest.parent.name for manifest in manifests if manifest.parent != folder)
         known = f"; {folder.parent} also holds {', '.join(others)}" if others else ""
         raise CheckpointError(f"{error}; use another checkpoint or model{known}") from None
 
 
 def _refuse_other_weights(changes: Mapping[KeyPath, tuple[Any, Any]], folder: Path) -> None:
-    """Raise ConfigError for changes that would give the weights another meaning."""
+    """Raise ConfigError for changes to the model or to its inputs: the weights would have another meaning."""
     inputs = ("continuous", "binary", "discrete", "vectors", "histories")
     refused = {
         path: change
@@ -101,24 +105,24 @@ def _refuse_other_weights(changes: Mapping[KeyPath, tuple[Any, Any]], folder: Pa
 
 
 def load_weights(ranker: Ranker, folder: Path) -> None:
-    """Load the weights in `folder` into `ranker`. Raises CheckpointError that lists what does not fit."""
-    found = load_file(folder / WEIGHTS)
-    if shown := misfits(found, ranker.state_dict()):
+    """Load the weights in `folder` into `ranker`. Raises CheckpointError that lists the mismatches."""
+    weights = load_file(folder / WEIGHTS)
+    if mismatches := weight_mismatches(weights, ranker.state_dict()):
         raise CheckpointError(
-            f"{folder / WEIGHTS}: the weights are of another model; give it the features and model it was trained "
-            f"with:\n  {shown}"
+            f"{folder / WEIGHTS}: the weights belong to another model; use the features and model they were trained "
+            f"with:\n  {mismatches}"
         )
-    ranker.load_state_dict(found)
+    ranker.load_state_dict(weights)
 
 
-def misfits(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
-    """In which names and shapes weights differ from those of a model, the first ten a line each; "" if in none."""
-    problems = [f"{name} is missing" for name in expected if name not in found]
-    problems += [f"{name} has no place in this model" for name in found if name not in expected]
+def weight_mismatches(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
+    """Names and shapes that differ from those of a model, one per line, at most ten; "" if there are none."""
+    problems = [f"{name} is missing" for name in expected if name not in weights]
+    problems += [f"{name} is not in this model" for name in weights if name not in expected]
     problems += [
-        f"{name} is {_shape(found[name])}, this model needs {_shape(tensor)}"
+        f"{name} is {_shape(weights[name])}, this model needs {_shape(tensor)}"
         for name, tensor in expected.items()
-        if name in found and found[name].shape != tensor.shape
+        if name in weights and weights[name].shape != tensor.shape
     ]
     return "\n  ".join(problems[:10]) + (f"\n  and {len(problems) - 10} more" if len(problems) > 10 else "")
 

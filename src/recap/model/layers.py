@@ -1,4 +1,4 @@
-"""The small parts every network is made of."""
+"""The layers that all networks are made of."""
 
 import torch
 from torch import Tensor, nn
@@ -7,9 +7,9 @@ from recap.config.network import BatchNormConfig, DropoutConfig, LayerNormConfig
 
 
 def linear(in_features: int, out_features: int, *, bias: bool = True, exact: bool = False) -> nn.Linear:
-    """A Linear layer that starts Xavier-uniform with zero biases, as the published ranker does.
+    """A Linear layer with Xavier-uniform weights and zero biases, as in the published ranker.
 
-    `exact`: it stays in float32 where others are cast.
+    `exact`: it computes in float32 under autocast.
     """
     layer = (ExactLinear if exact else nn.Linear)(in_features, out_features, bias=bias)
     nn.init.xavier_uniform_(layer.weight)
@@ -24,7 +24,7 @@ def batch_norm(config: BatchNormConfig, features: int) -> nn.BatchNorm1d:
 
 
 class ExactLinear(nn.Linear):
-    """A Linear layer that stays in float32 under autocast: bf16 would round a logit to two or three digits."""
+    """A Linear layer that computes in float32 under autocast: bf16 would round a logit to two or three digits."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - its name in nn.Linear
         """[B, in_features] → [B, out_features] float32."""
@@ -43,14 +43,14 @@ def layer_norm(config: LayerNormConfig, features: int) -> nn.LayerNorm:
 
 
 DROP_RATE = 0.1
-"""Of a dropout that says none."""
+"""Default rate of dropout."""
 
 
 class Dropout(nn.Dropout):
-    """Dropout, on a CPU several times as fast as torch's, which draws a number for each value, one after the other.
+    """Dropout that is several times faster than torch's on a CPU, where torch draws one number after the other.
 
-    Here 16 random bits are drawn for each, and it is dropped where they are among the lowest of all 16-bit integers: of
-    any dtype the same ones, at the rate to 2⁻¹⁶.
+    It draws 16 random bits for each value, four values at a time, and drops a value if they are among the lowest 16-bit
+    integers: the same values for every dtype, at the given rate to within 2⁻¹⁶.
     """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - its name in nn.Dropout
@@ -58,12 +58,12 @@ class Dropout(nn.Dropout):
         if not self.training or self.p == 0 or input.device.type != "cpu" or torch.compiler.is_compiling():
             return super().forward(input)
         dropped = min(round(self.p * 2**16), 2**16 - 1)
-        drawn = torch.empty(-(-input.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-        kept = drawn.view(torch.int16)[: input.numel()].view(input.shape)
-        torch.ge(kept, dropped - 2**15, out=kept)  # 0 or 1; to go by way of bool would take as long as the draw
+        bits = torch.empty(-(-input.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+        mask = bits.view(torch.int16)[: input.numel()].view(input.shape)
+        torch.ge(mask, dropped - 2**15, out=mask)  # 0 or 1; converting from bool would take as long as the draw
         integers = _INTEGERS[input.element_size()]
         scale = torch.tensor(2**16 / (2**16 - dropped), dtype=input.dtype).view(integers)
-        return input * kept.to(integers).mul_(scale).view(input.dtype)  # the bits of 0, or of the scale
+        return input * mask.to(integers).mul_(scale).view(input.dtype)  # the bits of 0, or of the scale
 
 
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -72,12 +72,13 @@ _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 class BatchRenorm(nn.Module):
     """Batch renormalisation (Ioffe 2017, arXiv:1702.03275, algorithm 1), [B, features] → [B, features].
 
-    In training a micro-batch is normalised by its own mean and deviation, then brought to the running ones by r and d,
-    which have no gradient: within their bounds the result is what evaluation computes. The bounds open as in section 4
-    of the paper: r = 1 and d = 0, that is BatchNorm, for 5000 micro-batches, then r to 3 at 40000 and d to 5 at 25000.
+    In training a micro-batch is normalised by its own mean and deviation, then corrected towards the running ones by r
+    and d, which have no gradient: within their bounds the result equals that of evaluation. The bounds widen as in
+    section 4 of the paper: BatchNorm (r = 1, d = 0) for 5000 micro-batches, then r up to 3 at 40000 and d up to 5 at
+    25000.
     """
 
-    EPSILON, START, END_R, END_D, MOST_R, MOST_D = 1e-5, 5_000, 40_000, 25_000, 3.0, 5.0
+    EPSILON, START, END_R, END_D, MAX_R, MAX_D = 1e-5, 5_000, 40_000, 25_000, 3.0, 5.0
 
     def __init__(self, config: BatchNormConfig, features: int) -> None:
         super().__init__()
@@ -97,9 +98,9 @@ class BatchRenorm(nn.Module):
             mean = inputs.mean(dim=0)
             deviation = (inputs.var(dim=0, unbiased=False) + self.EPSILON).sqrt()
             with torch.no_grad():
-                most_r, most_d = self._bounds()
-                r = (deviation / self.running_deviation).clamp(1 / most_r, most_r)
-                d = ((mean - self.running_mean) / self.running_deviation).clamp(-most_d, most_d)
+                max_r, max_d = self._bounds()
+                r = (deviation / self.running_deviation).clamp(1 / max_r, max_r)
+                d = ((mean - self.running_mean) / self.running_deviation).clamp(-max_d, max_d)
             normal = (inputs - mean) / deviation * r + d
             with torch.no_grad():
                 self.running_mean.lerp_(mean, self.momentum)
@@ -110,16 +111,16 @@ class BatchRenorm(nn.Module):
         return normal if self.weight is None or self.bias is None else normal * self.weight + self.bias
 
     def _bounds(self) -> tuple[Tensor, Tensor]:
-        """Of r (from 1 / this to this) and of d (from − this to this), for the micro-batch at hand."""
-        done = self.batches.float() - self.START
-        share_r = (done / (self.END_R - self.START)).clamp(0, 1)
-        share_d = (done / (self.END_D - self.START)).clamp(0, 1)
-        return 1 + (self.MOST_R - 1) * share_r, self.MOST_D * share_d
+        """The bounds of r, [1 / bound, bound], and of d, [−bound, bound], for the current micro-batch."""
+        batches = self.batches.float() - self.START
+        share_r = (batches / (self.END_R - self.START)).clamp(0, 1)
+        share_d = (batches / (self.END_D - self.START)).clamp(0, 1)
+        return 1 + (self.MAX_R - 1) * share_r, self.MAX_D * share_d
 
 
 def running_statistics(module: nn.Module) -> list[Tensor]:
-    """What the layers in `module` that normalise over rows remember of the micro-batches they saw."""
-    layers = [each for each in module.modules() if isinstance(each, nn.BatchNorm1d | BatchRenorm)]
+    """The running means and variances of the layers in `module` that normalise over rows."""
+    layers = [layer for layer in module.modules() if isinstance(layer, nn.BatchNorm1d | BatchRenorm)]
     return [buffer for layer in layers for buffer in layer.buffers(recurse=False) if buffer.is_floating_point()]
 
 
@@ -141,7 +142,7 @@ class Mlp(nn.Module):
         exact_output: bool = False,
         final_layer_batch_norm: bool = False,
     ) -> None:
-        """`exact_output`: the last layer stays in float32 where others are cast."""
+        """`exact_output`: the last layer computes in float32 under autocast."""
         super().__init__()
         layers: list[nn.Module] = []
         rates = drop_rates(dropout_config, len(layer_sizes))
@@ -165,7 +166,7 @@ class Mlp(nn.Module):
 
 
 def drop_rates(config: DropoutConfig | None, layers: int) -> list[float]:
-    """The rate of each layer, at least of those with a ReLU; 0 without a dropout."""
+    """One rate per layer, 0 without dropout; `rates` of a config may end before a last layer without ReLU."""
     if config is None:
         return [0.0] * layers
     if config.rates is not None:

@@ -1,4 +1,4 @@
-"""Modules by the names of features and tasks, which may be anything; torch allows no dot in a module's name."""
+"""Modules named after features and tasks. Torch allows no dot in a module's name, so names are escaped."""
 
 from collections.abc import Iterable, Mapping
 
@@ -8,7 +8,7 @@ from recap.text import suggest
 
 
 class NamedModules(nn.ModuleDict):
-    """A ModuleDict whose keys may be any names; parameter names stay readable."""
+    """A ModuleDict whose keys may be any string; parameter names stay readable."""
 
     def __init__(self, modules: Mapping[str, nn.Module]) -> None:
         super().__init__({_key(name): module for name, module in modules.items()})
@@ -23,21 +23,21 @@ class NamedModules(nn.ModuleDict):
 
 
 def is_below(name: str, path: str) -> bool:
-    """Whether `name`, of a module or weight, is the one at `path` or stands below it."""
+    """Whether the module or weight `name` is at `path` or below it."""
     return name == path or name.startswith(f"{path}.")
 
 
 def nearest(path: str, names: Iterable[str]) -> str:
-    """What is known where `path` leaves the `names` of modules or weights, of which none stands at it or below it."""
-    names, found = list(names), path
-    while found and not any(is_below(name, found) for name in names):
-        found = found.rpartition(".")[0]
-    depth = found.count(".") + 2 if found else 1
-    inside = [name for name in names if not found or (name != found and is_below(name, found))]
+    """A hint for a `path` that is not in `names`: the names below its longest known prefix."""
+    names, prefix = list(names), path
+    while prefix and not any(is_below(name, prefix) for name in names):
+        prefix = prefix.rpartition(".")[0]
+    depth = prefix.count(".") + 2 if prefix else 1
+    inside = [name for name in names if not prefix or (name != prefix and is_below(name, prefix))]
     return suggest(path, list(dict.fromkeys(".".join(name.split(".")[:depth]) for name in inside)))
 
 
 def _key(name: str) -> str:
-    """`name` with its dots replaced, and apart from the attributes that every ModuleDict has."""
+    """`name` with its dots escaped, and changed if it is an attribute of ModuleDict."""
     safe = name.replace("%", "%25").replace(".", "%2E")
     return f"{safe}%" if hasattr(nn.ModuleDict, safe) or safe == "training" else safe

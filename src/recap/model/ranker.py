@@ -1,6 +1,25 @@
-"""The ranker: a `Batch` in, a probability or a value for every task out."""
+"""The ranker: a `Batch` in, a probability or a value for every task out.
 
-from collections.abc import Iterator
+The forward pass, for B rows and T tasks (`tests/model/kinds.py` builds every kind of part):
+
+    Batch                continuous [B, C], binary [B, K], discrete codes [B, D], vectors {name: [B, E]}, histories
+      │  inputs          inputs/: featurized numbers, vectors, the position, histories, embeddings side by side
+    [B, N]               N = layout.width
+      │  sharing         sharing/: one backbone (backbones/), experts and gates, or nothing
+    T × [B, N]           what each tower reads, each of its own width
+      │  cascade         sharing/cascade.py: AITM hands a task's representation on to the next task of its chain
+    T × [B, N]
+      │  towers          towers.py: one network per task, and its affine map
+    T × [B]
+      │  cascade.chained ESMM: p(task) = p(task before it) · σ(logit)
+    logits [B, T]        float32
+      │  activation      activation.py: σ for binary tasks, the inverse transform for regressions
+    probabilities [B, T] of the data as sampled for training
+
+`Scorer` continues: probabilities → calibrated probabilities → score. `Objective` turns logits and labels into losses.
+"""
+
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple, Self
 
 import torch
@@ -21,18 +40,18 @@ class RankerOutput(NamedTuple):
     """Outputs for B rows, tasks in the order of `model.tasks`.
 
     In the column of a regression task `logits` holds the raw output of its tower, and `probabilities` the predicted
-    value, in the unit of the label: not a probability, and not limited to [0, 1].
+    value, in the unit of the label: it is not limited to [0, 1].
     """
 
     logits: Tensor  # [B, T] float32
-    probabilities: Tensor  # [B, T] float32, of the data as sampled for training
+    probabilities: Tensor  # [B, T] float32, for the data as sampled for training
 
 
 class Ranker(nn.Module):
     """inputs → sharing → cascade → towers → cascade → logits → probabilities."""
 
     def __init__(self, config: RecapConfig, assets: Assets) -> None:
-        """`assets`: what the files that the configuration names say of its features."""
+        """`assets`: the vocabularies and masks of the features."""
         super().__init__()
         self.inputs = Inputs(config, assets)
         self.sharing = build_sharing(config.model, self.inputs.layout)
@@ -40,13 +59,15 @@ class Ranker(nn.Module):
         tasks = zip(config.model.tasks.items(), self.cascade.layouts, strict=True)
         self.towers = NamedModules({name: Tower(task, layout) for (name, task), layout in tasks})
         self.activation = OutputActivation(config.model.tasks)
-        self.in_evaluation: list[nn.Module] = []
-        """Modules of this one that stay in evaluation mode while it is trained."""
+        self._always_in_evaluation: list[nn.Module] = []
+
+    def keep_in_evaluation(self, modules: Iterable[nn.Module]) -> None:
+        """Leave `modules` of this ranker in evaluation mode while it is trained."""
+        self._always_in_evaluation += modules
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode of all modules, but of those `in_evaluation`."""
         super().train(mode)
-        for module in self.in_evaluation:
+        for module in self._always_in_evaluation:
             module.eval()
         return self
 
@@ -56,24 +77,24 @@ class Ranker(nn.Module):
         return RankerOutput(logits, self.activation(logits))
 
     def raw_outputs(self, batch: Batch) -> list[Tensor]:
-        """The columns of `logits`, T times [B], each with a graph of its own behind it."""
+        """The columns of `logits`, T × [B], each with its own autograd graph."""
         inputs = self.inputs(batch)
         if torch.is_autocast_enabled(inputs.device.type):  # rounded once, for all layers that read them
             inputs = inputs.to(torch.get_autocast_dtype(inputs.device.type))
-        read = self.cascade(self.sharing(inputs))
-        said = [tower(inputs) for tower, inputs in zip(self.towers.ordered(), read, strict=True)]
-        return self.cascade.chained(said)
+        representations = self.cascade(self.sharing(inputs))
+        outputs = [tower(each) for tower, each in zip(self.towers.ordered(), representations, strict=True)]
+        return self.cascade.chained(outputs)
 
     def gate_weights(self, batch: Batch) -> dict[str, Tensor]:
-        """The weights of each of `sharing.gates` for the rows of `batch`, [B, experts]."""
+        """The weights of every gate of `sharing.gates` for the rows of `batch`, [B, experts]."""
         return self.sharing.gate_weights(self.inputs(batch))
 
     def tower_parameters(self, task: str) -> Iterator[nn.Parameter]:
-        """The parameters of a task's own tower, its affine map included."""
+        """The parameters of a task's tower, including its affine map."""
         return self.towers.named(task).parameters()
 
     def shared_parameters(self) -> Iterator[nn.Parameter]:
-        """All other parameters."""
+        """All parameters outside the towers."""
         for name, module in self.named_children():
             if name != "towers":
                 yield from module.parameters()

@@ -1,4 +1,4 @@
-"""Towers: what the task shares → the task's logit."""
+"""Towers: the shared representation → the logit of a task."""
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,6 @@ def _build_network(config: TowerConfig, layout: InputLayout) -> nn.Module:
     match config:
         case MlpTowerConfig():
             return Mlp(layout.width, [*config.layer_sizes, 1], config.batch_norm, config.dropout, exact_output=True)
-        case _:  # any backbone, of which build_backbone leaves none out
+        case _:  # any backbone; build_backbone ends in assert_never
             network = build_backbone(config, layout)
             return nn.Sequential(network, linear(network.out_features, 1, exact=True))

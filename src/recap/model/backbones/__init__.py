@@ -1,4 +1,4 @@
-"""Backbones: networks from the joined inputs to what towers read. Each has `out_features`."""
+"""Backbones: networks from the inputs to a representation that towers read. Each has `out_features`."""
 
 from typing import assert_never
 
@@ -24,7 +24,7 @@ from recap.model.inputs.layout import InputLayout
 from recap.model.layers import Mlp
 
 Backbone = Mlp | MaskNet | Dcn | Dlrm | Gdcn | FinalMlp | Wukong | RankMixer
-"""Any of them: [B, layout.width] → [B, out_features]."""
+"""Any backbone: [B, layout.width] → [B, out_features]."""
 
 
 def build_mlp(config: MlpConfig, in_features: int) -> Mlp:
@@ -42,7 +42,7 @@ def build_mlp(config: MlpConfig, in_features: int) -> Mlp:
 def build_backbone(config: BackboneConfig, layout: InputLayout) -> Backbone:
     """The network that `config` describes, reading [B, layout.width].
 
-    Raises ConfigError for what only the width of the inputs tells.
+    Raises ConfigError for values that do not fit the width of the inputs.
     """
     width = layout.width
     match config:
@@ -52,11 +52,11 @@ def build_backbone(config: BackboneConfig, layout: InputLayout) -> Backbone:
             return MaskNet(config, width, _optional_mlp(config.mlp, MaskNet.blocks_width(config)))
         case DcnConfig():
             deep = _optional_mlp(config.parallel_mlp, width)
-            return Dcn(config, width, deep, _optional_mlp(config.output_mlp, Dcn.joined_width(config, width)))
+            return Dcn(config, width, deep, _optional_mlp(config.output_mlp, Dcn.output_mlp_width(config, width)))
         case DlrmConfig():
             bottom = build_mlp(config.bottom_mlp, layout.numbers)
-            joined = Dlrm.joined_width(layout, bottom.out_features)
-            return Dlrm(layout, bottom, _optional_mlp(config.top_mlp, joined))
+            top_width = Dlrm.top_mlp_width(layout, bottom.out_features)
+            return Dlrm(layout, bottom, _optional_mlp(config.top_mlp, top_width))
         case GdcnConfig():
             return Gdcn(config, width, _optional_mlp(config.mlp, width))
         case FinalMlpConfig():

@@ -8,7 +8,7 @@ from recap.model.layers import Mlp, linear
 
 
 class CrossLayer(nn.Module):
-    """x₀ ⊙ (W x + b) + x (eq. 1), with W = U Vᵀ of a low rank if there is one (eq. 2)."""
+    """x₀ ⊙ (W x + b) + x (eq. 1), with W = U Vᵀ (eq. 2) if `rank` is given."""
 
     def __init__(self, width: int, rank: int | None) -> None:
         super().__init__()
@@ -24,7 +24,7 @@ class CrossLayer(nn.Module):
 
 
 class Dcn(nn.Module):
-    """Cross layers, a deep MLP beside or after them, an output MLP: [B, in_features] → [B, out_features]."""
+    """Cross layers, a deep MLP in parallel or after them, an output MLP: [B, in_features] → [B, out_features]."""
 
     def __init__(self, config: DcnConfig, in_features: int, parallel_mlp: Mlp | None, output_mlp: Mlp | None) -> None:
         super().__init__()
@@ -34,12 +34,12 @@ class Dcn(nn.Module):
         self.parallel_mlp = parallel_mlp
         self.output_mlp = output_mlp if output_mlp is not None else nn.Identity()
         self.out_features = (
-            output_mlp.out_features if output_mlp is not None else self.joined_width(config, in_features)
+            output_mlp.out_features if output_mlp is not None else self.output_mlp_width(config, in_features)
         )
 
     @staticmethod
-    def joined_width(config: DcnConfig, in_features: int) -> int:
-        """Width of what the cross layers and `parallel_mlp` give together."""
+    def output_mlp_width(config: DcnConfig, in_features: int) -> int:
+        """Width of the outputs of the cross layers and `parallel_mlp`, which the output MLP reads."""
         if config.parallel_mlp is None:
             return in_features
         return config.parallel_mlp.layer_sizes[-1] + (in_features if config.use_parallel else 0)
@@ -54,7 +54,7 @@ class Dcn(nn.Module):
 
 
 def cross_and_deep(inputs: Tensor, crossed: Tensor, deep: Mlp | None, *, parallel: bool) -> Tensor:
-    """The output of cross layers, [B, in_features], joined to that of a deep network, or read by it."""
+    """The output of cross layers, [B, in_features], concatenated with that of a deep network or fed into it."""
     if deep is None:
         return crossed
     return torch.cat([crossed, deep(inputs)], dim=1) if parallel else deep(crossed)

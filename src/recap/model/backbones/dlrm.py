@@ -1,4 +1,4 @@
-"""DLRM (Naumov et al., arXiv:1906.00091): inner products of embeddings and of what an MLP makes of the numbers."""
+"""DLRM (Naumov et al., arXiv:1906.00091): inner products of embeddings and an MLP's output for the numbers."""
 
 import torch
 from torch import Tensor, nn
@@ -8,30 +8,30 @@ from recap.model.layers import Mlp
 
 
 class Dlrm(nn.Module):
-    """bottom MLP of the numbers; products of all pairs of it and the embeddings; top MLP of it and the products.
+    """Bottom MLP of the numbers; products of all pairs of its output and the embeddings; top MLP of both.
 
-    [B, layout.width] → [B, out_features]. The embeddings and the output of `bottom_mlp` are all of one width d.
+    [B, layout.width] → [B, out_features]. The embeddings and the output of `bottom_mlp` have the same width d.
     """
 
     def __init__(self, layout: InputLayout, bottom_mlp: Mlp, top_mlp: Mlp | None) -> None:
-        """`top_mlp` reads [B, joined_width]."""
+        """`top_mlp` reads [B, top_mlp_width]."""
         super().__init__()
-        # The configuration is refused where this does not hold: recap.config.recap.
+        # Checked when the configuration is read: recap.config.checks.networks.
         assert layout.numbers
         assert set(layout.embeddings) == {bottom_mlp.out_features}
         self.numbers = layout.numbers
         self.bottom_mlp = bottom_mlp
         self.top_mlp = top_mlp if top_mlp is not None else nn.Identity()
         self.out_features = (
-            top_mlp.out_features if top_mlp is not None else self.joined_width(layout, bottom_mlp.out_features)
+            top_mlp.out_features if top_mlp is not None else self.top_mlp_width(layout, bottom_mlp.out_features)
         )
         fields = 1 + len(layout.embeddings)
         self.pairs: Tensor
         self.register_buffer("pairs", torch.triu_indices(fields, fields, offset=1), persistent=False)  # [2, F(F-1)/2]
 
     @staticmethod
-    def joined_width(layout: InputLayout, width: int) -> int:
-        """Width of the output of the bottom MLP, which is `width`, and of the products."""
+    def top_mlp_width(layout: InputLayout, width: int) -> int:
+        """Width of the bottom MLP's output, `width`, plus that of the products."""
         fields = 1 + len(layout.embeddings)
         return width + fields * (fields - 1) // 2
 

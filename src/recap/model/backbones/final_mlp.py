@@ -1,6 +1,6 @@
 """FinalMLP (Mao et al., AAAI 2023, arXiv:2304.00902): two MLP streams that select their inputs, fused bilinearly.
 
-The paper's gates read embeddings of chosen fields, or a learned vector; here they read all inputs, or a learned vector.
+Gates read all inputs or a learned vector; those of the paper read embeddings of chosen fields or a learned vector.
 """
 
 from typing import assert_never
@@ -26,11 +26,11 @@ class InputsGate(nn.Module):
 
 
 class LearnedGate(nn.Module):
-    """inputs ⊙ 2σ(MLP(v)), where the learned vector v is the context of every row."""
+    """inputs ⊙ 2σ(MLP(v)), where v is a learned vector, the same for every row."""
 
     def __init__(self, config: LearnedGateConfig, in_features: int) -> None:
         super().__init__()
-        # Not zeros: with hidden layers whose biases are zero, neither v nor they would ever get a gradient.
+        # Not zeros: with hidden layers whose biases are zero, neither v nor their weights would ever get a gradient.
         self.context = nn.Parameter(torch.randn(1, config.context_size))
         self.mlp = Mlp(config.context_size, [*config.hidden_sizes, in_features])
 
@@ -41,13 +41,13 @@ class LearnedGate(nn.Module):
 
 
 class BilinearFusion(nn.Module):
-    """w₀ + Σ over heads h of w₁ₕᵀ o₁ₕ + w₂ₕᵀ o₂ₕ + o₁ₕᵀ Wₕ o₂ₕ, `size` times side by side."""
+    """w₀ + Σ over heads h of w₁ₕᵀ o₁ₕ + w₂ₕᵀ o₂ₕ + o₁ₕᵀ Wₕ o₂ₕ, for each of `size` outputs."""
 
     def __init__(self, first: int, second: int, heads: int, size: int) -> None:
         """`first` and `second`: widths of the two streams, each a multiple of `heads`."""
         super().__init__()
         self.heads, self.size = heads, size
-        self.first = linear(first, size)  # the sum over heads of products of parts is the product of the whole
+        self.first = linear(first, size)  # Σ over heads of products of parts = one product
         self.second = linear(second, size, bias=False)
         self.product = nn.Parameter(torch.empty(heads, first // heads, size * (second // heads)))
         for head in self.product.unbind():

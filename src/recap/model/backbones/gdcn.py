@@ -1,4 +1,4 @@
-"""Gated DCN (Wang et al., CIKM 2023, arXiv:2311.04635): cross layers whose products pass an information gate."""
+"""Gated DCN (Wang et al., CIKM 2023, arXiv:2311.04635): cross layers with an information gate."""
 
 from torch import Tensor, nn
 
@@ -22,7 +22,7 @@ class GatedCrossLayer(nn.Module):
 
 
 class Gdcn(nn.Module):
-    """Gated cross layers, with a deep MLP beside or after them: [B, in_features] → [B, out_features]."""
+    """Gated cross layers, with a deep MLP in parallel or after them: [B, in_features] → [B, out_features]."""
 
     def __init__(self, config: GdcnConfig, in_features: int, mlp: Mlp | None) -> None:
         super().__init__()

@@ -11,7 +11,7 @@ class MaskBlock(nn.Module):
     """LayerNorm(Linear(net · mask)), where the mask = Linear(ReLU(Linear(original input)))."""
 
     def __init__(self, config: MaskBlockConfig, in_features: int, mask_features: int) -> None:
-        """`in_features`: width of what is masked; `mask_features`: width of the original input."""
+        """`in_features`: width of `net`; `mask_features`: width of the original input."""
         super().__init__()
         if config.aggregation_size is not None:
             aggregation = config.aggregation_size
@@ -49,7 +49,7 @@ class MaskNet(nn.Module):
 
     @staticmethod
     def blocks_width(config: MaskNetConfig) -> int:
-        """Width of what the blocks give together."""
+        """Width of the output of all blocks."""
         sizes = [block.output_size for block in config.mask_blocks]
         return sum(sizes) if config.use_parallel else sizes[-1]
 

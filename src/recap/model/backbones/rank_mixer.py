@@ -1,4 +1,4 @@
-"""RankMixer (Zhu et al., arXiv:2507.15551), dense: tokens that exchange parts, each with a feed-forward of its own."""
+"""RankMixer (Zhu et al., arXiv:2507.15551), dense: tokens that exchange parts, with one FFN per token."""
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from recap.model.layers import linear
 
 
 class Tokens(nn.Module):
-    """The inputs, cut into parts as even as can be, each projected by itself: [B, in_features] → [B, T, width]."""
+    """The inputs cut into N nearly equal parts, each with its own projection: [B, in_features] → [B, N, width]."""
 
     def __init__(self, in_features: int, tokens: int, width: int) -> None:
         """Raises ConfigError if there are fewer inputs than tokens."""
@@ -23,13 +23,13 @@ class Tokens(nn.Module):
         self.projections = nn.ModuleList(linear(part, width) for part in self.parts)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """[B, in_features] → [B, T, width]."""
+        """[B, in_features] → [B, N, width]."""
         parts = torch.split(inputs, self.parts, dim=1)
         return torch.stack([project(part) for project, part in zip(self.projections, parts, strict=True)], dim=1)
 
 
 class TokenLinear(nn.Module):
-    """A Linear of its own for each token: [B, T, in_features] → [B, T, out_features]."""
+    """One Linear layer per token: [B, N, in_features] → [B, N, out_features]."""
 
     def __init__(self, tokens: int, in_features: int, out_features: int) -> None:
         super().__init__()
@@ -39,34 +39,34 @@ class TokenLinear(nn.Module):
             nn.init.xavier_uniform_(token)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """[B, T, in_features] → [B, T, out_features]."""
+        """[B, N, in_features] → [B, N, out_features]."""
         return (tokens.transpose(0, 1) @ self.weight).transpose(0, 1) + self.bias
 
 
 class RankMixerLayer(nn.Module):
-    """S = LayerNorm(mix(X) + X), then LayerNorm(FFN(S) + S), the FFN of each token its own.
+    """S = LayerNorm(mix(X) + X), then LayerNorm(FFN(S) + S) with one FFN per token: [B, N, width] → [B, N, width].
 
-    [B, T, width] → [B, T, width]. Token h of mix(X) joins part h of every token, each of T parts.
+    Every token is cut into N parts; token h of mix(X) joins part h of every token.
     """
 
     def __init__(self, config: RankMixerConfig) -> None:
         super().__init__()
         tokens, width = config.num_tokens, config.width
         self.mixing_norm = nn.LayerNorm(width)
-        self.rise = TokenLinear(tokens, width, config.feed_forward_factor * width)
-        self.fall = TokenLinear(tokens, config.feed_forward_factor * width, width)
+        self.up = TokenLinear(tokens, width, config.feed_forward_factor * width)
+        self.down = TokenLinear(tokens, config.feed_forward_factor * width, width)
         self.feed_forward_norm = nn.LayerNorm(width)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """[B, T, width] → [B, T, width]."""
-        heads = torch.unflatten(tokens, 2, (tokens.shape[1], -1))  # [B, T, T, width / T]
+        """[B, N, width] → [B, N, width]."""
+        heads = torch.unflatten(tokens, 2, (tokens.shape[1], -1))  # [B, N, N, width / N]
         mixed = self.mixing_norm(heads.transpose(1, 2).flatten(2) + tokens)
-        output: Tensor = self.feed_forward_norm(self.fall(functional.gelu(self.rise(mixed))) + mixed)
+        output: Tensor = self.feed_forward_norm(self.down(functional.gelu(self.up(mixed))) + mixed)
         return output
 
 
 class RankMixer(nn.Module):
-    """Tokens, layers, and the mean of the tokens: [B, in_features] → [B, width]."""
+    """Tokens, layers, then the mean over the tokens: [B, in_features] → [B, width]."""
 
     def __init__(self, config: RankMixerConfig, in_features: int) -> None:
         """Raises ConfigError if there are fewer inputs than tokens."""

@@ -9,7 +9,7 @@ from recap.model.layers import Mlp, linear
 
 
 class Fields(nn.Module):
-    """[B, layout.width] → [B, N, width]: embeddings, projected where widths differ, after fields of the numbers."""
+    """[B, layout.width] → [B, N, width]: fields of the numbers, then embeddings, projected if their width differs."""
 
     def __init__(self, layout: InputLayout, width: int, dense_fields: int) -> None:
         super().__init__()
@@ -17,14 +17,14 @@ class Fields(nn.Module):
         self.parts = [layout.numbers, *layout.embeddings]
         self.dense = linear(layout.numbers, dense_fields * width) if layout.numbers else nn.Identity()
         self.projections = nn.ModuleList(
-            linear(each, width) if each != width else nn.Identity() for each in layout.embeddings
+            linear(part, width) if part != width else nn.Identity() for part in layout.embeddings
         )
         self.count = (dense_fields if layout.numbers else 0) + len(layout.embeddings)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """[B, layout.width] → [B, N, width]."""
         numbers, *embeddings = torch.split(inputs, self.parts, dim=1)
-        projected = [project(each) for project, each in zip(self.projections, embeddings, strict=True)]
+        projected = [project(part) for project, part in zip(self.projections, embeddings, strict=True)]
         return torch.unflatten(torch.cat([self.dense(numbers), *projected], dim=1), 1, (self.count, self.width))
 
 
@@ -32,7 +32,7 @@ class FactorizationMachineBlock(nn.Module):
     """reshape(MLP(LayerNorm(flatten(X Xᵀ Y)))), Y [N, rank] learned: [B, N, d] → [B, num_fmb_fields, d]."""
 
     def __init__(self, config: WukongConfig, fields: int) -> None:
-        """`fields`: N."""
+        """`fields`: N, their number."""
         super().__init__()
         self.projection = linear(fields, config.rank, bias=False)  # Yᵀ
         products = fields * config.rank
@@ -42,7 +42,7 @@ class FactorizationMachineBlock(nn.Module):
 
     def forward(self, fields: Tensor) -> Tensor:
         """[B, N, d] → [B, num_fmb_fields, d]."""
-        compressed = self.projection(fields.transpose(1, 2))  # Xᵀ Y: [B, d, rank], so X Xᵀ of N × N is never made
+        compressed = self.projection(fields.transpose(1, 2))  # Xᵀ Y: [B, d, rank], without the N × N matrix X Xᵀ
         products = (fields @ compressed).flatten(1)  # [B, N · rank]
         output: Tensor = torch.unflatten(self.mlp(self.norm(products)), 1, self.shape)
         return output
@@ -51,11 +51,11 @@ class FactorizationMachineBlock(nn.Module):
 class WukongLayer(nn.Module):
     """LayerNorm(join(FMB(X), LCB(X)) + X): [B, N, d] → [B, num_fmb_fields + num_lcb_fields, d].
 
-    Where the number of fields changes, X is compressed linearly before it is added.
+    If the number of fields changes, a linear layer compresses X before the sum.
     """
 
     def __init__(self, config: WukongConfig, fields: int) -> None:
-        """`fields`: N."""
+        """`fields`: N, their number."""
         super().__init__()
         self.machine = FactorizationMachineBlock(config, fields)
         self.compression = linear(fields, config.num_lcb_fields, bias=False)
@@ -87,7 +87,7 @@ class Wukong(nn.Module):
 
     @staticmethod
     def fields_width(config: WukongConfig) -> int:
-        """Width of the fields of the last layer, end to end."""
+        """Width of the fields of the last layer, concatenated."""
         return (config.num_fmb_fields + config.num_lcb_fields) * config.width
 
     def forward(self, inputs: Tensor) -> Tensor:

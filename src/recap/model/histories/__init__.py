@@ -1,4 +1,4 @@
-"""Histories: the past events of a user → one vector a row."""
+"""Histories: the past events of a user → one vector per row."""
 
 from typing import assert_never
 

@@ -1,14 +1,14 @@
-"""The simplest encoder: events pooled."""
+"""The simplest encoder: pooling."""
 
 import torch
 from torch import Tensor
 
 from recap.config.histories import PoolingConfig
-from recap.model.histories.encoder import HistoryEncoder, is_there
+from recap.model.histories.encoder import HistoryEncoder, padding_mask
 
 
 class Pooling(HistoryEncoder):
-    """The mean of the events, their sum, or the newest; zeros where there is none."""
+    """The mean of the events, their sum, or the newest; zeros for a row without events: [B, L, E] → [B, E]."""
 
     def __init__(self, config: PoolingConfig, width: int) -> None:
         super().__init__()
@@ -16,9 +16,8 @@ class Pooling(HistoryEncoder):
         self.out_features = width
 
     def forward(self, events: Tensor, lengths: Tensor, target: Tensor | None) -> Tensor:
-        """[B, L, E], [B] → [B, E]; the candidate is not looked at."""
-        there = is_there(events, lengths)
+        mask = padding_mask(events, lengths)
         if self.mode == "last":
-            there = there & (torch.arange(events.shape[1], device=events.device) == lengths[:, None] - 1)
-        total = (events * there[..., None]).sum(dim=1)
+            mask = mask & (torch.arange(events.shape[1], device=events.device) == lengths[:, None] - 1)
+        total = (events * mask[..., None]).sum(dim=1)
         return total / lengths.clamp(min=1)[:, None] if self.mode == "mean" else total

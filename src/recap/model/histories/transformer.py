@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from recap.config.histories import TransformerConfig
-from recap.model.histories.encoder import HistoryEncoder, is_there
+from recap.model.histories.encoder import HistoryEncoder, padding_mask
 from recap.model.layers import Dropout, drop_rates, linear
 
 _POSITION_DEVIATION = 0.02
@@ -26,12 +26,13 @@ class _Block(nn.Module):
         self.feed_forward = nn.Sequential(linear(width, 4 * width), nn.GELU(), linear(4 * width, width))
         self.dropout = Dropout(drop_rate)
 
-    def forward(self, tokens: Tensor, seen: Tensor) -> Tensor:
-        """`seen` [B, 1, N, N] bool: which tokens (last axis) each token sees."""
+    def forward(self, tokens: Tensor, visible: Tensor) -> Tensor:
+        """`visible` [B, 1, N, N] bool: which tokens (last axis) each token attends to."""
         normed = self.attention_norm(tokens)
         queries, keys, values = (self._by_head(layer(normed)) for layer in (self.queries, self.keys, self.values))
-        found = functional.scaled_dot_product_attention(queries, keys, values, attn_mask=seen)  # [B, heads, N, W/heads]
-        tokens = tokens + self.dropout(self.joined(found.transpose(1, 2).flatten(2)))
+        mixed = functional.scaled_dot_product_attention(queries, keys, values, attn_mask=visible)
+        # [B, heads, N, W / heads]
+        tokens = tokens + self.dropout(self.joined(mixed.transpose(1, 2).flatten(2)))
         added: Tensor = self.dropout(self.feed_forward(self.feed_forward_norm(tokens)))
         return tokens + added
 
@@ -42,11 +43,11 @@ class _Block(nn.Module):
 
 
 class Transformer(HistoryEncoder):
-    """Each event sees those before it and itself, the candidate all events and itself; its token is the output.
+    """An event attends to itself and to earlier events, the candidate to everything; its token is the output.
 
-    No event sees a candidate, so what is made of the events is the same for every candidate. Positions are learned and
-    counted from the newest event, so the same events say the same whatever `max_length` is. The candidate has a
-    position of its own.
+    No event attends to the candidate, so the tokens of the events are the same for every candidate. Positions are
+    learned and counted from the newest event, so the result does not depend on `max_length`. The candidate has its own
+    position.
     """
 
     def __init__(self, config: TransformerConfig, width: int, max_length: int) -> None:
@@ -62,19 +63,18 @@ class Transformer(HistoryEncoder):
         self.out_features = config.width
 
     def forward(self, events: Tensor, lengths: Tensor, target: Tensor | None) -> Tensor:
-        """[B, L, E], [B], [B, E] → [B, width]."""
         assert target is not None
         count = events.shape[1]
-        places = torch.arange(count, device=events.device)
-        from_newest = (lengths[:, None] - places).clamp(min=0)  # [B, L]; 0 for padding, which nothing sees
+        indices = torch.arange(count, device=events.device)
+        from_newest = (lengths[:, None] - indices).clamp(min=0)  # [B, L]; 0 for padding, which is masked
         positions = functional.pad(from_newest, (0, 1))  # [B, L + 1]; 0 for the candidate
         tokens = self.project(torch.cat([events, target[:, None]], dim=1)) + self.positions(positions)
-        there = functional.pad(is_there(events, lengths), (0, 1), value=True)
+        mask = functional.pad(padding_mask(events, lengths), (0, 1), value=True)
         itself = torch.eye(count + 1, dtype=torch.bool, device=events.device)
         causal = torch.ones_like(itself).tril()
-        # Padding sees itself, for a token that sees nothing would be NaN.
-        seen = (causal & there[:, None] | itself)[:, None]  # [B, 1, L + 1, L + 1]
+        # Padding attends to itself: a token that attends to nothing would be NaN.
+        visible = (causal & mask[:, None] | itself)[:, None]  # [B, 1, L + 1, L + 1]
         for block in self.blocks:
-            tokens = block(tokens, seen)
+            tokens = block(tokens, visible)
         output: Tensor = self.norm(tokens[:, -1])
         return output

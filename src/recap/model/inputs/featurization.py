@@ -1,4 +1,4 @@
-"""Continuous columns, and what is joined to them → what a network can read."""
+"""Featurization: continuous columns, and the columns joined to them → inputs of a network."""
 
 from typing import assert_never
 
@@ -38,12 +38,12 @@ def signed_log(values: Tensor) -> Tensor:
 
 
 def finite(values: Tensor) -> Tensor:
-    """The values, 0 where they are NaN or infinite, of any shape."""
+    """The values with 0 for NaN and infinity, of any shape."""
     return values.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
 
 
 class Log1pAbs(nn.Module):
-    """Non-finite → 0, clamp if it is asked for, sign(x)·log1p|x|; joined features follow as they are."""
+    """Non-finite → 0, optional clamp, sign(x)·log1p|x|; append joined features unchanged."""
 
     def __init__(self, continuous: int, joined: int, clip_magnitude: float | None = None) -> None:
         super().__init__()
@@ -59,9 +59,9 @@ class Log1pAbs(nn.Module):
 
 
 class ZScoreLog(nn.Module):
-    """Non-finite → 0, sign(x)·log1p|x|, (x − mean) / deviation, BatchNorm, clamp; joined features follow as they are.
+    """Non-finite → 0, sign(x)·log1p|x|, (x − mean) / deviation, BatchNorm, clamp; append joined features unchanged.
 
-    `means` and `deviations` [C] are buffers, 0 and 1 until they are set or weights are loaded.
+    `means` and `deviations` [C] are buffers, 0 and 1 until `set_analysis` or loaded weights replace them.
     """
 
     def __init__(self, continuous: int, joined: int, config: ZScoreLogConfig) -> None:
@@ -78,7 +78,7 @@ class ZScoreLog(nn.Module):
             self.batch_norm = BatchRenorm(norm, continuous) if config.renorm else batch_norm(norm, continuous)
 
     def set_analysis(self, means: Tensor, deviations: Tensor) -> None:
-        """Take the means and deviations of the data, [C] each; a deviation of 0 divides nothing."""
+        """Set the means and deviations of the data, [C] each; a deviation of 0 counts as 1."""
         self.means.copy_(means)
         self.deviations.copy_(torch.where(deviations > 0, deviations, 1.0))
 
@@ -90,7 +90,7 @@ class ZScoreLog(nn.Module):
 
 
 class DoubleNormLog(nn.Module):
-    """Non-finite → 0, sign(x)·log1p|x|, BatchNorm, clamp; join other features; LayerNorm over all of it.
+    """Non-finite → 0, sign(x)·log1p|x|, BatchNorm, clamp; append joined features; LayerNorm over all columns.
 
     [B, C] and [B, J] float32 → [B, C + J] float32. Either width may be 0.
     """

@@ -1,4 +1,4 @@
-"""Position debias: the position as an input that is hidden where it should have no say."""
+"""Position debias: the position is an input in training and hidden when scoring."""
 
 import torch
 from torch import Tensor, nn
@@ -7,18 +7,18 @@ from recap.config.model import PositionDebiasConfig
 from recap.model.inputs.tables import embedding_table
 
 HIDDEN = 0
-"""The row of the table for a position that is hidden or not known."""
+"""The row of the table for hidden and unknown positions."""
 
 
 class PositionDebias(nn.Module):
     """An embedding of the position, [B] int64 codes (0 unknown, position + 1) → [B, num_dims] float32.
 
-    In training each row is hidden with the drop probability (drawn anew in every pass); in evaluation every row has
-    the same, whatever its code: the embedding of a hidden position, or the mean over those that training met.
+    In training a position is hidden with the drop probability, drawn in every pass. In evaluation the code is ignored:
+    all rows get the embedding of a hidden position, or the mean over the positions that training met.
     """
 
     def __init__(self, config: PositionDebiasConfig, positions: int) -> None:
-        """`positions`: how many of them the feature knows."""
+        """`positions`: number of known positions."""
         super().__init__()
         self.drop_probability = config.drop_probability
         self.out_features = config.num_dims
@@ -29,7 +29,6 @@ class PositionDebias(nn.Module):
         self.register_buffer("seen", torch.zeros(self.last_row + 1, dtype=torch.int64) if averages else None)
 
     def forward(self, codes: Tensor) -> Tensor:
-        """[B] → [B, num_dims]."""
         if self.training:
             codes = codes.clamp(max=self.last_row)
             if self.seen is not None:

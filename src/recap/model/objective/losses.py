@@ -1,4 +1,4 @@
-"""The training loss of each task, kept apart by task. What a task's labels are stands in `recap.config.loss`."""
+"""The training loss of each task. `recap.config.loss` describes the labels."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -14,11 +14,11 @@ from recap.model.objective.pairs import pairwise_loss
 
 
 class MultiTaskLoss(nn.Module):
-    """Losses by task; what training minimises is their mean over the tasks (Σ / T), as published.
+    """Losses by task [T]; training minimises their mean over the tasks (Σ / T), as published.
 
-    Each is the mean over the B rows of weight · BCE, or another loss of one row, with positives counted `pos_weight`
-    times. It is divided by B, not by the sum of weights, so the losses of micro-batches, each times its share of the
-    rows, add up to the batch's.
+    The loss of a task is the mean over the B rows of weight · BCE, or of another pointwise loss, with positives counted
+    `pos_weight` times. It is divided by B, not by the sum of weights, so the losses of micro-batches, weighted by their
+    share of the rows, sum to the loss of the batch.
     """
 
     def __init__(
@@ -27,7 +27,7 @@ class MultiTaskLoss(nn.Module):
         others: "Mapping[int, PointwiseLoss] | None" = None,
         pairwise: Mapping[int, float] | None = None,
     ) -> None:
-        """`pos_weights` in the order of tasks. By a task's place: `others` than BCE, and the weight of `pairwise`."""
+        """`pos_weights` [T]; by the index of a task: its loss if it is not BCE, and the weight of its pairwise loss."""
         super().__init__()
         self.pos_weights: Tensor
         self.register_buffer("pos_weights", torch.tensor(pos_weights), persistent=False)  # [T]
@@ -35,14 +35,14 @@ class MultiTaskLoss(nn.Module):
 
     @classmethod
     def of(cls, config: ModelConfig) -> "MultiTaskLoss":
-        """The loss that the tasks of `config` ask for."""
+        """The losses that `config` describes."""
         tasks = list(config.tasks.values())
         others = {index: loss for index, task in enumerate(tasks) if (loss := _other_than_bce(task)) is not None}
         pairwise = {index: task.pairwise.weight for index, task in enumerate(tasks) if task.pairwise is not None}
         return cls([task.pos_weight for task in tasks], others, pairwise)
 
     def forward(self, logits: Tensor, labels: Tensor, weights: Tensor, users: Tensor | None = None) -> Tensor:
-        """[B, T] each, float32, and users [B] int64, which a pairwise loss needs → [T] float32."""
+        """Logits, labels and weights [B, T] float32, users [B] int64 if there is a pairwise loss → [T] float32."""
         if self.others:
             losses = self.of_rows(logits, labels, weights).mean(dim=0)
         else:
@@ -54,12 +54,12 @@ class MultiTaskLoss(nn.Module):
         assert users is not None
         pairs = torch.zeros_like(losses)
         for task, weight in self.pairwise.items():
-            found = pairwise_loss(logits[:, task], labels[:, task], users, weights[:, task] > 0)
-            pairs = pairs.index_put((torch.tensor(task, device=losses.device),), weight * found)
+            loss = pairwise_loss(logits[:, task], labels[:, task], users, weights[:, task] > 0)
+            pairs = pairs.index_put((torch.tensor(task, device=losses.device),), weight * loss)
         return losses + pairs
 
     def of_rows(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-        """[B, T] each, float32 → the weighted losses of the rows, without those of pairs, [B, T]."""
+        """[B, T] float32 each → the weighted loss of every row, without pairwise losses, [B, T]."""
         rows = torch.stack([self._of_rows(task, logits, labels) for task in range(logits.shape[1])], dim=1)
         return rows * weights
 
@@ -73,33 +73,33 @@ class MultiTaskLoss(nn.Module):
 
 
 class PointwiseLoss(ABC):
-    """What a row's raw output, label and the task's `pos_weight` cost: [B], [B] and a scalar → [B]."""
+    """A loss of single rows."""
 
     @abstractmethod
     def __call__(self, output: Tensor, label: Tensor, pos_weight: Tensor) -> Tensor:
-        """[B] each, `pos_weight` a scalar → [B]."""
+        """Raw outputs [B], labels [B] and `pos_weight`, a scalar → [B]."""
 
 
 class FocalLoss(PointwiseLoss):
-    """(1 − p_t)^γ · BCE, p_t the probability given to the label (Lin et al., ICCV 2017, equation 4)."""
+    """(1 − p_t)^γ · BCE, with p_t the probability of the label (Lin et al., ICCV 2017, equation 4)."""
 
     def __init__(self, gamma: float) -> None:
         self.gamma = gamma
 
     def __call__(self, output: Tensor, label: Tensor, pos_weight: Tensor) -> Tensor:
-        """The loss of each row; gradients stay finite for any logit, since (1 − p_t)^γ is exp(γ·log(1 − p_t))."""
+        """Gradients are finite for any logit, since (1 − p_t)^γ is computed as exp(γ·log(1 − p_t))."""
         entropy = binary_cross_entropy_with_logits(output, label, pos_weight=pos_weight, reduction="none")
         return torch.exp(self.gamma * logsigmoid(output * (1 - 2 * label))) * entropy
 
 
 class RegressionLoss(PointwiseLoss):
-    """The loss of the error between a raw output and the transformed label."""
+    """A loss of the difference between a raw output and the transformed label."""
 
     def __init__(self, config: RegressionConfig) -> None:
         self.config = config
 
     def __call__(self, output: Tensor, label: Tensor, pos_weight: Tensor) -> Tensor:
-        """The loss of each row; there are no positives, so `pos_weight` does not count."""
+        """`pos_weight` is ignored: a regression has no positives."""
         target = label.log1p() if self.config.transform == "log1p" else label
         match self.config.loss:
             case MseConfig():

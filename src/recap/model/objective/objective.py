@@ -1,4 +1,4 @@
-"""What training minimises: raw outputs and labels → a loss for each task, and a penalty that tasks share."""
+"""`Objective`: raw outputs and labels → a loss for each task, and a penalty on all of them."""
 
 from collections.abc import Sequence
 
@@ -14,14 +14,14 @@ from recap.model.objective.losses import MultiTaskLoss
 
 
 class Objective(nn.Module):
-    """The losses of a batch by task, before any weight of a task. It has no weights of its own."""
+    """The losses of a batch by task, before balancing, and the penalty of a cascade. It has no parameters."""
 
     def __init__(self, config: RecapConfig) -> None:
         super().__init__()
         self.losses = MultiTaskLoss.of(config.model)
         cascade = config.model.cascade
         self.chain: list[int] = []
-        """The tasks of an AITM chain, whose probabilities should fall along it."""
+        """Indices of the tasks of an AITM chain, along which probabilities should not increase."""
         self.constraint_weight = 0.0
         if isinstance(cascade, AitmConfig):
             self.chain = [config.tasks.index(task) for task in cascade.chain]
@@ -37,15 +37,16 @@ class Objective(nn.Module):
         return losses
 
     def of_rows(self, outputs: Tensor, batch: Batch) -> Tensor:
-        """Raw outputs [B, T] → the weighted loss of each row [B, T], pairwise losses left out."""
+        """Raw outputs [B, T] → the weighted loss of each row [B, T], without pairwise losses."""
         assert batch.labels is not None
         assert batch.weights is not None
         return self.losses.of_rows(outputs, batch.labels, batch.weights)
 
     def penalty(self, outputs: Tensor) -> Tensor:
-        """Raw outputs [B, T] → what training minimises besides the losses, a scalar: AITM's behavioural calibrator.
+        """Raw outputs [B, T] → a scalar that training adds to the losses: AITM's behavioural calibrator.
 
-        Weight · Σ over the links of a chain of the mean of max(p(later) − p(earlier), 0), on calibrated probabilities.
+        Weight · Σ over pairs of neighbours in the chain of the mean of max(p(later) − p(earlier), 0), with calibrated
+        probabilities.
         """
         if not self.chain:
             return outputs.new_zeros(())

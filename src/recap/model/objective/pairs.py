@@ -1,34 +1,34 @@
-"""The pairwise loss: each user's positives should stand above each of their negatives."""
+"""The pairwise loss: the positives of a user should rank above their negatives."""
 
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 from torch.nn.functional import softplus
 
-PAIRS_AT_ONCE = 1 << 20
-"""Pairs whose differences are in memory together; all pairs count, however many there are."""
+CHUNK_PAIRS = 1 << 20
+"""Pairs whose differences are in memory at the same time; all pairs count."""
 
 
 def pairwise_loss(logits: Tensor, labels: Tensor, users: Tensor, known: Tensor) -> Tensor:
     """Mean of softplus(−(l⁺ − l⁻)) over the pairs of a positive and a negative of one user; 0 where there are none.
 
-    `logits` and `labels` (0 or 1) [B] float32, `users` [B] int64, `known` [B] bool: whether the row has a label → a
-    scalar. RankNet (Burges et al., ICML 2005, equation 3) with targets of 1; with one pair a user it is the loss of BPR
-    (Rendle et al., UAI 2009).
+    `logits` and `labels` (0 or 1) [B] float32, `users` [B] int64, `known` [B] bool: True for rows with a label → a
+    scalar. RankNet (Burges et al., ICML 2005, equation 3) with targets of 1; with one pair per user it is the loss of
+    BPR (Rendle et al., UAI 2009).
     """
     known, labels = known.detach(), labels.detach()
     positives = (known & (labels == 1)).nonzero().squeeze(1)  # [P]
     negatives = (known & (labels == 0)).nonzero().squeeze(1)  # [N]
     negatives = negatives[users[negatives].argsort(stable=True)]
-    whose = users[negatives]
-    first = torch.searchsorted(whose, users[positives])  # [P] where the negatives of its user begin
-    count = torch.searchsorted(whose, users[positives], right=True) - first  # [P]
+    owners = users[negatives]
+    first = torch.searchsorted(owners, users[positives])  # [P] index of the first negative of its user
+    count = torch.searchsorted(owners, users[positives], right=True) - first  # [P]
     loss: Tensor = _MeanOverPairs.apply(logits, positives, negatives, first, count)  # type: ignore[no-untyped-call]
     return loss
 
 
 class _MeanOverPairs(torch.autograd.Function):
-    """Sums over pairs part by part, the gradient with them: memory holds rows and a part, never all pairs."""
+    """Sums the loss and its gradient over pairs chunk by chunk, so memory never holds all pairs."""
 
     @staticmethod
     def forward(
@@ -39,14 +39,14 @@ class _MeanOverPairs(torch.autograd.Function):
         pairs = int(ends[-1]) if len(ends) else 0
         total = torch.zeros((), dtype=torch.float64, device=logits.device)
         gradient = torch.zeros_like(logits)
-        for start in range(0, pairs, PAIRS_AT_ONCE):
-            pair = torch.arange(start, min(start + PAIRS_AT_ONCE, pairs), device=logits.device)
-            place = torch.searchsorted(ends, pair, right=True)  # which positive a pair is of
-            above = positives[place]
-            below = negatives[first[place] + pair - (ends[place] - count[place])]
-            behind = logits[below] - logits[above]
-            total += softplus(behind).sum()
-            slope = behind.sigmoid() / pairs
+        for start in range(0, pairs, CHUNK_PAIRS):
+            pair = torch.arange(start, min(start + CHUNK_PAIRS, pairs), device=logits.device)
+            positive = torch.searchsorted(ends, pair, right=True)  # index into `positives`
+            above = positives[positive]
+            below = negatives[first[positive] + pair - (ends[positive] - count[positive])]
+            difference = logits[below] - logits[above]
+            total += softplus(difference).sum()
+            slope = difference.sigmoid() / pairs
             gradient.index_add_(0, above, -slope)
             gradient.index_add_(0, below, slope)
         ctx.save_for_backward(gradient)
@@ -54,6 +54,6 @@ class _MeanOverPairs(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: FunctionCtx, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradient of the logits alone."""
+        """Only the logits have a gradient."""
         (gradient,) = ctx.saved_tensors  # type: ignore[attr-defined]
         return upstream[0] * gradient, None, None, None, None

@@ -1,4 +1,4 @@
-"""What tasks share: inputs → what the tower of each task reads."""
+"""Sharing: inputs → the representation that the tower of each task reads."""
 
 from typing import assert_never
 

@@ -1,4 +1,4 @@
-"""Tasks that follow from each other: what a task of a chain takes over from the one before it."""
+"""Cascades: tasks of a chain, such as click → like, that build on the task before them."""
 
 import math
 from abc import ABC, abstractmethod
@@ -17,17 +17,17 @@ from recap.model.names import NamedModules
 
 
 class Cascade(nn.Module, ABC):
-    """Between sharing and towers, and after the towers; either may leave things as they are."""
+    """A step between sharing and towers, and one after the towers; either may change nothing."""
 
     layouts: Sequence[InputLayout]
-    """What the columns are that the tower of each task reads, in the order of tasks."""
+    """The columns that the tower of each task reads, in the order of `model.tasks`."""
 
     @abstractmethod
-    def forward(self, read: list[Tensor]) -> list[Tensor]:
-        """What the sharing gives each task, T times [B, N] → what its tower reads, [B, its layout's width]."""
+    def forward(self, representations: list[Tensor]) -> list[Tensor]:
+        """Outputs of the sharing, T × [B, N] → inputs of the towers, T × [B, width of the task's layout]."""
 
     def chained(self, logits: list[Tensor]) -> list[Tensor]:
-        """What the towers give, T times [B] → the logits of the tasks' probabilities, T times [B]."""
+        """Outputs of the towers, T × [B] → the logits of the tasks' probabilities, T × [B]."""
         return logits
 
 
@@ -38,15 +38,14 @@ class Independent(Cascade):
         super().__init__()
         self.layouts = [layout] * tasks
 
-    def forward(self, read: list[Tensor]) -> list[Tensor]:
-        """The same."""
-        return read
+    def forward(self, representations: list[Tensor]) -> list[Tensor]:
+        return representations
 
 
 class Esmm(Independent):
-    """p(task) = p(task before it) · σ(the tower's logit), along `chain`, the positions of its tasks.
+    """p(task) = p(task before it) · σ(the tower's logit), along `chain`, the indices of its tasks.
 
-    Ma et al., "Entire Space Multi-Task Model", SIGIR 2018: every probability is one of all rows.
+    Ma et al., "Entire Space Multi-Task Model", SIGIR 2018: all probabilities refer to all rows.
     """
 
     def __init__(self, layout: InputLayout, tasks: int, chain: Sequence[int]) -> None:
@@ -54,7 +53,7 @@ class Esmm(Independent):
         self.chain = list(chain)
 
     def chained(self, logits: list[Tensor]) -> list[Tensor]:
-        """T times [B] → T times [B]; a later task's logit is never above one before it."""
+        """T × [B] → T × [B]; along the chain logits never increase."""
         logits = list(logits)
         for before, task in pairwise(self.chain):
             logits[task] = logit_of_product(logits[before], logits[task])
@@ -64,17 +63,17 @@ class Esmm(Independent):
 def logit_of_product(left: Tensor, right: Tensor) -> Tensor:
     """logit(σ(left) · σ(right)), of any shape, with finite gradients for logits of any magnitude.
 
-    1 / (σ(a) σ(b)) = (1 + e⁻ᵃ)(1 + e⁻ᵇ), so the odds against the product are e⁻ᵃ + e⁻ᵇ + e⁻ᵃ⁻ᵇ. By way of
-    log p − log(1 − p), 1 − p would round to 0 where both are certain.
+    1 / (σ(a) σ(b)) = (1 + e⁻ᵃ)(1 + e⁻ᵇ), so the odds against the product are e⁻ᵃ + e⁻ᵇ + e⁻ᵃ⁻ᵇ. With
+    log p − log(1 − p) instead, 1 − p would round to 0 where both are certain.
     """
     return -torch.stack([-left, -right, -left - right]).logsumexp(dim=0)
 
 
 class Aitm(Cascade):
-    """Every task of the chain after the first reads what was transferred from the one before it, and its own.
+    """Every task of the chain but the first reads its own representation and one transferred from the task before it.
 
-    Xi et al., "Modeling the Sequential Dependence among Audience Multi-step Conversions", KDD 2021. What the paper
-    calls towers are the projections here; they end in qₜ [B, width]. The towers of this model follow after zₜ.
+    Xi et al., "Modeling the Sequential Dependence among Audience Multi-step Conversions", KDD 2021. The
+    towers of the paper are the projections here, with outputs qₜ [B, width]; the towers of this model read zₜ.
     """
 
     def __init__(self, config: AitmConfig, layout: InputLayout, tasks: Sequence[str]) -> None:
@@ -85,19 +84,19 @@ class Aitm(Cascade):
         narrow = InputLayout.of_numbers(config.width)
         self.layouts = [narrow if task in config.chain else layout for task in tasks]
 
-    def forward(self, read: list[Tensor]) -> list[Tensor]:
-        """zₜ for the tasks of the chain; the others read what they read."""
-        read = list(read)
+    def forward(self, representations: list[Tensor]) -> list[Tensor]:
+        """zₜ for the tasks of the chain; the representations of other tasks are unchanged."""
+        outputs = list(representations)
         for name, task in self.chain.items():
-            read[task] = self.projections.named(name)(read[task])
+            outputs[task] = self.projections.named(name)(outputs[task])
         for before, name in pairwise(self.chain):
             task = self.chain[name]
-            read[task] = self.transfers.named(name)(read[self.chain[before]], read[task])
-        return read
+            outputs[task] = self.transfers.named(name)(outputs[self.chain[before]], outputs[task])
+        return outputs
 
 
 class Transfer(nn.Module):
-    """zₜ = Σ over u of w(u) V(u), u being pₜ₋₁ = g(zₜ₋₁) and qₜ: [B, width] twice → [B, width].
+    """zₜ = Σ over u ∈ {pₜ₋₁, qₜ} of w(u) V(u), with pₜ₋₁ = g(zₜ₋₁): [B, width] twice → [B, width].
 
     w = softmax over u of ⟨K(u), Q(u)⟩ / √width.
     """
@@ -108,10 +107,10 @@ class Transfer(nn.Module):
         self.value, self.key, self.query = (linear(width, width) for _ in range(3))
 
     def forward(self, before: Tensor, own: Tensor) -> Tensor:
-        """`before`: z of the task before; `own`: q of the task."""
+        """`before`: z of the task before it; `own`: q of the task."""
         both = torch.stack([self.transfer(before), own], dim=1)  # [B, 2, width]
-        agreement = (self.key(both) * self.query(both)).sum(dim=2) / math.sqrt(both.shape[2])  # [B, 2]
-        mixed: Tensor = (agreement.softmax(dim=1).unsqueeze(2) * self.value(both)).sum(dim=1)
+        similarity = (self.key(both) * self.query(both)).sum(dim=2) / math.sqrt(both.shape[2])  # [B, 2]
+        mixed: Tensor = (similarity.softmax(dim=1).unsqueeze(2) * self.value(both)).sum(dim=1)
         return mixed
 
 
@@ -120,7 +119,7 @@ def _dense(in_features: int, out_features: int) -> nn.Module:
 
 
 def build_cascade(config: ModelConfig, layout: InputLayout) -> Cascade:
-    """The cascade that `config` describes, over what the sharing gives, [B, layout.width] for each task."""
+    """The cascade that `config` describes; the sharing gives [B, layout.width] for each task."""
     tasks = list(config.tasks)
     match config.cascade:
         case None:

@@ -1,4 +1,4 @@
-"""Experts, networks of the backbone's form side by side, and the gates that mix them."""
+"""Experts, several networks of the backbone's kind, and the gates that mix them."""
 
 from torch import Tensor, nn
 
@@ -8,7 +8,7 @@ from recap.model.inputs.layout import InputLayout
 
 
 class Experts(nn.Module):
-    """`count` networks, each with its own weights: [B, layout.width] → `count` times [B, out_features]."""
+    """`count` networks with their own weights: [B, layout.width] → `count` × [B, out_features]."""
 
     def __init__(self, config: BackboneConfig, layout: InputLayout, count: int) -> None:
         super().__init__()
@@ -17,7 +17,7 @@ class Experts(nn.Module):
         self.out_features = networks[0].out_features
 
     def forward(self, inputs: Tensor) -> list[Tensor]:
-        """What each expert makes of `inputs`."""
+        """The output of every expert."""
         return [network(inputs) for network in self.networks]
 
 
@@ -30,11 +30,11 @@ class Gate(nn.Module):
         nn.init.xavier_uniform_(self.linear.weight)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """The weight of each expert; those of a row sum to 1."""
+        """The weight of every expert; those of a row sum to 1."""
         weights: Tensor = self.linear(inputs).softmax(dim=1)
         return weights
 
 
 def expert_names(part: str, count: int) -> list[str]:
-    """What the experts of `part` are called in reports, counted from 1."""
+    """The names of the experts of `part` in reports, counted from 1."""
     return [f"{part}_{number}" for number in range(1, count + 1)]

@@ -24,10 +24,10 @@ class Mmoe(Sharing):
         self.gates = dict.fromkeys(tasks, expert_names("expert", config.num_experts))
 
     def forward(self, inputs: Tensor) -> list[Tensor]:
-        """[B, N] → T times [B, expert width]."""
+        """[B, N] → T × [B, expert width]."""
         weights = torch.stack([gate(inputs) for gate in self.task_gates.ordered()], dim=1)  # [B, T, experts]
         experts = torch.stack(self.experts(inputs), dim=1)  # [B, experts, width]
-        return list((weights @ experts).unbind(dim=1))  # one product for all tasks: many times faster than T of them
+        return list((weights @ experts).unbind(dim=1))  # one product for all tasks, many times faster than T products
 
     def gate_weights(self, inputs: Tensor) -> dict[str, Tensor]:
         """[B, N] → {task: [B, experts]}."""

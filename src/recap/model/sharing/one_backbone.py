@@ -1,4 +1,4 @@
-"""One backbone for all tasks, or none, as the published ranker has it."""
+"""One backbone for all tasks, or none, as in the published ranker."""
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ class ShareNone(Sharing):
         self.layout, self.tasks = layout, tasks
 
     def forward(self, inputs: Tensor) -> list[Tensor]:
-        """[B, N] → T times the same."""
+        """[B, N] → T × the same tensor."""
         return [inputs] * self.tasks
 
 
@@ -29,12 +29,12 @@ class ShareAll(Sharing):
         self.layout = InputLayout.of_numbers(backbone.out_features)
 
     def forward(self, inputs: Tensor) -> list[Tensor]:
-        """[B, N] → T times [B, backbone width]."""
+        """[B, N] → T × [B, backbone width]."""
         return [self.backbone(inputs)] * self.tasks
 
 
 class SharePartial(Sharing):
-    """Every tower reads the inputs and the backbone's output, joined."""
+    """Every tower reads the inputs and the backbone's output, concatenated."""
 
     def __init__(self, backbone: Backbone, layout: InputLayout, tasks: int) -> None:
         super().__init__()
@@ -42,5 +42,5 @@ class SharePartial(Sharing):
         self.layout = InputLayout.of_numbers(layout.width + backbone.out_features)
 
     def forward(self, inputs: Tensor) -> list[Tensor]:
-        """[B, N] → T times [B, N + backbone width]."""
+        """[B, N] → T × [B, N + backbone width]."""
         return [torch.cat([inputs, self.backbone(inputs)], dim=1)] * self.tasks

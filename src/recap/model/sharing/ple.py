@@ -14,10 +14,10 @@ from recap.model.sharing.sharing import Sharing
 
 
 class Level(nn.Module):
-    """One level of experts and gates. Parts are the tasks, and `shared`; each part has an input of its own.
+    """One level of experts and gates. The parts are the tasks and `shared`; each part has its own input.
 
-    The gate of task k reads the task's input and mixes its own experts and the shared ones; the
-    shared gate reads the shared input and mixes all experts. The last level has no shared gate: nobody would read it.
+    The gate of a task reads the task's input and mixes its experts and the shared ones; the shared gate reads the
+    shared input and mixes all experts. The last level has no shared gate, since nothing would read it.
     """
 
     def __init__(
@@ -34,33 +34,33 @@ class Level(nn.Module):
         experts = {part: Experts(backbone, layout, count) for part, count in counts.items()}
         self.experts = NamedModules(experts)
         self.out_features = experts[SHARED].out_features
-        self.mixed = {task: [task] for task in tasks} | ({} if last else {SHARED: list(tasks)})
-        """Gate → the parts whose experts it mixes, beside the shared part."""
+        self.mixed_parts = {task: [task] for task in tasks} | ({} if last else {SHARED: list(tasks)})
+        """Gate → the parts whose experts it mixes, besides `shared`."""
         self.expert_names = {
             gate: [name for part in [*parts, SHARED] for name in expert_names(part, counts[part])]
-            for gate, parts in self.mixed.items()
+            for gate, parts in self.mixed_parts.items()
         }
         self.gates = NamedModules({gate: Gate(layout.width, len(names)) for gate, names in self.expert_names.items()})
 
-    def weights(self, read: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The input of each part, [B, N] → the weights of each gate, [B, experts it mixes]."""
-        return {gate: self.gates.named(gate)(read[gate]) for gate in self.mixed}
+    def weights(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Inputs by part, [B, N] → weights by gate, [B, experts it mixes]."""
+        return {gate: self.gates.named(gate)(inputs[gate]) for gate in self.mixed_parts}
 
-    def forward(self, read: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The input of each part, [B, N] → what each gate mixes, [B, out_features]."""
-        weights = self.weights(read)
-        own = {part: self.experts.named(part)(read[part]) for part in read if part != SHARED}
-        shared = torch.stack(self.experts.named(SHARED)(read[SHARED]), dim=1)  # [B, shared experts, width]
-        of_shared = torch.stack([each[:, -shared.shape[1] :] for each in weights.values()], dim=1)
-        mixtures = dict(zip(weights, (of_shared @ shared).unbind(dim=1), strict=True))
-        for gate, parts in self.mixed.items():
+    def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Inputs by part, [B, N] → mixtures by gate, [B, out_features]."""
+        weights = self.weights(inputs)
+        own = {part: self.experts.named(part)(inputs[part]) for part in inputs if part != SHARED}
+        shared = torch.stack(self.experts.named(SHARED)(inputs[SHARED]), dim=1)  # [B, shared experts, width]
+        shared_weights = torch.stack([gate[:, -shared.shape[1] :] for gate in weights.values()], dim=1)
+        mixtures = dict(zip(weights, (shared_weights @ shared).unbind(dim=1), strict=True))
+        for gate, parts in self.mixed_parts.items():
             for column, expert in enumerate(expert for part in parts for expert in own[part]):
                 mixtures[gate] = torch.addcmul(mixtures[gate], weights[gate][:, column : column + 1], expert)
         return mixtures
 
 
 class Ple(Sharing):
-    """Levels above each other: every part reads what its gate mixed below. A single level is CGC."""
+    """Stacked levels: every part reads the mixture of its gate in the level below. A single level is CGC."""
 
     def __init__(
         self, config: CgcConfig | PleConfig, backbone: BackboneConfig, layout: InputLayout, tasks: Sequence[str]
@@ -81,19 +81,19 @@ class Ple(Sharing):
         }
 
     def forward(self, inputs: Tensor) -> list[Tensor]:
-        """[B, N] → T times [B, expert width]."""
-        read = dict.fromkeys([*self.tasks, SHARED], inputs)
+        """[B, N] → T × [B, expert width]."""
+        parts = dict.fromkeys([*self.tasks, SHARED], inputs)
         for level in self.levels:
-            read = level(read)
-        return [read[task] for task in self.tasks]
+            parts = level(parts)
+        return [parts[task] for task in self.tasks]
 
     def gate_weights(self, inputs: Tensor) -> dict[str, Tensor]:
-        """[B, N] → the weights of each gate, under its task, or under `level_1/task` where there are levels."""
-        read = dict.fromkeys([*self.tasks, SHARED], inputs)
-        found: dict[str, Tensor] = {}
+        """[B, N] → weights by gate; its name is the task, or `level_1/task` if there are several levels."""
+        parts = dict.fromkeys([*self.tasks, SHARED], inputs)
+        by_gate: dict[str, Tensor] = {}
         for prefix, level in zip(self.prefixes, self.levels, strict=True):
             assert isinstance(level, Level)
-            found |= {prefix + gate: weights for gate, weights in level.weights(read).items()}
+            by_gate |= {prefix + gate: weights for gate, weights in level.weights(parts).items()}
             if prefix != self.prefixes[-1]:
-                read = level(read)
-        return found
+                parts = level(parts)
+        return by_gate

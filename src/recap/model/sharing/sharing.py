@@ -1,4 +1,4 @@
-"""What every sharing can do."""
+"""The interface of sharing schemes."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -10,17 +10,17 @@ from recap.model.inputs.layout import InputLayout
 
 
 class Sharing(nn.Module, ABC):
-    """Inputs [B, N] → what the tower of each task reads, T times [B, layout.width]."""
+    """Inputs [B, N] → a representation for the tower of each task, T × [B, layout.width]."""
 
     layout: InputLayout
-    """What the columns are that a tower reads."""
+    """The columns of a representation."""
     gates: Mapping[str, Sequence[str]] = MappingProxyType({})
-    """The name of each gate, and the names of the experts that it mixes."""
+    """Gate → the names of the experts that it mixes."""
 
     @abstractmethod
     def forward(self, inputs: Tensor) -> list[Tensor]:
-        """[B, N] → T times [B, layout.width], in the order of tasks."""
+        """[B, N] → T × [B, layout.width], in the order of `model.tasks`."""
 
     def gate_weights(self, inputs: Tensor) -> dict[str, Tensor]:
-        """[B, N] → the weights of each of `gates`, [B, experts] in [0, 1], which sum to 1 over its experts."""
+        """[B, N] → the weights of every gate of `gates`, [B, experts] in [0, 1], summing to 1 over the experts."""
         return {}

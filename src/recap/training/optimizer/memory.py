@@ -1,0 +1,69 @@
+"""The memory that training takes besides weights and activations: gradients, optimizer state, the moving average."""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import assert_never
+
+from torch import Tensor
+
+from recap.config.optimizer import (
+    AdagradConfig,
+    AdamConfig,
+    AdamWConfig,
+    RowwiseAdagradConfig,
+    SgdConfig,
+    TableAlgorithmConfig,
+)
+from recap.config.recap import RecapConfig
+from recap.model.ranker import Ranker
+
+
+@dataclass(frozen=True)
+class TrainingMemory:
+    """Bytes that one rank needs for the parameters that are not frozen."""
+
+    gradient_bytes: int
+    """Without tables whose gradients are sparse: those hold only the rows of a batch."""
+    moment_bytes: int
+    """State of the optimizer, such as Adam's moments."""
+    average_bytes: int
+    """The moving average of the weights."""
+
+
+def training_memory(config: RecapConfig, ranker: Ranker) -> TrainingMemory:
+    """The memory to train `ranker`, in which `optimizer.frozen` is frozen already."""
+    optimizer = config.optimizer
+    learned = [parameter for parameter in ranker.parameters() if parameter.requires_grad]
+    if optimizer.tables is None:
+        moments, with_gradients = _moment_bytes(optimizer.algorithm, learned), learned
+    else:
+        tables = set(ranker.inputs.embeddings.parameters())
+        others = [parameter for parameter in learned if parameter not in tables]
+        moments = _moment_bytes(optimizer.algorithm, others)
+        moments += _moment_bytes(
+            optimizer.tables.algorithm, [parameter for parameter in learned if parameter in tables]
+        )
+        with_gradients = others if optimizer.tables.sparse else learned
+    return TrainingMemory(
+        gradient_bytes=_bytes(with_gradients),
+        moment_bytes=moments,
+        average_bytes=_bytes(learned) if config.training.ema is not None else 0,
+    )
+
+
+def _moment_bytes(algorithm: TableAlgorithmConfig, parameters: Collection[Tensor]) -> int:
+    match algorithm:
+        case AdamConfig() | AdamWConfig():
+            return 2 * _bytes(parameters)
+        case SgdConfig():
+            return _bytes(parameters) if algorithm.momentum else 0
+        case AdagradConfig():
+            return _bytes(parameters)
+        case RowwiseAdagradConfig():
+            return _bytes(parameter[:, 0] for parameter in parameters)
+        case _:
+            assert_never(algorithm)
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
