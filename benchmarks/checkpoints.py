@@ -23,6 +23,7 @@ from recap.data.simulate import simulate
 from recap.reporting import Reporter
 from recap.training import trainer
 from recap.training.checkpoints import Checkpoints
+from recap.training.state import TrainState
 
 ROOT = Path(__file__).parents[1]
 DEFAULT_EVERY = 1000
@@ -45,20 +46,19 @@ class Stopwatch(Reporter):
 
 
 class TimedCheckpoints(Checkpoints):
-    """Takes the time of each save and of each writing."""
+    """Measures each save and each write."""
 
     saves: list[float] = []
     writes: list[float] = []
 
-    def save(self, *parts: Any) -> None:
-        """Save, timed."""
+    def save(self, state: TrainState) -> None:
         started = time.perf_counter()
-        super().save(*parts)
+        super().save(state)
         self.saves.append(time.perf_counter() - started)
 
-    def _write(self, *parts: Any) -> None:
+    def _write(self, snapshot: Any) -> None:
         started = time.perf_counter()
-        super()._write(*parts)
+        super()._write(snapshot)
         self.writes.append(time.perf_counter() - started)
 
 

@@ -22,7 +22,7 @@ from recap.config.file.load import config_of
 from recap.config.recap import JobMode
 from recap.data.open import open_stream
 from recap.data.tools.convert import convert_files
-from recap.runtime import start_runtime
+from recap.native.allocator import tune_process
 
 TABLE_ROWS = 2_000_000
 """Rows of 60 scalar columns."""
@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("--tensorflow", metavar="PYTHON", default=None)
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    start_runtime()  # as every job does
+    tune_process()  # as the command line does
     interpreter = options.tensorflow
     if options.child:
         kind, made = options.child

@@ -19,13 +19,12 @@ from recap.config.file.load import config_of
 from recap.config.recap import RecapConfig
 from recap.data.batch import Batch
 from recap.data.encoding.encoder import RowEncoder
+from recap.data.encoding.labels import LabelEncoder
 from recap.data.formats.location import Location
-from recap.distributed import ALONE, Consensus
 from recap.model.ranker import Ranker
+from recap.native.allocator import tune_process
 from recap.runtime import seed_torch, start_runtime
-from recap.signals import Signals
-from recap.training.average import WeightAverage
-from recap.training.balancing import build_balancing
+from recap.training.balancing.build import build_balancing
 from recap.training.optimizer.scheduled import ScheduledOptimizer
 from recap.training.step import TrainStep
 
@@ -70,7 +69,8 @@ def make_config(rows: int, width: int, batch: int, tables: dict[str, Any] | None
 
 
 def _batches(config: RecapConfig) -> list[Batch]:
-    random, encoder = np.random.default_rng(0), RowEncoder(config.features, {}, config.tasks, config.train_data.labels)
+    labels = LabelEncoder(config.tasks, config.train_data.labels)
+    random, encoder = np.random.default_rng(0), RowEncoder(config.features, {}, labels)
     batch, size = config.train_data.global_batch_size, config.features.discrete["post"].model_dump()["size"]
     return [
         encoder.encode(
@@ -90,18 +90,17 @@ def _batches(config: RecapConfig) -> list[Batch]:
 def _seconds(config: RecapConfig) -> float:
     """Of the fastest step."""
     seed_torch(0, 0)
+    tune_process()
     runtime = start_runtime()
     ranker = Ranker(config, {}).to(runtime.device).train()
     balancing = build_balancing(config, ranker, runtime.device)
     optimizer = ScheduledOptimizer(config, ranker, balancing.parameters())
-    step = TrainStep(
-        config, ranker, balancing, optimizer, WeightAverage(None, ranker), runtime, Consensus(ALONE, Signals(30.0))
-    )
+    step = TrainStep(config, ranker, balancing, optimizer, runtime)
     batches = _batches(config)
     times: list[float] = []
     while len(times) < 2 * BATCHES or sum(times[BATCHES:]) < LEAST_SECONDS:
         number, started = len(times), time.perf_counter()
-        step(batches[number % BATCHES], number + 1, optimizer.rates(number))
+        step(batches[number % BATCHES], number + 1)
         times.append(time.perf_counter() - started)
     return min(times[BATCHES:])
 

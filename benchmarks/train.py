@@ -29,6 +29,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from recap.config.file.load import config_of
 from recap.data.tools.convert import convert_files
 from recap.evaluation.run import evaluate_run
+from recap.native.allocator import tune_process
 from recap.reporting import Reporter
 from recap.training.trainer import train
 
@@ -177,6 +178,7 @@ def ours(folder: Path, batch: int) -> float:
         },
     }
     clock = Clock(warm_up)
+    tune_process()
     train(config_of(values), clock)
     return clock.speed
 
@@ -290,8 +292,9 @@ def small(folder: Path) -> tuple[float, float]:
         },
     }
     config, clock = config_of(values), Clock(5)
+    tune_process()
     train(config, clock)
-    return clock.speed, evaluate_run(config, run).splits["held_out"]["click"]["auc"]
+    return clock.speed, evaluate_run(config, run).splits["held_out"].metrics["click"]["auc"]
 
 
 class PlainDcn(nn.Module):

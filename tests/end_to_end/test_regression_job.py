@@ -101,7 +101,7 @@ def test_a_label_that_is_none_is_refused_with_its_place(
 
 def test_labels_below_zero_are_good_without_a_transform(tmp_path: Path) -> None:
     feed = with_times(write_feed(tmp_path / "feed"), -3.0)
-    assert train(timed(feed, tmp_path / "run", "none"), Recorder())
+    assert train(timed(feed, tmp_path / "run", "none"), Recorder()).trained
 
 
 def test_rows_whose_binary_label_was_sampled_weigh_nothing_more_for_a_regression(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ main()
 OPEN = ("recap.data.stream.source", "Source", "_look")
 READ = ("recap.data.stream.source", "Loader", "load")
 STEP = ("recap.training.step", "TrainStep", "_gradients")
-EVALUATE = ("recap.evaluation.evaluate", "MetricSuite", "update")
+EVALUATE = ("recap.evaluation.observers.metrics", "MetricSuite", "update")
 PREDICT = ("recap.inference.predictor", "Predictor", "predict")
 
 

@@ -18,12 +18,9 @@ from training.runs import assert_same_run, files, interrupt, records
 from recap.config.file.load import config_of
 from recap.config.optimizer import TableAlgorithmConfig
 from recap.config.recap import RecapConfig
-from recap.distributed import ALONE, Consensus
 from recap.errors import ConfigError, Interrupted
 from recap.runtime import start_runtime
-from recap.signals import Signals
-from recap.training.average import WeightAverage
-from recap.training.balancing import build_balancing
+from recap.training.balancing.build import build_balancing
 from recap.training.optimizer.algorithms import build_algorithm
 from recap.training.optimizer.scheduled import ScheduledOptimizer
 from recap.training.step import TrainStep
@@ -182,11 +179,9 @@ def after_steps(config: RecapConfig, count: int, parts: int = 1) -> tuple[dict[s
     ranker, runtime = make_ranker(config).eval(), start_runtime()
     balancing = build_balancing(config, ranker, runtime.device)
     optimizer = ScheduledOptimizer(config, ranker, balancing.parameters())
-    step = TrainStep(
-        config, ranker, balancing, optimizer, WeightAverage(None, ranker), runtime, Consensus(ALONE, Signals(30.0))
-    )
+    step = TrainStep(config, ranker, balancing, optimizer, runtime)
     for number in range(count):
-        step(make_batch(config, rows=12, seed=number), number + 1, optimizer.rates(number))
+        step(make_batch(config, rows=12, seed=number), number + 1)
     for name, parameter in ranker.named_parameters():
         if ".embeddings." in name and config.optimizer.tables is not None:
             assert parameter.grad is not None

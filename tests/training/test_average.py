@@ -106,7 +106,7 @@ def test_what_is_evaluated_while_training_is_what_the_checkpoint_holds(feed: Pat
     config = averaged(feed, tmp_path / "run", eval_log_every_n=6)
     train(config, Recorder())
     logged = {each["task"]: each["auc"] for each in records(tmp_path / "run") if each["step"] == 12 and "auc" in each}
-    found = evaluate_run(config, tmp_path / "run").splits["validation"]
+    found = evaluate_run(config, tmp_path / "run").splits["validation"].metrics
     assert logged == {task: metrics["auc"] for task, metrics in found.items()}
     train(averaged(feed, tmp_path / "plain", None, eval_log_every_n=6), Recorder())
     plain = [each for each in records(tmp_path / "plain") if each["step"] == 12 and "auc" in each]

@@ -6,10 +6,9 @@ import resource
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -20,43 +19,64 @@ from training.runs import assert_same_run, interrupt, records
 
 from recap import storage
 from recap.config.file.load import load_config
-from recap.data.encoding.assets import load_assets
+from recap.config.recap import RecapConfig
+from recap.data.encoding.assets import Assets, load_assets
 from recap.errors import CheckpointError, Interrupted, RunError
 from recap.evaluation.run import evaluate_run
-from recap.model.directory import SavedModel, build_ranker, open_model
+from recap.model.directory import build_ranker, open_model
+from recap.model.ranker import Ranker
 from recap.runs import Run, find_model_directory
 from recap.storage import verify
 from recap.training.average import WeightAverage
-from recap.training.checkpoints import Checkpoints, RunState
+from recap.training.checkpoints import Checkpoints
+from recap.training.loss_scale import LossScale
+from recap.training.state import ModelWeights, Progress, TrainState
 from recap.training.trainer import train
 
 
-class Parts(SimpleNamespace):
-    """What a checkpoint is made of, with moments that need no training."""
+class Moments:
+    """Stands for an optimizer: tensors that need no training."""
 
-    model: SavedModel
-    moments: dict[str, torch.Tensor]
+    def __init__(self) -> None:
+        self.tensors = {"a/exp_avg": torch.ones(9)}
 
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        return self.moments
+    def state_dict(self) -> Mapping[str, torch.Tensor]:
+        return self.tensors
 
-    def save(self, checkpoints: Checkpoints, step: int, best: int | None = None) -> None:
-        nothing: Any = SimpleNamespace(state_dict=dict)
-        average = WeightAverage(None, self.model.ranker)
-        optimizer: Any = self
-        checkpoints.save(self.model, optimizer, nothing, average, RunState(step=step, best_step=best))
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        self.tensors = dict(state)
+
+
+@dataclass
+class Example:
+    """A state to save, with weights of a real model."""
+
+    config: RecapConfig
+    assets: Assets
+    ranker: Ranker
+    moments: Moments
+
+    @classmethod
+    def of(cls, config: RecapConfig) -> "Example":
+        assets = load_assets(config.features)
+        return cls(config, assets, build_ranker(config, assets), Moments())
+
+    def checkpoints(self) -> Checkpoints:
+        return Checkpoints(self.config, self.assets)
+
+    def state(self, step: int, best: int | None = None) -> TrainState:
+        weights = ModelWeights(self.ranker, WeightAverage(None, self.ranker))
+        return TrainState.of(Progress(step=step, best_step=best), weights=weights, optimizer=self.moments)
 
     def fill(self, value: float) -> None:
         with torch.no_grad():
-            for tensor in (*self.model.ranker.parameters(), *self.moments.values()):
+            for tensor in (*self.ranker.parameters(), *self.moments.tensors.values()):
                 tensor.fill_(value)
 
 
 @pytest.fixture
-def parts(feed: Path, tmp_path: Path) -> Parts:
-    config = feed_config(feed, tmp_path / "run", training={"checkpoint_max_to_keep": 2})
-    assets = load_assets(config.features)
-    return Parts(model=SavedModel(config, assets, build_ranker(config, assets)), moments={"a/exp_avg": torch.ones(9)})
+def example(feed: Path, tmp_path: Path) -> Example:
+    return Example.of(feed_config(feed, tmp_path / "run", training={"checkpoint_max_to_keep": 2}))
 
 
 @pytest.fixture
@@ -73,20 +93,54 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     gate.set()
 
 
-def test_what_changes_while_a_checkpoint_is_written_does_not_get_into_it(parts: Parts, tmp_path: Path) -> None:
-    checkpoints = Checkpoints(tmp_path / "run")
+def test_changes_during_the_write_stay_out_of_the_checkpoint(example: Example, tmp_path: Path) -> None:
+    checkpoints = example.checkpoints()
     for step in range(1, 30):
-        parts.fill(step)
-        parts.save(checkpoints, step)
-        parts.fill(-1)
+        example.fill(step)
+        checkpoints.save(example.state(step))
+        example.fill(-1)
     checkpoints.wait()
     for step in (28, 29):
         folder = Run(tmp_path / "run").checkpoint_path(step)
         verify(folder)
-        learned = dict(parts.model.ranker.named_parameters())
+        learned = dict(example.ranker.named_parameters())
         for name, tensor in load_file(folder / "weights.safetensors").items():
             assert name not in learned or (tensor == step).all(), name
         assert (load_file(folder / "optimizer.safetensors")["a/exp_avg"] == step).all()
+
+
+def test_a_state_comes_back_from_its_checkpoint_part_by_part(example: Example, feed: Path, tmp_path: Path) -> None:
+    checkpoints, other = example.checkpoints(), Example.of(feed_config(feed, tmp_path / "run"))
+    example.fill(3.0)
+    checkpoints.save(example.state(7, best=5))
+    checkpoints.wait()
+    restored = other.state(0)
+    other.checkpoints().restore(7, restored)
+    assert restored.progress == Progress(step=7, best_step=5)
+    assert all((parameter == 3.0).all() for parameter in other.ranker.parameters())
+    assert (other.moments.tensors["a/exp_avg"] == 3.0).all()
+
+
+def test_a_checkpoint_without_a_part_leaves_that_part_as_it_is(example: Example, tmp_path: Path) -> None:
+    """As do checkpoints of versions that did not know the part yet."""
+    checkpoints, run = example.checkpoints(), Run(tmp_path / "run")
+    checkpoints.save(example.state(1))
+    checkpoints.wait()
+    scale = LossScale(enabled=True)
+    state = TrainState.of(Progress(), loss_scale=scale)
+    checkpoints.restore(1, state)
+    assert state.progress.step == 1
+    assert scale.state_dict() == LossScale(enabled=True).state_dict()
+    assert "loss_scale" not in run.state(1)
+
+
+def test_weights_of_another_model_are_refused_by_name(example: Example, feed: Path, tmp_path: Path) -> None:
+    checkpoints = example.checkpoints()
+    checkpoints.save(example.state(1))
+    checkpoints.wait()
+    wider = Example.of(feed_config(feed, tmp_path / "run", model={"embeddings": {"default": 5}}))
+    with pytest.raises(CheckpointError, match=r"weights.safetensors: the weights are of another model:\n  .*is 25×4"):
+        wider.checkpoints().restore(1, wider.state(0))
 
 
 def test_training_goes_on_while_a_checkpoint_is_written(feed: Path, tmp_path: Path, gate: threading.Event) -> None:
@@ -99,12 +153,12 @@ def test_training_goes_on_while_a_checkpoint_is_written(feed: Path, tmp_path: Pa
     assert_same_run(run, tmp_path / "other", 12)
 
 
-def test_one_checkpoint_at_most_is_being_written(parts: Parts, tmp_path: Path, gate: threading.Event) -> None:
-    checkpoints, saved = Checkpoints(tmp_path / "run"), threading.Event()
-    parts.save(checkpoints, 1)
+def test_at_most_one_checkpoint_is_being_written(example: Example, tmp_path: Path, gate: threading.Event) -> None:
+    checkpoints, saved = example.checkpoints(), threading.Event()
+    checkpoints.save(example.state(1))
 
     def save_another() -> None:
-        parts.save(checkpoints, 2)
+        checkpoints.save(example.state(2))
         saved.set()
 
     thread = threading.Thread(target=save_another)
@@ -116,17 +170,17 @@ def test_one_checkpoint_at_most_is_being_written(parts: Parts, tmp_path: Path, g
     assert list(Run(tmp_path / "run").checkpoints) == [1, 2]
 
 
-def test_old_checkpoints_are_deleted_once_the_new_one_is_whole(
-    parts: Parts, tmp_path: Path, gate: threading.Event
+def test_old_checkpoints_are_deleted_once_the_new_one_is_complete(
+    example: Example, tmp_path: Path, gate: threading.Event
 ) -> None:
-    checkpoints, run = Checkpoints(tmp_path / "run"), tmp_path / "run"
+    checkpoints, run = example.checkpoints(), tmp_path / "run"
     gate.set()
     for step in (1, 2, 3, 4):
-        parts.save(checkpoints, step, best=2)
-    assert checkpoints.latest_or_none() == Run(run).checkpoint_path(4)
+        checkpoints.save(example.state(step, best=2))
+    assert checkpoints.latest() == Run(run).checkpoint_path(4)
     assert list(Run(run).checkpoints) == [2, 3, 4]
     gate.clear()
-    parts.save(checkpoints, 5, best=5)
+    checkpoints.save(example.state(5, best=5))
     assert list(Run(run).checkpoints) == [2, 3, 4]
     gate.set()
     checkpoints.wait()
@@ -206,7 +260,7 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
     train(feed_config(feed, run, training=longer), recorder)
     assert recorder.said[0].startswith(str(latest))
     assert name in recorder.said[0]
-    assert recorder.said[0].endswith("set aside as step_00000012.damaged, the run goes on from step_00000008")
+    assert recorder.said[0].endswith("set aside as step_00000012.damaged, resuming from step_00000008")
     assert recorder.steps == [9, 10, 11, 12, 13, 14]
     assert list(Run(run).checkpoints) == [4, 8, 12, 14]
     train(feed_config(feed, tmp_path / "other", training=longer), Recorder())
@@ -239,7 +293,7 @@ def test_a_damaged_best_checkpoint_is_refused_by_name_and_the_run_goes_on(feed: 
         with pytest.raises(CheckpointError, match="no valid checkpoint is left"):
             train(config, Recorder())
     else:
-        assert train(feed_config(feed, run, training={**watch, "num_train_steps": 13}), Recorder())
+        assert train(feed_config(feed, run, training={**watch, "num_train_steps": 13}), Recorder()).trained
 
 
 def small_files_only() -> None:

@@ -132,12 +132,12 @@ def test_what_no_model_has_is_refused_with_the_configuration(tmp_path: Path, nam
     [
         (
             ["towers.like", "inputs.embeddings.tables.huor"],
-            r"optimizer.frozen.1: 'inputs.embeddings.tables.huor' is no module with weights of this model. Known: "
+            r"optimizer.frozen.1: no module with weights is named 'inputs.embeddings.tables.huor'. Known: "
             r"inputs.embeddings.tables.hour, inputs.embeddings.tables.language. Did you mean '[a-z.]*.hour'",
         ),
         (
             ["cascade"],
-            r"optimizer.frozen.0: 'cascade' is no module with weights of this model. Known: inputs, sharing, t",
+            r"optimizer.frozen.0: no module with weights is named 'cascade'. Known: inputs, sharing, t",
         ),
         (["sharing.backbone.mpl"], r"Did you mean 'sharing.backbone.mlp'"),
         (["inputs", "sharing", "towers"], r"optimizer.frozen: all modules with weights are frozen, so nothing"),

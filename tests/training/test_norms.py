@@ -49,4 +49,4 @@ def test_norms_may_be_asked_for_when_a_run_is_resumed_and_resume_exactly(feed: P
     train(stopped, Recorder())
     assert_same_run(tmp_path / "whole", tmp_path / "stopped", 12)
     more = feed_config(feed, tmp_path / "stopped", training={"log_norms": False, "ema": {}, "num_train_steps": 13})
-    assert train(more, Recorder())
+    assert train(more, Recorder()).trained

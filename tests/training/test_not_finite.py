@@ -18,7 +18,7 @@ from recap.data.encoding.assets import load_assets
 from recap.errors import Interrupted, NotFinite, RunError
 from recap.model.directory import build_ranker
 from recap.runs import Run
-from recap.training.balancing import build_balancing
+from recap.training.balancing.build import build_balancing
 from recap.training.finite import StepGuard
 from recap.training.trainer import train
 
@@ -58,10 +58,11 @@ def bad_step(feed: Path, run: Path) -> int:
 
 
 def state_of(run: Path, step: int) -> dict[str, torch.Tensor]:
-    found = {**files(run, step, "weights.safetensors"), **files(run, step, "optimizer.safetensors")}
-    if (run / f"checkpoints/step_{step:08d}/balancing.safetensors").exists():
-        found |= files(run, step, "balancing.safetensors")
-    return found
+    tensors = files(run, step, "weights.safetensors")
+    for name in ("optimizer.safetensors", "balancing.safetensors"):
+        if (Run(run).checkpoint_path(step) / name).exists():
+            tensors |= files(run, step, name)
+    return tensors
 
 
 def logged(run: Path, name: str) -> list[tuple[int, int]]:
@@ -102,7 +103,7 @@ def test_a_label_whose_square_is_too_large_is_named_by_its_row(tmp_path: Path) -
 def test_where_it_is_the_weights_the_rows_of_the_step_are_told_in_short(feed: Path, tmp_path: Path) -> None:
     constant = {"kind": "constant", "learning_rate": 1e38}
     rates = {"backbone": constant, "towers": {"default": constant}}
-    told = rf"The rows of the step: {feed}/train/part-\d.parquet: \d+ of rows \d+ to \d+"
+    told = rf"Rows of the step: {feed}/train/part-\d.parquet: \d+ of rows \d+ to \d+"
     with pytest.raises(RunError, match=told):
         train(configured(feed, tmp_path / "run", optimizer=rates), Recorder())
 
@@ -127,7 +128,7 @@ def test_a_skipped_step_moves_nothing_and_counts(bad_feed: Path, tmp_path: Path,
 def test_more_steps_than_may_be_skipped_end_the_run(bad_feed: Path, tmp_path: Path) -> None:
     policy = {"kind": "skip", "budget": 1}
     config = configured(bad_feed, tmp_path / "run", policy, training={"num_train_steps": 30})
-    with pytest.raises(RunError, match=r"1 steps were skipped before, and no more may be \(training.non_finite.budget"):
+    with pytest.raises(RunError, match=r"1 steps were skipped before; training.non_finite.budget allows no more"):
         train(config, Recorder())
     train(configured(bad_feed, tmp_path / "run", SKIP, training={"num_train_steps": 30}), Recorder())
 
@@ -162,7 +163,7 @@ def test_a_run_that_went_back_ends_as_one_that_never_saw_those_rows(bad_feed: Pa
     assert_equal_states(ends[0], ends[1])
     assert_equal_states(ends[0], ends[2])
     assert all(value.isfinite().all() for value in ends[0].values())
-    assert said[0][0].endswith("the rows of that step are passed over (1 of at most 5)")
+    assert said[0][0].endswith("the rows of that step are skipped (1 of at most 5)")
 
 
 def test_a_run_killed_after_it_went_back_ends_as_one_that_was_not(bad_feed: Path, tmp_path: Path) -> None:
@@ -184,7 +185,7 @@ def test_a_run_killed_after_it_went_back_ends_as_one_that_was_not(bad_feed: Path
 def test_a_run_that_would_go_back_too_often_ends(feed: Path, tmp_path: Path) -> None:
     constant = {"kind": "constant", "learning_rate": 1e38}
     rates = {"backbone": constant, "towers": {"default": constant}}
-    with pytest.raises(RunError, match="the run went back 5 times before, and no more may be"):
+    with pytest.raises(RunError, match=r"rolled back 5 times before; training.non_finite.budget allows no more"):
         train(configured(feed, tmp_path / "run", ROLLBACK, optimizer=rates), Recorder())
 
 
@@ -215,11 +216,11 @@ def test_running_statistics_that_overflow_are_seen(feed: Path, tmp_path: Path) -
     guard = StepGuard(config.tasks, ranker, build_balancing(config, ranker, torch.device("cpu")))
     name, statistic = next((name, each) for name, each in ranker.named_buffers() if name.endswith("running_var"))
     before = statistic.clone()
-    guard.remember()
+    guard.begin()
     statistic[0] = torch.inf
     with pytest.raises(NotFinite, match=f"the running statistic of {name} is not finite"):
         guard.check_losses(1, torch.zeros(2))
-    guard.bring_back()
+    guard.undo()
     assert torch.equal(statistic, before)
     statistic[0] = 1e30  # large, and its square no float32, but finite
     guard.check_losses(1, torch.zeros(2))

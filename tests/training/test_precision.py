@@ -19,8 +19,9 @@ from recap.errors import InputError, Interrupted
 from recap.evaluation.run import evaluate_run
 from recap.runs import Run
 from recap.runtime import seed_torch, start_runtime
-from recap.training.balancing import MeanOfLosses, build_balancing
-from recap.training.loss_scale import LossScale, LossScaleState
+from recap.training.balancing.build import build_balancing
+from recap.training.balancing.losses import MeanOfLosses
+from recap.training.loss_scale import LossScale
 from recap.training.step import compiled
 from recap.training.trainer import train
 
@@ -65,7 +66,7 @@ def test_a_stopped_run_resumes_to_the_very_same_end(
 def test_evaluate_finds_what_training_found_at_its_precision(feed: Path, tmp_path: Path) -> None:
     config = feed_config(feed, tmp_path / "run", training={"precision": "bf16"})
     train(config, Recorder())
-    found = evaluate_run(config, tmp_path / "run").splits["validation"]
+    found = evaluate_run(config, tmp_path / "run").splits["validation"].metrics
     logged = [record for record in records(tmp_path / "run") if record["split"] == "validation"][-len(found) :]
     assert {record["task"]: record["auc"] for record in logged} == {task: each["auc"] for task, each in found.items()}
 
@@ -161,13 +162,14 @@ def set_scale(checkpoint: Path, factor: float) -> None:
 
 
 def test_a_scale_is_halved_down_to_1_and_doubles_after_many_good_steps() -> None:
-    scale = LossScale(LossScaleState(4.0), used=True)
+    scale = LossScale(enabled=True)
+    scale.load_state_dict({"factor": 4.0, "good_steps": 0})
     assert [scale.halve(), scale.halve(), scale.halve(), scale.factor] == [True, True, False, 1.0]
-    for _ in range(scale.GROWS_AFTER):
-        scale.keep()
-    assert (scale.factor, scale.state.good_steps) == (2.0, 0)
-    unused = LossScale(LossScaleState(), used=False)
-    assert (unused.factor, unused.halve()) == (1.0, False)
+    for _ in range(scale.GROW_AFTER):
+        scale.step()
+    assert scale.state_dict() == {"factor": 2.0, "good_steps": 0}
+    disabled = LossScale(enabled=False)
+    assert (disabled.factor, disabled.halve()) == (1.0, False)
 
 
 def test_a_step_that_no_scale_makes_finite_is_skipped_and_leaves_the_scale(

@@ -60,7 +60,7 @@ def test_a_profile_that_cannot_be_written_is_told_and_training_goes_on(feed: Pat
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "profile").write_text("in the way")
     recorder = Recorder()
-    assert train(feed_config(feed, tmp_path / "run"), recorder, profile_steps=2)
+    assert train(feed_config(feed, tmp_path / "run"), recorder, profile_steps=2).trained
     assert recorder.steps[-1] == 12
     assert any("profile cannot be written (" in text for text in recorder.said)
 

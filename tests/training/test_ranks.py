@@ -28,15 +28,14 @@ from recap.data.batch import Batch, assemble, cut
 from recap.data.encoding.assets import load_assets
 from recap.data.open import open_stream
 from recap.data.stream.batch_stream import BatchStream
-from recap.distributed import ALONE, Consensus, Ranks, ranks_from_environment
+from recap.distributed import ALONE, Ranks, ranks_from_environment
 from recap.errors import InputError
 from recap.model.directory import build_ranker
 from recap.runs import Run
 from recap.runtime import Runtime, seed_torch
-from recap.signals import Signals
-from recap.training.average import WeightAverage
-from recap.training.balancing import build_balancing
+from recap.training.balancing.build import build_balancing
 from recap.training.optimizer.scheduled import ScheduledOptimizer
+from recap.training.parallel import DataParallel
 from recap.training.step import TrainStep
 
 SAMPLING = {"batch_multiplier": 3, "keep_positives_of": ["share"]}
@@ -132,15 +131,11 @@ def test_shares_too_small_for_their_micro_batches_are_refused(feed: Path, tmp_pa
     ranker = build_ranker(config, load_assets(config.features))
     balancing = build_balancing(config, ranker, torch.device("cpu"))
     optimizer = ScheduledOptimizer(config, ranker)
-    for world_size, good in ((1, True), (10, True), (11, False)):  # 64 rows: 6 a rank are 3 micro-batches of 2
-        ranks = Ranks(0, world_size)
-        runtime, average = Runtime(torch.device("cpu"), ranks), WeightAverage(None, ranker)
-        parts = (config, ranker, balancing, optimizer, average, runtime, Consensus(ranks, Signals(30.0)))
-        if good:
-            TrainStep(*parts)
-        else:
-            with pytest.raises(InputError, match=r"global_batch_size: 64 rows are too few for 11 ranks .* at least 66"):
-                TrainStep(*parts)
+    runtime = Runtime(torch.device("cpu"))
+    for world_size in (1, 10):  # 64 rows: 6 per rank are 3 micro-batches of 2
+        TrainStep(config, ranker, balancing, optimizer, runtime, DataParallel(Ranks(0, world_size)))
+    with pytest.raises(InputError, match=r"global_batch_size: 64 rows are too few for 11 ranks .* at least 66"):
+        TrainStep(config, ranker, balancing, optimizer, runtime, DataParallel(Ranks(0, 11)))
 
 
 # The environment.

@@ -33,17 +33,17 @@ def test_a_run_ends_after_its_epochs_and_stays_finished(feed: Path, tmp_path: Pa
     training = {"num_train_steps": 1000, "checkpoint_every_n": 9, "train_log_every_n": 7, "eval_log_every_n": 1000}
     config = feed_config(feed, tmp_path / "run", train_data=data, training=training)
     recorder = Recorder()
-    assert train(config, recorder)
+    assert train(config, recorder).trained
     assert recorder.steps == list(range(1, 19))
     assert recorder.steps_in_all == 18
     assert recorder.logged_at == [7, 14, 18]
     assert recorder.evaluated_at == [(18, "validation")]
     assert list(Run(tmp_path / "run").checkpoints) == [9, 18]
     again = Recorder()
-    assert not train(config, again)
+    assert not train(config, again).trained
     assert again.steps == []
     longer = feed_config(feed, tmp_path / "run", train_data=data | {"num_epochs": 3}, training=training)
-    assert train(longer, again)
+    assert train(longer, again).trained
     assert again.steps == list(range(19, 28))  # the third epoch, from its first row
 
 
@@ -98,7 +98,7 @@ def test_changed_data_is_refused_by_name_and_may_be_accepted(tmp_path: Path) -> 
     with pytest.raises(DataError, match=r"part-0.parquet is gone\n.* give --accept-changed-data to go on with these"):
         train(config, Recorder())
     recorder = Recorder()
-    assert train(config, recorder, accept_changed_data=True)
+    assert train(config, recorder, accept_changed_data=True).trained
     assert recorder.steps == [6, 7, 8, 9, 10, 11, 12]
 
 
@@ -111,7 +111,7 @@ def test_a_model_carries_its_mask_and_a_run_refuses_another(tmp_path: Path) -> N
     train(config, Recorder())
     np.save(mask, np.array([0, 1, 1]))
     longer = feed_config(feed, tmp_path / "run", features=features, training={"num_train_steps": 20})
-    with pytest.raises(CheckpointError, match="features: the mask of 'vector' keeps other values"):
+    with pytest.raises(CheckpointError, match="features: the mask of 'vector' selects other values"):
         train(longer, Recorder())
     mask.unlink()
     model = open_model(find_model_directory(tmp_path / "run"))

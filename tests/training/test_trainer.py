@@ -21,7 +21,7 @@ from recap.training.trainer import train
 def test_every_interval_holds_independently_and_the_last_step_gets_all(feed: Path, tmp_path: Path) -> None:
     intervals = {"train_log_every_n": 2, "eval_log_every_n": 3, "checkpoint_every_n": 5, "num_train_steps": 7}
     recorder = Recorder()
-    assert train(feed_config(feed, tmp_path / "run", training=intervals), recorder)
+    assert train(feed_config(feed, tmp_path / "run", training=intervals), recorder).trained
     assert recorder.steps == [1, 2, 3, 4, 5, 6, 7]
     assert recorder.logged_at == [2, 4, 6, 7]
     assert [step for step, _ in recorder.evaluated_at] == [3, 6, 7]
@@ -32,10 +32,10 @@ def test_a_finished_run_stays_as_it_is_and_goes_on_when_more_steps_are_asked_for
     config = feed_config(feed, tmp_path / "run")
     train(config, Recorder())
     recorder = Recorder()
-    assert not train(config, recorder)
+    assert not train(config, recorder).trained
     assert recorder.steps == []
     longer = feed_config(feed, tmp_path / "run", training={"num_train_steps": 15})
-    assert train(longer, recorder)
+    assert train(longer, recorder).trained
     assert recorder.steps == [13, 14, 15]
 
 
@@ -48,7 +48,7 @@ def test_a_stopped_run_resumes_to_the_very_same_end(feed: Path, tmp_path: Path, 
             train(stopped, Recorder({step: interrupt}))
         assert caught.value.exit_code == 128 + signal.SIGTERM
     recorder = Recorder()
-    assert train(stopped, recorder)
+    assert train(stopped, recorder).trained
     assert recorder.began_after == stops[-1]
     assert_same_run(tmp_path / "whole", tmp_path / "stopped", 12)
 
@@ -196,7 +196,7 @@ def test_an_evaluation_that_takes_too_long_is_given_up_and_training_goes_on(feed
     train(feed_config(feed, tmp_path / "run", training={"eval_timeout_in_s": 1e-6}), recorder)
     assert recorder.steps[-1] == 12
     assert recorder.evaluated_at == []
-    assert recorder.said[0].startswith("evaluation of validation at step 6 was given up after 1e-06 s")
+    assert recorder.said[0].startswith("evaluation of validation at step 6 exceeded 1e-06 s and was stopped")
 
 
 def test_evaluation_does_not_change_training(feed: Path, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from recap.errors import CheckpointError, ConfigError, Interrupted
 from recap.evaluation.run import evaluate_run
 from recap.runs import Run, find_model_directory
 from recap.training.trainer import train
-from recap.training.watch import Watch, WatchState
+from recap.training.watch import Watch
 
 WATCH = {"metric": "auc", "split": "validation"}
 
@@ -44,8 +43,8 @@ def watched_values(run: Path, metric: str = "auc") -> dict[int, float]:
 
 
 def see(config: WatchConfig, values: list[float]) -> tuple[list[bool], Watch]:
-    watch = Watch(config, WatchState())
-    return [watch.see({"v": {"t": {config.metric: value}}}) for value in values], watch
+    watch = Watch(config)
+    return [watch.update({"v": {"t": {config.metric: value}}}) for value in values], watch
 
 
 def test_what_is_better_depends_on_the_metric() -> None:
@@ -57,26 +56,27 @@ def test_what_is_better_depends_on_the_metric() -> None:
 def test_a_wait_counts_evaluations_since_the_best_one(values: list[float], patience: int) -> None:
     config = WatchConfig(metric="auc", split="v", cut_rates=CutRatesConfig(after=patience), stop_after=patience)
     improved, watch = see(config, values)
-    assert watch.state.waited == improved[::-1].index(True)
-    assert watch.state.best == max(values)
-    assert watch.ended == (watch.state.waited >= patience)
+    assert watch.waited == improved[::-1].index(True)
+    assert watch.best == max(values)
+    assert watch.ended == (watch.waited >= patience)
     waits = "".join("x" if better else "." for better in improved).split("x")
-    assert watch.state.cuts == sum(len(wait) // patience for wait in waits)
+    assert watch.cuts == sum(len(wait) // patience for wait in waits)
 
 
 def test_a_cut_multiplies_rates_down_to_the_lowest_and_never_raises_one() -> None:
     cuts = CutRatesConfig(factor=0.1, min_rate=1e-5)
-    watch = Watch(WatchConfig(metric="auc", split="v", cut_rates=cuts), WatchState(cuts=2))
+    watch = Watch(WatchConfig(metric="auc", split="v", cut_rates=cuts))
+    watch.cuts = 2
     assert watch.cut(0.1) == pytest.approx(0.001)
     assert watch.cut(1e-4) == 1e-5
     assert watch.cut(1e-7) == 1e-7
-    assert Watch(None, WatchState()).cut(0.1) == 0.1
+    assert Watch(None).cut(0.1) == 0.1
 
 
 def test_the_mean_of_the_named_tasks_is_watched() -> None:
-    watch = Watch(WatchConfig(metric="auc", split="v", tasks=["a", "b"]), WatchState())
-    watch.see({"v": {"a": {"auc": 0.5}, "b": {"auc": 0.7}, "c": {"auc": 0.9}}, "other": {}})
-    assert watch.state.best == pytest.approx(0.6)
+    watch = Watch(WatchConfig(metric="auc", split="v", tasks=["a", "b"]))
+    watch.update({"v": {"a": {"auc": 0.5}, "b": {"auc": 0.7}, "c": {"auc": 0.9}}, "other": {}})
+    assert watch.best == pytest.approx(0.6)
 
 
 def test_the_best_checkpoint_is_kept_beside_the_last_and_opened_by_its_word(feed: Path, tmp_path: Path) -> None:
@@ -90,8 +90,8 @@ def test_the_best_checkpoint_is_kept_beside_the_last_and_opened_by_its_word(feed
     assert find_model_directory(run, "best") == Run(run).checkpoint_path(best)
     assert any(text.endswith(f"at step {best}") for text in recorder.said)
     report = evaluate_run(config, run, step="best")
-    assert report.model.name == f"step_{best:08d}"
-    found = [metrics["auc"] for metrics in report.splits["validation"].values()]
+    assert report.model == f"step_{best:08d}"
+    found = [metrics["auc"] for metrics in report.splits["validation"].metrics.values()]
     assert sum(found) / len(found) == pytest.approx(values[best])
 
 
@@ -104,8 +104,8 @@ def test_a_run_ends_when_nothing_improves_and_its_last_step_gets_all(feed: Path,
     assert recorder.logged_at[-1] == list(Run(run).checkpoints)[-1] == last
     assert recorder.said[-1].startswith(f"stopped after step {last}: 2 evaluations without a better value")
     again = Recorder()
-    assert not train(watched(feed, run, {**WATCH, "stop_after": 2}, num_train_steps=200), again)
-    assert train(watched(feed, run, {**WATCH, "stop_after": 3}, num_train_steps=last + 1), again)
+    assert not train(watched(feed, run, {**WATCH, "stop_after": 2}, num_train_steps=200), again).trained
+    assert train(watched(feed, run, {**WATCH, "stop_after": 3}, num_train_steps=last + 1), again).trained
     assert again.steps == [last + 1]
 
 
@@ -165,15 +165,15 @@ def test_a_run_that_watched_nothing_has_no_best(feed: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("watch", "more", "message"),
     [
-        ({"metric": "ctr"}, {}, "metric: 'ctr' is unknown. Known: log_loss, ne"),
+        ({"metric": "ctr"}, {}, "metric: 'ctr' is unknown. Known: precision, recall, log_loss, ne"),
         (
             {"split": "validaton"},
             {},
-            "split: 'validaton' is no validation set of this configuration. Known: validation. Did",
+            "split: unknown split 'validaton'. Known: validation. Did",
         ),
         ({"tasks": ["lik"]}, {}, "'lik' is not evaluated on validation. Known: like, share. Did you mean 'like'"),
-        ({"tasks": ["like", "like"]}, {}, "'like' is named twice"),
-        ({}, {"which_metrics": ["log_loss"]}, "'auc' is not among which_metrics; add it there"),
+        ({"tasks": ["like", "like"]}, {}, "'like' is listed twice; remove one"),
+        ({}, {"which_metrics": ["log_loss"]}, "'auc' is not in which_metrics; add it there"),
     ],
 )
 def test_a_watch_of_what_is_not_there_is_refused(
@@ -200,7 +200,8 @@ def test_l2_adds_the_whole_weight_times_its_strength_to_the_gradient(feed: Path,
     from recap.model.directory import build_ranker
     from recap.training.optimizer.scheduled import ScheduledOptimizer
 
-    config = feed_config(feed, tmp_path / "run")
+    constant = {"kind": "constant", "learning_rate": 0.01}
+    config = feed_config(feed, tmp_path / "run", optimizer={"backbone": constant, "towers": {"default": constant}})
     l2 = config.model_copy(
         update={"optimizer": config.optimizer.model_copy(update={"embedding_l2": 0.3, "network_l2": 0.02})}
     )
@@ -219,11 +220,11 @@ def test_l2_adds_the_whole_weight_times_its_strength_to_the_gradient(feed: Path,
     ]
     adam = torch.optim.Adam(groups, lr=0.01, eps=config.optimizer.algorithm.epsilon)
     optimizer = ScheduledOptimizer(l2, ranker)
-    for _ in range(3):
+    for step in range(1, 4):
         for parameter, other in zip(ranker.parameters(), slow.parameters(), strict=True):
             parameter.grad = torch.randn_like(parameter)
             other.grad = parameter.grad.clone()
-        optimizer.step(dict.fromkeys(optimizer.schedules, 0.01))
+        optimizer.step(step)
         adam.step()
     for (name, left), right in zip(ranker.named_parameters(), slow.parameters(), strict=True):
         assert_close(left, right, msg=lambda text, name=name: f"{name}: {text}")
@@ -251,5 +252,7 @@ def test_a_parameter_without_a_gradient_is_left_alone_by_a_penalty() -> None:
 
 
 def test_state_is_plain_values() -> None:
-    state = WatchState(0.5, 1, 2)
-    assert json.loads(json.dumps(vars(state))) == vars(replace(state))
+    state = {"best": 0.5, "waited": 1, "cuts": 2}
+    watch = Watch(None)
+    watch.load_state_dict(state)
+    assert json.loads(json.dumps(watch.state_dict())) == state

@@ -1,61 +1,62 @@
-"""The gradients of tasks, kept apart: what balancing works on, and how far tasks pull against each other."""
+"""Gradients by task: for balancing, and to measure conflicts between tasks."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from recap.distributed import Ranks
+AllReduce = Callable[[Sequence[Tensor | None], Sequence[Tensor]], Sequence[Tensor | None]]
+"""Gradients of one rank, and the parameter of each → their sums over all ranks."""
 
 
 class TaskGradients:
-    """Gradients of T losses by each of some parameters, summed over micro-batches.
+    """The gradients of T losses by some parameters, summed over micro-batches.
 
-    Frozen parameters are left out. A parameter is shared if the losses of two tasks or more reach it. Takes the memory
-    of a gradient of these for each task.
+    Frozen parameters are left out. A parameter is shared if the losses of at least two tasks depend on it. Takes the
+    memory of T gradients.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], tasks: int) -> None:
         self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
         self.tasks = tasks
         self.sums: list[list[Tensor | None]] = [[None] * tasks for _ in self.parameters]
-        """Of each parameter, by task; None where a task does not reach it."""
+        """[parameters][tasks]; None if the loss of the task does not depend on the parameter."""
 
     def add(self, outputs: Sequence[Tensor], leaf: Tensor, losses: Tensor) -> None:
         """Add the gradients of `losses` [T]: a function of `leaf` [B, T], which holds the values of `outputs`, T × [B].
 
         The losses are differentiated by `leaf` first, then one output at a time, so that the backward pass of a task
-        goes through its own tower and what is shared, and through no tower of another task.
+        goes through its own tower and the shared modules, but not through towers of other tasks.
         """
         for task in range(self.tasks):
             (slopes,) = torch.autograd.grad(losses[task], leaf, retain_graph=True)  # [B, T]
             reached = [other for other in range(self.tasks) if other == task or bool(slopes[:, other].any())]
-            reached = [other for other in reached if outputs[other].requires_grad]  # not where all it reads is frozen
-            found = torch.autograd.grad(
+            reached = [other for other in reached if outputs[other].requires_grad]  # not if all below is frozen
+            gradients = torch.autograd.grad(
                 [outputs[other] for other in reached],
                 self.parameters,
                 [slopes[:, other] for other in reached],
                 retain_graph=task < self.tasks - 1,
                 allow_unused=True,
             )
-            for place, gradient in enumerate(found):
+            for sums, gradient in zip(self.sums, gradients, strict=True):
                 if gradient is not None:
-                    before = self.sums[place][task]
-                    self.sums[place][task] = gradient if before is None else before + gradient
+                    before = sums[task]
+                    sums[task] = gradient if before is None else before + gradient
 
     def unscale(self, scale: float) -> None:
-        """Divide all by `scale`."""
-        self.sums = [[each if each is None else each / scale for each in gradients] for gradients in self.sums]
+        """Divide all gradients by `scale`."""
+        self.sums = [[None if total is None else total / scale for total in sums] for sums in self.sums]
 
-    def sum_over(self, ranks: Ranks) -> None:
-        """Add up the gradients of all ranks, so that each has those of all rows."""
+    def reduce(self, all_reduce: AllReduce) -> None:
+        """Sum the gradients over all ranks."""
         flat = [gradient for gradients in self.sums for gradient in gradients]
         owners = [parameter for parameter in self.parameters for _ in range(self.tasks)]
-        found = ranks.all_reduce_gradients(flat, owners)
-        self.sums = [found[start : start + self.tasks] for start in range(0, len(found), self.tasks)]
+        sums = all_reduce(flat, owners)
+        self.sums = [list(sums[start : start + self.tasks]) for start in range(0, len(sums), self.tasks)]
 
     def gram(self) -> Tensor:
-        """The dot products of the tasks' gradients of all shared parameters: [T, T] float64, on the CPU."""
+        """Dot products of the tasks' gradients by the shared parameters: [T, T] float64 on the CPU."""
         total = torch.zeros(self.tasks, self.tasks, dtype=torch.float64)
         for gradients in self.sums:
             if _is_shared(gradients):
@@ -66,11 +67,11 @@ class TaskGradients:
     def write(self, shared: Sequence[float], own: Sequence[float]) -> None:
         """Set the gradient of every parameter: Σ_t factor_t · gradient_t.
 
-        One set of factors [T] is for what is shared, the other for what a single task reaches.
+        `shared` [T] are the factors for shared parameters, `own` [T] those for parameters of a single task.
         """
         for parameter, gradients in zip(self.parameters, self.sums, strict=True):
             factors = shared if _is_shared(gradients) else own
-            parts = [factor * each for factor, each in zip(factors, gradients, strict=True) if each is not None]
+            parts = [factor * part for factor, part in zip(factors, gradients, strict=True) if part is not None]
             parameter.grad = sum(parts[1:], parts[0]) if parts else None
 
 
@@ -81,9 +82,11 @@ def cosines(gram: Tensor) -> Tensor:
 
 
 def _is_shared(gradients: Sequence[Tensor | None]) -> bool:
-    return sum(each is not None for each in gradients) > 1
+    return sum(gradient is not None for gradient in gradients) > 1
 
 
 def _or_zeros(gradients: Sequence[Tensor | None], task: int) -> Tensor:
-    found = gradients[task]
-    return found if found is not None else torch.zeros_like(next(each for each in gradients if each is not None))
+    gradient = gradients[task]
+    if gradient is None:
+        return torch.zeros_like(next(other for other in gradients if other is not None))
+    return gradient

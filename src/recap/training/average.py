@@ -1,4 +1,4 @@
-"""The moving average of the weights, beside those that training moves. Its formula stands in `EmaConfig`."""
+"""The moving average of the weights, kept beside the weights that training moves. `EmaConfig` has the formula."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -8,35 +8,36 @@ from torch import Tensor
 
 from recap.config.training import EmaConfig
 from recap.model.ranker import Ranker
+from recap.native.torch_private import foreach_lerp_
 
 
 class WeightAverage:
-    """An average of every weight of a ranker that learns; without a configuration of none, and nothing changes.
+    """Averages of the trainable weights of a ranker; without a configuration there are none.
 
-    Buffers, such as the running statistics of BatchNorm, are no part of it, and frozen weights need none.
+    Buffers, such as the running statistics of BatchNorm, and frozen weights are not averaged.
     """
 
     def __init__(self, config: EmaConfig | None, ranker: Ranker) -> None:
         self.decay = config.decay if config is not None else 0.0
-        learned = ranker.named_parameters() if config is not None else ()
-        self.parameters = {name: parameter for name, parameter in learned if parameter.requires_grad}
+        parameters = ranker.named_parameters() if config is not None else ()
+        self.parameters = {name: parameter for name, parameter in parameters if parameter.requires_grad}
         self.averages: list[Tensor] = []
         self.restart()
 
     def restart(self) -> None:
-        """Begin with the weights as they are now."""
+        """Start from the present weights."""
         self.averages = [parameter.detach().clone() for parameter in self.parameters.values()]
 
     def update(self, step: int) -> None:
-        """Take in the weights after step number `step`, from 1 on."""
+        """Add the weights after step number `step`, counted from 1."""
         if self.averages:
             decay = min(self.decay, (1 + step) / (10 + step))
             with torch.no_grad():
-                torch._foreach_lerp_(self.averages, list(self.parameters.values()), 1 - decay)
+                foreach_lerp_(self.averages, list(self.parameters.values()), 1 - decay)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """The ranker holds the averages while the block runs."""
+        """Put the averages into the ranker for the block."""
         self._swap()
         try:
             yield
@@ -44,15 +45,15 @@ class WeightAverage:
             self._swap()
 
     def _swap(self) -> None:
-        for place, parameter in enumerate(self.parameters.values()):
-            self.averages[place], parameter.data = parameter.data, self.averages[place]
+        for index, parameter in enumerate(self.parameters.values()):
+            self.averages[index], parameter.data = parameter.data, self.averages[index]
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The weights that training goes on with, by name; not to be asked for while the averages are applied."""
+        """The weights that training continues with, by name. Do not call it while the averages are applied."""
         return {name: parameter.detach().contiguous() for name, parameter in self.parameters.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take the weights of the ranker for the averages, and those that `state_dict` gave to go on with."""
+        """The ranker holds the averages: keep them, and continue with the weights of `state_dict`."""
         self.restart()
         with torch.no_grad():
             for name, parameter in self.parameters.items():

@@ -1,6 +1,5 @@
-"""Evaluations while training: every validation set at a step, in the time they are given."""
+"""Evaluations during training: all splits at a step, within `eval_timeout_in_s`."""
 
-import math
 import time
 from collections.abc import Mapping
 
@@ -9,7 +8,10 @@ import torch
 from recap.config.recap import RecapConfig
 from recap.data.stream.batch_stream import BatchStream
 from recap.distributed import Consensus
-from recap.evaluation.evaluate import Evaluation, evaluate
+from recap.evaluation.evaluate import evaluate
+from recap.evaluation.observers.metrics import Metrics
+from recap.evaluation.result import TaskMetrics, records
+from recap.evaluation.run import max_batches
 from recap.model.ranker import Ranker
 from recap.model.scorer import Scorer
 from recap.reporting import Reporter
@@ -27,7 +29,7 @@ class _TimeoutError(Exception):
 
 
 class Evaluations:
-    """Evaluates a ranker on all validation sets of a run."""
+    """Evaluates a ranker on all splits of a run."""
 
     def __init__(
         self,
@@ -38,33 +40,32 @@ class Evaluations:
         reporter: Reporter,
         consensus: Consensus,
     ) -> None:
-        """An evaluation ends, on all ranks, when a signal or the end of its time reaches one of them."""
+        """An evaluation ends on all ranks when a signal or the timeout reaches one of them."""
         self.config, self.scorer, self.streams, self.runtime = config, Scorer.of(config, ranker), streams, runtime
         self.reporter, self.consensus = reporter, consensus
 
-    def __call__(self, step: int, trackers: Trackers) -> dict[str, Evaluation]:
-        """By validation set; one that takes too long is left out, with those after it. Raises Stopped."""
+    def __call__(self, step: int, trackers: Trackers) -> dict[str, TaskMetrics]:
+        """Split → its evaluation; a split that exceeds the timeout is left out with those after it. Raises Stopped."""
         allowed = self.config.training.eval_timeout_in_s
         deadline = time.monotonic() + allowed
-        evaluations: dict[str, Evaluation] = {}
+        evaluations: dict[str, TaskMetrics] = {}
         for split, stream in self.streams.items():
             try:
                 evaluation = self._evaluate(split, stream.restarted(), deadline)
             except _TimeoutError:
                 self.reporter.say(
-                    f"evaluation of {split} at step {step} was given up after {allowed:g} s "
-                    "(training.eval_timeout_in_s); training goes on"
+                    f"evaluation of {split} at step {step} exceeded {allowed:g} s and was stopped "
+                    "(training.eval_timeout_in_s); training continues"
                 )
                 break
             evaluations[split] = evaluation
             self.reporter.evaluated(step, split, evaluation)
-        for split, evaluation in evaluations.items():  # at the end: of evaluations that a signal stops, none is logged
-            for task, metrics in evaluation.items():
-                finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-                trackers.log({"step": step, "split": split, "task": task, **finite})
+        for split, evaluation in evaluations.items():  # last, so that evaluations which a signal stops are not logged
+            for record in records(step, split, evaluation):
+                trackers.log(record)
         return evaluations
 
-    def _evaluate(self, split: str, stream: BatchStream, deadline: float) -> Evaluation:
+    def _evaluate(self, split: str, stream: BatchStream, deadline: float) -> TaskMetrics:
         def after_batch(_: int) -> None:
             too_late = self.consensus.all_reduce(torch.tensor([time.monotonic() > deadline], dtype=torch.float64))
             if self.consensus.signals:
@@ -74,6 +75,8 @@ class Evaluations:
 
         try:
             with self.consensus.local.interruptible():
-                return evaluate(self.scorer, stream, self.config, split, self.runtime, after_batch)
+                metrics = Metrics(self.config, split, self.runtime.ranks)
+                evaluate(self.scorer, stream, [metrics], max_batches(self.config), after_batch)
+                return metrics.result()
         except StopNow:
             raise Stopped from None

@@ -1,8 +1,9 @@
-"""What is logged of training: mean losses since the last line, rates, and speed."""
+"""Records of training: mean losses since the last record, learning rates, and speed."""
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -10,68 +11,82 @@ from recap.config.recap import RecapConfig
 from recap.data.stream.batch_stream import BatchStream
 from recap.reporting import Record
 from recap.runtime import Runtime
-from recap.training.checkpoints import RunState
 from recap.training.profile import span
+from recap.training.state import Progress
 
 
 class TrainLog:
-    """Sums losses in the state of a run, and makes a record of them."""
+    """Sums losses over steps, and makes records of them."""
 
-    def __init__(self, config: RecapConfig, state: RunState, stream: BatchStream) -> None:
+    def __init__(self, config: RecapConfig, stream: BatchStream) -> None:
         self.tasks = config.tasks
         self.loss_weights = [task.loss_weight for task in config.model.tasks.values()]
-        self.state, self.stream = state, stream
-        self.started, self.started_step = time.monotonic(), state.step
+        self.stream = stream
+        self.loss_sums: dict[str, float] = {}
+        """Task → sum of its losses since the last record."""
+        self.loss_steps = 0
+        """Steps since the last record."""
         self.losses: dict[str, float] = {}
-        """Those of the last step, by task."""
-        self.waited, self.waited_since = 0.0, 0.0
-        """Seconds for the data of the last step, and of all steps since the last record."""
+        """Task → its loss in the last step."""
+        self.waited = 0.0
+        """Seconds spent waiting for the data of the last step."""
+        self.start(0)
+
+    def start(self, step: int) -> None:
+        """Start the clock after `step`."""
+        self._started, self._started_step = time.monotonic(), step
+        self._waited_since_record = 0.0
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """The next batch is waited for."""
+        """Time the wait for the next batch."""
         started = time.monotonic()
         with span("data wait"):
             yield
         self.waited = time.monotonic() - started
-        self.waited_since += self.waited
+        self._waited_since_record += self.waited
 
     def add(self, losses: Tensor) -> float:
-        """Take in the losses [T] of a step; what the step minimised, their weighted mean."""
+        """Add the losses [T] of a step; returns their weighted mean, which the step minimised."""
         self.losses = dict(zip(self.tasks, losses.tolist(), strict=True))
         for task, loss in self.losses.items():
-            self.state.loss_sums[task] = self.state.loss_sums.get(task, 0.0) + loss
-        self.state.loss_steps += 1
+            self.loss_sums[task] = self.loss_sums.get(task, 0.0) + loss
+        self.loss_steps += 1
         return self._mean(self.losses.values())
 
     def pause(self, seconds: float) -> None:
-        """Leave these out of the time that training took: examples/s are of training alone."""
-        self.started += seconds
+        """Leave `seconds` out of the speed: it counts training alone."""
+        self._started += seconds
 
-    def record(self, rates: Mapping[str, float], task_weights: Iterable[float] | None) -> Record:
-        """What was seen since the last record: means, the `rates` of the step just done, and learned weights."""
-        state = self.state
-        means = {task: total / state.loss_steps for task, total in state.loss_sums.items()}
-        seconds = time.monotonic() - self.started
-        examples = (state.step - self.started_step) * self.stream.batch_rows
+    def record(self, progress: Progress, rates: Mapping[str, float], task_weights: Iterable[float] | None) -> Record:
+        """A record of the steps since the last one: means, the `rates` of the last step, and learned task weights."""
+        means = {task: total / self.loss_steps for task, total in self.loss_sums.items()}
+        seconds = time.monotonic() - self._started
+        examples = (progress.step - self._started_step) * self.stream.batch_rows
         record = {
-            "step": state.step,
+            "step": progress.step,
             "split": "train",
             "epoch": round(self.stream.epoch, 4),
             "passed_over": len(self.stream.skipped),
-            "skipped_steps": state.skipped_steps,
-            "rollbacks": len(state.rolled_back),
+            "skipped_steps": progress.skipped_steps,
+            "rollbacks": len(progress.rolled_back),
             "examples_per_second": round(examples / seconds, 1) if seconds else None,
-            "data_wait": round(self.waited_since / seconds, 4) if seconds else None,
+            "data_wait": round(self._waited_since_record / seconds, 4) if seconds else None,
             "loss": self._mean(means[task] for task in self.tasks),
             **{f"loss/{task}": mean for task, mean in means.items()},
             **{f"rate/{group}": rate for group, rate in rates.items()},
         }
         if task_weights is not None:
             record |= {f"balancing/{task}": weight for task, weight in zip(self.tasks, task_weights, strict=True)}
-        state.loss_sums, state.loss_steps = {}, 0
-        self.started, self.started_step, self.waited_since = time.monotonic(), state.step, 0.0
+        self.loss_sums, self.loss_steps = {}, 0
+        self.start(progress.step)
         return record
+
+    def state_dict(self) -> Mapping[str, Any]:
+        return {"loss_sums": dict(self.loss_sums), "loss_steps": self.loss_steps}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.loss_sums, self.loss_steps = dict(state["loss_sums"]), state["loss_steps"]
 
     def _mean(self, losses: Iterable[float]) -> float:
         """The mean over tasks of `loss_weight` times loss."""
@@ -79,6 +94,6 @@ class TrainLog:
 
 
 def running_on(runtime: Runtime, ranker: nn.Module) -> str:
-    """What a run trains and where, in a line."""
+    """The size of the model, the device and the precision, as text."""
     parameters = sum(parameter.numel() for parameter in ranker.parameters())
     return ", ".join([f"{parameters:,} parameters", f"on {runtime.device}", runtime.precision])

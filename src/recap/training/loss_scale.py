@@ -1,54 +1,44 @@
-"""The scale of losses under float16, below whose smallest number gradients would vanish.
+"""The loss scale under float16, whose smallest number would otherwise swallow gradients.
 
 Micikevicius et al., ICLR 2018 (arXiv:1710.03740), section 3.2: losses are multiplied by it before the backward pass,
 gradients are divided by it after. Powers of two change no digit of a float32.
 """
 
-from dataclasses import dataclass, replace
-
-
-@dataclass
-class LossScaleState:
-    """What a run remembers of it."""
-
-    factor: float = 2.0**16
-    """What losses are multiplied by."""
-    good_steps: int = 0
-    """Steps since it last changed."""
+from collections.abc import Mapping
+from typing import Any
 
 
 class LossScale:
-    """Halved, and the step done again, when a gradient is too large for it; doubled after many good steps."""
+    """Halved, and the step repeated, when a gradient overflows; doubled after many good steps."""
 
-    GROWS_AFTER, MOST = 2000, 2.0**24
+    GROW_AFTER, MAX = 2000, 2.0**24
 
-    def __init__(self, state: LossScaleState, *, used: bool) -> None:
-        """Not `used`, it is 1."""
-        self.state, self.used = state, used
+    def __init__(self, *, enabled: bool) -> None:
+        """`enabled=False` fixes the scale at 1."""
+        self.enabled = enabled
+        self._factor, self._good_steps = 2.0**16, 0
 
     @property
     def factor(self) -> float:
         """What losses are multiplied by."""
-        return self.state.factor if self.used else 1.0
-
-    def as_is(self) -> LossScaleState:
-        """A copy of what is remembered."""
-        return replace(self.state)
-
-    def bring_back(self, state: LossScaleState) -> None:
-        """Remember what a copy says."""
-        self.state.factor, self.state.good_steps = state.factor, state.good_steps
+        return self._factor if self.enabled else 1.0
 
     def halve(self) -> bool:
-        """A gradient is not finite; whether there is a smaller factor to do the step again with."""
+        """Halve the scale after an overflow; False if it cannot be smaller."""
         if self.factor <= 1:
             return False
-        self.state.factor, self.state.good_steps = self.state.factor / 2, 0
+        self._factor, self._good_steps = self._factor / 2, 0
         return True
 
-    def keep(self) -> None:
-        """A step went well."""
-        if self.used:
-            self.state.good_steps += 1
-            if self.state.good_steps >= self.GROWS_AFTER and self.state.factor < self.MOST:
-                self.state.factor, self.state.good_steps = self.state.factor * 2, 0
+    def step(self) -> None:
+        """Count a step without overflow, and double the scale after `GROW_AFTER` of them."""
+        if self.enabled:
+            self._good_steps += 1
+            if self._good_steps >= self.GROW_AFTER and self._factor < self.MAX:
+                self._factor, self._good_steps = self._factor * 2, 0
+
+    def state_dict(self) -> Mapping[str, Any]:
+        return {"factor": self._factor, "good_steps": self._good_steps}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._factor, self._good_steps = state["factor"], state["good_steps"]

@@ -1,4 +1,4 @@
-"""What a run does about a step that is not finite, and which rows it names."""
+"""What a run does about a step that is not finite, and which rows its message names."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -8,109 +8,119 @@ from typing import assert_never
 import torch
 from torch import Tensor
 
+from recap.config.recap import RecapConfig
 from recap.config.training import NonFiniteConfig, RaiseConfig, RollbackConfig, SkipStepsConfig
 from recap.data.batch import Batch
 from recap.data.stream.batch_stream import BatchStream
 from recap.errors import NotFinite, RunError
-from recap.training.checkpoints import RunState
-from recap.training.step import TrainStep, split_rows
+from recap.model.objective.objective import Objective
+from recap.model.ranker import Ranker
+from recap.training.state import Progress
+from recap.training.step import split_rows
 
 ADVICE = (
-    "Lower the learning rates, lengthen their ramp, look for extreme values in these rows, or let the run pass over "
-    "such steps: training.non_finite: {kind: skip, budget: 10}"
+    "Lower the learning rates, lengthen their ramp, look for extreme values in these rows, or let the run skip such "
+    "steps: training.non_finite: {kind: skip, budget: 10}"
 )
-_ROWS_SHOWN = 10
-_FILES_SHOWN = 5
+_MAX_ROWS_SHOWN = 10
+_MAX_FILES_SHOWN = 5
 
 
 class RolledBack(Exception):
-    """The run is to go back to its latest checkpoint."""
+    """The run must roll back to its latest checkpoint."""
 
-    def __init__(self, told: str, rolled_back: list[list[int]]) -> None:
-        """`rolled_back`: what the state of the run that goes on from there holds."""
-        super().__init__(told)
+    def __init__(self, message: str, rolled_back: list[list[int]]) -> None:
+        """`rolled_back`: the value of `Progress.rolled_back` with which the run continues."""
+        super().__init__(message)
         self.rolled_back = rolled_back
 
 
-Policy = Callable[[RunState, str, list[int]], str]
-"""Counts, in the state of a run, a step that is not finite: as it is told, over the rows at a place of the line.
+Policy = Callable[[Progress, str, list[int]], str]
+"""Decides about a non-finite step: (progress, message, [start, end) of its rows) → the message of a skipped step.
 
-Returns what is to be said. Raises RunError where the run has to end, and RolledBack, with what is to be said, where it
-has to go back.
+Raises RunError where the run has to end, and RolledBack where it has to roll back.
 """
 
 
 def build_policy(config: NonFiniteConfig) -> Policy:
-    """What `config` asks for."""
+    """The configured policy."""
     match config:
         case RaiseConfig():
             return _end
         case SkipStepsConfig():
             return partial(_skip, config.budget)
         case RollbackConfig():
-            return partial(_go_back, config.budget)
+            return partial(_roll_back, config.budget)
         case _:
             assert_never(config)
 
 
-def _end(state: RunState, told: str, place: list[int]) -> str:
-    raise RunError(f"{told}\n{ADVICE}")
+def _end(progress: Progress, message: str, rows: list[int]) -> str:
+    raise RunError(f"{message}\n{ADVICE}")
 
 
-def _skip(budget: int, state: RunState, told: str, place: list[int]) -> str:
-    if state.skipped_steps >= budget:
-        raise RunError(f"{told}\n{state.skipped_steps:,} steps were skipped before, and no more may be {_OVER_BUDGET}")
-    state.skipped_steps += 1
-    return f"{told}\nskipped ({state.skipped_steps:,} of at most {budget:,})"
+def _skip(budget: int, progress: Progress, message: str, rows: list[int]) -> str:
+    if progress.skipped_steps >= budget:
+        raise RunError(f"{message}\n{progress.skipped_steps:,} steps were skipped before; {_OVER_BUDGET}")
+    return f"{message}\nskipped ({progress.skipped_steps + 1:,} of at most {budget:,})"
 
 
-def _go_back(budget: int, state: RunState, told: str, place: list[int]) -> str:
-    if len(state.rolled_back) >= budget:
-        times = len(state.rolled_back)
-        raise RunError(f"{told}\nthe run went back {times:,} times before, and no more may be {_OVER_BUDGET}")
-    rolled_back = [*state.rolled_back, place]
+def _roll_back(budget: int, progress: Progress, message: str, rows: list[int]) -> str:
+    if len(progress.rolled_back) >= budget:
+        raise RunError(f"{message}\nthe run rolled back {len(progress.rolled_back):,} times before; {_OVER_BUDGET}")
+    rolled_back = [*progress.rolled_back, rows]
     count = f"{len(rolled_back):,} of at most {budget:,}"
     raise RolledBack(
-        f"{told}\ngoing back to it, or to the initial weights; the rows of that step are passed over ({count})",
+        f"{message}\nrolling back to it, or to the initial weights; the rows of that step are skipped ({count})",
         rolled_back,
     )
 
 
-_OVER_BUDGET = "(training.non_finite.budget). Lower the learning rates, mend the data, or raise the budget"
+_OVER_BUDGET = "training.non_finite.budget allows no more. Lower the learning rates, fix the data, or raise the budget"
 
 
-def with_rows(error: NotFinite, train_step: TrainStep, batch: Batch, stream: BatchStream) -> str:
-    """What is not finite, and of which rows of which files: those whose own loss is not, or else those of the batch."""
+class RowLosses:
+    """Scores rows one by one, as in evaluation: BatchNorm would spread a bad value of one row to its whole batch."""
+
+    def __init__(self, config: RecapConfig, ranker: Ranker, device: torch.device) -> None:
+        self._ranker, self._device = ranker, device
+        self._objective = Objective(config).to(device)
+        self._micro_batches = config.training.gradient_accumulation or 1
+
+    @torch.no_grad()
+    def not_finite(self, batch: Batch) -> list[int]:
+        """Indices in `batch` of rows whose own loss is not finite; none if all are so, since then it is the weights."""
+        losses = list[Tensor]()
+        self._ranker.eval()
+        try:
+            for micro_batch in split_rows(batch, self._micro_batches):
+                on_device = micro_batch.to(self._device)
+                losses.append(self._objective.of_rows(self._ranker(on_device).logits, on_device))
+        finally:
+            self._ranker.train()
+        bad: list[int] = (~torch.cat(losses).isfinite()).any(dim=1).nonzero().flatten().tolist()
+        return bad if len(bad) < len(batch) else []
+
+
+def describe(error: NotFinite, batch: Batch, row_losses: RowLosses, stream: BatchStream) -> str:
+    """The error and its rows by file: those whose own loss is not finite, else all of the step."""
     rows = stream.last_rows()
-    suspects = rows_of_bad_loss(train_step, batch) if len(rows) == len(batch) else []
+    suspects = row_losses.not_finite(batch) if len(rows) == len(batch) else []
     if suspects:
-        shown = sorted(rows[place] for place in suspects[:_ROWS_SHOWN])
-        found = [f"{file}: row{'s' * (len(of) > 1)} {', '.join(map(str, of))}" for file, of in _by_file(shown)]
-        more = f" and {len(suspects) - _ROWS_SHOWN:,} more" if len(suspects) > _ROWS_SHOWN else ""
-        return f"{error}. Rows whose own loss is not finite: {'; '.join(found)}{more}"
-    found = [f"{file}: {len(of):,} of rows {min(of):,} to {max(of):,}" for file, of in _by_file(sorted(rows))]
-    more = f"; and {len(found) - _FILES_SHOWN:,} files more" if len(found) > _FILES_SHOWN else ""
-    return f"{error}. The rows of the step: {'; '.join(found[:_FILES_SHOWN])}{more}"
+        shown = sorted(rows[index] for index in suspects[:_MAX_ROWS_SHOWN])
+        files = [f"{file}: {_rows(numbers)}" for file, numbers in _by_file(shown)]
+        more = f" and {len(suspects) - _MAX_ROWS_SHOWN:,} more" if len(suspects) > _MAX_ROWS_SHOWN else ""
+        return f"{error}. Rows whose own loss is not finite: {'; '.join(files)}{more}"
+    files = [
+        f"{file}: {len(numbers):,} of rows {min(numbers):,} to {max(numbers):,}"
+        for file, numbers in _by_file(sorted(rows))
+    ]
+    more = f"; and {len(files) - _MAX_FILES_SHOWN:,} more files" if len(files) > _MAX_FILES_SHOWN else ""
+    return f"{error}. Rows of the step: {'; '.join(files[:_MAX_FILES_SHOWN])}{more}"
 
 
-def rows_of_bad_loss(train_step: TrainStep, batch: Batch) -> list[int]:
-    """Places in `batch` of rows with a loss that is not finite, each scored by itself, as in evaluation.
-
-    None where all are so: then it is the weights.
-    """
-    ranker, losses = train_step.ranker, list[Tensor]()
-    ranker.eval()  # BatchNorm of a batch would spread what is wrong with a row to all
-    try:
-        with torch.no_grad():
-            for part in split_rows(batch, train_step.parts):
-                there = part.to(train_step.runtime.device)
-                assert there.labels is not None
-                assert there.weights is not None
-                losses.append(train_step.balancing.objective.of_rows(ranker(there).logits, there))
-    finally:
-        ranker.train()
-    bad: list[int] = (~torch.cat(losses).isfinite()).any(dim=1).nonzero().flatten().tolist()
-    return bad if len(bad) < len(batch) else []
+def _rows(numbers: Sequence[int]) -> str:
+    return ("row " if len(numbers) == 1 else "rows ") + ", ".join(map(str, numbers))
 
 
 def _by_file(rows: Sequence[tuple[str, int]]) -> list[tuple[str, list[int]]]:

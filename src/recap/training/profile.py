@@ -1,76 +1,79 @@
-"""Where the time of a step goes: `span` names the parts of training, a `Profile` measures them over some steps.
+"""Where the time of a step goes: `span` names the parts of training, `Profile` measures them over some steps.
 
-A profile is two files in `profile/` of the run, `trace.json` (Chrome's format) and `operators.txt`, and a table.
+A profile is a table, and two files in `profile/` of the run: `trace.json` (Chrome's format) and `operators.txt`.
 """
 
-import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function, schedule
 
+from recap.native.torch_private import profiler_enabled
+from recap.reporting import Say
+
 SPANS = ("data wait", "forward", "backward", "optimizer", "logging", "evaluation", "checkpoint")
-"""The parts of training; `backward` has the losses in it, `forward` the copy of a batch to the device."""
+"""The parts of training; `backward` includes the losses, `forward` the copy of a batch to the device."""
 WARM_UP = 5
-"""Steps before those that are measured."""
+"""Steps before the measured ones."""
 
 
 def span(name: str) -> AbstractContextManager[Any]:
-    """A part of training, of `SPANS`; costs next to nothing where nothing is profiled."""
+    """Name a part of training, one of `SPANS`, for the profiler; costs next to nothing while nothing is profiled."""
     assert name in SPANS
-    profiling = torch.autograd._profiler_enabled()  # type: ignore[attr-defined]
-    return record_function(_key(name)) if profiling else nullcontext()
+    return record_function(_key(name)) if profiler_enabled() else nullcontext()
 
 
 class Profile:
-    """Profiles `steps` steps after `WARM_UP`, then writes what it found and is over."""
+    """A context that profiles `steps` steps after `WARM_UP`, then reports and writes the result; 0 profiles nothing.
 
-    def __init__(self, steps: int, folder: Path, say: Callable[[str], None]) -> None:
-        """`say` is told what was found. Nothing is measured before `start`."""
+    torch's tracer writes a line to standard error as it starts and another as it stops, which no setting silences. They
+    may tear a progress bar; redirecting the descriptor instead would lose what other threads write meanwhile.
+    """
+
+    def __init__(self, steps: int, folder: Path, say: Say) -> None:
         self.steps, self.folder, self.say = steps, folder, say
         self._profiler: profile | None = None
+        self._left = 0
 
-    def start(self) -> None:
-        """The run begins."""
-        activities = [ProfilerActivity.CPU]
-        if torch.cuda.is_available():
-            activities.append(ProfilerActivity.CUDA)
-        self._profiler = profile(
-            activities=activities,
-            schedule=schedule(wait=0, warmup=WARM_UP, active=self.steps, repeat=1),
-            on_trace_ready=self._write,
-            acc_events=True,  # or torch warns of events that it forgets, though there is one window only
-        )
-        with _quiet():
-            self._profiler.start()
+    def __enter__(self) -> Self:
         self._left = WARM_UP + self.steps
+        if self.steps:
+            activities = [ProfilerActivity.CPU]
+            if torch.cuda.is_available():
+                activities.append(ProfilerActivity.CUDA)
+            self._profiler = profile(
+                activities=activities,
+                schedule=schedule(wait=0, warmup=WARM_UP, active=self.steps, repeat=1),
+                on_trace_ready=self._write,
+                acc_events=True,  # without it torch warns of dropped events, though there is one window only
+            )
+            self._profiler.start()
+        return self
 
     def step(self) -> None:
-        """A step, and what belongs to it, is done."""
+        """A step and everything that belongs to it is done."""
         if self._profiler is None:
             return
         self._left -= 1
-        with _quiet():
-            self._profiler.step()
+        self._profiler.step()
         if not self._left:
             self._profiler.stop()
             self._profiler = None
 
-    def stop(self) -> None:
-        """The run ends; a window that is not over is written as far as it came."""
+    def __exit__(self, *_: object) -> None:
+        """A window that is still open is written as far as it came."""
         if self._profiler is None:
             return
         if self._left >= self.steps:
             self.say(f"profile: the run ended within the first {WARM_UP} steps, which are not measured")
-        with _quiet():
-            self._profiler.stop()
+        self._profiler.stop()
         self._profiler = None
 
     def _write(self, profiler: profile) -> None:
-        """Tell the table and write the files; a disk that takes none stops no run."""
+        """Report the table and write the files. A full disk is reported and does not stop the run."""
         if self._left >= self.steps:
             return
         averages = profiler.key_averages()
@@ -87,27 +90,14 @@ class Profile:
         self.say(f"profile written: {self.folder}/operators.txt, and trace.json (open it in https://ui.perfetto.dev)")
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep to itself what torch's tracer writes to standard error as it starts and stops: it tears a progress bar."""
-    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nothing, 2)
-    os.close(nothing)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-
-
 def table(events: Mapping[str, Any], steps: int) -> str:
-    """A line for each part of training: milliseconds a step on the CPU, and their share; the rest beside them."""
-    whole = events["ProfilerStep*"].cpu_time_total
-    found = {name: events[_key(name)].cpu_time_total for name in SPANS if _key(name) in events}
-    found["the rest"] = max(0.0, whole - sum(found.values()))
+    """One line per part of training: milliseconds per step on the CPU and their share of the whole."""
+    total = events["ProfilerStep*"].cpu_time_total
+    times = {name: events[_key(name)].cpu_time_total for name in SPANS if _key(name) in events}
+    times["the rest"] = max(0.0, total - sum(times.values()))
     lines = [f"{'profile of ' + str(steps) + ' steps':<20}{'ms a step':>12}{'share':>8}"]
-    for name, microseconds in [*found.items(), ("in all", whole)]:
-        lines.append(f"{name:<20}{microseconds / 1000 / steps:>12.3f}{microseconds / whole:>8.1%}")
+    for name, microseconds in [*times.items(), ("in all", total)]:
+        lines.append(f"{name:<20}{microseconds / 1000 / steps:>12.3f}{microseconds / total:>8.1%}")
     return "\n".join(lines)
 
 

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from shutil import which
 
 import torch
@@ -10,17 +10,18 @@ from torch import Tensor
 
 from recap.config.recap import RecapConfig
 from recap.data.batch import Batch
-from recap.distributed import Consensus
 from recap.errors import InputError, NotFinite, RunError
 from recap.model.layers import running_statistics
 from recap.model.ranker import Ranker
-from recap.runtime import Runtime, seed_torch
-from recap.training.average import WeightAverage
-from recap.training.balancing import Balancing
+from recap.native.torch_private import compile_errors
+from recap.runtime import Runtime
+from recap.signals import Signals
+from recap.training.balancing.balancing import Balancing
 from recap.training.finite import StepGuard
-from recap.training.loss_scale import LossScale, LossScaleState
+from recap.training.loss_scale import LossScale
 from recap.training.optimizer.clipping import clip_gradients
 from recap.training.optimizer.scheduled import ScheduledOptimizer
+from recap.training.parallel import ONE_PROCESS, Strategy
 from recap.training.profile import span
 
 
@@ -33,132 +34,118 @@ class TrainStep:
         ranker: Ranker,
         balancing: Balancing,
         optimizer: ScheduledOptimizer,
-        average: WeightAverage,
         runtime: Runtime,
-        consensus: Consensus,
-        scale: LossScaleState | None = None,
+        strategy: Strategy = ONE_PROCESS,
+        *,
+        loss_scale: LossScale | None = None,
+        signals: Signals | None = None,
     ) -> None:
-        """`consensus` is that of all ranks, each of which has its share of a batch. InputError if that is too small.
+        """`loss_scale`: None fixes it at 1. `signals`: interrupt a step that takes too long.
 
-        `scale`: what is remembered of the scale of losses; none given: nothing yet.
+        Raises InputError where a rank's share of a batch is too small.
         """
-        self.rows, self.consensus = config.train_data.global_batch_size, consensus
-        self.seed, self.parts = config.training.seed, config.training.gradient_accumulation or 1
-        self.tasks, self.clipping = config.tasks, config.optimizer.clip_gradients
+        self.rows, self.micro_batches = config.train_data.global_batch_size, config.training.gradient_accumulation or 1
+        self.seed, self.tasks, self.clipping = config.training.seed, config.tasks, config.optimizer.clip_gradients
         self.gradient_norm: float | None = None
-        """Of the last step, before its gradients were clipped; None where they are not."""
+        """The gradient norm of the last step before clipping; None without clipping."""
         self.ranker, self.balancing, self.optimizer, self.runtime = ranker, balancing, optimizer, runtime
-        self.average, self.guard = average, StepGuard(self.tasks, ranker, balancing)
-        self.scale = LossScale(scale or LossScaleState(), used=runtime.precision == "float16")
+        self.strategy, self.guard = strategy, StepGuard(self.tasks, ranker, balancing)
+        self.loss_scale = LossScale(enabled=False) if loss_scale is None else loss_scale
+        self.signals = Signals(0.0) if signals is None else signals
         self.raw_outputs = compiled(ranker.raw_outputs) if config.training.compile else ranker.raw_outputs
         self.statistics = running_statistics(ranker)
-        self._refuse_small_shares()
+        strategy.check_batch(self.rows, self.micro_batches, 2 if self.statistics else 1)
 
-    def __call__(self, batch: Batch, step: int, rates: Mapping[str, float]) -> Tensor:
-        """Do step number `step`, from 1 on, at these rates; its losses, [T] float64.
+    def __call__(self, batch: Batch, step: int) -> Tensor:
+        """Do optimizer step number `step`, counted from 1; returns the losses of all ranks' rows, [T] float64.
 
-        `batch` is this rank's share of the step's rows, the losses are those of all.
-        Raises NotFinite and StopNow; all is then as it was before the step.
+        `batch` is this rank's share of the rows. Raises NotFinite and StopNow; the step has then changed nothing.
         """
-        self.guard.remember()
-        scale = self.scale.as_is()
+        self.guard.begin()
+        scale = self.loss_scale.state_dict()
         try:
-            while (losses := self._tried(batch, step)) is None:
-                pass
+            losses = self._gradients_in_range(batch, step)
         except BaseException:
-            self.scale.bring_back(scale)  # it was not to blame
+            self.loss_scale.load_state_dict(scale)  # no smaller scale would have helped
             raise
-        self.scale.keep()
+        self.loss_scale.step()
         with span("optimizer"):
-            self.optimizer.step(rates)
-            self.average.update(step)
+            self.optimizer.step(step)
         return losses
 
-    def _tried(self, batch: Batch, step: int) -> Tensor | None:
-        """The same as `_gradients`; None, and all is as it was, if the scale of the losses was too large."""
-        try:
-            with self.consensus.local.interruptible_when_late():
-                return self._gradients(batch, step)
-        except BaseException as error:
-            self.guard.bring_back()
-            if isinstance(error, NotFinite) and error.what == "gradient" and self.scale.halve():
-                return None
-            raise
+    def _gradients_in_range(self, batch: Batch, step: int) -> Tensor:
+        """Like `_gradients`, repeated with half the loss scale while a gradient overflows."""
+        while True:
+            try:
+                with self.signals.interruptible_when_late():
+                    return self._gradients(batch, step)
+            except BaseException as error:
+                self.guard.undo()
+                overflow = isinstance(error, NotFinite) and error.what == "gradient"
+                if not (overflow and self.loss_scale.halve()):
+                    raise
 
     def _gradients(self, batch: Batch, step: int) -> Tensor:
-        """Have the gradients of a step in place; its losses, [T] float64."""
-        ranks = self.runtime.ranks
-        seed_torch(self.seed, step, ranks.rank)
+        """Compute the gradients of a step into the parameters; returns the losses, [T] float64."""
+        self.strategy.seed(self.seed, step)
         self.optimizer.zero_grad()
         losses = torch.zeros(len(self.tasks), dtype=torch.float64)  # [T]
-        for micro_batch in split_rows(batch, self.parts):
+        for micro_batch in split_rows(batch, self.micro_batches):
             with span("forward"), self.runtime.autocast():
                 micro_batch = micro_batch.to(self.runtime.device)
                 outputs = self.raw_outputs(micro_batch)
             share = len(micro_batch) / self.rows
             with span("backward"):
-                per_task = self.balancing.backward(outputs, micro_batch, share * self.scale.factor)  # [T]
+                per_task = self.balancing.backward(outputs, micro_batch, share * self.loss_scale.factor)  # [T]
                 losses += per_task.cpu().double() * share
-        with span("backward"):  # what is done to gradients belongs to it
-            losses = self.consensus.all_reduce(losses)
-            ranks.all_reduce_mean_(self.statistics)
+        with span("backward"):  # work on gradients belongs to it
+            losses = self.strategy.sum_losses(losses)
+            self.strategy.average_statistics(self.statistics)
             self.guard.check_losses(step, losses)
-            if self.scale.used:
-                self.balancing.unscale(self.scale.factor)
-            self.balancing.finish(losses, ranks)
+            if self.loss_scale.enabled:
+                self.balancing.unscale(self.loss_scale.factor)
+            self.balancing.finish(losses)
             self.guard.check_gradients(step)
             self._clip(step)
         return losses
 
     def _clip(self, step: int) -> None:
-        """Clip the gradients if that is asked for. Raises NotFinite where together they are too large for float32."""
+        """Clip the gradients if configured. Raises NotFinite where their common norm overflows float32."""
         if self.clipping is not None:
             parameters = [*self.ranker.parameters(), *self.balancing.parameters().values()]
             self.gradient_norm = clip_gradients(self.clipping, parameters)
             if not math.isfinite(self.gradient_norm):
                 raise NotFinite(step, "norm", ["all gradients"])
 
-    def _refuse_small_shares(self) -> None:
-        ranks = self.runtime.ranks.world_size
-        needed = self.parts * (2 if self.statistics else 1)
-        if ranks > 1 and self.rows // ranks < needed:
-            each = " of 2 rows for BatchNorm" if self.statistics else ""
-            raise InputError(
-                f"train_data.global_batch_size: {self.rows} rows are too few for {ranks} ranks of {self.parts} "
-                f"micro-batches{each}, at least {needed * ranks} are needed; take fewer ranks, or more rows"
-            )
-
 
 def compiled(raw_outputs: Callable[[Batch], list[Tensor]]) -> Callable[[Batch], list[Tensor]]:
-    """The same function in kernels that are made when it is first called. Raises InputError without a compiler.
+    """Compile the function with torch when it is first called. Raises InputError without a C++ compiler.
 
-    What it returns raises RunError where torch cannot make them.
+    The compiled function raises RunError where torch cannot compile it.
     """
     if not torch.cuda.is_available() and not any(map(which, filter(None, (os.environ.get("CXX"), "g++", "clang++")))):
         raise InputError(
-            "training.compile: torch.compile needs a C++ compiler, and there is neither g++ nor clang++; install one, "
-            "name one in CXX, or leave compile out"
+            "training.compile: torch.compile needs a C++ compiler, but neither g++ nor clang++ is installed; install "
+            "one, name one in CXX, or leave compile out"
         )
-    from torch._dynamo.exc import TorchDynamoException
-
-    made = torch.compile(raw_outputs)
+    call_compiled = torch.compile(raw_outputs)
 
     def call(batch: Batch) -> list[Tensor]:
         try:
-            return made(batch)
-        except TorchDynamoException as error:
+            return call_compiled(batch)
+        except compile_errors() as error:
             reason = str(error).strip().partition("\n")[0]
             raise RunError(
-                f"training.compile: torch.compile failed: {reason}; leave compile out, or mend the compiler"
+                f"training.compile: torch.compile failed: {reason}; leave compile out, or fix the compiler"
             ) from error
 
     return call
 
 
 def split_rows(batch: Batch, count: int) -> Iterator[Batch]:
-    """`count` micro-batches of `batch`, in order, whose sizes differ by one row at most; empty ones left out."""
+    """`count` micro-batches of `batch`, in order, whose sizes differ by at most one row; empty ones are left out."""
     rows = len(batch)
-    for part in range(count):
-        start, end = rows * part // count, rows * (part + 1) // count
+    for index in range(count):
+        start, end = rows * index // count, rows * (index + 1) // count
         if end > start:
             yield batch.rows(slice(start, end))

@@ -1,20 +1,22 @@
-"""Training: load, step, evaluate, save."""
+"""Training: load, step, log, evaluate, save."""
 
 import gc
 import json
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from recap.config.file.load import dump_config
 from recap.config.recap import JobMode, RecapConfig
 from recap.data.batch import Batch
-from recap.data.encoding.assets import load_assets
+from recap.data.encoding.assets import Assets, load_assets
 from recap.data.open import open_stream, refuse_caches_that_do_not_fit
+from recap.data.stream.batch_stream import BatchStream
 from recap.distributed import Consensus, Ranks, joined_ranks
 from recap.errors import DataError, Interrupted, NotFinite, RunError
-from recap.evaluation.observers.strata import Strata
+from recap.evaluation.observers.strata import check_strata
 from recap.model.directory import SavedModel, new_ranker, verify_model
 from recap.model.frozen import freeze
 from recap.reporting import Reporter
@@ -24,63 +26,96 @@ from recap.signals import Signals, StopNow, collected_signals
 from recap.storage import replace_text
 from recap.tracking.open import Trackers, open_trackers
 from recap.training.average import WeightAverage
-from recap.training.balancing import build_balancing
-from recap.training.checkpoints import Checkpoints, RunState, check_resumable
+from recap.training.balancing.build import build_balancing
+from recap.training.checkpoints import Checkpoints, check_resumable
 from recap.training.evaluations import Evaluations, Stopped
 from recap.training.finite import not_finite
 from recap.training.log import TrainLog, running_on
-from recap.training.non_finite import RolledBack, build_policy, with_rows
+from recap.training.loss_scale import LossScale
+from recap.training.non_finite import RolledBack, RowLosses, build_policy, describe
 from recap.training.norms import weight_norms
 from recap.training.optimizer.scheduled import ScheduledOptimizer
+from recap.training.parallel import DataParallel
 from recap.training.profile import Profile, span
+from recap.training.state import ModelWeights, Progress, StreamPosition, TrainState
 from recap.training.step import TrainStep
 from recap.training.warm_start import start_from
 from recap.training.watch import Watch
 
 
+@dataclass(frozen=True)
+class RunResult:
+    """The run that `train` trained, and where its models are."""
+
+    run: Run
+    steps: int
+    """Finished optimizer steps of the run, earlier processes included."""
+    trained: bool
+    """Whether this call did anything; False if the run was finished before."""
+    finished: bool
+    """Whether no step of the run is left."""
+    last: Path | None
+    """The latest checkpoint."""
+    best: Path | None
+    """The checkpoint at which the metric of `training.watch` was best; None without one."""
+
+
 def train(
     config: RecapConfig, reporter: Reporter, *, accept_changed_data: bool = False, profile_steps: int = 0
-) -> bool:
-    """Train until `num_train_steps` or `num_epochs`, from the latest checkpoint in `save_dir` if there is one.
+) -> RunResult:
+    """Train until `num_train_steps` or `num_epochs`, resuming from the latest checkpoint in `save_dir` if there is one.
 
-    False: the run was finished before. `accept_changed_data`: go on though files are not those of the checkpoint.
-    `profile_steps`: profile so many steps, none if 0. All ranks that `torchrun` started must call it; the first alone
-    writes, and tells `reporter` how it goes.
-    Raises DataError, CheckpointError, RunError (numbers that are not finite) and Interrupted (a signal).
+    `accept_changed_data`: resume even if the files are not those of the checkpoint. `profile_steps`: number of steps to
+    profile. Under `torchrun` every rank must call it; only rank 0 writes and uses `reporter`.
+    Raises DataError, CheckpointError, RunError (numbers that are not finite) and Interrupted (a signal; signals are
+    handled in the main thread only).
     """
-    save_dir, grace = Path(config.training.save_dir), config.training.preemption_grace_seconds
-    with joined_ranks() as ranks:
-        lock = Run(save_dir).lock() if ranks.is_first else nullcontext()
-        speaker = reporter if ranks.is_first else Reporter()
-        with lock, collected_signals(grace, may_interrupt=ranks.is_alone) as signals:
-            profiled = profile_steps and ranks.is_first
-            rolled_back: list[list[int]] = []
-            while True:
-                try:
-                    with _opening(save_dir, signals):
-                        trainer = Trainer(config, speaker, signals, ranks, accept_changed_data=accept_changed_data)
-                    trainer.state.rolled_back = rolled_back or trainer.state.rolled_back
-                    profile = Profile(profile_steps, Run(save_dir).profile, reporter.say) if profiled else None
-                    return trainer.run(profile)
-                except RolledBack as error:
-                    speaker.say(str(error))
-                    rolled_back = error.rolled_back
-                gc.collect()  # what went bad gives its memory back before the run is built again
+    run, grace = Run(Path(config.training.save_dir)), config.training.preemption_grace_seconds
+    with (
+        joined_ranks() as ranks,
+        _locked(run, ranks),
+        collected_signals(grace, may_interrupt=ranks.is_alone) as signals,
+    ):
+        reporter = reporter if ranks.is_first else Reporter()
+        profile = Profile(profile_steps if ranks.is_first else 0, run.profile, reporter.say)
+
+        def opened(rolled_back: list[list[int]]) -> Trainer:
+            with _interruptible_opening(run, signals):
+                return Trainer(config, reporter, signals, ranks, rolled_back, accept_changed_data=accept_changed_data)
+
+        rolled_back: list[list[int]] = []
+        while True:
+            try:
+                return opened(rolled_back).run(profile)
+            except RolledBack as error:
+                reporter.say(str(error))
+                rolled_back = error.rolled_back
+            gc.collect()  # frees the run that failed before it is built again
 
 
 @contextmanager
-def _opening(save_dir: Path, signals: Signals) -> Iterator[None]:
-    """A run is opened here; a signal ends that at once."""
+def _locked(run: Run, ranks: Ranks) -> Iterator[None]:
+    """Hold the run; only the first rank needs to."""
+    if not ranks.is_first:
+        yield
+        return
+    with run.lock():
+        yield
+
+
+@contextmanager
+def _interruptible_opening(run: Run, signals: Signals) -> Iterator[None]:
+    """Open the run; a signal ends that at once."""
     try:
         with signals.interruptible():
             yield
     except StopNow as stop:
-        step = max(Run(save_dir).checkpoints, default=0)
+        step = max(run.checkpoints, default=0)
         raise Interrupted(stop.number, step, done=False) from None
 
 
 class Trainer:
-    """One run, or the part that one rank has in it."""
+    """One run, or one rank's part in it."""
 
     def __init__(
         self,
@@ -88,221 +123,261 @@ class Trainer:
         reporter: Reporter,
         signals: Signals,
         ranks: Ranks,
+        rolled_back: list[list[int]],
         *,
         accept_changed_data: bool = False,
     ) -> None:
-        consensus = Consensus(ranks, signals)
-        self.config, self.reporter, self.ranks = config, reporter, ranks
-        self.received, self.consensus = signals, consensus
+        """`rolled_back`: the rows that made the run roll back in this process, if any."""
+        self.config, self.reporter, self.signals, self.ranks = config, reporter, signals, ranks
+        self.consensus = Consensus(ranks, signals)
         self.runtime = start_runtime(ranks, config.training.precision)
         assets = load_assets(config.features)
-        self.stream = open_stream(config, assets, JobMode.TRAIN, say=reporter.say, ranks=ranks)
-        # All opened now: data that disagrees with the configuration is refused before the first step.
-        validation = {
-            split: open_stream(config, assets, JobMode.EVALUATE, split, reporter.say, ranks)
-            for split in config.validation_data
-        }
-        Strata(config, assets)
-        refuse_caches_that_do_not_fit({"train_data": self.stream, **validation})
+        self.stream, validation = self._open_streams(assets)
         seed_torch(config.training.seed, 0)
         ranker = new_ranker(config, assets).to(self.runtime.device)
         freeze(ranker, config.optimizer.frozen)
-        self.model = SavedModel(config, assets, ranker)
-        self.balancing = build_balancing(config, ranker, self.runtime.device)
-        self.optimizer = ScheduledOptimizer(config, ranker, self.balancing.parameters())
-        self.average = WeightAverage(config.training.ema, ranker)
+        self.model, self.average = SavedModel(config, assets, ranker), WeightAverage(config.training.ema, ranker)
+        strategy = DataParallel(ranks, self.consensus)
+        self.balancing = build_balancing(config, ranker, self.runtime.device, strategy)
+        self.watch = Watch(config.training.watch)
+        self.optimizer = ScheduledOptimizer(config, ranker, self.balancing.parameters(), self.watch.cut)
+        self.loss_scale = LossScale(enabled=self.runtime.precision == "float16")
+        step_parts = (self.balancing, self.optimizer, self.runtime, strategy)
+        self.train_step = TrainStep(config, ranker, *step_parts, loss_scale=self.loss_scale, signals=signals)
         self.policy = build_policy(config.training.non_finite)
-        self.evaluations = Evaluations(config, ranker, validation, self.runtime, reporter, consensus)
-        self.save_dir = Path(config.training.save_dir)
-        self.checkpoints = Checkpoints(self.save_dir)
-        self.state = self._restore(accept_changed_data)
-        self.state.stream = self.stream.state_dict()
-        self.saved_step = self.state.step
-        parts = (self.balancing, self.optimizer, self.average, self.runtime, consensus)
-        self.train_step = TrainStep(config, ranker, *parts, self.state.loss_scale)
-        self.watch = Watch(config.training.watch, self.state.watch)
-        self.log = TrainLog(config, self.state, self.stream)
-        data = {"train_data": self.stream.source.contents}
-        data |= {split: stream.source.contents for split, stream in validation.items()}
-        facts = {"the configuration": dump_config(config), "the files of data": json.dumps(data)}
-        ranks.check_equal(facts | {"the latest checkpoint": str(self.state.step)})
-        ranks.broadcast_(list(ranker.state_dict().values()))
-        if ranks.is_first:
-            replace_text(Run(self.save_dir).config_file, dump_config(config))
-
-    def run(self, profile: Profile | None = None) -> bool:
-        """Do every step that is left; False if the run is finished and nothing was."""
-        state, training = self.state, self.config.training
-        if self._is_last() and not self._evaluation_is_due():
-            return False
-        began_after = state.step
-        self.trackers = (
-            open_trackers(self.config, state.step, self.reporter.say) if self.ranks.is_first else Trackers([])
+        self.row_losses = RowLosses(config, ranker, self.runtime.device)
+        self.evaluations = Evaluations(config, ranker, validation, self.runtime, reporter, self.consensus)
+        self.trackers, self.log = Trackers([]), TrainLog(config, self.stream)
+        self.position = StreamPosition(self.stream, accept_changes=accept_changed_data)
+        self.progress = Progress()
+        self.state = TrainState.of(
+            self.progress,
+            weights=ModelWeights(ranker, self.average),
+            raw_weights=self.average,
+            optimizer=self.optimizer,
+            balancing=self.balancing,
+            loss_scale=self.loss_scale,
+            watch=self.watch,
+            log=self.log,
+            stream=self.position,
         )
-        left = self.stream.rows_left
-        steps = None if left is None else state.step + left // self.config.train_data.rows_of_a_step
-        in_all = training.num_train_steps if steps is None else min(training.num_train_steps, steps)
-        on = running_on(self.runtime, self.model.ranker)
-        rows, epochs = self.stream.order.rows, in_all * self.config.train_data.rows_of_a_step / self.stream.order.rows
-        self.reporter.start(self.save_dir, state.step, in_all, rows, epochs, on)
-        self.model.ranker.train()
+        self.checkpoints = Checkpoints(config, assets)
+        self._restore_or_start()
+        self.progress.rolled_back = rolled_back or self.progress.rolled_back
+        self.saved_step = self.progress.step
+        self._check_ranks(validation)
+        strategy.start(ranker)
+        if ranks.is_first:
+            replace_text(self.checkpoints.run.config_file, dump_config(config))
+
+    def _open_streams(self, assets: Assets) -> tuple[BatchStream, dict[str, BatchStream]]:
+        """The training stream and one per split, so that data which contradicts the configuration fails now."""
+        config, say, ranks = self.config, self.reporter.say, self.ranks
+        stream = open_stream(config, assets, JobMode.TRAIN, say=say, ranks=ranks)
+        validation = {
+            split: open_stream(config, assets, JobMode.EVALUATE, split, say, ranks) for split in config.validation_data
+        }
+        check_strata(config, assets)
+        refuse_caches_that_do_not_fit({"train_data": stream, **validation})
+        return stream, validation
+
+    def _check_ranks(self, validation: Mapping[str, BatchStream]) -> None:
+        """Raise InputError unless all ranks have the same configuration, data and checkpoint."""
+        files = {"train_data": self.stream, **validation}
+        facts = {
+            "the configuration": dump_config(self.config),
+            "the data files": json.dumps({name: stream.source.contents for name, stream in files.items()}),
+            "the latest checkpoint": str(self.progress.step),
+        }
+        self.ranks.check_equal(facts)
+
+    def _restore_or_start(self) -> None:
+        """Restore the latest checkpoint; in a new run, warm-start the weights if configured."""
+        local = self.checkpoints.latest_valid_step(self.reporter.say) if self.ranks.is_first else None
+        step = self.ranks.broadcast_object(local)
+        if step is None:
+            self._warm_start()
+            return
+        checkpoint = self.checkpoints.run.checkpoint_path(step)
+        for change in check_resumable(checkpoint, self.config, self.model.assets):
+            self.reporter.say(f"changed since {checkpoint.name}: {change}")
+        self.checkpoints.restore(step, self.state)
+
+    def _warm_start(self) -> None:
+        path = self.config.training.initial_checkpoint_dir
+        if path is None:
+            return
+        folder = find_model_directory(Path(path))
+        verify_model(folder)
+        for line in start_from(folder, self.model.ranker, self.config.training.initial_weights):
+            self.reporter.say(line)
+        self.average.restart()
+
+    def run(self, profile: Profile) -> RunResult:
+        """Train to the end. Raises Interrupted after a signal; everything done so far is then saved."""
+        if self._is_last() and not self._evaluation_is_due():
+            return self._result(trained=False)
+        start = self.progress.step
+        self._start()
         try:
-            if self._evaluate_if_due():  # a signal had cut it short
+            if self._evaluate_if_due():  # a signal interrupted it in an earlier process
                 self._save()
-            with closing(iter(self.stream)) as batches:
-                if profile is not None:
-                    profile.start()
-                while not self._is_last():
-                    with self.log.waiting():
-                        batch = self._next(batches)
-                    if batch is not None:
-                        self._step(batch)
-                    elif not state.step:
-                        raise DataError("train_data: too few good rows are left for a single step; mend the data")
-                    state.stream = self.stream.state_dict()
+            with closing(iter(self.stream)) as batches, profile:
+                while not (self._is_last() or self.consensus.signals):
+                    batch = self._load(batches)
+                    self._step(batch)
                     self._log_if_due()
                     self._evaluate_if_due()
-                    self._log_if_due()  # what was seen may have made this step the last
-                    if (
-                        self._due(training.checkpoint_every_n)
-                        or state.best_step == state.step
-                        or self.consensus.signals
-                    ):
-                        self._save()
-                    if profile is not None:
-                        profile.step()
-                    if self.consensus.signals:
-                        break
+                    self._save_if_due()
+                    profile.step()
             if self.consensus.signals:
                 raise StopNow(self.consensus.signals[0])
             self._wait_for_checkpoint()
-            self._tell_best()
+            self._report_best()
         except StopNow as stop:
-            if state.step > self.saved_step:  # a wait for data or a long step was given up
+            if self.progress.step > self.saved_step:  # a wait for data or a slow step was interrupted
                 self._save()
             self._wait_for_checkpoint()
-            raise Interrupted(stop.number, state.step, done=state.step > began_after) from None
+            raise Interrupted(stop.number, self.progress.step, done=self.progress.step > start) from None
         finally:
-            if profile is not None:
-                profile.stop()
             self.checkpoints.close()
             self.trackers.close(finished=self._is_last())
             self.reporter.stop()
-        return True
+        return self._result(trained=True)
 
-    def _next(self, batches: Iterator[Batch]) -> Batch | None:
-        """The next batch, if there is one, but for those that made the run go back. A signal ends the wait for it."""
-        with self.received.interruptible():
-            return next((batch for batch in batches if self.stream.batch_place not in self.state.rolled_back), None)
+    def _start(self) -> None:
+        """Open the trackers and report where the run starts and ends."""
+        progress, data = self.progress, self.config.train_data
+        if self.ranks.is_first:
+            self.trackers = open_trackers(self.config, progress.step, self.reporter.say)
+        steps = self.config.training.num_train_steps
+        if self.stream.rows_left is not None:
+            steps = min(steps, progress.step + self.stream.rows_left // data.rows_of_a_step)
+        rows = self.stream.order.rows
+        epochs = steps * data.rows_of_a_step / rows
+        device = running_on(self.runtime, self.model.ranker)
+        self.reporter.start(self.checkpoints.run.path, progress.step, steps, rows, epochs, device)
+        self.model.ranker.train()
+        self.log.start(progress.step)
 
-    def _step(self, batch: Batch) -> None:
+    def _load(self, batches: Iterator[Batch]) -> Batch | None:
+        """The next batch, None at the end of the data. Skips batches that made the run roll back.
+
+        A signal interrupts the wait.
+        """
+        with self.log.waiting(), self.signals.interruptible():
+            return next((batch for batch in batches if self.stream.batch_range not in self.progress.rolled_back), None)
+
+    def _step(self, batch: Batch | None) -> None:
         """One optimizer step over `batch`."""
-        rates = self.optimizer.rates(self.state.step, self.watch.cut)
-        try:
-            losses = self.train_step(batch, self.state.step + 1, rates)
-        except NotFinite as error:
-            told = with_rows(error, self.train_step, batch, self.stream)
-            told += f" (last checkpoint: {self.checkpoints.latest_or_none() or 'none'})"
-            self.reporter.say(self.policy(self.state, told, self.stream.batch_place))
-            self.state.step += 1
-            return
-        self.state.step += 1
-        loss = self.log.add(losses)
-        self.reporter.advance(self.state.step, loss, self.stream.batch_rows, self.log.losses, self.log.waited)
+        progress, step = self.progress, self.progress.step + 1
+        if batch is not None:
+            try:
+                losses = self.train_step(batch, step)
+            except NotFinite as error:
+                self._skip_or_fail(error, batch)
+                progress.step = step
+            else:
+                self.average.update(step)
+                progress.step = step
+                loss = self.log.add(losses)
+                self.reporter.advance(step, loss, self.stream.batch_rows, self.log.losses, self.log.waited)
+        elif not progress.step:
+            raise DataError("train_data: too few good rows are left for a single step; fix the data")
+        self.position.advance()
+
+    def _skip_or_fail(self, error: NotFinite, batch: Batch) -> None:
+        """Skip a step that is not finite, or raise what `training.non_finite` asks for."""
+        message = describe(error, batch, self.row_losses, self.stream)
+        message += f" (last checkpoint: {self.checkpoints.latest() or 'none'})"
+        self.reporter.say(self.policy(self.progress, message, self.stream.batch_range))
+        self.progress.skipped_steps += 1
 
     def _is_last(self) -> bool:
-        """Whether no step is left: all are done, each row was seen often enough, or nothing improves any more."""
-        return self.state.step >= self.config.training.num_train_steps or self.stream.ended or self.watch.ended
+        """Whether no step is left: all steps or epochs are done, or the watched metric stopped improving."""
+        return self.progress.step >= self.config.training.num_train_steps or self.stream.ended or self.watch.ended
 
-    def _due(self, every: int) -> bool:
-        return self.state.step > 0 and (self.state.step % every == 0 or self._is_last())
-
-    def _evaluation_is_due(self) -> bool:
-        every = self.config.training.eval_log_every_n
-        return every is not None and self._due(every) and self.state.evaluated_step < self.state.step
+    def _is_due(self, every: int) -> bool:
+        return self.progress.step > 0 and (self.progress.step % every == 0 or self._is_last())
 
     def _log_if_due(self) -> None:
-        """Mean losses since the last line, and the rates of the step just done."""
-        state = self.state
-        if not self._due(self.config.training.train_log_every_n) or not state.loss_steps:
+        if self._is_due(self.config.training.train_log_every_n):
+            self._log()
+
+    def _log(self) -> None:
+        """Record the steps since the last record, if there are any."""
+        if not self.log.loss_steps:
             return
         with span("logging"):
-            rates = self.optimizer.rates(state.step - 1, self.watch.cut)
-            record = {**self.log.record(rates, self.balancing.task_weights()), **self._norms()}
-            if self.train_step.scale.used:
-                record["loss_scale"] = self.train_step.scale.factor
+            rates = self.optimizer.rates(self.progress.step)
+            record = dict(self.log.record(self.progress, rates, self.balancing.task_weights()))
+            if self.train_step.gradient_norm is not None:
+                record["gradient_norm"] = self.train_step.gradient_norm
+            if self.config.training.log_norms:
+                record |= weight_norms(self.model.ranker)
+            if self.loss_scale.enabled:
+                record["loss_scale"] = self.loss_scale.factor
             self.trackers.log(record)
             self.reporter.logged(record)
 
-    def _norms(self) -> dict[str, float]:
-        """What a record says of the norms of gradients and weights."""
-        norm = self.train_step.gradient_norm
-        found = {} if norm is None else {"gradient_norm": norm}
-        return found | (weight_norms(self.model.ranker) if self.config.training.log_norms else {})
+    def _evaluation_is_due(self) -> bool:
+        every = self.config.training.eval_log_every_n
+        return every is not None and self._is_due(every) and self.progress.evaluated_step < self.progress.step
 
     def _evaluate_if_due(self) -> bool:
-        """Evaluate all validation sets if this step asks for it; say whether it was done."""
-        state = self.state
+        """Evaluate all splits if this step asks for it; False if not, or if a signal interrupted it."""
         if not self._evaluation_is_due():
             return False
-        started = time.monotonic()
+        started, step = time.monotonic(), self.progress.step
         try:
             with span("evaluation"), self.average.applied():
-                evaluations = self.evaluations(state.step, self.trackers)
+                evaluations = self.evaluations(step, self.trackers)
         except Stopped:
             return False
-        if self.watch.see(evaluations):
-            state.best_step = state.step
-        state.evaluated_step = state.step
+        if self.watch.update(evaluations):
+            self.progress.best_step = step
+        self.progress.evaluated_step = step
         self.log.pause(time.monotonic() - started)
+        if self.watch.ended:  # this step became the last
+            self._log()
         return True
 
-    def _tell_best(self) -> None:
-        """Say where the best model is, and whether waiting for a better one ended the run."""
-        if self.watch.config is None:
-            return
-        best, waited = self.state.best_step, self.state.watch.waited
-        self.reporter.say(self.watch.tell(best))
-        if self.watch.ended:
-            self.reporter.say(
-                f"stopped after step {self.state.step}: {waited} evaluations without a better value "
-                "(training.watch.stop_after)"
-            )
+    def _save_if_due(self) -> None:
+        is_best = self.progress.best_step == self.progress.step
+        if self._is_due(self.config.training.checkpoint_every_n) or is_best or self.consensus.signals:
+            self._save()
 
     def _save(self) -> None:
         with span("checkpoint"):
             bad = not_finite({**self.model.ranker.state_dict(), **self.optimizer.state_dict()})
             if bad:
                 raise RunError(
-                    f"after step {self.state.step} {bad[0]} is not finite, so it was not saved (last checkpoint: "
-                    f"{self.checkpoints.latest_or_none() or 'none'}). Lower the learning rates, or lengthen their ramp"
+                    f"after step {self.progress.step} {bad[0]} is not finite, so it was not saved (last checkpoint: "
+                    f"{self.checkpoints.latest() or 'none'}). Lower the learning rates, or lengthen their ramp"
                 )
-            self.saved_step = self.state.step
-            self.state.finished = self._is_last() and not self._evaluation_is_due()
+            self.saved_step = self.progress.step
+            self.progress.finished = self._is_last() and not self._evaluation_is_due()
             if self.ranks.is_first:
-                self.checkpoints.save(self.model, self.optimizer, self.balancing, self.average, self.state)
+                self.checkpoints.save(self.state)
 
     def _wait_for_checkpoint(self) -> None:
-        """Until what is said to be saved is saved."""
+        """Wait, on all ranks, until the last checkpoint is on disk."""
         self.checkpoints.wait()
         self.ranks.barrier()
 
-    def _restore(self, accept_changed_data: bool) -> RunState:
-        """The state of the latest checkpoint, or of a new run: fresh or warm-started weights."""
-        found = self.checkpoints.latest_whole_step(self.reporter.say) if self.ranks.is_first else None
-        step = self.ranks.broadcast_object(found)
-        if step is None:
-            warm_start = self.config.training.initial_checkpoint_dir
-            if warm_start is not None:
-                folder = find_model_directory(Path(warm_start))
-                verify_model(folder)
-                for line in start_from(folder, self.model.ranker, self.config.training.initial_weights):
-                    self.reporter.say(line)
-                self.average.restart()
-            return RunState()
-        latest = Run(self.save_dir).checkpoint_path(step)
-        for change in check_resumable(latest, self.config, self.model.assets):
-            self.reporter.say(f"changed since {latest.name}: {change}")
-        state = self.checkpoints.restore(latest, self.model, self.optimizer, self.balancing, self.average)
-        self.stream.load_state_dict(state.stream, accept_changes=accept_changed_data)
-        return state
+    def _report_best(self) -> None:
+        """Report the best step, and whether the watched metric ended the run."""
+        if self.watch.config is None:
+            return
+        self.reporter.say(self.watch.summary(self.progress.best_step))
+        if self.watch.ended:
+            self.reporter.say(
+                f"stopped after step {self.progress.step}: {self.watch.waited} evaluations without a better value "
+                "(training.watch.stop_after)"
+            )
+
+    def _result(self, *, trained: bool) -> RunResult:
+        run, progress = self.checkpoints.run, self.progress
+        best = None if progress.best_step is None else run.checkpoint_path(progress.best_step)
+        last = run.checkpoint_path(self.saved_step) if self.saved_step else None
+        return RunResult(run, progress.step, trained, progress.finished, last, best)

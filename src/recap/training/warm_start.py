@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from recap.config.base import KeyPath, dotted
 from recap.config.training import InitialWeightsConfig
 from recap.errors import CheckpointError, ConfigError
-from recap.model.directory import WEIGHTS, load_weights, misfits
+from recap.model.directory import WEIGHTS, load_weights, weight_mismatches
 from recap.model.names import is_below, nearest
 from recap.model.ranker import Ranker
 
@@ -33,7 +33,7 @@ def start_from(folder: Path, ranker: Ranker, said: InitialWeightsConfig | None) 
         raise ConfigError("\n".join(problems))
     sources = {name: source for name in here if (source := _source(name, said)) is not None}
     taken = {name: there[source] for name, source in sources.items() if source in there}
-    if shown := misfits(taken, {name: here[name] for name in sources}):
+    if shown := weight_mismatches(taken, {name: here[name] for name in sources}):
         raise CheckpointError(
             f"{folder / WEIGHTS}: does not give all weights of this model. Say in {dotted((*_PATH, 'map'))} which name "
             f"they have there, or in {dotted((*_PATH, 'fresh'))} that they, or the modules they are in, start anew:\n"

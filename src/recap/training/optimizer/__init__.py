@@ -1,1 +1,1 @@
-"""Gradients → steps: algorithms, schedules, clipping."""
+"""From gradients to weights: algorithms, schedules, clipping."""

@@ -1,4 +1,4 @@
-"""From the algorithm of a configuration to an optimizer; rates are set by `ScheduledOptimizer`, step by step."""
+"""From the algorithm of a configuration to an optimizer; `ScheduledOptimizer` sets the rates at each step."""
 
 from collections.abc import Sequence
 from typing import Any, assert_never
@@ -20,10 +20,10 @@ from recap.training.optimizer.rows import RowOptimizer
 def build_algorithm(
     algorithm: TableAlgorithmConfig, groups: Sequence[Sequence[nn.Parameter]], *, sparse: bool = False
 ) -> torch.optim.Optimizer:
-    """An optimizer with a parameter group, of rate 0, for each of `groups`. `sparse`: their gradients are."""
+    """An optimizer with a parameter group, at rate 0, for each of `groups`. `sparse`: their gradients are sparse."""
     parameters: list[dict[str, Any]] = [{"params": list(group)} for group in groups]
     if sparse:
-        assert not isinstance(algorithm, AdamWConfig)  # refused with the configuration
+        assert not isinstance(algorithm, AdamWConfig)  # the configuration check refuses it
         return RowOptimizer(parameters, algorithm)
     match algorithm:
         case AdamConfig():
@@ -38,8 +38,8 @@ def build_algorithm(
             return _sgd(algorithm, parameters)
         case AdagradConfig():
             start = algorithm.initial_accumulator_value
-            # torch 2.6 has the fused one for the CPU alone.
-            fused = True if all(each.device.type == "cpu" for group in groups for each in group) else None
+            # torch 2.6 has fused Adagrad on the CPU only.
+            fused = True if all(parameter.device.type == "cpu" for group in groups for parameter in group) else None
             return torch.optim.Adagrad(
                 parameters, lr=0.0, initial_accumulator_value=start, eps=algorithm.epsilon, fused=fused
             )
@@ -54,8 +54,8 @@ def _sgd(algorithm: SgdConfig, parameters: list[dict[str, Any]]) -> torch.optim.
         parameters, lr=0.0, momentum=algorithm.momentum, nesterov=algorithm.nesterov, fused=True
     )
     if algorithm.momentum:
-        # From zero a first step is the same. Left to torch, a parameter that gets its first gradient in a later step
-        # than others of its group has no buffer, which the fused step does not expect.
+        # A buffer of zeros leaves the first step unchanged. Without it, the fused step fails for a parameter whose
+        # first gradient comes in a later step than those of its group.
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)

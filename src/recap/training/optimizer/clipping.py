@@ -1,4 +1,4 @@
-"""Gradient clipping, over all parameters together. What each kind is for stands in `recap.config.clipping`."""
+"""Gradient clipping over all parameters together. `recap.config.optimizer` describes each kind."""
 
 import math
 from collections.abc import Iterable
@@ -9,14 +9,16 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from recap.config.optimizer import ClippingConfig, NormClippingConfig, ValueClippingConfig
+from recap.native.torch_private import foreach_clamp_, foreach_mul_
+from recap.training.optimizer.rows import touched_rows
 
 
 @torch.no_grad()
 def clip_gradients(config: ClippingConfig, parameters: Iterable[nn.Parameter]) -> float:
-    """Clip the gradients of `parameters` in place; their L2 norm before that.
+    """Clip the gradients of `parameters` in place; returns their L2 norm before clipping.
 
-    Parameters without a gradient are passed over, and of a sparse gradient only the rows it holds are read. Where the
-    norm is not finite nothing is clipped, since that would make numbers that look good.
+    Parameters without a gradient are skipped; of a sparse gradient only the rows it holds are read. A norm that is not
+    finite clips nothing, since that would hide the fault.
     """
     gradients = [_values(parameter) for parameter in parameters if parameter.grad is not None]
     norm = get_total_norm(gradients).item()
@@ -25,28 +27,21 @@ def clip_gradients(config: ClippingConfig, parameters: Iterable[nn.Parameter]) -
     match config:
         case NormClippingConfig():
             if norm > config.max_norm:
-                torch._foreach_mul_(gradients, config.max_norm / norm)
+                foreach_mul_(gradients, config.max_norm / norm)
         case ValueClippingConfig():
-            torch._foreach_clamp_min_(gradients, -config.max_value)
-            torch._foreach_clamp_max_(gradients, config.max_value)
+            foreach_clamp_(gradients, config.max_value)
         case _:
             assert_never(config)
     return norm
 
 
 def _values(parameter: nn.Parameter) -> Tensor:
-    """The numbers of its gradient, to be changed in place; of a sparse one those of its rows, each once."""
+    """The numbers of its gradient, to be changed in place; of a sparse one, each row it holds once."""
     gradient = parameter.grad
     assert gradient is not None
     if not gradient.is_sparse:
         return gradient
-    parameter.grad = gradient.coalesce() if gradient.device.type != "cpu" else _summed_rows(gradient)
-    return parameter.grad.values()
-
-
-def _summed_rows(gradient: Tensor) -> Tensor:
-    """A sparse gradient [rows, …] whose repeated rows are summed in order; on a CPU `coalesce` leaves that open."""
-    rows, places = torch.unique(gradient._indices()[0], return_inverse=True)
-    found = gradient._values()  # [repeated rows, …]
-    values = found.new_zeros(len(rows), *found.shape[1:]).index_add_(0, places, found)
-    return torch.sparse_coo_tensor(rows[None], values, gradient.shape, check_invariants=False, is_coalesced=True)
+    rows, values = touched_rows(gradient)
+    summed = torch.sparse_coo_tensor(rows[None], values, gradient.shape, check_invariants=False, is_coalesced=True)
+    parameter.grad = summed
+    return summed.values()

@@ -7,15 +7,16 @@ import torch
 from torch import Tensor
 
 from recap.config.optimizer import AdagradConfig, AdamConfig, RowwiseAdagradConfig, SgdConfig
+from recap.native.torch_private import sparse_parts
 
 
 class RowOptimizer(torch.optim.Optimizer):
     """SGD without momentum, Adagrad, row-wise Adagrad or Adam for tables [rows, width], row by row.
 
-    Rows that a gradient does not hold stay as they are, and so does what is kept of them. For all but Adam that is
-    what a dense step does. Adam becomes lazy: the moments of such rows do not decay, as in `torch.optim.SparseAdam`.
-    The number of steps counts for all rows alike, and epsilon is added where Adam adds it, so that a table all of
-    whose rows are in every batch moves by Adam.
+    Rows without a gradient keep their weights and their state. For all algorithms but Adam that equals a dense step.
+    Adam becomes lazy: the moments of such rows do not decay, as in `torch.optim.SparseAdam`. Steps are counted for the
+    whole table, and epsilon is added where Adam adds it, so a table whose rows are all in every batch moves as under
+    Adam.
     """
 
     def __init__(
@@ -23,7 +24,7 @@ class RowOptimizer(torch.optim.Optimizer):
         tables: Iterable[dict[str, Any]],
         algorithm: AdamConfig | SgdConfig | AdagradConfig | RowwiseAdagradConfig,
     ) -> None:
-        """`tables`: parameter groups, of rate 0 to begin with."""
+        """`tables`: parameter groups; their rates start at 0."""
         super().__init__(tables, {"lr": 0.0})
         self.algorithm = algorithm
 
@@ -37,7 +38,7 @@ class RowOptimizer(torch.optim.Optimizer):
                     table.index_add_(0, rows, self._direction(table, rows, gradients), alpha=-group["lr"])
 
     def _direction(self, table: Tensor, rows: Tensor, gradients: Tensor) -> Tensor:
-        """By what `rows` [R] of a table move at a rate of −1, from their gradients, both [R, width]."""
+        """The change of `rows` [R] of a table at a rate of −1, from their gradients, both [R, width]."""
         state, algorithm = self._state(table), self.algorithm
         match algorithm:
             case SgdConfig():
@@ -62,7 +63,7 @@ class RowOptimizer(torch.optim.Optimizer):
                 assert_never(algorithm)
 
     def _state(self, table: Tensor) -> dict[str, Tensor]:
-        """What is kept of a table, made when it first moves."""
+        """The state of a table, made when it first moves."""
         state: dict[str, Tensor] = self.state[table]
         if state:
             return state
@@ -82,18 +83,18 @@ class RowOptimizer(torch.optim.Optimizer):
 
 
 def touched_rows(gradient: Tensor) -> tuple[Tensor, Tensor]:
-    """The rows that a gradient [rows, width] holds, rising, [R] int64, and the gradient of each, [R, width].
+    """The rows of a gradient [rows, width], ascending [R] int64, and the gradient of each, [R, width].
 
-    A sparse one holds the rows that were looked up; those looked up several times are summed in the order of lookups.
-    A dense one holds those that are not zero.
+    A sparse gradient has the rows that were looked up; repeated ones are summed in the order of lookups. A dense one
+    has the rows that are not zero.
     """
     if not gradient.is_sparse:
         rows = gradient.any(dim=1).nonzero().squeeze(1)
         return rows, gradient[rows]
     if gradient.device.type == "cpu":
-        # Several times faster than `coalesce`, which sums in an order that its sort leaves open here.
-        rows, places = torch.unique(gradient._indices()[0], return_inverse=True)
-        values = gradient._values()  # [lookups, width]
-        return rows, values.new_zeros(len(rows), values.shape[1]).index_add_(0, places, values)
+        # Several times faster than `coalesce`, whose sort leaves the order of summands undefined on a CPU.
+        indices, values = sparse_parts(gradient)  # [1, lookups], [lookups, width]
+        rows, positions = torch.unique(indices[0], return_inverse=True)
+        return rows, values.new_zeros(len(rows), values.shape[1]).index_add_(0, positions, values)
     gradient = gradient.coalesce()
     return gradient.indices()[0], gradient.values()

@@ -1,4 +1,4 @@
-"""Learning rate schedules: a pure function of the step, so a resumed run needs no state of them."""
+"""Learning rate schedules: pure functions of the step, so that a resumed run needs no state for them."""
 
 import math
 from bisect import bisect_right
@@ -14,7 +14,7 @@ from recap.config.optimizer import (
 
 
 def learning_rate(config: LearningRateConfig, step: int) -> float:
-    """The rate of the optimizer step that follows `step` finished ones."""
+    """The rate of the optimizer step after `step` finished ones."""
     match config:
         case ConstantConfig():
             return config.learning_rate
@@ -23,9 +23,9 @@ def learning_rate(config: LearningRateConfig, step: int) -> float:
         case LinearRampToCosineConfig():
             if step < config.num_ramp_steps:
                 return config.learning_rate * step / config.num_ramp_steps
-            fall = (step - config.num_ramp_steps) / (config.final_num_steps - config.num_ramp_steps)
-            above = config.learning_rate - config.final_learning_rate
-            return config.final_learning_rate + above * 0.5 * (1 + math.cos(math.pi * min(fall, 1.0)))
+            decayed = (step - config.num_ramp_steps) / (config.final_num_steps - config.num_ramp_steps)
+            height = config.learning_rate - config.final_learning_rate
+            return config.final_learning_rate + height * 0.5 * (1 + math.cos(math.pi * min(decayed, 1.0)))
         case PiecewiseConstantConfig():
             return config.learning_rate_values[bisect_right(config.learning_rate_boundaries, step)]
         case _:

@@ -1,6 +1,6 @@
-"""The optimizer: one parameter group for what towers share, one for each tower, each with its own schedule.
+"""The optimizer: a parameter group for the shared part of the ranker and one for each tower, each with its schedule.
 
-Embedding tables have a group of their own where the configuration says how they move.
+Embedding tables have a group of their own where `optimizer.tables` is configured.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,54 +12,71 @@ from recap.config.base import DEFAULT
 from recap.config.optimizer import LearningRateConfig
 from recap.config.recap import RecapConfig
 from recap.model.ranker import Ranker
+from recap.native.torch_private import foreach_add_
 from recap.training.optimizer.algorithms import build_algorithm
 from recap.training.optimizer.schedule import learning_rate
 
 SHARED, TABLES = "backbone", "tables"
+RateCut = Callable[[float], float]
+"""A scheduled rate → the rate after cuts."""
+
+
+def no_cut(rate: float) -> float:
+    """The rate itself."""
+    return rate
 
 
 class ScheduledOptimizer:
-    """Algorithms whose rates are set from the step. Groups are found by module, never by parameter name."""
+    """The algorithms of a run, with rates set from the step. Groups are found by module, never by parameter name."""
 
-    def __init__(self, config: RecapConfig, ranker: Ranker, beside: Mapping[str, nn.Parameter] | None = None) -> None:
-        """`beside`: parameters, by name, that are not the ranker's and move at the backbone's rate."""
-        said = config.optimizer
-        towers = {task: said.towers[task] if task in said.towers else said.towers[DEFAULT] for task in config.tasks}
-        self.schedules: dict[str, LearningRateConfig] = {SHARED: said.backbone}
-        self.schedules |= {f"towers/{task}": rate for task, rate in towers.items()}
-        more = dict(beside or {})
+    def __init__(
+        self,
+        config: RecapConfig,
+        ranker: Ranker,
+        others: Mapping[str, nn.Parameter] | None = None,
+        cut: RateCut = no_cut,
+    ) -> None:
+        """`others`: parameters by name that are not the ranker's; they move at the rate of the backbone.
+
+        `cut`: scheduled rate → the rate after cuts, asked at every step; the watched metric decides it.
+        """
+        optimizer, tasks = config.optimizer, config.tasks
+        rates = {task: optimizer.towers.get(task, optimizer.towers[DEFAULT]) for task in tasks}
+        self.schedules: dict[str, LearningRateConfig] = {SHARED: optimizer.backbone}
+        self.schedules |= {f"towers/{task}": rate for task, rate in rates.items()}
+        self._cut = cut
+        others = dict(others or {})
         tables = dict.fromkeys(ranker.inputs.embeddings.parameters())
-        shared = [each for each in ranker.shared_parameters() if said.tables is None or each not in tables]
-        groups = [[*shared, *more.values()], *(list(ranker.tower_parameters(task)) for task in towers)]
-        self._algorithms = [build_algorithm(said.algorithm, groups)]
-        if said.tables is not None:
-            self.schedules[TABLES] = said.tables.learning_rate
-            if said.tables.sparse:
+        shared = [each for each in ranker.shared_parameters() if optimizer.tables is None or each not in tables]
+        groups = [[*shared, *others.values()], *(list(ranker.tower_parameters(task)) for task in tasks)]
+        self._algorithms = [build_algorithm(optimizer.algorithm, groups)]
+        if optimizer.tables is not None:
+            self.schedules[TABLES] = optimizer.tables.learning_rate
+            sparse = optimizer.tables.sparse
+            if sparse:
                 ranker.inputs.embeddings.make_gradients_sparse()
-            self._algorithms.append(build_algorithm(said.tables.algorithm, [list(tables)], sparse=said.tables.sparse))
+            self._algorithms.append(build_algorithm(optimizer.tables.algorithm, [list(tables)], sparse=sparse))
         self._names = {parameter: name for name, parameter in ranker.named_parameters()}
-        # λ/2·‖W‖² has the gradient λ·W. It is added here, so that it means the same whatever the algorithm.
-        self._penalties = [
-            (parameters, strength)
-            for strength, parameters in (
-                (said.embedding_l2, list(tables)),
-                (said.network_l2, [each for each in self._names if each not in tables]),
-            )
-            if strength and parameters
-        ]
-        self._names |= {parameter: name for name, parameter in more.items()}
+        # λ/2·‖W‖² has the gradient λ·W. Added to the gradient, it means the same under every algorithm.
+        penalties = (
+            (list(tables), optimizer.embedding_l2),
+            ([parameter for parameter in self._names if parameter not in tables], optimizer.network_l2),
+        )
+        self._penalties = [(parameters, strength) for parameters, strength in penalties if strength and parameters]
+        self._names |= {parameter: name for name, parameter in others.items()}
 
-    def rates(self, step: int, cut: Callable[[float], float] = lambda rate: rate) -> dict[str, float]:
-        """The rate of each group after `step` finished steps; `cut` is what an unmoved metric makes of a rate."""
-        return {name: cut(learning_rate(schedule, step)) for name, schedule in self.schedules.items()}
+    def rates(self, step: int) -> dict[str, float]:
+        """The rate of each group in step number `step`, counted from 1, after all cuts so far."""
+        return {name: self._cut(learning_rate(schedule, step - 1)) for name, schedule in self.schedules.items()}
 
     def zero_grad(self) -> None:
-        """Forget all gradients."""
+        """Clear all gradients."""
         for algorithm in self._algorithms:
             algorithm.zero_grad(set_to_none=True)
 
-    def step(self, rates: Mapping[str, float]) -> None:
-        """Move the weights, at `rates` of the groups."""
+    def step(self, step: int) -> None:
+        """Move the weights by their gradients, as step number `step`, counted from 1."""
+        rates = self.rates(step)
         groups = [group for algorithm in self._algorithms for group in algorithm.param_groups]
         for group, name in zip(groups, self.schedules, strict=True):
             group["lr"] = rates[name]
@@ -69,7 +86,7 @@ class ScheduledOptimizer:
             algorithm.step()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What is kept of every parameter, such as its moments: `parameter/key` → tensor."""
+        """The state of every parameter, such as its moments: `parameter/key` → tensor."""
         return {
             f"{name}/{key}": value
             for parameter, name in self._names.items()
@@ -78,7 +95,7 @@ class ScheduledOptimizer:
         }
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
-        """Bring back what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         parameters = {name: parameter for parameter, name in self._names.items()}
         moved_by = {
             parameter: algorithm
@@ -95,8 +112,8 @@ class ScheduledOptimizer:
 
 
 def _add_to_gradients(parameters: Sequence[Tensor], strength: float) -> None:
-    """Add `strength` · parameter to the gradient of each that has one: what no loss reads is left alone."""
-    found = [(parameter, parameter.grad) for parameter in parameters if parameter.grad is not None]
-    if found:
+    """Add `strength` · parameter to the gradient of each parameter that has one; others do not move."""
+    moving = [parameter for parameter in parameters if parameter.grad is not None]
+    if moving:
         with torch.no_grad():
-            torch._foreach_add_([grad for _, grad in found], [parameter for parameter, _ in found], alpha=strength)
+            foreach_add_([parameter.grad for parameter in moving if parameter.grad is not None], moving, strength)

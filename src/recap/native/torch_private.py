@@ -1,0 +1,97 @@
+"""Private names of torch, in one place, each with a public fallback for versions that lack it and for `RECAP_PLAIN=1`.
+
+The `foreach` functions launch one kernel for a list of tensors instead of one for each; the fallbacks loop.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recap.native import plain
+
+
+def _private(owner: Any, name: str) -> Any:
+    """The attribute, or None if it is missing or turned off."""
+    return None if plain() else getattr(owner, name, None)
+
+
+def foreach_norm(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The L2 norm of each tensor, a scalar in its dtype."""
+    norm = _private(torch, "_foreach_norm")
+    if norm is None:
+        return [torch.linalg.vector_norm(tensor) for tensor in tensors]
+    return list(norm(list(tensors)))
+
+
+def foreach_lerp_(tensors: Sequence[Tensor], ends: Sequence[Tensor], weight: float) -> None:
+    """Move each tensor toward its end by `weight` (0 to 1) of the way."""
+    lerp = _private(torch, "_foreach_lerp_")
+    if lerp is not None:
+        lerp(list(tensors), list(ends), weight)
+        return
+    for tensor, end in zip(tensors, ends, strict=True):
+        tensor.lerp_(end, weight)
+
+
+def foreach_add_(tensors: Sequence[Tensor], others: Sequence[Tensor], alpha: float) -> None:
+    """Add `alpha` · other to each tensor."""
+    add = _private(torch, "_foreach_add_")
+    if add is not None:
+        add(list(tensors), list(others), alpha=alpha)
+        return
+    for tensor, other in zip(tensors, others, strict=True):
+        tensor.add_(other, alpha=alpha)
+
+
+def foreach_mul_(tensors: Sequence[Tensor], factor: float) -> None:
+    """Multiply each tensor by `factor`."""
+    multiply = _private(torch, "_foreach_mul_")
+    if multiply is not None:
+        multiply(list(tensors), factor)
+        return
+    for tensor in tensors:
+        tensor.mul_(factor)
+
+
+def foreach_clamp_(tensors: Sequence[Tensor], limit: float) -> None:
+    """Clamp each tensor to −limit … limit."""
+    low, high = _private(torch, "_foreach_clamp_min_"), _private(torch, "_foreach_clamp_max_")
+    if low is not None and high is not None:
+        low(list(tensors), -limit)
+        high(list(tensors), limit)
+        return
+    for tensor in tensors:
+        tensor.clamp_(-limit, limit)
+
+
+def sparse_parts(tensor: Tensor) -> tuple[Tensor, Tensor]:
+    """Indices [dimensions, N] and values [N, …] of a sparse tensor as they are stored, before repeated ones are summed.
+
+    The fallback sums them.
+    """
+    if _private(tensor, "_indices") is None or _private(tensor, "_values") is None:
+        tensor = tensor.detach().coalesce()
+        return tensor.indices(), tensor.values()
+    return tensor._indices(), tensor._values()
+
+
+def profiler_enabled() -> bool:
+    """Whether torch's profiler runs. The fallback says yes: a span then costs a microsecond."""
+    enabled = _private(torch.autograd, "_profiler_enabled")
+    return True if enabled is None else bool(enabled())
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this CPU multiplies bf16 in hardware (AVX-512 BF16). The fallback says no."""
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # no trick, so `RECAP_PLAIN` leaves it
+    return False if supported is None else bool(supported())
+
+
+def compile_errors() -> type[RuntimeError]:
+    """What `torch.compile` raises where it cannot compile. The fallback is the base class."""
+    import torch._dynamo.exc as errors
+
+    error: type[RuntimeError] = getattr(errors, "TorchDynamoException", RuntimeError)
+    return error

@@ -1,0 +1,59 @@
+"""The interface of balancing: how the losses of tasks become the gradients of a step."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from recap.config.recap import RecapConfig
+from recap.data.batch import Batch
+from recap.model.objective.objective import Objective
+from recap.model.ranker import Ranker
+from recap.training.parallel import ONE_PROCESS, Strategy
+
+
+class Balancing(ABC):
+    """Turns the outputs of micro-batches into the gradients of a step: `backward` for each, then `finish`.
+
+    Between them comes `unscale`, if the share given to `backward` was multiplied by a loss scale.
+    """
+
+    def __init__(
+        self, config: RecapConfig, ranker: Ranker, device: torch.device, strategy: Strategy = ONE_PROCESS
+    ) -> None:
+        self.ranker, self.strategy = ranker, strategy
+        self.objective = Objective(config).to(device)
+        self.loss_weights = torch.tensor([task.loss_weight for task in config.model.tasks.values()], device=device)
+
+    @abstractmethod
+    def backward(self, outputs: Sequence[Tensor], batch: Batch, share: float) -> Tensor:
+        """Add the raw outputs, T × [B], of a micro-batch that is this `share` of the step; returns its losses [T]."""
+
+    @abstractmethod
+    def unscale(self, scale: float) -> None:
+        """Divide everything that `backward` added by `scale`."""
+
+    @abstractmethod
+    def finish(self, losses: Tensor) -> None:
+        """Write the gradients of the step, of all ranks, to the parameters. `losses` [T] float64 are of all rows."""
+
+    @abstractmethod
+    def forget(self) -> None:
+        """Drop everything that `backward` added."""
+
+    def parameters(self) -> Mapping[str, nn.Parameter]:
+        """Parameters by name that the optimizer moves besides the ranker's, at the rate of the backbone."""
+        return {}
+
+    def task_weights(self) -> list[float] | None:
+        """The learned weight of each task, beside its `loss_weight`; None where none is learned."""
+        return None
+
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """What a resumed run needs besides the optimizer's state."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what `state_dict` returned."""
+        assert not state

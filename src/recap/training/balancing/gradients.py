@@ -1,0 +1,125 @@
+"""Balancing by the gradients of each task: one forward pass, and a backward pass per task."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from recap.config.optimizer import GradNormConfig
+from recap.config.recap import RecapConfig
+from recap.data.batch import Batch
+from recap.model.gradients import TaskGradients
+from recap.model.ranker import Ranker
+from recap.training.balancing.balancing import Balancing
+from recap.training.parallel import ONE_PROCESS, Strategy
+
+
+class _ByTask(Balancing):
+    """Collects the gradients of each task, of weight · loss."""
+
+    def __init__(
+        self, config: RecapConfig, ranker: Ranker, device: torch.device, strategy: Strategy = ONE_PROCESS
+    ) -> None:
+        super().__init__(config, ranker, device, strategy)
+        self.tasks = len(config.tasks)
+        self.gradients = TaskGradients(ranker.parameters(), self.tasks)
+
+    def backward(self, outputs: Sequence[Tensor], batch: Batch, share: float) -> Tensor:
+        leaf = torch.stack([output.detach() for output in outputs], dim=1).requires_grad_()  # [B, T]
+        losses: Tensor = self.objective(leaf, batch)  # [T]
+        self.gradients.add(outputs, leaf, losses * self.loss_weights * share)
+        return losses.detach()
+
+    def unscale(self, scale: float) -> None:
+        self.gradients.unscale(scale)
+
+    def forget(self) -> None:
+        self.gradients = TaskGradients(self.ranker.parameters(), self.tasks)
+
+    def take_gradients(self) -> TaskGradients:
+        """The gradients of the step over all ranks; the next step starts without any."""
+        taken = self.gradients
+        self.forget()
+        taken.reduce(self.strategy.reduce_gradients)
+        return taken
+
+
+class PcGrad(_ByTask):
+    """Yu et al., NeurIPS 2020, algorithm 1, over the mean of the tasks' losses."""
+
+    def finish(self, losses: Tensor) -> None:
+        """Project the gradients of shared parameters; those of towers stay as they are."""
+        gradients = self.take_gradients()
+        orders = [torch.randperm(self.tasks).tolist() for _ in range(self.tasks)]  # each rank draws others
+        orders = self.strategy.broadcast_object(orders)
+        factors = projected(gradients.gram(), orders).sum(dim=0) / self.tasks
+        gradients.write(factors.tolist(), [1 / self.tasks] * self.tasks)
+
+
+def projected(gram: Tensor, orders: Sequence[Sequence[int]]) -> Tensor:
+    """Dot products of T gradients [T, T] → [T, T] float64: row i combines the gradients into PCGrad's i-th one.
+
+    For each j of `orders[i]`: where the i-th gradient, as projected so far, has a negative dot product with the
+    original j-th, its component along that one is removed.
+    """
+    factors = torch.eye(len(gram), dtype=torch.float64)
+    for task, order in enumerate(orders):
+        for other in order:
+            along = factors[task] @ gram[:, other]
+            if other != task and along < 0:
+                factors[task, other] -= along / gram[other, other]
+    return factors
+
+
+class GradNorm(_ByTask):
+    """Chen et al., ICML 2018, algorithm 1, with the norm over all shared parameters.
+
+    A task without a gradient in a step (no labels) is left out of it. Weights stay at or above `MIN_WEIGHT` before
+    they are scaled to sum up to T.
+    """
+
+    MIN_WEIGHT = 1e-3
+
+    def __init__(
+        self,
+        config: RecapConfig,
+        balancing: GradNormConfig,
+        ranker: Ranker,
+        device: torch.device,
+        strategy: Strategy = ONE_PROCESS,
+    ) -> None:
+        super().__init__(config, ranker, device, strategy)
+        self.alpha, self.learning_rate = balancing.alpha, balancing.learning_rate
+        self.weights = torch.ones(self.tasks, dtype=torch.float64)  # [T]
+        self.first_losses = torch.full((self.tasks,), torch.nan, dtype=torch.float64)  # [T] NaN before the first
+
+    def finish(self, losses: Tensor) -> None:
+        """Write gradients with the present weights, then move the weights."""
+        gradients = self.take_gradients()
+        factors = (self.weights / self.tasks).tolist()
+        gradients.write(factors, factors)
+        norms = gradients.gram().diagonal().sqrt()
+        new = self.first_losses.isnan() & (losses > 0)
+        self.first_losses = torch.where(new, losses, self.first_losses)
+        counted = (norms > 0) & norms.isfinite() & (losses > 0)
+        if counted.sum() > 1:
+            self.weights = self._next_weights(norms, losses / self.first_losses, counted)
+
+    def _next_weights(self, norms: Tensor, loss_ratios: Tensor, counted: Tensor) -> Tensor:
+        """The next weights [T], from norms of unweighted gradients and losses relative to the first, [T] each."""
+        weighted = self.weights * norms
+        slowness = loss_ratios / loss_ratios[counted].mean()  # r of the paper
+        targets = weighted[counted].mean() * slowness**self.alpha
+        moved = self.weights - self.learning_rate * torch.sign(weighted - targets) * norms
+        moved = torch.where(counted, moved.clamp(min=self.MIN_WEIGHT), self.weights)
+        return moved * self.tasks / moved.sum()
+
+    def task_weights(self) -> list[float] | None:
+        weights: list[float] = self.weights.tolist()
+        return weights
+
+    def state_dict(self) -> Mapping[str, Tensor]:
+        return {"weights": self.weights, "first_losses": self.first_losses}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self.weights, self.first_losses = state["weights"], state["first_losses"]

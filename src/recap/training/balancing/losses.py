@@ -1,0 +1,75 @@
+"""Balancing by weights on losses, with one backward pass per micro-batch."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from recap.config.loss import RegressionConfig
+from recap.config.recap import RecapConfig
+from recap.data.batch import Batch
+from recap.model.objective.objective import stacked
+from recap.model.ranker import Ranker
+from recap.training.balancing.balancing import Balancing
+from recap.training.parallel import ONE_PROCESS, Strategy
+
+
+class MeanOfLosses(Balancing):
+    """The mean of weight · loss over the tasks, plus the penalty of the objective."""
+
+    def backward(self, outputs: Sequence[Tensor], batch: Batch, share: float) -> Tensor:
+        raw = stacked(outputs)  # [B, T]
+        losses: Tensor = self.objective(raw, batch)  # [T]
+        total = self.weighted(losses * self.loss_weights).mean() + self.objective.penalty(raw)
+        (total * share).backward()  # type: ignore[no-untyped-call]
+        return losses.detach()
+
+    def unscale(self, scale: float) -> None:
+        for parameter in self._all_parameters():
+            if parameter.grad is not None:
+                parameter.grad.div_(scale)
+
+    def finish(self, losses: Tensor) -> None:
+        parameters = self._all_parameters()
+        sums = self.strategy.reduce_gradients([parameter.grad for parameter in parameters], parameters)
+        for parameter, total in zip(parameters, sums, strict=True):
+            parameter.grad = total
+
+    def _all_parameters(self) -> list[nn.Parameter]:
+        return [*self.ranker.parameters(), *self.parameters().values()]
+
+    def forget(self) -> None:
+        """Nothing to drop: gradients are cleared when a step begins."""
+
+    def weighted(self, losses: Tensor) -> Tensor:
+        """[T] → [T]: the terms whose mean is minimised."""
+        return losses
+
+
+class Uncertainty(MeanOfLosses):
+    """Kendall et al., CVPR 2018, with s = log σ²: exp(−s)·L + s / 2, where L counts half for a regression."""
+
+    def __init__(
+        self, config: RecapConfig, ranker: Ranker, device: torch.device, strategy: Strategy = ONE_PROCESS
+    ) -> None:
+        super().__init__(config, ranker, device, strategy)
+        halves = [0.5 if isinstance(task.objective, RegressionConfig) else 1.0 for task in config.model.tasks.values()]
+        self.factors = torch.tensor(halves, device=device)  # [T]
+        self.log_variances = nn.Parameter(torch.zeros(len(halves), device=device))  # [T]
+
+    def weighted(self, losses: Tensor) -> Tensor:
+        return self.factors * torch.exp(-self.log_variances) * losses + self.log_variances / 2
+
+    def parameters(self) -> Mapping[str, nn.Parameter]:
+        return {"balancing.log_variances": self.log_variances}
+
+    def task_weights(self) -> list[float] | None:
+        weights: list[float] = (self.factors * torch.exp(-self.log_variances.detach())).tolist()
+        return weights
+
+    def state_dict(self) -> Mapping[str, Tensor]:
+        return {"log_variances": self.log_variances.detach()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        with torch.no_grad():
+            self.log_variances.copy_(state["log_variances"])

@@ -1,0 +1,110 @@
+"""What a run remembers to resume bit for bit: named parts, each of which saves and loads its own state.
+
+A part that holds tensors becomes `NAME.safetensors` in a checkpoint; plain values go to `state.json`. To have a run
+remember something more, give it `state_dict` and `load_state_dict` and add it to the parts in `Trainer`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from recap.data.stream.batch_stream import BatchStream
+from recap.errors import CheckpointError
+from recap.model.directory import weight_mismatches
+from recap.model.ranker import Ranker
+from recap.training.average import WeightAverage
+
+
+class Stateful(Protocol):
+    """A part of the state of a run: tensors, or plain JSON values, by name."""
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """The state as it is now; tensors are not copied."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+
+
+@dataclass
+class Progress:
+    """How far a run has come: positions and counts, never rows. Only the `Trainer` changes it."""
+
+    step: int = 0
+    """Finished optimizer steps."""
+    evaluated_step: int = 0
+    """The last step that was evaluated."""
+    skipped_steps: int = 0
+    """Non-finite steps, which moved nothing."""
+    rolled_back: list[list[int]] = field(default_factory=list)
+    """[start, end) of each batch that made the run roll back, counted over all epochs; these batches are skipped."""
+    best_step: int | None = None
+    """The step at which the watched metric was best; its checkpoint is kept."""
+    finished: bool = False
+    """Whether nothing is left to do; a follower need not wait for another checkpoint."""
+
+    def state_dict(self) -> Mapping[str, Any]:
+        return asdict(self)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for name in (each.name for each in fields(self)):
+            if name in state:
+                setattr(self, name, state[name])
+
+
+class ModelWeights:
+    """The weights of a model directory: those of the ranker, or their moving averages where there are any."""
+
+    def __init__(self, ranker: Ranker, average: WeightAverage) -> None:
+        self._ranker, self._average = ranker, average
+
+    def state_dict(self) -> Mapping[str, Tensor]:
+        with self._average.applied():
+            state: dict[str, Tensor] = self._ranker.state_dict()
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Load into the ranker. Raises CheckpointError, which lists what does not fit."""
+        if problems := weight_mismatches(state, self._ranker.state_dict()):
+            raise CheckpointError(f"the weights are of another model:\n  {problems}")
+        self._ranker.load_state_dict(state)
+
+
+class StreamPosition:
+    """The position in the training data after the last finished step; the stream itself may be a batch ahead."""
+
+    def __init__(self, stream: BatchStream, *, accept_changes: bool = False) -> None:
+        """`accept_changes`: resume even if the files are not those of the checkpoint."""
+        self._stream, self._accept_changes = stream, accept_changes
+        self._state = stream.state_dict()
+
+    def advance(self) -> None:
+        """A step over the last batch is finished."""
+        self._state = self._stream.state_dict()
+
+    def state_dict(self) -> Mapping[str, Any]:
+        return self._state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Move the stream. Raises DataError if its files changed and that is not accepted."""
+        self._stream.load_state_dict(dict(state), accept_changes=self._accept_changes)
+        self._state = self._stream.state_dict()
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """The named parts of a run. They are restored in this order."""
+
+    progress: Progress
+    parts: Mapping[str, Stateful]
+    """Name → part, `progress` among them."""
+
+    @classmethod
+    def of(cls, progress: Progress, **parts: Stateful) -> "TrainState":
+        """`progress` and further parts by name."""
+        return cls(progress, {**parts, "progress": progress})
+
+    def state_dict(self) -> dict[str, Mapping[str, Any]]:
+        """Name → the state of each part."""
+        return {name: part.state_dict() for name, part in self.parts.items()}
