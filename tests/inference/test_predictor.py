@@ -24,7 +24,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return find_model_directory(folder / "run")
 
 
-def test_scores_may_be_weighed_anew_and_other_columns_carried(model: Path) -> None:
+def test_overrides_may_change_score_weights_and_carried_columns(model: Path) -> None:
     predictor = Predictor.open(model, ["scoring.weights={share: 3}", "features.ids=[]"])
     assert predictor.scorer.formula.weights.tolist() == [0.0, 3.0]
     assert [column.name for column in predictor.config.features.carried] == ["user_id", "served_at_ms"]
@@ -44,7 +44,7 @@ def test_scores_may_be_weighed_anew_and_other_columns_carried(model: Path) -> No
         ),
     ],
 )
-def test_what_the_weights_were_trained_for_may_not_change(override: str, line: str, model: Path) -> None:
+def test_overrides_may_not_change_features_or_model(override: str, line: str, model: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         Predictor.open(model, [override])
     first, *lines = str(caught.value).splitlines()
@@ -52,7 +52,7 @@ def test_what_the_weights_were_trained_for_may_not_change(override: str, line: s
     assert line in lines
 
 
-def test_histories_are_predicted_with_as_they_were_trained_on_in_every_format(
+def test_a_model_with_histories_predicts_the_same_from_every_format(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(write_feed(tmp_path, histories=True))

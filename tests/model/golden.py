@@ -1,4 +1,4 @@
-"""The published ranker's numbers: reading them, and its parameter names in our words."""
+"""The published ranker's golden numbers, and its parameter names translated to ours."""
 
 import json
 import re
@@ -28,11 +28,11 @@ _NAMES = [
     (r"\._mask_layer\.", ".mask."),
     (r"\._hidden_layer\.", ".hidden."),
 ]
-_ELSEWHERE = re.compile(r"_calibrators|_before_concat_layers\.3")  # the configuration says these
+_ELSEWHERE = re.compile(r"_calibrators|_before_concat_layers\.3")  # these are in the configuration
 
 
 def our_name(published: str) -> str:
-    """A parameter's name here."""
+    """Our name of a published parameter."""
     for pattern, ours in _NAMES:
         published = re.sub(pattern, ours, published)
     return published
@@ -41,7 +41,7 @@ def our_name(published: str) -> str:
 def read(name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors and the configuration of a golden file."""
     with safe_open(FOLDER / f"{name}.safetensors", "pt") as file:
-        names = file.keys()  # safe_open is no mapping: it cannot be iterated itself
+        names = file.keys()  # safe_open cannot be iterated itself
         tensors = {key: file.get_tensor(key) for key in names}
         return tensors, {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
 
@@ -52,7 +52,7 @@ def section(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def load_published(module: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Give `module` the published weights; every one must have its place, and every place its weight."""
+    """Load the published weights into `module`; the names must match exactly."""
     own = module.state_dict()
     weights = {
         our_name(name): tensor for name, tensor in section(tensors, "weight/").items() if not _ELSEWHERE.search(name)

@@ -1,7 +1,4 @@
-"""Every kind of part a model can have, small, and rankers made of them: what the shared behaviour suite runs over.
-
-Whoever adds a kind adds it here.
-"""
+"""Small examples of every kind of part, and rankers made of them, for the shared suite. Add new kinds here."""
 
 from pathlib import Path
 from typing import Any
@@ -14,6 +11,7 @@ from recap.config.file.load import config_of
 from recap.config.recap import RecapConfig
 from recap.data.batch import Batch
 from recap.data.encoding.encoder import RowEncoder
+from recap.data.encoding.labels import LabelEncoder
 from recap.data.formats.location import Location
 from recap.model.ranker import Ranker
 
@@ -111,7 +109,7 @@ SHARINGS: dict[str, dict[str, Any]] = {
     "cgc": {"kind": "cgc", "shared_experts": 2, "task_experts": 1},
     "ple": {"kind": "ple", "shared_experts": 1, "task_experts": 2, "levels": 2},
 }
-"""Those with a backbone."""
+"""Sharing schemes with a backbone."""
 ENCODERS: dict[str, dict[str, Any]] = {
     "pooling_mean": {"kind": "pooling"},
     "pooling_sum": {"kind": "pooling", "mode": "sum"},
@@ -164,7 +162,7 @@ OTHERS: dict[str, dict[str, Any]] = {
         }
     },
 }
-"""What else a model can say, by name: laid over the section `model` of `mlp-share_all`."""
+"""Other settings of a model, by name: merged over the section `model` of `mlp-share_all`."""
 FEATURES: dict[str, dict[str, Any]] = {
     f"history_{name}": {
         "discrete": {"hour": {"size": 24}, "post": {"hash": {"buckets": 30}}},
@@ -172,14 +170,14 @@ FEATURES: dict[str, dict[str, Any]] = {
     }
     for name in ENCODERS
 }
-"""What is laid over the section `features` for some of them."""
+"""Merged over the section `features` for some of them."""
 
 CASES: dict[str, dict[str, Any]] = {
     **{
         f"{backbone}-{sharing}": {}
         for backbone in BACKBONES
         for sharing in SHARINGS
-        if not (sharing == "ple" and BACKBONES[backbone]["kind"] == "dlrm")  # there are no embeddings above level 1
+        if not (sharing == "ple" and BACKBONES[backbone]["kind"] == "dlrm")  # only level 1 reads embeddings
     },
     **{f"{tower}-share_none": {} for tower in TOWERS},
     **OTHERS,
@@ -204,7 +202,9 @@ def make_config(case: str) -> RecapConfig:
 
 def make_batch(config: RecapConfig, rows: int = 40, seed: int = 0) -> Batch:
     """Rows of a feed as `config` reads them."""
-    encoder = RowEncoder(config.features, {"language": pa.array(["en", "ja"])}, config.tasks, config.train_data.labels)
+    encoder = RowEncoder(
+        config.features, {"language": pa.array(["en", "ja"])}, LabelEncoder(config.tasks, config.train_data.labels)
+    )
     return encoder.encode(history_table(rows, seed), Location("rows"))
 
 

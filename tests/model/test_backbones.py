@@ -1,4 +1,4 @@
-"""Every backbone against the equations of its paper, written as slow loops over numbers; and under torch.export."""
+"""Every backbone against the equations of its paper, written as slow loops over numbers; and torch.export."""
 
 import math
 from typing import Any
@@ -22,7 +22,7 @@ from recap.model.layers import Mlp
 from recap.model.towers import Tower
 
 LAYOUT = InputLayout(7, [4, 4])
-"""Where every backbone of the shared suite can stand."""
+"""Inputs that every backbone of the shared suite accepts."""
 Row = list[float]
 Matrix = list[Row]
 
@@ -32,7 +32,7 @@ def config_of(values: dict[str, Any]) -> BackboneConfig:
 
 
 def make(layout: InputLayout = LAYOUT, **values: Any) -> Any:
-    """A backbone in float64 with parameters that are all other than where they start."""
+    """A backbone in float64 whose parameters all differ from their initial values."""
     torch.manual_seed(0)
     network = build_backbone(config_of(values), layout).double().eval()
     with torch.no_grad():
@@ -42,13 +42,13 @@ def make(layout: InputLayout = LAYOUT, **values: Any) -> Any:
 
 
 def agrees(network: nn.Module, slow: Any, layout: InputLayout = LAYOUT) -> None:
-    """`slow` gives for a row what `network` gives for it among others."""
+    """`slow` computes for one row what `network` computes for a batch."""
     torch.manual_seed(1)
     inputs = torch.randn(5, layout.width, dtype=torch.float64)
     expected = torch.tensor([slow(row) for row in inputs.tolist()], dtype=torch.float64)
-    found = network(inputs)
-    assert found.shape == (5, network.out_features)
-    assert_close(found, expected)
+    outputs = network(inputs)
+    assert outputs.shape == (5, network.out_features)
+    assert_close(outputs, expected)
 
 
 # The small parts, a row at a time.
@@ -72,7 +72,7 @@ def lin(layer: Any, row: Row) -> Row:
 
 
 def mlp(network: Mlp, row: Row) -> Row:
-    """Of Linear and ReLU only."""
+    """An MLP of Linear and ReLU only."""
     for layer in network.layers:
         row = lin(layer, row) if isinstance(layer, nn.Linear) else [max(value, 0.0) for value in row]
     return row
@@ -94,20 +94,20 @@ def norm(layer: Any, row: Row) -> Row:
 
 def test_dropout_has_a_rate_for_each_layer_with_a_relu() -> None:
     sizes = {"kind": "mlp", "layer_sizes": [8, 6, 4]}
-    for said, rates in (
+    for settings, rates in (
         ({"dropout": {"rates": [0.1, 0.0]}}, [0.1, 0.0]),
         ({"dropout": {"rates": [0.1, 0.0, 0.3]}, "final_layer_activation": True}, [0.1, 0.0, 0.3]),
         ({"dropout": {"rate": 0.2}}, [0.2, 0.2]),
         ({"dropout": {}, "final_layer_activation": True}, [0.1, 0.1, 0.1]),
         ({}, []),
     ):
-        network = build_backbone(config_of({**sizes, **said}), LAYOUT)
+        network = build_backbone(config_of({**sizes, **settings}), LAYOUT)
         assert [module.p for module in network.modules() if isinstance(module, nn.Dropout)] == rates
 
 
 def test_a_tower_has_a_rate_for_each_hidden_layer() -> None:
-    said = {"kind": "mlp", "layer_sizes": [8, 6], "dropout": {"rates": [0.1, 0.3]}}
-    tower = Tower(TaskConfig.model_validate({"tower": said}), LAYOUT)
+    settings = {"kind": "mlp", "layer_sizes": [8, 6], "dropout": {"rates": [0.1, 0.3]}}
+    tower = Tower(TaskConfig.model_validate({"tower": settings}), LAYOUT)
     assert [module.p for module in tower.modules() if isinstance(module, nn.Dropout)] == [0.1, 0.3]
 
 
@@ -132,12 +132,12 @@ def lin_of(weight: Matrix, bias: Row, row: Row) -> Row:
     return plus(times(weight, row), bias)
 
 
-def test_dcn_of_cross_layers_alone_is_its_equation() -> None:
+def test_dcn_of_cross_layers_alone_matches_its_equation() -> None:
     network = make(kind="dcn", poly_degree=3)
     agrees(network, lambda row: crossed(network, row))
 
 
-def test_dcn_of_a_low_rank_with_a_deep_network_beside_it_is_its_equation() -> None:
+def test_low_rank_dcn_with_a_parallel_mlp_matches_its_equation() -> None:
     network = make(
         kind="dcn",
         poly_degree=2,
@@ -149,12 +149,12 @@ def test_dcn_of_a_low_rank_with_a_deep_network_beside_it_is_its_equation() -> No
     agrees(network, lambda row: mlp(network.output_mlp, crossed(network, row) + mlp(network.parallel_mlp, row)))
 
 
-def test_stacked_dcn_is_its_equation() -> None:
+def test_stacked_dcn_matches_its_equation() -> None:
     network = make(kind="dcn", poly_degree=2, use_parallel=False, parallel_mlp={"layer_sizes": [6, 5]})
     agrees(network, lambda row: mlp(network.parallel_mlp, crossed(network, row)))
 
 
-def test_the_degree_of_dcn_is_one_more_than_its_layers() -> None:
+def test_n_cross_layers_make_a_polynomial_of_degree_n_plus_1() -> None:
     """Along any line the output is a polynomial, whose differences of the next order vanish."""
     for degree in (1, 2, 4):
         network = make(kind="dcn", poly_degree=degree)
@@ -177,12 +177,12 @@ def gated(network: Any, row: Row) -> Row:
 
 
 @pytest.mark.parametrize("said", [{}, {"mlp": {"layer_sizes": [6, 5]}}])
-def test_gdcn_is_its_equation(said: dict[str, Any]) -> None:
+def test_gdcn_matches_its_equation(said: dict[str, Any]) -> None:
     network = make(kind="gdcn", num_layers=2, **said)
     agrees(network, lambda row: gated(network, row) + (mlp(network.mlp, row) if said else []))
 
 
-def test_stacked_gdcn_is_its_equation() -> None:
+def test_stacked_gdcn_matches_its_equation() -> None:
     network = make(kind="gdcn", num_layers=2, use_parallel=False, mlp={"layer_sizes": [5]})
     agrees(network, lambda row: mlp(network.mlp, gated(network, row)))
 
@@ -191,7 +191,7 @@ def test_stacked_gdcn_is_its_equation() -> None:
 
 
 @pytest.mark.parametrize("top", [None, {"layer_sizes": [6, 3]}])
-def test_dlrm_is_the_products_of_all_pairs(top: dict[str, Any] | None) -> None:
+def test_dlrm_takes_the_products_of_all_pairs(top: dict[str, Any] | None) -> None:
     layout = InputLayout(3, [4, 4, 4])
     network = make(layout, kind="dlrm", bottom_mlp={"layer_sizes": [5, 4]}, top_mlp=top)
 
@@ -225,7 +225,7 @@ GATES = [
 @pytest.mark.parametrize("heads", [1, 2])
 @pytest.mark.parametrize("size", [1, 3])
 @pytest.mark.parametrize("gates", GATES)
-def test_final_mlp_is_its_equations(heads: int, size: int, gates: Any) -> None:
+def test_final_mlp_matches_its_equations(heads: int, size: int, gates: Any) -> None:
     network = make(
         kind="final_mlp",
         first={"gate": gates[0], "mlp": {"layer_sizes": [5, 6]}},
@@ -253,7 +253,7 @@ def test_final_mlp_is_its_equations(heads: int, size: int, gates: Any) -> None:
     agrees(network, slow)
 
 
-def test_gates_of_final_mlp_start_open_and_their_learned_context_can_move() -> None:
+def test_the_learned_context_of_final_mlps_gates_gets_a_gradient() -> None:
     network = build_backbone(config_of(BACKBONES["final_mlp_gated"]), LAYOUT)
     network(torch.randn(9, LAYOUT.width)).sum().backward()
     gradients = {name: parameter.grad for name, parameter in network.named_parameters()}
@@ -288,7 +288,7 @@ def wukong_layer(layer: Any, fields: Matrix) -> Matrix:
 
 @pytest.mark.parametrize("numbers", [3, 0])
 @pytest.mark.parametrize("deep", [None, {"layer_sizes": [4, 3]}])
-def test_wukong_is_its_equations(numbers: int, deep: dict[str, Any] | None) -> None:
+def test_wukong_matches_its_equations(numbers: int, deep: dict[str, Any] | None) -> None:
     layout = InputLayout(numbers, [4, 2, 4])
     network = make(
         layout,
@@ -340,7 +340,7 @@ def rank_mixer_layer(layer: Any, tokens: Matrix) -> Matrix:
     return made
 
 
-def test_rank_mixer_is_its_equations() -> None:
+def test_rank_mixer_matches_its_equations() -> None:
     layout = InputLayout(6, [4])  # 10 inputs in 4 tokens: 3, 3, 2, 2
     network = make(layout, kind="rank_mixer", num_tokens=4, width=8, num_layers=2, feed_forward_factor=3)
 
@@ -359,22 +359,22 @@ def test_rank_mixer_refuses_more_tokens_than_inputs() -> None:
         make(InputLayout.of_numbers(3), kind="rank_mixer", num_tokens=4, width=8, num_layers=1)
 
 
-# All of them
+# All backbones
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-def test_a_backbone_gives_what_it_promises_and_can_be_exported(name: str) -> None:
+def test_every_backbone_has_its_output_width_and_exports(name: str) -> None:
     network = build_backbone(config_of(BACKBONES[name]), LAYOUT).eval()
     inputs = torch.randn(6, LAYOUT.width)
     program = export(network, (inputs,), dynamic_shapes=({0: Dim("rows", min=1, max=1000)},))
     for rows in (1, 6, 33):
-        some = torch.randn(rows, LAYOUT.width)
-        found: Tensor = network(some)
-        assert found.shape == (rows, network.out_features)
-        assert_close(program.module()(some), found)
+        inputs = torch.randn(rows, LAYOUT.width)
+        outputs: Tensor = network(inputs)
+        assert outputs.shape == (rows, network.out_features)
+        assert_close(program.module()(inputs), outputs)
 
 
-def test_the_last_batch_norm_of_an_mlp_stands_where_it_is_asked_for() -> None:
+def test_an_mlp_has_a_final_batch_norm_only_on_request() -> None:
     config = MlpConfig(layer_sizes=[8, 4], batch_norm=BatchNormConfig(), final_layer_activation=True)
     plain = build_mlp(config, 3)
     normed = build_mlp(config.model_copy(update={"final_layer_batch_norm": True}), 3)
@@ -383,7 +383,7 @@ def test_the_last_batch_norm_of_an_mlp_stands_where_it_is_asked_for() -> None:
     assert kinds[1] == ["Linear", "BatchNorm1d", "ReLU", "Linear", "BatchNorm1d", "ReLU"]
 
 
-def test_a_last_batch_norm_that_nothing_describes_is_refused() -> None:
-    found = list(all_problems(MlpConfig(layer_sizes=[4], final_layer_batch_norm=True)))
-    assert found[0][0] == ("final_layer_batch_norm",)
-    assert "which is not set; add it" in found[0][1]
+def test_a_final_batch_norm_without_settings_is_refused() -> None:
+    problems = list(all_problems(MlpConfig(layer_sizes=[4], final_layer_batch_norm=True)))
+    assert problems[0][0] == ("final_layer_batch_norm",)
+    assert "which is not set; add it" in problems[0][1]

@@ -1,4 +1,4 @@
-"""Every featurization against its formula, written out slowly."""
+"""Every featurization against a slow version of its formula."""
 
 import math
 from pathlib import Path
@@ -31,13 +31,13 @@ JOINED = torch.tensor([[1.0, -7.0]])
 
 
 def slowly(value: float, clip: float = math.inf) -> float:
-    """sign(x)·log1p|x| of what is finite, of one number."""
+    """sign(x)·log1p|x| of one number; 0 if it is not finite."""
     number = min(max(value, -clip), clip) if math.isfinite(value) else 0.0
     return math.copysign(math.log1p(abs(number)), number)
 
 
 @given(st.lists(NUMBERS, min_size=1, max_size=5))
-def test_log1p_abs_is_its_formula(values: list[float]) -> None:
+def test_log1p_abs_matches_its_formula(values: list[float]) -> None:
     made = build_featurization(Log1pAbsConfig(kind="log1p_abs"), len(values), 2)(torch.tensor([values]), JOINED)
     assert_close(made, torch.tensor([[*map(slowly, values), 1.0, -7.0]]))
 
@@ -51,14 +51,14 @@ def test_clip_log1p_abs_clamps_before_the_logarithm(values: list[float], clip: f
 
 
 @given(st.lists(st.tuples(NUMBERS, st.floats(-9, 9), st.floats(0, 9)), min_size=1, max_size=5), st.floats(0.1, 10))
-def test_z_score_log_is_its_formula(rows: list[tuple[float, float, float]], clip: float) -> None:
+def test_z_score_log_matches_its_formula(rows: list[tuple[float, float, float]], clip: float) -> None:
     values, means, deviations = zip(*rows, strict=True)
     config = ZScoreLogConfig(kind="z_score_log", analysis="a", clip_magnitude=clip)
     featurization = build_featurization(config, len(rows), 2)
     assert isinstance(featurization, ZScoreLog)
     featurization.set_analysis(torch.tensor(means), torch.tensor(deviations))
     made = featurization(torch.tensor([values]), JOINED)
-    # Of float32, as the buffers are: a deviation may vanish there.
+    # In float32, like the buffers, where a deviation may underflow to 0.
     scores = [
         (slowly(value) - float(np.float32(mean))) / (float(np.float32(deviation)) or 1.0)
         for value, mean, deviation in rows
@@ -67,7 +67,7 @@ def test_z_score_log_is_its_formula(rows: list[tuple[float, float, float]], clip
     assert_close(made, torch.tensor([[*expected, 1.0, -7.0]]), atol=1e-4, rtol=1e-3)
 
 
-def test_double_norm_log_normalises_what_is_joined_with_the_rest() -> None:
+def test_double_norm_log_normalises_joined_features_too() -> None:
     config = DoubleNormLogConfig(batch_norm=None)
     made = build_featurization(config, 1, 2)(torch.tensor([[math.e - 1]]), JOINED)
     row = torch.tensor([1.0, 1.0, -7.0])
@@ -82,7 +82,7 @@ def joining(join: list[str], kind: str = "double_norm_log") -> RecapConfig:
 
 
 @pytest.mark.parametrize(("join", "normed"), [([], 2), (["binary"], 3), (["vector"], 6), (["vector", "binary"], 7)])
-def test_join_says_what_the_layer_norm_is_over(join: list[str], normed: int) -> None:
+def test_join_selects_the_columns_of_the_layer_norm(join: list[str], normed: int) -> None:
     config = joining(join)
     inputs = make_ranker(config).eval().inputs
     assert inputs.featurization.out_features == normed
@@ -96,7 +96,7 @@ def test_join_says_what_the_layer_norm_is_over(join: list[str], normed: int) -> 
 
 
 @pytest.mark.parametrize("kind", ["log1p_abs", "clip_log1p_abs"])
-def test_without_a_layer_norm_what_is_joined_follows_as_it_is(kind: str) -> None:
+def test_without_a_layer_norm_joined_features_are_unchanged(kind: str) -> None:
     config = joining(["vector"], kind)
     inputs, batch = make_ranker(config).eval().inputs, make_batch(config)
     made = inputs(batch)
@@ -106,7 +106,7 @@ def test_without_a_layer_norm_what_is_joined_follows_as_it_is(kind: str) -> None
 
 
 @pytest.mark.parametrize("affine", [True, False, "scale", "shift"])
-def test_a_layer_norm_learns_a_scale_or_a_shift_as_it_is_asked(affine: bool | str) -> None:
+def test_affine_selects_the_parameters_of_a_layer_norm(affine: bool | str) -> None:
     config = DoubleNormLogConfig.model_validate({"layer_norm": {"affine": affine}})
     norm = build_featurization(config, 1, 2).get_submodule("layer_norm")
     learned = {name for name, parameter in norm.named_parameters() if parameter.requires_grad}
@@ -117,8 +117,8 @@ def test_a_layer_norm_learns_a_scale_or_a_shift_as_it_is_asked(affine: bool | st
 
 
 @pytest.mark.parametrize("join", [["vecor"], ["binary", "binary"]])
-def test_a_join_of_nothing_or_twice_is_refused(join: list[str]) -> None:
-    with pytest.raises(ConfigError, match=r"neither binary nor a vector|named twice"):
+def test_an_unknown_or_repeated_join_is_refused(join: list[str]) -> None:
+    with pytest.raises(ConfigError, match=r"neither binary nor a vector|listed twice"):
         joining(join)
 
 
@@ -131,7 +131,7 @@ def renorm(features: int = 3, *, batches: int = 0) -> BatchRenorm:
     return layer
 
 
-def test_renormalisation_starts_as_batch_norm() -> None:
+def test_batch_renormalisation_starts_as_batch_norm() -> None:
     torch.manual_seed(0)
     rows = torch.randn(50, 3) * 4 + 2
     layer = renorm()
@@ -140,7 +140,7 @@ def test_renormalisation_starts_as_batch_norm() -> None:
     assert_close(layer.running_deviation, 0.9 + 0.1 * rows.std(dim=0, unbiased=False), atol=1e-5, rtol=0)
 
 
-def test_within_its_bounds_it_computes_in_training_what_evaluation_does() -> None:
+def test_within_the_bounds_training_and_evaluation_agree() -> None:
     torch.manual_seed(0)
     rows = torch.randn(50, 3) * 1.5 + 0.5
     layer = renorm(batches=100_000)
@@ -149,7 +149,7 @@ def test_within_its_bounds_it_computes_in_training_what_evaluation_does() -> Non
 
 
 def test_far_from_the_running_values_r_and_d_are_clamped() -> None:
-    rows = torch.tensor([[0.0], [200.0]])  # mean 100, deviation 100: r = 3 and d = 5 are the most
+    rows = torch.tensor([[0.0], [200.0]])  # mean 100, deviation 100: the bounds are r = 3 and d = 5
     assert_close(renorm(1, batches=100_000)(rows), torch.tensor([[-3.0 + 5], [3.0 + 5]]))
 
 
@@ -165,7 +165,7 @@ def test_r_and_d_have_no_gradient() -> None:
 # Analyses
 
 
-def test_an_analysis_is_of_all_rows_after_the_logarithm(tmp_path: Path) -> None:
+def test_an_analysis_covers_all_rows_after_the_logarithm(tmp_path: Path) -> None:
     config = feed_config(write_feed(tmp_path), tmp_path / "run")
     table = analyse(config)
     rows = pq.read_table(tmp_path / "train")
@@ -177,15 +177,18 @@ def test_an_analysis_is_of_all_rows_after_the_logarithm(tmp_path: Path) -> None:
 
 
 WRONG = {
-    "no column": (pa.table({"name": ["age", "followers"], "mean": [0.0, 0.0]}), "no one column 'deviation'"),
+    "no column": (
+        pa.table({"name": ["age", "followers"], "mean": [0.0, 0.0]}),
+        "exactly one column 'deviation'",
+    ),
     "too few": (pa.table({"mean": [0.0], "deviation": [1.0]}), "holds 1 rows, but the model reads 2 values"),
     "another order": (
         pa.table({"name": ["followers", "age"], "mean": [0.0, 0.0], "deviation": [1.0, 1.0]}),
-        "row 0 is of 'followers', but the model reads 'age' there",
+        "row 0 is 'followers', but the model reads 'age' there",
     ),
     "words": (pa.table({"mean": ["a", "b"], "deviation": [1.0, 1.0]}), "must be numbers"),
     "a null": (pa.table({"mean": [0.0, None], "deviation": [1.0, 1.0]}), "row 1 has mean nan and deviation 1"),
-    "below 0": (pa.table({"mean": [0.0, 0.0], "deviation": [-1.0, 1.0]}), "no deviation below 0"),
+    "below 0": (pa.table({"mean": [0.0, 0.0], "deviation": [-1.0, 1.0]}), "the deviation at least 0"),
 }
 
 
@@ -201,7 +204,7 @@ def test_an_analysis_that_does_not_fit_is_refused(case: str, tmp_path: Path) -> 
     pq.write_table(table, tmp_path / "analysis.parquet")
     with pytest.raises(DataError, match=message):
         new_ranker(config, load_assets(config.features))
-    (tmp_path / "analysis.parquet").write_text("no Parquet")
+    (tmp_path / "analysis.parquet").write_text("not Parquet")
     with pytest.raises(DataError, match="not readable as Parquet"):
         new_ranker(config, load_assets(config.features))
     (tmp_path / "analysis.parquet").unlink()

@@ -1,4 +1,4 @@
-"""Consensus with the published ranker, part by part and whole, gradients included."""
+"""Agreement with the published ranker, part by part and as a whole, gradients included."""
 
 import json
 from pathlib import Path
@@ -50,7 +50,7 @@ def test_the_mlp_tower_agrees_with_the_published_one() -> None:
     assert_close(network(tensors["input/x"]), tensors["output/output"], **TOLERANCE)
 
 
-def test_double_norm_log_agrees_with_the_published_one_on_nan_and_infinity_too() -> None:
+def test_double_norm_log_agrees_with_the_published_one_even_on_nan() -> None:
     tensors, _ = read("double_norm_log")
     continuous, binary = tensors["input/continuous"], tensors["input/binary"]
     assert not continuous.isfinite().all()
@@ -68,7 +68,7 @@ def test_calibration_agrees_with_the_published_one() -> None:
 
 
 def ranker_config(meta: dict[str, Any], folder: Path) -> RecapConfig:
-    """The golden ranker's configuration, which is in the published form, imported."""
+    """The golden ranker's configuration, imported from the published form."""
     lengths = {"continuous": 13, "binary": 5, "user_embedding": 6, "author_embedding": 4}
     schema = {"schema": [{"feature_name": name, "dtype": "float_list", "length": n} for name, n in lengths.items()]}
     (folder / "schema.json").write_text(json.dumps(schema))

@@ -1,4 +1,4 @@
-"""What becomes of histories: each encoder against its definition, and the laws that all of them keep."""
+"""Histories: each encoder against its definition, and the laws that all encoders obey."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def make_encoder(name: str, max_length: int = LENGTH) -> HistoryEncoder:
 
 
 def make_rows(seed: int, rows: int = 5, length: int = LENGTH) -> tuple[Tensor, Tensor, Tensor]:
-    """Events, lengths, of which one is 0 and one all, and candidates."""
+    """Events, lengths (one 0, one maximal) and candidates."""
     random = torch.Generator().manual_seed(seed)
     lengths = torch.randint(0, length + 1, (rows,), generator=random)
     lengths[0], lengths[1] = 0, length
@@ -42,7 +42,7 @@ def encoder(request: pytest.FixtureRequest) -> HistoryEncoder:
     return make_encoder(request.param)
 
 
-def test_what_stands_behind_the_events_never_changes_a_result(encoder: HistoryEncoder) -> None:
+def test_padding_never_changes_a_result(encoder: HistoryEncoder) -> None:
     for seed in range(20):
         events, lengths, target = make_rows(seed)
         other = events.clone()
@@ -52,7 +52,7 @@ def test_what_stands_behind_the_events_never_changes_a_result(encoder: HistoryEn
 
 
 @pytest.mark.parametrize("name", ENCODERS)
-def test_more_room_than_there_are_events_changes_nothing(name: str) -> None:
+def test_a_larger_max_length_changes_nothing(name: str) -> None:
     short, long = make_encoder(name), make_encoder(name, max_length=LENGTH + 4)
     for weight, longer in zip(short.state_dict().values(), long.state_dict().values(), strict=True):
         weight.copy_(longer[: len(weight)])
@@ -62,7 +62,7 @@ def test_more_room_than_there_are_events_changes_nothing(name: str) -> None:
         assert_close(long(padded, lengths, target), short(events, lengths, target), atol=1e-6, rtol=1e-5)
 
 
-def test_no_row_sees_another(encoder: HistoryEncoder) -> None:
+def test_rows_are_independent(encoder: HistoryEncoder) -> None:
     for seed in range(20):
         events, lengths, target = make_rows(seed)
         together = encoder(events, lengths, target)
@@ -85,40 +85,40 @@ def test_a_row_without_events_is_finite_and_so_are_its_gradients(encoder: Histor
 def test_pooling_follows_its_definition(seed: int) -> None:
     events, lengths, target = make_rows(seed)
     for row, length in enumerate(lengths.tolist()):
-        there = events[row, :length]
+        valid = events[row, :length]
         expected = {
-            "pooling_sum": there.sum(dim=0),
-            "pooling_mean": there.mean(dim=0) if length else torch.zeros(WIDTH),
-            "pooling_last": there[-1] if length else torch.zeros(WIDTH),
+            "pooling_sum": valid.sum(dim=0),
+            "pooling_mean": valid.mean(dim=0) if length else torch.zeros(WIDTH),
+            "pooling_last": valid[-1] if length else torch.zeros(WIDTH),
         }
         for name, value in expected.items():
             assert_close(make_encoder(name)(events, lengths, target)[row], value)
 
 
 @given(SEEDS, st.permutations(range(LENGTH)))
-def test_means_sums_and_din_do_not_know_the_order(seed: int, order: list[int]) -> None:
+def test_pooling_and_din_ignore_the_order_of_events(seed: int, order: list[int]) -> None:
     events, _, target = make_rows(seed)
     full = torch.full((len(events),), LENGTH)
     for name in ("pooling_mean", "pooling_sum", "din", "din_normalized"):
-        found = make_encoder(name)
-        assert_close(found(events[:, order], full, target), found(events, full, target), atol=1e-5, rtol=1e-5)
+        encoder = make_encoder(name)
+        assert_close(encoder(events[:, order], full, target), encoder(events, full, target), atol=1e-5, rtol=1e-5)
 
 
 def slow_din(din: Din, events: Tensor, length: int, target: Tensor) -> Tensor:
-    """Equation 3 of the paper, an event at a time."""
+    """Equation 3 of the paper, one event at a time."""
     weights = []
     for event in events[:length]:
-        seen = torch.cat([event, target, event - target, event * target])
+        inputs = torch.cat([event, target, event - target, event * target])
         for layer in din.activation_unit.layers:
-            seen = layer(seen)
-        weights.append(seen[0])
+            inputs = layer(inputs)
+        weights.append(inputs[0])
     if din.normalize and weights:
         weights = list(torch.stack(weights).softmax(dim=0))
     return sum((weight * event for weight, event in zip(weights, events, strict=False)), torch.zeros(WIDTH))
 
 
 @given(SEEDS)
-def test_din_weighs_each_event_by_what_it_says_of_the_candidate(seed: int) -> None:
+def test_din_matches_equation_3_of_its_paper(seed: int) -> None:
     for name in ("din", "din_normalized"):
         din = make_encoder(name)
         assert isinstance(din, Din)
@@ -127,30 +127,30 @@ def test_din_weighs_each_event_by_what_it_says_of_the_candidate(seed: int) -> No
         assert_close(din(events, lengths, target), torch.stack(expected), atol=1e-5, rtol=1e-5)
 
 
-def test_din_has_the_papers_activation_unit_unless_told_otherwise() -> None:
-    said = DinConfig(kind="din", target="post")
-    assert (said.layer_sizes, said.normalize) == ([36], False)
-    assert [tuple(p.shape) for p in Din(said, 4).parameters()] == [(36, 16), (36,), (1, 36), (1,)]
+def test_din_has_the_activation_unit_of_its_paper_by_default() -> None:
+    config = DinConfig(kind="din", target="post")
+    assert (config.layer_sizes, config.normalize) == ([36], False)
+    assert [tuple(p.shape) for p in Din(config, 4).parameters()] == [(36, 16), (36,), (1, 36), (1,)]
 
 
 def slow_transformer(model: Transformer, events: Tensor, length: int, target: Tensor) -> Tensor:
-    """A row at a time, a token at a time, a head at a time; no mask, for nothing is padded."""
+    """One row, token and head at a time, without a mask since nothing is padded."""
     tokens = [model.project(event) for event in [*events[:length], target]]
-    tokens = [token + model.positions.weight[length - place] for place, token in enumerate(tokens)]
+    tokens = [token + model.positions.weight[length - index] for index, token in enumerate(tokens)]
     for block in model.blocks:
         normed = [block.attention_norm(token) for token in tokens]
-        found = []
-        for place, _ in enumerate(tokens):
+        mixed = []
+        for index, _ in enumerate(tokens):
             heads = []
             for head in range(block.heads):
                 width = len(tokens[0]) // block.heads
                 part = slice(head * width, (head + 1) * width)
-                query = block.queries(normed[place])[part]
-                keys = torch.stack([block.keys(each)[part] for each in normed[: place + 1]])
-                values = torch.stack([block.values(each)[part] for each in normed[: place + 1]])
+                query = block.queries(normed[index])[part]
+                keys = torch.stack([block.keys(token)[part] for token in normed[: index + 1]])
+                values = torch.stack([block.values(token)[part] for token in normed[: index + 1]])
                 heads.append((keys @ query / width**0.5).softmax(dim=0) @ values)
-            found.append(block.joined(torch.cat(heads)))
-        tokens = [token + each for token, each in zip(tokens, found, strict=True)]
+            mixed.append(block.joined(torch.cat(heads)))
+        tokens = [token + added for token, added in zip(tokens, mixed, strict=True)]
         tokens = [token + block.feed_forward(block.feed_forward_norm(token)) for token in tokens]
     output: Tensor = model.norm(tokens[-1])
     return output
@@ -158,7 +158,7 @@ def slow_transformer(model: Transformer, events: Tensor, length: int, target: Te
 
 @settings(max_examples=15, deadline=None)
 @given(SEEDS)
-def test_the_transformer_is_one_token_after_another(seed: int) -> None:
+def test_the_transformer_matches_a_loop_over_tokens(seed: int) -> None:
     model = make_encoder("transformer")
     assert isinstance(model, Transformer)
     events, lengths, target = make_rows(seed)
@@ -166,7 +166,7 @@ def test_the_transformer_is_one_token_after_another(seed: int) -> None:
     assert_close(model(events, lengths, target), torch.stack(expected), atol=1e-5, rtol=1e-4)
 
 
-def test_no_event_sees_what_came_after_it_or_the_candidate() -> None:
+def test_no_event_attends_to_later_events_or_the_candidate() -> None:
     model = make_encoder("transformer")
     assert isinstance(model, Transformer)
     outputs: list[Tensor] = []
@@ -174,25 +174,25 @@ def test_no_event_sees_what_came_after_it_or_the_candidate() -> None:
     events, lengths, target = make_rows(0)
     lengths = torch.full_like(lengths, LENGTH)
     model(events, lengths, target)
-    for place in range(LENGTH):
+    for index in range(LENGTH):
         changed = events.clone()
-        changed[:, place] += 1.0
+        changed[:, index] += 1.0
         model(changed, lengths, target)
-        assert torch.equal(outputs[-1][:, :place], outputs[0][:, :place])
-        assert not torch.isclose(outputs[-1][:, place:], outputs[0][:, place:]).all(dim=2).any()
+        assert torch.equal(outputs[-1][:, :index], outputs[0][:, :index])
+        assert not torch.isclose(outputs[-1][:, index:], outputs[0][:, index:]).all(dim=2).any()
     model(events, lengths, target + 1.0)
     assert torch.equal(outputs[-1][:, :-1], outputs[0][:, :-1])
     assert not torch.isclose(outputs[-1][:, -1], outputs[0][:, -1]).all(dim=1).any()
 
 
-def test_the_order_of_events_tells_the_transformer_something() -> None:
+def test_the_transformer_depends_on_the_order_of_events() -> None:
     model = make_encoder("transformer")
     events, lengths, target = make_rows(0)
     full = torch.full_like(lengths, LENGTH)
     assert not torch.allclose(model(events.flip(1), full, target), model(events, full, target), atol=1e-4)
 
 
-def test_a_shared_table_is_one_and_learns_from_all_who_use_it() -> None:
+def test_a_shared_table_exists_once_and_learns_from_all_its_features() -> None:
     ranker, batch = make_ranker(make_config("history_din")), make_batch(make_config("history_din"))
     tables = ranker.inputs.embeddings.tables
     assert sorted(name for name, _ in tables.named_parameters()) == [
@@ -220,28 +220,28 @@ def scores(ranker: Ranker, batch: Batch) -> Tensor:
 
 
 @pytest.mark.parametrize("name", ENCODERS)
-def test_padding_of_attributes_and_ids_says_nothing_to_a_ranker(name: str) -> None:
+def test_padding_never_changes_the_logits_of_a_ranker(name: str) -> None:
     config = make_config(f"history_{name}")
     ranker, batch = make_ranker(config), make_batch(config)
-    there = torch.arange(5) < batch.histories["watched/length"][:, None]
+    mask = torch.arange(5) < batch.histories["watched/length"][:, None]
     expected = scores(ranker, batch)
     for key, tensor in batch.histories.items():
         if key != "watched/length":
-            filled = torch.where(there if tensor.dim() == 2 else there[..., None], tensor, 1)
+            filled = torch.where(mask if tensor.dim() == 2 else mask[..., None], tensor, 1)
             batch = Batch(**{**vars(batch), "histories": {**batch.histories, key: filled}})
     assert torch.equal(scores(ranker, batch), expected)
 
 
-def test_an_event_of_an_unknown_id_is_an_event() -> None:
+def test_an_event_with_an_unknown_id_counts() -> None:
     ranker, batch = make_ranker(make_config("history_pooling_mean")), make_batch(make_config("history_pooling_mean"))
     ids, lengths = batch.histories["watched/ids"].clone(), batch.histories["watched/length"]
-    ids[:, 0] = 0  # the unknown bucket starts at zero, so it takes the mean towards zero
+    ids[:, 0] = 0  # the row of unknown ids starts at zero, so the mean moves towards zero
     without = {**batch.histories, "watched/ids": ids}
     assert lengths.max() == 5
     assert not torch.allclose(scores(ranker, Batch(**{**vars(batch), "histories": without})), scores(ranker, batch))
 
 
-def test_numbers_of_any_magnitude_and_none_at_all_are_read() -> None:
+def test_numbers_of_any_magnitude_and_nan_give_finite_logits() -> None:
     config = make_config("history_transformer")
     ranker, batch = make_ranker(config), make_batch(config)
     gaps = batch.histories["watched/attributes/gap"]
@@ -250,8 +250,8 @@ def test_numbers_of_any_magnitude_and_none_at_all_are_read() -> None:
         assert scores(ranker, Batch(**{**vars(batch), "histories": filled})).isfinite().all()
 
 
-def test_only_one_layer_of_one_head_is_asked_for_if_that_is_said() -> None:
-    said = TransformerConfig(kind="transformer", target="post", width=6, num_layers=1, num_heads=1)
-    model = Transformer(said, WIDTH, LENGTH)
+def test_a_transformer_has_the_configured_width_and_layers() -> None:
+    config = TransformerConfig(kind="transformer", target="post", width=6, num_layers=1, num_heads=1)
+    model = Transformer(config, WIDTH, LENGTH)
     assert model.out_features == 6
     assert len(model.blocks) == 1

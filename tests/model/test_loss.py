@@ -1,4 +1,4 @@
-"""The losses of tasks, against their formulas and against loops."""
+"""The losses of tasks against their formulas, written as loops."""
 
 import math
 from itertools import product
@@ -26,7 +26,7 @@ from recap.model.scorer import Scorer
 
 
 def loss_of(*tasks: dict[str, Any]) -> MultiTaskLoss:
-    values = {f"task{place}": {"tower": {"kind": "mlp"}, **task} for place, task in enumerate(tasks)}
+    values = {f"task{index}": {"tower": {"kind": "mlp"}, **task} for index, task in enumerate(tasks)}
     adapter = TypeAdapter(dict[str, TaskConfig])
     model = make_config("mlp-share_all").model.model_copy(update={"tasks": adapter.validate_python(values)})
     return MultiTaskLoss.of(model)
@@ -46,14 +46,14 @@ def regression(transform: str, **loss: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
-def test_the_focal_loss_is_that_of_its_paper(gamma: float) -> None:
+def test_the_focal_loss_matches_its_paper(gamma: float) -> None:
     logits, labels, weights = make_rows(tasks=1)
     expected = 0.0
     for logit, label, weight in zip(logits[:, 0].tolist(), labels[:, 0].tolist(), weights[:, 0].tolist(), strict=True):
         probability = 1 / (1 + math.exp(-logit))
-        given_to_label = probability if label else 1 - probability
+        of_label = probability if label else 1 - probability
         factor = 3.0 if label else 1.0
-        expected -= weight * factor * (1 - given_to_label) ** gamma * math.log(given_to_label) / len(logits)
+        expected -= weight * factor * (1 - of_label) ** gamma * math.log(of_label) / len(logits)
     assert loss_of(focal(gamma, 3.0))(logits, labels, weights).item() == pytest.approx(expected, rel=1e-5)
 
 
@@ -71,7 +71,7 @@ def test_the_gradient_of_the_focal_loss_is_finite_for_every_logit(logit: float, 
     assert logits.grad.isfinite().all()
 
 
-def test_the_loss_of_a_regression_is_of_the_error_to_the_transformed_label() -> None:
+def test_a_regression_loss_measures_the_error_to_the_transformed_label() -> None:
     raw, labels, weights = torch.tensor([[1.0], [-2.0]]), torch.tensor([[0.0], [6.0]]), torch.tensor([[1.0], [0.5]])
     first, second = 1.0, math.log(7) + 2
     slow = {
@@ -86,7 +86,7 @@ def test_the_loss_of_a_regression_is_of_the_error_to_the_transformed_label() -> 
     assert loss_of(regression("none", kind="mae"))(raw, labels, weights).item() == pytest.approx((1 + 0.5 * 8) / 2)
 
 
-def test_rows_without_a_label_cost_nothing_of_any_loss() -> None:
+def test_rows_without_a_label_do_not_count_in_any_loss() -> None:
     logits, labels, weights = make_rows(tasks=3)
     loss = loss_of({"pairwise": {"weight": 1.0}}, focal(2.0), regression("log1p", kind="mse"))
     users = torch.zeros(len(logits), dtype=torch.int64)
@@ -96,7 +96,7 @@ def test_rows_without_a_label_cost_nothing_of_any_loss() -> None:
     assert_close(loss(logits, labels, weights, users), found)
 
 
-def test_the_value_of_a_regression_is_in_the_unit_of_its_label() -> None:
+def test_a_regression_predicts_in_the_unit_of_its_label() -> None:
     ranker = make_ranker(make_config("regressions"))
     found = ranker.activation(torch.tensor([[math.log(8), -3.5], [-1.0, 4.0], [1e30, 1e30]]))
     assert_close(found[:2], torch.tensor([[7.0, -3.5], [0.0, 4.0]]))
@@ -107,7 +107,7 @@ def test_the_value_of_a_regression_is_in_the_unit_of_its_label() -> None:
 
 
 @pytest.mark.parametrize("case", OTHERS)
-def test_regressions_are_exported_as_they_are_computed(case: str) -> None:
+def test_the_output_activation_exports(case: str) -> None:
     config = make_config(case)
     ranker = make_ranker(config).eval()
     outputs = torch.randn(5, 2) * 10
@@ -125,7 +125,7 @@ def slow_pairs(logits: Tensor, labels: Tensor, users: Tensor, known: Tensor) -> 
 
 
 @given(st.integers(0, 40), st.integers(1, 12), st.integers(0, 10**6), st.sampled_from([1, 7, 1 << 20]))
-def test_the_pairwise_loss_is_the_mean_over_the_pairs_of_each_user(
+def test_the_pairwise_loss_is_the_mean_over_all_pairs_within_users(
     count: int, most_users: int, seed: int, at_once: int
 ) -> None:
     torch.manual_seed(seed)
@@ -151,7 +151,7 @@ def test_without_pairs_the_pairwise_loss_is_zero() -> None:
     assert torch.equal(logits.grad, torch.zeros(4))
 
 
-def test_the_pairwise_loss_is_added_to_the_task_that_asks_for_it() -> None:
+def test_the_pairwise_loss_is_added_to_the_task_that_sets_it() -> None:
     logits, labels, weights = make_rows()
     users = torch.randint(0, 5, (60,))
     found = loss_of({}, {"pairwise": {"weight": 0.1}})(logits, labels, weights, users)
@@ -171,7 +171,10 @@ FOLLOWERS: dict[str, Any] = {"tower": {"kind": "mlp"}, **regression("log1p", kin
         ({"model": {"tasks": {"like": FOLLOWERS | {"pos_weight": 2.0}}}}, "a regression task has no positives"),
         ({"model": {"tasks": {"like": FOLLOWERS | {"pairwise": {"weight": 1.0}}}}}, "no positives and negatives to"),
         ({"model": {"tasks": {"like": {"tower": {"kind": "mlp"}, "pairwise": {"weight": 1.0}}}}}, "set features.user"),
-        ({"train_data": {"tasks": {"like": {"neg_downsampling_rate": 0.5}}}}, "'like' is a regression task, so it has no"),
+        (
+            {"train_data": {"tasks": {"like": {"neg_downsampling_rate": 0.5}}}},
+            "regression task, so it has no positives and",
+        ),
         (
             {"train_data": {"downsample_negatives": {"batch_multiplier": 2, "keep_positives_of": ["like"]}}},
             "'like' is a regression task, so it has no positives; name binary tasks",

@@ -1,4 +1,4 @@
-"""The position: learned from in training, hidden ever after, and not even read then."""
+"""The position: an input in training, hidden and not even read when scoring."""
 
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,9 @@ from recap.training.trainer import train
 LANGUAGES = {"language": pa.array(["en", "ja"])}
 
 
-def layer(positions: int = 10, **said: Any) -> PositionDebias:
+def layer(positions: int = 10, **settings: Any) -> PositionDebias:
     torch.manual_seed(0)
-    return PositionDebias(PositionDebiasConfig(feature="hour", num_dims=2, **said), positions)
+    return PositionDebias(PositionDebiasConfig(feature="hour", num_dims=2, **settings), positions)
 
 
 def test_in_evaluation_every_position_is_hidden() -> None:
@@ -41,7 +41,7 @@ def test_in_training_rows_are_hidden_with_the_drop_probability() -> None:
     assert hidden == pytest.approx(0.3, abs=0.015)
 
 
-def test_at_the_average_every_row_has_the_mean_of_the_positions_that_training_met() -> None:
+def test_scoring_at_the_average_uses_the_mean_of_the_positions_seen_in_training() -> None:
     debias = layer(scored_at="average")
     debias(torch.tensor([1, 1, 1, 3, 0]))
     table = debias.table.weight
@@ -62,7 +62,7 @@ def test_later_positions_share_a_bucket() -> None:
     assert layer(positions=2, max_position=3).table.weight.shape == (3, 2)
 
 
-def test_scores_do_not_know_the_position_and_training_does() -> None:
+def test_scores_ignore_the_position_but_training_does_not() -> None:
     config = make_config("position_debias")
     ranker, batch = make_ranker(config), make_batch(config)
     other = make_batch(config)
@@ -76,7 +76,7 @@ def test_scores_do_not_know_the_position_and_training_does() -> None:
     assert inputs.layout.embeddings == [4]
 
 
-def test_the_column_is_read_in_training_alone(tmp_path: Path) -> None:
+def test_the_position_column_is_read_only_in_training(tmp_path: Path) -> None:
     debias = {"position_debias": {"feature": "hour"}, "embeddings": {"language": 4}}
     config = feed_config(write_feed(tmp_path), tmp_path / "run", model=debias)
     columns = {
@@ -91,7 +91,7 @@ def test_the_column_is_read_in_training_alone(tmp_path: Path) -> None:
     file = tmp_path / "validation" / "part-0.parquet"
     pq.write_table(pq.read_table(file).drop_columns(["hour"]), file)
     train(config, Recorder())
-    assert evaluate_run(config, tmp_path / "run").splits["validation"].keys() == {"like", "share"}
+    assert evaluate_run(config, tmp_path / "run").splits["validation"].metrics.keys() == {"like", "share"}
     predictor = Predictor.open(find_model_directory(tmp_path / "run"))
     predict_files(predictor, [str(file)], tmp_path / "predictions", overwrite=False)
     assert pq.read_table(tmp_path / "predictions").num_rows == 250
@@ -102,22 +102,22 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"position_debias": {"feature": "hour", "scored_at": "first"}},
         "scored_at: ",
     ),
-    "no feature": ({"position_debias": {"feature": "huor"}}, "feature: 'huor' is no discrete feature of this config"),
+    "no feature": ({"position_debias": {"feature": "huor"}}, "feature: unknown discrete feature 'huor'"),
     "a vocabulary": ({"position_debias": {"feature": "language"}}, "feature: 'language' has no size; a position"),
-    "several": ({"position_debias": {"feature": "topics"}}, "feature: 'topics' holds 2 codes a row; a row has one"),
+    "several": ({"position_debias": {"feature": "topics"}}, "feature: 'topics' has 2 codes per row; a row has one"),
     "embedded too": (
         {"position_debias": {"feature": "hour"}, "embeddings": {"default": 4, "hour": 2}},
-        "model.embeddings.hour: 'hour' is the feature of model.position_debias, which embeds it; leave it out here",
+        "model.embeddings.hour: 'hour' is the feature of model.position_debias, which embeds it; remove it here",
     ),
 }
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_what_can_be_no_position_is_refused(case: str) -> None:
-    said, message = WRONG[case]
+def test_an_unusable_position_feature_is_refused(case: str) -> None:
+    settings, message = WRONG[case]
     values = feed_values(Path("feed"), Path("run"))
     values["features"]["discrete"]["topics"] = {"size": 5, "length": 2}
-    values["model"] |= said
+    values["model"] |= settings
     with pytest.raises(ConfigError) as caught:
         config_of(values)
     assert message in str(caught.value)

@@ -1,4 +1,4 @@
-"""Tables whose rows were learned elsewhere, and vocabularies of integers and of an order of their own."""
+"""Pretrained rows of embedding tables; vocabularies of integers, and vocabularies ordered by a column."""
 
 from pathlib import Path
 from typing import Any
@@ -38,17 +38,17 @@ def write(file: Path, ids: list[Any], vectors: list[Any]) -> Path:
     return file
 
 
-def test_rows_stand_where_the_vocabulary_says_and_all_others_start_as_usual(feed: Path, tmp_path: Path) -> None:
+def test_pretrained_rows_follow_the_vocabulary_and_others_are_drawn(feed: Path, tmp_path: Path) -> None:
     file = write(tmp_path / "rows.parquet", ["pt", "xx", "en"], [*WIDE, [9.0, 9.5, 9.75, 10.0]])
     plain = weights(config_with(feed, {}), "language")
     config = config_with(feed, {"language": {"width": 4, "pretrained": {"path": str(file)}}})
-    found = weights(config, "language")
-    assert found[[3, 1]].tolist() == [WIDE[0], [9.0, 9.5, 9.75, 10.0]]
-    assert torch.equal(found[[0, 2]], plain[[0, 2]])
+    loaded = weights(config, "language")
+    assert loaded[[3, 1]].tolist() == [WIDE[0], [9.0, 9.5, 9.75, 10.0]]
+    assert torch.equal(loaded[[0, 2]], plain[[0, 2]])
     assert torch.equal(weights(config, "language", fresh=False), plain)
 
 
-def test_codes_are_values_and_files_may_be_many(feed: Path, tmp_path: Path) -> None:
+def test_pretrained_rows_of_integer_codes_may_be_in_several_files(feed: Path, tmp_path: Path) -> None:
     write(tmp_path / "rows-0.parquet", [23], WIDE[:1])
     write(tmp_path / "rows-1.parquet", [0, 24], [WIDE[1], WIDE[1]])
     config = config_with(feed, {"hour": {"width": 4, "pretrained": {"path": f"{tmp_path}/rows-*.parquet"}}})
@@ -72,7 +72,7 @@ WRONG: dict[str, tuple[list[Any], list[Any], str]] = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_rows_that_do_not_fit_are_refused_with_their_place(case: str, feed: Path, tmp_path: Path) -> None:
+def test_wrong_pretrained_rows_are_refused_with_their_location(case: str, feed: Path, tmp_path: Path) -> None:
     ids, vectors, message = WRONG[case]
     file = write(tmp_path / "rows.parquet", ids, vectors)
     config = config_with(feed, {"language": {"width": 4, "pretrained": {"path": str(file)}}})
@@ -82,14 +82,14 @@ def test_rows_that_do_not_fit_are_refused_with_their_place(case: str, feed: Path
     assert message in str(caught.value)
 
 
-def test_files_and_columns_that_are_missing_are_told(feed: Path, tmp_path: Path) -> None:
+def test_missing_files_and_columns_of_pretrained_rows_are_reported(feed: Path, tmp_path: Path) -> None:
     config = config_with(feed, {"language": {"width": 4, "pretrained": {"path": "nowhere.parquet"}}})
     with pytest.raises(DataError, match=r"nowhere\.parquet: matches no file.*; see model\.embeddings\.language\.pretr"):
         weights(config, "language")
     file = write(tmp_path / "rows.parquet", ["en"], WIDE[:1])
-    said = {"path": str(file), "vector": "vectr"}
+    pretrained = {"path": str(file), "vector": "vectr"}
     with pytest.raises(DataError, match=r"column 'vectr': is missing.*Did you mean 'vector'"):
-        weights(config_with(feed, {"language": {"width": 4, "pretrained": said}}), "language")
+        weights(config_with(feed, {"language": {"width": 4, "pretrained": pretrained}}), "language")
 
 
 @pytest.mark.parametrize(
@@ -97,25 +97,25 @@ def test_files_and_columns_that_are_missing_are_told(feed: Path, tmp_path: Path)
     [
         (
             {"hashed": {"width": 4, "pretrained": {"path": "a"}}},
-            "hashed.pretrained: 'hashed' is hashed, so that values",
+            "hashed.pretrained: 'hashed' is hashed, so values",
         ),
         ({"default": {"width": 4, "pretrained": {"path": "a"}}}, "default.pretrained: 'default' stands for several"),
-        ({"hour": {"width": 0, "pretrained": {"path": "a"}}}, "hour.pretrained: width 0 leaves the feature out"),
+        ({"hour": {"width": 0, "pretrained": {"path": "a"}}}, "hour.pretrained: width 0 removes the feature"),
         ({"hour": "wide"}, "hour: expected a whole number, the width, or {width: …, pretrained: …}"),
     ],
 )
-def test_what_cannot_start_from_elsewhere_is_refused(table: dict[str, Any], message: str, feed: Path) -> None:
+def test_settings_that_cannot_be_pretrained_are_refused(table: dict[str, Any], message: str, feed: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         config_with(feed, table, {"hashed": {"hash": {"buckets": 10}}})
     assert message in str(caught.value)
 
 
-def test_a_width_alone_stays_a_width_in_what_is_stored(feed: Path, tmp_path: Path) -> None:
-    said = {"width": 4, "pretrained": {"path": "a.parquet"}}
-    config = config_with(feed, {"language": said})
+def test_a_bare_width_is_stored_as_a_bare_width(feed: Path, tmp_path: Path) -> None:
+    table = {"width": 4, "pretrained": {"path": "a.parquet"}}
+    config = config_with(feed, {"language": table})
     text = dump_config(config)
     assert config_of({**feed_values(feed, feed / "run")}).model.widths == {"default": 4}
-    assert config.model.model_dump(mode="json")["embeddings"] == {"default": 4, "language": said}
+    assert config.model.model_dump(mode="json")["embeddings"] == {"default": 4, "language": table}
     (tmp_path / "config.yaml").write_text(text)
     assert load_config(tmp_path / "config.yaml") == config
 
@@ -125,7 +125,7 @@ def codes(feed: Path, config: RecapConfig) -> list[int]:
     return next(iter(stream)).discrete[:, 0].tolist()
 
 
-def test_a_vocabulary_may_be_of_integers_and_in_several_files(feed: Path, tmp_path: Path) -> None:
+def test_a_vocabulary_may_hold_integers_and_have_several_files(feed: Path, tmp_path: Path) -> None:
     hours = pq.read_table(feed / "validation" / "part-0.parquet").column("hour").to_pylist()[:64]
     pq.write_table(pa.table({"id": [7, 3]}), tmp_path / "known-0.parquet")
     pq.write_table(pa.table({"id": [11]}), tmp_path / "known-1.parquet")
@@ -136,7 +136,7 @@ def test_a_vocabulary_may_be_of_integers_and_in_several_files(feed: Path, tmp_pa
     assert load_assets(config.features, tmp_path)["hour"].to_pylist() == [7, 3, 11]
 
 
-def test_a_vocabulary_may_say_the_order_of_its_values(feed: Path, tmp_path: Path) -> None:
+def test_a_column_may_order_the_values_of_a_vocabulary(feed: Path, tmp_path: Path) -> None:
     file = tmp_path / "rows.parquet"
     pq.write_table(pa.table({"row": [30, 10, 20], "name": ["ja", "pt", "en"]}), file)
     features = {"discrete": {"language": {"vocabulary": str(file), "row": "row"}}}
@@ -147,18 +147,18 @@ def test_a_vocabulary_may_say_the_order_of_its_values(feed: Path, tmp_path: Path
 BROKEN: dict[str, tuple[dict[str, list[Any]], str]] = {
     "no such column": (
         {"name": ["a"], "rwo": [1]},
-        "has no one column 'row'; see features.discrete.language.row. Known",
+        "must have exactly one column 'row'; see features.discrete.language.row. Known",
     ),
-    "a row twice": ({"name": ["a", "b"], "row": [1, 1]}, "column 'row' must hold a whole number for each value"),
-    "a row that is null": ({"name": ["a", "b"], "row": [1, None]}, "column 'row' must hold a whole number"),
-    "words for rows": ({"name": ["a"], "row": ["b"]}, "column 'row' must hold a whole number"),
+    "a row twice": ({"name": ["a", "b"], "row": [1, 1]}, "column 'row' must hold a distinct integer for each value"),
+    "a row that is null": ({"name": ["a", "b"], "row": [1, None]}, "column 'row' must hold a distinct integer"),
+    "words for rows": ({"name": ["a"], "row": ["b"]}, "column 'row' must hold a distinct integer"),
     "nothing but rows": ({"row": [1]}, "has no column; its first column must list"),
-    "numbers with fractions": ({"name": [[0.5]], "row": [1]}, "it must hold strings or integers"),
+    "numbers with fractions": ({"name": [[0.5]], "row": [1]}, "strings or integers are expected"),
 }
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_an_order_that_is_none_is_refused(case: str, feed: Path, tmp_path: Path) -> None:
+def test_an_invalid_order_of_a_vocabulary_is_refused(case: str, feed: Path, tmp_path: Path) -> None:
     columns, message = BROKEN[case]
     file = tmp_path / "rows.parquet"
     pq.write_table(pa.table(columns), file)

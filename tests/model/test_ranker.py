@@ -1,4 +1,4 @@
-"""How every ranker behaves, whatever it is made of."""
+"""Behaviour that all rankers share, whatever their parts."""
 
 from pathlib import Path
 
@@ -39,7 +39,7 @@ def test_every_parameter_gets_a_finite_gradient(config: RecapConfig) -> None:
         assert parameter.grad.isfinite().all(), name
 
 
-def test_parameters_are_parted_into_towers_and_what_they_share(config: RecapConfig) -> None:
+def test_every_parameter_is_either_shared_or_in_one_tower(config: RecapConfig) -> None:
     ranker = make_ranker(config)
     parted = [
         *ranker.shared_parameters(),
@@ -49,15 +49,15 @@ def test_parameters_are_parted_into_towers_and_what_they_share(config: RecapConf
     assert len(parted) == len({id(p) for p in parted})
 
 
-def test_a_row_is_scored_alike_whatever_rows_stand_beside_it(config: RecapConfig) -> None:
+def test_the_score_of_a_row_does_not_depend_on_other_rows(config: RecapConfig) -> None:
     ranker, batch = make_ranker(config).eval(), make_batch(config)
     together = ranker(batch).logits
     alone = torch.cat([ranker(batch.rows(slice(row, row + 1))).logits for row in range(len(batch))])
-    assert_close(alone, together, **TOLERANCE)  # matrix products round by their shape, differently on each processor
+    assert_close(alone, together, **TOLERANCE)  # rounding of matrix products depends on shape and processor
     assert torch.equal(ranker(batch).logits, together)
 
 
-def test_weights_saved_and_loaded_give_the_same_scores(config: RecapConfig) -> None:
+def test_loaded_weights_give_the_same_logits(config: RecapConfig) -> None:
     ranker, other, batch = make_ranker(config), make_ranker(config, seed=1), make_batch(config)
     ranker(batch)  # moves the running statistics of BatchNorm
     other.load_state_dict(ranker.state_dict())
@@ -71,10 +71,10 @@ def test_the_seed_fixes_the_initial_weights(config: RecapConfig) -> None:
     assert not all(torch.equal(left, right) for left, right in zip(first.parameters(), other.parameters(), strict=True))
 
 
-def test_it_learns_what_can_be_learned(config: RecapConfig) -> None:
+def test_training_reduces_the_loss(config: RecapConfig) -> None:
     ranker, batch = make_ranker(config), make_batch(config, rows=256)
     first = batch.binary[:, 0]
-    labels = torch.stack([first, first * (batch.vectors["vector"][:, 0] > 0)], dim=1)  # as a chain of tasks has them
+    labels = torch.stack([first, first * (batch.vectors["vector"][:, 0] > 0)], dim=1)  # nested, as in a chain of tasks
     loss, optimizer = MultiTaskLoss([1.0, 1.0]), torch.optim.Adam(ranker.parameters(), lr=0.01)
     losses = []
     for _ in range(90):
@@ -86,7 +86,7 @@ def test_it_learns_what_can_be_learned(config: RecapConfig) -> None:
     assert losses[-1] < 0.5 * losses[0]
 
 
-def test_names_with_dots_and_names_of_attributes_serve_as_tasks_and_features() -> None:
+def test_any_name_may_be_a_task_or_a_feature() -> None:
     values = feed_values(Path("feed"), Path("run"))
     tower = {"tower": {"kind": "mlp"}}
     tasks = {name: {} for name in ("a.b", "keys", "training", "a%2Eb")}
@@ -99,14 +99,14 @@ def test_names_with_dots_and_names_of_attributes_serve_as_tasks_and_features() -
     assert "inputs.embeddings.tables.x%2Ehour.weight" in ranker.state_dict()
 
 
-def test_the_unknown_bucket_starts_at_zero() -> None:
+def test_the_row_of_unknown_values_starts_at_zero() -> None:
     ranker = make_ranker(make_config("mlp-share_all"))
     tables = [value for name, value in ranker.state_dict().items() if "embeddings" in name]
     assert [len(table) for table in tables] == [25, 3]
     assert all((table[0] == 0).all() and (table[1:] != 0).all() for table in tables)
 
 
-def test_an_embedding_of_width_zero_leaves_its_feature_out() -> None:
+def test_an_embedding_of_width_0_leaves_its_feature_out() -> None:
     values = feed_values(Path("feed"), Path("run"))
     values["model"]["embeddings"] = {"default": 0, "hour": 3}
     config = config_of(values)
@@ -115,7 +115,7 @@ def test_an_embedding_of_width_zero_leaves_its_feature_out() -> None:
     assert ranker(make_batch(config)).logits.shape == (40, 2)
 
 
-def test_a_model_of_vectors_alone_works() -> None:
+def test_a_model_may_read_vectors_alone() -> None:
     values = feed_values(Path("feed"), Path("run"))
     values["features"] = {"vectors": {"vector": 4}}
     values["model"]["embeddings"] = {}
@@ -132,7 +132,7 @@ def test_calibration_gives_the_posterior_of_the_population(prior: float, positiv
 
 
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=20), st.floats(1e-3, 1e3))
-def test_calibration_keeps_order_and_ends_and_is_undone_by_its_inverse(values: list[float], ratio: float) -> None:
+def test_calibration_is_monotonic_and_invertible(values: list[float], ratio: float) -> None:
     probabilities = torch.tensor(sorted([0.0, *values, 1.0]), dtype=torch.float64)[:, None]
     ratios = torch.tensor([ratio], dtype=torch.float64)
     calibrated = Calibration(ratios)(probabilities)
@@ -144,7 +144,7 @@ def test_calibration_keeps_order_and_ends_and_is_undone_by_its_inverse(values: l
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 8])
-def test_losses_of_micro_batches_by_their_share_of_rows_add_up_to_the_batchs(parts: int) -> None:
+def test_micro_batch_losses_weighted_by_rows_sum_to_the_batchs(parts: int) -> None:
     torch.manual_seed(0)
     logits, labels, weights = torch.randn(50, 3), (torch.rand(50, 3) < 0.3).float(), torch.rand(50, 3)
     loss = MultiTaskLoss([1.0, 2.0, 5.0])

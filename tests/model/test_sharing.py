@@ -1,4 +1,4 @@
-"""Experts, gates and cascades against slow loops of the papers' equations."""
+"""Experts, gates and cascades against the equations of their papers, written as slow loops."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 def model_config(sharing: dict[str, Any] | None = None, cascade: dict[str, Any] | None = None) -> ModelConfig:
-    """Of three tasks over an MLP."""
+    """Three tasks over an MLP."""
     values = {
         "backbone": {"kind": "mlp", "layer_sizes": [7, 5]},
         "sharing": sharing or {"kind": "share_all"},
@@ -57,7 +57,7 @@ def some_inputs(rows: int = 6, width: int = LAYOUT.width) -> Tensor:
 
 
 def slow_gate(gate: nn.Module, row: Tensor, outputs: list[Tensor]) -> Tensor:
-    """Σᵢ softmax(W x)ᵢ · fᵢ, a row and an expert at a time."""
+    """Σᵢ softmax(W x)ᵢ · fᵢ, one row and one expert at a time."""
     assert isinstance(gate, Gate)
     scores = [torch.dot(weights, row).exp() for weights in gate.linear.weight]
     mixed = torch.zeros_like(outputs[0])
@@ -70,13 +70,13 @@ def outputs_of(experts: nn.Module, row: Tensor) -> list[Tensor]:
     return [output[0] for output in experts(row[None])]
 
 
-def test_mmoe_is_the_papers() -> None:
+def test_mmoe_matches_its_paper() -> None:
     sharing, inputs = make_sharing("mmoe"), some_inputs()
     assert isinstance(sharing, Mmoe)
-    for task, found in zip(TASKS, sharing(inputs), strict=True):
+    for task, output in zip(TASKS, sharing(inputs), strict=True):
         gate = sharing.task_gates.named(task)
         slow = [slow_gate(gate, row, outputs_of(sharing.experts, row)) for row in inputs]
-        assert_close(found, torch.stack(slow))
+        assert_close(output, torch.stack(slow))
 
 
 def test_mmoe_with_one_expert_is_share_all() -> None:
@@ -90,16 +90,16 @@ def test_mmoe_with_one_expert_is_share_all() -> None:
 
 
 def slow_level(level: nn.Module, read: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What each gate of a level mixes for one row: a task its own and the shared experts, the shared gate all."""
+    """The mixtures of a level for one row: a task mixes its own and the shared experts, the shared gate all."""
     assert isinstance(level, Level)
     outputs = {part: outputs_of(level.experts.named(part), read[part]) for part in [*TASKS, "shared"]}
     mixed = {task: outputs[task] + outputs["shared"] for task in TASKS}
     mixed["shared"] = [output for part in [*TASKS, "shared"] for output in outputs[part]]
-    return {gate: slow_gate(level.gates.named(gate), read[gate], mixed[gate]) for gate in level.mixed}
+    return {gate: slow_gate(level.gates.named(gate), read[gate], mixed[gate]) for gate in level.mixed_parts}
 
 
 @pytest.mark.parametrize("kind", ["cgc", "ple"])
-def test_cgc_and_ple_are_the_papers(kind: str) -> None:
+def test_cgc_and_ple_match_their_paper(kind: str) -> None:
     sharing, inputs = make_sharing(kind), some_inputs()
     assert isinstance(sharing, Ple)
     slow = []
@@ -109,8 +109,8 @@ def test_cgc_and_ple_are_the_papers(kind: str) -> None:
             read = slow_level(level, read)
         assert list(read) == TASKS  # the last level has no shared gate
         slow.append([read[task] for task in TASKS])
-    for index, found in enumerate(sharing(inputs)):
-        assert_close(found, torch.stack([each[index] for each in slow]))
+    for index, output in enumerate(sharing(inputs)):
+        assert_close(output, torch.stack([row[index] for row in slow]))
 
 
 @pytest.mark.parametrize(("kind", "calls"), [("mmoe", 3), ("cgc", 2 + 3), ("ple", 3 * (2 + 3 * 2))])
@@ -125,17 +125,17 @@ def test_every_expert_is_computed_once(kind: str, calls: int) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_weights_of_a_gate_sum_to_one_and_have_the_names_of_its_experts(kind: str) -> None:
+def test_the_weights_of_a_gate_sum_to_1_over_its_named_experts(kind: str) -> None:
     sharing = make_sharing(kind)
     weights = sharing.gate_weights(some_inputs())
     assert weights.keys() == sharing.gates.keys()
-    for gate, each in weights.items():
-        assert each.shape == (6, len(sharing.gates[gate]))
-        assert (each >= 0).all()
-        assert_close(each.sum(dim=1), torch.ones(6))
+    for gate, values in weights.items():
+        assert values.shape == (6, len(sharing.gates[gate]))
+        assert (values >= 0).all()
+        assert_close(values.sum(dim=1), torch.ones(6))
 
 
-def test_gates_and_experts_are_called_by_level_and_task() -> None:
+def test_gates_and_experts_are_named_by_level_and_task() -> None:
     assert make_sharing("mmoe").gates == {task: ["expert_1", "expert_2", "expert_3"] for task in TASKS}
     assert make_sharing("cgc").gates["a.b"] == ["a.b_1", "shared_1", "shared_2"]
     ple = make_sharing("ple", levels=2, task_experts=1).gates
@@ -143,7 +143,7 @@ def test_gates_and_experts_are_called_by_level_and_task() -> None:
     assert ple["level_1/shared"] == ["click_1", "like_1", "a.b_1", "shared_1", "shared_2"]
 
 
-def test_the_weights_of_ples_gates_are_those_it_mixes_with() -> None:
+def test_the_reported_weights_of_ple_are_those_it_mixes_with() -> None:
     sharing, inputs = make_sharing("ple"), some_inputs()
     seen: list[Tensor] = []
     for module in sharing.modules():
@@ -169,7 +169,7 @@ def moved_experts(sharing: Ple, task: int) -> set[tuple[int, str]]:
     }
 
 
-def test_a_task_moves_its_own_and_shared_experts_and_below_the_last_level_all() -> None:
+def test_a_task_trains_its_own_and_shared_experts_and_all_of_lower_levels() -> None:
     sharing = make_sharing("ple", levels=2)
     assert isinstance(sharing, Ple)
     everything = {(1, part) for part in [*TASKS, "shared"]}
@@ -179,7 +179,7 @@ def test_a_task_moves_its_own_and_shared_experts_and_below_the_last_level_all() 
     assert moved_experts(single, 1) == {(1, "like"), (1, "shared")}
 
 
-def test_higher_levels_read_mixtures_which_are_numbers_without_fields() -> None:
+def test_higher_levels_read_numbers_without_embeddings() -> None:
     config = model_config(KINDS["ple"])
     blocks = [{"output_size": 6, "aggregation_size": 4}]
     mask_net = MaskNetConfig.model_validate({"kind": "mask_net", "mask_blocks": blocks})
@@ -199,7 +199,7 @@ LOGITS = st.lists(st.floats(-30, 30, width=32), min_size=3, max_size=3)
 
 
 @given(LOGITS)
-def test_esmm_gives_the_product_of_the_probabilities_before(logits: list[float]) -> None:
+def test_esmm_multiplies_the_probabilities_along_the_chain(logits: list[float]) -> None:
     cascade = make_cascade(kind="esmm", chain=["like", "a.b", "click"])
     click, like, last = (each.item() for each in cascade.chained([torch.tensor([each]) for each in logits]))
     assert like == torch.tensor(logits[1]).item()
@@ -209,7 +209,7 @@ def test_esmm_gives_the_product_of_the_probabilities_before(logits: list[float])
 
 
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=3, max_size=3))
-def test_esmms_probabilities_never_rise_along_the_chain(logits: list[float]) -> None:
+def test_esmms_probabilities_never_increase_along_the_chain(logits: list[float]) -> None:
     halved = [torch.tensor([each / 4]) for each in logits]
     found = torch.stack(make_cascade(kind="esmm", chain=TASKS).chained(halved))
     assert (found.diff(dim=0) <= 0).all()
@@ -225,7 +225,7 @@ def test_the_logit_of_a_product_and_its_gradient_are_finite_at_any_magnitude(lef
     assert logits.grad is not None
     assert logits.grad.isfinite().all()
     assert (logits.grad >= 0).all()
-    if max(abs(left), abs(right)) == 80:  # beyond, 64 bits cannot tell the slow way either
+    if max(abs(left), abs(right)) == 80:  # beyond, even float64 is not exact for the slow version
         assert_close(found.double(), slow_logit([left, right]), atol=1e-4, rtol=1e-6)
     assert found.isfinite()
 
@@ -245,7 +245,7 @@ def slow_aitm(cascade: Aitm, read: list[Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def test_aitm_is_the_papers_and_leaves_other_tasks_alone() -> None:
+def test_aitm_matches_its_paper_and_leaves_other_tasks_unchanged() -> None:
     cascade = make_cascade(kind="aitm", chain=["a.b", "click"], width=6)
     assert isinstance(cascade, Aitm)
     read = [some_inputs(), some_inputs() + 1, some_inputs() - 1]
@@ -258,7 +258,7 @@ def test_aitm_is_the_papers_and_leaves_other_tasks_alone() -> None:
             assert_close(found[TASKS.index(task)][row], expected)
 
 
-def test_aitm_along_three_tasks_goes_from_each_to_the_next() -> None:
+def test_aitm_transfers_from_each_task_of_a_chain_to_the_next() -> None:
     cascade = make_cascade(kind="aitm", chain=["like", "click", "a.b"], width=6)
     assert isinstance(cascade, Aitm)
     found = cascade([some_inputs()] * 3)
@@ -267,7 +267,7 @@ def test_aitm_along_three_tasks_goes_from_each_to_the_next() -> None:
         assert_close(found[TASKS.index(task)][2], expected)
 
 
-def test_the_penalty_is_what_later_tasks_have_above_earlier_ones() -> None:
+def test_the_penalty_is_the_excess_of_later_probabilities() -> None:
     outputs = torch.randn(8, 2, generator=torch.Generator().manual_seed(0))
     later_task, earlier_task = outputs.sigmoid().T.tolist()  # share → like
     slow = sum(max(later - earlier, 0) for earlier, later in zip(earlier_task, later_task, strict=True)) / 8
@@ -279,14 +279,14 @@ def test_the_penalty_is_what_later_tasks_have_above_earlier_ones() -> None:
         assert Objective(make_config(other)).penalty(outputs) == 0
 
 
-def test_the_penalty_pulls_probabilities_together() -> None:
+def test_the_gradient_of_the_penalty_lowers_the_later_probability() -> None:
     probabilities = torch.tensor([[0.2, 0.6, 0.1]], requires_grad=True)
     chain_penalty(probabilities).backward()
     assert probabilities.grad is not None
     assert probabilities.grad.tolist() == [[-1.0, 1.0, 0.0]]
 
 
-def test_a_ranker_of_a_chain_orders_its_probabilities() -> None:
+def test_a_ranker_with_esmm_orders_its_probabilities() -> None:
     config = make_config("esmm")
     ranker, batch = make_ranker(config).eval(), make_batch(config)
     found = ranker(batch)
@@ -298,15 +298,15 @@ def test_a_ranker_of_a_chain_orders_its_probabilities() -> None:
     assert_close(found.probabilities[:, 1], towers[0].sigmoid() * towers[1].sigmoid())
 
 
-def test_parameters_carry_the_names_of_their_tasks() -> None:
+def test_parameters_are_named_after_their_tasks() -> None:
     names = [name for name, _ in make_sharing("mmoe").named_parameters()]
     assert names[-1] == "task_gates.a%2Eb.linear.weight"
     names = [name for name, _ in make_cascade(kind="aitm", chain=["click", "a.b"], width=2).named_parameters()]
     assert "transfers.a%2Eb.value.weight" in names
 
 
-class _Whole(nn.Module):
-    """A sharing and a cascade as one program of tensors."""
+class _SharingAndCascade(nn.Module):
+    """A sharing and a cascade in one module."""
 
     def __init__(self, sharing: Sharing, cascade: Cascade) -> None:
         super().__init__()
@@ -320,9 +320,9 @@ class _Whole(nn.Module):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("cascade", [{"kind": "esmm", "chain": TASKS}, {"kind": "aitm", "chain": TASKS, "width": 3}])
-def test_they_can_be_exported_for_any_number_of_rows(kind: str, cascade: dict[str, Any]) -> None:
+def test_sharing_and_cascade_export_for_any_number_of_rows(kind: str, cascade: dict[str, Any]) -> None:
     sharing = make_sharing(kind)
-    whole = _Whole(sharing, build_cascade(model_config(cascade=cascade), sharing.layout)).eval()
+    module = _SharingAndCascade(sharing, build_cascade(model_config(cascade=cascade), sharing.layout)).eval()
     rows = ({0: torch.export.Dim("rows", min=2, max=100)},)
-    program = torch.export.export(whole, (some_inputs(),), dynamic_shapes=rows).module()
-    assert_close(program(some_inputs(rows=9)), whole(some_inputs(rows=9)))
+    program = torch.export.export(module, (some_inputs(),), dynamic_shapes=rows).module()
+    assert_close(program(some_inputs(rows=9)), module(some_inputs(rows=9)))
