@@ -1,3 +1,5 @@
+"""The command line as a whole: help, exit codes, and what a command suggests to run next."""
+
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +14,7 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "recap", *map(str, arguments)], capture_output=True, text=True)
 
 
-def test_the_version_is_the_packages() -> None:
+def test_version_prints_the_version_of_the_package() -> None:
     assert run("--version").stdout == f"recap {recap.__version__}\n"
 
 
@@ -35,24 +37,24 @@ def test_help_and_config_check_import_no_torch(tmp_path: Path) -> None:
         assert done.stdout.endswith("[]\n"), done.stdout + done.stderr
 
 
-def test_config_check_answers_with_the_places_of_mistakes_and_code_two(tmp_path: Path) -> None:
+def test_config_check_lists_mistakes_with_their_origins_and_exits_with_2(tmp_path: Path) -> None:
     config = tmp_path / "ranker.yaml"
     config.write_text(yaml.safe_dump(feed_values(tmp_path, tmp_path / "run")))
     good = run("config", "check", config)
     assert good.returncode == 0
-    assert "good. 6 feature columns, tasks: like, share; validation sets: validation" in good.stdout
+    assert "no problems. 6 feature columns; tasks: like, share; validation sets: validation" in good.stdout
     bad = run("config", "check", config, "training.seed=-1", "scoring.weights.lik=1")
     assert bad.returncode == 2
     assert bad.stderr.startswith("override 'training.seed=-1': training.seed: must be at least 0")
     assert "Traceback" not in bad.stderr
 
 
-def test_an_unknown_command_and_a_missing_argument_are_code_two() -> None:
+def test_an_unknown_command_and_a_missing_argument_exit_with_2() -> None:
     assert run("trian").returncode == 2
     assert run("train").returncode == 2
 
 
-def test_train_ends_with_a_command_that_can_be_given_next(tmp_path: Path) -> None:
+def test_train_ends_with_the_next_command(tmp_path: Path) -> None:
     values = feed_values(write_feed(tmp_path), tmp_path / "run")
     values["training"]["num_train_steps"] = 1
     config = tmp_path / "ranker.yaml"
@@ -63,18 +65,27 @@ def test_train_ends_with_a_command_that_can_be_given_next(tmp_path: Path) -> Non
     assert alone.stdout.splitlines()[-1] == f"next: recap predict {tmp_path}/alone INPUT… --output DIR"
 
 
-def test_the_best_checkpoint_is_evaluated_and_predicts_by_its_word(tmp_path: Path) -> None:
+def test_evaluate_and_predict_find_the_best_checkpoint_by_name(tmp_path: Path) -> None:
     values = feed_values(write_feed(tmp_path), tmp_path / "run")
     values["training"] |= {"num_train_steps": 2, "eval_log_every_n": 1}
     values["training"]["watch"] = {"metric": "auc", "split": "validation"}
     config = tmp_path / "ranker.yaml"
     config.write_text(yaml.safe_dump(values))
-    said = run("train", config).stdout
-    (best,) = [line.rsplit("/", 1)[1] for line in said.splitlines() if line.startswith("best checkpoint: ")]
+    output = run("train", config).stdout
+    (best,) = [line.rsplit("/", 1)[1] for line in output.splitlines() if line.startswith("best checkpoint: ")]
     assert best in run("evaluate", tmp_path / "run", "--step", "best").stdout.splitlines()[0]
     predicted = run(
         "predict", tmp_path / "run", tmp_path / "validation/*.parquet", f"--output={tmp_path}/p", "--step=best"
     )
     assert predicted.returncode == 0
     refused = run("evaluate", tmp_path / "run", "--step", "last")
-    assert (refused.returncode, refused.stderr) == (2, "--step: 'last' is no step; give a whole number, or best\n")
+    assert (refused.returncode, refused.stderr) == (2, "--step: expected a whole number, or best; found 'last'\n")
+
+
+def test_a_source_that_is_neither_a_file_nor_a_run_is_refused(tmp_path: Path) -> None:
+    next_step = "give a configuration file, or the folder of a run\n"
+    for arguments in (["evaluate"], ["config", "diff", tmp_path]):
+        missing = run(*arguments, tmp_path / "absent")
+        assert missing.returncode == 2
+    assert missing.stderr == f"{tmp_path}: not a run, since it has no config.yaml; {next_step}"
+    assert run("evaluate", tmp_path / "absent").stderr == f"{tmp_path}/absent: no such file or folder; {next_step}"

@@ -1,4 +1,4 @@
-"""What a person sees of a run: on a terminal of 80 columns, and where there is none."""
+"""The output of a run: on a terminal of 80 columns, and without a terminal."""
 
 import os
 import pty
@@ -16,10 +16,11 @@ import yaml
 from support import feed_values, write_feed
 
 from recap.cli.console import Console, duration
-from recap.cli.progress import LiveProgress, Pace, loss_table, shortened, smoothed
+from recap.cli.progress import LiveProgress, Pace, smoothed
+from recap.cli.tables import loss_table, shortened
 
 TASKS = [f"is_engaged_with_in_some_way_or_other_{number}" for number in range(10)]
-"""Ten names that are told apart by their ends."""
+"""Ten names that differ at their ends."""
 
 
 def config_file(folder: Path, **training: Any) -> Path:
@@ -31,7 +32,7 @@ def config_file(folder: Path, **training: Any) -> Path:
 
 
 def on_a_terminal(*arguments: str | Path) -> str:
-    """What a command writes to a terminal of 80 columns."""
+    """The output of a command on a terminal of 80 columns."""
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (30, 80))
     command = [sys.executable, "-m", "recap", *map(str, arguments)]
@@ -42,7 +43,7 @@ def on_a_terminal(*arguments: str | Path) -> str:
         while True:
             try:
                 piece = os.read(ours, 4096)
-            except OSError:  # what Linux says at the end
+            except OSError:  # at the end, on Linux
                 break
             written += piece
     os.close(ours)
@@ -51,7 +52,7 @@ def on_a_terminal(*arguments: str | Path) -> str:
 
 
 def screen(written: str) -> list[str]:
-    """The lines that are left, with what moves the cursor up and what erases a line carried out."""
+    """The lines on the screen at the end, after moving the cursor up and erasing lines."""
     lines, row = [""], 0
     for piece in re.findall(r"\x1b\[[\d;?]*[A-Za-z]|\r|\n|[^\x1b\r\n]+", written):
         if piece == "\n":
@@ -66,7 +67,7 @@ def screen(written: str) -> list[str]:
     return [line.rstrip() for line in lines]
 
 
-def test_a_terminal_shows_progress_that_is_gone_at_the_end(tmp_path: Path) -> None:
+def test_on_a_terminal_progress_vanishes_at_the_end(tmp_path: Path) -> None:
     written = on_a_terminal("train", config_file(tmp_path, watch={"metric": "auc", "split": "validation"}))
     assert "step 12/12 " in written
     assert re.search(r"loss [\d.]+  [\d,]+ examples/s  data wait \d+%", written)
@@ -78,7 +79,7 @@ def test_a_terminal_shows_progress_that_is_gone_at_the_end(tmp_path: Path) -> No
     assert lines[-2] == f"next: recap evaluate {shlex.quote(f'{tmp_path}/a run')} --step best"
 
 
-def test_without_a_terminal_lines_are_plain_and_the_end_tells_all(tmp_path: Path) -> None:
+def test_without_a_terminal_lines_are_plain_and_end_with_a_summary(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "recap", "train", str(config_file(tmp_path))], capture_output=True, text=True
     )
@@ -99,7 +100,7 @@ def test_without_a_terminal_lines_are_plain_and_the_end_tells_all(tmp_path: Path
 
 
 @pytest.mark.parametrize(("options", "steps"), [(["--profile"], 20), (["--profile-steps", "3"], 3)])
-def test_a_profile_is_asked_for_by_a_word_and_says_where_it_is(tmp_path: Path, options: list[str], steps: int) -> None:
+def test_a_profile_is_written_on_request(tmp_path: Path, options: list[str], steps: int) -> None:
     file = config_file(tmp_path, num_train_steps=26, eval_log_every_n=26)
     command = [sys.executable, "-m", "recap", "train", str(file), *options]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -108,7 +109,7 @@ def test_a_profile_is_asked_for_by_a_word_and_says_where_it_is(tmp_path: Path, o
     assert f"\nprofile written: {tmp_path}/a run/profile/operators.txt, and trace.json" in done.stdout
 
 
-def test_no_steps_cannot_be_profiled(tmp_path: Path) -> None:
+def test_profiling_zero_steps_is_refused(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "recap", "train", "x.yaml", "--profile-steps", "0"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
@@ -124,7 +125,7 @@ def rendered(width: int, show: Any) -> list[str]:
 
 @pytest.mark.parametrize("width", [40, 80, 120])
 @pytest.mark.parametrize("count", [1, 2, 10])
-def test_the_losses_of_all_tasks_fit_a_terminal_and_are_told_apart(width: int, count: int) -> None:
+def test_the_losses_of_all_tasks_fit_a_terminal_under_distinct_names(width: int, count: int) -> None:
     lines = rendered(width, loss_table({task: float(number) for number, task in enumerate(TASKS[:count])}, width))
     assert max(map(len, lines)) <= width
     shown = re.findall(r"(\S+) +(\d\.\d{4})", "\n".join(lines))
@@ -134,7 +135,7 @@ def test_the_losses_of_all_tasks_fit_a_terminal_and_are_told_apart(width: int, c
 
 
 @pytest.mark.parametrize("count", [1, 2, 10])
-def test_the_table_of_an_evaluation_leaves_columns_out_before_it_cuts_numbers(
+def test_a_table_of_metrics_drops_columns_before_it_cuts_numbers(
     count: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     metrics = {"positives": 1408, "ctr": 0.0133, "calibration": 1.02, "log_loss": 0.05, "rce": 12.3, "auc": 0.78}
@@ -149,30 +150,30 @@ def test_the_table_of_an_evaluation_leaves_columns_out_before_it_cuts_numbers(
     assert len({line.split()[0] for line in lines[1:]}) == count
 
 
-def test_a_live_view_before_the_first_step_has_nothing_to_tell_but_the_bar() -> None:
+def test_before_the_first_step_the_live_view_is_only_a_bar() -> None:
     out = rich.console.Console(width=80, force_terminal=True)
     lines = rendered(80, LiveProgress(out, Pace(), 0, 100)._render())
     assert lines[0].startswith("step 0/100 ")
     assert "".join(lines[1:]) == ""
 
 
-def test_what_is_not_finite_does_not_spoil_what_is_shown() -> None:
+def test_values_that_are_not_finite_are_skipped_in_averages() -> None:
     nan, inf = float("nan"), float("inf")
     assert smoothed(0.5, nan) == smoothed(0.5, inf) == smoothed(nan, 0.5) == smoothed(0.5, 0.5) == 0.5
 
 
-def test_a_long_name_keeps_its_ends() -> None:
+def test_a_long_name_is_shortened_in_its_middle() -> None:
     assert shortened("is_good_clicked_convo_desc_v1", 12) == "is_goo…sc_v1"
     assert shortened("short", 5) == "short"
 
 
-def test_a_run_of_which_only_the_evaluation_was_left_ends_without_a_speed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_without_steps_ends_without_a_speed(capsys: pytest.CaptureFixture[str]) -> None:
     Console().ended(Path("run/checkpoints/step_00000012"), None)
     assert re.fullmatch(
         r"\n0 steps in [\d.]+ s\nlast checkpoint: run/checkpoints/step_00000012\n", capsys.readouterr().out
     )
 
 
-def test_durations_are_told_in_two_units_at_most() -> None:
-    told = [duration(seconds) for seconds in (0.04, 59.94, 60, 3599.4, 3600, 18_123)]
-    assert told == ["0.0 s", "59.9 s", "1 min 00 s", "59 min 59 s", "1 h 00 min", "5 h 02 min"]
+def test_durations_have_at_most_two_units() -> None:
+    durations = [duration(seconds) for seconds in (0.04, 59.94, 60, 3599.4, 3600, 18_123)]
+    assert durations == ["0.0 s", "59.9 s", "1 min 00 s", "59 min 59 s", "1 h 00 min", "5 h 02 min"]

@@ -1,40 +1,40 @@
-"""`recap data`: make data, look at it, convert it."""
+"""`recap data`: simulate, convert, inspect and serve data, and compute what a configuration needs from it."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from recap.cli.options import ConfigFile, Overrides, SchemaFile, SetFiles
+from recap.cli.options import ConfigFile, Overrides, Overwrite, SchemaFile, SetFiles, check_output
 
-app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="Make data, look at it, and bring it into another form."
-)
-
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Simulate, convert, inspect and serve data.")
 
 Inputs = Annotated[
-    list[str], typer.Argument(metavar="INPUT...", help="Files or URLs, or globs of them.", show_default=False)
+    list[str], typer.Argument(metavar="INPUT", help="Files, URLs, or globs of them.", show_default=False)
 ]
 
 
 @app.command()
 def simulate(
-    output: Annotated[Path, typer.Option(help="Folder for the feed.", show_default=False)],
-    rows: Annotated[int, typer.Option(help="Rows to train on.")] = 500_000,
-    validation_rows: Annotated[int, typer.Option(help="Rows to validate on, later in time.")] = 100_000,
-    seed: Annotated[int, typer.Option(min=0, help="Fixes every value.")] = 0,
-    embedding_size: Annotated[int, typer.Option(help="Width of the user's and the author's vector.")] = 32,
+    output: Annotated[Path, typer.Option(help="Folder to write the feed to.", show_default=False)],
+    rows: Annotated[int, typer.Option(help="Training rows.")] = 500_000,
+    validation_rows: Annotated[int, typer.Option(help="Validation rows, later in time.")] = 100_000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed; the same seed gives the same feed.")] = 0,
+    embedding_size: Annotated[int, typer.Option(help="Width of the user and author vectors.")] = 32,
     downsample: Annotated[
         list[str] | None,
         typer.Option(
             metavar="TASK=RATE",
-            help="Keep each negative of TASK in train with probability RATE; may be given for several tasks.",
+            help="Keep each training negative of TASK with probability RATE. May be repeated.",
             show_default=False,
         ),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a feed that is already there.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
-    """Simulate a feed: impressions with labels in Parquet, and their true probabilities beside them."""
+    """Simulate a feed whose true probabilities are known.
+
+    Impressions with labels are written as Parquet, and their true probabilities beside them.
+    """
     from recap.cli.console import Console
     from recap.data.simulate import simulate as run
 
@@ -46,43 +46,47 @@ def simulate(
             validation_rows=validation_rows,
             seed=seed,
             embedding_size=embedding_size,
-            downsample=dict(_rate(text) for text in downsample or []),
+            downsample=dict(map(_parse_rate, downsample or [])),
             overwrite=overwrite,
             progress=count,
         )
-    console.say(f"written: {output}" if made else f"{output} holds this very feed already; nothing to do")
+    console.say(f"written: {output}" if made else f"{output} already holds this feed; nothing to do")
 
 
 @app.command()
 def convert(
     inputs: Inputs,
-    output: Annotated[Path, typer.Option(help="Folder for the files.", show_default=False)],
+    output: Annotated[Path, typer.Option(help="Folder to write to.", show_default=False)],
     to: Annotated[
-        str, typer.Option("--to", metavar="FORMAT", help="parquet, arrow, csv, jsonl or tfrecord.")
+        str, typer.Option("--to", metavar="FORMAT", help="Format: parquet, arrow, csv, jsonl or tfrecord.")
     ] = "parquet",
     schema: SchemaFile = None,
     packed: Annotated[
-        bool, typer.Option("--pack", help="Parquet: lists of one length as bytes, which are read several times faster.")
+        bool,
+        typer.Option("--pack", help="Parquet: store lists of equal length as bytes, which read several times faster."),
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are already there.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
-    """Convert files to another format, one for one; files that are there already are kept, so it can be resumed."""
+    """Convert data files to another format.
+
+    Each input file becomes one output file. Existing ones are kept, so that an interrupted conversion resumes.
+    """
     from recap.cli.console import Console
     from recap.data.tools.convert import ENDINGS, convert_files
     from recap.errors import InputError
     from recap.text import suggest
 
-    kind = next((each for each in ENDINGS if each == to), None)
-    if kind is None:
-        raise InputError(f"--to: {to!r} is no format. {suggest(to, list(ENDINGS))}")
-    if packed and kind != "parquet":
-        raise InputError(f"--pack: only Parquet has packed columns, found --to {kind}; leave --pack out")
+    format_ = next((name for name in ENDINGS if name == to), None)
+    if format_ is None:
+        raise InputError(f"--to: unknown format {to!r}. {suggest(to, list(ENDINGS))}")
+    if packed and format_ != "parquet":
+        raise InputError(f"--pack: only Parquet has packed columns, found --to {to}; leave out --pack")
     console = Console()
     with console.counting("rows converted") as count:
-        written, kept = convert_files(
-            inputs, output, kind, schema, packed=packed, overwrite=overwrite, after_rows=count
+        written, skipped = convert_files(
+            inputs, output, format_, schema, packed=packed, overwrite=overwrite, after_rows=count
         )
-    console.say(f"written: {_files(written)} in {output}" + (f"; {_files(kept)} there already" if kept else ""))
+    console.say(f"written: {_files(written)} in {output}" + (f"; {_files(skipped)} already exist" if skipped else ""))
 
 
 @app.command()
@@ -91,7 +95,10 @@ def inspect(
     schema: SchemaFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Look at every row of some files: for each column its type, missing values, range, distinct values, positives."""
+    """Describe the columns of data files.
+
+    Reads every row: type, missing values, range, distinct values and ones of each column.
+    """
     import json
 
     from recap.cli.console import Console
@@ -101,32 +108,35 @@ def inspect(
         print(json.dumps(inspect_files(inputs, schema).as_json(), indent=1, ensure_ascii=False))
         return
     console = Console()
-    with console.counting("rows looked at") as count:
-        found = inspect_files(inputs, schema, count)
-    console.inspection(found)
+    with console.counting("rows read") as count:
+        inspection = inspect_files(inputs, schema, count)
+    console.inspection(inspection)
 
 
 @app.command()
 def vocabulary(
     inputs: Inputs,
-    column: Annotated[str, typer.Option(help="The column of strings.", show_default=False)],
+    column: Annotated[str, typer.Option(help="Column of strings.", show_default=False)],
     output: Annotated[Path, typer.Option(metavar="FILE", help="Parquet file to write.", show_default=False)],
-    min_count: Annotated[int, typer.Option(min=1, help="Leave out strings of fewer rows; they count as unknown.")] = 1,
+    min_count: Annotated[
+        int, typer.Option(min=1, help="Rows a string must occur in; rarer ones count as unknown.")
+    ] = 1,
     schema: SchemaFile = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is already there.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
-    """Count the strings of a column and write those to know, the most frequent first; row k has code k + 1."""
+    """Write the vocabulary of a column of strings.
+
+    The most frequent string comes first; the string in row k has code k + 1.
+    """
     from recap.cli.console import Console
     from recap.data.tools.vocabulary import count_values, write_table
-    from recap.errors import InputError
 
-    if output.exists() and not overwrite:
-        raise InputError(f"--output: {output} is already there; add --overwrite to replace it")
+    check_output(output, overwrite=overwrite)
     console = Console()
     with console.counting("rows counted") as count:
         table = count_values(inputs, column, schema, min_count=min_count, after_rows=count)
     write_table(table, output)
-    console.say(f"written: {output}, {table.num_rows:,} strings; use it as features.discrete.{column}.vocabulary")
+    console.say(f"written: {output}, {table.num_rows:,} strings; for features.discrete.{column}.vocabulary")
 
 
 @app.command()
@@ -135,23 +145,24 @@ def analysis(
     output: Annotated[Path, typer.Option(metavar="FILE", help="Parquet file to write.", show_default=False)],
     overrides: Overrides = None,
     set_files: SetFiles = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is already there.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
-    """Read the data to train on: mean and deviation of each continuous value after the logarithm, for z_score_log."""
+    """Write mean and deviation of the continuous features.
+
+    Reads all training data. The featurization z_score_log needs the result; values are measured after the logarithm.
+    """
     from recap.cli.console import Console
     from recap.config.file.load import load_config
     from recap.data.tools.analysis import analyse
     from recap.data.tools.vocabulary import write_table
-    from recap.errors import InputError
 
-    if output.exists() and not overwrite:
-        raise InputError(f"--output: {output} is already there; add --overwrite to replace it")
+    check_output(output, overwrite=overwrite)
     loaded = load_config(config, overrides or [], set_files or [])
     console = Console()
     with console.counting("rows analysed") as count:
         table = analyse(loaded, count)
     write_table(table, output)
-    console.say(f"written: {output}, {table.num_rows:,} values; use it as model.featurization.analysis of z_score_log")
+    console.say(f"written: {output}, {table.num_rows:,} values; for model.featurization.analysis of z_score_log")
 
 
 @app.command()
@@ -159,12 +170,14 @@ def serve(
     config: ConfigFile,
     overrides: Overrides = None,
     set_files: SetFiles = None,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Where to listen; 0: any port that is free.")] = 5005,
-    host: Annotated[
-        str, typer.Option(help="Whose connections to take; 0.0.0.0: those of every host that reaches this one.")
-    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 chooses a free one.")] = 5005,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 accepts any host.")] = "127.0.0.1",
 ) -> None:
-    """Read the data sets of a configuration for trainers whose 'readers' are 'kind: service'; until it is ended."""
+    """Read data for trainers on other hosts.
+
+    Those trainers have `readers: {kind: service}`. Runs until it is stopped. There is no authentication and no
+    encryption.
+    """
     from threading import Event
 
     from recap.cli.console import Console
@@ -178,7 +191,7 @@ def serve(
     server = DataServer(open_sources(loaded), host, port)
     console = Console()
     console.say(f"serving {', '.join(server.sets)} at {host}:{server.port}")
-    console.say("there is no authentication and no encryption: whoever can connect can read these rows")
+    console.say("no authentication, no encryption: anyone who can connect can read these rows")
     try:
         Event().wait()
     finally:
@@ -189,7 +202,7 @@ def _files(files: list[Path]) -> str:
     return "1 file" if len(files) == 1 else f"{len(files):,} files"
 
 
-def _rate(text: str) -> tuple[str, float]:
+def _parse_rate(text: str) -> tuple[str, float]:
     from recap.errors import InputError
 
     task, _, rate = text.partition("=")

@@ -1,4 +1,4 @@
-"""The command line: `recap COMMAND …`. Commands import what they run only when they run."""
+"""The root of the command line: `recap COMMAND …`, its exit codes and signals."""
 
 import os
 import signal
@@ -49,9 +49,9 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line; errors a user can meet become a message and an exit code."""
+    """Run the command line. Every `RecapError` and `OSError` becomes a message and an exit code, never a traceback."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):  # what the terminal has no letter for is written as its number
+        if isinstance(stream, TextIOWrapper):  # a character that the terminal cannot show becomes its escape
             stream.reconfigure(errors="backslashreplace")
     try:
         with stopped_by_signals():
@@ -61,7 +61,7 @@ def main() -> None:
             print_error(error)
         _leave(error.exit_code)
     except Terminated as end:
-        print(f"stopped by {signal.Signals(end.number).name}; nothing half-written is left", file=sys.stderr)
+        print(f"stopped by {signal.Signals(end.number).name}; no partial files are left", file=sys.stderr)
         _leave(128 + end.number)
     except RecapError as error:
         if not _reported_by_another_rank(error):
@@ -83,7 +83,7 @@ def _reported_by_another_rank(error: RecapError) -> bool:
 
 
 def _leave(code: int) -> NoReturn:
-    """End the process; threads that wait for data are not waited for."""
+    """End the process without waiting for threads that wait for data."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):
             stream.flush()

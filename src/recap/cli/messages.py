@@ -1,4 +1,4 @@
-"""How errors and remarks look: plain lines for tools; on a terminal, with colour and the line each is about."""
+"""Errors and remarks on standard error: plain lines for tools; in colour, with the line of the file, on a terminal."""
 
 import sys
 from collections.abc import Sequence
@@ -9,19 +9,19 @@ from recap.errors import ConfigError, Problem, RecapError
 
 
 def print_error(error: RecapError) -> None:
-    """Print an error to standard error, secrets hidden."""
+    """Print an error, with secrets hidden."""
     if isinstance(error, ConfigError) and error.problems:
-        _print(error.problems, "problem", "nothing was done", "red")
+        _print(error.problems, "problem", "red")
     else:
         print(hide(str(error)), file=sys.stderr)
 
 
 def print_remarks(remarks: Sequence[Problem]) -> None:
-    """Print to standard error what a person should know of work that was done."""
-    _print(remarks, "remark", "please read them", "yellow")
+    """Print remarks on work that was done."""
+    _print(remarks, "remark", "yellow")
 
 
-def _print(problems: Sequence[Problem], what: str, end: str, colour: str) -> None:
+def _print(problems: Sequence[Problem], noun: str, colour: str) -> None:
     if not sys.stderr.isatty():
         print(hide("\n".join(map(str, problems))), file=sys.stderr)
         return
@@ -31,26 +31,26 @@ def _print(problems: Sequence[Problem], what: str, end: str, colour: str) -> Non
     for problem in problems:
         for text, style in _parts(problem, colour):
             console.print(hide(text), style=style, markup=False, end="")
-    console.print(f"{len(problems)} {what}{'s' if len(problems) > 1 else ''}; {end}", style=f"bold {colour}")
+    console.print(f"{len(problems)} {noun}{'s' if len(problems) > 1 else ''}", style=f"bold {colour}")
 
 
 def _parts(problem: Problem, colour: str) -> list[tuple[str, str]]:
-    """The pieces of a problem with their styles."""
+    """The parts of a problem, each with its style."""
     parts = [(f"{problem.origin}: ", "bold"), (f"{problem.path}: " if problem.path else "", "bold cyan")]
     parts.append((f"{problem.text}\n", ""))
-    written = _line(problem)
-    if written:
+    line = _line(problem)
+    if line:
         from rich.cells import cell_len
 
         column = problem.origin.column - 1
         number = f"{problem.origin.line:>5} │ "
-        parts += [(number, "dim"), (f"{written}\n", ""), (" " * 5 + " │ " + " " * cell_len(written[:column]), "dim")]
-        parts.append(("^" * _width(written[column:]) + "\n\n", f"bold {colour}"))
+        parts += [(number, "dim"), (f"{line}\n", ""), (" " * 5 + " │ " + " " * cell_len(line[:column]), "dim")]
+        parts.append(("^" * _width(line[column:]) + "\n\n", f"bold {colour}"))
     return parts
 
 
 def _line(problem: Problem) -> str:
-    """The line of the file it is about, if it can still be read."""
+    """The line of the file that the problem is about; empty if it cannot be read."""
     if not problem.origin.line:
         return ""
     try:
@@ -61,7 +61,7 @@ def _line(problem: Problem) -> str:
     return line.replace("\t", " ") if problem.origin.column - 1 < len(line) else ""
 
 
-def _width(written: str) -> int:
-    """How much of the line the value or key takes that begins it."""
-    ends = [written.find(end) for end in (": ", ",", "}", "]", " #") if written.find(end) > 0]
-    return max(1, len(written.rstrip()) if not ends or written[0] in "{[\"'" else min(ends))
+def _width(text: str) -> int:
+    """The length of the key or value at the start of `text`."""
+    ends = [text.find(end) for end in (": ", ",", "}", "]", " #") if text.find(end) > 0]
+    return max(1, len(text.rstrip()) if not ends or text[0] in "{[\"'" else min(ends))

@@ -1,4 +1,4 @@
-"""`recap model`: look at a model without training it."""
+"""`recap model`: inspect a model without training it."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     from rich.tree import Tree
 
     from recap.model.summary import ModelSummary, ModuleSummary
+    from recap.training.optimizer.memory import TrainingMemory
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at a model without training it.")
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Inspect a model without training it.")
 
 
 @app.callback()
@@ -25,38 +26,47 @@ def summary(
     overrides: Overrides = None,
     set_files: SetFiles = None,
     depth: Annotated[int, typer.Option(min=0, help="Levels of modules to show.")] = 3,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with all levels, instead of a tree.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all levels as JSON instead of a tree.")] = False,
 ) -> None:
-    """Print the modules of a model, what each gives, its parameters and FLOPs, and the memory it takes to train it.
+    """Print the modules of a model and their costs.
 
-    Reads no data but vocabularies and masks.
+    Shows output shapes, parameters, FLOPs, and memory for training. Of the data, only vocabularies and masks are read.
     """
     import json
+    from dataclasses import asdict
 
     from recap.config.file.load import load_config
     from recap.data.encoding.assets import load_assets
+    from recap.model.directory import build_ranker
+    from recap.model.frozen import freeze
     from recap.model.summary import summarise
+    from recap.training.optimizer.memory import training_memory
 
     loaded = load_config(config, overrides or [], set_files or [])
-    found = summarise(loaded, load_assets(loaded.features))
+    assets = load_assets(loaded.features)
+    ranker = build_ranker(loaded, assets)
+    freeze(ranker, loaded.optimizer.frozen)
+    model, memory = summarise(ranker, loaded, assets), training_memory(loaded, ranker)
     if as_json:
-        print(json.dumps(found.as_json(), indent=1, ensure_ascii=False))
+        print(json.dumps({**asdict(model), **asdict(memory)}, indent=1, ensure_ascii=False))
         return
     import rich.console
 
     console = rich.console.Console(highlight=False, markup=False, soft_wrap=True)
-    console.print(_tree(found.model, depth))
-    for line in _totals(found):
+    console.print(_tree(model.model, depth))
+    for line in _totals(model, memory):
         console.print(line)
 
 
 def _tree(module: "ModuleSummary", depth: int) -> "Tree":
-    """A module and, `depth` levels deep, those below it that hold parameters."""
+    """A module and the modules below it that have parameters, down to `depth` levels."""
+    from collections import Counter
+
     from rich.text import Text
     from rich.tree import Tree
 
-    shapes = ["×".join(map(str, shape)) or "1" for shape in module.output]
-    output = f"{len(shapes)} of {shapes[0]}" if len(shapes) > 1 and len(set(shapes)) == 1 else ", ".join(shapes)
+    shapes = Counter("×".join(map(str, shape)) or "1" for shape in module.output)
+    output = ", ".join(f"{count} of {shape}" if count > 1 else shape for shape, count in shapes.items())
     parts = [f"{module.name}  {module.kind}", f"→ {output}" if output else ""]
     parts += [f"{module.parameters:,} parameters", f"{module.flops:,} FLOPs" if module.flops else ""]
     tree = Tree(Text("  ".join(filter(None, parts))))
@@ -66,16 +76,16 @@ def _tree(module: "ModuleSummary", depth: int) -> "Tree":
     return tree
 
 
-def _totals(found: "ModelSummary") -> list[str]:
+def _totals(model: "ModelSummary", memory: "TrainingMemory") -> list[str]:
+    parts = {
+        "weights": model.weight_bytes,
+        "gradients": memory.gradient_bytes,
+        "optimizer state": memory.moment_bytes,
+        **({"averaged weights": memory.average_bytes} if memory.average_bytes else {}),
+    }
+    sizes = ", ".join(f"{name} {size / 2**20:,.2f} MiB" for name, size in parts.items())
     return [
-        f"parameters: {found.parameters:,}",
-        f"FLOPs an example, forward: {found.flops:,} (matrix products)",
-        f"memory: weights {_mib(found.weight_bytes)}, gradients {_mib(found.gradient_bytes)}, "
-        f"moments of the optimizer {_mib(found.moment_bytes)}, "
-        f"{f'average of the weights {_mib(found.average_bytes)}, ' if found.average_bytes else ''}"
-        f"activations {found.activation_bytes / 2**10:,.1f} KiB an example",
+        f"parameters: {model.parameters:,}",
+        f"FLOPs per example, forward: {model.flops:,} (matrix products)",
+        f"memory: {sizes}, activations {model.activation_bytes / 2**10:,.1f} KiB per example",
     ]
-
-
-def _mib(size: int) -> str:
-    return f"{size / 2**20:,.2f} MiB"

@@ -1,4 +1,4 @@
-"""The arguments that commands share."""
+"""Arguments and options that several commands share."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -7,35 +7,13 @@ import typer
 
 from recap.errors import InputError
 
-ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="The configuration file.", show_default=False)]
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="Configuration file.", show_default=False)]
 
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[SECTION.KEY=VALUE]...",
-        help="Values that replace those of the file, in YAML, such as training.num_train_steps=100.",
-        show_default=False,
-    ),
-]
-
-
-def step_of(text: str | None) -> int | Literal["best"] | None:
-    """What `--step` means. Raises InputError."""
-    if text is None:
-        return None
-    if text == "best":
-        return "best"
-    if not text.isascii() or not text.isdigit():
-        raise InputError(f"--step: {text!r} is no step; give a whole number, or best")
-    return int(text)
-
-
-StepOption = Annotated[
-    str | None,
-    typer.Option(
-        "--step",
-        metavar="STEP",
-        help="The checkpoint of this step, or 'best' where training.watch is set; none given: the latest.",
+        metavar="SECTION.KEY=VALUE",
+        help="Overrides of the configuration, in YAML, such as training.num_train_steps=100.",
         show_default=False,
     ),
 ]
@@ -45,13 +23,57 @@ SetFiles = Annotated[
     typer.Option(
         "--set-file",
         metavar="FILE",
-        help="A YAML file to lay over the configuration, or section.key=FILE for the value of one key; "
-        "overrides are laid over it.",
+        help="YAML file merged over the configuration, or section.key=FILE for the value of one key; "
+        "overrides win over it. May be repeated.",
         show_default=False,
     ),
 ]
 
 SchemaFile = Annotated[
     str | None,
-    typer.Option("--schema", metavar="FILE", help="JSON that lists the columns of TFRecord files.", show_default=False),
+    typer.Option(
+        "--schema", metavar="FILE", help="JSON file that lists the columns of TFRecord files.", show_default=False
+    ),
 ]
+
+StepOption = Annotated[
+    str | None,
+    typer.Option(
+        "--step",
+        metavar="STEP",
+        help="Step of the checkpoint, or 'best' where training.watch is set; default: the latest.",
+        show_default=False,
+    ),
+]
+
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")]
+
+
+def parse_step(text: str | None) -> int | Literal["best"] | None:
+    """The value of `--step`. Raises InputError."""
+    if text is None:
+        return None
+    if text == "best":
+        return "best"
+    if not text.isascii() or not text.isdigit():
+        raise InputError(f"--step: expected a whole number, or best; found {text!r}")
+    return int(text)
+
+
+def config_file(source: Path) -> Path:
+    """The configuration file `source`, or the one of the run in folder `source`. Raises InputError."""
+    from recap.runs import Run
+
+    file = Run(source).config_file if source.is_dir() else source
+    if not file.exists():
+        state = f"not a run, since it has no {file.name}" if source.is_dir() else "no such file or folder"
+        raise InputError(f"{source}: {state}; give a configuration file, or the folder of a run")
+    return file
+
+
+def check_output(file: Path, *, overwrite: bool) -> None:
+    """Raise InputError unless `file` can be written: it does not exist, or is a file that may be replaced."""
+    if file.exists() and not file.is_file():
+        raise InputError(f"--output: {file} exists and is not a regular file; choose another --output")
+    if file.exists() and not overwrite:
+        raise InputError(f"--output: {file} already exists; add --overwrite to replace it")

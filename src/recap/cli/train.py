@@ -1,13 +1,18 @@
-"""`recap train`: train, or go on training, from one configuration file."""
+"""`recap train`: train, or resume training, from one configuration file."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from recap.cli.options import ConfigFile, Overrides, SetFiles
 
+if TYPE_CHECKING:
+    from recap.cli.console import Console
+    from recap.config.recap import RecapConfig
+
 _PROFILE_STEPS = 20
+"""Of `--profile` alone."""
 
 
 def train(
@@ -16,42 +21,57 @@ def train(
     set_files: SetFiles = None,
     accept_changed_data: Annotated[
         bool,
-        typer.Option("--accept-changed-data", help="Resume though files are not those that the run was reading."),
+        typer.Option("--accept-changed-data", help="Resume even if the data files changed since the run started."),
     ] = False,
     profile: Annotated[
-        bool, typer.Option("--profile", help="Measure where the time of some steps goes, and write a trace of them.")
+        bool, typer.Option("--profile", help="Measure where the time of some steps goes, and write a trace.")
     ] = False,
     profile_steps: Annotated[
         int | None,
-        typer.Option(min=1, help="Profile so many steps.", show_default=f"{_PROFILE_STEPS} with --profile"),
+        typer.Option(min=1, help="Number of steps to profile.", show_default=f"{_PROFILE_STEPS} with --profile"),
     ] = None,
 ) -> None:
     """Train a ranker; run the same command again to resume."""
-    import shlex
-
     from recap.config.file.load import load_config
 
-    loaded = load_config(config, overrides or [], set_files or [])  # before torch: mistakes answer at once
+    # Before torch is imported, so that mistakes answer at once.
+    loaded = load_config(config, overrides or [], set_files or [])
 
     from recap.cli.console import Console
     from recap.distributed import ranks_from_environment
-    from recap.runs import Run, find_model_directory
+    from recap.native.allocator import tune_process
     from recap.training.trainer import train as run
 
     console = Console()
     steps = profile_steps or (_PROFILE_STEPS if profile else 0)
-    done = run(loaded, console, accept_changed_data=accept_changed_data, profile_steps=steps)
-    if not ranks_from_environment().is_first:
-        return
-    if done:
-        folder = Path(loaded.training.save_dir)
-        best = Run(folder).best
-        console.ended(find_model_directory(folder), best)
-        after = "evaluate {}{}" if loaded.validation_data else "predict {} INPUT… --output DIR{}"
-        step = " --step best" if best is not None else ""
-        console.say(f"next: recap {after.format(shlex.quote(loaded.training.save_dir), step)}")
+    tune_process()
+    result = run(loaded, console, accept_changed_data=accept_changed_data, profile_steps=steps)
+    if ranks_from_environment().is_first:
+        (_show_result if result.trained else _show_finished)(loaded, console)
+
+
+def _show_result(config: "RecapConfig", console: "Console") -> None:
+    """Sum up the run, and suggest the next command."""
+    import shlex
+
+    from recap.runs import Run
+
+    run = Run(Path(config.training.save_dir))
+    best = run.best
+    console.ended(run.checkpoint(), best)
+    folder, step = shlex.quote(config.training.save_dir), " --step best" if best is not None else ""
+    if config.validation_data:
+        console.say(f"next: recap evaluate {folder}{step}")
     else:
-        console.say(f"{loaded.training.save_dir} is already finished; nothing to do")
-        longer = "training.num_train_steps" + (" or train_data.num_epochs" if loaded.train_data.num_epochs else "")
-        longer += " or training.watch.stop_after" if loaded.training.watch else ""
-        console.say(f"raise {longer} to go on, or choose another training.save_dir")
+        console.say(f"next: recap predict {folder} INPUT… --output DIR{step}")
+
+
+def _show_finished(config: "RecapConfig", console: "Console") -> None:
+    """Say that no step is left, and which fields allow more."""
+    limits = ["training.num_train_steps"]
+    if config.train_data.num_epochs:
+        limits.append("train_data.num_epochs")
+    if config.training.watch:
+        limits.append("training.watch.stop_after")
+    console.say(f"{config.training.save_dir} is already finished; nothing to do")
+    console.say(f"to continue, raise {' or '.join(limits)}; to start a new run, choose another training.save_dir")
