@@ -86,9 +86,7 @@ def test_prediction_needs_no_labels_and_agrees_with_the_evaluation(folder: Path)
 def test_misuse_is_answered_with_a_message_and_code_two(folder: Path) -> None:
     assert "none.yaml: cannot be read" in recap(folder, "train", "none.yaml", code=2)
     assert "save_dri" in recap(folder, "train", RECIPE, "training.save_dri=x", code=2)
-    assert "'test' is no validation set. Known: validation" in recap(
-        folder, "evaluate", "whole", "--split", "test", code=2
-    )
+    assert "unknown split 'test'. Known: validation" in recap(folder, "evaluate", "whole", "--split", "test", code=2)
     assert "no checkpoint of step 7; there are 50, 60" in recap(folder, "evaluate", "whole", "--step", "7", code=2)
     assert "nothing: no such folder" in recap(folder, "predict", "nothing", "x", "--output", "y", code=2)
     assert "no*.parquet: matches no file" in recap(folder, "predict", "whole", "no*.parquet", "--output", "y", code=2)
@@ -122,4 +120,4 @@ def test_control_c_saves_the_step_and_says_how_to_go_on(folder: Path) -> None:
     _, errors = process.communicate()
     assert process.returncode == 130
     assert "stopped by SIGINT after step" in errors
-    assert "run the same command again to go on" in errors
+    assert "run the same command again to resume" in errors

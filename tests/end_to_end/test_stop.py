@@ -88,7 +88,7 @@ def test_while_files_are_opened_or_the_first_batch_is_read_nothing_was_done(
 ) -> None:
     config = write_config(folder, f"first{number}", grace=3600.0)
     code, errors = stopped(place, 0, "train", config, by=[number])
-    told = "before the first step was done; nothing was saved; run the same command again to start again\n"
+    told = "before the first step was done; nothing was saved; run the same command again to start\n"
     assert (code, errors) == (128 + number, f"stopped by {number.name} {told}")
     assert list(Run(folder / f"first{number}").checkpoints) == []
 
@@ -109,10 +109,10 @@ def test_a_wait_for_data_is_given_up_and_the_run_goes_on_bit_for_bit(folder: Pat
 def test_a_step_that_takes_too_long_is_given_up_with_all_that_it_moved(folder: Path) -> None:
     config = write_config(folder, "step")
     code, errors = stopped(STEP, 5, "train", config, by=[signal.SIGTERM])
-    told = "stopped by SIGTERM after step 5, which is saved; run the same command again to go on\n"
+    told = "stopped by SIGTERM after step 5, which is saved; run the same command again to resume\n"
     assert (code, errors) == (143, told)
     code, errors = stopped(STEP, 0, "train", config, by=[signal.SIGINT])
-    told = "before another step was done; the checkpoint of step 5 is as it was; run the same command again to go on\n"
+    told = "before another step was done; the checkpoint of step 5 is unchanged; run the same command again to resume\n"
     assert (code, errors) == (130, f"stopped by SIGINT {told}")
     train(load_config(config), Recorder())
     assert_same_run(folder / "whole", folder / "step", 12)

@@ -70,9 +70,10 @@ class KeptRows:
         return Rows(users, *np.ascontiguousarray(part.values[:, :, task].double().numpy().T))
 
     def _add(self, parts: "Sequence[_Part]", level: int) -> None:
-        before, self.level = self.level, level
-        kept = self._parts if level == before else [part.sample(level) for part in self._parts]
-        self._parts = [*kept, *(part.sample(level) for part in parts)]
+        if level > self.level:
+            self.level = level
+            self._parts = [part.sample(level) for part in self._parts]
+        self._parts += (part.sample(level) for part in parts)
         if len(self) > self.max_rows:
             hashes = np.concatenate([part.hashes() for part in self._parts])
             while int((hashes < _limit(self.level)).sum()) > self.max_rows:
