@@ -187,7 +187,7 @@ class Recorder(Reporter):
         self.losses: list[float] = []
         self.evaluated_at: list[tuple[int, str]] = []
         self.logged_at: list[int] = []
-        self.said: list[str] = []
+        self.messages: list[str] = []
 
     def start(self, save_dir: Path, step: int, steps: int, train_rows: int, epochs: float, on: str) -> None:
         self.began_after, self.steps_in_all, self.ran_on = step, steps, on
@@ -204,7 +204,7 @@ class Recorder(Reporter):
         self.evaluated_at.append((step, split))
 
     def say(self, text: str) -> None:
-        self.said.append(text)
+        self.messages.append(text)
 
     def stop(self) -> None:
         self.stopped = True

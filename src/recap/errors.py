@@ -1,12 +1,12 @@
-"""The errors a user can meet. Each says what was found, what is accepted and what to do next.
+"""The errors a user can meet. Each message says what was found, what is accepted and what to do next.
 
 RecapError               exit code 1
 ├── InputError           exit code 2: the user gave something that cannot be used
 │   ├── ConfigError      a configuration file, an override, or sections that contradict each other
 │   ├── DataError        a file, a column or a row
 │   └── CheckpointError  a run, a checkpoint or a model directory
-├── RunError             a run that started well and failed
-│   ├── LostRank         another process of the run ended or hangs
+├── RunError             a run that failed after it started
+│   ├── LostRank         another process of the run died or hangs
 │   └── NotFinite        a loss, gradient or running statistic of a step is not finite
 ├── Interrupted          exit code 128 + signal: a signal stopped training
 └── FollowingStopped     exit code 128 + signal: a signal stopped `recap evaluate --follow`
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Origin:
-    """Where something was said: a place in a file (counted from 1), or an override (no line)."""
+    """Where a configuration value comes from: a position in a file, counted from 1, or an override, without a line."""
 
     source: str
     line: int = 0
@@ -31,7 +31,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Problem:
-    """One mistake: where it was said, the dotted path of what it is about ("" for the whole), and what is wrong."""
+    """One mistake in a configuration: its origin, dotted key path ("" for the whole file), and what is wrong."""
 
     origin: Origin
     path: str
@@ -42,19 +42,19 @@ class Problem:
 
 
 class RecapError(Exception):
-    """Anything recap reports to its user; the command line prints the message, never a traceback."""
+    """Any error that recap reports to its user; the command line prints the message without a traceback."""
 
     exit_code = 1
 
 
 class InputError(RecapError):
-    """The user gave something that cannot be used; nothing was changed."""
+    """Unusable input; nothing was changed."""
 
     exit_code = 2
 
 
 class ConfigError(InputError):
-    """A configuration that cannot be used; the message lists every problem found, a line each."""
+    """An invalid configuration; the message lists every problem, a line each."""
 
     def __init__(self, problems: str | Sequence[Problem]) -> None:
         self.problems = () if isinstance(problems, str) else tuple(problems)
@@ -62,64 +62,64 @@ class ConfigError(InputError):
 
 
 class DataError(InputError):
-    """Data that cannot be used; the message names file, column and row where they are known."""
+    """Unusable data; the message names file, column and row where they are known."""
 
     def __init__(self, message: str, rows: Sequence[int] = ()) -> None:
-        """`rows` of what was being read are all that is wrong in this way: without them the rest can be read."""
+        """`rows`: indices of the bad rows, if the other rows of the chunk can be read without them."""
         super().__init__(message)
         self.rows = tuple(rows)
 
 
 class CheckpointError(InputError):
-    """A run, checkpoint or model directory that is missing, damaged or does not fit."""
+    """A run, checkpoint or model directory that is missing, damaged or of another model."""
 
 
 class RunError(RecapError):
-    """A run that began well and failed, such as a loss that is not finite."""
+    """A run that failed after it started, such as by a full disk."""
 
 
 _MAX_SHOWN = 5
 
 
 class LostRank(RunError):
-    """Another rank has ended, or hangs, and this one cannot go on without it."""
+    """Another rank died or hangs, and this one cannot continue without it."""
 
 
 class NotFinite(RunError):
-    """Losses, gradients or running statistics of a step are not finite; the weights were not moved."""
+    """A loss, gradient or running statistic of a step is not finite; the weights were not changed."""
 
     def __init__(self, step: int, what: str, names: Sequence[str]) -> None:
-        """`what` there is of each of `names`: tasks, parameters or buffers."""
+        """`what`: "loss", "gradient", "norm" or "running statistic"; `names`: its tasks, parameters or buffers."""
         self.what = what
         more = f" and {len(names) - _MAX_SHOWN} more" if len(names) > _MAX_SHOWN else ""
         super().__init__(
             f"step {step}: the {what} of {', '.join(names[:_MAX_SHOWN])}{more} is not finite; "
-            "the weights were not moved"
+            "the weights were not changed"
         )
 
 
 class Interrupted(RecapError):
-    """A signal asked the run to stop; what was done is saved."""
+    """A signal stopped the run; finished steps are saved."""
 
     def __init__(self, number: int, step: int, *, done: bool = True) -> None:
-        """`done`: whether a step was done in this process; `step` is the last that is saved, 0 if there is none."""
-        what = (
+        """`step`: the last saved step, 0 without one. `done`: whether this process finished a step."""
+        progress = (
             f"after step {step}, which is saved"
             if done
-            else f"before another step was done; the checkpoint of step {step} is as it was"
+            else f"before another step was done; the checkpoint of step {step} is unchanged"
             if step
             else "before the first step was done; nothing was saved"
         )
-        again = "go on" if step else "start again"
-        super().__init__(f"stopped by {signal.Signals(number).name} {what}; run the same command again to {again}")
+        action = "resume" if step else "start"
+        super().__init__(f"stopped by {signal.Signals(number).name} {progress}; run the same command again to {action}")
         self.exit_code = 128 + number
 
 
 class FollowingStopped(RecapError):
-    """A signal ended the following; what was evaluated is written."""
+    """A signal stopped `recap evaluate --follow`; finished evaluations are written."""
 
     def __init__(self, number: int, done: int) -> None:
-        """`done`: the last step that was evaluated, 0 if there is none."""
-        what = f"the last checkpoint evaluated is that of step {done}" if done else "no checkpoint was evaluated"
-        super().__init__(f"stopped by {signal.Signals(number).name}; {what}")
+        """`done`: the last evaluated step, 0 without one."""
+        progress = f"the last checkpoint evaluated is step {done}" if done else "no checkpoint was evaluated"
+        super().__init__(f"stopped by {signal.Signals(number).name}; {progress}")
         self.exit_code = 128 + number

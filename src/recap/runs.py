@@ -1,4 +1,4 @@
-"""A run: everything that lies under `training.save_dir`. No other module knows a file name of it."""
+"""A run: everything under `training.save_dir`. No other module knows its file names."""
 
 import fcntl
 import json
@@ -14,21 +14,21 @@ from recap.errors import CheckpointError, InputError
 from recap.storage import MANIFEST
 
 STATE = "state.json"
-"""What a checkpoint holds besides the files of a model directory and its tensors."""
+"""The part of a checkpoint that is neither model directory nor tensors: step, stream position, sums."""
 BEST: Literal["best"] = "best"
 Step = int | Literal["best"]
-"""A step of a run, or the one at which the metric that `training.watch` names was best."""
+"""A step of a run, or "best": the step at which the metric of `training.watch` was best."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """The run in folder `path`, which need not exist yet."""
+    """The run in the folder `path`, which need not exist yet."""
 
     path: Path
 
     @property
     def config_file(self) -> Path:
-        """The resolved configuration of the run as it was last started."""
+        """The resolved configuration with which the run was last started."""
         return self.path / STORED
 
     @property
@@ -43,12 +43,12 @@ class Run:
 
     @property
     def evaluations_file(self) -> Path:
-        """One line per checkpoint that `recap evaluate --follow` evaluated."""
+        """Results of `recap evaluate --follow`, one line per checkpoint, split and task."""
         return self.path / "evaluations.jsonl"
 
     @property
     def tensorboard(self) -> Path:
-        """The folder of event files."""
+        """The folder of TensorBoard event files."""
         return self.path / "tensorboard"
 
     @property
@@ -58,12 +58,12 @@ class Run:
 
     @property
     def profile(self) -> Path:
-        """The folder that `recap train --profile` writes."""
+        """The folder written by `recap train --profile`."""
         return self.path / "profile"
 
     @property
     def checkpoints_folder(self) -> Path:
-        """Where checkpoints are written."""
+        """The folder of checkpoints."""
         return self.path / "checkpoints"
 
     @property
@@ -73,7 +73,7 @@ class Run:
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        """The records of `metrics_file` so far; a line that is still being written is left out."""
+        """The records of `metrics_file`, without a line that is still being written."""
         text = self.metrics_file.read_text(encoding="utf-8") if self.metrics_file.exists() else ""
         return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
@@ -94,14 +94,14 @@ class Run:
 
     @property
     def latest(self) -> Path | None:
-        """The latest checkpoint."""
+        """The latest checkpoint, None without one."""
         return next(reversed(self.checkpoints.values()), None)
 
     @property
     def best(self) -> Path | None:
         """The checkpoint at which the watched metric was best; None if none was watched or it was never defined.
 
-        Raises CheckpointError where the latest checkpoint is damaged, since it knows.
+        The latest checkpoint records it. Raises CheckpointError if that one is damaged.
         """
         step = self.state(max(self.checkpoints)).get("best_step", ...)
         if step is ...:
@@ -109,21 +109,21 @@ class Run:
         return self.checkpoint_path(step) if isinstance(step, int) else None
 
     def checkpoint_path(self, step: int) -> Path:
-        """Where the checkpoint of `step` is, or will be."""
+        """The path of the checkpoint of `step`, which need not exist."""
         return self.checkpoints_folder / f"step_{step:08d}"
 
     def checkpoint(self, step: Step | None = None) -> Path:
-        """The checkpoint of `step`, by default the latest. Raises CheckpointError that says which there are."""
+        """The checkpoint of `step`, by default the latest. Raises CheckpointError, which lists the existing steps."""
         checkpoints = self.checkpoints
         if not checkpoints:
-            raise CheckpointError(f"{self.path}: holds no checkpoint; train first with 'recap train'")
+            raise CheckpointError(f"{self.path}: no checkpoint yet; run 'recap train' first")
         if step is None:
             return checkpoints[max(checkpoints)]
         if step == BEST:
             best = self.best
             if best is None:
                 raise CheckpointError(
-                    f"{self.path}: no checkpoint is the best, since no metric was watched; give a step, or train with "
+                    f"{self.path}: has no best checkpoint, since no metric was watched; choose a step, or train with "
                     "training.watch"
                 )
             return best
@@ -145,12 +145,12 @@ class Run:
 
     def _damaged(self, step: int) -> CheckpointError:
         return CheckpointError(
-            f"{self.checkpoint_path(step) / STATE}: missing or damaged; give a step instead of 'best'"
+            f"{self.checkpoint_path(step) / STATE}: missing or damaged; choose a step instead of 'best'"
         )
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the run for this process alone; the lock is released when the process ends, however it ends.
+        """Lock the run for this process; the lock ends with the process, however it ends.
 
         Raises InputError where the folder cannot be written, CheckpointError where another process trains into it.
         """
@@ -164,21 +164,21 @@ class Run:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise CheckpointError(
-                    f"{self.path}: another process is training into it; wait for it, or choose another "
+                    f"{self.path}: another process is training this run; wait for it, or choose another "
                     "training.save_dir"
                 ) from None
             yield
 
 
 def find_model_directory(path: Path, step: Step | None = None) -> Path:
-    """The model directory at `path`: itself, or a checkpoint of the run there, by default the latest.
+    """The model directory at `path`: `path` itself, or a checkpoint of the run at `path`, by default the latest.
 
-    `step` "best": the checkpoint whose watched metric was best (`training.watch`). Raises CheckpointError.
+    `step` "best": the checkpoint at which the metric of `training.watch` was best. Raises CheckpointError.
     """
     if not path.is_dir():
-        raise CheckpointError(f"{path}: no such folder; give a run (its training.save_dir), a checkpoint or a model")
+        raise CheckpointError(f"{path}: no such folder; expected a run (its training.save_dir) or a model directory")
     if not (path / MANIFEST).exists():
         return Run(path).checkpoint(step)
     if step is not None:
-        raise CheckpointError(f"{path}: is a model, not a run, so it has no step {step}; give the run's folder")
+        raise CheckpointError(f"{path}: a model directory has no step {step}; use the folder of the run")
     return path

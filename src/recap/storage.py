@@ -1,7 +1,8 @@
-"""Directories that are whole or absent, and verified when opened.
+"""Writing so that a crash leaves no half: atomic files, complete or absent directories, files that grow by pieces.
 
-A directory is written beside its place, every file synced, listed with its sha256 in `manifest.json`, and renamed. One
-that gives way is renamed before it is deleted, so that no half of it is ever taken for a whole.
+A directory is written under a temporary name beside its own, every file is synced and listed with its sha256 in
+`manifest.json`, and then it is renamed. A directory is renamed before it is deleted, too, so that what is left of it is
+never taken for a complete one. `verify` checks a directory when it is opened.
 """
 
 import errno
@@ -20,17 +21,20 @@ from recap.errors import CheckpointError, RunError
 
 MANIFEST = "manifest.json"
 _UNFINISHED = ".unfinished"
-"""Half written, or half deleted."""
+"""Suffix of a directory or file that is being written or deleted."""
 _REPLACED = ".replaced"
-"""Whole, until the new one of its name is in place."""
+"""Suffix of a complete directory that waits for its successor."""
 _DAMAGED = ".damaged"
 _BLOCK_BYTES = 1 << 24
-"""Read at once: a thread that hashes beside a busy one waits for it after each block."""
+"""Bytes hashed at once; after each block the thread waits for a busy one to release the interpreter."""
 
 
 @contextmanager
 def whole_directory(path: Path) -> Iterator[Path]:
-    """Give a folder to write into; it becomes `path` when the block ends well, and vanishes when it fails."""
+    """Give a temporary folder, which becomes the directory `path` when the block succeeds and vanishes when it fails.
+
+    Raises RunError, which names the file that could not be written.
+    """
     temporary, replaced = _beside(path, _UNFINISHED), _beside(path, _REPLACED)
     shutil.rmtree(temporary, ignore_errors=True)
     with writing(path.parent):
@@ -42,9 +46,9 @@ def whole_directory(path: Path) -> Iterator[Path]:
         listed = {file.relative_to(temporary).as_posix(): _digest(file) for file in files}
         with writing(temporary / MANIFEST) as manifest:
             manifest.write_text(json.dumps({"sha256": listed}, indent=1) + "\n")
-        folders = [each for each in temporary.rglob("*") if each.is_dir()]
-        for each in [*files, temporary / MANIFEST, *folders, temporary]:
-            _sync(each)
+        folders = [folder for folder in temporary.rglob("*") if folder.is_dir()]
+        for entry in [*files, temporary / MANIFEST, *folders, temporary]:
+            _sync(entry)
         if path.exists():
             shutil.rmtree(replaced, ignore_errors=True)
             path.rename(replaced)
@@ -58,7 +62,7 @@ def whole_directory(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def writing(file: Path) -> Iterator[Path]:
-    """Raise RunError, which names `file`, for whatever keeps it from being written."""
+    """Turn errors of writing `file` into a RunError that names it."""
     try:
         yield file
     except (OSError, SafetensorError) as error:
@@ -67,21 +71,21 @@ def writing(file: Path) -> Iterator[Path]:
 
 
 def remove_directory(path: Path) -> None:
-    """Delete a directory, which is gone from its place before the first of its files is."""
-    leaving = _beside(path, _UNFINISHED)
-    shutil.rmtree(leaving, ignore_errors=True)
-    path.rename(leaving)
-    shutil.rmtree(leaving)
+    """Delete a directory; it is renamed first, so that no half of it stays under its name."""
+    temporary = _beside(path, _UNFINISHED)
+    shutil.rmtree(temporary, ignore_errors=True)
+    path.rename(temporary)
+    shutil.rmtree(temporary)
 
 
 def set_aside(path: Path) -> Path:
-    """Rename a damaged directory, so that nothing opens it; where it is now."""
+    """Rename a damaged directory, so that nothing opens it; returns its new path."""
     names = (_beside(path, _DAMAGED + (f"-{number}" if number > 1 else "")) for number in count(1))
     return path.rename(next(name for name in names if not name.exists()))
 
 
 def clear_leftovers(parent: Path) -> None:
-    """Clear what killed processes left in `parent`; a whole directory whose successor never came is put back."""
+    """Delete what killed processes left in `parent`; a directory whose successor is missing gets its name back."""
     for replaced in parent.glob("*" + _REPLACED):
         path = replaced.with_name(replaced.name.removesuffix(_REPLACED))
         if path.exists():
@@ -93,23 +97,23 @@ def clear_leftovers(parent: Path) -> None:
 
 
 def verify(path: Path) -> None:
-    """Raise CheckpointError unless every file the manifest lists is there, byte for byte."""
+    """Raise CheckpointError unless every file in the manifest exists and has its sha256."""
     try:
         listed = dict(json.loads((path / MANIFEST).read_text())["sha256"])
     except FileNotFoundError:
-        raise CheckpointError(f"{path}: no {MANIFEST}; this is no model directory or checkpoint") from None
+        raise CheckpointError(f"{path}: no {MANIFEST}, so this is not a model directory or checkpoint") from None
     except (OSError, ValueError, KeyError, TypeError):
         raise CheckpointError(f"{path / MANIFEST}: damaged") from None
     for name, digest in listed.items():
         file = path / name
         if not file.is_file():
-            raise CheckpointError(f"{file}: missing; the directory is not whole")
+            raise CheckpointError(f"{file}: missing; the directory is incomplete")
         try:
-            found = _digest(file)
+            actual = _digest(file)
         except OSError as error:
             raise CheckpointError(f"{file}: cannot be read ({error.strerror})") from None
-        if found != digest:
-            raise CheckpointError(f"{file}: damaged (its sha256 is not the manifest's)")
+        if actual != digest:
+            raise CheckpointError(f"{file}: damaged (its sha256 differs from the manifest)")
 
 
 @contextmanager

@@ -60,7 +60,7 @@ def test_a_flipped_byte_a_missing_file_and_a_cut_one_are_refused_by_name(tmp_pat
 
 
 def test_a_folder_that_is_no_model_directory_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=f"no {MANIFEST}; this is no model"):
+    with pytest.raises(CheckpointError, match=f"no {MANIFEST}, so this is not a model"):
         verify(tmp_path)
     (tmp_path / MANIFEST).write_text("{")
     with pytest.raises(CheckpointError, match="damaged"):

@@ -258,9 +258,9 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
     open_model(find_model_directory(run, step=8))
     recorder = Recorder()
     train(feed_config(feed, run, training=longer), recorder)
-    assert recorder.said[0].startswith(str(latest))
-    assert name in recorder.said[0]
-    assert recorder.said[0].endswith("set aside as step_00000012.damaged, resuming from step_00000008")
+    assert recorder.messages[0].startswith(str(latest))
+    assert name in recorder.messages[0]
+    assert recorder.messages[0].endswith("set aside as step_00000012.damaged, resuming from step_00000008")
     assert recorder.steps == [9, 10, 11, 12, 13, 14]
     assert list(Run(run).checkpoints) == [4, 8, 12, 14]
     train(feed_config(feed, tmp_path / "other", training=longer), Recorder())
@@ -362,7 +362,7 @@ def test_a_second_process_is_told_that_another_one_trains_into_the_run(feed: Pat
         second = recap_train(config)
     assert second.returncode == 2
     assert second.stderr == (
-        f"{tmp_path}/run: another process is training into it; wait for it, or choose another training.save_dir\n"
+        f"{tmp_path}/run: another process is training this run; wait for it, or choose another training.save_dir\n"
     )
 
 

@@ -183,7 +183,7 @@ def test_gradients_that_are_not_finite_alone_or_together_stop_the_run_before_the
         return ranker
 
     monkeypatch.setattr(trainer, "new_ranker", with_a_bad_gradient)
-    with pytest.raises(RunError, match=rf"step 1: the {what}.* is not finite; the weights were not moved"):
+    with pytest.raises(RunError, match=rf"step 1: the {what}.* is not finite; the weights were not changed"):
         train(clipped(feed, tmp_path / "run", NORM), Recorder())
     assert all(torch.equal(parameter, before) for parameter, before in made)
 

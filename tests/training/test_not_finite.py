@@ -79,7 +79,7 @@ def test_the_run_ends_with_the_file_and_the_row_that_is_not_finite(bad_feed: Pat
     with pytest.raises(RunError) as caught:
         train(configured(bad_feed, tmp_path / "run"), Recorder())
     text = str(caught.value)
-    assert "the loss of like, share is not finite; the weights were not moved" in text
+    assert "the loss of like, share is not finite; the weights were not changed" in text
     assert f"Rows whose own loss is not finite: {bad_feed}/train/part-1.parquet: row 17 (last checkpoint: " in text
     assert "training.non_finite: {kind: skip, budget: 10}" in text
 
@@ -121,8 +121,8 @@ def test_a_skipped_step_moves_nothing_and_counts(bad_feed: Path, tmp_path: Path,
     assert_equal_states(state_of(tmp_path / "run", bad - 1), state_of(tmp_path / "run", bad))
     assert all(value.isfinite().all() for value in files(tmp_path / "run", bad + 1, "weights.safetensors").values())
     assert logged(tmp_path / "run", "skipped_steps")[-1] == (bad + 1, 1)
-    assert "part-1.parquet: row 17" in recorder.said[0]
-    assert "skipped (1 of at most 5)" in recorder.said[0]
+    assert "part-1.parquet: row 17" in recorder.messages[0]
+    assert "skipped (1 of at most 5)" in recorder.messages[0]
 
 
 def test_more_steps_than_may_be_skipped_end_the_run(bad_feed: Path, tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_a_run_that_went_back_ends_as_one_that_never_saw_those_rows(bad_feed: Pa
         ends.append(state_of(tmp_path / str(every), 8))
         back_to = (bad - 1) // every * every
         assert recorder.steps[bad - 1 :] == list(range(back_to + 1, 9))
-        said.append([text for text in recorder.said if "part-1.parquet: row 17" in text])
+        said.append([text for text in recorder.messages if "part-1.parquet: row 17" in text])
         assert logged(tmp_path / str(every), "rollbacks")[-1] == (8, 1)
     assert_equal_states(ends[0], ends[1])
     assert_equal_states(ends[0], ends[2])

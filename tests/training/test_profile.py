@@ -25,7 +25,7 @@ def test_a_profile_tells_where_the_time_went_and_changes_nothing(feed: Path, tmp
     train(feed_config(feed, tmp_path / "run"), recorder, profile_steps=6)
     train(feed_config(feed, tmp_path / "plain"), Recorder())
     assert_same_run(tmp_path / "run", tmp_path / "plain", 12)
-    found = shares(recorder.said)
+    found = shares(recorder.messages)
     assert list(found) == [*SPANS, "the rest", "in all"]  # steps 6 to 11 have every part
     assert found["in all"] == 100
     assert sum(found.values()) == pytest.approx(200, abs=1)
@@ -33,7 +33,7 @@ def test_a_profile_tells_where_the_time_went_and_changes_nothing(feed: Path, tmp
     names = [event.get("name") for event in json.loads((folder / "trace.json").read_text())["traceEvents"]]
     assert names.count("recap: forward") == names.count("recap: optimizer") == 6
     assert "aten::" in (folder / "operators.txt").read_text()
-    assert any(str(folder) in text and "ui.perfetto.dev" in text for text in recorder.said)
+    assert any(str(folder) in text and "ui.perfetto.dev" in text for text in recorder.messages)
 
 
 @pytest.mark.parametrize(("steps", "measured"), [(WARM_UP + 3, 3), (WARM_UP + 1, 1)])
@@ -42,7 +42,7 @@ def test_a_run_that_ends_within_the_window_is_measured_as_far_as_it_came(
 ) -> None:
     recorder = Recorder()
     train(feed_config(feed, tmp_path / "run", training={"num_train_steps": steps}), recorder, profile_steps=20)
-    assert any(text.startswith(f"profile of {measured} steps") for text in recorder.said)
+    assert any(text.startswith(f"profile of {measured} steps") for text in recorder.messages)
     assert (tmp_path / "run" / "profile" / "trace.json").exists()
 
 
@@ -50,7 +50,7 @@ def test_a_run_that_ends_within_the_window_is_measured_as_far_as_it_came(
 def test_a_run_that_ends_before_the_window_says_so(feed: Path, tmp_path: Path, steps: int) -> None:
     recorder = Recorder()
     train(feed_config(feed, tmp_path / "run", training={"num_train_steps": steps}), recorder, profile_steps=20)
-    assert [text for text in recorder.said if "profile" in text] == [
+    assert [text for text in recorder.messages if "profile" in text] == [
         "profile: the run ended within the first 5 steps, which are not measured"
     ]
     assert not (tmp_path / "run" / "profile").exists()
@@ -62,7 +62,7 @@ def test_a_profile_that_cannot_be_written_is_told_and_training_goes_on(feed: Pat
     recorder = Recorder()
     assert train(feed_config(feed, tmp_path / "run"), recorder, profile_steps=2).trained
     assert recorder.steps[-1] == 12
-    assert any("profile cannot be written (" in text for text in recorder.said)
+    assert any("profile cannot be written (" in text for text in recorder.messages)
 
 
 def test_a_part_is_measured_only_while_something_is_profiled() -> None:

@@ -77,16 +77,16 @@ def test_a_run_over_bad_data_goes_on_and_resumes_to_the_very_same_end(tmp_path: 
     whole, stopped = (feed_config(feed, tmp_path / name, train_data=data) for name in ("whole", "stopped"))
     recorder = Recorder()
     train(whole, recorder)
-    told = [text for text in recorder.said if text.startswith("passed over (1 of at most 1): ")]
+    told = [text for text in recorder.messages if text.startswith("skipped (1 of at most 1): ")]
     assert len(told) == 1
     assert "part-9.parquet: not readable as Parquet" in told[0]
     with pytest.raises(Interrupted):
         train(stopped, Recorder({5: interrupt}))
     again = Recorder()
     train(stopped, again)
-    assert not any("passed over" in text for text in again.said)
+    assert not any("skipped" in text for text in again.messages)
     assert_same_run(tmp_path / "whole", tmp_path / "stopped", 12)
-    assert records(tmp_path / "whole")[0]["passed_over"] == 1
+    assert records(tmp_path / "whole")[0]["skipped"] == 1
 
 
 def test_changed_data_is_refused_by_name_and_may_be_accepted(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_changed_data_is_refused_by_name_and_may_be_accepted(tmp_path: Path) -> 
     with pytest.raises(Interrupted):
         train(config, Recorder({5: interrupt}))
     (feed / "train" / "part-0.parquet").unlink()
-    with pytest.raises(DataError, match=r"part-0.parquet is gone\n.* give --accept-changed-data to go on with these"):
+    with pytest.raises(DataError, match=r"part-0.parquet is gone\n.* pass --accept-changed-data to continue with these"):
         train(config, Recorder())
     recorder = Recorder()
     assert train(config, recorder, accept_changed_data=True).trained

@@ -80,11 +80,12 @@ def test_fresh_modules_start_as_in_a_new_model_of_other_sizes(feed: Path, tmp_pa
         source = new[name] if name.startswith(anew) else before[name.replace("towers.like", "towers.share")]
         assert torch.equal(value, source), name
     taken = sum(not name.startswith(anew) for name in new)
-    assert recorder.said[0].startswith(
-        f"{taken} of {len(new)} weights are those of {find_model_directory(old)}, the others"
+    assert recorder.messages[0].startswith(
+        f"{taken} of {len(new)} weights come from {find_model_directory(old)}, the others"
     )
-    assert recorder.said[1].startswith("not taken from there: inputs.embeddings.tables.hour.weight, ")
-    assert "towers.like.network.layers.0.weight" in recorder.said[1]
+    unused = f"unused weights of {find_model_directory(old)}: inputs.embeddings.tables.hour.weight, "
+    assert recorder.messages[1].startswith(unused)
+    assert "towers.like.network.layers.0.weight" in recorder.messages[1]
 
 
 def test_the_longest_path_that_holds_a_weight_counts(feed: Path, tmp_path: Path, old: Path) -> None:
@@ -111,7 +112,7 @@ def test_a_task_that_is_gone_is_left_out_and_told(feed: Path, tmp_path: Path, ol
     values["validation_data"] = {}
     recorder = Recorder()
     started(config_of(values), recorder)
-    assert "towers.share.network.layers.0.weight" in recorder.said[1]
+    assert "towers.share.network.layers.0.weight" in recorder.messages[1]
     values["training"] |= {"save_dir": str(tmp_path / "other"), "initial_weights": None}
     with pytest.raises(CheckpointError, match=r"towers.share.\S+ is not in this model\n(.*\n)*.*initial_weights can"):
         train(config_of(values), Recorder())
@@ -130,8 +131,7 @@ def test_what_is_missing_and_what_has_another_shape_is_listed_and_nothing_is_loa
     text = str(caught.value)
     assert "towers.like.affine_map.scale is missing" in text
     assert "towers.like.network.layers.0.weight is 8×16, this model needs 9×16" in text
-    assert "training.initial_weights.map which name" in text
-    assert "training.initial_weights.fresh that they" in text
+    assert "Give their old names in training.initial_weights.map, or list them" in text
     assert all(torch.equal(value, before[name]) for name, value in ranker.state_dict().items())
 
 
@@ -147,13 +147,13 @@ def test_a_name_that_one_of_the_models_does_not_have_is_refused_with_the_nearest
         start_from(find_model_directory(old), ranker, said)
     lines = str(caught.value).splitlines()
     assert len(lines) == 3
-    assert lines[0].startswith(
-        "training.initial_weights.map.\"towers.like.netwrok\": 'towers.like.netwrok' holds no wei"
-    )
+    key = 'training.initial_weights.map."towers.like.netwrok"'
+    assert lines[0].startswith(f"{key}: no weights of this model are named 'towers.like.netwrok'. ")
     assert "Did you mean 'towers.like.network'?" in lines[0]
-    assert lines[1].startswith("training.initial_weights.fresh.0: 'inputs.embeddings.table' holds no weights of this")
+    key = "training.initial_weights.fresh.0"
+    assert lines[1].startswith(f"{key}: no weights of this model are named 'inputs.embeddings.table'. ")
     assert "Did you mean 'inputs.embeddings.tables'?" in lines[1]
-    assert "'towers.liek' holds no weights of" in lines[2]
+    assert "are named 'towers.liek'." in lines[2]
     assert "Did you mean 'towers.like'?" in lines[2]
 
 

@@ -88,7 +88,7 @@ def test_the_best_checkpoint_is_kept_beside_the_last_and_opened_by_its_word(feed
     assert best < 24, "the run must get worse for this to say anything"
     assert list(Run(run).checkpoints) == [best, 24]
     assert find_model_directory(run, "best") == Run(run).checkpoint_path(best)
-    assert any(text.endswith(f"at step {best}") for text in recorder.said)
+    assert any(text.endswith(f"at step {best}") for text in recorder.messages)
     report = evaluate_run(config, run, step="best")
     assert report.model == f"step_{best:08d}"
     found = [metrics["auc"] for metrics in report.splits["validation"].metrics.values()]
@@ -102,7 +102,7 @@ def test_a_run_ends_when_nothing_improves_and_its_last_step_gets_all(feed: Path,
     best = max(values, key=lambda step: values[step])
     assert last == best + 4 < 200
     assert recorder.logged_at[-1] == list(Run(run).checkpoints)[-1] == last
-    assert recorder.said[-1].startswith(f"stopped after step {last}: 2 evaluations without a better value")
+    assert recorder.messages[-1].startswith(f"stopped after step {last}: 2 evaluations without a better value")
     again = Recorder()
     assert not train(watched(feed, run, {**WATCH, "stop_after": 2}, num_train_steps=200), again).trained
     assert train(watched(feed, run, {**WATCH, "stop_after": 3}, num_train_steps=last + 1), again).trained
@@ -158,7 +158,7 @@ def test_watching_alone_changes_no_weight(feed: Path, tmp_path: Path) -> None:
 
 def test_a_run_that_watched_nothing_has_no_best(feed: Path, tmp_path: Path) -> None:
     train(feed_config(feed, tmp_path / "run"), Recorder())
-    with pytest.raises(CheckpointError, match="no checkpoint is the best, since no metric was watched"):
+    with pytest.raises(CheckpointError, match="has no best checkpoint, since no metric was watched"):
         find_model_directory(tmp_path / "run", "best")
 
 

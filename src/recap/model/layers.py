@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from recap.config.network import BatchNormConfig, DropoutConfig, LayerNormConfig
+from recap.native import plain
 
 
 def linear(in_features: int, out_features: int, *, bias: bool = True, exact: bool = False) -> nn.Linear:
@@ -55,7 +56,8 @@ class Dropout(nn.Dropout):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - its name in nn.Dropout
         """Any shape → the same shape."""
-        if not self.training or self.p == 0 or input.device.type != "cpu" or torch.compiler.is_compiling():
+        on_cpu = input.device.type == "cpu" and not torch.compiler.is_compiling()
+        if not self.training or self.p == 0 or not on_cpu or plain():
             return super().forward(input)
         dropped = min(round(self.p * 2**16), 2**16 - 1)
         bits = torch.empty(-(-input.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
@@ -118,10 +120,16 @@ class BatchRenorm(nn.Module):
         return 1 + (self.MAX_R - 1) * share_r, self.MAX_D * share_d
 
 
+def row_norms(module: nn.Module) -> list[nn.BatchNorm1d | BatchRenorm]:
+    """The layers in `module` that normalise over the rows of a micro-batch."""
+    return [layer for layer in module.modules() if isinstance(layer, nn.BatchNorm1d | BatchRenorm)]
+
+
 def running_statistics(module: nn.Module) -> list[Tensor]:
     """The running means and variances of the layers in `module` that normalise over rows."""
-    layers = [layer for layer in module.modules() if isinstance(layer, nn.BatchNorm1d | BatchRenorm)]
-    return [buffer for layer in layers for buffer in layer.buffers(recurse=False) if buffer.is_floating_point()]
+    return [
+        buffer for layer in row_norms(module) for buffer in layer.buffers(recurse=False) if buffer.is_floating_point()
+    ]
 
 
 class Mlp(nn.Module):

@@ -7,6 +7,8 @@ from weakref import finalize
 import numpy as np
 import numpy.typing as npt
 
+from recap.native import plain
+
 _SMALL = 1 << 16
 """Bytes below which memory comes from where it always does."""
 _MOST = 8
@@ -17,7 +19,7 @@ _WAITING: dict[int, list[npt.NDArray[np.uint8]]] = {}
 def new_array(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     """An array of whatever was there before; its memory is given back once nothing looks at it any more."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    if size < _SMALL:
+    if size < _SMALL or plain():
         return np.empty(shape, dtype)
     step = 1 << size.bit_length() - 4  # arrays of nearly one size share their blocks
     room = -(-size // step) * step

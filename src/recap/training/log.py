@@ -67,7 +67,7 @@ class TrainLog:
             "step": progress.step,
             "split": "train",
             "epoch": round(self.stream.epoch, 4),
-            "passed_over": len(self.stream.skipped),
+            "skipped": len(self.stream.skipped),
             "skipped_steps": progress.skipped_steps,
             "rollbacks": len(progress.rolled_back),
             "examples_per_second": round(examples / seconds, 1) if seconds else None,

@@ -1,4 +1,4 @@
-"""A warm start: weights of another model, some under other names, some left fresh."""
+"""A warm start: weights of another model, some under other names, some left untrained."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,54 +15,53 @@ from recap.model.ranker import Ranker
 _PATH = ("training", "initial_weights")
 
 
-def start_from(folder: Path, ranker: Ranker, said: InitialWeightsConfig | None) -> list[str]:
-    """Give `ranker` weights of the model in `folder`; what a person should know of it.
+def start_from(folder: Path, ranker: Ranker, config: InitialWeightsConfig | None) -> list[str]:
+    """Load weights of the model in `folder` into `ranker`; returns messages for the user.
 
-    `said`: which go where; without it all must fit. Raises ConfigError for names that one of the models does not have,
-    and CheckpointError that lists what is missing or of another shape; nothing is loaded then.
+    `config` maps names of the two models; without it all weights must fit. Raises ConfigError for names that a model
+    does not have, and CheckpointError, which lists what is missing or of another shape. Nothing is loaded then.
     """
-    if said is None:
+    if config is None:
         try:
             load_weights(ranker, folder)
         except CheckpointError as error:
-            hint = f"{dotted(_PATH)} can say what comes from which name (map), and what starts anew (fresh)"
+            hint = f"{dotted(_PATH)} can map names of the old model (map) and leave weights untrained (fresh)"
             raise CheckpointError(f"{error}\n{hint}") from None
         return []
-    there, here = load_file(folder / WEIGHTS), ranker.state_dict()
-    if problems := list(_unknown(said, here.keys(), there.keys(), folder)):
+    old, new = load_file(folder / WEIGHTS), ranker.state_dict()
+    if problems := list(_unknown(config, new.keys(), old.keys(), folder)):
         raise ConfigError("\n".join(problems))
-    sources = {name: source for name in here if (source := _source(name, said)) is not None}
-    taken = {name: there[source] for name, source in sources.items() if source in there}
-    if shown := weight_mismatches(taken, {name: here[name] for name in sources}):
+    sources = {name: source for name in new if (source := _source(name, config)) is not None}
+    taken = {name: old[source] for name, source in sources.items() if source in old}
+    if shown := weight_mismatches(taken, {name: new[name] for name in sources}):
         raise CheckpointError(
-            f"{folder / WEIGHTS}: does not give all weights of this model. Say in {dotted((*_PATH, 'map'))} which name "
-            f"they have there, or in {dotted((*_PATH, 'fresh'))} that they, or the modules they are in, start anew:\n"
-            f"  {shown}"
+            f"{folder / WEIGHTS}: does not have all weights of this model. Give their old names in "
+            f"{dotted((*_PATH, 'map'))}, or list them or their modules in {dotted((*_PATH, 'fresh'))}:\n  {shown}"
         )
     ranker.load_state_dict(taken, strict=False)
-    left = sorted(there.keys() - set(sources.values()))
-    lines = [f"{len(taken)} of {len(here)} weights are those of {folder}, the others start anew"]
-    return lines + ([f"not taken from there: {', '.join(left)}"] if left else [])
+    unused = sorted(old.keys() - set(sources.values()))
+    lines = [f"{len(taken)} of {len(new)} weights come from {folder}, the others start fresh"]
+    return lines + ([f"unused weights of {folder}: {', '.join(unused)}"] if unused else [])
 
 
-def _source(name: str, said: InitialWeightsConfig) -> str | None:
-    """What a weight is called in the old model; None if it starts anew."""
-    told = {**said.map, **dict.fromkeys(said.fresh)}
-    path = max((path for path in told if is_below(name, path)), key=len, default=None)
+def _source(name: str, config: InitialWeightsConfig) -> str | None:
+    """The name of a weight in the old model; None if it starts fresh."""
+    sources = {**config.map, **dict.fromkeys(config.fresh)}
+    path = max((path for path in sources if is_below(name, path)), key=len, default=None)
     if path is None:
         return name
-    before = told[path]
-    return before + name[len(path) :] if before is not None else None
+    source = sources[path]
+    return source + name[len(path) :] if source is not None else None
 
 
-def _unknown(said: InitialWeightsConfig, here: Iterable[str], there: Iterable[str], folder: Path) -> Iterator[str]:
-    """Names that stand for no weight of this model, or of the old one, a line each."""
-    named: list[tuple[KeyPath, str]] = [(("map", path), path) for path in said.map]
-    named += [(("fresh", index), path) for index, path in enumerate(said.fresh)]
-    for place, path in named:
-        if not any(is_below(name, path) for name in here):
-            yield f"{dotted((*_PATH, *place))}: {path!r} holds no weights of this model. {nearest(path, here)}"
-    for path, before in said.map.items():
-        if not any(is_below(name, before) for name in there):
-            where = dotted((*_PATH, "map", path))
-            yield f"{where}: {before!r} holds no weights of {folder}. {nearest(before, there)}"
+def _unknown(config: InitialWeightsConfig, new: Iterable[str], old: Iterable[str], folder: Path) -> Iterator[str]:
+    """A message for each name in `config` that neither model, or not the old one, has."""
+    named: list[tuple[KeyPath, str]] = [(("map", path), path) for path in config.map]
+    named += [(("fresh", index), path) for index, path in enumerate(config.fresh)]
+    for key, path in named:
+        if not any(is_below(name, path) for name in new):
+            yield f"{dotted((*_PATH, *key))}: no weights of this model are named {path!r}. {nearest(path, new)}"
+    for path, source in config.map.items():
+        if not any(is_below(name, source) for name in old):
+            key_path = dotted((*_PATH, "map", path))
+            yield f"{key_path}: no weights of {folder} are named {source!r}. {nearest(source, old)}"
