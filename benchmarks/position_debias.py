@@ -24,6 +24,7 @@ from recap.config.file.load import config_of
 from recap.config.recap import RecapConfig
 from recap.data.batch import Batch
 from recap.data.encoding.encoder import RowEncoder
+from recap.data.encoding.labels import LabelEncoder
 from recap.data.formats.location import Location
 from recap.data.simulate.world import BLOCK_MS, BLOCK_ROWS, POSITIONS, START_MS, TASKS, World
 from recap.model.objective.losses import MultiTaskLoss
@@ -71,7 +72,7 @@ def main() -> None:
         for name, model in MODELS.items():
             started = time.monotonic()
             config = _config(model)
-            encoder = RowEncoder(config.features, {}, config.tasks, config.train_data.labels)
+            encoder = RowEncoder(config.features, {}, LabelEncoder(config.tasks, config.train_data.labels))
             rows = _with_unbiased_labels(*train, seed) if name == UNBIASED else train[0]
             ranker = _trained(config, encoder.encode(rows, Location("train")), options.steps, seed)
             batch = encoder.encode(validation[0], Location("validation"))

@@ -1,8 +1,7 @@
-"""The law of every stream: restored at any place, it goes on exactly as it would have."""
+"""The law of every stream: restored at any position, it continues exactly as it would have."""
 
 import json
 from collections.abc import Callable
-from dataclasses import fields
 
 import torch
 
@@ -11,29 +10,24 @@ from recap.data.stream.batch_stream import BatchStream
 
 
 def assert_same(left: Batch, right: Batch) -> None:
-    for field in fields(left):
-        first, second = getattr(left, field.name), getattr(right, field.name)
-        if isinstance(first, torch.Tensor):
-            assert torch.equal(first.nan_to_num(), second.nan_to_num()), field.name
-    for name, vector in left.vectors.items():
-        assert torch.equal(vector, right.vectors[name]), name
-    assert left.histories.keys() == right.histories.keys()
-    for name, events in left.histories.items():
-        assert torch.equal(events.nan_to_num(), right.histories[name].nan_to_num()), name
+    others = right.tensors()
+    assert left.tensors().keys() == others.keys()
+    for name, tensor in left.tensors().items():
+        assert torch.equal(tensor.nan_to_num(), others[name].nan_to_num()), name
 
 
 def assert_resumes_everywhere(make: Callable[[], BatchStream], batches: int) -> None:
-    """Restore at each of the first `batches` places, through JSON, and compare all that follows."""
+    """Restore at each of the first `batches` positions, through JSON, and compare all that follows."""
     stream, states, seen = make(), [], []
     states.append(json.dumps(stream.state_dict()))
     for _, batch in zip(range(batches), stream, strict=False):
         seen.append(batch)
         states.append(json.dumps(stream.state_dict()))
-    for place, state in enumerate(states):
+    for position, state in enumerate(states):
         restored = make()
         restored.load_state_dict(json.loads(state))
         rest = iter(restored)
-        for left, state_behind in zip(seen[place:], states[place + 1 :], strict=True):
+        for left, next_state in zip(seen[position:], states[position + 1 :], strict=True):
             assert_same(left, next(rest))
-            assert restored.state_dict() == json.loads(state_behind)
+            assert restored.state_dict() == json.loads(next_state)
         rest.close()

@@ -1,16 +1,19 @@
-"""A `Batch` as the library and PyTorch see it: named tensors, and a pytree."""
+"""A `Batch`: named tensors, a pytree for PyTorch, and concatenation of selected rows."""
 
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from data.stream_law import assert_same
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.export import Dim, ShapesCollection
 from torch.utils._pytree import tree_map
 
-from recap.data.batch import Batch
+from recap.data.batch import Batch, assemble
 
 
 def make_batch(rows: int = 5) -> Batch:
@@ -63,7 +66,9 @@ def test_bytes_of_a_row() -> None:
 def test_pytree_functions_see_the_tensors() -> None:
     batch = replace(make_batch(), labels=None)
     mapped: Batch = tree_map(torch.zeros_like, batch)
-    assert_same(mapped, batch.with_tensors({name: torch.zeros_like(it) for name, it in batch.tensors().items()}))
+    assert_same(
+        mapped, batch.with_tensors({name: torch.zeros_like(tensor) for name, tensor in batch.tensors().items()})
+    )
     assert mapped.labels is None
 
 
@@ -82,3 +87,42 @@ def test_a_module_of_a_batch_exports_and_can_be_saved(tmp_path: Path) -> None:
 def test_a_module_of_a_batch_compiles_without_graph_breaks() -> None:
     compiled = torch.compile(Sums(), fullgraph=True, backend="eager")
     assert torch.equal(compiled(make_batch()), Sums()(make_batch()))
+
+
+def wide_batch(seed: int, dtype: torch.dtype = torch.float32) -> Batch:
+    """Twenty rows with a tensor of every kind."""
+    random = np.random.default_rng(seed)
+    return Batch(
+        continuous=torch.from_numpy(random.normal(size=(20, 300)).astype(np.float32)).to(dtype),
+        binary=torch.from_numpy(random.integers(0, 2, (20, 3))).to(torch.bool),
+        discrete=torch.from_numpy(random.integers(0, 9, (20, 2))),
+        vectors={"v": torch.from_numpy(random.normal(size=(20, 4)).astype(np.float16))},
+        labels=torch.from_numpy(random.integers(0, 2, (20, 2)).astype(np.float32)),
+    )
+
+
+selections = st.lists(
+    st.builds(slice, st.integers(0, 9), st.integers(9, 20))
+    | st.lists(st.integers(0, 19), max_size=9).map(lambda rows: np.array(rows, np.int64)),
+    min_size=1,
+    max_size=5,
+)
+
+
+@given(selections, st.sampled_from([torch.float32, torch.bfloat16, torch.uint8]))
+def test_selected_rows_are_concatenated_as_torch_does(selected: list[slice | np.ndarray], dtype: torch.dtype) -> None:
+    batches = [wide_batch(number, dtype) for number in range(len(selected))]
+    joined = assemble(list(zip(batches, selected, strict=True)))
+    assert joined.continuous.dtype == dtype
+    for name in ("continuous", "binary", "discrete", "labels"):
+        parts = [getattr(batch, name)[rows] for batch, rows in zip(batches, selected, strict=True)]
+        assert torch.equal(getattr(joined, name), torch.cat(parts)), name
+    vectors = [batch.vectors["v"][rows] for batch, rows in zip(batches, selected, strict=True)]
+    assert torch.equal(joined.vectors["v"], torch.cat(vectors))
+
+
+def test_a_single_slice_is_a_view() -> None:
+    batch = wide_batch(10)
+    joined = assemble([(batch, slice(2, 5))])
+    assert joined.continuous.data_ptr() == batch.continuous[2:].data_ptr()
+    assert_same(joined, batch.rows(slice(2, 5)))

@@ -19,7 +19,7 @@ from recap.runtime import free_memory
 
 
 def open_source(config: RecapConfig, assets: Assets, mode: JobMode, split: str | None = None) -> Source:
-    """The chunks of `train_data`, or of validation set `split`, as a job of this mode reads them. Raises DataError."""
+    """The chunks of `train_data`, or of validation set `split`, for a job of this mode. Raises DataError."""
     data = config.train_data if split is None else config.validation_data[split]
     return Source(
         data.source,
@@ -30,7 +30,7 @@ def open_source(config: RecapConfig, assets: Assets, mode: JobMode, split: str |
 
 
 def open_sources(config: RecapConfig) -> dict[str, Source]:
-    """The data sets of a configuration as training and its evaluations read them, by name. Raises DataError."""
+    """Name → data set, as training and its evaluations read it. Raises DataError."""
     assets = load_assets(config.features)
     sets = {"train_data": open_source(config, assets, JobMode.TRAIN)}
     return sets | {name: open_source(config, assets, JobMode.EVALUATE, name) for name in config.validation_data}
@@ -44,9 +44,9 @@ def open_stream(
     say: Say = say_to_stderr,
     ranks: Ranks = ALONE,
 ) -> BatchStream:
-    """The stream of `train_data` (mode train) or of validation set `split` (mode evaluate); of it, the share of a rank.
+    """The stream of `train_data` (mode train) or of validation set `split` (mode evaluate), for one rank.
 
-    Raises DataError where files are missing or do not hold what the configuration says.
+    Raises DataError if files are missing or do not fit the configuration.
     """
     train = config.train_data if mode is JobMode.TRAIN else None
     data = config.train_data if split is None else config.validation_data[split]
@@ -59,8 +59,8 @@ def open_stream(
     )
     if train is not None and train.num_epochs is not None and train.num_epochs * order.rows < train.rows_of_a_step:
         raise DataError(
-            f"train_data: {order.rows:,} rows, {train.num_epochs} times, make not one step, which reads "
-            f"{train.rows_of_a_step:,}; lower train_data.global_batch_size, or raise train_data.num_epochs"
+            f"train_data: {order.rows:,} rows × {train.num_epochs} epochs are fewer than the {train.rows_of_a_step:,} "
+            "rows of one step; lower train_data.global_batch_size, or raise train_data.num_epochs"
         )
     sampling = train.downsample_negatives if train is not None else None
     return BatchStream(
@@ -75,7 +75,7 @@ def open_stream(
         ),
         data.global_batch_size,
         epochs=train.num_epochs if train is not None else 1,
-        keep_rest=train is None,
+        keep_partial=train is None,
         sampler=NegativeSampler(sampling, config.tasks, data.global_batch_size, config.training.seed)
         if sampling is not None
         else None,
@@ -86,7 +86,7 @@ def open_stream(
 
 
 def _readers(config: ReadersConfig, source: Source, *, cache: bool, name: str, say: Say) -> Readers:
-    """What reads `source` ahead; `name` is that of the data set, as servers know it."""
+    """The readers of `source`; `name`: the data set, in requests to servers."""
     match config:
         case ThreadsConfig():
             return Readers(source.loader, config.count, cache=cache)
@@ -100,9 +100,9 @@ def _readers(config: ReadersConfig, source: Source, *, cache: bool, name: str, s
 
 
 def refuse_caches_that_do_not_fit(streams: dict[str, BatchStream]) -> None:
-    """Raise DataError if what these streams, by the name of their data, keep in memory is more than there is.
+    """Raise DataError if the caches of the streams, by name of the data set, do not fit into free memory together.
 
-    Every rank of this machine keeps all rows.
+    Every rank of this machine caches all rows.
     """
     needed = {
         name: stream.cache_bytes * stream.ranks.local_world_size
@@ -113,7 +113,7 @@ def refuse_caches_that_do_not_fit(streams: dict[str, BatchStream]) -> None:
     if sum(needed.values()) > free:
         shown = ", ".join(f"{name} {_gib(size)}" for name, size in needed.items())
         raise DataError(
-            f"cache: the rows do not fit into memory, of which {_gib(free)} is free: {shown}. Set cache: false, read "
+            f"cache: the rows do not fit into free memory ({_gib(free)}): {shown}. Set cache: false, read "
             "fewer columns or files, or hold columns as a smaller dtype"
         )
 

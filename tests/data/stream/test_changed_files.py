@@ -1,4 +1,4 @@
-"""Files that change under a job: told, for the rows would be others than those that were laid in order."""
+"""Files that change during a run are reported: its row order would be wrong."""
 
 import os
 from collections.abc import Callable
@@ -40,17 +40,17 @@ def touch(file: Path) -> None:
         (touch, "it was written at 2023-11-1"),
     ],
 )
-def test_a_file_that_changed_is_told_when_it_is_read(change: Callable[[Path], None], message: str, file: Path) -> None:
+def test_a_changed_file_is_reported_when_it_is_read(change: Callable[[Path], None], message: str, file: Path) -> None:
     source = Source(ParquetConfig(inputs=[str(file)]), ENCODER)
-    assert len(source.loader.load([source.chunks[1]]).parts[0]) == 20
+    assert len(source.loader.load([source.chunks[1]]).batches[0]) == 20
     change(file)
     with pytest.raises(
-        DataError, match=rf"^{file}: changed since this job began: {message}.*; bring the old file back"
+        DataError, match=rf"^{file}: changed since this job started: {message}.*; restore the old file"
     ):
         source.loader.load([source.chunks[0]])
 
 
-def test_a_part_with_another_number_of_rows_is_told_though_its_file_looks_the_same(tmp_path: Path) -> None:
+def test_a_chunk_with_a_different_number_of_rows_is_reported(tmp_path: Path) -> None:
     file, other = tmp_path / "part.arrow", tmp_path / "other"
     for path, rows in ((file, 3), (other, 5)):  # both fill the 64 bytes that a column takes at least
         table = pa.table({"followers": pa.array([1] * rows, pa.int8())})
@@ -60,5 +60,5 @@ def test_a_part_with_another_number_of_rows_is_told_though_its_file_looks_the_sa
     status = file.stat()
     os.utime(other, ns=(status.st_atime_ns, status.st_mtime_ns))
     other.replace(file)
-    with pytest.raises(DataError, match="changed since this job began: its part 0 holds 5 rows instead of 3"):
+    with pytest.raises(DataError, match="changed since this job started: its part 0 holds 5 rows instead of 3"):
         source.loader.load([source.chunks[0]])

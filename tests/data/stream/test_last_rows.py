@@ -1,4 +1,4 @@
-"""Which rows a batch holds is found again from its place alone."""
+"""The rows of a batch are known from its position in the stream alone."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from data.test_stream import SAMPLING, open_feed
+from data.stream.test_batch_stream import SAMPLING, open_feed
 from support import write_feed
 
 from recap.config.recap import JobMode
@@ -24,7 +24,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def stored(rows: list[tuple[str, int]]) -> list[float]:
-    """What the files hold in those rows: the first value of a vector, by which rows are told apart."""
+    """The first value of the vector in these rows of the files; it identifies a row."""
     files = {
         file: np.stack(pq.read_table(file).column("vector").to_numpy(zero_copy_only=False))[:, 0]
         for file in {file for file, _ in rows}
@@ -33,7 +33,7 @@ def stored(rows: list[tuple[str, int]]) -> list[float]:
 
 
 def handed_out(stream: BatchStream, batches: int) -> int:
-    """Compare each batch with its rows in the files; how many batches there were."""
+    """Compare each batch with its rows in the files; return the number of batches."""
     seen = 0
     for _, batch in zip(range(batches), stream, strict=False):
         assert batch.vectors["vector"][:, 0].tolist() == stored(stream.last_rows())
@@ -42,24 +42,24 @@ def handed_out(stream: BatchStream, batches: int) -> int:
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_the_rows_of_a_batch_are_told_in_its_order(option: str, feed: Path) -> None:
+def test_the_rows_of_a_batch_are_known_in_order(option: str, feed: Path) -> None:
     assert handed_out(open_feed(feed, JobMode.TRAIN, **OPTIONS[option]), 15) == 15
 
 
-def test_the_last_rows_of_a_validation_set_are_told_too(feed: Path) -> None:
+def test_the_rows_of_the_last_batch_of_a_split_are_known(feed: Path) -> None:
     stream = open_feed(feed, JobMode.EVALUATE)
     assert handed_out(stream, 10) == 4
     assert len(stream.last_rows()) == 250 % 64
 
 
-def test_the_rows_are_those_behind_a_place_that_was_restored(feed: Path) -> None:
+def test_the_rows_are_known_after_a_restore(feed: Path) -> None:
     stream, restored = (open_feed(feed, JobMode.TRAIN) for _ in range(2))
     handed_out(stream, 3)
     restored.load_state_dict(stream.state_dict())
     assert handed_out(restored, 3) == 3
 
 
-def test_of_sampled_negatives_all_rows_that_were_read_are_told(feed: Path) -> None:
+def test_with_sampled_negatives_all_rows_read_are_known(feed: Path) -> None:
     stream = open_feed(feed, JobMode.TRAIN, downsample_negatives=SAMPLING)
     for _, batch in zip(range(8), stream, strict=False):
         rows = stream.last_rows()
@@ -68,14 +68,14 @@ def test_of_sampled_negatives_all_rows_that_were_read_are_told(feed: Path) -> No
 
 
 @pytest.mark.parametrize("window_rows", [0, 150])
-def test_bad_rows_and_parts_that_were_passed_over_are_not_among_them(tmp_path: Path, window_rows: int) -> None:
+def test_skipped_rows_and_chunks_are_not_among_them(tmp_path: Path, window_rows: int) -> None:
     feed = write_feed(tmp_path)
     file = feed / "train" / "part-1.parquet"
     table = pq.read_table(file)
     likes = table.column("like").to_pylist()
     likes[3], likes[120] = 9, 9
-    place = table.schema.get_field_index("like")
-    pq.write_table(table.set_column(place, "like", pa.array(likes)), file, row_group_size=70)
+    index = table.schema.get_field_index("like")
+    pq.write_table(table.set_column(index, "like", pa.array(likes)), file, row_group_size=70)
     stream = open_feed(feed, JobMode.TRAIN, window_rows=window_rows, on_bad_data={"kind": "skip", "budget": 5})
     assert handed_out(stream, 20) == 20
     assert stream.skipped

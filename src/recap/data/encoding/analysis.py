@@ -1,4 +1,4 @@
-"""The analysis of continuous features that `z_score_log` needs."""
+"""Reads the analysis of continuous features (means and deviations) that `z_score_log` needs."""
 
 import numpy as np
 import numpy.typing as npt
@@ -14,16 +14,16 @@ Floats = npt.NDArray[np.float64]
 
 
 def value_names(features: FeaturesConfig, assets: Assets) -> list[str]:
-    """A name for each continuous value that a model reads: that of its column, with its place if it is one of many."""
+    """The name of each continuous value that a model reads: its column, with an index for columns of several values."""
     names: list[str] = []
     for column in features.continuous:
         width = column_width(column, assets)
-        names += [column.name] if column.length == 1 else [f"{column.name}[{place}]" for place in range(width)]
+        names += [column.name] if column.length == 1 else [f"{column.name}[{index}]" for index in range(width)]
     return names
 
 
 def load_analysis(path: str, features: FeaturesConfig, assets: Assets) -> tuple[Floats, Floats]:
-    """Means and deviations [C] of the continuous values of `features`. Raises DataError where they do not fit."""
+    """Means and deviations [C] of the continuous values of `features`. Raises DataError if the file does not fit."""
     where = f"{path}: analysis of continuous values"
     advice = "write it with 'recap data analysis'"
     try:
@@ -36,13 +36,15 @@ def load_analysis(path: str, features: FeaturesConfig, assets: Assets) -> tuple[
     expected = value_names(features, assets)
     for name in ("mean", "deviation"):
         if table.schema.names.count(name) != 1:
-            raise DataError(f"{where}: has no one column {name!r}, found {', '.join(table.schema.names)}; {advice}")
+            raise DataError(
+                f"{where}: must have exactly one column {name!r}, found {', '.join(table.schema.names)}; {advice}"
+            )
     if table.num_rows != len(expected):
         raise DataError(f"{where}: holds {table.num_rows} rows, but the model reads {len(expected)} values; {advice}")
     if "name" in table.schema.names:
-        for row, (found, name) in enumerate(zip(table.column("name").to_pylist(), expected, strict=True)):
-            if found != name:
-                raise DataError(f"{where}: row {row} is of {found!r}, but the model reads {name!r} there; {advice}")
+        for row, (stored, name) in enumerate(zip(table.column("name").to_pylist(), expected, strict=True)):
+            if stored != name:
+                raise DataError(f"{where}: row {row} is {stored!r}, but the model reads {name!r} there; {advice}")
     try:
         means, deviations = (
             table.column(name).cast(pa.float64()).to_numpy().astype(np.float64) for name in ("mean", "deviation")
@@ -52,6 +54,6 @@ def load_analysis(path: str, features: FeaturesConfig, assets: Assets) -> tuple[
     wrong = np.flatnonzero(~(np.isfinite(means) & np.isfinite(deviations) & (deviations >= 0)))
     if len(wrong):
         row = wrong[0]
-        found = f"mean {means[row]:g} and deviation {deviations[row]:g}"
-        raise DataError(f"{where}: row {row} has {found}; both must be finite, and no deviation below 0")
+        shown = f"mean {means[row]:g} and deviation {deviations[row]:g}"
+        raise DataError(f"{where}: row {row} has {shown}; both must be finite, and the deviation at least 0")
     return means, deviations

@@ -1,6 +1,6 @@
-"""What files that a configuration names say of features; a model carries it along.
+"""Vocabularies and masks of features: read from the files that a configuration names, or from a model directory.
 
-A vocabulary: the code of a value = its row + 1; code 0 is the unknown bucket. A mask: which values of a list are kept.
+A vocabulary: the code of a value is its row + 1; code 0 is the unknown bucket. A mask: which values of a list are read.
 """
 
 import re
@@ -19,17 +19,17 @@ import pyarrow.parquet as pq
 from recap.config.base import dotted
 from recap.config.discrete import CodeSpace, HashSpace, IntegerSpace, VocabularySpace
 from recap.config.features import Column, FeaturesConfig
-from recap.data.formats.files import find_files, open_file, read_whole
+from recap.data.formats.files import find_files, open_file, read_bytes
 from recap.errors import DataError
 from recap.text import suggest
 
 Assets = Mapping[str, pa.Array]
-"""Name → the known values of a feature, or of a history's table, in order of code (string or int64 array), or which
-values of a feature are kept (boolean array)."""
+"""Name → the vocabulary of a table in order of code (string or int64 array), or the mask of a column (boolean
+array)."""
 
 
 def load_assets(features: FeaturesConfig, model_dir: Path | None = None) -> Assets:
-    """The vocabulary or mask of every feature that has one: of the files the config names, or those a model carries.
+    """Every vocabulary and mask of `features`, from the files they name or, if given, from a model directory.
 
     Raises DataError for files that cannot be read or do not fit.
     """
@@ -52,12 +52,12 @@ def load_assets(features: FeaturesConfig, model_dir: Path | None = None) -> Asse
 
 
 def discrete_sizes(features: FeaturesConfig, assets: Assets) -> dict[str, int]:
-    """Known codes of every table, without the unknown bucket."""
+    """The number of known codes of every table, without the unknown bucket."""
     return {name: discrete_size(space, assets.get(name)) for name, space in features.code_spaces.items()}
 
 
 def discrete_size(space: CodeSpace, vocabulary: pa.Array | None) -> int:
-    """Known codes of one table."""
+    """The number of known codes of one table, without the unknown bucket."""
     match space:
         case IntegerSpace():
             return space.size
@@ -71,7 +71,7 @@ def discrete_size(space: CodeSpace, vocabulary: pa.Array | None) -> int:
 
 
 def discrete_columns(features: FeaturesConfig) -> dict[str, slice]:
-    """Which columns of `Batch.discrete` are those of each discrete feature."""
+    """The columns of `Batch.discrete` that hold each discrete feature."""
     columns: dict[str, slice] = {}
     start = 0
     for name, discrete in features.discrete.items():
@@ -82,29 +82,29 @@ def discrete_columns(features: FeaturesConfig) -> dict[str, slice]:
 
 
 def code_of(name: str, value: int | str, features: FeaturesConfig, assets: Assets) -> int:
-    """The code that a value of a discrete feature has in a batch. Raises DataError for a string that is not known."""
+    """The code of a value of discrete feature `name`. Raises DataError for a string outside its vocabulary."""
     table = features.table_of(name, features.discrete[name])
     if table not in assets:
         return int(value) + 1
     known = assets[table].cast(pa.string()).to_pylist()
     if value not in known:
-        raise DataError(f"{value!r} is not in the vocabulary of {name!r}, but strata ask for it. {_few(value, known)}")
+        raise DataError(f"{value!r}, named in strata, is not in the vocabulary of {name!r}. {_hint(value, known)}")
     return int(known.index(value)) + 1
 
 
-def _few(value: int | str, known: list[str]) -> str:
-    """What is like a string, of strings that may be very many."""
+def _hint(value: int | str, known: list[str]) -> str:
+    """A similar string, or an example, from a vocabulary that may be long."""
     near = get_close_matches(str(value), known[:10_000])
     return f"Did you mean {near[0]!r}?" if near else f"It knows {len(known):,} strings, such as {known[0]!r}"
 
 
 def column_width(column: Column, assets: Assets) -> int:
-    """Values of a numeric column that the model reads of a row."""
+    """The number of values that the model reads from a row of a numeric column."""
     return column.read if column.mask is None else int(assets[column.name].true_count)
 
 
 def asset_path(model_dir: Path, name: str) -> Path:
-    """Where a model directory keeps the vocabulary or the mask of feature `name`."""
+    """The path of the vocabulary or mask of feature `name` in a model directory."""
     return model_dir / "assets" / f"{quote(name, safe='')}.parquet"
 
 
@@ -118,17 +118,17 @@ def _load_mask(column: Column) -> pa.Array:
     where = f"{column.mask}: mask of {column.name!r}"
     assert column.mask is not None
     try:
-        kept = np.load(BytesIO(read_whole(column.mask)))  # of numbers alone: NumPy refuses objects
+        mask = np.load(BytesIO(read_bytes(column.mask)))  # NumPy refuses objects
     except FileNotFoundError:
         raise DataError(f"{where}: no such file; see features") from None
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"{where}: not readable as a NumPy file (.npy) of numbers ({error})") from None
-    if not isinstance(kept, np.ndarray) or kept.dtype.kind not in "biuf" or kept.ndim != 1 or len(kept) != column.read:
-        found = f"{kept.dtype} of shape {kept.shape}" if isinstance(kept, np.ndarray) else "an archive"
-        raise DataError(f"{where}: found {found}; {column.read} numbers are expected, one for each value that is read")
-    if not kept.any():
-        raise DataError(f"{where}: keeps no value; leave the column out instead")
-    return pa.array(kept != 0)
+    if not isinstance(mask, np.ndarray) or mask.dtype.kind not in "biuf" or mask.ndim != 1 or len(mask) != column.read:
+        shown = f"{mask.dtype} of shape {mask.shape}" if isinstance(mask, np.ndarray) else "an archive"
+        raise DataError(f"{where}: found {shown}; {column.read} numbers are expected, one for each value that is read")
+    if not mask.any():
+        raise DataError(f"{where}: masks every value; leave the column out instead")
+    return pa.array(mask != 0)
 
 
 def _carried_mask(path: Path) -> pa.Array:
@@ -136,52 +136,54 @@ def _carried_mask(path: Path) -> pa.Array:
 
 
 def _vocabulary_files(space: VocabularySpace) -> list[str]:
-    """One file is that file, so that it is missed by its name; a glob all that it matches."""
+    """The file itself, so that a missing one is reported by name; or all files that a glob matches."""
     return find_files([space.vocabulary]) if re.search(r"[*?[]", space.vocabulary) else [space.vocabulary]
 
 
-def _load_vocabulary(files: Sequence[str], row: str | None, name: str, place: str) -> pa.Array:
-    """The values that `files` list, in the order of their column `row` if one is named. Raises DataError."""
+def _load_vocabulary(files: Sequence[str], row: str | None, name: str, key: str) -> pa.Array:
+    """The values in `files`, ordered by column `row` if one is named. Raises DataError."""
     where = f"{files[0]}: vocabulary of {name!r}" + (f" ({len(files)} files)" if len(files) > 1 else "")
-    parts = [_read_vocabulary(file, row, name, place) for file in files]
+    parts = [_read_vocabulary(file, row, name, key) for file in files]
     if any(part.schema != parts[0].schema for part in parts):
-        raise DataError(f"{where}: some files hold strings where others hold integers; make them alike")
+        raise DataError(f"{where}: some files hold strings and others integers; use one type")
     table = pa.concat_tables(parts)
     values = table.column(0).combine_chunks()
     if row is not None:
         numbers = table.column(1)
         if not pa.types.is_integer(numbers.type) or numbers.null_count or len(numbers.unique()) != len(numbers):
-            raise DataError(f"{where}: column {row!r} must hold a whole number for each value, none of them twice")
+            raise DataError(f"{where}: column {row!r} must hold a distinct integer for each value")
         values = values.take(pc.sort_indices(numbers))
     if values.null_count:
-        raise DataError(f"{where}: row {values.is_null().to_pylist().index(True)} is null; every row is a string")
+        raise DataError(f"{where}: row {values.is_null().to_pylist().index(True)} is null; every row must hold a value")
     if len(values.unique()) != len(values):
         seen: set[str | int] = set()
         for number, value in enumerate(values.to_pylist()):
             if value in seen:
-                raise DataError(f"{where}: row {number} repeats {value!r}; each string may stand once")
+                raise DataError(f"{where}: row {number} repeats {value!r}; each value may appear once")
             seen.add(value)
     return values
 
 
-def _read_vocabulary(file: str, row: str | None, name: str, place: str) -> pa.Table:
-    """The column of values, strings or int64, and behind it that of `row`, if one is named."""
+def _read_vocabulary(file: str, row: str | None, name: str, key: str) -> pa.Table:
+    """The column of values, strings or int64, and column `row`, if one is named."""
     where = f"{file}: vocabulary of {name!r}"
     try:
         with open_file(file) as stream:
             table = pq.read_table(stream)
     except FileNotFoundError:
-        raise DataError(f"{where}: no such file; see {place}.vocabulary") from None
+        raise DataError(f"{where}: no such file; see {key}.vocabulary") from None
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{where}: not readable as Parquet ({error})") from None
-    names = [each for each in table.schema.names if each != row]
+    names = [column for column in table.schema.names if column != row]
     if not names:
-        raise DataError(f"{where}: has no column; its first column must list the known strings")
+        raise DataError(f"{where}: has no column; its first column must list the known values")
     if row is not None and table.schema.names.count(row) != 1:
-        raise DataError(f"{where}: has no one column {row!r}; see {place}.row. {suggest(row, table.schema.names)}")
+        raise DataError(
+            f"{where}: must have exactly one column {row!r}; see {key}.row. {suggest(row, table.schema.names)}"
+        )
     values = table.column(names[0])
     try:
         values = values.cast(pa.int64() if pa.types.is_integer(values.type) else pa.string())
     except pa.ArrowException:
-        raise DataError(f"{where}: column 0 is {values.type}; it must hold strings or integers") from None
+        raise DataError(f"{where}: column 0 holds {values.type}; strings or integers are expected") from None
     return pa.table([values, table.column(row)], ["value", "row"]) if row is not None else pa.table({"value": values})

@@ -17,7 +17,7 @@ Codes = npt.NDArray[np.int64]
 
 
 def arrow_type(space: CodeSpace, vocabulary: pa.Array | None) -> pa.DataType | None:
-    """The type to read values as, for formats that do not tell it; none given: as they look."""
+    """The type to read values as, for formats that store none; None: the format guesses."""
     match space:
         case IntegerSpace():
             return pa.int64()
@@ -34,31 +34,31 @@ def codes_of(
     space: CodeSpace,
     vocabulary: pa.Array | None,
     name: str,
-    place: Location,
+    location: Location,
     rows: npt.NDArray[np.int64] | None = None,
 ) -> Codes:
-    """[n] values → [n, codes of a value] int64. Raises DataError for values of a wrong type.
+    """[N] values → [N, codes of a value] int64. Raises DataError for values of a wrong type.
 
-    `vocabulary`: the known values, if the space has one. `name`: what errors call the column. `rows`: those of the
-    values, if a row does not hold one value each.
+    `vocabulary`: the known values, if the space has one. `name`: the column in messages. `rows`: the row of each value
+    in messages; default: one value per row.
     """
     match space:
         case IntegerSpace():
-            return _integers(values, space, name, place)
+            return _integers(values, space, name, location)
         case VocabularySpace():
             assert vocabulary is not None
-            return _known(values, vocabulary, name, place, rows)
+            return _known(values, vocabulary, name, location, rows)
         case HashSpace():
-            return _hashed(values, space, name, place)
+            return _hashed(values, space, name, location)
         case _:
             assert_never(space)
 
 
-def _integers(values: pa.Array, space: IntegerSpace, name: str, place: Location) -> Codes:
+def _integers(values: pa.Array, space: IntegerSpace, name: str, location: Location) -> Codes:
     if not pa.types.is_integer(values.type):
         hint = f"integer codes 0 to {space.size - 1} are expected; strings need a vocabulary or a hash"
-        raise place.error(name, f"holds {values.type}; {hint}")
-    filled = values.fill_null(0) if values.null_count else values  # without nulls too it would be a copy
+        raise location.error(name, f"holds {values.type}; {hint}")
+    filled = values.fill_null(0) if values.null_count else values  # fill_null copies even without nulls
     known = filled.to_numpy(zero_copy_only=False)
     codes: Codes = new_array(known.shape, np.int64)
     np.add(known, 1, out=codes, dtype=np.int64, casting="unsafe")
@@ -69,20 +69,20 @@ def _integers(values: pa.Array, space: IntegerSpace, name: str, place: Location)
 
 
 def _known(
-    values: pa.Array, vocabulary: pa.Array, name: str, place: Location, rows: npt.NDArray[np.int64] | None
+    values: pa.Array, vocabulary: pa.Array, name: str, location: Location, rows: npt.NDArray[np.int64] | None
 ) -> Codes:
-    values = as_text(values, name, place, rows)
+    values = as_text(values, name, location, rows)
     if pa.types.is_integer(values.type) and pa.types.is_integer(vocabulary.type):
         values = values.cast(pa.int64(), safe=False)
     elif not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
         expected = "integers" if pa.types.is_integer(vocabulary.type) else "strings"
-        raise place.error(name, f"holds {values.type}; it has a vocabulary, so {expected} are expected")
+        raise location.error(name, f"holds {values.type}; it has a vocabulary, so {expected} are expected")
     index = pc.index_in(values, value_set=vocabulary.cast(values.type)).fill_null(-1)
     codes: Codes = index.to_numpy(zero_copy_only=False).astype(np.int64)[:, None] + 1
     return codes
 
 
-def _hashed(values: pa.Array, space: HashSpace, name: str, place: Location) -> Codes:
+def _hashed(values: pa.Array, space: HashSpace, name: str, location: Location) -> Codes:
     kind = values.type
     if pa.types.is_null(kind):
         return np.zeros((len(values), space.codes), np.int64)
@@ -91,9 +91,8 @@ def _hashed(values: pa.Array, space: HashSpace, name: str, place: Location) -> C
     elif any(check(kind) for check in _TEXTS):
         ids = hash_texts(values.fill_null(b"" if "binary" in str(kind) else ""))
     else:
-        raise place.error(name, f"holds {kind}; it is hashed, so integers or strings are expected")
-    said = space.hash
-    codes = buckets_of(ids, said.buckets, said.hashes, said.seed) + 1
+        raise location.error(name, f"holds {kind}; it is hashed, so integers or strings are expected")
+    codes = buckets_of(ids, space.hash.buckets, space.hash.hashes, space.hash.seed) + 1
     if values.null_count:
         codes[values.is_null().to_numpy(zero_copy_only=False)] = 0
     return codes

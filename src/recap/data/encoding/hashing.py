@@ -1,4 +1,4 @@
-"""Hashes of ids of any value: the same on every machine and in every version, as models are trained on them."""
+"""Hashes of ids: the same on every machine and in every version, since trained models depend on them."""
 
 from hashlib import blake2b
 
@@ -12,20 +12,20 @@ Unsigned = npt.NDArray[np.uint64]
 
 
 def hash_text(text: str | bytes) -> int:
-    """A signed integer of 64 bits."""
+    """A signed 64-bit hash."""
     data = text.encode() if isinstance(text, str) else text
     return int.from_bytes(blake2b(data, digest_size=8).digest(), "little", signed=True)
 
 
 def hash_texts(texts: pa.Array) -> npt.NDArray[np.int64]:
-    """[n] strings or bytes, none of them null → [n] int64; each distinct one is hashed once."""
+    """[N] strings or bytes without nulls → [N] int64; each distinct value is hashed once."""
     encoded = texts.dictionary_encode()
     hashed = np.array([hash_text(text) for text in encoded.dictionary.to_pylist()], np.int64)
     return hashed[encoded.indices.to_numpy()] if len(texts) else hashed
 
 
 def mix(values: Unsigned) -> Unsigned:
-    """The finalizer of splitmix64 (Steele, Lea and Flood, OOPSLA 2014): one to one, every bit depends on every bit."""
+    """The finalizer of splitmix64 (Steele, Lea and Flood, OOPSLA 2014): one to one, every bit depends on all bits."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))
@@ -38,7 +38,7 @@ def hash_ids(ids: npt.NDArray[np.int64]) -> Unsigned:
 
 
 def buckets_of(ids: npt.NDArray[np.int64], buckets: int, hashes: int, seed: int) -> npt.NDArray[np.int64]:
-    """[n] int64 → [n, hashes] int64, each 0 … buckets - 1: as many hashes of each id, independent of each other."""
+    """[N] integers → [N, hashes] int64 in 0 … buckets - 1: `hashes` independent buckets of each id."""
     mixed = hash_ids(ids)
     keys = np.array([(seed * _GOLDEN + (number + 1) * _GOLDEN * _GOLDEN) & _ALL for number in range(hashes)], np.uint64)
     return (mix(mixed[:, None] ^ mix(keys)) % np.uint64(buckets)).astype(np.int64)

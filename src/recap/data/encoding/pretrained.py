@@ -37,10 +37,10 @@ def pretrained_rows(
     that are not finite, or no value that the table knows.
     """
     try:
-        found = find_files([config.path])
+        paths = find_files([config.path])
     except DataError as error:
         raise DataError(f"{error}; see model.embeddings.{table}.pretrained") from None
-    files = TableFiles(found, ParquetConfig(inputs=[config.path]))
+    files = TableFiles(paths, ParquetConfig(inputs=[config.path]))
     seen = np.zeros(size + 1, bool)
     for file, tables in files.tables_by_file([config.id, config.vector]):
         names = files.schema(file).names
@@ -62,7 +62,7 @@ def pretrained_rows(
             seen[codes] = True
             yield PretrainedRows(codes[codes > 0], vectors[codes > 0])
     if not seen[1:].any():
-        raise DataError(f"{found[0]}: column {config.id!r}: {table!r} knows none of its values; are they of its kind?")
+        raise DataError(f"{paths[0]}: column {config.id!r}: {table!r} knows none of its values; are they of its kind?")
 
 
 def _vectors(table: pa.Table, name: str, width: int, location: Location) -> npt.NDArray[np.float32]:

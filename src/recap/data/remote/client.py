@@ -1,7 +1,7 @@
-"""The client: has chunks read by servers that share the work, for any number of threads that ask at once."""
+"""The client: loads chunks from servers that share the work; may be called from several threads at once."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import count
 from threading import Lock
 from typing import Any
@@ -14,122 +14,122 @@ from recap.config.data import ServiceConfig
 from recap.data.formats.filesystem import reason
 from recap.data.formats.open import Chunk
 from recap.data.remote.wire import PROTOCOL, Fingerprint, RowCodec, fingerprint
-from recap.data.stream.source import Fault, LoadedChunks, Source, join
+from recap.data.stream.source import BadData, ChunkRows, Source, join
 from recap.errors import DataError, RunError
+from recap.reporting import Say
 
-Say = Callable[[str], None]
-"""Tells a person something."""
-_TO_CONNECT, _TO_READ = 20.0, 600.0
-"""Seconds after which a server that does not answer has gone away."""
-_GONE = (flight.FlightError, pa.ArrowException, OSError)
+_CONNECT_TIMEOUT, _READ_TIMEOUT = 20.0, 600.0
+"""Seconds after which a server that does not answer counts as lost."""
+_LOST = (flight.FlightError, pa.ArrowException, OSError)
 
 
 class ServiceClient:
     """Loads the chunks of one data set."""
 
     def __init__(self, config: ServiceConfig, source: Source, name: str, say: Say) -> None:
-        """`name`: the data set, as servers call it.
+        """`name`: the data set, in requests to servers.
 
-        Raises RunError where nobody listens, DataError where one serves another configuration or other data.
+        Raises RunError if no server answers, DataError if one serves another configuration or other data.
         """
         self._name, self._source, self._say, self._compression = name, source, say, config.compression
         self._fingerprint = fingerprint(source)
-        self._codec = RowCodec(source.loader.encoder)
+        self._codec = RowCodec(source.encoder)
         self._numbers = {chunk: number for number, chunk in enumerate(source.chunks)}
-        self._files = {called: file for file, called in source.names.items()}
+        self._files = {name: file for file, name in source.names.items()}
         self._lock, self._turns = Lock(), count()
         self._servers = {address: flight.FlightClient(f"grpc://{address}") for address in config.address}
         for address in list(self._servers):
-            self._meet(address)
+            self._check(address)
 
-    def load(self, chunks: Sequence[Chunk]) -> LoadedChunks:
-        """The rows of some chunks, end to end. Raises DataError for bad data, RunError where no server is left."""
+    def load(self, chunks: Sequence[Chunk]) -> ChunkRows:
+        """The rows of some chunks, concatenated. Raises DataError for bad data, RunError if no server is left."""
         while True:
             address, server = self._next()
             try:
-                return self._ask(server, chunks)
-            except _GONE as error:
-                self._pass_over(address, error)
+                return self._request(server, chunks)
+            except _LOST as error:
+                self._drop(address, error)
             except (ValueError, KeyError, TypeError) as error:
-                raise RunError(f"{address}: answered what it was not asked for ({reason(error)})") from None
+                raise RunError(f"{address}: sent an unexpected response ({reason(error)})") from None
 
-    def _meet(self, address: str) -> None:
-        """See who listens there."""
-        options = flight.FlightCallOptions(timeout=_TO_CONNECT)
+    def _check(self, address: str) -> None:
+        """Raise DataError unless the server at `address` serves this data set."""
+        options = flight.FlightCallOptions(timeout=_CONNECT_TIMEOUT)
         try:
             answers = list(self._servers[address].do_action(flight.Action("describe", b""), options))
-        except _GONE as error:
-            self._pass_over(address, error)
+        except _LOST as error:
+            self._drop(address, error)
             return
         try:
-            said = json.loads(answers[0].body.to_pybytes())
-            protocol, sets = said["protocol"], dict(said["data_sets"])
+            description = json.loads(answers[0].body.to_pybytes())
+            protocol, sets = description["protocol"], dict(description["data_sets"])
         except (ValueError, KeyError, TypeError, IndexError, RecursionError):
-            raise DataError(f"readers: {address} is no server of 'recap data serve'") from None
+            raise DataError(f"readers: {address} is not a 'recap data serve' server") from None
         if protocol != PROTOCOL:
             raise DataError(f"readers: {address} runs another version of recap; install the same at both ends")
-        found: Fingerprint | None = sets.get(self._name)
-        if found is None:
-            raise DataError(f"readers: {address} serves no {self._name!r}, but {', '.join(sets)}; {_ADVICE}")
-        if found.get("rows") != self._fingerprint["rows"]:
-            what = "reads or encodes rows in another way: features, tasks, rates or a vocabulary differ"
-            raise DataError(f"readers: {address} serves {self._name!r} of another configuration; it {what}; {_ADVICE}")
-        if found != self._fingerprint:
-            what = "names, sizes or row groups of its files are not those that this process sees"
-            raise DataError(f"readers: {address} serves other data as {self._name!r}: {what}; {_ADVICE}")
+        served: Fingerprint | None = sets.get(self._name)
+        if served is None:
+            known = ", ".join(sets)
+            raise DataError(f"readers: {address} does not serve {self._name!r}. Served: {known}; {_ADVICE}")
+        if served.get("rows") != self._fingerprint["rows"]:
+            why = "its features, tasks, rates or vocabularies differ"
+            raise DataError(f"readers: {address} serves {self._name!r} of another configuration: {why}; {_ADVICE}")
+        if served != self._fingerprint:
+            why = "names, sizes or row groups of its files differ from those that this process sees"
+            raise DataError(f"readers: {address} serves other data as {self._name!r}: {why}; {_ADVICE}")
 
     def _next(self) -> tuple[str, Any]:
-        """The servers in turn."""
+        """The next server, in turn."""
         with self._lock:
             addresses = list(self._servers)
             address = addresses[next(self._turns) % len(addresses)]
             return address, self._servers[address]
 
-    def _pass_over(self, address: str, error: BaseException) -> None:
-        """Do without a server. Raises RunError if it was the last."""
+    def _drop(self, address: str, error: BaseException) -> None:
+        """Continue without a server. Raises RunError if it was the last."""
         why = reason(error).partition(". gRPC client debug context")[0]
         with self._lock:
             if len(self._servers) == 1 and address in self._servers:
                 raise RunError(
-                    f"readers: no data server is left for {self._name!r}. The last, {address}, is gone: {why}\n"
-                    "Start one with 'recap data serve CONFIG', or take readers: {kind: threads}"
+                    f"readers: no data server is left for {self._name!r}. Lost the last, {address}: {why}\n"
+                    "Start one with 'recap data serve CONFIG', or set readers: {kind: threads}"
                 ) from None
-            gone = self._servers.pop(address, None)
-        if gone is not None:
-            self._say(f"passed over the data server {address} of {self._name!r}, {len(self._servers)} left: {why}")
+            dropped = self._servers.pop(address, None)
+        if dropped is not None:
+            self._say(f"lost the data server {address} of {self._name!r}, {len(self._servers)} left: {why}")
 
-    def _ask(self, server: Any, chunks: Sequence[Chunk]) -> LoadedChunks:
-        asked = {
+    def _request(self, server: Any, chunks: Sequence[Chunk]) -> ChunkRows:
+        request = {
             "data_set": self._name,
             "fingerprint": self._fingerprint,
             "chunks": [self._numbers[chunk] for chunk in chunks],
             "compression": self._compression,
         }
-        options = flight.FlightCallOptions(timeout=_TO_READ)
-        answer = server.do_get(flight.Ticket(json.dumps(asked).encode()), options)
-        heads: list[dict[str, Any]] = []
+        options = flight.FlightCallOptions(timeout=_READ_TIMEOUT)
+        response = server.do_get(flight.Ticket(json.dumps(request).encode()), options)
+        headers: list[dict[str, Any]] = []
         rows: list[list[pa.RecordBatch]] = []
-        for message in answer:
+        for message in response:
             if message.app_metadata is not None:
-                heads.append(json.loads(message.app_metadata.to_pybytes()))
+                headers.append(json.loads(message.app_metadata.to_pybytes()))
                 rows.append([])
-                if "error" in heads[-1]:
-                    raise DataError(heads[-1]["error"])
+                if "error" in headers[-1]:
+                    raise DataError(headers[-1]["error"])
             elif message.data.num_rows:
                 rows[-1].append(message.data)
-        return join([self._loaded(*part) for part in zip(chunks, heads, rows, strict=True)])
+        return join([self._decode(*part) for part in zip(chunks, headers, rows, strict=True)])
 
-    def _loaded(self, chunk: Chunk, head: dict[str, Any], messages: Sequence[pa.RecordBatch]) -> LoadedChunks:
-        """Raises ValueError for an answer that holds other rows than the chunk has."""
-        batch, missing = self._codec.decode(messages), [int(row) for row in head["missing"]]
-        if len(batch) + len(missing) != chunk.rows:
-            raise ValueError(f"{len(batch) + len(missing)} rows of a chunk of {chunk.rows}")
-        if not missing:
-            return LoadedChunks([batch])
-        kept = np.ones(chunk.rows, bool)
-        kept[missing] = False
-        faults = tuple(Fault(self._files[file], part, text) for file, part, text in head["faults"])
-        return LoadedChunks([batch], kept, faults)
+    def _decode(self, chunk: Chunk, header: dict[str, Any], messages: Sequence[pa.RecordBatch]) -> ChunkRows:
+        """Raises ValueError for a response with another number of rows than the chunk has."""
+        batch, bad_rows = self._codec.decode(messages), [int(row) for row in header["bad_rows"]]
+        if len(batch) + len(bad_rows) != chunk.rows:
+            raise ValueError(f"{len(batch) + len(bad_rows)} rows of a chunk of {chunk.rows}")
+        if not bad_rows:
+            return ChunkRows([batch])
+        mask = np.ones(chunk.rows, bool)
+        mask[bad_rows] = False
+        bad_data = tuple(BadData(self._files[file], part, text) for file, part, text in header["bad_data"])
+        return ChunkRows([batch], mask, bad_data)
 
 
 _ADVICE = "start it with the configuration of this run"

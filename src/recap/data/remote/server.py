@@ -1,4 +1,4 @@
-"""The server: reads, decodes and encodes chunks of its configuration's data sets for whoever asks."""
+"""The server: reads and encodes chunks of the data sets of its configuration for any client."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -17,40 +17,38 @@ _COMPRESSIONS = {"none": None, "lz4": "lz4", "zstd": "zstd"}
 
 
 class DataServer(flight.FlightServerBase):  # type: ignore[misc]
-    """Answers from the moment it is made until `shutdown`. Gives nothing but rows of its data sets, to anyone.
+    """Serves from its creation until `shutdown`: only rows of its data sets, but to anyone.
 
-    `port` is the one it listens on.
+    `port` is the port it listens on.
     """
 
     def __init__(self, sets: Mapping[str, Source], host: str, port: int) -> None:
-        """Port 0: any that is free. Raises InputError where it cannot listen."""
+        """Port 0: any free port. Raises InputError if it cannot listen."""
         self.sets = dict(sets)
-        self.codecs = {name: RowCodec(source.loader.encoder) for name, source in sets.items()}
+        self.codecs = {name: RowCodec(source.encoder) for name, source in sets.items()}
         self.fingerprints = {name: fingerprint(source) for name, source in sets.items()}
         try:
             super().__init__(f"grpc://{host}:{port}")
         except (OSError, pa.ArrowException, flight.FlightError) as error:
-            raise InputError(
-                f"{host}:{port}: cannot be listened on ({error}); choose another --host or --port"
-            ) from None
+            raise InputError(f"{host}:{port}: cannot listen ({error}); choose another --host or --port") from None
 
     def do_action(self, context: flight.ServerCallContext, action: flight.Action) -> Iterator[bytes]:
-        """What is served here, whatever the action is called."""
+        """The protocol and the data sets served here, for any action."""
         yield json.dumps({"protocol": PROTOCOL, "data_sets": self.fingerprints}).encode()
 
     def do_get(self, context: flight.ServerCallContext, ticket: flight.Ticket) -> flight.GeneratorStream:
-        """The rows of the chunks that a ticket asks for."""
+        """The rows of the chunks that a ticket requests."""
         try:
-            asked = json.loads(ticket.ticket)
-            name, compression = asked["data_set"], _COMPRESSIONS[asked["compression"]]
+            request = json.loads(ticket.ticket)
+            name, compression = request["data_set"], _COMPRESSIONS[request["compression"]]
             source, codec = self.sets[name], self.codecs[name]
-            if asked["fingerprint"] != self.fingerprints[name]:
-                raise flight.FlightServerError("this server was started anew, with other data or another configuration")
-            chunks = [source.chunks[_index(number, len(source.chunks))] for number in asked["chunks"]]
+            if request["fingerprint"] != self.fingerprints[name]:
+                raise flight.FlightServerError("this server has restarted with other data or another configuration")
+            chunks = [source.chunks[_index(number, len(source.chunks))] for number in request["chunks"]]
         except (ValueError, KeyError, TypeError, RecursionError):
-            raise flight.FlightServerError("what was asked for is not served here") from None
+            raise flight.FlightServerError("the request is malformed, or names data that is not served here") from None
         options = pa.ipc.IpcWriteOptions(compression=compression)
-        return flight.GeneratorStream(codec.schema, _answer(source, codec, chunks), options=options)
+        return flight.GeneratorStream(codec.schema, _respond(source, codec, chunks), options=options)
 
 
 def _index(number: Any, count: int) -> int:
@@ -59,16 +57,16 @@ def _index(number: Any, count: int) -> int:
     return number
 
 
-def _answer(source: Source, codec: RowCodec, chunks: list[Chunk]) -> Iterator[Any]:
-    """One chunk after the other, so that memory holds one; it ends at the first that cannot be read."""
+def _respond(source: Source, codec: RowCodec, chunks: list[Chunk]) -> Iterator[Any]:
+    """The chunks one by one, so that memory holds only one; ends at the first that cannot be read."""
     for chunk in chunks:
         try:
-            loaded = source.loader.load([chunk])
+            rows = source.loader.load([chunk])
         except RecapError as error:
-            yield codec.nothing(), json.dumps({"error": str(error)}).encode()
+            yield codec.header(), json.dumps({"error": str(error)}).encode()
             return
-        missing = [] if loaded.kept is None else np.flatnonzero(~loaded.kept).tolist()
-        faults = [(source.names[fault.file], fault.part, fault.text) for fault in loaded.faults]
-        yield codec.nothing(), json.dumps({"missing": missing, "faults": faults}).encode()
-        for part in loaded.parts:
-            yield from codec.encode(part)
+        bad_rows = [] if rows.mask is None else np.flatnonzero(~rows.mask).tolist()
+        bad_data = [(source.names[bad.file], bad.part, bad.text) for bad in rows.bad_data]
+        yield codec.header(), json.dumps({"bad_rows": bad_rows, "bad_data": bad_data}).encode()
+        for batch in rows.batches:
+            yield from codec.encode(batch)

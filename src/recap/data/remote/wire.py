@@ -1,12 +1,14 @@
-"""What goes over the wire: encoded rows as Arrow record batches, and which rows they are. Nothing of it is executed.
+"""What goes over the wire: encoded rows as Arrow record batches, and their row numbers. Nothing received is executed.
 
-An answer is a stream. For each chunk that was asked for it holds a message of no rows whose metadata, JSON, says which
-rows of the chunk are not there and why, or what went wrong; behind it stand its rows, some at a time. A column is a
-tensor, its value in a row the bytes of that row.
+A response is a stream. For each requested chunk it starts with a message without rows whose metadata, JSON, lists the
+bad rows of the chunk and their errors, or the error that ends the response; messages with the good rows follow. A
+column is a tensor, its value in a row the bytes of that row.
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from hashlib import sha256
 from typing import Any
 
@@ -22,47 +24,44 @@ from recap.data.stream.source import Source
 from recap.native.buffers import new_array
 
 PROTOCOL = 2
-"""Both ends must speak the same."""
-_MESSAGE_BYTES = 16 * 2**20
-"""About how large a message is at the most."""
-_ELSEWHERE = {"vocabulary", "mask", "inputs", "schema_path", "num_files_to_keep"}
-"""Fields that name files, which may lie in other places on another host; what they hold is compared instead."""
+"""Both ends must use the same version."""
+_MAX_MESSAGE_BYTES = 16 * 2**20
+_ELSEWHERE = {"vocabulary", "mask", "inputs", "schema_path", "num_files_to_keep", "files"}
+"""Fields that name files, whose paths may differ between hosts; the contents of the files are compared instead."""
 
 Fingerprint = Mapping[str, str]
-"""`rows`: how rows are encoded; `files`: which chunks there are, in which order."""
+"""`rows`: how rows are read and encoded; `files`: which chunks there are, in which order."""
 
 
 def fingerprint(source: Source) -> Fingerprint:
-    """What must be the same at both ends, so that chunk k holds the same rows, encoded in the same way."""
-    encoder, loader = source.loader.encoder, source.loader
-    unread = sorted(set(encoder.features.discrete) - set(encoder.read.discrete))
-    rows = [
-        loader.config,
-        loader.skip,
-        encoder.features,
-        encoder.tasks,
-        encoder.labels,
-        encoder.rectify,
-        encoder.weigh_samples,
-        unread,
-        encoder.regressions,
-        {name: _digest(values) for name, values in encoder.assets.items()},
-    ]
+    """What must be equal at both ends, so that chunk k holds the same rows, encoded in the same way.
+
+    It covers every field of the loader, its encoder and their configs, except those in `_ELSEWHERE`.
+    """
     files = [source.contents, [(source.names[chunk.file], chunk.number, chunk.rows) for chunk in source.chunks]]
-    return {"rows": _sha(json.dumps(_plain(rows))), "files": _sha(json.dumps(files))}
+    return {"rows": _sha(json.dumps(_plain(source.loader))), "files": _sha(json.dumps(files))}
 
 
 def _plain(value: Any) -> Any:
-    """As JSON has it, without what names files."""
-    if isinstance(value, BaseConfig):
-        value = value.model_dump(mode="json")
+    """As JSON values. Raises TypeError for a type whose fields it does not know."""
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, pa.Array):
+        return sha256(pa.record_batch([value], ["value"]).serialize()).hexdigest()
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items() if key not in _ELSEWHERE}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def _digest(values: pa.Array) -> str:
-    return sha256(pa.record_batch([values], ["value"]).serialize()).hexdigest()
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, set | frozenset):
+        return sorted(map(_plain, value))
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, BaseConfig):
+        names = list(type(value).model_fields)
+    elif is_dataclass(value):
+        names = [field.name for field in fields(value)]
+    else:
+        raise TypeError(f"{type(value).__name__} is missing in the fingerprint")
+    settings = {name: _plain(getattr(value, name)) for name in names if name not in _ELSEWHERE}
+    return {"type": type(value).__name__, **settings}
 
 
 def _sha(text: str) -> str:
@@ -74,26 +73,28 @@ class RowCodec:
 
     def __init__(self, encoder: RowEncoder) -> None:
         self.template = encoder.empty()
-        self.bytes = {name: _row_bytes(tensor) for name, tensor in self.template.tensors().items()}
-        self.bytes = {name: size for name, size in self.bytes.items() if size}
+        tensors = self.template.tensors().items()
+        sizes = {name: tensor.element_size() * math.prod(tensor.shape[1:]) for name, tensor in tensors}
+        self.bytes = {name: size for name, size in sizes.items() if size}
+        """Name of a tensor → bytes of one row."""
         self.schema = pa.schema([(name, pa.binary(size)) for name, size in self.bytes.items()])
 
-    def nothing(self) -> pa.RecordBatch:
-        """A message of no rows, which carries metadata."""
+    def header(self) -> pa.RecordBatch:
+        """A message without rows, to carry metadata."""
         return pa.RecordBatch.from_pylist([], self.schema)
 
     def encode(self, batch: Batch) -> Iterator[pa.RecordBatch]:
-        """The rows of a batch, some at a time."""
-        step = max(1, _MESSAGE_BYTES // sum(self.bytes.values()))
+        """The rows of a batch, in messages of limited size."""
+        step = max(1, _MAX_MESSAGE_BYTES // sum(self.bytes.values()))
         for start in range(0, len(batch), step):
             tensors = batch.rows(slice(start, start + step)).tensors()
             arrays = [_as_bytes(tensors[name], size) for name, size in self.bytes.items()]
             yield pa.RecordBatch.from_arrays(arrays, schema=self.schema)
 
     def decode(self, messages: Sequence[pa.RecordBatch]) -> Batch:
-        """The rows of some messages end to end, in memory of their own. Raises ValueError for what is no such row."""
+        """The rows of some messages, concatenated in new memory. Raises ValueError for messages of another schema."""
         rows = sum(message.num_rows for message in messages)
-        made: dict[str, Tensor] = {}
+        decoded: dict[str, Tensor] = {}
         for name, like in self.template.tensors().items():
             size = self.bytes.get(name, 0)
             values = new_array((rows, size), np.uint8)
@@ -103,15 +104,11 @@ class RowCodec:
                     raise ValueError(f"found {message.schema} where {self.schema} was expected")
                 column, end = message.column(name), start + message.num_rows
                 first = column.offset * size
-                whole = np.frombuffer(column.buffers()[1], np.uint8, message.num_rows * size, first)
-                values[start:end] = whole.reshape(-1, size)
+                received = np.frombuffer(column.buffers()[1], np.uint8, message.num_rows * size, first)
+                values[start:end] = received.reshape(-1, size)
                 start = end
-            made[name] = torch.from_numpy(values.reshape(-1)).view(like.dtype).reshape(rows, *like.shape[1:])
-        return self.template.with_tensors(made)
-
-
-def _row_bytes(tensor: Tensor) -> int:
-    return tensor.element_size() * int(np.prod(tensor.shape[1:]))
+            decoded[name] = torch.from_numpy(values.reshape(-1)).view(like.dtype).reshape(rows, *like.shape[1:])
+        return self.template.with_tensors(decoded)
 
 
 def _as_bytes(tensor: Tensor, size: int) -> pa.Array:

@@ -1,6 +1,6 @@
-"""What reads chunks ahead: this process, or others; and what keeps the rows that were read.
+"""Reads chunks for the stream: in this process, in other processes, or on servers; optionally caches them.
 
-Batches of other processes come through shared memory, nothing of them is copied through a pipe.
+Batches of other processes arrive in shared memory; their rows are not copied through a pipe.
 """
 
 import os
@@ -18,62 +18,62 @@ import torch.multiprocessing
 
 from recap.data.batch import assemble
 from recap.data.formats.open import Chunk
-from recap.data.stream.source import LoadedChunks, Loader, join
+from recap.data.stream.source import ChunkRows, Loader, join
 from recap.errors import RunError
 
 
 class ChunkLoader(Protocol):
-    """Reads chunks here, or has a server read them."""
+    """Reads chunks in this process, or asks a server to."""
 
-    def load(self, chunks: Sequence[Chunk]) -> LoadedChunks:
-        """The rows of some chunks, end to end. Raises DataError for bad data, RunError where nobody is left to read."""
+    def load(self, chunks: Sequence[Chunk]) -> ChunkRows:
+        """The rows of some chunks, concatenated. Raises DataError for bad data, RunError if no reader is left."""
 
 
 class Readers:
-    """Loads chunks for any number of threads that ask at once."""
+    """Loads chunks; may be called from several threads at once."""
 
     def __init__(
         self, loader: ChunkLoader, count: int, *, pool: ProcessPoolExecutor | None = None, cache: bool
     ) -> None:
-        """`count`: windows read ahead. `pool`: processes that read instead. `cache`: read every chunk only once."""
+        """`count`: windows read ahead. `pool`: processes that read instead. `cache`: keep chunks after reading them."""
         self.count, self._loader, self._pool = count, loader, pool
-        self._cache: dict[Chunk, LoadedChunks] | None = {} if cache else None
+        self._cache: dict[Chunk, ChunkRows] | None = {} if cache else None
 
     @property
     def caches(self) -> bool:
-        """Whether what was read stays in memory."""
+        """Whether the rows stay in memory after they are read."""
         return self._cache is not None
 
-    def load(self, chunks: Sequence[Chunk]) -> LoadedChunks:
-        """The rows of some chunks, end to end. Raises DataError for bad data, RunError where those that read died."""
+    def load(self, chunks: Sequence[Chunk]) -> ChunkRows:
+        """The rows of some chunks, concatenated. Raises DataError for bad data, RunError if a reading process died."""
         if self._cache is None:
             return self._read(chunks)
         for chunk in chunks:
-            if chunk not in self._cache:  # two threads may read the same; what they read is the same
-                found = self._read([chunk])
-                self._cache[chunk] = found._replace(parts=[part.clone() for part in found.parts])
+            if chunk not in self._cache:  # two threads may both read it, with the same result
+                rows = self._read([chunk])
+                self._cache[chunk] = rows._replace(batches=[batch.clone() for batch in rows.batches])
         return join([self._cache[chunk] for chunk in chunks])
 
-    def _read(self, chunks: Sequence[Chunk]) -> LoadedChunks:
+    def _read(self, chunks: Sequence[Chunk]) -> ChunkRows:
         if self._pool is None:
             return self._loader.load(chunks)
         try:
             return _submit(self._pool, chunks).result()
         except BrokenProcessPool:
             raise RunError(
-                "a process that reads data ended all of a sudden: out of memory, or of shared memory (/dev/shm)? "
-                "Take fewer of them or a smaller shuffle window, or 'readers: {kind: threads}'"
+                "a process that reads data died, perhaps out of memory or of shared memory (/dev/shm). "
+                "Use fewer processes, a smaller shuffle window, or 'readers: {kind: threads}'"
             ) from None
 
 
 def start_processes(count: int, loader: Loader) -> ProcessPoolExecutor:
-    """`count` processes, each with a copy of `loader`; they start when they are first asked."""
+    """`count` processes, each with a copy of `loader`; they start with the first request."""
     context = torch.multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(count, mp_context=context, initializer=_begin, initargs=(loader,))
 
 
-def _submit(pool: ProcessPoolExecutor, chunks: Sequence[Chunk]) -> Future[LoadedChunks]:
-    """Ask for some chunks; processes that begin for it inherit that Ctrl-C and SIGTERM are the parent's to answer."""
+def _submit(pool: ProcessPoolExecutor, chunks: Sequence[Chunk]) -> Future[ChunkRows]:
+    """Request some chunks. Processes that start for it inherit blocked SIGINT and SIGTERM; the parent handles them."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         return pool.submit(_load, chunks)
@@ -82,7 +82,8 @@ def _submit(pool: ProcessPoolExecutor, chunks: Sequence[Chunk]) -> Future[Loaded
 
 
 _LOADER: list[Loader] = []
-"""What a process that reads was begun with."""
+"""The loader of this process, if it is one that reads: set once, by the pool's initializer `_begin`. Module state,
+because a pool offers its tasks no other way to share an object; the list is empty in every other process."""
 
 
 def _begin(loader: Loader) -> None:
@@ -90,24 +91,25 @@ def _begin(loader: Loader) -> None:
     torch.set_num_threads(1)
     pa.set_cpu_count(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    threading.Thread(target=_end_when_parent_says, daemon=True).start()
+    threading.Thread(target=_end_on_signal_of_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
-    """A parent that is killed cannot end its children; they see it go."""
+    """End when the parent is gone: a killed parent cannot end its children."""
     parent = parent_process()
     if parent is not None:
         connection.wait([parent.sentinel])
         os._exit(1)
 
 
-def _end_when_parent_says() -> None:
-    """torchrun sends SIGTERM to all processes of a rank, which still reads to finish its step; the pool's is meant."""
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-        pass
-    os._exit(128 + signal.SIGTERM)
+def _end_on_signal_of_parent() -> None:
+    """End on SIGTERM of the parent only: torchrun signals readers too, but the rank needs them to finish its step."""
+    while True:
+        if signal.sigwaitinfo({signal.SIGTERM}).si_pid == os.getppid():
+            os._exit(128 + signal.SIGTERM)
 
 
-def _load(chunks: Sequence[Chunk]) -> LoadedChunks:
-    found = _LOADER[0].load(chunks)
-    return found._replace(parts=[assemble([(part, slice(None)) for part in found.parts])])  # few tensors are to be sent
+def _load(chunks: Sequence[Chunk]) -> ChunkRows:
+    rows = _LOADER[0].load(chunks)
+    # One batch, so that fewer tensors have to be sent.
+    return rows._replace(batches=[assemble([(batch, slice(None)) for batch in rows.batches])])

@@ -1,9 +1,10 @@
-"""A data set: its files as one list of chunks, and the rows of some; what is bad is passed over where it may be."""
+"""A data set: its files as one list of chunks, and the rows of some of them. Bad data may be skipped."""
 
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from hashlib import sha256
@@ -25,51 +26,55 @@ from recap.data.formats.open import Chunk, chunks_of, open_format
 from recap.errors import DataError
 
 _LISTERS = 8
-"""Files of a store that are looked at at once."""
+"""Files of a remote store that are listed at once."""
 
 
-class Fault(NamedTuple):
-    """A part of a file that is passed over."""
+class BadData(NamedTuple):
+    """A part of a file that cannot be read and is skipped."""
 
     file: str
     part: str
-    """Such as `row 17`; nothing: the whole file."""
+    """Such as `row 17`; empty for the whole file."""
     text: str
-    """What is wrong with it, with its place."""
+    """The error message, with its location."""
 
 
-class LoadedChunks(NamedTuple):
-    """What reading some chunks gave."""
+class ChunkRows(NamedTuple):
+    """The good rows of some chunks."""
 
-    parts: list[Batch]
-    """The rows that are there, of each chunk."""
-    kept: npt.NDArray[np.bool_] | None = None
-    """Which of the rows of the chunks they are, end to end; none given: all."""
-    faults: tuple[Fault, ...] = ()
+    batches: list[Batch]
+    """The good rows, in order; a batch per chunk or more chunks together."""
+    mask: npt.NDArray[np.bool_] | None = None
+    """[N] which of the N rows of the chunks are good, and so in `batches`; None: all."""
+    bad_data: tuple[BadData, ...] = ()
 
 
+@dataclass(frozen=True, eq=False)
 class Loader:
     """Reads chunks into batches; can be sent to another process."""
 
-    def __init__(self, config: SourceConfig, encoder: RowEncoder, files: Sequence[str], skip: bool) -> None:
-        """`files` are all of the data set. `skip`: bad rows and chunks become faults instead of errors."""
-        self.config, self.encoder, self.files, self.skip = config, encoder, files, skip
+    config: SourceConfig
+    encoder: RowEncoder
+    files: Sequence[str]
+    """All files of the data set."""
+    skip: bool
+    """Whether bad rows and chunks are skipped and reported instead of raised."""
 
     def __reduce__(self) -> tuple[type["Loader"], tuple[Any, ...]]:
-        return Loader, (self.config, self.encoder, self.files, self.skip)  # the other process opens the format anew
+        return Loader, (self.config, self.encoder, self.files, self.skip)  # the other process opens the format itself
 
     @cached_property
     def format(self) -> Format:
-        """What reads the files."""
+        """The reader of the files."""
         return open_format(self.config, self.encoder.types, self.files)
 
-    def load(self, chunks: Sequence[Chunk]) -> LoadedChunks:
-        """The rows of some chunks, end to end. Raises DataError where they are bad, unless they are passed over."""
+    def load(self, chunks: Sequence[Chunk]) -> ChunkRows:
+        """The rows of some chunks, concatenated. Raises DataError for bad data unless it is to be skipped."""
         return join([self._load(chunk) for chunk in chunks])
 
-    def _load(self, chunk: Chunk) -> LoadedChunks:
+    def _load(self, chunk: Chunk) -> ChunkRows:
         without: list[int] = []
-        faults: list[Fault] = []
+        bad_data: list[BadData] = []
         while True:
             try:
                 table = self._read(chunk, without)
@@ -80,23 +85,23 @@ class Loader:
                     raise
                 bad = sorted(set(error.rows) - set(without))
                 if not bad:
-                    nothing = np.zeros(chunk.rows, bool)
-                    fault = Fault(chunk.file, f"part {chunk.number}", str(error))
-                    return LoadedChunks([self.encoder.empty()], nothing, (fault,))
+                    no_row = np.zeros(chunk.rows, bool)
+                    bad_chunk = BadData(chunk.file, f"part {chunk.number}", str(error))
+                    return ChunkRows([self.encoder.empty()], no_row, (bad_chunk,))
                 without = sorted([*without, *bad])
-                faults += _faults(chunk, bad, error)
+                bad_data += _bad_rows(chunk, bad, error)
         if not without:
-            return LoadedChunks([rows])
-        kept = np.ones(chunk.rows, bool)
-        kept[without] = False
-        return LoadedChunks([rows], kept, tuple(faults))
+            return ChunkRows([rows])
+        mask = np.ones(chunk.rows, bool)
+        mask[without] = False
+        return ChunkRows([rows], mask, tuple(bad_data))
 
     def _read(self, chunk: Chunk, without: Sequence[int]) -> pa.Table:
         _check_unchanged(chunk)
         table = self.format.read(chunk.file, chunk.number, self.encoder.columns, without)
         if table.num_rows + len(without) != chunk.rows:
-            found = table.num_rows + len(without)
-            raise _changed(chunk.file, f"its part {chunk.number} holds {found} rows instead of {chunk.rows}")
+            rows = table.num_rows + len(without)
+            raise _changed(chunk.file, f"its part {chunk.number} holds {rows} rows instead of {chunk.rows}")
         return table
 
 
@@ -112,26 +117,26 @@ def _check_unchanged(chunk: Chunk) -> None:
 
 
 def _changed(file: str, text: str) -> DataError:
-    """What is said of a file that is not what it was when the rows were laid in order."""
-    advice = "bring the old file back and go on, or start anew"
-    return DataError(f"{file}: changed since this job began: {text}; {advice}")
+    """The error for a file that changed after the job started."""
+    advice = "restore the old file and resume, or start a new run"
+    return DataError(f"{file}: changed since this job started: {text}; {advice}")
 
 
-def _faults(chunk: Chunk, rows: Sequence[int], error: DataError) -> Iterator[Fault]:
-    """One for each row; the error tells of the first."""
+def _bad_rows(chunk: Chunk, rows: Sequence[int], error: DataError) -> Iterator[BadData]:
+    """One for each row; the error is about the first."""
     for row in rows:
         number = chunk.first_row + row
         text = str(error) if row == error.rows[0] else f"{chunk.file}: row {number}: the same"
-        yield Fault(chunk.file, f"row {number}", text)
+        yield BadData(chunk.file, f"row {number}", text)
 
 
-def join(parts: Sequence[LoadedChunks]) -> LoadedChunks:
-    """What was loaded of several chunks, as one."""
-    batches = [batch for part in parts for batch in part.parts]
-    if all(part.kept is None for part in parts):
-        return LoadedChunks(batches)
-    kept = [np.ones(sum(map(len, part.parts)), bool) if part.kept is None else part.kept for part in parts]
-    return LoadedChunks(batches, np.concatenate(kept), tuple(fault for part in parts for fault in part.faults))
+def join(parts: Sequence[ChunkRows]) -> ChunkRows:
+    """Concatenate the rows of several chunks."""
+    batches = [batch for part in parts for batch in part.batches]
+    if all(part.mask is None for part in parts):
+        return ChunkRows(batches)
+    masks = [np.ones(sum(map(len, part.batches)), bool) if part.mask is None else part.mask for part in parts]
+    return ChunkRows(batches, np.concatenate(masks), tuple(bad for part in parts for bad in part.bad_data))
 
 
 class Source:
@@ -140,76 +145,81 @@ class Source:
     def __init__(self, config: SourceConfig, encoder: RowEncoder, *, skip: bool = False, interleave: int = 1) -> None:
         """List the chunks and check the columns of every file against `encoder`. Raises DataError.
 
-        `skip`: what is bad becomes a fault. `interleave`: files of which chunks are taken in turn.
+        `skip`: bad data is skipped instead of raised. `interleave`: how many files to take chunks from in turn.
         """
         self.files = find_files(config.inputs)[: config.num_files_to_keep]
         self.loader = Loader(config, encoder, self.files, skip)
         self.names = dict(zip(self.files, relative_names(self.files, config.inputs), strict=True))
-        self.faults: list[Fault] = []
+        self.bad_data: list[BadData] = []
         self.contents: dict[str, str] = {}
         chunks: list[Chunk] = []
-        for name, (found, faults) in zip(self.names.values(), self._looked_at(), strict=True):
-            chunks += found
-            self.faults += faults
-            self.contents[name] = _content(found) if found or not faults else "bad"
+        for name, (file_chunks, bad_data) in zip(self.names.values(), self._list_files(), strict=True):
+            chunks += file_chunks
+            self.bad_data += bad_data
+            self.contents[name] = _content(file_chunks) if file_chunks or not bad_data else "bad"
         if not chunks:
-            why = f": {self.faults[0].text}" if self.faults else ""
+            why = f": {self.bad_data[0].text}" if self.bad_data else ""
             raise DataError(
-                f"{self.files[0]} and its sister files ({len(self.files)} in all) hold not a single row{why}"
+                f"{self.files[0]} and the other files of the same inputs ({len(self.files)}) hold no row{why}"
             )
         self.chunks = list(_interleaved(chunks, interleave))
 
-    def _looked_at(self) -> Iterator[tuple[list[Chunk], list[Fault]]]:
-        """What each file holds; of a store, more are looked at at once, for each answer takes long."""
+    @property
+    def encoder(self) -> RowEncoder:
+        """The encoder of its rows."""
+        return self.loader.encoder
+
+    def _list_files(self) -> Iterator[tuple[list[Chunk], list[BadData]]]:
+        """The chunks and the bad data of each file; remote stores are slow to answer, so more files at once there."""
         count = _LISTERS if any(map(is_remote, self.files)) else os.cpu_count()
         listers = ThreadPoolExecutor(count, thread_name_prefix="recap-lister")
         try:
-            yield from listers.map(self._look, self.files)
+            yield from listers.map(self._list_file, self.files)
         finally:
-            listers.shutdown(wait=False, cancel_futures=True)  # who stops does not wait for a file that never opens
+            listers.shutdown(wait=False, cancel_futures=True)  # do not wait for a file that never opens
 
-    def _look(self, file: str) -> tuple[list[Chunk], list[Fault]]:
+    def _list_file(self, file: str) -> tuple[list[Chunk], list[BadData]]:
         format_ = self.loader.format
         try:
-            self.loader.encoder.check(format_.schema(file), file)
-            chunks = chunks_of(format_, file, though_torn=self.loader.skip)
+            self.encoder.check(format_.schema(file), file)
+            chunks = chunks_of(format_, file, allow_torn=self.loader.skip)
         except DataError as error:
             if not self.loader.skip:
                 raise
-            return [], [Fault(file, "", str(error))]
+            return [], [BadData(file, "", str(error))]
         torn = format_.torn_end(file)
         end = sum(chunk.rows for chunk in chunks)
-        return chunks, [] if torn is None else [Fault(file, f"from row {end}", str(torn))]
+        return chunks, [] if torn is None else [BadData(file, f"from row {end}", str(torn))]
 
-    def unit(self, fault: Fault) -> str:
-        """What is passed over, by a name that holds wherever the data lies."""
-        return ", ".join(filter(None, (self.names[fault.file], fault.part)))
+    def name_of(self, bad: BadData) -> str:
+        """A name of bad data that does not depend on the folder of the files."""
+        return ", ".join(filter(None, (self.names[bad.file], bad.part)))
 
-    def parts(self, chunk: Chunk, row: int) -> set[str]:
-        """The names of all that may be passed over and that a row of a chunk, counted in its file, is a part of."""
-        return {self.unit(Fault(chunk.file, part, "")) for part in (f"part {chunk.number}", f"row {row}")}
+    def skippable_names(self, chunk: Chunk, row: int) -> set[str]:
+        """The names of the bad data that would include `row`, counted in the file, of `chunk`: its part, or itself."""
+        return {self.name_of(BadData(chunk.file, part, "")) for part in (f"part {chunk.number}", f"row {row}")}
 
     def changes(self, contents: dict[str, str]) -> list[str]:
-        """What differs from the `contents` of another time, a line a file, each by name."""
+        """The differences from earlier `contents`, one line per file."""
         gone = [f"{name} is gone" for name in contents if name not in self.contents]
         new = [f"{name} is new" for name in self.contents if name not in contents]
         other = [
-            f"{name} was {contents[name]}, is {found}"
-            for name, found in self.contents.items()
-            if contents.get(name, found) != found
+            f"{name} was {contents[name]}, is {content}"
+            for name, content in self.contents.items()
+            if contents.get(name, content) != content
         ]
         return [*other, *gone, *new]
 
 
 def _content(chunks: Sequence[Chunk]) -> str:
-    """What a file holds, in short: as long as nobody changes it, it says the same."""
+    """A summary of a file, equal as long as the file is unchanged."""
     rows = [chunk.rows for chunk in chunks]
     size = chunks[0].stamp[1] if chunks else 0
     return f"{sum(rows)} rows in {len(rows)} parts ({sha256(repr(rows).encode()).hexdigest()[:8]}), {size} bytes"
 
 
 def _interleaved(chunks: Iterable[Chunk], files: int) -> Iterator[Chunk]:
-    """Chunks of so many files in turn; where one ends, the next file takes its place."""
+    """Chunks of `files` files in turn; the next file replaces one that has ended."""
     waiting = deque(deque(group) for _, group in groupby(chunks, lambda chunk: chunk.file))
     opened = deque(waiting.popleft() for _ in range(min(files, len(waiting))))
     while opened:

@@ -15,6 +15,7 @@ from recap.config.recap import JobMode, RecapConfig
 from recap.data.encoding.analysis import load_analysis
 from recap.data.encoding.assets import Assets, code_of, discrete_size, load_assets
 from recap.data.encoding.encoder import RowEncoder
+from recap.data.encoding.labels import LabelEncoder
 from recap.data.encoding.pretrained import pretrained_rows
 from recap.data.formats.files import find_files
 from recap.data.formats.format import Format
@@ -81,12 +82,11 @@ def _problems(config: RecapConfig) -> DataProblems:
         mode = JobMode.TRAIN if data is config.train_data else JobMode.EVALUATE
         job = RowEncoder.for_job(config, assets, mode, data)
         parts = dict(_feature_parts(job.read, assets))
-        labels = {(*path, "tasks", task): RowEncoder(FeaturesConfig(), {}, [task], data.labels) for task in data.labels}
+        labels = {(*path, "tasks", task): _encoder_of(LabelEncoder([task], data.labels)) for task in data.labels}
         if data.rectify_labels is not None:
-            rectifies = RowEncoder(FeaturesConfig(), {}, config.tasks, data.labels, data.rectify_labels)
-            labels[*path, "rectify_labels"] = rectifies
+            labels[*path, "rectify_labels"] = _encoder_of(LabelEncoder(config.tasks, data.labels, data.rectify_labels))
         if config.features.user is not None:
-            parts["features", "user"] = RowEncoder(FeaturesConfig(user=config.features.user), {}, [], {})
+            parts["features", "user"] = _encoder_of(LabelEncoder([], {}, user=config.features.user))
         source: KeyPath = (*path, "source")
         try:
             format_ = open_format(data.source, job.types)
@@ -94,6 +94,11 @@ def _problems(config: RecapConfig) -> DataProblems:
             yield source, error
             continue
         yield from _file_problems(format_, (*source, "inputs"), data.source.inputs, parts, labels)
+
+
+def _encoder_of(labels: LabelEncoder) -> RowEncoder:
+    """An encoder of labels alone."""
+    return RowEncoder(FeaturesConfig(), {}, labels)
 
 
 def _file_problems(format_: Format, path: KeyPath, inputs: Inputs, *all_parts: Parts) -> DataProblems:

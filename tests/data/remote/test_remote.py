@@ -1,4 +1,4 @@
-"""Rows that other processes read: the very same batches, and what is said where those are not what they should be."""
+"""Rows read by data servers: the same batches, and errors for servers that differ, fail or misbehave."""
 
 import json
 import re
@@ -36,7 +36,7 @@ Serve = Callable[..., DataServer]
 
 @pytest.fixture
 def serve() -> Iterator[Serve]:
-    """Starts servers, and ends them."""
+    """Starts servers, and shuts them down after the test."""
     started: list[DataServer] = []
 
     def start(config: RecapConfig, port: int = 0) -> DataServer:
@@ -54,8 +54,8 @@ def config_with(feed: Path, readers: dict[str, Any] | None = None, **train_data:
     return config_of(values)
 
 
-def asking(servers: Sequence[DataServer], **said: Any) -> dict[str, Any]:
-    return {"kind": "service", "address": [f"127.0.0.1:{server.port}" for server in servers], **said}
+def readers_of(servers: Sequence[DataServer], **config: Any) -> dict[str, Any]:
+    return {"kind": "service", "address": [f"127.0.0.1:{server.port}" for server in servers], **config}
 
 
 def stream_of(config: RecapConfig, split: str | None = None, say: Callable[[str], None] = print) -> BatchStream:
@@ -70,9 +70,9 @@ def unused_port() -> int:
 
 
 @pytest.mark.parametrize("compression", ["none", "lz4", "zstd"])
-def test_batches_are_those_that_threads_read(compression: str, feed: Path, serve: Serve) -> None:
+def test_batches_equal_those_that_threads_read(compression: str, feed: Path, serve: Serve) -> None:
     served = serve(config_with(feed))
-    config = config_with(feed, asking([served], compression=compression))
+    config = config_with(feed, readers_of([served], compression=compression))
     for split, batches in ((None, 24), ("validation", 4)):
         threads = islice(stream_of(config_with(feed), split), batches)
         for left, right in zip(threads, stream_of(config, split), strict=False):
@@ -81,12 +81,12 @@ def test_batches_are_those_that_threads_read(compression: str, feed: Path, serve
 
 def test_the_stream_resumes_exactly_at_every_batch(feed: Path, serve: Serve) -> None:
     servers = [serve(config_with(feed)), serve(config_with(feed))]
-    assert_resumes_everywhere(lambda: stream_of(config_with(feed, asking(servers))), batches=12)
-    cached = config_with(feed, asking(servers), cache=True)
+    assert_resumes_everywhere(lambda: stream_of(config_with(feed, readers_of(servers))), batches=12)
+    cached = config_with(feed, readers_of(servers), cache=True)
     assert_resumes_everywhere(lambda: stream_of(cached), batches=12)
 
 
-def test_histories_and_narrow_types_come_as_they_are(tmp_path: Path, serve: Serve) -> None:
+def test_histories_and_narrow_dtypes_arrive_unchanged(tmp_path: Path, serve: Serve) -> None:
     feed = write_feed(tmp_path, histories=True)
     changes = {
         "continuous": [{"name": "age", "dtype": "bfloat16"}],
@@ -99,100 +99,106 @@ def test_histories_and_narrow_types_come_as_they_are(tmp_path: Path, serve: Serv
     values["model"]["histories"] = {"watched": {"encoder": {"kind": "pooling"}}}
     served = serve(config_of(values))
     threads = stream_of(config_of(values))
-    values["train_data"]["readers"] = asking([served])
+    values["train_data"]["readers"] = readers_of([served])
     for left, right in islice(zip(threads, stream_of(config_of(values)), strict=False), 12):
         assert_same(left, right)
         assert left.continuous.dtype == right.continuous.dtype
 
 
-def test_files_may_lie_elsewhere(tmp_path: Path, serve: Serve) -> None:
-    here, there = write_feed(tmp_path / "here"), tmp_path / "there"
-    shutil.copytree(here, there)
-    served = serve(config_with(there))
-    assert len(next(iter(stream_of(config_with(here, asking([served])))))) == 64
+def test_the_files_of_a_server_can_be_in_another_folder(tmp_path: Path, serve: Serve) -> None:
+    local, remote = write_feed(tmp_path / "local"), tmp_path / "remote"
+    shutil.copytree(local, remote)
+    served = serve(config_with(remote))
+    assert len(next(iter(stream_of(config_with(local, readers_of([served])))))) == 64
 
 
-def test_bad_rows_are_passed_over_as_they_are_here(tmp_path: Path, serve: Serve) -> None:
+def test_a_server_skips_the_bad_data_that_threads_skip(tmp_path: Path, serve: Serve) -> None:
     feed = write_feed(tmp_path)
     file = feed / "train" / "part-1.parquet"
     table = pq.read_table(file)
     labels = [7 if row in (3, 150) else label for row, label in enumerate(table.column("like").to_pylist())]
-    place = table.schema.get_field_index("like")
-    pq.write_table(table.set_column(place, "like", pa.array(labels)), file, row_group_size=70)
+    index = table.schema.get_field_index("like")
+    pq.write_table(table.set_column(index, "like", pa.array(labels)), file, row_group_size=70)
     file.write_bytes(file.read_bytes()[:-9000] + bytes(300) + file.read_bytes()[-8700:])
     skip = {"on_bad_data": {"kind": "skip", "budget": 10}}
     served = serve(config_with(feed, **skip))
-    told: dict[str, list[str]] = {"threads": [], "service": []}
+    messages: dict[str, list[str]] = {"threads": [], "service": []}
     streams = [
-        stream_of(config_with(feed, **skip), say=told["threads"].append),
-        stream_of(config_with(feed, asking([served]), **skip), say=told["service"].append),
+        stream_of(config_with(feed, **skip), say=messages["threads"].append),
+        stream_of(config_with(feed, readers_of([served]), **skip), say=messages["service"].append),
     ]
     for left, right in islice(zip(*streams, strict=False), 12):
         assert_same(left, right)
-    assert told["service"] == told["threads"] != []
+    assert messages["service"] == messages["threads"] != []
     stops = serve(config_with(feed))
     with pytest.raises(DataError, match=re.escape(str(file))):
-        deque(islice(stream_of(config_with(feed, asking([stops]))), 12), maxlen=0)
+        deque(islice(stream_of(config_with(feed, readers_of([stops]))), 12), maxlen=0)
 
 
-def test_a_run_is_the_run_that_threads_feed(feed: Path, tmp_path: Path, serve: Serve) -> None:
+def test_a_run_is_the_same_with_servers_as_with_threads(feed: Path, tmp_path: Path, serve: Serve) -> None:
     for name in ("threads", "service"):
         values = feed_values(feed, tmp_path / name)
-        values["train_data"]["readers"] = asking([serve(config_of(values))]) if name == "service" else {"kind": name}
+        values["train_data"]["readers"] = (
+            readers_of([serve(config_of(values))]) if name == "service" else {"kind": name}
+        )
         train(config_of(values), Recorder())
     assert_same_run(tmp_path / "threads", tmp_path / "service", 12)
 
 
-def test_one_that_goes_away_is_passed_over_and_without_any_the_run_ends(feed: Path, serve: Serve) -> None:
+def test_a_lost_server_is_reported_and_the_last_one_ends_the_run(feed: Path, serve: Serve) -> None:
     servers = [serve(config_with(feed)), serve(config_with(feed))]
-    told: list[str] = []
-    batches = iter(stream_of(config_with(feed, asking(servers, count=1), num_epochs=50), say=told.append))
+    messages: list[str] = []
+    batches = iter(stream_of(config_with(feed, readers_of(servers, count=1), num_epochs=50), say=messages.append))
     next(batches)
     servers[0].shutdown()
     for _ in range(10):
         next(batches)
-    assert len(told) == 1
-    assert re.match(rf"passed over the data server 127\.0\.0\.1:{servers[0].port} of 'train_data', 1 left: ", told[0])
+    assert len(messages) == 1
+    assert re.match(rf"lost the data server 127\.0\.0\.1:{servers[0].port} of 'train_data', 1 left: ", messages[0])
     servers[1].shutdown()
-    with pytest.raises(RunError, match=r"no data server is left for 'train_data'.*is gone: ") as caught:
+    with pytest.raises(RunError, match=r"no data server is left for 'train_data'. Lost the last, ") as caught:
         deque(batches, maxlen=0)
     assert "Start one with 'recap data serve CONFIG'" in str(caught.value)
 
 
-def test_where_nobody_listens_it_is_said(feed: Path, serve: Serve) -> None:
+def test_an_address_without_a_server_is_reported(feed: Path, serve: Serve) -> None:
     nobody = f"127.0.0.1:{unused_port()}"
-    with pytest.raises(RunError, match=f"no data server is left for 'train_data'. The last, {nobody}, is gone"):
+    with pytest.raises(RunError, match=f"no data server is left for 'train_data'. Lost the last, {nobody}: "):
         stream_of(config_with(feed, {"kind": "service", "address": nobody}))
-    told: list[str] = []
-    both = asking([serve(config_with(feed))])
+    messages: list[str] = []
+    both = readers_of([serve(config_with(feed))])
     both["address"].append(nobody)
-    stream_of(config_with(feed, both), say=told.append)
-    assert told[0].startswith(f"passed over the data server {nobody}")
+    stream_of(config_with(feed, both), say=messages.append)
+    assert messages[0].startswith(f"lost the data server {nobody}")
 
 
-def test_another_configuration_or_other_data_is_refused(tmp_path: Path, serve: Serve) -> None:
+def test_a_server_of_another_configuration_or_data_is_refused(tmp_path: Path, serve: Serve) -> None:
     feed = write_feed(tmp_path)
     served = serve(feed_config(feed, feed / "run", features={"continuous": ["age"]}))
-    with pytest.raises(DataError, match="serves 'train_data' of another configuration; it reads or encodes rows in an"):
-        stream_of(config_with(feed, asking([served])))
+    with pytest.raises(
+        DataError, match="serves 'train_data' of another configuration: its features, tasks, rates or vocab"
+    ):
+        stream_of(config_with(feed, readers_of([served])))
     served = serve(config_with(feed, tasks={"like": {}, "share": {"neg_downsampling_rate": 0.5}}))
-    weighed = config_with(feed, asking([served]), sampling_correction="weights")
+    weighed = config_with(feed, readers_of([served]), sampling_correction="weights")
     with pytest.raises(DataError, match="of another configuration"):
         stream_of(weighed)
     served = serve(config_with(feed, source={"inputs": str(feed / "train" / "part-[01].parquet")}))
     with pytest.raises(DataError, match="serves other data as 'train_data': names, sizes or row groups of its files"):
-        stream_of(config_with(feed, asking([served])))
+        stream_of(config_with(feed, readers_of([served])))
     values = feed_values(feed, feed / "run")
     served = serve(config_of(values | {"validation_data": {}}))
-    with pytest.raises(DataError, match="serves no 'validation', but train_data; start it with the configuration of"):
-        stream_of(config_with(feed, asking([served])), "validation")
+    with pytest.raises(
+        DataError, match=r"does not serve 'validation'. Served: train_data; start it with the configuration of"
+    ):
+        stream_of(config_with(feed, readers_of([served])), "validation")
 
 
-def test_a_server_that_was_started_anew_with_other_data_is_not_read_from(feed: Path, serve: Serve) -> None:
+def test_a_server_that_restarted_with_other_data_is_not_read(feed: Path, serve: Serve) -> None:
     served = serve(config_with(feed))
-    stream = stream_of(config_with(feed, asking([served])))
+    stream = stream_of(config_with(feed, readers_of([served])))
     served.fingerprints["train_data"] = {"rows": "others", "files": "others"}
-    with pytest.raises(RunError, match="is gone: this server was started anew, with other data or another configur"):
+    with pytest.raises(RunError, match="this server has restarted with other data or another configuration"):
         next(iter(stream))
 
 
@@ -209,18 +215,18 @@ def test_a_server_that_was_started_anew_with_other_data_is_not_read_from(feed: P
         {"fingerprint": None},
     ],
 )
-def test_nothing_is_served_but_chunks_of_the_data_sets(changes: dict[str, Any], feed: Path, serve: Serve) -> None:
+def test_only_chunks_of_the_data_sets_are_served(changes: dict[str, Any], feed: Path, serve: Serve) -> None:
     served = serve(config_with(feed))
     good = {"data_set": "train_data", "chunks": [0], "compression": "none"}
     good["fingerprint"] = served.fingerprints["train_data"]
     with flight.FlightClient(f"grpc://127.0.0.1:{served.port}") as client:
         assert client.do_get(flight.Ticket(json.dumps(good).encode())).read_all().num_rows == 70
         for ticket in (json.dumps(good | changes).encode(), b"\xff", b"[" * 100_000):
-            with pytest.raises(flight.FlightServerError, match=r"not served here|started anew"):
+            with pytest.raises(flight.FlightServerError, match=r"not served here|has restarted"):
                 client.do_get(flight.Ticket(ticket)).read_all()
 
 
-class _Liar(flight.FlightServerBase):  # type: ignore[misc]
+class _OtherServer(flight.FlightServerBase):  # type: ignore[misc]
     def __init__(self, answer: bytes) -> None:
         super().__init__("grpc://127.0.0.1:0")
         self.answer = answer
@@ -232,40 +238,40 @@ class _Liar(flight.FlightServerBase):  # type: ignore[misc]
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (b"hello", "is no server of 'recap data serve'"),
-        (b"[1]", "is no server of 'recap data serve'"),
+        (b"hello", "is not a 'recap data serve' server"),
+        (b"[1]", "is not a 'recap data serve' server"),
         (b'{"protocol": 0, "data_sets": {}}', "runs another version of recap"),
     ],
 )
-def test_what_is_no_data_server_is_told(answer: bytes, message: str, feed: Path) -> None:
-    with _Liar(answer) as liar:
-        address = f"127.0.0.1:{liar.port}"
+def test_a_server_of_something_else_is_refused(answer: bytes, message: str, feed: Path) -> None:
+    with _OtherServer(answer) as server:
+        address = f"127.0.0.1:{server.port}"
         with pytest.raises(DataError, match=message):
             stream_of(config_with(feed, {"kind": "service", "address": address}))
 
 
-def test_rows_that_were_not_asked_for_are_refused(feed: Path, serve: Serve) -> None:
+def test_a_response_with_other_rows_is_refused(feed: Path, serve: Serve) -> None:
     served = serve(config_with(feed))
-    stream = stream_of(config_with(feed, asking([served])))
+    stream = stream_of(config_with(feed, readers_of([served])))
     source = served.sets["train_data"]
     source.chunks = source.chunks[::-1]  # the last of a file is shorter
-    with pytest.raises(RunError, match="answered what it was not asked for"):
+    with pytest.raises(RunError, match="sent an unexpected response"):
         deque(islice(stream, 12), maxlen=0)
 
 
 @pytest.mark.parametrize("address", ["localhost", "grpc://a:1", "a:0", "a:65536", [], ["a:1", 3], "a/b:1", ""])
-def test_an_address_that_is_none_is_refused(address: Any, feed: Path) -> None:
+def test_an_invalid_address_is_refused(address: Any, feed: Path) -> None:
     with pytest.raises(ConfigError, match=r"train_data\.readers.*address"):
         config_with(feed, {"kind": "service", "address": address})
 
 
-def test_a_port_that_is_taken_is_told(feed: Path, serve: Serve) -> None:
+def test_a_port_in_use_is_refused(feed: Path, serve: Serve) -> None:
     served = serve(config_with(feed))
-    with pytest.raises(InputError, match=f"127.0.0.1:{served.port}: cannot be listened on .*choose another"):
+    with pytest.raises(InputError, match=f"127.0.0.1:{served.port}: cannot listen .*choose another"):
         serve(config_with(feed), served.port)
 
 
-def test_the_command_serves_until_it_is_ended(feed: Path, tmp_path: Path) -> None:
+def test_the_command_serves_until_it_is_stopped(feed: Path, tmp_path: Path) -> None:
     (tmp_path / "ranker.yaml").write_text(dump_config(config_with(feed)))
     port = unused_port()
     command = [sys.executable, "-m", "recap", "data", "serve", str(tmp_path / "ranker.yaml"), "--port", str(port)]
@@ -288,7 +294,7 @@ def test_the_command_serves_until_it_is_ended(feed: Path, tmp_path: Path) -> Non
         assert server.wait(60) == 130
 
 
-def test_what_needs_no_labels_reads_by_itself(feed: Path) -> None:
+def test_inference_reads_without_servers(feed: Path) -> None:
     config = config_with(feed, {"kind": "service", "address": f"127.0.0.1:{unused_port()}"})
     stream = open_stream(config, load_assets(config.features), JobMode.INFERENCE)
     assert isinstance(stream.readers, Readers)

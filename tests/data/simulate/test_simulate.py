@@ -198,7 +198,7 @@ def test_an_interrupted_write_leaves_no_half_file_and_is_made_good(
     [
         ({"rows": 0}, "rows: at least 1"),
         ({"embedding_size": 4}, "embedding size: at least 8"),
-        ({"downsample": {"x": 0.5}}, "'x' is no task of the simulated feed. Known: is_video_watched"),
+        ({"downsample": {"x": 0.5}}, "unknown task 'x'. Known: is_video_watched"),
         ({"downsample": {"is_reported": 0.0}}, r"the rate of is_reported must be in \(0, 1\]"),
     ],
 )

@@ -1,9 +1,9 @@
-"""Ids of any value: which rows of a table they stand for."""
+"""Hashed ids, and codes of shared tables."""
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from data.encoding import PLACE, encoder
+from data.encoders import LOCATION, make_encoder
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,12 +13,12 @@ from recap.errors import DataError
 HASH = {"buckets": 1000, "hashes": 2}
 
 
-def codes(values: pa.Array, **said: int) -> list[list[int]]:
-    features = {"discrete": {"x": {"hash": HASH | said}}}
-    return encoder(features).encode(pa.table({"x": values}), PLACE).discrete.tolist()  # type: ignore[no-any-return]
+def codes(values: pa.Array, **config: int) -> list[list[int]]:
+    features = {"discrete": {"x": {"hash": HASH | config}}}
+    return make_encoder(features).encode(pa.table({"x": values}), LOCATION).discrete.tolist()  # type: ignore[no-any-return]
 
 
-def test_hashes_never_move_for_models_were_trained_on_them() -> None:
+def test_hashes_never_change_since_models_depend_on_them() -> None:
     ids = np.array([0, 1, -1, 123456789, 2**63 - 1], np.int64)
     expected = [[195, 285, 264], [414, 650, 525], [652, 524, 90], [835, 327, 198], [531, 724, 833]]
     assert buckets_of(ids, 1000, 3, 0).tolist() == expected
@@ -30,15 +30,15 @@ def test_hashes_never_move_for_models_were_trained_on_them() -> None:
 
 
 def slow_buckets(value: int, buckets: int, hashes: int, seed: int) -> list[int]:
-    golden, whole = 0x9E3779B97F4A7C15, (1 << 64) - 1
+    golden, ones = 0x9E3779B97F4A7C15, (1 << 64) - 1
 
     def mix(state: int) -> int:
-        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & whole
-        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & whole
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & ones
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & ones
         return state ^ (state >> 31)
 
-    mixed = mix((value + golden) & whole)
-    keys = [(seed * golden + (number + 1) * golden**2) & whole for number in range(hashes)]
+    mixed = mix((value + golden) & ones)
+    keys = [(seed * golden + (number + 1) * golden**2) & ones for number in range(hashes)]
     return [mix(mixed ^ mix(key)) % buckets for key in keys]
 
 
@@ -48,20 +48,20 @@ def slow_buckets(value: int, buckets: int, hashes: int, seed: int) -> list[int]:
     st.integers(1, 8),
     st.integers(0, 2**31 - 1),
 )
-def test_many_at_once_hash_as_one_by_one(ids: list[int], buckets: int, hashes: int, seed: int) -> None:
-    expected = [slow_buckets(each, buckets, hashes, seed) for each in ids]
+def test_vectorised_hashes_equal_hashes_one_by_one(ids: list[int], buckets: int, hashes: int, seed: int) -> None:
+    expected = [slow_buckets(value, buckets, hashes, seed) for value in ids]
     assert buckets_of(np.array(ids, np.int64), buckets, hashes, seed).tolist() == expected
 
 
-def test_hashes_are_even_and_independent_and_two_tell_values_apart() -> None:
-    found = buckets_of(np.arange(100_000), 1000, 2, 0)
-    for column in found.T:
-        assert abs(np.bincount(column, minlength=1000).std() - 10) < 1  # as that of 100 a bucket at random
-    assert abs(np.corrcoef(found.T)[0, 1]) < 0.02
+def test_hashes_are_uniform_and_independent() -> None:
+    codes = buckets_of(np.arange(100_000), 1000, 2, 0)
+    for column in codes.T:
+        assert abs(np.bincount(column, minlength=1000).std() - 10) < 1  # as of 100 random values per bucket
+    assert abs(np.corrcoef(codes.T)[0, 1]) < 0.02
     assert len(set(map(tuple, buckets_of(np.arange(2_000), 10_000, 2, 0).tolist()))) == 2_000
 
 
-def test_integers_of_every_width_hash_as_the_number_they_are() -> None:
+def test_integers_hash_by_value_whatever_their_width() -> None:
     kinds = [pa.int8(), pa.int16(), pa.uint8(), pa.int32(), pa.uint32(), pa.int64(), pa.uint64()]
     assert len({str(codes(pa.array([5, 0, None], kind))) for kind in kinds}) == 1
     assert codes(pa.array([2**64 - 1], pa.uint64())) == codes(pa.array([-1]))
@@ -76,19 +76,19 @@ def test_text_bytes_and_dictionaries_hash_as_the_same_text() -> None:
     assert codes(pa.array([None if text is None else text.encode() for text in texts])) == expected
 
 
-def test_null_is_the_unknown_bucket_and_nothing_else_is() -> None:
+def test_only_null_is_the_unknown_bucket() -> None:
     assert codes(pa.array([None, 3]))[0] == [0, 0]
     assert codes(pa.array(["", None]))[1] == [0, 0]
     assert all(min(row) >= 1 for row in codes(pa.array(range(500)), buckets=3))
     assert codes(pa.nulls(2)) == [[0, 0], [0, 0]]
 
 
-def test_another_seed_is_another_hash() -> None:
+def test_the_seed_changes_the_hash() -> None:
     ids = pa.array(range(100))
     assert codes(ids, seed=1) != codes(ids) == codes(ids, seed=0)
 
 
-def test_lists_and_single_values_of_lists_are_hashed_too() -> None:
+def test_lists_and_single_values_of_lists_are_hashed() -> None:
     lists = pa.array([[1, 2], None, [3, None]], pa.list_(pa.int64(), 2))
     features = {
         "discrete": {
@@ -96,17 +96,17 @@ def test_lists_and_single_values_of_lists_are_hashed_too() -> None:
             "second": {"table": "all", "of": {"column": "all", "index": 1}},
         }
     }
-    found = encoder(features).encode(pa.table({"all": lists}), PLACE).discrete.tolist()
+    encoded = make_encoder(features).encode(pa.table({"all": lists}), LOCATION).discrete.tolist()
     one, two, three = codes(pa.array([1, 2, 3]))
-    assert found == [[*one, *two, *two], [0] * 6, [*three, 0, 0, 0, 0]]
+    assert encoded == [[*one, *two, *two], [0] * 6, [*three, 0, 0, 0, 0]]
 
 
-def test_numbers_that_are_not_whole_are_not_hashed() -> None:
+def test_floats_are_not_hashed() -> None:
     with pytest.raises(DataError, match="column 'x': holds double; it is hashed, so integers or strings are expected"):
         codes(pa.array([1.5]))
 
 
-def test_a_feature_that_uses_the_table_of_another_uses_its_codes() -> None:
+def test_a_feature_that_shares_a_table_uses_its_codes() -> None:
     features = {
         "discrete": {
             "last_word": {"table": "word"},
@@ -116,13 +116,13 @@ def test_a_feature_that_uses_the_table_of_another_uses_its_codes() -> None:
         }
     }
     table = pa.table({"last_word": ["b", "zz"], "word": ["a", "b"], "hour": [3, 24], "last_hours": [[0, 1], [2, 99]]})
-    found = encoder(features).encode(table, PLACE)
-    assert found.discrete.tolist() == [[2, 1, 4, 1, 2], [0, 2, 0, 3, 0]]
-    assert encoder(features).empty().discrete.shape == (0, 5)
+    encoded = make_encoder(features).encode(table, LOCATION)
+    assert encoded.discrete.tolist() == [[2, 1, 4, 1, 2], [0, 2, 0, 3, 0]]
+    assert make_encoder(features).empty().discrete.shape == (0, 5)
 
 
-def test_bytes_that_are_no_text_are_told_by_their_row_in_lists_too() -> None:
+def test_bytes_that_are_not_text_are_refused_with_their_row() -> None:
     lists = pa.array([[b"a", b"b"], None, [b"a", b"\xff"]], pa.list_(pa.binary()))
-    reads = encoder({"discrete": {"word": {"vocabulary": "w", "length": 2}}})
-    with pytest.raises(DataError, match="column 'word', row 102: holds bytes that are no UTF-8 text"):
-        reads.encode(pa.table({"word": lists}), PLACE)
+    encoder = make_encoder({"discrete": {"word": {"vocabulary": "w", "length": 2}}})
+    with pytest.raises(DataError, match="column 'word', row 102: holds bytes that are not UTF-8 text"):
+        encoder.encode(pa.table({"word": lists}), LOCATION)

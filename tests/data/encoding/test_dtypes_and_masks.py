@@ -1,4 +1,4 @@
-"""What shapes a column: types it is held as, bits and values that are masked, and what weighs its rows."""
+"""Dtypes of columns, masked bits and values, and weights from sampling."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from data.encoding import PLACE, encoder
+from data.encoders import LOCATION, make_encoder
 from hypothesis import given
 from hypothesis import strategies as st
 from support import feed_config
@@ -23,30 +23,30 @@ from recap.model.calibration import Calibration
 
 
 def encoded(column: dict[str, Any] | str, values: Any, role: str = "continuous") -> torch.Tensor:
-    """What one column becomes."""
-    batch = encoder({role: [column]}).encode(pa.table({"x": values}), PLACE)
+    """The tensor of one column."""
+    batch = make_encoder({role: [column]}).encode(pa.table({"x": values}), LOCATION)
     return batch.continuous if role == "continuous" else batch.binary
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_columns_are_held_as_what_they_say(dtype: str) -> None:
+def test_a_column_has_its_configured_dtype(dtype: str) -> None:
     values = [1.0009765625, -3.14159, 0.0, 65000.0, None]
-    held = encoded({"name": "x", "dtype": dtype}, values)
-    assert held.dtype == getattr(torch, dtype)
-    expected = torch.tensor([value if value is not None else torch.nan for value in values]).to(held.dtype)
-    assert torch.equal(held[:, 0].nan_to_num(7.0), expected.nan_to_num(7.0))
+    tensor = encoded({"name": "x", "dtype": dtype}, values)
+    assert tensor.dtype == getattr(torch, dtype)
+    expected = torch.tensor([value if value is not None else torch.nan for value in values]).to(tensor.dtype)
+    assert torch.equal(tensor[:, 0].nan_to_num(7.0), expected.nan_to_num(7.0))
 
 
-def test_columns_of_a_role_are_held_as_what_is_wide_enough_for_all() -> None:
+def test_columns_of_a_role_share_the_widest_dtype() -> None:
     columns = [{"name": "a", "dtype": "uint8"}, {"name": "b", "dtype": "bfloat16"}]
     table = pa.table({"a": [255.0, 3.7], "b": [0.5, 2.0]})
-    held = encoder({"continuous": columns, "binary": ["c"]}).encode(table.append_column("c", [[0, 1]]), PLACE)
-    assert held.continuous.dtype == torch.bfloat16
-    assert held.continuous.tolist() == [[255.0, 0.5], [3.0, 2.0]]
-    assert held.binary.dtype == torch.float32
+    batch = make_encoder({"continuous": columns, "binary": ["c"]}).encode(table.append_column("c", [[0, 1]]), LOCATION)
+    assert batch.continuous.dtype == torch.bfloat16
+    assert batch.continuous.tolist() == [[255.0, 0.5], [3.0, 2.0]]
+    assert batch.binary.dtype == torch.float32
 
 
-def test_flags_and_small_counts_may_be_held_as_bytes() -> None:
+def test_flags_and_small_counts_can_be_bytes() -> None:
     assert encoded({"name": "x", "dtype": "uint8"}, [0, 1, None], "binary").tolist() == [[0], [1], [0]]
     flags = encoded({"name": "x", "dtype": "bool"}, [0.0, -2.5, None])
     assert flags.dtype == torch.bool
@@ -61,63 +61,65 @@ def test_flags_and_small_counts_may_be_held_as_bytes() -> None:
         ("uint8", [1.0, -1.0], "row 101: holds -1; uint8 holds 0 to 255"),
     ],
 )
-def test_what_a_dtype_cannot_hold_is_told_with_its_row(dtype: str, values: list[float], message: str) -> None:
+def test_a_value_outside_the_range_of_its_dtype_is_refused_with_its_row(
+    dtype: str, values: list[float], message: str
+) -> None:
     with pytest.raises(DataError, match=f"rows.parquet: column 'x', {re.escape(message)}"):
         encoded({"name": "x", "dtype": dtype}, values)
 
 
-def test_infinity_stays_what_it_is_in_float16() -> None:
+def test_infinity_stays_infinity_in_float16() -> None:
     assert encoded({"name": "x", "dtype": "float16"}, [float("inf")]).tolist() == [[float("inf")]]
 
 
 @given(st.floats(width=32), st.integers(1, 23))
-def test_masked_bits_of_the_mantissa_are_zero_and_the_others_stay(value: float, bits: int) -> None:
-    held = encoded({"name": "x", "masked_mantissa_bits": bits}, [value])
+def test_masked_mantissa_bits_are_zero_and_the_others_unchanged(value: float, bits: int) -> None:
+    tensor = encoded({"name": "x", "masked_mantissa_bits": bits}, [value])
     if np.isnan(value):
-        assert held.isnan().all()
+        assert tensor.isnan().all()
         return
-    before, after = np.float32(value).view(np.uint32), held.numpy().view(np.uint32)[0, 0]
+    before, after = np.float32(value).view(np.uint32), tensor.numpy().view(np.uint32)[0, 0]
     assert after == before & ~np.uint32(2**bits - 1)
 
 
-def test_a_vector_may_be_masked_and_held_as_less(tmp_path: Path) -> None:
+def test_a_vector_can_have_masked_bits_and_a_smaller_dtype(tmp_path: Path) -> None:
     vectors = {"v": {"length": 2, "masked_mantissa_bits": 23, "dtype": "bfloat16"}}
     table = pa.table({"v": pa.array([[1.9, -3.5], None], pa.list_(pa.float32(), 2))})
-    held = encoder({"vectors": vectors}).encode(table, PLACE).vectors["v"]
-    assert held.dtype == torch.bfloat16
-    assert held.tolist() == [[1.0, -2.0], [0.0, 0.0]]
+    tensor = make_encoder({"vectors": vectors}).encode(table, LOCATION).vectors["v"]
+    assert tensor.dtype == torch.bfloat16
+    assert tensor.tolist() == [[1.0, -2.0], [0.0, 0.0]]
 
 
-def test_a_mask_keeps_the_values_where_it_is_not_zero(tmp_path: Path) -> None:
-    np.save(tmp_path / "kept.npy", np.array([0.0, 2.0, 1.0]))
+def test_a_mask_selects_the_values_where_it_is_not_zero(tmp_path: Path) -> None:
+    np.save(tmp_path / "mask.npy", np.array([0.0, 2.0, 1.0]))
     features = FeaturesConfig.model_validate(
-        {"continuous": [{"name": "x", "length": 4, "first": 3, "mask": str(tmp_path / "kept.npy")}, "y"]}
+        {"continuous": [{"name": "x", "length": 4, "first": 3, "mask": str(tmp_path / "mask.npy")}, "y"]}
     )
     table = pa.table({"x": pa.array([[1, 2, 3, 4], None], pa.list_(pa.float32(), 4)), "y": [5, 6]})
-    batch = RowEncoder(features, load_assets(features)).encode(table, PLACE)
+    batch = RowEncoder(features, load_assets(features)).encode(table, LOCATION)
     assert batch.continuous.nan_to_num(-1).tolist() == [[2, 3, 5], [-1, -1, 6]]
 
 
 @pytest.mark.parametrize(
-    ("kept", "message"),
+    ("mask", "message"),
     [
         ([1, 1], r"found int64 of shape \(2,\); 3 numbers are expected, one for each value that is read"),
         ([[1, 1, 1]], r"found int64 of shape \(1, 3\)"),
         (["a", "b", "c"], r"found <U1 of shape"),
-        ([0, 0, 0], "keeps no value; leave the column out instead"),
+        ([0, 0, 0], "masks every value; leave the column out instead"),
     ],
 )
-def test_a_mask_that_does_not_fit_is_refused(kept: Any, message: str, tmp_path: Path) -> None:
-    np.save(tmp_path / "kept.npy", np.array(kept))
-    mask = {"name": "x", "length": 3, "mask": str(tmp_path / "kept.npy")}
-    with pytest.raises(DataError, match=f"kept.npy: mask of 'x': {message}"):
-        load_assets(FeaturesConfig.model_validate({"binary": [mask]}))
+def test_a_mask_that_does_not_fit_is_refused(mask: Any, message: str, tmp_path: Path) -> None:
+    np.save(tmp_path / "mask.npy", np.array(mask))
+    column = {"name": "x", "length": 3, "mask": str(tmp_path / "mask.npy")}
+    with pytest.raises(DataError, match=f"mask.npy: mask of 'x': {message}"):
+        load_assets(FeaturesConfig.model_validate({"binary": [column]}))
 
 
-def test_a_file_that_is_no_mask_is_refused(tmp_path: Path) -> None:
-    file = tmp_path / "kept.npy"
+def test_a_file_that_is_not_a_mask_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "mask.npy"
     features = FeaturesConfig.model_validate({"binary": [{"name": "x", "length": 3, "mask": str(file)}]})
-    with pytest.raises(DataError, match=r"kept.npy: mask of 'x': no such file"):
+    with pytest.raises(DataError, match=r"mask.npy: mask of 'x': no such file"):
         load_assets(features)
     for content in (b"", b"nothing of the kind"):
         file.write_bytes(content)
@@ -128,7 +130,7 @@ def test_a_file_that_is_no_mask_is_refused(tmp_path: Path) -> None:
         load_assets(features)
 
 
-def test_weights_undo_sampling_in_training_where_they_are_asked_to(feed: Path) -> None:
+def test_training_weights_undo_sampling_if_configured(feed: Path) -> None:
     tasks = {"like": {"neg_downsampling_rate": 0.5}, "share": {"pos_downsampling_rate": 0.25}}
     for correction in ("calibration", "weights"):
         source = {"inputs": str(feed / "train" / "*.parquet")}

@@ -1,4 +1,4 @@
-"""Data that is bad: told with its place, or passed over within a budget, the same after a resume."""
+"""Bad data is reported with its location, or skipped within a budget, also after a resume."""
 
 import gzip
 import shutil
@@ -23,7 +23,7 @@ from recap.errors import DataError
 
 @pytest.fixture
 def feed(tmp_path: Path) -> Path:
-    """A feed of one's own, to be damaged: three files of 200 rows in row groups of 70."""
+    """A feed to damage: three files of 200 rows in row groups of 70."""
     return write_feed(tmp_path / "feed")
 
 
@@ -34,7 +34,7 @@ def part(feed: Path, number: int) -> Path:
 def open_feed(
     feed: Path,
     budget: int = 10,
-    said: list[str] | None = None,
+    messages: list[str] | None = None,
     vectors: dict[str, int] | None = None,
     **train_data: Any,
 ) -> BatchStream:
@@ -52,23 +52,23 @@ def open_feed(
             **train_data,
         },
     )
-    say = said.append if said is not None else lambda text: None
+    say = messages.append if messages is not None else lambda text: None
     return open_stream(config, load_assets(config.features), JobMode.TRAIN, say=say)
 
 
 def put(file: Path, column: str, values: dict[int, Any]) -> None:
-    """Other values at some rows of a column."""
+    """Set the values of some rows of a column."""
     table = pq.read_table(file)
-    given = table.column(column).to_pylist()
+    changed = table.column(column).to_pylist()
     for row, value in values.items():
-        given[row] = value
-    place = table.schema.get_field_index(column)
-    table = table.set_column(place, table.schema.field(place), pa.array(given, table.schema.field(place).type))
+        changed[row] = value
+    index = table.schema.get_field_index(column)
+    table = table.set_column(index, table.schema.field(index), pa.array(changed, table.schema.field(index).type))
     pq.write_table(table, file, row_group_size=70)
 
 
 def damage(file: Path, row_group: int) -> None:
-    """Bytes of one column of a row group overwritten."""
+    """Overwrite the bytes of one column of a row group."""
     column = pq.read_metadata(file).row_group(row_group).column(3)
     data = bytearray(file.read_bytes())
     start = column.dictionary_page_offset or column.data_page_offset
@@ -77,7 +77,7 @@ def damage(file: Path, row_group: int) -> None:
 
 
 def break_data(feed: Path) -> None:
-    """A row group, three rows, a file that is none and one without a column."""
+    """Break a row group, three rows, a whole file, and the columns of another."""
     damage(part(feed, 0), 1)
     put(part(feed, 1), "like", {3: 7, 150: 9})
     put(part(feed, 1), "user_id", {100: None})
@@ -99,22 +99,22 @@ def values(stream: BatchStream) -> torch.Tensor:
     return torch.cat([batch.vectors["vector"][:, 0] for batch in stream])
 
 
-def test_the_smallest_part_that_is_bad_is_passed_over_and_told_once(feed: Path) -> None:
-    whole = values(open_feed(feed, num_epochs=1, global_batch_size=600))
+def test_the_smallest_bad_part_is_skipped_and_reported_once(feed: Path) -> None:
+    complete = values(open_feed(feed, num_epochs=1, global_batch_size=600))
     break_data(feed)
-    said: list[str] = []
-    stream = open_feed(feed, said=said, global_batch_size=17)
-    kept = [row for row in range(600) if not (70 <= row < 140 or row in (203, 300, 350))]
-    assert torch.equal(values(stream), whole[kept].repeat(2)[: 1054 // 17 * 17])
+    messages: list[str] = []
+    stream = open_feed(feed, messages=messages, global_batch_size=17)
+    good = [row for row in range(600) if not (70 <= row < 140 or row in (203, 300, 350))]
+    assert torch.equal(values(stream), complete[good].repeat(2)[: 1054 // 17 * 17])
     assert stream.skipped == BROKEN
-    assert len(said) == 6
-    assert said[0].startswith("passed over (1 of at most 10): ")
-    assert "part-3.parquet: not readable as Parquet" in said[0]
-    assert "part-4.parquet: column 'hour': is missing" in said[1]
-    assert "part-0.parquet: row group 1 cannot be read" in said[2]
-    assert "part-1.parquet: column 'like', row 3: found 7, expected 0 or 1" in said[3]
-    assert "part-1.parquet: column 'user_id', row 100: is null" in said[4]
-    assert "part-1.parquet: column 'like', row 150: found 9, expected 0 or 1" in said[5]
+    assert len(messages) == 6
+    assert messages[0].startswith("skipped (1 of at most 10): ")
+    assert "part-3.parquet: not readable as Parquet" in messages[0]
+    assert "part-4.parquet: column 'hour': is missing" in messages[1]
+    assert "part-0.parquet: row group 1 cannot be read" in messages[2]
+    assert "part-1.parquet: column 'like', row 3: found 7, expected 0 or 1" in messages[3]
+    assert "part-1.parquet: column 'user_id', row 100: is null" in messages[4]
+    assert "part-1.parquet: column 'like', row 150: found 9, expected 0 or 1" in messages[5]
 
 
 @pytest.mark.parametrize("window_rows", [0, 100])
@@ -123,7 +123,7 @@ def test_a_stream_over_bad_data_resumes_exactly_at_every_batch(window_rows: int,
     assert_resumes_everywhere(lambda: open_feed(feed, shuffle_window_rows=window_rows), batches=21)
 
 
-def test_bad_data_is_passed_over_the_same_by_processes_and_from_the_cache(feed: Path) -> None:
+def test_processes_and_caches_skip_the_same_bad_data(feed: Path) -> None:
     break_data(feed)
     expected = open_feed(feed, shuffle_window_rows=100)
     rows = values(expected)
@@ -136,11 +136,13 @@ def test_bad_data_is_passed_over_the_same_by_processes_and_from_the_cache(feed: 
 def test_one_part_more_than_the_budget_stops_the_run(feed: Path) -> None:
     break_data(feed)
     assert len(values(open_feed(feed, budget=6)))
-    with pytest.raises(DataError, match=r"row 150: found 9(.|\n)*\n5 bad parts .* no more may be \(on_bad_data.budget"):
+    with pytest.raises(
+        DataError, match=r"row 150: found 9(.|\n)*\n5 bad parts .* which is the limit \(on_bad_data.budget"
+    ):
         values(open_feed(feed, budget=5))
 
 
-def test_a_run_that_was_resumed_remembers_what_it_passed_over(feed: Path) -> None:
+def test_a_resumed_stream_remembers_what_it_skipped(feed: Path) -> None:
     break_data(feed)
     stream = open_feed(feed, budget=6)
     next(batches := iter(stream))
@@ -148,14 +150,14 @@ def test_a_run_that_was_resumed_remembers_what_it_passed_over(feed: Path) -> Non
         next(batches)
     state = stream.state_dict()
     assert len(state["skipped"]) == 6
-    said: list[str] = []
-    resumed = open_feed(feed, budget=6, said=said)
+    messages: list[str] = []
+    resumed = open_feed(feed, budget=6, messages=messages)
     resumed.load_state_dict(state)
     assert len(values(resumed))
-    assert said == []
+    assert messages == []
 
 
-def test_by_default_the_first_bad_thing_stops_with_its_place(feed: Path) -> None:
+def test_by_default_the_first_bad_data_stops_the_run(feed: Path) -> None:
     put(part(feed, 1), "like", {3: 7})
     with pytest.raises(DataError, match=r"part-1.parquet: column 'like', row 3: found 7"):
         values(open_feed(feed, budget=0))
@@ -167,18 +169,18 @@ def test_by_default_the_first_bad_thing_stops_with_its_place(feed: Path) -> None
         open_feed(feed, budget=0)
 
 
-def test_a_file_that_changes_while_it_is_read_is_told(feed: Path) -> None:
+def test_a_file_that_changes_while_it_is_read_is_reported(feed: Path) -> None:
     for change in (shutil.copy, lambda other, file: file.unlink()):
         stream = open_feed(feed, budget=0)
         batches = iter(stream)
         next(batches)
         change(part(feed, 0), part(feed, 2))
-        with pytest.raises(DataError, match=r"part-2.parquet: changed since this job began: "):
+        with pytest.raises(DataError, match=r"part-2.parquet: changed since this job started: "):
             list(batches)
         write_feed(feed)
 
 
-def test_a_file_that_vanishes_may_be_passed_over(feed: Path) -> None:
+def test_a_file_that_disappears_can_be_skipped(feed: Path) -> None:
     stream = open_feed(feed)
     batches = iter(stream)
     next(batches)
@@ -187,8 +189,8 @@ def test_a_file_that_vanishes_may_be_passed_over(feed: Path) -> None:
     assert stream.skipped == [f"part-2.parquet, part {number}" for number in range(3)]
 
 
-def test_the_torn_end_of_a_file_and_bad_records_are_passed_over(feed: Path) -> None:
-    """TFRecord: a record that is damaged, and one that the file ends in the middle of."""
+def test_bad_records_and_a_truncated_end_are_skipped(feed: Path) -> None:
+    """TFRecord: a damaged record, and a file that ends in the middle of another."""
     convert_files([str(feed / "train" / "*.parquet")], feed / "records", "tfrecord")
     whole = gzip.decompress((feed / "records" / "part-1.tfrecord.gz").read_bytes())
     (length,) = struct.unpack("<Q", whole[:8])
@@ -208,40 +210,40 @@ def test_the_torn_end_of_a_file_and_bad_records_are_passed_over(feed: Path) -> N
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
-def test_bad_lines_are_passed_over(kind: str, feed: Path) -> None:
+def test_bad_lines_are_skipped(kind: str, feed: Path) -> None:
     table = pa.concat_tables(pq.read_table(part(feed, number)) for number in range(3))
     (feed / "flat").mkdir()
     pq.write_table(table.drop_columns(["vector", "topics"]), feed / "flat" / "rows.parquet")
     convert_files([str(feed / "flat" / "rows.parquet")], feed / "text", kind)  # type: ignore[arg-type]
     file = feed / "text" / f"rows.{kind}"
     lines = file.read_text().splitlines()
-    lines[100], lines[200] = "nothing of, the kind", '{"like": '
+    lines[100], lines[200] = "not a, line", '{"like": '
     file.write_text("\n".join(lines) + "\n")
     source = {"kind": kind, "inputs": str(file)}
     stream = open_feed(feed, source=source, vectors={}, num_epochs=1, global_batch_size=598)
     assert [len(batch) for batch in stream] == [598]
-    first = 99 if kind == "csv" else 100  # the header is no row
+    first = 99 if kind == "csv" else 100  # the header is not a row
     assert stream.skipped == [f"rows.{kind}, row {first}", f"rows.{kind}, row {first + 100}"]
     with pytest.raises(DataError, match=rf"rows.{kind}: row {first}: not readable as "):
         list(open_feed(feed, budget=0, source=source, vectors={}))
 
 
-def test_data_without_one_good_row_is_refused(feed: Path) -> None:
+def test_data_without_a_good_file_is_refused(feed: Path) -> None:
     for number in range(3):
         part(feed, number).write_text("no parquet")
-    with pytest.raises(DataError, match=r"hold not a single row: .*part-0.parquet: not readable as Parquet"):
+    with pytest.raises(DataError, match=r"hold no row: .*part-0.parquet: not readable as Parquet"):
         open_feed(feed)
 
 
-def test_data_of_which_no_good_row_is_left_ends_and_does_not_go_round_for_ever(feed: Path) -> None:
+def test_data_without_a_good_row_stops_the_stream(feed: Path) -> None:
     for number in range(3):
         put(part(feed, number), "like", dict.fromkeys(range(200), 5))
     for epochs in (None, 3):
-        with pytest.raises(DataError, match="and its sister files: not a single good row is left of them"):
+        with pytest.raises(DataError, match="and the other files of the same inputs: every row is bad"):
             next(iter(open_feed(feed, budget=1000, num_epochs=epochs)))
 
 
-def test_a_budget_that_is_lowered_below_what_was_passed_over_stops_at_the_next(feed: Path) -> None:
+def test_a_budget_below_what_was_skipped_stops_at_the_next_bad_data(feed: Path) -> None:
     break_data(feed)
     stream = open_feed(feed, budget=10)
     batches = iter(stream)
@@ -251,11 +253,11 @@ def test_a_budget_that_is_lowered_below_what_was_passed_over_stops_at_the_next(f
     assert len(state["skipped"]) == 3
     lowered = open_feed(feed, budget=2)
     lowered.load_state_dict(state)
-    with pytest.raises(DataError, match="no more may be"):
+    with pytest.raises(DataError, match="which is the limit"):
         values(lowered)
 
 
-def test_files_keep_their_names_when_folders_are_added_beside_them(feed: Path) -> None:
+def test_files_keep_their_names_when_folders_are_added(feed: Path) -> None:
     (feed / "days" / "day=1").mkdir(parents=True)
     shutil.copy(part(feed, 0), feed / "days" / "day=1")
     source = {"inputs": str(feed / "days" / "*" / "*.parquet")}
@@ -266,7 +268,7 @@ def test_files_keep_their_names_when_folders_are_added_beside_them(feed: Path) -
     assert after.source.changes(before.source.contents) == ["day=2/part-1.parquet is new"]
 
 
-def test_a_stream_goes_on_where_all_that_is_left_of_its_only_window_is_bad(feed: Path) -> None:
+def test_a_stream_resumes_where_the_rest_of_its_only_window_is_bad(feed: Path) -> None:
     for number in (1, 2):
         part(feed, number).unlink()
     put(part(feed, 0), "like", dict.fromkeys(range(190, 200), 5))

@@ -1,3 +1,5 @@
+"""The stream of batches: exact resumption, order, epochs, readers and caches."""
+
 import re
 import shutil
 from pathlib import Path
@@ -39,9 +41,9 @@ def open_feed(
 
 
 def rows_of(stream: BatchStream, batches: int) -> torch.Tensor:
-    """Rows told apart by a vector of continuous values: [rows] float32."""
-    taken = [batch.vectors["vector"][:, 0] for _, batch in zip(range(batches), stream, strict=False)]
-    return torch.cat(taken)
+    """The rows of some batches, identified by a vector value: [rows] float32."""
+    rows = [batch.vectors["vector"][:, 0] for _, batch in zip(range(batches), stream, strict=False)]
+    return torch.cat(rows)
 
 
 @pytest.mark.parametrize("window_rows", [0, 1, 150, 10_000])
@@ -71,23 +73,23 @@ def test_a_stream_resumes_exactly_at_every_batch_with_every_option(option: str, 
 
 
 @pytest.mark.parametrize("option", ["cache", "one reader", "many readers"])
-def test_how_rows_are_read_changes_none_of_them(option: str, feed: Path) -> None:
+def test_readers_and_caches_do_not_change_the_rows(option: str, feed: Path) -> None:
     assert torch.equal(
         rows_of(open_feed(feed, JobMode.TRAIN, **OPTIONS[option]), 24), rows_of(open_feed(feed, JobMode.TRAIN), 24)
     )
 
 
 @pytest.mark.slow
-def test_processes_read_the_very_same_rows_in_the_very_same_order(feed: Path) -> None:
+def test_processes_read_the_same_rows_in_the_same_order(feed: Path) -> None:
     for count in (1, 3):
         readers = {"kind": "processes", "count": count}
         stream = open_feed(feed, JobMode.TRAIN, readers=readers)
         shared = stream.readers
 
         def make(readers: Any = readers, shared: Any = shared) -> BatchStream:
-            made = open_feed(feed, JobMode.TRAIN, readers=readers)
-            made.readers = shared  # processes are slow to begin
-            return made
+            stream = open_feed(feed, JobMode.TRAIN, readers=readers)
+            stream.readers = shared  # processes are slow to start
+            return stream
 
         assert_resumes_everywhere(make, batches=12)
         assert torch.equal(rows_of(make(), 24), rows_of(open_feed(feed, JobMode.TRAIN), 24))
@@ -104,47 +106,47 @@ def test_a_cache_reads_each_chunk_once(tmp_path: Path) -> None:
     assert torch.equal(torch.cat([taken, rows_of(stream, 15)]), expected)
 
 
-def test_a_cache_that_does_not_fit_is_refused_with_what_it_takes(feed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_does_not_fit_is_refused_with_its_size(feed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stream = open_feed(feed, JobMode.TRAIN, cache=True)
     row = 2 * 4 + 4 + 2 * 8 + 4 * 4 + 2 * 4 + 2 * 4 + 8  # numbers, codes, vector, labels, weights, user
     assert stream.cache_bytes == 600 * row
     assert open_feed(feed, JobMode.TRAIN).cache_bytes == 0
     refuse_caches_that_do_not_fit({"train_data": stream})
     monkeypatch.setattr("recap.data.open.free_memory", lambda: 600 * row - 1)
-    with pytest.raises(DataError, match=r"do not fit into memory, of which 0.00 GiB is free: train_data 0.00 GiB"):
+    with pytest.raises(DataError, match=r"do not fit into free memory \(0.00 GiB\): train_data 0.00 GiB"):
         refuse_caches_that_do_not_fit({"train_data": stream})
 
 
-def test_every_rank_of_a_machine_keeps_a_cache_of_its_own(feed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_rank_of_a_machine_has_its_own_cache(feed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stream = open_feed(feed, JobMode.TRAIN, cache=True)
     monkeypatch.setattr("recap.data.open.free_memory", lambda: 2 * stream.cache_bytes - 1)
     stream.ranks = Ranks(rank=1, world_size=4, local_rank=0, local_world_size=1)
     refuse_caches_that_do_not_fit({"train_data": stream})
     stream.ranks = Ranks(rank=1, world_size=4, local_rank=1, local_world_size=2)
-    with pytest.raises(DataError, match="do not fit into memory"):
+    with pytest.raises(DataError, match="do not fit into free memory"):
         refuse_caches_that_do_not_fit({"train_data": stream})
 
 
-def test_epochs_end_and_what_fills_no_batch_is_left_out(feed: Path) -> None:
+def test_training_epochs_end_without_a_partial_batch(feed: Path) -> None:
     stream = open_feed(feed, JobMode.TRAIN, num_epochs=2, batch_rows=350)
     assert [len(batch) for batch in stream] == [350, 350, 350]
     assert stream.ended
     assert list(stream) == []
-    with pytest.raises(DataError, match="600 rows, 1 times, make not one step, which reads 700; lower"):
+    with pytest.raises(DataError, match="600 rows × 1 epochs are fewer than the 700 rows of one step; lower"):
         open_feed(feed, JobMode.TRAIN, num_epochs=1, batch_rows=700)
 
 
-def test_files_are_interleaved_a_row_group_of_each_in_turn(feed: Path) -> None:
+def test_files_are_interleaved_one_row_group_at_a_time(feed: Path) -> None:
     stream = open_feed(feed, JobMode.TRAIN, window_rows=0, interleave_files=2)
-    told = [(Path(chunk.file).name, chunk.number) for chunk in stream.source.chunks]
+    chunks = [(Path(chunk.file).name, chunk.number) for chunk in stream.source.chunks]
     first = [("part-0.parquet", 0), ("part-1.parquet", 0), ("part-0.parquet", 1), ("part-1.parquet", 1)]
-    assert told[:4] == first
-    assert told[-3:] == [("part-2.parquet", 0), ("part-2.parquet", 1), ("part-2.parquet", 2)]
+    assert chunks[:4] == first
+    assert chunks[-3:] == [("part-2.parquet", 0), ("part-2.parquet", 1), ("part-2.parquet", 2)]
     rows = rows_of(stream, 9)
     assert not torch.equal(rows, rows_of(open_feed(feed, JobMode.TRAIN, window_rows=0), 9))
 
 
-def test_only_the_first_files_are_read_where_some_are_asked_for(feed: Path) -> None:
+def test_num_files_to_keep_reads_the_first_files_only(feed: Path) -> None:
     source = {"inputs": str(feed / "train" / "*.parquet"), "num_files_to_keep": 2}
     assert [Path(file).name for file in open_feed(feed, JobMode.TRAIN, source=source).source.files] == [
         "part-0.parquet",
@@ -152,7 +154,7 @@ def test_only_the_first_files_are_read_where_some_are_asked_for(feed: Path) -> N
     ]
 
 
-def test_every_epoch_holds_every_row_once_in_another_order(feed: Path) -> None:
+def test_every_epoch_has_every_row_once_in_another_order(feed: Path) -> None:
     rows = rows_of(open_feed(feed, JobMode.TRAIN, batch_rows=60), batches=20)
     first, second = rows[:600], rows[600:]
     assert not torch.equal(first, second)
@@ -160,7 +162,7 @@ def test_every_epoch_holds_every_row_once_in_another_order(feed: Path) -> None:
     assert len(first.unique()) == 600
 
 
-def test_batches_are_full_and_run_on_from_one_epoch_into_the_next(feed: Path) -> None:
+def test_batches_are_full_and_span_epochs(feed: Path) -> None:
     stream = open_feed(feed, JobMode.TRAIN, batch_rows=64)
     assert [len(batch) for _, batch in zip(range(30), stream, strict=False)] == [64] * 30
     assert stream.epoch == 64 * 30 / 600
@@ -176,23 +178,23 @@ def test_a_validation_stream_keeps_file_order_and_the_last_partial_batch(feed: P
     stream = open_feed(feed, JobMode.EVALUATE)
     sizes = [len(batch) for batch in stream]
     assert sizes == [64, 64, 64, 58]
-    assert list(stream) == []  # the stream ends where it ended
+    assert list(stream) == []  # the stream stays at its end
 
 
-def test_a_stream_refuses_the_place_of_other_data(tmp_path: Path) -> None:
+def test_a_position_in_other_data_is_refused(tmp_path: Path) -> None:
     write_feed(tmp_path)
     state = open_feed(tmp_path, JobMode.TRAIN).state_dict()
     write_feed(tmp_path, train_rows=599)
     (tmp_path / "train" / "part-1.parquet").rename(tmp_path / "train" / "part-9.parquet")
-    with pytest.raises(DataError, match="not the data this run was reading") as caught:
+    with pytest.raises(DataError, match="the data files have changed since the checkpoint") as caught:
         open_feed(tmp_path, JobMode.TRAIN).load_state_dict(state)
     lines = str(caught.value).splitlines()
     assert re.fullmatch(r"  part-0.parquet was 200 rows .*, is 199 rows in 3 parts \(\w{8}\), \d+ bytes", lines[1])
     assert lines[3:5] == ["  part-1.parquet is gone", "  part-9.parquet is new"]
-    assert "give --accept-changed-data to go on with these" in lines[5]
+    assert "pass --accept-changed-data to continue with these" in lines[5]
 
 
-def test_changed_data_may_be_accepted_and_the_epoch_goes_on_at_the_same_row(tmp_path: Path) -> None:
+def test_with_accepted_changes_the_epoch_continues_at_the_same_row(tmp_path: Path) -> None:
     write_feed(tmp_path)
     before = open_feed(tmp_path, JobMode.TRAIN, window_rows=0)
     rows_of(before, 12)  # 768 rows: 168 of the second epoch
@@ -203,10 +205,10 @@ def test_changed_data_may_be_accepted_and_the_epoch_goes_on_at_the_same_row(tmp_
     assert torch.equal(rows_of(longer, 1), rows_of(before, 1))
 
 
-def test_a_place_survives_moving_the_data(tmp_path: Path) -> None:
-    state = open_feed(write_feed(tmp_path / "here"), JobMode.TRAIN).state_dict()
-    shutil.move(tmp_path / "here", tmp_path / "there")
-    moved = open_feed(tmp_path / "there", JobMode.TRAIN)
+def test_a_position_is_valid_after_moving_the_data(tmp_path: Path) -> None:
+    state = open_feed(write_feed(tmp_path / "old"), JobMode.TRAIN).state_dict()
+    shutil.move(tmp_path / "old", tmp_path / "new")
+    moved = open_feed(tmp_path / "new", JobMode.TRAIN)
     moved.load_state_dict(state)
     assert moved.state_dict() == state
 
@@ -218,7 +220,7 @@ def test_a_place_survives_moving_the_data(tmp_path: Path) -> None:
     st.integers(0, 5),
     st.integers(0, 5),
 )
-def test_windows_part_an_epoch_into_whole_chunks(
+def test_windows_partition_an_epoch_into_complete_chunks(
     chunk_rows: list[int], window_rows: int, seed: int, epoch: int
 ) -> None:
     order = RowOrder(chunk_rows, window_rows, seed)

@@ -1,4 +1,4 @@
-"""Sampling while reading leaves weighted sums, in expectation, what they were."""
+"""Sampling while reading keeps weighted sums unbiased."""
 
 from itertools import combinations
 from typing import Any
@@ -14,7 +14,7 @@ from recap.data.stream.downsampling import NegativeSampler
 
 
 def batch_of(like: list[int], share: list[int] | None = None, weights: Any = 1.0) -> Batch:
-    """Rows that are told apart by their one vector value: 0, 1, 2…"""
+    """Rows identified by their only vector value: 0, 1, 2, …"""
     rows = len(like)
     labels = torch.tensor([like, share if share is not None else [0] * rows], dtype=torch.float32).T
     return Batch(
@@ -46,8 +46,8 @@ shapes = st.integers(1, 6).flatmap(
 
 
 @given(shapes)
-def test_every_row_counts_what_it_is_kept_for(shape: tuple[int, int, list[int]]) -> None:
-    """Kept with probability kept / read, a row weighs read / kept: its expected weight is exactly 1."""
+def test_a_row_weighs_the_inverse_of_its_sampling_probability(shape: tuple[int, int, list[int]]) -> None:
+    """Sampled with probability sampled / read, a row weighs read / sampled: its expected weight is exactly 1."""
     batch_rows, multiplier, labels = shape
     sampled = sampler(batch_rows, multiplier)(batch_of(labels), position=0)
     assert len(sampled) == batch_rows
@@ -55,13 +55,13 @@ def test_every_row_counts_what_it_is_kept_for(shape: tuple[int, int, list[int]])
     assert sampled.weights is not None
     weighed = 0.0
     for value in (0, 1):
-        chosen = sampled.labels[:, 0] == value
-        read, kept = labels.count(value), int(chosen.sum())
-        assert (kept > 0) == (read > 0) or batch_rows == 1  # one row cannot stand for both
-        assert torch.allclose(sampled.weights[chosen], torch.tensor(read / max(kept, 1)))
-        weighed += float(sampled.weights[chosen, 0].sum())
+        stratum = sampled.labels[:, 0] == value
+        read, count = labels.count(value), int(stratum.sum())
+        assert (count > 0) == (read > 0) or batch_rows == 1  # one row cannot represent both
+        assert torch.allclose(sampled.weights[stratum], torch.tensor(read / max(count, 1)))
+        weighed += float(sampled.weights[stratum, 0].sum())
     if batch_rows > 1:
-        assert abs(weighed - len(labels)) < 1e-4  # the total is kept, not only in expectation
+        assert abs(weighed - len(labels)) < 1e-4  # the total is exact, not only in expectation
 
 
 @settings(max_examples=15)
@@ -83,42 +83,42 @@ def test_the_weighted_sum_of_any_function_of_the_rows_is_unbiased(labels: list[i
     assert abs(sums @ function / draws - sum(function)) < 0.29 * np.abs(function).sum() + 1e-6
 
 
-def test_every_choice_of_a_stratum_is_as_likely() -> None:
+def test_all_samples_of_a_stratum_are_equally_likely() -> None:
     batch, counts = batch_of([1, 0, 0, 0, 0, 0]), dict.fromkeys(combinations(range(1, 6), 2), 0)
     sample = sampler(batch_rows=3, multiplier=2)
     for position in range(5000):
-        kept = rows_of(sample(batch, position))
-        assert kept[0] == 0
-        counts[kept[1], kept[2]] += 1
+        rows = rows_of(sample(batch, position))
+        assert rows[0] == 0
+        counts[rows[1], rows[2]] += 1
     assert min(counts.values()) > 500 * 0.8
     assert max(counts.values()) < 500 * 1.2
 
 
-def test_positives_are_all_kept_as_long_as_they_leave_negatives_their_share() -> None:
+def test_all_positives_are_kept_while_they_leave_negatives_their_share() -> None:
     few = sampler(4, 3)(batch_of([1, 1] + [0] * 10), 0)
     assert rows_of(few)[:2] == [0, 1]
     assert few.weights is not None
     assert few.weights[:, 0].tolist() == [1, 1, 5, 5]
     many = sampler(4, 2)(batch_of([1] * 6 + [0] * 2), 0)
-    assert sum(row < 6 for row in rows_of(many)) == 2  # half of the step is the negatives' at least
+    assert sum(row < 6 for row in rows_of(many)) == 2  # negatives get at least half of the step
     assert many.weights is not None
     assert many.weights[:, 0].tolist() == [3, 3, 1, 1]
 
 
-def test_a_row_is_positive_if_one_of_the_tasks_is() -> None:
+def test_a_row_is_positive_if_any_of_the_tasks_is() -> None:
     labels = batch_of([1] + [0] * 7, [0, 1] + [0] * 6)
     assert rows_of(sampler(4, 2, tasks=("like", "share"))(labels, 0))[:2] == [0, 1]
 
 
-def test_weights_that_were_there_are_multiplied() -> None:
+def test_existing_weights_are_multiplied() -> None:
     sampled = sampler(2, 2)(batch_of([1, 0, 0, 0], weights=[[2.0, 0.0]]), 0)
     assert sampled.weights is not None
     assert sampled.weights.tolist() == [[2, 0], [6, 0]]
 
 
-def test_the_choice_follows_seed_and_position() -> None:
+def test_the_sample_follows_seed_and_position() -> None:
     batch = batch_of([0] * 100)
-    chosen = [rows_of(sampler(10, 10, seed)(batch, position)) for seed, position in ((0, 0), (0, 0), (0, 7), (1, 0))]
-    assert chosen[0] == chosen[1]
-    assert chosen[0] != chosen[2]
-    assert chosen[0] != chosen[3]
+    samples = [rows_of(sampler(10, 10, seed)(batch, position)) for seed, position in ((0, 0), (0, 0), (0, 7), (1, 0))]
+    assert samples[0] == samples[1]
+    assert samples[0] != samples[2]
+    assert samples[0] != samples[3]

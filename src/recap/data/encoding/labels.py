@@ -1,0 +1,161 @@
+"""Columns of engagements → labels, their weights, and users: what training and evaluation read beside the features."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from recap.config.data import DataConfig, DataTaskConfig, RectifyLabelsConfig
+from recap.config.features import Column
+from recap.config.loss import RegressionConfig
+from recap.config.recap import JobMode, RecapConfig
+from recap.data.encoding.columns import (
+    Floats,
+    as_text,
+    check_zero_or_one,
+    milliseconds,
+    numbers_of,
+    rows_where,
+    values_of,
+)
+from recap.data.encoding.hashing import hash_texts
+from recap.data.formats.location import Location
+
+
+@dataclass(frozen=True, eq=False)
+class LabelEncoder:
+    """Turns the label columns of a table into labels and weights [B, T], and the user column into users [B]."""
+
+    tasks: Sequence[str]
+    """The task axis T."""
+    labels: Mapping[str, DataTaskConfig]
+    """Task → the column of its label and its down-sampling rates; tasks that are not listed have no label here."""
+    rectify: RectifyLabelsConfig | None = None
+    """Which positives came too late and count as negatives. Optional; off by default."""
+    regressions: Mapping[str, RegressionConfig] = field(default_factory=dict)
+    """The tasks whose labels are numbers; all other labels are 0 or 1."""
+    weigh_samples: bool = False
+    """Whether weights undo the down-sampling."""
+    user: str | None = None
+    """The user column."""
+
+    @classmethod
+    def for_job(cls, config: RecapConfig, mode: JobMode, data: DataConfig) -> "LabelEncoder":
+        """The labels of `data`, for training or evaluation.
+
+        Evaluation undoes down-sampling by weights; training does if `sampling_correction` is `weights`.
+        """
+        objectives = {name: task.objective for name, task in config.model.tasks.items()}
+        return cls(
+            config.tasks,
+            data.labels,
+            data.rectify_labels,
+            {name: objective for name, objective in objectives.items() if isinstance(objective, RegressionConfig)},
+            weigh_samples=mode is not JobMode.TRAIN or config.train_data.sampling_correction == "weights",
+            user=config.features.user,
+        )
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns this encoder reads."""
+        names = [self._column(task) for task in self.tasks if task in self.labels]
+        names += self._times
+        return [*names, self.user] if self.user is not None else names
+
+    @property
+    def types(self) -> dict[str, pa.DataType]:
+        """The types to read columns as, for formats that store none."""
+        return {self._column(task): pa.float64() for task in self.labels} | {name: pa.int64() for name in self._times}
+
+    def _column(self, task: str) -> str:
+        return self.labels[task].column or task
+
+    @property
+    def _times(self) -> list[str]:
+        """The columns of milliseconds by which labels are rectified."""
+        if self.rectify is None:
+            return []
+        engaged = [column for task, column in self.rectify.engaged_at.items() if task in self.labels]
+        return [self.rectify.served_at, self.rectify.impressed_at, *engaged] if engaged else []
+
+    def encode(self, table: pa.Table, location: Location) -> tuple[Tensor, Tensor]:
+        """Labels and weights, [B, T] float32 each; both are 0 where a label is missing.
+
+        A label is missing where it is null, and everywhere for tasks without labels in this data set. Raises DataError
+        for a wrong type or value, with all rows that have one.
+        """
+        labels = self._encode(table, location)
+        return torch.from_numpy(np.nan_to_num(labels)), torch.from_numpy(self._weights(labels))
+
+    def _encode(self, table: pa.Table, location: Location) -> Floats:
+        """[B, T] float32, NaN where a label is missing."""
+        labels = np.full((table.num_rows, len(self.tasks)), np.nan, np.float32)
+        for index, task in enumerate(self.tasks):
+            if task in self.labels:
+                column = self._column(task)
+                values = numbers_of(table, Column(name=column), location, null=np.nan)
+                if task in self.regressions:
+                    _check_numbers(values, self.regressions[task], column, location)
+                else:
+                    hint = "a label must be 0 or 1, or null"
+                    check_zero_or_one(values, column, location, hint, allow_nan=True)
+                labels[:, index] = self._rectified(values[:, 0], task, table, location)
+        return labels
+
+    def _rectified(
+        self, label: npt.NDArray[np.float32], task: str, table: pa.Table, location: Location
+    ) -> npt.NDArray[np.float32]:
+        """[B], with positives that came too late as negatives."""
+        if self.rectify is None or task not in self.rectify.engaged_at:
+            return label
+        positive = label == 1
+        window = int(self.rectify.window_hours * 3_600_000)
+        served, impressed, engaged = (
+            milliseconds(table, name, positive, location)
+            for name in (self.rectify.served_at, self.rectify.impressed_at, self.rectify.engaged_at[task])
+        )
+        late = positive & ~((impressed - served < window) & (engaged - served < window))
+        return np.where(late, np.float32(0), label)
+
+    def _weights(self, labels: Floats) -> Floats:
+        """[B, T] float32: 1, or the inverse of the sampling rate; 0 where a label is NaN."""
+        weights = np.ones_like(labels)
+        for index, task in enumerate(self.tasks):
+            if self.weigh_samples and task in self.labels and task not in self.regressions:
+                rates = self.labels[task]
+                label = labels[:, index]
+                weights[:, index] = label / rates.pos_downsampling_rate + (1 - label) / rates.neg_downsampling_rate
+        weights[np.isnan(labels)] = 0
+        return weights
+
+    def encode_users(self, table: pa.Table, location: Location) -> Tensor | None:
+        """[B] int64: integer ids unchanged, strings hashed; None without a user column. Raises DataError."""
+        if self.user is None:
+            return None
+        values, _ = values_of(table, self.user, 1, location)
+        if values.null_count:
+            nulls = values.is_null().to_numpy(zero_copy_only=False)
+            raise location.error(self.user, "is null; every row needs a user", rows_where(nulls))
+        values = as_text(values, self.user, location)
+        if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+            users = hash_texts(values)
+        elif pa.types.is_integer(values.type):
+            users = values.to_numpy(zero_copy_only=False).astype(np.int64)
+        else:
+            raise location.error(self.user, f"holds {values.type}; users must be integers or strings")
+        return torch.from_numpy(users)
+
+
+def _check_numbers(values: Floats, objective: RegressionConfig, column: str, location: Location) -> None:
+    """Raise DataError for the rows whose value cannot be the label of a regression; NaN, a missing label, can."""
+    at_least_0 = objective.transform == "log1p"
+    wrong = np.isinf(values) | ((values < 0) if at_least_0 else False)
+    if wrong.any():
+        rows = rows_where(wrong[:, 0])
+        bound = ", at least 0 for log1p," if at_least_0 else ""
+        text = f"found {float(values[rows[0], 0]):g}; the label of a regression must be a finite float32{bound} or null"
+        raise location.error(column, text, rows)
