@@ -2,10 +2,8 @@
 
 from collections.abc import Sequence
 
-from torch.nn.modules.batchnorm import _BatchNorm
-
 from recap.errors import ConfigError
-from recap.model.layers import BatchRenorm
+from recap.model.layers import row_norms
 from recap.model.names import nearest
 from recap.model.ranker import Ranker
 
@@ -22,7 +20,6 @@ def freeze(ranker: Ranker, paths: Sequence[str]) -> None:
                 f"optimizer.frozen.{index}: no module with weights is named {path!r}. {nearest(path, modules)}"
             )
         modules[path].requires_grad_(False)
-        norms = [module for module in modules[path].modules() if isinstance(module, _BatchNorm | BatchRenorm)]
-        ranker.keep_in_evaluation(norms)
+        ranker.keep_in_evaluation(row_norms(modules[path]))
     if paths and not any(parameter.requires_grad for parameter in ranker.parameters()):
         raise ConfigError("optimizer.frozen: all modules with weights are frozen, so nothing would be learned")

@@ -6,7 +6,7 @@ The forward pass, for B rows and T tasks (`tests/model/kinds.py` builds every ki
       │  inputs          inputs/: featurized numbers, vectors, the position, histories, embeddings side by side
     [B, N]               N = layout.width
       │  sharing         sharing/: one backbone (backbones/), experts and gates, or nothing
-    T × [B, N]           what each tower reads, each of its own width
+    T × [B, N]           the representation that each tower reads
       │  cascade         sharing/cascade.py: AITM hands a task's representation on to the next task of its chain
     T × [B, N]
       │  towers          towers.py: one network per task, and its affine map

@@ -74,8 +74,8 @@ class Inputs(nn.Module):
         binary = batch.binary.float()
         joined = [binary] if self.joins_binary else []
         joined += [batch.vectors[name].float() for name in self.joined_vectors]
-        beside = torch.cat(joined, dim=1) if joined else binary[:, :0]
-        parts = [self.featurization(batch.continuous.float(), beside)]
+        appended = torch.cat(joined, dim=1) if joined else binary[:, :0]
+        parts = [self.featurization(batch.continuous.float(), appended)]
         if not self.joins_binary:
             parts.append(binary)
         parts += [self.vector_norms.named(name)(batch.vectors[name].float()) for name in self.vector_names]

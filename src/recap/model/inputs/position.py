@@ -14,7 +14,7 @@ class PositionDebias(nn.Module):
     """An embedding of the position, [B] int64 codes (0 unknown, position + 1) → [B, num_dims] float32.
 
     In training a position is hidden with the drop probability, drawn in every pass. In evaluation the code is ignored:
-    all rows get the embedding of a hidden position, or the mean over the positions that training met.
+    all rows get the embedding of a hidden position, or the mean over the positions seen in training.
     """
 
     def __init__(self, config: PositionDebiasConfig, positions: int) -> None:
@@ -25,7 +25,7 @@ class PositionDebias(nn.Module):
         self.last_row = min(positions, config.max_position + 1)
         self.table = embedding_table(self.last_row + 1, config.num_dims)
         averages = config.scored_at == "average"
-        self.seen: Tensor | None  # [rows of the table] int64: how often training met each position
+        self.seen: Tensor | None  # [rows of the table] int64: how often each position was seen in training
         self.register_buffer("seen", torch.zeros(self.last_row + 1, dtype=torch.int64) if averages else None)
 
     def forward(self, codes: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Embedding tables: what they are (`TableSpec`), and how codes become vectors (`Tables`)."""
+"""Embedding tables: their description (`TableSpec`), and the lookup of codes (`Tables`)."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -50,7 +50,7 @@ class TableSpec:
 def table_specs(config: RecapConfig, assets: Assets) -> list[TableSpec]:
     """The tables of a model: those of discrete features, then those of histories, in the order of the configuration.
 
-    A width of 0 leaves a table out. The position has a table of its own (`PositionDebias`).
+    A width of 0 leaves a table out. The position has its own table (`PositionDebias`).
     """
     features, widths = config.features, config.model.widths
     if config.model.position_debias is not None:
