@@ -1,4 +1,7 @@
-"""Memory that is used again: what the system takes to give new pages is more than it takes to fill them."""
+"""Reuses the memory of large arrays: page faults in new memory cost more than writing the data.
+
+Off: `RECAP_PLAIN=1`; the fallback is `np.empty`.
+"""
 
 from ctypes import c_ubyte
 from typing import Any
@@ -9,30 +12,32 @@ import numpy.typing as npt
 
 from recap.native import plain
 
-_SMALL = 1 << 16
-"""Bytes below which memory comes from where it always does."""
-_MOST = 8
-"""Blocks of one size that wait to be used again."""
-_WAITING: dict[int, list[npt.NDArray[np.uint8]]] = {}
+_MIN_BYTES = 1 << 16
+"""Smaller arrays are not worth reusing."""
+_MAX_FREE = 8
+"""Free blocks of one size that are held for reuse."""
+_FREE: dict[int, list[npt.NDArray[np.uint8]]] = {}
+"""Size in bytes → free blocks. Module state, shared by all threads: `pop` and `append` of a list are atomic, and a
+block is in it only while no array uses it."""
 
 
 def new_array(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-    """An array of whatever was there before; its memory is given back once nothing looks at it any more."""
+    """An uninitialized array. Its memory is reused once the array and all its views are gone."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    if size < _SMALL or plain():
+    if size < _MIN_BYTES or plain():
         return np.empty(shape, dtype)
-    step = 1 << size.bit_length() - 4  # arrays of nearly one size share their blocks
-    room = -(-size // step) * step
-    waiting = _WAITING.setdefault(room, [])
+    step = 1 << size.bit_length() - 4  # arrays of similar size share their blocks
+    block_bytes = -(-size // step) * step
+    free = _FREE.setdefault(block_bytes, [])
     try:
-        block = waiting.pop()
+        block = free.pop()
     except IndexError:
-        block = np.empty(room, np.uint8)
-    owner = (c_ubyte * room).from_buffer(block.data)  # views keep it alive, and it can tell when the last one is gone
-    finalize(owner, _give_back, waiting, block)
+        block = np.empty(block_bytes, np.uint8)
+    owner = (c_ubyte * block_bytes).from_buffer(block.data)  # views keep it alive; it supports weak references
+    finalize(owner, _release, free, block)
     return np.ctypeslib.as_array(owner)[:size].view(dtype).reshape(shape)
 
 
-def _give_back(waiting: list[npt.NDArray[np.uint8]], block: npt.NDArray[np.uint8]) -> None:
-    if len(waiting) < _MOST:
-        waiting.append(block)
+def _release(free: list[npt.NDArray[np.uint8]], block: npt.NDArray[np.uint8]) -> None:
+    if len(free) < _MAX_FREE:
+        free.append(block)

@@ -1,3 +1,5 @@
+"""The simulated feed: its rates, its truth, its columns, and how it is written."""
+
 import json
 from pathlib import Path
 
@@ -8,7 +10,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from recap.data.simulate import TASKS, simulate
-from recap.data.simulate import writer as writer_module
 from recap.data.simulate.world import BLOCK_MS, START_MS, World
 from recap.errors import InputError
 
@@ -27,7 +28,7 @@ def read(folder: Path, *columns: str) -> pa.Table:
     return pq.read_table(folder, columns=list(columns) or None, partitioning=None)
 
 
-def test_engagements_happen_at_their_rates_from_a_third_to_one_in_two_thousand(feed: Path) -> None:
+def test_engagements_have_their_rates_from_30_percent_to_1_in_2000(feed: Path) -> None:
     rows = read(feed / "train", *TASKS)
     for name, task in TASKS.items():
         assert pc.mean(rows[name]).as_py() == pytest.approx(task.rate, rel=0.25), name
@@ -35,7 +36,7 @@ def test_engagements_happen_at_their_rates_from_a_third_to_one_in_two_thousand(f
     assert min(task.rate for task in TASKS.values()) == 0.0005
 
 
-def test_the_truth_stands_row_for_row_beside_the_data_and_is_calibrated(feed: Path) -> None:
+def test_the_truth_matches_the_data_row_by_row_and_is_calibrated(feed: Path) -> None:
     for split in ("train", "validation"):
         names = sorted(file.name for file in (feed / split).iterdir())
         assert names == sorted(file.name for file in (feed / "truth" / split).iterdir())
@@ -49,27 +50,27 @@ def test_the_truth_stands_row_for_row_beside_the_data_and_is_calibrated(feed: Pa
             assert abs(label[part].mean() - expected) < 5 * error + 1e-4, task
 
 
-def test_the_truth_reaches_what_is_written_of_it(feed: Path) -> None:
+def test_the_stored_metrics_of_the_truth_are_correct(feed: Path) -> None:
     from sklearn.metrics import log_loss, roc_auc_score
 
-    reached = json.loads((feed / "truth.json").read_text())["validation"]
+    stored = json.loads((feed / "truth.json").read_text())["validation"]
     rows, truth = read(feed / "validation", *TASKS), read(feed / "truth" / "validation")
     for task in TASKS:
         label, probability = rows[task].to_numpy(), truth[task].to_numpy()
-        assert reached[task]["positives"] == label.sum()
-        assert reached[task]["log_loss"] == pytest.approx(log_loss(label, probability), rel=1e-6)
-        assert reached[task]["auc"] == pytest.approx(roc_auc_score(label, probability), abs=1e-4)
-        assert 0.75 < reached[task]["auc"] < 0.92, task
+        assert stored[task]["positives"] == label.sum()
+        assert stored[task]["log_loss"] == pytest.approx(log_loss(label, probability), rel=1e-6)
+        assert stored[task]["auc"] == pytest.approx(roc_auc_score(label, probability), abs=1e-4)
+        assert 0.75 < stored[task]["auc"] < 0.92, task
 
 
-def test_engagements_come_together_beyond_what_the_columns_explain(feed: Path) -> None:
+def test_engagements_are_correlated_beyond_what_columns_explain(feed: Path) -> None:
     rows, truth = read(feed / "train", *TASKS), read(feed / "truth" / "train")
     clicked, favorited = ("is_clicked", "is_favorited")
     surprise = [rows[task].to_numpy() - truth[task].to_numpy() for task in (clicked, favorited)]
     assert np.corrcoef(*surprise)[0, 1] > 0.02
 
 
-def test_validation_is_later_than_training_and_positions_count_within_a_request(feed: Path) -> None:
+def test_validation_follows_training_and_positions_count_in_a_request(feed: Path) -> None:
     train, validation = (read(feed / split, "served_at_ms", "user_id", "position") for split in ("train", "validation"))
     assert pc.max(train["served_at_ms"]).as_py() < pc.min(validation["served_at_ms"]).as_py()
     position, user = train["position"].to_numpy(), train["user_id"].to_numpy()
@@ -79,13 +80,13 @@ def test_validation_is_later_than_training_and_positions_count_within_a_request(
     assert position.max() < 20
 
 
-def test_later_positions_are_engaged_with_less(feed: Path) -> None:
+def test_later_positions_have_fewer_engagements(feed: Path) -> None:
     rows = read(feed / "train", "position", "is_clicked")
     position, clicked = rows["position"].to_numpy(), rows["is_clicked"].to_numpy()
     assert clicked[position == 0].mean() > 1.5 * clicked[position == 12].mean()
 
 
-def test_columns_are_of_every_kind(feed: Path) -> None:
+def test_columns_have_every_kind(feed: Path) -> None:
     rows = read(feed / "train")
     values = rows["post_views"].to_numpy()
     assert np.log10(values.max() / np.median(values)) > 3
@@ -97,7 +98,7 @@ def test_columns_are_of_every_kind(feed: Path) -> None:
     assert set(rows["language"].unique().to_pylist()) == known
 
 
-def test_delays_are_there_exactly_where_engagements_are(feed: Path) -> None:
+def test_delays_exist_exactly_for_engagements(feed: Path) -> None:
     rows = read(feed / "train")
     for task in TASKS:
         engaged = rows[task].to_numpy() == 1
@@ -107,7 +108,7 @@ def test_delays_are_there_exactly_where_engagements_are(feed: Path) -> None:
         assert (delay >= 0).all()
 
 
-def test_no_column_knows_of_the_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_column_depends_on_the_labels(monkeypatch: pytest.MonkeyPatch) -> None:
     from recap.data.simulate import world
 
     before = World(0, 8).block(0, 3, START_MS, rows=2000)
@@ -126,13 +127,13 @@ def test_no_column_knows_of_the_labels(monkeypatch: pytest.MonkeyPatch) -> None:
     assert before.truth.equals(after.truth)
 
 
-def test_a_block_made_alone_is_that_of_the_stream(feed: Path) -> None:
-    whole = pq.ParquetFile(feed / "train" / "part-00001.parquet").read_row_group(1)
+def test_a_block_generated_alone_equals_that_of_the_feed(feed: Path) -> None:
+    stored = pq.ParquetFile(feed / "train" / "part-00001.parquet").read_row_group(1)
     alone = World(0, 8).block(0, 5, START_MS + 5 * BLOCK_MS)
-    assert alone.rows.equals(whole)
+    assert alone.rows.equals(stored)
 
 
-def test_the_seed_fixes_every_value(tmp_path: Path) -> None:
+def test_the_seed_determines_every_value(tmp_path: Path) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         simulate(tmp_path / name, rows=500, validation_rows=100, seed=seed, embedding_size=8)
     a, b, c = (read(tmp_path / name / "train") for name in "abc")
@@ -140,21 +141,21 @@ def test_the_seed_fixes_every_value(tmp_path: Path) -> None:
     assert not a.equals(c)
 
 
-def test_down_sampling_keeps_positives_and_the_stated_share_of_negatives(feed: Path, tmp_path: Path) -> None:
+def test_down_sampling_keeps_positives_and_a_share_of_negatives(feed: Path, tmp_path: Path) -> None:
     simulate(tmp_path, rows=200_000, validation_rows=40_000, embedding_size=8, downsample={"is_reported": 0.1})
-    whole, sampled = read(feed / "train", "is_reported"), read(tmp_path / "train", "is_reported")
-    positives = pc.sum(whole["is_reported"]).as_py()
+    complete, sampled = read(feed / "train", "is_reported"), read(tmp_path / "train", "is_reported")
+    positives = pc.sum(complete["is_reported"]).as_py()
     assert pc.sum(sampled["is_reported"]).as_py() == positives
-    assert sampled.num_rows - positives == pytest.approx(0.1 * (whole.num_rows - positives), rel=0.05)
+    assert sampled.num_rows - positives == pytest.approx(0.1 * (complete.num_rows - positives), rel=0.05)
     assert read(tmp_path / "truth" / "train").num_rows == sampled.num_rows
     assert read(tmp_path / "validation").equals(read(feed / "validation"))
 
 
-def test_a_ranked_world_shows_the_popular_first_and_changes_nothing_else() -> None:
+def test_a_ranked_world_changes_only_the_order_shown() -> None:
     plain, ranked = (World(0, 8, ranked=ranked).block(0, 0, 0, rows=500).rows for ranked in (False, True))
     others = [name for name in plain.column_names if name not in ("position", *TASKS, *(f"{t}_at_ms" for t in TASKS))]
     assert ranked.select(others).equals(plain.select(others))
-    request = np.cumsum(plain["position"].to_numpy() == 0)  # whose rows stand together
+    request = np.cumsum(plain["position"].to_numpy() == 0)  # rows of a request are consecutive
     views, position = ranked["post_views"].to_numpy(), ranked["position"].to_numpy()
     for number in range(1, request[-1] + 1):
         order = position[request == number].argsort()
@@ -162,7 +163,7 @@ def test_a_ranked_world_shows_the_popular_first_and_changes_nothing_else() -> No
         assert (np.diff(views[request == number][order]) <= 0).all()
 
 
-def test_the_same_feed_is_kept_and_another_one_is_not_overwritten_unasked(tmp_path: Path) -> None:
+def test_the_same_feed_is_kept_and_another_is_overwritten_only_on_request(tmp_path: Path) -> None:
     sizes = {"rows": 500, "validation_rows": 100, "embedding_size": 8}
     assert simulate(tmp_path, **sizes)  # type: ignore[arg-type]
     assert not simulate(tmp_path, **sizes)  # type: ignore[arg-type]
@@ -171,22 +172,21 @@ def test_the_same_feed_is_kept_and_another_one_is_not_overwritten_unasked(tmp_pa
     assert simulate(tmp_path, **sizes, seed=1, overwrite=True)  # type: ignore[arg-type]
 
 
-def test_a_folder_of_other_things_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(InputError, match=r"holds other files \(thesis.txt"):
         simulate(tmp_path, rows=500, validation_rows=100)
 
 
-def test_an_interrupted_write_leaves_no_half_file_and_is_made_good(
+def test_an_interrupted_write_leaves_no_file_and_can_be_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(tables: list[pa.Table], path: Path) -> None:
-        path.write_bytes(b"half")
+    def fail(writer: pq.ParquetWriter, table: pa.Table) -> None:
         raise KeyboardInterrupt
 
     sizes = {"rows": 500, "validation_rows": 100, "embedding_size": 8}
     with monkeypatch.context() as patched:
-        patched.setattr(writer_module, "_write_tables", fail)
+        patched.setattr(pq.ParquetWriter, "write_table", fail)
         with pytest.raises(KeyboardInterrupt):
             simulate(tmp_path, **sizes)  # type: ignore[arg-type]
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
@@ -202,6 +202,6 @@ def test_an_interrupted_write_leaves_no_half_file_and_is_made_good(
         ({"downsample": {"is_reported": 0.0}}, r"the rate of is_reported must be in \(0, 1\]"),
     ],
 )
-def test_arguments_that_cannot_be_are_refused(tmp_path: Path, arguments: dict[str, object], message: str) -> None:
+def test_invalid_arguments_are_refused(tmp_path: Path, arguments: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         simulate(tmp_path, **arguments)  # type: ignore[arg-type]

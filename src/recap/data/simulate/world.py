@@ -1,7 +1,7 @@
 """The simulated world: who sees what, and how likely each engagement is.
 
-A block of rows is a pure function of (seed, split, number), so a feed of any size streams, and any block can be made
-alone. Labels are drawn from probabilities that are functions of the columns alone: nobody can predict them better.
+A block of rows is a pure function of (seed, split, number), so a feed of any size can be streamed, and any block can be
+generated alone. Labels are drawn from probabilities that depend on the columns only: no model can predict them better.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ LANGUAGES = ("ar", "de", "en", "es", "fr", "hi", "id", "ja", "ko", "pt", "th", "
 
 @dataclass(frozen=True)
 class Task:
-    """An engagement: how often it happens, what drives it, and how long after the impression it comes."""
+    """An engagement: its mean rate, the weights of its drivers, and its mean delay after the impression."""
 
     rate: float
     drivers: dict[str, float]
@@ -53,12 +53,12 @@ TASKS = {
     "is_reported": Task(0.0005, {"affinity": -0.7, "network": -0.8, "toxic": 1.3}, 3600),
 }
 SHARED_MOOD = 0.3
-"""Share of labels drawn with the row's common random number: engagements come together beyond what columns explain."""
+"""Share of labels drawn with one random number per row: engagements are correlated beyond what the columns explain."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """Rows of the feed, and the probability each label was drawn with."""
+    """Rows of the feed, and the true probability of each label."""
 
     rows: pa.Table
     truth: pa.Table
@@ -68,10 +68,10 @@ class World:
     """Users, authors and topics, drawn from the seed."""
 
     def __init__(self, seed: int, embedding_size: int, *, ranked: bool = False) -> None:
-        """`embedding_size` ≥ 8: width of the vectors that carry the interests.
+        """`embedding_size` ≥ 8: width of the interest vectors.
 
-        `ranked`: candidates were shown by what is popular, the most popular first, instead of in any order; a model
-        that does not know the position then takes its effect for that of being popular. Nothing else changes.
+        `ranked`: candidates are shown in order of popularity instead of in random order, so that a model without the
+        position attributes its effect to popularity. Nothing else changes.
         """
         self.seed, self.embedding_size, self.ranked = seed, embedding_size, ranked
         random = np.random.default_rng([seed, 0])
@@ -92,27 +92,27 @@ class World:
         self.user_activity = random.normal(size=USERS)
         self.user_is_new = random.random(USERS) < 0.1
         self.user_is_verified = random.random(USERS) < 0.05
-        shown = np.argsort(random.random(USERS))  # activity decides how often a user comes
-        weights = np.exp(0.7 * self.user_activity)
+        shuffled = np.argsort(random.random(USERS))
+        weights = np.exp(0.7 * self.user_activity)  # active users appear more often
         self.user_share = np.cumsum(weights / weights.sum())
-        self.user_ids = 10_000_000 + shown.astype(np.int64)
+        self.user_ids = 10_000_000 + shuffled.astype(np.int64)
         self.intercepts = dict.fromkeys(TASKS, 0.0)
         sample = self._drivers(self._candidates(np.random.default_rng([seed, 1]), 0, 4 * BLOCK_ROWS))
         self.intercepts = {name: _intercept(_effect(task, sample), task.rate) for name, task in TASKS.items()}
 
     def block(self, split: int, number: int, start_ms: int, rows: int = BLOCK_ROWS) -> Block:
-        """Block `number` of `split` (0 train, 1 validation), whose time begins at `start_ms`."""
+        """Block `number` of `split` (0 train, 1 validation), starting at `start_ms`."""
         random = np.random.default_rng([self.seed, 2, split, number])
         seen = self._candidates(random, start_ms, rows)
         drivers = self._drivers(seen)
         truth = {name: _sigmoid(self.intercepts[name] + _effect(task, drivers)) for name, task in TASKS.items()}
         columns = self._columns(random, seen)
-        # All columns are drawn before any label, so labels can leave no trace in them.
+        # All columns are drawn before any label, so that they cannot depend on labels.
         columns |= _labels(random, truth, seen["impressed_at_ms"])
         return Block(pa.table(columns), pa.table(truth))
 
     def _candidates(self, random: np.random.Generator, start_ms: int, rows: int) -> dict[str, npt.NDArray[Any]]:
-        """What happens: requests of users, each with 10 to 20 candidates in the order they were shown."""
+        """Requests of users, each with 10 to 20 candidates in the order shown."""
         sizes = random.integers(10, POSITIONS + 1, rows // 10 + 1)
         request = np.repeat(np.arange(len(sizes)), sizes)[:rows]
         position = np.arange(rows) - np.r_[0, np.cumsum(sizes)][request]
@@ -138,7 +138,7 @@ class World:
         return seen
 
     def _drivers(self, seen: dict[str, npt.NDArray[Any]]) -> dict[str, Floats]:
-        """What engagement depends on: functions of the columns, each of about unit size."""
+        """The drivers of engagement: functions of the columns, each of about unit scale."""
         user, author = seen["user"], seen["author"]
         network = np.where(seen["network"], 1.0, -1.0)
         affinity = np.sqrt(INTERESTS) * (self.user_interest[user] * self.author_interest[author]).sum(axis=1)
@@ -159,7 +159,7 @@ class World:
         }
 
     def _columns(self, random: np.random.Generator, seen: dict[str, npt.NDArray[Any]]) -> dict[str, pa.Array]:
-        """The columns of the feed but its labels; nothing here depends on what was engaged with."""
+        """The columns of the feed except its labels; none depends on the engagements."""
         user, author = seen["user"], seen["author"]
         rows = len(user)
         noise = random.normal(size=(3, rows))
@@ -209,7 +209,7 @@ class World:
 def _labels(
     random: np.random.Generator, truth: dict[str, Floats], impressed: npt.NDArray[np.int64]
 ) -> dict[str, pa.Array]:
-    """A 0/1 column for each task, and when the engagement came (null where it did not)."""
+    """A 0/1 column for each task, and the time of the engagement (null without one)."""
     mood = random.random(len(impressed))
     columns: dict[str, pa.Array] = {}
     for name, task in TASKS.items():
@@ -227,7 +227,7 @@ def _effect(task: Task, drivers: dict[str, Floats]) -> Floats:
 
 
 def _intercept(effects: Floats, rate: float) -> float:
-    """What, added to the effects, makes the mean probability the rate (by bisection)."""
+    """The intercept at which the mean probability is `rate`, by bisection."""
     low, high = -30.0, 30.0
     for _ in range(60):
         middle = (low + high) / 2

@@ -1,9 +1,8 @@
-"""The simulated feed on disk: train, validation, vocabulary, and the truth beside them."""
+"""Writes the simulated feed: train and validation data, the vocabulary, and the true probabilities."""
 
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ import pyarrow.parquet as pq
 
 from recap.data.simulate.world import BLOCK_MS, BLOCK_ROWS, LANGUAGES, START_MS, TASKS, World
 from recap.errors import InputError
+from recap.storage import atomic_write
 
 BLOCKS_PER_FILE = 4
 TRUTH = "truth.json"
@@ -29,12 +29,12 @@ def simulate(
     overwrite: bool = False,
     progress: Callable[[int], None] = lambda rows: None,
 ) -> bool:
-    """Write a feed into `output`; False if the same feed is there already.
+    """Write a feed into `output`; False if `output` holds the same feed already.
 
-    `train/` and `validation/` hold Parquet, `languages.parquet` the vocabulary, `truth/` for each data file the
-    probability of each label, row for row, and `truth.json`, written last, what these reach on the validation rows.
-    `downsample` {task: rate} keeps each negative of the task in `train/` with that probability. Memory does not grow
-    with `rows`. Raises InputError for an unusable argument, and for another feed in the way unless `overwrite`.
+    `train/` and `validation/` hold Parquet, `languages.parquet` the vocabulary, `truth/` the probability of each label
+    for each row of the data files, and `truth.json`, written last, the metrics of these probabilities on the validation
+    rows. `downsample` {task: rate} keeps each negative of the task in `train/` with that probability. Memory does not
+    grow with `rows`. Raises InputError for an invalid argument, and if `output` holds another feed without `overwrite`.
     """
     downsample = dict(downsample or {})
     _check(rows, validation_rows, embedding_size, downsample)
@@ -45,44 +45,45 @@ def simulate(
         "embedding_size": embedding_size,
         "downsample": downsample,
     }
-    if _is_there(output, made_of, overwrite):
+    if _is_complete(output, made_of, overwrite):
         return False
     for name in ("train", "validation", "truth", TRUTH):
         _remove(output / name)
     world = World(seed, embedding_size)
     validation_start = START_MS + -(-rows // BLOCK_ROWS) * BLOCK_MS
     _write_split(world, output, "train", rows, START_MS, downsample, progress)
-    reached = _write_split(world, output, "validation", validation_rows, validation_start, {}, progress)
+    metrics = _write_split(world, output, "validation", validation_rows, validation_start, {}, progress)
     pq.write_table(pa.table({"value": list(LANGUAGES)}), output / "languages.parquet")
-    written = {"made_of": made_of, "validation": reached}
-    _write_whole(output / TRUTH, lambda path: path.write_text(json.dumps(written, indent=1) + "\n"))
+    truth = {"made_of": made_of, "validation": metrics}
+    with atomic_write(output / TRUTH) as temporary:
+        temporary.write_text(json.dumps(truth, indent=1) + "\n")
     return True
 
 
 def _check(rows: int, validation_rows: int, embedding_size: int, downsample: Mapping[str, float]) -> None:
     if rows < 1 or validation_rows < 1:
-        raise InputError(f"rows: at least 1 is needed for train and validation, found {rows} and {validation_rows}")
+        raise InputError(f"rows: at least 1 is needed for train and for validation, found {rows} and {validation_rows}")
     if embedding_size < 8:
         raise InputError(f"embedding size: at least 8 is needed, found {embedding_size}")
     for task, rate in downsample.items():
         if task not in TASKS:
-            raise InputError(f"downsample: {task!r} is no task of the simulated feed. Known: {', '.join(TASKS)}")
+            raise InputError(f"downsample: unknown task {task!r}. Known: {', '.join(TASKS)}")
         if not 0 < rate <= 1:
             raise InputError(f"downsample: the rate of {task} must be in (0, 1], found {rate:g}")
 
 
-def _is_there(output: Path, made_of: dict[str, object], overwrite: bool) -> bool:
-    """Whether `output` holds this very feed. Raises InputError where it holds something else."""
+def _is_complete(output: Path, made_of: dict[str, object], overwrite: bool) -> bool:
+    """Whether `output` holds the complete feed of these arguments. Raises InputError if it holds anything else."""
     truth = output / TRUTH
     if truth.exists() and not overwrite:
-        found = json.loads(truth.read_text())["made_of"]
-        if found == made_of:
+        present = json.loads(truth.read_text())["made_of"]
+        if present == made_of:
             return True
-        raise InputError(f"{output}: holds another feed ({found}); add --overwrite, or choose another folder")
-    # An unfinished feed of ours has folders but no truth.json; anything else is not ours to remove.
-    strange = [path.name for path in output.glob("*") if path.name not in ("train", "validation", "truth", TRUTH)]
-    if not truth.exists() and strange and strange != ["languages.parquet"] and not overwrite:
-        raise InputError(f"{output}: holds other files ({strange[0]}, …); choose an empty or a new folder")
+        raise InputError(f"{output}: holds another feed ({present}); add --overwrite, or choose another folder")
+    # An unfinished feed has folders but no truth.json; other files may belong to the user.
+    others = [path.name for path in output.glob("*") if path.name not in ("train", "validation", "truth", TRUTH)]
+    if not truth.exists() and others and others != ["languages.parquet"] and not overwrite:
+        raise InputError(f"{output}: holds other files ({others[0]}, …); choose an empty or a new folder")
     return False
 
 
@@ -95,49 +96,40 @@ def _write_split(
     downsample: Mapping[str, float],
     progress: Callable[[int], None],
 ) -> dict[str, dict[str, float]]:
-    """Write the files of a split and their truth; give what the truth reaches on the rows."""
-    measures = {task: _Reached() for task in TASKS}
+    """Write the files of a split and their true probabilities; return the metrics of these, by task."""
+    metrics = {task: _TruthMetrics() for task in TASKS}
     blocks = -(-rows // BLOCK_ROWS)
     for first in range(0, blocks, BLOCKS_PER_FILE):
         tables = []
         for number in range(first, min(first + BLOCKS_PER_FILE, blocks)):
             size = min(BLOCK_ROWS, rows - number * BLOCK_ROWS)
             block = world.block(["train", "validation"].index(split), number, start_ms + number * BLOCK_MS, size)
-            kept = _sample(block.rows, downsample, np.random.default_rng([world.seed, 3, number]))
-            data, truth = block.rows.filter(kept), block.truth.filter(kept)
-            for task, measure in measures.items():
-                measure.add(truth.column(task).to_numpy(), data.column(task).to_numpy())
+            mask = _sample(block.rows, downsample, np.random.default_rng([world.seed, 3, number]))
+            data, truth = block.rows.filter(mask), block.truth.filter(mask)
+            for task, metric in metrics.items():
+                metric.add(truth.column(task).to_numpy(), data.column(task).to_numpy())
             tables.append((data, truth))
             progress(size)
         name = f"part-{first // BLOCKS_PER_FILE:05d}.parquet"
         for index, folder in enumerate((output / split, output / "truth" / split)):
-            parts = [pair[index] for pair in tables]
-            _write_whole(folder / name, partial(_write_tables, parts))
-    return {task: measure.result() for task, measure in measures.items()}
+            folder.mkdir(parents=True, exist_ok=True)
+            with atomic_write(folder / name) as temporary:
+                _write_tables([pair[index] for pair in tables], temporary)
+    return {task: metric.result() for task, metric in metrics.items()}
 
 
 def _sample(rows: pa.Table, downsample: Mapping[str, float], random: np.random.Generator) -> pa.Array:
-    kept = np.ones(rows.num_rows, bool)
+    """A mask of the rows to write: all positives, and a sample of the negatives."""
+    mask = np.ones(rows.num_rows, bool)
     for task, rate in downsample.items():
-        kept &= (rows.column(task).to_numpy() == 1) | (random.random(rows.num_rows) < rate)
-    return pa.array(kept)
+        mask &= (rows.column(task).to_numpy() == 1) | (random.random(rows.num_rows) < rate)
+    return pa.array(mask)
 
 
 def _write_tables(tables: list[pa.Table], path: Path) -> None:
     with pq.ParquetWriter(path, tables[0].schema, compression="zstd", compression_level=1) as writer:
         for table in tables:
             writer.write_table(table)
-
-
-def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` make a file beside its place, then rename it: whole or absent."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".unfinished")
-    try:
-        write(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _remove(path: Path) -> None:
@@ -147,8 +139,8 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-class _Reached:
-    """Log loss and AUC of probabilities, in memory that does not grow: the best any model can reach."""
+class _TruthMetrics:
+    """Log loss and AUC of the true probabilities, the best any model can reach, in constant memory."""
 
     def __init__(self) -> None:
         self.rows, self.loss = 0, 0.0
@@ -159,16 +151,16 @@ class _Reached:
         truth: "np.ndarray[tuple[int], np.dtype[np.float64]]",
         labels: "np.ndarray[tuple[int], np.dtype[np.int8]]",
     ) -> None:
-        """Take in rows: probabilities and 0/1 labels, [B] each."""
+        """Add rows: probabilities and 0/1 labels, [B] each."""
         self.rows += len(truth)
         self.loss -= float(np.log(np.where(labels == 1, truth, 1 - truth)).sum())
         logits = np.log(truth) - np.log1p(-truth)
-        place = ((logits.clip(-16, 16) + 16) / 32 * (_BINS - 1)).astype(np.int64)
+        bins = ((logits.clip(-16, 16) + 16) / 32 * (_BINS - 1)).astype(np.int64)
         for label in (0, 1):
-            self.bins[label] += np.bincount(place[labels == label], minlength=_BINS)
+            self.bins[label] += np.bincount(bins[labels == label], minlength=_BINS)
 
     def result(self) -> dict[str, float]:
-        """`positives`, `rate`, `log_loss` and `auc` (NaN is written as 0.5 where a class is missing)."""
+        """`positives`, `rate`, `log_loss` and `auc` (0.5 if a class is missing)."""
         negatives, positives = self.bins
         pairs = negatives.sum() * positives.sum()
         below = np.cumsum(negatives) - negatives
