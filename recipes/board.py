@@ -2,7 +2,7 @@
 
 python recipes/board.py BOARD.yaml
 
-Runs that are finished are not trained again, so a board that was stopped, or got another row, goes on where it is.
+Finished runs are not trained again, so a board that was stopped, or got another row, continues where it was.
 """
 
 import json
@@ -26,6 +26,7 @@ from recap.evaluation.result import EvaluationReport
 from recap.evaluation.run import evaluate_run
 from recap.reporting import Reporter
 from recap.runs import BEST, Run
+from recap.text import suggest
 from recap.training.trainer import train
 
 
@@ -33,32 +34,32 @@ class Row(BaseConfig):
     """One configuration of the board."""
 
     config: Name
-    """Its file, relative to the board's."""
+    """Configuration file, relative to the board file."""
     set_files: list[Name] = []
-    """Parts to lay over it, as by --set-file, relative to the board's."""
+    """Files merged over it, as with --set-file, relative to the board file."""
     overrides: list[Name] = []
     """`section.key=value`, as on the command line."""
 
 
 class Board(BaseConfig):
-    """What a board file says."""
+    """The content of a board file."""
 
     runs: Name
-    """The folder of the runs, relative to where the command is given; each is called ROW-SEED."""
+    """Folder of the runs, relative to the working directory; each is called ROW-SEED."""
     seeds: Annotated[list[NonNegativeInt], Field(min_length=1)] = [0, 1, 2]
     """The values of training.seed."""
     split: Name = "validation"
-    """The validation set that is shown."""
+    """The validation set to show."""
     metric: WatchedMetric = "auc"
-    """What is shown of each task."""
+    """The metric to show."""
     tasks: Annotated[list[Name], Field(min_length=1)]
-    """The tasks that are shown, and whose mean is."""
+    """The tasks to show; their mean is shown too."""
     best: bool = False
-    """Whether the best checkpoint of a watched metric is shown, rather than the last."""
+    """Show the best checkpoint of a watched metric instead of the latest."""
     rows: Annotated[dict[Name, Row], Field(min_length=1)]
-    """The configurations, by what they are called in the table."""
+    """The configurations, by their names in the table."""
     floors: dict[Name, list[float]] = {}
-    """Lines of known values to compare with: what they are called, and a value a task."""
+    """Known values to compare with: a name, and a value for each task."""
 
 
 def read_board(file: Path) -> Board:
@@ -72,46 +73,50 @@ def read_board(file: Path) -> Board:
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read ({error.strerror})") from None
     except ValidationError as error:
-        lines = [f"{file}: {'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
+        lines = [f"{file}: {'.'.join(map(str, detail['loc']))}: {detail['msg']}" for detail in error.errors()]
         raise ConfigError("\n".join(lines)) from None
     for name, values in board.floors.items():
         if len(values) != len(board.tasks):
-            raise ConfigError(f"{file}: floors.{name}: {len(board.tasks)} tasks need as many values")
+            raise ConfigError(
+                f"{file}: floors.{name}: expected {len(board.tasks)} values, one for each task; found {len(values)}"
+            )
     return board
 
 
 def make_board(file: Path, reporter: Reporter) -> str:
-    """Do what is left of the board in `file`, and give its table, which is written beside the runs too."""
+    """Train and evaluate the runs of a board that are not finished; return its table, also written beside the runs."""
     board = read_board(file)
     runs = Path(board.runs)
     plan = [(name, seed, _config(board, file.parent, name, seed)) for name in board.rows for seed in board.seeds]
-    found: dict[str, list[list[float]]] = {name: [] for name in board.rows}
-    text = table(board, found)
+    results: dict[str, list[list[float]]] = {name: [] for name in board.rows}
+    text = table(board, results)
     for name, seed, config in plan:
         reporter.say(f"{name}, seed {seed}")
         train(config, reporter)
-        found[name].append(_values(board, config, reporter.say))
-        text = table(board, found)
+        results[name].append(_values(board, config, reporter.say))
+        text = table(board, results)
         (runs / "board.md").write_text(text + "\n")
     return text
 
 
 def _config(board: Board, folder: Path, name: str, seed: int) -> RecapConfig:
-    """All are read before the first is trained, so that mistakes answer at once."""
+    """The configuration of one run. All are read before the first is trained, so that mistakes answer at once."""
     row = board.rows[name]
     run = Path(board.runs) / f"{name.replace(' ', '_').replace('/', '_')}-{seed}"
     overrides = [*row.overrides, f"training.seed={seed}", f"training.save_dir={json.dumps(str(run))}"]
     config = load_config(folder / row.config, overrides, [str(folder / part) for part in row.set_files])
     missing = [task for task in board.tasks if task not in config.tasks]
     if missing:
-        raise ConfigError(f"rows.{name}: has no task {missing[0]!r}; its tasks are {', '.join(config.tasks)}")
+        raise ConfigError(f"rows.{name}: unknown task {missing[0]!r}. {suggest(missing[0], config.tasks)}")
     if board.split not in config.validation_data:
-        raise ConfigError(f"rows.{name}: has no validation set {board.split!r}")
+        raise ConfigError(
+            f"rows.{name}: unknown split {board.split!r}. {suggest(board.split, list(config.validation_data))}"
+        )
     return config
 
 
 def _values(board: Board, config: RecapConfig, say: Callable[[str], None]) -> list[float]:
-    """The metric of each shown task, from evaluation.json where that is of this checkpoint."""
+    """The metric of each shown task, from evaluation.json if that is of this checkpoint."""
     run = Run(Path(config.training.save_dir))
     folder = run.checkpoint(BEST if board.best else None)
     report = _written(run)
@@ -127,13 +132,13 @@ def _written(run: Run) -> EvaluationReport | None:
     return None
 
 
-def table(board: Board, found: dict[str, list[list[float]]]) -> str:
-    """A row a configuration that has a run: mean ± standard deviation over seeds, of each task and of their mean."""
+def table(board: Board, results: dict[str, list[list[float]]]) -> str:
+    """One row per configuration with runs: mean ± standard deviation over seeds, for each task and for their mean."""
     names = [*board.tasks, "mean"] if len(board.tasks) > 1 else board.tasks
     lines = [f"| {SPECS[board.metric].title} | seeds | {' | '.join(names)} |", "|---|" + "---|" * (len(names) + 1)]
     for name, values in board.floors.items():
         lines.append(_line(name, "", [f"{value:.4f}" for value in _with_mean(values)]))
-    for name, runs in found.items():
+    for name, runs in results.items():
         if runs:
             columns = zip(*map(_with_mean, runs), strict=True)
             cells = [f"{mean(values):.4f} ± {pstdev(values):.4f}" for values in columns]
@@ -150,7 +155,7 @@ def _line(name: str, seeds: str, cells: Sequence[str]) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The command; its exit code."""
+    """Run the command and return its exit code."""
     from recap.cli.console import Console
 
     if len(arguments) != 1:

@@ -1,4 +1,4 @@
-"""A public CTR benchmark in the layout of its split files → Parquet, and the part of a configuration that reads it.
+"""The split files of a public CTR benchmark → Parquet, and the part of a configuration that reads them.
 
 CSV files with a header: a label of 0 or 1, then columns of codes or strings, which become integer codes by the training
 file's vocabulary, and columns of decimal numbers, which stay numbers. Files are read in blocks, whatever their size.
@@ -19,19 +19,20 @@ import pyarrow.parquet as pq
 from recap.config.file.yaml import render
 from recap.data.tools.vocabulary import write_table
 from recap.errors import DataError, InputError, RecapError
+from recap.storage import atomic_write
 from recap.text import suggest
 
 TASK = "label"
-"""What the label is called in the prepared files, whatever it was called before."""
+"""The name of the label in the prepared files."""
 BLOCK_BYTES = 32 << 20
 ROW_GROUP_ROWS = 32_768
 EPOCHS = 100
-"""The most; a run ends when its validation AUC stands still."""
+"""The maximum; a run ends when its validation AUC stops improving."""
 
 
 @dataclass(frozen=True)
 class Columns:
-    """What the columns of the training file are."""
+    """The columns of the training file, by role."""
 
     label: str
     categorical: list[str]
@@ -39,21 +40,25 @@ class Columns:
 
     @property
     def types(self) -> dict[str, pa.DataType]:
-        """What each is read as: codes as the text they are, so that 007 stays apart from 7."""
+        """Column → the type it is read as; codes are read as text, so that 007 and 7 differ."""
         numbers = dict.fromkeys([self.label, *self.numeric], pa.float64())
         return numbers | dict.fromkeys(self.categorical, pa.string())
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Prepare a data set; a second run replaces what it made."""
+    """Prepare a data set; a second run replaces its output."""
     parser = argparse.ArgumentParser(description=__doc__)
     for split in ("train", "valid", "test"):
         parser.add_argument(f"--{split}", type=Path, required=True, metavar="CSV")
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER")
-    parser.add_argument("--label", help="column of the label; none given: the first")
-    parser.add_argument("--numeric", nargs="*", default=[], metavar="COLUMN", help="numbers that look like codes")
-    parser.add_argument("--min-count", type=int, default=1, help="rows a code must stand in to be known (1)")
-    parser.add_argument("--batch-size", type=int, default=4096, help="rows of a step (4096); says how long an epoch is")
+    parser.add_argument("--label", help="column of the label; default: the first")
+    parser.add_argument(
+        "--numeric", nargs="*", default=[], metavar="COLUMN", help="columns of numbers that look like codes"
+    )
+    parser.add_argument("--min-count", type=int, default=1, help="rows a code must occur in to be known (1)")
+    parser.add_argument(
+        "--batch-size", type=int, default=4096, help="rows of a step (4096); sets the length of an epoch"
+    )
     options = parser.parse_args(arguments)
     files = {"train": options.train, "validation": options.valid, "test": options.test}
     rows = prepare(files, options.output, options.label, options.numeric, options.min_count, options.batch_size)
@@ -69,9 +74,9 @@ def prepare(
     min_count: int = 1,
     batch_size: int = 4096,
 ) -> dict[str, int]:
-    """Write `SPLIT.parquet` of each file, the vocabularies of `train`, `data.yaml` and `test.yaml`; split → rows.
+    """Write `SPLIT.parquet` for each file, the vocabularies of `train`, `data.yaml` and `test.yaml`; split → rows.
 
-    Raises InputError for an option, DataError for a file, that cannot be.
+    Raises InputError for an invalid option, DataError for an invalid file.
     """
     if min(min_count, batch_size) < 1:
         raise InputError("--min-count and --batch-size must be at least 1")
@@ -114,7 +119,7 @@ def _columns(file: Path, label: str | None, numeric: Sequence[str]) -> Columns:
             raise InputError(f"{file}: has no column {name!r}. {suggest(name, schema.names)}")
     twice = [name for name, count in Counter(schema.names).items() if count > 1]
     if twice:
-        raise DataError(f"{file}: column {twice[0]!r} stands there twice")
+        raise DataError(f"{file}: column {twice[0]!r} appears twice; rename one")
     features = [field for field in schema if field.name != label]
     if TASK in (field.name for field in features):
         raise DataError(f"{file}: column {TASK!r} would be a feature; give --label {TASK}")
@@ -123,7 +128,7 @@ def _columns(file: Path, label: str | None, numeric: Sequence[str]) -> Columns:
 
 
 def _blocks(file: Path, columns: Columns) -> Iterator[pa.RecordBatch]:
-    """The file block by block, its columns as `columns` has them."""
+    """The file block by block, with the columns and types of `columns`."""
     options = pyarrow.csv.ConvertOptions(
         column_types=columns.types, include_columns=list(columns.types), null_values=[""], strings_can_be_null=True
     )
@@ -137,53 +142,52 @@ def _blocks(file: Path, columns: Columns) -> Iterator[pa.RecordBatch]:
 
 
 def _vocabularies(file: Path, columns: Columns, min_count: int) -> dict[str, pa.Table]:
-    """Of each categorical column, its values that stand in `min_count` rows or more, the most frequent first."""
+    """Categorical column → its values that occur in at least `min_count` rows, the most frequent first."""
     counts: dict[str, Counter[str]] = {name: Counter() for name in columns.categorical}
     for block in _blocks(file, columns):
         for name, counter in counts.items():
-            found = pc.value_counts(block[name].drop_null())
-            counter.update(dict(zip(found.field("values").to_pylist(), found.field("counts").to_pylist(), strict=True)))
+            block_counts = pc.value_counts(block[name].drop_null())
+            values, times = (block_counts.field(field).to_pylist() for field in ("values", "counts"))
+            counter.update(dict(zip(values, times, strict=True)))
     vocabularies = {}
     for name, counter in counts.items():
-        kept = sorted((-count, value) for value, count in counter.items() if count >= min_count)
-        values, times = [value for _, value in kept], [-count for count, _ in kept]
+        frequent = sorted((-count, value) for value, count in counter.items() if count >= min_count)
+        values, times = [value for _, value in frequent], [-count for count, _ in frequent]
         vocabularies[name] = pa.table({"value": pa.array(values, pa.string()), "count": pa.array(times, pa.int64())})
     return vocabularies
 
 
 def _encode(file: Path, columns: Columns, known: Mapping[str, pa.Array], output: Path) -> int:
-    """Write the rows of a file, codes null where the training file does not know them; how many there are."""
+    """Write the rows of a file, with null for codes that the training file lacks; return the number of rows."""
     fields = [(TASK, pa.int8()), *((name, pa.float32()) for name in columns.numeric)]
     schema = pa.schema([*fields, *((name, pa.int32()) for name in columns.categorical)])
-    temporary, rows = output.with_name(output.name + ".unfinished"), 0
+    rows = 0
     try:
-        with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-            for block in _blocks(file, columns):
-                encoded = [_labels(block[columns.label], file, rows)]
-                encoded += [block[name].cast(pa.float32(), safe=False) for name in columns.numeric]
-                encoded += [pc.index_in(block[name], value_set=known[name]) for name in columns.categorical]
-                writer.write_table(pa.Table.from_arrays(encoded, schema=schema), row_group_size=ROW_GROUP_ROWS)
-                rows += block.num_rows
-        if not rows:
-            raise DataError(f"{file}: holds no row")
-        temporary.replace(output)
+        with atomic_write(output) as temporary:
+            with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+                for block in _blocks(file, columns):
+                    encoded = [_labels(block[columns.label], file, rows)]
+                    encoded += [block[name].cast(pa.float32(), safe=False) for name in columns.numeric]
+                    encoded += [pc.index_in(block[name], value_set=known[name]) for name in columns.categorical]
+                    writer.write_table(pa.Table.from_arrays(encoded, schema=schema), row_group_size=ROW_GROUP_ROWS)
+                    rows += block.num_rows
+            if not rows:
+                raise DataError(f"{file}: has no rows")
     except OSError as error:
         raise InputError(f"{output}: cannot be written ({error.strerror})") from None
-    finally:
-        temporary.unlink(missing_ok=True)
     return rows
 
 
 def _labels(values: pa.Array, file: Path, before: int) -> pa.Array:
-    good = pc.fill_null(pc.is_in(values, value_set=pa.array([0.0, 1.0])), False)
-    if not pc.all(good, min_count=0).as_py():
-        row = pc.index(good, False).as_py()
-        raise DataError(f"{file}: row {before + row}: a label is 0 or 1, found {values[row].as_py()}")
+    valid = pc.fill_null(pc.is_in(values, value_set=pa.array([0.0, 1.0])), False)
+    if not pc.all(valid, min_count=0).as_py():
+        row = pc.index(valid, False).as_py()
+        raise DataError(f"{file}: row {before + row}: expected a label of 0 or 1, found {values[row].as_py()}")
     return values.cast(pa.int8())
 
 
 def _data(columns: Columns, sizes: Mapping[str, int], output: Path, rows: int, batch_size: int) -> dict[str, object]:
-    """What a configuration says of this data set: evaluated, logged and saved once an epoch."""
+    """The part of a configuration for this data set; it evaluates, logs and saves once per epoch."""
     epoch = -(-rows // batch_size)
     features: dict[str, object] = {"continuous": columns.numeric} if columns.numeric else {}
     features |= {"discrete": {name: {"size": size} for name, size in sizes.items()}} if sizes else {}
@@ -198,7 +202,7 @@ def _data(columns: Columns, sizes: Mapping[str, int], output: Path, rows: int, b
 
 
 def _write_part(path: Path, part: Mapping[str, object]) -> None:
-    path.write_text(f"# Made by recipes/bars/prepare.py, to be laid over a model: --set-file {path}\n{render(part)}")
+    path.write_text(f"# Made by recipes/bars/prepare.py, to merge over a model: --set-file {path}\n{render(part)}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Census-Income (KDD) → Parquet and vocabularies, as `income.yaml` and `college.yaml` read them.
 
-Categories stay strings, amounts are written as they are and in buckets, and a year is counted from the first one. Which
-columns may be features depends on the tasks, so the configurations say it; the survey's weight is written for neither.
+Categories stay strings, amounts are written unchanged and in buckets, and years are counted from the first one. The
+configurations list the features, which depend on their tasks. The survey's weight is left out.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from recap.data.tools.vocabulary import write_table
 from recap.errors import DataError, InputError, RecapError
+from recap.storage import atomic_write
 
 LABELS = ("label_income", "label_never_married", "label_college")
 AMOUNTS = ("wage_per_hour", "capital_gains", "capital_losses", "stock_dividends")
@@ -54,7 +55,7 @@ SPLITS = ("train", "validation")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Prepare the recipe's data; a second run replaces what it made."""
+    """Prepare the recipe's data; a second run replaces its output."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--source", type=Path, required=True, help="folder of train.parquet and validation.parquet")
     parser.add_argument("--output", type=Path, required=True, help="folder for the prepared files")
@@ -64,18 +65,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def prepare(source: Path, output: Path) -> dict[str, int]:
-    """Write both splits, and the vocabularies of the training one; split → rows. Raises DataError for a bad source."""
+    """Write both splits, and the vocabularies of the training one; split → rows. Raises DataError."""
     tables = {split: _read(source / f"{split}.parquet") for split in SPLITS}
     for name in CATEGORIES:
         known = sorted(value for value in tables["train"][name].unique().to_pylist() if value is not None)
         write_table(pa.table({"value": known}), output / "vocabularies" / f"{name}.parquet")
     for split, table in tables.items():
-        _write_whole(table, output / f"{split}.parquet")
+        _write(table, output / f"{split}.parquet")
     return {split: table.num_rows for split, table in tables.items()}
 
 
 def _read(path: Path) -> pa.Table:
-    """The columns as the configurations have them."""
+    """The columns that the configurations read."""
     names = [*LABELS, *AMOUNTS, *CODES, "year", *CATEGORIES]
     try:
         missing = [name for name in names if name not in pq.read_schema(path).names]
@@ -96,16 +97,15 @@ def _read(path: Path) -> pa.Table:
 
 
 def _bucket(amounts: pa.ChunkedArray) -> pa.ChunkedArray:
-    """0 for nothing, otherwise eighths of an octave from 1 on: capped amounts and tax brackets stay apart."""
+    """0 for nothing, otherwise eighths of an octave from 1 up, so that capped amounts and tax brackets stay apart."""
     return pc.round(pc.multiply(8.0, pc.log2(pc.add(amounts, 1.0)))).cast(pa.int32())
 
 
-def _write_whole(table: pa.Table, path: Path) -> None:
-    """Write beside the place, then rename: whole or absent."""
-    temporary = path.with_name(path.name + ".unfinished")
+def _write(table: pa.Table, path: Path) -> None:
+    """Write a file atomically. Raises InputError."""
     try:
-        pq.write_table(table, temporary, compression="zstd", row_group_size=16_384)
-        temporary.replace(path)
+        with atomic_write(path) as temporary:
+            pq.write_table(table, temporary, compression="zstd", row_group_size=16_384)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror})") from None
 

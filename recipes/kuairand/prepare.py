@@ -1,8 +1,8 @@
-"""KuaiRand-Pure → one Parquet folder a day, an impression a row, as `ranker.yaml` reads it.
+"""KuaiRand-Pure → one Parquet folder per day, one impression per row, as `ranker.yaml` reads it.
 
-Every feature is known before the impression: who the user is, what the video is, where and when it is shown, and what
-the user watched up to the day before the first impression, and how often each user, video, author and tag was engaged
-with on earlier days. Nothing of the impression's own day, no other outcome and no monthly statistic becomes a feature.
+Every feature is known before the impression: who the user is, what the video is, where and when it is shown, what the
+user watched up to the day before the first impression, and how often each user, video, author and tag was engaged with
+on earlier days. Nothing of the impression's own day, no other outcome and no monthly statistic becomes a feature.
 """
 
 import argparse
@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from recap.errors import DataError, InputError, RecapError
+from recap.storage import atomic_write
 
 LABELS = (
     "is_click",
@@ -48,11 +49,11 @@ USER_CODES = tuple(f"onehot_feat{index}" for index in range(18))
 VIDEO_STRINGS = ("video_type", "upload_type")
 HISTORIES = {"watch": "watch_seq", "like": "like_seq", "long": "long_watch_seq"}
 LISTS = {"watched": "watch", "liked": "like", "long_watched": "long"}
-"""Columns of video ids, and the history each is of."""
-LONGEST_LIST = 50
+"""Column of video ids → its history."""
+MAX_LIST_LENGTH = 50
 RATED = {"is_click": 0.45, "long_view": 0.3, "is_like": 0.02}
-"""Labels whose rates on earlier days are features, and what is assumed of something never seen."""
-RATED_THINGS = {
+"""Labels whose rates on earlier days are features, with the rate assumed for an entity never seen."""
+RATED_ENTITIES = {
     "user": 5,
     "video": 20,
     "author": 20,
@@ -62,7 +63,7 @@ RATED_THINGS = {
     "video_tab": 20,
     "author_tab": 20,
 }
-"""What has such rates, also within a scene (`tab`), and how many impressions that assumption counts for."""
+"""Entities with such rates, also within a scene (`tab`), with the impressions that the assumed rate counts for."""
 TABBED = ("user", "video", "author")
 TABS, DURATIONS = 15, 24
 BEIJING_MS = 8 * 3_600_000
@@ -72,58 +73,59 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Histories:
-    """How often each user met each thing: sorted keys user · things + thing, and their counts."""
+    """How often each user met each entity: sorted keys user · entities + entity, and their counts."""
 
-    things: int
+    entities: int
     keys: Array
     counts: Array
 
     @classmethod
-    def count(cls, users: Array, things: Array, size: int) -> "Histories":
-        """Count the pairs; things below 0 are unknown and left out."""
-        known = things >= 0
-        keys, counts = np.unique(users[known].astype(np.int64) * size + things[known], return_counts=True)
+    def count(cls, users: Array, entities: Array, size: int) -> "Histories":
+        """Count the pairs; entities below 0 are unknown and left out."""
+        known = entities >= 0
+        keys, counts = np.unique(users[known].astype(np.int64) * size + entities[known], return_counts=True)
         return cls(size, keys, counts)
 
-    def of(self, users: Array, things: Array) -> Array:
-        """How often each user met the thing beside it: [rows] float32."""
+    def of(self, users: Array, entities: Array) -> Array:
+        """How often each user met the entity in the same row, [rows] float32."""
         if not len(self.keys):
             return np.zeros(len(users), np.float32)
-        wanted = users.astype(np.int64) * self.things + things
-        place = np.searchsorted(self.keys, wanted).clip(max=len(self.keys) - 1)
-        return np.where((self.keys[place] == wanted) & (things >= 0), self.counts[place], 0).astype(np.float32)
+        wanted = users.astype(np.int64) * self.entities + entities
+        index = np.searchsorted(self.keys, wanted).clip(max=len(self.keys) - 1)
+        return np.where((self.keys[index] == wanted) & (entities >= 0), self.counts[index], 0).astype(np.float32)
 
 
 class EarlierDays:
-    """What happened on the days before: impressions and positives of each user, video, author and tag."""
+    """Impressions and positives of each user, video, author and tag on earlier days."""
 
     def __init__(self, sizes: dict[str, int]) -> None:
-        self.shown = {thing: np.zeros(size + 1) for thing, size in sizes.items()}  # the last place is the unknown
-        self.positives = {(thing, label): np.zeros(size + 1) for thing, size in sizes.items() for label in RATED}
+        # The last element counts unknown entities, whose code is -1.
+        self.shown = {entity: np.zeros(size + 1) for entity, size in sizes.items()}
+        self.positives = {(entity, label): np.zeros(size + 1) for entity, size in sizes.items() for label in RATED}
 
     def columns(self, codes: dict[str, Array]) -> dict[str, pa.Array]:
-        """Counts and smoothed rates of the things of each row, [rows] float32 each."""
-        found: dict[str, Array] = {}
-        for thing, code in codes.items():
-            rows = RATED_THINGS[thing]
-            shown = np.where(code >= 0, self.shown[thing][code], 0)
-            found[f"{thing}_shown"] = shown
+        """Counts and smoothed rates of the entities in each row, [rows] float32 each."""
+        columns: dict[str, Array] = {}
+        for entity, code in codes.items():
+            rows = RATED_ENTITIES[entity]
+            shown = np.where(code >= 0, self.shown[entity][code], 0)
+            columns[f"{entity}_shown"] = shown
             for label, assumed in RATED.items():
-                positives = np.where(code >= 0, self.positives[thing, label][code], 0)
-                found[f"{thing}_{label}_rate"] = (positives + rows * assumed) / (shown + rows)
-        return {name: pa.array(values.astype(np.float32)) for name, values in found.items()}
+                positives = np.where(code >= 0, self.positives[entity, label][code], 0)
+                columns[f"{entity}_{label}_rate"] = (positives + rows * assumed) / (shown + rows)
+        return {name: pa.array(values.astype(np.float32)) for name, values in columns.items()}
 
     def add(self, codes: dict[str, Array], day: pa.Table) -> None:
-        """Take in a day that is over."""
-        for thing, code in codes.items():
-            np.add.at(self.shown[thing], code, 1)
+        """Add a complete day."""
+        for entity, code in codes.items():
+            np.add.at(self.shown[entity], code, 1)
             for label in RATED:
-                np.add.at(self.positives[thing, label], code, day[label].to_numpy())
+                np.add.at(self.positives[entity, label], code, day[label].to_numpy())
 
 
 @dataclass(frozen=True)
 class Tables:
-    """The sides of the join, rows in the order of their ids."""
+    """The tables to join with, rows in the order of their ids."""
 
     users: pa.Table
     videos: pa.Table
@@ -159,14 +161,14 @@ def prepare(source: Path, output: Path) -> dict[str, int]:
         _write_vocabulary(output, name, tables.videos[name])
     days: dict[str, int] = {}
     sizes = {"user": tables.users.num_rows, **{name: int(code.max()) + 1 for name, code in tables.video_codes.items()}}
-    sizes |= {f"{thing}_tab": sizes[thing] * TABS for thing in TABBED}
+    sizes |= {f"{entity}_tab": sizes[entity] * TABS for entity in TABBED}
     sizes["tab_duration"] = TABS * DURATIONS
-    earlier = EarlierDays({thing: sizes[thing] for thing in RATED_THINGS})
+    earlier = EarlierDays({entity: sizes[entity] for entity in RATED_ENTITIES})
     for date in sorted(impressions["date"].unique().to_pylist()):
         day = impressions.filter(pc.equal(impressions["date"], date))
-        codes = _thing_codes(day, tables)
+        codes = _entity_codes(day, tables)
         columns = _columns(day, tables) | earlier.columns(codes)
-        _write_whole(pa.table(columns), output / f"date={date}" / "part-00000.parquet")
+        _write(pa.table(columns), output / f"date={date}" / "part-00000.parquet")
         earlier.add(codes, day)
         days[str(date)] = day.num_rows
     return days
@@ -174,10 +176,10 @@ def prepare(source: Path, output: Path) -> dict[str, int]:
 
 def _read(path: Path, columns: Sequence[str]) -> pa.Table:
     try:
-        found = pq.read_schema(path).names
-        missing = [name for name in columns if name not in found]
+        names = pq.read_schema(path).names
+        missing = [name for name in columns if name not in names]
         if missing:
-            raise DataError(f"{path}: lacks column {missing[0]!r}; found {', '.join(found)}")
+            raise DataError(f"{path}: lacks column {missing[0]!r}; found {', '.join(names)}")
         return pq.read_table(path, columns=list(columns))
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; --source must be the folder of the KuaiRand-Pure files") from None
@@ -212,46 +214,46 @@ def _read_tables(source: Path) -> Tables:
         listed[name] = _last_ids(lists, _rows_by_code(history_users, users.num_rows))
         viewers = np.repeat(history_users, lengths)
         watched = _look_up(video_rows, lists.flatten().to_numpy())
-        kept = (viewers >= 0) & (watched >= 0)
-        viewers, watched = viewers[kept], watched[kept]
+        known_pairs = (viewers >= 0) & (watched >= 0)
+        viewers, watched = viewers[known_pairs], watched[known_pairs]
         history[f"{name}_length"][history_users[known]] = lengths[known]
-        for thing, code in codes.items():
-            seen[f"{name}_{thing}"] = Histories.count(viewers, code[watched], int(code.max()) + 1)
+        for entity, code in codes.items():
+            seen[f"{name}_{entity}"] = Histories.count(viewers, code[watched], int(code.max()) + 1)
     return Tables(users, videos, user_rows, video_rows, seen, history, listed, codes)
 
 
 def _last_ids(lists: pa.ListArray, rows: Array) -> pa.ListArray:
-    """The last ids of each list, as the source has them, in the order of `rows`; empty where a row is -1."""
+    """The last ids of each list, oldest first, in the order of `rows`; empty where a row is -1."""
     offsets, values = lists.offsets.to_numpy(), lists.values.to_numpy()
     starts, ends = offsets[:-1], offsets[1:]
-    starts = np.maximum(starts, ends - LONGEST_LIST)
+    starts = np.maximum(starts, ends - MAX_LIST_LENGTH)
     starts, ends = np.where(rows >= 0, starts[rows], 0), np.where(rows >= 0, ends[rows], 0)
     lengths = ends - starts
     total = np.concatenate([[0], np.cumsum(lengths)])
-    places = np.repeat(starts - total[:-1], lengths) + np.arange(total[-1])
-    return pa.ListArray.from_arrays(pa.array(total.astype(np.int32)), pa.array(values[places].astype(np.int32)))
+    indices = np.repeat(starts - total[:-1], lengths) + np.arange(total[-1])
+    return pa.ListArray.from_arrays(pa.array(total.astype(np.int32)), pa.array(values[indices].astype(np.int32)))
 
 
 def _rows_by_code(codes: Array, size: int) -> Array:
-    """The row of each of `size` codes, -1 for those that are not there."""
+    """Code → row, for `size` codes; -1 for absent ones."""
     rows = np.full(size, -1, np.int64)
     rows[codes[codes >= 0]] = np.flatnonzero(codes >= 0)
     return rows
 
 
-def _thing_codes(day: pa.Table, tables: Tables) -> dict[str, Array]:
-    """What has rates, of each row as codes, -1 where unknown."""
+def _entity_codes(day: pa.Table, tables: Tables) -> dict[str, Array]:
+    """Entity → its code in each row, -1 where unknown."""
     video = _look_up(tables.video_rows, day["video_id"].to_numpy())
-    things = {name: _code(code, video) for name, code in tables.video_codes.items()}
-    things["user"] = _look_up(tables.user_rows, day["user_id"].to_numpy())
+    entities = {name: _code(code, video) for name, code in tables.video_codes.items()}
+    entities["user"] = _look_up(tables.user_rows, day["user_id"].to_numpy())
     tab = day["tab"].to_numpy().clip(0, TABS - 1)
-    things |= {f"{name}_tab": np.where(things[name] >= 0, things[name] * TABS + tab, -1) for name in TABBED}
-    things["tab_duration"] = tab * DURATIONS + _duration_bucket(day, 2, DURATIONS)
-    return {name: things[name] for name in RATED_THINGS}
+    entities |= {f"{name}_tab": np.where(entities[name] >= 0, entities[name] * TABS + tab, -1) for name in TABBED}
+    entities["tab_duration"] = tab * DURATIONS + _duration_bucket(day, 2, DURATIONS)
+    return {name: entities[name] for name in RATED_ENTITIES}
 
 
 def _duration_bucket(day: pa.Table, per_doubling: int, buckets: int) -> Array:
-    """Which of some durations a video has, [rows] int32: so many for each doubling, from a second on."""
+    """The bucket of the duration, [rows] int32: `per_doubling` buckets for each doubling, from one second up."""
     seconds = day["duration_ms"].to_numpy() / 1000
     bucket: Array = np.log2(seconds.clip(1, None) ** per_doubling).astype(np.int32).clip(0, buckets - 1)
     return bucket
@@ -265,7 +267,7 @@ def _empty_history(users: int) -> dict[str, Array]:
 
 
 def _columns(day: pa.Table, tables: Tables) -> dict[str, pa.Array]:
-    """The columns of one day, [rows] each; nothing of another day is read."""
+    """The columns of one day, [rows] each, from that day's rows alone."""
     user_ids, video_ids, time_ms = (day[name].to_numpy() for name in ("user_id", "video_id", "time_ms"))
     user, video = _look_up(tables.user_rows, user_ids), _look_up(tables.video_rows, video_ids)
     columns: dict[str, pa.Array] = {
@@ -298,8 +300,8 @@ def _columns(day: pa.Table, tables: Tables) -> dict[str, pa.Array]:
     for name, values in tables.history.items():
         columns[name] = pa.array(np.where(user >= 0, values[user], np.nan).astype(np.float32), from_pandas=True)
     for name, histories in tables.seen.items():
-        things = _code(tables.video_codes[name.split("_")[1]], video)
-        columns[f"{name}_count"] = pa.array(histories.of(user, things))
+        entities = _code(tables.video_codes[name.split("_")[1]], video)
+        columns[f"{name}_count"] = pa.array(histories.of(user, entities))
     known_user = pa.array(user, mask=user < 0)
     for name, history in LISTS.items():
         columns[name] = pc.coalesce(tables.lists[history].take(known_user), pa.scalar([], pa.list_(pa.int32())))
@@ -318,7 +320,7 @@ def _video_age(tables: Tables, video: Array, time_ms: Array) -> pa.Array:
 
 
 def _rows_by_id(ids: pa.ChunkedArray) -> Array:
-    """An array that gives the row of each id, -1 for ids that are not there."""
+    """Id → row, -1 for absent ids."""
     values = ids.to_numpy()
     rows = np.full(int(values.max(initial=-1)) + 1, -1, np.int64)
     rows[values] = np.arange(len(values))
@@ -344,16 +346,15 @@ def _floats(values: pa.Array) -> pa.Array:
 
 def _write_vocabulary(output: Path, name: str, values: pa.ChunkedArray) -> None:
     known = sorted(value for value in values.unique().to_pylist() if value is not None)
-    _write_whole(pa.table({"value": known}), output / "vocabularies" / f"{name}.parquet")
+    _write(pa.table({"value": known}), output / "vocabularies" / f"{name}.parquet")
 
 
-def _write_whole(table: pa.Table, path: Path) -> None:
-    """Write beside the place, then rename: whole or absent."""
-    temporary = path.with_name(path.name + ".unfinished")
+def _write(table: pa.Table, path: Path) -> None:
+    """Write a file atomically. Raises InputError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(table, temporary, compression="zstd")
-        temporary.replace(path)
+        with atomic_write(path) as temporary:
+            pq.write_table(table, temporary, compression="zstd")
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror})") from None
 

@@ -1,4 +1,4 @@
-"""A Markdown table of the runs of one configuration with several seeds: mean ± standard deviation a task.
+"""A Markdown table of the runs of one configuration with several seeds: mean ± standard deviation for each task.
 
 python recipes/kuairand/report.py RUN…
 """
@@ -21,19 +21,19 @@ FLOORS = {
     "is_forward": (0.5121, 0.00754),
     "is_hate": (0.6600, 0.00786),
 }
-"""LightGBM, one model a label, on user, video, context and history columns: AUC and log loss."""
+"""AUC and log loss of LightGBM, one model per label, on user, video, context and history columns."""
 MEAN_OVER = ("is_click", "long_view", "is_like")
 
 
 def report(runs: list[Path]) -> str:
-    """The table over the evaluations of `runs`."""
+    """The table of the evaluations of `runs`."""
     evaluations = [EvaluationReport.read(Run(run)).splits["validation"].metrics for run in runs]
     lines = ["| task | positives | AUC | log loss | floor AUC | floor log loss |", "|---|---|---|---|---|---|"]
     for task, (floor_auc, floor_loss) in FLOORS.items():
         by_run = [evaluation[task] for evaluation in evaluations]
         auc, loss = ([metrics[name] for metrics in by_run] for name in ("auc", "log_loss"))
         positives = by_run[0]["positives"]
-        # Below 200 positives the interval says more than the spread over seeds.
+        # Below 200 positives the interval tells more than the spread over seeds.
         interval = f", 95% ± {1.96 * mean(metrics['auc_se'] for metrics in by_run):.3f}" if positives < 200 else ""
         lines.append(
             f"| {task} | {positives:,.0f} | {mean(auc):.4f} ± {pstdev(auc):.4f}{interval} "

@@ -1,4 +1,4 @@
-"""What a run reached on the simulated feed, beside what the truth reaches: nobody can do better."""
+"""The results of a run on the simulated feed, beside those of the true probabilities, which no model can beat."""
 
 import json
 import sys
@@ -19,7 +19,7 @@ def report(data: Path, run: Path) -> Table:
     """A table with a row for each task. Raises InputError where the feed or the evaluation is missing."""
     truth = _truth(data / "truth.json")["validation"]
     reached = EvaluationReport.read(Run(run)).splits["validation"].metrics
-    table = Table(title="validation: reached, and the truth (the best possible)", title_justify="left", box=None)
+    table = Table(title="validation: this run, and the truth (the best possible)", title_justify="left", box=None)
     for name in ("task", "positives", "log loss", "truth", "AUC", "truth", "gap"):
         table.add_column(name, justify="left" if name == "task" else "right")
     gaps = []
@@ -42,9 +42,9 @@ def report(data: Path, run: Path) -> Table:
     return table
 
 
-def where(data: Path, run: Path) -> str:
-    """Where everything lies."""
-    places = {
+def locations(data: Path, run: Path) -> str:
+    """The files of the feed and of the run, with their content."""
+    contents = {
         data: "the feed; truth/ and truth.json beside it",
         run / "checkpoints": "models, the latest last; any serves `recap predict`",
         run / "metrics.jsonl": "losses, rates and metrics by step",
@@ -52,7 +52,7 @@ def where(data: Path, run: Path) -> str:
         run / "evaluation.json": "all metrics of the latest model",
         run / "predictions": "probabilities and scores of the validation rows",
     }
-    return "\n".join(f"{path!s:32} {what}" for path, what in places.items() if path.exists())
+    return "\n".join(f"{path!s:32} {content}" for path, content in contents.items() if path.exists())
 
 
 def _truth(path: Path) -> dict[str, Any]:
@@ -69,7 +69,7 @@ if __name__ == "__main__":
         sys.exit(2)
     try:
         data, run = Path(sys.argv[1]), Path(sys.argv[2])
-        Console(highlight=False, width=100).print(report(data, run), where(data, run), sep="\n")
+        Console(highlight=False, width=100).print(report(data, run), locations(data, run), sep="\n")
     except InputError as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)

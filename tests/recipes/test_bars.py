@@ -1,4 +1,4 @@
-"""The recipe's preparation of benchmark files, and its models on what is prepared."""
+"""The recipe of public CTR benchmarks: preparing the files, and training its models on them."""
 
 import random
 from pathlib import Path
@@ -21,7 +21,7 @@ ROWS = ["1,7,phone,0.5,1", "0,7,,1.5,2", "0,007,tablet,,", "1,3,phone,2e1,3"]
 
 
 def write(folder: Path, **splits: list[str]) -> dict[str, Path]:
-    """CSV files of the three splits; those not given are like the training file."""
+    """CSV files of the three splits; those not given equal the training file."""
     folder.mkdir(exist_ok=True)
     files = {}
     for split in ("train", "validation", "test"):
@@ -45,7 +45,7 @@ def many(count: int, seed: int) -> list[str]:
     return rows
 
 
-def test_codes_follow_the_training_file_and_the_unknown_is_null(tmp_path: Path) -> None:
+def test_codes_come_from_the_training_file_and_unknown_ones_are_null(tmp_path: Path) -> None:
     files = write(tmp_path, test=["0,3,watch,1.0,2", "1,7,tablet,,9"])
     assert bars.prepare(files, tmp_path / "out") == {"train": 4, "validation": 4, "test": 2}
     train = prepared(tmp_path / "out")
@@ -60,7 +60,7 @@ def test_codes_follow_the_training_file_and_the_unknown_is_null(tmp_path: Path) 
     assert vocabulary == {"value": ["phone", "tablet"], "count": [2, 1]}
 
 
-def test_rare_codes_are_unknown_and_numbers_may_be_named(tmp_path: Path) -> None:
+def test_rare_codes_are_unknown_and_columns_may_be_numeric_on_request(tmp_path: Path) -> None:
     bars.prepare(write(tmp_path), tmp_path / "out", numeric=["mood"], min_count=2)
     train = prepared(tmp_path / "out")
     assert (train["user"], train["device"], train["mood"]) == ([0, 0, None, None], [0, None, None, 0], [1, 2, None, 3])
@@ -68,7 +68,7 @@ def test_rare_codes_are_unknown_and_numbers_may_be_named(tmp_path: Path) -> None
     assert [column.name for column in config.features.continuous] == ["price", "mood"]
 
 
-def test_blocks_of_a_file_are_read_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_in_several_blocks_gives_the_same_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = write(tmp_path, train=many(500, 1))
     bars.prepare(files, tmp_path / "whole")
     monkeypatch.setattr(bars, "BLOCK_BYTES", 400)
@@ -78,9 +78,7 @@ def test_blocks_of_a_file_are_read_as_one(tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("model", ["dnn", "dcn", "mask_net", "final_mlp"])
 @pytest.mark.parametrize("numbers", [True, False])
-def test_every_model_trains_on_what_is_prepared_and_is_evaluated_on_the_test_rows(
-    tmp_path: Path, model: str, numbers: bool
-) -> None:
+def test_every_model_trains_and_is_evaluated_on_the_test_rows(tmp_path: Path, model: str, numbers: bool) -> None:
     files = write(tmp_path, train=many(600, 1), validation=many(200, 2), test=many(150, 3))
     if not numbers:
         for file in files.values():
@@ -103,31 +101,31 @@ def test_every_model_trains_on_what_is_prepared_and_is_evaluated_on_the_test_row
     assert report.splits["test"].metrics["label"]["auc"] > 0.6
 
 
-def test_every_model_builds_on_the_published_settings() -> None:
+def test_every_model_builds_on_the_shared_settings() -> None:
     for file in RECIPE.glob("*.yaml"):
         text = file.read_text()
         assert file.stem == "base" or "base: base.yaml" in text
     with pytest.raises(ConfigError, match="features"):
-        load_config(RECIPE / "dnn.yaml")  # whole only with the part of a data set
+        load_config(RECIPE / "dnn.yaml")  # complete only with the part of a data set
 
 
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("2,7,phone,0.5,1", r"train.csv: row 4: a label is 0 or 1, found 2.0"),
-        (",7,phone,0.5,1", r"train.csv: row 4: a label is 0 or 1, found None"),
+        ("2,7,phone,0.5,1", r"train.csv: row 4: expected a label of 0 or 1, found 2.0"),
+        (",7,phone,0.5,1", r"train.csv: row 4: expected a label of 0 or 1, found None"),
         ("1,7,phone,cheap,1", r"train.csv: .*cheap"),
         ("1,7,phone", r"train.csv: .*Expected 5 columns, got 3"),
     ],
 )
-def test_bad_rows_are_refused_with_their_place(tmp_path: Path, row: str, message: str) -> None:
+def test_bad_rows_are_refused_with_file_and_row(tmp_path: Path, row: str, message: str) -> None:
     files = write(tmp_path, train=[*ROWS, row], validation=ROWS, test=ROWS)
     with pytest.raises(DataError, match=message):
         bars.prepare(files, tmp_path / "out", numeric=["price"])
     assert not list((tmp_path / "out").glob("*.unfinished"))
 
 
-def test_files_and_options_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+def test_invalid_files_and_options_are_refused(tmp_path: Path) -> None:
     files = write(tmp_path)
     with pytest.raises(InputError, match=r"has no column 'prize'.*Did you mean 'price'"):
         bars.prepare(files, tmp_path / "out", numeric=["prize"])
@@ -139,16 +137,16 @@ def test_files_and_options_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"absent\.csv: no such file"):
         bars.prepare({**files, "test": tmp_path / "absent.csv"}, tmp_path / "out")
     files["train"].write_text("label,user,user\n1,7,8\n")
-    with pytest.raises(DataError, match="column 'user' stands there twice"):
+    with pytest.raises(DataError, match="column 'user' appears twice"):
         bars.prepare(files, tmp_path / "out")
 
 
-def test_the_command_says_what_comes_next(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_the_next_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = write(tmp_path)
     options = [
         f"--{split}={files[name]}" for split, name in (("train", "train"), ("valid", "validation"), ("test", "test"))
     ]
     bars.main([*options, f"--output={tmp_path / 'out'}"])
-    said = capsys.readouterr().out.splitlines()
-    assert said[0] == "train: 4 rows, validation: 4 rows, test: 4 rows"
-    assert said[1] == f"next: recap train recipes/bars/dnn.yaml --set-file {tmp_path}/out/data.yaml"
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "train: 4 rows, validation: 4 rows, test: 4 rows"
+    assert lines[1] == f"next: recap train recipes/bars/dnn.yaml --set-file {tmp_path}/out/data.yaml"

@@ -1,4 +1,4 @@
-"""Boards: what is trained, what is not trained again, and the table."""
+"""Boards: which runs are trained, which are not trained again, and the table."""
 
 import json
 from pathlib import Path
@@ -55,7 +55,7 @@ def test_a_board_trains_each_seed_of_each_row_and_shows_means(feed: Path, tmp_pa
     assert (tmp_path / "runs" / "board.md").read_text().splitlines() == lines
 
 
-def test_finished_runs_are_not_trained_again_and_a_new_row_alone_is(feed: Path, tmp_path: Path) -> None:
+def test_only_new_rows_are_trained(feed: Path, tmp_path: Path) -> None:
     file = write_board(feed, tmp_path)
     before = board.make_board(file, Recorder())
     again = Recorder()
@@ -69,7 +69,7 @@ def test_finished_runs_are_not_trained_again_and_a_new_row_alone_is(feed: Path, 
     assert after.splitlines()[:-1] == before.splitlines()
 
 
-def test_the_best_checkpoint_may_be_shown_and_another_metric(feed: Path, tmp_path: Path) -> None:
+def test_a_board_may_show_the_best_checkpoint_and_another_metric(feed: Path, tmp_path: Path) -> None:
     rows = {"MaskNet": {"config": "ranker.yaml"}}
     file = write_board(feed, tmp_path, best=True, metric="log_loss", tasks=["like"], rows=rows, floors={}, seeds=[3])
     lines = board.make_board(file, Recorder()).splitlines()
@@ -84,15 +84,15 @@ def test_the_best_checkpoint_may_be_shown_and_another_metric(feed: Path, tmp_pat
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"tasks": ["like", "lick"]}, r"rows.MaskNet: has no task 'lick'; its tasks are like, share"),
-        ({"split": "test"}, r"rows.MaskNet: has no validation set 'test'"),
-        ({"floors": {"a": [0.5]}}, r"floors.a: 2 tasks need as many values"),
+        ({"tasks": ["like", "lick"]}, r"rows.MaskNet: unknown task 'lick'. Known: like, share"),
+        ({"split": "test"}, r"rows.MaskNet: unknown split 'test'. Known: validation"),
+        ({"floors": {"a": [0.5]}}, r"floors.a: expected 2 values, one for each task; found 1"),
         ({"metric": "ctr"}, r"board.yaml: metric: "),
         ({"rows": {"a": {"config": "absent.yaml"}}}, r"absent.yaml: .*cannot be read"),
         ({"seed": 1}, r"board.yaml: seed: Extra inputs"),
     ],
 )
-def test_a_board_that_cannot_be_is_refused_before_anything_is_trained(
+def test_an_invalid_board_is_refused_before_anything_is_trained(
     feed: Path, tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     if "tasks" in changes:
@@ -102,7 +102,7 @@ def test_a_board_that_cannot_be_is_refused_before_anything_is_trained(
     assert not (tmp_path / "runs").exists()
 
 
-def test_the_command_tells_its_usage_and_its_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_its_usage_and_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert board.main([]) == 2
     assert board.main([str(tmp_path / "absent.yaml")]) == 2
     assert capsys.readouterr().err.splitlines() == [
@@ -114,13 +114,12 @@ def test_the_command_tells_its_usage_and_its_mistakes(tmp_path: Path, capsys: py
 @pytest.mark.parametrize(
     "file", sorted(RECIPES.glob("*/board*.yaml")), ids=lambda file: f"{file.parent.name}-{file.stem}"
 )
-def test_the_boards_of_the_recipes_are_good(file: Path) -> None:
+def test_the_boards_of_the_recipes_are_valid(file: Path) -> None:
     read = board.read_board(file)
     for row in read.rows.values():
-        named = [file.parent / name for name in (row.config, *row.set_files)]
-        assert all(each.exists() for each in named)
+        assert all((file.parent / name).exists() for name in (row.config, *row.set_files))
 
 
 @pytest.mark.parametrize("name", ["mlp", "dcn", "mask_net", "mmoe", "ple", "din", "transformer"])
-def test_the_rows_of_kuairand_are_good(name: str) -> None:
+def test_the_rows_of_kuairand_are_valid(name: str) -> None:
     assert len(load_config(RECIPES / "kuairand" / "board" / f"{name}.yaml").tasks) == 8

@@ -1,4 +1,4 @@
-"""The recipe's preparation, and that no label gets in among the features."""
+"""The Census-Income recipe: preparing the data, and no label among the features."""
 
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ def test_columns_are_written_as_the_configurations_read_them(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(("pair", "hidden"), [("income", "income_50k"), ("college", "education")])
-def test_what_tells_a_label_is_no_feature(pair: str, hidden: str) -> None:
+def test_columns_that_reveal_a_label_are_not_features(pair: str, hidden: str) -> None:
     config = load_config(RECIPE / f"{pair}.yaml")
     read = set(config.features.columns)
     assert set(config.tasks) == {"label_never_married", f"label_{pair}"}
@@ -56,7 +56,7 @@ def test_what_tells_a_label_is_no_feature(pair: str, hidden: str) -> None:
 
 
 @pytest.mark.parametrize("pair", ["income", "college"])
-def test_both_pairs_train_on_what_is_prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pair: str) -> None:
+def test_both_pairs_train_on_the_prepared_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pair: str) -> None:
     census.prepare(write_source(tmp_path / "source"), tmp_path / "data" / "census_income")
     monkeypatch.chdir(tmp_path)
     few = ["training.num_train_steps=2", "train_data.global_batch_size=4", "train_data.shuffle_window_rows=4"]

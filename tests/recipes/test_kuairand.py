@@ -1,4 +1,4 @@
-"""The recipe's preparation: joins, and that nothing from after an impression gets in."""
+"""The KuaiRand recipe: joins, and no feature from after the impression."""
 
 import os
 from pathlib import Path
@@ -34,7 +34,7 @@ ROWS = [
     impression(1, 1, 0, is_click=1, is_like=1, is_repeat_row=1),
     impression(0, 0, 1),
     impression(1, 2, 1, is_click=1),
-    impression(7, 2, 2),  # a user nobody knows
+    impression(7, 2, 2),  # a user without a profile
 ]
 
 
@@ -79,12 +79,12 @@ def prepare(tmp_path: Path, rows: list[dict[str, Any]] = ROWS, name: str = "a") 
     return {day: table.to_pylist() for day, table in tables.items()}
 
 
-def test_there_is_a_folder_a_day_and_repeats_are_dropped(tmp_path: Path) -> None:
+def test_each_day_has_a_folder_and_repeats_are_dropped(tmp_path: Path) -> None:
     days = prepare(tmp_path)
     assert {day: len(rows) for day, rows in days.items()} == {"20220425": 3, "20220426": 2, "20220427": 1}
 
 
-def test_sides_are_joined_and_the_unknown_is_null(tmp_path: Path) -> None:
+def test_users_and_videos_are_joined_and_unknown_values_are_null(tmp_path: Path) -> None:
     days = prepare(tmp_path)
     first, second = days["20220425"][:2]
     assert (first["fans_user_num"], first["is_live_streamer"], first["onehot_feat4"]) == (10.0, 1, 3)
@@ -98,7 +98,7 @@ def test_sides_are_joined_and_the_unknown_is_null(tmp_path: Path) -> None:
     assert (unknown["tag"], unknown["video_age_days"], unknown["watch_video_count"]) == (-1, None, 0.0)
 
 
-def test_membership_counts_the_video_its_author_and_its_tag_in_each_history(tmp_path: Path) -> None:
+def test_each_history_counts_the_video_its_author_and_its_tag(tmp_path: Path) -> None:
     first, second, third = prepare(tmp_path)["20220425"]
     assert (first["watch_video_count"], first["watch_author_count"], first["watch_tag_count"]) == (2.0, 3.0, 2.0)
     assert (first["like_video_count"], first["like_author_count"], first["long_video_count"]) == (0.0, 1.0, 0.0)
@@ -112,13 +112,13 @@ def test_histories_are_lists_of_the_last_videos_oldest_first(tmp_path: Path, mon
     assert (first["watched"], first["liked"], first["long_watched"]) == ([0, 0, 2, 999], [2], [])
     assert (third["watched"], third["liked"], third["long_watched"]) == ([1], [], [1])
     assert (unknown["watched"], unknown["liked"], unknown["long_watched"]) == ([], [], [])
-    monkeypatch.setattr(kuairand, "LONGEST_LIST", 2)
+    monkeypatch.setattr(kuairand, "MAX_LIST_LENGTH", 2)
     assert prepare(tmp_path)["20220425"][0]["watched"] == [2, 999]
     file = pq.ParquetFile(tmp_path / "a_output" / "date=20220425" / "part-00000.parquet")
     assert {file.schema_arrow.field(name).type.value_type for name in kuairand.LISTS} == {pa.int32()}
 
 
-def test_rates_are_of_earlier_days_alone_and_smoothed(tmp_path: Path) -> None:
+def test_rates_are_smoothed_and_of_earlier_days_only(tmp_path: Path) -> None:
     days = prepare(tmp_path)
     assert all(row["user_shown"] == 0 and row["video_is_click_rate"] == pytest.approx(0.45) for row in days["20220425"])
     later = days["20220426"][0]
@@ -127,7 +127,7 @@ def test_rates_are_of_earlier_days_alone_and_smoothed(tmp_path: Path) -> None:
     assert later["video_is_click_rate"] == pytest.approx((1 + 20 * 0.45) / 21)
 
 
-def test_rates_within_a_scene_count_only_what_was_shown_there(tmp_path: Path) -> None:
+def test_rates_within_a_scene_count_only_its_impressions(tmp_path: Path) -> None:
     days = prepare(tmp_path, [*ROWS, impression(0, 1, 1, tab=2)])
     here, elsewhere = (row for row in days["20220426"] if row["user_id"] == 0)
     assert (here["user_shown"], here["user_tab_shown"], here["author_tab_shown"]) == (2.0, 2.0, 1.0)
@@ -141,7 +141,7 @@ def test_no_outcome_becomes_a_column(tmp_path: Path) -> None:
     assert not {"play_time_ms", "profile_stay_time", "comment_stay_time"} & row.keys()
 
 
-def test_features_are_the_same_whatever_happens_that_day_and_after(tmp_path: Path) -> None:
+def test_features_do_not_depend_on_the_same_day_or_later(tmp_path: Path) -> None:
     before = prepare(tmp_path)
     outcomes = dict.fromkeys(kuairand.LABELS, 1) | {"play_time_ms": 1}
     changed = [row | outcomes if row["date"] >= 20220426 else row for row in ROWS]
@@ -174,7 +174,7 @@ def test_a_missing_file_or_column_is_refused_by_name(tmp_path: Path) -> None:
         kuairand.prepare(source, tmp_path / "output")
 
 
-def test_the_configuration_reads_what_is_prepared(tmp_path: Path) -> None:
+def test_the_configuration_reads_prepared_columns(tmp_path: Path) -> None:
     config = load_config(RECIPE / "ranker.yaml")
     row = prepare(tmp_path)["20220425"][0]
     assert (
@@ -187,7 +187,7 @@ def test_the_configuration_reads_what_is_prepared(tmp_path: Path) -> None:
     not DATA.is_dir(), reason=f"the real data set is not at {DATA}; set RECAP_DATA to its parent folder"
 )
 @pytest.mark.slow
-def test_the_real_set_keeps_every_impression_but_repeats(tmp_path: Path) -> None:
+def test_the_real_data_keeps_every_impression_but_repeats(tmp_path: Path) -> None:
     days = kuairand.prepare(DATA, tmp_path)
     source = pq.read_table(DATA / "impressions.parquet", columns=["is_repeat_row"])
     repeats = sum(source.column("is_repeat_row").to_pylist())

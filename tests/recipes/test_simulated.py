@@ -1,6 +1,6 @@
-"""A hundred steps of the recipe on simulated data: the very losses that are written down.
+"""A hundred steps of the recipe on simulated data give the recorded losses.
 
-`python tests/recipes/test_simulated.py` writes them anew. They may move when the recipe, the simulator, the order of
+`python tests/recipes/test_simulated.py` records new ones. They may move when the recipe, the simulator, the order of
 rows or the arithmetic of a step is meant to change, and with a new version of torch; never by accident.
 """
 
@@ -36,7 +36,7 @@ def made_on() -> dict[str, str]:
 
 
 def losses(folder: Path) -> dict[str, list[float]]:
-    """By task, of each of 100 steps, on one thread."""
+    """Task → the loss of each of 100 steps, on one thread."""
     simulate(folder / "feed", rows=30_000, validation_rows=1_000)
     changes = {
         "training.save_dir": folder / "run",
@@ -50,7 +50,7 @@ def losses(folder: Path) -> dict[str, list[float]]:
     config = load_config(RECIPE, [f"{path}={value}" for path, value in changes.items()])
     recorder = Steps()
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the order in which numbers are added up depends on how many there are
+    torch.set_num_threads(1)  # the order of summation depends on their number
     try:
         train(config, recorder)
     finally:
@@ -65,21 +65,23 @@ class Steps(Recorder):
 
     def advance(self, step: int, loss: float, examples: int, losses: Mapping[str, float], waited: float) -> None:
         super().advance(step, loss, examples, losses, waited)
-        for task, each in losses.items():
-            self.by_task.setdefault(task, []).append(each)
+        for task, value in losses.items():
+            self.by_task.setdefault(task, []).append(value)
 
 
 @pytest.mark.slow
-def test_the_losses_of_a_hundred_steps_are_those_written_down(tmp_path: Path) -> None:
+def test_the_losses_of_a_hundred_steps_equal_the_recorded_ones(tmp_path: Path) -> None:
     golden: dict[str, Any] = json.loads(GOLDEN.read_text())
-    found = losses(tmp_path)
-    assert found.keys() == golden["losses"].keys()
+    current = losses(tmp_path)
+    assert current.keys() == golden["losses"].keys()
     for task, expected in golden["losses"].items():
         numbers = [float.fromhex(number) for number in expected]
         if golden["made_on"] == made_on():
-            assert found[task] == numbers, f"{task}: first differs at step {_first_difference(found[task], numbers)}"
-        else:  # other kernels round otherwise
-            assert found[task] == pytest.approx(numbers, rel=1e-2, abs=1e-3), task
+            assert current[task] == numbers, (
+                f"{task}: first differs at step {_first_difference(current[task], numbers)}"
+            )
+        else:  # other kernels round differently
+            assert current[task] == pytest.approx(numbers, rel=1e-2, abs=1e-3), task
 
 
 def _first_difference(left: list[float], right: list[float]) -> int | None:
@@ -88,8 +90,8 @@ def _first_difference(left: list[float], right: list[float]) -> int | None:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as made:
-        taken = losses(Path(made))
-    assert all(math.isfinite(loss) for each in taken.values() for loss in each)
-    hexes = {task: [loss.hex() for loss in each] for task, each in taken.items()}
+        recorded = losses(Path(made))
+    assert all(math.isfinite(loss) for values in recorded.values() for loss in values)
+    hexes = {task: [loss.hex() for loss in values] for task, values in recorded.items()}
     GOLDEN.write_text(json.dumps({"made_on": made_on(), "losses": hexes}, indent=1) + "\n")
     print(f"written: {GOLDEN}")
