@@ -1,8 +1,8 @@
 """Broken files: every valid file broken in every way its models allow, and files broken by hand.
 
-`corpus.txt` holds the first line that is said of each. It moves when a message does, or when the schema grows:
+`corpus.txt` holds the first line of each error. It changes with messages and with the schema:
 
-python tests/config/corpus.py        writes it anew, to be read before it is committed
+python tests/config/corpus.py        rewrites it; read the diff before committing it
 """
 
 import tempfile
@@ -16,7 +16,7 @@ from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from recap.config.base import BaseConfig
+from recap.config.base import BaseConfig, KeyPath
 from recap.config.data import TrainDataConfig
 from recap.config.features import VectorColumn
 from recap.config.file.keys import members
@@ -27,14 +27,13 @@ from recap.errors import ConfigError
 
 FOLDER = Path(__file__).parent
 _FIRST = ["whole", "others", "alone"]
-"""Where most fields are stated."""
+"""The files that state most fields."""
 VALID = sorted(
     (FOLDER / "valid").glob("*.yaml"),
     key=lambda file: (file.stem not in _FIRST, _FIRST.index(file.stem) if file.stem in _FIRST else 0, file.stem),
 )
 EXPECTED = FOLDER / "corpus.txt"
 NAME = "ranker.yaml"
-Path_ = tuple[str | int, ...]
 
 
 def cases() -> dict[str, str]:
@@ -56,8 +55,8 @@ def mutations() -> Iterator[tuple[str, str]]:
                     yield name, render(broken)
 
 
-def sections(section: Any, values: Any, path: Path_) -> Iterator[tuple[Path_, BaseConfig]]:
-    """The sections that a file states, with the path of each."""
+def sections(section: Any, values: Any, path: KeyPath) -> Iterator[tuple[KeyPath, BaseConfig]]:
+    """The sections in a file, each with its path."""
     if isinstance(section, BaseConfig) and isinstance(values, dict):
         yield path, section
         below: Any = [(name, getattr(section, name)) for name in values if name in type(section).model_fields]
@@ -69,8 +68,8 @@ def sections(section: Any, values: Any, path: Path_) -> Iterator[tuple[Path_, Ba
         yield from sections(item, values[key], (*path, key))
 
 
-def broken_sections(model: type[BaseModel], path: Path_, values: Any) -> Iterator[tuple[str, Any]]:
-    """Ways to break the section at `path`: what is broken, and a function that does it."""
+def broken_sections(model: type[BaseModel], path: KeyPath, values: Any) -> Iterator[tuple[str, Any]]:
+    """Ways to break the section at `path`: a name, and a function that does it."""
     stated = at(values, path)
     where = model.__name__
     yield f"unknown key in {where}", lambda root: at(root, path).update(nonsense=1)
@@ -89,7 +88,7 @@ def broken_sections(model: type[BaseModel], path: Path_, values: Any) -> Iterato
 
 
 def wrong_values(name: str, field: FieldInfo, stated: Any) -> Iterator[tuple[str, Any]]:
-    """Values that the field refuses, each with what is wrong with it."""
+    """Values that the field refuses, each with the name of its fault."""
     kinds = members(field.annotation)
     if name == "kind":
         yield "misspelt kind", misspelt(stated)
@@ -98,8 +97,8 @@ def wrong_values(name: str, field: FieldInfo, stated: Any) -> Iterator[tuple[str
         yield "null", None
     if isinstance(stated, list):
         yield "a scalar", 3
-        literals = [each for each in map(item_type, kinds) if get_origin(each) is Literal]
-        yield from (("a misspelt word", [misspelt(get_args(each)[0])]) for each in literals)
+        literals = [kind for kind in map(item_type, kinds) if get_origin(kind) is Literal]
+        yield from (("a misspelt word", [misspelt(get_args(literal)[0])]) for literal in literals)
     elif isinstance(stated, dict):
         yield "a list", []
     elif isinstance(stated, bool):
@@ -132,17 +131,17 @@ def item_type(annotation: Any) -> Any:
 
 
 def misspelt(word: str) -> str:
-    """Two letters changed places."""
+    """The first two letters swapped, or the first one doubled."""
     return word[1] + word[0] + word[2:] if word[0] != word[1] else word[0] + word
 
 
-def at(values: Any, path: Path_) -> Any:
+def at(values: Any, path: KeyPath) -> Any:
     for key in path:
         values = values[key]
     return values
 
 
-def put(values: Any, path: Path_, value: Any) -> None:
+def put(values: Any, path: KeyPath, value: Any) -> None:
     at(values, path[:-1])[path[-1]] = value
 
 
@@ -156,7 +155,7 @@ WHOLE = VALID[0].read_text()
 
 
 def by_hand() -> Iterator[tuple[str, str]]:
-    """What no model tells: syntax, references, and sections that disagree."""
+    """Mistakes that no model defines: syntax, references, and sections that contradict each other."""
     for name, (old, new) in REPLACED.items():
         assert old in WHOLE, old
         yield name, WHOLE.replace(old, new, 1)
@@ -188,9 +187,9 @@ REPLACED = {
     "two documents": ("scoring:\n", "---\nscoring:\n"),
     "environment variable that is not set": ("runs/whole", "runs/${RECAP_NOT_SET}"),
     "environment variable that is not set, for a number": ("  seed: 7", "  seed: ${RECAP_NOT_SET}"),
-    "default of a variable that is no number": ("  seed: 7", "  seed: ${RECAP_NOT_SET:-many}"),
+    "default of a variable that is not a number": ("  seed: 7", "  seed: ${RECAP_NOT_SET:-many}"),
     "reference without a name": ("runs/whole", "runs/${}"),
-    "reference that does not end": ("runs/whole", "runs/${HOME"),
+    "unclosed reference": ("runs/whole", "runs/${HOME"),
     "reference in a flow mapping": ("{like: 1.0,", "{like: ${RECAP_NOT_SET},"),
     "secret that is not set": ("runs/whole", "${secret:RECAP_NOT_SET}"),
     "a value of 1e400": ("  seed: 7", "  seed: 1e400"),
@@ -203,51 +202,51 @@ REPLACED = {
     "a reference in a default": ("runs/whole", "${A:-x${B}}"),
     "a value that begins with a star": ("inputs: validation/*.parquet", "inputs: *.parquet"),
     "a name with a NUL": ("runs/whole", '"runs\\0"'),
-    "more than can be counted": ("  seed: 7", "  seed: 1000000000000000000000000000"),
+    "a number beyond the largest": ("  seed: 7", "  seed: 1000000000000000000000000000"),
     "a tag of a mapping": ("weights: {like", "weights: !mine {like"),
-    "two of a one-of": ("aggregation_size: 8,", "aggregation_size: 8, reduction_factor: 0.5,"),
-    "none of a one-of": ("aggregation_size: 8, ", ""),
+    "two of one_of": ("aggregation_size: 8,", "aggregation_size: 8, reduction_factor: 0.5,"),
+    "none of one_of": ("aggregation_size: 8, ", ""),
     "a task with no label": ("    share: {}\n", ""),
     "a label with no task": ("    share: {}\n", "    share: {}\n    shrae: {}\n"),
     "a tower without a rate": ("    default: {kind: constant, learning_rate: 0.01}\n", ""),
-    "a rate for no tower": (
+    "a rate without a tower": (
         "    like:\n      kind: linear_ramp_to_cosine",
         "    lik:\n      kind: linear_ramp_to_cosine",
     ),
     "sharing without a backbone": ("sharing: {kind: share_all}", "sharing: {kind: share_all}\n  backbone: null"),
-    "a backbone that nothing reads": ("sharing: {kind: share_all}", "sharing: {kind: share_none}"),
-    "a weight for no task": ("share: -2.5", "shar: -2.5"),
-    "an evaluation task that is none": ("evaluation_tasks: [like]", "evaluation_tasks: [likes]"),
+    "an unused backbone": ("sharing: {kind: share_all}", "sharing: {kind: share_none}"),
+    "a weight without a task": ("share: -2.5", "shar: -2.5"),
+    "an unknown evaluation task": ("evaluation_tasks: [like]", "evaluation_tasks: [likes]"),
     "a column twice": ("[age, ", "[age, age, "),
     "a column in two roles": ("binary: [in_network]", "binary: [age]"),
-    "a label for a feature": ("[age, ", "[like, "),
+    "a label as a feature": ("[age, ", "[like, "),
     "a reserved column name": ("    hour: {size: 24, length: 1}", "    default: {size: 24, length: 1}"),
-    "no width for a discrete column": ("embeddings: {default: 4, hour: 2}", "embeddings: {hour: 2}"),
-    "a width for no discrete column": ("embeddings: {default: 4, hour: 2}", "embeddings: {default: 4, huor: 2}"),
+    "a discrete column without a width": ("embeddings: {default: 4, hour: 2}", "embeddings: {hour: 2}"),
+    "a width without a discrete column": ("embeddings: {default: 4, hour: 2}", "embeddings: {default: 4, huor: 2}"),
     "a vocabulary and a size": ("{size: 24, length: 1}", "{size: 24, vocabulary: hours.parquet}"),
     "a cosine that ends in its ramp": ("final_num_steps: 3", "final_num_steps: 1"),
     "more micro-batches than rows": ("gradient_accumulation: 2", "gradient_accumulation: 65"),
     "one row for BatchNorm": ("gradient_accumulation: 2", "gradient_accumulation: 64"),
     "both corrections for sampling": ("sampling_correction: weights", "sampling_correction: [weights, calibration]"),
-    "files interleaved that are shuffled": ("interleave_files: 1", "interleave_files: 2"),
-    "sampling that reads nothing more": ("batch_multiplier: 2", "batch_multiplier: 1"),
-    "positives of no task": ("keep_positives_of: [like]", "keep_positives_of: [likes]"),
+    "interleaved files that are shuffled": ("interleave_files: 1", "interleave_files: 2"),
+    "sampling without more rows": ("batch_multiplier: 2", "batch_multiplier: 1"),
+    "positives of an unknown task": ("keep_positives_of: [like]", "keep_positives_of: [likes]"),
     "a budget without skipping": ("{kind: skip, budget: 3}", "{kind: stop, budget: 3}"),
     "skipping without a budget": ("{kind: skip, budget: 3}", "{kind: skip}"),
     "a vector of integers": ("dtype: bfloat16}}", "dtype: uint8}}"),
     "more bits than a mantissa has": ("masked_mantissa_bits: 8", "masked_mantissa_bits: 24"),
-    "a length that is no number": ("vectors: {vector: {length: 4,", "vectors: {vector: {length: four,"),
-    "a vector that is a name": (
+    "a length that is not a number": ("vectors: {vector: {length: 4,", "vectors: {vector: {length: four,"),
+    "a name as a vector": (
         "vectors: {vector: {length: 4, masked_mantissa_bits: 8, dtype: bfloat16}}",
         "vectors: {vector: x}",
     ),
     "a mask of one value": ("{name: followers, length: 1}", "{name: followers, length: 1, mask: kept.npy}"),
-    "a base that is not there": ("training:\n", "base: nowhere.yaml\ntraining:\n"),
-    "a base that is itself": ("training:\n", "base: ranker.yaml\ntraining:\n"),
-    "a base that is no path": ("training:\n", "base: [a]\ntraining:\n"),
+    "a missing base": ("training:\n", "base: nowhere.yaml\ntraining:\n"),
+    "a base of itself": ("training:\n", "base: ranker.yaml\ntraining:\n"),
+    "a base that is not a path": ("training:\n", "base: [a]\ntraining:\n"),
     "a section in the wrong place": ("which_metrics:", "training: {}\nmodle:"),
 }
-"""What is replaced by what in whole.yaml."""
+"""Name of the case → text of whole.yaml, and its replacement."""
 
 _RATES = """\
 features: {binary: [a]}
@@ -262,20 +261,20 @@ FILES = {
     "a word": "training\n",
     "an empty mapping": "{}\n",
     "no column at all": _RATES.replace("{binary: [a]}", "{}") % ("[1]", "[0.1, 0.2]"),
-    "a value of a list, and many": _RATES.replace(
+    "an element of a list with a length": _RATES.replace(
         "{binary: [a]}", "{binary: [{name: a, length: 2, of: {column: b, index: 0}}]}"
     )
     % ("[1]", "[0.1, 0.2]"),
-    "an hour that is none": _RATES.replace(
+    "an impossible hour": _RATES.replace(
         "inputs: x", "inputs: {kind: hourly, data_root: x, end_datetime: 2023/02/30/10, hours: 3}"
     )
     % ("[1]", "[0.1, 0.2]"),
-    "a day that is none": _RATES.replace(
+    "an impossible day": _RATES.replace(
         "inputs: x", "inputs: {kind: daily, data_root: x, end_date: 2023-04-05, days: 3}"
     )
     % ("[1]", "[0.1, 0.2]"),
     "too few values": _RATES % ("[1, 2]", "[0.1, 0.2]"),
-    "boundaries that fall": _RATES % ("[2, 1]", "[0.1, 0.2, 0.3]"),
+    "descending boundaries": _RATES % ("[2, 1]", "[0.1, 0.2, 0.3]"),
     "nested too deeply": "a: " + "[" * 5000 + "]" * 5000,
     "more values than any file has": "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n"
     + "".join(
@@ -284,25 +283,25 @@ FILES = {
 }
 
 
-def said_of(text: str, folder: Path) -> list[str]:
-    """The lines of the error, its file without its folder."""
+def lines_of(text: str, folder: Path) -> list[str]:
+    """The lines of the error, with the name of the file but not its folder."""
     file = folder / NAME
     file.write_text(text, encoding="utf-8")
     try:
         load_config(file)
     except ConfigError as error:
         return str(error).replace(f"{folder}/", "").splitlines()
-    return ["nothing: it was accepted"]
+    return ["no error"]
 
 
 def expected() -> dict[str, str]:
-    """Name of the case → first line, as it was when it was last read."""
+    """Name of the case → the stored first line."""
     blocks = EXPECTED.read_text(encoding="utf-8").strip().split("\n\n")
     return dict(block.split("\n", 1) for block in blocks)  # type: ignore[misc]
 
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as made:
-        lines = {name: said_of(text, Path(made))[0] for name, text in cases().items()}
+        lines = {name: lines_of(text, Path(made))[0] for name, text in cases().items()}
     EXPECTED.write_text("\n\n".join(f"{name}\n{line}" for name, line in lines.items()) + "\n", encoding="utf-8")
     print(f"written: {len(lines)} cases")

@@ -74,9 +74,7 @@ def test_a_value_never_adds_structure(value: str) -> None:
         del os.environ["RECAP_TEST_VALUE"]
 
 
-def test_a_secret_is_stored_as_its_reference_and_nothing_else_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_a_secret_is_stored_as_its_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEAM", "age")
     file = tmp_path / "ranker.yaml"
     file.write_text(WHOLE.replace("runs/whole", '"runs/${secret:TEAM}/${NAME:-x}"'))
@@ -88,9 +86,9 @@ def test_a_secret_is_stored_as_its_reference_and_nothing_else_is(
     file.write_text(stored)
     assert load_config(file, stored=True) == config
     monkeypatch.delenv("TEAM")
-    kept = load_config(file, stored=True)
-    assert kept.training.save_dir == "runs/${secret:TEAM}/x"
-    assert dump_config(kept) == stored
+    without = load_config(file, stored=True)
+    assert without.training.save_dir == "runs/${secret:TEAM}/x"
+    assert dump_config(without) == stored
     with pytest.raises(ConfigError, match="the environment variable 'TEAM' is not set"):
         load_config(file)
 
@@ -112,17 +110,17 @@ def test_a_secret_number_stays_secret(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("secret", ["hunter2", "p'w\"d\\x\n", "h" * 200, "-5.50", "-007"])
-def test_a_secret_is_never_told_in_an_error(secret: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_never_shows_a_secret(secret: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOKEN", secret)
     file = tmp_path / "ranker.yaml"
     for old, new in (("seed: 7", 'seed: "${secret:TOKEN}"'), ("kind: share_all", 'kind: "x${secret:TOKEN}"')):
         file.write_text(WHOLE.replace(old, new))
         with pytest.raises(ConfigError) as caught:
             load_config(file)
-        told = hide(str(caught.value))
-        assert "${secret:TOKEN}" in told
+        message = hide(str(caught.value))
+        assert "${secret:TOKEN}" in message
         for form in (secret, repr(secret)[1:-1], secret[:50], "5.5", "found -7"):
-            assert form not in told or form in ("-7",), told
+            assert form not in message or form in ("-7",), message
 
 
 def test_of_two_secrets_the_longer_is_hidden_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

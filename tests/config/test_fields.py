@@ -28,7 +28,7 @@ Field = tuple[str, str]
 
 
 def declared(model: type[BaseModel], name: str) -> Field:
-    return next(each.__name__ for each in model.__mro__ if name in vars(each).get("__annotations__", {})), name
+    return next(base.__name__ for base in model.__mro__ if name in vars(base).get("__annotations__", {})), name
 
 
 def all_fields() -> set[Field]:
@@ -95,7 +95,7 @@ def test_every_field_is_read_by_a_job(reads: set[Field], tmp_path: Path, monkeyp
     assert all_fields() - reads == set()
 
 
-def test_a_field_that_nothing_reads_would_be_found(reads: set[Field]) -> None:
+def test_reads_within_the_configuration_do_not_count(reads: set[Field]) -> None:
     config = load_config(VALID / "alone.yaml")
     assert config.training.seed == 0
     assert list(config.data_sets())
@@ -120,6 +120,6 @@ def test_the_valid_files_use_every_field_and_every_kind() -> None:
     assert models().keys() - kinds == set()
 
 
-def test_every_valid_file_is_good() -> None:
+def test_every_valid_file_loads() -> None:
     for file in VALID.glob("*.yaml"):
         assert load_config(file).tasks, file

@@ -1,4 +1,4 @@
-"""What a configuration may not say of shared tables and of histories."""
+"""Shared tables and histories: what is refused, and the tables they give."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ VALID = Path(__file__).parent / "valid" / "histories.yaml"
     [
         (
             ["features.discrete.second_author={table: autor}"],
-            "features.discrete.second_author.table: 'autor' is no discrete feature with a table. "
+            "features.discrete.second_author.table: no discrete feature has a table 'autor'. "
             "Known: post, author. Did you mean 'author'?",
         ),
         (
@@ -26,7 +26,7 @@ VALID = Path(__file__).parent / "valid" / "histories.yaml"
         ),
         (
             ["features.discrete.third={table: third}"],
-            "features.discrete.third.table: a feature cannot use its own",
+            "features.discrete.third.table: a feature cannot share its own table",
         ),
         (
             ["features.histories.watched.attributes.author.table=second_author"],
@@ -34,15 +34,15 @@ VALID = Path(__file__).parent / "valid" / "histories.yaml"
         ),
         (
             ["features.histories.actions.ids={column: watched, table: posts}"],
-            "features.histories.actions.ids.table: 'posts' is no discrete feature with a table. Known: post, author.",
+            "features.histories.actions.ids.table: no discrete feature has a table 'posts'. Known: post, author.",
         ),
         (
             ["model.embeddings.second_author=3"],
-            "model.embeddings.second_author: 'second_author' uses the table of 'author', and has its width; leave",
+            "model.embeddings.second_author: 'second_author' uses the table of 'author' and has its width; remove",
         ),
         (
             ["model.embeddings.watched=3"],
-            "model.embeddings.watched: 'watched' uses the table of 'post', and has its width; leave this one out",
+            "model.embeddings.watched: 'watched' uses the table of 'post' and has its width; remove this one",
         ),
         (
             ["model.embeddings={post: 4, author: 4, actions: 4, languages: 4}"],
@@ -50,11 +50,11 @@ VALID = Path(__file__).parent / "valid" / "histories.yaml"
         ),
         (
             ["model.embeddings.post=0"],
-            "model.embeddings.post: width 0 leaves out the table of 'post', which history 'watched' reads; give it a",
+            "model.embeddings.post: width 0 removes the table of 'post', which history 'watched' reads; give it a",
         ),
         (
             ["model.embeddings.actions=0"],
-            "model.embeddings.actions: width 0 leaves out the table of 'actions', which history 'actions' reads",
+            "model.embeddings.actions: width 0 removes the table of 'actions', which history 'actions' reads",
         ),
         (
             ["model.histories={watched: {encoder: {kind: pooling}}}"],
@@ -62,12 +62,12 @@ VALID = Path(__file__).parent / "valid" / "histories.yaml"
         ),
         (
             ["model.histories.wacthed={encoder: {kind: pooling}}"],
-            "model.histories.wacthed: 'wacthed' is no history of this configuration. Known: actions, languages, "
+            "model.histories.wacthed: unknown history 'wacthed'. Known: actions, languages, "
             "hashed, watched, lately. Did you mean 'watched'?",
         ),
         (
             ["model.histories.watched.encoder.target=pots"],
-            "model.histories.watched.encoder.target: 'pots' is no discrete feature of this configuration. Known: "
+            "model.histories.watched.encoder.target: unknown discrete feature 'pots'. Known: "
             "post, author, second_author. Did you mean 'post'?",
         ),
         (
@@ -77,16 +77,16 @@ VALID = Path(__file__).parent / "valid" / "histories.yaml"
         ),
         (
             ["features.discrete.posts={table: post, length: 2}", "model.histories.lately.encoder.target=posts"],
-            "model.histories.lately.encoder.target: 'posts' holds 2 values a row; the candidate must be one",
+            "model.histories.lately.encoder.target: 'posts' has 2 values per row; a candidate has one",
         ),
         (
             ["model.histories.actions={encoder: {kind: din, target: post}}"],
-            "model.histories.actions.encoder.target: the ids of history 'actions' have a table of their own, so no "
-            "candidate can be compared to them; say 'ids: {column: …, table: post}'",
+            "model.histories.actions.encoder.target: the ids of history 'actions' have their own table, so no "
+            "candidate can be compared with them; write 'ids: {column: …, table: post}'",
         ),
         (
             ["model.histories.lately.encoder.num_heads=3"],
-            "model.histories.lately.encoder.num_heads: 3 heads cannot part a width of 8; take a divisor of it",
+            "model.histories.lately.encoder.num_heads: must divide width, 8; found 3",
         ),
         (
             ["features.histories={default: {ids: {column: watched, size: 3}}}"],
@@ -94,19 +94,19 @@ VALID = Path(__file__).parent / "valid" / "histories.yaml"
         ),
         (
             ["features.histories={a/b: {ids: {column: watched, size: 3}}}"],
-            "features.histories.a/b: 'a/b' holds '/', which parts a history from its columns; rename it",
+            "features.histories.a/b: 'a/b' contains '/', which separates a history from its columns; rename it",
         ),
         (
             ["features.histories.author={ids: {column: watched, size: 3}}"],
-            "features.histories.author: column 'author' is declared twice; each column has one role",
+            "features.histories.author: column 'author' is declared twice; a column has one role",
         ),
         (
             ["features.histories.hashed.ids={column: like, size: 3}"],
-            "features.histories.hashed: 'like' is a task, so its column is a label and no history",
+            "features.histories.hashed: 'like' is a task, so its column is a label and cannot be read as a history",
         ),
         (
             ["features.discrete.actions/ids={size: 3}"],
-            "features.histories.actions.ids: column 'actions/ids' is declared twice; each column has one role",
+            "features.histories.actions.ids: column 'actions/ids' is declared twice; a column has one role",
         ),
         (
             ["features.histories.watched.attributes.action.hash={buckets: 3}"],
@@ -123,19 +123,19 @@ VALID = Path(__file__).parent / "valid" / "histories.yaml"
         ),
     ],
 )
-def test_what_cannot_be_is_refused_where_it_is_said(overrides: list[str], message: str) -> None:
+def test_a_mistake_is_refused_at_its_position(overrides: list[str], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(VALID, overrides)
     assert message in str(caught.value)
 
 
-def test_what_is_written_is_read_back_the_same(tmp_path: Path) -> None:
+def test_a_dumped_configuration_reads_back_as_itself(tmp_path: Path) -> None:
     config = load_config(VALID)
     (tmp_path / "again.yaml").write_text(dump_config(config))
     assert load_config(tmp_path / "again.yaml") == config
 
 
-def test_the_tables_are_those_of_features_and_of_events_that_share_none() -> None:
+def test_features_and_events_that_share_no_table_have_their_own() -> None:
     features: Any = load_config(VALID).features
     assert list(features.code_spaces) == [
         "post",

@@ -1,4 +1,4 @@
-"""The JSON Schema: what it accepts and refuses, beside what the loader does."""
+"""The JSON Schema accepts and refuses the same files as the loader, as far as it can."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ def test_it_is_a_schema_of_draft_2020_12(validator: Draft202012Validator) -> Non
     assert schema()["$schema"] == DIALECT
 
 
-def test_the_one_that_is_shipped_is_that_of_the_models() -> None:
+def test_the_shipped_schema_is_up_to_date() -> None:
     assert SHIPPED.read_text() == schema_text(), "run make docs"
 
 
@@ -41,8 +41,8 @@ def test_every_recipe_names_the_schema_in_its_first_line(recipe: Path) -> None:
     assert (recipe.parent / named).resolve() == SHIPPED
 
 
-def test_it_refuses_what_the_loader_refuses_of_single_fields(validator: Draft202012Validator) -> None:
-    # JSON Schema has no numbers that are not finite, and cannot tell what a validation set inherits.
+def test_it_refuses_single_fields_that_the_loader_refuses(validator: Draft202012Validator) -> None:
+    # JSON Schema has no non-finite numbers, and does not know what a validation set inherits.
     inherited = ("missing ArrowConfig.", "missing JsonLinesConfig.", "missing DailyInputs.", "missing HourlyInputs.")
     broken = {name: text for name, text in mutations() if not name.startswith(("not a number", *inherited))}
     accepted = [name for name, text in broken.items() if validator.is_valid(yaml.safe_load(text))]
@@ -54,7 +54,9 @@ def test_every_field_and_every_section_is_described() -> None:
     for name in models():
         definition = definitions.get(name) or definitions[f"{name}Part"]
         assert definition["description"], name
-        assert [field for field, said in definition["properties"].items() if not said.get("description")] == [], name
+        assert [field for field, schema in definition["properties"].items() if not schema.get("description")] == [], (
+            name
+        )
 
 
 @pytest.mark.parametrize(
@@ -66,7 +68,7 @@ def test_every_field_and_every_section_is_described() -> None:
         {"base": "ranker.yaml", "which_metrics": ["${METRIC}"]},
     ],
 )
-def test_a_file_that_builds_on_another_may_say_a_part(values: Any, validator: Draft202012Validator) -> None:
+def test_a_file_with_a_base_may_be_partial(values: Any, validator: Draft202012Validator) -> None:
     assert validator.is_valid(values)
 
 
@@ -79,10 +81,10 @@ def test_a_file_that_builds_on_another_may_say_a_part(values: Any, validator: Dr
         {"base": 3},
     ],
 )
-def test_and_nothing_else(values: Any, validator: Draft202012Validator) -> None:
+def test_other_partial_files_are_refused(values: Any, validator: Draft202012Validator) -> None:
     assert not validator.is_valid(values)
 
 
-def test_it_is_written_as_json_that_people_can_read() -> None:
+def test_it_is_written_as_readable_json() -> None:
     assert json.loads(schema_text()) == schema()
     assert "≥" in schema_text() or "…" in schema_text() or "sign(x)" in schema_text()

@@ -1,4 +1,4 @@
-"""Files laid over files, and overrides over all of them."""
+"""Files merged over files, and overrides over all of them."""
 
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,7 @@ def test_the_later_layer_wins() -> None:
 
 
 @pytest.mark.usefixtures("folder")
-def test_a_mistake_in_a_base_is_told_at_its_place_there() -> None:
+def test_a_mistake_in_a_base_is_reported_at_its_position_there() -> None:
     write("mine.yaml", "base: wrong.yaml\ntraining: {sed: 1}\n")
     write("wrong.yaml", "base: whole.yaml\n\nmodel: {embedings: {}}\n")
     found = problems("mine.yaml", "scoring.weights.lik=1")
@@ -96,7 +96,7 @@ def test_a_mistake_in_a_base_is_told_at_its_place_there() -> None:
         ("base: ${NOT_SET_AT_ALL}", "mine.yaml:1:7: base: the environment variable 'NOT_SET_AT_ALL' is not set"),
     ],
 )
-def test_a_base_that_cannot_be_is_refused(text: str, message: str) -> None:
+def test_a_bad_base_is_refused(text: str, message: str) -> None:
     write("other.yaml", "base: mine.yaml\n")
     write("list.yaml", "[1]\n")
     Path("bytes.yaml").write_bytes(b"\xff")
@@ -117,13 +117,13 @@ def test_a_base_that_cannot_be_is_refused(text: str, message: str) -> None:
         ("", "--set-file '': expected FILE, or section.key=FILE"),
     ],
 )
-def test_a_set_file_that_cannot_be_is_refused(given: str, message: str) -> None:
+def test_a_bad_set_file_is_refused(given: str, message: str) -> None:
     write("over.yaml", "3\n")
     assert problems("whole.yaml", set_files=(given,))[0].startswith(message)
 
 
 @pytest.mark.usefixtures("folder")
-def test_a_value_set_from_a_file_is_checked_at_its_place_there() -> None:
+def test_a_value_from_a_file_is_reported_at_its_position_there() -> None:
     write("towers.yaml", "default:\n  kind: constant\n  learning_rat: 0.1\n")
     found = problems("whole.yaml", set_files=("optimizer.towers=towers.yaml",))
     assert found[0].startswith("towers.yaml:3:3: optimizer.towers.default.learning_rat: 'learning_rat' is unknown.")
@@ -147,7 +147,7 @@ def test_overrides_reach_what_a_validation_set_inherits() -> None:
 
 
 @pytest.mark.usefixtures("folder")
-def test_overrides_know_names_that_hold_dots() -> None:
+def test_overrides_accept_names_with_dots() -> None:
     write("mine.yaml", WHOLE.replace("like", '"is.like"'))
     for named in ('model.tasks."is.like".pos_weight', "model.tasks.is.like.pos_weight"):
         assert load_config("mine.yaml", [f"{named}=3.0"]).model.tasks["is.like"].pos_weight == 3.0
@@ -163,19 +163,19 @@ def test_overrides_know_names_that_hold_dots() -> None:
         ("features.continuous.²=z", "features.continuous is a list of 2 items, so it has no key '²'"),
         ("features.continuous.2=z", "features.continuous is a list of 2 items, so it has no key '2'"),
         (f"features.continuous.{'9' * 5000}=z", "features.continuous is a list of 2 items"),
-        ("optimizer.towers.share.learning_rate=1", "To add it, set it whole: optimizer.towers.share=…"),
+        ("optimizer.towers.share.learning_rate=1", "To add it, set all of it: optimizer.towers.share=…"),
         ("training.seed.x.y=1", "training.seed is the value 7, so it has no key 'x'"),
         ("scoring.weights={like: x, share: y}", "scoring.weights.like: expected a number, found 'x'"),
     ],
 )
-def test_an_override_that_leads_nowhere_says_why(override: str, message: str) -> None:
+def test_an_override_with_a_bad_path_is_refused_with_the_reason(override: str, message: str) -> None:
     found = problems("whole.yaml", override)
     assert message in found[0]
     assert found[0].startswith(f"override {override!r}"[:40])
 
 
 @pytest.mark.usefixtures("folder")
-def test_each_mistake_of_one_override_is_told() -> None:
+def test_every_mistake_of_one_override_is_reported() -> None:
     override = "training={seed: x, num_train_steps: x, checkpoint_every_n: 0}"
     found = [line.removeprefix(f"override {override!r}: training.") for line in problems("whole.yaml", override)]
     assert sorted(found) == [
@@ -186,7 +186,7 @@ def test_each_mistake_of_one_override_is_told() -> None:
 
 
 @pytest.mark.usefixtures("folder")
-def test_show_gives_the_origin_of_every_value_that_is_no_default(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_show_gives_the_origin_of_every_value_but_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SEED", "5")
     write("base.yaml", WHOLE)
     write("mine.yaml", "base: base.yaml\ntraining:\n  seed: ${SEED}\n  num_eval_steps: ${UNSET_VARIABLE:-7}\n")
@@ -202,7 +202,7 @@ def test_show_gives_the_origin_of_every_value_that_is_no_default(monkeypatch: py
 
 
 @pytest.mark.usefixtures("folder")
-def test_show_says_nothing_of_defaults() -> None:
+def test_show_adds_no_comment_to_defaults() -> None:
     alone = show_config(resolve(VALID[2]))
     assert "  seed: 0\n" in alone
     assert "momentum: 0.01}\n" in alone
@@ -213,7 +213,7 @@ words = st.text(alphabet="abk.=:{}[],'\"$ 0~\n", max_size=12)
 
 @settings(max_examples=200)
 @given(st.lists(st.tuples(st.sampled_from(["training", "model.tasks", "features", "x"]), words, words), max_size=3))
-def test_any_override_is_taken_or_refused(given: list[tuple[str, str, str]]) -> None:
+def test_any_override_is_accepted_or_refused(given: list[tuple[str, str, str]]) -> None:
     try:
         config = load_config(VALID[0], [f"{section}.{key}={value}" for section, key, value in given])
     except ConfigError as error:
@@ -222,14 +222,14 @@ def test_any_override_is_taken_or_refused(given: list[tuple[str, str, str]]) -> 
         assert isinstance(config, RecapConfig)
 
 
-def test_what_is_dumped_reads_back_as_itself_for_every_valid_file(tmp_path: Path) -> None:
+def test_every_valid_file_reads_back_as_itself_when_dumped(tmp_path: Path) -> None:
     for file in VALID:
         config: Any = load_config(file)
         (tmp_path / file.name).write_text(dump_config(config))
         assert load_config(tmp_path / file.name) == config
 
 
-def test_the_order_of_features_and_tasks_is_a_difference_and_that_of_labels_is_none() -> None:
+def test_the_order_of_features_and_tasks_is_a_difference_but_not_that_of_labels() -> None:
     config = load_config(VALID[0])
     same = load_config(VALID[0], ["train_data.tasks={share: {}, like: {neg_downsampling_rate: 0.5}}"])
     assert differences(config, same) == {}

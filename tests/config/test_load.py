@@ -68,7 +68,7 @@ def parsed(text: str) -> Any:
     return plain(node)
 
 
-def test_the_published_defaults_of_training_are_kept() -> None:
+def test_training_has_the_published_defaults() -> None:
     training = RecapConfig.model_fields["training"].default
     assert {name: getattr(training, name) for name in type(training).model_fields} == {
         "save_dir": "/tmp/model",
@@ -110,7 +110,7 @@ def test_a_resolved_config_reads_back_as_itself(write: Any) -> None:
     assert differences(config, config) == {}
 
 
-def test_differences_name_each_value_that_changed(write: Any) -> None:
+def test_differences_name_every_value_that_changed(write: Any) -> None:
     before = load_config(write(GOOD))
     after = load_config(write(GOOD), ["training.seed=3", "scoring.weights.like=2"])
     assert differences(before, after) == {
@@ -162,13 +162,13 @@ def test_an_override_of_an_alias_leaves_its_anchor_alone(write: Any) -> None:
         ("training.seed=[", "override 'training.seed=[': not valid YAML"),
     ],
 )
-def test_an_override_that_cannot_be_is_refused_by_its_own_name(write: Any, override: str, message: str) -> None:
+def test_a_bad_override_is_refused_by_its_own_name(write: Any, override: str, message: str) -> None:
     text = GOOD.replace("num_train_steps: 30", "num_train_steps: 30, seed: 0")
     assert problems(write(text), (override,))[0].startswith(message)
 
 
 def test_all_mistakes_are_reported_at_once(write: Any) -> None:
-    """Single fields, misspelt sections, and what sections disagree about, whatever else is wrong."""
+    """Bad fields, misspelt sections, and sections that contradict each other."""
     changes = {
         "num_train_steps: 30": "num_train_steps: -1, seed: '${NOT_SET_AT_ALL}'",
         "continuous: [age, ": "continuous: [age, age, 3, ",
@@ -187,8 +187,8 @@ def test_all_mistakes_are_reported_at_once(write: Any) -> None:
     for old, new in changes.items():
         assert text.count(old) == 1, old
         text = text.replace(old, new)
-    told = [line.split(": ")[1] for line in problems(write(text))]
-    assert told == [
+    paths = [line.split(": ")[1] for line in problems(write(text))]
+    assert paths == [
         "training.num_train_steps",
         "training.seed",
         "features.continuous.1",
@@ -209,7 +209,7 @@ def test_all_mistakes_are_reported_at_once(write: Any) -> None:
     ]
 
 
-def test_every_key_that_is_missing_is_told(write: Any) -> None:
+def test_every_missing_key_is_reported(write: Any) -> None:
     assert [line.split(": ")[1] for line in problems(write("{}"))] == ["features", "model", "train_data", "optimizer"]
     cosine = GOOD.replace("kind: constant, learning_rate: 1e-3", "kind: linear_ramp_to_cosine")
     assert len(problems(write(cosine))) == 4
@@ -220,7 +220,7 @@ def test_a_mistake_in_what_validation_inherits_is_reported_once(write: Any) -> N
     assert len(problems(write(text))) == 1
 
 
-def test_a_file_that_is_missing_empty_or_no_mapping_is_refused(write: Any, tmp_path: Path) -> None:
+def test_a_missing_file_an_empty_one_and_a_list_are_refused(write: Any, tmp_path: Path) -> None:
     assert problems(tmp_path / "none.yaml")[0].startswith("none.yaml: cannot be read (No such file")
     assert problems(write(""))[0].startswith("ranker.yaml:1:1: expected a mapping of sections (training, ")
     assert problems(write("[1]"))[0].endswith("found a list")
@@ -253,9 +253,9 @@ def test_anchors_and_merges_are_resolved_and_no_tag_constructs_an_object() -> No
     assert node is not None
     assert plain(node) == {"a": "ls", "b": ["ls"], "c": {}}
     assert [str(problem) for problem in found] == [
-        "x:1:5: a: the tag '!!python/object/apply:os.system' is not known here; write plain values",
-        "x:1:44: b: the tag '!!python/object/apply:os.system' is not known here; write plain values",
-        "x:1:85: c: the tag '!own' is not known here; write plain values",
+        "x:1:5: a: unknown tag '!!python/object/apply:os.system'; write plain values",
+        "x:1:44: b: unknown tag '!!python/object/apply:os.system'; write plain values",
+        "x:1:85: c: unknown tag '!own'; write plain values",
     ]
 
 
@@ -289,7 +289,7 @@ paths = st.sampled_from(
 
 @settings(max_examples=300)
 @given(st.lists(st.tuples(paths, yaml_values), min_size=1, max_size=3))
-def test_whatever_stands_in_a_file_it_loads_or_is_refused_with_its_place(
+def test_any_file_loads_or_is_refused_with_positions(
     changes: list[tuple[str, Any]],
 ) -> None:
     import tempfile

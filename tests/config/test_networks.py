@@ -1,4 +1,4 @@
-"""What is said of backbones and towers that cannot be."""
+"""Backbones and towers that are refused."""
 
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ def values_with(backbone: dict[str, Any] | None, **model: Any) -> dict[str, Any]
     return values
 
 
-def said_of(values: dict[str, Any]) -> list[str]:
+def problems(values: dict[str, Any]) -> list[str]:
     with pytest.raises(ConfigError) as caught:
         config_of(values)
     return [f"{problem.path}: {problem.text}" for problem in caught.value.problems]
@@ -35,11 +35,11 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a rate for a layer without a ReLU": (
         {**MLP, "dropout": {"rates": [0.1, 0.1]}},
-        "model.backbone.dropout.rates: must hold one rate for every layer that has a ReLU, 1 of them; found 2",
+        "model.backbone.dropout.rates: must have one rate per layer with a ReLU, 1; found 2",
     ),
     "no rate for the last ReLU": (
         {**MLP, "dropout": {"rates": [0.1]}, "final_layer_activation": True},
-        "model.backbone.dropout.rates: must hold one rate for every layer that has a ReLU, 2 of them; found 1",
+        "model.backbone.dropout.rates: must have one rate per layer with a ReLU, 2; found 1",
     ),
     "a rate of 1": (
         {**MLP, "dropout": {"rates": [1.0]}},
@@ -47,13 +47,12 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "no MLP to stack": (
         {"kind": "dcn", "poly_degree": 1, "use_parallel": False},
-        "model.backbone.use_parallel: false stacks parallel_mlp on the cross layers, but there is none; "
-        "add one, or leave this out",
+        "model.backbone.use_parallel: false stacks parallel_mlp on the cross layers, but parallel_mlp is "
+        "not set; add it, or remove this",
     ),
     "no MLP to stack on gates": (
         {"kind": "gdcn", "num_layers": 1, "use_parallel": False},
-        "model.backbone.use_parallel: false stacks mlp on the cross layers, but there is none; "
-        "add one, or leave this out",
+        "model.backbone.use_parallel: false stacks mlp on the cross layers, but mlp is not set; add it, or remove this",
     ),
     "a cross network without layers": (
         {"kind": "dcn", "poly_degree": 0},
@@ -67,7 +66,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {**FINAL, "num_heads": 4},
         "model.backbone.first.mlp.layer_sizes: the last layer must be a multiple of num_heads, 4; found 6",
     ),
-    "a gate that is none": (
+    "an unknown gate": (
         {**FINAL, "first": {**STREAM, "gate": {"kind": "none"}}},
         "model.backbone.first.gate.kind: 'none' is unknown. Known: inputs, learned.",
     ),
@@ -79,55 +78,55 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_a_backbone_that_cannot_be_is_refused(case: str) -> None:
+def test_an_impossible_backbone_is_refused(case: str) -> None:
     backbone, message = WRONG[case]
-    assert message in said_of(values_with(backbone))
+    assert message in problems(values_with(backbone))
 
 
 def test_a_tower_has_a_rate_for_each_hidden_layer() -> None:
     tower = {"kind": "mlp", "layer_sizes": [8, 4], "dropout": {"rates": [0.1]}}
-    assert said_of(values_with(MLP, tasks={"like": {"tower": tower}, "share": {"tower": {"kind": "mlp"}}})) == [
-        "model.tasks.like.tower.dropout.rates: must hold one rate for every layer that has a ReLU, 2 of them; found 1"
+    assert problems(values_with(MLP, tasks={"like": {"tower": tower}, "share": {"tower": {"kind": "mlp"}}})) == [
+        "model.tasks.like.tower.dropout.rates: must have one rate per layer with a ReLU, 2; found 1"
     ]
 
 
 def test_dlrm_needs_embeddings_of_one_width() -> None:
-    assert said_of(values_with(DLRM, embeddings={"hour": 4, "language": 2})) == [
-        "model.embeddings: dlrm takes products of embeddings, so all need one width; found hour: 4, language: 2"
+    assert problems(values_with(DLRM, embeddings={"hour": 4, "language": 2})) == [
+        "model.embeddings: dlrm multiplies embeddings, so all need one width; found hour: 4, language: 2"
     ]
     wide = {"kind": "dlrm", "bottom_mlp": {"layer_sizes": [8]}}
-    assert said_of(values_with(wide, embeddings={"default": 4, "language": 2})) == [
-        "model.embeddings: dlrm takes products of embeddings, so all need one width; found hour: 4, language: 2",
+    assert problems(values_with(wide, embeddings={"default": 4, "language": 2})) == [
+        "model.embeddings: dlrm multiplies embeddings, so all need one width; found hour: 4, language: 2",
         "model.backbone.bottom_mlp.layer_sizes: the last layer must be as wide as the embeddings, 4 or 2; found 8",
     ]
-    none = "model.backbone: dlrm takes products of embeddings, but there are none; name columns under features.discrete"
-    assert said_of(values_with(DLRM, embeddings={"default": 0})) == [none]
+    message = "model.backbone: dlrm multiplies embeddings, but there are none; add columns under features.discrete"
+    assert problems(values_with(DLRM, embeddings={"default": 0})) == [message]
     config_of(values_with(DLRM, embeddings={"hour": 4, "language": 0}))
 
 
 def test_dlrm_needs_numbers() -> None:
     values = values_with(DLRM)
     values["features"] = {"discrete": {"hour": {"size": 24}}}
-    assert said_of(values) == [
-        "model.backbone.bottom_mlp: has nothing to read; name columns under features.continuous, binary or vectors"
+    assert problems(values) == [
+        "model.backbone.bottom_mlp: has nothing to read; add columns under features.continuous, binary or vectors"
     ]
 
 
-def test_a_dlrm_tower_reads_the_inputs_or_is_refused() -> None:
+def test_a_dlrm_tower_must_read_the_inputs() -> None:
     tasks = {"like": {"tower": DLRM}, "share": {"tower": {"kind": "mlp"}}}
     config_of(values_with(None, tasks=tasks, sharing={"kind": "share_none"}))
-    assert said_of(values_with(MLP, tasks=tasks, sharing={"kind": "share_partial"})) == [
-        "model.tasks.like.tower: dlrm takes products of embeddings, which it does not read with share_partial; "
+    assert problems(values_with(MLP, tasks=tasks, sharing={"kind": "share_partial"})) == [
+        "model.tasks.like.tower: dlrm multiplies embeddings, but with share_partial it does not read them; "
         "use share_none"
     ]
 
 
 @pytest.mark.parametrize(
-    ("model", "said"),
+    ("model", "message"),
     [
         (
             {"backbone": DLRM, "sharing": {"kind": "ple", "shared_experts": 1, "task_experts": 1, "levels": 2}},
-            "model.backbone: dlrm takes products of embeddings, which it does not read with ple; use cgc",
+            "model.backbone: dlrm multiplies embeddings, but with ple it does not read them; use cgc",
         ),
         (
             {
@@ -135,17 +134,16 @@ def test_a_dlrm_tower_reads_the_inputs_or_is_refused() -> None:
                 "sharing": {"kind": "share_none"},
                 "cascade": {"kind": "aitm", "chain": ["like", "share"], "width": 4},
             },
-            "model.tasks.share.tower: dlrm takes products of embeddings, which it does not read with aitm; "
-            "use share_none",
+            "model.tasks.share.tower: dlrm multiplies embeddings, but with aitm it does not read them; use share_none",
         ),
     ],
 )
-def test_dlrm_where_there_are_only_mixtures_is_refused(model: dict[str, Any], said: str) -> None:
+def test_dlrm_must_not_read_mixtures(model: dict[str, Any], message: str) -> None:
     backbone = model.pop("backbone", None)
-    assert said_of(values_with(backbone, **model)) == [said]
+    assert problems(values_with(backbone, **model)) == [message]
 
 
-def test_batch_norm_needs_two_rows_wherever_it_stands() -> None:
+def test_batch_norm_anywhere_needs_two_rows() -> None:
     deep = {"layer_sizes": [4, 6], "batch_norm": {}}
     for backbone in (
         {"kind": "dcn", "poly_degree": 1, "parallel_mlp": deep},
@@ -155,13 +153,13 @@ def test_batch_norm_needs_two_rows_wherever_it_stands() -> None:
         tower = {"tower": {"kind": "mlp"}}
         values = values_with(backbone, tasks={"like": tower, "share": tower}, featurization={"kind": "log1p_abs"})
         values["train_data"]["global_batch_size"] = 1
-        assert [line for line in said_of(values) if "BatchNorm needs at least 2 rows" in line], backbone
+        assert [line for line in problems(values) if "BatchNorm needs at least 2 rows" in line], backbone
         values["model"]["backbone"] = MLP
         config_of(values)
 
 
 @pytest.mark.parametrize("dropout", [{}, {"rate": 0.2}, {"rates": [0.3]}])
-def test_dropout_is_stored_so_that_it_can_be_read_again(dropout: dict[str, Any], tmp_path: Path) -> None:
+def test_dropout_is_dumped_and_read_back(dropout: dict[str, Any], tmp_path: Path) -> None:
     config = config_of(values_with({**MLP, "dropout": dropout}))
     (tmp_path / "config.yaml").write_text(dump_config(config))
     assert load_config(tmp_path / "config.yaml") == config

@@ -7,7 +7,7 @@ from recap.config.file.load import load_config
 from recap.config.file.starter import EXAMPLE, Columns, Guess, starter
 
 
-def test_the_starter_is_a_good_configuration_of_its_example(tmp_path: Path) -> None:
+def test_the_starter_is_a_valid_configuration_of_its_example(tmp_path: Path) -> None:
     file = tmp_path / "ranker.yaml"
     file.write_text(starter())
     config = load_config(file)
@@ -17,7 +17,7 @@ def test_the_starter_is_a_good_configuration_of_its_example(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("name", ["no", "a: b", "a#b", "*x", "1", "true", "日本", "a\nb", '"'])
-def test_every_name_a_column_may_have_is_written_so_that_it_reads_back(name: str, tmp_path: Path) -> None:
+def test_any_column_name_is_written_so_that_it_reads_back(name: str, tmp_path: Path) -> None:
     columns = Columns(continuous=[Guess(name, "a word")], labels=[Guess(f"{name} label", "a word", 2.0)])
     file = tmp_path / "ranker.yaml"
     file.write_text(starter(columns, ParquetConfig(inputs=["a.parquet", "b c.parquet"]), rows=500))

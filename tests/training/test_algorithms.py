@@ -86,27 +86,27 @@ def built(name: str, groups: list[list[nn.Parameter]]) -> torch.optim.Optimizer:
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_an_algorithm_moves_every_number_as_its_paper_has_it_and_as_torch_does(name: str) -> None:
+def test_algorithms_match_their_papers_and_torch(name: str) -> None:
     ours, theirs = parameters(), parameters()
     before = [each.detach().double().numpy().ravel() for each in parameters()]
     optimizer, plain = built(name, [ours]), OF_TORCH[name](theirs)
     seen: list[list[np.ndarray[Any, Any]]] = [[], []]
     for _ in range(4):
-        for place, (one, other) in enumerate(zip(ours, theirs, strict=True)):
+        for index, (one, other) in enumerate(zip(ours, theirs, strict=True)):
             one.grad = torch.randn_like(one)
             other.grad = one.grad.clone()
-            seen[place].append(one.grad.double().numpy().ravel())
+            seen[index].append(one.grad.double().numpy().ravel())
         optimizer.step()
         plain.step()
-    for place, (one, other) in enumerate(zip(ours, theirs, strict=True)):
+    for index, (one, other) in enumerate(zip(ours, theirs, strict=True)):
         assert_close(one, other)
-        by_number = zip(before[place], np.stack(seen[place], axis=1), strict=True)
+        by_number = zip(before[index], np.stack(seen[index], axis=1), strict=True)
         slow = [slow_number(ALGORITHMS[name], weight, list(gradients)) for weight, gradients in by_number]
         assert_close(one.detach().double().flatten(), torch.tensor(slow, dtype=torch.float64), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_a_parameter_that_gets_its_first_gradient_late_starts_then(name: str) -> None:
+def test_a_parameter_starts_with_its_first_gradient(name: str) -> None:
     late, alone = parameters()[0], parameters()[0]
     beside = parameters()[1]
     optimizer, other = built(name, [[late, beside], []]), built(name, [[alone]])
@@ -147,7 +147,7 @@ RUNS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_a_stopped_run_resumes_to_the_very_same_end_with_every_algorithm(name: str, feed: Path, tmp_path: Path) -> None:
+def test_a_stopped_run_resumes_bit_for_bit_with_every_algorithm(name: str, feed: Path, tmp_path: Path) -> None:
     training = {"num_train_steps": 8, "eval_log_every_n": 8, "gradient_accumulation": 2}
     whole, stopped = (
         feed_config(feed, tmp_path / each, optimizer=RUNS[name], training=training) for each in ("whole", "stopped")
@@ -172,7 +172,7 @@ def histories(optimizer: dict[str, Any]) -> RecapConfig:
 
 
 def after_steps(config: RecapConfig, count: int, parts: int = 1) -> tuple[dict[str, Tensor], ScheduledOptimizer]:
-    """The weights after so many steps over different batches, in evaluation mode, so that nothing is drawn."""
+    """The weights after `count` steps over different batches, in evaluation mode, so that no dropout is drawn."""
     values = config.model_dump()
     values["training"]["gradient_accumulation"] = parts
     config = config_of(values)
@@ -191,7 +191,7 @@ def after_steps(config: RecapConfig, count: int, parts: int = 1) -> tuple[dict[s
 
 @pytest.mark.parametrize("parts", [1, 3])
 @pytest.mark.parametrize("name", [name for name in SPARSE if name != "lazy_adam"])
-def test_sparse_steps_of_a_whole_ranker_are_dense_ones(name: str, parts: int) -> None:
+def test_sparse_steps_of_a_ranker_equal_dense_ones(name: str, parts: int) -> None:
     sparse, _ = after_steps(histories(optimizer_values("sgd", name, sparse=True)), 4, parts)
     dense, _ = after_steps(histories(optimizer_values("sgd", name)), 4)
     start = dict(make_ranker(histories(optimizer_values("sgd", name))).named_parameters())
@@ -202,7 +202,7 @@ def test_sparse_steps_of_a_whole_ranker_are_dense_ones(name: str, parts: int) ->
     assert len(moved) == 3  # hour, post and the actions of a history
 
 
-def test_lazy_adam_takes_micro_batches_as_one_step() -> None:
+def test_lazy_adam_counts_micro_batches_as_one_step() -> None:
     config = histories(optimizer_values("sgd", "lazy_adam", sparse=True))
     whole, _ = after_steps(config, 4)
     accumulated, optimizer = after_steps(config, 4, parts=3)
@@ -211,7 +211,7 @@ def test_lazy_adam_takes_micro_batches_as_one_step() -> None:
     assert optimizer.state_dict()["inputs.embeddings.tables.post.weight/step"] == 4
 
 
-def test_one_number_a_row_is_kept_by_rowwise_adagrad_and_nothing_by_sgd() -> None:
+def test_rowwise_adagrad_has_one_number_per_row_and_sgd_has_no_state() -> None:
     _, optimizer = after_steps(histories(optimizer_values("sgd", "rowwise_adagrad", sparse=True)), 1)
     shapes = {name: tuple(value.shape) for name, value in optimizer.state_dict().items()}
     rows = {"hour": 25, "post": 31, "watched/attributes/action": 4}
@@ -219,18 +219,18 @@ def test_one_number_a_row_is_kept_by_rowwise_adagrad_and_nothing_by_sgd() -> Non
 
 
 @pytest.mark.parametrize("name", [name for name in RUNS if name != "sparse_beside_uncertainty"])
-def test_what_is_kept_goes_through_a_file_to_the_bit(name: str) -> None:
+def test_optimizer_state_survives_a_file_bit_for_bit(name: str) -> None:
     config = histories(RUNS[name])
     _, optimizer = after_steps(config, 2)
-    kept = load(save(optimizer.state_dict()))
+    saved = load(save(optimizer.state_dict()))
     other = ScheduledOptimizer(config, make_ranker(config))
-    other.load_state_dict(kept)
-    found = other.state_dict()
-    assert found.keys() == kept.keys()
-    assert all(torch.equal(found[entry], value) for entry, value in kept.items())
+    other.load_state_dict(saved)
+    loaded = other.state_dict()
+    assert loaded.keys() == saved.keys()
+    assert all(torch.equal(loaded[entry], value) for entry, value in saved.items())
 
 
-def test_a_model_of_tables_and_towers_alone_trains(feed: Path, tmp_path: Path) -> None:
+def test_a_model_of_only_tables_and_towers_trains(feed: Path, tmp_path: Path) -> None:
     """No parameter is left for the group of the backbone."""
     config = feed_config(
         feed,
@@ -244,7 +244,7 @@ def test_a_model_of_tables_and_towers_alone_trains(feed: Path, tmp_path: Path) -
     assert "inputs.embeddings.tables.hour.weight" in files(tmp_path / "run", 2, "weights.safetensors")
 
 
-def test_histories_train_by_rows(tmp_path: Path) -> None:
+def test_tables_of_histories_train_sparsely(tmp_path: Path) -> None:
     feed = write_feed(tmp_path / "feed", histories=True)
     config = histories(optimizer_values("adamw", "rowwise_adagrad", sparse=True))
     values = feed_values(feed, tmp_path / "run")
@@ -258,18 +258,18 @@ def test_histories_train_by_rows(tmp_path: Path) -> None:
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "weight decay by rows": (
         optimizer_values("adam", "adamw", sparse=True),
-        "optimizer.tables.sparse: weight decay moves every row in every step, and sparse steps only those of a batch; "
-        "take adam, or set it to false",
+        "optimizer.tables.sparse: weight decay changes every row in every step, but sparse steps reach only the "
+        "rows of a batch; use adam, or set sparse to false",
     ),
     "momentum by rows": (
         optimizer_values("adam", "momentum", sparse=True),
-        "optimizer.tables.sparse: momentum moves rows after the batch that held them, and sparse steps do not reach "
-        "those; set momentum to 0, or this to false",
+        "optimizer.tables.sparse: momentum changes rows in steps after their batch, but sparse steps reach only the "
+        "rows of a batch; set momentum to 0, or sparse to false",
     ),
     "a penalty on whole tables": (
         optimizer_values("adam", "adagrad", sparse=True, embedding_l2=0.1),
-        "optimizer.embedding_l2: moves every row of a table in every step, and sparse steps only those of a batch; "
-        "set it to 0, or optimizer.tables.sparse to false",
+        "optimizer.embedding_l2: changes every row of a table in every step, but sparse steps reach only the rows of a "
+        "batch; set it to 0, or optimizer.tables.sparse to false",
     ),
     "gradients of tasks": (
         optimizer_values("adam", "adagrad", sparse=True, balancing={"kind": "pcgrad"}),
@@ -283,7 +283,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "nesterov without momentum": (
         optimizer_values("adam", None) | {"algorithm": {"kind": "sgd", "nesterov": True}},
-        "optimizer.algorithm.nesterov: changes nothing without momentum; set momentum above 0, or leave it out",
+        "optimizer.algorithm.nesterov: has no effect without momentum; set momentum above 0, or remove it",
     ),
     "rows of no table": (
         optimizer_values("adam", None) | {"algorithm": {"kind": "rowwise_adagrad"}},
@@ -292,11 +292,11 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-def test_kernels_are_not_made_of_sparse_steps() -> None:
+def test_sparse_steps_cannot_be_compiled() -> None:
     values = feed_values(Path("feed"), Path("run")) | {"optimizer": optimizer_values("adam", "sgd", sparse=True)}
     values["training"]["compile"] = True
-    (said,) = said_of(values)
-    assert said.startswith("training.compile: torch.compile makes no kernels for sparse gradients; leave it out")
+    (problem,) = said_of(values)
+    assert problem.startswith("training.compile: torch.compile does not support sparse gradients; set it to false")
 
 
 def said_of(values: dict[str, Any]) -> list[str]:
@@ -306,25 +306,25 @@ def said_of(values: dict[str, Any]) -> list[str]:
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_an_optimizer_that_cannot_be_is_refused_with_its_reason(name: str) -> None:
+def test_contradictory_optimizer_settings_are_refused(name: str) -> None:
     optimizer, text = WRONG[name]
-    (said,) = said_of(feed_values(Path("feed"), Path("run")) | {"optimizer": optimizer})
-    assert said.startswith(text)
+    (problem,) = said_of(feed_values(Path("feed"), Path("run")) | {"optimizer": optimizer})
+    assert problem.startswith(text)
 
 
 @pytest.mark.parametrize("embeddings", [{"default": 0}, {"hour": 0, "language": 0}, None])
-def test_an_algorithm_for_tables_that_are_not_there_is_refused(embeddings: dict[str, Any] | None) -> None:
+def test_an_algorithm_for_tables_needs_tables(embeddings: dict[str, Any] | None) -> None:
     values = feed_values(Path("feed"), Path("run")) | {"optimizer": optimizer_values("adam", "sgd")}
     values["model"]["embeddings"] = embeddings or {}
     if embeddings is None:
         values["features"]["discrete"] = {}
-    (said,) = said_of(values)
-    assert said.startswith("optimizer.tables: there are no embedding tables to move; leave it out")
+    (problem,) = said_of(values)
+    assert problem.startswith("optimizer.tables: there are no embedding tables to update; remove it")
 
 
-def test_the_table_of_the_position_is_none_of_the_tables() -> None:
+def test_the_position_table_does_not_count_as_a_table() -> None:
     values = feed_values(Path("feed"), Path("run")) | {"optimizer": optimizer_values("adam", "sgd")}
     values["features"]["discrete"] = {"hour": {"size": 24}}
     values["model"] |= {"embeddings": {}, "position_debias": {"feature": "hour", "max_position": 12, "num_dims": 3}}
-    (said,) = said_of(values)
-    assert said.startswith("optimizer.tables: there are no embedding tables")
+    (problem,) = said_of(values)
+    assert problem.startswith("optimizer.tables: there are no embedding tables")

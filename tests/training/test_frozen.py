@@ -42,7 +42,7 @@ def fresh(config: RecapConfig) -> dict[str, Tensor]:
     "names",
     [["inputs.embeddings", "towers.like"], ["inputs", "sharing.backbone.mlp"], ["inputs", "sharing", "towers.like"]],
 )
-def test_frozen_modules_stay_to_the_bit_and_all_others_move(
+def test_frozen_modules_stay_bit_for_bit_and_all_others_move(
     feed: Path, tmp_path: Path, names: list[str], kind: str
 ) -> None:
     config = frozen(feed, tmp_path / "run", names, balancing={"kind": kind}, embedding_l2=0.1, network_l2=0.01)
@@ -57,10 +57,10 @@ def test_frozen_modules_stay_to_the_bit_and_all_others_move(
 
 
 @pytest.mark.parametrize("sharing", SHARINGS)
-def test_gradients_of_what_is_left_are_those_without_freezing(sharing: str) -> None:
+def test_gradients_of_unfrozen_modules_do_not_depend_on_freezing(sharing: str) -> None:
     config = make_config(f"mlp-{sharing}")
     batch = make_batch(config)
-    found = []
+    results = []
     for names in ([], ["inputs.embeddings", "towers.like"]):
         ranker = make_ranker(config).eval()
         freeze(ranker, names)
@@ -69,25 +69,25 @@ def test_gradients_of_what_is_left_are_those_without_freezing(sharing: str) -> N
         gradients = TaskGradients(ranker.parameters(), 2)
         gradients.add(outputs, leaf, MultiTaskLoss.of(config.model)(leaf, batch.labels, batch.weights, batch.user))
         gradients.write([0.5, 0.5], [0.5, 0.5])
-        found.append({name: each.grad for name, each in ranker.named_parameters() if each.grad is not None})
-    assert 0 < len(found[1]) < len(found[0])
-    for name, gradient in found[1].items():
-        assert_close(gradient, found[0][name])
-    assert found[0].keys() - found[1].keys() == {
-        name for name in found[0] if name.startswith(("inputs.embeddings.", "towers.like."))
+        results.append({name: each.grad for name, each in ranker.named_parameters() if each.grad is not None})
+    assert 0 < len(results[1]) < len(results[0])
+    for name, gradient in results[1].items():
+        assert_close(gradient, results[0][name])
+    assert results[0].keys() - results[1].keys() == {
+        name for name in results[0] if name.startswith(("inputs.embeddings.", "towers.like."))
     }
 
 
-def test_normalisations_in_frozen_modules_stay_in_evaluation_when_the_ranker_trains(feed: Path, tmp_path: Path) -> None:
+def test_normalisations_in_frozen_modules_stay_in_evaluation_mode(feed: Path, tmp_path: Path) -> None:
     config = frozen(feed, tmp_path / "run", [])
     ranker = new_ranker(config, load_assets(config.features))
     freeze(ranker, ["towers.like"])
 
     def training(task: str) -> dict[str, set[bool]]:
-        found: dict[str, set[bool]] = {}
+        results: dict[str, set[bool]] = {}
         for module in ranker.towers.named(task).modules():
-            found.setdefault(type(module).__name__, set()).add(module.training)
-        return found
+            results.setdefault(type(module).__name__, set()).add(module.training)
+        return results
 
     for _ in range(2):
         ranker.eval()
@@ -99,7 +99,7 @@ def test_normalisations_in_frozen_modules_stay_in_evaluation_when_the_ranker_tra
     assert not any(module.training for module in ranker.modules())
 
 
-def test_a_frozen_run_resumes_to_the_very_same_end(feed: Path, tmp_path: Path) -> None:
+def test_a_run_with_frozen_modules_resumes_bit_for_bit(feed: Path, tmp_path: Path) -> None:
     whole, stopped = (frozen(feed, tmp_path / name, ["inputs", "towers.share"]) for name in ("whole", "stopped"))
     train(whole, Recorder())
     for step in (1, 3, 4):
@@ -112,14 +112,14 @@ def test_a_frozen_run_resumes_to_the_very_same_end(feed: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["input"], r"optimizer.frozen.0: 'input' is no module of a model. Known: inputs, .* mean 'inputs'\?"),
-        (["inputs", "towers.lik"], r"frozen.1: 'towers.lik' is the tower of no task. Known: .* mean 'towers.like'\?"),
-        (["inputs", "inputs"], r"frozen.1: 'inputs' is named twice; once is enough"),
-        (["inputs.embeddings", "inputs"], r"frozen.0: 'inputs.embeddings' is a part of 'inputs', which is named too"),
+        (["input"], r"optimizer.frozen.0: unknown module 'input'. Known: inputs, .* mean 'inputs'\?"),
+        (["inputs", "towers.lik"], r"frozen.1: unknown tower 'towers.lik'. Known: .* mean 'towers.like'\?"),
+        (["inputs", "inputs"], r"frozen.1: 'inputs' is listed twice; remove one"),
+        (["inputs.embeddings", "inputs"], r"frozen.0: 'inputs.embeddings' is part of 'inputs', which is listed too"),
         ("inputs", r"optimizer.frozen: expected a list, found 'inputs'"),
     ],
 )
-def test_what_no_model_has_is_refused_with_the_configuration(tmp_path: Path, names: Any, message: str) -> None:
+def test_modules_that_no_model_has_are_refused_with_the_configuration(tmp_path: Path, names: Any, message: str) -> None:
     values = feed_values(tmp_path, tmp_path / "run")
     values["optimizer"]["frozen"] = names
     with pytest.raises(ConfigError, match=message) as caught:
@@ -143,7 +143,7 @@ def test_what_no_model_has_is_refused_with_the_configuration(tmp_path: Path, nam
         (["inputs", "sharing", "towers"], r"optimizer.frozen: all modules with weights are frozen, so nothing"),
     ],
 )
-def test_what_this_model_does_not_have_is_refused_before_the_first_step(
+def test_modules_that_this_model_lacks_are_refused_before_the_first_step(
     feed: Path, tmp_path: Path, names: list[str], message: str
 ) -> None:
     recorder = Recorder()
@@ -152,9 +152,7 @@ def test_what_this_model_does_not_have_is_refused_before_the_first_step(
     assert recorder.steps == []
 
 
-def test_a_task_with_a_dot_or_of_a_name_that_torch_uses_is_frozen_as_the_summary_calls_it(
-    feed: Path, tmp_path: Path
-) -> None:
+def test_a_task_with_an_escaped_name_is_frozen_by_its_module_name(feed: Path, tmp_path: Path) -> None:
     values = feed_values(feed, tmp_path / "run")
     tower = values["model"]["tasks"]["like"]
     for task, module in (("a.b", "towers.a%2Eb"), ("items", "towers.items%")):

@@ -27,9 +27,7 @@ def test_schedules_agree_with_the_published_ones(name: str) -> None:
 
 
 @given(st.integers(1, 1000), st.integers(1, 1000), st.integers(0, 3000), st.floats(0, 1), st.floats(0, 1))
-def test_a_cosine_stays_between_its_rates_after_the_ramp(
-    ramp: int, fall: int, step: int, rate: float, final: float
-) -> None:
+def test_a_cosine_stays_between_its_two_rates(ramp: int, fall: int, step: int, rate: float, final: float) -> None:
     config = read(
         {
             "kind": "linear_ramp_to_cosine",
@@ -39,23 +37,25 @@ def test_a_cosine_stays_between_its_rates_after_the_ramp(
             "final_num_steps": ramp + fall,
         }
     )
-    found = learning_rate(config, step)
-    assert min(rate, final, 0 if step < ramp else 1) - 1e-12 <= found <= max(rate, final) + 1e-12
+    actual = learning_rate(config, step)
+    assert min(rate, final, 0 if step < ramp else 1) - 1e-12 <= actual <= max(rate, final) + 1e-12
 
 
 def test_a_cosine_must_end_after_its_ramp() -> None:
     cosine = {"kind": "linear_ramp_to_cosine", "learning_rate": 0.1, "final_learning_rate": 0.0}
     schedule = read(cosine | {"num_ramp_steps": 10, "final_num_steps": 10})
-    assert list(all_problems(schedule)) == [(("final_num_steps",), "10 must be above num_ramp_steps (10)")]
+    assert list(all_problems(schedule)) == [(("final_num_steps",), "must be above num_ramp_steps, 10; found 10")]
 
 
 @pytest.mark.parametrize(
     ("boundaries", "values", "path", "message"),
     [
         ([1, 2], [0.1, 0.2], "learning_rate_values", "2 learning_rate_boundaries need 3 values, found 2"),
-        ([2, 1], [0.1, 0.2, 0.3], "learning_rate_boundaries", "must rise, found [2, 1]"),
+        ([2, 1], [0.1, 0.2, 0.3], "learning_rate_boundaries", "must be ascending, found [2, 1]"),
     ],
 )
-def test_pieces_must_fit_their_boundaries(boundaries: list[int], values: list[float], path: str, message: str) -> None:
+def test_piecewise_rates_must_fit_their_boundaries(
+    boundaries: list[int], values: list[float], path: str, message: str
+) -> None:
     pieces = {"learning_rate_boundaries": boundaries, "learning_rate_values": values}
     assert list(all_problems(read({"kind": "piecewise_constant", **pieces}))) == [((path,), message)]

@@ -1,4 +1,4 @@
-"""A warm start from another model: names that are mapped, modules that start anew, and what is refused."""
+"""A warm start from another model: mapped names, fresh modules, and refusals."""
 
 from pathlib import Path
 from typing import Any
@@ -31,11 +31,11 @@ def old(feed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-def warm(feed: Path, run: Path, old: Path, said: dict[str, Any] | None, **model: Any) -> RecapConfig:
+def warm(feed: Path, run: Path, old: Path, mapping: dict[str, Any] | None, **model: Any) -> RecapConfig:
     """A run of one step that moves nothing, from `old`."""
     values = feed_values(feed, run)
     still = {"kind": "constant", "learning_rate": 0.0}
-    values["training"] |= {"num_train_steps": 1, "initial_checkpoint_dir": str(old), "initial_weights": said}
+    values["training"] |= {"num_train_steps": 1, "initial_checkpoint_dir": str(old), "initial_weights": mapping}
     values["optimizer"] |= {"backbone": still, "towers": {"default": still}}
     values["model"] |= model
     return config_of(values)
@@ -44,8 +44,8 @@ def warm(feed: Path, run: Path, old: Path, said: dict[str, Any] | None, **model:
 def started(config: RecapConfig, recorder: Recorder | None = None) -> dict[str, Tensor]:
     """The weights, but for running statistics, after a step that moves none of them."""
     train(config, recorder or Recorder())
-    found = files(Path(config.training.save_dir), 1, WEIGHTS)
-    return {name: value for name, value in found.items() if "running" not in name and "num_batches" not in name}
+    weights = files(Path(config.training.save_dir), 1, WEIGHTS)
+    return {name: value for name, value in weights.items() if "running" not in name and "num_batches" not in name}
 
 
 def fresh(config: RecapConfig) -> dict[str, Tensor]:
@@ -53,18 +53,16 @@ def fresh(config: RecapConfig) -> dict[str, Tensor]:
     return new_ranker(config, load_assets(config.features)).state_dict()
 
 
-def test_mapped_modules_come_from_their_old_names_and_all_others_from_their_own(
-    feed: Path, tmp_path: Path, old: Path
-) -> None:
-    said = {"map": {"towers.like": "towers.share", "towers.share": "towers.like"}}
-    found, before = started(warm(feed, tmp_path / "run", old, said)), files(old, 2, WEIGHTS)
+def test_mapped_modules_load_from_their_old_names(feed: Path, tmp_path: Path, old: Path) -> None:
+    mapping = {"map": {"towers.like": "towers.share", "towers.share": "towers.like"}}
+    weights, before = started(warm(feed, tmp_path / "run", old, mapping)), files(old, 2, WEIGHTS)
     swapped = {"towers.like.": "towers.share.", "towers.share.": "towers.like."}
-    for name, value in found.items():
+    for name, value in weights.items():
         prefix = next((each for each in swapped if name.startswith(each)), "")
         assert torch.equal(value, before[swapped.get(prefix, "") + name[len(prefix) :]]), name
 
 
-def test_fresh_modules_start_as_in_a_new_model_of_other_sizes(feed: Path, tmp_path: Path, old: Path) -> None:
+def test_fresh_modules_start_as_in_a_new_model(feed: Path, tmp_path: Path, old: Path) -> None:
     config = warm(
         feed,
         tmp_path / "run",
@@ -73,13 +71,13 @@ def test_fresh_modules_start_as_in_a_new_model_of_other_sizes(feed: Path, tmp_pa
         embeddings={"default": 6},
     )
     recorder = Recorder()
-    found, before, new = started(config, recorder), files(old, 2, WEIGHTS), fresh(config)
-    anew = ("inputs.embeddings.tables.", "sharing.", "towers.share.")
-    assert any(name.startswith(anew) for name in found)
-    for name, value in found.items():
-        source = new[name] if name.startswith(anew) else before[name.replace("towers.like", "towers.share")]
+    weights, before, new = started(config, recorder), files(old, 2, WEIGHTS), fresh(config)
+    started_fresh = ("inputs.embeddings.tables.", "sharing.", "towers.share.")
+    assert any(name.startswith(started_fresh) for name in weights)
+    for name, value in weights.items():
+        source = new[name] if name.startswith(started_fresh) else before[name.replace("towers.like", "towers.share")]
         assert torch.equal(value, source), name
-    taken = sum(not name.startswith(anew) for name in new)
+    taken = sum(not name.startswith(started_fresh) for name in new)
     assert recorder.messages[0].startswith(
         f"{taken} of {len(new)} weights come from {find_model_directory(old)}, the others"
     )
@@ -88,24 +86,24 @@ def test_fresh_modules_start_as_in_a_new_model_of_other_sizes(feed: Path, tmp_pa
     assert "towers.like.network.layers.0.weight" in recorder.messages[1]
 
 
-def test_the_longest_path_that_holds_a_weight_counts(feed: Path, tmp_path: Path, old: Path) -> None:
-    said = {
+def test_the_longest_matching_path_wins(feed: Path, tmp_path: Path, old: Path) -> None:
+    mapping = {
         "map": {
             "towers.like": "towers.share",
             "towers.like.network.layers.0.bias": "towers.like.network.layers.0.bias",
         },
         "fresh": ["towers", "towers.like.network.layers.0.weight"],
     }
-    config = warm(feed, tmp_path / "run", old, said)
-    found, before, new = started(config), files(old, 2, WEIGHTS), fresh(config)
-    assert torch.equal(found["towers.share.network.layers.0.weight"], new["towers.share.network.layers.0.weight"])
-    assert torch.equal(found["towers.like.network.layers.0.weight"], new["towers.like.network.layers.0.weight"])
-    assert torch.equal(found["towers.like.network.layers.0.bias"], before["towers.like.network.layers.0.bias"])
-    last = [name for name in found if name.startswith("towers.like.network.")][-1]
-    assert torch.equal(found[last], before[last.replace("like", "share")])
+    config = warm(feed, tmp_path / "run", old, mapping)
+    weights, before, new = started(config), files(old, 2, WEIGHTS), fresh(config)
+    assert torch.equal(weights["towers.share.network.layers.0.weight"], new["towers.share.network.layers.0.weight"])
+    assert torch.equal(weights["towers.like.network.layers.0.weight"], new["towers.like.network.layers.0.weight"])
+    assert torch.equal(weights["towers.like.network.layers.0.bias"], before["towers.like.network.layers.0.bias"])
+    last = [name for name in weights if name.startswith("towers.like.network.")][-1]
+    assert torch.equal(weights[last], before[last.replace("like", "share")])
 
 
-def test_a_task_that_is_gone_is_left_out_and_told(feed: Path, tmp_path: Path, old: Path) -> None:
+def test_weights_of_a_removed_task_are_reported_as_unused(feed: Path, tmp_path: Path, old: Path) -> None:
     values = warm(feed, tmp_path / "run", old, {}).model_dump(exclude_unset=True)
     for tasks in (values["model"]["tasks"], values["train_data"]["tasks"], values["scoring"]["weights"]):
         del tasks["share"]
@@ -118,9 +116,7 @@ def test_a_task_that_is_gone_is_left_out_and_told(feed: Path, tmp_path: Path, ol
         train(config_of(values), Recorder())
 
 
-def test_what_is_missing_and_what_has_another_shape_is_listed_and_nothing_is_loaded(
-    feed: Path, tmp_path: Path, old: Path
-) -> None:
+def test_missing_and_misshapen_weights_are_listed_and_nothing_is_loaded(feed: Path, tmp_path: Path, old: Path) -> None:
     affine = {"tower": {"kind": "mlp", "layer_sizes": [9]}, "affine_map": {}}
     tasks = {"like": affine, "share": {"tower": affine["tower"]}}
     config = warm(feed, tmp_path / "run", old, {"map": {"towers.like": "towers.share"}}, tasks=tasks)
@@ -135,16 +131,14 @@ def test_what_is_missing_and_what_has_another_shape_is_listed_and_nothing_is_loa
     assert all(torch.equal(value, before[name]) for name, value in ranker.state_dict().items())
 
 
-def test_a_name_that_one_of_the_models_does_not_have_is_refused_with_the_nearest(
-    feed: Path, tmp_path: Path, old: Path
-) -> None:
+def test_unknown_weight_names_are_refused_with_the_nearest(feed: Path, tmp_path: Path, old: Path) -> None:
     config = feed_config(feed, tmp_path / "run")
     ranker = new_ranker(config, load_assets(config.features))
-    said = InitialWeightsConfig(
+    mapping = InitialWeightsConfig(
         map={"towers.like.netwrok": "towers.like", "towers.like": "towers.liek"}, fresh=["inputs.embeddings.table"]
     )
     with pytest.raises(ConfigError) as caught:
-        start_from(find_model_directory(old), ranker, said)
+        start_from(find_model_directory(old), ranker, mapping)
     lines = str(caught.value).splitlines()
     assert len(lines) == 3
     key = 'training.initial_weights.map."towers.like.netwrok"'
@@ -157,7 +151,7 @@ def test_a_name_that_one_of_the_models_does_not_have_is_refused_with_the_nearest
     assert "Did you mean 'towers.like'?" in lines[2]
 
 
-def test_a_run_that_began_warm_resumes_without_what_it_began_from(feed: Path, tmp_path: Path, old: Path) -> None:
+def test_a_warm_started_run_resumes_without_its_origin(feed: Path, tmp_path: Path, old: Path) -> None:
     config = warm(feed, tmp_path / "run", old, {"fresh": ["towers.like"]})
     train(config, Recorder())
     values = feed_values(feed, tmp_path / "run")
@@ -182,15 +176,15 @@ def test_a_run_that_began_warm_resumes_without_what_it_began_from(feed: Path, tm
         ),
         (
             {"initial_weights": {"map": {"inputs": "inputs"}, "fresh": ["inputs"]}, "initial_checkpoint_dir": "x"},
-            r"fresh.0: 'inputs' stands in map too; leave out one of the two",
+            r"fresh.0: 'inputs' is also listed in map; remove one of the two",
         ),
         (
             {"initial_weights": {"fresh": ["inputs", "inputs"]}, "initial_checkpoint_dir": "x"},
-            r"fresh.1: 'inputs' is named twice; once is enough",
+            r"fresh.1: 'inputs' is listed twice; remove one",
         ),
     ],
 )
-def test_origins_that_make_no_sense_are_refused(tmp_path: Path, training: dict[str, Any], message: str) -> None:
+def test_contradictory_initial_weights_are_refused(tmp_path: Path, training: dict[str, Any], message: str) -> None:
     values = feed_values(tmp_path, tmp_path / "run")
     values["training"] |= training
     with pytest.raises(ConfigError, match=message):

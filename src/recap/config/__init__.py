@@ -1,1 +1,1 @@
-"""What a user may say: a file, checked and resolved. No torch here."""
+"""The configuration of a run: `RecapConfig` and its sections. Imports no torch, so checking a file is fast."""

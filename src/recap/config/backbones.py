@@ -12,24 +12,23 @@ class MaskBlockConfig(BaseConfig):
     """One instance-guided mask block (MaskNet, arXiv:2102.07619)."""
 
     output_size: PositiveInt
-    """Width of what the block gives."""
+    """Width of the block's output."""
     aggregation_size: PositiveInt | None = None
     """Width of the mask's hidden layer."""
     reduction_factor: PositiveFloat | None = None
-    """The same as a multiple of the width of the mask's input."""
+    """Width of the mask's hidden layer, as a multiple of the width of the mask's input."""
     input_layer_norm: bool = False
-    """LayerNorm of what is masked, before it is."""
+    """LayerNorm of the block's input, before it is masked."""
     relu: bool = False
     """ReLU after the block's LayerNorm, as in the paper; the published ranker has none."""
 
     def checks(self) -> tuple[Check, ...]:
-        """Two widths, or none."""
         return (self._one_width,)
 
     def _one_width(self) -> Problems:
         if (self.aggregation_size is None) == (self.reduction_factor is None):
-            found = "none" if self.aggregation_size is None else "both"
-            yield (), f"exactly one of aggregation_size and reduction_factor must be set; found {found}"
+            given = "none" if self.aggregation_size is None else "both"
+            yield (), f"exactly one of aggregation_size and reduction_factor must be set; found {given}"
 
 
 class MaskNetConfig(BaseConfig):
@@ -39,44 +38,44 @@ class MaskNetConfig(BaseConfig):
     mask_blocks: Annotated[list[MaskBlockConfig], Field(min_length=1)]
     """The blocks, in order."""
     use_parallel: bool = False
-    """Blocks side by side on the input, outputs concatenated; otherwise each reads the one before it."""
+    """True: all blocks read the input, and their outputs are concatenated. False: each block reads the previous one."""
     mlp: MlpConfig | None = None
-    """What reads the blocks together; none given: their output is the output."""
+    """An MLP on the output of the blocks. Optional; off by default."""
 
 
 class DcnConfig(BaseConfig):
-    """DCN-v2 (arXiv:2008.13535): a cross network, x ← x₀ ⊙ (W x + b) + x in each layer, and MLPs beside or after it."""
+    """DCN-v2 (arXiv:2008.13535): cross layers x ← x₀ ⊙ (W x + b) + x, with MLPs beside or after them."""
 
     kind: Literal["dcn"]
     poly_degree: PositiveInt
-    """Number of cross layers; the output holds products of up to one more input than there are layers."""
+    """Number of cross layers; n layers multiply up to n + 1 inputs."""
     projection_dim: PositiveInt | None = None
-    """Rank r of every W = U Vᵀ, U and V of r columns; none given: W is of full rank."""
+    """Rank r of every W = U Vᵀ, with r columns in U and V. Optional; default: full rank."""
     use_parallel: bool = True
-    """`parallel_mlp` reads the inputs, its output joined to that of the cross layers; otherwise it reads theirs."""
+    """True: `parallel_mlp` reads the inputs, and its output is joined to that of the cross layers. False: it reads the
+    output of the cross layers."""
     parallel_mlp: MlpConfig | None = None
-    """The deep network; none given: cross layers alone."""
+    """The deep network. Optional; off by default."""
     output_mlp: MlpConfig | None = None
-    """What reads all that; none given: it is the output."""
+    """An MLP on the joined outputs. Optional; off by default."""
 
     def checks(self) -> tuple[Check, ...]:
-        """Nothing to stack on the cross layers."""
         return (lambda: _something_is_stacked(self.use_parallel, self.parallel_mlp, "parallel_mlp"),)
 
 
 class GdcnConfig(BaseConfig):
-    """Gated DCN (arXiv:2311.04635): c ← c₀ ⊙ (W c + b) ⊙ σ(G c) + c in each layer, and an MLP beside or after them."""
+    """Gated DCN (arXiv:2311.04635): cross layers c ← c₀ ⊙ (W c + b) ⊙ σ(G c) + c, with an MLP beside or after them."""
 
     kind: Literal["gdcn"]
     num_layers: PositiveInt
     """Number of gated cross layers."""
     use_parallel: bool = True
-    """`mlp` reads the inputs, its output joined to that of the cross layers; otherwise it reads theirs."""
+    """True: `mlp` reads the inputs, and its output is joined to that of the cross layers. False: it reads the output of
+    the cross layers."""
     mlp: MlpConfig | None = None
-    """The deep network; none given: cross layers alone."""
+    """The deep network. Optional; off by default."""
 
     def checks(self) -> tuple[Check, ...]:
-        """Nothing to stack on the cross layers."""
         return (lambda: _something_is_stacked(self.use_parallel, self.mlp, "mlp"),)
 
 
@@ -84,22 +83,22 @@ def _something_is_stacked(use_parallel: bool, mlp: MlpConfig | None, name: str) 
     if not use_parallel and mlp is None:
         yield (
             ("use_parallel",),
-            f"false stacks {name} on the cross layers, but there is none; add one, or leave this out",
+            f"false stacks {name} on the cross layers, but {name} is not set; add it, or remove this",
         )
 
 
 class DlrmConfig(BaseConfig):
-    """DLRM (arXiv:1906.00091): inner products of embeddings, and of what an MLP makes of the numbers."""
+    """DLRM (arXiv:1906.00091): inner products of all embeddings and of an MLP's output for the other inputs."""
 
     kind: Literal["dlrm"]
     bottom_mlp: MlpConfig
-    """Reads all inputs that are no embeddings; its last layer must be as wide as every embedding."""
+    """Reads all inputs except embeddings; its last layer must be as wide as every embedding."""
     top_mlp: MlpConfig | None = None
-    """Reads the output of `bottom_mlp` and all products; none given: these are the output."""
+    """Reads the output of `bottom_mlp` and all products. Optional; off by default."""
 
 
 class InputsGateConfig(BaseConfig):
-    """A gate on each input, 2σ(MLP(inputs)), which differs from row to row."""
+    """A gate on each input, 2σ(MLP(inputs)), computed for each row."""
 
     kind: Literal["inputs"]
     hidden_sizes: list[PositiveInt] = []
@@ -107,7 +106,7 @@ class InputsGateConfig(BaseConfig):
 
 
 class LearnedGateConfig(BaseConfig):
-    """A gate on each input, 2σ(MLP(v)) of a learned vector v, which is the same for every row."""
+    """A gate on each input, 2σ(MLP(v)), computed from a learned vector v and the same for every row."""
 
     kind: Literal["learned"]
     context_size: PositiveInt = 16
@@ -123,26 +122,26 @@ class FinalMlpStreamConfig(BaseConfig):
     """One of the two streams of FinalMLP."""
 
     gate: GateConfig | None = None
-    """What selects the inputs that the stream reads; none given: it reads all as they are."""
+    """Gates on the inputs that the stream reads. Optional; off by default."""
     mlp: MlpConfig
     """The stream's network."""
 
 
 class FinalMlpConfig(BaseConfig):
-    """FinalMLP (arXiv:2304.00902): two MLPs, each with input gates, joined by a bilinear fusion of many heads."""
+    """FinalMLP (arXiv:2304.00902): two MLPs, each with input gates, joined by a multi-head bilinear fusion."""
 
     kind: Literal["final_mlp"]
     first: FinalMlpStreamConfig
-    """One stream."""
+    """The first stream."""
     second: FinalMlpStreamConfig
-    """The other one."""
+    """The second stream."""
     num_heads: PositiveInt = 1
-    """Parts into which the outputs of both streams are cut; each pair of parts is fused by itself."""
+    """Heads: the outputs of both streams are split into this many parts, and each pair of parts is fused separately."""
     fusion_size: PositiveInt = 1
-    """Fusions side by side, each one number: the width of the output. 1 is the paper's, whose number is the logit."""
+    """Parallel fusions of one number each, which is the width of the output. The paper has 1, whose number is the
+    logit."""
 
     def checks(self) -> tuple[Check, ...]:
-        """Outputs that cannot be cut into heads."""
         return (self._heads_divide,)
 
     def _heads_divide(self) -> Problems:
@@ -156,42 +155,41 @@ class FinalMlpConfig(BaseConfig):
 
 
 class WukongConfig(BaseConfig):
-    """Wukong (arXiv:2403.02545): layers that join a factorization machine block and a linear compression of fields."""
+    """Wukong (arXiv:2403.02545): layers that join a factorization machine block and a linear compression block."""
 
     kind: Literal["wukong"]
     width: PositiveInt
-    """Width of every field; an embedding of another width is projected to it."""
+    """Width of every field; embeddings of another width are projected to it."""
     num_dense_fields: PositiveInt = 1
-    """Fields, beside the embeddings, that a Linear makes of all inputs that are no embeddings."""
+    """Fields that a Linear makes from all inputs except embeddings, in addition to the embeddings."""
     num_layers: PositiveInt
     """Number of layers; each doubles the highest order of interactions."""
     num_fmb_fields: PositiveInt
-    """Fields that the factorization machine block of a layer gives."""
+    """Output fields of the factorization machine block of a layer."""
     num_lcb_fields: PositiveInt
-    """Fields that the linear compression block of a layer gives."""
+    """Output fields of the linear compression block of a layer."""
     rank: PositiveInt
     """Columns k of the projection Y in the factorization machine X Xᵀ Y."""
     fmb_hidden_sizes: list[PositiveInt] = []
     """Hidden layers of the MLP in the factorization machine block: Linear → ReLU each."""
     mlp: MlpConfig | None = None
-    """What reads the fields of the last layer; none given: they are the output, end to end."""
+    """An MLP on the concatenated fields of the last layer. Optional; off by default."""
 
 
 class RankMixerConfig(BaseConfig):
-    """RankMixer (arXiv:2507.15551): tokens that exchange parts, each with a feed-forward of its own."""
+    """RankMixer (arXiv:2507.15551): tokens that exchange parts, each with its own feed-forward network."""
 
     kind: Literal["rank_mixer"]
     num_tokens: PositiveInt
-    """Parts, as even as can be, that the inputs are cut into, a token each; also the heads of the mixing."""
+    """Tokens: the inputs are split into this many parts of nearly equal width. Also the number of mixing heads."""
     width: PositiveInt
-    """Width of every token, and of the output; a multiple of `num_tokens`."""
+    """Width of every token and of the output; must be a multiple of `num_tokens`."""
     num_layers: PositiveInt
-    """Number of layers: mixing, then feed-forward."""
+    """Number of layers, each mixing and then feed-forward."""
     feed_forward_factor: PositiveInt = 4
-    """Width of a feed-forward's hidden layer, as a multiple of `width`."""
+    """Width of the hidden layer of a feed-forward network, as a multiple of `width`."""
 
     def checks(self) -> tuple[Check, ...]:
-        """Tokens that cannot be cut into as many heads."""
         return (self._heads_divide,)
 
     def _heads_divide(self) -> Problems:
@@ -200,6 +198,6 @@ class RankMixerConfig(BaseConfig):
 
 
 CrossConfig = MaskNetConfig | DcnConfig | DlrmConfig | GdcnConfig | FinalMlpConfig | WukongConfig | RankMixerConfig
-"""Every network that is more than an MLP."""
+"""Every network except the plain MLP."""
 
 BackboneConfig = Annotated[MlpConfig | CrossConfig, Field(discriminator="kind")]

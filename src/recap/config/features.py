@@ -1,75 +1,76 @@
-"""What the columns of the data are. A column holds a scalar a row, or a fixed-size list of `length` values."""
+"""The section `features`: the columns of the data. A column has one value per row, or a list of `length` values."""
 
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer
 
-from recap.config.base import BaseConfig, Check, KeyPath, Name, PositiveInt, Problems
+from recap.config.base import BaseConfig, Check, KeyPath, Name, OrderMatters, PositiveInt, Problems, ShapesWeights
 from recap.config.discrete import CodeSpace, Discrete, Position, SharedCodes, SharedTable, Vocabulary, is_one_value
 from recap.config.histories import HistoryColumns
 from recap.text import suggest
 
 Dtype = Literal["float32", "bfloat16", "float16", "uint8", "bool"]
-"""What numbers may be held as until the model reads them as float32."""
+"""Types in which numbers may be stored until the model reads them as float32."""
 MantissaBits = Annotated[int, Field(ge=1, le=23)]
 
 
 class Column(BaseConfig):
-    """A numeric column; in YAML a bare name stands for a scalar column of that name."""
+    """A numeric column. In YAML, a name alone is a column of that name with one value per row."""
 
     name: Name
-    """Its name in the data."""
+    """The column in the data."""
     length: PositiveInt = 1
-    """Values a row holds; above 1 the column is a fixed-size list."""
+    """Values per row; above 1 the column is a list of fixed size."""
     first: PositiveInt | None = None
-    """How many values, from the first on, are read; none given: all."""
+    """Read only this many values, from the first on. Optional; default: all."""
     mask: Name | None = None
-    """NumPy file (.npy) with a number for each of those values; where it is 0, the value is left out. A model carries
-    it."""
+    """NumPy file (.npy) with one number for each of these values; values where it is 0 are dropped. Model directories
+    include it. Optional; off by default."""
     of: Position | None = None
-    """Where the value stands, if it is no column of its own but one of a list; `name` is then the feature's alone."""
+    """The list element to read, if the feature has no column of its own; `name` then names only the feature.
+    Optional."""
     masked_mantissa_bits: MantissaBits | None = None
-    """How many of the 23 bits of a float32's mantissa, the lowest, are set to 0."""
+    """Set this many of the lowest of the 23 mantissa bits of a float32 to 0. Optional; off by default."""
     dtype: Dtype = "float32"
-    """What the values are held as until the model reads them: less memory, less precise. Columns of one role are held
-    alike, as what is wide enough for all."""
+    """The type in which values are stored until the model reads them; a smaller one saves memory and loses precision.
+    All columns of one role are stored in one type that is wide enough for each."""
 
     @property
     def read(self) -> int:
-        """Values that are read of a row, before the mask."""
+        """Values read per row, before the mask."""
         return self.length if self.first is None else self.first
 
     def checks(self) -> tuple[Check, ...]:
-        """More values than there are, and a mask of one."""
-        return self._first_is_there, lambda: is_one_value(self.of, self.length), self._has_values_to_mask
+        return self._first_fits_length, lambda: is_one_value(self.of, self.length), self._has_values_to_mask
 
-    def _first_is_there(self) -> Problems:
+    def _first_fits_length(self) -> Problems:
         if self.first is not None and self.first > self.length:
-            yield ("first",), f"{self.first} values of {self.length} cannot be; at most length is accepted"
+            yield ("first",), f"must be at most length, {self.length}; found {self.first}"
 
     def _has_values_to_mask(self) -> Problems:
         if self.mask is not None and self.length == 1:
-            yield ("mask",), "a single value cannot be masked; leave the column out, or say its length"
+            yield ("mask",), "a single value cannot be masked; remove the column, or set its length"
 
 
 class VectorColumn(BaseConfig):
-    """A pretrained vector; in YAML its bare length stands for it."""
+    """A pretrained vector. In YAML, a number alone is its length."""
 
     length: PositiveInt
-    """Values a row holds."""
+    """Values per row."""
     masked_mantissa_bits: MantissaBits | None = None
-    """As for a numeric column."""
+    """Set this many of the lowest of the 23 mantissa bits of a float32 to 0. Optional; off by default."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """What the values are held as until the model reads them: less memory, less precise."""
+    """The type in which values are stored until the model reads them; a smaller one saves memory and loses
+    precision."""
 
 
 class CarriedColumn(BaseConfig):
-    """A column that is carried to the predictions; in YAML a bare name stands for a column of that name."""
+    """A column that is copied to the predictions. In YAML, a name alone is a column of that name."""
 
     name: Name
-    """Its name there, and in the data."""
+    """The column in the predictions and in the data."""
     of: Position | None = None
-    """Where the value stands in the data, if it is no column of its own but one of a list."""
+    """The list element to read from the data, if it has no column of its own. Optional."""
 
 
 def _named(value: object) -> object:
@@ -85,15 +86,15 @@ def _of_length(value: object) -> object:
 
 
 def _shortest(column: Column | CarriedColumn) -> str | dict[str, Any]:
-    said = column.model_dump(mode="json", exclude_defaults=True)
+    values = column.model_dump(mode="json", exclude_defaults=True)
     if isinstance(column, Column):
-        said |= {"length": column.length}
-    return column.name if column == type(column)(name=column.name) else said
+        values |= {"length": column.length}
+    return column.name if column == type(column)(name=column.name) else values
 
 
 def _shortest_vector(vector: VectorColumn) -> int | dict[str, Any]:
-    said = vector.model_dump(mode="json", exclude_defaults=True)
-    return vector.length if said.keys() == {"length"} else said
+    values = vector.model_dump(mode="json", exclude_defaults=True)
+    return vector.length if values.keys() == {"length"} else values
 
 
 Columns = list[
@@ -123,87 +124,90 @@ Vectors = dict[
 class FeaturesConfig(BaseConfig):
     """The section `features`."""
 
-    continuous: Columns = []
-    """Numbers of any magnitude; null and NaN are allowed."""
-    binary: Columns = []
-    """0/1 (or false/true) columns; null counts as 0."""
-    discrete: dict[Name, Discrete] = {}
-    """Categorical columns, each with an embedding of width `model.embeddings`."""
-    vectors: Vectors = {}
-    """Pretrained vectors: fixed-size lists of floats, name → length."""
-    histories: dict[Name, HistoryColumns] = {}
-    """Past events of a user, such as the ids of what was watched: lists of any length, read by `model.histories`."""
+    continuous: Annotated[Columns, ShapesWeights()] = []
+    """Numeric columns of any magnitude; null and NaN are allowed."""
+    binary: Annotated[Columns, ShapesWeights()] = []
+    """Columns of 0/1 or false/true; null counts as 0."""
+    discrete: Annotated[dict[Name, Discrete], ShapesWeights(), OrderMatters()] = {}
+    """Categorical columns; `model.embeddings` gives the widths of their embeddings."""
+    vectors: Annotated[Vectors, ShapesWeights(), OrderMatters()] = {}
+    """Pretrained vectors, lists of floats of fixed size: name → length."""
+    histories: Annotated[dict[Name, HistoryColumns], ShapesWeights(), OrderMatters()] = {}
+    """Past events of a user, such as the ids of watched videos: lists of any length, encoded by `model.histories`."""
     ids: Carried = []
-    """Columns carried from the input to the predictions, never fed to the model."""
+    """Columns copied from the input to the predictions; the model does not read them."""
     user: Name | None = None
-    """Whose impression a row is: groups rows for grouped metrics, and is carried to the predictions."""
+    """Column of the user: groups rows for grouped metrics, and is copied to the predictions. Optional."""
     timestamp: Name | None = None
-    """When the impression was served; carried to the predictions."""
+    """Column of the time at which the impression was served; copied to the predictions. Optional."""
 
     def checks(self) -> tuple[Check, ...]:
-        """Tables that are shared, and names of histories."""
-        return self._tables_are_there, self._histories_have_plain_names
+        return self._shared_tables_exist, self._histories_have_plain_names
 
-    def _tables_are_there(self) -> Problems:
+    def _shared_tables_exist(self) -> Problems:
         for path, column in self._coded():
             if not isinstance(column, SharedTable):
                 continue
             owner = self.discrete.get(column.table)
             if isinstance(owner, SharedTable):
-                why = f"{column.table!r} has no table of its own, it uses that of {owner.table!r}; name the owner"
-                yield (*path, "table"), why if path != ("discrete", column.table) else "a feature cannot use its own"
+                text = f"{column.table!r} has no table of its own, it uses that of {owner.table!r}; name the owner"
+                is_itself = path == ("discrete", column.table)
+                yield (*path, "table"), "a feature cannot share its own table" if is_itself else text
             elif column.table not in self.discrete:
-                owners = [name for name, each in self.discrete.items() if not isinstance(each, SharedTable)]
-                text = f"{column.table!r} is no discrete feature with a table. {suggest(column.table, owners)}"
+                owners = [name for name, codes in self.discrete.items() if not isinstance(codes, SharedTable)]
+                text = f"no discrete feature has a table {column.table!r}. {suggest(column.table, owners)}"
                 yield (*path, "table"), text
 
     def _histories_have_plain_names(self) -> Problems:
         for name in self.histories:
             if "/" in name:
-                yield ("histories", name), f"{name!r} holds '/', which parts a history from its columns; rename it"
+                yield (
+                    ("histories", name),
+                    f"{name!r} contains '/', which separates a history from its columns; rename it",
+                )
 
     def _coded(self) -> list[tuple[KeyPath, object]]:
-        """Everything that may have codes, with its place."""
-        found: list[tuple[KeyPath, object]] = [(("discrete", name), column) for name, column in self.discrete.items()]
+        """Every column that may have codes, with its path."""
+        coded: list[tuple[KeyPath, object]] = [(("discrete", name), column) for name, column in self.discrete.items()]
         for name, history in self.histories.items():
-            found.append((("histories", name, "ids"), history.ids))
-            found += [(("histories", name, "attributes", key), each) for key, each in history.attributes.items()]
-        return found
+            coded.append((("histories", name, "ids"), history.ids))
+            coded += [(("histories", name, "attributes", key), events) for key, events in history.attributes.items()]
+        return coded
 
     @property
     def code_spaces(self) -> dict[str, CodeSpace]:
-        """Every code space by the name of its table: those of discrete features, then those of histories.
+        """Name of a table → its code space: discrete features first, then histories.
 
-        Features and events that share a table have none of their own.
+        Features and events that share a table of another have none.
         """
         return {"/".join(map(str, path[1:])): column for path, column in self._coded() if isinstance(column, CodeSpace)}
 
     def place_of(self, table: str) -> KeyPath:
-        """Where the code space of a table is declared, from the root of the file."""
+        """The path from the root of the file to the code space of a table."""
         paths = {"/".join(map(str, path[1:])): path for path, _ in self._coded()}
         return ("features", *paths[table])
 
     def table_of(self, name: str, column: SharedCodes) -> str:
-        """The name of the table in which the codes of `column` are rows; `name` is its own."""
+        """The name of the table that the codes of `column` select rows of; `name` if it has its own."""
         return column.table if isinstance(column, SharedTable) else name
 
     def own_table(self, name: str) -> str:
-        """The table that is as wide as `model.embeddings` says under `name`: that of a feature, or a history's ids."""
+        """The table whose width is `model.embeddings[name]`: that of a feature, or of the ids of a history."""
         return name if name in self.discrete else f"{name}/ids"
 
     def codes_of_a_value(self, table: str) -> int:
-        """Rows of a table that one value stands for: more than 1 where it is hashed more than once."""
+        """Rows of a table per value: above 1 if values are hashed more than once."""
         return self.code_spaces[table].codes
 
     @property
     def carried(self) -> list[CarriedColumn]:
-        """Columns that predictions repeat from their input, in order, each once."""
-        named = [CarriedColumn(name=name) for name in (self.user, self.timestamp) if name is not None]
-        return list({column.name: column for column in (*named, *self.ids)}.values())
+        """Columns copied to the predictions, in order, each once."""
+        columns = [CarriedColumn(name=name) for name in (self.user, self.timestamp) if name is not None]
+        return list({column.name: column for column in (*columns, *self.ids)}.values())
 
     @property
     def columns(self) -> list[str]:
-        """Columns of the data that the model's inputs are made of, each once."""
+        """Columns of the data that the model's inputs are read from, each once."""
         parts = {column.name: column.of for column in (*self.continuous, *self.binary)}
         parts |= {name: discrete.of for name, discrete in self.discrete.items() if not isinstance(discrete, Vocabulary)}
         plain = [name for name in self.inputs if name not in self.histories]
@@ -213,6 +217,6 @@ class FeaturesConfig(BaseConfig):
 
     @property
     def inputs(self) -> list[str]:
-        """What the model reads, in the order of its input."""
+        """The features that the model reads, in the order of its input."""
         numeric = [column.name for column in (*self.continuous, *self.binary)]
         return [*numeric, *self.discrete, *self.vectors, *self.histories]

@@ -1,4 +1,4 @@
-"""What makes numbers of any magnitude fit for a network."""
+"""Featurizations: how continuous features of any magnitude are normalized before the network reads them."""
 
 from typing import Annotated, Literal
 
@@ -8,69 +8,69 @@ from recap.config.base import BaseConfig, Check, Name, PositiveFloat, Problems
 from recap.config.network import BatchNormConfig, LayerNormConfig
 
 _NO_FLOAT32 = 3.4028235677973366e38
-"""float32 rounds it to infinity."""
+"""The smallest number that float32 rounds to infinity."""
 BINARY = "binary"
-"""Stands for all binary features in `join`."""
+"""All binary features, in `join`."""
 
 
 class JoinConfig(BaseConfig):
-    """What every featurization says."""
+    """The fields of every featurization."""
 
     join: list[Name] = [BINARY]
-    """What is joined to continuous features inside it: `binary`, and names of `features.vectors`, which then have no
-    LayerNorm of their own. What is not named is joined behind it."""
+    """Features that are joined to the continuous ones inside the featurization: `binary`, and names of
+    `features.vectors`, which then have no LayerNorm of their own. All other features are joined after it."""
 
 
 class Log1pAbsConfig(JoinConfig):
-    """Non-finite → 0, sign(x)·log1p|x|; what is joined follows as it is."""
+    """Non-finite → 0, sign(x)·log1p|x|; joined features follow unchanged."""
 
     kind: Literal["log1p_abs"]
 
 
 class ClipLog1pAbsConfig(JoinConfig):
-    """Non-finite → 0, clamp, sign(x)·log1p|x|; what is joined follows as it is."""
+    """Non-finite → 0, clamp, sign(x)·log1p|x|; joined features follow unchanged."""
 
     kind: Literal["clip_log1p_abs"]
     clip_magnitude: Annotated[float, Field(gt=0, lt=_NO_FLOAT32)] = 3e38
-    """Continuous features are clamped to ± this before the logarithm."""
+    """Continuous features are clamped to ± this value before the logarithm."""
 
 
 class ZScoreLogConfig(JoinConfig):
-    """Non-finite → 0, sign(x)·log1p|x|, minus a mean, over a deviation, BatchNorm, clamp; what is joined follows.
+    """Non-finite → 0, sign(x)·log1p|x|, (x − mean) / deviation, BatchNorm, clamp; joined features follow unchanged.
 
-    Means and deviations are of the data and fixed: the weights carry them, so the file is read once, to begin a run."""
+    Means and deviations are statistics of the data. They are stored with the weights, so the file is read only when a
+    run starts."""
 
     kind: Literal["z_score_log"]
     analysis: Name
-    """Parquet file of columns `mean` and `deviation` (and `name`), a continuous value a row, in order, after the
-    logarithm; `recap data analysis` writes it."""
+    """Parquet file with the columns `mean` and `deviation` (and `name`), and a row for each continuous value in order,
+    both taken after the logarithm. `recap data analysis` writes it."""
     clip_magnitude: PositiveFloat = 5.0
-    """Continuous features are clamped to ± this at last."""
+    """Continuous features are clamped to ± this value last."""
     batch_norm: BatchNormConfig | None = None
-    """Over continuous features, before they are clamped; none given: none."""
+    """BatchNorm of continuous features, before they are clamped. Optional; off by default."""
     renorm: bool = False
-    """Batch renormalisation (arXiv:1702.03275) in place of BatchNorm; needs `batch_norm`, of which it keeps to the
-    fields."""
+    """Batch renormalization (arXiv:1702.03275) instead of BatchNorm, with the fields of `batch_norm`, which it
+    needs."""
 
     def checks(self) -> tuple[Check, ...]:
-        """Renormalisation of nothing."""
-        return (self._has_what_to_renorm,)
+        return (self._renorm_has_batch_norm,)
 
-    def _has_what_to_renorm(self) -> Problems:
+    def _renorm_has_batch_norm(self) -> Problems:
         if self.renorm and self.batch_norm is None:
-            yield ("renorm",), "renormalises what batch_norm normalises, but there is none; add 'batch_norm: {}'"
+            yield ("renorm",), "replaces batch_norm, which is not set; add 'batch_norm: {}'"
 
 
 class DoubleNormLogConfig(JoinConfig):
-    """Non-finite → 0, sign(x)·log1p|x|, BatchNorm, clamp, join other features, LayerNorm."""
+    """Non-finite → 0, sign(x)·log1p|x|, BatchNorm, clamp, join, LayerNorm."""
 
     kind: Literal["double_norm_log"] = "double_norm_log"
     batch_norm: BatchNormConfig | None = BatchNormConfig(momentum=0.01)
-    """Over continuous features."""
+    """BatchNorm of continuous features; null turns it off."""
     clip_magnitude: PositiveFloat = 5.0
-    """Continuous features are clamped to ± this after BatchNorm."""
+    """Continuous features are clamped to ± this value after BatchNorm."""
     layer_norm: LayerNormConfig | None = LayerNormConfig()
-    """Over continuous features and those of `join` together."""
+    """LayerNorm of continuous and joined features together; null turns it off."""
 
 
 FeaturizationConfig = Annotated[

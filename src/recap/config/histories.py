@@ -1,4 +1,4 @@
-"""Histories: which columns hold the past events of a user, and the networks that read them."""
+"""Histories: the columns of a user's past events, and the networks that encode them."""
 
 from typing import Annotated, Any, Literal
 
@@ -19,37 +19,40 @@ from recap.config.network import DropoutConfig
 
 
 class _Events(BaseConfig):
-    """A list column with a value for each event of a row."""
+    """A list column with one value per event."""
 
     column: Name
-    """The list column in the data: the oldest event first, as many as there are."""
+    """The list column in the data, of any length, with the oldest event first."""
 
 
 class IntegerEvents(IntegerSpace, _Events):
-    """A list of integer codes 0 … size - 1; null and other codes share one unknown bucket."""
+    """A list of integer codes 0 … size - 1; null and all other codes share one bucket for unknown values."""
 
 
 class VocabularyEvents(VocabularySpace, _Events):
-    """A list of strings; those missing from the vocabulary share one unknown bucket with null."""
+    """A list of strings or integers from a vocabulary; null and all other values share one bucket for unknown
+    values."""
 
 
 class HashedEvents(HashSpace, _Events):
-    """A list of integers or strings of any value, hashed; null is an unknown bucket of its own."""
+    """A list of any integers or strings, hashed; null has its own bucket."""
 
 
 class SharedEvents(SharedTable, _Events):
-    """A list of the same kind of values as a discrete feature has, whose codes and embedding table it uses."""
+    """A list of the same kind of values as a discrete feature, which shares its codes and embedding table."""
 
 
 class NumberEvents(_Events):
-    """A list of numbers of any magnitude; what is null or not finite counts as 0."""
+    """A list of numbers of any magnitude; null and non-finite numbers count as 0."""
 
 
 def _attribute_kind(value: Any) -> str | None:
     if not isinstance(value, dict):
         return kind_of(value) or "numbers"
     kinds = kinds_meant(value)
-    return None if len(kinds) > 1 else kinds[0] if kinds else "numbers"
+    if len(kinds) > 1:
+        return None
+    return kinds[0] if kinds else "numbers"
 
 
 EventIds = Annotated[
@@ -74,79 +77,80 @@ EventAttribute = Annotated[
 
 
 class HistoryColumns(BaseConfig):
-    """Past events: a list of ids in each row, and lists of as many attributes of the same events."""
+    """Past events: a list of ids per row, and lists of attributes of the same events."""
 
     ids: EventIds
-    """What each event was about. Null in place of the list is an empty history."""
+    """The id of the item of each event. A null list is an empty history."""
     attributes: dict[Name, EventAttribute] = {}
-    """What else is known of each event, such as what was done, or how long ago."""
+    """Further properties of each event, such as the action or its age: name → column."""
     max_length: PositiveInt = 50
-    """Events that are read of a row, at most."""
+    """Maximum number of events read per row."""
     keep: Literal["last", "first"] = "last"
-    """Which of more events are read: the last ones, which are the newest, or the first."""
+    """Which events of a longer list are read: the last (newest) or the first."""
 
     @property
     def columns(self) -> list[str]:
-        """The columns of the data it is made of."""
+        """Its columns in the data."""
         return [self.ids.column, *(attribute.column for attribute in self.attributes.values())]
 
 
 class PoolingConfig(BaseConfig):
-    """The vectors of the events, pooled; zeros where there is none."""
+    """Pools the vectors of the events; an empty history gives zeros."""
 
     kind: Literal["pooling"]
     mode: Literal["mean", "sum", "last"] = "mean"
-    """Their mean, their sum, or the one of the newest event."""
+    """The mean, the sum, or the vector of the newest event."""
 
 
 class DinConfig(BaseConfig):
-    """Deep Interest Network (arXiv:1706.06978): a sum of the events, each weighed by what it says of the candidate."""
+    """Deep Interest Network (arXiv:1706.06978): a sum of the events, each weighted by its relevance to the
+    candidate."""
 
     kind: Literal["din"]
     target: Name
-    """The discrete feature that is the candidate; its embedding table is that of the history's ids."""
+    """The discrete feature of the candidate; it must share its embedding table with the history's ids."""
     layer_sizes: list[PositiveInt] = [36]
-    """Hidden layers of the activation unit, each followed by ReLU, which weighs an event h for a candidate t by
+    """Hidden layers, each followed by ReLU, of the activation unit that weights an event h for a candidate t. It reads
     [h, t, h - t, h · t]."""
     normalize: bool = False
-    """Whether weights go through a softmax; as in the paper they do not, so their sum tells how strong an interest
-    is."""
+    """Whether weights are normalized by a softmax. The paper does not, so that their sum expresses the strength of an
+    interest."""
 
 
 class TransformerConfig(BaseConfig):
-    """A causal transformer over the events and, as the last token, the candidate, whose output it gives."""
+    """A causal transformer over the events and, as the last token, the candidate; the output is that of the
+    candidate."""
 
     kind: Literal["transformer"]
     target: Name
-    """The discrete feature that is the candidate; its embedding table is that of the history's ids."""
+    """The discrete feature of the candidate; it must share its embedding table with the history's ids."""
     width: PositiveInt = 64
-    """Width of tokens and of the output."""
+    """Width of the tokens and of the output."""
     num_layers: PositiveInt = 2
-    """Blocks of attention and a feed-forward network, each behind a LayerNorm."""
+    """Number of blocks: attention and a feed-forward network, each after a LayerNorm."""
     num_heads: PositiveInt = 2
-    """Heads of each attention; they part the width."""
+    """Heads of each attention; must divide `width`."""
     dropout: DropoutConfig | None = None
-    """Of what each attention and each feed-forward network adds; its `rates` are of the blocks; none given: none."""
+    """Dropout on the attention and feed-forward outputs; `rates` has one entry per block. Optional; off by default."""
 
     def checks(self) -> tuple[Check, ...]:
-        """A width that heads cannot part, and rates for other blocks than there are."""
-        return self._heads_part_the_width, self._a_rate_a_block
+        return self._heads_divide_width, self._rates_fit
 
-    def _a_rate_a_block(self) -> Problems:
+    def _rates_fit(self) -> Problems:
         rates = self.dropout.rates if self.dropout is not None else None
         if rates is not None and len(rates) != self.num_layers:
-            yield ("dropout", "rates"), f"must hold one rate for every block, {self.num_layers}; found {len(rates)}"
+            yield ("dropout", "rates"), f"must have one rate per block, {self.num_layers}; found {len(rates)}"
 
-    def _heads_part_the_width(self) -> Problems:
+    def _heads_divide_width(self) -> Problems:
         if self.width % self.num_heads:
-            yield ("num_heads",), f"{self.num_heads} heads cannot part a width of {self.width}; take a divisor of it"
+            yield ("num_heads",), f"must divide width, {self.width}; found {self.num_heads}"
 
 
 HistoryEncoderConfig = Annotated[PoolingConfig | DinConfig | TransformerConfig, Field(discriminator="kind")]
 
 
 class HistoryModelConfig(BaseConfig):
-    """What becomes of one history."""
+    """How one history is encoded."""
 
     encoder: HistoryEncoderConfig
-    """The network that makes one vector of the events of a row."""
+    """The network that turns the events of a row into one vector."""

@@ -1,11 +1,20 @@
-"""What the network is made of. Shapes use B rows, T tasks, E embedding width."""
+"""The section `model`: the network and its tasks."""
 
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer
 
 from recap.config.backbones import BackboneConfig, CrossConfig
-from recap.config.base import BaseConfig, Check, Name, NonNegativeInt, PositiveFloat, PositiveInt, Problems
+from recap.config.base import (
+    BaseConfig,
+    Check,
+    Name,
+    NonNegativeInt,
+    OrderMatters,
+    PositiveFloat,
+    PositiveInt,
+    Problems,
+)
 from recap.config.featurization import DoubleNormLogConfig, FeaturizationConfig
 from recap.config.histories import HistoryModelConfig
 from recap.config.loss import (
@@ -22,32 +31,31 @@ from recap.text import suggest
 
 
 class PretrainedConfig(BaseConfig):
-    """Rows of a table that were learned elsewhere. A new run starts from them, and learns on."""
+    """Pretrained rows of a table. A new run starts from them and continues to train them."""
 
     path: Name
-    """Parquet file, or a glob of such files, with a row for each value; a URL may stand here too."""
+    """Parquet file, a glob of them, or a URL, with one row per value."""
     id: Name = "id"
-    """Its column of values: codes, or what the vocabulary lists. Values that the table does not know are passed over,
-    and rows of the table that are not among them start as they would without."""
+    """Column of the values: codes, or entries of the vocabulary. Values unknown to the table are skipped; rows of the
+    table without a value here are initialized as usual."""
     vector: Name = "vector"
-    """Its column of lists of numbers, as long as the table is wide."""
+    """Column of the vectors: lists of numbers, as long as the table is wide."""
 
 
 class EmbeddingConfig(BaseConfig):
-    """An embedding table; in YAML its width alone may stand for it."""
+    """An embedding table. In YAML, a number alone is its width."""
 
     width: NonNegativeInt
-    """Numbers in a row; 0 leaves the feature out."""
+    """Numbers per row; 0 removes the feature from the model's inputs."""
     pretrained: PretrainedConfig | None = None
-    """Rows that were learned elsewhere; none given: all rows start close to zero."""
+    """Pretrained rows. Optional; default: all rows start near zero."""
 
     def checks(self) -> tuple[Check, ...]:
-        """Rows for a table that is not there."""
         return (self._has_rows,)
 
     def _has_rows(self) -> Problems:
         if self.pretrained is not None and not self.width:
-            yield ("pretrained",), "width 0 leaves the feature out, so there is no table; give it a width"
+            yield ("pretrained",), "width 0 removes the feature, so there is no table; give it a width"
 
 
 def _of_width(value: object) -> object:
@@ -68,114 +76,112 @@ Embedding = Annotated[
 
 
 class MlpTowerConfig(BaseConfig):
-    """An MLP tower; a last Linear to the task's logit follows `layer_sizes`."""
+    """An MLP tower: hidden layers, then a Linear to the task's logit."""
 
     kind: Literal["mlp"]
     layer_sizes: list[PositiveInt] = []
-    """Hidden layers: Linear → BatchNorm → ReLU → Dropout each."""
+    """Width of each hidden layer: Linear → BatchNorm → ReLU → Dropout."""
     batch_norm: BatchNormConfig | None = None
-    """After the Linear of every hidden layer; none given: none."""
+    """BatchNorm after the Linear of every hidden layer. Optional; off by default."""
     dropout: DropoutConfig | None = None
-    """After each ReLU; none given: none."""
+    """Dropout after every ReLU. Optional; off by default."""
 
     def checks(self) -> tuple[Check, ...]:
-        """Rates of dropout for other layers than there are."""
         return (lambda: rates_fit(self.dropout, len(self.layer_sizes)),)
 
 
 TowerConfig = Annotated[MlpTowerConfig | CrossConfig, Field(discriminator="kind")]
-"""Any network; a last Linear to the task's logit follows it."""
+"""Any network, followed by a Linear to the task's logit."""
 
 
 class AffineMapConfig(BaseConfig):
-    """logit → scale · logit + bias, both learned from these values."""
+    """logit → scale · logit + bias, with learned scale and bias."""
 
     scale: float = 1.0
-    """First value of the scale."""
+    """Initial value of the scale."""
     bias: float = 0.0
-    """First value of the bias."""
+    """Initial value of the bias."""
 
 
 class TaskConfig(BaseConfig):
-    """One task: the tower that predicts it, what it predicts, and how its loss counts."""
+    """One task: its tower, its objective and the weight of its loss."""
 
     tower: TowerConfig
-    """The network that gives the logit, or the raw value of a regression."""
+    """The network that predicts the logit, or the raw value of a regression."""
     affine_map: AffineMapConfig | None = None
-    """A learned line on the logit; none given: none."""
+    """A learned affine map of the logit. Optional; off by default."""
     objective: ObjectiveConfig = BinaryConfig(kind="binary")
-    """What the task predicts: whether something happens, or how much of it."""
+    """`binary` predicts whether something happens, `regression` predicts a number."""
     loss: BinaryLossConfig = BceConfig(kind="bce")
-    """What a binary task minimises; that of a regression stands in its objective."""
+    """The loss of a binary task; a regression sets `objective.loss` instead."""
     pos_weight: PositiveFloat = 1.0
-    """Multiplies the loss of positives."""
+    """Factor of the loss of positives."""
     loss_weight: PositiveFloat = 1.0
-    """Multiplies the task's loss in the mean over tasks that training minimises."""
+    """Factor of the task's loss in the mean over tasks that training minimizes."""
     pairwise: PairwiseConfig | None = None
-    """A loss on the order of each user's rows, beside the task's own; none given: none."""
+    """An additional loss on the order of each user's rows. Optional; off by default."""
 
     def checks(self) -> tuple[Check, ...]:
-        """What speaks of positives, where there are none."""
-        return (self._positives_are_there,)
+        return (self._regression_has_no_positives,)
 
-    def _positives_are_there(self) -> Problems:
+    def _regression_has_no_positives(self) -> Problems:
         if isinstance(self.objective, RegressionConfig):
             if not isinstance(self.loss, BceConfig):
                 yield (
                     ("loss",),
-                    f"{self.loss.kind} is of binary tasks; that of a regression is objective.loss: mse, mae or huber",
+                    f"{self.loss.kind} is a loss of binary tasks; a regression sets objective.loss: mse, mae or huber",
                 )
             if self.pos_weight != 1:
-                yield ("pos_weight",), "a regression task has no positives; leave it out, or use loss_weight"
+                yield ("pos_weight",), "a regression task has no positives; remove it, or use loss_weight"
             if self.pairwise is not None:
-                yield ("pairwise",), "a regression task has no positives and negatives to pair; leave it out"
+                yield ("pairwise",), "a regression task has no positives and negatives to pair; remove it"
 
 
 class PositionDebiasConfig(BaseConfig):
-    """The position a candidate was shown at, learned from in training and hidden ever after.
+    """Position debias: the model reads the position of a candidate in training, and never when it scores.
 
-    What only the position explains is then learned of the position. Its embedding is joined to the inputs; in training
-    each row's position is hidden with a probability, so that the network knows what to do without one."""
+    Effects that only the position explains are then attributed to the position. Its embedding is joined to the inputs;
+    in training it is hidden at random, so that the network also learns to predict without it."""
 
     feature: Name
-    """The discrete feature of integer codes, one a row, that holds the position, counted from 0. It has no other
-    embedding; a position that is null, or not below the feature's `size`, is hidden."""
+    """The discrete feature of the position: one integer code per row, from 0. It has no entry in `model.embeddings`. A
+    position that is null or not below the feature's `size` is hidden."""
     max_position: PositiveInt = 256
-    """Positions from here on share a bucket."""
+    """Positions from this one on share a bucket."""
     num_dims: PositiveInt = 64
     """Width of the embedding."""
     drop_probability: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    """Probability that the position of a row is hidden in training."""
+    """Probability with which a row's position is hidden in training."""
     scored_at: Literal["hidden", "average"] = "hidden"
-    """What stands for the position in evaluation and prediction: what the network learned to do without one, which is
-    what rows like this one get where they are shown; or the mean of the embeddings of positions, each as often as
-    training met it, under which rows are compared as if all were shown alike."""
+    """What replaces the position in evaluation and prediction. `hidden`: the network predicts without one, which gives
+    the rate of such rows where they are usually shown. `average`: the mean embedding of all positions, weighted by
+    their frequency in training, which compares rows as if all were shown at the same positions."""
 
 
 class ModelConfig(BaseConfig):
     """The section `model`."""
 
     featurization: FeaturizationConfig = DoubleNormLogConfig()
-    """What makes numbers of any magnitude fit for a network."""
+    """How continuous features are normalized."""
     embeddings: dict[Name, Embedding] = {}
-    """Embedding width, or {width, pretrained}, of each discrete feature, and of each history whose ids have a table of
-    their own; `default` stands for those not named, 0 leaves a feature out."""
+    """Embedding width, or {width, pretrained}, of each discrete feature, and of each history whose ids have their own
+    table. `default` applies to those not listed; 0 removes a feature from the inputs."""
     histories: dict[Name, HistoryModelConfig] = {}
-    """What becomes of each history; `default` stands for those not named."""
+    """The encoder of each history; `default` applies to those not listed."""
     position_debias: PositionDebiasConfig | None = None
-    """What keeps the effect of a position out of the scores; none given: nothing does."""
+    """Keeps the effect of the position out of the scores. Optional; off by default."""
     backbone: BackboneConfig | None = None
-    """The network that tasks share; required by every sharing but share_none."""
+    """The network that tasks share; required unless `sharing` is `share_none`."""
     sharing: SharingConfig = ShareNoneConfig(kind="share_none")
-    """What a tower reads."""
+    """What each tower reads: the backbone, the inputs, or a mixture of experts."""
     cascade: CascadeConfig | None = None
-    """Tasks that follow from each other, such as click → like; none given: each stands for itself."""
-    tasks: Annotated[dict[Name, TaskConfig], Field(min_length=1)]
+    """A chain of tasks that depend on each other, such as click → like. Optional; default: tasks are independent."""
+    tasks: Annotated[dict[Name, TaskConfig], Field(min_length=1), OrderMatters()]
     """The tasks; their order here is the order of the task axis everywhere."""
 
     @property
     def widths(self) -> dict[str, int]:
-        """The width of each table that `embeddings` names."""
+        """The width of each table in `embeddings`."""
         return {name: table.width for name, table in self.embeddings.items()}
 
     @property
@@ -184,7 +190,6 @@ class ModelConfig(BaseConfig):
         return [name for name, task in self.tasks.items() if isinstance(task.objective, RegressionConfig)]
 
     def checks(self) -> tuple[Check, ...]:
-        """A backbone that nothing reads, or none to read; a task called as another part is; a chain of no tasks."""
         return self._backbone_is_read, self._no_task_is_the_shared_part, self._chain_is_of_tasks
 
     def _backbone_is_read(self) -> Problems:
@@ -193,7 +198,7 @@ class ModelConfig(BaseConfig):
             yield (
                 ("sharing",),
                 "share_none has no backbone, but model.backbone is set; "
-                "use 'sharing: {kind: share_all}' (or share_partial), or leave model.backbone out",
+                "use 'sharing: {kind: share_all}' (or share_partial), or remove model.backbone",
             )
         if not shares_none and self.backbone is None:
             yield ("sharing",), f"{self.sharing.kind} needs model.backbone; add one, or use share_none"
@@ -202,13 +207,10 @@ class ModelConfig(BaseConfig):
         if isinstance(self.sharing, CgcConfig | PleConfig) and SHARED in self.tasks:
             yield (
                 ("tasks", SHARED),
-                f"{SHARED!r} is what {self.sharing.kind} calls the experts of all tasks; rename the task",
+                f"{SHARED!r} is the name of the shared experts of {self.sharing.kind}; rename the task",
             )
 
     def _chain_is_of_tasks(self) -> Problems:
         for index, task in enumerate(self.cascade.chain if self.cascade is not None else ()):
             if task not in self.tasks:
-                yield (
-                    ("cascade", "chain", index),
-                    f"{task!r} is no task of this configuration. {suggest(task, list(self.tasks))}",
-                )
+                yield ("cascade", "chain", index), f"unknown task {task!r}. {suggest(task, list(self.tasks))}"

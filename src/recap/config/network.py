@@ -1,4 +1,4 @@
-"""The small parts every network is made of: norms, dropout, and the MLP."""
+"""The parts that networks are built from: norms, dropout and the MLP."""
 
 from typing import Annotated, Literal
 
@@ -13,7 +13,7 @@ class BatchNormConfig(BaseConfig):
     affine: bool = True
     """Whether a learned scale and shift follow."""
     momentum: Rate = 0.1
-    """Share of a new micro-batch in the running statistics."""
+    """Weight of a new micro-batch in the running statistics."""
 
 
 class LayerNormConfig(BaseConfig):
@@ -22,56 +22,56 @@ class LayerNormConfig(BaseConfig):
     epsilon: Epsilon = 1e-3
     """Added to the variance."""
     affine: bool | Literal["scale", "shift"] = True
-    """Whether a learned scale and shift follow, or one of them alone."""
+    """Whether a learned scale and shift follow, or only one of them."""
 
 
 class DropoutConfig(BaseConfig):
     """Dropout of activations while training."""
 
     rate: DropRate | None = None
-    """Probability that an activation is dropped, the same in every layer; neither this nor `rates`: 0.1."""
+    """Probability with which an activation is dropped, in every layer. Optional; default: 0.1, unless `rates` is
+    set."""
     rates: Annotated[list[DropRate], Field(min_length=1)] | None = None
-    """The same of each layer by itself: one for every layer that has a ReLU, in order."""
+    """The same for each layer that has a ReLU, in order. Optional."""
 
     def checks(self) -> tuple[Check, ...]:
-        """One probability, and many."""
-        return (self._said_once,)
+        return (self._set_once,)
 
-    def _said_once(self) -> Problems:
+    def _set_once(self) -> Problems:
         if self.rate is not None and self.rates is not None:
             yield (), "at most one of rate and rates may be set; found both"
 
 
 def rates_fit(dropout: DropoutConfig | None, relus: int) -> Problems:
-    """As many rates as there are layers with a ReLU; told from the section that holds `dropout`."""
+    """`dropout` has one rate per layer with a ReLU; the path is relative to the section that contains it."""
     if dropout is not None and dropout.rates is not None and len(dropout.rates) != relus:
         yield (
             ("dropout", "rates"),
-            f"must hold one rate for every layer that has a ReLU, {relus} of them; found {len(dropout.rates)}",
+            f"must have one rate per layer with a ReLU, {relus}; found {len(dropout.rates)}",
         )
 
 
 class MlpConfig(BaseConfig):
-    """Linear → BatchNorm → ReLU → Dropout for every layer but the last; the last is Linear."""
+    """Linear → BatchNorm → ReLU → Dropout in every layer except the last, which is a Linear."""
 
     kind: Literal["mlp"] = "mlp"
     layer_sizes: Annotated[list[PositiveInt], Field(min_length=1)]
     """Width of each layer."""
     batch_norm: BatchNormConfig | None = None
-    """After the Linear of every layer but the last; none given: none."""
+    """BatchNorm after the Linear of every layer except the last. Optional; off by default."""
     dropout: DropoutConfig | None = None
-    """After each ReLU; none given: none."""
+    """Dropout after every ReLU. Optional; off by default."""
     final_layer_activation: bool = False
-    """ReLU (and the dropout, if there is one) after the last layer too."""
+    """Whether the last layer also has a ReLU, and the dropout if it is set."""
     final_layer_batch_norm: bool = False
-    """BatchNorm, as `batch_norm` says it, after the Linear of the last layer too."""
+    """Whether the last layer also has the BatchNorm of `batch_norm`."""
 
     def checks(self) -> tuple[Check, ...]:
-        return self._rates_fit, self._last_norm_is_there
+        return self._rates_fit, self._last_norm_is_set
 
     def _rates_fit(self) -> Problems:
         yield from rates_fit(self.dropout, len(self.layer_sizes) - (0 if self.final_layer_activation else 1))
 
-    def _last_norm_is_there(self) -> Problems:
+    def _last_norm_is_set(self) -> Problems:
         if self.final_layer_batch_norm and self.batch_norm is None:
-            yield ("final_layer_batch_norm",), "is a BatchNorm as batch_norm says it, and there is none; add it"
+            yield ("final_layer_batch_norm",), "uses batch_norm, which is not set; add it"

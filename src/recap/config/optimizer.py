@@ -1,4 +1,4 @@
-"""The optimizer, and a learning rate with its schedule for the backbone and for every tower."""
+"""The section `optimizer`: algorithms, learning rates and their schedules, balancing of tasks, clipping."""
 
 from typing import Annotated, Literal
 
@@ -19,37 +19,37 @@ from recap.config.base import (
 
 
 class NoBalancingConfig(BaseConfig):
-    """The mean over tasks of `loss_weight` times loss."""
+    """The mean over tasks of `loss_weight` · loss."""
 
     kind: Literal["none"]
 
 
 class UncertaintyConfig(BaseConfig):
-    """Learned log variances s, one for each task, moved at the backbone's rate (Kendall et al., CVPR 2018).
+    """Uncertainty weighting (Kendall et al., CVPR 2018): a log variance s per task, learned at the backbone's rate.
 
-    A binary task's loss becomes exp(−s)·loss + s / 2, that of a regression ½·exp(−s)·loss + s / 2."""
+    The loss of a binary task becomes exp(−s)·loss + s / 2, that of a regression ½·exp(−s)·loss + s / 2."""
 
     kind: Literal["uncertainty"]
 
 
 class PcGradConfig(BaseConfig):
-    """Gradients that point against each other are projected, for what tasks share (Yu et al., NeurIPS 2020).
+    """PCGrad (Yu et al., NeurIPS 2020): projects conflicting gradients of the weights that tasks share.
 
-    Takes the memory of a gradient of all shared weights for each task."""
+    Needs memory for one gradient of all shared weights per task."""
 
     kind: Literal["pcgrad"]
 
 
 class GradNormConfig(BaseConfig):
-    """Weights of tasks that bring the norms of their gradients together (Chen et al., ICML 2018).
+    """GradNorm (Chen et al., ICML 2018): learned task weights that equalize the norms of the tasks' gradients.
 
-    The norms are those of all weights that tasks share. Takes the memory of a gradient of these for each task."""
+    Norms are taken over all weights that tasks share. Needs memory for one gradient of these weights per task."""
 
     kind: Literal["grad_norm"]
     alpha: NonNegativeFloat = 1.5
-    """How much more a task counts that has learned less than the others; 0: all norms are to be alike."""
+    """How strongly tasks that have learned less than the others are favored; 0 makes all norms equal."""
     learning_rate: PositiveFloat = 0.025
-    """By how much a task's weight moves in a step, times the norm of its gradient."""
+    """Learning rate of the task weights; a step is this rate times the norm of the task's gradient."""
 
 
 BalancingConfig = Annotated[
@@ -58,21 +58,21 @@ BalancingConfig = Annotated[
 
 
 class NormClippingConfig(BaseConfig):
-    """Gradients are scaled down so that the norm of all of them together is at most `max_norm` (Pascanu et al., 2013).
+    """Scales gradients down so that their global norm is at most `max_norm` (Pascanu et al., 2013).
 
-    Their direction stays."""
+    Their direction does not change."""
 
     kind: Literal["norm"]
     max_norm: PositiveFloat
-    """The highest L2 norm over all parameters."""
+    """Maximum L2 norm over all parameters."""
 
 
 class ValueClippingConfig(BaseConfig):
-    """Every single number of a gradient is brought into [−max_value, max_value]."""
+    """Clamps every number of a gradient to [−max_value, max_value]."""
 
     kind: Literal["value"]
     max_value: PositiveFloat
-    """The highest magnitude."""
+    """Maximum magnitude."""
 
 
 ClippingConfig = Annotated[NormClippingConfig | ValueClippingConfig, Field(discriminator="kind")]
@@ -83,64 +83,63 @@ class AdamConfig(BaseConfig):
 
     kind: Literal["adam"]
     beta_1: DropRate = 0.9
-    """Decay of the mean of gradients."""
+    """Decay of the running mean of gradients."""
     beta_2: DropRate = 0.999
-    """Decay of the mean of squared gradients."""
+    """Decay of the running mean of squared gradients."""
     epsilon: Epsilon = 1e-7
-    """Added to the root of the mean of squares."""
+    """Added to the square root of the mean of squared gradients."""
 
 
 class AdamWConfig(BaseConfig):
-    """Adam with decoupled weight decay (arXiv:1711.05101): a step also takes rate · `weight_decay` · W from W."""
+    """Adam with decoupled weight decay (arXiv:1711.05101): a step also subtracts rate · `weight_decay` · W from W."""
 
     kind: Literal["adamw"]
     beta_1: DropRate = 0.9
-    """Decay of the mean of gradients."""
+    """Decay of the running mean of gradients."""
     beta_2: DropRate = 0.999
-    """Decay of the mean of squared gradients."""
+    """Decay of the running mean of squared gradients."""
     epsilon: Epsilon = 1e-7
-    """Added to the root of the mean of squares."""
+    """Added to the square root of the mean of squared gradients."""
     weight_decay: NonNegativeFloat = 0.01
-    """By how much every weight shrinks in a step, times the rate; biases and norms too."""
+    """Weight decay per step, as a factor of the learning rate; applies to all weights, including biases and norms."""
 
 
 class SgdConfig(BaseConfig):
-    """Gradient descent: v ← momentum · v + g, and W ← W − rate · v."""
+    """Stochastic gradient descent: v ← momentum · v + g, and W ← W − rate · v."""
 
     kind: Literal["sgd"]
     momentum: DropRate = 0.0
-    """How much of the last step's v stays; 0: v is the gradient, and nothing is kept of it."""
+    """Decay of v; with 0, v is the gradient and takes no memory."""
     nesterov: bool = False
-    """Whether W moves by g + momentum · v instead, as if the next step were made already."""
+    """Nesterov momentum: W moves by g + momentum · v instead of v."""
 
     def checks(self) -> tuple[Check, ...]:
-        """Nesterov's momentum without momentum."""
         return (self._nesterov_has_momentum,)
 
     def _nesterov_has_momentum(self) -> Problems:
         if self.nesterov and not self.momentum:
-            yield ("nesterov",), "changes nothing without momentum; set momentum above 0, or leave it out"
+            yield ("nesterov",), "has no effect without momentum; set momentum above 0, or remove it"
 
 
 class AdagradConfig(BaseConfig):
-    """Adagrad (Duchi et al., JMLR 2011): G ← G + g², and W ← W − rate · g / (√G + epsilon), number by number."""
+    """Adagrad (Duchi et al., JMLR 2011): G ← G + g², and W ← W − rate · g / (√G + epsilon), elementwise."""
 
     kind: Literal["adagrad"]
     epsilon: Epsilon = 1e-10
-    """Added to the root of the sum."""
+    """Added to the square root of the sum."""
     initial_accumulator_value: NonNegativeFloat = 0.0
-    """What the sums of squared gradients start from."""
+    """Initial value of the sums of squared gradients."""
 
 
 class RowwiseAdagradConfig(BaseConfig):
-    """Adagrad with one sum a row of a table: G ← G + mean of g² over the row. One number is kept of each row,
-    as in TorchRec and FBGEMM (`EXACT_ROWWISE_ADAGRAD`)."""
+    """Adagrad with one sum per row of a table: G ← G + mean of g² over the row. It stores one number per row, as
+    TorchRec and FBGEMM do (`EXACT_ROWWISE_ADAGRAD`)."""
 
     kind: Literal["rowwise_adagrad"]
     epsilon: Epsilon = 1e-10
-    """Added to the root of the sum."""
+    """Added to the square root of the sum."""
     initial_accumulator_value: NonNegativeFloat = 0.0
-    """What the sums of squared gradients start from."""
+    """Initial value of the sums of squared gradients."""
 
 
 AlgorithmConfig = Annotated[AdamConfig | AdamWConfig | SgdConfig | AdagradConfig, Field(discriminator="kind")]
@@ -160,7 +159,7 @@ class ConstantConfig(BaseConfig):
 
 
 class LinearRampToConstantConfig(BaseConfig):
-    """From 0 up to `learning_rate` over `num_ramp_steps`, then constant."""
+    """A linear ramp from 0 to `learning_rate`, then constant."""
 
     kind: Literal["linear_ramp_to_constant"]
     learning_rate: NonNegativeFloat
@@ -170,38 +169,39 @@ class LinearRampToConstantConfig(BaseConfig):
 
 
 class LinearRampToCosineConfig(BaseConfig):
-    """From 0 up to `learning_rate`, then down a half cosine that ends at step `final_num_steps`."""
+    """A linear ramp from 0 to `learning_rate`, then half a cosine down to `final_learning_rate`."""
 
     kind: Literal["linear_ramp_to_cosine"]
     learning_rate: NonNegativeFloat
-    """The rate at the end of the ramp, the highest."""
+    """The rate at the end of the ramp, its maximum."""
     final_learning_rate: NonNegativeFloat
     """The rate at the end of the cosine and after it."""
     num_ramp_steps: PositiveInt
     """Length of the ramp in steps."""
     final_num_steps: PositiveInt
-    """Step at which the cosine ends, counted from the first step of the run."""
+    """The step at which the cosine ends, counted from the start of the run."""
 
     def checks(self) -> tuple[Check, ...]:
-        """A cosine that ends before it begins."""
         return (self._ends_after_ramp,)
 
     def _ends_after_ramp(self) -> Problems:
         if self.final_num_steps <= self.num_ramp_steps:
-            yield ("final_num_steps",), f"{self.final_num_steps} must be above num_ramp_steps ({self.num_ramp_steps})"
+            yield (
+                ("final_num_steps",),
+                f"must be above num_ramp_steps, {self.num_ramp_steps}; found {self.final_num_steps}",
+            )
 
 
 class PiecewiseConstantConfig(BaseConfig):
-    """`learning_rate_values[i]` until step `learning_rate_boundaries[i]`; one more value than boundaries."""
+    """A constant rate between boundaries: `learning_rate_values[i]` until step `learning_rate_boundaries[i]`."""
 
     kind: Literal["piecewise_constant"]
     learning_rate_boundaries: list[NonNegativeInt]
-    """Steps at which the rate changes, rising."""
+    """Steps at which the rate changes, ascending."""
     learning_rate_values: Annotated[list[NonNegativeFloat], Field(min_length=1)]
-    """The rates between the boundaries."""
+    """The rates between the boundaries; one more than there are boundaries."""
 
     def checks(self) -> tuple[Check, ...]:
-        """Values that do not fit the boundaries, or boundaries that do not rise."""
         return (self._pieces_fit,)
 
     def _pieces_fit(self) -> Problems:
@@ -212,7 +212,7 @@ class PiecewiseConstantConfig(BaseConfig):
                 f"{len(boundaries)} learning_rate_boundaries need {len(boundaries) + 1} values, found {len(values)}",
             )
         if boundaries != sorted(set(boundaries)):
-            yield ("learning_rate_boundaries",), f"must rise, found {boundaries}"
+            yield ("learning_rate_boundaries",), f"must be ascending, found {boundaries}"
 
 
 LearningRateConfig = Annotated[
@@ -222,19 +222,18 @@ LearningRateConfig = Annotated[
 
 
 class TablesConfig(BaseConfig):
-    """An algorithm and a rate of their own for the embedding tables, those of histories among them."""
+    """A separate algorithm and learning rate for the embedding tables, including those of histories."""
 
     algorithm: TableAlgorithmConfig
-    """What turns their gradients into steps."""
+    """The optimization algorithm of the tables."""
     learning_rate: LearningRateConfig
-    """Their rate."""
+    """The learning rate of the tables."""
     sparse: bool = False
-    """Whether a step reaches only the rows that its batch holds, so that it costs the same however large tables are.
-    `sgd`, `adagrad` and `rowwise_adagrad` do the same either way; the moments of `adam` then stay as they are in steps
-    that do not hold their row (lazy Adam)."""
+    """Whether a step updates only the rows that occur in its batch, so that its cost does not depend on the size of the
+    tables. Results are the same for `sgd`, `adagrad` and `rowwise_adagrad`; `adam` then leaves the moments of the other
+    rows unchanged (lazy Adam)."""
 
     def checks(self) -> tuple[Check, ...]:
-        """Rows that move without being in the batch, and gradients that hold no others."""
         return (self._sparse_leaves_other_rows,)
 
     def _sparse_leaves_other_rows(self) -> Problems:
@@ -244,14 +243,14 @@ class TablesConfig(BaseConfig):
         if isinstance(algorithm, AdamWConfig):
             yield (
                 ("sparse",),
-                "weight decay moves every row in every step, and sparse steps only those of a batch; take adam, or "
-                "set it to false",
+                "weight decay changes every row in every step, but sparse steps reach only the rows of a batch; use "
+                "adam, or set sparse to false",
             )
         elif isinstance(algorithm, SgdConfig) and algorithm.momentum:
             yield (
                 ("sparse",),
-                "momentum moves rows after the batch that held them, and sparse steps do not reach those; set "
-                "momentum to 0, or this to false",
+                "momentum changes rows in steps after their batch, but sparse steps reach only the rows of a batch; "
+                "set momentum to 0, or sparse to false",
             )
 
 
@@ -259,21 +258,22 @@ class OptimizerConfig(BaseConfig):
     """The section `optimizer`."""
 
     algorithm: AlgorithmConfig = AdamConfig(kind="adam")
-    """What turns gradients into steps."""
+    """The optimization algorithm."""
     tables: TablesConfig | None = None
-    """How embedding tables move; none given: as the backbone does."""
+    """A separate algorithm and rate for embedding tables. Optional; default: those of the backbone."""
     embedding_l2: NonNegativeFloat = 0.0
-    """λ of the penalty λ/2·‖W‖² on whole embedding tables: every step adds λ·W to their gradients."""
+    """λ of the penalty λ/2·‖W‖² on all embedding tables: every step adds λ·W to their gradients."""
     network_l2: NonNegativeFloat = 0.0
-    """The same for every other parameter, biases and norms too."""
+    """The same for all other parameters, including biases and norms."""
     backbone: LearningRateConfig
-    """Everything that is not a tower: featurization, vector norms, backbone, and embeddings without `tables`."""
+    """Learning rate of everything except towers: featurization, norms of vectors, backbone, and embeddings unless
+    `tables` is set."""
     towers: dict[Name, LearningRateConfig]
-    """Each task's tower with its affine map; `default` stands for the tasks not named."""
+    """Learning rate of each task's tower and affine map; `default` applies to tasks not listed."""
     balancing: BalancingConfig = NoBalancingConfig(kind="none")
-    """How the losses of tasks are weighed against each other."""
+    """How the losses or gradients of tasks are weighted against each other."""
     frozen: list[Name] = []
-    """Modules whose weights stay as they start, such as `inputs.embeddings` or `towers.TASK`, by the paths of
-    `recap model summary`."""
+    """Modules whose weights are not trained, such as `inputs.embeddings` or `towers.TASK`; `recap model summary` lists
+    the paths."""
     clip_gradients: ClippingConfig | None = None
-    """How far gradients may reach, before any penalty is added; none given: as far as they do."""
+    """Clips gradients, before penalties are added. Optional; off by default."""

@@ -1,11 +1,12 @@
-"""`RecapConfig`, the whole of what a run is, and the checks that cross its sections."""
+"""`RecapConfig`: the root of a configuration, with every section and every check across sections."""
 
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
+from typing import Annotated
 
 from pydantic import Field, PrivateAttr
 
-from recap.config.base import BaseConfig, Check, KeyPath, Name, WholeConfig
+from recap.config.base import BaseConfig, Check, FreeOnResume, KeyPath, Name, ShapesWeights, WholeConfig
 from recap.config.checks.inputs import (
     column_problems,
     embedding_problems,
@@ -38,14 +39,14 @@ class ScoringConfig(BaseConfig):
     """The section `scoring`."""
 
     weights: dict[Name, float] = {}
-    """Weight of each task's calibrated probability, or of the value of a regression; tasks not named do not count."""
+    """Task → weight of its calibrated probability, or of the value of a regression. Tasks not listed do not count."""
 
 
 class JobMode(StrEnum):
-    """What a job does with its data."""
+    """How a job reads its data."""
 
     TRAIN = "train"
-    """Rows with labels, shuffled, again and again."""
+    """Rows with labels, shuffled, repeated."""
     EVALUATE = "evaluate"
     """Rows with labels, in order, once."""
     INFERENCE = "inference"
@@ -53,28 +54,28 @@ class JobMode(StrEnum):
 
 
 class RecapConfig(WholeConfig):
-    """Everything a run is, from one file."""
+    """A complete configuration: everything that defines a run, from one file."""
 
     training: TrainingConfig = TrainingConfig()
-    """How long the run is, and when it logs, evaluates and saves."""
+    """Length of the run, precision, and when it logs, evaluates and saves."""
     features: FeaturesConfig
-    """What the columns of the data are."""
-    model: ModelConfig
+    """The columns of the data and their roles."""
+    model: Annotated[ModelConfig, ShapesWeights()]
     """The network and its tasks."""
     train_data: TrainDataConfig
-    """What to train on."""
-    validation_data: dict[Name, ValidationDataConfig] = {}
-    """Data sets to evaluate on, by name; each states only what differs from `train_data`."""
+    """The data to train on."""
+    validation_data: Annotated[dict[Name, ValidationDataConfig], FreeOnResume()] = {}
+    """Splits to evaluate on, by name; each sets only the fields that differ from `train_data`."""
     optimizer: OptimizerConfig
-    """How weights move."""
-    scoring: ScoringConfig = ScoringConfig()
-    """How much each probability counts."""
-    which_metrics: list[MetricName] | None = Field(default=None, min_length=1)
-    """Metrics to report; none given: all."""
-    metrics: MetricsConfig = MetricsConfig()
-    """What some metrics need to know besides the rows."""
-    strata: dict[Name, StratumConfig] = {}
-    """Rows of which `recap evaluate` reports every metric by themselves, too, by a name for them."""
+    """Algorithms and learning rates."""
+    scoring: Annotated[ScoringConfig, FreeOnResume()] = ScoringConfig()
+    """Weights of the tasks in the final score."""
+    which_metrics: Annotated[list[MetricName] | None, Field(min_length=1), FreeOnResume()] = None
+    """Metrics to report. Optional; default: all."""
+    metrics: Annotated[MetricsConfig, FreeOnResume()] = MetricsConfig()
+    """Parameters of metrics: the threshold of precision and recall, and the ranks of `hit_at`."""
+    strata: Annotated[dict[Name, StratumConfig], FreeOnResume()] = {}
+    """Strata by name: subsets of rows for which `recap evaluate` also reports every metric."""
 
     def checks(self) -> tuple[Check, ...]:
         """Each check, with the sections it compares."""
@@ -105,16 +106,16 @@ class RecapConfig(WholeConfig):
 
     @property
     def secrets(self) -> Mapping[KeyPath, str]:
-        """The values that secrets made, as what may be stored of them."""
+        """Path of each value made from a secret → its reference, which may be stored."""
         return self._secrets
 
-    def remember_secrets(self, found: Mapping[KeyPath, str]) -> None:
-        """Have the values at these paths stored as their references."""
-        self._secrets = dict(found)
+    def remember_secrets(self, secrets: Mapping[KeyPath, str]) -> None:
+        """Store the values at these paths as their references."""
+        self._secrets = dict(secrets)
 
     @property
     def tasks(self) -> list[str]:
-        """The one order of the task axis."""
+        """The tasks in the order of the task axis."""
         return list(self.model.tasks)
 
     @property
@@ -123,6 +124,6 @@ class RecapConfig(WholeConfig):
         return self.model.regressions
 
     def data_sets(self) -> Iterator[tuple[KeyPath, DataConfig]]:
-        """Every data set, with its path: the one to train on, then those to validate on."""
+        """Every data set with its path: `train_data`, then the splits of `validation_data`."""
         yield ("train_data",), self.train_data
         yield from ((("validation_data", name), data) for name, data in self.validation_data.items())

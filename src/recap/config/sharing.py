@@ -1,4 +1,4 @@
-"""What tasks share: what each tower reads."""
+"""Sharing and cascades: what each tower reads, and how tasks depend on each other."""
 
 from typing import Annotated, Literal
 
@@ -14,48 +14,49 @@ class ShareAllConfig(BaseConfig):
 
 
 class ShareNoneConfig(BaseConfig):
-    """Every tower reads the inputs; there is no backbone."""
+    """Every tower reads the inputs, without a backbone."""
 
     kind: Literal["share_none"]
 
 
 class SharePartialConfig(BaseConfig):
-    """Every tower reads the inputs and the backbone's output, joined."""
+    """Every tower reads the inputs joined to the backbone's output."""
 
     kind: Literal["share_partial"]
 
 
 class MmoeConfig(BaseConfig):
-    """Multi-gate mixture of experts (Ma et al., KDD 2018): a gate for each task mixes the same experts."""
+    """Multi-gate mixture of experts (Ma et al., KDD 2018): each task has its own gate over shared experts."""
 
     kind: Literal["mmoe"]
     num_experts: PositiveInt
-    """How many networks of the backbone's form read the inputs."""
+    """Number of experts, each a network of the backbone's form."""
 
 
 class _SharedAndOwnConfig(BaseConfig):
-    """Experts that all tasks share, and experts of each task."""
+    """Experts shared by all tasks, and experts of each task."""
 
     kind: str
     """Which one this is."""
     shared_experts: PositiveInt
-    """How many networks of the backbone's form serve all tasks, at each level."""
+    """Number of experts shared by all tasks at each level, each a network of the backbone's form."""
     task_experts: PositiveInt
-    """How many serve each task alone, at each level."""
+    """Number of experts of each task at each level."""
 
 
 class CgcConfig(_SharedAndOwnConfig):
-    """Customized gate control (Tang et al., RecSys 2020): a task's gate mixes its own experts and the shared ones."""
+    """Customized gate control (Tang et al., RecSys 2020): a task's gate mixes its own and the shared experts."""
 
     kind: Literal["cgc"]
 
 
 class PleConfig(_SharedAndOwnConfig):
-    """Progressive layered extraction (Tang et al., RecSys 2020): levels of `cgc`, each reading the mixtures below."""
+    """Progressive layered extraction (Tang et al., RecSys 2020): levels of `cgc`, each reading the previous ones'
+    mixtures."""
 
     kind: Literal["ple"]
     levels: Annotated[int, Field(ge=2, le=MAX_INT)] = 2
-    """How many levels of experts stand above each other; a single one is `cgc`."""
+    """Number of levels of experts; a single level is `cgc`."""
 
 
 SharingConfig = Annotated[
@@ -64,7 +65,7 @@ SharingConfig = Annotated[
 ]
 
 SHARED = "shared"
-"""What `cgc` and `ple` call the part that is no task's own."""
+"""The name that `cgc` and `ple` give to the shared experts."""
 
 
 class _ChainConfig(BaseConfig):
@@ -73,37 +74,38 @@ class _ChainConfig(BaseConfig):
     kind: str
     """Which one this is."""
     chain: Annotated[list[Name], Field(min_length=1)]
-    """The tasks, each a condition of the next: nobody likes what was not clicked. At least two."""
+    """At least two tasks, each a condition of the next: only a clicked candidate can be liked."""
 
     def checks(self) -> tuple[Check, ...]:
-        """A chain of one, or one that meets itself."""
         return (self._links,)
 
     def _links(self) -> Problems:
         if len(self.chain) == 1:
             yield (
                 ("chain",),
-                f"a chain needs at least two tasks, found {self.chain[0]!r} alone; add one, or drop cascade",
+                f"a chain needs at least two tasks, found only {self.chain[0]!r}; add one, or remove cascade",
             )
         for index, task in enumerate(self.chain):
             if task in self.chain[:index]:
-                yield ("chain", index), f"{task!r} stands in the chain twice; each task has one place"
+                yield ("chain", index), f"{task!r} is listed twice; remove one"
 
 
 class EsmmConfig(_ChainConfig):
-    """Probabilities multiply along the chain (ESMM, Ma et al., SIGIR 2018): p(like) = p(click) · p(like | click)."""
+    """ESMM (Ma et al., SIGIR 2018): probabilities multiply along the chain, p(like) = p(click) · p(like | click)."""
 
     kind: Literal["esmm"]
 
 
 class AitmConfig(_ChainConfig):
-    """Adaptive information transfer (AITM, Xi et al., KDD 2021): a tower also reads what the task before it found."""
+    """AITM (Xi et al., KDD 2021): each tower of the chain also reads information transferred from the task before
+    it."""
 
     kind: Literal["aitm"]
     width: PositiveInt
-    """Width of what is transferred, and of what the towers of the chain read."""
+    """Width of the transferred vector, and of the input of the chain's towers."""
     constraint_weight: NonNegativeFloat = 0.6
-    """Weight, beside the tasks' loss, of the mean of max(p(later) − p(earlier), 0) summed over the chain's links."""
+    """Weight of the penalty for reversed probabilities: the mean over rows of max(p(later) − p(earlier), 0), summed
+    over the links of the chain."""
 
 
 CascadeConfig = Annotated[EsmmConfig | AitmConfig, Field(discriminator="kind")]

@@ -1,4 +1,6 @@
-"""How long a run is, and when it logs, evaluates and saves. Names and defaults are the published ones."""
+"""The section `training`: the length of a run, and when it logs, evaluates and saves.
+
+Names and defaults are those of the published ranker."""
 
 import re
 from typing import Annotated, Literal
@@ -8,6 +10,7 @@ from pydantic import Field
 from recap.config.base import (
     BaseConfig,
     Check,
+    FreeOnResume,
     Name,
     NonNegativeFloat,
     NonNegativeInt,
@@ -19,17 +22,16 @@ from recap.config.metrics import WatchedMetric
 
 
 class MlflowConfig(BaseConfig):
-    """An MLflow run that takes the configuration and every number that is logged (`pip install 'recap[mlflow]'`)."""
+    """Logs the configuration and every logged number to an MLflow run (`pip install 'recap[mlflow]'`)."""
 
     experiment: Name
-    """The experiment the run belongs to; made if it is not there."""
+    """The experiment of the run; created if it does not exist."""
     tracking_uri: Name | None = None
-    """The server, such as `http://localhost:5000`, or a folder; none given: what MLFLOW_TRACKING_URI says."""
+    """A server such as `http://localhost:5000`, or a folder. Optional; default: the value of MLFLOW_TRACKING_URI."""
     run_name: Name | None = None
-    """The name of the run; none given: that of the folder `save_dir`."""
+    """The name of the run. Optional; default: the name of the folder `save_dir`."""
 
     def checks(self) -> tuple[Check, ...]:
-        """A server without the scheme by which it is known as one."""
         return (self._has_a_scheme,)
 
     def _has_a_scheme(self) -> Problems:
@@ -39,87 +41,86 @@ class MlflowConfig(BaseConfig):
 
 
 class RaiseConfig(BaseConfig):
-    """The run ends with an error that names the step, what is not finite and the rows; the weights do not move."""
+    """Stops the run with an error that names the step, the non-finite values and the rows; weights are not updated."""
 
     kind: Literal["raise"] = "raise"
 
 
 class SkipStepsConfig(BaseConfig):
-    """The step counts, with its rows and in the schedule, but nothing moves: weights, moments, running statistics."""
+    """Skips the update: the step and its rows count, but weights, moments and running statistics do not change."""
 
     kind: Literal["skip"]
     budget: PositiveInt
-    """How many steps a run may skip in all; one more ends it."""
+    """Maximum number of skipped steps in a run; one more stops it."""
 
 
 class RollbackConfig(BaseConfig):
-    """The run goes back to its latest checkpoint, or its initial weights, and passes over the rows of the step."""
+    """Returns to the latest checkpoint, or to the initial weights, and skips the rows of the step."""
 
     kind: Literal["rollback"]
     budget: PositiveInt
-    """How many times a run may go back in all; one more ends it."""
+    """Maximum number of rollbacks in a run; one more stops it."""
 
 
 NonFiniteConfig = Annotated[RaiseConfig | SkipStepsConfig | RollbackConfig, Field(discriminator="kind")]
 
 
 class CutRatesConfig(BaseConfig):
-    """Learning rates fall when the watched metric stands still."""
+    """Cuts the learning rates when the watched metric stops improving."""
 
     after: PositiveInt = 1
-    """Evaluations in a row without a better value after which all rates are cut, and so often again."""
+    """Cut all rates after this many evaluations in a row without improvement, and again after as many more."""
     factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """What a cut multiplies every rate by."""
+    """Factor by which a cut multiplies every rate."""
     min_rate: NonNegativeFloat = 1e-6
-    """No cut takes a rate below this one."""
+    """Lower bound of every rate after cuts."""
 
 
 class WatchConfig(BaseConfig):
-    """A metric that is watched at each evaluation of a validation set. The checkpoint of its best value is kept."""
+    """Watches a metric at each evaluation of a split, and keeps the checkpoint of its best value."""
 
     metric: WatchedMetric
-    """The metric; for log_loss and ne less is better, for the others more."""
+    """The metric. log_loss, ne, positive_rank, mae and rmse are better when lower, the others when higher."""
     split: Name
-    """The validation set."""
+    """The split, a name in `validation_data`."""
     tasks: Annotated[list[Name], Field(min_length=1)] | None = None
-    """Tasks whose mean is watched; none given: all that the set evaluates."""
+    """Watch the mean of the metric over these tasks. Optional; default: all tasks of the split that have the metric."""
     cut_rates: CutRatesConfig | None = None
-    """When rates are cut; none given: never."""
-    stop_after: PositiveInt | None = None
-    """Evaluations in a row without a better value after which the run ends; none given: it goes on."""
+    """Cuts the learning rates when the metric stops improving. Optional; off by default."""
+    stop_after: Annotated[PositiveInt | None, FreeOnResume()] = None
+    """Stop the run after this many evaluations in a row without improvement. Optional; off by default."""
 
 
 class EmaConfig(BaseConfig):
-    """An exponential moving average of the learned weights, by which the model is evaluated, saved and used.
+    """An exponential moving average of the weights, which is evaluated, saved and used in place of the weights.
 
-    After step s: average = d·average + (1 − d)·weights with d = min(decay, (1 + s) / (10 + s)), so that the first
-    weights are soon forgotten (the `num_updates` of TensorFlow's ExponentialMovingAverage)."""
+    After step s: average = d·average + (1 − d)·weights, with d = min(decay, (1 + s) / (10 + s)), so that the initial
+    weights are forgotten soon (`num_updates` of TensorFlow's ExponentialMovingAverage)."""
 
     decay: Annotated[float, Field(gt=0, lt=1)] = 0.999
-    """The share of the average that a step leaves; about the last 1 / (1 − decay) steps count."""
+    """Weight of the previous average in a step; the average covers about the last 1 / (1 − decay) steps."""
 
 
 class InitialWeightsConfig(BaseConfig):
-    """What a warm start takes from where, for a model that is not the old one.
+    """Which weights a warm start takes from where, for a model that differs from the old one.
 
-    Names are paths of modules or weights, such as `towers.like`; of several that hold a weight the longest counts. What
-    none holds comes from its own name."""
+    Keys are paths of modules or weights, such as `towers.like`; if several contain a weight, the longest applies. A
+    weight that none contains starts from the weight of the same name."""
 
     map: dict[Name, Name] = {}
-    """What is here: what it starts from in the old model."""
+    """Path in this model → path in the old model to start from."""
     fresh: list[Name] = []
-    """What starts as in a new model."""
+    """Paths that are initialized as in a new model."""
 
     def checks(self) -> tuple[Check, ...]:
-        """A name with two origins."""
         return (self._origins_are_clear,)
 
     def _origins_are_clear(self) -> Problems:
         for index, name in enumerate(self.fresh):
             if name in self.map:
-                yield ("fresh", index), f"{name!r} stands in map too; leave out one of the two"
+                yield ("fresh", index), f"{name!r} is also listed in map; remove one of the two"
             elif name in self.fresh[:index]:
-                yield ("fresh", index), f"{name!r} is named twice; once is enough"
+                yield ("fresh", index), f"{name!r} is listed twice; remove one"
 
 
 Precision = Literal["auto", "float32", "tf32", "bf16", "float16"]
@@ -128,46 +129,48 @@ Precision = Literal["auto", "float32", "tf32", "bf16", "float16"]
 class TrainingConfig(BaseConfig):
     """The section `training`. Every interval counts optimizer steps and holds independently of the others."""
 
-    save_dir: Name = "/tmp/model"
-    """The run: checkpoints, logs and evaluations go here."""
-    num_train_steps: PositiveInt = 1_000_000
-    """Optimizer steps in all."""
-    initial_checkpoint_dir: Name | None = None
-    """Warm start: weights come from this model directory, the step is counted from 0."""
-    initial_weights: InitialWeightsConfig | None = None
-    """What of that model goes where; none given: everything must fit, name by name."""
-    checkpoint_every_n: PositiveInt = 1000
+    save_dir: Annotated[Name, FreeOnResume()] = "/tmp/model"
+    """Folder of the run, for checkpoints, logs and evaluations."""
+    num_train_steps: Annotated[PositiveInt, FreeOnResume()] = 1_000_000
+    """Total number of optimizer steps."""
+    initial_checkpoint_dir: Annotated[Name | None, FreeOnResume()] = None
+    """Warm start: take initial weights from this model directory, and start at step 0. Optional; off by default."""
+    initial_weights: Annotated[InitialWeightsConfig | None, FreeOnResume()] = None
+    """Maps the weights of that model to this one. Optional; default: all names and shapes must match."""
+    checkpoint_every_n: Annotated[PositiveInt, FreeOnResume()] = 1000
     """Steps between checkpoints; the last step is always saved."""
-    checkpoint_max_to_keep: PositiveInt | None = None
-    """How many of the latest checkpoints stay; none given: all."""
-    train_log_every_n: PositiveInt = 1000
-    """Steps between lines of training losses and rates."""
-    log_norms: bool = False
-    """Whether these lines tell the norms of the weights of each part of the model, and of each embedding table."""
-    num_eval_steps: int = 16384
-    """Batches in an evaluation; below 0 the whole data set."""
-    eval_log_every_n: PositiveInt | None = 5000
-    """Steps between evaluations while training; the last step is always evaluated. null: `recap evaluate` does it."""
-    eval_timeout_in_s: PositiveFloat = 3600.0
-    """Seconds after which an evaluation while training is given up; training goes on."""
+    checkpoint_max_to_keep: Annotated[PositiveInt | None, FreeOnResume()] = None
+    """Number of latest checkpoints to keep. Optional; default: all."""
+    train_log_every_n: Annotated[PositiveInt, FreeOnResume()] = 1000
+    """Steps between records of training losses and learning rates."""
+    log_norms: Annotated[bool, FreeOnResume()] = False
+    """Whether these records include the norm of the weights of each part of the model and of each embedding table."""
+    num_eval_steps: Annotated[int, FreeOnResume()] = 16384
+    """Batches per evaluation; a negative number means the whole split."""
+    eval_log_every_n: Annotated[PositiveInt | None, FreeOnResume()] = 5000
+    """Steps between evaluations while training; the last step is always evaluated. null turns them off, for a separate
+    `recap evaluate`."""
+    eval_timeout_in_s: Annotated[PositiveFloat, FreeOnResume()] = 3600.0
+    """Seconds after which an evaluation while training is abandoned; training continues."""
     watch: WatchConfig | None = None
-    """A metric whose best checkpoint is kept, and that may cut the rates and end the run; none given: none."""
-    mlflow: MlflowConfig | None = None
-    """An MLflow run that takes what is logged; none given: none."""
+    """Keeps the checkpoint with the best value of a metric; can also cut learning rates or stop the run. Optional; off
+    by default."""
+    mlflow: Annotated[MlflowConfig | None, FreeOnResume()] = None
+    """Logs to MLflow. Optional; off by default."""
     gradient_accumulation: PositiveInt | None = None
-    """Micro-batches an optimizer step is cut into: less memory, the same step (but see BatchNorm in docs)."""
+    """Micro-batches per optimizer step: less memory for the same step, except that BatchNorm sees micro-batches.
+    Optional; default: 1."""
     ema: EmaConfig | None = None
-    """A moving average of the weights to evaluate and save; none given: the weights themselves."""
-    non_finite: NonFiniteConfig = RaiseConfig()
-    """What a step does whose losses or gradients are not finite."""
-    preemption_grace_seconds: PositiveFloat = 30.0
-    """Seconds from a signal to the end of the run; a step that is not done after half of them is given up."""
+    """Evaluates and saves a moving average of the weights. Optional; off by default."""
+    non_finite: Annotated[NonFiniteConfig, FreeOnResume()] = RaiseConfig()
+    """What to do with a step whose losses or gradients are not finite."""
+    preemption_grace_seconds: Annotated[PositiveFloat, FreeOnResume()] = 30.0
+    """Seconds from a signal to the end of the run; a step that has not finished after half of them is abandoned."""
     precision: Precision = "auto"
-    """What the network computes in while it is trained; weights, moments and losses are float32 in any case.
-
-    `bf16`, `float16`: by autocast; under float16 losses are scaled, so that small gradients do not vanish. `tf32`:
-    float32 whose products a GPU rounds to TF32. `auto`: bf16 where the hardware has it."""
+    """Precision of the network while training; weights, moments and losses are always float32. `bf16` and `float16` use
+    autocast, and float16 scales losses so that small gradients do not vanish. `tf32` is float32 with matrix products
+    rounded to TF32 on a GPU. `auto` is bf16 if the hardware supports it, else float32."""
     compile: bool = False
-    """Whether torch.compile makes kernels for the network: minutes at the start for faster steps."""
+    """Whether to compile the network with torch.compile: takes minutes at the start and makes steps faster."""
     seed: NonNegativeInt = 0
-    """Fixes initial weights, the order of the rows and dropout."""
+    """Seed of initial weights, row order and dropout."""

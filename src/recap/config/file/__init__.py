@@ -1,1 +1,1 @@
-"""How a configuration file is read, checked, compared and described."""
+"""Configuration files: read, validated, compared, written and documented. The schema itself does not know of files."""

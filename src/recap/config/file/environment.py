@@ -1,7 +1,7 @@
 """`${NAME}` in scalars: replaced from the environment after parsing, so that a value can never add structure.
 
 `${NAME:-default}` has a default, `$${` is a plain `${`, and `${secret:NAME}` is a value that is never printed or
-stored: wherever it would be, its reference stands instead.
+stored: its reference is written instead.
 """
 
 import getpass
@@ -19,28 +19,28 @@ _REFERENCE = re.compile(
 )
 
 _SECRETS: dict[str, str] = {}
-"""Every form in which a secret that this process has read may be printed → its reference."""
+"""Every printed form of a secret that this process has read → its reference."""
 
 
 def substitute(root: Node, problems: list[Problem], *, stored: bool = False) -> None:
-    """Replace the references in every scalar below `root`; what is unset or malformed is added to `problems`.
+    """Replace the references in every scalar below `root`; unset and malformed ones are added to `problems`.
 
-    `stored`: the configuration of a run or a model, where only secrets are left; those that are not set stay.
+    `stored`: the configuration of a run or a model, in which only secrets are left; unset ones stay references.
     """
     for path, node in scalars(root):
         if not isinstance(node.value, str) or "${" not in node.value or node.reference is not None:
             continue
         wrong: list[str] = []
-        raw, found = node.value, list(_REFERENCE.finditer(node.value))
-        values = [_value(reference, wrong, stored=stored) for reference in found]
-        node.value = _put(raw, found, values)
-        names = [(reference["name"], reference["secret"]) for reference in found if reference["name"]]
+        raw, references = node.value, list(_REFERENCE.finditer(node.value))
+        values = [_value(reference, wrong, stored=stored) for reference in references]
+        node.value = _replaced(raw, references, values)
+        names = [(reference["name"], reference["secret"]) for reference in references if reference["name"]]
         if names:
-            kept = [
+            storable = [
                 reference[0] if reference["secret"] else escape(value)
-                for reference, value in zip(found, values, strict=True)
+                for reference, value in zip(references, values, strict=True)
             ]
-            node.reference = _put(raw, found, kept)
+            node.reference = _replaced(raw, references, storable)
             node.variables = tuple(dict.fromkeys(name for name, _ in names if _variable(name) is not None))
             node.secret = any(secret for _, secret in names)
             if node.secret:
@@ -49,31 +49,31 @@ def substitute(root: Node, problems: list[Problem], *, stored: bool = False) -> 
         problems += [Problem(node.origin, dotted(path), text) for text in wrong]
 
 
-def _value(found: re.Match[str], wrong: list[str], *, stored: bool) -> str:
-    """What stands for one reference."""
-    name, reference = found["name"], found[0]
+def _value(match: re.Match[str], wrong: list[str], *, stored: bool) -> str:
+    """The value of one reference; messages about it are added to `wrong`."""
+    name, reference = match["name"], match[0]
     if name is None:
         if reference == "${":
-            what = found.string[found.start() : found.start() + 20]
-            wrong.append(f"{what!r} is no reference; write ${{NAME}}, ${{NAME:-default}}, or $${{ for a plain ${{")
+            start = match.string[match.start() : match.start() + 20]
+            wrong.append(f"{start!r} is not a reference; write ${{NAME}}, ${{NAME:-default}}, or $${{ for a plain ${{")
         return "${"
     value = _variable(name)
     if value is None:
-        value = found["default"]
-    if value is None and stored and found["secret"]:
+        value = match["default"]
+    if value is None and stored and match["secret"]:
         return reference
     if value is None:
-        hint = f"set it, or give a default: ${{{found['secret'] or ''}{name}:-…}}"
+        hint = f"set it, or give a default: ${{{match['secret'] or ''}{name}:-…}}"
         wrong.append(f"the environment variable {name!r} is not set; {hint}")
-    elif found["secret"]:
+    elif match["secret"]:
         _remember(value, reference)
     return value or ""
 
 
-def _put(raw: str, found: list[re.Match[str]], values: list[str]) -> str:
-    """`raw` with `values` in the places that were found."""
+def _replaced(raw: str, references: list[re.Match[str]], values: list[str]) -> str:
+    """`raw` with `values` in place of its references."""
     text, end = "", 0
-    for reference, value in zip(found, values, strict=True):
+    for reference, value in zip(references, values, strict=True):
         text += raw[end : reference.start()] + value
         end = reference.end()
     return text + raw[end:]
@@ -90,21 +90,21 @@ def hide(text: str) -> str:
     if not _SECRETS:
         return text
     longest_first = sorted(_SECRETS, key=len, reverse=True)
-    return re.sub("|".join(map(re.escape, longest_first)), lambda found: _SECRETS[found[0]], text)
+    return re.sub("|".join(map(re.escape, longest_first)), lambda match: _SECRETS[match[0]], text)
 
 
 def secrets(root: Node) -> dict[KeyPath, str]:
-    """The scalars that secrets made, as what may be stored of them."""
+    """Path of each scalar made from a secret → its reference, which may be stored."""
     return {path: node.reference for path, node in scalars(root) if node.secret and node.reference is not None}
 
 
 def escape(text: str) -> str:
-    """`text` so that `substitute` gives it back."""
+    """`text` in a form that `substitute` turns back into `text`."""
     return text.replace("${", "$${")
 
 
 def _variable(name: str) -> str | None:
-    """Its value, or nothing; USER is the login name where it is not set."""
+    """The value of an environment variable, or None. USER falls back to the login name."""
     value = os.environ.get(name)
     if value is None and name == "USER":
         try:

@@ -1,5 +1,6 @@
-"""Which keys a place of the configuration accepts, read from the models themselves."""
+"""The keys that a position in the configuration accepts, and the markers of its field, read from the models."""
 
+from collections.abc import Iterator
 from difflib import get_close_matches
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -10,13 +11,13 @@ from recap.config.base import KeyPath
 
 
 def keys_at(root: type[BaseModel], path: KeyPath, raw: Any) -> list[str]:
-    """Keys accepted at `path` of values `raw` of a `root`; several kinds: those of the kind that is written there."""
-    where = raw
+    """Keys accepted at `path` of the values `raw` of a `root`; where several kinds fit, those of the kind in `raw`."""
+    value = raw
     for key in path:
-        is_there = isinstance(where, dict) or (isinstance(where, list) and isinstance(key, int) and key < len(where))
-        where = (where.get(key) if isinstance(where, dict) else where[key]) if is_there else None
-    models = [each for each in _annotations_at(root, path) if is_model(each)]
-    stated = where if isinstance(where, dict) else {}
+        exists = isinstance(value, dict) or (isinstance(value, list) and isinstance(key, int) and key < len(value))
+        value = (value.get(key) if isinstance(value, dict) else value[key]) if exists else None
+    models = models_at(root, path)
+    stated = value if isinstance(value, dict) else {}
     chosen = [model for model in models if stated.get("kind") is not None and stated["kind"] in kinds(model)]
     chosen = chosen or (_nearest(models, list(map(str, stated))) if len(models) > 1 else models) or models
     return list(dict.fromkeys(name for model in chosen for name in model.model_fields))
@@ -29,20 +30,38 @@ def _nearest(models: list[type[BaseModel]], stated: list[str]) -> list[type[Base
     return [model for model in fitting if len(_required(model)) == most]
 
 
+def models_at(root: type[BaseModel], path: KeyPath) -> list[type[BaseModel]]:
+    """The sections that may stand at `path`: several where it is a choice, none for a scalar or a list."""
+    return [annotation for annotation in _annotations_at(root, path) if is_model(annotation)]
+
+
 def is_table(root: type[BaseModel], path: KeyPath) -> bool:
-    """Whether the mapping at `path` has keys of the user's choice, such as the names of tasks."""
-    return any(get_origin(each) is dict for each in _annotations_at(root, path))
+    """Whether the mapping at `path` has keys that the user chooses, such as the names of tasks."""
+    return any(get_origin(annotation) is dict for annotation in _annotations_at(root, path))
+
+
+def has_mark(root: type[BaseModel], path: KeyPath, mark: object) -> bool:
+    """Whether the field at exactly `path` is annotated with `mark`, such as `OrderMatters()`."""
+    if not path:
+        return False
+    fields = (model.model_fields.get(str(path[-1])) for model in models_at(root, path[:-1]))
+    return any(mark in field.metadata for field in fields if field is not None)
+
+
+def is_below_mark(root: type[BaseModel], path: KeyPath, mark: object) -> bool:
+    """Whether the field at `path`, or a section that contains it, is annotated with `mark`."""
+    return any(has_mark(root, path[:length], mark) for length in range(1, len(path) + 1))
 
 
 def _annotations_at(root: type[BaseModel], path: KeyPath) -> list[Any]:
-    found: list[Any] = [root]
+    annotations: list[Any] = [root]
     for key in path:
-        found = [below for each in found for below in _below(each, key)]
-    return found
+        annotations = [below for annotation in annotations for below in _below(annotation, key)]
+    return annotations
 
 
 def _below(annotation: Any, key: str | int) -> list[Any]:
-    """The types a value under `key` of `annotation` may have."""
+    """The types that a value under `key` of `annotation` may have."""
     if is_model(annotation):
         field = annotation.model_fields.get(str(key))
         return members(field.annotation) if field is not None else []
@@ -51,12 +70,18 @@ def _below(annotation: Any, key: str | int) -> list[Any]:
 
 
 def members(annotation: Any) -> list[Any]:
-    """The types a value of `annotation` may have, without what is said about them."""
+    """The types that a value of `annotation` may have, without their metadata."""
+    return list(_members(annotation))
+
+
+def _members(annotation: Any) -> Iterator[Any]:
     if get_origin(annotation) is Annotated:
-        return members(get_args(annotation)[0])
-    if get_origin(annotation) in (Union, UnionType):
-        return [member for each in get_args(annotation) for member in members(each)]
-    return [annotation]
+        yield from _members(get_args(annotation)[0])
+    elif get_origin(annotation) in (Union, UnionType):
+        for argument in get_args(annotation):
+            yield from _members(argument)
+    else:
+        yield annotation
 
 
 def _required(model: type[BaseModel]) -> set[str]:
@@ -69,6 +94,6 @@ def is_model(annotation: Any) -> bool:
 
 
 def kinds(model: type[BaseModel]) -> tuple[Any, ...]:
-    """The values of `kind` that mean `model`; none if it has no kind."""
+    """The values of `kind` that select `model`; empty if it has no kind."""
     field = model.model_fields.get("kind")
     return get_args(field.annotation) if field is not None else ()

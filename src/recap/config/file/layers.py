@@ -1,4 +1,4 @@
-"""A file, the files it builds on, what is laid over it and the overrides → one tree of values with their origins.
+"""A file, the files it builds on, and overrides → one tree of values with their origins.
 
 From the bottom: `base`, the file itself, `--set-file` files, `section.key=value` overrides; the later wins.
 """
@@ -12,9 +12,10 @@ from pydantic import BaseModel
 
 from recap.config.base import KeyPath, dotted
 from recap.config.data import DataConfig
+from recap.config.discrete import SharedCodes, kinds_meant
 from recap.config.file.environment import substitute
-from recap.config.file.keys import is_table
-from recap.config.file.node import Node, lay_over, node_at
+from recap.config.file.keys import is_table, models_at
+from recap.config.file.node import Node, node_at
 from recap.config.file.yaml import parse
 from recap.config.recap import RecapConfig
 from recap.errors import ConfigError, Origin, Problem
@@ -22,20 +23,20 @@ from recap.text import suggest
 
 BASE = "base"
 """The key that names the file to build on."""
-_LONGEST_PATH = 50
-"""Steps of an override; no configuration is half as deep."""
+_MAX_STEPS = 50
+"""Steps in the path of an override; no configuration is half as deep."""
 
 
 def assemble(
     file: str | Path, overrides: Sequence[str], set_files: Sequence[str], problems: list[Problem], *, stored: bool
 ) -> Node:
-    """All layers of `file` as one tree; what is wrong with them is added to `problems`.
+    """All layers of `file` as one tree; their mistakes are added to `problems`.
 
-    Raises ConfigError where a file cannot be read at all.
+    Raises ConfigError if a file cannot be read at all.
     """
     root = _read(str(file), [], problems)
     for given in set_files:
-        root = _lay_file(root, given, problems)
+        root = _merge_file(root, given, problems)
     for text in overrides:
         _override(root, text, Origin(f"override {text!r}"), problems)
     substitute(root, problems, stored=stored)
@@ -43,8 +44,36 @@ def assemble(
     return root
 
 
+def merge(base: Node, top: Node, path: KeyPath = ()) -> Node:
+    """`top` over `base`, both at `path`. Mappings merge key by key; lists, scalars and choices of another kind
+    replace."""
+    if not isinstance(base.value, dict) or not isinstance(top.value, dict):
+        return top
+    kinds = _kind_of(base.value, path), _kind_of(top.value, path)
+    if None not in kinds and kinds[0] != kinds[1]:
+        return top
+    merged = {
+        key: merge(base.value[key], item, (*path, key)) if key in base.value else item
+        for key, item in top.value.items()
+    }
+    return Node({**base.value, **merged}, top.origin, top.key)
+
+
+def _kind_of(mapping: dict[str, Node], path: KeyPath) -> str | None:
+    """The kind of a choice: its `kind`, or for codes the one key that only it has (`size`, `vocabulary`, …)."""
+    if is_table(RecapConfig, path):
+        return None
+    kind = mapping.get("kind")
+    if kind is not None and isinstance(kind.value, str):
+        return kind.value
+    if any(issubclass(model, SharedCodes) for model in models_at(RecapConfig, path)):
+        kinds = kinds_meant(mapping)
+        return kinds[0] if len(kinds) == 1 else None
+    return None
+
+
 def inherit_train_data(root: Node) -> None:
-    """Lay every validation set over what `train_data` says of any data set."""
+    """Merge every validation set over the part of `train_data` that applies to any data set."""
     train, validation = node_at(root, ("train_data",)), node_at(root, ("validation_data",))
     if train is None or validation is None:
         return
@@ -53,39 +82,40 @@ def inherit_train_data(root: Node) -> None:
     inherited = {key: item for key, item in train.value.items() if key in DataConfig.model_fields}
     for name, stated in validation.value.items():
         if isinstance(stated.value, dict):
-            validation.value[name] = lay_over(Node(inherited, stated.origin, stated.key), stated)
+            base = Node(inherited, stated.origin, stated.key)
+            validation.value[name] = merge(base, stated, ("validation_data", name))
 
 
 def read_mapping(file: str, problems: list[Problem], model: type[BaseModel] = RecapConfig) -> Node:
-    """The mapping of `model`'s sections that a YAML file holds.
+    """The mapping of `model`'s sections in a YAML file.
 
-    Raises ConfigError, with what is in `problems` already, if it holds none.
+    Raises ConfigError, which includes the `problems` so far, if the file holds something else.
     """
     node = _read_yaml(file, problems)
     if not isinstance(node.value, dict):
         sections = ", ".join(model.model_fields)
-        problems.append(Problem(node.origin, "", f"expected a mapping of sections ({sections}), found {_kind(node)}"))
+        problems.append(Problem(node.origin, "", f"expected a mapping of sections ({sections}), found {_noun(node)}"))
         raise ConfigError(problems)
     return node
 
 
 def _read_yaml(file: str, problems: list[Problem]) -> Node:
-    """The values a file holds; nothing is null. Raises ConfigError where it cannot be read."""
+    """The values in a file; an empty file is null. Raises ConfigError if it cannot be read."""
     try:
         text = Path(file).read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
-        why = f"not UTF-8 text (byte {error.start})" if isinstance(error, UnicodeDecodeError) else _why(error)
-        problems.append(Problem(Origin(file), "", f"cannot be read ({why}); give the path of a YAML file"))
+        reason = f"not UTF-8 text (byte {error.start})" if isinstance(error, UnicodeDecodeError) else _reason(error)
+        problems.append(Problem(Origin(file), "", f"cannot be read ({reason}); give the path of a YAML file"))
         raise ConfigError(problems) from None
-    begun = len(problems)
+    count = len(problems)
     node = parse(text, file, problems)
-    if node is None and len(problems) > begun:
+    if node is None and len(problems) > count:
         raise ConfigError(problems)
     return node or Node(None, Origin(file, 1, 1))
 
 
 def _read(file: str, above: list[str], problems: list[Problem]) -> Node:
-    """The file laid over its `base`; `above` are the files that build on it."""
+    """The file merged over its `base`; `above` are the files that build on it."""
     node = read_mapping(file, problems)
     named = node.value.pop(BASE, None)
     if named is None:
@@ -94,23 +124,23 @@ def _read(file: str, above: list[str], problems: list[Problem]) -> Node:
     chain = [*above, file]
     base = str(Path(file).parent / named.value) if isinstance(named.value, str) and named.value else ""
     if not base:
-        problems.append(Problem(named.origin, BASE, f"expected the path of a YAML file, found {_kind(named)}"))
-    elif any(_same(base, each) for each in chain):
+        problems.append(Problem(named.origin, BASE, f"expected the path of a YAML file, found {_noun(named)}"))
+    elif any(_same(base, other) for other in chain):
         problems.append(Problem(named.origin, BASE, f"builds on itself: {' → '.join([*chain, base])}"))
     elif not _is_file(base):
         text = f"{base}: no such file (the path is relative to the file it is written in)"
         problems.append(Problem(named.origin, BASE, text))
     else:
-        return lay_over(_read(base, chain, problems), node)
-    raise ConfigError(problems)  # without what it builds on, a file says too little to be checked
+        return merge(_read(base, chain, problems), node)
+    raise ConfigError(problems)  # without its base, a file is too incomplete to check
 
 
-def _lay_file(root: Node, given: str, problems: list[Problem]) -> Node:
-    """`FILE`: a mapping of sections laid over; `section.key=FILE`: a file that holds the value of one key."""
+def _merge_file(root: Node, given: str, problems: list[Problem]) -> Node:
+    """Merge a `--set-file` argument: FILE is a mapping of sections, section.key=FILE the value of one key."""
     named, equals, file = given.partition("=")
     origin = Origin(f"--set-file {given!r}")
     if given and (not equals or _is_file(given)):
-        return lay_over(root, _read(given, [], problems))
+        return merge(root, _read(given, [], problems))
     if not named or not file:
         problems.append(Problem(origin, "", "expected FILE, or section.key=FILE such as model.tasks=tasks.yaml"))
         return root
@@ -124,65 +154,64 @@ def _override(root: Node, text: str, origin: Origin, problems: list[Problem]) ->
     if not equals or not named:
         problems.append(Problem(origin, "", "expected section.key=value, such as training.seed=1"))
         return
-    begun = len(problems)
+    count = len(problems)
     value = parse(written, origin.source, problems, located=False) or Node(None, origin)
-    if len(problems) == begun:
+    if len(problems) == count:
         _set(root, named, value, origin, problems)
 
 
 def _set(root: Node, named: str, value: Node, origin: Origin, problems: list[Problem]) -> None:
-    """Put `value` at the path that is named; what keeps it from being there is added to `problems`."""
+    """Put `value` at the path `named`, or add the reason why there is no such path to `problems`."""
     keys = _steps(named)
-    if not keys or len(keys) > _LONGEST_PATH:
-        what = "is too deep" if keys else "has a step without a name"
-        problems.append(Problem(origin, "", f"the path {named[:60]!r} {what}; write section.key=value"))
+    if not keys or len(keys) > _MAX_STEPS:
+        fault = "is too deep" if keys else "has a step without a name"
+        problems.append(Problem(origin, "", f"the path {named[:60]!r} {fault}; write section.key=value"))
         return
-    where = root
+    node = root
     path: KeyPath = ()
     value.key = origin
     while True:
-        key, keys = _next_key(where, keys)
-        if isinstance(where.value, list) and _is_index(key) and int(key) < len(where.value):
+        key, keys = _next_key(node, keys)
+        if isinstance(node.value, list) and _is_index(key) and int(key) < len(node.value):
             if not keys:
-                where.value[int(key)] = value
+                node.value[int(key)] = value
                 return
-            where, path = where.value[int(key)], (*path, int(key))
-        elif isinstance(where.value, dict) and not keys:
-            where.value[key] = value
+            node, path = node.value[int(key)], (*path, int(key))
+        elif isinstance(node.value, dict) and not keys:
+            node.value[key] = value
             return
-        elif isinstance(where.value, dict) and (key in where.value or _opened(root, path, key, keys, origin)):
-            where, path = where.value[key], (*path, key)
+        elif isinstance(node.value, dict) and (key in node.value or _opened(root, path, key, keys, origin)):
+            node, path = node.value[key], (*path, key)
         else:
-            problems.append(Problem(origin, "", _no_way(where, path, key)))
+            problems.append(Problem(origin, "", _no_key(node, path, key)))
             return
 
 
 def _steps(named: str) -> list[str]:
-    """The steps of a path, those in quotes whole; none if one has no name."""
-    steps = re.findall(r'(?:"([^"]*)"|([^."]+))(?:\.(?!$)|$)', named)
-    found = [quoted or word for quoted, word in steps]
-    rebuilt = ".".join(f'"{quoted}"' if quoted else word for quoted, word in steps)
-    return found if rebuilt == named else []
+    """The steps of a path, quoted ones unquoted; empty if one has no name."""
+    parts = re.findall(r'(?:"([^"]*)"|([^."]+))(?:\.(?!$)|$)', named)
+    steps = [quoted or word for quoted, word in parts]
+    rebuilt = ".".join(f'"{quoted}"' if quoted else word for quoted, word in parts)
+    return steps if rebuilt == named else []
 
 
-def _next_key(where: Node, keys: list[str]) -> tuple[str, list[str]]:
-    """The next step and the rest; names that hold dots themselves are known by what is there."""
+def _next_key(node: Node, keys: list[str]) -> tuple[str, list[str]]:
+    """The next step and the ones after it; a name that holds dots is recognized by the keys of `node`."""
     for length in range(len(keys), 1, -1):
         name = ".".join(keys[:length])
-        if isinstance(where.value, dict) and name in where.value:
+        if isinstance(node.value, dict) and name in node.value:
             return name, keys[length:]
     return keys[0], keys[1:]
 
 
 def _opened(root: Node, path: KeyPath, key: str, keys: list[str], origin: Origin) -> bool:
-    """Make a mapping, or a copy of the inherited list, for what is said below `key`; whether there is a way to."""
+    """Add a mapping, or a copy of an inherited list, under `key`, to set a value below it; False if nothing fits."""
     parent = node_at(root, path)
     assert parent is not None
     inherited = node_at(root, ("train_data", *path[2:], key)) if path[:1] == ("validation_data",) and path[1:] else None
     if inherited is not None and isinstance(inherited.value, dict | list):
-        # What a validation set inherits is merged with what is said of it; lists are replaced.
-        copied = deepcopy(inherited) if isinstance(inherited.value, list) else Node({}, origin, origin)
-        parent.value[key] = copied
+        # Inherited mappings are merged with this one later; lists are replaced, so they are copied.
+        parent.value[key] = deepcopy(inherited) if isinstance(inherited.value, list) else Node({}, origin, origin)
         return True
     if is_table(RecapConfig, path) or _is_index(keys[0]):
         return False
@@ -190,14 +219,14 @@ def _opened(root: Node, path: KeyPath, key: str, keys: list[str], origin: Origin
     return True
 
 
-def _no_way(where: Node, path: KeyPath, key: str) -> str:
+def _no_key(node: Node, path: KeyPath, key: str) -> str:
     here = dotted(path)
-    if isinstance(where.value, dict):
-        whole = dotted((*path, key))
-        return f"{here} has no {key!r}. {suggest(key, list(where.value))} To add it, set it whole: {whole}=…"
-    if isinstance(where.value, list):
-        return f"{here} is a list of {len(where.value)} items, so it has no key {key!r}"
-    return f"{here} is {_kind(where)}, so it has no key {key!r}"
+    if isinstance(node.value, dict):
+        full = dotted((*path, key))
+        return f"{here} has no {key!r}. {suggest(key, list(node.value))} To add it, set all of it: {full}=…"
+    if isinstance(node.value, list):
+        return f"{here} is a list of {len(node.value)} items, so it has no key {key!r}"
+    return f"{here} is {_noun(node)}, so it has no key {key!r}"
 
 
 def _is_index(key: str) -> bool:
@@ -218,11 +247,12 @@ def _same(one: str, other: str) -> bool:
         return False
 
 
-def _why(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     return str(getattr(error, "strerror", None) or error)
 
 
-def _kind(node: Node) -> str:
+def _noun(node: Node) -> str:
+    """What a node holds, as messages call it."""
     if isinstance(node.value, dict | list):
         return "a mapping" if isinstance(node.value, dict) else "a list"
     return "null" if node.value is None else f"the value {node.value!r}"

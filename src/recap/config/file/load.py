@@ -1,4 +1,7 @@
-"""A configuration file → `RecapConfig`, and back: `layers` put its values together, `problems` validates them."""
+"""Configuration file ↔ `RecapConfig`: the functions that every job calls.
+
+`layers` puts the values of files and overrides together, `validate` checks them, `yaml` writes them.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from recap.config.base import KeyPath
-from recap.config.file.diff import _values
-from recap.config.file.environment import hide, secrets
+from recap.config.file.environment import escape, hide, secrets
 from recap.config.file.layers import assemble, inherit_train_data
 from recap.config.file.node import Node, node_of, nodes_along, scalars
 from recap.config.file.validate import validate
@@ -21,7 +23,7 @@ STORED = "config.yaml"
 
 @dataclass(frozen=True)
 class Resolved:
-    """A configuration, and where each of its values was said."""
+    """A configuration, and the tree of values it was made from, with their origins."""
 
     config: RecapConfig
     root: Node
@@ -30,10 +32,10 @@ class Resolved:
 def load_config(
     file: str | Path, overrides: Sequence[str] = (), set_files: Sequence[str] = (), *, stored: bool = False
 ) -> RecapConfig:
-    """Read `file` over its `base`, lay `set_files` and `overrides` (`section.key=value`) over it, and validate.
+    """Read `file` with its `base`, apply `set_files` and then `overrides` (`section.key=value`), and validate.
 
-    `stored`: the file of a run or model, whose secrets stay references. Raises ConfigError that lists every problem
-    found as `file:line:column: path: what`.
+    `stored`: the file belongs to a run or a model, and its secrets stay references. Raises ConfigError, which lists
+    every problem as `file:line:column: path: message`.
     """
     return resolve(file, overrides, set_files, stored=stored).config
 
@@ -50,7 +52,7 @@ def resolve(
 
 
 def config_of(values: dict[str, Any]) -> RecapConfig:
-    """A configuration from plain values, as a file with these values gives it. Raises ConfigError."""
+    """A configuration from plain values, as if they were read from a file. Raises ConfigError."""
     root = node_of(values, Origin("configuration"))
     inherit_train_data(root)
     return validate(RecapConfig, root)
@@ -58,17 +60,37 @@ def config_of(values: dict[str, Any]) -> RecapConfig:
 
 def dump_config(config: RecapConfig, comments: dict[KeyPath, str] | None = None) -> str:
     """The resolved configuration as YAML, secrets as their references; loading it gives an equal config."""
-    return render(_values(config), comments)
+    return render(stored_values(config), comments)
 
 
 def show_config(resolved: Resolved) -> str:
-    """`dump_config` with the origin of every value that is not a default, as a comment."""
+    """`dump_config` with a comment on each value that is not a default: its origin."""
     comments: dict[KeyPath, str] = {}
-    for path, _ in scalars(node_of(_values(resolved.config), Origin(""))):
+    for path, _ in scalars(node_of(stored_values(resolved.config), Origin(""))):
         along = list(nodes_along(resolved.root, path))
         node = along[-1]
         if len(along) <= len(path) and isinstance(node.value, dict | list):
-            continue  # nothing was said here: a default
+            continue  # not written anywhere: a default
         text = f"{node.origin.source}:{node.origin.line}" if node.origin.line else str(node.origin)
         comments[path] = hide(f"environment {', '.join(node.variables)} ({text})" if node.variables else text)
     return dump_config(resolved.config, comments)
+
+
+def stored_values(config: RecapConfig) -> Any:
+    """The plain values of a configuration, as `load_config` reads them back; secrets are their references."""
+    values = _escaped(config.model_dump(mode="json"))
+    for path, reference in config.secrets.items():
+        parent = values
+        for step in path[:-1]:
+            parent = parent[step]
+        # A single glob is written as a scalar but held as a list.
+        parent[path[-1]] = [reference] if isinstance(parent[path[-1]], list) else reference
+    return values
+
+
+def _escaped(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _escaped(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_escaped(item) for item in value]
+    return escape(value) if isinstance(value, str) else value

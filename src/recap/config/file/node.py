@@ -1,4 +1,4 @@
-"""A configuration before it is validated: plain values, each with its origin."""
+"""A configuration before validation: a tree of plain values that remember where they were written."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,21 +10,21 @@ from recap.errors import Origin
 
 @dataclass
 class Node:
-    """A value, and where it was said."""
+    """A value with its origin."""
 
     value: Any
     """dict[str, Node], list[Node], or a scalar."""
     origin: Origin
     key: Origin | None = None
-    """Where the key that names it stands; none for items of lists."""
+    """The origin of the key that names it; None for items of lists."""
     reference: str | None = None
-    """The text with references to the environment that a scalar was made from, as it may be stored."""
+    """The text with `${…}` that a scalar was made from, in the form that may be stored."""
     variables: tuple[str, ...] = ()
-    """The environment variables that it was made from; none where defaults were taken."""
+    """The environment variables it was made from; those that fell back to a default are not among them."""
     secret: bool = False
     """Whether one of them is a secret."""
     unresolved: bool = False
-    """Whether one of them is not set: the value says nothing."""
+    """Whether one of them is not set, so that the value means nothing."""
 
 
 def node_of(value: Any, origin: Origin) -> Node:
@@ -35,14 +35,14 @@ def node_of(value: Any, origin: Origin) -> Node:
 
 
 def plain(node: Node) -> Any:
-    """The values alone; changing one place of them changes no other."""
+    """A copy of the values alone, in which aliases share nothing."""
     if isinstance(node.value, dict):
         return {key: plain(item) for key, item in node.value.items()}
     return [plain(item) for item in node.value] if isinstance(node.value, list) else node.value
 
 
 def nodes_along(node: Node, path: KeyPath) -> Iterator[Node]:
-    """The nodes from `node` down `path`, as far as there are any."""
+    """The nodes from `node` down `path`, ending early where the path ends."""
     yield node
     for step in path:
         below = dict(enumerate(node.value)) if isinstance(node.value, list) else node.value
@@ -53,9 +53,9 @@ def nodes_along(node: Node, path: KeyPath) -> Iterator[Node]:
 
 
 def node_at(node: Node, path: KeyPath) -> Node | None:
-    """The node at `path`, if there is one."""
-    found = list(nodes_along(node, path))
-    return found[-1] if len(found) == len(path) + 1 else None
+    """The node at `path`, or None."""
+    along = list(nodes_along(node, path))
+    return along[-1] if len(along) == len(path) + 1 else None
 
 
 def scalars(node: Node, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Node]]:
@@ -68,23 +68,3 @@ def scalars(node: Node, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Node]]:
             yield from scalars(item, (*path, index))
     else:
         yield path, node
-
-
-def _choice(mapping: dict[str, Node]) -> str | None:
-    """What tells a choice from its others: its `kind`, or the key that only it has."""
-    kind = mapping.get("kind")
-    if kind is not None and isinstance(kind.value, str):
-        return kind.value
-    named = [key for key in ("size", "vocabulary") if key in mapping and not isinstance(mapping[key].value, dict)]
-    return named[0] if len(named) == 1 else None
-
-
-def lay_over(base: Node, stated: Node) -> Node:
-    """`stated` over `base`: mappings merge key by key; lists, scalars and mappings of another `kind` replace."""
-    if not isinstance(base.value, dict) or not isinstance(stated.value, dict):
-        return stated
-    chosen = [_choice(node.value) for node in (base, stated)]
-    if None not in chosen and chosen[0] != chosen[1]:
-        return stated
-    merged = {key: lay_over(base.value[key], item) if key in base.value else item for key, item in stated.value.items()}
-    return Node({**base.value, **merged}, stated.origin, stated.key)

@@ -1,4 +1,4 @@
-"""A commented configuration to start from: of example columns, or of columns that were found in data."""
+"""A commented starting configuration, for example columns or for columns guessed from data."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -11,29 +11,29 @@ from recap.config.file.yaml import render_inline
 
 @dataclass(frozen=True)
 class Guess:
-    """What a column is taken for: its name, what the configuration says of it, and a word on why."""
+    """The guessed role of a column: its name, its value in the configuration, and a comment."""
 
     name: str
-    word: str
+    comment: str
     value: Any = None
-    """Under a table such as `discrete`: what stands behind the name."""
+    """In a mapping such as `discrete`: the value under the name."""
 
 
 @dataclass
 class Columns:
-    """Columns by their role, in the order of the data."""
+    """Columns by role, in the order of the data."""
 
     continuous: list[Guess] = field(default_factory=list)
     binary: list[Guess] = field(default_factory=list)
     discrete: list[Guess] = field(default_factory=list)
     vocabularies: list[Guess] = field(default_factory=list)
-    """Discrete columns of strings, whose vocabulary has still to be made."""
+    """Discrete columns of strings, whose vocabularies do not exist yet."""
     vectors: list[Guess] = field(default_factory=list)
     ids: list[Guess] = field(default_factory=list)
     user: list[Guess] = field(default_factory=list)
     timestamp: list[Guess] = field(default_factory=list)
     labels: list[Guess] = field(default_factory=list)
-    """`value` is the weight of the task in the score."""
+    """`value` is the task's weight in the score."""
     left_out: list[Guess] = field(default_factory=list)
 
 
@@ -41,7 +41,7 @@ EXAMPLE = Columns(
     continuous=[Guess("author_followers", "numbers of any magnitude"), Guess("post_age_hours", "null counts as 0")],
     binary=[Guess("is_in_network", "0 or 1")],
     discrete=[Guess("hour", "integer codes 0 to 23", {"size": 24})],
-    vocabularies=[Guess("language", "strings; the file lists those that are known")],
+    vocabularies=[Guess("language", "strings; the file lists the known ones")],
     vectors=[Guess("user_embedding", "a list of 64 floats", 64)],
     ids=[Guess("post_id", "")],
     user=[Guess("user_id", "groups rows for grouped metrics")],
@@ -54,24 +54,24 @@ def starter(
     columns: Columns = EXAMPLE,
     source: SourceConfig | None = None,
     rows: int = 1_000_000,
-    looked_at: int | None = None,
+    sampled_rows: int | None = None,
 ) -> str:
     """A configuration that `recap config check` accepts.
 
-    `source` is where the data is, none for an example, `rows` how many there are, of which columns were guessed from
-    `looked_at`.
+    `source`: the data; None writes an example. `rows`: rows in the data, of which `sampled_rows` were read to guess the
+    columns.
     """
     batch = 1024 if rows >= 100_000 else 128
     steps = max(10, 2 * rows // batch)
-    guessed = [f"# Columns are guessed from {looked_at:,} of {rows:,} rows: read every line."] if looked_at else []
+    guessed = [f"# Columns are guessed from {sampled_rows:,} of {rows:,} rows; check each one."] if sampled_rows else []
     return "\n".join(
         [
-            "# A start. Every key, its range and its default: docs/configuration.md, or `recap config schema`.",
+            "# A starting point. All keys, ranges and defaults: docs/configuration.md, or `recap config schema`.",
             "# Check it with `recap config check FILE --data`, then `recap train FILE`.",
             *_training(steps),
             "",
             *guessed,
-            "# Keep out what is only known after the impression, such as a watch time: it would tell the labels.",
+            "# Leave out columns that are known only after the impression, such as watch time: they leak the labels.",
             "features:",
             *_features(columns),
             "",
@@ -85,7 +85,7 @@ def starter(
             f"  backbone: {{kind: linear_ramp_to_constant, learning_rate: 1e-3, num_ramp_steps: {steps // 20 or 1}}}",
             "  towers: {default: {kind: constant, learning_rate: 1e-3}}",
             "",
-            "# score = Σ weight · probability. One over the rate of a task lets each count about equally on average.",
+            "# score = Σ weight · probability. With weights of 1 / rate, tasks count about equally on average.",
             "scoring:",
             "  weights:",
             *_lines([Guess(label.name, "", label.value) for label in columns.labels], "    "),
@@ -97,12 +97,12 @@ def starter(
 def _training(steps: int) -> list[str]:
     return [
         "training:",
-        "  save_dir: runs/mine             # checkpoints, logs and evaluations go here",
+        "  save_dir: runs/mine             # for checkpoints, logs and evaluations",
         f"  num_train_steps: {steps:<13}  # about two epochs",
         f"  checkpoint_every_n: {max(1, steps // 4)}",
         f"  train_log_every_n: {max(1, steps // 20)}",
         f"  eval_log_every_n: {max(1, steps // 4)}",
-        "  num_eval_steps: -1              # below 0: the whole validation set",
+        "  num_eval_steps: -1              # negative: the whole validation set",
     ]
 
 
@@ -125,25 +125,25 @@ def _model(columns: Columns) -> list[str]:
 
 def _train_data(labels: list[Guess], source: SourceConfig, batch: int) -> list[str]:
     globs = [escape(glob) for glob in source.inputs if isinstance(glob, str)]
-    said = source.model_dump(exclude_defaults=True) | {"inputs": globs if len(globs) > 1 else globs[0]}
-    said = {"kind": source.kind, **{key: value for key, value in said.items() if key != "kind"}}
+    stated = source.model_dump(exclude_defaults=True) | {"inputs": globs if len(globs) > 1 else globs[0]}
+    stated = {"kind": source.kind, **{key: value for key, value in stated.items() if key != "kind"}}
     return [
         "train_data:",
-        f"  source: {render_inline(said)}",
+        f"  source: {render_inline(stated)}",
         f"  global_batch_size: {batch}",
-        "  tasks:                          # labels; say {neg_downsampling_rate: 0.1} where negatives were sampled",
-        *_lines([Guess(label.name, label.word, {}) for label in labels], "    "),
+        "  tasks:                          # labels; set {neg_downsampling_rate: 0.1} if negatives were sampled",
+        *_lines([Guess(label.name, label.comment, {}) for label in labels], "    "),
     ]
 
 
 def _embeddings(columns: Columns) -> Iterator[str]:
     if columns.discrete or columns.vocabularies:
         mark = "" if columns.discrete else "# "
-        yield f"{f'  {mark}embeddings: {{default: 8}}':<33} # width for each discrete column"
+        yield f"{f'  {mark}embeddings: {{default: 8}}':<33} # width of each discrete column"
 
 
 def _tasks(labels: list[Guess]) -> Iterator[str]:
-    """The tasks; the first says what the others repeat."""
+    """The tasks; the others repeat the first by an alias."""
     first, *others = labels
     yield f"    {render_inline(first.name)}: {'&task ' if others else ''}{{tower: {{kind: mlp, layer_sizes: [64]}}}}"
     yield from (f"    {render_inline(label.name)}: *task" for label in others)
@@ -158,10 +158,10 @@ def _features(columns: Columns) -> Iterator[str]:
         yield "  discrete:" if columns.discrete else "  # discrete:"
         yield from _lines(columns.discrete, "    ")
         if columns.vocabularies:
-            yield "    # A vocabulary is made by `recap data vocabulary FILES --column NAME --output FILE`."
+            yield "    # Make a vocabulary: `recap data vocabulary FILES --column NAME --output FILE`."
         yield from _lines(
             [
-                Guess(guess.name, guess.word, {"vocabulary": f"vocabularies/{guess.name}.parquet"})
+                Guess(guess.name, guess.comment, {"vocabulary": f"vocabularies/{guess.name}.parquet"})
                 for guess in columns.vocabularies
             ],
             "    # ",
@@ -170,10 +170,10 @@ def _features(columns: Columns) -> Iterator[str]:
         yield "  vectors:"
         yield from _lines(columns.vectors, "    ")
     if columns.ids:
-        yield "  ids:                            # carried to the predictions, never read by the model"
+        yield "  ids:                            # copied to the predictions, not read by the model"
         yield from _lines(columns.ids, "    - ")
     for name, guesses in (("user", columns.user), ("timestamp", columns.timestamp)):
-        yield from _lines([Guess(name, guess.word, guess.name) for guess in guesses[:1]], "  ")
+        yield from _lines([Guess(name, guess.comment, guess.name) for guess in guesses[:1]], "  ")
     if columns.left_out:
         yield "  # Left out:"
         yield from _lines(columns.left_out, "  #   ")
@@ -182,7 +182,7 @@ def _features(columns: Columns) -> Iterator[str]:
 def _validation(*, example: bool) -> list[str]:
     mark = "" if example else "# "
     return [
-        "# Rows the model is not trained on, later in time if you can; what is not said is as in train_data.",
+        "# Rows outside the training data, later in time if possible; other fields are inherited from train_data.",
         f"{mark}validation_data:",
         f"{mark}  validation: {{source: {{inputs: data/validation/*.parquet}}}}",
     ]
@@ -192,4 +192,4 @@ def _lines(guesses: list[Guess], start: str) -> Iterator[str]:
     for guess in guesses:
         name = render_inline(guess.name)
         text = start + (name if guess.value is None else f"{name}: {render_inline(guess.value)}")
-        yield f"{text:<33} # {' '.join(guess.word.split())}" if guess.word else text
+        yield f"{text:<33} # {' '.join(guess.comment.split())}" if guess.comment else text

@@ -1,4 +1,4 @@
-"""Values → a validated model, or every problem in them with its place and what would be accepted there."""
+"""Values → a validated model, or a ConfigError with every problem and its origin."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -9,7 +9,7 @@ from typing import Annotated, Any, NoReturn, TypeVar, get_args, get_origin
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from recap.config.base import KeyPath, MissingValue, ProblemError, all_problems, dotted
-from recap.config.file.keys import is_model, keys_at, kinds, members
+from recap.config.file.keys import is_model, keys_at, kinds, members, models_at
 from recap.config.file.node import Node, node_at, nodes_along, plain
 from recap.config.file.wording import message
 from recap.config.file.yaml import scalar
@@ -26,10 +26,10 @@ def validate(model: type[M], root: Node, known: Sequence[Problem] = ()) -> M:
         validated, errors = _attempt(model, values)
     if validated is not None and not known:
         return validated
-    found = _problems(model, errors, root, values)
+    problems = [*known, *_problems(model, errors, root, values)]
     if errors:  # pydantic runs the checks only when every field is valid
-        found += located(root, all_problems(_partial(model, values)))
-    raise ConfigError(in_order([*known, *found]))
+        problems += located(root, all_problems(_partial(model, values)))
+    raise ConfigError(in_order(problems))
 
 
 def _attempt(model: type[M], values: Any) -> tuple[M | None, Sequence[Any]]:
@@ -40,18 +40,19 @@ def _attempt(model: type[M], values: Any) -> tuple[M | None, Sequence[Any]]:
 
 
 def _retype(errors: Sequence[Any], root: Node, values: Any) -> bool:
-    """Text from the environment takes the type its field asks for: set it in `values`; whether any was."""
+    """Convert text from the environment to the type that its field expects, in `values`; True if any was converted."""
     changed = False
     for item in errors:
         path = _path(item["loc"], values, keep_last=False)
         node = node_at(root, path)
         if node is None or node.reference is None or not path or not item["type"].endswith("_type"):
             continue
-        where = values
+        parent = values
         for step in path[:-1]:
-            where = where[step]
-        if isinstance(where[path[-1]], str) and not isinstance(scalar(where[path[-1]]), str):
-            where[path[-1]] = scalar(where[path[-1]])
+            parent = parent[step]
+        text = parent[path[-1]]
+        if isinstance(text, str) and not isinstance(scalar(text), str):
+            parent[path[-1]] = scalar(text)
             changed = True
     return changed
 
@@ -102,12 +103,12 @@ def _partial_section(model: type[BaseModel], values: dict[str, Any]) -> BaseMode
 
 
 def _problems(model: type[BaseModel], errors: Sequence[Any], root: Node, values: Any) -> list[Problem]:
-    found: list[Problem] = []
+    problems: list[Problem] = []
     for item in errors:
         cause = item.get("ctx", {}).get("error")
         here = _path(item["loc"], values, keep_last=item["type"] in ("extra_forbidden", "missing"))
         if isinstance(cause, ProblemError):
-            found += located(root, cause.problems)
+            problems += located(root, cause.problems)
             continue
         if (item["type"] == "missing" and _is_misspelt(model, here, values)) or _is_not_inherited(here, errors):
             continue
@@ -115,25 +116,29 @@ def _problems(model: type[BaseModel], errors: Sequence[Any], root: Node, values:
             here = (*here, "kind")
         node = node_at(root, here)
         if node is not None and node.unresolved:
-            continue  # what is not set is told already
+            continue  # the unset variable is reported already
         key = item["type"] == "extra_forbidden"
-        text = message(item, keys_at(model, here[:-1], values), node)
-        found.append(Problem(origin_at(root, here, key=key), dotted(here), text))
-    return found
+        if item["type"] == "union_tag_not_found":
+            known = list(dict.fromkeys(kind for choice in models_at(model, here) for kind in kinds(choice)))
+        else:
+            known = keys_at(model, here[:-1], values)
+        text = message(item, known, node)
+        problems.append(Problem(origin_at(root, here, key=key), dotted(here), text))
+    return problems
 
 
 def _is_misspelt(model: type[BaseModel], path: KeyPath, values: Any) -> bool:
-    """Whether what is missing stands there under a name nearly its own, of which it is told already."""
-    where = values
+    """Whether a missing key is present with a typo, which is reported already."""
+    parent = values
     for step in path[:-1]:
-        where = where[step]
+        parent = parent[step]
     known = keys_at(model, path[:-1], values)
-    unknown = [key for key in where if key not in known] if isinstance(where, dict) else []
+    unknown = [key for key in parent if key not in known] if isinstance(parent, dict) else []
     return any(get_close_matches(key, known, n=1) == [path[-1]] for key in unknown)
 
 
 def _is_not_inherited(path: KeyPath, errors: Sequence[Any]) -> bool:
-    """Whether a validation set lacks what `train_data` lacks."""
+    """Whether a validation set lacks a key only because `train_data` lacks it."""
     inherited = ("train_data", *path[2:])
     is_set = path[:1] == ("validation_data",) and len(path) > 2
     return is_set and any(item["type"] == "missing" and item["loc"] == inherited for item in errors)
@@ -153,35 +158,38 @@ def located(root: Node, found: Iterable[tuple[KeyPath, str]]) -> list[Problem]:
 
 
 def _as_written(node: Node, path: KeyPath) -> KeyPath:
-    """`path` with the keys that stand there, some of them misspelt."""
+    """`path` with the keys of the file, some of them misspelt."""
     written: list[str | int] = []
     for step in path:
         below = node.value if isinstance(node.value, dict | list) else {}
         if isinstance(below, dict) and step not in below:
             step = next(iter(get_close_matches(str(step), list(below), n=1)), step)
         written.append(step)
-        found = node_at(node, (step,))
-        if found is None:
+        child = node_at(node, (step,))
+        if child is None:
             break
-        node = found
+        node = child
     return tuple(written)
 
 
 def _path(location: Sequence[str | int], values: Any, *, keep_last: bool) -> KeyPath:
-    """A pydantic location without the tags of unions, which are no keys of the file."""
+    """A pydantic location without the tags of unions, which are not keys of the file.
+
+    `keep_last`: the last step is a key even if the file does not have it.
+    """
     path: list[str | int] = []
-    where: Any = values
+    value: Any = values
     entered = True
     for index, key in enumerate(location):
-        is_tag = entered and isinstance(where, dict) and where.get("kind") == key
-        there = isinstance(where, list) and isinstance(key, int) and key < len(where)
+        is_tag = entered and isinstance(value, dict) and value.get("kind") == key
+        is_item = isinstance(value, list) and isinstance(key, int) and key < len(value)
         entered = False
         if is_tag:
             continue
-        if there or (isinstance(where, dict) and key in where):
-            where, entered = where[key], True
-        elif keep_last and index == len(location) - 1 and isinstance(where, dict):
-            where = None
+        if is_item or (isinstance(value, dict) and key in value):
+            value, entered = value[key], True
+        elif keep_last and index == len(location) - 1 and isinstance(value, dict):
+            value = None
         else:
             continue
         path.append(key)
@@ -189,7 +197,7 @@ def _path(location: Sequence[str | int], values: Any, *, keep_last: bool) -> Key
 
 
 def origin_at(root: Node, path: KeyPath, *, key: bool = False) -> Origin:
-    """Of the nearest thing that was written: the value itself if `key` is not asked for, else a key above it."""
+    """The origin of the value at `path`, or of its key; of the nearest key above if the file does not have it."""
     along = list(nodes_along(root, path))
     node, reached = along[-1], len(along) == len(path) + 1
     missing = not reached and isinstance(node.value, dict | list)
@@ -200,18 +208,18 @@ def origin_at(root: Node, path: KeyPath, *, key: bool = False) -> Origin:
 
 
 def in_order(problems: Sequence[Problem]) -> list[Problem]:
-    """Each once: those of files from top to bottom, file by file, then those of overrides.
+    """`problems` without repetitions: file by file from top to bottom, then those of overrides.
 
-    What an alias, or a validation set, repeats stands in one place of the file, and is one problem.
+    An alias or an inherited value repeats a problem at one position of the file, so it counts once.
     """
     sources = list(dict.fromkeys(problem.origin.source for problem in problems))
     once: dict[tuple[Origin, str, str], Problem] = {}
     for problem in problems:
-        place = problem.path.rpartition(".")[2] if problem.origin.line else problem.path
-        once.setdefault((problem.origin, place, problem.text), problem)
+        key = problem.path.rpartition(".")[2] if problem.origin.line else problem.path
+        once.setdefault((problem.origin, key, problem.text), problem)
 
-    def place_of(problem: Problem) -> tuple[bool, int, int, int]:
+    def position(problem: Problem) -> tuple[bool, int, int, int]:
         origin = problem.origin
         return origin.line == 0, sources.index(origin.source), origin.line, origin.column
 
-    return sorted(once.values(), key=place_of)
+    return sorted(once.values(), key=position)

@@ -1,4 +1,4 @@
-"""What is said of a mistake: the errors of validation in the words of a configuration."""
+"""The messages of mistakes: errors of pydantic in the words of a configuration."""
 
 from typing import Any
 
@@ -8,12 +8,12 @@ from recap.text import suggest
 
 
 def message(item: Any, known: list[str], node: Node | None) -> str:
-    """What is wrong, what was found, what is accepted, for one error of pydantic's.
+    """The message for one error of pydantic: what is wrong, what was found, what is accepted.
 
-    `known` are the keys that are accepted beside what it is about, `node` is the value itself, if it is there.
+    `known`: the keys, or kinds, accepted at that level. `node`: the value, if it exists.
     """
     context = item.get("ctx", {})
-    found = node.reference if node is not None and node.secret and node.reference else _show(item["input"])
+    shown = node.reference if node is not None and node.secret and node.reference else _show(item["input"])
     match item["type"]:
         case "extra_forbidden":
             name = str(item["loc"][-1])
@@ -23,25 +23,25 @@ def message(item: Any, known: list[str], node: Node | None) -> str:
         case "union_tag_invalid":
             return _unknown(_show(context["tag"]), context["tag"], context["expected_tags"])
         case "union_tag_not_found":
-            return f"needs a 'kind' that says which one it is, found {found}"
+            return f"needs a 'kind', found {shown}. Known: {', '.join(known)}."
         case "literal_error":
-            return _unknown(found, item["input"], context["expected"])
+            return _unknown(shown, item["input"], context["expected"])
         case "value_error":
-            return f"{context['error']}, found {found}"
+            return f"{context['error']}, found {shown}"
         case "model_type" | "dict_type" | "model_attributes_type":
-            return f"expected a mapping, found {found}"
+            return f"expected a mapping, found {shown}"
         case "too_short" | "string_too_short":
-            return f"must not be empty, found {found}"
+            return f"must not be empty, found {shown}"
         case kind if kind in _EXPECTED:
-            return f"expected {_EXPECTED[kind]}, found {found}"
+            return f"expected {_EXPECTED[kind]}, found {shown}"
         case kind if kind in _BOUNDS:
             word, bound = _BOUNDS[kind]
             limit = context[bound]
-            return f"must be {word} {limit if isinstance(limit, int) else f'{limit:g}'}, found {found}"
+            return f"must be {word} {limit if isinstance(limit, int) else f'{limit:g}'}, found {shown}"
         case "one_of":
             return str(item["msg"])
         case _:
-            return f"{item['msg']}, found {found}"
+            return f"{item['msg']}, found {shown}"
 
 
 _EXPECTED = {
@@ -58,24 +58,24 @@ _BOUNDS = {
     "less_than": ("below", "lt"),
     "less_than_equal": ("at most", "le"),
 }
-"""Kinds of errors → the word for the bound, and its name in the error."""
-_LONGEST_SHOWN = 60
+"""Type of error → the word for the bound, and its name in the error."""
+_MAX_SHOWN = 60
 
 
 def _show(value: Any) -> str:
-    """What was found, as short as it can be said."""
+    """A value as messages show it: shortened, without secrets."""
     if isinstance(value, dict):
         return "a mapping" if value else "an empty mapping"
     if isinstance(value, list):
         items = "1 item" if len(value) == 1 else f"{len(value)} items"
         return f"a list of {items}" if value else "an empty list"
     if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
+        return "null" if value is None else str(value).lower()
     text = repr(hide(value) if isinstance(value, str) else value)
-    return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 3]}..."
+    return text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN - 3]}..."
 
 
 def _unknown(shown: str, given: Any, listed: str) -> str:
-    """For a word that is none of those `listed`, as pydantic lists them."""
+    """Message for a word that is not among those `listed` by pydantic."""
     known = [name.strip(" '") for name in listed.replace(" or ", ",").split(",")]
     return f"{shown} is unknown. {suggest(str(given), known)}"

@@ -1,7 +1,7 @@
-"""YAML text ↔ values. Scalars follow the YAML 1.2 core schema.
+"""YAML text ↔ plain values. Scalars follow the YAML 1.2 core schema.
 
 PyYAML reads YAML 1.1, where `1e-4` is a string, `no` is false and `22:30` is a number; here `1e-4` is a number
-and only `true` and `false` are booleans. No tag constructs anything but plain values.
+and only `true` and `false` are booleans. Tags construct nothing but plain values.
 """
 
 import json
@@ -17,7 +17,7 @@ from recap.config.file.node import Node
 from recap.errors import Origin, Problem
 
 _MAX_NODES = 200_000
-"""Values of one file, aliases expanded: more is an accident, or an attack."""
+"""Maximum number of values in a file, with aliases expanded; more are an accident or an attack."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -40,9 +40,9 @@ for _tag, _pattern, _first in (
 
 
 def parse(text: str, source: str, problems: list[Problem], *, located: bool = True) -> Node | None:
-    """The values of one YAML document, None if it has none or is no YAML; what is wrong is added to `problems`.
+    """The values of one YAML document; None if it is empty or not valid. Mistakes are added to `problems`.
 
-    `source` is how origins call the text; not `located`: they do not count its lines.
+    `source`: the name of the text in origins. `located=False`: origins have no line and column.
     """
     loader = None
     try:
@@ -55,9 +55,7 @@ def parse(text: str, source: str, problems: list[Problem], *, located: bool = Tr
         before = text[: error.position]
         line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
         origin = Origin(source, line, column) if located else Origin(source)
-        problems.append(
-            Problem(origin, "", f"not valid YAML: the character {chr(error.character)!r} may not stand here")
-        )
+        problems.append(Problem(origin, "", f"not valid YAML: the character {chr(error.character)!r} is not allowed"))
     except yaml.YAMLError as error:
         problems.append(Problem(Origin(source), "", f"not valid YAML: {str(error).splitlines()[0]}"))
     except RecursionError:
@@ -75,7 +73,7 @@ def _syntax_problem(error: yaml.MarkedYAMLError, text: str, source: str, *, loca
         return Problem(Origin(source), "", f"not valid YAML: {what}")
     never_closed = opened is not None and opened.line < mark.line and re.search("flow|quoted", error.context or "")
     if opened is not None and never_closed:
-        mark, what = opened, "what is opened here is never closed"
+        mark, what = opened, "the bracket or quote opened here is never closed"
     lines = text.splitlines()
     hint = _hint(lines[mark.line] if mark.line < len(lines) else "", what or "")
     return Problem(Origin(source, mark.line + 1, mark.column + 1), "", f"not valid YAML: {what}{hint}")
@@ -83,19 +81,19 @@ def _syntax_problem(error: yaml.MarkedYAMLError, text: str, source: str, *, loca
 
 def _hint(line: str, problem: str) -> str:
     if "'\\t'" in problem:
-        return "; indent with spaces, never with tabs"
+        return "; indent with spaces, not tabs"
     if "undefined alias" in problem or "scanning an alias" in problem:
         return "; quote a value that begins with *"
     if "found another document" in problem:
-        return "; a file is one document, without ---"
+        return "; a file must be a single document, without ---"
     return "; inside { } and [ ] write ${…} in quotes" if "${" in line else ""
 
 
-_UNKNOWN_TAG = "the tag {!r} is not known here; write plain values"
+_UNKNOWN_TAG = "unknown tag {!r}; write plain values"
 
 
 class _Builder:
-    """PyYAML's graph of nodes → ours: merges and aliases resolved, each value with its origin."""
+    """PyYAML's graph of nodes → ours: resolves merges and aliases, and gives each value its origin."""
 
     def __init__(self, loader: _Loader, source: str, problems: list[Problem], *, located: bool) -> None:
         self.loader, self.source, self.problems, self.located = loader, source, problems, located
@@ -103,16 +101,16 @@ class _Builder:
         self.count = 0
 
     def node(self, node: yaml.Node, path: KeyPath, key: Origin | None = None) -> Node:
-        """What stands at `path`."""
+        """The node at `path`."""
         self.count += 1
         if self.count > _MAX_NODES:
             raise yaml.YAMLError(f"more than {_MAX_NODES:,} values once aliases are expanded")
         origin = self._origin(node)
         if id(node) in self.open:
-            raise yaml.MarkedYAMLError(problem="an alias stands inside its own anchor", problem_mark=node.start_mark)
+            raise yaml.MarkedYAMLError(problem="an alias is inside its own anchor", problem_mark=node.start_mark)
         self.open.add(id(node))
         if not isinstance(node, yaml.ScalarNode) and node.tag not in (f"{_PREFIX}map", f"{_PREFIX}seq"):
-            self._say(origin, path, _UNKNOWN_TAG.format(node.tag.replace(_PREFIX, "!!")))
+            self._add_problem(origin, path, _UNKNOWN_TAG.format(node.tag.replace(_PREFIX, "!!")))
         if isinstance(node, yaml.MappingNode):
             built = Node(self._mapping(node, path), origin, key)
         elif isinstance(node, yaml.SequenceNode):
@@ -133,15 +131,15 @@ class _Builder:
                     if isinstance(below, dict):
                         merged = {**below, **merged}
                     else:
-                        self._say(origin, path, "<< merges mappings; name the anchor of one")
+                        self._add_problem(origin, path, "<< merges mappings; give the alias of a mapping")
             elif not isinstance(key_node, yaml.ScalarNode) or key_node.tag != f"{_PREFIX}str":
-                self._say(origin, path, "a key must be a string; quote it if it looks like a number")
+                self._add_problem(origin, path, "a key must be a string; quote it if it looks like a number")
             else:
                 name = str(key_node.value)
                 if "${" in name:
-                    self._say(origin, path, f"the key {name!r} holds a reference; only values can")
+                    self._add_problem(origin, path, f"the key {name!r} contains a reference; only values can")
                 if name in stated:
-                    self._say(origin, (*path, name), "duplicate key; keep one of them")
+                    self._add_problem(origin, (*path, name), "duplicate key; remove one")
                 stated[name] = self.node(value_node, (*path, name), origin)
         return {**merged, **stated}
 
@@ -153,7 +151,7 @@ class _Builder:
             case "int" | "float" | "bool" | "null" if not isinstance(scalar(text), str):
                 return scalar(text)
             case _:
-                self._say(self._origin(node), path, _UNKNOWN_TAG.format(node.tag.replace(_PREFIX, "!!")))
+                self._add_problem(self._origin(node), path, _UNKNOWN_TAG.format(node.tag.replace(_PREFIX, "!!")))
                 return scalar(text)
 
     def _origin(self, node: yaml.Node) -> Origin:
@@ -161,12 +159,12 @@ class _Builder:
             return Origin(self.source)
         return Origin(self.source, node.start_mark.line + 1, node.start_mark.column + 1)
 
-    def _say(self, origin: Origin, path: KeyPath, text: str) -> None:
+    def _add_problem(self, origin: Origin, path: KeyPath, text: str) -> None:
         self.problems.append(Problem(origin, dotted(path), text))
 
 
 def scalar(text: str) -> str | int | float | bool | None:
-    """What a plain YAML scalar stands for."""
+    """The value of a plain YAML scalar."""
     if text in ("", "~", "null", "Null", "NULL"):
         return None
     if text in ("true", "True", "TRUE", "false", "False", "FALSE"):
@@ -185,9 +183,9 @@ _WIDTH = 100
 
 
 def render(value: Any, comments: Mapping[KeyPath, str] | None = None) -> str:
-    """Plain values as YAML that `parse` reads back: short lists and mappings on one line, comments at their ends.
+    """Plain values as YAML that `parse` reads back, with short lists and mappings on one line.
 
-    A comment stands behind the scalar, or the list of scalars, at its path.
+    `comments`: path of a scalar, or of a list of scalars → comment at the end of its line.
     """
     lines = list(_lines(value, (), 0, comments or {}))
     aligned = min(max((len(text) for text, comment in lines if comment), default=0), 72)
@@ -200,7 +198,7 @@ def _lines(value: Any, path: KeyPath, indent: int, comments: Mapping[KeyPath, st
         start = " " * indent + (f"{_text(key)}:" if isinstance(value, dict) else "-")
         below = {comment for at, comment in comments.items() if at[: len(path) + 1] == (*path, key)}
         one_line = f"{start} {render_inline(item)}"
-        nested = isinstance(item, dict) and not path  # a section always stands open
+        nested = isinstance(item, dict) and not path  # a section always spans several lines
         fits = len(one_line) <= _WIDTH and len(below) <= 1 and _depth(item) <= 3 and not nested
         if not item or not isinstance(item, dict | list) or fits:
             yield one_line, "; ".join(below)
@@ -230,7 +228,7 @@ def _text(value: Any) -> str:
     if isinstance(value, str):
         plain = _PLAIN.fullmatch(value) and isinstance(scalar(value), str) and value != "<<"
         quoted = json.dumps(value, ensure_ascii=False)
-        return value if plain else _UNPRINTABLE.sub(lambda found: f"\\U{ord(found[0]):08x}", quoted)
+        return value if plain else _UNPRINTABLE.sub(lambda match: f"\\U{ord(match[0]):08x}", quoted)
     if isinstance(value, float) and not math.isfinite(value):
         return ".nan" if math.isnan(value) else ".inf" if value > 0 else "-.inf"
     return "null" if value is None else json.dumps(value)
