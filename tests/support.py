@@ -109,9 +109,9 @@ def write_formats(folder: Path) -> Path:
     pq.write_table(table, folder / "formats" / "rows.parquet")
     for kind in ("arrow", "jsonl", "tfrecord"):
         convert_files([str(folder / "formats" / "rows.parquet")], folder / "formats", kind)
-    for file, place in (("rows.arrow", "date=20230405"), ("rows.jsonl", "2023/04/05/09")):
-        (folder / "formats" / place).mkdir(parents=True)
-        (folder / "formats" / file).rename(folder / "formats" / place / file)
+    for file, subfolder in (("rows.arrow", "date=20230405"), ("rows.jsonl", "2023/04/05/09")):
+        (folder / "formats" / subfolder).mkdir(parents=True)
+        (folder / "formats" / file).rename(folder / "formats" / subfolder / file)
     options = pyarrow.csv.WriteOptions(delimiter=";")
     pyarrow.csv.write_csv(table.drop_columns(["vector"]), folder / "formats" / "rows.csv", options)
     return folder

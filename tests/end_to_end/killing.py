@@ -28,8 +28,8 @@ IMPORTED = ("recap.training.trainer", "torch._dynamo")
 CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "open"}
 
 
-def kill_before(change: int, told: int) -> None:
-    """Have this process killed before it makes so many changes, and write to `told` which one it is."""
+def kill_before(change: int, pipe_end: int) -> None:
+    """Kill this process before its change number `change`, and write that change to `pipe_end`."""
     left = change
 
     def watch(event: str, arguments: tuple[Any, ...]) -> None:
@@ -43,20 +43,20 @@ def kill_before(change: int, told: int) -> None:
             left -= 1
             if left == 0:
                 what = f"sync {arguments[0]}" if event == "open" and arguments[1] is None else f"{event} {arguments[0]}"
-                os.write(told, what.encode())
+                os.write(pipe_end, what.encode())
                 os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(watch)
 
 
-def train(config: str, kill: str, told: int) -> None:
+def train(config: str, kill: str, pipe_end: int) -> None:
     """What a child does."""
     if kill == "half":  # Python ignores the signal of a file that grows too large
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, -1))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     elif kill.isdigit():
-        kill_before(int(kill), told)
+        kill_before(int(kill), pipe_end)
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), suppress(SystemExit):
         app(["train", config])
 
@@ -67,19 +67,19 @@ def main(config: str, *kills: str) -> None:
         importlib.import_module(module)
     run, chance = Path(load_config(Path(config)).training.save_dir), random.Random(0)
     for kill in kills:
-        heard, told = os.pipe()
+        reader, pipe_end = os.pipe()
         child = os.fork()
         if child == 0:
-            train(config, kill, told)
+            train(config, kill, pipe_end)
             os._exit(0)
-        os.close(told)
+        os.close(pipe_end)
         if kill.startswith("after:"):
             while max(list(Run(run).checkpoints), default=0) < int(kill.removeprefix("after:")):
                 time.sleep(0.001)
             time.sleep(chance.random() * 0.05)
             os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
-        with os.fdopen(heard) as pipe:
+        with os.fdopen(reader) as pipe:
             what = pipe.read()
         assert os.WIFSIGNALED(status), f"{kill}: ended by itself"
         print(f"{signal.Signals(os.WTERMSIG(status)).name} {what or kill}", flush=True)

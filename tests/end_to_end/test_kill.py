@@ -24,7 +24,7 @@ EVERY_STATE = {
     },
     "train_data": {"downsample_negatives": {"batch_multiplier": 2, "keep_positives_of": ["like"]}},
 }
-"""What a run can have to remember, all at once; dropout and shuffling are in `feed_values`."""
+"""Everything a run can remember at once; dropout and shuffling are in `feed_values`."""
 
 
 def write_config(folder: Path, run: str) -> Path:
@@ -65,7 +65,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments_of_an_epoch_it_ends_in_the_very_same_weights(folder: Path) -> None:
+def test_a_run_killed_at_random_moments_ends_bit_for_bit_equal(folder: Path) -> None:
     config = write_config(folder, "random")
     assert kill(config, "after:5", "after:30", "after:60", "after:65") == [
         f"SIGKILL after:{step}" for step in (5, 30, 60, 65)
@@ -75,7 +75,7 @@ def test_killed_at_random_moments_of_an_epoch_it_ends_in_the_very_same_weights(f
 
 
 @pytest.mark.slow
-def test_killed_at_each_stage_of_a_checkpoint_it_ends_in_the_very_same_weights(folder: Path) -> None:
+def test_a_run_killed_at_every_stage_of_a_checkpoint_ends_bit_for_bit_equal(folder: Path) -> None:
     config, checkpoints = write_config(folder, "stages"), folder / "stages" / "checkpoints"
     killed = kill(config, "after:10", "half", *range(1, 30))
     assert killed[:2] == ["SIGKILL after:10", "SIGXFSZ half"]
@@ -91,12 +91,12 @@ def test_killed_at_each_stage_of_a_checkpoint_it_ends_in_the_very_same_weights(f
         "SIGKILL sync .unfinished/manifest.json",
         "SIGKILL sync .unfinished/assets",
         "SIGKILL sync .unfinished",
-        "SIGKILL os.rename .unfinished",  # all is written, and nothing is in its place
-        "SIGKILL sync ",  # the new one is in its place
+        "SIGKILL os.rename .unfinished",  # all is written, nothing is renamed
+        "SIGKILL sync ",  # the new one is renamed
         "SIGKILL os.rename ",  # before the old one is deleted
         "SIGKILL os.rmdir .unfinished",  # while it is
     }
     finish(config)
     assert_same_run(folder / "whole", folder / "stages", STEPS)
-    kept = [Run(folder / "stages").checkpoint_path(step) for step in list(Run(folder / "stages").checkpoints)]
-    assert sorted(checkpoints.iterdir()) == kept
+    valid = [Run(folder / "stages").checkpoint_path(step) for step in list(Run(folder / "stages").checkpoints)]
+    assert sorted(checkpoints.iterdir()) == valid

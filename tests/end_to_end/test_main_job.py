@@ -45,7 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_a_killed_job_gives_the_same_numbers_as_one_that_was_not(folder: Path) -> None:
+def test_a_killed_job_gives_the_same_numbers(folder: Path) -> None:
     train = [sys.executable, "-m", "recap", "train", str(RECIPE), *OVERRIDES, "training.save_dir=killed"]
     process = subprocess.Popen(train, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while process.poll() is None and max(list(Run(folder / "killed").checkpoints), default=0) < 20:
@@ -68,8 +68,8 @@ def test_a_killed_job_gives_the_same_numbers_as_one_that_was_not(folder: Path) -
 def test_prediction_needs_no_labels_and_agrees_with_the_evaluation(folder: Path) -> None:
     source = pq.read_table(folder / "data" / "simulated" / "validation" / "part-00000.parquet")
     (folder / "unseen").mkdir()
-    kept = [name for name in source.column_names if not name.startswith("is_") or name == "is_in_network"]
-    pq.write_table(source.select(kept), folder / "unseen" / "a.parquet", row_group_size=500)
+    columns = [name for name in source.column_names if not name.startswith("is_") or name == "is_in_network"]
+    pq.write_table(source.select(columns), folder / "unseen" / "a.parquet", row_group_size=500)
     recap(folder, "predict", "whole", "unseen/*.parquet", "--output", "unseen_predictions")
     predictions = pq.read_table(folder / "unseen_predictions" / "a.parquet")
     assert predictions.column_names[:3] == ["user_id", "served_at_ms", "post_id"]
@@ -83,7 +83,7 @@ def test_prediction_needs_no_labels_and_agrees_with_the_evaluation(folder: Path)
 
 
 @pytest.mark.slow
-def test_misuse_is_answered_with_a_message_and_code_two(folder: Path) -> None:
+def test_misuse_ends_with_a_message_and_exit_code_2(folder: Path) -> None:
     assert "none.yaml: cannot be read" in recap(folder, "train", "none.yaml", code=2)
     assert "save_dri" in recap(folder, "train", RECIPE, "training.save_dri=x", code=2)
     assert "unknown split 'test'. Known: validation" in recap(folder, "evaluate", "whole", "--split", "test", code=2)
@@ -99,7 +99,7 @@ def test_misuse_is_answered_with_a_message_and_code_two(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_predictions_that_are_there_are_kept_unless_told_otherwise(folder: Path) -> None:
+def test_existing_predictions_are_replaced_only_with_overwrite(folder: Path) -> None:
     arguments = ("predict", "whole", "data/simulated/validation/*.parquet", "--output", "kept")
     recap(folder, *arguments)
     file = next((folder / "kept").glob("*.parquet"))
@@ -110,7 +110,7 @@ def test_predictions_that_are_there_are_kept_unless_told_otherwise(folder: Path)
 
 
 @pytest.mark.slow
-def test_control_c_saves_the_step_and_says_how_to_go_on(folder: Path) -> None:
+def test_control_c_saves_the_step_and_says_how_to_resume(folder: Path) -> None:
     train = [sys.executable, "-m", "recap", "train", str(RECIPE), *OVERRIDES, "training.save_dir=stopped"]
     train += ["training.num_train_steps=100000"]
     process = subprocess.Popen(train, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)

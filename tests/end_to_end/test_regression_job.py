@@ -64,47 +64,47 @@ def test_a_regression_is_trained_evaluated_and_predicted_in_its_unit(tmp_path: P
     assert tuple(written["time"]) == REGRESSION_METRICS
     hits = tuple(f"hit_at_{rank}" for rank in MetricsConfig().hit_at)
     assert tuple(written["like"]) == tuple(name for name in BINARY_METRICS if name != "hit_at") + hits
-    found = written["time"]
+    metrics = written["time"]
     table = pq.read_table(feed / "validation" / "part-0.parquet")
     times = table.column("time").to_numpy()
-    assert found["count"] == len(table) - 1
-    assert found["mean_label"] == pytest.approx(np.nanmean(times), rel=1e-5)
-    assert found["xauc"] > 0.7
+    assert metrics["count"] == len(table) - 1
+    assert metrics["mean_label"] == pytest.approx(np.nanmean(times), rel=1e-5)
+    assert metrics["xauc"] > 0.7
     logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert [line["xauc"] for line in logged if line.get("task") == "time"][-1] == pytest.approx(found["xauc"])
+    assert [line["xauc"] for line in logged if line.get("task") == "time"][-1] == pytest.approx(metrics["xauc"])
     predictor = Predictor.open(find_model_directory(run))
     (file,) = predict_files(predictor, [str(feed / "validation" / "*.parquet")], tmp_path / "out")
     predicted = pq.read_table(file)
     values = predicted.column("time").to_numpy()
     known = ~np.isnan(times)
-    assert np.abs(values - times)[known].mean() == pytest.approx(found["mae"], rel=1e-4)
+    assert np.abs(values - times)[known].mean() == pytest.approx(metrics["mae"], rel=1e-4)
     assert (values >= 0).all()
     assert values.max() > 1
     assert predicted.column("score").to_numpy() == pytest.approx(0.5 * values.astype(float) + 0.001)
 
 
 @pytest.mark.parametrize(
-    ("transform", "label", "found"),
+    ("transform", "label", "message"),
     [
         ("log1p", -1.0, "found -1; the label of a regression must be a finite float32, at least 0 for log1p, or null"),
         ("none", float("inf"), "found inf; the label of a regression must be a finite float32 or null"),
         ("none", 1e39, "found inf; the label of a regression must be a finite float32 or null"),
     ],
 )
-def test_a_label_that_is_none_is_refused_with_its_place(
-    transform: str, label: float, found: str, tmp_path: Path
+def test_an_invalid_label_is_refused_with_file_and_row(
+    transform: str, label: float, message: str, tmp_path: Path
 ) -> None:
     feed = with_times(write_feed(tmp_path / "feed"), label)
-    with pytest.raises(DataError, match=f"part-1.parquet: column 'time', row 5: {found}"):
+    with pytest.raises(DataError, match=f"part-1.parquet: column 'time', row 5: {message}"):
         train(timed(feed, tmp_path / "run", transform), Recorder())
 
 
-def test_labels_below_zero_are_good_without_a_transform(tmp_path: Path) -> None:
+def test_negative_labels_are_valid_without_a_transform(tmp_path: Path) -> None:
     feed = with_times(write_feed(tmp_path / "feed"), -3.0)
     assert train(timed(feed, tmp_path / "run", "none"), Recorder()).trained
 
 
-def test_rows_whose_binary_label_was_sampled_weigh_nothing_more_for_a_regression(tmp_path: Path) -> None:
+def test_sampling_weights_do_not_apply_to_regressions(tmp_path: Path) -> None:
     feed = with_times(write_feed(tmp_path / "feed"), 1e30)  # 1 − label would lose the 1
     data = {"sampling_correction": "weights"}
     config = timed(feed, tmp_path / "run")

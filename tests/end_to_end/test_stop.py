@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C at every kind of moment: what was done is saved, and the run goes on from there bit for bit."""
+"""SIGTERM and Ctrl-C at every kind of moment: finished steps are saved, and the run resumes bit for bit."""
 
 import signal
 import subprocess
@@ -39,7 +39,7 @@ setattr(owner, method, hanging)
 from recap.cli.main import main
 main()
 """
-"""The command line, where a method hangs behind its work after so many calls; it is told as module, class and name."""
+"""The command line, where a method, given by module, class and name, hangs after its work at a given call."""
 OPEN = ("recap.data.stream.source", "Source", "_look")
 READ = ("recap.data.stream.source", "Loader", "load")
 STEP = ("recap.training.step", "TrainStep", "_gradients")
@@ -66,9 +66,9 @@ def write_config(folder: Path, run: str, grace: float = 2.0, **train_data: Any) 
     return file
 
 
-def stopped(place: tuple[str, str, str], left: int, *command: str | Path, by: list[int]) -> tuple[int, str]:
+def stopped(method: tuple[str, str, str], left: int, *command: str | Path, by: list[int]) -> tuple[int, str]:
     """The exit code and the errors of a command that gets these signals while it hangs."""
-    arguments = [sys.executable, "-c", HANG, *place, str(left), *map(str, command)]
+    arguments = [sys.executable, "-c", HANG, *method, str(left), *map(str, command)]
     process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     while "hanging" not in (line := process.stdout.readline()):
@@ -82,20 +82,20 @@ def stopped(place: tuple[str, str, str], left: int, *command: str | Path, by: li
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("place", "number"), [(OPEN, signal.SIGTERM), (READ, signal.SIGINT)])
-def test_while_files_are_opened_or_the_first_batch_is_read_nothing_was_done(
-    folder: Path, place: tuple[str, str, str], number: signal.Signals
+@pytest.mark.parametrize(("method", "number"), [(OPEN, signal.SIGTERM), (READ, signal.SIGINT)])
+def test_a_signal_before_the_first_step_saves_nothing(
+    folder: Path, method: tuple[str, str, str], number: signal.Signals
 ) -> None:
     config = write_config(folder, f"first{number}", grace=3600.0)
-    code, errors = stopped(place, 0, "train", config, by=[number])
-    told = "before the first step was done; nothing was saved; run the same command again to start\n"
-    assert (code, errors) == (128 + number, f"stopped by {number.name} {told}")
+    code, errors = stopped(method, 0, "train", config, by=[number])
+    message = "before the first step was done; nothing was saved; run the same command again to start\n"
+    assert (code, errors) == (128 + number, f"stopped by {number.name} {message}")
     assert list(Run(folder / f"first{number}").checkpoints) == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("windows", [1, 4])
-def test_a_wait_for_data_is_given_up_and_the_run_goes_on_bit_for_bit(folder: Path, windows: int) -> None:
+def test_a_wait_for_data_is_interrupted_and_the_run_resumes_bit_for_bit(folder: Path, windows: int) -> None:
     run = f"data{windows}"
     config = write_config(folder, run, grace=3600.0, readers={"kind": "threads", "count": 1})
     code, errors = stopped(READ, windows, "train", config, by=[signal.SIGTERM])
@@ -106,21 +106,23 @@ def test_a_wait_for_data_is_given_up_and_the_run_goes_on_bit_for_bit(folder: Pat
 
 
 @pytest.mark.slow
-def test_a_step_that_takes_too_long_is_given_up_with_all_that_it_moved(folder: Path) -> None:
+def test_a_slow_step_is_interrupted_and_undone(folder: Path) -> None:
     config = write_config(folder, "step")
     code, errors = stopped(STEP, 5, "train", config, by=[signal.SIGTERM])
-    told = "stopped by SIGTERM after step 5, which is saved; run the same command again to resume\n"
-    assert (code, errors) == (143, told)
+    message = "stopped by SIGTERM after step 5, which is saved; run the same command again to resume\n"
+    assert (code, errors) == (143, message)
     code, errors = stopped(STEP, 0, "train", config, by=[signal.SIGINT])
-    told = "before another step was done; the checkpoint of step 5 is unchanged; run the same command again to resume\n"
-    assert (code, errors) == (130, f"stopped by SIGINT {told}")
+    message = (
+        "before another step was done; the checkpoint of step 5 is unchanged; run the same command again to resume\n"
+    )
+    assert (code, errors) == (130, f"stopped by SIGINT {message}")
     train(load_config(config), Recorder())
     assert_same_run(folder / "whole", folder / "step", 12)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("batches", [0, 5])
-def test_an_evaluation_is_given_up_and_done_anew(folder: Path, batches: int) -> None:
+def test_an_interrupted_evaluation_is_repeated(folder: Path, batches: int) -> None:
     """In the first validation set, and in the second, when the first was evaluated to its end."""
     config = write_config(folder, f"evaluation{batches}", grace=3600.0)
     code, errors = stopped(EVALUATE, batches, "train", config, by=[signal.SIGTERM])
@@ -130,7 +132,7 @@ def test_an_evaluation_is_given_up_and_done_anew(folder: Path, batches: int) -> 
 
 
 @pytest.mark.slow
-def test_a_second_ctrl_c_stops_at_once(folder: Path) -> None:
+def test_a_second_ctrl_c_stops_immediately(folder: Path) -> None:
     config = write_config(folder, "twice", grace=3600.0)
     code, errors = stopped(STEP, 2, "train", config, by=[signal.SIGINT, signal.SIGINT])
     assert (code, errors) == (130, "stopped by SIGINT; nothing half-written is left\n")
@@ -156,11 +158,11 @@ def test_a_signal_while_a_checkpoint_is_written_waits_for_it(folder: Path, monke
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_other_commands_end_in_a_line_and_leave_nothing_half_written(folder: Path, number: signal.Signals) -> None:
+def test_other_commands_end_with_one_line_and_leave_nothing_half_written(folder: Path, number: signal.Signals) -> None:
     before = {path for path in (folder / "whole").rglob("*") if path.is_file()}
-    told = (128 + number, f"stopped by {number.name}; nothing half-written is left\n")
-    assert stopped(EVALUATE, 1, "evaluate", folder / "whole", by=[number]) == told
+    message = (128 + number, f"stopped by {number.name}; nothing half-written is left\n")
+    assert stopped(EVALUATE, 1, "evaluate", folder / "whole", by=[number]) == message
     assert {path for path in (folder / "whole").rglob("*") if path.is_file()} == before
     inputs, output = str(folder / "feed" / "train" / "*.parquet"), folder / "predictions"
-    assert stopped(PREDICT, 1, "predict", folder / "whole", inputs, "--output", output, by=[number]) == told
+    assert stopped(PREDICT, 1, "predict", folder / "whole", inputs, "--output", output, by=[number]) == message
     assert [path for path in output.rglob("*") if path.is_file()] == []

@@ -78,7 +78,7 @@ def test_a_directory_is_replaced_by_a_whole_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("killed", ["before", "between", "after"])
 def test_killed_while_one_replaces_another_there_is_a_whole_one_after_clearing(tmp_path: Path, killed: str) -> None:
-    """`between` the two renames neither has its place."""
+    """`between`: after the first of the two renames."""
     path = write(tmp_path / "model")
     write(tmp_path / "new").rename(tmp_path / "model.unfinished")
     if killed != "before":

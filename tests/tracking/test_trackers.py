@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from support import Recorder, feed_config
-from training.runs import OF_THE_CLOCK, assert_same_run, interrupt, records
+from training.runs import TIMED, assert_same_run, interrupt, records
 
 from recap.config.recap import RecapConfig
 from recap.errors import ConfigError, InputError, Interrupted
@@ -59,7 +59,7 @@ def test_the_share_of_time_spent_waiting_for_data_is_logged(feed: Path, tmp_path
     shares = [line["data_wait"] for line in lines if line["split"] == "train"]
     assert len(shares) == 4
     assert all(0 < share < 1 for share in shares)
-    assert "data_wait" in OF_THE_CLOCK
+    assert "data_wait" in TIMED
 
 
 def test_a_folder_named_metrics_jsonl_is_reported_and_training_continues(feed: Path, tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_a_folder_named_metrics_jsonl_is_reported_and_training_continues(feed: P
     recorder = Recorder()
     assert train(feed_config(feed, tmp_path / "run"), recorder).trained
     assert recorder.steps[-1] == 12
-    failure, lost = (text for text in recorder.said if "metrics.jsonl" in text)
+    failure, lost = (text for text in recorder.messages if "metrics.jsonl" in text)
     assert failure.startswith("metrics.jsonl: cannot be written (Is a directory). The run continues")
     assert lost == "metrics.jsonl: 8 records could not be written"
 
@@ -81,7 +81,7 @@ def test_records_wait_until_the_disk_has_room_again(feed: Path, tmp_path: Path) 
     }
     recorder = Recorder(after)
     train(feed_config(feed, run), recorder)
-    said = [text for text in recorder.said if "metrics.jsonl" in text]
+    said = [text for text in recorder.messages if "metrics.jsonl" in text]
     assert said[0].startswith("metrics.jsonl: cannot be written (No space left on device). The run continues")
     assert said[1:] == ["metrics.jsonl: can be written again"]
     train(feed_config(feed, tmp_path / "whole"), Recorder())
@@ -117,7 +117,7 @@ def test_a_file_named_tensorboard_is_reported_and_training_continues(feed: Path,
     (tmp_path / "run" / "tensorboard").write_text("in the way")
     recorder = Recorder()
     assert train(feed_config(feed, tmp_path / "run"), recorder).trained
-    assert recorder.said[0].startswith("TensorBoard: cannot be written (")
+    assert recorder.messages[0].startswith("TensorBoard: cannot be written (")
     assert len(records(tmp_path / "run")) == 8
 
 
@@ -141,7 +141,7 @@ def test_events_wait_until_the_disk_has_room_again(feed: Path, tmp_path: Path) -
     after = {4: lambda: kept.append(full_disk(next(folder.iterdir()))), 11: lambda: no_full_disk(kept[0])}
     recorder = Recorder(after)
     train(feed_config(feed, tmp_path / "run"), recorder)
-    assert [text.split(" (")[0] for text in recorder.said if "TensorBoard" in text] == [
+    assert [text.split(" (")[0] for text in recorder.messages if "TensorBoard" in text] == [
         "TensorBoard: cannot be written",
         "TensorBoard: can be written again",
     ]
@@ -235,7 +235,7 @@ def test_a_resumed_run_continues_its_mlflow_run_unless_the_experiment_changed(fe
     other = {"mlflow": {"experiment": "other", "tracking_uri": uri}, "num_train_steps": 13}
     recorder = Recorder()
     train(feed_config(feed, tmp_path / "run", training=other), recorder)
-    assert "changed since step_00000012: training.mlflow.experiment: tests → other" in recorder.said
+    assert "changed since step_00000012: training.mlflow.experiment: tests → other" in recorder.messages
     assert len(runs_of(uri)) == 1
     assert json.loads((tmp_path / "run" / "mlflow.json").read_text())["run_id"] != before.info.run_id
 
@@ -263,7 +263,7 @@ def test_no_secret_reaches_mlflow(feed: Path, tmp_path: Path, monkeypatch: pytes
 def test_a_missing_mlflow_server_is_reported_and_skipped(feed: Path, tmp_path: Path) -> None:
     recorder = Recorder()
     assert train(with_mlflow(feed, tmp_path / "run", REFUSING), recorder).trained
-    failure, lost = (text for text in recorder.said if text.startswith("MLflow"))
+    failure, lost = (text for text in recorder.messages if text.startswith("MLflow"))
     assert "cannot be written (API request to http://127.0.0.1:9/" in failure
     assert lost == "MLflow: 8 records could not be written"
     train(feed_config(feed, tmp_path / "without"), Recorder())

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 
 from recap.runs import Run
 
-OF_THE_CLOCK = ("examples_per_second", "data_wait")
-"""What no two runs log alike."""
+TIMED = ("examples_per_second", "data_wait")
+"""Fields that differ between any two runs."""
 
 
 def interrupt() -> None:
@@ -38,4 +38,4 @@ def assert_same_run(left: Path, right: Path, step: int) -> None:
 
 def records(run: Path) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name not in OF_THE_CLOCK} for line in lines]
+    return [{name: value for name, value in line.items() if name not in TIMED} for line in lines]

@@ -32,13 +32,13 @@ def slow_averages(weights: list[torch.Tensor], start: torch.Tensor, decay: float
     """By the formula, of the weights after each step."""
     average = start.double()
     for step, each in enumerate(weights, start=1):
-        kept = min(decay, (1 + step) / (10 + step))
-        average = kept * average + (1 - kept) * each.double()
+        share = min(decay, (1 + step) / (10 + step))
+        average = share * average + (1 - share) * each.double()
     return average.float()
 
 
 @pytest.mark.parametrize("decay", [0.5, 0.999])
-def test_the_average_is_that_of_the_formula_and_the_weights_stay_as_they_are(decay: float) -> None:
+def test_the_average_follows_its_formula_and_leaves_the_weights(decay: float) -> None:
     ranker = make_ranker(make_config("mlp-share_all"))
     average = WeightAverage(EmaConfig(decay=decay), ranker)
     parameters = dict(ranker.named_parameters())
@@ -56,7 +56,7 @@ def test_the_average_is_that_of_the_formula_and_the_weights_stay_as_they_are(dec
     assert all(torch.equal(each, seen[name][-1]) for name, each in ranker.named_parameters())
 
 
-def test_the_weights_come_back_when_a_block_with_the_averages_fails() -> None:
+def test_the_weights_come_back_after_a_failure_under_the_averages() -> None:
     ranker = make_ranker(make_config("mlp-share_all"))
     average = WeightAverage(EmaConfig(), ranker)
     with torch.no_grad():
@@ -73,7 +73,7 @@ def test_the_weights_come_back_when_a_block_with_the_averages_fails() -> None:
     assert torch.equal(next(ranker.parameters()), before)
 
 
-def test_training_moves_as_without_and_saves_the_average_beside(feed: Path, tmp_path: Path) -> None:
+def test_averaging_does_not_change_training(feed: Path, tmp_path: Path) -> None:
     """Saved at every step, the raw weights are those of a run without an average, and make the average."""
     plain = averaged(feed, tmp_path / "plain", None, checkpoint_every_n=1)
     train(plain, Recorder())
@@ -102,19 +102,19 @@ def fresh_weights(config: RecapConfig) -> dict[str, torch.Tensor]:
     return build_ranker(config, load_assets(config.features)).state_dict()
 
 
-def test_what_is_evaluated_while_training_is_what_the_checkpoint_holds(feed: Path, tmp_path: Path) -> None:
+def test_training_evaluates_the_weights_that_the_checkpoint_holds(feed: Path, tmp_path: Path) -> None:
     config = averaged(feed, tmp_path / "run", eval_log_every_n=6)
     train(config, Recorder())
     logged = {each["task"]: each["auc"] for each in records(tmp_path / "run") if each["step"] == 12 and "auc" in each}
-    found = evaluate_run(config, tmp_path / "run").splits["validation"].metrics
-    assert logged == {task: metrics["auc"] for task, metrics in found.items()}
+    results = evaluate_run(config, tmp_path / "run").splits["validation"].metrics
+    assert logged == {task: metrics["auc"] for task, metrics in results.items()}
     train(averaged(feed, tmp_path / "plain", None, eval_log_every_n=6), Recorder())
     plain = [each for each in records(tmp_path / "plain") if each["step"] == 12 and "auc" in each]
     assert [each["auc"] for each in plain] != list(logged.values())
 
 
 @pytest.mark.parametrize("stops", [[1], [4, 5], [3, 7, 11]])
-def test_a_stopped_run_resumes_to_the_very_same_averages(feed: Path, tmp_path: Path, stops: list[int]) -> None:
+def test_a_stopped_run_resumes_its_averages_bit_for_bit(feed: Path, tmp_path: Path, stops: list[int]) -> None:
     whole, stopped = (averaged(feed, tmp_path / name, gradient_accumulation=2) for name in ("whole", "stopped"))
     train(whole, Recorder())
     for step in stops:
@@ -126,7 +126,7 @@ def test_a_stopped_run_resumes_to_the_very_same_averages(feed: Path, tmp_path: P
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_a_run_that_broke_off_between_checkpoints_resumes_to_the_very_same_averages(feed: Path, tmp_path: Path) -> None:
+def test_a_crashed_run_resumes_its_averages_bit_for_bit(feed: Path, tmp_path: Path) -> None:
     def fail() -> None:
         raise ZeroDivisionError
 
@@ -141,7 +141,7 @@ def test_a_run_that_broke_off_between_checkpoints_resumes_to_the_very_same_avera
     ).read_bytes()
 
 
-def test_raw_weights_that_are_damaged_are_refused_by_name(feed: Path, tmp_path: Path) -> None:
+def test_damaged_raw_weights_are_refused_by_name(feed: Path, tmp_path: Path) -> None:
     train(averaged(feed, tmp_path / "run", checkpoint_max_to_keep=1), Recorder())
     file = Run(tmp_path / "run").checkpoint_path(12) / RAW
     file.write_bytes(file.read_bytes()[:-1])
@@ -149,7 +149,7 @@ def test_raw_weights_that_are_damaged_are_refused_by_name(feed: Path, tmp_path: 
         open_model(find_model_directory(tmp_path / "run"))
 
 
-def test_a_warm_start_begins_with_the_averages_of_the_run_before(feed: Path, tmp_path: Path) -> None:
+def test_a_warm_start_takes_the_averages_of_the_earlier_run(feed: Path, tmp_path: Path) -> None:
     train(averaged(feed, tmp_path / "first"), Recorder())
     still = {"kind": "constant", "learning_rate": 0.0}
     config = feed_config(
@@ -161,11 +161,11 @@ def test_a_warm_start_begins_with_the_averages_of_the_run_before(feed: Path, tmp
     train(config, Recorder())
     before = files(tmp_path / "first", 12, WEIGHTS)
     for name in (WEIGHTS, RAW):
-        found = files(tmp_path / "second", 2, name)
-        assert all(torch.equal(found[key], before[key]) for key in files(tmp_path / "second", 2, RAW))
+        results = files(tmp_path / "second", 2, name)
+        assert all(torch.equal(results[key], before[key]) for key in files(tmp_path / "second", 2, RAW))
 
 
-def test_a_run_refuses_to_go_on_with_another_average(feed: Path, tmp_path: Path) -> None:
+def test_a_run_does_not_resume_with_another_average(feed: Path, tmp_path: Path) -> None:
     train(averaged(feed, tmp_path / "run"), Recorder())
     for ema in (None, {"decay": 0.99}):
         with pytest.raises(CheckpointError, match=r"need a new run:\n  training.ema.decay: 0.9 → "):
@@ -173,7 +173,7 @@ def test_a_run_refuses_to_go_on_with_another_average(feed: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("decay", [0.0, 1.0])
-def test_an_average_of_nothing_and_one_that_never_moves_are_refused(tmp_path: Path, decay: float) -> None:
+def test_a_decay_of_0_or_1_is_refused(tmp_path: Path, decay: float) -> None:
     values = feed_values(tmp_path, tmp_path / "run")
     values["training"]["ema"] = {"decay": decay}
     with pytest.raises(ConfigError, match=r"training.ema.decay: must be (above 0|below 1), found"):

@@ -63,14 +63,14 @@ def step(balancing: Balancing, ranker: Ranker, batch: Batch, parts: int = 1) -> 
 
 def task_gradients(ranker: Ranker, config: RecapConfig, batch: Batch) -> list[dict[str, Tensor]]:
     """By task, the gradient of its loss by every parameter, each with a backward pass of its own through everything."""
-    found = []
+    actual = []
     for task in range(2):
         ranker.zero_grad()
         loss = MultiTaskLoss.of(config.model)(ranker(batch).logits, batch.labels, batch.weights, batch.user)
         loss[task].backward()
-        found.append({name: each.grad for name, each in ranker.named_parameters() if each.grad is not None})
+        actual.append({name: each.grad for name, each in ranker.named_parameters() if each.grad is not None})
     ranker.zero_grad()
-    return found
+    return actual
 
 
 def is_shared(name: str) -> bool:
@@ -93,16 +93,16 @@ def slow_pcgrad(gradients: Sequence[Tensor], orders: Sequence[Sequence[int]]) ->
 
 
 @given(st.integers(1, 5), st.integers(0, 10**6))
-def test_projection_is_that_of_the_paper(tasks: int, seed: int) -> None:
+def test_projection_matches_the_paper(tasks: int, seed: int) -> None:
     torch.manual_seed(seed)
     gradients = torch.randn(tasks, 6, dtype=torch.float64)
     orders = [torch.randperm(tasks).tolist() for _ in range(tasks)]
-    found = projected(gradients @ gradients.T, orders) @ gradients
-    assert_close(found, torch.stack(slow_pcgrad(list(gradients), orders)))
+    actual = projected(gradients @ gradients.T, orders) @ gradients
+    assert_close(actual, torch.stack(slow_pcgrad(list(gradients), orders)))
 
 
 @given(st.integers(0, 10**6))
-def test_of_two_tasks_no_projected_gradient_points_against_the_other_and_alike_ones_stay(seed: int) -> None:
+def test_projected_gradients_of_two_tasks_do_not_conflict(seed: int) -> None:
     torch.manual_seed(seed)
     gradients = torch.randn(2, 6, dtype=torch.float64)
     made = projected(gradients @ gradients.T, [[0, 1], [1, 0]])
@@ -118,7 +118,7 @@ def test_a_gradient_of_zero_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("case", [f"mlp-{sharing}" for sharing in SHARINGS])
-def test_gradients_of_tasks_are_those_of_their_own_backward_passes(case: str) -> None:
+def test_task_gradients_equal_separate_backward_passes(case: str) -> None:
     config = make_config(case)
     ranker, batch = make_ranker(config).eval(), make_batch(config)
     expected = task_gradients(ranker, config, batch)
@@ -126,30 +126,30 @@ def test_gradients_of_tasks_are_those_of_their_own_backward_passes(case: str) ->
     leaf = torch.stack(outputs, dim=1).detach().requires_grad_()
     gradients = TaskGradients(ranker.parameters(), 2)
     gradients.add(outputs, leaf, MultiTaskLoss.of(config.model)(leaf, batch.labels, batch.weights))
-    for (name, _), found in zip(ranker.named_parameters(), gradients.sums, strict=True):
+    for (name, _), actual in zip(ranker.named_parameters(), gradients.sums, strict=True):
         for task in range(2):
-            if found[task] is None:
+            if actual[task] is None:
                 assert not expected[task].get(name, torch.zeros(1)).any()
             else:
-                assert_close(found[task], expected[task][name])
+                assert_close(actual[task], expected[task][name])
         if not is_shared(name):  # of what tasks share, experts of a task are its own too
-            assert None in found
+            assert None in actual
     named = zip(ranker.named_parameters(), gradients.sums, strict=True)
-    both = [name for (name, _), found in named if None not in found]
+    both = [name for (name, _), actual in named if None not in actual]
     rows = torch.stack([torch.cat([each[name].flatten() for name in both]) for each in expected]).double()
     assert_close(gradients.gram(), rows @ rows.T, rtol=1e-4, atol=1e-9)
 
 
 @pytest.mark.parametrize("against", [False, True])
 @pytest.mark.parametrize("parts", [1, 3])
-def test_pcgrad_projects_what_is_shared_and_leaves_towers_alone(against: bool, parts: int) -> None:
+def test_pcgrad_projects_shared_gradients_and_leaves_towers(against: bool, parts: int) -> None:
     config = balanced("pcgrad")
     ranker, batch = make_ranker(config).eval(), make_batch(config, rows=60)
     assert batch.labels is not None
     labels = batch.labels.clone()
     labels[:, 1] = 1 - labels[:, 0] if against else labels[:, 0]
     batch.labels.copy_(labels)
-    # Both towers read alike, so that labels alone decide what they ask for.
+    # Both towers read alike, so that labels alone decide their gradients.
     like, share = (ranker.towers.named(task).network for task in ("like", "share"))
     share.load_state_dict(like.state_dict())
     expected = task_gradients(ranker, config, batch)
@@ -157,17 +157,17 @@ def test_pcgrad_projects_what_is_shared_and_leaves_towers_alone(against: bool, p
     assert bool(one @ other < 0) == against
     torch.manual_seed(0)
     step(build_balancing(config, ranker, CPU), ranker, batch, parts)
-    found = {name: each.grad for name, each in ranker.named_parameters() if each.grad is not None}
+    actual = {name: each.grad for name, each in ranker.named_parameters() if each.grad is not None}
     total = torch.stack(slow_pcgrad([one, other], [[1], [0]])).sum(dim=0) / 2
-    assert_close(flat(found), total, rtol=1e-3, atol=1e-6)
+    assert_close(flat(actual), total, rtol=1e-3, atol=1e-6)
     if not against:
-        assert_close(flat(found), (one + other) / 2, rtol=1e-3, atol=1e-6)
-    for name, gradient in found.items():
+        assert_close(flat(actual), (one + other) / 2, rtol=1e-3, atol=1e-6)
+    for name, gradient in actual.items():
         if not is_shared(name):
             assert_close(gradient, sum(each.get(name, torch.zeros(())) for each in expected) / 2, rtol=1e-3, atol=1e-6)
 
 
-def test_grad_norm_moves_weights_as_the_paper_has_it() -> None:
+def test_grad_norm_matches_the_paper() -> None:
     config = balanced("grad_norm", loss_weight=3.0)
     ranker, batch, later = make_ranker(config).eval(), make_batch(config), make_batch(config, seed=5)
     balancing = build_balancing(config, ranker, CPU)
@@ -177,9 +177,9 @@ def test_grad_norm_moves_weights_as_the_paper_has_it() -> None:
         gradients = task_gradients(ranker, config, rows)
         losses = step(balancing, ranker, rows).numpy()
         first = losses if first is None else first
-        found = {name: each.grad for name, each in ranker.named_parameters() if each.grad is not None}
+        actual = {name: each.grad for name, each in ranker.named_parameters() if each.grad is not None}
         shared = torch.stack([flat(each) for each in gradients])
-        assert_close(flat(found), (torch.tensor(weights * [1, 3]).float() @ shared) / 2, rtol=1e-3, atol=1e-6)
+        assert_close(flat(actual), (torch.tensor(weights * [1, 3]).float() @ shared) / 2, rtol=1e-3, atol=1e-6)
         norms = shared.norm(dim=1).double().numpy() * [1, 3]
         left = losses / first
         target = (weights * norms).mean() * (left / left.mean()) ** 1.5
@@ -189,7 +189,7 @@ def test_grad_norm_moves_weights_as_the_paper_has_it() -> None:
     assert balancing.weights.sum().item() == pytest.approx(2)
 
 
-def test_grad_norm_leaves_out_a_task_that_has_no_labels() -> None:
+def test_grad_norm_leaves_out_a_task_without_labels() -> None:
     config = balanced("grad_norm")
     ranker, batch = make_ranker(config), make_batch(config)
     balancing = build_balancing(config, ranker, CPU)
@@ -202,7 +202,7 @@ def test_grad_norm_leaves_out_a_task_that_has_no_labels() -> None:
 
 
 @pytest.mark.parametrize("parts", [1, 3])
-def test_uncertainty_weighs_losses_and_learns_what_they_leave_uncertain(parts: int) -> None:
+def test_uncertainty_weighs_losses_and_learns_the_variances(parts: int) -> None:
     tasks = {"objective": {"kind": "regression"}, "pos_weight": 1.0, "loss_weight": 3.0}
     config = balanced("uncertainty", **tasks)
     ranker, batch = make_ranker(config).eval(), make_batch(config, rows=60)
@@ -213,9 +213,9 @@ def test_uncertainty_weighs_losses_and_learns_what_they_leave_uncertain(parts: i
     gradients = task_gradients(ranker, config, batch)
     losses = step(balancing, ranker, batch, parts)
     factors = [math.exp(-0.3), 0.5 * 3 * math.exp(0.7)]
-    found = {name: each.grad for name, each in ranker.named_parameters() if each.grad is not None}
+    actual = {name: each.grad for name, each in ranker.named_parameters() if each.grad is not None}
     expected = sum(factor * flat(each) for factor, each in zip(factors, gradients, strict=True)) / 2
-    assert_close(flat(found), expected, rtol=1e-3, atol=1e-6)
+    assert_close(flat(actual), expected, rtol=1e-3, atol=1e-6)
     by_variance = [
         (0.5 - factor * loss) / 2 for factor, loss in zip(factors, losses.tolist(), strict=True)
     ]  # d/ds of exp(-s) L + s / 2
@@ -225,7 +225,7 @@ def test_uncertainty_weighs_losses_and_learns_what_they_leave_uncertain(parts: i
 
 
 @pytest.mark.parametrize("kind", ["none", *KINDS])
-def test_every_loss_goes_with_every_balancing(kind: str, feed: Path, tmp_path: Path) -> None:
+def test_every_balancing_trains_every_loss(kind: str, feed: Path, tmp_path: Path) -> None:
     tower = {"tower": {"kind": "mlp"}}
     time = tower | {"objective": {"kind": "regression", "loss": {"kind": "huber"}}}
     like = tower | {"loss": {"kind": "focal"}, "pairwise": {"weight": 0.5}}
@@ -261,7 +261,7 @@ def test_a_loss_weight_counts_in_the_mean(feed: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("parts", [None, 3])
-def test_a_stopped_run_resumes_to_the_very_same_end_however_it_balances(
+def test_a_stopped_run_resumes_bit_for_bit_with_every_balancing(
     kind: str, parts: int | None, feed: Path, tmp_path: Path
 ) -> None:
     rates = {"kind": "constant", "learning_rate": 0.01}
@@ -288,21 +288,21 @@ def test_a_stopped_run_resumes_to_the_very_same_end_however_it_balances(
         assert "balancing.log_variances/exp_avg" in files(tmp_path / "whole", 9, "optimizer.safetensors")
 
 
-def test_evaluation_tells_how_far_balanced_tasks_pull_apart(feed: Path, tmp_path: Path) -> None:
+def test_evaluation_reports_conflicts_between_balanced_tasks(feed: Path, tmp_path: Path) -> None:
     rates = {"kind": "constant", "learning_rate": 0.01}
     optimizer = {"balancing": {"kind": "pcgrad"}, "backbone": rates, "towers": {"default": rates}}
     config = feed_config(feed, tmp_path / "run", optimizer=optimizer, training={"num_train_steps": 2})
     train(config, Recorder())
     report = evaluate_run(config, tmp_path / "run")
-    found = report.splits["validation"].conflicts
-    assert [found[task][task] for task in found] == pytest.approx([1, 1])
-    assert found["like"]["share"] == pytest.approx(found["share"]["like"])
-    assert -1 <= found["like"]["share"] <= 1
+    actual = report.splits["validation"].conflicts
+    assert [actual[task][task] for task in actual] == pytest.approx([1, 1])
+    assert actual["like"]["share"] == pytest.approx(actual["share"]["like"])
+    assert -1 <= actual["like"]["share"] <= 1
     written = json.loads((tmp_path / "run" / "evaluation.json").read_text())
-    assert written["conflicts"] == {"validation": found}
+    assert written["conflicts"] == {"validation": actual}
 
 
-def test_conflicts_are_the_mean_over_batches_and_leave_the_ranker_as_it_was() -> None:
+def test_conflicts_are_means_over_batches_and_do_not_change_the_ranker() -> None:
     config = balanced("pcgrad")
     ranker, batches = make_ranker(config).train(), [make_batch(config, seed=seed) for seed in range(20)]
     assert batches[0].weights is not None
@@ -311,11 +311,11 @@ def test_conflicts_are_the_mean_over_batches_and_leave_the_ranker_as_it_was() ->
     values = config.model_dump() | {"validation_data": {"all": config.train_data.model_dump(exclude={"num_epochs"})}}
     for name in ("shuffle_window_rows", "interleave_files", "downsample_negatives", "sampling_correction"):
         values["validation_data"]["all"].pop(name, None)
-    found = conflicts(ranker, batches, config_of(values), "all", start_runtime())  # type: ignore[arg-type]
+    actual = conflicts(ranker, batches, config_of(values), "all", start_runtime())  # type: ignore[arg-type]
     assert ranker.training
     assert all(torch.equal(before[name], each) for name, each in ranker.state_dict().items())
     assert all(each.grad is None for each in ranker.parameters())
     ranker.eval()
     rows = [torch.stack([flat(each) for each in task_gradients(ranker, config, batch)]) for batch in batches[1:16]]
     expected = np.mean([torch.cosine_similarity(each[0], each[1], dim=0).item() for each in rows])
-    assert found["like"]["share"] == pytest.approx(expected, abs=1e-5)
+    assert actual["like"]["share"] == pytest.approx(expected, abs=1e-5)

@@ -1,4 +1,4 @@
-"""Checkpoints: written while training goes on, refused when damaged, and never lost to a full disk."""
+"""Checkpoints: written while training continues, refused when damaged, and never lost to a full disk."""
 
 import errno
 import os
@@ -121,7 +121,7 @@ def test_a_state_comes_back_from_its_checkpoint_part_by_part(example: Example, f
     assert (other.moments.tensors["a/exp_avg"] == 3.0).all()
 
 
-def test_a_checkpoint_without_a_part_leaves_that_part_as_it_is(example: Example, tmp_path: Path) -> None:
+def test_a_part_that_a_checkpoint_lacks_stays_unchanged(example: Example, tmp_path: Path) -> None:
     """As do checkpoints of versions that did not know the part yet."""
     checkpoints, run = example.checkpoints(), Run(tmp_path / "run")
     checkpoints.save(example.state(1))
@@ -143,12 +143,12 @@ def test_weights_of_another_model_are_refused_by_name(example: Example, feed: Pa
         wider.checkpoints().restore(1, wider.state(0))
 
 
-def test_training_goes_on_while_a_checkpoint_is_written(feed: Path, tmp_path: Path, gate: threading.Event) -> None:
+def test_training_continues_while_a_checkpoint_is_written(feed: Path, tmp_path: Path, gate: threading.Event) -> None:
     run = tmp_path / "run"
     recorder = Recorder({step: lambda: seen.append(list(Run(run).checkpoints)) for step in range(1, 9)} | {8: gate.set})
     seen: list[list[int]] = []
     train(feed_config(feed, run), recorder)
-    assert seen == [[]] * 7, "steps 5 to 7 were done before the checkpoint of step 4 was there"
+    assert seen == [[]] * 7, "steps 5 to 7 were done before the checkpoint of step 4 existed"
     train(feed_config(feed, tmp_path / "other"), Recorder())
     assert_same_run(run, tmp_path / "other", 12)
 
@@ -187,7 +187,7 @@ def test_old_checkpoints_are_deleted_once_the_new_one_is_complete(
     assert list(Run(run).checkpoints) == [4, 5]
 
 
-def test_a_signal_waits_for_the_checkpoint_it_says_is_saved(feed: Path, tmp_path: Path, gate: threading.Event) -> None:
+def test_a_signal_waits_for_the_checkpoint_it_reports(feed: Path, tmp_path: Path, gate: threading.Event) -> None:
     threading.Timer(0.2, gate.set).start()
     with pytest.raises(Interrupted, match="after step 3, which is saved"):
         train(feed_config(feed, tmp_path / "run"), Recorder({3: interrupt}))
@@ -196,7 +196,7 @@ def test_a_signal_waits_for_the_checkpoint_it_says_is_saved(feed: Path, tmp_path
 
 
 @pytest.mark.parametrize(("steps", "whole"), [(12, []), (4, [])])
-def test_a_writer_that_fails_ends_the_run_at_the_next_save_or_at_the_end(
+def test_a_failed_write_ends_the_run_at_the_next_save_or_the_end(
     feed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int, whole: list[int]
 ) -> None:
     def fail(descriptor: int) -> None:
@@ -242,7 +242,7 @@ def cut(file: Path) -> None:
         (Path.unlink, "manifest.json"),
     ],
 )
-def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
+def test_a_run_resumes_from_the_checkpoint_before_a_damaged_one(
     feed: Path, tmp_path: Path, damage: Callable[[Path], None], name: str
 ) -> None:
     run, longer = tmp_path / "run", {"num_train_steps": 14}
@@ -267,7 +267,7 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
     assert_same_run(run, tmp_path / "other", 14)
 
 
-def test_a_run_without_a_whole_checkpoint_is_refused_and_nothing_is_renamed(feed: Path, tmp_path: Path) -> None:
+def test_a_run_with_only_damaged_checkpoints_is_refused_unchanged(feed: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     train(feed_config(feed, run), Recorder())
     for step in (4, 8, 12):
@@ -280,7 +280,7 @@ def test_a_run_without_a_whole_checkpoint_is_refused_and_nothing_is_renamed(feed
     assert records(run) == logged
 
 
-def test_a_damaged_best_checkpoint_is_refused_by_name_and_the_run_goes_on(feed: Path, tmp_path: Path) -> None:
+def test_a_damaged_best_checkpoint_is_refused_and_the_run_resumes(feed: Path, tmp_path: Path) -> None:
     watch = {"watch": {"metric": "auc", "split": "validation"}, "eval_log_every_n": 4, "checkpoint_max_to_keep": 1}
     run = tmp_path / "run"
     config = feed_config(feed, run, training=watch)
@@ -315,9 +315,7 @@ def write_config(feed: Path, run: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_a_full_disk_ends_the_run_with_the_file_and_the_reason_and_a_restart_goes_on(
-    feed: Path, tmp_path: Path
-) -> None:
+def test_a_full_disk_ends_the_run_with_a_reason_and_it_resumes_later(feed: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     config = write_config(feed, run)
     assert recap_train(config, "training.num_train_steps=4").returncode == 0
@@ -339,7 +337,7 @@ def test_a_full_disk_ends_the_run_with_the_file_and_the_reason_and_a_restart_goe
 
 
 @pytest.mark.slow
-def test_a_file_where_a_folder_should_be_is_named(feed: Path, tmp_path: Path) -> None:
+def test_a_file_in_place_of_a_folder_is_reported(feed: Path, tmp_path: Path) -> None:
     config = write_config(feed, tmp_path / "run")
     (tmp_path / "run").write_text("in the way")
     before = recap_train(config)
@@ -356,7 +354,7 @@ def test_a_file_where_a_folder_should_be_is_named(feed: Path, tmp_path: Path) ->
     assert "Traceback" not in later.stderr
 
 
-def test_a_second_process_is_told_that_another_one_trains_into_the_run(feed: Path, tmp_path: Path) -> None:
+def test_a_second_command_on_a_running_run_is_refused(feed: Path, tmp_path: Path) -> None:
     config = write_config(feed, tmp_path / "run")
     with Run(tmp_path / "run").lock():
         second = recap_train(config)
@@ -367,7 +365,7 @@ def test_a_second_process_is_told_that_another_one_trains_into_the_run(feed: Pat
 
 
 @pytest.mark.slow
-def test_a_run_that_was_moved_goes_on_where_it_is_now(feed: Path, tmp_path: Path) -> None:
+def test_a_moved_run_resumes_at_its_new_path(feed: Path, tmp_path: Path) -> None:
     run, moved = tmp_path / "run", tmp_path / "elsewhere" / "moved"
     config = write_config(feed, run)
     assert recap_train(config, "training.num_train_steps=7").returncode == 0

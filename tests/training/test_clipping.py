@@ -49,11 +49,11 @@ def all_gradients(of: list[nn.Parameter]) -> Tensor:
 
 
 @given(st.integers(0, 10**6), st.floats(0.01, 10))
-def test_clipping_by_norm_is_that_of_torch_and_tells_the_norm_before(seed: int, bound: float) -> None:
+def test_clipping_by_norm_equals_torch_and_returns_the_norm_before(seed: int, bound: float) -> None:
     ours, theirs = parameters(seed), parameters(seed)
     before = all_gradients(ours).norm()
-    found = clip_gradients(NormClippingConfig(kind="norm", max_norm=bound), ours)
-    assert_close(torch.tensor(found), before)
+    norm = clip_gradients(NormClippingConfig(kind="norm", max_norm=bound), ours)
+    assert_close(torch.tensor(norm), before)
     torch.nn.utils.clip_grad_norm_(theirs, bound)
     assert_close(all_gradients(ours), all_gradients(theirs))
     assert all_gradients(ours).norm() <= bound * (1 + 1e-5)
@@ -61,7 +61,7 @@ def test_clipping_by_norm_is_that_of_torch_and_tells_the_norm_before(seed: int, 
 
 
 @given(st.integers(0, 10**6), st.floats(0.01, 10))
-def test_clipping_by_value_is_that_of_torch(seed: int, bound: float) -> None:
+def test_clipping_by_value_equals_torch(seed: int, bound: float) -> None:
     ours, theirs = parameters(seed), parameters(seed)
     before = all_gradients(ours).norm()
     assert_close(torch.tensor(clip_gradients(ValueClippingConfig(kind="value", max_value=bound), ours)), before)
@@ -69,7 +69,7 @@ def test_clipping_by_value_is_that_of_torch(seed: int, bound: float) -> None:
     assert torch.equal(all_gradients(ours), all_gradients(theirs))
 
 
-def test_gradients_below_the_bound_stay_as_they_are() -> None:
+def test_gradients_below_the_bound_are_unchanged() -> None:
     ours = parameters(0)
     before = all_gradients(ours)
     clip_gradients(NormClippingConfig(kind="norm", max_norm=1e3), ours)
@@ -119,7 +119,7 @@ def test_repeated_rows_of_a_sparse_gradient_are_summed_in_their_order() -> None:
 @pytest.mark.parametrize(
     "config", [NormClippingConfig(kind="norm", max_norm=0.5), ValueClippingConfig(kind="value", max_value=0.5)]
 )
-def test_gradients_that_are_not_finite_are_told_and_not_made_to_look_good(
+def test_non_finite_gradients_are_reported_and_not_clipped(
     config: NormClippingConfig | ValueClippingConfig, bad: float
 ) -> None:
     ours = parameters(0)
@@ -130,14 +130,12 @@ def test_gradients_that_are_not_finite_are_told_and_not_made_to_look_good(
     assert torch.equal(all_gradients(ours).nan_to_num(nan=7), before.nan_to_num(nan=7))
 
 
-def test_no_gradient_has_no_length() -> None:
+def test_without_gradients_the_norm_is_zero() -> None:
     assert clip_gradients(NormClippingConfig(kind="norm", max_norm=1.0), [nn.Parameter(torch.ones(2))]) == 0.0
 
 
 @pytest.mark.parametrize("clipping", [NORM, VALUE])
-def test_a_run_logs_the_norm_of_each_step_and_moves_otherwise(
-    feed: Path, tmp_path: Path, clipping: dict[str, Any]
-) -> None:
+def test_a_clipped_run_logs_norms_and_moves_differently(feed: Path, tmp_path: Path, clipping: dict[str, Any]) -> None:
     train(clipped(feed, tmp_path / "free", None), Recorder())
     train(clipped(feed, tmp_path / "bound", clipping), Recorder())
     free, bound = ([each for each in records(tmp_path / run) if each["split"] == "train"] for run in ("free", "bound"))
@@ -146,7 +144,7 @@ def test_a_run_logs_the_norm_of_each_step_and_moves_otherwise(
     assert [free[step]["loss"] == bound[step]["loss"] for step in (0, 11)] == [True, False]
 
 
-def test_a_bound_that_nothing_reaches_changes_no_bit(feed: Path, tmp_path: Path) -> None:
+def test_a_bound_that_is_never_reached_changes_nothing(feed: Path, tmp_path: Path) -> None:
     for name, clipping in (("free", None), ("bound", {"kind": "norm", "max_norm": 1e6})):
         train(clipped(feed, tmp_path / name, clipping), Recorder())
     weights = [
@@ -155,7 +153,7 @@ def test_a_bound_that_nothing_reaches_changes_no_bit(feed: Path, tmp_path: Path)
     assert weights[0] == weights[1]
 
 
-def test_learned_weights_of_tasks_are_clipped_with_the_others(feed: Path, tmp_path: Path) -> None:
+def test_learned_task_weights_are_clipped_with_the_others(feed: Path, tmp_path: Path) -> None:
     """Adam's first step has the sign of a gradient, but the second moment tells its size."""
     values = feed_values(feed, tmp_path / "run")
     values["training"] |= {"num_train_steps": 1}
@@ -170,7 +168,7 @@ def test_learned_weights_of_tasks_are_clipped_with_the_others(feed: Path, tmp_pa
 
 
 @pytest.mark.parametrize(("size", "what"), [(math.inf, "gradient of"), (1.5e19, "norm of all gradients")])
-def test_gradients_that_are_not_finite_alone_or_together_stop_the_run_before_the_weights_move(
+def test_non_finite_gradients_stop_the_run_before_the_weights_move(
     feed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: float, what: str
 ) -> None:
     made: list[tuple[nn.Parameter, Tensor]] = []
@@ -189,7 +187,7 @@ def test_gradients_that_are_not_finite_alone_or_together_stop_the_run_before_the
 
 
 @pytest.mark.parametrize("clipping", [NORM, VALUE])
-def test_a_clipped_run_resumes_to_the_very_same_end(feed: Path, tmp_path: Path, clipping: dict[str, Any]) -> None:
+def test_a_clipped_run_resumes_bit_for_bit(feed: Path, tmp_path: Path, clipping: dict[str, Any]) -> None:
     whole, stopped = (clipped(feed, tmp_path / run, clipping, gradient_accumulation=2) for run in ("whole", "stopped"))
     train(whole, Recorder())
     for step in (3, 7):
@@ -207,7 +205,7 @@ def test_a_clipped_run_resumes_to_the_very_same_end(feed: Path, tmp_path: Path, 
         ({"kind": "nrom", "max_norm": 1.0}, r"clip_gradients.kind: 'nrom' is unknown. Known: norm, value. Did you"),
     ],
 )
-def test_a_bound_that_bounds_nothing_is_refused(tmp_path: Path, clipping: dict[str, Any], message: str) -> None:
+def test_a_bound_that_is_not_positive_is_refused(tmp_path: Path, clipping: dict[str, Any], message: str) -> None:
     values = feed_values(tmp_path, tmp_path / "run")
     values["optimizer"]["clip_gradients"] = clipping
     with pytest.raises(ConfigError, match=message):

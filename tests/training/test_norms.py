@@ -12,26 +12,24 @@ from recap.training.trainer import train
 TABLES = "inputs.embeddings.tables."
 
 
-def test_every_training_line_has_the_norm_of_each_part_and_table_of_the_weights_saved_there(
-    feed: Path, tmp_path: Path
-) -> None:
+def test_training_records_have_the_norms_of_the_saved_weights(feed: Path, tmp_path: Path) -> None:
     training = {"log_norms": True, "num_train_steps": 4, "train_log_every_n": 2, "checkpoint_every_n": 2}
     config = feed_config(feed, tmp_path / "run", training=training)
     train(config, Recorder())
     lines = [record for record in records(tmp_path / "run") if record["split"] == "train"]
     assert [line["step"] for line in lines] == [2, 4]
     for line in lines:
-        told = {name.removeprefix("norm/"): value for name, value in line.items() if name.startswith("norm/")}
-        assert told.keys() == {"inputs", "sharing", "towers", f"{TABLES}hour", f"{TABLES}language"}
+        norms = {name.removeprefix("norm/"): value for name, value in line.items() if name.startswith("norm/")}
+        assert norms.keys() == {"inputs", "sharing", "towers", f"{TABLES}hour", f"{TABLES}language"}
         moments = {each.rpartition("/")[0] for each in files(tmp_path / "run", line["step"], "optimizer.safetensors")}
         weights = files(tmp_path / "run", line["step"], "weights.safetensors")
-        for path, norm in told.items():
+        for path, norm in norms.items():
             below = [weights[name].double() for name in moments if name.startswith(f"{path}.")]
             assert norm == pytest.approx(sum(float(each.square().sum()) for each in below) ** 0.5, rel=1e-5), path
     assert lines[0]["norm/towers"] != lines[1]["norm/towers"]
 
 
-def test_without_being_asked_no_line_has_norms_and_asking_moves_nothing(feed: Path, tmp_path: Path) -> None:
+def test_norms_are_off_by_default_and_do_not_change_training(feed: Path, tmp_path: Path) -> None:
     for name, asked in (("with", True), ("without", False)):
         train(feed_config(feed, tmp_path / name, training={"log_norms": asked, "num_train_steps": 3}), Recorder())
     assert not any(key.startswith("norm/") for record in records(tmp_path / "without") for key in record)
@@ -39,7 +37,7 @@ def test_without_being_asked_no_line_has_norms_and_asking_moves_nothing(feed: Pa
     assert all((first[name] == second[name]).all() for name in first)
 
 
-def test_norms_may_be_asked_for_when_a_run_is_resumed_and_resume_exactly(feed: Path, tmp_path: Path) -> None:
+def test_norms_resume_bit_for_bit_and_may_be_switched_on_resume(feed: Path, tmp_path: Path) -> None:
     whole, stopped = (
         feed_config(feed, tmp_path / name, training={"log_norms": True, "ema": {}}) for name in ("whole", "stopped")
     )

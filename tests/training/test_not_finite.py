@@ -52,9 +52,9 @@ def bad_step(feed: Path, run: Path) -> int:
     """The step in which the bad row is met."""
     with pytest.raises(RunError) as caught:
         train(configured(feed, run), Recorder())
-    found = re.match(r"step (\d+): ", str(caught.value))
-    assert found is not None
-    return int(found[1])
+    match = re.match(r"step (\d+): ", str(caught.value))
+    assert match is not None
+    return int(match[1])
 
 
 def state_of(run: Path, step: int) -> dict[str, torch.Tensor]:
@@ -75,7 +75,7 @@ def assert_equal_states(left: dict[str, torch.Tensor], right: dict[str, torch.Te
     assert all(torch.equal(left[name], right[name]) for name in left)
 
 
-def test_the_run_ends_with_the_file_and_the_row_that_is_not_finite(bad_feed: Path, tmp_path: Path) -> None:
+def test_a_non_finite_loss_ends_the_run_and_names_file_and_row(bad_feed: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError) as caught:
         train(configured(bad_feed, tmp_path / "run"), Recorder())
     text = str(caught.value)
@@ -84,7 +84,7 @@ def test_the_run_ends_with_the_file_and_the_row_that_is_not_finite(bad_feed: Pat
     assert "training.non_finite: {kind: skip, budget: 10}" in text
 
 
-def test_a_label_whose_square_is_too_large_is_named_by_its_row(tmp_path: Path) -> None:
+def test_a_label_whose_square_overflows_is_named_by_its_row(tmp_path: Path) -> None:
     feed = write_feed(tmp_path / "feed")
     for split in ("train", "validation"):
         for file in (feed / split).glob("*.parquet"):
@@ -100,17 +100,19 @@ def test_a_label_whose_square_is_too_large_is_named_by_its_row(tmp_path: Path) -
         train(config_of(values), Recorder())
 
 
-def test_where_it_is_the_weights_the_rows_of_the_step_are_told_in_short(feed: Path, tmp_path: Path) -> None:
+def test_if_the_weights_are_the_cause_the_rows_of_the_step_are_summed_up(feed: Path, tmp_path: Path) -> None:
     constant = {"kind": "constant", "learning_rate": 1e38}
     rates = {"backbone": constant, "towers": {"default": constant}}
-    told = rf"Rows of the step: {feed}/train/part-\d.parquet: \d+ of rows \d+ to \d+"
-    with pytest.raises(RunError, match=told):
+    message = rf"Rows of the step: {feed}/train/part-\d.parquet: \d+ of rows \d+ to \d+"
+    with pytest.raises(RunError, match=message):
         train(configured(feed, tmp_path / "run", optimizer=rates), Recorder())
 
 
 @pytest.mark.parametrize("balancing", ["none", "uncertainty", "pcgrad", "grad_norm"])
 @pytest.mark.parametrize("parts", [1, 3])
-def test_a_skipped_step_moves_nothing_and_counts(bad_feed: Path, tmp_path: Path, balancing: str, parts: int) -> None:
+def test_a_skipped_step_changes_nothing_and_is_counted(
+    bad_feed: Path, tmp_path: Path, balancing: str, parts: int
+) -> None:
     bad, recorder = bad_step(bad_feed, tmp_path / "raising"), Recorder()
     training = {**EVERY_STEP, "num_train_steps": bad + 1, "gradient_accumulation": parts}
     values = feed_values(bad_feed, tmp_path / "run")
@@ -125,7 +127,7 @@ def test_a_skipped_step_moves_nothing_and_counts(bad_feed: Path, tmp_path: Path,
     assert "skipped (1 of at most 5)" in recorder.messages[0]
 
 
-def test_more_steps_than_may_be_skipped_end_the_run(bad_feed: Path, tmp_path: Path) -> None:
+def test_a_run_ends_when_its_budget_of_skipped_steps_is_spent(bad_feed: Path, tmp_path: Path) -> None:
     policy = {"kind": "skip", "budget": 1}
     config = configured(bad_feed, tmp_path / "run", policy, training={"num_train_steps": 30})
     with pytest.raises(RunError, match=r"1 steps were skipped before; training.non_finite.budget allows no more"):
@@ -135,7 +137,7 @@ def test_more_steps_than_may_be_skipped_end_the_run(bad_feed: Path, tmp_path: Pa
 
 @pytest.mark.parametrize("policy", [SKIP, ROLLBACK], ids=["skip", "rollback"])
 @pytest.mark.parametrize("after", [-1, 1])
-def test_a_stopped_run_ends_as_one_that_was_not_stopped(
+def test_a_stopped_run_with_non_finite_steps_resumes_bit_for_bit(
     bad_feed: Path, tmp_path: Path, policy: dict[str, Any], after: int
 ) -> None:
     stop = bad_step(bad_feed, tmp_path / "raising") + after
@@ -147,10 +149,10 @@ def test_a_stopped_run_ends_as_one_that_was_not_stopped(
     assert_same_run(tmp_path / "whole", tmp_path / "stopped", 12)
 
 
-def test_a_run_that_went_back_ends_as_one_that_never_saw_those_rows(bad_feed: Path, tmp_path: Path) -> None:
+def test_a_rolled_back_run_equals_one_that_never_saw_the_rows(bad_feed: Path, tmp_path: Path) -> None:
     """However far it goes back: to the step before, to a checkpoint, or to the initial weights."""
     bad = bad_step(bad_feed, tmp_path / "raising")
-    ends, said = [], []
+    ends, messages = [], []
     for every in (1, 2, 1000):
         recorder = Recorder()
         training = {"checkpoint_every_n": every, "num_train_steps": 8}  # an epoch
@@ -158,15 +160,15 @@ def test_a_run_that_went_back_ends_as_one_that_never_saw_those_rows(bad_feed: Pa
         ends.append(state_of(tmp_path / str(every), 8))
         back_to = (bad - 1) // every * every
         assert recorder.steps[bad - 1 :] == list(range(back_to + 1, 9))
-        said.append([text for text in recorder.messages if "part-1.parquet: row 17" in text])
+        messages.append([text for text in recorder.messages if "part-1.parquet: row 17" in text])
         assert logged(tmp_path / str(every), "rollbacks")[-1] == (8, 1)
     assert_equal_states(ends[0], ends[1])
     assert_equal_states(ends[0], ends[2])
     assert all(value.isfinite().all() for value in ends[0].values())
-    assert said[0][0].endswith("the rows of that step are skipped (1 of at most 5)")
+    assert messages[0][0].endswith("the rows of that step are skipped (1 of at most 5)")
 
 
-def test_a_run_killed_after_it_went_back_ends_as_one_that_was_not(bad_feed: Path, tmp_path: Path) -> None:
+def test_a_run_killed_after_a_rollback_resumes_bit_for_bit(bad_feed: Path, tmp_path: Path) -> None:
     bad = bad_step(bad_feed, tmp_path / "raising")
     training = {"checkpoint_every_n": 1000}
 
@@ -182,14 +184,14 @@ def test_a_run_killed_after_it_went_back_ends_as_one_that_was_not(bad_feed: Path
     assert_same_run(tmp_path / "whole", tmp_path / "killed", 12)
 
 
-def test_a_run_that_would_go_back_too_often_ends(feed: Path, tmp_path: Path) -> None:
+def test_a_run_ends_when_its_budget_of_rollbacks_is_spent(feed: Path, tmp_path: Path) -> None:
     constant = {"kind": "constant", "learning_rate": 1e38}
     rates = {"backbone": constant, "towers": {"default": constant}}
     with pytest.raises(RunError, match=r"rolled back 5 times before; training.non_finite.budget allows no more"):
         train(configured(feed, tmp_path / "run", ROLLBACK, optimizer=rates), Recorder())
 
 
-def test_a_gradient_that_is_not_finite_stops_the_step_though_the_losses_are(feed: Path, tmp_path: Path) -> None:
+def test_a_non_finite_gradient_stops_a_step_with_finite_losses(feed: Path, tmp_path: Path) -> None:
     values = feed_values(feed, tmp_path / "run")
     values["model"]["tasks"]["like"]["loss_weight"] = 1e37
     with pytest.raises(
@@ -201,7 +203,7 @@ def test_a_gradient_that_is_not_finite_stops_the_step_though_the_losses_are(feed
     assert_equal_states(state_of(tmp_path / "run", 1), state_of(tmp_path / "run", 2))
 
 
-def test_weights_that_are_not_finite_are_never_saved(feed: Path, tmp_path: Path) -> None:
+def test_non_finite_weights_are_never_saved(feed: Path, tmp_path: Path) -> None:
     constant = {"kind": "constant", "learning_rate": 1e39}  # infinite as a float32
     rates = {"backbone": constant, "towers": {"default": constant}}
     for policy in ({"kind": "raise"}, SKIP, ROLLBACK):
@@ -210,7 +212,7 @@ def test_weights_that_are_not_finite_are_never_saved(feed: Path, tmp_path: Path)
         assert list(Run(tmp_path / "run").checkpoints) == []
 
 
-def test_running_statistics_that_overflow_are_seen(feed: Path, tmp_path: Path) -> None:
+def test_overflowing_running_statistics_are_detected(feed: Path, tmp_path: Path) -> None:
     config = feed_config(feed, tmp_path / "run")
     ranker = build_ranker(config, load_assets(config.features))
     guard = StepGuard(config.tasks, ranker, build_balancing(config, ranker, torch.device("cpu")))
@@ -226,7 +228,7 @@ def test_running_statistics_that_overflow_are_seen(feed: Path, tmp_path: Path) -
     guard.check_losses(1, torch.zeros(2))
 
 
-def test_a_sparse_gradient_counts_by_its_values(feed: Path, tmp_path: Path) -> None:
+def test_sparse_gradients_are_checked_by_their_values(feed: Path, tmp_path: Path) -> None:
     config = feed_config(feed, tmp_path / "run")
     ranker = build_ranker(config, load_assets(config.features))
     guard = StepGuard(config.tasks, ranker, build_balancing(config, ranker, torch.device("cpu")))

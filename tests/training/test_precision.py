@@ -33,7 +33,7 @@ def run(feed: Path, folder: Path, **training: Any) -> list[float]:
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("bf16", 0.02), ("float16", 0.01)])
-def test_a_rounded_step_is_that_of_float32_up_to_rounding(
+def test_mixed_precision_equals_float32_up_to_rounding(
     precision: str, tolerance: float, feed: Path, tmp_path: Path
 ) -> None:
     exact, rounded = (run(feed, tmp_path / name, precision=name) for name in ("float32", precision))
@@ -45,14 +45,12 @@ def test_a_rounded_step_is_that_of_float32_up_to_rounding(
 def test_weights_and_moments_stay_float32(precision: str, feed: Path, tmp_path: Path) -> None:
     run(feed, tmp_path / "run", precision=precision)
     for name in ("weights.safetensors", "optimizer.safetensors"):
-        found = files(tmp_path / "run", 12, name).values()
-        assert {tensor.dtype for tensor in found if tensor.is_floating_point()} == {torch.float32}
+        results = files(tmp_path / "run", 12, name).values()
+        assert {tensor.dtype for tensor in results if tensor.is_floating_point()} == {torch.float32}
 
 
 @pytest.mark.parametrize(("precision", "scaled_steps"), [("bf16", 0), ("float16", 12)])
-def test_a_stopped_run_resumes_to_the_very_same_end(
-    precision: str, scaled_steps: int, feed: Path, tmp_path: Path
-) -> None:
+def test_a_stopped_run_resumes_bit_for_bit(precision: str, scaled_steps: int, feed: Path, tmp_path: Path) -> None:
     run(feed, tmp_path / "whole", precision=precision)
     stopped = feed_config(feed, tmp_path / "stopped", training={"precision": precision})
     with pytest.raises(Interrupted):
@@ -63,12 +61,12 @@ def test_a_stopped_run_resumes_to_the_very_same_end(
     assert state["loss_scale"]["good_steps"] == scaled_steps
 
 
-def test_evaluate_finds_what_training_found_at_its_precision(feed: Path, tmp_path: Path) -> None:
+def test_evaluate_and_training_agree_at_lower_precision(feed: Path, tmp_path: Path) -> None:
     config = feed_config(feed, tmp_path / "run", training={"precision": "bf16"})
     train(config, Recorder())
-    found = evaluate_run(config, tmp_path / "run").splits["validation"].metrics
-    logged = [record for record in records(tmp_path / "run") if record["split"] == "validation"][-len(found) :]
-    assert {record["task"]: record["auc"] for record in logged} == {task: each["auc"] for task, each in found.items()}
+    results = evaluate_run(config, tmp_path / "run").splits["validation"].metrics
+    logged = [record for record in records(tmp_path / "run") if record["split"] == "validation"][-len(results) :]
+    assert {record["task"]: record["auc"] for record in logged} == {task: each["auc"] for task, each in results.items()}
 
 
 def test_logits_are_not_rounded_to_bf16(feed: Path) -> None:
@@ -86,19 +84,19 @@ def test_auto_is_bf16_where_the_hardware_has_it() -> None:
 
 
 @pytest.mark.slow
-def test_made_kernels_say_and_learn_the_same_up_to_rounding(feed: Path) -> None:
+def test_compiled_networks_agree_up_to_rounding(feed: Path) -> None:
     config = feed_config(feed, Path("run"))
     ranker, batch = make_ranker(config).eval(), make_batch(config)  # in training, dropout draws in another order
-    found = []
+    results = []
     for raw_outputs in (ranker.raw_outputs, compiled(ranker.raw_outputs)):
         outputs = torch.stack(raw_outputs(batch))
-        found.append([outputs, *torch.autograd.grad(outputs.sum(), list(ranker.parameters()))])
-    for plain, made in zip(*found, strict=True):
+        results.append([outputs, *torch.autograd.grad(outputs.sum(), list(ranker.parameters()))])
+    for plain, made in zip(*results, strict=True):
         assert_close(made, plain, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.slow
-def test_a_compiler_that_fails_ends_the_run_with_its_reason(feed: Path, tmp_path: Path) -> None:
+def test_a_failing_compiler_ends_the_run_with_its_reason(feed: Path, tmp_path: Path) -> None:
     values = yaml.safe_dump(feed_values(feed, tmp_path / "run"))
     (tmp_path / "ranker.yaml").write_text(values)
     command = [sys.executable, "-m", "recap", "train", str(tmp_path / "ranker.yaml"), "training.compile=true"]
@@ -109,7 +107,7 @@ def test_a_compiler_that_fails_ends_the_run_with_its_reason(feed: Path, tmp_path
     assert "Traceback" not in done.stderr
 
 
-def test_kernels_are_not_made_without_a_compiler(feed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiling_needs_a_compiler(feed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(InputError, match=r"training.compile: torch.compile needs a C\+\+ compiler"):
         run(feed, tmp_path / "run", compile=True)
@@ -118,12 +116,12 @@ def test_kernels_are_not_made_without_a_compiler(feed: Path, tmp_path: Path, mon
 # Losses are scaled under float16.
 
 
-def test_what_a_scale_multiplies_it_divides_again(feed: Path) -> None:
+def test_the_loss_scale_cancels_out_bit_for_bit(feed: Path) -> None:
     """Of every kind of balancing: powers of two change no bit."""
     for kind in ("none", "uncertainty", "pcgrad", "grad_norm"):
         config = feed_config(feed, Path("run"), optimizer={"balancing": {"kind": kind}})
         batch = make_batch(config, rows=16)
-        found = []
+        results = []
         for scale in (1.0, 2.0**16):
             ranker = make_ranker(config).eval()
             balancing = build_balancing(config, ranker, torch.device("cpu"))
@@ -131,13 +129,13 @@ def test_what_a_scale_multiplies_it_divides_again(feed: Path) -> None:
             balancing.unscale(scale)
             seed_torch(0, 1)
             balancing.finish(losses.double())
-            found.append([each.grad for each in [*ranker.parameters(), *balancing.parameters().values()]])
-        assert any(each is not None and bool(each.any()) for each in found[0])
-        for plain, scaled in zip(*found, strict=True):
+            results.append([each.grad for each in [*ranker.parameters(), *balancing.parameters().values()]])
+        assert any(each is not None and bool(each.any()) for each in results[0])
+        for plain, scaled in zip(*results, strict=True):
             assert plain is scaled is None or torch.equal(plain, scaled)
 
 
-def test_a_step_whose_gradients_are_too_large_is_done_again_with_half_the_scale(feed: Path, tmp_path: Path) -> None:
+def test_a_step_that_overflows_is_repeated_with_half_the_scale(feed: Path, tmp_path: Path) -> None:
     def resumed(name: str, factor: float) -> dict[str, Any]:
         """The last state of a run whose scale was set to `factor` after 6 steps."""
         run(feed, tmp_path / name, precision="float16", num_train_steps=6)
@@ -161,7 +159,7 @@ def set_scale(checkpoint: Path, factor: float) -> None:
     (checkpoint / "state.json").write_text(json.dumps(state))
 
 
-def test_a_scale_is_halved_down_to_1_and_doubles_after_many_good_steps() -> None:
+def test_the_scale_halves_down_to_1_and_doubles_after_many_good_steps() -> None:
     scale = LossScale(enabled=True)
     scale.load_state_dict({"factor": 4.0, "good_steps": 0})
     assert [scale.halve(), scale.halve(), scale.halve(), scale.factor] == [True, True, False, 1.0]
@@ -172,7 +170,7 @@ def test_a_scale_is_halved_down_to_1_and_doubles_after_many_good_steps() -> None
     assert (disabled.factor, disabled.halve()) == (1.0, False)
 
 
-def test_a_step_that_no_scale_makes_finite_is_skipped_and_leaves_the_scale(
+def test_a_step_that_overflows_at_every_scale_is_skipped(
     feed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the third step a gradient is infinite, whatever the scale."""

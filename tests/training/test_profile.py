@@ -13,22 +13,22 @@ from recap.training.profile import SPANS, WARM_UP, span
 from recap.training.trainer import train
 
 
-def shares(said: list[str]) -> dict[str, float]:
-    """Part of training → its share in per cent, of the one table that was told."""
-    (table,) = (text for text in said if text.startswith("profile of "))
+def shares(messages: list[str]) -> dict[str, float]:
+    """Part of training → its share in per cent, from the one table in the messages."""
+    (table,) = (text for text in messages if text.startswith("profile of "))
     rows = (re.fullmatch(r"(.*?) +([\d.]+) +([\d.]+)%", line) for line in table.splitlines()[1:])
     return {row[1]: float(row[3]) for row in rows if row is not None}
 
 
-def test_a_profile_tells_where_the_time_went_and_changes_nothing(feed: Path, tmp_path: Path) -> None:
+def test_a_profile_shows_where_time_goes_and_changes_nothing(feed: Path, tmp_path: Path) -> None:
     recorder = Recorder()
     train(feed_config(feed, tmp_path / "run"), recorder, profile_steps=6)
     train(feed_config(feed, tmp_path / "plain"), Recorder())
     assert_same_run(tmp_path / "run", tmp_path / "plain", 12)
-    found = shares(recorder.messages)
-    assert list(found) == [*SPANS, "the rest", "in all"]  # steps 6 to 11 have every part
-    assert found["in all"] == 100
-    assert sum(found.values()) == pytest.approx(200, abs=1)
+    parts = shares(recorder.messages)
+    assert list(parts) == [*SPANS, "the rest", "in all"]  # steps 6 to 11 have every part
+    assert parts["in all"] == 100
+    assert sum(parts.values()) == pytest.approx(200, abs=1)
     folder = tmp_path / "run" / "profile"
     names = [event.get("name") for event in json.loads((folder / "trace.json").read_text())["traceEvents"]]
     assert names.count("recap: forward") == names.count("recap: optimizer") == 6
@@ -37,7 +37,7 @@ def test_a_profile_tells_where_the_time_went_and_changes_nothing(feed: Path, tmp
 
 
 @pytest.mark.parametrize(("steps", "measured"), [(WARM_UP + 3, 3), (WARM_UP + 1, 1)])
-def test_a_run_that_ends_within_the_window_is_measured_as_far_as_it_came(
+def test_a_run_that_ends_within_the_window_is_measured_so_far(
     feed: Path, tmp_path: Path, steps: int, measured: int
 ) -> None:
     recorder = Recorder()
@@ -56,7 +56,7 @@ def test_a_run_that_ends_before_the_window_says_so(feed: Path, tmp_path: Path, s
     assert not (tmp_path / "run" / "profile").exists()
 
 
-def test_a_profile_that_cannot_be_written_is_told_and_training_goes_on(feed: Path, tmp_path: Path) -> None:
+def test_an_unwritable_profile_is_reported_and_training_continues(feed: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "profile").write_text("in the way")
     recorder = Recorder()
@@ -65,5 +65,5 @@ def test_a_profile_that_cannot_be_written_is_told_and_training_goes_on(feed: Pat
     assert any("profile cannot be written (" in text for text in recorder.messages)
 
 
-def test_a_part_is_measured_only_while_something_is_profiled() -> None:
+def test_spans_cost_nothing_without_a_profile() -> None:
     assert isinstance(span("forward"), nullcontext)

@@ -53,7 +53,7 @@ ENVIRONMENT = {
 
 
 @given(rows=st.integers(0, 300), world_size=st.integers(1, 9))
-def test_the_shares_of_all_ranks_in_order_are_all_rows_and_differ_by_one_at_most(rows: int, world_size: int) -> None:
+def test_shares_of_ranks_partition_the_rows_evenly(rows: int, world_size: int) -> None:
     shares = [range(rows)[Ranks(rank, world_size).share(rows)] for rank in range(world_size)]
     assert [row for share in shares for row in share] == list(range(rows))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
@@ -65,7 +65,7 @@ def test_the_shares_of_all_ranks_in_order_are_all_rows_and_differ_by_one_at_most
     count=st.integers(0, 40),
     seed=st.integers(0, 99),
 )
-def test_cut_picks_hold_the_rows_that_stand_there(
+def test_cut_selections_hold_the_rows_of_the_slice(
     parts: list[tuple[int, bool]], start: int, count: int, seed: int
 ) -> None:
     torch.manual_seed(seed)
@@ -95,15 +95,15 @@ def told_apart(batch: Batch) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("mode", [JobMode.TRAIN, JobMode.EVALUATE])
-@given(batch_rows=st.integers(2, 130), world_size=st.integers(1, 5), place=st.integers(0, 3), sampled=st.booleans())
+@given(batch_rows=st.integers(2, 130), world_size=st.integers(1, 5), batches=st.integers(0, 3), sampled=st.booleans())
 @settings(max_examples=20, deadline=None)
-def test_the_ranks_together_read_the_batches_of_one_from_any_place_on(
-    feed: Path, mode: JobMode, batch_rows: int, world_size: int, place: int, sampled: bool
+def test_ranks_together_read_the_batches_of_one_from_any_position(
+    feed: Path, mode: JobMode, batch_rows: int, world_size: int, batches: int, sampled: bool
 ) -> None:
     sampled = sampled and mode is JobMode.TRAIN
     whole = open_share(feed, mode, ALONE, batch_rows, sampled)
     rest = iter(whole)
-    for _, _batch in zip(range(place), rest, strict=False):
+    for _, _batch in zip(range(batches), rest, strict=False):
         pass
     shares = [open_share(feed, mode, Ranks(rank, world_size), batch_rows, sampled) for rank in range(world_size)]
     for share in shares:
@@ -117,7 +117,7 @@ def test_the_ranks_together_read_the_batches_of_one_from_any_place_on(
         stream.close()
 
 
-def test_the_first_rank_draws_what_a_process_alone_draws_and_no_other_does() -> None:
+def test_rank_0_draws_like_a_single_process_and_others_differ() -> None:
     drawn = []
     for arguments in ((3, 5), (3, 5, 0), (3, 5, 1), (3, 5, 2), (3, 6)):
         seed_torch(*arguments)
@@ -126,7 +126,7 @@ def test_the_first_rank_draws_what_a_process_alone_draws_and_no_other_does() -> 
     assert len({tuple(each) for each in drawn}) == 4
 
 
-def test_shares_too_small_for_their_micro_batches_are_refused(feed: Path, tmp_path: Path) -> None:
+def test_ranks_with_too_few_rows_per_micro_batch_are_refused(feed: Path, tmp_path: Path) -> None:
     config = feed_config(feed, tmp_path / "run", training={"gradient_accumulation": 3})
     ranker = build_ranker(config, load_assets(config.features))
     balancing = build_balancing(config, ranker, torch.device("cpu"))
@@ -159,7 +159,7 @@ def test_without_an_environment_a_process_is_alone(monkeypatch: pytest.MonkeyPat
         ({"LOCAL_WORLD_SIZE": "1"}, "LOCAL_WORLD_SIZE=1, .*below the world size"),
     ],
 )
-def test_a_broken_environment_is_refused_by_its_words(
+def test_an_invalid_environment_is_refused_by_name(
     monkeypatch: pytest.MonkeyPatch, changes: dict[str, str | None], message: str
 ) -> None:
     for name, value in {**ENVIRONMENT, **changes}.items():
@@ -170,16 +170,16 @@ def test_a_broken_environment_is_refused_by_its_words(
         ranks_from_environment()
 
 
-def test_a_good_environment_says_which_rank_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_valid_environment_gives_the_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     assert ranks_from_environment() == Ranks(1, 2, 1, 2)
 
 
 @pytest.mark.slow
-def test_no_other_command_runs_in_several_processes(tmp_path: Path) -> None:
+def test_only_train_runs_in_several_processes(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "recap", "evaluate", str(tmp_path)]
-    # Nobody listens at this port: who said what cannot be looked up, and the error is told all the same.
+    # Nobody listens at this port, so other ranks cannot be asked, and the error is printed.
     done = subprocess.run(command, capture_output=True, text=True, env=ALL | ENVIRONMENT)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == (
@@ -247,7 +247,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def assert_alike(left: Path, right: Path, step: int) -> None:
-    """The same place in the data, and losses, metrics and weights that differ by rounding."""
+    """The same position in the data, and losses, metrics and weights that differ by rounding."""
     places = [
         json.loads((Run(run).checkpoint_path(step) / "state.json").read_text())["stream"] for run in (left, right)
     ]
@@ -272,7 +272,7 @@ UNEVEN = {"global_batch_size": 63}
 
 
 @pytest.mark.slow
-def test_three_ranks_put_together_what_each_has() -> None:
+def test_collectives_agree_on_three_ranks() -> None:
     script = Path(__file__).with_name("together.py")
     done = subprocess.run([*LAUNCH, "3", str(script)], capture_output=True, text=True, timeout=100, env=ALL)
     assert done.returncode == 0, done.stderr
@@ -290,14 +290,14 @@ def test_one_two_and_four_ranks_agree_on_every_loss_and_metric(folder: Path) -> 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["uncertainty", "pcgrad", "grad_norm"])
 def test_two_ranks_balance_tasks_as_one_does(folder: Path, kind: str) -> None:
-    said = {"optimizer": RATES | {"balancing": {"kind": kind}}, "training": {"gradient_accumulation": 2}}
+    sections = {"optimizer": RATES | {"balancing": {"kind": kind}}, "training": {"gradient_accumulation": 2}}
     for ranks in (1, 2):
-        finish(ranks, write_config(folder, f"{kind}{ranks}", **said))
+        finish(ranks, write_config(folder, f"{kind}{ranks}", **sections))
     assert_alike(folder / f"{kind}2", folder / f"{kind}1", 12)
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_with_another_number_of_ranks_and_loses_and_repeats_no_row(folder: Path) -> None:
+def test_a_run_resumes_with_another_world_size_without_losing_rows(folder: Path) -> None:
     every = {"train_log_every_n": 1, "eval_log_every_n": 4}
     whole, changing = (
         write_config(folder, run, training=every, train_data=UNEVEN, optimizer=RATES) for run in ("whole", "changing")
@@ -317,7 +317,7 @@ LONG = {"num_train_steps": 90, "checkpoint_every_n": 15, "eval_log_every_n": 40}
 
 
 @pytest.mark.slow
-def test_sigterm_to_torchrun_saves_and_two_ranks_go_on_to_the_very_same_end(folder: Path) -> None:
+def test_two_ranks_save_on_sigterm_and_resume_bit_for_bit(folder: Path) -> None:
     finish(2, write_config(folder, "unstopped", plain=False, training=LONG))
     config = write_config(folder, "stopped", plain=False, training=LONG)
     process = started(2, config, folder / "stopped")
@@ -331,7 +331,7 @@ def test_sigterm_to_torchrun_saves_and_two_ranks_go_on_to_the_very_same_end(fold
 
 
 @pytest.mark.slow
-def test_a_rank_that_is_killed_ends_all_with_a_message(folder: Path) -> None:
+def test_a_killed_rank_ends_all_ranks_with_one_message(folder: Path) -> None:
     config = write_config(folder, "killed", training=LONG | {"num_train_steps": 100_000})
     process = started(2, config, folder / "killed")
     ranks = psutil.Process(process.pid).children()
@@ -345,7 +345,7 @@ def test_a_rank_that_is_killed_ends_all_with_a_message(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_mistake_that_all_ranks_find_is_told_once(folder: Path) -> None:
+def test_a_mistake_found_by_all_ranks_is_reported_once(folder: Path) -> None:
     config = write_config(folder, "misnamed")
     config.write_text(config.read_text().replace("num_train_steps", "num_train_step"))
     done = train(2, config)
@@ -355,7 +355,7 @@ def test_a_mistake_that_all_ranks_find_is_told_once(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_bad_row_that_all_ranks_read_is_told_once(folder: Path) -> None:
+def test_a_bad_row_read_by_all_ranks_is_reported_once(folder: Path) -> None:
     table = pq.read_table(folder / "feed" / "train" / "part-0.parquet")
     bad = table.set_column(table.column_names.index("like"), "like", pa.array([7] * len(table), pa.int8()))
     (folder / "bad").mkdir()

@@ -28,7 +28,7 @@ def reading(feed: Path, **options: Any) -> dict[str, Any]:
     } | options
 
 
-def test_a_run_ends_after_its_epochs_and_stays_finished(feed: Path, tmp_path: Path) -> None:
+def test_a_run_ends_after_its_epochs(feed: Path, tmp_path: Path) -> None:
     data = reading(feed, num_epochs=2, global_batch_size=64)  # 1,200 rows: 18 steps, and 48 rows that fill none
     training = {"num_train_steps": 1000, "checkpoint_every_n": 9, "train_log_every_n": 7, "eval_log_every_n": 1000}
     config = feed_config(feed, tmp_path / "run", train_data=data, training=training)
@@ -56,7 +56,7 @@ WAYS_TO_READ: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("way", WAYS_TO_READ)
-def test_a_stopped_run_resumes_to_the_very_same_end_however_it_reads(way: str, feed: Path, tmp_path: Path) -> None:
+def test_a_stopped_run_resumes_bit_for_bit_however_it_reads(way: str, feed: Path, tmp_path: Path) -> None:
     whole, stopped = (
         feed_config(feed, tmp_path / name, train_data=reading(feed, **WAYS_TO_READ[way]))
         for name in ("whole", "stopped")
@@ -70,16 +70,16 @@ def test_a_stopped_run_resumes_to_the_very_same_end_however_it_reads(way: str, f
     assert_same_run(tmp_path / "whole", tmp_path / "stopped", steps[-1])
 
 
-def test_a_run_over_bad_data_goes_on_and_resumes_to_the_very_same_end(tmp_path: Path) -> None:
+def test_a_run_over_bad_data_continues_and_resumes_bit_for_bit(tmp_path: Path) -> None:
     feed = write_feed(tmp_path / "feed")
     (feed / "train" / "part-9.parquet").write_text("no parquet")
     data = reading(feed, on_bad_data={"kind": "skip", "budget": 1})
     whole, stopped = (feed_config(feed, tmp_path / name, train_data=data) for name in ("whole", "stopped"))
     recorder = Recorder()
     train(whole, recorder)
-    told = [text for text in recorder.messages if text.startswith("skipped (1 of at most 1): ")]
-    assert len(told) == 1
-    assert "part-9.parquet: not readable as Parquet" in told[0]
+    reported = [text for text in recorder.messages if text.startswith("skipped (1 of at most 1): ")]
+    assert len(reported) == 1
+    assert "part-9.parquet: not readable as Parquet" in reported[0]
     with pytest.raises(Interrupted):
         train(stopped, Recorder({5: interrupt}))
     again = Recorder()
@@ -95,7 +95,9 @@ def test_changed_data_is_refused_by_name_and_may_be_accepted(tmp_path: Path) -> 
     with pytest.raises(Interrupted):
         train(config, Recorder({5: interrupt}))
     (feed / "train" / "part-0.parquet").unlink()
-    with pytest.raises(DataError, match=r"part-0.parquet is gone\n.* pass --accept-changed-data to continue with these"):
+    with pytest.raises(
+        DataError, match=r"part-0.parquet is gone\n.* pass --accept-changed-data to continue with these"
+    ):
         train(config, Recorder())
     recorder = Recorder()
     assert train(config, recorder, accept_changed_data=True).trained
@@ -125,14 +127,14 @@ def test_a_model_carries_its_mask_and_a_run_refuses_another(tmp_path: Path) -> N
     assert len(predicted) == 1
 
 
-def test_a_run_that_is_left_too_few_good_rows_for_a_step_fails(tmp_path: Path) -> None:
+def test_a_run_with_too_few_good_rows_for_a_step_fails(tmp_path: Path) -> None:
     feed = write_feed(tmp_path / "feed")
     for number in (0, 1):
         (feed / "train" / f"part-{number}.parquet").write_text("no parquet")
     table = pq.read_table(feed / "train" / "part-2.parquet")
     bad = pa.array([9] * 150 + table.column("like").to_pylist()[150:])
-    place = table.schema.get_field_index("like")
-    pq.write_table(table.set_column(place, "like", bad), feed / "train" / "part-2.parquet")
+    index = table.schema.get_field_index("like")
+    pq.write_table(table.set_column(index, "like", bad), feed / "train" / "part-2.parquet")
     data = reading(feed, on_bad_data={"kind": "skip", "budget": 1000}, num_epochs=1)
     with pytest.raises(DataError, match="train_data: too few good rows are left for a single step"):
         train(feed_config(feed, tmp_path / "run", train_data=data), Recorder())

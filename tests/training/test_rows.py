@@ -54,7 +54,7 @@ def backward(embedding: nn.Embedding, ids: list[int]) -> None:
 def moved(
     optimizer: Callable[[nn.Parameter], torch.optim.Optimizer], steps: Ids, *, sparse: bool
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The table after these steps at `RATE`, and what is kept of it."""
+    """The table after these steps at `RATE`, and its optimizer state."""
     embedding = table(sparse=sparse)
     made = optimizer(embedding.weight)
     for ids in steps:
@@ -71,41 +71,41 @@ def built(values: dict[str, Any], *, sparse: bool) -> Callable[[nn.Parameter], t
 
 @pytest.mark.parametrize("name", SAME)
 @given(steps=several_steps)
-def test_sparse_steps_do_what_dense_ones_do(name: str, steps: Ids) -> None:
-    weights, kept = moved(built(SAME[name], sparse=True), steps, sparse=True)
-    expected, expected_kept = moved(built(SAME[name], sparse=False), steps, sparse=False)
+def test_sparse_steps_equal_dense_ones(name: str, steps: Ids) -> None:
+    weights, state = moved(built(SAME[name], sparse=True), steps, sparse=True)
+    expected, expected_state = moved(built(SAME[name], sparse=False), steps, sparse=False)
     assert_close(weights, expected)
-    for key in kept:
-        assert_close(kept[key], expected_kept[key])
+    for key in state:
+        assert_close(state[key], expected_state[key])
 
 
 @given(steps=several_steps)
-def test_lazy_adam_is_that_of_torch(steps: Ids) -> None:
-    weights, kept = moved(built(ADAM, sparse=True), steps, sparse=True)
-    expected, expected_kept = moved(
+def test_lazy_adam_equals_torch(steps: Ids) -> None:
+    weights, state = moved(built(ADAM, sparse=True), steps, sparse=True)
+    expected, expected_state = moved(
         lambda weight: torch.optim.SparseAdam([weight], lr=RATE, betas=(0.8, 0.95), eps=1e-12), steps, sparse=True
     )
     # A second moment of about 0 leaves the direction to rounding.
     assert_close(weights, expected, atol=1e-4, rtol=1e-4)
     for key in ("exp_avg", "exp_avg_sq"):
-        assert_close(kept[key], expected_kept[key], atol=1e-6, rtol=1e-5)
+        assert_close(state[key], expected_state[key], atol=1e-6, rtol=1e-5)
 
 
 @given(st.integers(1, 5))
-def test_lazy_adam_is_adam_where_every_row_is_in_every_batch(count: int) -> None:
+def test_lazy_adam_equals_adam_when_every_row_is_in_every_batch(count: int) -> None:
     steps = [list(range(ROWS))] * count
     adam = ADAM | {"epsilon": 0.1}
-    weights, kept = moved(built(adam, sparse=True), steps, sparse=True)
-    expected, expected_kept = moved(built(adam, sparse=False), steps, sparse=False)
+    weights, state = moved(built(adam, sparse=True), steps, sparse=True)
+    expected, expected_state = moved(built(adam, sparse=False), steps, sparse=False)
     assert_close(weights, expected)
-    assert kept["step"] == expected_kept["step"] == count
+    assert state["step"] == expected_state["step"] == count
 
 
 @pytest.mark.parametrize("sparse", [False, True])
 @given(steps=several_steps)
 def test_rowwise_adagrad_divides_a_row_by_the_root_of_its_summed_mean_squares(sparse: bool, steps: Ids) -> None:
     values = SAME["rowwise_adagrad_that_starts_above_0"]
-    weights, kept = moved(built(values, sparse=sparse), steps, sparse=sparse)
+    weights, state = moved(built(values, sparse=sparse), steps, sparse=sparse)
     embedding = table(sparse=False)
     slow, sums = embedding.weight.detach().double().numpy(), np.full(ROWS, 0.3)
     for ids in steps:
@@ -118,18 +118,18 @@ def test_rowwise_adagrad_divides_a_row_by_the_root_of_its_summed_mean_squares(sp
             sums[row] += sum(number**2 for number in gradient) / WIDTH
             slow[row] -= RATE * gradient / (sums[row] ** 0.5 + 1e-10)
     assert_close(weights.double().numpy(), slow, atol=1e-5, rtol=1e-5)
-    assert_close(kept["sum"].double().numpy(), sums, atol=1e-5, rtol=1e-5)
+    assert_close(state["sum"].double().numpy(), sums, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("values", [*SAME.values(), ADAM])
-def test_rows_that_no_batch_holds_stay_to_the_bit_with_what_is_kept_of_them(values: dict[str, Any]) -> None:
+def test_rows_in_no_batch_and_their_state_stay_bit_for_bit(values: dict[str, Any]) -> None:
     embedding = table(sparse=True)
     optimizer = built(values, sparse=True)(embedding.weight)
     optimizer.param_groups[0]["lr"] = RATE
-    kept: dict[str, Tensor] = {}
+    state: dict[str, Tensor] = {}
     for ids in ([0, 1, 2, 3], [5, 5, 6]):
         before = embedding.weight.detach().clone()
-        kept = {key: value.clone() for key, value in optimizer.state[embedding.weight].items()}
+        state = {key: value.clone() for key, value in optimizer.state[embedding.weight].items()}
         optimizer.zero_grad()
         backward(embedding, ids)
         optimizer.step()
@@ -137,12 +137,12 @@ def test_rows_that_no_batch_holds_stay_to_the_bit_with_what_is_kept_of_them(valu
     assert changed.tolist() == [False] * 5 + [True] * 2
     for key, value in optimizer.state[embedding.weight].items():
         if value.dim():
-            assert torch.equal(value[:5], kept[key][:5])
+            assert torch.equal(value[:5], state[key][:5])
 
 
 @pytest.mark.parametrize("threads", [1, 2, 4])
 @pytest.mark.parametrize("lookups", [50, 5000])
-def test_rows_looked_up_often_are_summed_in_the_order_of_lookups(threads: int, lookups: int) -> None:
+def test_repeated_rows_are_summed_in_the_order_of_lookups(threads: int, lookups: int) -> None:
     ids = torch.randint(0, ROWS, (1, lookups), generator=torch.Generator().manual_seed(0))
     values = torch.randn(lookups, WIDTH, generator=torch.Generator().manual_seed(1))
     gradient = torch.sparse_coo_tensor(ids, values, (ROWS, WIDTH), check_invariants=True)
@@ -158,14 +158,14 @@ def test_rows_looked_up_often_are_summed_in_the_order_of_lookups(threads: int, l
     assert torch.equal(sums, slow)
 
 
-def test_of_a_dense_gradient_those_rows_are_touched_that_are_not_zero() -> None:
+def test_a_dense_gradient_touches_its_nonzero_rows() -> None:
     gradient = torch.tensor([[0.0, 0.0], [0.0, 2.0], [0.0, 0.0], [torch.nan, 0.0]])
     rows, gradients = touched_rows(gradient)
     assert rows.tolist() == [1, 3]
     assert_close(gradients, gradient[[1, 3]], equal_nan=True)
 
 
-def test_a_table_without_a_gradient_is_left_alone() -> None:
+def test_a_table_without_a_gradient_does_not_move() -> None:
     embedding = table(sparse=True)
     before = embedding.weight.detach().clone()
     optimizer = RowOptimizer([{"params": [embedding.weight], "lr": RATE}], read(ADAM))  # type: ignore[arg-type]

@@ -28,7 +28,7 @@ def test_every_interval_holds_independently_and_the_last_step_gets_all(feed: Pat
     assert list(Run(tmp_path / "run").checkpoints) == [5, 7]
 
 
-def test_a_finished_run_stays_as_it_is_and_goes_on_when_more_steps_are_asked_for(feed: Path, tmp_path: Path) -> None:
+def test_a_finished_run_resumes_when_num_train_steps_is_raised(feed: Path, tmp_path: Path) -> None:
     config = feed_config(feed, tmp_path / "run")
     train(config, Recorder())
     recorder = Recorder()
@@ -40,7 +40,7 @@ def test_a_finished_run_stays_as_it_is_and_goes_on_when_more_steps_are_asked_for
 
 
 @pytest.mark.parametrize("stops", [[1], [4], [5, 6], [3, 7, 11]])
-def test_a_stopped_run_resumes_to_the_very_same_end(feed: Path, tmp_path: Path, stops: list[int]) -> None:
+def test_a_stopped_run_resumes_bit_for_bit(feed: Path, tmp_path: Path, stops: list[int]) -> None:
     whole, stopped = (feed_config(feed, tmp_path / name) for name in ("whole", "stopped"))
     train(whole, Recorder())
     for step in stops:
@@ -53,7 +53,7 @@ def test_a_stopped_run_resumes_to_the_very_same_end(feed: Path, tmp_path: Path, 
     assert_same_run(tmp_path / "whole", tmp_path / "stopped", 12)
 
 
-def test_a_resumed_run_drops_what_was_logged_after_its_checkpoint(feed: Path, tmp_path: Path) -> None:
+def test_a_resumed_run_drops_records_after_its_checkpoint(feed: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
 
     def fail() -> None:
@@ -93,7 +93,7 @@ def test_accumulated_micro_batches_equal_the_big_batch(feed: Path, tmp_path: Pat
         assert_close(left[name], right[name], atol=2e-4, rtol=1e-3, msg=lambda text, name=name: f"{name}: {text}")
 
 
-def test_tensorboard_shows_what_metrics_jsonl_holds(feed: Path, tmp_path: Path) -> None:
+def test_tensorboard_shows_the_records_of_metrics_jsonl(feed: Path, tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     train(feed_config(feed, tmp_path / "run"), Recorder())
@@ -129,7 +129,7 @@ def test_a_warm_start_takes_weights_and_counts_steps_from_zero(feed: Path, tmp_p
     assert all(torch.equal(first[name], second[name]) for name in learned)
 
 
-def test_a_warm_start_from_another_model_lists_what_does_not_fit(feed: Path, tmp_path: Path) -> None:
+def test_a_warm_start_from_another_model_lists_the_mismatches(feed: Path, tmp_path: Path) -> None:
     train(feed_config(feed, tmp_path / "first"), Recorder())
     warm = {"initial_checkpoint_dir": str(tmp_path / "first"), "num_train_steps": 1}
     other = feed_config(feed, tmp_path / "second", training=warm, model={"embeddings": {"default": 5}})
@@ -140,7 +140,7 @@ def test_a_warm_start_from_another_model_lists_what_does_not_fit(feed: Path, tmp
         train(feed_config(feed, tmp_path / "third", training=nowhere), Recorder())
 
 
-def test_a_run_refuses_to_go_on_with_another_configuration(feed: Path, tmp_path: Path) -> None:
+def test_a_run_does_not_resume_with_another_configuration(feed: Path, tmp_path: Path) -> None:
     train(feed_config(feed, tmp_path / "run"), Recorder())
     changed = feed_config(feed, tmp_path / "run", training={"seed": 5, "train_log_every_n": 1})
     with pytest.raises(
@@ -149,7 +149,7 @@ def test_a_run_refuses_to_go_on_with_another_configuration(feed: Path, tmp_path:
         train(changed, Recorder())
 
 
-def test_a_run_refuses_features_in_another_order(feed: Path, tmp_path: Path) -> None:
+def test_a_run_does_not_resume_with_features_in_another_order(feed: Path, tmp_path: Path) -> None:
     config = feed_config(feed, tmp_path / "run")
     train(config, Recorder())
     discrete = dict(reversed(config.features.model_dump(exclude_unset=True)["discrete"].items()))
@@ -158,7 +158,7 @@ def test_a_run_refuses_features_in_another_order(feed: Path, tmp_path: Path) -> 
         train(changed, Recorder())
 
 
-def test_a_resumed_run_says_what_changed(feed: Path, tmp_path: Path) -> None:
+def test_a_resumed_run_reports_allowed_changes(feed: Path, tmp_path: Path) -> None:
     train(feed_config(feed, tmp_path / "run"), Recorder())
     longer = feed_config(feed, tmp_path / "run", training={"num_train_steps": 14})
     recorder = Recorder()
@@ -166,7 +166,7 @@ def test_a_resumed_run_says_what_changed(feed: Path, tmp_path: Path) -> None:
     assert "changed since step_00000012: training.num_train_steps: 12 → 14" in recorder.messages
 
 
-def test_a_run_refuses_a_vocabulary_that_changed(tmp_path: Path) -> None:
+def test_a_run_does_not_resume_with_a_changed_vocabulary(tmp_path: Path) -> None:
     feed = write_feed(tmp_path / "feed")
     train(feed_config(feed, tmp_path / "run"), Recorder())
     pq.write_table(pa.table({"value": ["en", "pt", "ja"]}), feed / "languages.parquet")
@@ -174,7 +174,7 @@ def test_a_run_refuses_a_vocabulary_that_changed(tmp_path: Path) -> None:
         train(feed_config(feed, tmp_path / "run"), Recorder())
 
 
-def test_a_loss_that_is_not_finite_stops_before_the_weights_move(feed: Path, tmp_path: Path) -> None:
+def test_a_non_finite_loss_stops_before_the_weights_move(feed: Path, tmp_path: Path) -> None:
     constant = {"kind": "constant", "learning_rate": 1e38}
     config = feed_config(feed, tmp_path / "run", optimizer={"backbone": constant, "towers": {"default": constant}})
     with pytest.raises(RunError, match=r"step \d+: the loss of like, share is not finite; the weights were not"):
@@ -191,7 +191,7 @@ def test_a_second_process_on_the_same_run_is_refused(feed: Path, tmp_path: Path)
     train(config, Recorder({2: again}))
 
 
-def test_an_evaluation_that_takes_too_long_is_given_up_and_training_goes_on(feed: Path, tmp_path: Path) -> None:
+def test_an_evaluation_that_times_out_is_stopped_and_training_continues(feed: Path, tmp_path: Path) -> None:
     recorder = Recorder()
     train(feed_config(feed, tmp_path / "run", training={"eval_timeout_in_s": 1e-6}), recorder)
     assert recorder.steps[-1] == 12
@@ -208,7 +208,7 @@ def test_evaluation_does_not_change_training(feed: Path, tmp_path: Path) -> None
     assert all(torch.equal(left[name], right[name]) for name in left)
 
 
-def test_labels_that_are_wrong_stop_the_run_with_their_place(tmp_path: Path) -> None:
+def test_invalid_labels_stop_the_run_with_file_and_row(tmp_path: Path) -> None:
     feed = write_feed(tmp_path / "feed")
     file = feed / "train" / "part-0.parquet"
     table = pq.read_table(file)
@@ -218,13 +218,13 @@ def test_labels_that_are_wrong_stop_the_run_with_their_place(tmp_path: Path) -> 
         train(feed_config(feed, tmp_path / "run"), Recorder())
 
 
-def test_rows_without_a_label_move_nothing_of_their_task(tmp_path: Path) -> None:
+def test_a_task_without_labels_does_not_train(tmp_path: Path) -> None:
     """A tower whose labels are all missing stays as it starts; the other learns as it would."""
     feed = write_feed(tmp_path / "feed")
     for file in (feed / "train").glob("*.parquet"):
         table = pq.read_table(file)
-        place = table.schema.get_field_index("share")
-        pq.write_table(table.set_column(place, "share", pa.nulls(len(table), pa.int8())), file, row_group_size=70)
+        index = table.schema.get_field_index("share")
+        pq.write_table(table.set_column(index, "share", pa.nulls(len(table), pa.int8())), file, row_group_size=70)
     config = feed_config(feed, tmp_path / "run", validation_data={})
     train(config, Recorder())
     start, end = (
@@ -241,7 +241,7 @@ def fresh_ranker(config: RecapConfig) -> torch.nn.Module:
     return build_ranker(config, load_assets(config.features))
 
 
-def test_training_minimises_the_penalty_of_a_chain_beside_the_loss(feed: Path, tmp_path: Path) -> None:
+def test_training_minimises_the_chain_penalty_with_the_loss(feed: Path, tmp_path: Path) -> None:
     def weights_after_a_step(name: str, weight: float) -> dict[str, torch.Tensor]:
         cascade = {"kind": "aitm", "chain": ["share", "like"], "width": 4, "constraint_weight": weight}
         training = {"num_train_steps": 1, "gradient_accumulation": 2}

@@ -35,11 +35,11 @@ def watched(feed: Path, run: Path, watch: dict[str, Any], **training: Any) -> Re
 
 def watched_values(run: Path, metric: str = "auc") -> dict[int, float]:
     """Step → mean of the metric over tasks, as logged."""
-    found: dict[int, list[float]] = {}
+    values_by_step: dict[int, list[float]] = {}
     for record in records(run):
         if record["split"] == "validation":
-            found.setdefault(record["step"], []).append(record[metric])
-    return {step: sum(values) / len(values) for step, values in found.items()}
+            values_by_step.setdefault(record["step"], []).append(record[metric])
+    return {step: sum(values) / len(values) for step, values in values_by_step.items()}
 
 
 def see(config: WatchConfig, values: list[float]) -> tuple[list[bool], Watch]:
@@ -47,7 +47,7 @@ def see(config: WatchConfig, values: list[float]) -> tuple[list[bool], Watch]:
     return [watch.update({"v": {"t": {config.metric: value}}}) for value in values], watch
 
 
-def test_what_is_better_depends_on_the_metric() -> None:
+def test_the_metric_decides_whether_higher_is_better() -> None:
     assert see(WatchConfig(metric="auc", split="v"), [0.5, 0.6, 0.55, 0.6, 0.7])[0] == [True, True, False, False, True]
     assert see(WatchConfig(metric="log_loss", split="v"), [0.5, 0.6, 0.4, math.nan])[0] == [True, False, True, False]
 
@@ -63,7 +63,7 @@ def test_a_wait_counts_evaluations_since_the_best_one(values: list[float], patie
     assert watch.cuts == sum(len(wait) // patience for wait in waits)
 
 
-def test_a_cut_multiplies_rates_down_to_the_lowest_and_never_raises_one() -> None:
+def test_a_cut_stops_at_min_rate_and_never_raises_a_rate() -> None:
     cuts = CutRatesConfig(factor=0.1, min_rate=1e-5)
     watch = Watch(WatchConfig(metric="auc", split="v", cut_rates=cuts))
     watch.cuts = 2
@@ -79,7 +79,7 @@ def test_the_mean_of_the_named_tasks_is_watched() -> None:
     assert watch.best == pytest.approx(0.6)
 
 
-def test_the_best_checkpoint_is_kept_beside_the_last_and_opened_by_its_word(feed: Path, tmp_path: Path) -> None:
+def test_the_best_checkpoint_is_kept_and_opened_as_best(feed: Path, tmp_path: Path) -> None:
     run, recorder = tmp_path / "run", Recorder()
     config = watched(feed, run, WATCH, checkpoint_max_to_keep=1)
     train(config, recorder)
@@ -91,11 +91,11 @@ def test_the_best_checkpoint_is_kept_beside_the_last_and_opened_by_its_word(feed
     assert any(text.endswith(f"at step {best}") for text in recorder.messages)
     report = evaluate_run(config, run, step="best")
     assert report.model == f"step_{best:08d}"
-    found = [metrics["auc"] for metrics in report.splits["validation"].metrics.values()]
-    assert sum(found) / len(found) == pytest.approx(values[best])
+    evaluated = [metrics["auc"] for metrics in report.splits["validation"].metrics.values()]
+    assert sum(evaluated) / len(evaluated) == pytest.approx(values[best])
 
 
-def test_a_run_ends_when_nothing_improves_and_its_last_step_gets_all(feed: Path, tmp_path: Path) -> None:
+def test_a_run_that_stops_early_logs_and_saves_its_last_step(feed: Path, tmp_path: Path) -> None:
     run, recorder = tmp_path / "run", Recorder()
     train(watched(feed, run, {**WATCH, "stop_after": 2}, num_train_steps=200), recorder)
     values, last = watched_values(run), recorder.steps[-1]
@@ -109,7 +109,7 @@ def test_a_run_ends_when_nothing_improves_and_its_last_step_gets_all(feed: Path,
     assert again.steps == [last + 1]
 
 
-def test_rates_fall_when_nothing_improves(feed: Path, tmp_path: Path) -> None:
+def test_rates_are_cut_when_nothing_improves(feed: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     train(
         watched(
@@ -134,7 +134,7 @@ def test_rates_fall_when_nothing_improves(feed: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stops", [[2], [9, 10], [5, 11, 13]])
-def test_a_watched_run_resumes_to_the_very_same_end(feed: Path, tmp_path: Path, stops: list[int]) -> None:
+def test_a_watched_run_resumes_bit_for_bit(feed: Path, tmp_path: Path, stops: list[int]) -> None:
     watch = {**WATCH, "metric": "log_loss", "tasks": ["like"], "cut_rates": {"after": 2}, "stop_after": 6}
     whole, stopped = (watched(feed, tmp_path / name, watch) for name in ("whole", "stopped"))
     train(whole, Recorder())
@@ -149,14 +149,14 @@ def test_a_watched_run_resumes_to_the_very_same_end(feed: Path, tmp_path: Path, 
     assert state["best_step"] in list(Run(tmp_path / "stopped").checkpoints)
 
 
-def test_watching_alone_changes_no_weight(feed: Path, tmp_path: Path) -> None:
+def test_watching_does_not_change_training(feed: Path, tmp_path: Path) -> None:
     train(watched(feed, tmp_path / "watched", WATCH), Recorder())
     train(watched(feed, tmp_path / "not", {**WATCH, "metric": "ne"}), Recorder())
     left, right = (files(tmp_path / name, 24, "weights.safetensors") for name in ("watched", "not"))
     assert all(torch.equal(left[name], right[name]) for name in left)
 
 
-def test_a_run_that_watched_nothing_has_no_best(feed: Path, tmp_path: Path) -> None:
+def test_a_run_without_a_watched_metric_has_no_best_checkpoint(feed: Path, tmp_path: Path) -> None:
     train(feed_config(feed, tmp_path / "run"), Recorder())
     with pytest.raises(CheckpointError, match="has no best checkpoint, since no metric was watched"):
         find_model_directory(tmp_path / "run", "best")
@@ -176,7 +176,7 @@ def test_a_run_that_watched_nothing_has_no_best(feed: Path, tmp_path: Path) -> N
         ({}, {"which_metrics": ["log_loss"]}, "'auc' is not in which_metrics; add it there"),
     ],
 )
-def test_a_watch_of_what_is_not_there_is_refused(
+def test_an_unknown_metric_split_or_task_cannot_be_watched(
     tmp_path: Path, watch: dict[str, Any], more: dict[str, Any], message: str
 ) -> None:
     values = feed_values(tmp_path, tmp_path / "run") | more
@@ -186,7 +186,7 @@ def test_a_watch_of_what_is_not_there_is_refused(
     assert message in str(caught.value)
 
 
-def test_grouped_auc_is_watched_only_where_there_are_users(tmp_path: Path) -> None:
+def test_grouped_auc_can_be_watched_only_with_users(tmp_path: Path) -> None:
     values = feed_values(tmp_path, tmp_path / "run")
     values["training"]["watch"] = {**WATCH, "metric": "grouped_auc"}
     del values["features"]["user"]
@@ -194,7 +194,7 @@ def test_grouped_auc_is_watched_only_where_there_are_users(tmp_path: Path) -> No
         config_of(values)
 
 
-def test_l2_adds_the_whole_weight_times_its_strength_to_the_gradient(feed: Path, tmp_path: Path) -> None:
+def test_l2_adds_the_scaled_weight_to_the_gradient(feed: Path, tmp_path: Path) -> None:
     """Against Adam's own weight decay, which is that addition, on parameters taken apart by hand."""
     from recap.data.encoding.assets import load_assets
     from recap.model.directory import build_ranker
@@ -230,7 +230,7 @@ def test_l2_adds_the_whole_weight_times_its_strength_to_the_gradient(feed: Path,
         assert_close(left, right, msg=lambda text, name=name: f"{name}: {text}")
 
 
-def test_a_penalty_on_embeddings_shrinks_them_alone(feed: Path, tmp_path: Path) -> None:
+def test_a_penalty_on_embeddings_shrinks_only_them(feed: Path, tmp_path: Path) -> None:
     lengths = {}
     for name, strength in (("without", 0.0), ("with", 0.1)):
         config = feed_config(feed, tmp_path / name)
@@ -241,17 +241,17 @@ def test_a_penalty_on_embeddings_shrinks_them_alone(feed: Path, tmp_path: Path) 
     assert lengths["with"] < lengths["without"]
 
 
-def test_a_parameter_without_a_gradient_is_left_alone_by_a_penalty() -> None:
+def test_a_penalty_does_not_move_a_parameter_without_a_gradient() -> None:
     from recap.training.optimizer.scheduled import _add_to_gradients
 
-    kept, moved = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2))
+    still, moved = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2))
     moved.grad = torch.zeros(2)
-    _add_to_gradients([kept, moved], 0.5)
-    assert kept.grad is None
+    _add_to_gradients([still, moved], 0.5)
+    assert still.grad is None
     assert_close(moved.grad, torch.full((2,), 0.5))
 
 
-def test_state_is_plain_values() -> None:
+def test_the_state_of_a_watch_is_json() -> None:
     state = {"best": 0.5, "waited": 1, "cuts": 2}
     watch = Watch(None)
     watch.load_state_dict(state)

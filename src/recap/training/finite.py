@@ -46,7 +46,7 @@ class StepGuard:
 
     def check_gradients(self, step: int) -> None:
         """Raise NotFinite for gradients whose norm overflows float32, since optimizers square them."""
-        gradients = {name: each.grad for name, each in self.parameters.items() if each.grad is not None}
+        gradients = {name: parameter.grad for name, parameter in self.parameters.items() if parameter.grad is not None}
         if bad := _overflowing(gradients):
             raise NotFinite(step, "gradient", bad)
 

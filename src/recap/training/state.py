@@ -48,9 +48,9 @@ class Progress:
         return asdict(self)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        for name in (each.name for each in fields(self)):
-            if name in state:
-                setattr(self, name, state[name])
+        for field_ in fields(self):
+            if field_.name in state:
+                setattr(self, field_.name, state[field_.name])
 
 
 class ModelWeights:

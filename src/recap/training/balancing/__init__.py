@@ -1,1 +1,1 @@
-"""Losses of tasks → the gradients of a step. What each kind is for stands in `recap.config.optimizer`."""
+"""Losses of tasks → the gradients of a step. `recap.config.optimizer` describes each kind."""

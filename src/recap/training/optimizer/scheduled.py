@@ -47,7 +47,9 @@ class ScheduledOptimizer:
         self._cut = cut
         others = dict(others or {})
         tables = dict.fromkeys(ranker.inputs.embeddings.parameters())
-        shared = [each for each in ranker.shared_parameters() if optimizer.tables is None or each not in tables]
+        shared = list(ranker.shared_parameters())
+        if optimizer.tables is not None:
+            shared = [parameter for parameter in shared if parameter not in tables]
         groups = [[*shared, *others.values()], *(list(ranker.tower_parameters(task)) for task in tasks)]
         self._algorithms = [build_algorithm(optimizer.algorithm, groups)]
         if optimizer.tables is not None:
