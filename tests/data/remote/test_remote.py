@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -271,15 +272,25 @@ def test_a_port_in_use_is_refused(feed: Path, serve: Serve) -> None:
         serve(config_with(feed), served.port)
 
 
+@contextmanager
+def running(command: list[str]) -> Iterator[subprocess.Popen[str]]:
+    """A process that is killed at the end, also after a failed assertion."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
 def test_the_command_serves_until_it_is_stopped(feed: Path, tmp_path: Path) -> None:
     (tmp_path / "ranker.yaml").write_text(dump_config(config_with(feed)))
     port = unused_port()
     command = [sys.executable, "-m", "recap", "data", "serve", str(tmp_path / "ranker.yaml"), "--port", str(port)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as server:
+    with running(command) as server:
         assert server.stdout is not None
         first = server.stdout.readline()
         assert first == f"serving train_data, validation at 127.0.0.1:{port}\n"
-        assert "no authentication and no encryption" in server.stdout.readline()
+        assert "no authentication, no encryption" in server.stdout.readline()
         config = config_with(feed, {"kind": "service", "address": f"localhost:{port}"})
         batches = iter(stream_of(config))
         assert_same(next(batches), next(iter(stream_of(config_with(feed)))))
@@ -287,7 +298,7 @@ def test_the_command_serves_until_it_is_stopped(feed: Path, tmp_path: Path) -> N
         server.wait(60)
         with pytest.raises(RunError, match="no data server is left"):
             deque(islice(batches, 1000), maxlen=0)
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+    with running(command) as server:
         assert server.stdout is not None
         server.stdout.readline()
         server.send_signal(signal.SIGINT)
