@@ -1,11 +1,11 @@
-"""What saving takes from training: the recipe on simulated data, and the same with a table of 47 million weights.
+"""The cost of saving during training: the recipe on simulated data, and the same with a table of 47 million weights.
 
     python benchmarks/checkpoints.py [--every 200] [--every-large 30] [--saves 4]
 
-Of `2 · every` steps, a checkpoint is written during the first `every` and none during the others, again and again in
-one process, so that what else the machine does falls on both. Printed are steps/s of both, their ratio, what a call of
-`save` takes (the first, which makes room for the copies, and the median of the others), how long the writer is at work,
-and the share of the time of training that all of it takes where a checkpoint is saved every 1000 steps.
+Of each `2 · every` steps, a checkpoint is written during the first `every` and none during the others, alternating in
+one process, so that other load on the machine affects both. It prints steps/s of both, their ratio, the duration of
+`save` (the first call, which allocates the copies, and the median of the others), the duration of writing, and the
+share of training time that saving takes with a checkpoint every 1000 steps.
 """
 
 import argparse
@@ -31,7 +31,7 @@ LARGE = ["features.discrete.user_id={hash: {buckets: 1450000}}", "model.embeddin
 
 
 class Stopwatch(Reporter):
-    """Notes the time of each step."""
+    """Records when each step ends."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []
@@ -97,7 +97,7 @@ def measure(folder: Path, name: str, every: int, saves: int, overrides: Sequence
     recipe = ROOT / "recipes" / "simulated" / "ranker.yaml"
     stopwatch = Stopwatch()
     trainer.train(load_config(recipe, [*(f"{key}={value}" for key, value in settings.items()), *overrides]), stopwatch)
-    # The pair of `every` steps after each save but the first, whose copies take new memory: with, and without.
+    # The two spans of `every` steps after each save, with and without writing; not after the first, which allocates.
     durations = np.diff(stopwatch.ends)[4 * every - 1 : 2 * every * (saves + 1) - 1].reshape(-1, 2, every)
     saving, alone = (float(durations[:, part].sum()) / durations[:, part].size for part in (0, 1))
     cost = max(saving - alone, 0) * every  # seconds a save

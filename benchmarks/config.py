@@ -1,4 +1,4 @@
-"""Seconds that `recap config check` takes on the largest recipe, start of the interpreter included.
+"""Seconds of `recap config check` on the largest recipe, including the start of the interpreter.
 
 python benchmarks/config.py
 """
@@ -14,7 +14,7 @@ RUNS = 15
 
 
 def main() -> None:
-    """Print the median and the worst of some runs."""
+    """Print the median and the worst of several runs."""
     recipe = max(ROOT.glob("recipes/*/ranker.yaml"), key=lambda path: path.stat().st_size)
     command = [str(Path(sys.executable).with_name("recap")), "config", "check", str(recipe)]
     seconds = []
@@ -23,7 +23,7 @@ def main() -> None:
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         seconds.append(time.perf_counter() - started)
     middle, worst = statistics.median(seconds), max(seconds)
-    print(f"{recipe.relative_to(ROOT)}: median {middle:.3f} s, worst {worst:.3f} s of {RUNS} (asked: below 0.5 s)")
+    print(f"{recipe.relative_to(ROOT)}: median {middle:.3f} s, worst {worst:.3f} s of {RUNS} (target: below 0.5 s)")
 
 
 if __name__ == "__main__":

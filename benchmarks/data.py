@@ -1,8 +1,8 @@
-"""Rows a second from files to batches, for the layouts that rankers have.
+"""Rows/s from files to batches, for layouts typical of rankers.
 
 python benchmarks/data.py [--tensorflow PYTHON]
 
-`--tensorflow`: an interpreter that has TensorFlow; a tf.data pipeline there reads the same TFRecord files, beside ours.
+`--tensorflow`: an interpreter with TensorFlow, whose tf.data pipeline reads the same TFRecord files for comparison.
 """
 
 import argparse
@@ -27,11 +27,11 @@ from recap.native.allocator import tune_process
 TABLE_ROWS = 2_000_000
 """Rows of 60 scalar columns."""
 DENSE_ROWS, DENSE_FILES = 1_500, 6
-"""Rows a file of the published layout: 6000 float, 512 + 320 int, 3×200 float, 13 labels."""
+"""Rows per file, and files, of the published layout: 6000 float, 512 + 320 int, 3×200 float, 13 labels."""
 TASKS = [f"label{index}" for index in range(13)]
 
 EPOCHS = 10
-"""Times that the files are read, after one that is not counted."""
+"""Passes over the files, after one that is not measured."""
 
 _TF_DATA = """
 import glob, os, sys, time
@@ -43,10 +43,10 @@ spec = {"continuous": fixed(6000, tf.float32), "binary": fixed(512, tf.int64), "
 spec |= {f"vector{index}": fixed(200, tf.float32) for index in range(3)}
 spec |= {label: fixed(1, tf.int64) for label in labels}
 def parse(rows):
-    found = tf.io.parse_example(rows, spec)
-    found["binary"] = tf.cast(found["binary"], tf.float32)
-    found["labels"] = tf.cast(tf.concat([found.pop(label) for label in labels], axis=1), tf.float32)
-    return found
+    columns = tf.io.parse_example(rows, spec)
+    columns["binary"] = tf.cast(columns["binary"], tf.float32)
+    columns["labels"] = tf.cast(tf.concat([columns.pop(label) for label in labels], axis=1), tf.float32)
+    return columns
 files = sorted(glob.glob(sys.argv[1]))
 def rows_per_second(epochs):
     data = tf.data.Dataset.from_tensor_slices(files).repeat(epochs).interleave(
@@ -78,10 +78,10 @@ def main() -> None:
         table = write_table(folder)
         for window in (65_536, 0):
             rate = rows_per_second(table | {"shuffle_window_rows": window}, TABLE_ROWS)
-            print(f"60 scalar columns, Parquet, window {window:>6,}: {rate:>12,.0f} rows/s (asked: 1,000,000)")
+            print(f"60 scalar columns, Parquet, window {window:>6,}: {rate:>12,.0f} rows/s (target: 1,000,000)")
         write_dense(folder)
         rates: dict[str, list[float]] = {}
-        for _ in range(3):  # in turn, so that all meet the machine as it is
+        for _ in range(3):  # alternating, so that other load on the machine affects all
             commands = {
                 kind: [sys.executable, __file__, "--child", kind, made] for kind in ("tfrecord", "parquet", "packed")
             }
@@ -89,15 +89,16 @@ def main() -> None:
                 files = str(folder / "dense" / "tfrecord" / "*.gz")
                 commands["tf.data"] = [interpreter, "-c", _TF_DATA, files, str(EPOCHS)]
             for kind, command in commands.items():
-                said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-                rates.setdefault(kind, []).append(float(said))
-        for kind, found in rates.items():
-            times = f" = {np.median(found) / np.median(rates['tf.data']):.2f} × tf.data" if interpreter else ""
-            print(f"published layout, {kind:<8}: {np.median(found):>8,.0f} rows/s{times}")
+                output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+                rates.setdefault(kind, []).append(float(output))
+        medians = {kind: np.median(measured) for kind, measured in rates.items()}
+        for kind, rate in medians.items():
+            ratio = f" = {rate / medians['tf.data']:.2f} × tf.data" if interpreter else ""
+            print(f"published layout, {kind:<8}: {rate:>8,.0f} rows/s{ratio}")
 
 
 def rows_per_second(train_data: dict[str, Any], rows: int) -> float:
-    """Some epochs of `train_data`, which are `rows` rows each; opening the files is not counted."""
+    """The speed over several epochs of `train_data`, of `rows` rows each, without opening the files."""
     values = FEATURES[train_data["layout"]]
     data = {key: value for key, value in train_data.items() if key != "layout"}
 
@@ -138,7 +139,7 @@ FEATURES: dict[str, Any] = {
 
 
 def write_table(folder: Path) -> dict[str, Any]:
-    """A table like an impression log's; the `train_data` that reads it."""
+    """Write a table like an impression log; return the `train_data` that reads it."""
     random = np.random.default_rng(0)
     columns: dict[str, Any] = {f"number{i}": random.normal(size=TABLE_ROWS).astype(np.float32) for i in range(37)}
     columns |= {f"code{i}": random.integers(0, 1000, TABLE_ROWS).astype(np.int32) for i in range(15)}
@@ -149,7 +150,7 @@ def write_table(folder: Path) -> dict[str, Any]:
 
 
 def write_dense(folder: Path) -> None:
-    """Files of the published layout, seven tenths of the numbers 0: Parquet of lists, packed, and gzip TFRecord."""
+    """Write the published layout as Parquet of lists, packed Parquet and gzip TFRecord; 70% of the floats are 0."""
     random = np.random.default_rng(0)
 
     def lists(width: int, high: int = 0) -> pa.Array:

@@ -1,9 +1,9 @@
-"""Peak resident memory of training over a data set much larger than memory allowed.
+"""Peak resident memory of training on a data set much larger than memory.
 
     python benchmarks/memory.py [--gigabytes 10] [--folder /tmp/recap-memory]
 
-Simulates a feed with wide vectors that takes about that much on disk, trains the simulated recipe over all of it once
-in a process of its own, and prints the peak resident set size of that process.
+Simulates a feed with wide vectors of about that size on disk, trains the simulated recipe for one pass over it in a
+separate process, and prints the peak resident set size of that process.
 """
 
 import argparse

@@ -1,13 +1,12 @@
-"""What position debias does to the order of candidates, where the truth is known.
+"""The effect of position debias on the order of candidates, where the truth is known.
 
     python benchmarks/position_debias.py [--rows 400000] [--steps 3000]
 
-In the simulated world a click falls with the logarithm of the position, and here candidates were shown by what is
-popular (`ranked`), so that the effect of the position looks like that of being popular. Trained are models without the
-position; with the position as any other feature, scored with the position it had and with the first position for all;
-and with position debias, for two drop probabilities, both ways of scoring. Of each, the expected AUC against the true
-probability of a click without the effect of the position: the order that should be found. `the truth` is the most that
-any order can have.
+In the simulated world clicks decrease with the logarithm of the position. Here candidates were shown in the order of
+their popularity (`ranked`), so that the effect of position looks like that of popularity. It trains models without the
+position; with the position as an ordinary feature, scored at the shown position and at the first position for all; and
+with position debias, for two drop probabilities and both ways of scoring. It prints the expected AUC of each against
+the true probability of a click without the effect of position, the order to recover. `the truth` is the maximum.
 """
 
 import argparse
@@ -34,7 +33,7 @@ TASK = "is_clicked"
 CONTINUOUS = ["author_followers", "author_toxicity", "post_views", "post_age_hours", "user_favorites_7d", "topic_trend"]
 BATCH_ROWS = 1024
 UNBIASED = "labels without the effect"
-"""What a model of this size learns of as many rows where there is no bias: as much as debias can reach."""
+"""A model of this size trained on as many rows without bias: the most that debias can reach."""
 MODELS: dict[str, dict[str, Any]] = {
     UNBIASED: {"embeddings": {"default": 8, "position": 0}},
     "no position": {"embeddings": {"default": 8, "position": 0}},
@@ -67,7 +66,7 @@ def main() -> None:
     train = _rows(world, 0, options.rows)
     validation = _rows(world, 1, 100_000)
     truth = torch.from_numpy(_unbiased(*validation))
-    found: dict[str, list[float]] = {}
+    aucs: dict[str, list[float]] = {}
     for seed in range(options.seeds):
         for name, model in MODELS.items():
             started = time.monotonic()
@@ -76,19 +75,19 @@ def main() -> None:
             rows = _with_unbiased_labels(*train, seed) if name == UNBIASED else train[0]
             ranker = _trained(config, encoder.encode(rows, Location("train")), options.steps, seed)
             batch = encoder.encode(validation[0], Location("validation"))
-            found.setdefault(name, []).append(expected_auc(_scores(ranker, batch), truth))
+            aucs.setdefault(name, []).append(expected_auc(_scores(ranker, batch), truth))
             if name == "position as a feature":
                 batch.discrete[:, list(config.features.discrete).index("position")] = 1
-                found.setdefault("  … scored at the first", []).append(expected_auc(_scores(ranker, batch), truth))
+                aucs.setdefault("  … scored at the first", []).append(expected_auc(_scores(ranker, batch), truth))
             print(f"{name}, seed {seed}: {time.monotonic() - started:.0f} s", flush=True)
-    found["the truth"] = [expected_auc(truth, truth)]
+    aucs["the truth"] = [expected_auc(truth, truth)]
     print(f"AUC of the order without the position, {TASK}, mean (and each) of {options.seeds} seeds")
-    for name, areas in found.items():
+    for name, areas in aucs.items():
         print(f"{name:28}{np.mean(areas):.4f}  ({', '.join(f'{area:.4f}' for area in areas)})")
 
 
 def expected_auc(scores: Tensor, probabilities: Tensor) -> float:
-    """The AUC of labels drawn from the probabilities, in expectation: each row is a positive and a negative in part."""
+    """Expected AUC of labels drawn from the probabilities: each row is partly a positive and partly a negative."""
     order = scores.argsort()
     positive = probabilities.double()[order]
     below = (1 - positive).cumsum(0) - (1 - positive)
@@ -96,7 +95,7 @@ def expected_auc(scores: Tensor, probabilities: Tensor) -> float:
 
 
 def _rows(world: World, split: int, rows: int) -> tuple[pa.Table, pa.Table]:
-    """Rows of the world and the probabilities of their labels."""
+    """Rows of the world, and the probabilities of their labels."""
     count = -(-rows // BLOCK_ROWS)
     start = START_MS + split * 365 * BLOCK_MS
     blocks = [world.block(split, number, start + number * BLOCK_MS) for number in range(count)]
@@ -113,7 +112,7 @@ def _unbiased(rows: pa.Table, truth: pa.Table) -> np.ndarray[Any, np.dtype[np.fl
 
 
 def _with_unbiased_labels(rows: pa.Table, truth: pa.Table, seed: int) -> pa.Table:
-    """The rows as they were, with labels as if all had been shown at the position whose effect is 0."""
+    """The rows, with labels as if all had been shown at the position whose effect is 0."""
     labels = np.random.default_rng(seed).random(rows.num_rows) < _unbiased(rows, truth)
     return rows.set_column(rows.schema.get_field_index(TASK), TASK, pa.array(labels.astype(np.int8)))
 

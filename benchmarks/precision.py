@@ -1,8 +1,8 @@
-"""What bf16 costs in quality: the AUC of a recipe's tasks over several seeds, in float32 and in bf16.
+"""The cost of bf16 in quality: AUC of a recipe's tasks over several seeds, in float32 and in bf16.
 
     python benchmarks/precision.py recipes/kuairand/ranker.yaml [section.key=value …] [--seeds 3]
 
-Its data must be there (`make run`, `make recipe-kuairand`).
+Its data must exist (`make run`, `make recipe-kuairand`).
 """
 
 import argparse
@@ -24,27 +24,27 @@ AUCS = dict[tuple[str, str], float]
 
 
 def main() -> None:
-    """Train with every seed in each precision, in turn, and print how far the AUC of bf16 is from that of float32."""
+    """Train with every seed in both precisions, and print the differences in AUC."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", type=Path)
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
-    found: dict[str, list[AUCS]] = {"float32": [], "bf16": []}
+    results: dict[str, list[AUCS]] = {"float32": [], "bf16": []}
     for seed in range(options.seeds):
-        for precision, each in found.items():
+        for precision, runs in results.items():
             aucs, speed = trained(options.recipe, options.overrides, seed, precision)
-            each.append(aucs)
+            runs.append(aucs)
             print(f"seed {seed}, {precision}: mean AUC {mean(aucs.values()):.5f}, {speed:,.0f} examples/s", flush=True)
     print("bf16 − float32, mean over the seeds ± its standard error:")
-    for name in found["float32"][0]:
-        print(f"  {' '.join(name):<32} {difference([[aucs[name] for aucs in each] for each in found.values()])}")
-    means = [[mean(aucs.values()) for aucs in each] for each in found.values()]
-    print(f"  {'mean of all (asked: 0.001)':<32} {difference(means)}")
+    for name in results["float32"][0]:
+        print(f"  {' '.join(name):<32} {difference([[aucs[name] for aucs in runs] for runs in results.values()])}")
+    means = [[mean(aucs.values()) for aucs in runs] for runs in results.values()]
+    print(f"  {'mean of all (target: 0.001)':<32} {difference(means)}")
 
 
 def trained(recipe: Path, overrides: list[str], seed: int, precision: str) -> tuple[AUCS, float]:
-    """What a run reaches, and its speed in examples/s."""
+    """The AUCs of a run, and its speed in examples/s."""
     with tempfile.TemporaryDirectory() as run:
         changes = [f"training.save_dir={run}/run", f"training.seed={seed}", f"training.precision={precision}"]
         config = load_config(recipe, [*overrides, *changes, "training.eval_log_every_n=null"])
@@ -60,10 +60,10 @@ def trained(recipe: Path, overrides: list[str], seed: int, precision: str) -> tu
 
 
 def difference(pairs: Sequence[Sequence[float]]) -> str:
-    """Of the second from the first, seed by seed."""
-    found = [rounded - exact for exact, rounded in zip(*pairs, strict=True)]
-    error = stdev(found) / math.sqrt(len(found)) if len(found) > 1 else math.nan
-    return f"{mean(found):+.5f} ± {error:.5f}"
+    """The mean difference of the second from the first, seed by seed, and its standard error."""
+    differences = [rounded - exact for exact, rounded in zip(*pairs, strict=True)]
+    error = stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else math.nan
+    return f"{mean(differences):+.5f} ± {error:.5f}"
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""How fast a run is in one process and in several, on the same cores.
+"""The speed of a run in one process and in several, on the same cores.
 
     python benchmarks/ranks.py [--steps 300] [--batch-rows 1024 8192]
 
-Trains the simulated recipe with all cores in one process, and with the cores shared out among 2, 4, … ranks. Of each
-the examples/s that the run itself logs: the median of its lines, the first of which is left out.
+Trains the simulated recipe with all cores in one process, and with the cores divided among 2, 4, … ranks. The speed is
+the median of the examples/s that the run logs, without the first line.
 """
 
 import argparse

@@ -1,8 +1,8 @@
-"""What reading costs besides speed: memory over any amount of data, time to resume, and what it takes from training.
+"""The cost of reading besides speed: memory for any amount of data, time to resume, and slowdown of training.
 
 python benchmarks/reading.py [memory] [resume] [overlap]
 
-Large data sets are the same few files, linked many times under other names.
+Large data sets are the same few files, hard-linked many times under other names.
 """
 
 import argparse
@@ -32,11 +32,11 @@ from recap.model.objective.losses import MultiTaskLoss
 from recap.training.optimizer.scheduled import ScheduledOptimizer
 
 LONG_ROWS, LONG_FILES = 10_000_000, 10
-"""Of a table of a number, a code and a label."""
+"""Of a table with a number, a code and a label."""
 
 
 def main() -> None:
-    """Run the parts that are asked for, or all."""
+    """Run the requested parts, by default all."""
     parser = argparse.ArgumentParser()
     parser.add_argument("parts", nargs="*", default=["memory", "resume", "overlap"])
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
@@ -56,12 +56,12 @@ def memory(folder: Path) -> None:
         for times in (1, 10, 100):
             linked = folder / "linked" / kind / str(times)
             link(folder / "dense" / kind, linked / kind, times)
-            said = child("memory", kind, linked)
-            print(f"{kind:<8} {DENSE_ROWS * DENSE_FILES * times:>9,} rows: {said}", flush=True)
+            report = child("memory", kind, linked)
+            print(f"{kind:<8} {DENSE_ROWS * DENSE_FILES * times:>9,} rows: {report}", flush=True)
 
 
 def resume(folder: Path) -> None:
-    """Seconds to the first batch from the middle of 100 million rows, in a process of its own, imports included."""
+    """Seconds to the first batch from the middle of 100 million rows, in a separate process, imports included."""
     random = np.random.default_rng(0)
     table = pa.table(
         {
@@ -76,12 +76,12 @@ def resume(folder: Path) -> None:
     for kind in ("parquet", "csv"):
         link(folder / kind, folder / "linked" / kind, LONG_FILES)
         for attempt in ("first start", "resumed"):
-            said = child("resume", kind, folder / "linked")
-            print(f"{kind:<8} {LONG_ROWS * LONG_FILES:,} rows, {attempt:<11}: {said}", flush=True)
+            report = child("resume", kind, folder / "linked")
+            print(f"{kind:<8} {LONG_ROWS * LONG_FILES:,} rows, {attempt:<11}: {report}", flush=True)
 
 
 def overlap(folder: Path) -> None:
-    """Steps of the production shape, on a batch in memory and on batches that are read, in turn."""
+    """Steps of the production shape, alternating between a batch in memory and batches that are read."""
     write_dense(folder)
     values = FEATURES["dense"] | {"train_data": dense(folder, "packed") | {"global_batch_size": 1024}}
     values["train_data"].pop("layout")
@@ -120,22 +120,22 @@ def overlap(folder: Path) -> None:
     with closing(iter(open_stream(config, {}, JobMode.TRAIN))) as batches:
         held = next(batches)
         step(held)
-        for where in ["memory", "read", "read", "memory"] * 4:  # so that what drifts meets both alike
-            time.sleep(1)  # what was read ahead is there
+        for origin in ["memory", "read", "read", "memory"] * 4:  # so that drift affects both equally
+            time.sleep(1)  # until the next batches are read ahead
             for _ in range(5):
                 started = time.perf_counter()
-                step(held if where == "memory" else next(batches))
-                seconds[where].append(time.perf_counter() - started)
-    means = {where: float(np.mean(found)) for where, found in seconds.items()}
-    for where, found in means.items():
-        print(f"  {where:<8}: {found:.3f} s a step, {1024 / found:,.0f} examples/s")
-    medians = {where: float(np.median(found)) for where, found in seconds.items()}
-    slower = [each["read"] / each["memory"] - 1 for each in (means, medians)]
-    print(f"  reading slows training by {slower[0]:.1%} (by medians {slower[1]:.1%}; asked: at most 3%)")
+                step(held if origin == "memory" else next(batches))
+                seconds[origin].append(time.perf_counter() - started)
+    means = {origin: float(np.mean(steps)) for origin, steps in seconds.items()}
+    for origin, duration in means.items():
+        print(f"  {origin:<8}: {duration:.3f} s per step, {1024 / duration:,.0f} examples/s")
+    medians = {origin: float(np.median(steps)) for origin, steps in seconds.items()}
+    slower = [averages["read"] / averages["memory"] - 1 for averages in (means, medians)]
+    print(f"  reading slows training by {slower[0]:.1%} (by medians {slower[1]:.1%}; target: at most 3%)")
 
 
 def link(source: Path, target: Path, times: int) -> None:
-    """Every file of a folder so many times, under other names."""
+    """Link every data file of a folder `times` times, under other names."""
     target.mkdir(parents=True)
     for file in source.iterdir():
         for number in range(times if file.name.startswith("part") else 1):
@@ -144,15 +144,15 @@ def link(source: Path, target: Path, times: int) -> None:
 
 
 def child(part: str, kind: str, folder: Path) -> str:
-    """What a process of its own says."""
+    """The output of a separate process."""
     started = time.perf_counter()
     command = [sys.executable, __file__, "--child", part, kind, str(folder)]
-    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-    return f"{said}; {time.perf_counter() - started:.1f} s in all"
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    return f"{output}; {time.perf_counter() - started:.1f} s in total"
 
 
 def read_in_child(part: str, kind: str, folder: str) -> None:
-    """Read, in this process, and say what it took."""
+    """Read in this process, and print the cost."""
     started = time.perf_counter()
     if part == "memory":
         values = FEATURES["dense"] | {"train_data": linked(dense(Path(folder), kind), folder, kind)}
@@ -176,7 +176,7 @@ def read_in_child(part: str, kind: str, folder: str) -> None:
 
 
 def linked(train_data: dict[str, Any], folder: str, kind: str) -> dict[str, Any]:
-    """The same read once, from linked files."""
+    """The same `train_data`, reading the linked files once."""
     source = train_data["source"] | {"inputs": f"{folder}/{kind}/part*"}
     if "schema_path" in source:
         source["schema_path"] = f"{folder}/{kind}/schema.json"

@@ -1,11 +1,11 @@
-"""The time of a training step over small and large embedding tables, dense and sparse.
+"""The time of a training step with small and large embedding tables, dense and sparse.
 
     python benchmarks/tables.py [--rows 100000 10000000] [--width 16] [--batch 1024]
 
-One id an example, an MLP of 64-32, one task. Each way of moving the table takes steps of the trainer (forward and
-backward pass, optimizer) over batches of random ids, first once over all batches, so that the memory of their rows is
-there, then again and again and timed. Of each, the fastest step, which what else the machine does disturbs least, and
-how it grows from the first size to the last.
+One id per example, an MLP of 64-32, one task. Each way of updating the table takes training steps (forward and backward
+pass, optimizer) over batches of random ids: once over all batches, so that the memory of their rows is allocated, then
+repeatedly and timed. It prints the fastest step, which other load on the machine affects least, and its growth from the
+first size to the last.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from recap.training.balancing.build import build_balancing
 from recap.training.optimizer.scheduled import ScheduledOptimizer
 from recap.training.step import TrainStep
 
-BATCHES, LEAST_SECONDS = 32, 5.0
+BATCHES, MIN_SECONDS = 32, 5.0
 RATE = {"kind": "constant", "learning_rate": 1e-3}
 WAYS: dict[str, dict[str, Any] | None] = {
     "adam, dense": None,
@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--batch", type=int, default=1024)
     options = parser.parse_args()
-    print("ms a step".ljust(26) + "".join(f"{rows:>14,}" for rows in options.rows) + "    grows by")
+    print("ms per step".ljust(26) + "".join(f"{rows:>14,}" for rows in options.rows) + "    grows by")
     for name, tables in WAYS.items():
         times = [_seconds(make_config(rows, options.width, options.batch, tables)) for rows in options.rows]
         shown = "".join(f"{1000 * seconds:14.2f}" for seconds in times)
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def make_config(rows: int, width: int, batch: int, tables: dict[str, Any] | None) -> RecapConfig:
-    """One table of so many rows, moved as `tables` says."""
+    """A configuration with one table of `rows` rows; `tables`: `optimizer.tables`."""
     return config_of(
         {
             "features": {"continuous": ["age"], "discrete": {"post": {"size": rows}}},
@@ -88,7 +88,7 @@ def _batches(config: RecapConfig) -> list[Batch]:
 
 
 def _seconds(config: RecapConfig) -> float:
-    """Of the fastest step."""
+    """Seconds of the fastest step."""
     seed_torch(0, 0)
     tune_process()
     runtime = start_runtime()
@@ -98,7 +98,7 @@ def _seconds(config: RecapConfig) -> float:
     step = TrainStep(config, ranker, balancing, optimizer, runtime)
     batches = _batches(config)
     times: list[float] = []
-    while len(times) < 2 * BATCHES or sum(times[BATCHES:]) < LEAST_SECONDS:
+    while len(times) < 2 * BATCHES or sum(times[BATCHES:]) < MIN_SECONDS:
         number, started = len(times), time.perf_counter()
         step(batches[number % BATCHES], number + 1)
         times.append(time.perf_counter() - started)

@@ -1,11 +1,11 @@
-"""Examples a second of training, beside what plain PyTorch and the machine can do. Every ratio is of one run.
+"""Examples/s of training, compared with plain PyTorch and with the limit of the machine. Ratios are within one run.
 
 python benchmarks/train.py [production|small] [--rounds 3] [--rechub PYTHON]
 
 `production`: the published production shape, 48,115,108 parameters, at batches of 128 and 1024, from packed Parquet;
-beside it the same network in plain PyTorch, float32 and plain Adam, and the limit that this CPU's bf16 matrix product
-sets. `small`: ten categorical columns, DCN-v2, batches of 4096, from Parquet; beside it plain loops over tensors in
-memory, in float32 and in bf16, and torch-rechub where `--rechub` names an interpreter that has it.
+compared with the same network in plain PyTorch (float32, plain Adam) and with the limit set by this CPU's bf16 matrix
+product. `small`: ten categorical columns, DCN-v2, batches of 4096, from Parquet; compared with plain loops over tensors
+in memory, in float32 and in bf16, and with torch-rechub if `--rechub` names an interpreter that has it.
 """
 
 import argparse
@@ -66,44 +66,44 @@ def main() -> None:
 def _production(folder: Path, rounds: int) -> None:
     write_production(folder / "production")
     for batch in (128, 1024):
-        found = _in_turn(("limit", "baseline", "ours"), rounds, folder, batch)
-        limit, baseline, ours = (np.median(found[kind]) for kind in ("limit", "baseline", "ours"))
+        speeds = _alternating(("limit", "baseline", "ours"), rounds, folder, batch)
+        limit, baseline, ours = (np.median(speeds[kind]) for kind in ("limit", "baseline", "ours"))
         print(f"production shape, batch {batch}, examples/s, median of {rounds}:")
         print(f"  plain PyTorch, float32 {baseline:>8,.0f}")
-        print(f"  recap                  {ours:>8,.0f} = {ours / baseline:.2f} × plain float32 (asked: 5)")
-        print(f"  bf16 products alone    {limit:>8,.0f}; recap is at {ours / limit:.0%} of it (asked at 1024: 80%)")
+        print(f"  recap                  {ours:>8,.0f} = {ours / baseline:.2f} × plain float32 (target: 5)")
+        print(f"  bf16 products alone    {limit:>8,.0f}; recap is at {ours / limit:.0%} of it (target at 1024: 80%)")
 
 
 def _small(folder: Path, rounds: int, rechub: str | None) -> None:
     write_small(folder / "small")
     kinds = ("plain_float32", "plain_bf16", "small") + (("rechub",) if rechub else ())
-    found = _in_turn(kinds, rounds, folder, interpreter=rechub)
-    speeds = {kind: np.median([speed for speed, _ in found[kind]]) for kind in kinds}
-    print(f"small tables, batch {SMALL_BATCH}, examples/s, median of {rounds}, and AUC of rows held out:")
+    results = _alternating(kinds, rounds, folder, interpreter=rechub)
+    speeds = {kind: np.median([speed for speed, _ in results[kind]]) for kind in kinds}
+    print(f"small tables, batch {SMALL_BATCH}, examples/s, median of {rounds}, and AUC of held-out rows:")
     for kind in kinds:
-        auc = np.median([auc for _, auc in found[kind]])
+        auc = np.median([auc for _, auc in results[kind]])
         print(f"  {kind.replace('small', 'recap'):<14} {speeds[kind]:>8,.0f}   {auc:.4f}")
-    print(f"  recap is {speeds['small'] / speeds['plain_bf16']:.0%} of the plain bf16 loop (asked: 90%)", end="")
-    print(f", {speeds['small'] / speeds['rechub']:.2f} × torch-rechub (asked: 3)" if rechub else "")
+    print(f"  recap is {speeds['small'] / speeds['plain_bf16']:.0%} of the plain bf16 loop (target: 90%)", end="")
+    print(f", {speeds['small'] / speeds['rechub']:.2f} × torch-rechub (target: 3)" if rechub else "")
 
 
-def _in_turn(
+def _alternating(
     kinds: Sequence[str], rounds: int, folder: Path, *arguments: object, interpreter: str | None = None
 ) -> dict[str, list[Any]]:
-    """What each kind says in a process of its own, in turn, so that all meet the machine as it is."""
-    found: dict[str, list[Any]] = {kind: [] for kind in kinds}
+    """Kind → its results from separate processes, alternating so that other load on the machine affects all kinds."""
+    results: dict[str, list[Any]] = {kind: [] for kind in kinds}
     for _ in range(rounds):
         for kind in kinds:
             command = [sys.executable, __file__, "--child", kind, str(folder), *map(str, arguments)]
             if kind == "rechub":
                 command = [str(interpreter), "-c", _RECHUB, str(folder / "small")]
-            said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            found[kind].append(json.loads(said.strip().splitlines()[-1]))
-    return found
+            output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            results[kind].append(json.loads(output.strip().splitlines()[-1]))
+    return results
 
 
 class Clock(Reporter):
-    """A reporter that measures steps, but for the first ones."""
+    """A reporter that measures the speed after the first `warm_up` steps."""
 
     def __init__(self, warm_up: int) -> None:
         self.warm_up, self.examples = warm_up, 0
@@ -126,7 +126,7 @@ class Clock(Reporter):
 
 
 def write_production(folder: Path) -> None:
-    """Rows of the columns that the production configuration leaves, packed."""
+    """Write rows with the columns that the production configuration reads, packed."""
     random = np.random.default_rng(0)
 
     def lists(width: int) -> pa.Array:
@@ -144,7 +144,7 @@ def write_production(folder: Path) -> None:
 
 
 def ours(folder: Path, batch: int) -> float:
-    """Examples/s of `recap train` as it is."""
+    """Examples/s of `recap train`."""
     steps, warm_up = (60, 15) if batch < 1000 else (20, 5)
     tower = {"kind": "mlp", "layer_sizes": [256, 128], "batch_norm": {"affine": False}}
     block = {"output_size": 1024, "aggregation_size": 1024}
@@ -184,7 +184,7 @@ def ours(folder: Path, batch: int) -> float:
 
 
 class PlainRanker(nn.Module):
-    """The same network as a person would write it down."""
+    """The same network in straightforward PyTorch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -233,27 +233,27 @@ def baseline(folder: Path, batch: int) -> float:
 
 
 def limit(folder: Path, batch: int) -> float:
-    """Examples/s if a step were its products alone, each as fast as one of 2048³ in bf16."""
+    """Examples/s if a step were only its matrix products, each as fast as one of 2048³ in bf16."""
     left, right = torch.randn(2048, 2048).bfloat16(), torch.randn(2048, 2048).bfloat16()
     products_per_second = 2048**3 / _seconds(lambda: left @ right, 40)
     return products_per_second / (3 * PARAMETERS)  # forward, and backward for weights and for inputs
 
 
 def _seconds(function: Callable[[], object], times: int) -> float:
-    """The median of so many calls, after two that do not count."""
-    found = []
+    """The median duration of `times` calls, after two that are not measured."""
+    durations = []
     for _ in range(times + 2):
         started = time.perf_counter()
         function()
-        found.append(time.perf_counter() - started)
-    return float(np.median(found[2:]))
+        durations.append(time.perf_counter() - started)
+    return float(np.median(durations[2:]))
 
 
 # Small tables.
 
 
 def write_small(folder: Path) -> None:
-    """Categorical columns, and a label that depends on their codes, in `train` and `held_out`."""
+    """Write categorical columns and a label that depends on them, as `train` and `held_out`."""
     random = np.random.default_rng(0)
     weights = random.normal(size=(FIELDS, CODES)) * 0.7
     folder.mkdir()
@@ -266,7 +266,7 @@ def write_small(folder: Path) -> None:
 
 
 def small(folder: Path) -> tuple[float, float]:
-    """Examples/s of `recap train` from Parquet, the first step and the start left out; AUC of the rows held out."""
+    """Examples/s of `recap train` from Parquet, without start and first steps; AUC of the held-out rows."""
     deep = {"layer_sizes": [400] * 3, "batch_norm": {}, "dropout": {"rate": 0.1}, "final_layer_activation": True}
     steps = EPOCHS * SMALL_ROWS // SMALL_BATCH
     run = folder / f"run-{time.time_ns()}"
@@ -298,7 +298,7 @@ def small(folder: Path) -> tuple[float, float]:
 
 
 class PlainDcn(nn.Module):
-    """The same network as a person would write it down."""
+    """The same network in straightforward PyTorch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -314,7 +314,7 @@ class PlainDcn(nn.Module):
 
     def forward(self, codes: Tensor) -> Tensor:
         """[B, FIELDS] → [B]."""
-        inputs = torch.cat([table(codes[:, place]) for place, table in enumerate(self.tables)], dim=1)
+        inputs = torch.cat([table(codes[:, index]) for index, table in enumerate(self.tables)], dim=1)
         crossed = inputs
         for cross in self.crosses:
             crossed = inputs * cross(crossed) + crossed
@@ -323,7 +323,7 @@ class PlainDcn(nn.Module):
 
 
 def plain(folder: Path, *, bf16: bool) -> tuple[float, float]:
-    """Examples/s of a loop over tensors in memory; AUC of the rows held out."""
+    """Examples/s of a loop over tensors in memory; AUC of the held-out rows."""
     torch.manual_seed(0)
     train_codes, train_labels = _tensors(folder / "small" / "train.parquet")
     model = PlainDcn()
