@@ -1,3 +1,104 @@
-"""recap: an open heavy ranker, from one configuration file to scored candidates."""
+"""recap: an open heavy ranker, from one configuration file to scored candidates.
+
+>>> import recap
+>>> config = recap.load_config("ranker.yaml", ["training.num_train_steps=1000"])
+>>> result = recap.train(config)
+>>> recap.evaluate(result.run).splits["validation"]
+>>> scorer = recap.Scorer.open(result.run.path)
+>>> scorer(table)
+
+These names are the Python API and stay: everything else may move between versions. Each is loaded when first used, so
+that importing recap takes no time.
+"""
+
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from recap.config.file.load import load_config
+    from recap.config.recap import RecapConfig
+    from recap.errors import CheckpointError, ConfigError, DataError, InputError, RecapError, RunError
+    from recap.evaluation.result import EvaluationReport
+    from recap.inference.table_scorer import TableScorer as Scorer
+    from recap.reporting import Reporter
+    from recap.runs import Run, Step
+    from recap.training.trainer import RunResult
 
 __version__ = "0.1.0"
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "EvaluationReport",
+    "InputError",
+    "RecapConfig",
+    "RecapError",
+    "Reporter",
+    "Run",
+    "RunError",
+    "RunResult",
+    "Scorer",
+    "evaluate",
+    "load_config",
+    "train",
+]
+_HOMES = {
+    "load_config": "recap.config.file.load:load_config",
+    "RecapConfig": "recap.config.recap:RecapConfig",
+    "Reporter": "recap.reporting:Reporter",
+    "Run": "recap.runs:Run",
+    "RunResult": "recap.training.trainer:RunResult",
+    "EvaluationReport": "recap.evaluation.result:EvaluationReport",
+    "Scorer": "recap.inference.table_scorer:TableScorer",
+} | {name: f"recap.errors:{name}" for name in __all__ if name.endswith("Error")}
+
+
+def train(config: "RecapConfig | str | Path", *, reporter: "Reporter | None" = None) -> "RunResult":
+    """Train a configuration, or the file of one, into its `training.save_dir`; resume where a run is there.
+
+    `reporter` shows the progress: by default as `recap train` does, on a terminal, in a notebook or as plain lines;
+    `recap.Reporter()` shows nothing. Raises ConfigError, DataError, CheckpointError and RunError. Ctrl-C and SIGTERM
+    save a checkpoint first where Python lets signals be handled, which is in the main thread.
+    """
+    from recap.cli.console import Console
+    from recap.config.file.load import load_config
+    from recap.config.recap import RecapConfig
+    from recap.training.trainer import train
+
+    loaded = config if isinstance(config, RecapConfig) else load_config(config)
+    return train(loaded, Console() if reporter is None else reporter)
+
+
+def evaluate(
+    run: "Run | str | Path",
+    *,
+    split: str | None = None,
+    step: "Step | None" = None,
+    overrides: Sequence[str] = (),
+) -> "EvaluationReport":
+    """Evaluate a run on its validation sets, or on one (`split`), and write `evaluation.json` into it.
+
+    `step`: which checkpoint, by default the latest; "best" is the one of the watched metric. `overrides` change the
+    data and metrics of its configuration. Raises ConfigError, DataError and CheckpointError.
+    """
+    from recap.config.file.load import load_config
+    from recap.evaluation.run import evaluate_run
+    from recap.runs import Run
+
+    run = run if isinstance(run, Run) else Run(Path(run))
+    config = load_config(run.config_file, overrides, stored=True)
+    return evaluate_run(config, run.path, split=split, step=step)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'recap' has no attribute {name!r}")
+    module, _, attribute = _HOMES[name].partition(":")
+    value = globals()[name] = getattr(import_module(module), attribute)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

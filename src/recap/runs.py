@@ -26,6 +26,9 @@ class Run:
 
     path: Path
 
+    def __init__(self, path: str | Path) -> None:
+        object.__setattr__(self, "path", Path(path))
+
     @property
     def config_file(self) -> Path:
         """The resolved configuration with which the run was last started."""

@@ -1,6 +1,9 @@
 """README and docs agree with the code."""
 
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +78,35 @@ def test_every_refused_published_field_is_explained() -> None:
     names = [name for name, field in fields if any(isinstance(mark, Refused) for mark in field.metadata)]
     assert names
     assert [name for name in names if f"`{name}`" not in page] == []
+
+
+def test_every_file_that_the_architecture_names_exists() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    files = re.findall(r"`([\w/]+(?:\.py|/))`", page)
+    assert len(set(files)) > 20
+    assert [file for file in files if not any((base / file).exists() for base in (ROOT / "src" / "recap", ROOT))] == []
+
+
+@pytest.mark.slow
+def test_the_python_examples_run_in_order(tmp_path: Path) -> None:
+    code = "\n".join(re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(), re.DOTALL))
+    simulate = ["-m", "recap", "data", "simulate", "--output", "data/simulated", "--rows", "20000"]
+    simulate += ["--validation-rows", "5000"]
+    subprocess.run([sys.executable, *simulate], cwd=tmp_path, check=True, capture_output=True)
+    shutil.copy(ROOT / "recipes" / "simulated" / "ranker.yaml", tmp_path)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Did you mean 'num_train_steps'?" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning_and_can_be_searched(tmp_path: Path) -> None:
+    options = ["--quiet", "--fail-on-warning", "--builder", "html", "--conf-dir", "docs", "--doctree-dir"]
+    command = [sys.executable, "-m", "sphinx", *options, str(tmp_path / "trees"), ".", str(tmp_path / "site")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "site" / "docs" / "index.html").exists()
+    assert "docs/checkpoints" in (tmp_path / "site" / "searchindex.js").read_text()
 
 
 def anchors(page: Path) -> set[str]:
