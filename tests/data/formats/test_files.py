@@ -1,4 +1,4 @@
-"""Where files are: globs, and folders by hour or by day."""
+"""Finding files by globs, and in folders by hour or day."""
 
 from pathlib import Path
 from typing import Any
@@ -25,20 +25,26 @@ def logs(tmp_path: Path) -> Path:
 
 
 def hourly(root: Path, **changes: Any) -> HourlyInputs:
-    said = {"kind": "hourly", "data_root": str(root), "end_datetime": "2024/03/01/01", "hours": 3, "files": "*.parquet"}
-    return HourlyInputs.model_validate(said | changes)
+    values = {
+        "kind": "hourly",
+        "data_root": str(root),
+        "end_datetime": "2024/03/01/01",
+        "hours": 3,
+        "files": "*.parquet",
+    }
+    return HourlyInputs.model_validate(values | changes)
 
 
 def daily(root: Path, **changes: Any) -> DailyInputs:
-    said = {"kind": "daily", "data_root": str(root), "end_date": "2024/03/01", "days": 2, "files": "**/*.parquet"}
-    return DailyInputs.model_validate(said | changes)
+    values = {"kind": "daily", "data_root": str(root), "end_date": "2024/03/01", "days": 2, "files": "**/*.parquet"}
+    return DailyInputs.model_validate(values | changes)
 
 
 def below(root: Path, files: list[str]) -> list[str]:
     return [str(Path(file).relative_to(root)) for file in files]
 
 
-def test_hours_are_counted_back_from_the_last_over_days_and_months(logs: Path) -> None:
+def test_hours_count_back_from_the_last_across_days_and_months(logs: Path) -> None:
     found = find_files(hourly(logs, num_missing_hours_tol=1))
     assert below(logs, found) == [
         "2024/02/29/23/a.parquet",
@@ -48,17 +54,15 @@ def test_hours_are_counted_back_from_the_last_over_days_and_months(logs: Path) -
     ]
 
 
-def test_more_missing_hours_than_are_tolerated_are_named(logs: Path) -> None:
-    message = (
-        rf"{logs}: 1 of 3 hours have no file, 0 are tolerated \(num_missing_hours_tol\). Without one: .*/03/01/00$"
-    )
+def test_too_many_missing_hours_are_named(logs: Path) -> None:
+    message = rf"{logs}: 1 of 3 hours have no file, 0 are tolerated \(num_missing_hours_tol\). Missing: .*/03/01/00$"
     with pytest.raises(DataError, match=message):
         find_files(hourly(logs))
     with pytest.raises(DataError, match=r"40 of 40 hours have no file, 40 are tolerated .* and 35 more"):
         find_files(hourly(logs, end_datetime="1999/01/01/00", hours=40, num_missing_hours_tol=40))
 
 
-def test_days_take_the_files_of_their_folders(logs: Path) -> None:
+def test_a_day_has_the_files_of_its_folders(logs: Path) -> None:
     assert len(find_files(daily(logs))) == 6
     with pytest.raises(DataError, match="1 of 3 days have no file"):
         find_files(daily(logs, days=3))
@@ -70,17 +74,17 @@ def test_folders_may_be_those_of_a_partitioned_table(logs: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["2023/02/29/01", "2024/02/29", "2024-02-29-01", "", "2024/02/29/24", "x"])
-def test_an_hour_that_is_none_is_a_mistake(text: str, logs: Path) -> None:
+def test_an_invalid_hour_is_a_problem(text: str, logs: Path) -> None:
     found = list(all_problems(hourly(logs).model_copy(update={"end_datetime": text})))
     assert found == [(("end_datetime",), f"expected a date YYYY/MM/DD/HH, found {text!r}")]
 
 
 @given(st.integers(1, 100), st.integers(0, 50))
-def test_as_many_folders_are_looked_for_as_hours_are_asked_for(hours: int, tolerated: int) -> None:
+def test_every_hour_has_its_folder(hours: int, tolerated: int) -> None:
     with pytest.raises(DataError, match=f"{hours} of {hours} hours have no file"):
         find_files(hourly(Path("/nowhere"), hours=hours, num_missing_hours_tol=tolerated))
 
 
-def test_globs_give_each_file_once_by_name(logs: Path) -> None:
+def test_globs_give_each_file_once_sorted_by_name(logs: Path) -> None:
     found = find_files([str(logs / "2024/02/29/*/*.parquet"), str(logs / "2024/02/29/22/a.parquet")])
     assert below(logs, found) == [f"2024/02/29/{hour}/{name}.parquet" for hour in (22, 23) for name in ("a", "b")]

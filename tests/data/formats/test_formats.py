@@ -1,4 +1,4 @@
-"""Every format of files: the same rows, resumable at every place, and damage told with its place."""
+"""Every format gives the same rows, resumes at every batch and reports damage with its rows."""
 
 import gzip
 import shutil
@@ -45,15 +45,15 @@ def formats(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def forget() -> None:
-    """What was found of the blocks of files."""
-    text_format._cut.cache_clear()
-    reader._cut.cache_clear()
+def clear_indexes() -> None:
+    """Clear the block indexes in memory."""
+    text_format._index.cache_clear()
+    reader._index.cache_clear()
 
 
 def source(folder: Path, name: str, kind: SourceKind) -> dict[str, Any]:
-    said: dict[str, Any] = {"kind": kind, "inputs": str(folder / name / kind / "part-*")}
-    return said | ({"schema_path": str(folder / name / kind / "schema.json")} if kind == "tfrecord" else {})
+    values: dict[str, Any] = {"kind": kind, "inputs": str(folder / name / kind / "part-*")}
+    return values | ({"schema_path": str(folder / name / kind / "schema.json")} if kind == "tfrecord" else {})
 
 
 def open_data(folder: Path, name: str, kind: SourceKind, window_rows: int = 0) -> BatchStream:
@@ -87,9 +87,9 @@ def test_every_format_resumes_exactly_at_every_batch(
     kind: SourceKind, formats: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(blocks, "BLOCK_BYTES", 2000)
-    forget()
+    clear_indexes()
     assert_resumes_everywhere(lambda: open_data(formats, "scalars", kind, window_rows=70), batches=20)
-    forget()
+    clear_indexes()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -102,7 +102,7 @@ def test_a_file_may_be_read_by_several_threads_at_once(kind: SourceKind, formats
 
     with ThreadPoolExecutor(8) as threads:
         found = list(threads.map(read, range(64)))
-    assert all(each == found[0] for each in found)
+    assert all(rows == found[0] for rows in found)
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "tfrecord"])
@@ -126,7 +126,7 @@ def test_blocks_of_lines_hold_every_line_once(tmp_path: Path) -> None:
         file = tmp_path / f"{rows}-{len(text)}.csv"
         file.write_text(text)
         for piece in (1, 3, 10):
-            found = blocks.cut_lines(pieces(str(file), piece), 10, header=True)
+            found = blocks.index_lines(pieces(str(file), piece), 10, header=True)
             assert found.rows == rows
             content = b"".join(read_range(str(file), block.offset, block.length) for block in found.blocks)
             assert content.decode() == text.partition("\n")[2]
@@ -144,7 +144,7 @@ def test_blocks_of_lines_hold_every_line_once(tmp_path: Path) -> None:
         ("x.csv.gz", "no gzip at all", "rows 0 to -1: "),
     ],
 )
-def test_a_damaged_file_is_told_with_its_rows(name: str, text: str, message: str, tmp_path: Path) -> None:
+def test_damage_is_reported_with_its_rows(name: str, text: str, message: str, tmp_path: Path) -> None:
     file = tmp_path / name
     file.write_text(text)
     if name.endswith(".gz"):
@@ -156,7 +156,7 @@ def test_a_damaged_file_is_told_with_its_rows(name: str, text: str, message: str
         format_.read(str(file), 0, format_.schema(str(file)).names)
 
 
-def test_text_is_read_as_the_types_the_configuration_asks_for(tmp_path: Path) -> None:
+def test_text_is_read_as_the_configured_types(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("age,word,like\n1,7,0\n,8,1\n")
     (tmp_path / "x.jsonl").write_text('{"age": 1, "word": "7", "like": 0}\n{"word": "8", "like": 1}\n')
     types = {"age": pa.float64(), "word": pa.string(), "absent": pa.float64()}
@@ -167,28 +167,28 @@ def test_text_is_read_as_the_types_the_configuration_asks_for(tmp_path: Path) ->
         assert format_.read(file, 0, ["word", "age"]).to_pydict() == {"word": ["7", "8"], "age": [1.0, None]}
 
 
-def test_converting_goes_on_where_it_was_stopped_and_keeps_what_is_there(formats: Path, tmp_path: Path) -> None:
+def test_conversion_continues_after_a_stop_and_keeps_existing_files(formats: Path, tmp_path: Path) -> None:
     inputs = [str(formats / "made" / "lists" / "*.parquet")]
-    written, kept = convert_files(inputs, tmp_path / "out", "arrow")
-    assert ([path.name for path in written], kept) == (["part-0.arrow", "part-1.arrow"], [])
+    written, present = convert_files(inputs, tmp_path / "out", "arrow")
+    assert ([path.name for path in written], present) == (["part-0.arrow", "part-1.arrow"], [])
     written[1].unlink()
-    again, kept = convert_files(inputs, tmp_path / "out", "arrow")
-    assert ([path.name for path in again], [path.name for path in kept]) == (["part-1.arrow"], ["part-0.arrow"])
+    again, present = convert_files(inputs, tmp_path / "out", "arrow")
+    assert ([path.name for path in again], [path.name for path in present]) == (["part-1.arrow"], ["part-0.arrow"])
     assert len(convert_files(inputs, tmp_path / "out", "arrow", overwrite=True)[0]) == 2
     assert not list((tmp_path / "out").glob("*.unfinished"))
 
 
-def test_what_a_format_cannot_hold_is_refused_and_nothing_is_left(formats: Path, tmp_path: Path) -> None:
+def test_columns_a_format_cannot_hold_are_refused_and_leave_no_file(formats: Path, tmp_path: Path) -> None:
     inputs = [str(formats / "made" / "lists" / "*.parquet")]
-    with pytest.raises(DataError, match="CSV holds no lists, but vector, topics are; choose another format"):
+    with pytest.raises(DataError, match="CSV cannot hold lists, such as vector, topics; choose another format"):
         convert_files(inputs, tmp_path / "out", "csv")
     pq.write_table(pa.table({"when": pa.array([0], pa.timestamp("s"))}), tmp_path / "time.parquet")
-    with pytest.raises(DataError, match=r"TFRecord holds no timestamp\[ms\], which column 'when' is"):
+    with pytest.raises(DataError, match=r"TFRecord cannot hold column 'when' of type timestamp\[ms\]"):
         convert_files([str(tmp_path / "time.parquet")], tmp_path / "out", "tfrecord")
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_two_inputs_never_become_one_file_nor_one_itself(formats: Path, tmp_path: Path) -> None:
+def test_outputs_neither_collide_nor_replace_their_inputs(formats: Path, tmp_path: Path) -> None:
     from recap.errors import InputError
 
     made = formats / "made" / "scalars" / "part-0.parquet"
@@ -200,29 +200,29 @@ def test_two_inputs_never_become_one_file_nor_one_itself(formats: Path, tmp_path
         convert_files([str(tmp_path / "a.*")], tmp_path / "out", "csv")
 
 
-def test_a_flipped_byte_of_a_compressed_file_is_told(tmp_path: Path) -> None:
-    """Each byte of it: but for the header's, which says nothing of the rows, the checksums find it."""
+def test_a_flipped_byte_of_a_compressed_file_is_reported(tmp_path: Path) -> None:
+    """The checksums cover every byte but some of the header, which do not concern the rows."""
     whole = gzip.compress(b'{"x": 1}\n{"x": 22}\n', mtime=0)
     file = tmp_path / "rows.jsonl.gz"
-    told = 0
-    for place in range(len(whole)):
-        file.write_bytes(whole[:place] + bytes([whole[place] ^ 128]) + whole[place + 1 :])
-        forget()
+    errors = 0
+    for index in range(len(whole)):
+        file.write_bytes(whole[:index] + bytes([whole[index] ^ 128]) + whole[index + 1 :])
+        clear_indexes()
         format_ = TableFiles.open([str(file)]).format
         try:
             assert format_.read(str(file), 0, ["x"]).column("x").to_pylist() == [1, 22]
         except DataError as error:
             assert str(error).startswith(str(file))
-            told += 1
-    assert told > len(whole) - 10
+            errors += 1
+    assert errors > len(whole) - 10
 
 
-def test_what_would_come_back_as_something_else_is_not_written(tmp_path: Path) -> None:
+def test_values_that_would_read_back_differently_are_not_written(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": ["one", "two\nlines"]}), tmp_path / "text.parquet")
     with pytest.raises(DataError, match=r"text.parquet: column 'text' holds text with a line break"):
         convert_files([str(tmp_path / "text.parquet")], tmp_path / "out", "csv")
     pq.write_table(pa.table({"id": pa.array([2**63], pa.uint64())}), tmp_path / "ids.parquet")
-    with pytest.raises(DataError, match=r"ids.parquet: column 'id' holds integers of 2\^63 and more"):
+    with pytest.raises(DataError, match=r"ids.parquet: column 'id' holds integers of 2\^63 or more"):
         convert_files([str(tmp_path / "ids.parquet")], tmp_path / "out", "tfrecord")
     pq.write_table(pa.table({"x": [1, 2], "nothing": pa.nulls(2, pa.int64())}), tmp_path / "nulls.parquet")
     convert_files([str(tmp_path / "nulls.parquet")], tmp_path / "out", "jsonl")

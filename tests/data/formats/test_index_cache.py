@@ -1,43 +1,43 @@
-"""What was found of a file is believed for that file as it was, and for nothing else."""
+"""A cached index is used for the same file, unchanged, and for nothing else."""
 
 import json
 from pathlib import Path
 
 import pytest
 
-from recap.data.formats.blocks import Block, Cut
-from recap.data.formats.index_cache import remembered
+from recap.data.formats.blocks import Block, BlockIndex
+from recap.data.formats.index_cache import cached_index
 
-CUT = Cut((Block(4, 10, 2, 0), Block(14, 6, 3, 2)), "torn")
+INDEX = BlockIndex((Block(4, 10, 2, 0), Block(14, 6, 3, 2)), "torn")
 
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the memory is, yet empty."""
+    """The folder of the cache, empty."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     return tmp_path / "recap" / "blocks"
 
 
-def never() -> Cut:
-    raise AssertionError("looked for again")
+def never() -> BlockIndex:
+    raise AssertionError("computed again")
 
 
-def test_what_was_found_is_found_once(cache: Path) -> None:
-    assert remembered("x", (1, 2), "lines", lambda: CUT) == CUT
-    assert remembered("x", (1, 2), "lines", never) == CUT
+def test_a_cached_index_is_not_computed_again(cache: Path) -> None:
+    assert cached_index("x", (1, 2), "lines", lambda: INDEX) == INDEX
+    assert cached_index("x", (1, 2), "lines", never) == INDEX
     assert [file.suffix for file in cache.iterdir()] == [".json"]
 
 
-def test_another_file_time_size_or_kind_is_looked_at_again(cache: Path) -> None:
-    remembered("x", (1, 2), "lines", lambda: CUT)
+def test_another_file_time_size_or_kind_is_computed_again(cache: Path) -> None:
+    cached_index("x", (1, 2), "lines", lambda: INDEX)
     others = [("y", (1, 2), "lines"), ("x", (2, 2), "lines"), ("x", (1, 3), "lines"), ("x", (1, 2), "records")]
     for file, stamp, kind in others:
-        with pytest.raises(AssertionError, match="looked for again"):
-            remembered(file, stamp, kind, never)
+        with pytest.raises(AssertionError, match="computed again"):
+            cached_index(file, stamp, kind, never)
 
 
 @pytest.mark.parametrize(
-    "said",
+    "entry",
     [
         "",
         "[" * 100_000,
@@ -53,16 +53,16 @@ def test_another_file_time_size_or_kind_is_looked_at_again(cache: Path) -> None:
         {"torn": 3},
     ],
 )
-def test_nonsense_is_done_without(said: object, cache: Path) -> None:
-    remembered("x", (1, 2), "lines", lambda: CUT)
+def test_an_invalid_cache_file_is_replaced(entry: object, cache: Path) -> None:
+    cached_index("x", (1, 2), "lines", lambda: INDEX)
     (file,) = cache.iterdir()
-    file.write_text(said if isinstance(said, str) else json.dumps(json.loads(file.read_text()) | said))
-    again = Cut((Block(0, 1, 1, 0),))
-    assert remembered("x", (1, 2), "lines", lambda: again) == again
-    assert remembered("x", (1, 2), "lines", never) == again
+    file.write_text(entry if isinstance(entry, str) else json.dumps(json.loads(file.read_text()) | entry))
+    again = BlockIndex((Block(0, 1, 1, 0),))
+    assert cached_index("x", (1, 2), "lines", lambda: again) == again
+    assert cached_index("x", (1, 2), "lines", never) == again
 
 
-def test_where_nothing_can_be_written_nothing_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_cannot_be_written_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert remembered("x", (1, 2), "lines", lambda: CUT) == CUT
+    assert cached_index("x", (1, 2), "lines", lambda: INDEX) == INDEX

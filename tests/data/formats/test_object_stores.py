@@ -1,4 +1,4 @@
-"""Files in object stores: what works with local paths works with URLs, here with a real S3 server on this machine."""
+"""URLs work wherever local paths do; tested with a real S3 server on this machine."""
 
 import glob
 import os
@@ -27,7 +27,7 @@ from recap.config.recap import JobMode
 from recap.data.encoding.assets import load_assets
 from recap.data.encoding.encoder import RowEncoder
 from recap.data.formats import filesystem
-from recap.data.formats.files import find_files, open_file, read_whole, relative_names, stamp
+from recap.data.formats.files import find_files, open_file, read_bytes, relative_names, stamp
 from recap.data.formats.tables import TableFiles
 from recap.data.open import open_stream
 from recap.data.stream.batch_stream import BatchStream
@@ -58,7 +58,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def store(folder: Path) -> Iterator[str]:
-    """The URL of a bucket that holds the same."""
+    """The URL of a bucket that holds the same files."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -111,14 +111,14 @@ def test_a_stream_from_a_store_resumes_exactly_at_every_batch(kind: SourceKind, 
     assert_resumes_everywhere(lambda: scalars(store, kind, window_rows=60), batches=6)
 
 
-def test_globs_and_whole_names_find_the_files(store: str) -> None:
+def test_globs_and_names_find_the_files(store: str) -> None:
     files = [f"{store}/train/part-{part}.parquet" for part in range(3)]
     assert find_files([f"{store}/train/*.parquet", files[1]]) == files
     assert find_files([f"{store}/**/part-[01].parquet"]) == [*files[:2], f"{store}/validation/part-0.parquet"]
     assert relative_names(files) == ["part-0.parquet", "part-1.parquet", "part-2.parquet"]
 
 
-def test_a_file_that_is_named_whole_is_that_file_whatever_its_name_would_match(store: str) -> None:
+def test_the_name_of_a_file_is_that_file_even_if_it_looks_like_a_glob(store: str) -> None:
     system = filesystem.locate(store)[0].system
     for name in ("a[1]", "a1"):
         with system.open_output_stream(f"feed/names/{name}.csv") as stream:
@@ -126,15 +126,15 @@ def test_a_file_that_is_named_whole_is_that_file_whatever_its_name_would_match(s
     assert find_files(["s3://feed/names/a[1].csv"]) == ["s3://feed/names/a[1].csv"]
 
 
-def test_hours_are_looked_for_in_the_store(store: str) -> None:
-    said = {"kind": "hourly", "data_root": f"{store}/logs", "end_datetime": "2024/03/01/00", "hours": 3}
-    with pytest.raises(DataError, match=f"1 of 3 hours have no file.*Without one: {store}/logs/2024/03/01/00$"):
-        find_files(HourlyInputs.model_validate(said))
-    found = find_files(HourlyInputs.model_validate(said | {"num_missing_hours_tol": 1}))
+def test_folders_by_hour_are_found_in_the_store(store: str) -> None:
+    values = {"kind": "hourly", "data_root": f"{store}/logs", "end_datetime": "2024/03/01/00", "hours": 3}
+    with pytest.raises(DataError, match=f"1 of 3 hours have no file.*Missing: {store}/logs/2024/03/01/00$"):
+        find_files(HourlyInputs.model_validate(values))
+    found = find_files(HourlyInputs.model_validate(values | {"num_missing_hours_tol": 1}))
     assert found == [f"{store}/logs/2024/02/29/{hour}/a.parquet" for hour in (22, 23)]
 
 
-def test_what_is_not_there_is_told(store: str) -> None:
+def test_missing_files_folders_stores_and_packages_are_reported(store: str) -> None:
     fsspec.register_implementation("lacking", "lackingfs.Store", clobber=True, errtxt="Install lackingfs")
     for url, message in (
         (f"{store}/nowhere.parquet", "matches no file; check the path"),
@@ -152,11 +152,11 @@ def test_what_is_not_there_is_told(store: str) -> None:
     with pytest.raises(DataError, match=r"gone.parquet: cannot be read \(No such file or directory\)"):
         stamp(f"{store}/gone.parquet")
     with pytest.raises(OSError, match="gone"):
-        read_whole(f"{store}/gone.json")
+        read_bytes(f"{store}/gone.json")
 
 
 class Forbidden(BaseHTTPRequestHandler):
-    """Answers as a store does to those it does not know."""
+    """Answers like a store that denies access."""
 
     def do_GET(self) -> None:
         self.send_error(403)
@@ -167,7 +167,7 @@ class Forbidden(BaseHTTPRequestHandler):
         pass
 
 
-def test_a_store_that_refuses_is_told_in_one_line(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_denied_access_is_reported_in_one_line(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), Forbidden) as server:
         thread = Thread(target=server.serve_forever)
         thread.start()
@@ -183,7 +183,7 @@ def test_a_store_that_refuses_is_told_in_one_line(store: str, monkeypatch: pytes
         thread.join()
 
 
-def test_a_damaged_file_is_told_with_its_url(store: str) -> None:
+def test_a_damaged_file_is_reported_with_its_url(store: str) -> None:
     system = filesystem.locate(store)[0].system
     for name, message in (("x.parquet", "not readable as Parquet"), ("x.arrow", "not readable as an Arrow IPC file")):
         with system.open_output_stream(f"feed/damaged/{name}") as stream:
@@ -193,7 +193,7 @@ def test_a_damaged_file_is_told_with_its_url(store: str) -> None:
             TableFiles.open([url]).format.schema(url)
 
 
-def test_a_vocabulary_that_is_not_there_is_told(store: str) -> None:
+def test_a_missing_vocabulary_is_reported(store: str) -> None:
     config = feed_config(
         Path("feed"), Path("run"), features={"discrete": {"language": {"vocabulary": f"{store}/w.parquet"}}}
     )
@@ -230,7 +230,7 @@ segments = st.lists(st.sampled_from(["*", "**", "?", "a*", "[ab]", "[!a]*", ".*"
 
 @pytest.fixture(scope="module")
 def trees(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """Files of many names, some hidden, two folders deep, on the disk and in another store."""
+    """Files of many names, some hidden, two folders deep, on disk and in another store."""
     root = tmp_path_factory.mktemp("trees")
     memory = fsspec.filesystem("memory")
     leaves = ["a", "b", "ab", "ba", ".a", "aab", "x"]
@@ -244,7 +244,7 @@ def trees(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 
 @given(st.lists(st.sampled_from(["a", "b", ".b"]), max_size=2), segments, st.sampled_from(["", ".f", "*.f"]))
-def test_globs_match_in_a_store_what_they_match_on_the_disk(
+def test_globs_match_the_same_files_in_a_store_and_on_disk(
     trees: tuple[Path, str], plain: list[str], patterns: list[str], ending: str
 ) -> None:
     root, url = trees
@@ -263,19 +263,19 @@ def test_two_stars_inside_a_segment_are_refused(trees: tuple[Path, str]) -> None
         find_files([f"{trees[1]}/a**.f"])
 
 
-def test_stores_that_fsspec_knows_are_read_too(trees: tuple[Path, str]) -> None:
+def test_stores_of_fsspec_are_read_too(trees: tuple[Path, str]) -> None:
     buffer = pa.BufferOutputStream()
     pq.write_table(feed_table(20), buffer)
     fsspec.filesystem("memory").pipe("/rows/x.parquet", buffer.getvalue().to_pybytes())
     url = "memory://rows/x.parquet"
     assert inspect_files(["memory://rows/*.parquet"]).rows == 20
-    assert len(read_whole(url)) == stamp(url)[1]
+    assert len(read_bytes(url)) == stamp(url)[1]
     with open_file(url) as stream:
         stream.seek(-4, 2)
         assert (stream.tell(), stream.read()) == (stamp(url)[1] - 4, b"PAR1")
 
 
-def test_files_of_all_places_are_named_below_what_they_share(tmp_path: Path) -> None:
+def test_relative_names_begin_below_the_common_folder(tmp_path: Path) -> None:
     assert relative_names(["s3://a/x/1", "s3://a/x/y/2"]) == ["1", "y/2"]
     assert relative_names(["s3://a/x/1", "gs://a/x/1"]) == ["s3/a/x/1", "gs/a/x/1"]
     assert relative_names([f"{tmp_path}/a/1", f"file://{tmp_path}/b/1"]) == ["a/1", "b/1"]
@@ -283,12 +283,12 @@ def test_files_of_all_places_are_named_below_what_they_share(tmp_path: Path) -> 
     assert not any(name.startswith("..") for name in relative_names(["s3://a/b/../../../../x", "s3://a/c", "/tmp/d"]))
 
 
-def test_a_url_of_the_local_disk_is_its_path(folder: Path) -> None:
+def test_a_file_url_is_a_local_path(folder: Path) -> None:
     assert find_files([f"file://{folder}/train/*-0.parquet"]) == [f"{folder}/train/part-0.parquet"]
-    assert read_whole(f"file://{folder}/formats/tfrecord/schema.json").startswith(b"{")
+    assert read_bytes(f"file://{folder}/formats/tfrecord/schema.json").startswith(b"{")
 
 
-def test_a_file_of_a_store_that_changed_is_told(store: str) -> None:
+def test_a_changed_file_of_a_store_is_reported(store: str) -> None:
     system = filesystem.locate(store)[0].system
 
     def write(rows: int) -> None:
@@ -299,10 +299,10 @@ def test_a_file_of_a_store_that_changed_is_told(store: str) -> None:
     source = Source(
         TableFiles.open(["s3://feed/changing/*"]).source, RowEncoder(FeaturesConfig(continuous=["followers"]), {})
     )
-    assert len(source.loader.load([source.chunks[0]]).parts[0]) == 20
+    assert len(source.loader.load([source.chunks[0]]).batches[0]) == 20
     write(30)
-    with pytest.raises(DataError, match=r"changed since this job began: it holds [\d,]+ bytes instead of"):
+    with pytest.raises(DataError, match=r"changed since this job started: it holds [\d,]+ bytes instead of"):
         source.loader.load([source.chunks[0]])
     system.delete_file("feed/changing/x.parquet")
-    with pytest.raises(DataError, match=r"changed since this job began: cannot be read \(No such file"):
+    with pytest.raises(DataError, match=r"changed since this job started: cannot be read \(No such file"):
         source.loader.load([source.chunks[0]])

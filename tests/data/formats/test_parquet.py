@@ -1,4 +1,4 @@
-"""Parquet: packed columns are the lists they stand for, and files are written as they are read fastest."""
+"""Parquet: packed columns read back as their lists, and files have the settings that read fastest."""
 
 import tempfile
 from pathlib import Path
@@ -30,7 +30,7 @@ NUMBERS = [*INTEGERS, pa.float16(), pa.float32(), pa.float64()]
 
 @st.composite
 def columns(draw: st.DrawFn) -> pa.ChunkedArray:
-    """Lists of one length, of any numbers, some rows null, in chunks that are parts of longer arrays."""
+    """Lists of numbers of one length, some rows null, in chunks that are slices of longer arrays."""
     kind, size = draw(st.sampled_from(NUMBERS)), draw(st.integers(1, 5))
     chunks = []
     for _ in range(draw(st.integers(0, 3))):
@@ -48,7 +48,7 @@ def packed_of(table: pa.Table, *, sparse: bool) -> pa.Table:
 
 
 def same_bytes(one: pa.ChunkedArray, other: pa.ChunkedArray) -> bool:
-    """Equal, NaN too."""
+    """Equal, including NaN."""
 
     def bytes_of(column: pa.ChunkedArray) -> bytes:
         return b"".join(chunk.flatten().to_numpy(zero_copy_only=False).tobytes() for chunk in column.chunks)
@@ -57,7 +57,7 @@ def same_bytes(one: pa.ChunkedArray, other: pa.ChunkedArray) -> bool:
 
 
 @given(columns(), st.booleans())
-def test_what_was_packed_unpacks_to_the_same(column: pa.ChunkedArray, sparse: bool) -> None:
+def test_packed_columns_unpack_to_the_same_values(column: pa.ChunkedArray, sparse: bool) -> None:
     table = pa.table({"x": column})
     packed = packed_of(table, sparse=sparse)
     assert unpack_schema(packed.schema, "") == table.schema
@@ -77,7 +77,7 @@ def test_a_packed_row_is_the_little_endian_values_end_to_end(column: pa.ChunkedA
 
 
 @given(columns(), st.booleans())
-def test_what_was_packed_is_the_same_by_way_of_a_file(column: pa.ChunkedArray, sparse: bool) -> None:
+def test_packed_columns_survive_a_file(column: pa.ChunkedArray, sparse: bool) -> None:
     packed = packed_of(pa.table({"x": column}), sparse=sparse)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "x.parquet"
@@ -86,15 +86,15 @@ def test_what_was_packed_is_the_same_by_way_of_a_file(column: pa.ChunkedArray, s
         assert same_bytes(unpack(pq.read_table(file), "").column("x"), column)
 
 
-def test_zeros_are_left_out_but_minus_zero_is_none() -> None:
+def test_sparse_packing_drops_zeros_but_not_minus_zero() -> None:
     table = pa.table({"x": pa.array([[0.0, -0.0, 1.5], None, [0, 0, 0]], pa.list_(pa.float32(), 3))})
     packed = packed_of(table, sparse=True)
-    there, values = (packed.column("x").chunk(0).field(name).to_pylist() for name in ("there", "values"))
-    assert (there[0], there[2]) == (b"\x06", b"\x00")
+    bitmaps, values = (packed.column("x").chunk(0).field(name).to_pylist() for name in ("there", "values"))
+    assert (bitmaps[0], bitmaps[2]) == (b"\x06", b"\x00")
     assert (values[0], values[2]) == (np.array([-0.0, 1.5], "<f4").tobytes(), b"")
 
 
-def test_floats_of_which_a_quarter_are_zeros_are_packed_without_them(tmp_path: Path) -> None:
+def test_floats_with_more_than_a_quarter_zeros_are_packed_sparse(tmp_path: Path) -> None:
     columns = {
         name: pa.array([[0.0] * zeros + [1.0] * (8 - zeros)], pa.list_(pa.float32(), 8))
         for name, zeros in (("two", 2), ("three", 3), ("eight", 8))
@@ -106,7 +106,7 @@ def test_floats_of_which_a_quarter_are_zeros_are_packed_without_them(tmp_path: P
     assert read(tmp_path / "out" / "x.parquet").to_pylist() == read(tmp_path / "x.parquet").to_pylist()
 
 
-def test_values_and_bits_that_do_not_agree_are_told() -> None:
+def test_values_that_do_not_fit_their_bitmap_are_reported() -> None:
     schema = pa.schema([pack_field(pa.field("x", pa.list_(pa.float32(), 8)), sparse=True)])
     rows = pa.array([{"there": b"\x03", "values": b"\0" * 4}], schema.field("x").type)
     with pytest.raises(DataError, match=r"f, column 'x': 1 packed values, but bits for 2; write the file again"):
@@ -130,7 +130,7 @@ def test_only_numbers_in_lists_of_one_length_are_packed() -> None:
 
 
 @given(st.integers(-(2**63), 2**64 - 1), st.integers(0, 2**64 - 1))
-def test_the_narrowest_type_holds_the_values_and_the_next_smaller_does_not(one: int, other: int) -> None:
+def test_narrowest_is_the_smallest_type_that_holds_the_values(one: int, other: int) -> None:
     low, high = sorted((one, other))
     if low < 0 and high >= 2**63:
         return
@@ -173,7 +173,7 @@ def read(file: Path) -> pa.Table:
     return pa.concat_tables([format_.read(str(file), chunk, names) for chunk in chunks])
 
 
-def test_packed_files_hold_the_rows_of_those_they_were_made_of(plain: Path) -> None:
+def test_packed_files_hold_the_rows_of_the_plain_ones(plain: Path) -> None:
     packed = plain.with_name("packed")
     for name, codes in (("part-0.parquet", pa.int8()), ("part-1.parquet", pa.int16())):
         expected, found = read(plain / name), read(packed / name)
@@ -183,14 +183,15 @@ def test_packed_files_hold_the_rows_of_those_they_were_made_of(plain: Path) -> N
         assert pq.read_schema(packed / name).types[:2] == [pa.binary(16), pa.binary(3 * codes.bit_width // 8)]
 
 
-def test_packed_and_plain_files_stand_side_by_side(plain: Path) -> None:
+def test_packed_and_plain_files_can_be_mixed(plain: Path) -> None:
     values = {"vectors": {"vector": 4}, "discrete": {"codes": {"size": 200, "length": 3}}}
     encoder = RowEncoder(FeaturesConfig.model_validate(values), {})
     (plain.with_name("packed") / "part-0.parquet").rename(plain / "part-0-packed.parquet")
     source = Source(ParquetConfig(inputs=[str(plain / "part-0*.parquet")]), encoder)
     assert len(source.files) == 2
     packed, unpacked = (
-        [source.loader.load([chunk]).parts[0] for chunk in source.chunks if chunk.file == file] for file in source.files
+        [source.loader.load([chunk]).batches[0] for chunk in source.chunks if chunk.file == file]
+        for file in source.files
     )
     for one, other in zip(packed, unpacked, strict=True):
         assert_same(one, other)
@@ -198,7 +199,7 @@ def test_packed_and_plain_files_stand_side_by_side(plain: Path) -> None:
     assert [guess.name for guess in guess_columns([str(plain / "*")]).columns.vectors] == ["vector"]
 
 
-def test_packed_files_convert_to_whatever_plain_ones_do(plain: Path, tmp_path: Path) -> None:
+def test_packed_files_convert_to_the_same_files_as_plain_ones(plain: Path, tmp_path: Path) -> None:
     for kind in ("parquet", "jsonl", "arrow"):
         for name in ("plain", "packed"):
             convert_files([str(tmp_path / name / "*")], tmp_path / kind / name, kind)  # type: ignore[arg-type]
@@ -208,7 +209,7 @@ def test_packed_files_convert_to_whatever_plain_ones_do(plain: Path, tmp_path: P
         assert (tmp_path / "jsonl" / "packed" / name).read_text() == (tmp_path / "jsonl" / "plain" / name).read_text()
 
 
-def test_a_null_inside_a_list_is_not_packed(tmp_path: Path) -> None:
+def test_a_null_inside_a_list_cannot_be_packed(tmp_path: Path) -> None:
     pq.write_table(pa.table({"x": pa.array([[1, None]], pa.list_(pa.float32(), 2))}), tmp_path / "x.parquet")
     with pytest.raises(DataError, match=r"x.parquet: column 'x' holds null inside a list.*convert without --pack"):
         convert_files([str(tmp_path / "x.parquet")], tmp_path / "out", "parquet", packed=True)
@@ -216,25 +217,25 @@ def test_a_null_inside_a_list_is_not_packed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "message"),
+    ("list_type", "message"),
     [
-        (b"float[3]", r"packed float\[3\], which fixed_size_binary\[16\] cannot be"),
-        (b"string[2]", r"'string\[2\]' is no list of numbers"),
-        (b"float[0]", "is no list of numbers"),
-        (b"\xff", "is no list of numbers"),
+        (b"float[3]", r"float\[3\], but its type is fixed_size_binary\[16\]"),
+        (b"string[2]", r"'string\[2\]' is not a list type such as"),
+        (b"float[0]", "is not a list type such as"),
+        (b"\xff", "is not a list type such as"),
     ],
 )
-def test_a_column_that_is_not_packed_as_it_says_is_told(said: bytes, message: str, tmp_path: Path) -> None:
-    schema = pa.schema([pa.field("x", pa.binary(16), metadata={KEY: said})])
+def test_invalid_packing_metadata_is_reported(list_type: bytes, message: str, tmp_path: Path) -> None:
+    schema = pa.schema([pa.field("x", pa.binary(16), metadata={KEY: list_type})])
     pq.write_table(schema.empty_table(), tmp_path / "x.parquet")
     with pytest.raises(
-        DataError, match=f"x.parquet, column 'x': says that it is {'' if b'3' in said else '.*'}{message}"
+        DataError, match=f"x.parquet, column 'x': declared packed{' ' if b'3' in list_type else '.*'}{message}"
     ):
         ParquetFormat().schema(str(tmp_path / "x.parquet"))
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_row_groups_are_bounded_by_what_they_are_in_memory(packed: bool, tmp_path: Path) -> None:
+def test_row_groups_are_bounded_by_their_size_in_memory(packed: bool, tmp_path: Path) -> None:
     rows, width = 100, ROW_GROUP_BYTES // 4 // 30
     zeros = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(rows * width, np.float32)), width)
     table = pa.table({"wide": zeros, "code": pa.array(np.arange(rows) % 3)})

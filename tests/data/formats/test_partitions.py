@@ -1,4 +1,4 @@
-"""Partitioned folders: what a path says is a column of constants, as pyarrow's datasets have it."""
+"""Partitioned folders: the values in a path are constant columns, as in pyarrow's datasets."""
 
 import tempfile
 from pathlib import Path
@@ -53,12 +53,12 @@ def features(folder: Path, **changes: Any) -> dict[str, Any]:
     return {"continuous": ["followers"], "binary": [], "discrete": discrete, "vectors": {}} | changes
 
 
-def open_data(folder: Path, kind: SourceKind, said: dict[str, Any], window_rows: int = 0) -> BatchStream:
+def open_data(folder: Path, kind: SourceKind, features: dict[str, Any], window_rows: int = 0) -> BatchStream:
     source = {"kind": kind, "inputs": str(folder / kind / "**" / "part*")}
     if kind == "tfrecord":
         source["schema_path"] = str(folder / kind / next(iter(PARTS)) / "schema.json")
     train_data = {"source": source, "global_batch_size": 16, "shuffle_window_rows": window_rows}
-    config = feed_config(folder, folder / "run", features=said, train_data=train_data, validation_data={})
+    config = feed_config(folder, folder / "run", features=features, train_data=train_data, validation_data={})
     return open_stream(config, load_assets(config.features), JobMode.TRAIN)
 
 
@@ -66,8 +66,8 @@ values = st.text(max_size=6) | st.integers(-(2**31), 2**31 - 1).map(str) | st.no
 
 
 @given(st.lists(st.tuples(values, values), min_size=1, max_size=4))
-def test_a_folder_says_what_it_says_to_a_dataset_of_pyarrow(rows: list[tuple[str | None, str | None]]) -> None:
-    first, second = ([row[place] for row in rows] for place in (0, 1))
+def test_folders_have_the_values_that_pyarrow_reads(rows: list[tuple[str | None, str | None]]) -> None:
+    first, second = ([row[index] for row in rows] for index in (0, 1))
     for column in (first, second):
         assume(any(value is not None for value in column))  # pyarrow finds no type for it
     table = pa.table({"row": range(len(rows)), "a b": pa.array(first, pa.string()), "c": pa.array(second, pa.string())})
@@ -96,14 +96,14 @@ def test_a_stream_over_folders_resumes_exactly_at_every_batch(folder: Path) -> N
     assert_resumes_everywhere(lambda: open_data(folder, "parquet", features(folder), window_rows=30), batches=10)
 
 
-def test_a_folder_is_read_as_the_type_that_is_asked_for_or_refused(folder: Path) -> None:
+def test_a_folder_is_read_as_the_configured_type_or_refused(folder: Path) -> None:
     stream = open_data(folder, "parquet", features(folder, continuous=["hour"], discrete={}))
     assert {value for _, batch in zip(range(8), stream, strict=False) for value in batch.continuous[:, 0].tolist()} == {
         0.0,
         7.0,
         23.0,
     }
-    message = "column 'language': its folder says 'en'; double is expected here"
+    message = "column 'language': its folder has the value 'en'; expected double"
     with pytest.raises(DataError, match=f"language=en/hour=07/part.parquet: {message}"):
         open_data(folder, "parquet", features(folder, continuous=["language"], discrete={}))
 
@@ -123,7 +123,7 @@ def test_users_may_be_numbers_in_one_folder_and_names_in_another(folder: Path) -
     assert inspect_files(stream.source.files).columns[-1].type == "string"
 
 
-def test_a_column_of_the_file_is_the_files(tmp_path: Path) -> None:
+def test_a_column_of_the_file_wins_over_its_folders(tmp_path: Path) -> None:
     file = tmp_path / "a=1" / "b=2" / "a=3" / "x=4.parquet"
     file.parent.mkdir(parents=True)
     pq.write_table(pa.table({"b": ["own"], "c": [0]}), file)
@@ -133,7 +133,7 @@ def test_a_column_of_the_file_is_the_files(tmp_path: Path) -> None:
     assert folder_values("s3://bucket/=1/x=a%20b/b%2Fy=/file=1") == {"x": "a b", "b/y": ""}
 
 
-def test_rows_that_are_left_out_are_left_out_of_the_constants(folder: Path) -> None:
+def test_skipped_rows_are_missing_from_constant_columns(folder: Path) -> None:
     file = str(folder / "parquet" / "language=en" / "hour=07" / "part.parquet")
     format_ = TableFiles.open([file]).format
     assert format_.read(file, 0, ["hour"], [3, 5]).to_pydict() == {"hour": [7] * 18}
@@ -155,11 +155,11 @@ def test_commands_see_the_columns_of_folders(folder: Path, tmp_path: Path) -> No
 
 
 def test_predictions_carry_the_columns_of_folders(folder: Path, tmp_path: Path) -> None:
-    said = features(folder, ids=["post_id", "language"])
+    values = features(folder, ids=["post_id", "language"])
     inputs = str(folder / "parquet" / "**" / "*.parquet")
     data = {"source": {"inputs": inputs}}
     changes = {"training": {"num_train_steps": 1}, "train_data": data, "validation_data": {"validation": data}}
-    train(feed_config(folder, tmp_path / "run", features=said, **changes), Recorder())
+    train(feed_config(folder, tmp_path / "run", features=values, **changes), Recorder())
     predictor = Predictor.open(find_model_directory(tmp_path / "run"))
     files = predict_files(predictor, [inputs], tmp_path / "out")
     found = {pq.ParquetFile(file).read().column("language")[0].as_py() for file in files}

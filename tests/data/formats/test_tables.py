@@ -40,11 +40,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(blocks, "BLOCK_BYTES", 200)
-    text_format._cut.cache_clear()
-    reader._cut.cache_clear()
+    text_format._index.cache_clear()
+    reader._index.cache_clear()
     yield
-    text_format._cut.cache_clear()
-    reader._cut.cache_clear()
+    text_format._index.cache_clear()
+    reader._index.cache_clear()
 
 
 def open_files(folder: Path, kind: SourceKind) -> TableFiles:
@@ -89,13 +89,13 @@ def test_columns_default_to_all_columns_of_each_file(tmp_path: Path) -> None:
     assert [table.column_names for _, table in files.tables()] == [["a"], ["b", "c"]]
 
 
-def damaged(folder: Path, tmp_path: Path, place: str) -> TableFiles:
+def damaged(folder: Path, tmp_path: Path, damage: str) -> TableFiles:
     """Four good chunks, then a chunk or a file that cannot be read, then good ones."""
     for number, file in enumerate(sorted((folder / "parquet").glob("*.parquet"))):
         (tmp_path / f"{number}.parquet").write_bytes(file.read_bytes())
-    bad = tmp_path / "0.parquet" if place == "chunk" else tmp_path / "1.parquet"
+    bad = tmp_path / "0.parquet" if damage == "chunk" else tmp_path / "1.parquet"
     content = bytearray(bad.read_bytes())
-    if place == "chunk":
+    if damage == "chunk":
         pq.write_table(pa.table({"row": range(70)}), bad, row_group_size=20, compression="zstd", use_dictionary=False)
         content = bytearray(bad.read_bytes())
         offset = pq.ParquetFile(bad).metadata.row_group(2).column(0).data_page_offset
@@ -106,15 +106,15 @@ def damaged(folder: Path, tmp_path: Path, place: str) -> TableFiles:
     return TableFiles.open([str(tmp_path / "*.parquet")])
 
 
-@pytest.mark.parametrize(("place", "good"), [("chunk", 2), ("file", 4)])
-def test_an_error_is_raised_after_the_tables_before_it(place: str, good: int, folder: Path, tmp_path: Path) -> None:
-    files = damaged(folder, tmp_path, place)
-    if place == "file":
+@pytest.mark.parametrize(("damage", "good"), [("chunk", 2), ("file", 4)])
+def test_an_error_is_raised_after_the_tables_before_it(damage: str, good: int, folder: Path, tmp_path: Path) -> None:
+    files = damaged(folder, tmp_path, damage)
+    if damage == "file":
         good = len(chunks_of(files.format, files.files[0]))
     tables = files.tables(["row"])
     for _ in range(good):
         next(tables)
-    with pytest.raises(DataError, match="row group 2 cannot be read" if place == "chunk" else "not readable as"):
+    with pytest.raises(DataError, match="row group 2 cannot be read" if damage == "chunk" else "not readable as"):
         next(tables)
     assert threads() == []
 

@@ -1,4 +1,4 @@
-"""Lines that are no rows are found one by one, and the others can be read without them."""
+"""Bad lines are found one by one, and the others can be read without them."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def open_text(file: Path) -> Format:
     ],
 )
 @given(st.data())
-def test_all_wrong_lines_are_told_and_the_others_can_be_read(
+def test_all_bad_lines_are_reported_and_the_others_can_be_read(
     name: str, header: str, fine: str, wrong: list[str], tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     good = data.draw(st.lists(st.booleans(), min_size=1, max_size=40).filter(any))
@@ -45,7 +45,7 @@ def test_all_wrong_lines_are_told_and_the_others_can_be_read(
     ]
 
 
-def test_lines_that_only_fail_together_are_told_as_their_block(tmp_path: Path) -> None:
+def test_lines_that_only_fail_together_are_reported_as_a_block(tmp_path: Path) -> None:
     file = tmp_path / "x.jsonl"
     file.write_text('{"a": 1}\n{"a": "x"}\n')
     with pytest.raises(DataError, match="rows 0 to 1: not readable as JSON lines") as raised:
@@ -53,7 +53,7 @@ def test_lines_that_only_fail_together_are_told_as_their_block(tmp_path: Path) -
     assert raised.value.rows == ()
 
 
-def test_a_block_of_wrong_lines_is_told_as_a_whole(tmp_path: Path) -> None:
+def test_a_block_of_bad_lines_is_reported_as_a_block(tmp_path: Path) -> None:
     file = tmp_path / "x.csv"
     file.write_text("a,b\n" + "1;2\n" * 5000)
     with pytest.raises(DataError, match="rows 0 to 4999: not readable as CSV") as raised:
@@ -70,7 +70,7 @@ def test_only_an_empty_value_of_csv_is_null(tmp_path: Path) -> None:
     assert table.column("age").to_pylist() == [1, None, 2, 3]
 
 
-def test_an_empty_line_of_several_columns_is_no_row(tmp_path: Path) -> None:
+def test_an_empty_line_between_rows_of_several_columns_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "x.csv"
     file.write_text("a,b\n1,2\n\n3,4\n")
     format_ = TableFiles.open([str(file)]).format
@@ -78,15 +78,15 @@ def test_an_empty_line_of_several_columns_is_no_row(tmp_path: Path) -> None:
         format_.read(str(file), 0, ["a"])
 
 
-def test_a_column_of_text_that_stands_there_twice_is_refused(tmp_path: Path) -> None:
+def test_a_duplicate_column_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "x.csv"
     file.write_text("a,a\n1,2\n")
     format_ = TableFiles.open([str(file)]).format
-    with pytest.raises(DataError, match="column 'a': stands there twice"):
+    with pytest.raises(DataError, match="column 'a': appears twice in the file"):
         format_.read(str(file), 0, format_.schema(str(file)).names)
 
 
-def test_a_key_that_nobody_reads_may_hold_values_of_several_types(tmp_path: Path) -> None:
+def test_an_unused_key_may_hold_values_of_several_types(tmp_path: Path) -> None:
     file = tmp_path / "x.jsonl"
     file.write_text('{"l": 1, "x": 1, "meta": 1}\n{"l": 0, "x": 2, "meta": "a"}\n')
     format_ = TableFiles.open([str(file)], types={"l": pa.float64(), "x": pa.float64(), "absent": pa.float64()}).format
@@ -94,7 +94,7 @@ def test_a_key_that_nobody_reads_may_hold_values_of_several_types(tmp_path: Path
     assert format_.read(str(file), 0, ["x"]).column("x").to_pylist() == [1, 2]
 
 
-def test_a_value_of_the_wrong_type_is_told_with_its_line(tmp_path: Path) -> None:
+def test_a_value_of_the_wrong_type_is_reported_with_its_line(tmp_path: Path) -> None:
     file = tmp_path / "x.jsonl"
     file.write_text('{"l": 1, "x": 1}\n{"l": 0, "x": "bad"}\n{"l": 1, "x": 2}\n')
     format_ = TableFiles.open([str(file)], types={"l": pa.float64(), "x": pa.float64()}).format

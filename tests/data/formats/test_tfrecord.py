@@ -1,4 +1,4 @@
-"""TFRecord: framing, tf.train.Example by the wire format, and what is told of damage."""
+"""TFRecord: framing, tf.train.Example in the wire format, and reports of damage."""
 
 import gzip
 import json
@@ -27,15 +27,15 @@ from recap.data.formats.tfrecord.example import (
     loose_numbers,
     write_example,
 )
-from recap.data.formats.tfrecord.records import cut_records, masked_crc, record_spans
+from recap.data.formats.tfrecord.records import index_records, masked_crc, record_spans
 from recap.data.formats.tfrecord.spans import find_spans
 from recap.errors import DataError
 
 
 def parse(record: bytes, *names: bytes) -> dict[bytes, list[Any]]:
-    """The values of features that are there."""
+    """The values of the features present."""
     spans: list[Span | None] = [None] * len(names)
-    find_features(record, {name: place for place, name in enumerate(names)}, spans)
+    find_features(record, {name: index for index, name in enumerate(names)}, spans)
     found: dict[bytes, list[Any]] = {}
     for name, span in zip(names, spans, strict=True):
         content = record[span[1] : span[2]] if span is not None else b""
@@ -57,7 +57,7 @@ features = st.dictionaries(
 
 
 @given(features)
-def test_an_example_reads_back_as_it_was_written(written: dict[bytes, tuple[int, list[Any]]]) -> None:
+def test_an_example_reads_back_unchanged(written: dict[bytes, tuple[int, list[Any]]]) -> None:
     assert parse(write_example(written), *written) == {name: values for name, (_, values) in written.items()}
 
 
@@ -88,18 +88,18 @@ def test_varints_of_every_length_are_read() -> None:
 
 
 def message(number: int, content: bytes) -> bytes:
-    """A field of a length, up to 2^14."""
+    """A field with a length, up to 2^14."""
     size = len(content)
     return bytes([number << 3 | 2]) + (bytes([size]) if size < 128 else bytes([size & 127 | 128, size >> 7])) + content
 
 
 NAMES = [b"a", b"b", b"ab", b"", b"\xff" * 130]
-"""Those that are looked for; c is not."""
+"""The names searched for; c is not among them."""
 
 
 @st.composite
 def odd_features(draw: st.DrawFn) -> bytes:
-    """A Feature, written as the format allows it and a little beyond."""
+    """A Feature in any form that the format allows, and some that it does not."""
     kind = draw(st.sampled_from([BYTES, FLOATS, INTEGERS]))
     packed = message(1, draw(st.binary(max_size=9)))
     loose = b"".join(b"\x08" + bytes([value]) for value in draw(st.lists(st.integers(0, 127), max_size=3)))
@@ -112,7 +112,7 @@ def odd_features(draw: st.DrawFn) -> bytes:
 
 @st.composite
 def odd_records(draw: st.DrawFn) -> bytes:
-    """A record of entries in any order, some of them more than once, some cut."""
+    """A record of entries in any order, some repeated, some cut short."""
     entries = b""
     for name in draw(st.lists(st.sampled_from([*NAMES, b"c"]), max_size=6)):
         key, value = message(1, name), message(2, draw(odd_features()))
@@ -127,14 +127,14 @@ def odd_records(draw: st.DrawFn) -> bytes:
 
 
 @given(st.lists(odd_records() | st.binary(max_size=12), max_size=25), st.sampled_from(["all", "first", "none"]))
-def test_features_of_many_records_are_those_of_each(records: list[bytes], alike: str) -> None:
-    """`find_features` is slow and obvious; `find_spans` agrees with it on all that can be written."""
+def test_many_records_parse_like_each_by_itself(records: list[bytes], alike: str) -> None:
+    """`find_spans` agrees with `find_features`, which is slow and simple, on any record."""
     if alike != "none":
         records = records[:1] * 5 + (records if alike == "first" else [])
     starts = np.cumsum([0] + [len(record) + 16 for record in records[:-1]])[: len(records)] + 12
     ends = starts + np.array([len(record) for record in records], np.int64)
     data = np.frombuffer(b"".join(b"\x0a" * 12 + record + b"\x0a" * 4 for record in records), np.uint8)
-    names = {name: place for place, name in enumerate(NAMES)}
+    names = {name: index for index, name in enumerate(NAMES)}
     spans, wrong = find_spans(data, starts, ends, names)
     for row, record in enumerate(records):
         expected: list[Span | None] = [None] * len(names)
@@ -144,16 +144,16 @@ def test_features_of_many_records_are_those_of_each(records: list[bytes], alike:
             assert wrong[row] == str(error)
             continue
         assert row not in wrong
-        for place, span in enumerate(expected):
-            kind = spans.kinds[place, row]
-            found = (kind, spans.starts[place, row] - starts[row], spans.ends[place, row] - starts[row])
+        for index, span in enumerate(expected):
+            kind = spans.kinds[index, row]
+            found = (kind, spans.starts[index, row] - starts[row], spans.ends[index, row] - starts[row])
             assert (found if kind else None) == span
 
 
 @given(st.lists(st.binary(max_size=40), max_size=8), st.integers(1, 50), st.integers(1, 200))
-def test_records_are_found_however_they_come_in_pieces(records: list[bytes], piece: int, block: int) -> None:
+def test_records_are_indexed_from_pieces_of_any_size(records: list[bytes], piece: int, block: int) -> None:
     data = b"".join(framed(record) for record in records)
-    cut = cut_records([data[at : at + piece] for at in range(0, len(data), piece)], block)
+    cut = index_records([data[at : at + piece] for at in range(0, len(data), piece)], block)
     assert (cut.rows, cut.torn) == (len(records), None)
     found: list[bytes] = []
     for part in cut.blocks:
@@ -163,7 +163,7 @@ def test_records_are_found_however_they_come_in_pieces(records: list[bytes], pie
     assert found == records
 
 
-def test_the_masked_crc_is_that_of_the_format() -> None:
+def test_the_masked_crc_matches_the_format() -> None:
     assert masked_crc(b"") == 0xA282EAD8
     assert masked_crc(b"123456789") == ((0xE3069283 >> 15 | 0xE3069283 << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
@@ -202,13 +202,13 @@ def open_records(file: Path) -> Format:
     return TableFiles.open([str(file)], str(file.with_name("schema.json"))).format
 
 
-def read_records(file: Path, without: Sequence[int] = ()) -> pa.Table:
+def read_records(file: Path, skip: Sequence[int] = ()) -> pa.Table:
     format_ = open_records(file)
     assert [chunk.rows for chunk in chunks_of(format_, str(file))] == [3]
-    return format_.read(str(file), 0, format_.schema(str(file)).names, without)
+    return format_.read(str(file), 0, format_.schema(str(file)).names, skip)
 
 
-def test_what_is_absent_from_a_record_is_zeros_or_empty(records: Path) -> None:
+def test_absent_features_are_zeros_or_empty(records: Path) -> None:
     table = read_records(records)
     assert table.schema.types == [pa.float32(), pa.list_(pa.float32(), 2), pa.binary(), pa.list_(pa.int64())]
     assert table.column("age").to_pylist() == [1.5, 0, 1.5]
@@ -226,48 +226,48 @@ def test_what_is_absent_from_a_record_is_zeros_or_empty(records: Path) -> None:
         (lambda data: b"no records at all", r"row 0: the length of the record is damaged"),
     ],
 )
-def test_a_damaged_record_is_told_with_its_row(damage: Any, message: str, records: Path) -> None:
+def test_a_damaged_record_is_reported_with_its_row(damage: Any, message: str, records: Path) -> None:
     records.write_bytes(damage(records.read_bytes()))
     with pytest.raises(DataError, match=f"rows.tfrecord: {message}"):
         read_records(records)
 
 
-def test_a_record_that_is_not_as_the_schema_says_is_told_with_column_and_row(records: Path) -> None:
+def test_a_record_that_does_not_fit_the_schema_is_reported_with_column_and_row(records: Path) -> None:
     for feature, message in (
-        ({b"age": (INTEGERS, [1])}, "column 'age', row 1: holds integers, the schema says float"),
-        ({b"vector": (FLOATS, [1.0] * 3)}, "column 'vector', row 1: holds 3 values, the schema says 2"),
-        ({b"word": (FLOATS, [1.0])}, "column 'word', row 1: holds floats, the schema says binary"),
+        ({b"age": (INTEGERS, [1])}, "column 'age', row 1: holds integers, but the schema has float"),
+        ({b"vector": (FLOATS, [1.0] * 3)}, "column 'vector', row 1: holds 3 values, but the schema has 2"),
+        ({b"word": (FLOATS, [1.0])}, "column 'word', row 1: holds floats, but the schema has binary"),
     ):
         write_records(records, [write_example({}), write_example(feature), write_example({})])  # type: ignore[arg-type]
         with pytest.raises(DataError, match=message) as raised:
             read_records(records)
         assert raised.value.rows == (1,)
     write_records(records, [write_example({}), b"\x0a\xff", write_example({})])
-    with pytest.raises(DataError, match=r"row 1: no tf.train.Example"):
+    with pytest.raises(DataError, match=r"row 1: not a tf.train.Example"):
         read_records(records)
 
 
-def test_an_error_tells_all_rows_that_are_wrong_and_the_others_can_be_read(records: Path) -> None:
+def test_an_error_lists_all_bad_rows_and_the_others_can_be_read(records: Path) -> None:
     fine, other, long = write_example({b"age": (FLOATS, [7])}), {b"age": (INTEGERS, [1])}, {b"age": (FLOATS, [1, 2])}
     rows = [fine, b"\x0a\xff", write_example(other), write_example(long), fine, write_example(other), fine]
     write_records(records, rows)
     data = bytearray(records.read_bytes())
     data[-6] ^= 1  # within the data of row 6
     records.write_bytes(data)
-    format_, left_out, told = open_records(records), list[int](), list[tuple[int, ...]]()
-    while len(told) < 10:
+    format_, left_out, errors = open_records(records), list[int](), list[tuple[int, ...]]()
+    while len(errors) < 10:
         try:
             table = format_.read(str(records), 0, ["age"], sorted(left_out))
             break
         except DataError as error:
             assert f"row {error.rows[0]}:" in str(error)
-            told.append(error.rows)
+            errors.append(error.rows)
             left_out += error.rows
-    assert told == [(6,), (1,), (2, 5), (3,)]
+    assert errors == [(6,), (1,), (2, 5), (3,)]
     assert table.column("age").to_pylist() == [7, 7]
 
 
-def test_numbers_that_are_cut_or_too_long_are_told_with_their_rows(records: Path) -> None:
+def test_numbers_that_are_cut_or_too_long_are_reported_with_their_rows(records: Path) -> None:
     def packed(name: bytes, kind: int, content: bytes) -> bytes:
         """A record whose numbers are these bytes."""
         return message(1, message(1, message(1, name) + message(2, message(kind, message(1, content)))))
@@ -277,7 +277,7 @@ def test_numbers_that_are_cut_or_too_long_are_told_with_their_rows(records: Path
         (packed(b"vector", FLOATS, b"\0" * 7), "'vector', row 1: a float is cut short"),
         (packed(b"topics", INTEGERS, b"\5\x80"), "'topics', row 1: an integer is cut short"),
         (packed(b"topics", INTEGERS, b"\5" + b"\x80" * 10 + b"\1"), "'topics', row 1: an integer of more than 64 bits"),
-        (packed(b"word", BYTES, b"x")[:-3] + b"\x0a\x02x", "'word', row 1: no list of bytes"),
+        (packed(b"word", BYTES, b"x")[:-3] + b"\x0a\x02x", "'word', row 1: not a list of bytes"),
     ):
         write_records(records, [fine, record, write_example({b"topics": (INTEGERS, [300, 5])}), record])
         with pytest.raises(DataError, match=text) as raised:
@@ -285,7 +285,7 @@ def test_numbers_that_are_cut_or_too_long_are_told_with_their_rows(records: Path
         assert raised.value.rows == (1, 3)
 
 
-def test_what_stands_before_a_torn_end_can_be_read(records: Path) -> None:
+def test_rows_before_a_torn_end_can_be_read(records: Path) -> None:
     whole = records.read_bytes()
     ends = [0, *(int(end) + 4 for _, end in record_spans(np.frombuffer(whole, np.uint8), 3))]
     for cut in range(len(whole) + 1):
@@ -296,7 +296,7 @@ def test_what_stands_before_a_torn_end_can_be_read(records: Path) -> None:
         assert_torn(records, row, "the length of the record is damaged")
 
 
-def test_what_stands_before_damage_of_a_gzip_stream_can_be_read(records: Path) -> None:
+def test_rows_before_damage_of_a_gzip_stream_can_be_read(records: Path) -> None:
     record = write_example({b"vector": (FLOATS, [1, 2])})
     write_records(records, [record] * 300)
     compressed = gzip.compress(records.read_bytes(), mtime=0, compresslevel=1)
@@ -304,7 +304,7 @@ def test_what_stands_before_damage_of_a_gzip_stream_can_be_read(records: Path) -
     for cut in range(20, len(compressed), 7):
         file.write_bytes(compressed[:cut])
         rows = sum(open_records(file).chunk_rows(str(file)))
-        assert_torn(file, rows, "the gzip stream breaks off")
+        assert_torn(file, rows, "the gzip stream is cut short")
     file.write_bytes(compressed[:-5] + bytes([compressed[-5] ^ 1]) + compressed[-4:])
     rows = sum(open_records(file).chunk_rows(str(file)))
     assert 280 < rows < 300
@@ -314,7 +314,7 @@ def test_what_stands_before_damage_of_a_gzip_stream_can_be_read(records: Path) -
 
 
 def assert_torn(file: Path, rows: int, text: str) -> None:
-    """So many rows can be read, and what comes behind them is told."""
+    """`rows` rows can be read, and the error behind them is reported."""
     format_ = open_records(file)
     torn = format_.torn_end(str(file))
     assert (str(torn) if torn else "").startswith(f"{file}: row {rows}: " if text else "")
@@ -326,7 +326,7 @@ def assert_torn(file: Path, rows: int, text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"schema": [{"feature_name": "a"}]}', "[" * 100_000])
-def test_a_schema_that_is_none_is_refused(text: str, records: Path) -> None:
+def test_an_invalid_schema_file_is_refused(text: str, records: Path) -> None:
     records.with_name("schema.json").write_text(text)
     with pytest.raises(DataError, match=r'schema.json: expected JSON \{"schema": '):
         read_records(records)

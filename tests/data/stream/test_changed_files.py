@@ -44,9 +44,7 @@ def test_a_changed_file_is_reported_when_it_is_read(change: Callable[[Path], Non
     source = Source(ParquetConfig(inputs=[str(file)]), ENCODER)
     assert len(source.loader.load([source.chunks[1]]).batches[0]) == 20
     change(file)
-    with pytest.raises(
-        DataError, match=rf"^{file}: changed since this job started: {message}.*; restore the old file"
-    ):
+    with pytest.raises(DataError, match=rf"^{file}: changed since this job started: {message}.*; restore the old file"):
         source.loader.load([source.chunks[0]])
 
 

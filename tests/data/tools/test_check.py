@@ -1,4 +1,4 @@
-"""What `recap config check --data` says of a configuration and its data."""
+"""`recap config check --data` compares a configuration with its data."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from recap.errors import ConfigError
 
 @pytest.fixture
 def feed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A feed, in which the valid files read."""
+    """A feed that the valid configurations read."""
     monkeypatch.chdir(write_formats(write_feed(tmp_path, histories=True)))
     return tmp_path
 
@@ -27,12 +27,12 @@ def problems(*overrides: str) -> list[str]:
 
 
 @pytest.mark.usefixtures("feed")
-def test_good_data_is_good() -> None:
+def test_valid_data_has_no_problems() -> None:
     for file in VALID:
         check_data(resolve(file))
 
 
-def test_every_file_column_and_vocabulary_that_is_not_there_is_told_at_its_place(feed: Path) -> None:
+def test_missing_files_columns_and_vocabularies_are_reported_with_their_origin(feed: Path) -> None:
     (feed / "languages.parquet").unlink()
     table = pq.read_table(feed / "validation" / "part-0.parquet")
     pq.write_table(table.drop_columns(["age", "hour", "like"]), feed / "validation" / "part-0.parquet")
@@ -51,7 +51,7 @@ def test_every_file_column_and_vocabulary_that_is_not_there_is_told_at_its_place
     assert [line[: len(start)] for line, start in zip(sorted(found), sorted(starts), strict=True)] == sorted(starts)
 
 
-def test_wrong_types_and_damaged_files_are_told(feed: Path) -> None:
+def test_wrong_types_and_damaged_files_are_reported(feed: Path) -> None:
     file = feed / "train" / "part-1.parquet"
     table = pq.read_table(file)
     pq.write_table(table.set_column(table.schema.get_field_index("hour"), "hour", pa.array(["x"] * len(table))), file)
@@ -62,24 +62,24 @@ def test_wrong_types_and_damaged_files_are_told(feed: Path) -> None:
     assert any("train_data.source.inputs: train/part-2.parquet: not readable as Parquet" in line for line in found)
 
 
-def test_a_column_that_stands_twice_is_told(feed: Path) -> None:
+def test_a_duplicate_column_is_reported(feed: Path) -> None:
     file = feed / "train" / "part-0.parquet"
     table = pq.read_table(file)
     pq.write_table(table.append_column("age", table.column("age")), file)
-    assert "column 'age': stands there twice; which one is meant cannot be told" in problems()[0]
+    assert "column 'age': appears twice in the file, so it is ambiguous; rename one" in problems()[0]
 
 
-def test_files_without_a_row_are_told(feed: Path) -> None:
+def test_files_without_rows_are_reported(feed: Path) -> None:
     file = feed / "validation" / "part-0.parquet"
     pq.write_table(pq.read_table(file).slice(0, 0), file)
-    assert problems()[0].endswith("validation_data.validation.source.inputs: not a single row in 1 files")
+    assert problems()[0].endswith("validation_data.validation.source.inputs: no rows in 1 files")
 
 
-def test_what_is_wrong_with_histories_and_shared_tables_is_told_at_their_place(feed: Path) -> None:
+def test_problems_of_histories_and_shared_tables_have_their_origin(feed: Path) -> None:
     file = next(file for file in VALID if file.stem == "histories")
     table = pq.read_table(feed / "train" / "part-0.parquet")
-    place = table.schema.get_field_index("watched_gap")
-    table = table.set_column(place, "watched_gap", pa.array([["x"]] * len(table)))
+    index = table.schema.get_field_index("watched_gap")
+    table = table.set_column(index, "watched_gap", pa.array([["x"]] * len(table)))
     pq.write_table(table.drop_columns(["watched_language"]), feed / "train" / "part-0.parquet")
     override = "features.histories.languages.ids.vocabulary=nowhere.parquet"
     with pytest.raises(ConfigError) as caught:
@@ -103,7 +103,7 @@ def test_what_is_wrong_with_histories_and_shared_tables_is_told_at_their_place(f
     assert "histories.yaml:6:5: features.discrete.author: train/part-0.parquet: column 'topics'" in str(caught.value)
 
 
-def test_rows_of_tables_that_are_not_there_or_do_not_fit_are_told_at_their_place(feed: Path) -> None:
+def test_pretrained_rows_that_are_missing_or_do_not_fit_have_their_origin(feed: Path) -> None:
     file = next(file for file in VALID if file.stem == "pretrained")
     for override, message in (
         ("model.embeddings.language.width=3", "column 'row', row 0: holds a list of 2 values; 3 are expected"),

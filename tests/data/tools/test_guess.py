@@ -68,7 +68,7 @@ def names(guesses: Any) -> list[str]:
     return [guess.name for guess in guesses]
 
 
-def test_columns_are_sorted_by_type_content_and_name(columns: Columns) -> None:
+def test_types_values_and_names_decide_the_roles(columns: Columns) -> None:
     assert names(columns.continuous) == ["age_hours", "view_count", "like_rate"]
     assert names(columns.binary) == ["is_in_network"]
     assert {guess.name: guess.value for guess in columns.discrete} == {
@@ -83,16 +83,16 @@ def test_columns_are_sorted_by_type_content_and_name(columns: Columns) -> None:
     assert names(columns.timestamp) == ["served_at_ms"]
 
 
-def test_labels_weigh_one_over_their_rate_and_complaints_count_against(columns: Columns) -> None:
+def test_labels_weigh_one_over_their_rate_and_complaints_negatively(columns: Columns) -> None:
     weights = {label.name: label.value for label in columns.labels}
     rate = np.mean(table().slice(0, 300).column("is_clicked").to_numpy())  # of the row group it looks at
     assert weights["is_clicked"] == pytest.approx(1 / rate, rel=0.05)
     assert weights["is_reported"] < -10
 
 
-def test_each_column_has_a_word_and_those_left_out_say_why(columns: Columns) -> None:
-    assert all(guess.word for guesses in vars(columns).values() for guess in guesses)
-    assert {guess.name: guess.word for guess in columns.left_out} == {
+def test_every_guess_has_a_reason(columns: Columns) -> None:
+    assert all(guess.comment for guesses in vars(columns).values() for guess in guesses)
+    assert {guess.name: guess.comment for guess in columns.left_out} == {
         "is_clicked_at_ms": "another time; a model can learn from an age or hour derived from it",
         "day": "null in every sampled row",
         "date": "a date in digits; a model can learn from an age or weekday derived from it",
@@ -103,19 +103,19 @@ def test_each_column_has_a_word_and_those_left_out_say_why(columns: Columns) -> 
         "not_a_number": "never a finite number",
         "default": "its name has a special meaning in a configuration; rename it",
     }
-    assert columns.continuous[0].word.endswith("% null")
+    assert columns.continuous[0].comment.endswith("% null")
 
 
-def test_what_is_written_is_good_fits_the_data_and_trains(file: Path, tmp_path: Path) -> None:
+def test_the_starter_config_is_valid_fits_the_data_and_trains(file: Path, tmp_path: Path) -> None:
     found = guess_columns([str(file)])
     written = tmp_path / "ranker.yaml"
     written.write_text(starter(found.columns, found.source, found.rows))
     check_data(resolve(written))
     overrides = [f"training.save_dir={tmp_path}/run", "training.num_train_steps=2"]
-    assert train(load_config(written, overrides), Recorder())
+    assert train(load_config(written, overrides), Recorder()).trained
 
 
-def test_data_without_labels_or_rows_or_with_other_columns_is_refused(file: Path, tmp_path: Path) -> None:
+def test_data_without_labels_or_rows_or_with_different_columns_is_refused(file: Path, tmp_path: Path) -> None:
     def write(name: str, rows: pa.Table) -> str:
         pq.write_table(rows, tmp_path / name)
         return str(tmp_path / name)
@@ -135,7 +135,7 @@ def test_data_without_labels_or_rows_or_with_other_columns_is_refused(file: Path
 
 
 def guessed(folder: Path, *tables: dict[str, Any], row_group_size: int = 1000) -> Columns:
-    """The columns of files made of these tables, each beside a label and a feature."""
+    """The guesses for files of these tables, each with a label and a feature added."""
     rows = len(next(iter(tables[0].values())))
     sure = {"is_clicked": [0, 1] * (rows // 2), "x": list(np.linspace(0, 1, rows))}
     for number, columns in enumerate(tables):
@@ -144,7 +144,7 @@ def guessed(folder: Path, *tables: dict[str, Any], row_group_size: int = 1000) -
 
 
 @pytest.mark.parametrize(
-    ("name", "values", "word"),
+    ("name", "values", "comment"),
     [
         ("is_liked", [-1, 1, 1, -1], "named like an engagement, but a label is 0, 1 or null"),
         ("is_liked", [0.0, 1.0, 1.0, float("inf")], "named like an engagement, but a label is 0, 1 or null"),
@@ -162,37 +162,39 @@ def guessed(folder: Path, *tables: dict[str, Any], row_group_size: int = 1000) -
         ("${HOME}", [1.5, 2.5, 3.5, 4.5], "its name has a special meaning in a configuration; rename it"),
     ],
 )
-def test_what_a_run_would_refuse_is_left_out(name: str, values: list[Any], word: str, tmp_path: Path) -> None:
+def test_columns_that_a_run_would_refuse_are_left_out(
+    name: str, values: list[Any], comment: str, tmp_path: Path
+) -> None:
     (left_out,) = guessed(tmp_path, {name: values}).left_out
-    assert (left_out.name, left_out.word[: len(word)]) == (name, word)
+    assert (left_out.name, left_out.comment[: len(comment)]) == (name, comment)
 
 
-def test_a_label_may_be_missing_from_some_rows(tmp_path: Path) -> None:
+def test_a_label_may_be_missing_in_some_rows(tmp_path: Path) -> None:
     _, liked = guessed(tmp_path, {"is_liked": [0, 1, 1, None]}).labels
-    assert liked.word == "0 or 1, named like an engagement; 66.67% are 1, 25% missing"
+    assert liked.comment == "0 or 1, named like an engagement; 66.67% are 1, 25% missing"
 
 
 def test_numbers_of_0_1_and_nan_are_continuous(tmp_path: Path) -> None:
     assert names(guessed(tmp_path, {"flag": [0.0, 1.0, float("nan"), 1.0]}).continuous) == ["x", "flag"]
 
 
-def test_rows_are_looked_at_all_over_the_files(tmp_path: Path) -> None:
+def test_rows_are_sampled_from_all_over_the_files(tmp_path: Path) -> None:
     values = [0, 1] * 50 + list(range(300))
     columns = guessed(tmp_path, {"kind": values, "late": [0] * 399 + [1]}, row_group_size=100)
     assert names(columns.continuous) == ["x", "kind"]
     assert names(columns.binary) == ["late"]
 
 
-def test_files_that_differ_in_dictionaries_and_truth_values_go_together(tmp_path: Path) -> None:
+def test_files_may_differ_in_dictionaries_and_booleans(tmp_path: Path) -> None:
     plain = {"flag": [True, False] * 2, "word": ["a", "b"] * 2, "gone": [1.0, 2.0, 3.0, 4.0]}
     other = {"flag": [1, 0] * 2, "word": pa.array(["a", "b"] * 2).dictionary_encode(), "gone": pa.nulls(4)}
     columns = guessed(tmp_path, plain, other)
     assert names(columns.binary) == ["flag"]
     assert names(columns.vocabularies) == ["word"]
-    assert [guess.word for guess in columns.left_out] == [f"has no type in {tmp_path}/f1.parquet"]
+    assert [guess.comment for guess in columns.left_out] == [f"has no type in {tmp_path}/f1.parquet"]
 
 
-def test_an_empty_row_group_is_passed_over(tmp_path: Path) -> None:
+def test_an_empty_row_group_is_skipped(tmp_path: Path) -> None:
     rows = table()
     with pq.ParquetWriter(tmp_path / "rows.parquet", rows.schema) as writer:
         writer.write_table(rows.slice(0, 0))
@@ -200,7 +202,7 @@ def test_an_empty_row_group_is_passed_over(tmp_path: Path) -> None:
     assert names(guess_columns([str(tmp_path / "rows.parquet")]).columns.labels) == ["is_clicked", "is_reported"]
 
 
-def test_data_without_a_feature_or_with_a_column_twice_is_refused(tmp_path: Path) -> None:
+def test_data_without_a_feature_or_with_duplicate_columns_is_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table({"is_clicked": [0, 1], "word": ["a", "b"]}), tmp_path / "a.parquet")
     with pytest.raises(DataError, match=r"no column is left that a model could read. Strings need a vocabulary: word."):
         guess_columns([str(tmp_path / "a.parquet")])
@@ -212,6 +214,6 @@ def test_data_without_a_feature_or_with_a_column_twice_is_refused(tmp_path: Path
         guess_columns([str(tmp_path)])
 
 
-def test_a_file_named_whole_is_that_file_whatever_its_name_would_match(tmp_path: Path) -> None:
+def test_the_name_of_a_file_is_that_file_even_if_it_looks_like_a_glob(tmp_path: Path) -> None:
     pq.write_table(table(), tmp_path / "x[1].parquet")
     assert guess_columns([str(tmp_path / "x[1].parquet")]).rows == ROWS

@@ -1,4 +1,4 @@
-"""What `recap data inspect` finds in files."""
+"""`recap data inspect` describes the columns of files."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ def write(path: Path, columns: dict[str, Any]) -> str:
     return str(path)
 
 
-def test_every_column_is_looked_at_in_every_row(tmp_path: Path) -> None:
+def test_every_column_is_described_over_all_rows(tmp_path: Path) -> None:
     columns = {
         "like": [0, 1, 1, 0],
         "flag": [True, False, True, True],
@@ -35,14 +35,14 @@ def test_every_column_is_looked_at_in_every_row(tmp_path: Path) -> None:
     write(tmp_path / "b.parquet", columns)
     found = inspect_files([str(tmp_path / "*.parquet")])
     assert (found.files, found.format, found.rows) == (2, "Parquet", 8)
-    told = {
+    reports = {
         column.name: (column.missing, column.not_finite, column.low, column.high, column.distinct, column.positives)
         for column in found.columns
     }
-    assert told == {
+    assert reports == {
         "like": (0, 0, 0, 1, 2, 4),
         "flag": (0, 0, 0, 1, 2, 6),
-        "age": (2, 4, 1.5, 1.5, told["age"][4], None),
+        "age": (2, 4, 1.5, 1.5, reports["age"][4], None),
         "word": (2, 0, "a", "b", 2, None),
         "vector": (2, 0, 0.5, 3.0, None, None),
         "nothing": (8, 0, None, None, 0, None),
@@ -52,7 +52,7 @@ def test_every_column_is_looked_at_in_every_row(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.lists(st.none() | st.integers(-3, 3), max_size=8), min_size=1, max_size=4))
-def test_pieces_give_what_the_whole_gives(pieces: list[list[int | None]]) -> None:
+def test_reports_do_not_depend_on_chunks(pieces: list[list[int | None]]) -> None:
     report = ColumnReport("x", "int64")
     for piece in pieces:
         report.add(pa.chunked_array([pa.array(piece, pa.int64())]))
@@ -63,13 +63,13 @@ def test_pieces_give_what_the_whole_gives(pieces: list[list[int | None]]) -> Non
     assert report.positives == (sum(values) if values and set(values) <= {0, 1} else None)
 
 
-def test_more_values_than_are_counted_are_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_distinct_values_are_unknown_beyond_the_maximum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inspect, "MAX_DISTINCT", 5)
     (column,) = inspect_files([write(tmp_path / "a.parquet", {"x": np.arange(20)})]).columns
     assert (column.distinct, column.high, column.positives) == (None, 19, None)
 
 
-def test_files_of_other_columns_are_refused(tmp_path: Path) -> None:
+def test_files_with_different_columns_are_refused(tmp_path: Path) -> None:
     first, second = (
         write(tmp_path / "a.parquet", {"x": [1], "y": [1]}),
         write(tmp_path / "b.parquet", {"x": [1], "z": [1]}),

@@ -1,4 +1,4 @@
-"""Assets made from columns of strings."""
+"""`recap data vocabulary` counts the strings of a column."""
 
 from pathlib import Path
 
@@ -33,7 +33,7 @@ def test_rare_strings_are_left_out(words: str) -> None:
         count_values([words], "word", min_count=1000)
 
 
-def test_what_is_written_is_what_a_configuration_names(words: str, tmp_path: Path) -> None:
+def test_the_file_written_is_a_vocabulary(words: str, tmp_path: Path) -> None:
     file = tmp_path / "new" / "words.parquet"
     write_table(count_values([words], "word"), file)
     features = FeaturesConfig.model_validate({"discrete": {"word": {"vocabulary": str(file)}}})

@@ -1,4 +1,4 @@
-"""Arrow IPC files (Feather 2): a chunk is a record batch, mapped into memory where the file is local."""
+"""Arrow IPC files (Feather 2): a chunk is a record batch; local files are memory-mapped."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from recap.data.formats.files import open_file, stamp
 from recap.data.formats.filesystem import is_remote
-from recap.data.formats.format import Format, leave_out
+from recap.data.formats.format import Format, drop_rows
 from recap.errors import DataError
 
 
@@ -17,29 +17,26 @@ class ArrowFormat(Format):
     name = "Arrow IPC"
 
     def schema(self, file: str) -> pa.Schema:
-        """From the footer."""
         return _open(file, *stamp(file)).schema
 
     def chunk_rows(self, file: str) -> Sequence[int]:
-        """From the headers of the batches."""
         return _rows(file, *stamp(file))
 
-    def read(self, file: str, chunk: int, columns: Sequence[str], without: Sequence[int] = ()) -> pa.Table:
-        """One record batch."""
-        wanted = list(dict.fromkeys(columns))
-        places = [self.schema(file).get_field_index(name) for name in wanted] if is_remote(file) else []
+    def read(self, file: str, chunk: int, columns: Sequence[str], skip: Sequence[int] = ()) -> pa.Table:
+        names = list(dict.fromkeys(columns))
+        fields = [self.schema(file).get_field_index(name) for name in names] if is_remote(file) else []
         try:
-            batch = _reader(file, places).get_batch(chunk)  # one reader cannot serve two threads
-            return leave_out(pa.Table.from_batches([batch]).select(wanted), without)
+            batch = _reader(file, fields).get_batch(chunk)  # a reader of its own: readers are not thread-safe
+            return drop_rows(pa.Table.from_batches([batch]).select(names), skip)
         except (OSError, pa.ArrowException) as error:
             raise DataError(f"{file}: record batch {chunk} cannot be read ({error})") from None
 
 
-def _reader(file: str, places: Sequence[int] = ()) -> pa.ipc.RecordBatchFileReader:
-    """A local file is mapped; from a store the columns at those places are fetched, all of them if there are none."""
+def _reader(file: str, fields: Sequence[int] = ()) -> pa.ipc.RecordBatchFileReader:
+    """Memory-map a local file; of a remote one, fetch only the fields of these indices (all if empty)."""
     if not is_remote(file):
         return pa.ipc.open_file(pa.memory_map(file))
-    return pa.ipc.open_file(open_file(file), options=pa.ipc.IpcReadOptions(included_fields=list(places)))
+    return pa.ipc.open_file(open_file(file), options=pa.ipc.IpcReadOptions(included_fields=list(fields)))
 
 
 @lru_cache(maxsize=64)
@@ -52,9 +49,10 @@ def _open(file: str, modified: int, size: int) -> pa.ipc.RecordBatchFileReader:
 
 @lru_cache(maxsize=4096)
 def _rows(file: str, modified: int, size: int) -> list[int]:
+    """Rows of each batch, from the headers of the batches."""
     opened = _open(file, modified, size)
     try:
-        if is_remote(file) and opened.schema:  # of a file that is not mapped, one column is enough to fetch
+        if is_remote(file) and opened.schema:  # one column is enough to fetch
             opened = _reader(file, [0])
         return [opened.get_batch(index).num_rows for index in range(opened.num_record_batches)]
     except (OSError, pa.ArrowException) as error:

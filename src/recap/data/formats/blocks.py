@@ -1,6 +1,6 @@
-"""Files of lines or records, cut into blocks of whole ones: what is found by one pass over a file and then remembered.
+"""Indexes of files of lines or records: blocks of complete rows, found in one pass over a file and then cached.
 
-A plain file is read where a block stands. A gzip file cannot be: it is one block, read whole.
+A plain file is read from the offset of a block. A gzip file has no random access: it is one block.
 """
 
 import math
@@ -11,12 +11,12 @@ from functools import lru_cache
 from recap.data.formats.inflate import Damaged, is_gzip, pieces, unreadable
 
 BLOCK_BYTES = 16 << 20
-"""Bytes of a block, or the little more that its last line or record takes."""
+"""Size of a block, up to the length of its last line or record."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """Whole lines or records of a file."""
+    """Complete lines or records of a file."""
 
     offset: int
     length: int
@@ -25,8 +25,8 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Cut:
-    """The blocks of a file, and what is wrong behind them, if the file is torn there."""
+class BlockIndex:
+    """The blocks of a file, and the error behind them if the end of the file is torn."""
 
     blocks: tuple[Block, ...]
     torn: str | None = None
@@ -38,13 +38,13 @@ class Cut:
 
 
 def block_bytes(file: str) -> float:
-    """How large the blocks of a file are; a gzip file is one, however large."""
+    """The block size for a file; infinite for gzip, which is one block."""
     return math.inf if is_gzip(file) else BLOCK_BYTES
 
 
 @lru_cache(maxsize=4096)
 def first_line(file: str, modified: int, size: int) -> bytes:
-    """The first line of a file, with the line break that may be missing. Raises DataError."""
+    """The first line of a file, always with a line break. Raises DataError."""
     line = b""
     try:
         for piece in pieces(file, 1 << 16):
@@ -56,8 +56,8 @@ def first_line(file: str, modified: int, size: int) -> bytes:
     return line[: line.find(b"\n")] + b"\n" if b"\n" in line else line + b"\n"
 
 
-def cut_lines(parts: Iterable[bytes], size: float, *, header: bool) -> Cut:
-    """The blocks of the lines that come in `parts`, without the first line if it is a `header`."""
+def index_lines(parts: Iterable[bytes], size: float, *, header: bool) -> BlockIndex:
+    """The blocks, of about `size` bytes, of the lines in `parts`; with `header`, the first line is not a row."""
     blocks: list[Block] = []
     offset = seen = rows = first_row = 0
     last = b"\n"
@@ -78,4 +78,4 @@ def cut_lines(parts: Iterable[bytes], size: float, *, header: bool) -> Cut:
     rows += last != b"\n" and not header
     if rows:
         blocks.append(Block(offset, seen - offset, rows, first_row))
-    return Cut(tuple(blocks))
+    return BlockIndex(tuple(blocks))

@@ -1,4 +1,4 @@
-"""Which files a source has, and what is said of those that cannot be read."""
+"""Finds the files of a source, and opens local and remote ones alike."""
 
 import glob
 import os
@@ -14,9 +14,9 @@ from recap.errors import DataError
 
 
 def find_files(inputs: Sequence[str] | HourlyInputs | DailyInputs) -> list[str]:
-    """The files that globs match, or those of folders by hour or by day, each once, by name; URLs of stores as paths.
+    """The files, sorted by name, that globs of paths and URLs match, or that the folders of hours or days hold.
 
-    Raises DataError for a glob that matches nothing, and for more missing hours or days than are tolerated.
+    Raises DataError for a glob that matches no file, and for more missing hours or days than are tolerated.
     """
     if isinstance(inputs, HourlyInputs):
         last = datetime.strptime(inputs.end_datetime, "%Y/%m/%d/%H")
@@ -26,25 +26,25 @@ def find_files(inputs: Sequence[str] | HourlyInputs | DailyInputs) -> list[str]:
         last = datetime.strptime(inputs.end_date, "%Y/%m/%d")
         times = [last - timedelta(days=back) for back in range(inputs.days)]
         return _by_time(inputs, times, inputs.num_missing_days_tol, "day")
-    found: set[str] = set()
-    for pattern in map(_plain, inputs):
+    matches: set[str] = set()
+    for pattern in map(_local_path, inputs):
         files = _matched(pattern)
         if not files and (is_remote_folder(pattern) if is_remote(pattern) else os.path.isdir(pattern)):
             raise DataError(f"{pattern}: is a folder; name its files, such as {os.path.join(pattern, '*.parquet')}")
         if not files:
             here = "" if is_remote(pattern) else f" (working directory {os.getcwd()})"
-            raise DataError(f"{pattern}: matches no file{here}; check the path of the data, or make it first")
-        found.update(files)
-    return sorted(found)
+            raise DataError(f"{pattern}: matches no file{here}; check the path, or create the data first")
+        matches.update(files)
+    return sorted(matches)
 
 
-def _plain(file: str) -> str:
-    """A local path as such; a URL as it is."""
+def _local_path(file: str) -> str:
+    """The path of a `file://` URL; anything else unchanged."""
     return file.removeprefix("file://")
 
 
 def _matched(pattern: str) -> list[str]:
-    """The files of one glob. A file that is named whole is that file, whatever its name would match."""
+    """The files of one glob; the path of an existing file is that file, even if its name looks like a glob."""
     if is_remote(pattern):
         return remote_glob(pattern)
     matched = [pattern] if os.path.isfile(pattern) else glob.glob(pattern, recursive=True)
@@ -52,49 +52,49 @@ def _matched(pattern: str) -> list[str]:
 
 
 def _by_time(inputs: HourlyInputs | DailyInputs, times: list[datetime], tolerated: int, unit: str) -> list[str]:
-    """The files of each time's folder."""
-    found: set[str] = set()
+    """The files in the folder of each time."""
+    matches: set[str] = set()
     missing: list[str] = []
     for time in reversed(times):
-        folder = os.path.join(_plain(inputs.data_root), time.strftime(inputs.folders))
+        folder = os.path.join(_local_path(inputs.data_root), time.strftime(inputs.folders))
         files = _matched(os.path.join(glob.escape(folder), inputs.files))
-        found.update(files)
+        matches.update(files)
         missing += [] if files else [folder]
-    if len(missing) > tolerated or not found:
+    if len(missing) > tolerated or not matches:
         shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
         raise DataError(
             f"{inputs.data_root}: {len(missing)} of {len(times)} {unit}s have no file, {tolerated} are tolerated "
-            f"(num_missing_{unit}s_tol). Without one: {shown}"
+            f"(num_missing_{unit}s_tol). Missing: {shown}"
         )
-    return sorted(found)
+    return sorted(matches)
 
 
 def open_file(file: str) -> pa.NativeFile:
-    """A file to be read at any place, or a URL; it closes with its block. Raises OSError."""
-    return remote_file(file) if is_remote(file) else pa.OSFile(_plain(file))
+    """A path or URL, open for random access; a context manager. Raises OSError."""
+    return remote_file(file) if is_remote(file) else pa.OSFile(_local_path(file))
 
 
-def read_whole(file: str) -> bytes:
-    """All that a file holds. Raises OSError."""
+def read_bytes(file: str) -> bytes:
+    """The content of a path or URL. Raises OSError."""
     with open_file(file) as stream:
         return bytes(stream.read())
 
 
 def stamp(file: str) -> tuple[int, int]:
-    """When a file was changed and how large it is: what was learned of it holds while these do. Raises DataError."""
+    """Modification time (ns) and size (bytes) of a file, which tell whether it changed. Raises DataError."""
     try:
         if is_remote(file):
             return remote_stamp(file)
-        status = os.stat(_plain(file))
+        status = os.stat(_local_path(file))
     except OSError as error:
         raise DataError(f"{file}: cannot be read ({reason(error)})") from None
     return status.st_mtime_ns, status.st_size
 
 
 def relative_names(files: Sequence[str], inputs: Sequence[str] | HourlyInputs | DailyInputs = ()) -> list[str]:
-    """What files are called below their common folder, in their order, wherever that is.
+    """The paths of files relative to their common folder, in the order of `files`.
 
-    With the `inputs` that found them, below the folder that these name before their first `*`: it stays the same when
+    With the `inputs` that match them, relative to the folder before the first wildcard: then names stay the same when
     files are added.
     """
     paths = [_absolute(file) for file in files]
@@ -102,11 +102,13 @@ def relative_names(files: Sequence[str], inputs: Sequence[str] | HourlyInputs | 
     if isinstance(inputs, HourlyInputs | DailyInputs):
         folders = [_absolute(inputs.data_root)]
     elif inputs:
-        folders = [os.path.dirname(_absolute(re.split(r"[*?[]", each)[0] + "x")) for each in inputs]
+        folders = [os.path.dirname(_absolute(re.split(r"[*?[]", pattern)[0] + "x")) for pattern in inputs]
     folder = os.path.commonpath(folders)
     return [os.path.relpath(path, folder) for path in paths]
 
 
 def _absolute(file: str) -> str:
-    """A path in which that of a URL, too, begins with its folders."""
-    return os.path.normpath("/" + file.replace("://", "/", 1)) if is_remote(file) else os.path.abspath(_plain(file))
+    """An absolute path; for a URL, `/scheme/authority/key`."""
+    if is_remote(file):
+        return os.path.normpath("/" + file.replace("://", "/", 1))
+    return os.path.abspath(_local_path(file))

@@ -1,4 +1,4 @@
-"""What every format of files can do: say its columns, and give its rows chunk by chunk."""
+"""The interface of a file format: its columns, and its rows chunk by chunk."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -9,39 +9,39 @@ import pyarrow as pa
 from recap.errors import DataError
 
 ColumnTypes = Mapping[str, pa.DataType]
-"""The types that columns are read as where a format does not tell them itself."""
+"""The types to read columns as in formats that store none."""
 
 
 class Format(ABC):
     """Files of one kind. A chunk is the smallest part of a file that is read: a row group, a block of lines…"""
 
     name: str
-    """How people call it."""
+    """For messages."""
 
     @abstractmethod
     def schema(self, file: str) -> pa.Schema:
-        """The columns of `file`. Raises DataError where it is missing or damaged."""
+        """The columns of `file`. Raises DataError if it is missing or damaged."""
 
     @abstractmethod
     def chunk_rows(self, file: str) -> Sequence[int]:
-        """How many rows each chunk of `file` holds, in order. Raises DataError."""
+        """The number of rows of each chunk of `file`, in order. Raises DataError."""
 
     @abstractmethod
-    def read(self, file: str, chunk: int, columns: Sequence[str], without: Sequence[int] = ()) -> pa.Table:
-        """The `columns` of one chunk, rows in order, but for those `without`, which are rows of the chunk, rising.
+    def read(self, file: str, chunk: int, columns: Sequence[str], skip: Sequence[int] = ()) -> pa.Table:
+        """The `columns` of one chunk, rows in order, without the rows in `skip` (ascending, counted in the chunk).
 
-        Raises DataError where the chunk is damaged; with the rows that are, if the others can be read without them.
+        Raises DataError if the chunk is damaged; the error lists the damaged rows if the others can be read.
         """
 
     def torn_end(self, file: str) -> DataError | None:
-        """What is wrong with the end of a file that is whole up to there: `chunk_rows` are those before it."""
+        """The error in the end of a file whose beginning is valid; `chunk_rows` counts the rows before it."""
         return None
 
 
-def leave_out(table: pa.Table, rows: Sequence[int]) -> pa.Table:
-    """The rows of a table but for those."""
+def drop_rows(table: pa.Table, rows: Sequence[int]) -> pa.Table:
+    """`table` without `rows`."""
     if not rows:
         return table
-    kept = np.ones(table.num_rows, bool)
-    kept[list(rows)] = False
-    return table.filter(pa.array(kept))
+    mask = np.ones(table.num_rows, bool)
+    mask[list(rows)] = False
+    return table.filter(pa.array(mask))

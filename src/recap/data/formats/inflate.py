@@ -1,4 +1,4 @@
-"""What files hold, plain or gzip, in pieces or from one place to another."""
+"""The content of files, plain or gzip, in pieces or by byte range."""
 
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -12,21 +12,24 @@ from recap.data.formats.files import open_file
 from recap.data.formats.filesystem import reason
 from recap.errors import DataError
 
-_COMPRESSED, _PIECE, _FINE = 1 << 16, 1 << 18, 1 << 9
-"""Bytes that are read of a gzip file at once; those that come out at most, which stay in the processor's cache; and
-those that come out at most before damage: a piece is lost whole."""
+_READ_BYTES = 1 << 16
+"""Bytes read from a gzip file at a time."""
+_PIECE_BYTES = 1 << 18
+"""Size of an inflated piece; it fits the processor's cache."""
+_FINE_PIECE_BYTES = 1 << 9
+"""Size of a piece near damage: the piece that holds the damage is lost."""
 
-_SPARES = 4
+_MAX_SPARE = 4
 _SPARE: list[npt.NDArray[np.uint8]] = []
-"""Buffers to be used again: new memory from the system would cost a quarter of the time of inflating into it."""
+"""Buffers to reuse: fresh pages from the system take a quarter of the time of inflating into them."""
 
 
 class Damaged(ValueError):
-    """What is wrong with a gzip stream; what came before it is as it was written."""
+    """A gzip stream or a record is damaged; the pieces before it are valid."""
 
 
 def is_gzip(file: str) -> bool:
-    """Whether a file is compressed, by its first two bytes. Raises DataError where it cannot be read."""
+    """Whether a file begins with the two bytes of gzip. Raises DataError if it cannot be read."""
     try:
         with open_file(file) as stream:
             return bytes(stream.read(2)) == b"\x1f\x8b"
@@ -35,12 +38,12 @@ def is_gzip(file: str) -> bool:
 
 
 def pieces(file: str, size: int) -> Iterator[bytes]:
-    """What a file holds, uncompressed: pieces of `size` of a plain file, of a gzip file pieces of any size.
+    """The uncompressed content of a file, in pieces of `size` bytes, of any size for gzip.
 
-    Raises DataError where it cannot be read, and Damaged behind what is whole of a gzip file.
+    Raises DataError if it cannot be read, and Damaged after the valid pieces of a damaged gzip file.
     """
     compressed = is_gzip(file)
-    given = 0
+    yielded = 0
     try:
         with open_file(file) as stream:
             if not compressed:
@@ -48,25 +51,25 @@ def pieces(file: str, size: int) -> Iterator[bytes]:
                     yield piece
                 return
             try:
-                for piece in _inflate(stream, _PIECE):
+                for piece in _inflate(stream, _PIECE_BYTES):
                     yield piece
-                    given += len(piece)
+                    yielded += len(piece)
             except Damaged:
                 stream.seek(0)
-                for piece in _inflate(stream, _FINE):
-                    given -= len(piece)
-                    if given < 0:
-                        yield piece[given:]
-                        given = 0
+                for piece in _inflate(stream, _FINE_PIECE_BYTES):
+                    yielded -= len(piece)
+                    if yielded < 0:
+                        yield piece[yielded:]
+                        yielded = 0
     except OSError as error:
         raise unreadable(file, error) from None
 
 
 @contextmanager
 def borrowed_range(file: str, offset: int, length: int) -> Iterator[npt.NDArray[np.uint8]]:
-    """`length` bytes of what a file holds, from `offset` on, uncompressed: to be copied from before the block is left.
+    """`length` bytes of the uncompressed content from `offset`, in a buffer that is reused after the block.
 
-    Raises DataError where the file is cut short.
+    Raises DataError if the content ends before.
     """
     buffer = _SPARE.pop() if _SPARE else np.empty(0, np.uint8)
     if len(buffer) < length:
@@ -75,14 +78,14 @@ def borrowed_range(file: str, offset: int, length: int) -> Iterator[npt.NDArray[
         _fill(file, offset, buffer[:length])
         yield buffer[:length]
     finally:
-        if len(_SPARE) < _SPARES:
+        if len(_SPARE) < _MAX_SPARE:
             _SPARE.append(buffer)
 
 
 def read_range(file: str, offset: int, length: int) -> bytes:
-    """The same to be kept."""
-    with borrowed_range(file, offset, length) as found:
-        return found.tobytes()
+    """A copy of `length` bytes of the uncompressed content from `offset`. Raises DataError."""
+    with borrowed_range(file, offset, length) as buffer:
+        return buffer.tobytes()
 
 
 def unreadable(file: str, error: Exception) -> DataError:
@@ -91,7 +94,7 @@ def unreadable(file: str, error: Exception) -> DataError:
 
 
 def _fill(file: str, offset: int, target: npt.NDArray[np.uint8]) -> None:
-    """Put what a file holds from `offset` on into `target`. Raises DataError where there is less."""
+    """Fill `target` with the uncompressed content from `offset`. Raises DataError if the content ends before."""
     if not is_gzip(file):
         try:
             with open_file(file) as stream:
@@ -102,7 +105,7 @@ def _fill(file: str, offset: int, target: npt.NDArray[np.uint8]) -> None:
     else:
         position = _inflate_into(file, offset, target)
     if position < len(target):
-        raise DataError(f"{file}: ends at byte {offset + position:,}, in the middle of what it held before")
+        raise DataError(f"{file}: ends at byte {offset + position:,}; it was longer when it was listed")
 
 
 def _inflate_into(file: str, offset: int, target: npt.NDArray[np.uint8]) -> int:
@@ -123,24 +126,24 @@ def _inflate_into(file: str, offset: int, target: npt.NDArray[np.uint8]) -> int:
 
 
 def _inflate(stream: pa.NativeFile, size: int) -> Iterator[bytes]:
-    """The members of a gzip file one after the other, in pieces up to `size`; zeros may stand between and behind."""
+    """The members of a gzip file in order, in pieces up to `size`; zero bytes between and after them are skipped."""
     waiting = b""
     while True:
         while not (waiting := waiting.lstrip(b"\0")):
-            waiting = stream.read(_COMPRESSED)
+            waiting = stream.read(_READ_BYTES)
             if not waiting:
                 return
         waiting = yield from _member(stream, waiting, size)
 
 
 def _member(stream: pa.NativeFile, waiting: bytes, size: int) -> Generator[bytes, None, bytes]:
-    """One member that begins with what is `waiting`; what was read behind it is returned."""
+    """The pieces of the member that begins with `waiting`; returns the bytes read after its end."""
     member = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
     while not member.eof:
         if member.needs_input and not waiting:
-            waiting = stream.read(_COMPRESSED)
+            waiting = stream.read(_READ_BYTES)
             if not waiting:
-                raise Damaged("the gzip stream breaks off")
+                raise Damaged("the gzip stream is cut short")
         try:
             piece = member.decompress(waiting, size)
         except igzip_lib.error as error:  # type: ignore[misc]

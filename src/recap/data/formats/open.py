@@ -1,4 +1,4 @@
-"""What reads files of whatever format they are, chunk by chunk."""
+"""Opens the format of a source config, and lists the chunks of a file."""
 
 import os
 from collections.abc import Sequence
@@ -26,13 +26,13 @@ class Chunk:
     first_row: int
     rows: int
     stamp: tuple[int, int]
-    """Of the file, when the chunk was listed."""
+    """Of the file at the time the chunk was listed."""
 
 
-def chunks_of(format_: Format, file: str, *, though_torn: bool = False) -> list[Chunk]:
-    """The chunks of one file that hold rows. Raises DataError where it is damaged, or torn and that is not accepted."""
+def chunks_of(format_: Format, file: str, *, allow_torn: bool = False) -> list[Chunk]:
+    """The chunks of one file that hold rows. Raises DataError if it is damaged, or its end torn (see `allow_torn`)."""
     torn = format_.torn_end(file)
-    if torn is not None and not though_torn:
+    if torn is not None and not allow_torn:
         raise torn
     listed = stamp(file)
     chunks: list[Chunk] = []
@@ -45,10 +45,10 @@ def chunks_of(format_: Format, file: str, *, though_torn: bool = False) -> list[
 
 
 def open_format(config: SourceConfig, types: ColumnTypes, files: Sequence[str] = ()) -> Format:
-    """What reads the files of `config`, with the columns that their folders say.
+    """The format of a source config, with the columns of partitioned folders.
 
-    `types` are those of columns where a format does not tell them itself. `files`, if they are known, are looked at
-    together for the types of the columns of folders.
+    `types`: the types to read columns as in formats that store none. `files`: all files of the source, which together
+    decide the types of the folders' columns.
     """
     return PartitionedFormat(_open_format(config, types), types, files)
 
@@ -81,11 +81,11 @@ EXTENSIONS: dict[str, str] = {
     ".tfrecord": "tfrecord",
     ".tfrecords": "tfrecord",
 }
-"""How the names of files end → the kind of their format; a `.gz` behind it is passed over."""
+"""File extension → format; a `.gz` after it is ignored."""
 
 
 def stem(file: str) -> str:
-    """The name of a file without the endings that say its format."""
+    """The name of a file without its format's extension."""
     plain = file.removesuffix(".gz")
     base, ending = os.path.splitext(plain)
     return base if ending.lower() in EXTENSIONS else plain

@@ -9,39 +9,36 @@ import pyarrow.parquet as pq
 
 from recap.data.formats.files import open_file, stamp
 from recap.data.formats.filesystem import is_remote
-from recap.data.formats.format import Format, leave_out
+from recap.data.formats.format import Format, drop_rows
 from recap.data.formats.packed import unpack, unpack_schema
 from recap.errors import DataError
 
 
 class ParquetFormat(Format):
-    """Parquet files; packed columns are the lists they stand for."""
+    """Parquet files; packed columns are read as lists."""
 
     name = "Parquet"
 
     def schema(self, file: str) -> pa.Schema:
-        """From the footer."""
         return _footer(file, *stamp(file))[1]
 
     def chunk_rows(self, file: str) -> Sequence[int]:
-        """From the footer."""
         metadata = _footer(file, *stamp(file))[0]
         return [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)]
 
-    def read(self, file: str, chunk: int, columns: Sequence[str], without: Sequence[int] = ()) -> pa.Table:
-        """One row group; by a reader of its own, since one reader cannot serve two threads."""
+    def read(self, file: str, chunk: int, columns: Sequence[str], skip: Sequence[int] = ()) -> pa.Table:
         metadata = _footer(file, *stamp(file))[0]
         try:
-            with _open(file, metadata) as opened:
+            with _open(file, metadata) as opened:  # a reader of its own: readers are not thread-safe
                 table = opened.read_row_group(chunk, columns=list(dict.fromkeys(columns)), use_threads=False)
-                return leave_out(unpack(table, file), without)
+                return drop_rows(unpack(table, file), skip)
         except (OSError, pa.ArrowException) as error:
             raise DataError(f"{file}: row group {chunk} cannot be read ({error})") from None
 
 
 @contextmanager
 def _open(file: str, metadata: pq.FileMetaData | None = None) -> Iterator[pq.ParquetFile]:
-    """A reader; that of a store asks for all the columns of a row group at once, not for one after the other."""
+    """A reader; from a store it requests all columns of a row group together instead of one after the other."""
     if not is_remote(file):
         with pq.ParquetFile(file, metadata=metadata) as opened:
             yield opened
@@ -52,7 +49,7 @@ def _open(file: str, metadata: pq.FileMetaData | None = None) -> Iterator[pq.Par
 
 @lru_cache(maxsize=1024)
 def _footer(file: str, modified: int, size: int) -> tuple[pq.FileMetaData, pa.Schema]:
-    """Footers are parsed once; that of a file that changed anew."""
+    """The metadata and the columns; parsed again only if the file changes."""
     try:
         with _open(file) as opened:
             return opened.metadata, unpack_schema(opened.schema_arrow, file)

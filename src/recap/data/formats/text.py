@@ -1,4 +1,4 @@
-"""CSV with a header, and JSON lines: a chunk is a block of lines. A row is a line: no line breaks in quotes."""
+"""CSV with a header, and JSON lines: a chunk is a block of lines. A row is one line; quotes hold no line breaks."""
 
 import json
 import re
@@ -13,25 +13,25 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.json
 
-from recap.data.formats.blocks import BLOCK_BYTES, Block, Cut, block_bytes, cut_lines, first_line
+from recap.data.formats.blocks import BLOCK_BYTES, Block, BlockIndex, block_bytes, first_line, index_lines
 from recap.data.formats.files import stamp
 from recap.data.formats.format import ColumnTypes, Format
-from recap.data.formats.index_cache import remembered
+from recap.data.formats.index_cache import cached_index
 from recap.data.formats.inflate import Damaged, pieces, read_range, unreadable
 from recap.data.formats.location import Location
 from recap.errors import DataError
 
-_TRIES = 1000
-"""Parts of a block that are read to find the lines that are wrong."""
+_MAX_TRIES = 1000
+"""Parts of a block that are parsed to find its bad lines."""
 _LINE_NUMBER = re.compile(r"Row #\d+: | in row \d+")
 
 
 class _Unreadable(Exception):
-    """Why lines are no rows."""
+    """Lines cannot be parsed as rows."""
 
 
 class _TextFormat(Format):
-    """Files of lines; their columns are those of the first block, of the types that are asked for, or seen there."""
+    """Files of lines; the columns are those of the first block, with the configured types, or else inferred there."""
 
     has_header: bool
 
@@ -40,42 +40,39 @@ class _TextFormat(Format):
         self._schema = lru_cache(maxsize=4096)(self._read_schema)
 
     def schema(self, file: str) -> pa.Schema:
-        """From the first block."""
         return self._schema(file, *stamp(file))
 
     def chunk_rows(self, file: str) -> Sequence[int]:
-        """Lines of each block."""
         return [block.rows for block in self._blocks(file)]
 
-    def read(self, file: str, chunk: int, columns: Sequence[str], without: Sequence[int] = ()) -> pa.Table:
-        """One block."""
+    def read(self, file: str, chunk: int, columns: Sequence[str], skip: Sequence[int] = ()) -> pa.Table:
         schema = self.schema(file)
         for name in columns:
             if schema.names.count(name) > 1:
-                raise Location(file).error(name, "stands there twice; which one is meant cannot be told")
+                raise Location(file).error(name, "appears twice in the file, so it is ambiguous; rename one")
         wanted = pa.schema([schema.field(name) for name in dict.fromkeys(columns)])
-        return self._table(file, self._blocks(file)[chunk], wanted, without)
+        return self._table(file, self._blocks(file)[chunk], wanted, skip)
 
     def _blocks(self, file: str) -> tuple[Block, ...]:
-        return _cut(file, *stamp(file), self.has_header).blocks
+        return _index(file, *stamp(file), self.has_header).blocks
 
     def _read_schema(self, file: str, modified: int, size: int) -> pa.Schema:
-        first = (*self._blocks(file), Block(0, 0, 0, 0))[0]
+        first = next(iter(self._blocks(file)), Block(0, 0, 0, 0))
         try:
-            seen = self._seen(file, first, None)
+            inferred = self._infer(file, first, None)
         except DataError:
-            # Values of several types may stand under a key that nobody reads, or be wrong under one that is.
+            # An unused key may hold values of several types, and a used one bad values.
             text = read_range(file, first.offset, first.length)
             known = [(name, kind) for name, kind in self.types.items() if json.dumps(name).encode() in text]
             if self.has_header or not known:
                 raise
-            seen = self._seen(file, first, pa.schema(known))
-        # true and false are no text of a number; they are read as what they are
-        asked = {field.name: self.types.get(field.name) for field in seen if not pa.types.is_boolean(field.type)}
-        return pa.schema([pa.field(field.name, asked.get(field.name) or field.type) for field in seen])
+            inferred = self._infer(file, first, pa.schema(known))
+        # true and false cannot be parsed as numbers, so booleans stay booleans
+        asked = {field.name: self.types.get(field.name) for field in inferred if not pa.types.is_boolean(field.type)}
+        return pa.schema([pa.field(field.name, asked.get(field.name) or field.type) for field in inferred])
 
-    def _seen(self, file: str, first: Block, wanted: pa.Schema | None) -> pa.Schema:
-        """The columns of the first block; lines that are wrong are told where rows are read."""
+    def _infer(self, file: str, first: Block, wanted: pa.Schema | None) -> pa.Schema:
+        """The columns of the first block, without its bad lines, which `read` reports."""
         try:
             return self._table(file, first, wanted).schema
         except DataError as error:
@@ -83,48 +80,46 @@ class _TextFormat(Format):
                 raise
             return self._table(file, first, wanted, error.rows).schema
 
-    def _table(self, file: str, block: Block, wanted: pa.Schema | None, without: Sequence[int] = ()) -> pa.Table:
-        """The rows of a block but for some: the columns that are `wanted`, or all as they look."""
+    def _table(self, file: str, block: Block, wanted: pa.Schema | None, skip: Sequence[int] = ()) -> pa.Table:
+        """The rows of a block without those in `skip`: the `wanted` columns, or all with inferred types."""
         header = first_line(file, *stamp(file)) if self.has_header else b""
         text = read_range(file, block.offset, block.length)
-        if not without:
-            with suppress(_Unreadable):  # below, line by line, which of them it is is found
+        if not skip:
+            with suppress(_Unreadable):  # the bad lines are found below
                 return self._rows(header + text, block.rows, wanted)
-        lines = text.split(b"\n")[: block.rows]
-        kept = np.delete(np.arange(block.rows), list(without)).tolist()
+        all_lines = text.split(b"\n")[: block.rows]
+        rows = np.delete(np.arange(block.rows), list(skip)).tolist()
+        lines = [all_lines[row] for row in rows]
         try:
-            return self._rows(_join(header, [lines[row] for row in kept]), len(kept), wanted)
+            return self._rows(_join(header, lines), len(lines), wanted)
         except _Unreadable as error:
-            wrong = self._wrong_lines(header, [lines[row] for row in kept], wanted)
-            if not wrong:
+            bad = self._bad_lines(header, lines, wanted)
+            if not bad:
                 raise DataError(
                     f"{file}: rows {block.first_row} to {block.first_row + block.rows - 1}: {error}"
                 ) from None
-            rows = [kept[line] for line in sorted(wrong)]
-            text_of_first = wrong[min(wrong)]
-        raise DataError(f"{file}: row {block.first_row + rows[0]}: {text_of_first}", rows)
+            bad_rows = [rows[line] for line in sorted(bad)]
+            message = bad[min(bad)]
+        raise DataError(f"{file}: row {block.first_row + bad_rows[0]}: {message}", bad_rows)
 
     def _rows(self, text: bytes, count: int, wanted: pa.Schema | None) -> pa.Table:
-        """The rows of some lines. Raises _Unreadable where they are none, or not `count`."""
+        """Parse lines. Raises _Unreadable if they are not `count` valid rows."""
         try:
             table = self._parse(text, wanted)
         except pa.ArrowException as error:
-            said = _LINE_NUMBER.sub("", str(error))  # counted in the part that was read
-            raise _Unreadable(f"not readable as {self.name} ({said})") from None
+            message = _LINE_NUMBER.sub("", str(error))  # its line numbers count from the start of the part
+            raise _Unreadable(f"not readable as {self.name} ({message})") from None
         if table.num_rows != count:
             lines = "the line gives" if count == 1 else f"{count} lines give"
             raise _Unreadable(
-                f"{lines} {table.num_rows} rows; a row is one line, without empty lines between "
-                "and line breaks in quotes"
+                f"{lines} {table.num_rows} rows; a row is one line, without empty lines between rows "
+                "or line breaks in quotes"
             )
         return table
 
-    def _wrong_lines(self, header: bytes, lines: Sequence[bytes], wanted: pa.Schema | None) -> dict[int, str]:
-        """What is wrong with each line without which the others are rows; nothing where there are no such lines.
-
-        Halves of what cannot be read are read until it is one line.
-        """
-        wrong: dict[int, str] = {}
+    def _bad_lines(self, header: bytes, lines: Sequence[bytes], wanted: pa.Schema | None) -> dict[int, str]:
+        """The lines that cannot be parsed → messages, by bisection; empty if the others fail without them too."""
+        bad: dict[int, str] = {}
         parts, tries = [(0, len(lines))], 0
         while parts:
             start, end = parts.pop()
@@ -132,22 +127,22 @@ class _TextFormat(Format):
                 self._rows(_join(header, lines[start:end]), end - start, wanted)
             except _Unreadable as error:
                 if end - start == 1:
-                    wrong[start] = str(error)
+                    bad[start] = str(error)
                 else:
                     parts += [(start, (start + end) // 2), ((start + end) // 2, end)]
             tries += 1
-            if tries > _TRIES:
+            if tries > _MAX_TRIES:
                 return {}
-        others = [line for row, line in enumerate(lines) if row not in wrong]
+        others = [line for row, line in enumerate(lines) if row not in bad]
         try:
             self._rows(_join(header, others), len(others), wanted)
-        except _Unreadable:  # lines that only fail together
+        except _Unreadable:  # these lines fail only together
             return {}
-        return wrong
+        return bad
 
     @abstractmethod
     def _parse(self, text: bytes, wanted: pa.Schema | None) -> pa.Table:
-        """The rows of some lines."""
+        """Parse lines, after the header if the format has one."""
 
 
 class CsvFormat(_TextFormat):
@@ -157,7 +152,7 @@ class CsvFormat(_TextFormat):
     has_header = True
 
     def __init__(self, types: ColumnTypes, delimiter: str = ",") -> None:
-        """`types` are those of the columns that are known of; CSV holds no lists."""
+        """`types`: the types to read columns as; types of lists are ignored."""
         super().__init__({name: kind for name, kind in types.items() if not pa.types.is_nested(kind)})
         self.delimiter = delimiter
 
@@ -165,7 +160,7 @@ class CsvFormat(_TextFormat):
         return pyarrow.csv.read_csv(
             BytesIO(text),
             read_options=pyarrow.csv.ReadOptions(use_threads=False, block_size=max(len(text), 1)),
-            # An empty line is a row only where a row is one value; elsewhere it is missed when rows are counted.
+            # An empty line is a row only in files of one column; in others the row count reveals it.
             parse_options=pyarrow.csv.ParseOptions(
                 delimiter=self.delimiter,
                 ignore_empty_lines=self.delimiter.encode() in text.partition(b"\n")[0],
@@ -181,7 +176,7 @@ class CsvFormat(_TextFormat):
 
 
 class JsonLinesFormat(_TextFormat):
-    """Files whose every line is a JSON object; a key that is missing from a line is null."""
+    """Files with a JSON object per line; a missing key is null."""
 
     name = "JSON lines"
     has_header = False
@@ -197,15 +192,14 @@ class JsonLinesFormat(_TextFormat):
 
 
 @lru_cache(maxsize=4096)
-def _cut(file: str, modified: int, size: int, header: bool) -> Cut:
-    """The blocks of a file of lines."""
+def _index(file: str, modified: int, size: int, header: bool) -> BlockIndex:
     kind = "lines after a header" if header else "lines"
     try:
-        return remembered(
+        return cached_index(
             file,
             (modified, size),
             kind,
-            lambda: cut_lines(pieces(file, BLOCK_BYTES), block_bytes(file), header=header),
+            lambda: index_lines(pieces(file, BLOCK_BYTES), block_bytes(file), header=header),
         )
     except Damaged as error:
         raise unreadable(file, error) from None

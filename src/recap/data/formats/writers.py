@@ -1,4 +1,4 @@
-"""Tables → files of every format, written a table at a time."""
+"""Writes tables to files of every format, a table at a time."""
 
 import gzip
 import json
@@ -21,19 +21,19 @@ from recap.data.formats.tfrecord.records import masked_crc
 from recap.errors import DataError
 
 ROW_GROUP_BYTES = 64 * 2**20
-"""What a row group of Parquet holds in memory at most: a window is never less than one, and three are held."""
+"""Maximum size of a Parquet row group in memory: a shuffle window is at least one, and three are in memory."""
 
 
 class Writer(ABC):
-    """One file being written; leaving the block closes it."""
+    """A file being written; a context manager that closes it."""
 
     @abstractmethod
     def write(self, table: pa.Table) -> None:
-        """The next rows. Raises DataError for what the format cannot hold."""
+        """Append rows. Raises DataError for values that the format cannot hold."""
 
     @abstractmethod
     def close(self) -> None:
-        """The end of the file."""
+        """Finish the file."""
 
     def __enter__(self) -> Self:
         return self
@@ -43,7 +43,7 @@ class Writer(ABC):
 
 
 def open_writer(kind: SourceKind, path: Path, schema: pa.Schema) -> Writer:
-    """What writes a file of `kind` with the columns of `schema`. Raises DataError for columns it cannot hold."""
+    """A writer of format `kind` for the columns of `schema`. Raises DataError for columns it cannot hold."""
     match kind:
         case "parquet":
             return _ParquetWriter(path, schema)
@@ -52,7 +52,7 @@ def open_writer(kind: SourceKind, path: Path, schema: pa.Schema) -> Writer:
         case "csv":
             lists = [field.name for field in schema if pa.types.is_nested(field.type)]
             if lists:
-                raise DataError(f"CSV holds no lists, but {', '.join(lists)} are; choose another format")
+                raise DataError(f"CSV cannot hold lists, such as {', '.join(lists)}; choose another format")
             return _CsvWriter(pyarrow.csv.CSVWriter(path, schema))
         case "jsonl":
             return _JsonLinesWriter(path)
@@ -63,7 +63,7 @@ def open_writer(kind: SourceKind, path: Path, schema: pa.Schema) -> Writer:
 
 
 class _ArrowWriter(Writer):
-    """One of pyarrow's own."""
+    """Wraps a writer of pyarrow."""
 
     def __init__(self, writer: Any) -> None:
         self.writer = writer
@@ -76,18 +76,20 @@ class _ArrowWriter(Writer):
 
 
 class _CsvWriter(_ArrowWriter):
-    """CSV in which a row is a line."""
+    """CSV, one line per row."""
 
     def write(self, table: pa.Table) -> None:
         for field, column in zip(table.schema, table.columns, strict=True):
             text = pa.types.is_string(field.type) or pa.types.is_large_string(field.type)
             if text and pc.any(pc.match_substring_regex(column, "[\\r\\n]")).as_py():
-                raise DataError(f"column {field.name!r} holds text with a line break, but a row of CSV is a line")
+                raise DataError(
+                    f"column {field.name!r} holds text with a line break; CSV files here have one line per row"
+                )
         super().write(table)
 
 
 class _ParquetWriter(Writer):
-    """zstd Parquet as it is read fastest."""
+    """zstd Parquet with the settings that read fastest."""
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         columns = _parquet_columns(schema)
@@ -97,13 +99,13 @@ class _ParquetWriter(Writer):
             path,
             schema,
             compression="zstd",
-            # 1 makes packed bytes a tenth smaller, which takes twice as long to undo
+            # level 1 makes packed bytes a tenth smaller but takes twice as long to decompress as level -1
             compression_level={path: -1 if path in bytes_ else 1 for path in columns},
-            # floats and packed bytes hardly ever repeat: a dictionary of them is only looked up one by one
+            # floats and packed bytes hardly ever repeat, so a dictionary only adds a lookup per value
             use_dictionary=[
                 path for path, kind in columns.items() if path not in bytes_ and kind not in ("FLOAT", "DOUBLE")
             ],
-            # the least and the greatest of packed bytes say nothing, and are as long as they
+            # minimum and maximum of packed bytes are as long as a row and useless
             write_statistics=[path for path in columns if path not in bytes_],
         )
 
@@ -116,23 +118,24 @@ class _ParquetWriter(Writer):
 
 
 def _parquet_columns(schema: pa.Schema) -> dict[str, str]:
-    """The columns of Parquet for those of `schema`, below lists too → their physical types."""
+    """Leaf columns in Parquet of the columns of `schema` → their physical types."""
     sink = pa.BufferOutputStream()
     pq.write_table(schema.empty_table(), sink)
     columns = pq.ParquetFile(pa.BufferReader(sink.getvalue())).schema
-    return {column.path: column.physical_type for column in (columns.column(at) for at in range(len(columns)))}
+    leaves = [columns.column(index) for index in range(len(columns))]
+    return {leaf.path: leaf.physical_type for leaf in leaves}
 
 
 class _JsonLinesWriter(Writer):
-    """A JSON object a row; what is no number is null."""
+    """A JSON object per row; NaN becomes null."""
 
     def __init__(self, path: Path) -> None:
         self.stream = path.open("w", encoding="utf-8")
 
     def write(self, table: pa.Table) -> None:
         for row in table.to_pylist():
-            said = {name: value if value == value else None for name, value in row.items()}
-            self.stream.write(json.dumps(said, ensure_ascii=False, default=_as_json) + "\n")
+            values = {name: value if value == value else None for name, value in row.items()}
+            self.stream.write(json.dumps(values, ensure_ascii=False, default=_as_json) + "\n")
 
     def close(self) -> None:
         self.stream.close()
@@ -145,7 +148,7 @@ def _as_json(value: Any) -> Any:
 
 
 class _TfRecordWriter(Writer):
-    """gzip TFRecord of tf.train.Example; a null is a feature that is absent."""
+    """gzip TFRecord of tf.train.Example; null is an absent feature."""
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self.kinds = {field.name: _list_kind(field) for field in schema}
@@ -154,7 +157,7 @@ class _TfRecordWriter(Writer):
     def write(self, table: pa.Table) -> None:
         for name, kind in zip(table.column_names, table.schema.types, strict=True):
             if pa.types.is_uint64(kind) and (pc.max(table.column(name)).as_py() or 0) >= 2**63:
-                raise DataError(f"column {name!r} holds integers of 2^63 and more; TFRecord holds smaller ones")
+                raise DataError(f"column {name!r} holds integers of 2^63 or more, beyond the int64 of TFRecord")
         for row in table.to_pylist():
             features = {
                 name.encode(): (kind, _as_list(row[name], kind))
@@ -171,7 +174,7 @@ class _TfRecordWriter(Writer):
 
 
 def tfrecord_schema(schema: pa.Schema) -> dict[str, Any]:
-    """What `source.schema_path` names, for files written with the columns of `schema`."""
+    """The content of the `source.schema_path` file for TFRecord files written with the columns of `schema`."""
     dtypes = {BYTES: "bytes_list", FLOATS: "float_list", INTEGERS: "int64_list"}
     entries = []
     for field in schema:
@@ -189,7 +192,7 @@ def _list_kind(field: pa.Field) -> int:
         return INTEGERS
     if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind):
         return BYTES
-    raise DataError(f"TFRecord holds no {field.type}, which column {field.name!r} is; choose another format")
+    raise DataError(f"TFRecord cannot hold column {field.name!r} of type {field.type}; choose another format")
 
 
 def _as_list(value: Any, kind: int) -> list[Any]:

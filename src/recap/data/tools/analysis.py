@@ -1,4 +1,4 @@
-"""Means and deviations of continuous values after sign(x)·log1p|x|: what `z_score_log` normalises by."""
+"""`recap data analysis`: means and deviations of continuous values after sign(x)·log1p|x|, for `z_score_log`."""
 
 from collections.abc import Callable
 
@@ -14,15 +14,15 @@ from recap.errors import ConfigError
 
 
 def analyse(config: RecapConfig, after_rows: Callable[[int], None] = lambda rows: None) -> pa.Table:
-    """Read all rows to train on, once: a table of `name`, `mean` and `deviation`, a continuous value a row, in order.
+    """Read the training rows once: a table with `name`, `mean` and `deviation` of each continuous value, in order.
 
-    What is not finite counts as 0, as in the model; rows are not weighted. Partial results are merged as by Chan,
-    Golub & LeVeque (1979), so that memory is constant. Raises ConfigError where nothing is continuous, DataError for
-    files that cannot be read.
+    Values that are not finite count as 0, as in the model; rows have equal weight. Batches are merged with the update
+    of Chan, Golub & LeVeque (1979), so memory is constant. Raises ConfigError without continuous features and DataError
+    for files that cannot be read.
     """
     features = FeaturesConfig(continuous=config.features.continuous)
     if not features.continuous:
-        raise ConfigError("features.continuous: is empty; there is nothing to analyse")
+        raise ConfigError("features.continuous: is empty, so there is nothing to analyse")
     assets = load_assets(features)
     names = value_names(features, assets)
     means, squares, rows = np.zeros(len(names)), np.zeros(len(names)), 0
@@ -31,10 +31,10 @@ def analyse(config: RecapConfig, after_rows: Callable[[int], None] = lambda rows
         values = batch.continuous.double().numpy()
         values = np.where(np.isfinite(values), values, 0.0)
         logs = np.sign(values) * np.log1p(np.abs(values))
-        more, mean = len(logs), logs.mean(axis=0)
+        count, mean = len(logs), logs.mean(axis=0)
         shift = mean - means
-        squares += ((logs - mean) ** 2).sum(axis=0) + shift**2 * (rows * more / (rows + more))
-        means += shift * (more / (rows + more))
-        rows += more
-        after_rows(more)
+        squares += ((logs - mean) ** 2).sum(axis=0) + shift**2 * (rows * count / (rows + count))
+        means += shift * (count / (rows + count))
+        rows += count
+        after_rows(count)
     return pa.table({"name": names, "mean": means, "deviation": np.sqrt(squares / rows)})

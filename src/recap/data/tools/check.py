@@ -1,4 +1,4 @@
-"""What `recap config check --data` looks at: every file and column that a configuration names, without reading rows."""
+"""`recap config check --data`: checks every file and column that a config names, without reading rows."""
 
 from collections.abc import Iterable, Iterator
 
@@ -26,32 +26,35 @@ from recap.errors import ConfigError, DataError, Problem
 def check_data(resolved: Resolved) -> None:
     """Compare a configuration with the data it names.
 
-    Raises ConfigError with every glob that matches nothing, missing column, wrong type and unusable vocabulary, each at
-    the place of the configuration that asks for it.
+    Raises ConfigError with every glob without a match, missing column, wrong type and invalid vocabulary, each at the
+    origin of the key that needs it.
     """
-    found: dict[str, KeyPath] = {}
+    paths: dict[str, KeyPath] = {}
     for path, error in _problems(resolved.config):
-        found.setdefault(str(error), path)  # what two places ask for is told of the first
-    if found:
-        places = ((origin_at(resolved.root, path, key=True), dotted(path), text) for text, path in found.items())
-        raise ConfigError(in_order([Problem(*place) for place in places]))
+        paths.setdefault(str(error), path)  # the same error of two keys is reported once
+    if paths:
+        problems = [
+            Problem(origin_at(resolved.root, path, key=True), dotted(path), text) for text, path in paths.items()
+        ]
+        raise ConfigError(in_order(problems))
 
 
 DataProblems = Iterator[tuple[KeyPath, DataError]]
 Parts = dict[KeyPath, RowEncoder]
-"""An encoder for every column by itself, by the place that names the column."""
+"""Key path of a column → an encoder of that column alone."""
 
 
 def _pretrained_problems(config: RecapConfig, assets: Assets) -> DataProblems:
-    """Rows of tables that cannot be read, or do not fit, as far as the first of them tell."""
+    """Pretrained rows that cannot be read or do not fit; only the first chunk is checked."""
     spaces = config.features.code_spaces
-    for name, said in config.model.embeddings.items():
+    for name, embedding in config.model.embeddings.items():
         table = config.features.own_table(name)
-        if said.pretrained is None or (isinstance(spaces[table], VocabularySpace) and table not in assets):
+        if embedding.pretrained is None or (isinstance(spaces[table], VocabularySpace) and table not in assets):
             continue
         size = discrete_size(spaces[table], assets.get(table))
         try:
-            next(pretrained_rows(said.pretrained, name, said.width, size, spaces[table], assets.get(table)), None)
+            rows = pretrained_rows(embedding.pretrained, name, embedding.width, size, spaces[table], assets.get(table))
+            next(rows, None)
         except DataError as error:
             yield ("model", "embeddings", name, "pretrained"), error
 
@@ -74,7 +77,7 @@ def _problems(config: RecapConfig) -> DataProblems:
         try:
             load_analysis(featurization.analysis, config.features, assets)
         except KeyError:
-            pass  # a mask that cannot be read, which is told
+            pass  # a mask that cannot be read; reported above
         except DataError as error:
             yield ("model", "featurization", "analysis"), error
     yield from _pretrained_problems(config, assets)
@@ -102,21 +105,21 @@ def _encoder_of(labels: LabelEncoder) -> RowEncoder:
 
 
 def _file_problems(format_: Format, path: KeyPath, inputs: Inputs, *all_parts: Parts) -> DataProblems:
-    """What keeps files from serving; a part that fails is taken out: the next file would say the same."""
+    """Files that are missing, damaged or do not fit; each column is reported once, for the first such file."""
     files: list[str] = []
-    alone: list[tuple[KeyPath, Inputs]] = [(path, inputs)]
+    globs: list[tuple[KeyPath, Inputs]] = [(path, inputs)]
     if isinstance(inputs, list):
-        alone = [((*path, index), [glob]) for index, glob in enumerate(inputs)]
-    for where, given in alone:
+        globs = [((*path, index), [glob]) for index, glob in enumerate(inputs)]
+    for glob_path, glob_inputs in globs:
         try:
-            files += find_files(given)
+            files += find_files(glob_inputs)
         except DataError as error:
-            yield where, error
+            yield glob_path, error
     rows: int | None = None
     for file in dict.fromkeys(files):
         try:
             schema = format_.schema(file)
-            # Formats without a footer are read to count their rows, so no more files than it takes to find one.
+            # Formats without a footer are read to count rows, so counting stops at the first file that has any.
             rows = rows or sum(chunk.rows for chunk in chunks_of(format_, file))
         except DataError as error:
             yield path, error
@@ -129,7 +132,7 @@ def _file_problems(format_: Format, path: KeyPath, inputs: Inputs, *all_parts: P
                     yield part, error
                     del parts[part]
     if rows == 0:
-        yield path, DataError(f"not a single row in {len(files)} files")
+        yield path, DataError(f"no rows in {len(files)} files")
 
 
 def _features_with_assets(features: FeaturesConfig) -> Iterator[tuple[KeyPath, FeaturesConfig]]:
@@ -150,7 +153,7 @@ def _feature_parts(features: FeaturesConfig, assets: Assets) -> Iterator[tuple[K
     for index, column in enumerate(features.binary):
         if column.mask is None or column.name in assets:
             yield ("features", "binary", index), RowEncoder(FeaturesConfig(binary=[column]), assets)
-    # Those that have a table come before those that use it: what is wrong with them is told of them.
+    # Owners of tables come first: their problems are reported for them, not for the features that share the table.
     for name, discrete in sorted(features.discrete.items(), key=lambda item: isinstance(item[1], SharedTable)):
         part = FeaturesConfig(discrete={name: discrete} | _owners(features, [discrete]))
         if _are_known(part, assets):
@@ -165,12 +168,12 @@ def _feature_parts(features: FeaturesConfig, assets: Assets) -> Iterator[tuple[K
 
 
 def _owners(features: FeaturesConfig, columns: Iterable[object]) -> dict[str, Discrete]:
-    """The features whose tables `columns` use."""
+    """The features that own the tables of `columns`."""
     tables = [column.table for column in columns if isinstance(column, SharedTable)]
     return {table: features.discrete[table] for table in tables}
 
 
 def _are_known(features: FeaturesConfig, assets: Assets) -> bool:
-    """Whether every vocabulary is there."""
+    """Whether every vocabulary is loaded."""
     spaces = features.code_spaces.items()
     return all(name in assets for name, space in spaces if isinstance(space, VocabularySpace))

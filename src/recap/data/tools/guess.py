@@ -145,22 +145,22 @@ def _place_list(columns: Columns, name: str, lists: pa.Array) -> None:
     flat = lists.flatten()
     if len(lengths) > 1 or not lengths[0]:
         varying = "lists of varying length; if they are past events, put them under histories"
-        word = varying if len(lengths) > 1 else "empty lists"
+        comment = varying if len(lengths) > 1 else "empty lists"
     elif pa.types.is_floating(flat.type) and not _is_finite(flat):
-        word = f"lists of {lengths[0]} floats, some of them not finite"
+        comment = f"lists of {lengths[0]} floats, some of them not finite"
     elif pa.types.is_floating(flat.type):
         columns.vectors.append(Guess(name, f"lists of {lengths[0]} floats", lengths[0]))
         return
     elif not pa.types.is_integer(flat.type) or not len(flat.drop_null()):
-        word = f"type {lists.type} is not supported"
+        comment = f"type {lists.type} is not supported"
     else:
         low, high = (bound.as_py() for bound in pc.min_max(flat).values())
         if 0 <= low <= high < _MAX_CODES:
             value = {"size": high + 1, "length": lengths[0]}
             columns.discrete.append(Guess(name, f"lists of {lengths[0]} codes, up to {high:,} seen", value))
             return
-        word = f"lists of integers from {low:,} to {high:,}: not usable as codes of an embedding table"
-    columns.left_out.append(Guess(name, word))
+        comment = f"lists of integers from {low:,} to {high:,}: not usable as codes of an embedding table"
+    columns.left_out.append(Guess(name, comment))
 
 
 def _is_finite(floats: pa.Array) -> bool:
@@ -176,12 +176,12 @@ def _place_time(columns: Columns, name: str, kind: str) -> None:
         columns.timestamp.append(Guess(name, f"{kind}; assumed to be when the impression was served"))
 
 
-def _place_user(columns: Columns, name: str, values: pa.Array, word: str, *, whole: bool) -> None:
+def _place_user(columns: Columns, name: str, values: pa.Array, comment: str, *, whole: bool) -> None:
     if values.null_count or not whole:
         why = "null in some rows" if values.null_count else "not integers"
         columns.left_out.append(Guess(name, f"named like a user, but {why}; every row needs its user"))
     else:
-        columns.user.append(Guess(name, word))
+        columns.user.append(Guess(name, comment))
 
 
 def _place_text(columns: Columns, name: str, texts: pa.Array) -> None:
@@ -191,16 +191,16 @@ def _place_text(columns: Columns, name: str, texts: pa.Array) -> None:
     elif _words(name)[-1] == "id" or distinct > len(texts) // 2 > 50:
         columns.ids.append(Guess(name, f"{distinct:,} distinct strings in {len(texts):,} rows"))
     else:
-        word = f"{distinct:,} strings seen"
-        columns.vocabularies.append(Guess(name, word))
+        comment = f"{distinct:,} strings seen"
+        columns.vocabularies.append(Guess(name, comment))
 
 
 def _place_number(columns: Columns, name: str, values: pa.Array) -> None:
     def named(pattern: re.Pattern[str]) -> bool:
         return any(map(pattern.fullmatch, _words(name)))
 
-    def guess(role: list[Guess], word: str, value: Any = None) -> None:
-        role.append(Guess(name, word, value))
+    def guess(role: list[Guess], comment: str, value: Any = None) -> None:
+        role.append(Guess(name, comment, value))
 
     present = values.drop_null().cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     finite = present[np.isfinite(present)]
@@ -225,8 +225,8 @@ def _place_number(columns: Columns, name: str, values: pa.Array) -> None:
     elif whole and ends_in_id and not 0 <= low <= high < min(20 * len(distinct), _MAX_CODES):
         guess(columns.ids, f"{len(distinct):,} integers, from {low:,.0f} to {high:,.0f}: too sparse for codes")
     elif whole and low >= 0 and (ends_in_id or (high < 64 and not named(_COUNT))):
-        word = f"{low:,.0f} to {high:,.0f} seen; raise size if there are more"
-        guess(columns.discrete, word, {"size": int(high) + 1})
+        comment = f"{low:,.0f} to {high:,.0f} seen; raise size if there are more"
+        guess(columns.discrete, comment, {"size": int(high) + 1})
     else:
         missing = values.null_count / len(values)
         guess(columns.continuous, f"{low:.4g} to {high:.4g}" + (f", {missing:.0%} null" if missing else ""))
@@ -239,9 +239,9 @@ def _place_label(columns: Columns, name: str, values: pa.Array, finite: npt.NDAr
         return
     rate, missing = float(finite.mean()), 1 - len(finite) / len(values)
     weight = (-1 if against else 1) * float(f"{1 / rate:.2g}") if rate else 0.0
-    word = f"0 or 1, named like an engagement; {rate:.2%} are 1"
-    word += f", {missing:.0%} missing" if missing else ""
-    columns.labels.append(Guess(name, word + ("; counts against" if against else ""), weight))
+    comment = f"0 or 1, named like an engagement; {rate:.2%} are 1"
+    comment += f", {missing:.0%} missing" if missing else ""
+    columns.labels.append(Guess(name, comment + ("; counts against" if against else ""), weight))
 
 
 def _words(name: str) -> list[str]:

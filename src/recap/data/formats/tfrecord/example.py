@@ -1,4 +1,4 @@
-"""`tf.train.Example` without TensorFlow: bytes ↔ the features of one record, by the wire format of protocol buffers.
+"""`tf.train.Example` without TensorFlow: the features of one record ↔ bytes in the wire format of protocol buffers.
 
 Example { Features features = 1; }  Features { map<string, Feature> feature = 1; }
 Feature { oneof: BytesList = 1, FloatList = 2, Int64List = 3 }, each { repeated value = 1 }, numbers packed or not.
@@ -11,20 +11,20 @@ import numpy as np
 import numpy.typing as npt
 
 BYTES, FLOATS, INTEGERS = 1, 2, 3
-"""The number of the field of each list in a Feature."""
+"""Field numbers of the lists in a Feature."""
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
-_AT_ONCE = 1 << 14
-"""Integers that are decoded at once, so that what is in between stays in the processor's cache."""
+_BLOCK = 1 << 14
+"""Integers decoded at a time; the intermediate arrays fit the processor's cache."""
 
 Span = tuple[int, int, int]
-"""Which kind of list a feature holds, and where the bytes of its packed numbers, or of the list, begin and end."""
+"""Kind of list of a feature, and start and end of its packed numbers, or of the list if they are not packed."""
 
 
 def find_features(record: bytes, names: Mapping[bytes, int], spans: list[Span | None]) -> None:
-    """Put the span of each feature of a record that is in `names` at its place in `spans`, as the format allows them.
+    """Find the features of a record, in any form the wire format allows: `names[name]` is the index in `spans`.
 
-    Of numbers that are not in one packed run, the span is that of the list, with the kind below 0. Raises ValueError
-    where it is no Example. `find_spans` finds the same for many records at once, if they are as writers make them.
+    Numbers that are not in one packed run have the span of the list and a negative kind. `find_spans` is the fast
+    version for many records in the form that writers produce. Raises ValueError if the record is not an Example.
     """
     start = end = 0
     for number, kind, at, stop in _fields(record, 0, len(record)):
@@ -32,17 +32,17 @@ def find_features(record: bytes, names: Mapping[bytes, int], spans: list[Span | 
             start, end = at, stop
     for number, kind, at, stop in _fields(record, start, end):
         if number != 1 or kind != _LENGTH:
-            raise ValueError(f"a field that Features has not, before byte {at}")
+            raise ValueError(f"an unknown field of Features, before byte {at}")
         name, feature, feature_end = _entry(record, at, stop)
-        place = names.get(name)
-        if place is not None:
-            spans[place] = _feature(record, feature, feature_end)
+        index = names.get(name)
+        if index is not None:
+            spans[index] = _feature(record, feature, feature_end)
 
 
 def first_entry(entries: bytes) -> tuple[bytes, Span | None, int]:
-    """Of what a Features message holds the first entry: its name, the span of its feature, where it ends.
+    """The first entry of a Features message: its name, the span of its feature, and where the entry ends.
 
-    Raises ValueError where it is none.
+    Raises ValueError if there is none.
     """
     for number, kind, at, stop in _fields(entries, 0, len(entries)):
         if number != 1 or kind != _LENGTH:
@@ -53,7 +53,7 @@ def first_entry(entries: bytes) -> tuple[bytes, Span | None, int]:
 
 
 def _entry(record: bytes, start: int, end: int) -> tuple[bytes, int, int]:
-    """Name and span of the Feature of a map entry, in whatever order they stand."""
+    """Name, and start and end of the Feature, of a map entry; its two fields may come in any order."""
     name, feature = b"", (start, start)
     for part, kind, at, stop in _fields(record, start, end):
         if part == 1 and kind == _LENGTH:
@@ -64,15 +64,15 @@ def _entry(record: bytes, start: int, end: int) -> tuple[bytes, int, int]:
 
 
 def _feature(record: bytes, start: int, end: int) -> Span | None:
-    """The span of the list that a Feature holds; none if it holds nothing."""
-    found: Span | None = None
+    """The span of the list in a Feature, None if it is empty."""
+    span: Span | None = None
     for number, kind, at, stop in _fields(record, start, end):
         if kind != _LENGTH or number not in (BYTES, FLOATS, INTEGERS):
-            raise ValueError("a Feature that holds no list")
-        found = (number, at, stop) if at < stop else None
-    if found is None or found[0] == BYTES:
-        return found
-    number, start, end = found
+            raise ValueError("a Feature without a list")
+        span = (number, at, stop) if at < stop else None
+    if span is None or span[0] == BYTES:
+        return span
+    number, start, end = span
     values = list(_fields(record, start, end))
     if [(part, kind) for part, kind, _, _ in values] == [(1, _LENGTH)]:  # one packed run
         return number, values[0][2], end
@@ -90,7 +90,7 @@ def byte_values(content: bytes) -> list[bytes]:
 
 
 def decode_varints(data: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Packed varints [bytes] → [values] int64, seven bits a byte, the lowest first; and where the last byte of each is.
+    """Packed varints, seven bits per byte, lowest first → values [N] int64 and the index of the last byte of each.
 
     Raises ValueError.
     """
@@ -100,14 +100,14 @@ def decode_varints(data: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.int64], 
     if not len(last) or last[-1] != len(data) - 1:
         raise ValueError("an integer is cut short")
     values = np.empty(len(last), np.int64)
-    for start in range(0, len(last), _AT_ONCE):
-        ends = last[start : start + _AT_ONCE]
+    for start in range(0, len(last), _BLOCK):
+        ends = last[start : start + _BLOCK]
         widths = np.diff(ends, prepend=last[start - 1] if start else -1)
         if widths.max() > 10:
             raise ValueError("an integer of more than 64 bits")
-        part = values[start : start + _AT_ONCE]
+        part = values[start : start + _BLOCK]
         part[:] = data[ends]
-        for byte in range(1, int(widths.max())):  # from the highest byte down; nothing changes where there is no more
+        for byte in range(1, int(widths.max())):  # from the highest byte down; shorter values stay unchanged
             wider = widths > byte
             part <<= 7 * wider
             part |= (data.take(ends - byte, mode="clip") & np.uint8(127)) * wider
@@ -115,7 +115,7 @@ def decode_varints(data: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.int64], 
 
 
 def _fields(data: bytes, position: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-    """Every field of a message: its number, wire type, and where its content begins and ends."""
+    """The fields of a message: number, wire type, and start and end of the content."""
     while position < end:
         tag, position = _varint(data, position, end)
         kind = tag & 7
@@ -136,7 +136,7 @@ def _fields(data: bytes, position: int, end: int) -> Iterator[tuple[int, int, in
 
 
 def _varint(data: bytes, position: int, end: int) -> tuple[int, int]:
-    """A varint at `position`, and where what follows begins."""
+    """The varint at `position`, and the position after it."""
     value = shift = 0
     while position < end:
         byte = data[position]
@@ -151,7 +151,7 @@ def _varint(data: bytes, position: int, end: int) -> tuple[int, int]:
 
 
 def write_example(features: Mapping[bytes, tuple[int, Sequence[Any] | npt.NDArray[Any]]]) -> bytes:
-    """The bytes of a record: name → (`BYTES`, `FLOATS` or `INTEGERS`, values)."""
+    """The bytes of a record with the features name → (`BYTES`, `FLOATS` or `INTEGERS`, values)."""
     entries = b""
     for name, (kind, values) in features.items():
         if kind == BYTES:

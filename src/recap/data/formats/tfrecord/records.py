@@ -8,13 +8,13 @@ import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
-from recap.data.formats.blocks import Block, Cut
+from recap.data.formats.blocks import Block, BlockIndex
 from recap.data.formats.inflate import Damaged
 from recap.data.formats.tfrecord.spans import bytes_from
 
 HEAD, FOOT = 12, 4
 """Bytes before and after the data of a record."""
-_CUT = "the file ends in the middle of the record"
+_INCOMPLETE = "the file ends in the middle of the record"
 
 
 def masked_crc(data: bytes | npt.NDArray[np.uint8]) -> int:
@@ -23,11 +23,11 @@ def masked_crc(data: bytes | npt.NDArray[np.uint8]) -> int:
     return int(((value >> 15 | value << 17) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
-def cut_records(pieces: Iterable[bytes], block_bytes: float) -> Cut:
-    """The blocks of what comes in `pieces`, by the heads of its records, up to where it is torn."""
+def index_records(pieces: Iterable[bytes], block_bytes: float) -> BlockIndex:
+    """The blocks, of about `block_bytes`, of the records in `pieces`, up to a torn end; parses only record heads."""
     blocks: list[Block] = []
     offset = first_row = rows = 0
-    starts = (0, 0)  # of the record whose end was not seen yet, and of the next
+    starts = (0, 0)  # of the record whose end is not read yet, and of the next one
     rest, seen = b"", 0
     torn = None
     try:
@@ -46,17 +46,17 @@ def cut_records(pieces: Iterable[bytes], block_bytes: float) -> Cut:
         torn = str(error)
     end = starts[1]
     if end > seen:
-        end, rows, torn = starts[0], rows - 1, torn or _CUT
+        end, rows, torn = starts[0], rows - 1, torn or _INCOMPLETE
     elif end < seen:
-        torn = torn or _CUT
+        torn = torn or _INCOMPLETE
     if rows:
         blocks.append(Block(offset, end - offset, rows, first_row))
-    return Cut(tuple(blocks), torn)
+    return BlockIndex(tuple(blocks), torn)
 
 
 @lru_cache(maxsize=65536)
 def record_length(head: bytes) -> int:
-    """The length of a record's data, by its head. Raises Damaged."""
+    """The length of a record's data, from its head. Raises Damaged."""
     length, check = struct.unpack("<QI", head)
     if check != masked_crc(head[:8]):
         raise Damaged("the length of the record is damaged (crc32c); is this a TFRecord file?")
@@ -64,7 +64,7 @@ def record_length(head: bytes) -> int:
 
 
 def record_spans(data: npt.NDArray[np.uint8], rows: int) -> npt.NDArray[np.int64]:
-    """Where the data of each record of a block begins and ends, [records, 2]. Raises Damaged."""
+    """Start and end of the data of each record in a block, [B, 2]. Raises Damaged."""
     view = data.data
     spans = []
     position = 0
@@ -77,9 +77,8 @@ def record_spans(data: npt.NDArray[np.uint8], rows: int) -> npt.NDArray[np.int64
 
 
 def damaged_records(data: npt.NDArray[np.uint8], spans: npt.NDArray[np.int64]) -> list[int]:
-    """The records that are not what their checksums say."""
-    found = [google_crc32c.value(data[start:end]) for start, end in spans.tolist()]
-    crc = np.array(found, np.uint32)
+    """The records whose data does not match their checksums."""
+    crc = np.array([google_crc32c.value(data[start:end]) for start, end in spans.tolist()], np.uint32)
     masked = (crc >> np.uint32(15) | crc << np.uint32(17)) + np.uint32(0xA282EAD8)
-    told = bytes_from(data, spans[:, 1], FOOT).view("<u4")[:, 0]
-    return np.flatnonzero(masked != told).tolist()
+    stored = bytes_from(data, spans[:, 1], FOOT).view("<u4")[:, 0]
+    return np.flatnonzero(masked != stored).tolist()
