@@ -12,9 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from recap.config.base import KeyPath
+from recap.config.base import KeyPath, ShapesWeights
 from recap.config.featurization import ZScoreLogConfig
 from recap.config.file.diff import describe_changes, differences
+from recap.config.file.keys import is_below_mark
 from recap.config.file.load import STORED, dump_config, load_config
 from recap.config.recap import RecapConfig
 from recap.data.encoding.analysis import load_analysis
@@ -93,12 +94,7 @@ def verify_model(folder: Path) -> None:
 
 def _refuse_other_weights(changes: Mapping[KeyPath, tuple[Any, Any]], folder: Path) -> None:
     """Raise ConfigError for changes to the model or to its inputs: the weights would have another meaning."""
-    inputs = ("continuous", "binary", "discrete", "vectors", "histories")
-    refused = {
-        path: change
-        for path, change in changes.items()
-        if path[0] == "model" or (path[0] == "features" and (len(path) == 1 or path[1] in inputs))
-    }
+    refused = {path: change for path, change in changes.items() if is_below_mark(RecapConfig, path, ShapesWeights())}
     if refused:
         lines = "\n".join(f"  {line}" for line in describe_changes(refused))
         raise ConfigError(f"{folder}: its weights were trained for other features or another model:\n{lines}")
