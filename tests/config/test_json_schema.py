@@ -1,6 +1,7 @@
 """The JSON Schema accepts and refuses the same files as the loader, as far as it can."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ import yaml
 from config.corpus import VALID, mutations
 from jsonschema import Draft202012Validator
 
-from recap.config.file.json_schema import DIALECT, models, schema, schema_text
+from recap.config.file.json_schema import DIALECT, field_text, models, schema, schema_text
+from recap.config.metrics import LOWER_IS_BETTER, WATCHABLE
+from recap.config.training import WatchConfig
 
 ROOT = Path(__file__).parents[2]
 RECIPES = [*ROOT.glob("recipes/*/ranker.yaml")]
@@ -88,3 +91,8 @@ def test_other_partial_files_are_refused(values: Any, validator: Draft202012Vali
 def test_it_is_written_as_readable_json() -> None:
     assert json.loads(schema_text()) == schema()
     assert "≥" in schema_text() or "…" in schema_text() or "sign(x)" in schema_text()
+
+
+def test_the_help_of_the_watched_metric_lists_those_that_are_better_when_lower() -> None:
+    lower, _, _ = field_text(WatchConfig, "metric").partition(" are better when lower")
+    assert set(re.findall(r"[a-z_]+", lower)) & set(WATCHABLE) == LOWER_IS_BETTER & set(WATCHABLE)

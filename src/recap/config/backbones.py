@@ -60,7 +60,7 @@ class DcnConfig(BaseConfig):
     """An MLP on the joined outputs. Optional; off by default."""
 
     def checks(self) -> tuple[Check, ...]:
-        return (lambda: _something_is_stacked(self.use_parallel, self.parallel_mlp, "parallel_mlp"),)
+        return (lambda: _stack_problems(self.use_parallel, self.parallel_mlp, "parallel_mlp"),)
 
 
 class GdcnConfig(BaseConfig):
@@ -76,10 +76,10 @@ class GdcnConfig(BaseConfig):
     """The deep network. Optional; off by default."""
 
     def checks(self) -> tuple[Check, ...]:
-        return (lambda: _something_is_stacked(self.use_parallel, self.mlp, "mlp"),)
+        return (lambda: _stack_problems(self.use_parallel, self.mlp, "mlp"),)
 
 
-def _something_is_stacked(use_parallel: bool, mlp: MlpConfig | None, name: str) -> Problems:
+def _stack_problems(use_parallel: bool, mlp: MlpConfig | None, name: str) -> Problems:
     if not use_parallel and mlp is None:
         yield (
             ("use_parallel",),

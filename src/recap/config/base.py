@@ -86,7 +86,7 @@ class ProblemError(ValueError):
         self.problems = problems
 
 
-class WholeConfig(BaseConfig):
+class RootConfig(BaseConfig):
     """The root of a file. Validation runs the checks of every section and reports all problems together."""
 
     @model_validator(mode="after")

@@ -8,7 +8,7 @@ from pydantic import Discriminator, Field, Tag
 from recap.config.base import BaseConfig, Check, Name, NonNegativeInt, PositiveInt, Problems
 
 
-class Position(BaseConfig):
+class ListElement(BaseConfig):
     """One element of a list column."""
 
     column: Name
@@ -17,7 +17,7 @@ class Position(BaseConfig):
     """Index of the element, from 0."""
 
 
-def is_one_value(of: Position | None, length: int) -> Problems:
+def element_problems(of: ListElement | None, length: int) -> Problems:
     """A feature that is one element of a list has no length of its own."""
     if of is not None and length > 1:
         yield ("length",), f"{length} values cannot be one element of {of.column!r}; remove length or of"
@@ -87,11 +87,11 @@ class IntegerCodes(IntegerSpace):
 
     length: PositiveInt = 1
     """Codes per row, each with its own embedding; above 1 the column is a list of fixed size."""
-    of: Position | None = None
+    of: ListElement | None = None
     """The list element to read, if the feature has no column of its own. Optional."""
 
     def checks(self) -> tuple[Check, ...]:
-        return (lambda: is_one_value(self.of, self.length),)
+        return (lambda: element_problems(self.of, self.length),)
 
 
 class Vocabulary(VocabularySpace):
@@ -107,11 +107,11 @@ class HashedValues(HashSpace):
 
     length: PositiveInt = 1
     """Values per row, each with its own embedding; above 1 the column is a list of fixed size."""
-    of: Position | None = None
+    of: ListElement | None = None
     """The list element to read, if the feature has no column of its own. Optional."""
 
     def checks(self) -> tuple[Check, ...]:
-        return (lambda: is_one_value(self.of, self.length),)
+        return (lambda: element_problems(self.of, self.length),)
 
 
 class SharedValues(SharedTable):
@@ -119,11 +119,11 @@ class SharedValues(SharedTable):
 
     length: PositiveInt = 1
     """Values per row, each with its own embedding; above 1 the column is a list of fixed size."""
-    of: Position | None = None
+    of: ListElement | None = None
     """The list element to read, if the feature has no column of its own. Optional."""
 
     def checks(self) -> tuple[Check, ...]:
-        return (lambda: is_one_value(self.of, self.length),)
+        return (lambda: element_problems(self.of, self.length),)
 
 
 CodeSpace: TypeAlias = IntegerSpace | VocabularySpace | HashSpace
@@ -140,7 +140,7 @@ def kind_of(value: Any) -> str | None:
     return next((KEYS[key] for space, key in classes.items() if isinstance(value, space)), None)
 
 
-def kinds_meant(value: dict[Any, Any]) -> list[str]:
+def stated_kinds(value: dict[Any, Any]) -> list[str]:
     """The kinds whose key a mapping has, misspelt or not."""
     keys = [str(key) for key in value if key not in ("length", "of", "column")]
     return [kind for key, kind in KEYS.items() if get_close_matches(key, keys)]
@@ -150,7 +150,7 @@ def code_kind(value: Any) -> str | None:
     """Discriminator of `Discrete`: the kind that a value selects; None if it selects none or several."""
     if not isinstance(value, dict):
         return kind_of(value) or "integer codes"
-    kinds = kinds_meant(value)
+    kinds = stated_kinds(value)
     return kinds[0] if len(kinds) == 1 else None
 
 

@@ -5,7 +5,15 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PlainSerializer
 
 from recap.config.base import BaseConfig, Check, KeyPath, Name, OrderMatters, PositiveInt, Problems, ShapesWeights
-from recap.config.discrete import CodeSpace, Discrete, Position, SharedCodes, SharedTable, Vocabulary, is_one_value
+from recap.config.discrete import (
+    CodeSpace,
+    Discrete,
+    ListElement,
+    SharedCodes,
+    SharedTable,
+    Vocabulary,
+    element_problems,
+)
 from recap.config.histories import HistoryColumns
 from recap.text import suggest
 
@@ -26,7 +34,7 @@ class Column(BaseConfig):
     mask: Name | None = None
     """NumPy file (.npy) with one number for each of these values; values where it is 0 are dropped. Model directories
     include it. Optional; off by default."""
-    of: Position | None = None
+    of: ListElement | None = None
     """The list element to read, if the feature has no column of its own; `name` then names only the feature.
     Optional."""
     masked_mantissa_bits: MantissaBits | None = None
@@ -41,7 +49,7 @@ class Column(BaseConfig):
         return self.length if self.first is None else self.first
 
     def checks(self) -> tuple[Check, ...]:
-        return self._first_fits_length, lambda: is_one_value(self.of, self.length), self._has_values_to_mask
+        return self._first_fits_length, lambda: element_problems(self.of, self.length), self._has_values_to_mask
 
     def _first_fits_length(self) -> Problems:
         if self.first is not None and self.first > self.length:
@@ -69,7 +77,7 @@ class CarriedColumn(BaseConfig):
 
     name: Name
     """The column in the predictions and in the data."""
-    of: Position | None = None
+    of: ListElement | None = None
     """The list element to read from the data, if it has no column of its own. Optional."""
 
 

@@ -13,7 +13,7 @@ from recap.config.discrete import (
     VocabularySpace,
     code_kind,
     kind_of,
-    kinds_meant,
+    stated_kinds,
 )
 from recap.config.network import DropoutConfig
 
@@ -49,7 +49,7 @@ class NumberEvents(_Events):
 def _attribute_kind(value: Any) -> str | None:
     if not isinstance(value, dict):
         return kind_of(value) or "numbers"
-    kinds = kinds_meant(value)
+    kinds = stated_kinds(value)
     if len(kinds) > 1:
         return None
     return kinds[0] if kinds else "numbers"

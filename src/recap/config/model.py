@@ -25,7 +25,7 @@ from recap.config.loss import (
     PairwiseConfig,
     RegressionConfig,
 )
-from recap.config.network import BatchNormConfig, DropoutConfig, rates_fit
+from recap.config.network import BatchNormConfig, DropoutConfig, dropout_problems
 from recap.config.sharing import SHARED, CascadeConfig, CgcConfig, PleConfig, ShareNoneConfig, SharingConfig
 from recap.text import suggest
 
@@ -87,7 +87,7 @@ class MlpTowerConfig(BaseConfig):
     """Dropout after every ReLU. Optional; off by default."""
 
     def checks(self) -> tuple[Check, ...]:
-        return (lambda: rates_fit(self.dropout, len(self.layer_sizes)),)
+        return (lambda: dropout_problems(self.dropout, len(self.layer_sizes)),)
 
 
 TowerConfig = Annotated[MlpTowerConfig | CrossConfig, Field(discriminator="kind")]

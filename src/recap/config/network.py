@@ -42,7 +42,7 @@ class DropoutConfig(BaseConfig):
             yield (), "at most one of rate and rates may be set; found both"
 
 
-def rates_fit(dropout: DropoutConfig | None, relus: int) -> Problems:
+def dropout_problems(dropout: DropoutConfig | None, relus: int) -> Problems:
     """`dropout` has one rate per layer with a ReLU; the path is relative to the section that contains it."""
     if dropout is not None and dropout.rates is not None and len(dropout.rates) != relus:
         yield (
@@ -70,7 +70,7 @@ class MlpConfig(BaseConfig):
         return self._rates_fit, self._last_norm_is_set
 
     def _rates_fit(self) -> Problems:
-        yield from rates_fit(self.dropout, len(self.layer_sizes) - (0 if self.final_layer_activation else 1))
+        yield from dropout_problems(self.dropout, len(self.layer_sizes) - (0 if self.final_layer_activation else 1))
 
     def _last_norm_is_set(self) -> Problems:
         if self.final_layer_batch_norm and self.batch_norm is None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, PrivateAttr
 
-from recap.config.base import BaseConfig, Check, FreeOnResume, KeyPath, Name, ShapesWeights, WholeConfig
+from recap.config.base import BaseConfig, Check, FreeOnResume, KeyPath, Name, RootConfig, ShapesWeights
 from recap.config.checks.inputs import (
     column_problems,
     embedding_problems,
@@ -53,7 +53,7 @@ class JobMode(StrEnum):
     """Rows without labels, in order, once."""
 
 
-class RecapConfig(WholeConfig):
+class RecapConfig(RootConfig):
     """A complete configuration: everything that defines a run, from one file."""
 
     training: TrainingConfig = TrainingConfig()

@@ -73,7 +73,7 @@ class CutRatesConfig(BaseConfig):
     factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Factor by which a cut multiplies every rate."""
     min_rate: NonNegativeFloat = 1e-6
-    """Lower bound of every rate after cuts."""
+    """A cut never lowers a rate below this one."""
 
 
 class WatchConfig(BaseConfig):
@@ -144,7 +144,8 @@ class TrainingConfig(BaseConfig):
     train_log_every_n: Annotated[PositiveInt, FreeOnResume()] = 1000
     """Steps between records of training losses and learning rates."""
     log_norms: Annotated[bool, FreeOnResume()] = False
-    """Whether these records include the norm of the weights of each part of the model and of each embedding table."""
+    """Whether records of training include the norm of the weights of each part of the model and of each embedding
+    table."""
     num_eval_steps: Annotated[int, FreeOnResume()] = 16384
     """Batches per evaluation; a negative number means the whole split."""
     eval_log_every_n: Annotated[PositiveInt | None, FreeOnResume()] = 5000

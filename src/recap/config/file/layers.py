@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from recap.config.base import KeyPath, dotted
 from recap.config.data import DataConfig
-from recap.config.discrete import SharedCodes, kinds_meant
+from recap.config.discrete import SharedCodes, stated_kinds
 from recap.config.file.environment import substitute
 from recap.config.file.keys import is_table, models_at
 from recap.config.file.node import Node, node_at
@@ -67,7 +67,7 @@ def _kind_of(mapping: dict[str, Node], path: KeyPath) -> str | None:
     if kind is not None and isinstance(kind.value, str):
         return kind.value
     if any(issubclass(model, SharedCodes) for model in models_at(RecapConfig, path)):
-        kinds = kinds_meant(mapping)
+        kinds = stated_kinds(mapping)
         return kinds[0] if len(kinds) == 1 else None
     return None
 

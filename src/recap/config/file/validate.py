@@ -144,17 +144,17 @@ def _is_not_inherited(path: KeyPath, errors: Sequence[Any]) -> bool:
     return is_set and any(item["type"] == "missing" and item["loc"] == inherited for item in errors)
 
 
-def located(root: Node, found: Iterable[tuple[KeyPath, str]]) -> list[Problem]:
-    """`found` with origins, without those of values whose reference is unresolved, which are reported already."""
-    problems: list[Problem] = []
-    for path, text in found:
+def located(root: Node, problems: Iterable[tuple[KeyPath, str]]) -> list[Problem]:
+    """`problems` with origins, without those of unset environment variables, which are reported already."""
+    result: list[Problem] = []
+    for path, text in problems:
         node = node_at(root, path)
         if node is None or not node.unresolved:
             # A message that begins with the key is about the key, not its value.
             key = bool(path) and re.match(rf"(unknown [\w ]+ )?{re.escape(repr(path[-1]))}", text) is not None
             origin = origin_at(root, _as_written(root, path), key=key)
-            problems.append(Problem(origin, dotted(path), text))
-    return problems
+            result.append(Problem(origin, dotted(path), text))
+    return result
 
 
 def _as_written(node: Node, path: KeyPath) -> KeyPath:

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from recap.config.discrete import Position
+from recap.config.discrete import ListElement
 from recap.config.features import CarriedColumn, Column
 from recap.data.formats.location import Location
 
@@ -16,7 +16,7 @@ Floats = npt.NDArray[np.float32]
 
 
 def values_of(
-    table: pa.Table, name: str, length: int, location: Location, of: Position | None = None
+    table: pa.Table, name: str, length: int, location: Location, of: ListElement | None = None
 ) -> tuple[pa.Array, npt.NDArray[np.bool_] | None]:
     """The values of a column, concatenated, and a mask of the rows that have any (None: all rows).
 
@@ -87,7 +87,7 @@ def is_list(kind: pa.DataType) -> bool:
     return bool(pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind))
 
 
-def element(column: pa.ChunkedArray, of: Position, location: Location) -> pa.Array:
+def element(column: pa.ChunkedArray, of: ListElement, location: Location) -> pa.Array:
     """Value `of.index` of every list, null where the list is null. Raises DataError where a list is too short."""
     kind = column.type
     if not is_list(kind):
