@@ -295,11 +295,11 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
 def test_sparse_steps_cannot_be_compiled() -> None:
     values = feed_values(Path("feed"), Path("run")) | {"optimizer": optimizer_values("adam", "sgd", sparse=True)}
     values["training"]["compile"] = True
-    (problem,) = said_of(values)
+    (problem,) = problems_of(values)
     assert problem.startswith("training.compile: torch.compile does not support sparse gradients; set it to false")
 
 
-def said_of(values: dict[str, Any]) -> list[str]:
+def problems_of(values: dict[str, Any]) -> list[str]:
     with pytest.raises(ConfigError) as caught:
         config_of(values)
     return [f"{problem.path}: {problem.text}" for problem in caught.value.problems]
@@ -308,7 +308,7 @@ def said_of(values: dict[str, Any]) -> list[str]:
 @pytest.mark.parametrize("name", WRONG)
 def test_contradictory_optimizer_settings_are_refused(name: str) -> None:
     optimizer, text = WRONG[name]
-    (problem,) = said_of(feed_values(Path("feed"), Path("run")) | {"optimizer": optimizer})
+    (problem,) = problems_of(feed_values(Path("feed"), Path("run")) | {"optimizer": optimizer})
     assert problem.startswith(text)
 
 
@@ -318,7 +318,7 @@ def test_an_algorithm_for_tables_needs_tables(embeddings: dict[str, Any] | None)
     values["model"]["embeddings"] = embeddings or {}
     if embeddings is None:
         values["features"]["discrete"] = {}
-    (problem,) = said_of(values)
+    (problem,) = problems_of(values)
     assert problem.startswith("optimizer.tables: there are no embedding tables to update; remove it")
 
 
@@ -326,5 +326,5 @@ def test_the_position_table_does_not_count_as_a_table() -> None:
     values = feed_values(Path("feed"), Path("run")) | {"optimizer": optimizer_values("adam", "sgd")}
     values["features"]["discrete"] = {"hour": {"size": 24}}
     values["model"] |= {"embeddings": {}, "position_debias": {"feature": "hour", "max_position": 12, "num_dims": 3}}
-    (problem,) = said_of(values)
+    (problem,) = problems_of(values)
     assert problem.startswith("optimizer.tables: there are no embedding tables")

@@ -134,6 +134,25 @@ def test_a_part_that_a_checkpoint_lacks_stays_unchanged(example: Example, tmp_pa
     assert "loss_scale" not in run.state(1)
 
 
+def test_the_layout_of_a_checkpoint_stays_readable_for_older_runs(feed: Path, tmp_path: Path) -> None:
+    watch = {"metric": "auc", "split": "validation"}
+    config = feed_config(
+        feed,
+        tmp_path / "run",
+        training={"num_train_steps": 6, "watch": watch, "ema": {}},
+        optimizer={"balancing": {"kind": "uncertainty"}},
+    )
+    train(config, Recorder())
+    names = {file.stem for file in Run(tmp_path / "run").checkpoint_path(6).glob("*.safetensors")}
+    assert names == {"weights", "raw_weights", "optimizer", "balancing"}
+    state = Run(tmp_path / "run").state(6)
+    top_level = {"step", "evaluated_step", "best_step", "skipped_steps", "rolled_back", "finished"}
+    assert state.keys() == top_level | {"loss_sums", "loss_steps", "stream", "watch", "loss_scale"}
+    assert state["stream"].keys() == {"row", "files", "skipped"}
+    assert state["watch"].keys() == {"best", "waited", "cuts"}
+    assert state["loss_scale"].keys() == {"factor", "good_steps"}
+
+
 def test_weights_of_another_model_are_refused_by_name(example: Example, feed: Path, tmp_path: Path) -> None:
     checkpoints = example.checkpoints()
     checkpoints.save(example.state(1))

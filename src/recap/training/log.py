@@ -5,10 +5,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 
 from recap.config.recap import RecapConfig
 from recap.data.stream.batch_stream import BatchStream
+from recap.model.ranker import Ranker
 from recap.reporting import Record
 from recap.runtime import Runtime
 from recap.training.profile import span
@@ -97,3 +100,15 @@ def running_on(runtime: Runtime, ranker: nn.Module) -> str:
     """The size of the model, the device and the precision, as text."""
     parameters = sum(parameter.numel() for parameter in ranker.parameters())
     return ", ".join([f"{parameters:,} parameters", f"on {runtime.device}", runtime.precision])
+
+
+@torch.no_grad()
+def weight_norms(ranker: Ranker) -> dict[str, float]:
+    """`norm/PATH` → the L2 norm of all weights below it, for each top-level part with weights and each table.
+
+    Takes one pass over all weights.
+    """
+    tables = {name: module for name, module in ranker.named_modules() if isinstance(module, nn.Embedding)}
+    parts = dict(ranker.named_children()) | tables
+    weights = {name: list(module.parameters()) for name, module in parts.items()}
+    return {f"norm/{name}": get_total_norm(tensors).item() for name, tensors in weights.items() if tensors}

@@ -103,7 +103,7 @@ class TrainState:
     @classmethod
     def of(cls, progress: Progress, **parts: Stateful) -> "TrainState":
         """`progress` and further parts by name."""
-        return cls(progress, {**parts, "progress": progress})
+        return cls(progress, {"progress": progress, **parts})
 
     def state_dict(self) -> dict[str, Mapping[str, Any]]:
         """Name → the state of each part."""

@@ -30,10 +30,9 @@ from recap.training.balancing.build import build_balancing
 from recap.training.checkpoints import Checkpoints, check_resumable
 from recap.training.evaluations import Evaluations, Stopped
 from recap.training.finite import not_finite
-from recap.training.log import TrainLog, running_on
+from recap.training.log import TrainLog, running_on, weight_norms
 from recap.training.loss_scale import LossScale
 from recap.training.non_finite import RolledBack, RowLosses, build_policy, describe
-from recap.training.norms import weight_norms
 from recap.training.optimizer.scheduled import ScheduledOptimizer
 from recap.training.parallel import DataParallel
 from recap.training.profile import Profile, span
@@ -142,25 +141,23 @@ class Trainer:
         self.watch = Watch(config.training.watch)
         self.optimizer = ScheduledOptimizer(config, ranker, self.balancing.parameters(), self.watch.cut)
         self.loss_scale = LossScale(enabled=self.runtime.precision == "float16")
-        step_parts = (self.balancing, self.optimizer, self.runtime, strategy)
-        self.train_step = TrainStep(config, ranker, *step_parts, loss_scale=self.loss_scale, signals=signals)
+        self.train_step = TrainStep(
+            config,
+            ranker,
+            self.balancing,
+            self.optimizer,
+            self.runtime,
+            strategy,
+            loss_scale=self.loss_scale,
+            signals=signals,
+        )
         self.policy = build_policy(config.training.non_finite)
         self.row_losses = RowLosses(config, ranker, self.runtime.device)
         self.evaluations = Evaluations(config, ranker, validation, self.runtime, reporter, self.consensus)
         self.trackers, self.log = Trackers([]), TrainLog(config, self.stream)
         self.position = StreamPosition(self.stream, accept_changes=accept_changed_data)
         self.progress = Progress()
-        self.state = TrainState.of(
-            self.progress,
-            weights=ModelWeights(ranker, self.average),
-            raw_weights=self.average,
-            optimizer=self.optimizer,
-            balancing=self.balancing,
-            loss_scale=self.loss_scale,
-            watch=self.watch,
-            log=self.log,
-            stream=self.position,
-        )
+        self.state = self._all_state()
         self.checkpoints = Checkpoints(config, assets)
         self._restore_or_start()
         self.progress.rolled_back = rolled_back or self.progress.rolled_back
@@ -169,6 +166,20 @@ class Trainer:
         strategy.start(ranker)
         if ranks.is_first:
             replace_text(self.checkpoints.run.config_file, dump_config(config))
+
+    def _all_state(self) -> TrainState:
+        """Everything the run remembers; a new stateful part is one more entry."""
+        return TrainState.of(
+            self.progress,
+            weights=ModelWeights(self.model.ranker, self.average),
+            raw_weights=self.average,
+            optimizer=self.optimizer,
+            balancing=self.balancing,
+            loss_scale=self.loss_scale,
+            watch=self.watch,
+            log=self.log,
+            stream=self.position,
+        )
 
     def _open_streams(self, assets: Assets) -> tuple[BatchStream, dict[str, BatchStream]]:
         """The training stream and one per split, so that data which contradicts the configuration fails now."""
