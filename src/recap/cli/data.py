@@ -175,8 +175,8 @@ def serve(
 ) -> None:
     """Read data for trainers on other hosts.
 
-    Those trainers have `readers: {kind: service}`. Runs until it is stopped. There is no authentication and no
-    encryption.
+    Those trainers have `readers: {kind: service}`. Runs until it is stopped. Connections are neither authenticated nor
+    encrypted.
     """
     from threading import Event
 
