@@ -1,7 +1,6 @@
 """Every format gives the same rows, resumes at every batch and reports damage with its rows."""
 
 import gzip
-import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, get_args
@@ -167,39 +166,6 @@ def test_text_is_read_as_the_configured_types(tmp_path: Path) -> None:
         assert format_.read(file, 0, ["word", "age"]).to_pydict() == {"word": ["7", "8"], "age": [1.0, None]}
 
 
-def test_conversion_continues_after_a_stop_and_keeps_existing_files(formats: Path, tmp_path: Path) -> None:
-    inputs = [str(formats / "made" / "lists" / "*.parquet")]
-    written, present = convert_files(inputs, tmp_path / "out", "arrow")
-    assert ([path.name for path in written], present) == (["part-0.arrow", "part-1.arrow"], [])
-    written[1].unlink()
-    again, present = convert_files(inputs, tmp_path / "out", "arrow")
-    assert ([path.name for path in again], [path.name for path in present]) == (["part-1.arrow"], ["part-0.arrow"])
-    assert len(convert_files(inputs, tmp_path / "out", "arrow", overwrite=True)[0]) == 2
-    assert not list((tmp_path / "out").glob("*.unfinished"))
-
-
-def test_columns_a_format_cannot_hold_are_refused_and_leave_no_file(formats: Path, tmp_path: Path) -> None:
-    inputs = [str(formats / "made" / "lists" / "*.parquet")]
-    with pytest.raises(DataError, match="CSV cannot hold lists, such as vector, topics; choose another format"):
-        convert_files(inputs, tmp_path / "out", "csv")
-    pq.write_table(pa.table({"when": pa.array([0], pa.timestamp("s"))}), tmp_path / "time.parquet")
-    with pytest.raises(DataError, match=r"TFRecord cannot hold column 'when' of type timestamp\[ms\]"):
-        convert_files([str(tmp_path / "time.parquet")], tmp_path / "out", "tfrecord")
-    assert list((tmp_path / "out").iterdir()) == []
-
-
-def test_outputs_neither_collide_nor_replace_their_inputs(formats: Path, tmp_path: Path) -> None:
-    from recap.errors import InputError
-
-    made = formats / "made" / "scalars" / "part-0.parquet"
-    shutil.copy(made, tmp_path / "a.parquet")
-    with pytest.raises(InputError, match="would be overwritten by its own output"):
-        convert_files([str(tmp_path / "a.parquet")], tmp_path, "parquet", overwrite=True)
-    shutil.copy(made, tmp_path / "a.feather")
-    with pytest.raises(InputError, match=r"would become the same file as .*a.feather"):
-        convert_files([str(tmp_path / "a.*")], tmp_path / "out", "csv")
-
-
 def test_a_flipped_byte_of_a_compressed_file_is_reported(tmp_path: Path) -> None:
     """The checksums cover every byte but some of the header, which do not concern the rows."""
     whole = gzip.compress(b'{"x": 1}\n{"x": 22}\n', mtime=0)
@@ -215,16 +181,3 @@ def test_a_flipped_byte_of_a_compressed_file_is_reported(tmp_path: Path) -> None
             assert str(error).startswith(str(file))
             errors += 1
     assert errors > len(whole) - 10
-
-
-def test_values_that_would_read_back_differently_are_not_written(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"text": ["one", "two\nlines"]}), tmp_path / "text.parquet")
-    with pytest.raises(DataError, match=r"text.parquet: column 'text' holds text with a line break"):
-        convert_files([str(tmp_path / "text.parquet")], tmp_path / "out", "csv")
-    pq.write_table(pa.table({"id": pa.array([2**63], pa.uint64())}), tmp_path / "ids.parquet")
-    with pytest.raises(DataError, match=r"ids.parquet: column 'id' holds integers of 2\^63 or more"):
-        convert_files([str(tmp_path / "ids.parquet")], tmp_path / "out", "tfrecord")
-    pq.write_table(pa.table({"x": [1, 2], "nothing": pa.nulls(2, pa.int64())}), tmp_path / "nulls.parquet")
-    convert_files([str(tmp_path / "nulls.parquet")], tmp_path / "out", "jsonl")
-    file = str(tmp_path / "out" / "nulls.jsonl")
-    assert TableFiles.open([file]).format.schema(file).names == ["x", "nothing"]

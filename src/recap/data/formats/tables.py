@@ -1,4 +1,4 @@
-"""Table files of any format, found by globs and read ahead of their reader."""
+"""Table files of any format, found by globs, whose chunks are read ahead in threads."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -28,14 +28,14 @@ class TableFiles:
     """Files of one format, in order of name."""
 
     def __init__(self, files: Sequence[str], source: SourceConfig, types: ColumnTypes | None = None) -> None:
-        """`files` are those of `source`; `types`: the types to read columns as where a format stores none."""
+        """`files` are those of `source`; `types`: the types to read columns as in formats that store none."""
         self.files = list(files)
         self.source = source
         self.format = open_format(source, types or {}, files)
 
     @classmethod
     def open(cls, inputs: Sequence[str], schema_path: str | None = None, types: ColumnTypes | None = None) -> Self:
-        """The files that globs match; the name of the first one tells the format of all.
+        """The files that globs match; the extension of the first one decides the format.
 
         `schema_path` lists the columns of TFRecord files. Raises DataError if a glob matches no file.
         """
@@ -53,9 +53,9 @@ class TableFiles:
     def tables(
         self, columns: Sequence[str] | None = None, chunks: Sequence[Chunk] | None = None
     ) -> Iterator[tuple[Chunk, pa.Table]]:
-        """Each chunk (default: of all files) with its rows, in order, read ahead.
+        """The chunks (default: of all files) with their rows, in order.
 
-        `columns` default to all columns of each file. Raises DataError at the chunk or file that cannot be read.
+        `columns` default to all columns of each file. Raises DataError in place of a chunk or file that cannot be read.
         """
         with closing(self._read_ahead(self.files, columns, chunks)) as reads:
             for chunk, table in reads:
@@ -65,9 +65,9 @@ class TableFiles:
     def tables_by_file(
         self, columns: Sequence[str] | None = None, files: Sequence[str] | None = None
     ) -> Iterator[tuple[str, Iterator[tuple[Chunk, pa.Table]]]]:
-        """Each file (default: all), including files without rows, with its chunks and their rows as `tables` has them.
+        """The files (default: all), including those without rows, each with its chunks and their rows, as in `tables`.
 
-        Consume the tables of a file before asking for the next file.
+        Consume the tables of a file before the next file.
         """
         chosen = self.files if files is None else files
         with closing(self._read_ahead(chosen, columns)) as reads:
@@ -77,7 +77,7 @@ class TableFiles:
     def _read_ahead(
         self, files: Sequence[str], columns: Sequence[str] | None, chunks: Sequence[Chunk] | None = None
     ) -> "Generator[_Read, None, None]":
-        """The chunks of some files, or those given, and an end behind each file."""
+        """The chunks of some files, each file followed by its end, or the given `chunks`."""
         pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="recap-tables")
         try:
             listed = chain.from_iterable(_map_ahead(pool, self._parts, files, 1))
@@ -88,7 +88,7 @@ class TableFiles:
             pool.shutdown(cancel_futures=True)
 
     def _parts(self, file: str) -> "list[_Part]":
-        """The chunks of a file and its end, or why there are none."""
+        """The chunks of a file and its end, or the error that prevents listing them."""
         try:
             return [*chunks_of(self.format, file), None]
         except DataError as error:
@@ -104,7 +104,7 @@ class TableFiles:
 
 
 _Part = Chunk | DataError | None
-"""A chunk to read, an error to raise in its turn, or the end of a file."""
+"""A chunk to read, an error to raise in order, or the end of a file."""
 _Read = tuple[Chunk | None, pa.Table]
 
 

@@ -1,0 +1,70 @@
+"""`recap data convert` writes every file once, completely, or not at all."""
+
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from recap.data.formats.tables import TableFiles
+from recap.data.tools.convert import convert_files
+from recap.errors import DataError, InputError
+
+
+@pytest.fixture
+def lists(tmp_path: Path) -> str:
+    """A glob of two files with lists."""
+    (tmp_path / "made").mkdir()
+    rows = {
+        "post_id": [1, 2, 3],
+        "vector": pa.array([[1.0, 2.0]] * 3, pa.list_(pa.float32(), 2)),
+        "topics": [[1], [], [2]],
+    }
+    for part in range(2):
+        pq.write_table(pa.table(rows), tmp_path / "made" / f"part-{part}.parquet", row_group_size=2)
+    return str(tmp_path / "made" / "*.parquet")
+
+
+def test_conversion_continues_after_a_stop_and_keeps_existing_files(lists: str, tmp_path: Path) -> None:
+    inputs = [lists]
+    written, present = convert_files(inputs, tmp_path / "out", "arrow")
+    assert ([path.name for path in written], present) == (["part-0.arrow", "part-1.arrow"], [])
+    written[1].unlink()
+    again, present = convert_files(inputs, tmp_path / "out", "arrow")
+    assert ([path.name for path in again], [path.name for path in present]) == (["part-1.arrow"], ["part-0.arrow"])
+    assert len(convert_files(inputs, tmp_path / "out", "arrow", overwrite=True)[0]) == 2
+    assert not list((tmp_path / "out").glob("*.unfinished"))
+
+
+def test_columns_a_format_cannot_hold_are_refused_and_leave_no_file(lists: str, tmp_path: Path) -> None:
+    inputs = [lists]
+    with pytest.raises(DataError, match="CSV cannot hold lists, such as vector, topics; choose another format"):
+        convert_files(inputs, tmp_path / "out", "csv")
+    pq.write_table(pa.table({"when": pa.array([0], pa.timestamp("s"))}), tmp_path / "time.parquet")
+    with pytest.raises(DataError, match=r"TFRecord cannot hold column 'when' of type timestamp\[ms\]"):
+        convert_files([str(tmp_path / "time.parquet")], tmp_path / "out", "tfrecord")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_outputs_neither_collide_nor_replace_their_inputs(lists: str, tmp_path: Path) -> None:
+    made = Path(lists).parent / "part-0.parquet"
+    shutil.copy(made, tmp_path / "a.parquet")
+    with pytest.raises(InputError, match="would be overwritten by its own output"):
+        convert_files([str(tmp_path / "a.parquet")], tmp_path, "parquet", overwrite=True)
+    shutil.copy(made, tmp_path / "a.feather")
+    with pytest.raises(InputError, match=r"would become the same file as .*a.feather"):
+        convert_files([str(tmp_path / "a.*")], tmp_path / "out", "csv")
+
+
+def test_values_that_would_read_back_differently_are_not_written(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": ["one", "two\nlines"]}), tmp_path / "text.parquet")
+    with pytest.raises(DataError, match=r"text.parquet: column 'text' holds text with a line break"):
+        convert_files([str(tmp_path / "text.parquet")], tmp_path / "out", "csv")
+    pq.write_table(pa.table({"id": pa.array([2**63], pa.uint64())}), tmp_path / "ids.parquet")
+    with pytest.raises(DataError, match=r"ids.parquet: column 'id' holds integers of 2\^63 or more"):
+        convert_files([str(tmp_path / "ids.parquet")], tmp_path / "out", "tfrecord")
+    pq.write_table(pa.table({"x": [1, 2], "nothing": pa.nulls(2, pa.int64())}), tmp_path / "nulls.parquet")
+    convert_files([str(tmp_path / "nulls.parquet")], tmp_path / "out", "jsonl")
+    file = str(tmp_path / "out" / "nulls.jsonl")
+    assert TableFiles.open([file]).format.schema(file).names == ["x", "nothing"]
