@@ -45,7 +45,7 @@ def properties() -> set[object]:
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[Field]]:
     """The fields that code of recap outside recap.config has read."""
-    found: set[Field] = set()
+    fields: set[Field] = set()
     shared = properties()
 
     def reader(frame: FrameType | None) -> str:
@@ -60,11 +60,11 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[Field]]:
         if name in model.__pydantic_fields__:
             module = reader(sys._getframe(1))
             if module.startswith("recap.") and not module.startswith("recap.config"):
-                found.add(declared(model, name))
+                fields.add(declared(model, name))
         return object.__getattribute__(self, name)
 
     monkeypatch.setattr(BaseConfig, "__getattribute__", record)
-    yield found
+    yield fields
     monkeypatch.undo()
 
 

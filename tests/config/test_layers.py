@@ -75,8 +75,8 @@ def test_the_later_layer_wins() -> None:
 def test_a_mistake_in_a_base_is_reported_at_its_position_there() -> None:
     write("mine.yaml", "base: wrong.yaml\ntraining: {sed: 1}\n")
     write("wrong.yaml", "base: whole.yaml\n\nmodel: {embedings: {}}\n")
-    found = problems("mine.yaml", "scoring.weights.lik=1")
-    assert [line.split(" ")[0] for line in found] == ["mine.yaml:2:12:", "wrong.yaml:3:9:", "override"]
+    lines = problems("mine.yaml", "scoring.weights.lik=1")
+    assert [line.split(" ")[0] for line in lines] == ["mine.yaml:2:12:", "wrong.yaml:3:9:", "override"]
 
 
 @pytest.mark.usefixtures("folder")
@@ -125,8 +125,8 @@ def test_a_bad_set_file_is_refused(given: str, message: str) -> None:
 @pytest.mark.usefixtures("folder")
 def test_a_value_from_a_file_is_reported_at_its_position_there() -> None:
     write("towers.yaml", "default:\n  kind: constant\n  learning_rat: 0.1\n")
-    found = problems("whole.yaml", set_files=("optimizer.towers=towers.yaml",))
-    assert found[0].startswith("towers.yaml:3:3: optimizer.towers.default.learning_rat: 'learning_rat' is unknown.")
+    lines = problems("whole.yaml", set_files=("optimizer.towers=towers.yaml",))
+    assert lines[0].startswith("towers.yaml:3:3: optimizer.towers.default.learning_rat: 'learning_rat' is unknown.")
 
 
 @pytest.mark.usefixtures("folder")
@@ -169,16 +169,16 @@ def test_overrides_accept_names_with_dots() -> None:
     ],
 )
 def test_an_override_with_a_bad_path_is_refused_with_the_reason(override: str, message: str) -> None:
-    found = problems("whole.yaml", override)
-    assert message in found[0]
-    assert found[0].startswith(f"override {override!r}"[:40])
+    lines = problems("whole.yaml", override)
+    assert message in lines[0]
+    assert lines[0].startswith(f"override {override!r}"[:40])
 
 
 @pytest.mark.usefixtures("folder")
 def test_every_mistake_of_one_override_is_reported() -> None:
     override = "training={seed: x, num_train_steps: x, checkpoint_every_n: 0}"
-    found = [line.removeprefix(f"override {override!r}: training.") for line in problems("whole.yaml", override)]
-    assert sorted(found) == [
+    lines = [line.removeprefix(f"override {override!r}: training.") for line in problems("whole.yaml", override)]
+    assert sorted(lines) == [
         "checkpoint_every_n: must be above 0, found 0",
         "num_train_steps: expected a whole number, found 'x'",
         "seed: expected a whole number, found 'x'",

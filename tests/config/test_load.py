@@ -61,10 +61,10 @@ def problems(file: Path, overrides: tuple[str, ...] = ()) -> list[str]:
 
 def parsed(text: str) -> Any:
     """The plain values of good YAML."""
-    found: list[Problem] = []
-    node = parse(text, "x", found)
+    mistakes: list[Problem] = []
+    node = parse(text, "x", mistakes)
     assert node is not None
-    assert not found
+    assert not mistakes
     return plain(node)
 
 
@@ -246,13 +246,13 @@ def test_numbers_follow_yaml_1_2() -> None:
 def test_anchors_and_merges_are_resolved_and_no_tag_constructs_an_object() -> None:
     text = "base: &base {a: 1, b: 2}\nother: {<<: *base, b: 3}"
     assert parsed(text)["other"] == {"a": 1, "b": 3}
-    found: list[Problem] = []
+    mistakes: list[Problem] = []
     node = parse(
-        "{a: !!python/object/apply:os.system ls, b: !!python/object/apply:os.system [ls], c: !own {}}", "x", found
+        "{a: !!python/object/apply:os.system ls, b: !!python/object/apply:os.system [ls], c: !own {}}", "x", mistakes
     )
     assert node is not None
     assert plain(node) == {"a": "ls", "b": ["ls"], "c": {}}
-    assert [str(problem) for problem in found] == [
+    assert [str(problem) for problem in mistakes] == [
         "x:1:5: a: unknown tag '!!python/object/apply:os.system'; write plain values",
         "x:1:44: b: unknown tag '!!python/object/apply:os.system'; write plain values",
         "x:1:85: c: unknown tag '!own'; write plain values",
@@ -314,6 +314,6 @@ def test_any_file_loads_or_is_refused_with_positions(
 @settings(max_examples=300)
 @given(st.text(alphabet="ab:{}[],-&*!|>'\"#%@\t\n 0.~<?", max_size=40))
 def test_any_text_parses_or_is_refused(text: str) -> None:
-    found: list[Problem] = []
-    parse(text, "x", found)
-    assert all(str(problem).startswith("x") for problem in found)
+    mistakes: list[Problem] = []
+    parse(text, "x", mistakes)
+    assert all(str(problem).startswith("x") for problem in mistakes)
