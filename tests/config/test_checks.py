@@ -52,6 +52,16 @@ def test_a_refused_item_of_a_list_is_not_compared() -> None:
     assert problems(wrong) == ["validation_data.recent.evaluation_tasks.1: expected text, found 3"]
 
 
+def test_a_refused_section_still_counts_by_its_name() -> None:
+    wrong = values()
+    wrong["model"]["tasks"]["like"] = 3
+    wrong["optimizer"]["towers"] = {"share": {"kind": "constant", "learning_rate": 0.1}}
+    assert problems(wrong) == [
+        "model.tasks.like: expected a mapping, found 3",
+        "optimizer.towers: no learning rate for the tower of 'like'; add 'like: {…}' or 'default: {…}'",
+    ]
+
+
 class Pair(BaseConfig):
     first: int
     second: int

@@ -58,12 +58,16 @@ def _retype(errors: Sequence[Any], root: Node, values: Any) -> bool:
 
 
 class _Refused:
-    """Stands for a refused value in a list or a mapping: a check that uses it ends, as one that reads no field."""
+    """Stands for a refused value in a list or mapping. A check that uses it ends, as one that reads an absent field."""
 
     def _use(self, *_: object) -> NoReturn:
         raise MissingValue
 
-    __getattr__ = __getitem__ = __iter__ = __len__ = __contains__ = __bool__ = __repr__ = __str__ = __format__ = _use
+    def __getattr__(self, name: str) -> NoReturn:
+        """A field of the refused section; special names stay absent, so that `isinstance` answers."""
+        raise AttributeError(name) if name.startswith("__") else MissingValue(name)
+
+    __getitem__ = __iter__ = __len__ = __contains__ = __bool__ = __repr__ = __str__ = __format__ = _use
     __lt__ = __le__ = __gt__ = __ge__ = __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = _use
     __floordiv__ = __rfloordiv__ = __truediv__ = __rtruediv__ = __mod__ = __rmod__ = __neg__ = __int__ = _use
     __eq__ = __ne__ = __hash__ = _use
