@@ -45,7 +45,7 @@ def test_the_last_checkpoint_of_a_finished_run_is_evaluated_once(feed: Path, tmp
     config = feed_config(feed, run)
     assert follow(lambda: config, run, recorder) == run / "evaluations.jsonl"
     assert recorder.evaluated_at == [(12, "validation")]
-    assert recorder.said == ["skipped, because step 12 is newer: step 4, 8"]
+    assert recorder.messages == ["skipped, because step 12 is newer: step 4, 8"]
     train(feed_config(feed, tmp_path / "both"), Recorder())
     assert evaluations(run) == [
         record for record in records(tmp_path / "both") if record["split"] == "validation" and record["step"] == 12
@@ -102,7 +102,7 @@ def test_a_signal_stops_following_and_leaves_no_step_half_written(feed: Path, tm
 
     stopped_after_5(feed, tmp_path / "run")
     config = feed_config(feed, tmp_path / "run")
-    with pytest.raises(FollowingStopped, match=r"stopped by SIGTERM; .* that of step 5") as caught:
+    with pytest.raises(FollowingStopped, match=r"stopped by SIGTERM; .* is step 5") as caught:
         follow(lambda: config, tmp_path / "run", Interrupting())
     assert caught.value.exit_code == 128 + signal.SIGTERM
     two = config.model_dump(exclude_unset=True)
@@ -138,7 +138,7 @@ def test_a_damaged_checkpoint_is_reported_once_and_evaluated_once_rewritten(feed
     os.truncate(Run(run).checkpoint_path(12) / "weights.safetensors", 100)
     with pytest.raises(RunError, match="no checkpoint was evaluated"):
         follow(lambda: config, run, recorder, timeout=0.1)
-    shown = [text for text in recorder.said if "weights.safetensors: damaged" in text]
+    shown = [text for text in recorder.messages if "weights.safetensors: damaged" in text]
     assert len(shown) == 1
     assert shown[0].endswith("; it is not evaluated")
     train(config, Recorder())
@@ -196,7 +196,7 @@ def test_a_run_may_be_followed_before_it_starts(feed: Path, tmp_path: Path) -> N
     [
         (["run", "--timeout", "3"], "--timeout: needs --follow"),
         (["run", "--follow", "--step", "3"], "--step: --follow evaluates every checkpoint"),
-        (["missing.yaml", "--follow"], "missing.yaml does not exist"),
+        (["missing.yaml", "--follow"], "missing.yaml: no such file"),
     ],
 )
 def test_conflicting_options_are_refused(tmp_path: Path, arguments: list[str], message: str) -> None:
