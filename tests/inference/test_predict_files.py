@@ -1,0 +1,48 @@
+"""Bulk prediction writes one complete file per input file."""
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from support import Recorder, feed_config, feed_table, write_feed
+
+from recap.errors import DataError, InputError
+from recap.inference.files import predict_files
+from recap.inference.predictor import Predictor
+from recap.runs import find_model_directory
+from recap.training.trainer import train
+
+
+@pytest.fixture(scope="module")
+def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+    folder = tmp_path_factory.mktemp("model")
+    train(feed_config(write_feed(folder), folder / "run", training={"num_train_steps": 1}), Recorder())
+    return Predictor.open(find_model_directory(folder / "run"))
+
+
+def test_every_file_has_its_predictions_row_by_row_even_without_rows(predictor: Predictor, tmp_path: Path) -> None:
+    sizes = [100, 0, 1]
+    for number, rows in enumerate(sizes):
+        pq.write_table(feed_table(rows, seed=number), tmp_path / f"{number}.parquet", row_group_size=30)
+    counted: list[int] = []
+    files = predict_files(predictor, [str(tmp_path / "*.parquet")], tmp_path / "out", after_rows=counted.append)
+    assert [pq.read_metadata(file).num_rows for file in files] == sizes
+    assert counted == [30, 30, 30, 10, 1]
+    ids = [pq.read_table(file).column("post_id").to_pylist() for file in (files[0], tmp_path / "0.parquet")]
+    assert ids[0] == ids[1]
+
+
+def test_a_bad_file_leaves_the_files_before_it_and_no_part_of_its_own(predictor: Predictor, tmp_path: Path) -> None:
+    for number in range(2):
+        pq.write_table(feed_table(60, seed=number), tmp_path / f"{number}.parquet", row_group_size=30)
+    bad = tmp_path / "1.parquet"
+    content = bytearray(bad.read_bytes())
+    offset = pq.read_metadata(bad).row_group(1).column(0).data_page_offset
+    content[offset : offset + 20] = b"\xff" * 20
+    bad.write_bytes(content)
+    inputs = [str(tmp_path / "*.parquet")]
+    with pytest.raises(DataError, match=r"1.parquet: row group 1 cannot be read"):
+        predict_files(predictor, inputs, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["0.parquet"]
+    with pytest.raises(InputError, match=r"0.parquet: already exists; add --overwrite to replace it"):
+        predict_files(predictor, inputs, tmp_path / "out")
