@@ -40,7 +40,7 @@ from recap.cli.main import main
 main()
 """
 """The command line, where a method, given by module, class and name, hangs after its work at a given call."""
-OPEN = ("recap.data.stream.source", "Source", "_look")
+OPEN = ("recap.data.stream.source", "Source", "_list_file")
 READ = ("recap.data.stream.source", "Loader", "load")
 STEP = ("recap.training.step", "TrainStep", "_gradients")
 EVALUATE = ("recap.evaluation.observers.metrics", "MetricSuite", "update")
@@ -135,7 +135,7 @@ def test_an_interrupted_evaluation_is_repeated(folder: Path, batches: int) -> No
 def test_a_second_ctrl_c_stops_immediately(folder: Path) -> None:
     config = write_config(folder, "twice", grace=3600.0)
     code, errors = stopped(STEP, 2, "train", config, by=[signal.SIGINT, signal.SIGINT])
-    assert (code, errors) == (130, "stopped by SIGINT; nothing half-written is left\n")
+    assert (code, errors) == (130, "stopped by SIGINT; no partial files are left\n")
     assert list(Run(folder / "twice").checkpoints) == []
 
 
@@ -158,9 +158,9 @@ def test_a_signal_while_a_checkpoint_is_written_waits_for_it(folder: Path, monke
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_other_commands_end_with_one_line_and_leave_nothing_half_written(folder: Path, number: signal.Signals) -> None:
+def test_other_commands_end_with_one_line_and_leave_no_partial_files(folder: Path, number: signal.Signals) -> None:
     before = {path for path in (folder / "whole").rglob("*") if path.is_file()}
-    message = (128 + number, f"stopped by {number.name}; nothing half-written is left\n")
+    message = (128 + number, f"stopped by {number.name}; no partial files are left\n")
     assert stopped(EVALUATE, 1, "evaluate", folder / "whole", by=[number]) == message
     assert {path for path in (folder / "whole").rglob("*") if path.is_file()} == before
     inputs, output = str(folder / "feed" / "train" / "*.parquet"), folder / "predictions"

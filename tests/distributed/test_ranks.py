@@ -273,7 +273,7 @@ UNEVEN = {"global_batch_size": 63}
 
 @pytest.mark.slow
 def test_collectives_agree_on_three_ranks() -> None:
-    script = Path(__file__).with_name("together.py")
+    script = Path(__file__).with_name("collectives.py")
     done = subprocess.run([*LAUNCH, "3", str(script)], capture_output=True, text=True, timeout=100, env=ALL)
     assert done.returncode == 0, done.stderr
     assert sorted(done.stdout.splitlines()) == [f"rank {rank} of 3 is done" for rank in range(3)]

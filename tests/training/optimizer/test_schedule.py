@@ -11,7 +11,7 @@ from recap.config.base import all_problems
 from recap.config.optimizer import LearningRateConfig
 from recap.training.optimizer.schedule import learning_rate
 
-GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "scalars.json").read_text())["learning_rates"]
+GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "scalars.json").read_text())["learning_rates"]
 
 
 def read(value: dict[str, Any]) -> LearningRateConfig:
