@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 
 import rich.console
@@ -26,6 +27,8 @@ class Console(Reporter):
         self._out = rich.console.Console(highlight=False)
         if not self._out.is_terminal:
             self._out.width = _PLAIN_WIDTH
+        in_notebook = self._out.is_jupyter and find_spec("ipywidgets") is not None
+        self._animates = self._out.is_terminal or in_notebook
         self._live: LiveProgress | None = None
         self._pace = Pace()
         self._losses: dict[str, float] = {}
@@ -37,7 +40,7 @@ class Console(Reporter):
             self.say(f"{verb} {steps:,} steps over {train_rows:,} rows ({epochs:.1f} epochs) into {save_dir}")
             self.say(on)
         self._pace = Pace()
-        if self._out.is_terminal and step < steps:
+        if self._animates and step < steps:
             self._live = LiveProgress(self._out, self._pace, step, steps)
             self._live.start()
 
