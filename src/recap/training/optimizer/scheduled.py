@@ -41,7 +41,7 @@ class ScheduledOptimizer:
         `cut`: scheduled rate → the rate after cuts, asked at every step; the watched metric decides it.
         """
         optimizer, tasks = config.optimizer, config.tasks
-        rates = {task: optimizer.towers.get(task, optimizer.towers[DEFAULT]) for task in tasks}
+        rates = {task: optimizer.towers[task if task in optimizer.towers else DEFAULT] for task in tasks}
         self.schedules: dict[str, LearningRateConfig] = {SHARED: optimizer.backbone}
         self.schedules |= {f"towers/{task}": rate for task, rate in rates.items()}
         self._cut = cut
