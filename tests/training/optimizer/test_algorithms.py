@@ -328,3 +328,12 @@ def test_the_position_table_does_not_count_as_a_table() -> None:
     values["model"] |= {"embeddings": {}, "position_debias": {"feature": "hour", "max_position": 12, "num_dims": 3}}
     (problem,) = problems_of(values)
     assert problem.startswith("optimizer.tables: there are no embedding tables")
+
+
+def test_towers_need_no_default_rate_if_every_task_has_one() -> None:
+    values = make_config("mlp-share_all").model_dump()
+    faster = {"kind": "constant", "learning_rate": 2 * RATE}
+    values["optimizer"] = {"backbone": CONSTANT, "towers": {"like": CONSTANT, "share": faster}}
+    config = config_of(values)
+    optimizer = ScheduledOptimizer(config, make_ranker(config))
+    assert optimizer.rates(1) == {"backbone": RATE, "towers/like": RATE, "towers/share": 2 * RATE}
