@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
+from types import FrameType, FunctionType
 from typing import Any
 
 import pytest
@@ -36,17 +36,18 @@ def all_fields() -> set[Field]:
     return {declared(model, name) for model in models().values() for name in model.model_fields if name != "kind"}
 
 
-def properties() -> set[object]:
-    """The code of every property of a section: it reads fields for whoever asks for it."""
+def accessors() -> set[object]:
+    """The code of every property and method of a section: it reads fields for its caller."""
     members = [member for model in models().values() for base in model.__mro__ for member in vars(base).values()]
-    return {member.fget.__code__ for member in members if isinstance(member, property) and member.fget is not None}
+    functions = [member.fget if isinstance(member, property) else member for member in members]
+    return {function.__code__ for function in functions if isinstance(function, FunctionType)}
 
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[Field]]:
     """The fields that code of recap outside recap.config has read."""
     fields: set[Field] = set()
-    shared = properties()
+    shared = accessors()
 
     def reader(frame: FrameType | None) -> str:
         while frame is not None and (
