@@ -20,6 +20,7 @@ import numpy as np
 
 from recap.config.file.load import load_config
 from recap.data.simulate import simulate
+from recap.native.allocator import tune_process
 from recap.reporting import Reporter
 from recap.training import trainer
 from recap.training.checkpoints import Checkpoints
@@ -69,6 +70,7 @@ def main() -> None:
     parser.add_argument("--every-large", type=int, default=30)
     parser.add_argument("--saves", type=int, default=4)
     options = parser.parse_args()
+    tune_process()
     trainer.__dict__["Checkpoints"] = TimedCheckpoints
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)

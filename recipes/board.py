@@ -157,10 +157,12 @@ def _line(name: str, seeds: str, cells: Sequence[str]) -> str:
 def main(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code."""
     from recap.cli.console import Console
+    from recap.native.allocator import tune_process
 
     if len(arguments) != 1:
         print("usage: python recipes/board.py BOARD.yaml", file=sys.stderr)
         return 2
+    tune_process()
     try:
         print(make_board(Path(arguments[0]), Console()))
     except RecapError as error:
