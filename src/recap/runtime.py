@@ -10,7 +10,6 @@ import torch
 from recap.config.training import Precision
 from recap.distributed import ALONE, Ranks
 from recap.errors import InputError
-from recap.native.torch_private import cpu_has_bf16
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ def start_runtime(ranks: Ranks = ALONE, precision: Precision = "float32") -> Run
     """The GPU of this rank if there is one, else the CPU. Raises InputError if there are more ranks than GPUs."""
     if not torch.cuda.is_available():
         if precision == "auto":
-            precision = "bf16" if cpu_has_bf16() else "float32"
+            precision = "bf16" if _cpu_has_bf16() else "float32"
         return Runtime(torch.device("cpu"), ranks, precision)
     if ranks.local_world_size > torch.cuda.device_count():
         raise InputError(
@@ -44,6 +43,12 @@ def start_runtime(ranks: Ranks = ALONE, precision: Precision = "float32") -> Run
         precision = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "tf32"
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     return Runtime(torch.device("cuda"), ranks, precision)
+
+
+def _cpu_has_bf16() -> bool:
+    """Whether the CPU multiplies bf16 matrices by itself (AVX512-BF16 or AMX); False where this torch cannot tell."""
+    features = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(features.get("avx512_bf16") or features.get("amx_bf16"))
 
 
 def seed_torch(seed: int, step: int, rank: int = 0) -> None:

@@ -79,7 +79,7 @@ def test_logits_are_not_rounded_to_bf16(feed: Path) -> None:
 
 
 def test_auto_is_bf16_where_the_hardware_has_it() -> None:
-    has_bf16 = torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported()
+    has_bf16 = torch.cuda.is_available() or torch.cpu.get_capabilities()["avx512_bf16"]
     assert (start_runtime(precision="auto").precision == "bf16") == has_bf16
 
 

@@ -83,11 +83,6 @@ def profiler_enabled() -> bool:
     return True if enabled is None else bool(enabled())
 
 
-def cpu_has_bf16() -> bool:
-    """Whether this CPU multiplies bf16 in hardware (AVX-512 BF16). The fallback says no."""
-    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # no trick, so `RECAP_PLAIN` leaves it
-    return False if supported is None else bool(supported())
-
 
 def compile_errors() -> type[RuntimeError]:
     """What `torch.compile` raises where it cannot compile. The fallback is the base class."""
