@@ -48,7 +48,9 @@ def test_overrides_may_not_change_features_or_model(override: str, line: str, mo
     with pytest.raises(ConfigError) as caught:
         Predictor.open(model, [override])
     first, *lines = str(caught.value).splitlines()
-    assert first == f"{model}: its weights were trained for other features or another model:"
+    assert first == (
+        f"{model}: these overrides change the features or the model that its weights were trained with; leave them out:"
+    )
     assert line in lines
 
 

@@ -28,7 +28,7 @@ _NAMES = [
     (r"\._mask_layer\.", ".mask."),
     (r"\._hidden_layer\.", ".hidden."),
 ]
-_ELSEWHERE = re.compile(r"_calibrators|_before_concat_layers\.3")  # these are in the configuration
+_CONFIGURED = re.compile(r"_calibrators|_before_concat_layers\.3")  # ours come from the configuration
 
 
 def our_name(published: str) -> str:
@@ -55,6 +55,6 @@ def load_published(module: nn.Module, tensors: dict[str, Tensor]) -> None:
     """Load the published weights into `module`; the names must match exactly."""
     own = module.state_dict()
     weights = {
-        our_name(name): tensor for name, tensor in section(tensors, "weight/").items() if not _ELSEWHERE.search(name)
+        our_name(name): tensor for name, tensor in section(tensors, "weight/").items() if not _CONFIGURED.search(name)
     }
     module.load_state_dict({name: tensor.reshape(own[name].shape) for name, tensor in weights.items()}, strict=True)

@@ -1,4 +1,4 @@
-"""Small examples of every kind of part, and rankers made of them, for the shared suite. Add new kinds here."""
+"""Small examples of every kind of model part, and rankers made of them, for the shared suite. Add new kinds here."""
 
 from pathlib import Path
 from typing import Any
@@ -136,7 +136,7 @@ HISTORY = {
     "max_length": 5,
 }
 OTHERS: dict[str, dict[str, Any]] = {
-    **{f"history_{name}": {"histories": {"watched": {"encoder": each}}} for name, each in ENCODERS.items()},
+    **{f"history_{name}": {"histories": {"watched": {"encoder": encoder}}} for name, encoder in ENCODERS.items()},
     "esmm": {"cascade": {"kind": "esmm", "chain": ["like", "share"]}},
     "aitm": {"cascade": {"kind": "aitm", "chain": ["share", "like"], "width": 5}},
     "log1p_abs": {"featurization": {"kind": "log1p_abs"}},
@@ -170,7 +170,7 @@ FEATURES: dict[str, dict[str, Any]] = {
     }
     for name in ENCODERS
 }
-"""Merged over the section `features` for some of them."""
+"""Merged over the section `features`, for the cases that need it."""
 
 CASES: dict[str, dict[str, Any]] = {
     **{
@@ -201,7 +201,7 @@ def make_config(case: str) -> RecapConfig:
 
 
 def make_batch(config: RecapConfig, rows: int = 40, seed: int = 0) -> Batch:
-    """Rows of a feed as `config` reads them."""
+    """Rows of a feed, encoded for `config`."""
     encoder = RowEncoder(
         config.features, {"language": pa.array(["en", "ja"])}, LabelEncoder(config.tasks, config.train_data.labels)
     )
@@ -209,6 +209,6 @@ def make_batch(config: RecapConfig, rows: int = 40, seed: int = 0) -> Batch:
 
 
 def make_ranker(config: RecapConfig, seed: int = 0) -> Ranker:
-    """A ranker with fresh weights."""
+    """A ranker with random weights."""
     torch.manual_seed(seed)
     return Ranker(config, {"language": pa.array(["en", "ja"])})

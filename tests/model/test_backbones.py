@@ -32,7 +32,7 @@ def config_of(values: dict[str, Any]) -> BackboneConfig:
 
 
 def make(layout: InputLayout = LAYOUT, **values: Any) -> Any:
-    """A backbone in float64 whose parameters all differ from their initial values."""
+    """A backbone in float64, with noise added to every initial parameter."""
     torch.manual_seed(0)
     network = build_backbone(config_of(values), layout).double().eval()
     with torch.no_grad():
@@ -41,8 +41,8 @@ def make(layout: InputLayout = LAYOUT, **values: Any) -> Any:
     return network
 
 
-def agrees(network: nn.Module, slow: Any, layout: InputLayout = LAYOUT) -> None:
-    """`slow` computes for one row what `network` computes for a batch."""
+def assert_agrees(network: nn.Module, slow: Any, layout: InputLayout = LAYOUT) -> None:
+    """Assert that `slow`, which takes one row, agrees with `network`."""
     torch.manual_seed(1)
     inputs = torch.randn(5, layout.width, dtype=torch.float64)
     expected = torch.tensor([slow(row) for row in inputs.tolist()], dtype=torch.float64)
@@ -51,7 +51,7 @@ def agrees(network: nn.Module, slow: Any, layout: InputLayout = LAYOUT) -> None:
     assert_close(outputs, expected)
 
 
-# The small parts, a row at a time.
+# Layers, one row at a time
 
 
 def times(matrix: Matrix, row: Row) -> Row:
@@ -134,7 +134,7 @@ def lin_of(weight: Matrix, bias: Row, row: Row) -> Row:
 
 def test_dcn_of_cross_layers_alone_matches_its_equation() -> None:
     network = make(kind="dcn", poly_degree=3)
-    agrees(network, lambda row: crossed(network, row))
+    assert_agrees(network, lambda row: crossed(network, row))
 
 
 def test_low_rank_dcn_with_a_parallel_mlp_matches_its_equation() -> None:
@@ -146,12 +146,12 @@ def test_low_rank_dcn_with_a_parallel_mlp_matches_its_equation() -> None:
         output_mlp={"layer_sizes": [4], "final_layer_activation": True},
     )
     assert sum(p.numel() for p in network.cross.parameters()) == 2 * (2 * 15 * 3 + 15)
-    agrees(network, lambda row: mlp(network.output_mlp, crossed(network, row) + mlp(network.parallel_mlp, row)))
+    assert_agrees(network, lambda row: mlp(network.output_mlp, crossed(network, row) + mlp(network.parallel_mlp, row)))
 
 
 def test_stacked_dcn_matches_its_equation() -> None:
     network = make(kind="dcn", poly_degree=2, use_parallel=False, parallel_mlp={"layer_sizes": [6, 5]})
-    agrees(network, lambda row: mlp(network.parallel_mlp, crossed(network, row)))
+    assert_agrees(network, lambda row: mlp(network.parallel_mlp, crossed(network, row)))
 
 
 def test_n_cross_layers_make_a_polynomial_of_degree_n_plus_1() -> None:
@@ -176,15 +176,15 @@ def gated(network: Any, row: Row) -> Row:
     return net
 
 
-@pytest.mark.parametrize("said", [{}, {"mlp": {"layer_sizes": [6, 5]}}])
-def test_gdcn_matches_its_equation(said: dict[str, Any]) -> None:
-    network = make(kind="gdcn", num_layers=2, **said)
-    agrees(network, lambda row: gated(network, row) + (mlp(network.mlp, row) if said else []))
+@pytest.mark.parametrize("deep", [{}, {"mlp": {"layer_sizes": [6, 5]}}])
+def test_gdcn_matches_its_equation(deep: dict[str, Any]) -> None:
+    network = make(kind="gdcn", num_layers=2, **deep)
+    assert_agrees(network, lambda row: gated(network, row) + (mlp(network.mlp, row) if deep else []))
 
 
 def test_stacked_gdcn_matches_its_equation() -> None:
     network = make(kind="gdcn", num_layers=2, use_parallel=False, mlp={"layer_sizes": [5]})
-    agrees(network, lambda row: mlp(network.mlp, gated(network, row)))
+    assert_agrees(network, lambda row: mlp(network.mlp, gated(network, row)))
 
 
 # DLRM
@@ -201,7 +201,7 @@ def test_dlrm_takes_the_products_of_all_pairs(top: dict[str, Any] | None) -> Non
         products = [dot(fields[i], fields[j]) for i in range(4) for j in range(i + 1, 4)]
         return numbers + products if top is None else mlp(network.top_mlp, numbers + products)
 
-    agrees(network, slow, layout)
+    assert_agrees(network, slow, layout)
 
 
 # FinalMLP
@@ -238,7 +238,7 @@ def test_final_mlp_matches_its_equations(heads: int, size: int, gates: Any) -> N
     def slow(row: Row) -> Row:
         first, second = stream(network.first, row), stream(network.second, row)
         left, right = 6 // heads, 4 // heads
-        found = []
+        outputs = []
         for k in range(size):
             total = fusion.first.bias[k].item()  # w₀
             for h in range(heads):
@@ -247,10 +247,10 @@ def test_final_mlp_matches_its_equations(heads: int, size: int, gates: Any) -> N
                 w2 = fusion.second.weight[k, h * right : (h + 1) * right].tolist()
                 w3 = fusion.product[h].view(left, size, right)[:, k].tolist()
                 total += dot(w1, o1) + dot(w2, o2) + dot(o1, times(w3, o2))
-            found.append(total)
-        return found
+            outputs.append(total)
+        return outputs
 
-    agrees(network, slow)
+    assert_agrees(network, slow)
 
 
 def test_the_learned_context_of_final_mlps_gates_gets_a_gradient() -> None:
@@ -277,13 +277,13 @@ def wukong_layer(layer: Any, fields: Matrix) -> Matrix:
     machine = [[dot(line, column) for column in weights] for line in products]  # X Xᵀ Y
     flat = mlp(layer.machine.mlp, norm(layer.machine.norm, [value for line in machine for value in line]))
     width = len(fields[0])
-    made = [flat[start : start + width] for start in range(0, len(flat), width)]
+    new_fields = [flat[start : start + width] for start in range(0, len(flat), width)]
     columns = transposed(fields)
-    made += transposed([lin(layer.compression, column) for column in columns])
-    kept = fields
+    new_fields += transposed([lin(layer.compression, column) for column in columns])
+    residual = fields
     if not isinstance(layer.residual, nn.Identity):
-        kept = transposed([lin(layer.residual, column) for column in columns])
-    return [norm(layer.norm, plus(new, old)) for new, old in zip(made, kept, strict=True)]
+        residual = transposed([lin(layer.residual, column) for column in columns])
+    return [norm(layer.norm, plus(new, old)) for new, old in zip(new_fields, residual, strict=True)]
 
 
 @pytest.mark.parametrize("numbers", [3, 0])
@@ -313,7 +313,7 @@ def test_wukong_matches_its_equations(numbers: int, deep: dict[str, Any] | None)
         flat = [value for field in fields for value in field]
         return flat if deep is None else mlp(network.mlp, flat)
 
-    agrees(network, slow, layout)
+    assert_agrees(network, slow, layout)
     residuals = [isinstance(layer.residual, nn.Identity) for layer in network.layers]
     assert residuals == [bool(numbers), True, True]  # 5 fields in and 5 out, or 3 in
 
@@ -331,13 +331,13 @@ def own(layer: Any, token: int, row: Row) -> Row:
 
 def rank_mixer_layer(layer: Any, tokens: Matrix) -> Matrix:
     count, part = len(tokens), len(tokens[0]) // len(tokens)
-    made = []
+    outputs = []
     for head in range(count):
         mixed = [value for token in tokens for value in token[head * part : (head + 1) * part]]
         state = norm(layer.mixing_norm, plus(mixed, tokens[head]))
         fed = own(layer.down, head, [gelu(value) for value in own(layer.up, head, state)])
-        made.append(norm(layer.feed_forward_norm, plus(fed, state)))
-    return made
+        outputs.append(norm(layer.feed_forward_norm, plus(fed, state)))
+    return outputs
 
 
 def test_rank_mixer_matches_its_equations() -> None:
@@ -351,7 +351,7 @@ def test_rank_mixer_matches_its_equations() -> None:
             tokens = rank_mixer_layer(layer, tokens)
         return [sum(column) / 4 for column in transposed(tokens)]
 
-    agrees(network, slow, layout)
+    assert_agrees(network, slow, layout)
 
 
 def test_rank_mixer_refuses_more_tokens_than_inputs() -> None:

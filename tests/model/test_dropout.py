@@ -1,4 +1,4 @@
-"""Our dropout, which replaces torch's on the CPU."""
+"""The dropout that replaces torch's on a CPU."""
 
 import pytest
 import torch

@@ -36,7 +36,7 @@ def export(scorer: Scorer, batch: Batch) -> ExportedProgram:
 
 
 FIELDS = [field.name for field in fields(Scores)]
-# Each kind once: test_ranker.py covers their combinations.
+# Every kind of part once; test_ranker.py covers the combinations.
 EXPORTED = [
     case for case in CASES if case.startswith("mlp-") or case.endswith(("-share_all", "-share_none")) or case in OTHERS
 ]
@@ -50,11 +50,11 @@ def test_the_exported_scorer_agrees_for_any_number_of_rows(case: str) -> None:
     exported = program.module()
     for rows in (1, 2, 7, 40):
         batch = make_unlabelled(case, rows, seed=rows)
-        found, expected = exported(batch), scorer(batch)
-        assert isinstance(found, Scores)
+        actual, expected = exported(batch), scorer(batch)
+        assert isinstance(actual, Scores)
         for name in FIELDS:
-            assert getattr(found, name).shape == ((rows,) if name == "score" else (rows, 2))
-            assert_close(getattr(found, name), getattr(expected, name), **TOLERANCE)
+            assert getattr(actual, name).shape == ((rows,) if name == "score" else (rows, 2))
+            assert_close(getattr(actual, name), getattr(expected, name), **TOLERANCE)
 
 
 def test_a_saved_and_loaded_program_gives_the_same_results(tmp_path: Path) -> None:
@@ -63,6 +63,6 @@ def test_a_saved_and_loaded_program_gives_the_same_results(tmp_path: Path) -> No
     program.example_inputs = None  # torch.export.save would pickle the batch
     torch.export.save(program, tmp_path / "scorer.pt2")
     loaded = torch.export.load(tmp_path / "scorer.pt2").module()
-    found, expected = loaded(batch), program.module()(batch)
+    actual, expected = loaded(batch), program.module()(batch)
     for name in FIELDS:
-        assert torch.equal(getattr(found, name), getattr(expected, name))
+        assert torch.equal(getattr(actual, name), getattr(expected, name))

@@ -1,4 +1,4 @@
-"""Every featurization against a slow version of its formula."""
+"""Every featurization against a slow version of its formula; batch renormalisation; analyses."""
 
 import math
 from pathlib import Path

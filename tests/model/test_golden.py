@@ -1,4 +1,4 @@
-"""Agreement with the published ranker, part by part and as a whole, gradients included."""
+"""Agreement with the published ranker: each part, and the complete model with its gradients."""
 
 import json
 from pathlib import Path
@@ -107,7 +107,7 @@ def published(
     return ranker, MultiTaskLoss([task.pos_weight for task in config.model.tasks.values()]), batch, tensors
 
 
-def test_the_whole_ranker_agrees_with_the_published_one(published: Any) -> None:
+def test_the_complete_ranker_agrees_with_the_published_one(published: Any) -> None:
     ranker, loss, batch, tensors = published
     output = ranker.eval()(batch)
     for name, value in output._asdict().items():
@@ -118,7 +118,7 @@ def test_the_whole_ranker_agrees_with_the_published_one(published: Any) -> None:
         assert_close(value, tensors[f"output/loss/{task}"], **TOLERANCE)
 
 
-def test_a_training_pass_agrees_with_the_published_one_in_every_gradient(published: Any) -> None:
+def test_every_gradient_of_a_training_pass_agrees_with_the_published_one(published: Any) -> None:
     ranker, loss, batch, tensors = published
     output = ranker.train()(batch)
     total = loss(output.logits, batch.labels, batch.weights).mean()
@@ -129,6 +129,8 @@ def test_a_training_pass_agrees_with_the_published_one_in_every_gradient(publish
     parameters = dict(ranker.named_parameters())
     assert gradients.keys() == parameters.keys()
     for name, expected in gradients.items():
-        found = parameters[name].grad
-        assert found is not None, name
-        assert_close(found, expected.reshape(found.shape), **TOLERANCE, msg=lambda text, name=name: f"{name}: {text}")
+        gradient = parameters[name].grad
+        assert gradient is not None, name
+        assert_close(
+            gradient, expected.reshape(gradient.shape), **TOLERANCE, msg=lambda text, name=name: f"{name}: {text}"
+        )

@@ -1,4 +1,4 @@
-"""Histories: each encoder against its definition, and the laws that all encoders obey."""
+"""Encoders of histories: each against its definition, and the laws that all obey."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The losses of tasks against their formulas, written as loops."""
+"""The loss of each kind of task against its formula, written as a loop."""
 
 import math
 from itertools import product
@@ -116,24 +116,24 @@ def test_the_output_activation_exports(case: str) -> None:
 
 
 def slow_pairs(logits: Tensor, labels: Tensor, users: Tensor, known: Tensor) -> Tensor:
-    found = [
+    pair_losses = [
         softplus(logits[below] - logits[above])
         for above, below in product(range(len(logits)), repeat=2)
         if known[above] and known[below] and users[above] == users[below] and labels[above] > labels[below]
     ]
-    return torch.stack(found).mean() if found else logits.sum() * 0
+    return torch.stack(pair_losses).mean() if pair_losses else logits.sum() * 0
 
 
 @given(st.integers(0, 40), st.integers(1, 12), st.integers(0, 10**6), st.sampled_from([1, 7, 1 << 20]))
 def test_the_pairwise_loss_is_the_mean_over_all_pairs_within_users(
-    count: int, most_users: int, seed: int, at_once: int
+    count: int, max_user: int, seed: int, chunk: int
 ) -> None:
     torch.manual_seed(seed)
     logits = torch.randn(count, dtype=torch.float64, requires_grad=True)
     labels, known = (torch.rand(count) < 0.4).double(), torch.rand(count) < 0.8
-    users = torch.randint(-most_users, most_users, (count,))
+    users = torch.randint(-max_user, max_user, (count,))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pairs, "CHUNK_PAIRS", at_once)
+        patch.setattr(pairs, "CHUNK_PAIRS", chunk)
         found = pairwise_loss(logits, labels, users, known)
     expected = slow_pairs(logits, labels, users, known)
     assert_close(found, expected)

@@ -1,4 +1,4 @@
-"""The position: an input in training, hidden and not even read when scoring."""
+"""Position debias: the position is an input in training; scoring does not even read its column."""
 
 from pathlib import Path
 from typing import Any
@@ -102,10 +102,13 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"position_debias": {"feature": "hour", "scored_at": "first"}},
         "scored_at: ",
     ),
-    "no feature": ({"position_debias": {"feature": "huor"}}, "feature: unknown discrete feature 'huor'"),
+    "an unknown feature": ({"position_debias": {"feature": "huor"}}, "feature: unknown discrete feature 'huor'"),
     "a vocabulary": ({"position_debias": {"feature": "language"}}, "feature: 'language' has no size; a position"),
-    "several": ({"position_debias": {"feature": "topics"}}, "feature: 'topics' has 2 codes per row; a row has one"),
-    "embedded too": (
+    "several codes": (
+        {"position_debias": {"feature": "topics"}},
+        "feature: 'topics' has 2 codes per row; a row has one",
+    ),
+    "also embedded": (
         {"position_debias": {"feature": "hour"}, "embeddings": {"default": 4, "hour": 2}},
         "model.embeddings.hour: 'hour' is the feature of model.position_debias, which embeds it; remove it here",
     ),

@@ -1,4 +1,4 @@
-"""Pretrained rows of embedding tables; vocabularies of integers, and vocabularies ordered by a column."""
+"""Pretrained rows of embedding tables; vocabularies of integers or ordered by a column."""
 
 from pathlib import Path
 from typing import Any
@@ -56,18 +56,18 @@ def test_pretrained_rows_of_integer_codes_may_be_in_several_files(feed: Path, tm
 
 
 WRONG: dict[str, tuple[list[Any], list[Any], str]] = {
-    "another width": (["en"], [[1.0]], "column 'vector', row 0: holds a list of 1 values; 4 are expected"),
-    "a value twice": (["en", "en"], WIDE, "column 'id', row 1: repeats a value; each may appear once"),
-    "a value that is null": (["en", None], WIDE, "column 'id', row 1: is null"),
-    "a vector that is null": (["en", "ja"], [WIDE[0], None], "column 'vector', row 1: is null"),
-    "numbers that are not finite": (
+    "another width": (["en"], [[1.0]], "column 'vector', row 0: holds a list of length 1, expected 4"),
+    "a repeated value": (["en", "en"], WIDE, "column 'id', row 1: repeats a value; each may appear once"),
+    "a null value": (["en", None], WIDE, "column 'id', row 1: is null"),
+    "a null vector": (["en", "ja"], [WIDE[0], None], "column 'vector', row 1: is null"),
+    "non-finite numbers": (
         ["en"],
         [[1.0, 2.0, 3.0, float("inf")]],
         "row 0: holds a number that is not finite",
     ),
-    "words for vectors": (["en"], [["a", "b", "c", "d"]], "holds string; lists of 4 numbers are expected"),
-    "values of another kind": ([1, 2], WIDE, "holds int64; it has a vocabulary, so strings are expected"),
-    "no value that is known": (["xx", "yy"], WIDE, "'language' knows none of its values"),
+    "strings instead of vectors": (["en"], [["a", "b", "c", "d"]], "holds string, expected lists of 4 numbers"),
+    "values of another kind": ([1, 2], WIDE, "holds int64, expected strings as in its vocabulary"),
+    "unknown values only": (["xx", "yy"], WIDE, "none of its values is in the table of 'language'"),
 }
 
 
@@ -114,7 +114,7 @@ def test_a_bare_width_is_stored_as_a_bare_width(feed: Path, tmp_path: Path) -> N
     table = {"width": 4, "pretrained": {"path": "a.parquet"}}
     config = config_with(feed, {"language": table})
     text = dump_config(config)
-    assert config_of({**feed_values(feed, feed / "run")}).model.widths == {"default": 4}
+    assert config_of(feed_values(feed, feed / "run")).model.widths == {"default": 4}
     assert config.model.model_dump(mode="json")["embeddings"] == {"default": 4, "language": table}
     (tmp_path / "config.yaml").write_text(text)
     assert load_config(tmp_path / "config.yaml") == config
@@ -145,15 +145,15 @@ def test_a_column_may_order_the_values_of_a_vocabulary(feed: Path, tmp_path: Pat
 
 
 BROKEN: dict[str, tuple[dict[str, list[Any]], str]] = {
-    "no such column": (
+    "a missing column": (
         {"name": ["a"], "rwo": [1]},
         "must have exactly one column 'row'; see features.discrete.language.row. Known",
     ),
-    "a row twice": ({"name": ["a", "b"], "row": [1, 1]}, "column 'row' must hold a distinct integer for each value"),
-    "a row that is null": ({"name": ["a", "b"], "row": [1, None]}, "column 'row' must hold a distinct integer"),
-    "words for rows": ({"name": ["a"], "row": ["b"]}, "column 'row' must hold a distinct integer"),
-    "nothing but rows": ({"row": [1]}, "has no column; its first column must list"),
-    "numbers with fractions": ({"name": [[0.5]], "row": [1]}, "strings or integers are expected"),
+    "a repeated row": ({"name": ["a", "b"], "row": [1, 1]}, "column 'row' must hold a distinct integer for each value"),
+    "a null row": ({"name": ["a", "b"], "row": [1, None]}, "column 'row' must hold a distinct integer"),
+    "strings instead of rows": ({"name": ["a"], "row": ["b"]}, "column 'row' must hold a distinct integer"),
+    "no column besides the rows": ({"row": [1]}, "has no column; its first column must list"),
+    "fractions": ({"name": [[0.5]], "row": [1]}, "expected strings or integers"),
 }
 
 

@@ -1,4 +1,4 @@
-"""Behaviour that all rankers share, whatever their parts."""
+"""Laws that every ranker obeys, whatever its parts; calibration."""
 
 from pathlib import Path
 
@@ -41,12 +41,12 @@ def test_every_parameter_gets_a_finite_gradient(config: RecapConfig) -> None:
 
 def test_every_parameter_is_either_shared_or_in_one_tower(config: RecapConfig) -> None:
     ranker = make_ranker(config)
-    parted = [
+    parameters = [
         *ranker.shared_parameters(),
         *(p for task in config.tasks for p in ranker.tower_parameters(task)),
     ]
-    assert {id(p) for p in parted} == {id(p) for p in ranker.parameters()}
-    assert len(parted) == len({id(p) for p in parted})
+    assert {id(p) for p in parameters} == {id(p) for p in ranker.parameters()}
+    assert len(parameters) == len({id(p) for p in parameters})
 
 
 def test_the_score_of_a_row_does_not_depend_on_other_rows(config: RecapConfig) -> None:

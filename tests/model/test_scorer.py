@@ -68,7 +68,7 @@ def test_a_scorer_gives_the_rankers_outputs_calibrated_and_scored() -> None:
 
 
 class _FixedRanker(nn.Module):
-    """Gives the probabilities of the docstring's example for any batch."""
+    """Returns the probabilities of the docstring's example, whatever the batch."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -185,7 +185,7 @@ def test_higher_levels_read_numbers_without_embeddings() -> None:
     mask_net = MaskNetConfig.model_validate({"kind": "mask_net", "mask_blocks": blocks})
     sharing = build_sharing(config.model_copy(update={"backbone": mask_net}), LAYOUT)
     assert sharing.layout == InputLayout.of_numbers(6)
-    assert [each.shape for each in sharing(some_inputs())] == [(6, 6)] * 3
+    assert [output.shape for output in sharing(some_inputs())] == [(6, 6)] * 3
     assert isinstance(config.backbone, MlpConfig)
 
 
@@ -201,7 +201,7 @@ LOGITS = st.lists(st.floats(-30, 30, width=32), min_size=3, max_size=3)
 @given(LOGITS)
 def test_esmm_multiplies_the_probabilities_along_the_chain(logits: list[float]) -> None:
     cascade = make_cascade(kind="esmm", chain=["like", "a.b", "click"])
-    click, like, last = (each.item() for each in cascade.chained([torch.tensor([each]) for each in logits]))
+    click, like, last = (logit.item() for logit in cascade.chained([torch.tensor([logit]) for logit in logits]))
     assert like == torch.tensor(logits[1]).item()
     expected = slow_logit([logits[1], logits[2]]), slow_logit([logits[1], logits[2], logits[0]])
     assert last == pytest.approx(expected[0].item(), rel=1e-5, abs=1e-5)
@@ -209,9 +209,9 @@ def test_esmm_multiplies_the_probabilities_along_the_chain(logits: list[float]) 
 
 
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=3, max_size=3))
-def test_esmms_probabilities_never_increase_along_the_chain(logits: list[float]) -> None:
-    halved = [torch.tensor([each / 4]) for each in logits]
-    found = torch.stack(make_cascade(kind="esmm", chain=TASKS).chained(halved))
+def test_the_probabilities_of_esmm_never_increase_along_the_chain(logits: list[float]) -> None:
+    quarters = [torch.tensor([logit / 4]) for logit in logits]  # so that no sum overflows
+    found = torch.stack(make_cascade(kind="esmm", chain=TASKS).chained(quarters))
     assert (found.diff(dim=0) <= 0).all()
     assert (found.sigmoid().diff(dim=0) <= 0).all()
 
@@ -253,7 +253,7 @@ def test_aitm_matches_its_paper_and_leaves_other_tasks_unchanged() -> None:
     assert found[1] is read[1]
     assert [layout.width for layout in cascade.layouts] == [6, LAYOUT.width, 6]
     for row in range(6):
-        slow = slow_aitm(cascade, [each[row] for each in read])
+        slow = slow_aitm(cascade, [inputs[row] for inputs in read])
         for task, expected in slow.items():
             assert_close(found[TASKS.index(task)][row], expected)
 
@@ -293,7 +293,7 @@ def test_a_ranker_with_esmm_orders_its_probabilities() -> None:
     assert isinstance(ranker.cascade, Esmm)
     assert (found.probabilities[:, 1] < found.probabilities[:, 0]).all()
     towers = [
-        tower(read) for tower, read in zip(ranker.towers.ordered(), ranker.sharing(ranker.inputs(batch)), strict=True)
+        tower(read) for tower, read in zip(ranker.towers.values(), ranker.sharing(ranker.inputs(batch)), strict=True)
     ]
     assert_close(found.probabilities[:, 1], towers[0].sigmoid() * towers[1].sigmoid())
 
@@ -314,7 +314,8 @@ class _SharingAndCascade(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         return torch.stack(
-            self.cascade.chained([each.sum(dim=1) for each in self.cascade(self.sharing(inputs))]), dim=1
+            self.cascade.chained([representation.sum(dim=1) for representation in self.cascade(self.sharing(inputs))]),
+            dim=1,
         )
 
 

@@ -1,4 +1,4 @@
-"""`recap model summary`: what a model is made of and what it costs, without data."""
+"""`recap model summary`: the modules of a model and their costs, without data."""
 
 import json
 from collections.abc import Iterator

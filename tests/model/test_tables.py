@@ -1,4 +1,4 @@
-"""Embedding tables: made from a list of specs, read by feature, replaceable from outside."""
+"""Embedding tables: built from a list of specs, read by feature, replaceable from outside."""
 
 import doctest
 from collections.abc import Mapping

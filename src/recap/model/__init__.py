@@ -1,1 +1,1 @@
-"""Batches to probabilities."""
+"""`Batch` → scores: the network, its losses, calibration and the score."""

@@ -9,7 +9,7 @@ from recap.config.loss import RegressionConfig
 from recap.config.model import TaskConfig
 
 MAX_LOG = 88.0
-"""expm1 of it, 1.65e38, is the largest prediction of a log1p task; float32 can hold it."""
+"""Limit of the raw output of a log1p task: expm1(88) = 1.65e38 still fits into a float32."""
 
 
 class OutputActivation(nn.Module):
@@ -21,19 +21,21 @@ class OutputActivation(nn.Module):
     def __init__(self, tasks: Mapping[str, TaskConfig]) -> None:
         super().__init__()
         objectives = [task.objective for task in tasks.values()]
-        regressions = [isinstance(objective, RegressionConfig) for objective in objectives]
-        logs = [isinstance(task, RegressionConfig) and task.transform == "log1p" for task in objectives]
-        self.any_regression = any(regressions)
-        self.regressions: Tensor
-        self.logs: Tensor
-        # Not part of a state dict: the configuration holds them.
-        self.register_buffer("regressions", torch.tensor(regressions), persistent=False)  # [T] bool
-        self.register_buffer("logs", torch.tensor(logs), persistent=False)  # [T] bool
+        is_regression = [isinstance(objective, RegressionConfig) for objective in objectives]
+        is_log = [
+            isinstance(objective, RegressionConfig) and objective.transform == "log1p" for objective in objectives
+        ]
+        self.any_regression = any(is_regression)
+        self.is_regression: Tensor
+        self.is_log: Tensor
+        # Derived from the configuration, so not saved with the weights.
+        self.register_buffer("is_regression", torch.tensor(is_regression), persistent=False)  # [T] bool
+        self.register_buffer("is_log", torch.tensor(is_log), persistent=False)  # [T] bool
 
     def forward(self, outputs: Tensor) -> Tensor:
         """[B, T] float32 → [B, T] float32."""
         probabilities = outputs.sigmoid()
         if not self.any_regression:
             return probabilities
-        values = torch.where(self.logs, outputs.clamp(0, MAX_LOG).expm1(), outputs)
-        return torch.where(self.regressions, values, probabilities)
+        values = torch.where(self.is_log, outputs.clamp(0, MAX_LOG).expm1(), outputs)
+        return torch.where(self.is_regression, values, probabilities)

@@ -18,12 +18,12 @@ class Calibration(nn.Module):
         """`ratios` [T] > 0, float32."""
         super().__init__()
         self.ratios: Tensor
-        # Not part of a state dict: the configuration holds them.
+        # Derived from the configuration, so not saved with the weights.
         self.register_buffer("ratios", ratios, persistent=False)  # [T]
 
     @classmethod
     def of(cls, config: RecapConfig) -> Self:
-        """The calibration for the down-sampling of `train_data`; the identity where sample weights correct for it."""
+        """The calibration for the rates of `train_data`; the identity if sample weights correct for them already."""
         data = config.train_data
         if data.sampling_correction == "weights":
             return cls(torch.ones(len(config.tasks)))

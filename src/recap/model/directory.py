@@ -1,6 +1,6 @@
-"""A model directory, written, verified and opened: everything that scoring needs.
+"""Writes, verifies and opens model directories, which hold everything that scoring needs.
 
-It holds `config.yaml`, `weights.safetensors`, `assets/` and a manifest with the checksum of each file.
+Those are `config.yaml`, `weights.safetensors`, `assets/` and a manifest with the checksum of each file.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,12 +39,12 @@ class SavedModel:
 
 
 def build_ranker(config: RecapConfig, assets: Assets) -> Ranker:
-    """A ranker with new weights, drawn from torch's current random state."""
+    """A ranker with random weights, drawn from torch's current random state."""
     return Ranker(config, assets)
 
 
 def new_ranker(config: RecapConfig, assets: Assets) -> Ranker:
-    """A ranker to train: new weights, the analysis of the data, and pretrained rows of tables. Raises DataError."""
+    """A ranker to train: random weights, the analysis of the data, pretrained rows of tables. Raises DataError."""
     ranker, featurization = build_ranker(config, assets), config.model.featurization
     if isinstance(featurization, ZScoreLogConfig):
         means, deviations = map(torch.from_numpy, load_analysis(featurization.analysis, config.features, assets))
@@ -68,8 +68,7 @@ def write_model(folder: Path, config: RecapConfig, assets: Assets, weights: Mapp
 def open_model(folder: Path, overrides: Sequence[str] = (), set_files: Sequence[str] = ()) -> SavedModel:
     """Verify and open a model directory, with `overrides` and `set_files` merged over its configuration.
 
-    Raises CheckpointError if it is missing or damaged, ConfigError for overrides that would give its weights another
-    meaning.
+    Raises CheckpointError if it is missing or damaged, ConfigError for overrides of anything its weights depend on.
     """
     verify_model(folder)
     config = load_config(folder / STORED, overrides, set_files, stored=True)
@@ -93,15 +92,18 @@ def verify_model(folder: Path) -> None:
 
 
 def _refuse_other_weights(changes: Mapping[KeyPath, tuple[Any, Any]], folder: Path) -> None:
-    """Raise ConfigError for changes to the model or to its inputs: the weights would have another meaning."""
+    """Raise ConfigError for changes to the model or its inputs, which the weights depend on."""
     refused = {path: change for path, change in changes.items() if is_below_mark(RecapConfig, path, ShapesWeights())}
     if refused:
         lines = "\n".join(f"  {line}" for line in describe_changes(refused))
-        raise ConfigError(f"{folder}: its weights were trained for other features or another model:\n{lines}")
+        raise ConfigError(
+            f"{folder}: these overrides change the features or the model that its weights were trained with; leave "
+            f"them out:\n{lines}"
+        )
 
 
 def load_weights(ranker: Ranker, folder: Path) -> None:
-    """Load the weights in `folder` into `ranker`. Raises CheckpointError that lists the mismatches."""
+    """Load the weights in `folder` into `ranker`. Raises CheckpointError, which lists the mismatches."""
     weights = load_file(folder / WEIGHTS)
     if mismatches := weight_mismatches(weights, ranker.state_dict()):
         raise CheckpointError(
@@ -112,7 +114,7 @@ def load_weights(ranker: Ranker, folder: Path) -> None:
 
 
 def weight_mismatches(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
-    """Names and shapes that differ from those of a model, one per line, at most ten; "" if there are none."""
+    """The weights whose name or shape differs from `expected`, one per line, at most ten; "" if all match."""
     problems = [f"{name} is missing" for name in expected if name not in weights]
     problems += [f"{name} is not in this model" for name in weights if name not in expected]
     problems += [

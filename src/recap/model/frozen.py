@@ -1,4 +1,4 @@
-"""Modules whose weights do not change."""
+"""Frozen modules: their weights and running statistics do not change."""
 
 from collections.abc import Sequence
 
@@ -9,9 +9,9 @@ from recap.model.ranker import Ranker
 
 
 def freeze(ranker: Ranker, paths: Sequence[str]) -> None:
-    """Freeze the weights of the modules at `paths`, and the running statistics of normalisations in them.
+    """Freeze the weights of the modules at `paths`, and the running statistics of the BatchNorms in them.
 
-    Raises ConfigError for an unknown path, and if nothing is left to learn.
+    Raises ConfigError for an unknown path, or if no weight is left to learn.
     """
     modules = {name: module for name, module in ranker.named_modules() if name and module.state_dict()}
     for index, path in enumerate(paths):

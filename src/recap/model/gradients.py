@@ -1,4 +1,4 @@
-"""Gradients by task: for balancing, and to measure conflicts between tasks."""
+"""Gradients of each task: to balance tasks, and to measure conflicts between them."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -6,13 +6,13 @@ import torch
 from torch import Tensor, nn
 
 AllReduce = Callable[[Sequence[Tensor | None], Sequence[Tensor]], Sequence[Tensor | None]]
-"""Gradients of one rank, and the parameter of each → their sums over all ranks."""
+"""The gradients of one rank, and their parameters → the sums over all ranks."""
 
 
 class TaskGradients:
-    """The gradients of T losses by some parameters, summed over micro-batches.
+    """The gradients of T losses with respect to some parameters, summed over micro-batches.
 
-    Frozen parameters are left out. A parameter is shared if the losses of at least two tasks depend on it. Takes the
+    Frozen parameters are left out. A parameter is shared if the losses of at least two tasks depend on it. Needs the
     memory of T gradients.
     """
 
@@ -23,15 +23,15 @@ class TaskGradients:
         """[parameters][tasks]; None if the loss of the task does not depend on the parameter."""
 
     def add(self, outputs: Sequence[Tensor], leaf: Tensor, losses: Tensor) -> None:
-        """Add the gradients of `losses` [T]: a function of `leaf` [B, T], which holds the values of `outputs`, T × [B].
+        """Add the gradients of `losses` [T], computed from `leaf` [B, T], a detached copy of `outputs`, T × [B].
 
-        The losses are differentiated by `leaf` first, then one output at a time, so that the backward pass of a task
-        goes through its own tower and the shared modules, but not through towers of other tasks.
+        Each loss is differentiated with respect to `leaf` first, then the outputs it depends on, so that the backward
+        pass of a task goes through its own tower and the shared modules, but not through the towers of other tasks.
         """
         for task in range(self.tasks):
             (slopes,) = torch.autograd.grad(losses[task], leaf, retain_graph=True)  # [B, T]
             reached = [other for other in range(self.tasks) if other == task or bool(slopes[:, other].any())]
-            reached = [other for other in reached if outputs[other].requires_grad]  # not if all below is frozen
+            reached = [other for other in reached if outputs[other].requires_grad]  # False if all below is frozen
             gradients = torch.autograd.grad(
                 [outputs[other] for other in reached],
                 self.parameters,
@@ -56,7 +56,7 @@ class TaskGradients:
         self.sums = [list(sums[start : start + self.tasks]) for start in range(0, len(sums), self.tasks)]
 
     def gram(self) -> Tensor:
-        """Dot products of the tasks' gradients by the shared parameters: [T, T] float64 on the CPU."""
+        """Dot products of the tasks' gradients of the shared parameters: [T, T] float64 on the CPU."""
         total = torch.zeros(self.tasks, self.tasks, dtype=torch.float64)
         for gradients in self.sums:
             if _is_shared(gradients):
@@ -65,9 +65,9 @@ class TaskGradients:
         return total
 
     def write(self, shared: Sequence[float], own: Sequence[float]) -> None:
-        """Set the gradient of every parameter: Σ_t factor_t · gradient_t.
+        """Set the gradient of every parameter to Σ_t factor_t · gradient_t.
 
-        `shared` [T] are the factors for shared parameters, `own` [T] those for parameters of a single task.
+        `shared` [T]: the factors for shared parameters; `own` [T]: those for parameters of a single task.
         """
         for parameter, gradients in zip(self.parameters, self.sums, strict=True):
             factors = shared if _is_shared(gradients) else own

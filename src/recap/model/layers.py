@@ -10,7 +10,7 @@ from recap.native import plain
 def linear(in_features: int, out_features: int, *, bias: bool = True, exact: bool = False) -> nn.Linear:
     """A Linear layer with Xavier-uniform weights and zero biases, as in the published ranker.
 
-    `exact`: it computes in float32 under autocast.
+    `exact`: compute in float32 under autocast.
     """
     layer = (ExactLinear if exact else nn.Linear)(in_features, out_features, bias=bias)
     nn.init.xavier_uniform_(layer.weight)
@@ -48,10 +48,10 @@ DROP_RATE = 0.1
 
 
 class Dropout(nn.Dropout):
-    """Dropout that is several times faster than torch's on a CPU, where torch draws one number after the other.
+    """Dropout that is several times faster than torch's on a CPU, where torch draws one number at a time.
 
-    It draws 16 random bits for each value, four values at a time, and drops a value if they are among the lowest 16-bit
-    integers: the same values for every dtype, at the given rate to within 2⁻¹⁶.
+    Draws 16 random bits per value, for four values at a time, and drops a value whose 16-bit integer is below a
+    threshold. The mask is the same for every dtype, and the rate exact to within 2⁻¹⁶.
     """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - its name in nn.Dropout
@@ -113,15 +113,15 @@ class BatchRenorm(nn.Module):
         return normal if self.weight is None or self.bias is None else normal * self.weight + self.bias
 
     def _bounds(self) -> tuple[Tensor, Tensor]:
-        """The bounds of r, [1 / bound, bound], and of d, [−bound, bound], for the current micro-batch."""
+        """R and D for the current micro-batch: r is clamped to [1 / R, R], d to [−D, D]."""
         batches = self.batches.float() - self.START
-        share_r = (batches / (self.END_R - self.START)).clamp(0, 1)
-        share_d = (batches / (self.END_D - self.START)).clamp(0, 1)
-        return 1 + (self.MAX_R - 1) * share_r, self.MAX_D * share_d
+        progress_r = (batches / (self.END_R - self.START)).clamp(0, 1)
+        progress_d = (batches / (self.END_D - self.START)).clamp(0, 1)
+        return 1 + (self.MAX_R - 1) * progress_r, self.MAX_D * progress_d
 
 
 def row_norms(module: nn.Module) -> list[nn.BatchNorm1d | BatchRenorm]:
-    """The layers in `module` that normalise over the rows of a micro-batch."""
+    """The layers in `module` that normalise over the rows of a micro-batch: BatchNorm and BatchRenorm."""
     return [layer for layer in module.modules() if isinstance(layer, nn.BatchNorm1d | BatchRenorm)]
 
 
@@ -150,7 +150,7 @@ class Mlp(nn.Module):
         exact_output: bool = False,
         final_layer_batch_norm: bool = False,
     ) -> None:
-        """`exact_output`: the last layer computes in float32 under autocast."""
+        """`exact_output`: compute the last layer in float32 under autocast."""
         super().__init__()
         layers: list[nn.Module] = []
         rates = drop_rates(dropout_config, len(layer_sizes))
@@ -174,7 +174,7 @@ class Mlp(nn.Module):
 
 
 def drop_rates(config: DropoutConfig | None, layers: int) -> list[float]:
-    """One rate per layer, 0 without dropout; `rates` of a config may end before a last layer without ReLU."""
+    """One rate per layer, 0 without dropout. `config.rates` may leave out a last layer that has no ReLU."""
     if config is None:
         return [0.0] * layers
     if config.rates is not None:

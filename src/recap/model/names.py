@@ -1,4 +1,4 @@
-"""Modules named after features and tasks. Torch allows no dot in a module's name, so names are escaped."""
+"""Modules named after features and tasks. Names are escaped, since torch allows no dot in the name of a module."""
 
 from collections.abc import Iterable, Mapping
 
@@ -14,12 +14,8 @@ class NamedModules(nn.ModuleDict):
         super().__init__({_key(name): module for name, module in modules.items()})
 
     def named(self, name: str) -> nn.Module:
-        """The module of `name`."""
+        """The module of `name`; `values()` gives all of them, in their original order."""
         return self[_key(name)]
-
-    def ordered(self) -> Iterable[nn.Module]:
-        """The modules in the order they were given."""
-        return self.values()
 
 
 def is_below(name: str, path: str) -> bool:
@@ -28,7 +24,7 @@ def is_below(name: str, path: str) -> bool:
 
 
 def nearest(path: str, names: Iterable[str]) -> str:
-    """A hint for a `path` that is not in `names`: the names below its longest known prefix."""
+    """A hint for an unknown `path`: the names below its longest known prefix, and the nearest of them."""
     names, prefix = list(names), path
     while prefix and not any(is_below(name, prefix) for name in names):
         prefix = prefix.rpartition(".")[0]
@@ -38,6 +34,6 @@ def nearest(path: str, names: Iterable[str]) -> str:
 
 
 def _key(name: str) -> str:
-    """`name` with its dots escaped, and changed if it is an attribute of ModuleDict."""
+    """`name` with dots escaped, and with a suffix if it is an attribute of ModuleDict."""
     safe = name.replace("%", "%25").replace(".", "%2E")
     return f"{safe}%" if hasattr(nn.ModuleDict, safe) or safe == "training" else safe

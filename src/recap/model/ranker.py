@@ -1,4 +1,4 @@
-"""The ranker: a `Batch` in, a probability or a value for every task out.
+"""The ranker: `Batch` → a probability, or the value of a regression, for every task.
 
 The forward pass, for B rows and T tasks (`tests/model/kinds.py` builds every kind of part):
 
@@ -7,7 +7,7 @@ The forward pass, for B rows and T tasks (`tests/model/kinds.py` builds every ki
     [B, N]               N = layout.width
       │  sharing         sharing/: one backbone (backbones/), experts and gates, or nothing
     T × [B, N]           the representation that each tower reads
-      │  cascade         sharing/cascade.py: AITM hands a task's representation on to the next task of its chain
+      │  cascade         sharing/cascade.py: AITM transfers a task's representation to the next task of its chain
     T × [B, N]
       │  towers          towers.py: one network per task, and its affine map
     T × [B]
@@ -62,7 +62,7 @@ class Ranker(nn.Module):
         self._always_in_evaluation: list[nn.Module] = []
 
     def keep_in_evaluation(self, modules: Iterable[nn.Module]) -> None:
-        """Leave `modules` of this ranker in evaluation mode while it is trained."""
+        """Keep `modules` of this ranker in evaluation mode during training."""
         self._always_in_evaluation += modules
 
     def train(self, mode: bool = True) -> Self:
@@ -77,16 +77,17 @@ class Ranker(nn.Module):
         return RankerOutput(logits, self.activation(logits))
 
     def raw_outputs(self, batch: Batch) -> list[Tensor]:
-        """The columns of `logits`, T × [B], each with its own autograd graph."""
+        """The columns of `logits` as separate tensors, T × [B], so that each task can be differentiated alone."""
         inputs = self.inputs(batch)
-        if torch.is_autocast_enabled(inputs.device.type):  # rounded once, for all layers that read them
+        if torch.is_autocast_enabled(inputs.device.type):  # round once, for all layers that read them
             inputs = inputs.to(torch.get_autocast_dtype(inputs.device.type))
         representations = self.cascade(self.sharing(inputs))
-        outputs = [tower(each) for tower, each in zip(self.towers.ordered(), representations, strict=True)]
+        towers = zip(self.towers.values(), representations, strict=True)
+        outputs = [tower(representation) for tower, representation in towers]
         return self.cascade.chained(outputs)
 
     def gate_weights(self, batch: Batch) -> dict[str, Tensor]:
-        """The weights of every gate of `sharing.gates` for the rows of `batch`, [B, experts]."""
+        """Gate → the weights of its experts for the rows of `batch`, [B, experts]; the gates are `sharing.gates`."""
         return self.sharing.gate_weights(self.inputs(batch))
 
     def tower_parameters(self, task: str) -> Iterator[nn.Parameter]:

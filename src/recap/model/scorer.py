@@ -14,7 +14,7 @@ from recap.model.calibration import Calibration
 from recap.model.ranker import Ranker
 
 EPSILON = 0.001
-"""Scores of rows with a negative weighted sum lie below it, all others at or above it."""
+"""Rows with a negative weighted sum score below this, all others at or above it."""
 
 
 @dataclass(frozen=True)
@@ -79,12 +79,12 @@ class ScoreFormula(nn.Module):
     def __init__(self, weights: Mapping[str, float], tasks: Sequence[str]) -> None:
         """`weights` by task name, default 0."""
         super().__init__()
-        in_order = torch.tensor([weights.get(task, 0.0) for task in tasks], dtype=torch.float64)
+        ordered = torch.tensor([weights.get(task, 0.0) for task in tasks], dtype=torch.float64)
         self.weights: Tensor
-        # Not part of a state dict: the configuration holds them.
-        self.register_buffer("weights", in_order, persistent=False)  # [T]
-        self.negative = float(-in_order.clamp(max=0).sum())
-        self.total = float(in_order.abs().sum())
+        # Derived from the configuration, so not saved with the weights.
+        self.register_buffer("weights", ordered, persistent=False)  # [T]
+        self.negative = float(-ordered.clamp(max=0).sum())
+        self.total = float(ordered.abs().sum())
 
     def forward(self, probabilities: Tensor) -> Tensor:
         """Calibrated probabilities, or values of regressions, [B, T] → scores [B] float64, ≥ 0.

@@ -1,4 +1,4 @@
-"""The parts of a model and their cost, without data: parameters, FLOPs and memory, module by module."""
+"""The modules of a model and their costs, without data: parameters, FLOPs and memory."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from recap.data.encoding.encoder import RowEncoder
 from recap.model.ranker import Ranker
 
 ROWS = 8
-"""Of the synthetic batches; costs are per example, so any number works."""
+"""Rows of a synthetic batch; costs are per example, so any number works."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,10 @@ class ModuleSummary:
     name: str
     kind: str
     output: list[list[int]]
-    """Shape of its output for one example, one for each tensor; empty if the module is not called."""
+    """The shape of each output tensor for one example; empty if the module is not called."""
     parameters: int
     flops: int
-    """For one example, forward: two per multiply-add of a matrix product; other operations are not counted."""
+    """Of the forward pass for one example: two per multiply-add of a matrix product; nothing else is counted."""
     children: list["ModuleSummary"]
 
 
@@ -39,28 +39,28 @@ class ModelSummary:
     model: ModuleSummary
     parameters: int
     flops: int
-    """For one example, forward; a training step takes about three times as many."""
+    """Of the forward pass for one example; a training step takes about three times as many."""
     weight_bytes: int
-    """Parameters and buffers, as in the weights file."""
+    """Bytes of parameters and buffers, as in the weights file."""
     activation_bytes: int
-    """For one example in training: the tensors that the forward pass saves for the backward pass."""
+    """Bytes per example that the forward pass saves for the backward pass."""
 
 
 def summarise(ranker: Ranker, config: RecapConfig, assets: Assets) -> ModelSummary:
-    """Run `ranker` over rows of zeros and measure it; it ends in evaluation mode."""
-    few, more = (_saved_bytes(ranker.train(), synthetic_batch(config, assets, rows)) for rows in (ROWS, 2 * ROWS))
+    """Run `ranker` on rows of zeros and measure it. Leaves it in evaluation mode."""
+    single, double = (_saved_bytes(ranker.train(), synthetic_batch(config, assets, rows)) for rows in (ROWS, 2 * ROWS))
     model = _modules(ranker.eval(), synthetic_batch(config, assets, ROWS))
     return ModelSummary(
         model=model,
         parameters=model.parameters,
         flops=model.flops,
         weight_bytes=sum(tensor.nbytes for tensor in ranker.state_dict().values()),
-        activation_bytes=(more - few) // ROWS,
+        activation_bytes=(double - single) // ROWS,
     )
 
 
 def synthetic_batch(config: RecapConfig, assets: Assets, rows: int) -> Batch:
-    """Rows of zeros with the columns that a model reads, without labels."""
+    """Rows of zeros in every column that the model reads, without labels."""
     return RowEncoder.for_job(config, assets, JobMode.INFERENCE).empty().zeros(rows)
 
 
@@ -106,9 +106,9 @@ def _with_flops_of_containers(summary: ModuleSummary) -> ModuleSummary:
 
 
 def _saved_bytes(ranker: Ranker, batch: Batch) -> int:
-    """Bytes that a forward pass in training saves for the backward pass, without parameters and buffers."""
+    """Bytes that a forward pass saves for the backward pass, parameters and buffers excluded."""
     own = {tensor.untyped_storage().data_ptr() for tensor in (*ranker.parameters(), *ranker.buffers())}
-    saved: dict[int, Tensor] = {}  # holds the tensors, so that no memory is reused while it is counted
+    saved: dict[int, Tensor] = {}  # keeps the tensors alive, so that no memory is reused while counting
 
     def save(tensor: Tensor) -> Tensor:
         if tensor.untyped_storage().data_ptr() not in own:
@@ -116,6 +116,5 @@ def _saved_bytes(ranker: Ranker, batch: Batch) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
-        output = ranker(batch)
-    del output
+        ranker(batch)
     return sum(tensor.untyped_storage().nbytes() for tensor in saved.values())

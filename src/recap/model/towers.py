@@ -1,4 +1,4 @@
-"""Towers: the shared representation → the logit of a task."""
+"""Towers: the representation of a task → its logit."""
 
 import torch
 from torch import Tensor, nn

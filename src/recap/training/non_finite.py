@@ -95,7 +95,7 @@ class RowLosses:
         try:
             for micro_batch in split_rows(batch, self._micro_batches):
                 on_device = micro_batch.to(self._device)
-                losses.append(self._objective.of_rows(self._ranker(on_device).logits, on_device))
+                losses.append(self._objective.row_losses(self._ranker(on_device).logits, on_device))
         finally:
             self._ranker.train()
         bad: list[int] = (~torch.cat(losses).isfinite()).any(dim=1).nonzero().flatten().tolist()

@@ -1,4 +1,4 @@
-"""Backbones: networks from the inputs to a representation that towers read. Each has `out_features`."""
+"""Backbones: inputs → the representation that towers read. Each has `out_features`."""
 
 from typing import assert_never
 
@@ -40,9 +40,9 @@ def build_mlp(config: MlpConfig, in_features: int) -> Mlp:
 
 
 def build_backbone(config: BackboneConfig, layout: InputLayout) -> Backbone:
-    """The network that `config` describes, reading [B, layout.width].
+    """The network that `config` describes, with inputs [B, layout.width].
 
-    Raises ConfigError for values that do not fit the width of the inputs.
+    Raises ConfigError for values that do not fit this width.
     """
     width = layout.width
     match config:

@@ -1,6 +1,6 @@
 """FinalMLP (Mao et al., AAAI 2023, arXiv:2304.00902): two MLP streams that select their inputs, fused bilinearly.
 
-Gates read all inputs or a learned vector; those of the paper read embeddings of chosen fields or a learned vector.
+Gates read all inputs or a learned vector; in the paper, embeddings of chosen fields or a learned vector.
 """
 
 from typing import assert_never

@@ -29,8 +29,10 @@ class Gdcn(nn.Module):
         self.parallel = config.use_parallel
         self.cross = nn.ModuleList(GatedCrossLayer(in_features) for _ in range(config.num_layers))
         self.mlp = mlp
-        self.out_features = in_features if mlp is None or self.parallel else 0
-        self.out_features += mlp.out_features if mlp is not None else 0
+        if mlp is None:
+            self.out_features = in_features
+        else:
+            self.out_features = mlp.out_features + (in_features if self.parallel else 0)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """[B, in_features] → [B, out_features]."""

@@ -1,4 +1,4 @@
-"""RankMixer (Zhu et al., arXiv:2507.15551), dense: tokens that exchange parts, with one FFN per token."""
+"""RankMixer (Zhu et al., arXiv:2507.15551), without experts: tokens exchange parts, and each has its own FFN."""
 
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""All histories of a batch: their columns become events, and each history goes through its encoder."""
+"""The histories of a batch: columns → events → one vector per history, by its encoder."""
 
 from collections.abc import Mapping
 
@@ -19,13 +19,13 @@ from recap.model.names import NamedModules
 class Events(nn.Module):
     """The vector of an event: the embedding of its id plus a term for each attribute.
 
-    The term of a discrete attribute is an embedding of the same width, or, where the attribute shares a table, that
-    embedding projected; of a number x, sign(x) · log1p|x|, projected. So an event is as wide as the embedding of an id
-    and can be compared to it.
+    The term of a discrete attribute is an embedding of the same width; if the attribute shares a table, it is projected
+    to that width. The term of a number x is sign(x) · log1p|x|, projected. An event is therefore as wide as the
+    embedding of an id, such as the candidate's, and comparable to it.
     """
 
     def __init__(self, name: str, history: HistoryColumns, tables: Mapping[str, TableSpec]) -> None:
-        """`tables` by feature."""
+        """`tables`: by feature."""
         super().__init__()
         self.ids = f"{name}/ids"
         self.width = tables[self.ids].width
@@ -61,7 +61,7 @@ class Histories(nn.Module):
     def __init__(
         self, features: FeaturesConfig, models: Mapping[str, HistoryModelConfig], tables: Mapping[str, TableSpec]
     ) -> None:
-        """`models` by the name of the history, or `default`; `tables` by feature."""
+        """`models`: by name of the history, or `default`; `tables`: by feature."""
         super().__init__()
         self.names = list(features.histories)
         self.targets: dict[str, str] = {}
@@ -76,7 +76,7 @@ class Histories(nn.Module):
         self.out_features = sum(encoder.out_features for encoder in encoders.values())
 
     def forward(self, batch: Batch, embeddings: Mapping[str, Tensor]) -> Tensor:
-        """The outputs of the encoders side by side."""
+        """The outputs of the encoders, concatenated."""
         outputs = []
         for name in self.names:
             target = self.targets.get(name)

@@ -1,4 +1,4 @@
-"""The simplest encoder: pooling."""
+"""Pooling, the simplest encoder."""
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from recap.model.histories.encoder import HistoryEncoder, padding_mask
 
 
 class Pooling(HistoryEncoder):
-    """The mean of the events, their sum, or the newest; zeros for a row without events: [B, L, E] → [B, E]."""
+    """The mean, sum or newest of the events; zeros for a row without events: [B, L, E] → [B, E]."""
 
     def __init__(self, config: PoolingConfig, width: int) -> None:
         super().__init__()

@@ -43,7 +43,7 @@ class _Block(nn.Module):
 
 
 class Transformer(HistoryEncoder):
-    """An event attends to itself and to earlier events, the candidate to everything; its token is the output.
+    """Events attend to themselves and earlier events, the candidate to all; its token is the output.
 
     No event attends to the candidate, so the tokens of the events are the same for every candidate. Positions are
     learned and counted from the newest event, so the result does not depend on `max_length`. The candidate has its own
@@ -53,7 +53,7 @@ class Transformer(HistoryEncoder):
     def __init__(self, config: TransformerConfig, width: int, max_length: int) -> None:
         super().__init__()
         self.project = linear(width, config.width)
-        self.positions = nn.Embedding(max_length + 1, config.width)  # row 0: the candidate; row 1: the newest event
+        self.positions = nn.Embedding(max_length + 1, config.width)  # row 0: the candidate, row 1: the newest event
         nn.init.normal_(self.positions.weight, std=_POSITION_DEVIATION)
         blocks = [
             _Block(config.width, config.num_heads, rate) for rate in drop_rates(config.dropout, config.num_layers)

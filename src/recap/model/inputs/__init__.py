@@ -1,1 +1,1 @@
-"""A batch → the vector that the network reads."""
+"""Inputs: `Batch` → one vector per row, which the network reads."""

@@ -1,4 +1,4 @@
-"""Featurization: continuous columns, and the columns joined to them → inputs of a network."""
+"""Featurization: normalises continuous features, and joins other features to them."""
 
 from typing import assert_never
 
@@ -38,7 +38,7 @@ def signed_log(values: Tensor) -> Tensor:
 
 
 def finite(values: Tensor) -> Tensor:
-    """The values with 0 for NaN and infinity, of any shape."""
+    """The values, of any shape, with NaN and infinity replaced by 0."""
     return values.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
 
 
@@ -61,7 +61,7 @@ class Log1pAbs(nn.Module):
 class ZScoreLog(nn.Module):
     """Non-finite → 0, sign(x)·log1p|x|, (x − mean) / deviation, BatchNorm, clamp; append joined features unchanged.
 
-    `means` and `deviations` [C] are buffers, 0 and 1 until `set_analysis` or loaded weights replace them.
+    `means` and `deviations` [C] are buffers: 0 and 1 until `set_analysis` is called or weights are loaded.
     """
 
     def __init__(self, continuous: int, joined: int, config: ZScoreLogConfig) -> None:

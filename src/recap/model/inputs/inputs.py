@@ -1,4 +1,4 @@
-"""`Inputs`: the columns of a batch → one row of numbers for each impression."""
+"""`Inputs`: the columns of a batch → one vector per row."""
 
 from typing import NamedTuple
 
@@ -23,7 +23,7 @@ class _DiscreteFeature(NamedTuple):
     columns: slice
     """Its columns in `Batch.discrete`."""
     length: int
-    """Values a row; each has one code or, hashed, several."""
+    """Values per row; each has one code or, if hashed, several."""
 
 
 class Inputs(nn.Module):
@@ -61,7 +61,7 @@ class Inputs(nn.Module):
             for name, discrete in features.discrete.items()
             if name in tables
         }
-        self.event_codes = [feature for feature in tables if feature not in features.discrete]
+        self.history_features = [feature for feature in tables if feature not in features.discrete]
         self.histories: Histories | None = None
         if features.histories:
             self.histories = Histories(features, model.histories, tables)
@@ -70,7 +70,7 @@ class Inputs(nn.Module):
         self.layout = InputLayout(numbers, widths)
 
     def forward(self, batch: Batch) -> Tensor:
-        """The inputs of every row of `batch`; its labels, weights and users are not read."""
+        """The input vectors of `batch`; labels, weights and users are not read."""
         binary = batch.binary.float()
         joined = [binary] if self.joins_binary else []
         joined += [batch.vectors[name].float() for name in self.joined_vectors]
@@ -88,9 +88,9 @@ class Inputs(nn.Module):
         return torch.cat(parts, dim=1)
 
     def _codes(self, batch: Batch) -> dict[str, Tensor]:
-        """The codes of every feature that has a table, [B, N, codes of a value]."""
+        """Feature → its codes, [B, N, codes per value], for every feature that has a table."""
         codes = {
             name: torch.unflatten(batch.discrete[:, columns], 1, (length, -1))
             for name, (columns, length) in self.discrete.items()
         }
-        return codes | {feature: batch.histories[feature] for feature in self.event_codes}
+        return codes | {feature: batch.histories[feature] for feature in self.history_features}

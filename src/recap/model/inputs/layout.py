@@ -1,4 +1,4 @@
-"""`InputLayout`: the meaning of the columns that a network reads."""
+"""`InputLayout`: what the columns of a network's input are."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Position debias: the position is an input in training and hidden when scoring."""
+"""Position debias: the position is an input in training, and hidden when scoring."""
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,8 @@ HIDDEN = 0
 class PositionDebias(nn.Module):
     """An embedding of the position, [B] int64 codes (0 unknown, position + 1) → [B, num_dims] float32.
 
-    In training a position is hidden with the drop probability, drawn in every pass. In evaluation the code is ignored:
-    all rows get the embedding of a hidden position, or the mean over the positions seen in training.
+    In training each position is hidden with the drop probability, drawn anew in every pass. In evaluation
+    codes are ignored: all rows get the embedding of a hidden position, or the mean over the positions seen in training.
     """
 
     def __init__(self, config: PositionDebiasConfig, positions: int) -> None:

@@ -1,4 +1,4 @@
-"""Embedding tables: their description (`TableSpec`), and the lookup of codes (`Tables`)."""
+"""Embedding tables: their specification (`TableSpec`) and the lookup of codes (`Tables`)."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -95,8 +95,8 @@ class Tables(nn.Module, ABC):
 
         >>> tables = LocalTables([TableSpec("post", num_embeddings=1001, width=16, features=("post", "watched/ids"))])
         >>> codes = {
-        ...     "post": torch.tensor([[[7, 12]], [[0, 0]]]),  # [B = 2, 1 value, 2 codes a value]
-        ...     "watched/ids": torch.tensor([[[7, 12], [3, 9]], [[0, 0], [0, 0]]]),  # [B = 2, L = 2, 2 codes a value]
+        ...     "post": torch.tensor([[[7, 12]], [[0, 0]]]),  # [B = 2, 1 value, 2 codes per value]
+        ...     "watched/ids": torch.tensor([[[7, 12], [3, 9]], [[0, 0], [0, 0]]]),  # [B = 2, L = 2, 2 codes per value]
         ... }
         >>> {feature: vectors.shape for feature, vectors in tables(codes).items()}
         {'post': torch.Size([2, 1, 16]), 'watched/ids': torch.Size([2, 2, 16])}
@@ -109,7 +109,7 @@ class Tables(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, codes: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Features of `by_feature`, each [B, N, codes of a value] int64 → the same features, each [B, N, width].
+        """Features of `by_feature`, each [B, N, codes per value] int64 → the same features, each [B, N, width].
 
         The vector of a value is the sum of the rows of its codes.
         """
@@ -120,11 +120,11 @@ class Tables(nn.Module, ABC):
 
     @abstractmethod
     def make_gradients_sparse(self) -> None:
-        """From now on the gradient of a table holds only the rows that were looked up."""
+        """Make the gradients of all tables sparse: they hold only the rows that were looked up."""
 
 
 class LocalTables(Tables):
-    """Every table complete on every rank."""
+    """Every rank holds all tables."""
 
     def __init__(self, specs: Sequence[TableSpec]) -> None:
         super().__init__(specs)
@@ -134,7 +134,7 @@ class LocalTables(Tables):
         return {feature: self._vectors(self.by_feature[feature].name, codes[feature]) for feature in codes}
 
     def _vectors(self, table: str, codes: Tensor) -> Tensor:
-        rows: Tensor = self.tables.named(table)(codes)  # [B, N, codes of a value, width]
+        rows: Tensor = self.tables.named(table)(codes)  # [B, N, codes per value, width]
         return rows.squeeze(-2) if codes.shape[-1] == 1 else rows.sum(dim=-2)
 
     def set_rows(self, table: str, codes: Tensor, vectors: Tensor) -> None:

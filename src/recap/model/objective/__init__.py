@@ -1,1 +1,1 @@
-"""Outputs and labels → a loss for each task."""
+"""The objective: outputs and labels → a loss for each task."""

@@ -1,4 +1,4 @@
-"""The training loss of each task. `recap.config.loss` describes the labels."""
+"""The training loss of each task. The labels are described in `recap.config.loss`."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -24,27 +24,28 @@ class MultiTaskLoss(nn.Module):
     def __init__(
         self,
         pos_weights: Sequence[float],
-        others: "Mapping[int, PointwiseLoss] | None" = None,
+        pointwise: "Mapping[int, PointwiseLoss] | None" = None,
         pairwise: Mapping[int, float] | None = None,
     ) -> None:
-        """`pos_weights` [T]; by the index of a task: its loss if it is not BCE, and the weight of its pairwise loss."""
+        """`pos_weights` [T]; by task index: `pointwise`, the loss if not BCE; `pairwise`, the weight of that loss."""
         super().__init__()
         self.pos_weights: Tensor
         self.register_buffer("pos_weights", torch.tensor(pos_weights), persistent=False)  # [T]
-        self.others, self.pairwise = dict(others or {}), dict(pairwise or {})
+        self.pointwise, self.pairwise = dict(pointwise or {}), dict(pairwise or {})
 
     @classmethod
     def of(cls, config: ModelConfig) -> "MultiTaskLoss":
         """The losses that `config` describes."""
         tasks = list(config.tasks.values())
-        others = {index: loss for index, task in enumerate(tasks) if (loss := _other_than_bce(task)) is not None}
+        losses = {index: _pointwise_loss(task) for index, task in enumerate(tasks)}
+        pointwise = {index: loss for index, loss in losses.items() if loss is not None}
         pairwise = {index: task.pairwise.weight for index, task in enumerate(tasks) if task.pairwise is not None}
-        return cls([task.pos_weight for task in tasks], others, pairwise)
+        return cls([task.pos_weight for task in tasks], pointwise, pairwise)
 
     def forward(self, logits: Tensor, labels: Tensor, weights: Tensor, users: Tensor | None = None) -> Tensor:
         """Logits, labels and weights [B, T] float32, users [B] int64 if there is a pairwise loss → [T] float32."""
-        if self.others:
-            losses = self.of_rows(logits, labels, weights).mean(dim=0)
+        if self.pointwise:
+            losses = self.row_losses(logits, labels, weights).mean(dim=0)
         else:
             losses = binary_cross_entropy_with_logits(
                 logits, labels, weight=weights, pos_weight=self.pos_weights, reduction="none"
@@ -58,22 +59,21 @@ class MultiTaskLoss(nn.Module):
             pairs = pairs.index_put((torch.tensor(task, device=losses.device),), weight * loss)
         return losses + pairs
 
-    def of_rows(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    def row_losses(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
         """[B, T] float32 each → the weighted loss of every row, without pairwise losses, [B, T]."""
-        rows = torch.stack([self._of_rows(task, logits, labels) for task in range(logits.shape[1])], dim=1)
+        rows = torch.stack([self._row_losses(task, logits, labels) for task in range(logits.shape[1])], dim=1)
         return rows * weights
 
-    def _of_rows(self, task: int, logits: Tensor, labels: Tensor) -> Tensor:
+    def _row_losses(self, task: int, logits: Tensor, labels: Tensor) -> Tensor:
         """[B, T] each → the losses of one task, [B]."""
-        column, label, pos_weight = logits[:, task], labels[:, task], self.pos_weights[task]
-        other = self.others.get(task)
-        if other is not None:
-            return other(column, label, pos_weight)
-        return binary_cross_entropy_with_logits(column, label, pos_weight=pos_weight, reduction="none")
+        output, label, pos_weight = logits[:, task], labels[:, task], self.pos_weights[task]
+        if task in self.pointwise:
+            return self.pointwise[task](output, label, pos_weight)
+        return binary_cross_entropy_with_logits(output, label, pos_weight=pos_weight, reduction="none")
 
 
 class PointwiseLoss(ABC):
-    """A loss of single rows."""
+    """A loss other than BCE, row by row."""
 
     @abstractmethod
     def __call__(self, output: Tensor, label: Tensor, pos_weight: Tensor) -> Tensor:
@@ -93,7 +93,7 @@ class FocalLoss(PointwiseLoss):
 
 
 class RegressionLoss(PointwiseLoss):
-    """A loss of the difference between a raw output and the transformed label."""
+    """A loss of the error between the raw output and the transformed label."""
 
     def __init__(self, config: RegressionConfig) -> None:
         self.config = config
@@ -112,7 +112,8 @@ class RegressionLoss(PointwiseLoss):
                 assert_never(self.config.loss)
 
 
-def _other_than_bce(task: TaskConfig) -> PointwiseLoss | None:
+def _pointwise_loss(task: TaskConfig) -> PointwiseLoss | None:
+    """The loss of a task; None for BCE."""
     if isinstance(task.objective, RegressionConfig):
         return RegressionLoss(task.objective)
     match task.loss:

@@ -1,8 +1,5 @@
-"""`Objective`: raw outputs and labels → a loss for each task, and a penalty on all of them."""
+"""`Objective`: raw outputs and labels → a loss for each task, and the penalty of a cascade."""
 
-from collections.abc import Sequence
-
-import torch
 from torch import Tensor, nn
 
 from recap.config.recap import RecapConfig
@@ -14,7 +11,7 @@ from recap.model.objective.losses import MultiTaskLoss
 
 
 class Objective(nn.Module):
-    """The losses of a batch by task, before balancing, and the penalty of a cascade. It has no parameters."""
+    """The loss of each task, before balancing, and the penalty of a cascade. Has no parameters."""
 
     def __init__(self, config: RecapConfig) -> None:
         super().__init__()
@@ -36,17 +33,17 @@ class Objective(nn.Module):
         losses: Tensor = self.losses(outputs, batch.labels, batch.weights, batch.user)
         return losses
 
-    def of_rows(self, outputs: Tensor, batch: Batch) -> Tensor:
+    def row_losses(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Raw outputs [B, T] → the weighted loss of each row [B, T], without pairwise losses."""
         assert batch.labels is not None
         assert batch.weights is not None
-        return self.losses.of_rows(outputs, batch.labels, batch.weights)
+        return self.losses.row_losses(outputs, batch.labels, batch.weights)
 
     def penalty(self, outputs: Tensor) -> Tensor:
-        """Raw outputs [B, T] → a scalar that training adds to the losses: AITM's behavioural calibrator.
+        """Raw outputs [B, T] → a scalar that training adds to the losses: the behavioural calibrator of AITM.
 
-        Weight · Σ over pairs of neighbours in the chain of the mean of max(p(later) − p(earlier), 0), with calibrated
-        probabilities.
+        constraint_weight · mean over the rows of Σ max(p(later) − p(earlier), 0) over neighbours in the chain, with
+        calibrated probabilities.
         """
         if not self.chain:
             return outputs.new_zeros(())
@@ -57,8 +54,3 @@ class Objective(nn.Module):
 def chain_penalty(probabilities: Tensor) -> Tensor:
     """Probabilities along a chain [B, steps] → mean over the rows of Σ max(p(later) − p(earlier), 0), a scalar."""
     return (probabilities[:, 1:] - probabilities[:, :-1]).relu().sum(dim=1).mean()
-
-
-def stacked(outputs: Sequence[Tensor]) -> Tensor:
-    """The raw outputs of the tasks, T × [B] → [B, T]."""
-    return torch.stack(list(outputs), dim=1)

@@ -6,11 +6,11 @@ from torch.autograd.function import FunctionCtx
 from torch.nn.functional import softplus
 
 CHUNK_PAIRS = 1 << 20
-"""Pairs whose differences are in memory at the same time; all pairs count."""
+"""Pairs in memory at the same time; all pairs count."""
 
 
 def pairwise_loss(logits: Tensor, labels: Tensor, users: Tensor, known: Tensor) -> Tensor:
-    """Mean of softplus(−(l⁺ − l⁻)) over the pairs of a positive and a negative of one user; 0 where there are none.
+    """Mean of softplus(−(l⁺ − l⁻)) over all pairs of a positive and a negative of one user; 0 without pairs.
 
     `logits` and `labels` (0 or 1) [B] float32, `users` [B] int64, `known` [B] bool: True for rows with a label → a
     scalar. RankNet (Burges et al., ICML 2005, equation 3) with targets of 1; with one pair per user it is the loss of
@@ -28,7 +28,7 @@ def pairwise_loss(logits: Tensor, labels: Tensor, users: Tensor, known: Tensor) 
 
 
 class _MeanOverPairs(torch.autograd.Function):
-    """Sums the loss and its gradient over pairs chunk by chunk, so memory never holds all pairs."""
+    """Sums loss and gradient over chunks of pairs, so that memory never holds all pairs."""
 
     @staticmethod
     def forward(

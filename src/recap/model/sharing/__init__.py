@@ -15,7 +15,7 @@ __all__ = ["Sharing", "build_sharing"]
 
 
 def build_sharing(config: ModelConfig, layout: InputLayout) -> Sharing:
-    """The sharing that `config` describes, reading [B, layout.width]."""
+    """The sharing that `config` describes, with inputs [B, layout.width]."""
     tasks = len(config.tasks)
     match config.sharing:
         case ShareNoneConfig():

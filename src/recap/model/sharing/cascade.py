@@ -1,4 +1,4 @@
-"""Cascades: tasks of a chain, such as click → like, that build on the task before them."""
+"""Cascades: chains of tasks, such as click → like, in which each task builds on the previous one."""
 
 import math
 from abc import ABC, abstractmethod
@@ -17,7 +17,7 @@ from recap.model.names import NamedModules
 
 
 class Cascade(nn.Module, ABC):
-    """A step between sharing and towers, and one after the towers; either may change nothing."""
+    """A step before the towers (`forward`) and one after them (`chained`); either may change nothing."""
 
     layouts: Sequence[InputLayout]
     """The columns that the tower of each task reads, in the order of `model.tasks`."""
@@ -27,12 +27,12 @@ class Cascade(nn.Module, ABC):
         """Outputs of the sharing, T × [B, N] → inputs of the towers, T × [B, width of the task's layout]."""
 
     def chained(self, logits: list[Tensor]) -> list[Tensor]:
-        """Outputs of the towers, T × [B] → the logits of the tasks' probabilities, T × [B]."""
+        """Outputs of the towers, T × [B] → the logits of the tasks, T × [B]."""
         return logits
 
 
 class Independent(Cascade):
-    """No chain."""
+    """No cascade: every task stands alone."""
 
     def __init__(self, layout: InputLayout, tasks: int) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class Independent(Cascade):
 
 
 class Esmm(Independent):
-    """p(task) = p(task before it) · σ(the tower's logit), along `chain`, the indices of its tasks.
+    """p(task) = p(previous task) · σ(output of the tower), along `chain`, the indices of its tasks.
 
     Ma et al., "Entire Space Multi-Task Model", SIGIR 2018: all probabilities refer to all rows.
     """
@@ -53,7 +53,7 @@ class Esmm(Independent):
         self.chain = list(chain)
 
     def chained(self, logits: list[Tensor]) -> list[Tensor]:
-        """T × [B] → T × [B]; along the chain logits never increase."""
+        """T × [B] → T × [B]; logits never increase along the chain."""
         logits = list(logits)
         for before, task in pairwise(self.chain):
             logits[task] = logit_of_product(logits[before], logits[task])
@@ -64,16 +64,16 @@ def logit_of_product(left: Tensor, right: Tensor) -> Tensor:
     """logit(σ(left) · σ(right)), of any shape, with finite gradients for logits of any magnitude.
 
     1 / (σ(a) σ(b)) = (1 + e⁻ᵃ)(1 + e⁻ᵇ), so the odds against the product are e⁻ᵃ + e⁻ᵇ + e⁻ᵃ⁻ᵇ. With
-    log p − log(1 − p) instead, 1 − p would round to 0 where both are certain.
+    log p − log(1 − p), 1 − p would round to 0 when both are nearly certain.
     """
     return -torch.stack([-left, -right, -left - right]).logsumexp(dim=0)
 
 
 class Aitm(Cascade):
-    """Every task of the chain but the first reads its own representation and one transferred from the task before it.
+    """Every task of the chain but the first mixes its own representation with one transferred from the previous task.
 
-    Xi et al., "Modeling the Sequential Dependence among Audience Multi-step Conversions", KDD 2021. The
-    towers of the paper are the projections here, with outputs qₜ [B, width]; the towers of this model read zₜ.
+    Xi et al., "Modeling the Sequential Dependence among Audience Multi-step Conversions", KDD 2021. What the paper
+    calls towers are the projections here, with outputs qₜ [B, width]; the towers of this model read zₜ.
     """
 
     def __init__(self, config: AitmConfig, layout: InputLayout, tasks: Sequence[str]) -> None:
@@ -107,7 +107,7 @@ class Transfer(nn.Module):
         self.value, self.key, self.query = (linear(width, width) for _ in range(3))
 
     def forward(self, before: Tensor, own: Tensor) -> Tensor:
-        """`before`: z of the task before it; `own`: q of the task."""
+        """`before`: z of the previous task; `own`: q of this task."""
         both = torch.stack([self.transfer(before), own], dim=1)  # [B, 2, width]
         similarity = (self.key(both) * self.query(both)).sum(dim=2) / math.sqrt(both.shape[2])  # [B, 2]
         mixed: Tensor = (similarity.softmax(dim=1).unsqueeze(2) * self.value(both)).sum(dim=1)
@@ -119,7 +119,7 @@ def _dense(in_features: int, out_features: int) -> nn.Module:
 
 
 def build_cascade(config: ModelConfig, layout: InputLayout) -> Cascade:
-    """The cascade that `config` describes; the sharing gives [B, layout.width] for each task."""
+    """The cascade that `config` describes. `layout`: the representation of each task, from the sharing."""
     tasks = list(config.tasks)
     match config.cascade:
         case None:

@@ -1,4 +1,4 @@
-"""Experts, several networks of the backbone's kind, and the gates that mix them."""
+"""Experts, which are networks with the shape of the backbone, and the gates that mix them."""
 
 from torch import Tensor, nn
 
@@ -8,7 +8,7 @@ from recap.model.inputs.layout import InputLayout
 
 
 class Experts(nn.Module):
-    """`count` networks with their own weights: [B, layout.width] → `count` × [B, out_features]."""
+    """`count` networks with weights of their own: [B, layout.width] → `count` × [B, out_features]."""
 
     def __init__(self, config: BackboneConfig, layout: InputLayout, count: int) -> None:
         super().__init__()

@@ -25,7 +25,7 @@ class Mmoe(Sharing):
 
     def forward(self, inputs: Tensor) -> list[Tensor]:
         """[B, N] → T × [B, expert width]."""
-        weights = torch.stack([gate(inputs) for gate in self.task_gates.ordered()], dim=1)  # [B, T, experts]
+        weights = torch.stack([gate(inputs) for gate in self.task_gates.values()], dim=1)  # [B, T, experts]
         experts = torch.stack(self.experts(inputs), dim=1)  # [B, experts, width]
         return list((weights @ experts).unbind(dim=1))  # one product for all tasks, many times faster than T products
 

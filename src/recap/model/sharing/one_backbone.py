@@ -1,4 +1,4 @@
-"""One backbone for all tasks, or none, as in the published ranker."""
+"""The sharing schemes of the published ranker: one backbone for all tasks, or none."""
 
 import torch
 from torch import Tensor

@@ -22,5 +22,5 @@ class Sharing(nn.Module, ABC):
         """[B, N] → T × [B, layout.width], in the order of `model.tasks`."""
 
     def gate_weights(self, inputs: Tensor) -> dict[str, Tensor]:
-        """[B, N] → the weights of every gate of `gates`, [B, experts] in [0, 1], summing to 1 over the experts."""
+        """[B, N] → gate → the weights of its experts, [B, experts]; those of a row sum to 1."""
         return {}

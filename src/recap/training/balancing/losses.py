@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from recap.config.loss import RegressionConfig
 from recap.config.recap import RecapConfig
 from recap.data.batch import Batch
-from recap.model.objective.objective import stacked
 from recap.model.ranker import Ranker
 from recap.training.balancing.balancing import Balancing
 from recap.training.parallel import ONE_PROCESS, Strategy
@@ -18,7 +17,7 @@ class MeanOfLosses(Balancing):
     """The mean of weight · loss over the tasks, plus the penalty of the objective."""
 
     def backward(self, outputs: Sequence[Tensor], batch: Batch, share: float) -> Tensor:
-        raw = stacked(outputs)  # [B, T]
+        raw = torch.stack(list(outputs), dim=1)  # [B, T]
         losses: Tensor = self.objective(raw, batch)  # [T]
         total = self.weighted(losses * self.loss_weights).mean() + self.objective.penalty(raw)
         (total * share).backward()  # type: ignore[no-untyped-call]
