@@ -1,4 +1,4 @@
-"""A complete file in the published form to start from, and helpers that import a changed copy of it."""
+"""A complete file in the published form, and helpers that import changed copies of it."""
 
 import json
 from pathlib import Path
@@ -12,16 +12,18 @@ from recap.config.recap import RecapConfig
 from recap.errors import ConfigError
 from recap.published.convert.config import Imported, import_config
 
-WHOLE = Path(__file__).parent / "whole.yaml"
+COMPLETE = Path(__file__).parent / "whole.yaml"
 SCHEMA = {"home__continuous": 60, "home__binary": 12, "author.follow": 5, "user.follow": 6, "user.engagement": 7}
 
 
-def whole_values(folder: Path) -> dict[str, Any]:
-    """The complete file as plain values to change at will, with a schema file."""
+def complete_values(folder: Path) -> dict[str, Any]:
+    """The complete file as plain values, for a test to change; also writes its schema file."""
     schema = folder / "schema.json"
     entries = [{"feature_name": name, "dtype": "float_list", "length": length} for name, length in SCHEMA.items()]
     schema.write_text(json.dumps({"schema": entries}))
-    values: dict[str, Any] = yaml.safe_load(WHOLE.read_text().replace("SCHEMA", str(schema)).replace("1e-4", "1.0e-4"))
+    values: dict[str, Any] = yaml.safe_load(
+        COMPLETE.read_text().replace("SCHEMA", str(schema)).replace("1e-4", "1.0e-4")
+    )
     return values
 
 

@@ -1,4 +1,4 @@
-"""Files in the published form are converted into ours."""
+"""Import of files in the published form."""
 
 import getpass
 import json
@@ -8,19 +8,19 @@ from typing import Any
 
 import pytest
 import yaml
-from published.files import WHOLE, imported, read_back, refusals, whole_values
+from published.files import COMPLETE, complete_values, imported, read_back, refusals
 
 from recap.published.convert.config import import_config
 
 
 @pytest.fixture
 def published(tmp_path: Path) -> dict[str, Any]:
-    """The complete file as plain values to change at will."""
-    return whole_values(tmp_path)
+    """The complete file as plain values, for a test to change."""
+    return complete_values(tmp_path)
 
 
 def test_every_section_is_converted_in_its_order(tmp_path: Path, published: dict[str, Any]) -> None:
-    text = WHOLE.read_text().replace("SCHEMA", published["train_data"]["seg_dense_schema"]["schema_path"])
+    text = COMPLETE.read_text().replace("SCHEMA", published["train_data"]["seg_dense_schema"]["schema_path"])
     result = imported(tmp_path, text)
     config = read_back(tmp_path, result)
     assert config.training.save_dir == f"{os.environ['HOME']}/runs/{os.environ.get('USER') or getpass.getuser()}"
@@ -66,7 +66,7 @@ def test_remarks_name_changed_meanings_in_the_order_of_the_file(tmp_path: Path, 
     texts = {remark.path: remark.text for remark in remarks}
     assert texts["model.tasks"] == "tasks and labels are matched by name; the published code matched them by position"
     assert texts["optimizer.adam.epsilon"].startswith("0 becomes 1e-12, the minimum")
-    assert texts["train_data.map_num_parallel_calls"].startswith("left out: it tunes the published reader")
+    assert texts["train_data.map_num_parallel_calls"].startswith("left out: it only tunes the published reader")
     assert {remark.text for remark in remarks if remark.path == "train_data.tasks"} == {
         "left out, since the model does not predict them: is_bookmarked",
         "sampling rates calibrate the probabilities; weighting examples as well would correct twice",
@@ -90,9 +90,7 @@ def test_a_single_rate_applies_to_backbone_and_towers(tmp_path: Path, published:
     assert list(config.optimizer.towers) == ["default"]
 
 
-def test_without_a_backbone_rate_all_but_the_towers_keeps_its_initial_weights(
-    tmp_path: Path, published: dict[str, Any]
-) -> None:
+def test_without_a_backbone_rate_only_the_towers_learn(tmp_path: Path, published: dict[str, Any]) -> None:
     published["model"] |= {"backbone": None, "multi_task_type": "share_none", "featurization_config": None}
     published["optimizer"]["multi_task_learning_rates"]["backbone_learning_rate"] = None
     result = imported(tmp_path, published)
@@ -101,7 +99,7 @@ def test_without_a_backbone_rate_all_but_the_towers_keeps_its_initial_weights(
     assert any("double_norm_log with BatchNorm and LayerNorm" in remark.text for remark in result.remarks)
 
 
-def test_values_equal_only_in_this_environment_are_kept_for_each_data_set(
+def test_values_that_are_equal_only_in_this_environment_stay_separate(
     tmp_path: Path, published: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TRAIN_GLOB", "data")
@@ -257,7 +255,7 @@ def test_the_position_is_one_value_of_the_discrete_column(tmp_path: Path, publis
     assert any("embeds the position too, and is never hidden" in remark.text for remark in result.remarks)
 
 
-def test_strata_read_values_that_are_embedded_or_not(tmp_path: Path, published: dict[str, Any]) -> None:
+def test_strata_may_read_features_without_an_embedding(tmp_path: Path, published: dict[str, Any]) -> None:
     tables = [{"name": "hour", "num_embeddings": 24, "embedding_dim": 4, "index": 7}]
     published["model"] |= {
         "small_embeddings": {"tables": tables},
@@ -345,9 +343,9 @@ def test_reading_options_are_converted(tmp_path: Path, published: dict[str, Any]
     assert (sets["same"].cache, sets["d2"].cache) == (True, False)
     assert (sets["same"].on_bad_data.kind, sets["d2"].on_bad_data.kind) == ("skip", "stop")
     texts = {remark.path: remark.text for remark in result.remarks}
-    assert texts["train_data.ignore_data_errors"].startswith("at most 1,000 bad parts are skipped, each reported")
+    assert texts["train_data.ignore_data_errors"].startswith("at most 1,000 bad rows, chunks or files are skipped")
     path = "train_data.preprocess.downsample_negatives"
-    assert texts[path].startswith("positives are sampled too where they would leave no room for negatives")
+    assert texts[path].startswith("positives are sampled too if they leave no room for negatives")
     assert texts[f"{path}.engagements_list"] == "left out, since the model does not predict them: is_bookmarked"
 
 
@@ -365,9 +363,7 @@ def test_reading_on_other_hosts_is_converted(tmp_path: Path, published: dict[str
     assert sets["d1"].readers.model_dump() == expected | {"address": ["other:6000"], "compression": "none"}
     assert sets["d2"].readers.kind == "threads"
     texts = {remark.path: remark.text for remark in result.remarks}
-    assert texts["train_data.data_service_dispatcher"].startswith(
-        "must be the address of a process that runs 'recap data serve'"
-    )
+    assert texts["train_data.data_service_dispatcher"].startswith("must be the address of a 'recap data serve'")
     assert texts["train_data.dataset_service_compression"] == "AUTO becomes lz4"
 
 
@@ -379,12 +375,12 @@ def test_sampling_that_drops_nothing_is_left_out(tmp_path: Path, published: dict
     result = imported(tmp_path, published)
     assert read_back(tmp_path, result).train_data.downsample_negatives is None
     texts = {remark.path: remark.text for remark in result.remarks}
-    assert texts["train_data.preprocess.downsample_negatives"].startswith("left out: with a batch_multiplier of 1")
+    assert texts["train_data.preprocess.downsample_negatives"].startswith("left out: a batch_multiplier of 1")
     path = "validation_data.d1.preprocess.downsample_negatives"
     assert texts[path] == "left out: an evaluation uses every row it reads"
 
 
-def test_a_label_may_be_renamed_and_a_data_set_have_its_own_schema_file(
+def test_labels_may_be_renamed_and_data_sets_may_have_their_own_schema_file(
     tmp_path: Path, published: dict[str, Any]
 ) -> None:
     for data in (published["train_data"], *published["validation_data"].values()):
@@ -402,7 +398,7 @@ def test_a_label_may_be_renamed_and_a_data_set_have_its_own_schema_file(
     assert paths["d1"] == published["train_data"]["seg_dense_schema"]["schema_path"]
 
 
-def test_a_column_has_one_role(tmp_path: Path, published: dict[str, Any]) -> None:
+def test_every_column_has_one_role(tmp_path: Path, published: dict[str, Any]) -> None:
     features = ["meta.tweet_id", "home__continuous", "is_favorited", "meta.user_id", "other.embedding"]
     published["train_data"]["seg_dense_schema"]["features"] = features
     published["validation_data"] = {}
@@ -425,7 +421,7 @@ def test_a_schedule_may_come_from_the_environment(
     }
 
 
-def test_the_name_of_the_file_adds_no_lines(tmp_path: Path, published: dict[str, Any]) -> None:
+def test_a_line_break_in_the_name_of_the_file_adds_no_line(tmp_path: Path, published: dict[str, Any]) -> None:
     file = tmp_path / "a\nb: 1 #.yaml"
     file.write_text(yaml.dump(published))
     assert import_config(str(file)).text.splitlines()[1] == "training:"

@@ -1,23 +1,23 @@
-"""Networks of the published form are converted into ours."""
+"""Import of networks in the published form."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from published.files import imported, read_back, whole_values
+from published.files import complete_values, imported, read_back
 
 from recap.config.recap import RecapConfig
 
 
 @pytest.fixture
 def published(tmp_path: Path) -> dict[str, Any]:
-    """The complete file as plain values to change at will."""
-    return whole_values(tmp_path)
+    """The complete file as plain values, for a test to change."""
+    return complete_values(tmp_path)
 
 
 def networks(config: RecapConfig) -> dict[str, Any]:
-    """Task → the options of its tower that are set."""
+    """Task → the fields set in its tower."""
     return {name: task.tower.model_dump(exclude_unset=True) for name, task in config.model.tasks.items()}
 
 

@@ -1,16 +1,16 @@
-"""Optimizers of the published form are converted into ours."""
+"""Import of optimizers in the published form."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
-from published.files import imported, read_back, refusals, whole_values
+from published.files import complete_values, imported, read_back, refusals
 
 
 @pytest.fixture
 def published(tmp_path: Path) -> dict[str, Any]:
-    """The complete file as plain values to change at will, without an algorithm."""
-    values = whole_values(tmp_path)
+    """The complete file as plain values, for a test to change, without an algorithm."""
+    values = complete_values(tmp_path)
     values["optimizer"].pop("adam")
     return values
 
@@ -53,7 +53,7 @@ def test_a_rate_of_the_algorithm_is_left_out(name: str, tmp_path: Path, publishe
     ours = read_back(tmp_path, result).optimizer
     assert (ours.backbone, ours.towers) == (expected.backbone, expected.towers)
     texts = {remark.path: remark.text for remark in result.remarks}
-    assert texts[f"optimizer.{name}.lr"] == "left out: the learning rates beside it apply"
+    assert texts[f"optimizer.{name}.lr"] == "left out: single_task_learning_rate or multi_task_learning_rates apply"
 
 
 def test_two_algorithms_are_refused(tmp_path: Path, published: dict[str, Any]) -> None:

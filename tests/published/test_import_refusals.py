@@ -1,6 +1,7 @@
-"""Files in the published form are refused with every reason, each with its origin."""
+"""Files in the published form that cannot be imported: every reason, with its origin."""
 
 import json
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from published.files import WHOLE, imported, read_back, refusals, set_at, whole_values
+from published.files import COMPLETE, complete_values, imported, read_back, refusals, set_at
 
 from recap.config.base import BaseConfig
 from recap.config.file.keys import is_model, members
@@ -20,12 +21,12 @@ from recap.published.form.section import Refused
 
 @pytest.fixture
 def published(tmp_path: Path) -> dict[str, Any]:
-    """The complete file as plain values to change at will."""
-    return whole_values(tmp_path)
+    """The complete file as plain values, for a test to change."""
+    return complete_values(tmp_path)
 
 
 def sections(model: type[BaseConfig], path: str = "") -> Iterator[tuple[str, type[BaseConfig]]]:
-    """Path of a section in the complete file, and its class, for every section of the published form."""
+    """Every section of the published form: its path in the complete file, and its class."""
     yield path, model
     for name, field in model.model_fields.items():
         for member in members(field.annotation):
@@ -54,7 +55,7 @@ def test_a_refused_field_is_reported_with_the_reason(path: str, tmp_path: Path, 
     set_at(published, path, NOT_DEFAULT.get(name, {"some": "values"}))
     found = refusals(tmp_path, published)
     assert any(line.endswith(f"{name}: {REFUSED[path]}") for line in found), found
-    assert REFUSED[path].startswith(("deprecated; ", "means nothing here: "))
+    assert REFUSED[path].startswith(("deprecated; ", "not supported: "))
 
 
 def test_all_refusals_and_mistakes_are_reported_together(tmp_path: Path, published: dict[str, Any]) -> None:
@@ -78,7 +79,7 @@ def test_all_refusals_and_mistakes_are_reported_together(tmp_path: Path, publish
     }
 
 
-WRONG = {
+INVALID = {
     "an unknown key": ("training/sed", 1, "training.sed: 'sed' is unknown. Known: save_dir"),
     "two of a group": (
         "train_data/explicit_date_inputs",
@@ -98,7 +99,7 @@ WRONG = {
     "ReLU of a logit": (
         "model/tasks/is_favorited/mlp_config",
         {"layer_sizes": [32, 1], "final_layer_activation": True},
-        "final_layer_activation: means nothing here: ReLU of a logit keeps every probability at 0.5 or more",
+        "final_layer_activation: must be false for a tower: with a ReLU, no probability would be below 0.5",
     ),
     "a MaskNet tower without a logit": (
         "model/tasks/is_reported/mask_net_config/mlp",
@@ -127,15 +128,15 @@ WRONG = {
         },
         "large_embeddings.tables.1.name: 'a' is used twice; give each table its own name",
     ),
-    "an option of a logit in a backbone": (
+    "a setting of a logit in a backbone": (
         "model/backbone/pos_weight",
         2.0,
-        "backbone.pos_weight: means nothing here: a backbone",
+        "backbone.pos_weight: not applicable: a backbone",
     ),
     "a dropout of a layer without a ReLU": (
         "model/tasks/is_favorited/mlp_config",
         {"layers": [{"layer_size": 8}, {"layer_size": 1, "dropout": {"rate": 0.1}}]},
-        "mlp_config.layers.1.dropout: means nothing here: dropout follows a ReLU, and the last layer has none",
+        "mlp_config.layers.1.dropout: has no effect: dropout follows a ReLU, and the last layer has none",
     ),
     "two dropouts of one layer": (
         "model/tasks/is_favorited/mlp_config",
@@ -175,7 +176,7 @@ WRONG = {
     "joined codes": (
         "model/featurization_config/feature_names_to_concat",
         ["binary", "discrete"],
-        "feature_names_to_concat.1: means nothing here: discrete is not a vector",
+        "feature_names_to_concat.1: not applicable: discrete is not a vector",
     ),
     "an unknown joined feature": (
         "model/featurization_config/feature_names_to_concat",
@@ -197,10 +198,10 @@ WRONG = {
         {"continuous": 24},
         "mask_mantissa_features.continuous: must be at most 23, the bits of a float32's mantissa; found 24",
     ),
-    "the mantissa of flags": (
+    "a mantissa of binary values": (
         "train_data/seg_dense_schema/mask_mantissa_features",
         {"binary": 8},
-        "mask_mantissa_features.binary: means nothing here: binary values are 0 or 1; leave it out",
+        "mask_mantissa_features.binary: not applicable: binary values are 0 or 1; leave it out",
     ),
     "an unknown type": (
         "train_data/preprocess",
@@ -215,7 +216,7 @@ WRONG = {
     "another layout": (
         "validation_data/d9/seg_dense_schema",
         {"schema_path": "other.json"},
-        "validation_data.d9.seg_dense_schema: must equal that of train_data in all but schema_path",
+        "validation_data.d9.seg_dense_schema: must equal that of train_data except for schema_path",
     ),
     "an unknown task to evaluate": (
         "validation_data/d9/evaluation_tasks",
@@ -260,9 +261,9 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("case", WRONG)
-def test_a_wrong_file_is_refused_with_its_reason(case: str, tmp_path: Path, published: dict[str, Any]) -> None:
-    path, value, expected = WRONG[case]
+@pytest.mark.parametrize("case", INVALID)
+def test_an_invalid_file_is_refused_with_the_reason(case: str, tmp_path: Path, published: dict[str, Any]) -> None:
+    path, value, expected = INVALID[case]
     set_at(published, path, value)
     published = json.loads(json.dumps(published))  # aliases become copies
     if path.startswith("train_data/seg_dense_schema"):
@@ -280,9 +281,7 @@ def test_an_invalid_schema_file_is_refused(tmp_path: Path, published: dict[str, 
 @settings(max_examples=150)
 @given(st.data())
 def test_any_published_file_is_converted_or_refused(data: st.DataObject) -> None:
-    import tempfile
-
-    values: Any = yaml.safe_load(WHOLE.read_text())
+    values: Any = yaml.safe_load(COMPLETE.read_text())
     section: Any = values
     while isinstance(section, dict | list) and section:
         keys = list(section) if isinstance(section, dict) else list(range(len(section)))
@@ -368,9 +367,7 @@ def test_extracted_values_need_their_own_names(tmp_path: Path, published: dict[s
     path = "train_data.preprocess.extract_features.extract_feature_table.0.name"
     assert f"{path}: 'is_favorited' is the name of another column; choose another name" in found
     path = "train_data.preprocess.downcast.features.user_embedding"
-    assert (
-        f"{path}: means nothing here: a pretrained vector holds fractions, not uint8; use bfloat16 or float16" in found
-    )
+    assert f"{path}: not supported: a pretrained vector holds fractions, not uint8; use bfloat16 or float16" in found
 
 
 def test_a_validation_set_without_predicted_tasks_is_refused(tmp_path: Path, published: dict[str, Any]) -> None:

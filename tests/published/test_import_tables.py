@@ -1,17 +1,17 @@
-"""Large embedding tables of the published form are converted into features of ours."""
+"""Import of large embedding tables in the published form."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from published.files import imported, read_back, whole_values
+from published.files import complete_values, imported, read_back
 
 
 @pytest.fixture
 def published(tmp_path: Path) -> dict[str, Any]:
-    """The complete file as plain values to change at will."""
-    return whole_values(tmp_path)
+    """The complete file as plain values, for a test to change."""
+    return complete_values(tmp_path)
 
 
 LARGE: dict[str, Any] = {

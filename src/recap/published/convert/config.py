@@ -1,4 +1,4 @@
-"""A whole file in the published form → one in ours, with a remark wherever a value changes its meaning."""
+"""A file in the published form → one in ours, with a remark for each value that changes its meaning."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -26,20 +26,20 @@ from recap.published.form.config import METRIC_ALIASES, PublishedConfig, hit_ran
 from recap.published.form.model import SmallTable
 
 _TRAINING: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "num_train_steps": (bool, "exact; the published code took one step more"),
-    "initial_checkpoint_dir": (bool, "must be a run or a model directory of recap; a published checkpoint is neither"),
-    "num_eval_steps": (lambda steps: steps < 0, "evaluates the whole data set; the published code did not"),
+    "num_train_steps": (bool, "exact; the published code took one more step"),
+    "initial_checkpoint_dir": (bool, "must be a run or model directory of recap; published checkpoints cannot be read"),
+    "num_eval_steps": (lambda steps: steps < 0, "evaluates the complete data set; the published code did not"),
     "checkpoint_every_n": (bool, "independent of logging; the published code saved only at steps that it logged"),
     "checkpoint_max_to_keep": (bool, "takes effect; the published code ignored it"),
     "eval_log_every_n": (bool, "takes effect; the published code ignored it"),
     "gradient_accumulation": (lambda n: n > 2, "uses every micro-batch; the published code dropped all but two"),
 }
-"""Field of `training` → (which values get a remark, the remark)."""
+"""Field of `training` → (whether a value gets a remark, the remark)."""
 
 
 @dataclass(frozen=True)
 class Imported:
-    """A configuration in our form, and remarks on values that changed their meaning, with origins in the source."""
+    """A configuration in our form, and remarks on values that changed their meaning, with origins in its file."""
 
     text: str
     remarks: Sequence[Problem]
@@ -48,7 +48,7 @@ class Imported:
 def import_config(file: str) -> Imported:
     """Convert a file in the published form into one that `load_config` reads.
 
-    References to the environment are kept. Raises ConfigError with every mistake and every field that cannot be
+    References to the environment stay references. Raises ConfigError with every mistake and every field that cannot be
     converted, each with its origin and the reason.
     """
     problems: list[Problem] = []
@@ -69,13 +69,13 @@ def import_config(file: str) -> Imported:
 
 @dataclass
 class _Converter:
-    """Converts every section."""
+    """Converts all sections."""
 
     tree: TreeBuilder
     published: PublishedConfig
 
     def config(self) -> Node:
-        """The whole file, with sections in our order."""
+        """The complete file, with sections in our order."""
         data = DataConverter(self.tree, self.published)
         sections: dict[str, Node | None] = {
             "training": self._training(),
@@ -85,26 +85,27 @@ class _Converter:
             "validation_data": data.validation_data(),
             "optimizer": OptimizerConverter(self.tree, self.published).optimizer(),
         }
-        text = "the published form has no scoring.weights; add them, or every score is 0"
+        text = "the published form has no scoring.weights; add them, otherwise every score is 0"
         self.tree.remark(("model",), text)
         if self.published.which_metrics is not None:
             path: KeyPath = ("which_metrics",)
             names = [METRIC_ALIASES.get(name, name) for name in metric_names(self.published.which_metrics)]
-            sections["which_metrics"] = self.tree.made(names, path)
+            sections["which_metrics"] = self.tree.node(names, path)
             ranks = hit_ranks(self.published.which_metrics)
-            sections["metrics"] = self.tree.made({"hit_at": ranks}, path) if ranks else None
+            sections["metrics"] = self.tree.node({"hit_at": ranks}, path) if ranks else None
         sections["strata"] = self._inputs.strata()
         return self.tree.mapping((), sections)
 
     def _training(self) -> Node | None:
         for name, (gets_remark, text) in _TRAINING.items():
             value = getattr(self.published.training, name)
-            if self.tree.stated(("training", name)) and value is not None and gets_remark(value):
+            if self.tree.is_set(("training", name)) and value is not None and gets_remark(value):
                 self.tree.remark(("training", name), text)
-        copied, norms = self.tree.copied(("training",)), self._large.log_norms()
-        if norms is None:
-            return copied
-        return self.tree.mapping(("training",), {**(copied.value if copied is not None else {}), "log_norms": norms})
+        training, log_norms = self.tree.copy(("training",)), self._large.log_norms()
+        if log_norms is None:
+            return training
+        entries = training.value if training is not None else {}
+        return self.tree.mapping(("training",), {**entries, "log_norms": log_norms})
 
     def _features(self) -> Node:
         featurization = self.published.model.featurization_config
@@ -115,7 +116,7 @@ class _Converter:
     def _model(self) -> Node:
         model, networks = self.published.model, NetworkConverter(self.tree)
         if self._tables:
-            text = "codes without a row share one row for the unknown; the published code failed on them"
+            text = "codes without a row share one row for unknown codes; the published code failed on them"
             self.tree.remark(("model", "small_embeddings"), text)
         text = "tasks and labels are matched by name; the published code matched them by position"
         self.tree.remark(("model", "tasks"), text)
@@ -128,7 +129,7 @@ class _Converter:
                 "embeddings": self._embeddings(),
                 "position_debias": self._inputs.position_debias(),
                 "backbone": backbone,
-                "sharing": self.tree.made({"kind": model.multi_task_type}, ("model", "multi_task_type")),
+                "sharing": self.tree.node({"kind": model.multi_task_type}, ("model", "multi_task_type")),
                 "tasks": self.tree.mapping(("model", "tasks"), towers),
             },
         )
@@ -137,7 +138,7 @@ class _Converter:
         widths = {table.name: table.embedding_dim for table in self._tables} | self._inputs.unembedded()
         widths |= self._large.widths()
         sections = [name for name in ("small_embeddings", "large_embeddings") if getattr(self.published.model, name)]
-        return self.tree.made(widths, ("model", (sections or ["stratifiers"])[0])) if widths else None
+        return self.tree.node(widths, ("model", (sections or ["stratifiers"])[0])) if widths else None
 
     @property
     def _inputs(self) -> InputsConverter:

@@ -13,10 +13,10 @@ from recap.published.form.data import Data
 _TRAIN: KeyPath = ("train_data",)
 _SCHEMA_PATH = ("seg_dense_schema", "schema_path")
 _INPUTS = {"inputs": None, "explicit_datetime_inputs": "hourly", "explicit_date_inputs": "daily"}
-"""Published field that locates the files → kind of our inputs; a glob has no kind."""
+"""Published field that names the files → kind of our inputs; None for globs."""
 _READERS = ("data_service_dispatcher", "dataset_service_compression")
 _BUDGET = 1000
-"""Bad parts that training skips before it stops; the published code had no limit."""
+"""Bad rows, chunks or files that are skipped before training stops; the published code had no limit."""
 _TUNING = ("file_batch_size", "map_num_parallel_calls", "interleave_num_parallel_calls")
 """Fields that tune the published reader and change no result."""
 
@@ -34,26 +34,26 @@ class DataConverter:
         self._remark_labels(data)
         self._remark_reading(_TRAIN, data)
         labels = {task: self._label(data, task) for task in data.tasks if task in self.published.model.tasks}
-        shuffle = self.tree.copied((*_TRAIN, "examples_shuffle_buffer_size"))
+        shuffle = self.tree.copy((*_TRAIN, "examples_shuffle_buffer_size"))
         source = {
-            "kind": self.tree.made("tfrecord", _TRAIN),
+            "kind": self.tree.node("tfrecord", _TRAIN),
             "inputs": self._inputs(_TRAIN),
-            "num_files_to_keep": self.tree.copied((*_TRAIN, "num_files_to_keep")),
-            "schema_path": self.tree.copied((*_TRAIN, *_SCHEMA_PATH)),
+            "num_files_to_keep": self.tree.copy((*_TRAIN, "num_files_to_keep")),
+            "schema_path": self.tree.copy((*_TRAIN, *_SCHEMA_PATH)),
         }
         return self.tree.mapping(
             _TRAIN,
             {
                 "source": self.tree.mapping(_TRAIN, source),
-                "global_batch_size": self.tree.copied((*_TRAIN, "global_batch_size")),
+                "global_batch_size": self.tree.copy((*_TRAIN, "global_batch_size")),
                 "tasks": self.tree.mapping((*_TRAIN, "tasks"), labels),
                 "rectify_labels": self._rectify_labels(_TRAIN, data),
                 "on_bad_data": self._on_bad_data(_TRAIN, data) if data.ignore_data_errors else None,
                 "readers": self._readers(_TRAIN, data),
-                "cache": self.tree.copied((*_TRAIN, "cache")),
-                "num_epochs": None if data.repeat_files else self.tree.made(1, (*_TRAIN, "repeat_files")),
+                "cache": self.tree.copy((*_TRAIN, "cache")),
+                "num_epochs": None if data.repeat_files else self.tree.node(1, (*_TRAIN, "repeat_files")),
                 "downsample_negatives": self._downsample_negatives(data),
-                "shuffle_window_rows": shuffle or self.tree.made(data.examples_shuffle_buffer_size, _TRAIN),
+                "shuffle_window_rows": shuffle or self.tree.node(data.examples_shuffle_buffer_size, _TRAIN),
             },
         )
 
@@ -62,16 +62,16 @@ class DataConverter:
         sets = self.published.validation_data
         if not sets:
             return None
-        made = {name: self._validation_set(("validation_data", name), data) for name, data in sets.items()}
-        return self.tree.mapping(("validation_data",), made)
+        converted = {name: self._validation_set(("validation_data", name), data) for name, data in sets.items()}
+        return self.tree.mapping(("validation_data",), converted)
 
     def _validation_set(self, path: KeyPath, data: Data) -> Node:
-        """The fields that differ from `train_data`; a validation set inherits all others."""
+        """The fields that differ from `train_data`; a validation set inherits the others."""
         train = self.published.train_data
         self._remark_reading(path, data)
-        rectify = self._rectify_labels(path, data) or self.tree.made(None, path)
-        threads = self.tree.made({"kind": "threads"}, path) if train.data_service_dispatcher is not None else None
-        batch = self.tree.copied((*path, "global_batch_size"))
+        rectify = self._rectify_labels(path, data) or self.tree.node(None, path)
+        threads = self.tree.node({"kind": "threads"}, path) if train.data_service_dispatcher is not None else None
+        batch = self.tree.copy((*path, "global_batch_size"))
         tasks = dict(self._rates_that_differ(path, data))
         entries = {
             "source": self._validation_source(path, data),
@@ -84,42 +84,42 @@ class DataConverter:
         if not all(self._agree(path, data, name) for name in _READERS):
             entries["readers"] = self._readers(path, data) or threads
         if not self._agree(path, data, "cache"):
-            entries["cache"] = self.tree.made(data.cache, (*path, "cache"))
+            entries["cache"] = self.tree.node(data.cache, (*path, "cache"))
         entries["evaluation_tasks"] = self._evaluation_tasks(path, data)
         return self.tree.mapping(path, entries)
 
     def _validation_source(self, path: KeyPath, data: Data) -> Node | None:
-        """The source of a validation set; None where it reads the files of `train_data`."""
+        """The source of a validation set; None if it reads the files of `train_data`."""
         same_schema = self._agree(path, data, *_SCHEMA_PATH)
         if same_schema and all(self._agree(path, data, name) for name in (*_INPUTS, "num_files_to_keep")):
             return None
-        num_files = self.tree.copied((*path, "num_files_to_keep"))
+        num_files = self.tree.copy((*path, "num_files_to_keep"))
         if num_files is None and self.published.train_data.num_files_to_keep is not None:
-            num_files = self.tree.made(None, path)
+            num_files = self.tree.node(None, path)
         entries = {"inputs": self._inputs(path), "num_files_to_keep": num_files}
         if not same_schema:
-            entries["schema_path"] = self.tree.copied((*path, *_SCHEMA_PATH))
+            entries["schema_path"] = self.tree.copy((*path, *_SCHEMA_PATH))
         return self.tree.mapping(path, entries)
 
     def _evaluation_tasks(self, path: KeyPath, data: Data) -> Node | None:
         """The tasks to evaluate; None for all tasks of the model."""
         predicted, labelled = self.published.model.tasks, self.published.train_data.tasks
-        stated = data.evaluation_tasks or list(data.tasks)
-        evaluated = [task for task in predicted if task in stated]
-        left_out = [task for task in stated if task not in predicted and task not in labelled]
+        listed = data.evaluation_tasks or list(data.tasks)
+        evaluated = [task for task in predicted if task in listed]
+        left_out = [task for task in listed if task not in predicted and task not in labelled]
         left_out += [task for task in data.evaluation_tasks if task not in predicted and task in labelled]
         if left_out:
             self._remark_left_out((*path, "tasks"), left_out)
         if not evaluated:
             self.tree.refuse((*path, "tasks"), "the model predicts none of its tasks; remove this data set")
-        return None if len(evaluated) in (0, len(predicted)) else self.tree.made(evaluated, path)
+        return None if len(evaluated) in (0, len(predicted)) else self.tree.node(evaluated, path)
 
     def _agree(self, path: KeyPath, data: Data, *field: str) -> bool:
-        """Whether a field of a validation set equals that of `train_data`, now and in any other environment."""
+        """Whether a field of a validation set equals that of `train_data`, whatever the environment."""
         nodes = node_at(self.tree.raw, (*path, *field)), node_at(self.tree.raw, (*_TRAIN, *field))
-        stated = [None if node is None else plain(node) for node in nodes]
-        if "${" in repr(stated):
-            return bool(stated[0] == stated[1])
+        own, train = (None if node is None else plain(node) for node in nodes)
+        if "${" in repr((own, train)):
+            return bool(own == train)
         return bool(_value_at(data, field) == _value_at(self.published.train_data, field))
 
     def _rates_that_differ(self, path: KeyPath, data: Data) -> Iterator[tuple[str, Node]]:
@@ -129,7 +129,7 @@ class DataConverter:
                 continue
             task_path = (*path, "tasks", task)
             changed = {
-                name: self.tree.copied((*task_path, name)) or self.tree.made(value, task_path)
+                name: self.tree.copy((*task_path, name)) or self.tree.node(value, task_path)
                 for name, value in rates
                 if in_training is None or not self._agree(path, data, "tasks", task, name)
             }
@@ -137,22 +137,22 @@ class DataConverter:
                 yield task, self.tree.mapping(task_path, changed)
 
     def _label(self, data: Data, task: str) -> Node | None:
-        """The options of a task, and the column of its label if that is stored under another name."""
-        copied = self.tree.copied((*_TRAIN, "tasks", task))
+        """The options of a task, and the column of its label if that has another name."""
+        copied = self.tree.copy((*_TRAIN, "tasks", task))
         stored: KeyPath = (*_TRAIN, "seg_dense_schema", "renamed_features", task)
         if task not in data.seg_dense_schema.renamed_features or copied is None:
             return copied
-        return self.tree.mapping((*_TRAIN, "tasks", task), {"column": self.tree.copied(stored), **copied.value})
+        return self.tree.mapping((*_TRAIN, "tasks", task), {"column": self.tree.copy(stored), **copied.value})
 
     def _inputs(self, path: KeyPath) -> Node:
         """Globs, or folders by hour or by day."""
         for name, kind in _INPUTS.items():
-            copied = self.tree.copied((*path, name))
+            copied = self.tree.copy((*path, name))
             if copied is not None and kind is not None:
-                return self.tree.mapping((*path, name), {"kind": self.tree.made(kind, path), **copied.value})
+                return self.tree.mapping((*path, name), {"kind": self.tree.node(kind, path), **copied.value})
             if copied is not None:
                 return copied
-        return self.tree.made("none", path)  # a placeholder: a data set without inputs is refused
+        return self.tree.node("none", path)  # a placeholder: a data set without inputs is refused
 
     def _readers(self, path: KeyPath, data: Data) -> Node | None:
         """Readers on other hosts; None if there are none."""
@@ -160,37 +160,39 @@ class DataConverter:
         path = (*path, "data_service_dispatcher")
         if data.data_service_dispatcher is None:
             if data.dataset_service_compression is not None:
-                self.tree.remark(compression, "left out: it means nothing without data_service_dispatcher")
+                self.tree.remark(compression, "left out: it has no effect without data_service_dispatcher")
             return None
-        address = self.tree.copied(path)
+        address = self.tree.copy(path)
         assert address is not None
         address.value = address.value.removeprefix("grpc://")
-        text = "must be the address of a process that runs 'recap data serve' with this configuration"
+        text = "must be the address of a 'recap data serve' with this configuration"
         self.tree.remark(path, text)
-        entries = {"kind": self.tree.made("service", path), "address": address}
+        entries = {"kind": self.tree.node("service", path), "address": address}
         if data.dataset_service_compression is not None:
             self.tree.remark(compression, "AUTO becomes lz4")
-            entries["compression"] = self.tree.made("lz4", compression)
+            entries["compression"] = self.tree.node("lz4", compression)
         elif self.published.train_data.dataset_service_compression is not None:
-            entries["compression"] = self.tree.made("none", path)
+            entries["compression"] = self.tree.node("none", path)
         return self.tree.mapping(path, entries)
 
     def _on_bad_data(self, path: KeyPath, data: Data) -> Node:
         path = (*path, "ignore_data_errors")
         if not data.ignore_data_errors:
-            return self.tree.made({"kind": "stop"}, path)
-        text = f"at most {_BUDGET:,} bad parts are skipped, each reported; the published code skipped any number"
+            return self.tree.node({"kind": "stop"}, path)
+        text = (
+            f"at most {_BUDGET:,} bad rows, chunks or files are skipped, each reported; the published code had no limit"
+        )
         self.tree.remark(path, text)
-        return self.tree.made({"kind": "skip", "budget": _BUDGET}, path)
+        return self.tree.node({"kind": "skip", "budget": _BUDGET}, path)
 
     def _downsample_negatives(self, data: Data) -> Node | None:
-        """The sampling, for the tasks that the model predicts."""
+        """`downsample_negatives`, for the tasks that the model predicts."""
         sampling = data.downsample_negatives
         path: KeyPath = (*_TRAIN, "preprocess", "downsample_negatives")
         if sampling is None:
             return None
         if sampling.batch_multiplier == 1:
-            self.tree.remark(path, "left out: with a batch_multiplier of 1 nothing is sampled")
+            self.tree.remark(path, "left out: a batch_multiplier of 1 samples nothing")
             return None
         predicted = [task for task in sampling.engagements_list if task in self.published.model.tasks]
         left_out = [task for task in sampling.engagements_list if task not in predicted]
@@ -198,14 +200,14 @@ class DataConverter:
             self._remark_left_out((*path, "engagements_list"), left_out)
         if not predicted:
             self.tree.refuse((*path, "engagements_list"), "the model predicts none of these; name some of its tasks")
-        text = "positives are sampled too where they would leave no room for negatives; the published code failed there"
+        text = "positives are sampled too if they leave no room for negatives; the published code failed"
         self.tree.remark(path, text)
-        multiplier = self.tree.copied((*path, "batch_multiplier"))
-        keep = self.tree.made(predicted, (*path, "engagements_list"))
+        multiplier = self.tree.copy((*path, "batch_multiplier"))
+        keep = self.tree.node(predicted, (*path, "engagements_list"))
         return self.tree.mapping(path, {"batch_multiplier": multiplier, "keep_positives_of": keep})
 
     def _rectify_labels(self, path: KeyPath, data: Data) -> Node | None:
-        """The correction of late labels, for the tasks that the model predicts."""
+        """`rectify_labels`, for the tasks that the model predicts."""
         rectify = data.rectify_labels
         if rectify is None:
             return None
@@ -217,8 +219,8 @@ class DataConverter:
             "served_at": "served_timestamp_field",
             "impressed_at": "impressed_timestamp_field",
         }
-        entries = {ours: self.tree.copied((*path, published)) for ours, published in names.items()}
-        engaged = self.tree.mapping(engaged_path, {task: self.tree.copied((*engaged_path, task)) for task in tasks})
+        entries = {ours: self.tree.copy((*path, published)) for ours, published in names.items()}
+        engaged = self.tree.mapping(engaged_path, {task: self.tree.copy((*engaged_path, task)) for task in tasks})
         return self.tree.mapping(path, {**entries, "engaged_at": engaged}) if tasks else None
 
     def _remark_left_out(self, path: KeyPath, tasks: Sequence[str]) -> None:
@@ -237,18 +239,18 @@ class DataConverter:
 
     def _remark_reading(self, path: KeyPath, data: Data) -> None:
         for name in _TUNING:
-            if self.tree.stated((*path, name)):
-                self.tree.remark((*path, name), "left out: it tunes the published reader, and means nothing here")
+            if self.tree.is_set((*path, name)):
+                self.tree.remark((*path, name), "left out: it only tunes the published reader")
         shuffle: KeyPath = (*path, "examples_shuffle_buffer_size")
         if path == _TRAIN:
-            if self.tree.stated(shuffle):
-                text = "row groups are shuffled over the epoch, and rows within windows of at least this many"
-                in_order = "rows are read in order"
-                self.tree.remark(shuffle, text if data.examples_shuffle_buffer_size else in_order)
+            if self.tree.is_set(shuffle):
+                text = "row groups are shuffled over the epoch, and rows within windows of at least this many rows"
+                text_in_order = "rows are read in order"
+                self.tree.remark(shuffle, text if data.examples_shuffle_buffer_size else text_in_order)
             return
-        if self.tree.stated(shuffle):
+        if self.tree.is_set(shuffle):
             self.tree.remark(shuffle, "left out: an evaluation reads rows in order")
-        if self.tree.stated((*path, "repeat_files")):
+        if self.tree.is_set((*path, "repeat_files")):
             self.tree.remark((*path, "repeat_files"), "left out: an evaluation reads each row at most once")
         if data.downsample_negatives is not None:
             text = "left out: an evaluation uses every row it reads"

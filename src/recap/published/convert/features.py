@@ -1,4 +1,4 @@
-"""The columns of the published training data → our section `features`."""
+"""The columns of the published `train_data` → our section `features`."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,13 +14,13 @@ from recap.published.form.data import Data
 from recap.published.form.model import SmallTable
 
 VECTORS = ("user_embedding", "user_eng_embedding", "author_embedding")
-"""The pretrained vectors that the published model knows by name, in the order of its input."""
+"""The pretrained vectors that the published model knows by name, in the order of its inputs."""
 LENGTHS = {"continuous": 6000, "binary": 512, **dict.fromkeys(VECTORS, 200)}
-"""The published layout: used where the schema file cannot be read."""
+"""Lengths of the published layout, used if the schema file cannot be read."""
 ROLES = ("continuous", "binary", "discrete")
-"""Names of the columns that are not vectors."""
+"""Features that are not vectors."""
 _MANTISSA_BITS = 23
-"""Of a float32."""
+"""The bits of a float32's mantissa."""
 _USER = ("meta.user_id", "meta__user_id")
 """Names of the column of user ids."""
 _PATH: KeyPath = ("train_data", "seg_dense_schema")
@@ -31,7 +31,7 @@ _PREPROCESS: KeyPath = ("train_data", "preprocess")
 class FeaturesConverter:
     """Converts the columns of `train_data`. A renamed feature becomes the column that stores it.
 
-    Features that the model does not read are carried along to the predictions.
+    Columns that the model does not read become `ids`, which are copied to the predictions.
     """
 
     tree: TreeBuilder
@@ -51,7 +51,7 @@ class FeaturesConverter:
         labels = {columns.pop(task, task) for task in self.data.tasks}
         vectors = [name for name in dict.fromkeys((*VECTORS, *self.joined)) if name in columns and name not in ROLES]
         read = {columns[name] for name in (*LENGTHS, *vectors) if name in columns} | labels | self.large.keys()
-        carried = {column for name, column in columns.items() if name not in LENGTHS} - read
+        copied = {column for name, column in columns.items() if name not in LENGTHS} - read
         user = next((column for name, column in columns.items() if name in _USER or column in _USER), None)
         codes = {
             table.name: {"size": table.num_embeddings, "of": {"column": discrete, "index": table.index}}
@@ -63,14 +63,14 @@ class FeaturesConverter:
             "discrete": {**codes, **self.large},
             "vectors": {columns[name]: self._vector(name, columns[name]) for name in vectors},
             "ids": [
-                *(column for column in dict.fromkeys(columns.values()) if column in carried and column != user),
+                *(column for column in dict.fromkeys(columns.values()) if column in copied and column != user),
                 *self._extracted(columns | {"discrete": discrete}),
             ],
             "user": user,
         }
         self._remark_unread(sections["ids"], vectors)
         return self.tree.mapping(
-            _PATH, {name: self.tree.made(section, _PATH) for name, section in sections.items() if section}
+            _PATH, {name: self.tree.node(section, _PATH) for name, section in sections.items() if section}
         )
 
     def _stored_columns(self) -> dict[str, str]:
@@ -91,29 +91,29 @@ class FeaturesConverter:
         length = self._length(name, columns[name])
         first, mask = self.data.slices[name]
         options = {"first": first if first is not None and first < length else None, "mask": mask}
-        stated = {key: value for key, value in (options | self._precision(name)).items() if value}
-        return [{"name": columns[name], "length": length, **stated}]
+        given = {key: value for key, value in (options | self._precision(name)).items() if value}
+        return [{"name": columns[name], "length": length, **given}]
 
     def _vector(self, name: str, column: str) -> dict[str, Any] | int:
         length, precision = self._length(name, column), self._precision(name)
         return {"length": length, **precision} if precision else length
 
     def _precision(self, name: str) -> dict[str, Any]:
-        """The options by which the values of a feature are made less precise."""
+        """The options of a feature that reduce its precision."""
         bits, dtype = self.data.seg_dense_schema.mask_mantissa_features.get(name), self.data.dtypes.get(name)
         path: KeyPath = (*_PATH, "mask_mantissa_features", name)
         if bits is not None and bits > _MANTISSA_BITS:
             self.tree.refuse(path, f"must be at most {_MANTISSA_BITS}, the bits of a float32's mantissa; found {bits}")
         if bits is not None and name == "binary":
-            self.tree.refuse(path, "means nothing here: binary values are 0 or 1; leave it out")
+            self.tree.refuse(path, "not applicable: binary values are 0 or 1; leave it out")
         if name in VECTORS and dtype in ("uint8", "bool"):
-            text = f"means nothing here: a pretrained vector holds fractions, not {dtype}; use bfloat16 or float16"
+            text = f"not supported: a pretrained vector holds fractions, not {dtype}; use bfloat16 or float16"
             self.tree.refuse((*_PREPROCESS, "downcast", "features", name), text)
         options = {"masked_mantissa_bits": bits, "dtype": None if dtype == "float32" else dtype}
         return {key: value for key, value in options.items() if value is not None}
 
     def _extracted(self, columns: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-        """Single values with their own names, as carried columns."""
+        """Values extracted under names of their own, as entries of `ids`."""
         path: KeyPath = (*_PREPROCESS, "extract_features", "extract_feature_table")
         for index, feature in enumerate(self.data.extracted):
             if feature.name in columns or feature.name in self.data.tasks:
@@ -125,11 +125,11 @@ class FeaturesConverter:
     def _remark_unread(self, ids: Sequence[Any], vectors: Sequence[str]) -> None:
         if ids:
             names = ", ".join(column if isinstance(column, str) else column["name"] for column in ids)
-            self.tree.remark(_PATH, f"carried along to the predictions, since the model does not read them: {names}")
+            self.tree.remark(_PATH, f"copied to the predictions, since the model does not read them: {names}")
         shaped = (*self.data.seg_dense_schema.mask_mantissa_features, *self.data.dtypes)
         unread = [name for name in shaped if name not in (*LENGTHS, *vectors)]
         if unread:
-            text = f"not made less precise, since the model reads no numbers of them: {', '.join(unread)}"
+            text = f"precision not reduced, since the model reads no numbers of them: {', '.join(unread)}"
             self.tree.remark(_PATH, text)
 
     @cached_property
@@ -148,7 +148,7 @@ class FeaturesConverter:
         return None
 
     def _length(self, name: str, column: str) -> int:
-        """The length of a feature; where it is unknown, that is refused."""
+        """The length of a feature; refuses the schema file if it does not say."""
         path: KeyPath = (*_PATH, "schema_path")
         if self._schema is None and name in LENGTHS:
             return LENGTHS[name]

@@ -1,4 +1,4 @@
-"""Featurization, position debias and strata of the published form → ours."""
+"""Featurization, position debias and strata in the published form → ours."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from recap.published.form.model import DoubleNormLog, LayerNorm, SmallTable, ZSc
 
 _PATH: KeyPath = ("model", "featurization_config")
 _POSITIONS = 65_536
-"""Known positions; the published form sets no limit. The embedding has `max_position` rows all the same."""
+"""Size of the position feature; the published form has no limit. The embedding is limited by `max_position`."""
 
 
 @dataclass
 class InputsConverter:
-    """Converts how the model reads its inputs."""
+    """Converts featurization, position debias and strata."""
 
     tree: TreeBuilder
     published: PublishedConfig
@@ -40,11 +40,11 @@ class InputsConverter:
             return self._z_score_log(featurization.z_score_log_config, join)
         kind = "log1p_abs" if featurization.log1p_abs_config is not None else "clip_log1p_abs"
         path: KeyPath = (*_PATH, f"{kind}_config")
-        clip = self.tree.copies(path, "clip_magnitude")
-        return self.tree.mapping(path, {"kind": self.tree.made(kind, path), **clip, "join": join})
+        clip = self.tree.copy_fields(path, "clip_magnitude")
+        return self.tree.mapping(path, {"kind": self.tree.node(kind, path), **clip, "join": join})
 
     def codes(self) -> list[SmallTable]:
-        """The discrete features that no table embeds: the position, and those that only strata read."""
+        """Discrete features without a table: the position, and those that only strata read."""
         debias = self.published.model.position_debias_config
         position: list[SmallTable] = []
         if debias is not None:
@@ -61,7 +61,7 @@ class InputsConverter:
 
     @property
     def _features(self) -> dict[int, str]:
-        """Index in the discrete column → the feature that the model embeds."""
+        """Index in the discrete column → the feature that the model embeds, or the position."""
         debias = self.published.model.position_debias_config
         position = {debias.position_feature_index: self._position} if debias is not None else {}
         return position | {table.index: table.name for table in self.tables}
@@ -75,12 +75,17 @@ class InputsConverter:
         path: KeyPath = ("model", "stratifiers")
         strata: dict[str, Node | None] = {}
         for number, stratum in enumerate(self.published.model.stratifiers or []):
-            at: KeyPath = (*path, number)
+            stratum_path: KeyPath = (*path, number)
             if stratum.name in strata:
-                self.tree.refuse((*at, "name"), f"{stratum.name!r} is used twice; give each stratum its own name")
+                self.tree.refuse(
+                    (*stratum_path, "name"), f"{stratum.name!r} is used twice; give each stratum its own name"
+                )
             feature = self._features.get(stratum.index, f"discrete_{stratum.index}")
-            entries = {"feature": self.tree.made(feature, (*at, "index")), **self.tree.copies(at, "value")}
-            strata[stratum.name] = self.tree.mapping(at, entries)
+            entries = {
+                "feature": self.tree.node(feature, (*stratum_path, "index")),
+                **self.tree.copy_fields(stratum_path, "value"),
+            }
+            strata[stratum.name] = self.tree.mapping(stratum_path, entries)
         return self.tree.mapping(path, strata) if strata else None
 
     @property
@@ -96,7 +101,7 @@ class InputsConverter:
         debias = self.published.model.position_debias_config
         if debias is None:
             return None
-        self.tree.remark(path, "in evaluation and inference the position is hidden, and its column is not read")
+        self.tree.remark(path, "evaluation and prediction hide the position and do not read its column")
         for table in self.tables:
             if table.index == debias.position_feature_index:
                 text = f"{table.name!r} of small_embeddings embeds the position too, and is never hidden"
@@ -104,27 +109,27 @@ class InputsConverter:
         return self.tree.mapping(
             path,
             {
-                "feature": self.tree.made(self._position, (*path, "position_feature_index")),
-                **self.tree.copies(path, "max_position", "num_dims", "drop_probability"),
+                "feature": self.tree.node(self._position, (*path, "position_feature_index")),
+                **self.tree.copy_fields(path, "max_position", "num_dims", "drop_probability"),
             },
         )
 
     def _z_score_log(self, config: ZScoreLog, join: Node | None) -> Node:
         path: KeyPath = (*_PATH, "z_score_log_config")
-        text = "must be a file that 'recap data analysis' wrote; run it on this data"
+        text = "must be a file written by 'recap data analysis'; run that on this data"
         self.tree.remark((*path, "analysis_path"), text)
         if config.schema_path is not None:
-            text = "left out: the rows of the analysis are in the order of the columns"
+            text = "left out: the rows of our analysis are in the order of the columns"
             self.tree.remark((*path, "schema_path"), text)
-        norms = {"batch_norm": self.tree.made({}, (*path, "use_batch_norm"))} if config.use_batch_norm else {}
+        norms = {"batch_norm": self.tree.node({}, (*path, "use_batch_norm"))} if config.use_batch_norm else {}
         if config.use_renorm:
-            norms = {"batch_norm": self.tree.made({}, path), "renorm": self.tree.made(True, (*path, "use_renorm"))}
+            norms = {"batch_norm": self.tree.node({}, path), "renorm": self.tree.node(True, (*path, "use_renorm"))}
         return self.tree.mapping(
             path,
             {
-                "kind": self.tree.made("z_score_log", path),
-                "analysis": self.tree.copied((*path, "analysis_path")),
-                "clip_magnitude": self.tree.copied((*path, "clip_magnitude")),
+                "kind": self.tree.node("z_score_log", path),
+                "analysis": self.tree.copy((*path, "analysis_path")),
+                "clip_magnitude": self.tree.copy((*path, "clip_magnitude")),
                 **norms,
                 "join": join,
             },
@@ -138,10 +143,10 @@ class InputsConverter:
         return self.tree.mapping(
             path,
             {
-                "kind": self.tree.made("double_norm_log", path),
-                "batch_norm": self.tree.copied((*path, "batch_norm_config")) or self.tree.made(None, path),
-                "clip_magnitude": self.tree.copied((*path, "clip_magnitude")),
-                "layer_norm": layer_norm or self.tree.made(None, path),
+                "kind": self.tree.node("double_norm_log", path),
+                "batch_norm": self.tree.copy((*path, "batch_norm_config")) or self.tree.node(None, path),
+                "clip_magnitude": self.tree.copy((*path, "clip_magnitude")),
+                "layer_norm": layer_norm or self.tree.node(None, path),
                 "join": join,
             },
         )
@@ -152,7 +157,7 @@ class InputsConverter:
             path,
             {
                 "epsilon": self.tree.epsilon((*path, "epsilon"), norm.epsilon),
-                "affine": self.tree.made(affine, (*path, "center")),
+                "affine": self.tree.node(affine, (*path, "center")),
             },
         )
 
@@ -165,8 +170,8 @@ class InputsConverter:
         known = {*stored, *self.published.train_data.seg_dense_schema.features, *VECTORS}
         for index, name in enumerate(names):
             if name in ROLES and name != BINARY:
-                text = f"means nothing here: {name} is not a vector; continuous is always joined, codes are embedded"
+                text = f"not applicable: {name} is not a vector; continuous is always joined, and codes are embedded"
                 self.tree.refuse((*path, index), text)
             elif name not in known and name != BINARY:
                 self.tree.refuse((*path, index), f"unknown feature {name!r}; add it to seg_dense_schema")
-        return self.tree.made([name if name == BINARY else stored.get(name, name) for name in names], path)
+        return self.tree.node([name if name == BINARY else stored.get(name, name) for name in names], path)

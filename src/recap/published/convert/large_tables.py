@@ -1,4 +1,4 @@
-"""Large embedding tables of the published form → features of ours, each with its own column of ids."""
+"""Large embedding tables in the published form → discrete features in ours, each with its own column of ids."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class LargeTables:
                 features[column] = {"size": table.num_embeddings}
                 continue
             features[column] = {"vocabulary": f"{table.vocab.rstrip('/')}/*.parquet"}
-            text = "the first column of its files must list the ids; each id has a row, so num_embeddings is left out"
+            text = "the first column of its files must list the ids; each has a row, so num_embeddings is left out"
             self.tree.remark((*path, "vocab"), text)
         return features
 
@@ -53,7 +53,7 @@ class LargeTables:
                 uri = table.pretrained.embedding_snapshot_uri.rstrip("/")
                 rows = {"path": f"{uri}/*.parquet", "vector": table.pretrained.emb_name}
                 widths[column] = {"width": table.embedding_dim, "pretrained": rows}
-                text = "must hold Parquet files with an 'id' and a vector per row; a published snapshot does not"
+                text = "must hold Parquet files with an 'id' and a vector per row; a published snapshot cannot be read"
                 self.tree.remark((*path, "pretrained"), text)
         return widths
 
@@ -63,7 +63,7 @@ class LargeTables:
         if large is None or not large.tables_to_log:
             return None
         self.tree.remark(path, "the norms of all tables and of each part of the model are logged")
-        return self.tree.made(True, path)
+        return self.tree.node(True, path)
 
     def optimizer(self) -> Node | None:
         """The section `optimizer.tables`."""
@@ -80,11 +80,11 @@ class LargeTables:
                 self.tree.remark((*path, "init_learning_rate"), text)
         else:
             rate = convert_rate(self.tree, (*path, "init_learning_rate"), LearningRate())
-        made = {"algorithm": self.tree.made({"kind": "sgd"}, path), "learning_rate": rate}
-        return self.tree.mapping(path, {**made, "sparse": self.tree.made(True, path)})
+        entries = {"algorithm": self.tree.node({"kind": "sgd"}, path), "learning_rate": rate}
+        return self.tree.mapping(path, {**entries, "sparse": self.tree.node(True, path)})
 
     def _tables(self) -> Iterator[tuple[KeyPath, str, LargeTable]]:
-        """Key path, column of ids, and table."""
+        """The key path, column of ids, and section of each table."""
         large = self.published.model.large_embeddings
         stored = self.published.train_data.seg_dense_schema.renamed_features
         for index, table in enumerate(large.tables if large is not None else []):

@@ -1,4 +1,4 @@
-"""Backbone and towers of the published form → ours."""
+"""Backbone and towers in the published form → ours."""
 
 from dataclasses import dataclass
 
@@ -14,45 +14,45 @@ Entries = dict[str, Node | None]
 
 @dataclass
 class NetworkConverter:
-    """Converts networks. The last layer of a published tower gives its logit; every tower of ours has it implicitly."""
+    """Converts networks. A published tower ends in a layer of width 1, its logit; in our form that layer is implied."""
 
     tree: TreeBuilder
 
     def backbone(self, path: KeyPath, backbone: TaskModel) -> Node:
         """The section `model.backbone`."""
         kind, entries = self._network(path, backbone)
-        return self.tree.mapping(path, {"kind": self.tree.made(kind, path), **entries})
+        return self.tree.mapping(path, {"kind": self.tree.node(kind, path), **entries})
 
     def task(self, path: KeyPath, task: TaskModel) -> Node:
         """An entry of `model.tasks`."""
         kind, entries = self._network(path, task, to_logit=True)
-        tower = self.tree.mapping(path, {"kind": self.tree.made(kind, path), **entries})
-        return self.tree.mapping(path, {"tower": tower, **self.tree.copies(path, "affine_map", "pos_weight")})
+        tower = self.tree.mapping(path, {"kind": self.tree.node(kind, path), **entries})
+        return self.tree.mapping(path, {"tower": tower, **self.tree.copy_fields(path, "affine_map", "pos_weight")})
 
     def _network(self, path: KeyPath, network: TaskModel, *, to_logit: bool = False) -> tuple[str, Entries]:
-        """Kind and fields of a network; `to_logit`: a tower, whose last layer is left out."""
+        """Kind and fields of a network. `to_logit`: it is a tower, so leave out its last layer."""
         if network.mlp_config is not None:
             return "mlp", self._mlp((*path, "mlp_config"), network.mlp_config, to_logit=to_logit)
         last, _ = network.last_mlp
         logit_path = (*path, *last) if to_logit else None
         if network.mask_net_config is not None:
             path = (*path, "mask_net_config")
-            entries = self.tree.copies(path, "mask_blocks", "use_parallel")
+            entries = self.tree.copy_fields(path, "mask_blocks", "use_parallel")
             return "mask_net", entries | self._mlps(path, {"mlp": network.mask_net_config.mlp}, logit_path)
         if network.dcn_config is not None:
             dcn, path = network.dcn_config, (*path, "dcn_config")
-            entries = self.tree.copies(path, "poly_degree", "projection_dim")
+            entries = self.tree.copy_fields(path, "poly_degree", "projection_dim")
             mlps = self._mlps(path, {"parallel_mlp": dcn.parallel_mlp, "output_mlp": dcn.output_mlp}, logit_path)
-            if mlps["parallel_mlp"] is not None:  # without one use_parallel has no meaning, and ours refuses false
-                entries |= self.tree.copies(path, "use_parallel")
+            if mlps["parallel_mlp"] is not None:  # without one, ours refuses `use_parallel: false`
+                entries |= self.tree.copy_fields(path, "use_parallel")
             return "dcn", entries | mlps
         if network.dlrm_config is not None:
             dlrm, path = network.dlrm_config, (*path, "dlrm_config")
             return "dlrm", self._mlps(path, {"bottom_mlp": dlrm.bottom_mlp, "top_mlp": dlrm.top_mlp}, logit_path)
-        return "mlp", {"layer_sizes": self.tree.made([1], path)}  # a placeholder: no network is refused
+        return "mlp", {"layer_sizes": self.tree.node([1], path)}  # a placeholder: a missing network is refused
 
     def _mlps(self, path: KeyPath, mlps: dict[str, Mlp | None], logit_path: KeyPath | None) -> Entries:
-        """The MLPs inside a network; the one at `logit_path` without its last layer."""
+        """The MLPs of a network; the one at `logit_path` loses its last layer."""
         return {
             name: None if mlp is None else self._inner_mlp((*path, name), mlp, to_logit=(*path, name) == logit_path)
             for name, mlp in mlps.items()
@@ -63,35 +63,35 @@ class NetworkConverter:
             return None
         entries = self._mlp(path, mlp, to_logit=to_logit)
         if to_logit:  # the last hidden layer is now the last layer, and keeps its ReLU and BatchNorm
-            entries["final_layer_activation"] = self.tree.made(True, path)
+            entries["final_layer_activation"] = self.tree.node(True, path)
             if mlp.batch_norm is not None:
-                entries["final_layer_batch_norm"] = self.tree.made(True, path)
+                entries["final_layer_batch_norm"] = self.tree.node(True, path)
         return self.tree.mapping(path, entries)
 
     def _mlp(self, path: KeyPath, mlp: Mlp, *, to_logit: bool) -> Entries:
-        sizes = self.tree.copied((*path, "layer_sizes")) if mlp.layer_sizes else None
+        sizes = self.tree.copy((*path, "layer_sizes")) if mlp.layer_sizes else None
         if sizes is None:
-            layers = [self.tree.copied((*path, "layers", index, "layer_size")) for index in range(len(mlp.sizes))]
+            layers = [self.tree.copy((*path, "layers", index, "layer_size")) for index in range(len(mlp.sizes))]
             sizes = Node(layers, origin_at(self.tree.raw, (*path, "layers")))
         if to_logit:
             sizes.value = sizes.value[:-1]
         if mlp.dropout is not None and mlp.final_layer_activation and not to_logit:
             text = "also applies after the last ReLU; the published code had no dropout there"
             self.tree.remark((*path, "dropout"), text)
-        entries = {"layer_sizes": sizes, **self.tree.copies(path, "batch_norm", "dropout")}
+        entries = {"layer_sizes": sizes, **self.tree.copy_fields(path, "batch_norm", "dropout")}
         if not to_logit:
-            entries |= self.tree.copies(path, "final_layer_activation")
+            entries |= self.tree.copy_fields(path, "final_layer_activation")
         if mlp.has_own_rates:
             entries["dropout"] = self._drop_rates(path, mlp)
         return entries
 
     def _drop_rates(self, path: KeyPath, mlp: Mlp) -> Node:
-        """The dropout rate of each layer that has a ReLU: 0 for a layer without dropout."""
+        """The dropout rate of each layer that has a ReLU; 0 for a layer without dropout."""
         rates: list[Node] = []
         for index, layer in enumerate(mlp.layers or []):
-            at: KeyPath = (*path, "layers", index)
+            layer_path: KeyPath = (*path, "layers", index)
             rate = layer.dropout.rate if layer.dropout is not None else 0.0
-            rates.append(self.tree.copied((*at, "dropout", "rate")) or self.tree.made(rate, at))
+            rates.append(self.tree.copy((*layer_path, "dropout", "rate")) or self.tree.node(rate, layer_path))
         if not mlp.final_layer_activation:
             rates = rates[:-1]
         path = (*path, "layers")

@@ -29,7 +29,7 @@ class OptimizerConverter:
         if rates is None:
             path: KeyPath = (*_PATH, "single_task_learning_rate")
             rate = convert_rate(self.tree, path, self.published.optimizer.single_task_learning_rate or LearningRate())
-            self.tree.remark(path, "one rate for everything: the backbone and every tower")
+            self.tree.remark(path, "one rate for the backbone and all towers")
             towers = self.tree.mapping(path, {DEFAULT: deepcopy(rate)})
             return self.tree.mapping(_PATH, {**shared, "backbone": rate, "towers": towers})
         path = (*_PATH, "multi_task_learning_rates")
@@ -37,7 +37,7 @@ class OptimizerConverter:
         if rates.backbone_learning_rate is not None:
             backbone = convert_rate(self.tree, backbone_path, rates.backbone_learning_rate)
         else:
-            backbone = self.tree.made({"kind": "constant", "learning_rate": 0.0}, path)
+            backbone = self.tree.node({"kind": "constant", "learning_rate": 0.0}, path)
             self.tree.remark(
                 path, "no backbone_learning_rate: all weights outside the towers keep their initial values"
             )
@@ -51,19 +51,19 @@ class OptimizerConverter:
         return self.tree.mapping(path, {**shared, "backbone": backbone, "towers": towers})
 
     def _algorithm(self) -> Node:
-        """The algorithm that is set, by default Adam."""
+        """The algorithm, by default Adam."""
         optimizer = self.published.optimizer
         if optimizer.sgd is not None:
-            kind, entries = "sgd", self.tree.copies((*_PATH, "sgd"), "momentum")
+            kind, entries = "sgd", self.tree.copy_fields((*_PATH, "sgd"), "momentum")
         elif optimizer.adagrad is not None:
-            kind, at = "adagrad", (*_PATH, "adagrad", "eps")
-            entries = {"epsilon": self.tree.epsilon(at, optimizer.adagrad.eps)}
+            kind, epsilon_path = "adagrad", (*_PATH, "adagrad", "eps")
+            entries = {"epsilon": self.tree.epsilon(epsilon_path, optimizer.adagrad.eps)}
         else:
-            kind, at = "adam", (*_PATH, "adam", "epsilon")
-            entries = self.tree.copies((*_PATH, "adam"), "beta_1", "beta_2", "epsilon")
+            kind, epsilon_path = "adam", (*_PATH, "adam", "epsilon")
+            entries = self.tree.copy_fields((*_PATH, "adam"), "beta_1", "beta_2", "epsilon")
             if optimizer.adam is not None:
-                entries["epsilon"] = self.tree.epsilon(at, optimizer.adam.epsilon)
+                entries["epsilon"] = self.tree.epsilon(epsilon_path, optimizer.adam.epsilon)
         path: KeyPath = (*_PATH, kind)
-        if self.tree.stated((*path, "lr")):
-            self.tree.remark((*path, "lr"), "left out: the learning rates beside it apply")
-        return self.tree.mapping(path, {"kind": self.tree.made(kind, path), **entries})
+        if self.tree.is_set((*path, "lr")):
+            self.tree.remark((*path, "lr"), "left out: single_task_learning_rate or multi_task_learning_rates apply")
+        return self.tree.mapping(path, {"kind": self.tree.node(kind, path), **entries})

@@ -1,4 +1,4 @@
-"""A tree in our form, built from the values of a published file; each keeps its origin there."""
+"""Builds our configuration from the nodes of a published file; every value keeps its origin in that file."""
 
 from collections.abc import Mapping
 from copy import deepcopy
@@ -14,47 +14,47 @@ from recap.errors import Problem
 
 @dataclass
 class TreeBuilder:
-    """Makes nodes from those of a published file, and collects remarks and refusals."""
+    """Makes nodes of our configuration, and collects remarks and refusals."""
 
     raw: Node
-    """The published file as written, with its references to the environment."""
+    """The published file, with references to the environment not yet replaced."""
     problems: list[Problem] = field(default_factory=list)
     remarks: list[Problem] = field(default_factory=list)
 
     def mapping(self, path: KeyPath, entries: Mapping[str, Node | None]) -> Node:
-        """A mapping of the entries that are not None."""
+        """A mapping of `entries`, without those that are None; its origin is that of the key at `path`."""
         origin = origin_at(self.raw, path, key=True)
         return Node({key: entry for key, entry in entries.items() if entry is not None}, origin, origin)
 
-    def made(self, value: Any, path: KeyPath) -> Node:
-        """A new value that stands for the one at `path`; text in it that looks like a reference is escaped."""
+    def node(self, value: Any, path: KeyPath) -> Node:
+        """A new value with the origin of `path`; what looks like a reference to the environment is escaped."""
         return _escaped(node_of(value, origin_at(self.raw, path)))
 
-    def copied(self, path: KeyPath) -> Node | None:
-        """The node at `path` as written, without nulls."""
+    def copy(self, path: KeyPath) -> Node | None:
+        """A copy of the node at `path`, without nulls; None if it is missing or null."""
         node = node_at(self.raw, path)
         return None if node is None or node.value is None else _without_nulls(deepcopy(node))
 
-    def copies(self, path: KeyPath, *names: str) -> dict[str, Node | None]:
-        """The nodes at some keys of `path`, by key."""
-        return {name: self.copied((*path, name)) for name in names}
+    def copy_fields(self, path: KeyPath, *names: str) -> dict[str, Node | None]:
+        """Copies of the fields `names` of the section at `path`, by name."""
+        return {name: self.copy((*path, name)) for name in names}
 
     def epsilon(self, path: KeyPath, value: float) -> Node | None:
-        """The epsilon at `path`, raised to the minimum that keeps a division finite."""
+        """The epsilon at `path`, raised to our minimum if it is below."""
         if value >= MIN_EPSILON:
-            return self.copied(path)
+            return self.copy(path)
         self.remark(path, f"{value:g} becomes {MIN_EPSILON:g}, the minimum, which keeps a division finite")
-        return self.made(MIN_EPSILON, path)
+        return self.node(MIN_EPSILON, path)
 
     def remark(self, path: KeyPath, text: str) -> None:
-        """Note a change of meaning."""
+        """Report that the value at `path` changes its meaning."""
         self.remarks.append(Problem(origin_at(self.raw, path, key=True), dotted(path), text))
 
     def refuse(self, path: KeyPath, text: str) -> None:
-        """Note something that cannot be converted."""
+        """Report that the value at `path` cannot be converted."""
         self.problems.append(Problem(origin_at(self.raw, path), dotted(path), text))
 
-    def stated(self, path: KeyPath) -> bool:
+    def is_set(self, path: KeyPath) -> bool:
         """Whether the file has a value at `path`, other than null."""
         node = node_at(self.raw, path)
         return node is not None and node.value is not None
@@ -62,7 +62,8 @@ class TreeBuilder:
 
 def _escaped(node: Node) -> Node:
     for _, item in scalars(node):
-        item.value = escape(item.value) if isinstance(item.value, str) else item.value
+        if isinstance(item.value, str):
+            item.value = escape(item.value)
     return node
 
 

@@ -1,4 +1,4 @@
-"""A whole file in the published form. Its sections, fields and defaults are the published ones."""
+"""A file in the published form, with the published sections, fields and defaults."""
 
 import re
 
@@ -27,14 +27,14 @@ class Sgd(PublishedSection):
 
 
 class Adagrad(PublishedSection):
-    """Adagrad, from the same shared code."""
+    """Adagrad, as in the same shared code."""
 
     lr: float | None = None
     eps: float = 0.0
 
 
 class MultiTaskRates(PublishedSection):
-    """A learning rate for each tower, and one for everything else."""
+    """A learning rate for each tower, and one for the rest of the model."""
 
     tower_learning_rates: dict[Name, LearningRate]
     backbone_learning_rate: LearningRate | None = None
@@ -103,7 +103,7 @@ class PublishedConfig(PublishedSection):
     which_metrics: str | None = None
 
     def checks(self) -> tuple[Check, ...]:
-        """Also compares sections."""
+        """The checks of a section, and those that compare sections."""
         return *super().checks(), self._metrics, self._schemas, self._rates
 
     def _metrics(self) -> Problems:
@@ -117,11 +117,11 @@ class PublishedConfig(PublishedSection):
                 update={"schema_path": self.train_data.seg_dense_schema.schema_path}
             )
             if layout != self.train_data.seg_dense_schema:
-                text = "must equal that of train_data in all but schema_path: every data set has the same features"
+                text = "must equal that of train_data except for schema_path: all data sets have the same features"
                 yield ("validation_data", name, "seg_dense_schema"), text
             for part, shape in data.shaping.items():
                 if shape != self.train_data.shaping[part]:
-                    text = "must equal that of train_data: every data set shapes its features in the same way"
+                    text = "must equal that of train_data: all data sets have the same features"
                     yield ("validation_data", name, "preprocess", part), text
 
     def _rates(self) -> Problems:

@@ -28,7 +28,7 @@ class Daily(PublishedSection):
 
 
 class SegDenseSchema(PublishedSection):
-    """The columns of the data: which are read, and under which names they are stored."""
+    """The columns to read, and the names under which they are stored."""
 
     schema_path: str
     features: list[str] = []
@@ -37,7 +37,7 @@ class SegDenseSchema(PublishedSection):
 
 
 class TruncateAndSlice(PublishedSection):
-    """Keeps some of the values of the dense columns."""
+    """Selects values of the dense columns."""
 
     continuous_feature_truncation: PositiveInt | None = None
     binary_feature_truncation: PositiveInt | None = None
@@ -46,13 +46,13 @@ class TruncateAndSlice(PublishedSection):
 
 
 class Downcast(PublishedSection):
-    """Holds features in a smaller type than float32."""
+    """Stores features in a smaller type than float32."""
 
     features: dict[Name, Dtype]
 
 
 class ExtractedFeature(PublishedSection):
-    """One value of a dense tensor, with a name."""
+    """A name for one value of a dense tensor."""
 
     name: Name
     source_tensor: Name
@@ -60,7 +60,7 @@ class ExtractedFeature(PublishedSection):
 
 
 class ExtractFeatures(PublishedSection):
-    """Gives names to single values of dense tensors."""
+    """Names for single values of dense tensors."""
 
     extract_feature_table: list[ExtractedFeature]
 
@@ -74,7 +74,7 @@ class DownsampleNegatives(PublishedSection):
 
 
 class RectifyLabels(PublishedSection):
-    """Turns a positive into a negative where impression or engagement came too late."""
+    """Turns positives into negatives if the impression or engagement came too late."""
 
     label_rectification_window_in_hours: float = 3.0
     served_timestamp_field: Name
@@ -83,7 +83,7 @@ class RectifyLabels(PublishedSection):
 
 
 class Preprocess(PublishedSection):
-    """The transforms of a batch before it reaches the model."""
+    """Transforms of a batch before the model reads it."""
 
     truncate_and_slice: TruncateAndSlice | None = None
     downcast: Downcast | None = None
@@ -128,19 +128,19 @@ class Data(PublishedSection):
 
     @property
     def extracted(self) -> list[ExtractedFeature]:
-        """The extracted features; empty if there are none."""
+        """The extracted features."""
         section = (self.preprocess or Preprocess()).extract_features
         return section.extract_feature_table if section is not None else []
 
     @property
     def dtypes(self) -> dict[str, Dtype]:
-        """Feature → the type it is held in, where that is not float32."""
+        """Feature → the type it is stored in, if not float32."""
         section = (self.preprocess or Preprocess()).downcast
         return section.features if section is not None else {}
 
     @property
     def slices(self) -> dict[str, tuple[int | None, str | None]]:
-        """Dense column → how many of its values are read, and the file of a mask that selects them."""
+        """Dense column → the number of its values to read, and the file of a mask that selects them."""
         section = (self.preprocess or Preprocess()).truncate_and_slice or TruncateAndSlice()
         return {
             "continuous": (section.continuous_feature_truncation, section.continuous_feature_mask_path),
@@ -149,11 +149,11 @@ class Data(PublishedSection):
 
     @property
     def shaping(self) -> dict[str, Any]:
-        """Key of `preprocess` → how it shapes the features."""
+        """Key of `preprocess` → its effect on features, which must be the same in all data sets."""
         return {"truncate_and_slice": self.slices, "downcast": self.dtypes, "extract_features": self.extracted}
 
     def problems(self) -> Problems:
-        """Every task to evaluate has labels in this data set."""
+        """Tasks to evaluate without labels in this data set."""
         for task in self.evaluation_tasks:
             if task not in self.tasks:
                 yield ("evaluation_tasks",), unknown(task, "task", self.tasks)

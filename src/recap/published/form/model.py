@@ -19,14 +19,14 @@ class Dropout(PublishedSection):
 
 
 class MlpLayer(PublishedSection):
-    """One layer of the longer form of an MLP."""
+    """One layer of an MLP in its long form."""
 
     layer_size: int
     dropout: Dropout | None = None
 
 
 class Mlp(PublishedSection):
-    """An MLP, with layers given by size or one by one."""
+    """An MLP, in its short form (`layer_sizes`) or its long one (`layers`)."""
 
     one_of = (("layer_sizes", "layers"),)
     layer_sizes: Annotated[list[int], Field(min_length=1)] | None = None
@@ -37,18 +37,18 @@ class Mlp(PublishedSection):
 
     @property
     def sizes(self) -> list[int]:
-        """The width of each layer, in either form."""
+        """The width of each layer."""
         return self.layer_sizes or [layer.layer_size for layer in self.layers or []]
 
     @property
     def has_own_rates(self) -> bool:
-        """Whether any layer has its own dropout."""
+        """Whether a layer has its own dropout."""
         return any(layer.dropout is not None for layer in self.layers or [])
 
     def problems(self) -> Problems:
-        """A dropout is applied, and stated once for each layer."""
+        """A dropout without a ReLU, or two for one layer."""
         if self.layers and self.layers[-1].dropout is not None and not self.final_layer_activation:
-            text = "means nothing here: dropout follows a ReLU, and the last layer has none; remove it"
+            text = "has no effect: dropout follows a ReLU, and the last layer has none; remove it"
             yield ("layers", len(self.layers) - 1, "dropout"), text
         if self.dropout is not None and self.has_own_rates:
             yield ("dropout",), "applies to all layers, but some have their own; set it either here or on each layer"
@@ -102,7 +102,7 @@ class TaskModel(PublishedSection):
 
     @property
     def last_mlp(self) -> tuple[KeyPath, Mlp | None]:
-        """The MLP at the end of the network, if it has one, and the key path where it is or would be."""
+        """The key path of the MLP at the end of the network, and that MLP, which may be missing."""
         if self.mask_net_config is not None:
             return ("mask_net_config", "mlp"), self.mask_net_config.mlp
         if self.dlrm_config is not None:
@@ -115,28 +115,30 @@ class TaskModel(PublishedSection):
         return ("mlp_config",), self.mlp_config
 
     def tower_problems(self) -> Problems:
-        """A tower ends in one logit, without an activation."""
+        """A last layer that is not a logit, or has an activation."""
         path, mlp = self.last_mlp
         last = mlp.sizes[-1] if mlp is not None and mlp.sizes else None
         if last != 1 and any(getattr(self, name) is not None for name in self.one_of[0]):
-            at = (*path, "layer_sizes") if mlp is not None and mlp.layer_sizes else path
-            yield at, f"a tower must end in an MLP whose last layer is 1, its logit; found {last or 'none'}"
+            last_path = (*path, "layer_sizes") if mlp is not None and mlp.layer_sizes else path
+            yield last_path, f"a tower must end in an MLP whose last layer is 1, its logit; found {last or 'none'}"
         if mlp is not None and mlp.final_layer_activation:
-            text = "means nothing here: ReLU of a logit keeps every probability at 0.5 or more; set it to false"
+            text = "must be false for a tower: with a ReLU, no probability would be below 0.5"
             yield (*path, "final_layer_activation"), text
 
     def backbone_problems(self) -> Problems:
-        """Only a tower has an affine map and a weight of positives."""
+        """Settings of a logit, which a backbone lacks."""
         for name in ("affine_map", "pos_weight"):
             if getattr(self, name) != type(self).model_fields[name].default:
-                yield (name,), "means nothing here: a backbone has no logit; set it for a task"
+                yield (name,), "not applicable: a backbone has no logit; set it on a task"
 
 
 class LayerNorm(PublishedSection):
     """LayerNorm."""
 
     epsilon: float = 1e-3
-    axis: Annotated[int, Refused("means nothing here: only axis -1, the features of a row, can be normalised")] = -1
+    axis: Annotated[
+        int, Refused("not supported: only axis -1, the features of a row, can be normalised; leave it out")
+    ] = -1
     center: bool = True
     scale: bool = True
 
@@ -190,7 +192,7 @@ class PositionDebias(PublishedSection):
 
 
 class Stratifier(PublishedSection):
-    """A stratum: the rows in which one code has one value."""
+    """A stratum: the rows in which a code has one value."""
 
     name: Name
     index: NonNegativeInt
@@ -230,7 +232,7 @@ class LargeTable(PublishedSection):
 
 
 def _constant(value: object) -> object:
-    """Reads a bare number as a constant schedule."""
+    """Read a bare number as a constant schedule."""
     return {"constant": value} if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
@@ -241,7 +243,7 @@ class LargeOptimizer(PublishedSection):
     init_learning_rate: float | None = None
 
     def problems(self) -> Problems:
-        """The tables have a learning rate."""
+        """A missing learning rate."""
         if self.learning_rate is None and self.init_learning_rate is None:
             yield (), "the tables need a learning rate; set learning_rate or init_learning_rate"
 
@@ -254,7 +256,7 @@ class LargeEmbeddings(PublishedSection):
     tables_to_log: list[Name] | None = None
 
     def problems(self) -> Problems:
-        """Every table to log exists."""
+        """Unknown tables to log."""
         known = [table.name for table in self.tables]
         for index, name in enumerate(self.tables_to_log or []):
             if name not in known:
@@ -274,7 +276,7 @@ class Model(PublishedSection):
     stratifiers: list[Stratifier] | None = None
 
     def problems(self) -> Problems:
-        """Each tower ends in a logit, and the backbone has none."""
+        """Problems of towers and of the backbone."""
         for name, task in self.tasks.items():
             for path, text in task.tower_problems():
                 yield ("tasks", name, *path), text

@@ -20,7 +20,7 @@ class Cosine(PublishedSection):
 
 
 class Pieces(PublishedSection):
-    """A constant rate between each two boundaries."""
+    """Constant rates between boundaries."""
 
     learning_rate_boundaries: list[int]
     learning_rate_values: list[float]

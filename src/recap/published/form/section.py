@@ -1,4 +1,4 @@
-"""The base of all sections of the published form: fields of which one is set, and fields that are refused."""
+"""The base of all sections of the published form: groups of fields of which one is set, and refused fields."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -8,13 +8,13 @@ from recap.config.base import BaseConfig, Check, Problems
 
 @dataclass(frozen=True)
 class Refused:
-    """Marks a field that is refused unless it has its default, with the reason."""
+    """Marks a field that is refused if it differs from its default, with the reason."""
 
     reason: str
 
 
 Unread = Any
-"""A section that is refused whatever it contains."""
+"""The type of a section that is refused, whatever it contains."""
 
 
 class PublishedSection(BaseConfig):
@@ -24,18 +24,18 @@ class PublishedSection(BaseConfig):
     """Groups of fields, exactly one of which must be set."""
 
     def checks(self) -> tuple[Check, ...]:
-        """Checks `one_of`, refused fields and `problems`."""
+        """Check `one_of`, refused fields and `problems`."""
         return self._groups_of_one, self._refusals, self.problems
 
     def problems(self) -> Problems:
-        """Further problems; a section with its own overrides this."""
+        """Problems of this kind of section; override it."""
         yield from ()
 
     def _groups_of_one(self) -> Problems:
         for group in self.one_of:
-            given = [name for name in group if getattr(self, name) is not None]
-            if len(given) != 1:
-                yield (), f"exactly one of {', '.join(group)} must be set; found {' and '.join(given) or 'none'}"
+            fields = [name for name in group if getattr(self, name) is not None]
+            if len(fields) != 1:
+                yield (), f"exactly one of {', '.join(group)} must be set; found {' and '.join(fields) or 'none'}"
 
     def _refusals(self) -> Problems:
         for name, field in type(self).model_fields.items():
