@@ -1,10 +1,15 @@
-"""Text shared by messages."""
+"""Phrases that messages share."""
 
 from difflib import get_close_matches
 
 
 def suggest(name: str, known: list[str]) -> str:
-    """`Known: a, b.`, and `Did you mean 'a'?` if one of them is close to `name`."""
+    """`Known: a, b.`, followed by `Did you mean 'a'?` if a known name is close to `name`."""
     near = get_close_matches(name, known, n=1)
     listed = ", ".join(known) if known else "none"
     return f"Known: {listed}." + (f" Did you mean {near[0]!r}?" if near else "")
+
+
+def plural(count: int, noun: str) -> str:
+    """A count with its noun, such as `1 file` or `2,000 files`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -65,13 +65,13 @@ def test_schema_replaces_a_file_only_with_overwrite(tmp_path: Path) -> None:
 
 
 def test_new_writes_a_valid_configuration_with_or_without_data(tmp_path: Path) -> None:
-    made = run("config", "new")
-    (tmp_path / "new.yaml").write_text(made.stdout)
+    written = run("config", "new")
+    (tmp_path / "new.yaml").write_text(written.stdout)
     assert run("config", "check", "new.yaml", folder=tmp_path).returncode == 0
     write_feed(tmp_path)
     files = ["train/part-0.parquet", "train/part-1.parquet"]
-    made = run("config", "new", "--from-data", *files, "--output", "data.yaml", folder=tmp_path)
-    assert (made.returncode, made.stderr) == (0, "written: data.yaml\n")
+    written = run("config", "new", "--from-data", *files, "--output", "data.yaml", folder=tmp_path)
+    assert (written.returncode, written.stderr) == (0, "written: data.yaml\n")
     assert load_config(tmp_path / "data.yaml").train_data.source.inputs == files
     assert run("config", "check", "data.yaml", "--data", folder=tmp_path).returncode == 0
     missing = run("config", "new", "--from-data", "nowhere/*.parquet", folder=tmp_path)
@@ -80,9 +80,9 @@ def test_new_writes_a_valid_configuration_with_or_without_data(tmp_path: Path) -
 
 
 def test_import_writes_a_valid_configuration_and_prints_remarks_to_stderr(tmp_path: Path) -> None:
-    made = run("config", "import", PUBLISHED, "--output", "ours.yaml", folder=tmp_path, USER="someone")
-    assert made.returncode == 0, made.stderr
-    assert f"{PUBLISHED}:32:3: model.tasks: tasks and labels are matched by name" in made.stderr
+    converted = run("config", "import", PUBLISHED, "--output", "ours.yaml", folder=tmp_path, USER="someone")
+    assert converted.returncode == 0, converted.stderr
+    assert f"{PUBLISHED}:32:3: model.tasks: tasks and labels are matched by name" in converted.stderr
     assert run("config", "check", "ours.yaml", folder=tmp_path, USER="someone").returncode == 0
     broken = tmp_path / "broken.yaml"
     broken.write_text(PUBLISHED.read_text().replace("cache: false", "sampler: x"))

@@ -41,7 +41,7 @@ def test_convert_packs_lists_of_parquet_only(folder: Path) -> None:
     other = run(folder, "data", "convert", "train/*.parquet", "--to", "arrow", "--pack", "--output", "out")
     assert (other.returncode, other.stderr) == (
         2,
-        "--pack: only Parquet has packed columns, found --to arrow; leave out --pack\n",
+        "--pack: only works with --to parquet, found --to arrow; leave out --pack\n",
     )
 
 
@@ -53,7 +53,7 @@ def test_convert_refuses_unknown_formats_and_missing_files(folder: Path) -> None
     assert run(folder, "data", "convert", "nowhere/*", "--output", "out").returncode == 2
     (folder / "x.tfrecord").write_bytes(b"")
     schemaless = run(folder, "data", "convert", "x.tfrecord", "--output", "out")
-    assert "TFRecord files need the JSON file that lists their columns; give --schema FILE" in schemaless.stderr
+    assert "TFRecord needs a JSON file that lists the columns; add --schema FILE" in schemaless.stderr
 
 
 def test_inspect_prints_a_table_or_json(folder: Path) -> None:
@@ -64,7 +64,7 @@ def test_inspect_prints_a_table_or_json(folder: Path) -> None:
     assert (content["rows"], len(content["columns"])) == (600, 12)
 
 
-def test_vocabulary_does_not_replace_a_file(folder: Path) -> None:
+def test_vocabulary_replaces_no_existing_file(folder: Path) -> None:
     command = ["data", "vocabulary", "train/*.parquet", "--column", "language", "--output", "words.parquet"]
     made = run(folder, *command, "--min-count", "2")
     assert made.stdout.splitlines()[-1] == (

@@ -1,4 +1,4 @@
-"""The command line as a whole: help, exit codes, and what a command suggests to run next."""
+"""The command line: help, exit codes, and the next command that a run suggests."""
 
 import subprocess
 import sys
@@ -61,11 +61,11 @@ def test_train_ends_with_the_next_command(tmp_path: Path) -> None:
     config.write_text(yaml.safe_dump(values))
     assert run("train", config).stdout.splitlines()[-1] == f"next: recap evaluate {tmp_path}/run"
     config.write_text(yaml.safe_dump(values | {"validation_data": {}}))
-    alone = run("train", config, f"training.save_dir={tmp_path}/alone")
-    assert alone.stdout.splitlines()[-1] == f"next: recap predict {tmp_path}/alone INPUT… --output DIR"
+    unvalidated = run("train", config, f"training.save_dir={tmp_path}/other")
+    assert unvalidated.stdout.splitlines()[-1] == f"next: recap predict {tmp_path}/other INPUT… --output DIR"
 
 
-def test_evaluate_and_predict_find_the_best_checkpoint_by_name(tmp_path: Path) -> None:
+def test_evaluate_and_predict_open_the_best_checkpoint(tmp_path: Path) -> None:
     values = feed_values(write_feed(tmp_path), tmp_path / "run")
     values["training"] |= {"num_train_steps": 2, "eval_log_every_n": 1}
     values["training"]["watch"] = {"metric": "auc", "split": "validation"}
@@ -79,13 +79,13 @@ def test_evaluate_and_predict_find_the_best_checkpoint_by_name(tmp_path: Path) -
     )
     assert predicted.returncode == 0
     refused = run("evaluate", tmp_path / "run", "--step", "last")
-    assert (refused.returncode, refused.stderr) == (2, "--step: expected a whole number, or best; found 'last'\n")
+    assert (refused.returncode, refused.stderr) == (2, "--step: expected a whole number or 'best', found 'last'\n")
 
 
 def test_a_source_that_is_neither_a_file_nor_a_run_is_refused(tmp_path: Path) -> None:
-    next_step = "give a configuration file, or the folder of a run\n"
+    expected = "expected a configuration file or the folder of a run\n"
     for arguments in (["evaluate"], ["config", "diff", tmp_path]):
         missing = run(*arguments, tmp_path / "absent")
         assert missing.returncode == 2
-    assert missing.stderr == f"{tmp_path}: not a run, since it has no config.yaml; {next_step}"
-    assert run("evaluate", tmp_path / "absent").stderr == f"{tmp_path}/absent: no such file or folder; {next_step}"
+    assert missing.stderr == f"{tmp_path}: not a run: it has no config.yaml; {expected}"
+    assert run("evaluate", tmp_path / "absent").stderr == f"{tmp_path}/absent: no such file or folder; {expected}"

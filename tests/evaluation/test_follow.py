@@ -194,7 +194,7 @@ def test_a_run_may_be_followed_before_it_starts(feed: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["run", "--timeout", "3"], "--timeout: needs --follow"),
+        (["run", "--timeout", "3"], "--timeout: requires --follow"),
         (["run", "--follow", "--step", "3"], "--step: --follow evaluates every checkpoint"),
         (["missing.yaml", "--follow"], "missing.yaml: no such file"),
     ],

@@ -1,1 +1,1 @@
-"""The command line: a file per command, which imports what it runs only when it runs."""
+"""The command line: a file per command. Each imports its work only when it runs, so that help answers at once."""

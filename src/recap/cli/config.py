@@ -22,7 +22,7 @@ def check(
     overrides: Overrides = None,
     set_files: SetFiles = None,
     data: Annotated[
-        bool, typer.Option("--data", help="Also check the data: globs, columns, types, vocabularies.")
+        bool, typer.Option("--data", help="Also check globs, columns, types and vocabularies against the data.")
     ] = False,
 ) -> None:
     """Check a configuration and report all its problems."""
@@ -79,7 +79,7 @@ def new(
 ) -> None:
     """Write a commented configuration to start from.
 
-    With data files, it reads their columns; the role of each is guessed, and explained in a comment.
+    With data files, guesses the role of each column, and explains the guess in a comment.
     """
     from recap.config.file.starter import starter
     from recap.errors import InputError
@@ -104,8 +104,8 @@ def import_(
 ) -> None:
     """Convert a published configuration into ours.
 
-    Values that change their meaning get a remark. If there are fields that cannot be converted, all of them are
-    reported, each with its reason, and nothing is written.
+    Prints a remark for each value that changes its meaning. If some fields cannot be converted, prints the reason for
+    each and writes nothing.
     """
     from recap.cli.messages import print_remarks
     from recap.published.convert.config import import_config
@@ -136,7 +136,7 @@ def _write(text: str, output: Path | None, *, overwrite: bool) -> None:
         output.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(output) as temporary:
             temporary.write_text(text, encoding="utf-8")
-    except (OSError, ValueError) as error:  # ValueError: an invalid file name, or text that is not valid Unicode
+    except (OSError, ValueError) as error:  # ValueError: a file name or text that cannot be encoded
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(f"--output: {output} cannot be written ({reason})") from None
     print(f"written: {output}", file=sys.stderr)

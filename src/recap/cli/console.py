@@ -14,14 +14,15 @@ from recap.config.file.environment import hide
 from recap.config.metrics import METRICS, format_metric
 from recap.data.tools.inspect import Inspection
 from recap.reporting import Record, Reporter
+from recap.text import plural
 
 _PLAIN_WIDTH = 160
-"""Columns, where the output is not a terminal."""
+"""Width of the output, in columns, if it is not a terminal."""
 _HEADLINES = tuple(spec for spec in METRICS if spec.headline)
 
 
 class Console(Reporter):
-    """Shows a person what a command does, on standard output."""
+    """Shows the progress and results of commands on standard output."""
 
     def __init__(self) -> None:
         self._out = rich.console.Console(highlight=False)
@@ -34,11 +35,11 @@ class Console(Reporter):
         self._losses: dict[str, float] = {}
         self._evaluated: dict[str, tuple[int, Evaluation]] = {}
 
-    def start(self, save_dir: Path, step: int, steps: int, train_rows: int, epochs: float, on: str) -> None:
+    def start(self, save_dir: Path, step: int, steps: int, train_rows: int, epochs: float, setup: str) -> None:
         if step < steps:
             verb = f"resuming after step {step:,} of" if step else "training"
             self.say(f"{verb} {steps:,} steps over {train_rows:,} rows ({epochs:.1f} epochs) into {save_dir}")
-            self.say(on)
+            self.say(setup)
         self._pace = Pace()
         if self._animates and step < steps:
             self._live = LiveProgress(self._out, self._pace, step, steps)
@@ -61,7 +62,7 @@ class Console(Reporter):
         }
 
     def evaluated(self, step: int, split: str, evaluation: Evaluation) -> None:
-        """Show one line: AUC of each binary task, XAUC of each regression."""
+        """Show the headline metric of each task on one line: AUC of binary tasks, XAUC of regressions."""
         self._pace.resume()
         self._evaluated[split] = (step, evaluation)
         line = ""
@@ -84,7 +85,7 @@ class Console(Reporter):
             self._live = None
 
     def ended(self, last: Path, best: Path | None) -> None:
-        """Sum up a finished run: evaluations, last losses, duration, and its latest and best checkpoint."""
+        """Summarise a finished run: evaluations, last losses, duration, and the last and best checkpoint."""
         for split, (step, evaluation) in self._evaluated.items():
             self.say("")
             self.table(f"{split}, step {step:,}", evaluation)
@@ -92,7 +93,7 @@ class Console(Reporter):
             self.say("\nlast training losses")
             self._out.print(loss_table(self._losses, self._out.width))
         seconds = time.monotonic() - self._pace.started
-        steps = f"{self._pace.steps:,} step{'s' if self._pace.steps != 1 else ''}"
+        steps = plural(self._pace.steps, "step")
         speed = f": {self._pace.overall} (without evaluations)" if self._pace.steps else ""
         self.say(f"\n{steps} in {duration(seconds)}{speed}")
         self.say(f"last checkpoint: {last}")
@@ -113,7 +114,7 @@ class Console(Reporter):
         self._out.print(gate_table(title, gates))
 
     def stratum(self, name: str, evaluation: Evaluation) -> None:
-        """Show one line: rows and headline metrics of each task; the file holds all metrics."""
+        """Show the rows and headline metrics of each task on one line."""
         names = ["count", *(spec.name for spec in _HEADLINES)]
         tasks = (
             " ".join([task, *(f"{key} {format_metric(key, metrics[key])}" for key in names if key in metrics)])
@@ -127,7 +128,7 @@ class Console(Reporter):
 
     @contextmanager
     def counting(self, noun: str) -> Iterator[Callable[[int], None]]:
-        """Give a function that adds to a count, which is shown as it grows and at the end, such as `5 rows read`."""
+        """Yield a function that adds to a count, which is shown while it grows and at the end, as in `5 rows read`."""
         total, started = 0, time.monotonic()
         with self._out.status(noun) if self._out.is_terminal else nullcontext() as status:
 
@@ -142,7 +143,7 @@ class Console(Reporter):
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person reads them, such as 4.2 s, 3 min 20 s or 5 h 02 min."""
+    """A duration as text, such as 4.2 s, 3 min 20 s or 5 h 02 min."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -33,7 +33,7 @@ def simulate(
 ) -> None:
     """Simulate a feed whose true probabilities are known.
 
-    Impressions with labels are written as Parquet, and their true probabilities beside them.
+    Writes impressions with labels as Parquet, and their true probabilities beside them.
     """
     from recap.cli.console import Console
     from recap.data.simulate import simulate as run
@@ -48,7 +48,7 @@ def simulate(
             embedding_size=embedding_size,
             downsample=dict(map(_parse_rate, downsample or [])),
             overwrite=overwrite,
-            progress=count,
+            after_rows=count,
         )
     console.say(f"written: {output}" if made else f"{output} already holds this feed; nothing to do")
 
@@ -63,30 +63,35 @@ def convert(
     schema: SchemaFile = None,
     packed: Annotated[
         bool,
-        typer.Option("--pack", help="Parquet: store lists of equal length as bytes, which read several times faster."),
+        typer.Option(
+            "--pack", help="Parquet only: store lists of equal length as bytes, which are several times faster to read."
+        ),
     ] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Convert data files to another format.
 
-    Each input file becomes one output file. Existing ones are kept, so that an interrupted conversion resumes.
+    Writes one output file per input file. Keeps existing ones, so that an interrupted conversion can be resumed.
     """
     from recap.cli.console import Console
     from recap.data.tools.convert import ENDINGS, convert_files
     from recap.errors import InputError
-    from recap.text import suggest
+    from recap.text import plural, suggest
 
     format_ = next((name for name in ENDINGS if name == to), None)
     if format_ is None:
         raise InputError(f"--to: unknown format {to!r}. {suggest(to, list(ENDINGS))}")
     if packed and format_ != "parquet":
-        raise InputError(f"--pack: only Parquet has packed columns, found --to {to}; leave out --pack")
+        raise InputError(f"--pack: only works with --to parquet, found --to {to}; leave out --pack")
     console = Console()
     with console.counting("rows converted") as count:
         written, skipped = convert_files(
             inputs, output, format_, schema, packed=packed, overwrite=overwrite, after_rows=count
         )
-    console.say(f"written: {_files(written)} in {output}" + (f"; {_files(skipped)} already exist" if skipped else ""))
+    console.say(
+        f"written: {plural(len(written), 'file')} in {output}"
+        + (f"; {plural(len(skipped), 'file')} already exist" if skipped else "")
+    )
 
 
 @app.command()
@@ -119,7 +124,7 @@ def vocabulary(
     column: Annotated[str, typer.Option(help="Column of strings.", show_default=False)],
     output: Annotated[Path, typer.Option(metavar="FILE", help="Parquet file to write.", show_default=False)],
     min_count: Annotated[
-        int, typer.Option(min=1, help="Rows a string must occur in; rarer ones count as unknown.")
+        int, typer.Option(min=1, help="Rows in which a string must occur; rarer strings count as unknown.")
     ] = 1,
     schema: SchemaFile = None,
     overwrite: Overwrite = False,
@@ -147,9 +152,9 @@ def analysis(
     set_files: SetFiles = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write mean and deviation of the continuous features.
+    """Write mean and deviation of the continuous features, for z_score_log.
 
-    Reads all training data. The featurization z_score_log needs the result; values are measured after the logarithm.
+    Reads all training data, and measures values after the logarithm.
     """
     from recap.cli.console import Console
     from recap.config.file.load import load_config
@@ -175,7 +180,7 @@ def serve(
 ) -> None:
     """Read data for trainers on other hosts.
 
-    Those trainers have `readers: {kind: service}`. Runs until it is stopped. Connections are neither authenticated nor
+    The trainers set `readers: {kind: service}`. Runs until it is stopped. Connections are neither authenticated nor
     encrypted.
     """
     from threading import Event
@@ -191,15 +196,11 @@ def serve(
     server = DataServer(open_sources(loaded), host, port)
     console = Console()
     console.say(f"serving {', '.join(server.sets)} at {host}:{server.port}")
-    console.say("no authentication, no encryption: anyone who can connect can read these rows")
+    console.say("no authentication and no encryption: anyone who can connect can read these rows")
     try:
         Event().wait()
     finally:
         server.shutdown()
-
-
-def _files(files: list[Path]) -> str:
-    return "1 file" if len(files) == 1 else f"{len(files):,} files"
 
 
 def _parse_rate(text: str) -> tuple[str, float]:

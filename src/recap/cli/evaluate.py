@@ -27,7 +27,7 @@ def evaluate(
     step: StepOption = None,
     follow: Annotated[
         bool,
-        typer.Option("--follow", help="Evaluate each checkpoint of a run as it appears, until training is finished."),
+        typer.Option("--follow", help="Evaluate every checkpoint of a run as it appears, until training has finished."),
     ] = False,
     timeout: Annotated[
         float | None,
@@ -46,7 +46,7 @@ def evaluate(
     from recap.config.file.load import load_config
 
     if timeout is not None and not follow:
-        raise InputError("--timeout: needs --follow; add --follow, or leave out --timeout")
+        raise InputError("--timeout: requires --follow; add --follow, or leave out --timeout")
     if step is not None and follow:
         raise InputError("--step: --follow evaluates every checkpoint; leave out one of the two")
     # A run to follow may not exist yet.
@@ -63,7 +63,7 @@ def evaluate(
 
 
 def _evaluate(config: "RecapConfig", run: Path, split: str | None, step: "Step | None") -> None:
-    """Evaluate one checkpoint, and show the result as tables."""
+    """Evaluate one checkpoint and print the results."""
     from recap.cli.console import Console
     from recap.evaluation.run import evaluate_run
     from recap.native.allocator import tune_process
@@ -79,7 +79,7 @@ def _evaluate(config: "RecapConfig", run: Path, split: str | None, step: "Step |
         if result.gates:
             console.gates(f"gates, {name}", result.gates)
         if result.conflicts:
-            console.conflicts(f"{name}, cosine of the tasks' gradients", result.conflicts)
+            console.conflicts(f"{name}, cosine similarity of the tasks' gradients", result.conflicts)
     console.say(f"written: {Run(run).evaluation_file}")
 
 

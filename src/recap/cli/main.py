@@ -1,4 +1,4 @@
-"""The root of the command line: `recap COMMAND …`, its exit codes and signals."""
+"""The entry point `recap COMMAND …`: commands, exit codes and signals."""
 
 import os
 import signal
@@ -45,13 +45,13 @@ def _options(
     ] = False,
 ) -> None:
     if context.invoked_subcommand != "train" and "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":
-        raise InputError("only 'recap train' runs in several processes; start this command without torchrun")
+        raise InputError("only 'recap train' can run in several processes; run this command without torchrun")
 
 
 def main() -> None:
     """Run the command line. Every `RecapError` and `OSError` becomes a message and an exit code, never a traceback."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):  # a character that the terminal cannot show becomes its escape
+        if isinstance(stream, TextIOWrapper):  # a character that the terminal cannot show is escaped
             stream.reconfigure(errors="backslashreplace")
     try:
         with stopped_by_signals():
@@ -59,10 +59,10 @@ def main() -> None:
     except Interrupted as error:
         if not _reported_by_another_rank(error):
             print_error(error)
-        _leave(error.exit_code)
-    except Terminated as end:
-        print(f"stopped by {signal.Signals(end.number).name}; no partial files are left", file=sys.stderr)
-        _leave(128 + end.number)
+        _exit_now(error.exit_code)
+    except Terminated as stop:
+        print(f"stopped by {signal.Signals(stop.number).name}; no partial files are left", file=sys.stderr)
+        _exit_now(128 + stop.number)
     except RecapError as error:
         if not _reported_by_another_rank(error):
             print_error(error)
@@ -82,8 +82,8 @@ def _reported_by_another_rank(error: RecapError) -> bool:
     return reported_by_another_rank(error)
 
 
-def _leave(code: int) -> NoReturn:
-    """End the process without waiting for threads that wait for data."""
+def _exit_now(code: int) -> NoReturn:
+    """Exit without waiting for threads, which may be waiting for data."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):
             stream.flush()

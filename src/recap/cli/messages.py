@@ -1,4 +1,4 @@
-"""Errors and remarks on standard error: plain lines for tools; in colour, with the line of the file, on a terminal."""
+"""Errors and remarks on standard error: in colour, with the line of the file, on a terminal; else as plain lines."""
 
 import sys
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from pathlib import Path
 
 from recap.config.file.environment import hide
 from recap.errors import ConfigError, Problem, RecapError
+from recap.text import plural
 
 
 def print_error(error: RecapError) -> None:
@@ -17,7 +18,7 @@ def print_error(error: RecapError) -> None:
 
 
 def print_remarks(remarks: Sequence[Problem]) -> None:
-    """Print remarks on work that was done."""
+    """Print remarks, such as those of an import."""
     _print(remarks, "remark", "yellow")
 
 
@@ -31,7 +32,7 @@ def _print(problems: Sequence[Problem], noun: str, colour: str) -> None:
     for problem in problems:
         for text, style in _parts(problem, colour):
             console.print(hide(text), style=style, markup=False, end="")
-    console.print(f"{len(problems)} {noun}{'s' if len(problems) > 1 else ''}", style=f"bold {colour}")
+    console.print(plural(len(problems), noun), style=f"bold {colour}")
 
 
 def _parts(problem: Problem, colour: str) -> list[tuple[str, str]]:
@@ -50,7 +51,7 @@ def _parts(problem: Problem, colour: str) -> list[tuple[str, str]]:
 
 
 def _line(problem: Problem) -> str:
-    """The line of the file that the problem is about; empty if it cannot be read."""
+    """The line of the file that has the problem; empty if it cannot be read."""
     if not problem.origin.line:
         return ""
     try:
@@ -63,5 +64,7 @@ def _line(problem: Problem) -> str:
 
 def _width(text: str) -> int:
     """The length of the key or value at the start of `text`."""
-    ends = [text.find(end) for end in (": ", ",", "}", "]", " #") if text.find(end) > 0]
-    return max(1, len(text.rstrip()) if not ends or text[0] in "{[\"'" else min(ends))
+    ends = [index for end in (": ", ",", "}", "]", " #") if (index := text.find(end)) > 0]
+    if not ends or text[0] in "{[\"'":
+        return max(1, len(text.rstrip()))
+    return min(ends)

@@ -30,7 +30,7 @@ def summary(
 ) -> None:
     """Print the modules of a model and their costs.
 
-    Shows output shapes, parameters, FLOPs, and memory for training. Of the data, only vocabularies and masks are read.
+    Shows output shapes, parameters, FLOPs, and memory for training. Reads vocabularies and masks, but no other data.
     """
     import json
     from dataclasses import asdict
@@ -59,7 +59,7 @@ def summary(
 
 
 def _tree(module: "ModuleSummary", depth: int) -> "Tree":
-    """A module and the modules below it that have parameters, down to `depth` levels."""
+    """A module, and the modules below it that have parameters, down to `depth` levels."""
     from collections import Counter
 
     from rich.text import Text
@@ -77,15 +77,15 @@ def _tree(module: "ModuleSummary", depth: int) -> "Tree":
 
 
 def _totals(model: "ModelSummary", memory: "TrainingMemory") -> list[str]:
-    parts = {
+    sizes = {
         "weights": model.weight_bytes,
         "gradients": memory.gradient_bytes,
         "optimizer state": memory.moment_bytes,
         **({"averaged weights": memory.average_bytes} if memory.average_bytes else {}),
     }
-    sizes = ", ".join(f"{name} {size / 2**20:,.2f} MiB" for name, size in parts.items())
+    listed = ", ".join(f"{name} {size / 2**20:,.2f} MiB" for name, size in sizes.items())
     return [
         f"parameters: {model.parameters:,}",
         f"FLOPs per example, forward: {model.flops:,} (matrix products)",
-        f"memory: {sizes}, activations {model.activation_bytes / 2**10:,.1f} KiB per example",
+        f"memory: {listed}, activations {model.activation_bytes / 2**10:,.1f} KiB per example",
     ]

@@ -24,7 +24,7 @@ SetFiles = Annotated[
         "--set-file",
         metavar="FILE",
         help="YAML file merged over the configuration, or section.key=FILE for the value of one key; "
-        "overrides win over it. May be repeated.",
+        "overrides take precedence. May be repeated.",
         show_default=False,
     ),
 ]
@@ -56,7 +56,7 @@ def parse_step(text: str | None) -> int | Literal["best"] | None:
     if text == "best":
         return "best"
     if not text.isascii() or not text.isdigit():
-        raise InputError(f"--step: expected a whole number, or best; found {text!r}")
+        raise InputError(f"--step: expected a whole number or 'best', found {text!r}")
     return int(text)
 
 
@@ -66,8 +66,8 @@ def config_file(source: Path) -> Path:
 
     file = Run(source).config_file if source.is_dir() else source
     if not file.exists():
-        state = f"not a run, since it has no {file.name}" if source.is_dir() else "no such file or folder"
-        raise InputError(f"{source}: {state}; give a configuration file, or the folder of a run")
+        state = f"not a run: it has no {file.name}" if source.is_dir() else "no such file or folder"
+        raise InputError(f"{source}: {state}; expected a configuration file or the folder of a run")
     return file
 
 

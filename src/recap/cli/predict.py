@@ -42,16 +42,17 @@ def predict(
     schema: SchemaFile = None,
     step: StepOption = None,
 ) -> None:
-    """Predict each task and the score for every row of the inputs."""
+    """Predict the tasks and the score of every row of the inputs."""
     from recap.cli.console import Console
     from recap.inference.files import predict_files
     from recap.inference.predictor import Predictor
     from recap.native.allocator import tune_process
     from recap.runs import find_model_directory
+    from recap.text import plural
 
     console = Console()
     tune_process()
     predictor = Predictor.open(find_model_directory(model, parse_step(step)), overrides or [], set_files or [])
     with console.counting("rows predicted") as count:
         files = predict_files(predictor, inputs, output, schema, overwrite=overwrite, after_rows=count)
-    console.say(f"written: {len(files)} file{'s' if len(files) != 1 else ''} in {output}")
+    console.say(f"written: {plural(len(files), 'file')} in {output}")

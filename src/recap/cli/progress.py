@@ -1,4 +1,4 @@
-"""The speed of a run, and the live view of it on a terminal: a bar, speed, and the loss of each task."""
+"""The speed of a run, and its live view on a terminal: a progress bar, speed, and the loss of each task."""
 
 import math
 import time
@@ -13,11 +13,11 @@ from rich.text import Text
 from recap.cli.tables import loss_table
 
 _DECAY = 0.98
-"""Of the moving averages that are shown: they cover about 50 steps."""
+"""Decay of the displayed moving averages, which cover about 50 steps."""
 
 
 class Pace:
-    """Speed of training, without the time spent in evaluations: recently, and over all steps."""
+    """The speed of training, evaluations excluded, over recent steps and over all steps."""
 
     def __init__(self) -> None:
         self.steps = 0
@@ -26,11 +26,11 @@ class Pace:
         self._recent = _Totals()
 
     def resume(self) -> None:
-        """Training continues after something else, whose time does not count."""
+        """Restart the clock after something that is not training, such as an evaluation."""
         self._last = time.monotonic()
 
     def add(self, examples: int, waited: float) -> None:
-        """Record a finished step: rows processed and seconds spent waiting for data."""
+        """Record a finished step: its rows, and the seconds it waited for data."""
         now = time.monotonic()
         seconds, self._last = now - self._last, now
         self.steps += 1
@@ -39,7 +39,7 @@ class Pace:
 
     @property
     def recent(self) -> str:
-        """Examples/s and the share of time spent waiting for data, over the last steps."""
+        """Examples/s and the share of time spent waiting for data, over recent steps."""
         return str(self._recent)
 
     @property
@@ -66,7 +66,7 @@ class _Totals:
 
 
 class LiveProgress:
-    """Lines at the bottom of a terminal that vanish when the run ends; redrawn four times a second."""
+    """The live view: lines at the bottom of a terminal, redrawn four times a second, that vanish at the end."""
 
     def __init__(self, out: rich.console.Console, pace: Pace, step: int, steps: int) -> None:
         self._out, self._pace = out, pace
@@ -106,7 +106,7 @@ class LiveProgress:
 
 
 def smoothed(average: float, value: float) -> float:
-    """The moving average after one more value; NaN and infinity are skipped."""
+    """The moving average updated by `value`; NaN and infinity are skipped."""
     if not math.isfinite(value):
         return average
     return value if math.isnan(average) else _DECAY * average + (1 - _DECAY) * value

@@ -1,4 +1,4 @@
-"""Tables for the terminal. Each fits the given width: columns are left out, and names shortened, before numbers are."""
+"""Tables for the terminal. To fit the width, they drop columns and shorten names, but never cut numbers."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,12 +9,13 @@ from rich.table import Table
 from recap.config.file.environment import hide
 from recap.config.metrics import TaskKind, format_metric, metrics_of, spec_of
 from recap.data.tools.inspect import Inspection
+from recap.text import plural
 
 MAX_NAME_WIDTH = 24
-"""Characters of a task's name, where space is short."""
+"""Characters of a task's name, if space is short."""
 _LOSS_WIDTH = 7
 _GAP = 3
-"""Spaces between pairs of a name and a loss."""
+"""Spaces between pairs of task and loss."""
 _MAX_VALUE_WIDTH = 20
 
 Evaluation = Mapping[str, Mapping[str, float]]
@@ -22,7 +23,7 @@ Evaluation = Mapping[str, Mapping[str, float]]
 
 
 def metric_tables(title: str, evaluation: Evaluation, width: int) -> Iterator[Table]:
-    """Metrics by task, one row per task; regressions in a table of their own."""
+    """Metrics, one row per task; binary tasks and regressions in separate tables."""
     regressions = {task: metrics for task, metrics in evaluation.items() if _is_regression(metrics)}
     binary = {task: metrics for task, metrics in evaluation.items() if task not in regressions}
     kinds: dict[TaskKind, Evaluation] = {"binary": binary, "regression": regressions}
@@ -87,9 +88,9 @@ def gate_table(title: str, gates: Mapping[str, Mapping[str, float]]) -> Table:
 
 
 def inspection_table(inspection: Inspection) -> Table:
-    """The content of data files, one row per column."""
+    """The columns of data files, one row per column."""
     rows, files = inspection.rows, inspection.files
-    table = _table(f"{rows:,} rows of {inspection.format} in {files:,} file{'s' if files > 1 else ''}")
+    table = _table(f"{rows:,} rows of {inspection.format} in {plural(files, 'file')}")
     table.add_column("column", no_wrap=True)
     table.add_column("type", no_wrap=True)
     for name in ("missing", "from", "to", "distinct", "ones"):
@@ -112,7 +113,7 @@ def _short_value(value: object) -> str:
 
 
 def loss_table(losses: Mapping[str, float], width: int) -> Table:
-    """Pairs of a task and its loss, as many side by side as fit."""
+    """The loss of each task, as many side by side as fit."""
     name_width = min(max(map(len, losses)), MAX_NAME_WIDTH)
     pairs = max(1, (width + _GAP) // (name_width + 1 + _LOSS_WIDTH + _GAP))
     table = Table.grid(padding=(0, 1))
@@ -127,7 +128,7 @@ def loss_table(losses: Mapping[str, float], width: int) -> Table:
 
 
 def shortened(name: str, width: int) -> str:
-    """A name in at most `width` characters, without its middle: names mostly differ at their ends."""
+    """A name in at most `width` characters; cuts the middle, since names mostly differ at their ends."""
     if len(name) <= width:
         return name
     end = (width - 1) // 2

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from recap.config.recap import RecapConfig
 
 _PROFILE_STEPS = 20
-"""Of `--profile` alone."""
+"""Default number of steps to profile."""
 
 
 def train(
@@ -24,14 +24,17 @@ def train(
         typer.Option("--accept-changed-data", help="Resume even if the data files changed since the run started."),
     ] = False,
     profile: Annotated[
-        bool, typer.Option("--profile", help="Measure where the time of some steps goes, and write a trace.")
+        bool, typer.Option("--profile", help="Measure where the time of a step goes, and write a trace.")
     ] = False,
     profile_steps: Annotated[
         int | None,
         typer.Option(min=1, help="Number of steps to profile.", show_default=f"{_PROFILE_STEPS} with --profile"),
     ] = None,
 ) -> None:
-    """Train a ranker; run the same command again to resume."""
+    """Train a ranker, or resume training it.
+
+    Run the same command again to resume.
+    """
     from recap.config.file.load import load_config
 
     # Before torch is imported, so that mistakes answer at once.
@@ -51,7 +54,7 @@ def train(
 
 
 def _show_result(config: "RecapConfig", console: "Console") -> None:
-    """Sum up the run, and suggest the next command."""
+    """Summarise the run, and suggest the next command."""
     import shlex
 
     from recap.runs import Run
@@ -67,7 +70,7 @@ def _show_result(config: "RecapConfig", console: "Console") -> None:
 
 
 def _show_finished(config: "RecapConfig", console: "Console") -> None:
-    """Say that no step is left, and which fields allow more."""
+    """Report that no step is left, and which fields to raise for more."""
     limits = ["training.num_train_steps"]
     if config.train_data.num_epochs:
         limits.append("train_data.num_epochs")
