@@ -36,7 +36,7 @@ check: $(VENV)/.tests  ## check format, lint and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-format: $(VENV)/.tests  ## format and mend what can be mended by itself
+format: $(VENV)/.tests  ## format, and fix what ruff can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
@@ -58,5 +58,5 @@ recipe-census: $(BIN)/recap  ## prepare Census-Income and train its two pairs of
 		$(BIN)/recap train recipes/census_income/$$pair.yaml && $(BIN)/recap evaluate runs/census-$$pair || exit; \
 	done
 
-clean:  ## remove what was made: environment, data, runs
+clean:  ## remove the environment, data, runs and site
 	rm -rf $(VENV) data runs $(SITE)

@@ -1,6 +1,6 @@
-"""The documentation site: `make site` builds it with Sphinx from the Markdown that is read on its own, too.
+"""Settings of the documentation site, which `make site` builds with Sphinx from the pages as they are.
 
-The source folder is the repository, so that links to the README and the recipes work in the site as they do there.
+The source folder is the repository, so that links to the README and the recipes work on the site too.
 """
 
 import re
@@ -20,8 +20,8 @@ html_show_sourcelink = False
 
 
 def _prepare(app: Sphinx, name: str, source: list[str]) -> None:
-    """Change what Markdown on its own says in another way than Sphinx needs it."""
-    if name == root_doc:  # the contents of the site: the pages that the index links to, in its order
+    """Adapt a page to Sphinx: add a table of contents to the index, and explicit anchors."""
+    if name == root_doc:  # the pages that the index links to, in its order
         pages = dict.fromkeys(re.findall(r"\]\(([^)#]+)\.md\)", source[0]))
         source[0] += "\n".join(["", "```{toctree}", ":hidden:", "", *pages, "```", ""])
     source[0] = re.sub(r'<a id="([^"]+)"></a>', r"(\1)=", source[0])
