@@ -44,13 +44,15 @@ def test_every_name_of_the_api_exists() -> None:
         recap.tarin  # noqa: B018
 
 
-def test_a_run_tells_what_it_holds(run: recap.Run) -> None:
+def test_a_run_gives_its_configuration_checkpoints_and_metrics(run: recap.Run) -> None:
     assert run.config.tasks == ["like", "share"]
     assert list(run.checkpoints) == [4, 8, 12]
     assert run.checkpoint() == run.checkpoints[12]
     assert recap.Run(str(run.path)) == run
+    assert run.best is None
+    assert recap.Run(run.path / "absent").best is None
     assert run.metrics[-1]["step"] == 12
-    with pytest.raises(recap.CheckpointError, match="no checkpoint of step 5; there are 4, 8, 12"):
+    with pytest.raises(recap.CheckpointError, match="no checkpoint of step 5; available: 4, 8, 12"):
         run.checkpoint(5)
 
 
@@ -94,22 +96,49 @@ def test_no_rows_give_no_scores(scorer: recap.Scorer, rows: pa.Table) -> None:
     assert scorer([]) == []
 
 
-def test_a_row_that_lacks_a_key_has_null_there(scorer: recap.Scorer, rows: pa.Table) -> None:
-    first, second = rows.slice(0, 2).to_pylist()
+def test_columns_that_are_not_read_may_hold_anything(scorer: recap.Scorer, rows: pa.Table) -> None:
+    expected = scorer(rows)["score"].to_pylist()
+    frame = rows.to_pandas()
+    frame["junk"] = [1, "a", None, 2j, [3]] * 4
+    assert list(scorer(frame)["score"]) == expected
+    dicts = [{**row, "junk": 1 if number else "a", 3: object()} for number, row in enumerate(rows.to_pylist())]
+    assert [row["score"] for row in scorer(dicts)] == expected
+
+
+def test_missing_values_of_pandas_are_null_in_columns_of_integers_too(scorer: recap.Scorer, rows: pa.Table) -> None:
+    frame = rows.to_pandas()
+    frame["hour"] = frame["hour"].astype("float64")
+    frame.loc[frame.index[1], "hour"] = None
+    arrow = rows.to_pylist()
+    arrow[1]["hour"] = None
+    assert list(scorer(frame)["score"]) == [row["score"] for row in scorer(arrow)]
+
+
+def test_a_wrong_value_is_refused_with_its_row(scorer: recap.Scorer, rows: pa.Table) -> None:
     number = scorer.config.features.continuous[0].name
-    without = {name: value for name, value in second.items() if name != number}
-    assert scorer([first, without])[0] == scorer([first, second])[0]
-    assert scorer([first, without])[1] == scorer([first, {**second, number: None}])[1]
+    first, second = rows.slice(0, 2).to_pylist()
+    for values in ([first, {**second, number: "oops"}], pd.DataFrame([first, {**second, number: "oops"}])):
+        with pytest.raises(recap.DataError, match=f"table: column {number!r}, row 1: found 'oops', which does not fit"):
+            scorer(values)
+    with pytest.raises(recap.DataError, match=r"column 'hour', row 1: found 1\.9; a whole number is expected"):
+        scorer([first, {**second, "hour": 1.9}])
+    with pytest.raises(recap.DataError, match="column 'hour', row 1: is missing; use None where there is no value"):
+        scorer([first, {name: value for name, value in second.items() if name != "hour"}])
+    doubled = pd.concat([rows.to_pandas(), rows.to_pandas()[["hour"]]], axis=1)
+    with pytest.raises(recap.DataError, match="column 'hour': appears twice"):
+        scorer(doubled)
 
 
-def test_what_cannot_be_scored_is_refused_by_name(scorer: recap.Scorer, rows: pa.Table) -> None:
+def test_what_is_no_table_is_refused_by_its_type(scorer: recap.Scorer, rows: pa.Table) -> None:
     number = scorer.config.features.continuous[0].name
     with pytest.raises(recap.DataError, match=f"table: column {number!r}: "):
         scorer(rows.drop_columns([number]))
-    with pytest.raises(recap.DataError, match=f"table: column {number!r}: cannot be read: .*'many'"):
-        scorer([{**rows.slice(0, 1).to_pylist()[0], number: "many"}])
-    with pytest.raises(recap.InputError, match=r"a str cannot be scored; give a pyarrow\.Table, a pandas"):
+    with pytest.raises(recap.InputError, match=r"cannot score a value of type str; give a pyarrow\.Table, a pandas"):
         scorer("rows.parquet")
+    with pytest.raises(recap.InputError, match="type dict; put it in a list"):
+        scorer(rows.slice(0, 1).to_pylist()[0])
+    with pytest.raises(recap.InputError, match="row 1: cannot score a value of type NoneType"):
+        scorer([rows.slice(0, 1).to_pylist()[0], None])
 
 
 def test_a_model_that_is_missing_is_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`recap.Scorer`: a trained model that scores tables in memory, of the kinds that Python programs hold."""
+"""`recap.Scorer`: scores tables in memory: Arrow, pandas, Polars, or lists of dicts."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -6,22 +6,19 @@ from typing import Any, Self, TypeVar
 
 import pyarrow as pa
 
-from recap.data.encoding.columns import carried_values, source_of
+from recap.data.encoding.columns import carried_values, source_column
 from recap.data.formats.location import Location
 from recap.errors import InputError
-from recap.inference.predictor import Predictor
-from recap.runs import Step, find_model_directory
+from recap.inference.predictor import SCORE, Predictor
+from recap.runs import Run, Step, find_model_directory
 
-SCORE = "score"
-ROWS_AT_ONCE = 8192
-"""Rows of one forward pass, which bounds memory."""
 Table = TypeVar("Table")
 _TABLE = "table"
-"""Where an error was found, in the place of a file name."""
+"""Stands for the file name in errors."""
 
 
 class TableScorer:
-    """Scores tables with a model directory, on the path that evaluation and `recap predict` use.
+    """Scores tables with the model of a model directory, exactly as evaluation and `recap predict` do.
 
     >>> scorer = recap.Scorer.open("runs/simulated", step="best")
     >>> scorer([{"age_hours": 2.0, "language": "en"}])
@@ -33,76 +30,125 @@ class TableScorer:
         self.config = predictor.config
 
     @classmethod
-    def open(cls, path: str | Path, step: Step | None = None, overrides: Sequence[str] = ()) -> Self:
-        """Open a model directory, or the checkpoint of `step` of a run: by default the latest.
+    def open(cls, path: str | Path | Run, step: Step | None = None, overrides: Sequence[str] = ()) -> Self:
+        """Open a model directory, or a checkpoint of a run: that of `step`, by default the latest.
 
-        `overrides` (`scoring.weights.like=2`) change its configuration. Raises CheckpointError where the model is
+        `overrides`, such as `scoring.weights.like=2`, change its configuration. Raises CheckpointError if the model is
         missing or damaged, ConfigError for overrides that would give its weights another meaning.
         """
-        return cls(Predictor.open(find_model_directory(Path(path), step), overrides))
+        folder = path.path if isinstance(path, Run) else Path(path)
+        return cls(Predictor.open(find_model_directory(folder, step), overrides))
 
     @property
     def tasks(self) -> list[str]:
-        """The tasks, in the order of their columns in a result."""
+        """The tasks, in the order of their columns in results."""
         return self.config.tasks
 
     @property
     def columns(self) -> list[str]:
-        """The columns that a table must have. Others are ignored."""
+        """The columns that a table must have; others are ignored."""
         return self._predictor.encoder.columns
 
     def __call__(self, table: Table) -> Table:
         """Score every row of `table`: a `pyarrow.Table`, a pandas or Polars DataFrame, or a list of dicts.
 
-        The result is of the same kind, with the same number and order of rows (and the same index in pandas). Its
-        columns are those that predictions carry (`features.ids`, `user`, `timestamp`) as far as the table has them,
-        then for each task the calibrated probability, or the value of a regression, in the unit of its label
-        (float32), then `score` (float64). Raises DataError for a missing column or a wrong value, with its row;
-        InputError for another kind of table.
+        Columns that are not read may hold anything. NaN and None are null; every dict must have all of `columns`.
+
+        The result is of the same kind, with the rows in the same order (in pandas with the same index). Its columns are
+        those of `features.ids`, `user` and `timestamp` that the table has; for each task the calibrated probability or,
+        for a regression, the value in the unit of its label (float32); and `score` (float64). Raises DataError for a
+        missing column or a wrong value, with its row, and InputError for another kind of table.
         """
-        arrow, back = self._converted(table)
-        result: Table = back(self._scored(arrow))
+        arrow, convert_back = self._as_arrow(table)
+        result: Table = convert_back(self._score(arrow))
         return result
 
-    def _scored(self, table: pa.Table) -> pa.Table:
+    def _score(self, table: pa.Table) -> pa.Table:
         location = Location(_TABLE)
         self._predictor.encoder.check(table.schema, _TABLE)
-        predictions = self._predictor.predict(table, location, ROWS_AT_ONCE)
+        predictions = self._predictor.predict(table, location)
         columns = {
             column.name: carried_values(table, column, location)
             for column in self.config.features.carried
-            if source_of(column) in table.column_names
+            if source_column(column) in table.column_names
         }
-        probabilities = predictions.probabilities.T.contiguous()
-        columns |= {task: pa.array(values.numpy()) for task, values in zip(self.tasks, probabilities, strict=True)}
-        return pa.table(columns | {SCORE: pa.array(predictions.scores.numpy())})
+        columns |= dict(zip((*self.tasks, SCORE), predictions.columns(), strict=True))
+        return pa.table(columns)
 
-    def _converted(self, table: Any) -> tuple[pa.Table, Callable[[pa.Table], Any]]:
-        """A table as an Arrow table, and what turns a result back into its kind."""
+    def _as_arrow(self, table: Any) -> tuple[pa.Table, Callable[[pa.Table], Any]]:
+        """A table as an Arrow table, and a function that converts results to its kind. Raises InputError, DataError."""
         if isinstance(table, pa.Table):
             return table, lambda result: result
-        if isinstance(table, list) and all(isinstance(row, Mapping) for row in table):
-            return self._table_of(table), lambda result: result.to_pylist()
+        if isinstance(table, list):
+            return self._rows_as_arrow(table), lambda result: result.to_pylist()
         library = type(table).__module__.partition(".")[0]
         if library == "pandas" and hasattr(table, "columns"):
-            arrow = pa.Table.from_pandas(table, preserve_index=False)
-            return arrow, lambda result: result.to_pandas().set_axis(table.index)
+            return self._frame_as_arrow(table), lambda result: result.to_pandas().set_axis(table.index)
         if library == "polars" and hasattr(table, "to_arrow") and hasattr(table, "columns"):
-            return table.to_arrow(), type(table)
-        raise InputError(
-            f"a {type(table).__name__} cannot be scored; give a pyarrow.Table, a pandas or Polars DataFrame, or a list "
-            "of dicts"
-        )
+            names = [name for name in self._names if name in table.columns]
+            return table.select(names).to_arrow(), type(table)
+        advice = "put it in a list" if isinstance(table, Mapping) else f"give {_KINDS}"
+        raise InputError(f"cannot score a value of type {type(table).__name__}; {advice}")
 
-    def _table_of(self, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-        """Rows as a table; a key that a row lacks is null there, and a column that no row has is missing."""
-        types = self._predictor.encoder.types
-        names = dict.fromkeys(name for row in rows for name in row) if rows else self.columns
-        columns = {}
-        for name in names:
-            values = [row.get(name) for row in rows]
-            try:
-                columns[name] = pa.array(values, types.get(name))
-            except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-                raise Location(_TABLE).error(name, f"cannot be read: {error}") from None
-        return pa.table(columns)
+    @property
+    def _names(self) -> list[str]:
+        """The columns that are read: those that a table must have, and those that results repeat."""
+        return list(dict.fromkeys([*self.columns, *map(source_column, self.config.features.carried)]))
+
+    def _rows_as_arrow(self, rows: Sequence[Any]) -> pa.Table:
+        """Rows as an Arrow table; each must have all of `columns`. NaN and None are null."""
+        for number, row in enumerate(rows):
+            if not isinstance(row, Mapping):
+                raise InputError(f"row {number}: cannot score a value of type {type(row).__name__}; give {_KINDS}")
+            for name in self.columns:
+                if name not in row:
+                    raise Location(_TABLE).error(name, "is missing; use None where there is no value", [number])
+        names = [name for name in self._names if name in self.columns or any(name in row for row in rows)]
+        return pa.table({name: self._column(name, [row.get(name) for row in rows]) for name in names})
+
+    def _frame_as_arrow(self, frame: Any) -> pa.Table:
+        """The columns of a pandas DataFrame that are read, as an Arrow table. NaN and None are null."""
+        columns = list(frame.columns)
+        for name in self._names:
+            if columns.count(name) > 1:
+                raise Location(_TABLE).error(name, "appears twice, so it is ambiguous; rename one")
+        return pa.table({name: self._column(name, frame[name]) for name in self._names if name in columns})
+
+    def _column(self, name: str, values: Any) -> pa.Array:
+        """Values of Python or pandas as an Arrow array. Raises DataError with the first row that does not fit."""
+        location = Location(_TABLE)
+        try:
+            array = pa.array(values, from_pandas=True)
+        except (pa.ArrowException, TypeError, ValueError, OverflowError):
+            row, text = _first_misfit(list(values))
+            raise location.error(name, text, row) from None
+        if isinstance(array, pa.ChunkedArray):  # pandas keeps text so
+            array = array.combine_chunks()
+        wanted = self._predictor.encoder.types.get(name)
+        if pa.types.is_null(array.type):
+            return array.cast(wanted or pa.string())
+        if pa.types.is_list(array.type) and pa.types.is_null(array.type.value_type):
+            return array.cast(wanted or pa.list_(pa.string()))
+        if wanted is not None and pa.types.is_integer(wanted) and pa.types.is_floating(array.type):
+            # pandas has no missing integers, and JSON no integers: whole numbers are as good.
+            fractions = [row for row, value in enumerate(array.to_pylist()) if value is not None and value % 1 != 0]
+            if fractions:
+                found = array[fractions[0]].as_py()
+                raise location.error(name, f"found {found}; a whole number is expected", fractions)
+            return array.cast(wanted)
+        return array
+
+
+_KINDS = "a pyarrow.Table, a pandas or Polars DataFrame, or a list of dicts"
+
+
+def _first_misfit(values: Sequence[Any]) -> tuple[list[int], str]:
+    """The first row whose value is of another type than the values before it, and what is wrong with it."""
+    fitting: Any = None
+    for row, value in enumerate(values):
+        try:
+            pa.array([fitting, value], from_pandas=True)
+        except (pa.ArrowException, TypeError, ValueError, OverflowError):
+            return [row], f"found {value!r}, which does not fit the other values of the column"
+        fitting = fitting if value is None else value
+    return [], "its values are of types that do not fit together"
