@@ -1,6 +1,6 @@
-"""Reuses the memory of large arrays: page faults in new memory cost more than writing the data.
+"""Reuses the memory of large arrays, because page faults in new memory take longer than writing the data.
 
-Off: `RECAP_PLAIN=1`; the fallback is `np.empty`.
+`RECAP_PLAIN=1` turns it off; the fallback is `np.empty`.
 """
 
 from ctypes import c_ubyte
@@ -15,14 +15,14 @@ from recap.native import plain
 _MIN_BYTES = 1 << 16
 """Smaller arrays are not worth reusing."""
 _MAX_FREE = 8
-"""Free blocks of one size that are held for reuse."""
+"""Free blocks of one size that are retained for reuse."""
 _FREE: dict[int, list[npt.NDArray[np.uint8]]] = {}
-"""Size in bytes → free blocks. Module state, shared by all threads: `pop` and `append` of a list are atomic, and a
-block is in it only while no array uses it."""
+"""Size in bytes → free blocks, which no array uses. Module state, shared by all threads: `pop` and `append` of a list
+are atomic."""
 
 
 def new_array(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-    """An uninitialized array. Its memory is reused once the array and all its views are gone."""
+    """An uninitialized array; its memory is reused after the array and all its views are deleted."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     if size < _MIN_BYTES or plain():
         return np.empty(shape, dtype)

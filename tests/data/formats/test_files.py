@@ -80,7 +80,7 @@ def test_an_invalid_hour_is_a_problem(text: str, logs: Path) -> None:
 
 
 @given(st.integers(1, 100), st.integers(0, 50))
-def test_every_hour_has_its_folder(hours: int, tolerated: int) -> None:
+def test_every_hour_is_read_from_its_folder(hours: int, tolerated: int) -> None:
     with pytest.raises(DataError, match=f"{hours} of {hours} hours have no file"):
         find_files(hourly(Path("/nowhere"), hours=hours, num_missing_hours_tol=tolerated))
 

@@ -16,7 +16,7 @@ from recap.config.recap import JobMode
 from recap.data.encoding.assets import load_assets
 from recap.data.formats import blocks
 from recap.data.formats import text as text_format
-from recap.data.formats.inflate import pieces, read_range
+from recap.data.formats.content import pieces, read_range
 from recap.data.formats.tables import TableFiles
 from recap.data.formats.tfrecord import reader
 from recap.data.open import open_stream
@@ -73,7 +73,7 @@ def open_data(folder: Path, name: str, kind: SourceKind, window_rows: int = 0) -
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_format_gives_the_rows_of_parquet(kind: SourceKind, formats: Path) -> None:
+def test_every_format_reads_the_same_rows_as_parquet(kind: SourceKind, formats: Path) -> None:
     names = ["scalars"] if kind == "csv" else ["scalars", "lists"]
     for name in names:
         streams = (open_data(formats, name, "parquet"), open_data(formats, name, kind))
@@ -137,7 +137,7 @@ def test_blocks_of_lines_hold_every_line_once(tmp_path: Path) -> None:
         ("x.csv", "a,b\n1,2\n3\n", r"row 1: not readable as CSV \(CSV parse error: Expected 2 columns, got 1: 3\)"),
         ("x.csv", 'a,b\n1,"2\n3"\n4,5\n', "rows 0 to 2: "),
         ("x.jsonl", '{"a": 1}\n{"a": \n', "row 1: not readable as JSON lines"),
-        ("x.jsonl", '{"a": 1}\n\n{"a": 2}\n', "row 1: the line gives 0 rows; a row is one line"),
+        ("x.jsonl", '{"a": 1}\n\n{"a": 2}\n', "row 1: the line parses as 0 rows; write a row per line"),
         ("x.arrow", "no arrow", "not readable as an Arrow IPC file"),
         ("x.parquet", "no parquet", "not readable as Parquet"),
         ("x.csv.gz", "no gzip at all", "rows 0 to -1: "),
@@ -167,7 +167,7 @@ def test_text_is_read_as_the_configured_types(tmp_path: Path) -> None:
 
 
 def test_a_flipped_byte_of_a_compressed_file_is_reported(tmp_path: Path) -> None:
-    """The checksums cover every byte but some of the header, which do not concern the rows."""
+    """Checksums cover every byte, except some of the header that do not affect the rows."""
     whole = gzip.compress(b'{"x": 1}\n{"x": 22}\n', mtime=0)
     file = tmp_path / "rows.jsonl.gz"
     errors = 0

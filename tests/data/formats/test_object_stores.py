@@ -26,7 +26,7 @@ from recap.config.features import FeaturesConfig
 from recap.config.recap import JobMode
 from recap.data.encoding.assets import load_assets
 from recap.data.encoding.encoder import RowEncoder
-from recap.data.formats import filesystem
+from recap.data.formats import object_stores
 from recap.data.formats.files import find_files, open_file, read_bytes, relative_names, stamp
 from recap.data.formats.tables import TableFiles
 from recap.data.open import open_stream
@@ -79,7 +79,7 @@ def store(folder: Path) -> Iterator[str]:
         system.create_dir("feed")
         pa.fs.copy_files(str(folder), "feed/of day", destination_filesystem=system)
         yield "s3://feed/of day"
-        filesystem._open_store.cache_clear()
+        object_stores._open_store.cache_clear()
     server.stop()
 
 
@@ -99,7 +99,7 @@ def scalars(folder: str, kind: SourceKind, window_rows: int = 0) -> BatchStream:
 
 
 @pytest.mark.parametrize("kind", get_args(SourceKind))
-def test_every_format_gives_the_rows_of_the_local_files(kind: SourceKind, folder: Path, store: str) -> None:
+def test_every_format_reads_the_same_rows_as_from_local_files(kind: SourceKind, folder: Path, store: str) -> None:
     local, remote = scalars(str(folder), kind), scalars(store, kind)
     assert remote.source.contents == local.source.contents
     for _, expected, found in zip(range(4), local, remote, strict=False):
@@ -111,15 +111,15 @@ def test_a_stream_from_a_store_resumes_exactly_at_every_batch(kind: SourceKind, 
     assert_resumes_everywhere(lambda: scalars(store, kind, window_rows=60), batches=6)
 
 
-def test_globs_and_names_find_the_files(store: str) -> None:
+def test_globs_and_paths_match_the_files(store: str) -> None:
     files = [f"{store}/train/part-{part}.parquet" for part in range(3)]
     assert find_files([f"{store}/train/*.parquet", files[1]]) == files
     assert find_files([f"{store}/**/part-[01].parquet"]) == [*files[:2], f"{store}/validation/part-0.parquet"]
     assert relative_names(files) == ["part-0.parquet", "part-1.parquet", "part-2.parquet"]
 
 
-def test_the_name_of_a_file_is_that_file_even_if_it_looks_like_a_glob(store: str) -> None:
-    system = filesystem.locate(store)[0].system
+def test_a_file_whose_name_looks_like_a_glob_matches_itself(store: str) -> None:
+    system = object_stores.locate(store)[0].system
     for name in ("a[1]", "a1"):
         with system.open_output_stream(f"feed/names/{name}.csv") as stream:
             stream.write(b"x")
@@ -144,7 +144,10 @@ def test_missing_files_folders_stores_and_packages_are_reported(store: str) -> N
         ("s3://nobody/x.parquet", "matches no file: s3://nobody does not exist; check its name and the endpoint"),
         ("s3://nobody/*.parquet", "s3://nobody does not exist"),
         ("nosuch://x/y", "nosuch://x: cannot be opened .*nosuch"),
-        ("lacking://some/one", r"lacking://some: the package that reads it is not installed \(Install lackingfs\)"),
+        (
+            "lacking://some/one",
+            r"lacking://some: the package that reads it is not installed; install it \(Install lackingfs\)",
+        ),
     ):
         with pytest.raises(DataError, match=message) as caught:
             find_files([url])
@@ -184,7 +187,7 @@ def test_denied_access_is_reported_in_one_line(store: str, monkeypatch: pytest.M
 
 
 def test_a_damaged_file_is_reported_with_its_url(store: str) -> None:
-    system = filesystem.locate(store)[0].system
+    system = object_stores.locate(store)[0].system
     for name, message in (("x.parquet", "not readable as Parquet"), ("x.arrow", "not readable as an Arrow IPC file")):
         with system.open_output_stream(f"feed/damaged/{name}") as stream:
             stream.write(b"no such thing")
@@ -250,8 +253,8 @@ def test_globs_match_the_same_files_in_a_store_and_on_disk(
     root, url = trees
     pattern = "/".join([*plain, *patterns]) + ending
     assume(all(segment == "**" or "**" not in segment for segment in pattern.split("/")))
-    matched = glob.glob(f"{glob.escape(str(root))}/{pattern}", recursive=True)  # some twice, where ** stands twice
-    found = filesystem.remote_glob(f"{url}/{pattern}")
+    matched = glob.glob(f"{glob.escape(str(root))}/{pattern}", recursive=True)  # may list a file twice
+    found = object_stores.remote_glob(f"{url}/{pattern}")
     assert len(set(found)) == len(found)
     assert {file.removeprefix(url) for file in found} == {
         file.removeprefix(str(root)) for file in matched if Path(file).is_file()
@@ -263,7 +266,7 @@ def test_two_stars_inside_a_segment_are_refused(trees: tuple[Path, str]) -> None
         find_files([f"{trees[1]}/a**.f"])
 
 
-def test_stores_of_fsspec_are_read_too(trees: tuple[Path, str]) -> None:
+def test_stores_that_only_fsspec_knows_are_read(trees: tuple[Path, str]) -> None:
     buffer = pa.BufferOutputStream()
     pq.write_table(feed_table(20), buffer)
     fsspec.filesystem("memory").pipe("/rows/x.parquet", buffer.getvalue().to_pybytes())
@@ -289,7 +292,7 @@ def test_a_file_url_is_a_local_path(folder: Path) -> None:
 
 
 def test_a_changed_file_of_a_store_is_reported(store: str) -> None:
-    system = filesystem.locate(store)[0].system
+    system = object_stores.locate(store)[0].system
 
     def write(rows: int) -> None:
         with system.open_output_stream("feed/changing/x.parquet") as stream:

@@ -109,10 +109,10 @@ def test_floats_with_more_than_a_quarter_zeros_are_packed_sparse(tmp_path: Path)
 def test_values_that_do_not_fit_their_bitmap_are_reported() -> None:
     schema = pa.schema([pack_field(pa.field("x", pa.list_(pa.float32(), 8)), sparse=True)])
     rows = pa.array([{"there": b"\x03", "values": b"\0" * 4}], schema.field("x").type)
-    with pytest.raises(DataError, match=r"f, column 'x': 1 packed values, but bits for 2; write the file again"):
+    with pytest.raises(DataError, match=r"f: column 'x': holds 1 nonzero values, but its bitmap 2; write"):
         unpack(pa.table([rows], schema=schema), "f")
     rows = pa.array([{"there": b"\x01", "values": b"\0" * 3}], schema.field("x").type)
-    with pytest.raises(DataError, match=r"f, column 'x': "):
+    with pytest.raises(DataError, match=r"f: column 'x': "):
         unpack(pa.table([rows], schema=schema), "f")
 
 
@@ -173,7 +173,7 @@ def read(file: Path) -> pa.Table:
     return pa.concat_tables([format_.read(str(file), chunk, names) for chunk in chunks])
 
 
-def test_packed_files_hold_the_rows_of_the_plain_ones(plain: Path) -> None:
+def test_packed_files_hold_the_same_rows_as_plain_files(plain: Path) -> None:
     packed = plain.with_name("packed")
     for name, codes in (("part-0.parquet", pa.int8()), ("part-1.parquet", pa.int16())):
         expected, found = read(plain / name), read(packed / name)
@@ -199,7 +199,7 @@ def test_packed_and_plain_files_can_be_mixed(plain: Path) -> None:
     assert [guess.name for guess in guess_columns([str(plain / "*")]).columns.vectors] == ["vector"]
 
 
-def test_packed_files_convert_to_the_same_files_as_plain_ones(plain: Path, tmp_path: Path) -> None:
+def test_packed_files_convert_to_the_same_files_as_plain_files(plain: Path, tmp_path: Path) -> None:
     for kind in ("parquet", "jsonl", "arrow"):
         for name in ("plain", "packed"):
             convert_files([str(tmp_path / name / "*")], tmp_path / kind / name, kind)  # type: ignore[arg-type]
@@ -229,7 +229,7 @@ def test_invalid_packing_metadata_is_reported(list_type: bytes, message: str, tm
     schema = pa.schema([pa.field("x", pa.binary(16), metadata={KEY: list_type})])
     pq.write_table(schema.empty_table(), tmp_path / "x.parquet")
     with pytest.raises(
-        DataError, match=f"x.parquet, column 'x': declared packed{' ' if b'3' in list_type else '.*'}{message}"
+        DataError, match=f"x.parquet: column 'x': is declared packed{' ' if b'3' in list_type else '.*'}{message}"
     ):
         ParquetFormat().schema(str(tmp_path / "x.parquet"))
 

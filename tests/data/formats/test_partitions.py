@@ -89,7 +89,7 @@ def test_every_format_has_the_columns_of_its_folders(kind: SourceKind, folder: P
     seen: set[tuple[int, int]] = set()
     for _, batch in zip(range(8), stream, strict=False):
         seen |= set(map(tuple, batch.discrete.tolist()))
-    assert seen == {(8, 3), (24, 2), (1, 0)}  # codes are 1 more; "7" is the second word, null unknown
+    assert seen == {(8, 3), (24, 2), (1, 0)}  # code 0 is unknown; "7" is the second word
 
 
 def test_a_stream_over_folders_resumes_exactly_at_every_batch(folder: Path) -> None:
@@ -103,7 +103,7 @@ def test_a_folder_is_read_as_the_configured_type_or_refused(folder: Path) -> Non
         7.0,
         23.0,
     }
-    message = "column 'language': its folder has the value 'en'; expected double"
+    message = "column 'language': is 'en' in the path of the file, expected double"
     with pytest.raises(DataError, match=f"language=en/hour=07/part.parquet: {message}"):
         open_data(folder, "parquet", features(folder, continuous=["language"], discrete={}))
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from recap.config.data import SourceKind
 from recap.data.formats import blocks
 from recap.data.formats import text as text_format
-from recap.data.formats.open import chunks_of
+from recap.data.formats.format import list_chunks
 from recap.data.formats.tables import TableFiles
 from recap.data.formats.tfrecord import reader
 from recap.data.tools.convert import convert_files
@@ -63,7 +63,7 @@ def test_tables_come_in_the_order_of_reading_them_one_by_one(kind: SourceKind, f
     expected = [
         (chunk, files.format.read(file, chunk.number, ["file", "row"]))
         for file in full
-        for chunk in chunks_of(files.format, file)
+        for chunk in list_chunks(files.format, file)
     ]
     assert len(expected) >= 3
     assert list(files.tables(["file", "row"], [chunk for chunk, _ in expected])) == expected
@@ -110,7 +110,7 @@ def damaged(folder: Path, tmp_path: Path, damage: str) -> TableFiles:
 def test_an_error_is_raised_after_the_tables_before_it(damage: str, good: int, folder: Path, tmp_path: Path) -> None:
     files = damaged(folder, tmp_path, damage)
     if damage == "file":
-        good = len(chunks_of(files.format, files.files[0]))
+        good = len(list_chunks(files.format, files.files[0]))
     tables = files.tables(["row"])
     for _ in range(good):
         next(tables)

@@ -74,7 +74,7 @@ def test_an_empty_line_between_rows_of_several_columns_is_refused(tmp_path: Path
     file = tmp_path / "x.csv"
     file.write_text("a,b\n1,2\n\n3,4\n")
     format_ = TableFiles.open([str(file)]).format
-    with pytest.raises(DataError, match=r"x.csv: row 1: the line gives 0 rows; a row is one line"):
+    with pytest.raises(DataError, match=r"x.csv: row 1: the line parses as 0 rows; write a row per line"):
         format_.read(str(file), 0, ["a"])
 
 

@@ -13,8 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recap.data.formats.format import Format
-from recap.data.formats.open import chunks_of
+from recap.data.formats.format import Format, list_chunks
 from recap.data.formats.tables import TableFiles
 from recap.data.formats.tfrecord.example import (
     BYTES,
@@ -62,7 +61,7 @@ def test_an_example_reads_back_unchanged(written: dict[bytes, tuple[int, list[An
 
 
 @given(st.binary(max_size=60))
-def test_any_bytes_are_an_example_or_refused(record: bytes) -> None:
+def test_bytes_that_are_not_an_example_are_refused(record: bytes) -> None:
     try:
         parse(record, b"")
     except ValueError as error:
@@ -94,7 +93,7 @@ def message(number: int, content: bytes) -> bytes:
 
 
 NAMES = [b"a", b"b", b"ab", b"", b"\xff" * 130]
-"""The names searched for; c is not among them."""
+"""The names that are looked up; c is not one of them."""
 
 
 @st.composite
@@ -127,10 +126,10 @@ def odd_records(draw: st.DrawFn) -> bytes:
 
 
 @given(st.lists(odd_records() | st.binary(max_size=12), max_size=25), st.sampled_from(["all", "first", "none"]))
-def test_many_records_parse_like_each_by_itself(records: list[bytes], alike: str) -> None:
+def test_many_records_parse_as_one_by_one(records: list[bytes], same: str) -> None:
     """`find_spans` agrees with `find_features`, which is slow and simple, on any record."""
-    if alike != "none":
-        records = records[:1] * 5 + (records if alike == "first" else [])
+    if same != "none":
+        records = records[:1] * 5 + (records if same == "first" else [])
     starts = np.cumsum([0] + [len(record) + 16 for record in records[:-1]])[: len(records)] + 12
     ends = starts + np.array([len(record) for record in records], np.int64)
     data = np.frombuffer(b"".join(b"\x0a" * 12 + record + b"\x0a" * 4 for record in records), np.uint8)
@@ -204,7 +203,7 @@ def open_records(file: Path) -> Format:
 
 def read_records(file: Path, skip: Sequence[int] = ()) -> pa.Table:
     format_ = open_records(file)
-    assert [chunk.rows for chunk in chunks_of(format_, str(file))] == [3]
+    assert [chunk.rows for chunk in list_chunks(format_, str(file))] == [3]
     return format_.read(str(file), 0, format_.schema(str(file)).names, skip)
 
 
@@ -314,7 +313,7 @@ def test_rows_before_damage_of_a_gzip_stream_can_be_read(records: Path) -> None:
 
 
 def assert_torn(file: Path, rows: int, text: str) -> None:
-    """`rows` rows can be read, and the error behind them is reported."""
+    """`rows` rows can be read, and the error after them is reported."""
     format_ = open_records(file)
     torn = format_.torn_end(str(file))
     assert (str(torn) if torn else "").startswith(f"{file}: row {rows}: " if text else "")

@@ -6,8 +6,8 @@ from functools import lru_cache
 import pyarrow as pa
 
 from recap.data.formats.files import open_file, stamp
-from recap.data.formats.filesystem import is_remote
 from recap.data.formats.format import Format, drop_rows
+from recap.data.formats.object_stores import is_remote
 from recap.errors import DataError
 
 
@@ -26,14 +26,14 @@ class ArrowFormat(Format):
         names = list(dict.fromkeys(columns))
         fields = [self.schema(file).get_field_index(name) for name in names] if is_remote(file) else []
         try:
-            batch = _reader(file, fields).get_batch(chunk)  # a reader of its own: readers are not thread-safe
+            batch = _reader(file, fields).get_batch(chunk)  # a new reader: readers are not thread-safe
             return drop_rows(pa.Table.from_batches([batch]).select(names), skip)
         except (OSError, pa.ArrowException) as error:
             raise DataError(f"{file}: record batch {chunk} cannot be read ({error})") from None
 
 
 def _reader(file: str, fields: Sequence[int] = ()) -> pa.ipc.RecordBatchFileReader:
-    """Memory-map a local file; of a remote one, fetch only the fields of these indices (all if empty)."""
+    """Memory-map a local file. Of a remote file, fetch only the columns of these indices; default: all."""
     if not is_remote(file):
         return pa.ipc.open_file(pa.memory_map(file))
     return pa.ipc.open_file(open_file(file), options=pa.ipc.IpcReadOptions(included_fields=list(fields)))
@@ -49,11 +49,11 @@ def _open(file: str, modified: int, size: int) -> pa.ipc.RecordBatchFileReader:
 
 @lru_cache(maxsize=4096)
 def _rows(file: str, modified: int, size: int) -> list[int]:
-    """Rows of each batch, from the headers of the batches."""
-    opened = _open(file, modified, size)
+    """The number of rows of each record batch, from its header."""
+    reader = _open(file, modified, size)
     try:
-        if is_remote(file) and opened.schema:  # one column is enough to fetch
-            opened = _reader(file, [0])
-        return [opened.get_batch(index).num_rows for index in range(opened.num_record_batches)]
+        if is_remote(file) and reader.schema:  # fetch one column only
+            reader = _reader(file, [0])
+        return [reader.get_batch(index).num_rows for index in range(reader.num_record_batches)]
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{file}: not readable as an Arrow IPC file ({error})") from None

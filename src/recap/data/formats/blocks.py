@@ -1,6 +1,6 @@
-"""Indexes of files of lines or records: blocks of complete rows, found in one pass over a file and then cached.
+"""Block indexes, the chunks of formats without row groups: where blocks of complete lines or records are in a file.
 
-A plain file is read from the offset of a block. A gzip file has no random access: it is one block.
+An index takes one pass over the file and is then cached. Gzip has no random access, so a gzip file is one block.
 """
 
 import math
@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from recap.data.formats.inflate import Damaged, is_gzip, pieces, unreadable
+from recap.data.formats.content import Damaged, is_gzip, pieces, unreadable
 
 BLOCK_BYTES = 16 << 20
-"""Size of a block, up to the length of its last line or record."""
+"""Approximate size of a block, which ends with a complete line or record."""
 
 
 @dataclass(frozen=True)
@@ -19,21 +19,23 @@ class Block:
     """Complete lines or records of a file."""
 
     offset: int
+    """Bytes of uncompressed content before it."""
     length: int
+    """Bytes of uncompressed content."""
     rows: int
     first_row: int
 
 
 @dataclass(frozen=True)
 class BlockIndex:
-    """The blocks of a file, and the error behind them if the end of the file is torn."""
+    """The blocks of a file, and the error after the last one if the end of the file is torn."""
 
     blocks: tuple[Block, ...]
     torn: str | None = None
 
     @property
     def rows(self) -> int:
-        """Rows of all blocks."""
+        """The number of rows in all blocks."""
         return sum(block.rows for block in self.blocks)
 
 
@@ -44,7 +46,7 @@ def block_bytes(file: str) -> float:
 
 @lru_cache(maxsize=4096)
 def first_line(file: str, modified: int, size: int) -> bytes:
-    """The first line of a file, always with a line break. Raises DataError."""
+    """The first line of a file, with a line break even if the file has none. Raises DataError."""
     line = b""
     try:
         for piece in pieces(file, 1 << 16):
@@ -53,29 +55,31 @@ def first_line(file: str, modified: int, size: int) -> bytes:
                 break
     except Damaged as error:
         raise unreadable(file, error) from None
-    return line[: line.find(b"\n")] + b"\n" if b"\n" in line else line + b"\n"
+    return line.partition(b"\n")[0] + b"\n"
 
 
-def index_lines(parts: Iterable[bytes], size: float, *, header: bool) -> BlockIndex:
-    """The blocks, of about `size` bytes, of the lines in `parts`; with `header`, the first line is not a row."""
+def index_lines(content: Iterable[bytes], size: float, *, header: bool) -> BlockIndex:
+    """The blocks, of about `size` bytes, of the lines in `content`; with `header`, the first line is not a row."""
     blocks: list[Block] = []
-    offset = seen = rows = first_row = 0
-    last = b"\n"
-    for part in parts:
+    offset = read = rows = first_row = 0  # `offset` and `rows` are of the block not ended yet
+    in_header = header
+    last_byte = b"\n"
+    for piece in content:
         start = 0
-        if header:
-            start = part.find(b"\n") + 1
-            offset = seen + (start or len(part))
-            header = not start
-        if not header:
-            end = part.rfind(b"\n") + 1 if seen + len(part) - offset >= size else 0
+        if in_header:
+            start = piece.find(b"\n") + 1
+            in_header = start == 0
+            offset = read + (len(piece) if in_header else start)
+        if not in_header:
+            end = piece.rfind(b"\n") + 1 if read + len(piece) - offset >= size else 0
             if end > start:
-                rows += part.count(b"\n", start, end)
-                blocks.append(Block(offset, seen + end - offset, rows, first_row))
-                offset, first_row, rows, start = seen + end, first_row + rows, 0, end
-            rows += part.count(b"\n", start)
-        seen, last = seen + len(part), part[-1:]
-    rows += last != b"\n" and not header
+                rows += piece.count(b"\n", start, end)
+                blocks.append(Block(offset, read + end - offset, rows, first_row))
+                offset, first_row, rows, start = read + end, first_row + rows, 0, end
+            rows += piece.count(b"\n", start)
+        read, last_byte = read + len(piece), piece[-1:]
+    if last_byte != b"\n" and not in_header:  # a last line without a line break
+        rows += 1
     if rows:
-        blocks.append(Block(offset, seen - offset, rows, first_row))
+        blocks.append(Block(offset, read - offset, rows, first_row))
     return BlockIndex(tuple(blocks))

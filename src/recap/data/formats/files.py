@@ -1,4 +1,4 @@
-"""Finds the files of a source, and opens local and remote ones alike."""
+"""Finds and opens the files of a source: local paths, and URLs of object stores."""
 
 import glob
 import os
@@ -9,31 +9,31 @@ from datetime import datetime, timedelta
 import pyarrow as pa
 
 from recap.config.data import DailyInputs, HourlyInputs
-from recap.data.formats.filesystem import is_remote, is_remote_folder, reason, remote_file, remote_glob, remote_stamp
+from recap.data.formats.object_stores import is_remote, is_remote_folder, reason, remote_file, remote_glob, remote_stamp
 from recap.errors import DataError
 
 
 def find_files(inputs: Sequence[str] | HourlyInputs | DailyInputs) -> list[str]:
-    """The files, sorted by name, that globs of paths and URLs match, or that the folders of hours or days hold.
+    """The files that globs of paths or URLs match, or that are in the folders of hours or days; sorted by name.
 
-    Raises DataError for a glob that matches no file, and for more missing hours or days than are tolerated.
+    Raises DataError for a glob that matches no file, and if more hours or days are missing than the config tolerates.
     """
     if isinstance(inputs, HourlyInputs):
         last = datetime.strptime(inputs.end_datetime, "%Y/%m/%d/%H")
         times = [last - timedelta(hours=back) for back in range(inputs.hours)]
-        return _by_time(inputs, times, inputs.num_missing_hours_tol, "hour")
+        return _find_by_time(inputs, times, inputs.num_missing_hours_tol, "hour")
     if isinstance(inputs, DailyInputs):
         last = datetime.strptime(inputs.end_date, "%Y/%m/%d")
         times = [last - timedelta(days=back) for back in range(inputs.days)]
-        return _by_time(inputs, times, inputs.num_missing_days_tol, "day")
+        return _find_by_time(inputs, times, inputs.num_missing_days_tol, "day")
     matches: set[str] = set()
     for pattern in map(_local_path, inputs):
-        files = _matched(pattern)
+        files = _match(pattern)
         if not files and (is_remote_folder(pattern) if is_remote(pattern) else os.path.isdir(pattern)):
             raise DataError(f"{pattern}: is a folder; name its files, such as {os.path.join(pattern, '*.parquet')}")
         if not files:
-            here = "" if is_remote(pattern) else f" (working directory {os.getcwd()})"
-            raise DataError(f"{pattern}: matches no file{here}; check the path, or create the data first")
+            working_directory = "" if is_remote(pattern) else f" (working directory {os.getcwd()})"
+            raise DataError(f"{pattern}: matches no file{working_directory}; check the path, or create the data")
         matches.update(files)
     return sorted(matches)
 
@@ -43,23 +43,26 @@ def _local_path(file: str) -> str:
     return file.removeprefix("file://")
 
 
-def _matched(pattern: str) -> list[str]:
-    """The files of one glob; the path of an existing file is that file, even if its name looks like a glob."""
+def _match(pattern: str) -> list[str]:
+    """The files that one glob matches; the path of an existing file matches that file, even if it looks like a glob."""
     if is_remote(pattern):
         return remote_glob(pattern)
-    matched = [pattern] if os.path.isfile(pattern) else glob.glob(pattern, recursive=True)
-    return [file for file in matched if os.path.isfile(file)]
+    if os.path.isfile(pattern):
+        return [pattern]
+    return [file for file in glob.glob(pattern, recursive=True) if os.path.isfile(file)]
 
 
-def _by_time(inputs: HourlyInputs | DailyInputs, times: list[datetime], tolerated: int, unit: str) -> list[str]:
-    """The files in the folder of each time."""
+def _find_by_time(inputs: HourlyInputs | DailyInputs, times: list[datetime], tolerated: int, unit: str) -> list[str]:
+    """The files in the folders of all `times`."""
     matches: set[str] = set()
     missing: list[str] = []
     for time in reversed(times):
         folder = os.path.join(_local_path(inputs.data_root), time.strftime(inputs.folders))
-        files = _matched(os.path.join(glob.escape(folder), inputs.files))
-        matches.update(files)
-        missing += [] if files else [folder]
+        files = _match(os.path.join(glob.escape(folder), inputs.files))
+        if files:
+            matches.update(files)
+        else:
+            missing.append(folder)
     if len(missing) > tolerated or not matches:
         shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
         raise DataError(
@@ -70,7 +73,7 @@ def _by_time(inputs: HourlyInputs | DailyInputs, times: list[datetime], tolerate
 
 
 def open_file(file: str) -> pa.NativeFile:
-    """A path or URL, open for random access; a context manager. Raises OSError."""
+    """Open a path or URL for random access; a context manager. Raises OSError."""
     return remote_file(file) if is_remote(file) else pa.OSFile(_local_path(file))
 
 
@@ -81,7 +84,7 @@ def read_bytes(file: str) -> bytes:
 
 
 def stamp(file: str) -> tuple[int, int]:
-    """Modification time (ns) and size (bytes) of a file, which tell whether it changed. Raises DataError."""
+    """Modification time (ns) and size (bytes), which show whether a file has changed. Raises DataError."""
     try:
         if is_remote(file):
             return remote_stamp(file)
@@ -92,9 +95,9 @@ def stamp(file: str) -> tuple[int, int]:
 
 
 def relative_names(files: Sequence[str], inputs: Sequence[str] | HourlyInputs | DailyInputs = ()) -> list[str]:
-    """The paths of files relative to their common folder, in the order of `files`.
+    """The paths of `files` relative to their common folder, in the same order.
 
-    With the `inputs` that match them, relative to the folder before the first wildcard: then names stay the same when
+    With `inputs`, which match them, relative to the folder before the first wildcard, so that names stay the same when
     files are added.
     """
     paths = [_absolute(file) for file in files]

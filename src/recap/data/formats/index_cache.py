@@ -1,4 +1,4 @@
-"""Block indexes cached on disk between runs, each in a small file of the user's cache folder."""
+"""Caches block indexes on disk between runs, one small file each in the user's cache folder."""
 
 import json
 import os
@@ -14,17 +14,17 @@ from recap.storage import atomic_write
 
 
 def cached_index(file: str, stamp: tuple[int, int], kind: str, find: Callable[[], BlockIndex]) -> BlockIndex:
-    """The block index of a file with this `stamp`: from the cache, or from `find`, whose result is cached.
+    """The block index of a file with this `stamp`, from the cache or computed by `find` and then cached.
 
-    `kind` names the way the file is divided. A cache that cannot be read or written is ignored.
+    `kind`: how the file is divided into blocks. A cache that cannot be read or written is ignored.
     """
     name = file if "://" in file else os.path.abspath(file)
-    about = [name, *stamp, kind, blocks.BLOCK_BYTES]
-    path = _folder() / f"{sha256(json.dumps(about).encode()).hexdigest()[:32]}.json"
-    index = _load(path, about)
+    key = [name, *stamp, kind, blocks.BLOCK_BYTES]
+    path = _folder() / f"{sha256(json.dumps(key).encode()).hexdigest()[:32]}.json"
+    index = _load(path, key)
     if index is None:
         index = find()
-        _store(path, {"about": about, "blocks": [astuple(block) for block in index.blocks], "torn": index.torn})
+        _store(path, {"about": key, "blocks": [astuple(block) for block in index.blocks], "torn": index.torn})
     return index
 
 
@@ -33,12 +33,12 @@ def _folder() -> Path:
     return Path(home, "recap", "blocks")
 
 
-def _load(path: Path, about: list[Any]) -> BlockIndex | None:
-    """The index in a cache file, if it is `about` this and consistent."""
+def _load(path: Path, key: list[Any]) -> BlockIndex | None:
+    """The index in a cache file; None if the file is missing, invalid or of another key."""
     try:
         entry = json.loads(path.read_text(encoding="utf-8"))
         index = BlockIndex(tuple(Block(*block) for block in entry["blocks"]), entry["torn"])
-        if entry["about"] != about or not (index.torn is None or isinstance(index.torn, str)):
+        if entry["about"] != key or not (index.torn is None or isinstance(index.torn, str)):
             return None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None

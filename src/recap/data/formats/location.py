@@ -1,4 +1,4 @@
-"""Where rows come from, for error messages."""
+"""`Location`: the file and rows that a table was read from, for error messages."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,22 +8,26 @@ from recap.errors import DataError
 
 @dataclass(frozen=True)
 class Location:
-    """The position of a table in a file; rows of the file are counted from 0."""
+    """The rows of a file that a table holds; rows of a file are counted from 0."""
 
     file: str
     first_row: int = 0
-    """Row of the file at which reading started."""
+    """The row of the file at which reading started."""
     skipped: tuple[int, ...] = ()
-    """Rows, counted from `first_row`, that are missing from the table, ascending."""
+    """Rows left out of the table, counted from `first_row`, ascending."""
 
     def error(self, column: str, text: str, rows: Sequence[int] = ()) -> DataError:
-        """A DataError that names the file, the column and the first of the table's bad `rows`."""
-        positions = [self._position(row) for row in rows]
-        at = f", row {self.first_row + positions[0]}" if positions else ""
-        return DataError(f"{self.file}: column {column!r}{at}: {text}", positions)
+        """A DataError that names the file, the column and the first of the bad `rows`, which count in the table.
 
-    def _position(self, row: int) -> int:
-        """The row, counted from `first_row`, that is row `row` of the table."""
+        `DataError.rows` are all of them, counted from `first_row`.
+        """
+        file_rows = [self._with_skipped(row) for row in rows]
+        at = f", row {self.first_row + file_rows[0]}" if file_rows else ""
+        return DataError(f"{self.file}: column {column!r}{at}: {text}", file_rows)
+
+    def _with_skipped(self, row: int) -> int:
+        """Row `row` of the table, counted from `first_row` with the skipped rows."""
         for skipped in self.skipped:
-            row += skipped <= row
+            if skipped <= row:
+                row += 1
         return row

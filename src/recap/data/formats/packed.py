@@ -1,13 +1,15 @@
 """Packed columns: lists of one length stored as binary, the values of a row end to end.
 
-Parquet stores levels with every value of a list, and decoding them takes longer than everything else. The bytes of a
-packed row are the values themselves, so reading them back only reinterprets the memory as lists.
+Parquet stores levels with every value of a list, and decoding them dominates reading. The bytes of a packed row are
+its values, so reading reinterprets the memory as lists.
 
-In columns with many zeros, zstd decompresses each short run of zeros by itself, which again takes longer than all
-else. Sparse packing stores a bit per value, set if it is not zero, and only the values that are not zero.
+In a column with many zeros, zstd decompresses each short run of zeros separately, and that dominates reading. Sparse
+packing stores only the nonzero values, and a bitmap of them: one bit per value.
 """
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,20 +17,21 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from recap.data.formats.location import Location
 from recap.errors import DataError
 from recap.native.buffers import new_array
 
 KEY = b"recap.packed"
-"""Key in the metadata of a packed column; its value is the list type, such as float[6000]. Values are little-endian."""
+"""Metadata key of a packed column; its value is the list type, such as float[6000]. Values are little-endian."""
 SPARSE = " without zeros"
-"""Suffix of the list type if only nonzero values are stored, with a bitmap of them, lowest bit first."""
-_BITMAP = "there"
-"""Name in files of the bitmap of a sparse row."""
-MANY_ZEROS = 0.25
-"""The share of zeros above which floats are stored sparse."""
+"""Suffix of the list type in a sparse column. Part of the file format."""
+_BITMAP, _NONZERO = "there", "values"
+"""Fields of a sparse column: the bitmap of a row, lowest bit first, and its nonzero values. Part of the file format."""
+SPARSE_ZERO_SHARE = 0.25
+"""A column with a larger share of zeros is packed sparse."""
 
 _BLOCK_ROWS = 64
-"""Rows unpacked together; their values fit the processor's cache."""
+"""Rows unpacked together; their values fit the CPU cache."""
 
 _INTEGERS = [pa.int8(), pa.int16(), pa.int32(), pa.int64()]
 _TYPES = {str(kind): kind for kind in [*_INTEGERS, pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64()]}
@@ -36,13 +39,13 @@ _TYPES |= {str(kind): kind for kind in (pa.float16(), pa.float32(), pa.float64()
 
 
 def can_pack(kind: pa.DataType) -> bool:
-    """Whether a type is lists of numbers of one length."""
+    """Whether values of this type are lists of numbers, all of one length."""
     return bool(pa.types.is_fixed_size_list(kind) and kind.list_size and str(kind.value_type) in _TYPES)
 
 
 @dataclass
 class Survey:
-    """Statistics of a list column, which decide how to pack it."""
+    """Statistics of a list column, from which its packed form is chosen."""
 
     kind: pa.FixedSizeListType
     low: int = 0
@@ -61,16 +64,16 @@ class Survey:
             self.low, self.high = min(self.low, low), max(self.high, high)
 
     @property
-    def best(self) -> pa.FixedSizeListType:
-        """The list type, with the narrowest integers that hold the values."""
+    def narrowest_kind(self) -> pa.FixedSizeListType:
+        """The list type with the narrowest integers that hold the values; floats stay unchanged."""
         if not pa.types.is_integer(self.kind.value_type):
             return self.kind
         return pa.list_(narrowest(self.low, self.high), self.kind.list_size)
 
     @property
     def sparse(self) -> bool:
-        """Whether to store only nonzero values."""
-        return self.zeros > MANY_ZEROS * self.values
+        """Whether enough values are zero to store only the others."""
+        return self.zeros > SPARSE_ZERO_SHARE * self.values
 
 
 def narrowest(low: int, high: int) -> pa.DataType:
@@ -80,7 +83,7 @@ def narrowest(low: int, high: int) -> pa.DataType:
 
 
 def pack_field(field: pa.Field, *, sparse: bool = False) -> pa.Field:
-    """The packed form of a list column; `sparse`: without its zeros."""
+    """The packed form of a list column; `sparse`: only nonzero values are stored."""
     list_type = f"{field.type.value_type}[{field.type.list_size}]{SPARSE if sparse else ''}"
     metadata = (field.metadata or {}) | {KEY: list_type.encode()}
     return pa.field(field.name, _packed_type(field.type, sparse=sparse), field.nullable, metadata)
@@ -100,36 +103,44 @@ def unpack_schema(schema: pa.Schema, file: str) -> pa.Schema:
     fields = []
     for field in schema:
         if is_packed(field):
-            try:
+            with _locate_errors(file, field):
                 kind = _list_type(field)
-            except ValueError as error:
-                raise DataError(f"{file}, column {field.name!r}: {error}; write the file again") from None
-            rest = {key: value for key, value in field.metadata.items() if key != KEY}
-            field = pa.field(field.name, kind, field.nullable, rest or None)
+            metadata = {key: value for key, value in field.metadata.items() if key != KEY}
+            field = pa.field(field.name, kind, field.nullable, metadata or None)
         fields.append(field)
     return pa.schema(fields, schema.metadata)
 
 
 def unpack(table: pa.Table, file: str) -> pa.Table:
-    """`table` with packed columns as lists: without a copy, unless they are sparse."""
+    """`table` with packed columns as lists; only sparse columns are copied. Raises DataError for invalid content."""
     schema = unpack_schema(table.schema, file)
     columns = []
     for column, packed, field in zip(table.columns, table.schema, schema, strict=True):
         if is_packed(packed):
-            try:
+            with _locate_errors(file, field):
                 column = pa.chunked_array([_unpack(chunk, field.type) for chunk in column.chunks], field.type)
-            except ValueError as error:
-                raise DataError(f"{file}, column {field.name!r}: {error}; write the file again") from None
         columns.append(column)
     return pa.table(columns, schema=schema)
 
 
+@contextmanager
+def _locate_errors(file: str, field: pa.Field) -> Iterator[None]:
+    """Raise a ValueError about a packed column as a DataError with its location."""
+    try:
+        yield
+    except ValueError as error:
+        raise Location(file).error(field.name, f"{error}; write the file again") from None
+
+
 def unpacked_bytes(table: pa.Table) -> int:
-    """The memory of a table after `unpack`."""
+    """Bytes of a table in memory after `unpack`."""
     total = 0
     for column, field in zip(table.columns, table.schema, strict=True):
-        kind = _list_type(field) if is_packed(field) else None
-        total += column.nbytes if kind is None else len(column) * kind.list_size * kind.value_type.bit_width // 8
+        if is_packed(field):
+            kind = _list_type(field)
+            total += len(column) * kind.list_size * kind.value_type.bit_width // 8
+        else:
+            total += column.nbytes
     return total
 
 
@@ -137,8 +148,8 @@ def _pack(lists: pa.FixedSizeListArray, field: pa.Field) -> pa.Array:
     kind = _list_type(field)
     if lists.flatten().null_count:
         raise DataError(
-            f"column {field.name!r} holds null inside a list, which cannot be packed; fill it (a missing float "
-            "with NaN, for example), or convert without --pack"
+            f"column {field.name!r} holds null inside a list, which cannot be packed; fill it (floats with NaN, "
+            "for example), or convert without --pack"
         )
     size, width = kind.list_size, kind.value_type.bit_width // 8
     values = lists.values.slice(lists.offset * size, len(lists) * size)
@@ -169,7 +180,7 @@ def _unpack(packed: pa.Array, kind: pa.FixedSizeListType) -> pa.Array:
 
 
 def _unpack_sparse(packed: pa.StructArray, kind: pa.FixedSizeListType) -> pa.Array:
-    bitmaps, stored = packed.field(_BITMAP), packed.field("values")
+    bitmaps, stored = packed.field(_BITMAP), packed.field(_NONZERO)
     rows, size, width = len(packed), kind.list_size, kind.value_type.bit_width // 8
     stride = bitmaps.type.byte_width
     bits = np.frombuffer(bitmaps.buffers()[1], np.uint8)[bitmaps.offset * stride :][: rows * stride]
@@ -186,7 +197,7 @@ def _unpack_sparse(packed: pa.StructArray, kind: pa.FixedSizeListType) -> pa.Arr
         block.fill(0)
         positions, nonzero = np.flatnonzero(mask), values[ends[first] : ends[last]]
         if len(positions) != len(nonzero):
-            raise ValueError(f"{len(nonzero)} packed values, but bits for {len(positions)}")
+            raise ValueError(f"holds {len(nonzero)} nonzero values, but its bitmap {len(positions)}")
         block[positions] = nonzero
     numbers = pa.Array.from_buffers(kind.value_type, len(flat), [None, pa.py_buffer(flat)])
     return pa.FixedSizeListArray.from_arrays(numbers, type=kind, mask=None if valid is None else pa.array(~valid))
@@ -194,13 +205,13 @@ def _unpack_sparse(packed: pa.StructArray, kind: pa.FixedSizeListType) -> pa.Arr
 
 def _unpack_bits(bits: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.bool_]:
     """[B, bytes] → [B, size]."""
-    if size % 8 == 0:  # the same as below, several times faster
+    if size % 8 == 0:  # same result, several times faster
         return np.unpackbits(bits.reshape(-1), bitorder="little").view(bool).reshape(-1, size)
     return np.unpackbits(bits, axis=1, count=size, bitorder="little").view(bool)
 
 
 def is_packed(field: pa.Field) -> bool:
-    """Whether a column of a file is declared packed."""
+    """Whether the metadata of a column declares it packed."""
     return KEY in (field.metadata or {})
 
 
@@ -208,21 +219,21 @@ def _packed_type(kind: pa.FixedSizeListType, *, sparse: bool) -> pa.DataType:
     if not sparse:
         return pa.binary(kind.value_type.bit_width // 8 * kind.list_size)
     bits = pa.field(_BITMAP, pa.binary((kind.list_size + 7) // 8), nullable=False)
-    return pa.struct([bits, pa.field("values", pa.large_binary(), nullable=False)])
+    return pa.struct([bits, pa.field(_NONZERO, pa.large_binary(), nullable=False)])
 
 
 def _list_type(field: pa.Field) -> pa.FixedSizeListType:
-    """The list type of a packed column. Raises ValueError if its metadata or its type do not fit."""
+    """The list type of a packed column. Raises ValueError if its metadata are invalid or do not fit its type."""
     text = field.metadata[KEY].decode(errors="replace")
     match = re.fullmatch(rf"(\w+)\[([1-9][0-9]{{0,8}})\]({SPARSE})?", text)
     if match is None or match[1] not in _TYPES:
-        raise ValueError(f"declared packed, but {text!r} is not a list type such as float[64]")
+        raise ValueError(f"is declared packed, but {text!r} is not a list type such as float[64]")
     kind = pa.list_(_TYPES[match[1]], int(match[2]))
     if field.type != _packed_type(kind, sparse=match[3] is not None):
-        raise ValueError(f"declared packed {text}, but its type is {field.type}")
+        raise ValueError(f"is declared packed {text}, but its type is {field.type}")
     return kind
 
 
 def _bits_of(values: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-    """The bits of numbers; those of -0.0 are not zero."""
+    """The bits of numbers as unsigned integers; those of -0.0 are not zero."""
     return values.view(f"u{values.itemsize}")

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recap.data.formats.files import open_file, stamp
-from recap.data.formats.filesystem import is_remote
 from recap.data.formats.format import Format, drop_rows
+from recap.data.formats.object_stores import is_remote
 from recap.data.formats.packed import unpack, unpack_schema
 from recap.errors import DataError
 
@@ -29,7 +29,7 @@ class ParquetFormat(Format):
     def read(self, file: str, chunk: int, columns: Sequence[str], skip: Sequence[int] = ()) -> pa.Table:
         metadata = _footer(file, *stamp(file))[0]
         try:
-            with _open(file, metadata) as opened:  # a reader of its own: readers are not thread-safe
+            with _open(file, metadata) as opened:  # a new reader: readers are not thread-safe
                 table = opened.read_row_group(chunk, columns=list(dict.fromkeys(columns)), use_threads=False)
                 return drop_rows(unpack(table, file), skip)
         except (OSError, pa.ArrowException) as error:
@@ -38,7 +38,7 @@ class ParquetFormat(Format):
 
 @contextmanager
 def _open(file: str, metadata: pq.FileMetaData | None = None) -> Iterator[pq.ParquetFile]:
-    """A reader; from a store it requests all columns of a row group together instead of one after the other."""
+    """A reader. From an object store it fetches all columns of a row group together, not one after the other."""
     if not is_remote(file):
         with pq.ParquetFile(file, metadata=metadata) as opened:
             yield opened
@@ -49,7 +49,7 @@ def _open(file: str, metadata: pq.FileMetaData | None = None) -> Iterator[pq.Par
 
 @lru_cache(maxsize=1024)
 def _footer(file: str, modified: int, size: int) -> tuple[pq.FileMetaData, pa.Schema]:
-    """The metadata and the columns; parsed again only if the file changes."""
+    """The metadata and the schema of a file, cached until the file changes."""
     try:
         with _open(file) as opened:
             return opened.metadata, unpack_schema(opened.schema_arrow, file)

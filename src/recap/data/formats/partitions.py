@@ -1,4 +1,4 @@
-"""Partitioned folders: columns whose values are in the path of a file, such as `country=JP/hour=07/part.parquet`."""
+"""Partitioned folders: columns whose values are in the paths of files, such as `country=JP/hour=07/part.parquet`."""
 
 from collections.abc import Sequence
 from urllib.parse import unquote
@@ -10,17 +10,17 @@ from recap.data.formats.location import Location
 from recap.errors import DataError
 
 NULL = "__HIVE_DEFAULT_PARTITION__"
-"""The value of a folder that stands for null."""
+"""Folder value that stands for null."""
 
 
 class PartitionedFormat(Format):
-    """Files of another format, with a column for each `name=value` folder of their path; a file's own column wins."""
+    """Adds a column for each `name=value` folder in the path of a file; a column of the file itself wins."""
 
     def __init__(self, inner: Format, types: ColumnTypes, files: Sequence[str] = ()) -> None:
-        """`types` are the types to read columns as; others are integers if they are in all of `files`, else strings."""
+        """`types`: column → type; other columns are integers if their values are in all `files`, else strings."""
         self.inner = inner
         self.name = inner.name
-        self._asked = {name: kind for name, kind in types.items() if not pa.types.is_nested(kind)}
+        self._configured = {name: kind for name, kind in types.items() if not pa.types.is_nested(kind)}
         self._inferred = _infer_types(files)
 
     def schema(self, file: str) -> pa.Schema:
@@ -37,14 +37,14 @@ class PartitionedFormat(Format):
         """One chunk; the file itself is not read if all columns come from its folders."""
         names = list(dict.fromkeys(columns))
         constants = self._constants(file) if any(name in folder_values(file) for name in names) else {}
-        inside = [name for name in names if name not in constants]
-        if len(inside) == len(names):
+        in_file = [name for name in names if name not in constants]
+        if len(in_file) == len(names):
             return self.inner.read(file, chunk, names, skip)
         values: dict[str, pa.ChunkedArray] = {}
         rows = self.inner.chunk_rows(file)[chunk] - len(skip)
-        if inside:
-            table = self.inner.read(file, chunk, inside, skip)
-            values, rows = {name: table.column(name) for name in inside}, table.num_rows
+        if in_file:
+            table = self.inner.read(file, chunk, in_file, skip)
+            values, rows = {name: table.column(name) for name in in_file}, table.num_rows
         values |= {name: pa.repeat(constants[name], rows) for name in names if name in constants}
         return pa.table({name: values[name] for name in names})
 
@@ -52,21 +52,21 @@ class PartitionedFormat(Format):
         return self.inner.torn_end(file)
 
     def _constants(self, file: str) -> dict[str, pa.Scalar]:
-        """The values of the columns that only the folders of a file give. Raises DataError."""
+        """The folder columns of a file that the file itself lacks. Raises DataError."""
         texts = folder_values(file)
         own = self.inner.schema(file).names if texts else []
         return {name: self._value(file, name, text) for name, text in texts.items() if name not in own}
 
     def _value(self, file: str, name: str, text: str | None) -> pa.Scalar:
-        kind = self._asked.get(name) or self._inferred.get(name) or _infer_types([file]).get(name, pa.string())
+        kind = self._configured.get(name) or self._inferred.get(name) or _infer_types([file]).get(name, pa.string())
         try:
             return pa.scalar(text, pa.string()).cast(kind)
         except pa.ArrowException:
-            raise Location(file).error(name, f"its folder has the value {text!r}; expected {kind}") from None
+            raise Location(file).error(name, f"is {text!r} in the path of the file, expected {kind}") from None
 
 
 def folder_values(file: str) -> dict[str, str | None]:
-    """The values in the folders of a path, URL-decoded as in Hive; the outer of two folders of one name wins."""
+    """The values in the folders of a path, URL-decoded as in Hive; of two folders of one name, the outer is used."""
     values: dict[str, str | None] = {}
     for segment in file.split("/")[:-1]:
         name, equals, value = (unquote(part) for part in segment.partition("="))
@@ -76,7 +76,7 @@ def folder_values(file: str) -> dict[str, str | None]:
 
 
 def _utf8(text: str) -> str:
-    """`text` with replacements for what UTF-8, and so Arrow, cannot encode; a path may hold any bytes."""
+    """Replace characters that UTF-8, and so Arrow, cannot encode; a path may hold any bytes."""
     return text.encode(errors="replace").decode()
 
 

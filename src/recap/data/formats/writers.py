@@ -1,4 +1,4 @@
-"""Writes tables to files of every format, a table at a time."""
+"""Writers of every file format; they append one table at a time."""
 
 import gzip
 import json
@@ -21,11 +21,11 @@ from recap.data.formats.tfrecord.records import masked_crc
 from recap.errors import DataError
 
 ROW_GROUP_BYTES = 64 * 2**20
-"""Maximum size of a Parquet row group in memory: a shuffle window is at least one, and three are in memory."""
+"""Maximum size of a Parquet row group in memory. A shuffle window has at least one, and three windows are in memory."""
 
 
 class Writer(ABC):
-    """A file being written; a context manager that closes it."""
+    """Writes one file; a context manager that closes it."""
 
     @abstractmethod
     def write(self, table: pa.Table) -> None:
@@ -43,7 +43,7 @@ class Writer(ABC):
 
 
 def open_writer(kind: SourceKind, path: Path, schema: pa.Schema) -> Writer:
-    """A writer of format `kind` for the columns of `schema`. Raises DataError for columns it cannot hold."""
+    """A writer of format `kind` for the columns of `schema`. Raises DataError for columns the format cannot hold."""
     match kind:
         case "parquet":
             return _ParquetWriter(path, schema)
@@ -83,7 +83,8 @@ class _CsvWriter(_ArrowWriter):
             text = pa.types.is_string(field.type) or pa.types.is_large_string(field.type)
             if text and pc.any(pc.match_substring_regex(column, "[\\r\\n]")).as_py():
                 raise DataError(
-                    f"column {field.name!r} holds text with a line break; CSV files here have one line per row"
+                    f"column {field.name!r} holds text with a line break, but recap reads one line per CSV row; "
+                    "choose another format"
                 )
         super().write(table)
 
@@ -99,13 +100,13 @@ class _ParquetWriter(Writer):
             path,
             schema,
             compression="zstd",
-            # level 1 makes packed bytes a tenth smaller but takes twice as long to decompress as level -1
+            # Level 1 makes packed bytes a tenth smaller than level -1, but decompression takes twice as long.
             compression_level={path: -1 if path in bytes_ else 1 for path in columns},
-            # floats and packed bytes hardly ever repeat, so a dictionary only adds a lookup per value
+            # Floats and packed bytes rarely repeat, so a dictionary would only add a lookup per value.
             use_dictionary=[
                 path for path, kind in columns.items() if path not in bytes_ and kind not in ("FLOAT", "DOUBLE")
             ],
-            # minimum and maximum of packed bytes are as long as a row and useless
+            # The minimum and maximum of packed bytes would be as long as a row, and useless.
             write_statistics=[path for path in columns if path not in bytes_],
         )
 
@@ -118,7 +119,7 @@ class _ParquetWriter(Writer):
 
 
 def _parquet_columns(schema: pa.Schema) -> dict[str, str]:
-    """Leaf columns in Parquet of the columns of `schema` → their physical types."""
+    """The leaf columns that Parquet stores for `schema` → their physical types."""
     sink = pa.BufferOutputStream()
     pq.write_table(schema.empty_table(), sink)
     columns = pq.ParquetFile(pa.BufferReader(sink.getvalue())).schema
@@ -134,11 +135,15 @@ class _JsonLinesWriter(Writer):
 
     def write(self, table: pa.Table) -> None:
         for row in table.to_pylist():
-            values = {name: value if value == value else None for name, value in row.items()}
+            values = {name: None if _is_nan(value) else value for name, value in row.items()}
             self.stream.write(json.dumps(values, ensure_ascii=False, default=_as_json) + "\n")
 
     def close(self) -> None:
         self.stream.close()
+
+
+def _is_nan(value: Any) -> bool:
+    return bool(value != value)  # works for floats of every width
 
 
 def _as_json(value: Any) -> Any:
@@ -157,7 +162,9 @@ class _TfRecordWriter(Writer):
     def write(self, table: pa.Table) -> None:
         for name, kind in zip(table.column_names, table.schema.types, strict=True):
             if pa.types.is_uint64(kind) and (pc.max(table.column(name)).as_py() or 0) >= 2**63:
-                raise DataError(f"column {name!r} holds integers of 2^63 or more, beyond the int64 of TFRecord")
+                raise DataError(
+                    f"column {name!r} holds integers of 2^63 or more, beyond TFRecord's int64; choose another format"
+                )
         for row in table.to_pylist():
             features = {
                 name.encode(): (kind, _as_list(row[name], kind))
@@ -165,8 +172,8 @@ class _TfRecordWriter(Writer):
                 if row[name] is not None
             }
             record = write_example(features)
-            head = struct.pack("<Q", len(record))
-            self.stream.write(head + struct.pack("<I", masked_crc(head)))
+            length = struct.pack("<Q", len(record))
+            self.stream.write(length + struct.pack("<I", masked_crc(length)))
             self.stream.write(record + struct.pack("<I", masked_crc(record)))
 
     def close(self) -> None:
@@ -174,7 +181,7 @@ class _TfRecordWriter(Writer):
 
 
 def tfrecord_schema(schema: pa.Schema) -> dict[str, Any]:
-    """The content of the `source.schema_path` file for TFRecord files written with the columns of `schema`."""
+    """The content of `source.schema_path` for TFRecord files with the columns of `schema`."""
     dtypes = {BYTES: "bytes_list", FLOATS: "float_list", INTEGERS: "int64_list"}
     entries = []
     for field in schema:

@@ -1,4 +1,4 @@
-"""Spans of features in many records → columns; the values of all records are copied in one call."""
+"""Spans of a feature in many records → one column; the values of all records are copied in one call."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ _KINDS = {BYTES: "bytes", FLOATS: "floats", INTEGERS: "integers"}
 
 
 def feature_column(location: Location, field: pa.Field, data: Bytes, spans: Spans, feature: int) -> pa.Array:
-    """One feature of all records in `data`, of the type of `field`. Raises DataError with all bad rows."""
+    """Feature number `feature` of all records in `data`, as the type of `field`. Raises DataError with all bad rows."""
     kind = field.type
     length = kind.list_size if pa.types.is_fixed_size_list(kind) else -1 if pa.types.is_list(kind) else 1
     scalar = kind if length == 1 else kind.value_type
@@ -56,7 +56,7 @@ def _byte_column(location: Location, field: pa.Field, length: int, data: Bytes, 
 def _numbers(
     location: Location, name: str, data: Bytes, spans: Spans, feature: int, kind: int
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
-    """The numbers of all rows end to end, and their count per row."""
+    """The numbers of all rows, end to end, and the count of each row."""
     packed, sizes = _packed(data, spans, feature)
     if kind == FLOATS:
         bad = _where(sizes % 4 != 0)
@@ -78,7 +78,7 @@ def _numbers(
 
 
 def _packed(data: Bytes, spans: Spans, feature: int) -> tuple[Bytes, npt.NDArray[np.int64]]:
-    """The packed bytes of the numbers of all rows end to end, and their size per row."""
+    """The packed bytes of the numbers of all rows, end to end, and the size of each row."""
     kinds, starts, ends = spans.kinds[feature], spans.starts[feature], spans.ends[feature]
     if (kinds >= 0).all():
         sizes = np.where(kinds > 0, ends - starts, 0)

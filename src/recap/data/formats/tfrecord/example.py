@@ -1,4 +1,4 @@
-"""`tf.train.Example` without TensorFlow: the features of one record ↔ bytes in the wire format of protocol buffers.
+"""One `tf.train.Example`, without TensorFlow: its features ↔ bytes in the wire format of protocol buffers.
 
 Example { Features features = 1; }  Features { map<string, Feature> feature = 1; }
 Feature { oneof: BytesList = 1, FloatList = 2, Int64List = 3 }, each { repeated value = 1 }, numbers packed or not.
@@ -14,17 +14,17 @@ BYTES, FLOATS, INTEGERS = 1, 2, 3
 """Field numbers of the lists in a Feature."""
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 _BLOCK = 1 << 14
-"""Integers decoded at a time; the intermediate arrays fit the processor's cache."""
+"""Integers decoded at a time; the intermediate arrays fit the CPU cache."""
 
 Span = tuple[int, int, int]
-"""Kind of list of a feature, and start and end of its packed numbers, or of the list if they are not packed."""
+"""The kind of list of a feature, and the start and end of its packed numbers, or of the list if they are not packed."""
 
 
 def find_features(record: bytes, names: Mapping[bytes, int], spans: list[Span | None]) -> None:
-    """Find the features of a record, in any form the wire format allows: `names[name]` is the index in `spans`.
+    """Find the features of one record, in any form the wire format allows; fills `spans[names[name]]`.
 
-    Numbers that are not in one packed run have the span of the list and a negative kind. `find_spans` is the fast
-    version for many records in the form that writers produce. Raises ValueError if the record is not an Example.
+    If numbers are not in one packed run, the span is that of the list, and the kind is negative. `find_spans` is the
+    fast version for many records in the form that writers produce. Raises ValueError if the record is not an Example.
     """
     start = end = 0
     for number, kind, at, stop in _fields(record, 0, len(record)):
@@ -40,7 +40,7 @@ def find_features(record: bytes, names: Mapping[bytes, int], spans: list[Span | 
 
 
 def first_entry(entries: bytes) -> tuple[bytes, Span | None, int]:
-    """The first entry of a Features message: its name, the span of its feature, and where the entry ends.
+    """The first entry of a Features message: the name, the span of the feature, and the end of the entry.
 
     Raises ValueError if there is none.
     """
@@ -53,18 +53,18 @@ def first_entry(entries: bytes) -> tuple[bytes, Span | None, int]:
 
 
 def _entry(record: bytes, start: int, end: int) -> tuple[bytes, int, int]:
-    """Name, and start and end of the Feature, of a map entry; its two fields may come in any order."""
+    """The name in a map entry, and the start and end of its Feature; the two fields may come in any order."""
     name, feature = b"", (start, start)
-    for part, kind, at, stop in _fields(record, start, end):
-        if part == 1 and kind == _LENGTH:
+    for number, kind, at, stop in _fields(record, start, end):
+        if number == 1 and kind == _LENGTH:
             name = record[at:stop]
-        elif part == 2 and kind == _LENGTH:
+        elif number == 2 and kind == _LENGTH:
             feature = (at, stop)
     return name, *feature
 
 
 def _feature(record: bytes, start: int, end: int) -> Span | None:
-    """The span of the list in a Feature, None if it is empty."""
+    """The span of the list in a Feature; None if the list is empty."""
     span: Span | None = None
     for number, kind, at, stop in _fields(record, start, end):
         if kind != _LENGTH or number not in (BYTES, FLOATS, INTEGERS):
@@ -74,7 +74,7 @@ def _feature(record: bytes, start: int, end: int) -> Span | None:
         return span
     number, start, end = span
     values = list(_fields(record, start, end))
-    if [(part, kind) for part, kind, _, _ in values] == [(1, _LENGTH)]:  # one packed run
+    if [(field, kind) for field, kind, _, _ in values] == [(1, _LENGTH)]:  # one packed run
         return number, values[0][2], end
     return -number, start, end
 

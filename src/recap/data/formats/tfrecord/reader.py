@@ -13,12 +13,12 @@ import numpy as np
 import pyarrow as pa
 
 from recap.data.formats.blocks import Block, BlockIndex, block_bytes
+from recap.data.formats.content import Damaged, borrowed_range, pieces
 from recap.data.formats.files import read_bytes, stamp
-from recap.data.formats.filesystem import reason
 from recap.data.formats.format import Format
 from recap.data.formats.index_cache import cached_index
-from recap.data.formats.inflate import Damaged, borrowed_range, pieces
 from recap.data.formats.location import Location
+from recap.data.formats.object_stores import reason
 from recap.data.formats.tfrecord.columns import feature_column
 from recap.data.formats.tfrecord.records import damaged_records, index_records, record_spans
 from recap.data.formats.tfrecord.spans import Bytes, find_spans
@@ -26,11 +26,11 @@ from recap.errors import DataError
 
 _TYPES = {"int64_list": pa.int64(), "float_list": pa.float32(), "bytes_list": pa.binary()}
 _PIECE_BYTES = 4 << 20
-"""Bytes read at a time to find the blocks of a file."""
+"""Bytes read at a time to index a file."""
 
 
 class TfRecordFormat(Format):
-    """TFRecord files of one schema. An absent feature is zeros, or an empty list if its length varies."""
+    """TFRecord files of one schema. An absent feature is read as zeros, or as an empty list if its length varies."""
 
     name = "TFRecord"
 
@@ -46,7 +46,7 @@ class TfRecordFormat(Format):
         return [block.rows for block in _index(file, *stamp(file)).blocks]
 
     def torn_end(self, file: str) -> DataError | None:
-        """The error of an incomplete record, a damaged record length, or a damaged gzip stream."""
+        """The error of an incomplete last record, a damaged record length, or a damaged gzip stream."""
         index = _index(file, *stamp(file))
         return DataError(f"{file}: row {index.rows}: {index.torn}") if index.torn is not None else None
 
@@ -62,17 +62,17 @@ class TfRecordFormat(Format):
             raise DataError(f"{file}: rows from {block.first_row} on: {error}") from None
         rows = np.delete(np.arange(block.rows), list(skip))
         records = records[rows]
-
-        def refuse(bad_records: Sequence[int], text: str) -> None:
-            if bad_records:
-                bad = rows[list(bad_records)].tolist()
-                raise DataError(f"{file}: row {block.first_row + bad[0]}: {text}", bad)
-
-        refuse(damaged_records(data, records), "the record is damaged (crc32c)")
+        damaged = rows[damaged_records(data, records)].tolist()
+        if damaged:
+            row = block.first_row + damaged[0]
+            raise DataError(f"{file}: row {row}: the record is damaged (crc32c)", damaged)
         fields = [self.columns.field(name) for name in dict.fromkeys(columns)]
         names = {field.name.encode(): index for index, field in enumerate(fields)}
-        spans, wrong = find_spans(data, records[:, 0], records[:, 1], names)
-        refuse(sorted(wrong), f"not a tf.train.Example ({wrong[min(wrong)]})" if wrong else "")
+        spans, errors = find_spans(data, records[:, 0], records[:, 1], names)
+        if errors:
+            bad = rows[sorted(errors)].tolist()
+            row = block.first_row + bad[0]
+            raise DataError(f"{file}: row {row}: not a tf.train.Example ({errors[min(errors)]})", bad)
         location = Location(file, block.first_row, tuple(skip))
         arrays = [feature_column(location, field, data, spans, index) for index, field in enumerate(fields)]
         return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
@@ -80,14 +80,14 @@ class TfRecordFormat(Format):
 
 def read_schema(path: str) -> pa.Schema:
     """The columns in a schema file. Raises DataError."""
-    accepted = '{"schema": [{"feature_name": …, "dtype": int64_list, float_list or bytes_list, "length": …}, …]}'
+    expected = '{"schema": [{"feature_name": …, "dtype": int64_list, float_list or bytes_list, "length": …}, …]}'
     try:
         entries = json.loads(read_bytes(path))["schema"]
         return pa.schema([pa.field(entry["feature_name"], _type(entry)) for entry in entries])
     except OSError as error:
         raise DataError(f"{path}: the schema cannot be read ({reason(error)}); see source.schema_path") from None
     except (ValueError, KeyError, TypeError, RecursionError, pa.ArrowException):
-        raise DataError(f"{path}: expected JSON {accepted}") from None
+        raise DataError(f"{path}: expected JSON {expected}") from None
 
 
 def _type(entry: dict[str, Any]) -> pa.DataType:

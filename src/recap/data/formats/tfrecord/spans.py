@@ -1,7 +1,7 @@
-"""Finds features in many records at a time, entry by entry, with arrays of positions.
+"""Finds features in many records at once: entry by entry, with one array operation for all records.
 
-Handles records in the form that writers produce: lengths below 2^28, no fields beyond the required ones, numbers in one
-packed run. `find_features` parses the others, one by one.
+This needs records in the form that writers produce: lengths below 2^28, only the required fields, numbers in one packed
+run. `find_features` parses other records, one by one.
 """
 
 from collections.abc import Mapping
@@ -16,21 +16,21 @@ from recap.data.formats.tfrecord.example import BYTES, INTEGERS, Span, find_feat
 Bytes = npt.NDArray[np.uint8]
 Positions = npt.NDArray[np.int64]
 _KEY, _VALUE = 1 << 3 | 2, 2 << 3 | 2
-"""Tags: of a map entry, a key and a packed run (field 1 with a length), and of a Feature (field 2 with a length)."""
+"""Tags: field 1 with a length (a map entry, a key or a packed run), and field 2 with a length (a Feature)."""
 _MAX_NAMES = 16
-"""If the records have more distinct names than this in one entry, the rest are parsed one by one."""
+"""Distinct names looked up in one entry of all records; records with other names are parsed one by one."""
 
 
 @dataclass(frozen=True)
 class Spans:
-    """The spans of features in records, each array [features, B]; kind 0 is an absent feature."""
+    """The spans of features in records; each array is [features, B]. Kind 0 is an absent feature."""
 
     kinds: npt.NDArray[np.int8]
     starts: Positions
     ends: Positions
 
     def put(self, feature: int, record: int, span: Span | None, offset: int) -> None:
-        """Set the span of one feature of the record at `offset`."""
+        """Set the span of one feature in the record at `offset`."""
         kind, start, end = span or (0, 0, 0)
         self.kinds[feature, record] = kind
         self.starts[feature, record], self.ends[feature, record] = offset + start, offset + end
@@ -39,22 +39,22 @@ class Spans:
 def find_spans(
     data: Bytes, starts: Positions, ends: Positions, names: Mapping[bytes, int]
 ) -> tuple[Spans, dict[int, str]]:
-    """The spans of features in the records from `starts` to `ends` in `data`; `names[name]` is the index of a feature.
+    """The spans of features in the records `starts` to `ends` of `data`; `names[name]` is the index of a feature.
 
-    Returns also the records that are not Examples, with their errors.
+    Also returns record → error, for the records that are not Examples.
     """
     shape = (len(names), len(starts))
     spans = Spans(np.zeros(shape, np.int8), np.zeros(shape, np.int64), np.zeros(shape, np.int64))
-    wrong: dict[int, str] = {}
+    errors: dict[int, str] = {}
     for row in _walk(data, starts, ends, names, spans):
         record: list[Span | None] = [None] * len(names)
         try:
             find_features(data[starts[row] : ends[row]].tobytes(), names, record)
         except ValueError as error:
-            wrong[row] = str(error)
+            errors[row] = str(error)
         for feature, span in enumerate(record):
             spans.put(feature, row, span, int(starts[row]))
-    return spans, wrong
+    return spans, errors
 
 
 def _walk(data: Bytes, starts: Positions, ends: Positions, names: Mapping[bytes, int], spans: Spans) -> list[int]:
@@ -78,13 +78,13 @@ def _walk(data: Bytes, starts: Positions, ends: Positions, names: Mapping[bytes,
 
 
 class _Entries(NamedTuple):
-    """One map entry of each of some records."""
+    """One map entry in each of several records."""
 
     features: Positions  # index of the feature; -1 if it is not wanted
     kinds: npt.NDArray[np.int8]  # of wanted features
     starts: Positions  # of the bytes of wanted features
     stops: Positions  # of the entries, and of the bytes of their features
-    usual: npt.NDArray[np.bool_]  # whether the entry has the usual form; if not, the rest is undefined
+    usual: npt.NDArray[np.bool_]  # whether the entry has the usual form; if not, its other values are undefined
 
 
 def _entries(data: Bytes, position: Positions, ends: Positions, names: Mapping[bytes, int]) -> _Entries:
@@ -106,7 +106,7 @@ def _entries(data: Bytes, position: Positions, ends: Positions, names: Mapping[b
 
 
 def _same_entry(data: Bytes, position: Positions, ends: Positions, names: Mapping[bytes, int]) -> _Entries | None:
-    """Like `_entries`, but faster: None unless all entries agree in every byte before the values."""
+    """A faster `_entries` for entries with the same bytes before their values; None for others."""
     try:
         name, span, size = first_entry(data[position[0] : ends[0]].tobytes())
     except ValueError:
@@ -125,15 +125,15 @@ def _same_entry(data: Bytes, position: Positions, ends: Positions, names: Mappin
 def _feature_indices(
     data: Bytes, starts: Positions, sizes: Bytes, rows: Positions, names: Mapping[bytes, int]
 ) -> Positions:
-    """The features named at `starts`: -1 for names that are not wanted, -2 for rows that were not looked up."""
+    """The features named at `starts`: -1 for names that are not wanted, -2 for names that were not looked up."""
     features = np.full(len(starts), -2)
     for _ in range(_MAX_NAMES):
         if not len(rows):
             break
         start, size = starts[rows[0]], sizes[rows[0]]
         name = data[start : start + size]
-        written = _at(data, starts[rows, None] + np.arange(size))
-        same = (sizes[rows] == size) & (written == name).all(axis=1)
+        candidates = _at(data, starts[rows, None] + np.arange(size))
+        same = (sizes[rows] == size) & (candidates == name).all(axis=1)
         features[rows[same]] = names.get(name.tobytes(), -1)
         rows = rows[~same]
     return features
@@ -153,7 +153,7 @@ def _lists(data: Bytes, start: Positions, stop: Positions) -> tuple[Bytes, Posit
 
 
 def _varints(data: Bytes, at: Positions) -> tuple[Positions, Positions]:
-    """The varints at these positions and the positions after them; 2^40 for varints of more than four bytes."""
+    """The varints at these positions, and the positions after them; 2^40 for varints of more than four bytes."""
     byte = _at(data, at)
     value, after = byte.astype(np.int64), at + 1
     for shift in (7, 14, 21):
@@ -174,6 +174,6 @@ def _at(data: Bytes, positions: Positions) -> Bytes:
 
 
 def bytes_from(data: Bytes, starts: Positions, size: int) -> Bytes:
-    """[B, size]: the `size` ≥ 1 bytes from each of `starts`; `data` must be contiguous and hold them all."""
+    """[B, size]: the `size` ≥ 1 bytes from each of `starts` in `data`, which must be contiguous and long enough."""
     runs: npt.NDArray[np.void] = np.ndarray((len(data) - size + 1,), f"V{size}", data.data, strides=(1,))
     return runs[starts].view(np.uint8).reshape(-1, size)  # copies each run as one element

@@ -1,4 +1,4 @@
-"""Files named by URLs: object stores and other file systems, through pyarrow or, for other schemes, fsspec.
+"""Files in object stores and remote file systems, named by URLs; read by pyarrow or, for other schemes, by fsspec.
 
 The text after `scheme://authority/` is the key, verbatim: nothing is decoded, and there are no parameters.
 Endpoints and credentials come from the environment variables of each library (AWS_ENDPOINT_URL, AWS_PROFILE…).
@@ -15,12 +15,12 @@ import pyarrow.fs
 from recap.errors import DataError
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/]*)/*")
-_MAGIC = re.compile(r"[*?[]")
-_BY_PYARROW = {"s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs"}
+_WILDCARD = re.compile(r"[*?[]")
+_PYARROW_SCHEMES = {"s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs"}
 
 
 class Store(NamedTuple):
-    """The file system for URLs of one scheme and authority, and their root in it."""
+    """The file system for URLs of one scheme and authority, and the path of their root in it."""
 
     url: str
     system: pa.fs.FileSystem
@@ -37,7 +37,7 @@ def is_remote(file: str) -> bool:
 
 
 def locate(url: str) -> tuple[Store, str]:
-    """The store of a URL, and its path in the store. Raises DataError if the store cannot be opened."""
+    """The store of a URL, and the path in that store. Raises DataError if the store cannot be opened."""
     match = _URL.match(url)
     assert match is not None
     key = url[match.end() :].rstrip("/")
@@ -47,10 +47,10 @@ def locate(url: str) -> tuple[Store, str]:
 
 @lru_cache(maxsize=64)
 def _open_store(scheme: str, authority: str) -> Store:
-    """Cached, so that all files and threads share its connections."""
+    """Cached, so that all files and threads share the connections of a store."""
     url = f"{scheme}://{authority}"
     try:
-        if scheme in _BY_PYARROW:
+        if scheme in _PYARROW_SCHEMES:
             system, root = pa.fs.FileSystem.from_uri(url)
         else:
             from fsspec.core import url_to_fs  # takes 0.1 s to load
@@ -58,14 +58,14 @@ def _open_store(scheme: str, authority: str) -> Store:
             wrapped, root = url_to_fs(url)
             system = pa.fs.PyFileSystem(pa.fs.FSSpecHandler(wrapped))
     except ImportError as error:
-        raise DataError(f"{url}: the package that reads it is not installed ({reason(error)})") from None
+        raise DataError(f"{url}: the package that reads it is not installed; install it ({reason(error)})") from None
     except Exception as error:  # each library raises its own errors
         raise DataError(f"{url}: cannot be opened ({reason(error)})") from None
     return Store(url, system, root.rstrip("/"))
 
 
 def remote_file(url: str) -> pa.NativeFile:
-    """A file of a store, open for random access. Raises OSError."""
+    """Open a file of a store for random access. Raises OSError."""
     store, path = locate(url)
     try:
         if not isinstance(store.system, pa.fs.PyFileSystem):
@@ -84,16 +84,15 @@ def remote_stamp(url: str) -> tuple[int, int]:
 
 
 def remote_glob(pattern: str) -> list[str]:
-    """The files of a store that match a glob of fsspec (`**` only as a whole segment), without hidden ones.
+    """The files of a store that match a glob; `**` must be a whole segment.
 
-    A name that begins with a dot is matched only by a segment that does, as in `glob`. Raises DataError if the store
-    cannot be listed.
+    As in `glob`, wildcards do not match names that begin with a dot. Raises DataError if the store cannot be listed.
     """
     store, path = locate(pattern)
     try:
         if store.system.get_file_info(path).type == pa.fs.FileType.File:
             return [pattern]
-        files = _matching_files(store.system, path) if _MAGIC.search(path) else []
+        files = _matching_files(store.system, path) if _WILDCARD.search(path) else []
         if not files and store.system.get_file_info(store.root).type == pa.fs.FileType.NotFound:
             raise DataError(f"{pattern}: matches no file: {store.url} does not exist; check its name and the endpoint")
     except DataError:
@@ -104,10 +103,13 @@ def remote_glob(pattern: str) -> list[str]:
 
 
 def _matching_files(system: pa.fs.FileSystem, pattern: str) -> list[str]:
-    """The files that match, from one listing of the folder before the first wildcard; fsspec would list each folder."""
+    """The files that match, from one listing of the folder before the first wildcard.
+
+    fsspec's own glob would list each folder separately.
+    """
     from fsspec.utils import glob_translate  # takes 0.1 s to load
 
-    folder = _MAGIC.split(pattern)[0].rpartition("/")[0]
+    folder = _WILDCARD.split(pattern)[0].rpartition("/")[0]
     deep = "/" in pattern[len(folder) + 1 :] or "**" in pattern
     matches = re.compile(glob_translate(pattern.lstrip("/"))).match  # some file systems begin paths with a slash
     listing = system.get_file_info(pa.fs.FileSelector(folder, allow_not_found=True, recursive=deep))
@@ -116,7 +118,10 @@ def _matching_files(system: pa.fs.FileSystem, pattern: str) -> list[str]:
 
 
 def _hidden_segments(path: str) -> int:
-    """Segments that begin with a dot. A match with more of them than its pattern has matched one with a wildcard."""
+    """The number of segments that begin with a dot.
+
+    If a path has more of them than the glob it matches, a wildcard matched a hidden name.
+    """
     return sum(segment.startswith(".") for segment in path.split("/"))
 
 
@@ -129,7 +134,7 @@ def is_remote_folder(url: str) -> bool:
 
 
 def reason(error: BaseException) -> str:
-    """The message of an error, in one line."""
+    """The message of an error, on one line."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(text.split()) or type(error).__name__
 
@@ -147,7 +152,7 @@ def _as_os_error(error: Exception) -> OSError:
 
 
 class _OsErrors(RawIOBase):
-    """A file of fsspec whose errors are OSErrors."""
+    """A file of fsspec that raises only OSError."""
 
     def __init__(self, file: Any) -> None:
         self.file = file

@@ -1,4 +1,4 @@
-"""The content of files, plain or gzip, in pieces or by byte range."""
+"""Reads the uncompressed content of plain and gzip files, in pieces or by byte range."""
 
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -9,27 +9,27 @@ import pyarrow as pa
 from isal import igzip_lib
 
 from recap.data.formats.files import open_file
-from recap.data.formats.filesystem import reason
+from recap.data.formats.object_stores import reason
 from recap.errors import DataError
 
 _READ_BYTES = 1 << 16
 """Bytes read from a gzip file at a time."""
 _PIECE_BYTES = 1 << 18
-"""Size of an inflated piece; it fits the processor's cache."""
+"""Size of a decompressed piece; it fits the CPU cache."""
 _FINE_PIECE_BYTES = 1 << 9
-"""Size of a piece near damage: the piece that holds the damage is lost."""
+"""Size of a piece near damage; the piece with the damage is lost."""
 
 _MAX_SPARE = 4
 _SPARE: list[npt.NDArray[np.uint8]] = []
-"""Buffers to reuse: fresh pages from the system take a quarter of the time of inflating into them."""
+"""Buffers to reuse: page faults in new memory take a quarter of the time of decompressing into it."""
 
 
 class Damaged(ValueError):
-    """A gzip stream or a record is damaged; the pieces before it are valid."""
+    """A gzip stream or a record is damaged; what was read before it is valid."""
 
 
 def is_gzip(file: str) -> bool:
-    """Whether a file begins with the two bytes of gzip. Raises DataError if it cannot be read."""
+    """Whether a file begins with the two magic bytes of gzip. Raises DataError if it cannot be read."""
     try:
         with open_file(file) as stream:
             return bytes(stream.read(2)) == b"\x1f\x8b"
@@ -38,9 +38,9 @@ def is_gzip(file: str) -> bool:
 
 
 def pieces(file: str, size: int) -> Iterator[bytes]:
-    """The uncompressed content of a file, in pieces of `size` bytes, of any size for gzip.
+    """The uncompressed content of a file in pieces of `size` bytes; for gzip, in pieces of any size.
 
-    Raises DataError if it cannot be read, and Damaged after the valid pieces of a damaged gzip file.
+    Raises DataError if the file cannot be read, and Damaged after the valid pieces of a damaged gzip file.
     """
     compressed = is_gzip(file)
     yielded = 0
@@ -54,7 +54,7 @@ def pieces(file: str, size: int) -> Iterator[bytes]:
                 for piece in _inflate(stream, _PIECE_BYTES):
                     yield piece
                     yielded += len(piece)
-            except Damaged:
+            except Damaged:  # decompress again in fine pieces, to yield more of the content before the damage
                 stream.seek(0)
                 for piece in _inflate(stream, _FINE_PIECE_BYTES):
                     yielded -= len(piece)
@@ -67,9 +67,9 @@ def pieces(file: str, size: int) -> Iterator[bytes]:
 
 @contextmanager
 def borrowed_range(file: str, offset: int, length: int) -> Iterator[npt.NDArray[np.uint8]]:
-    """`length` bytes of the uncompressed content from `offset`, in a buffer that is reused after the block.
+    """`length` bytes of the uncompressed content from `offset`, in a buffer that is reused after the `with` block.
 
-    Raises DataError if the content ends before.
+    Raises DataError if the file cannot be read or is too short.
     """
     buffer = _SPARE.pop() if _SPARE else np.empty(0, np.uint8)
     if len(buffer) < length:
@@ -94,7 +94,7 @@ def unreadable(file: str, error: Exception) -> DataError:
 
 
 def _fill(file: str, offset: int, target: npt.NDArray[np.uint8]) -> None:
-    """Fill `target` with the uncompressed content from `offset`. Raises DataError if the content ends before."""
+    """Fill `target` with the uncompressed content from `offset`. Raises DataError if the file is too short."""
     if not is_gzip(file):
         try:
             with open_file(file) as stream:
@@ -105,7 +105,7 @@ def _fill(file: str, offset: int, target: npt.NDArray[np.uint8]) -> None:
     else:
         position = _inflate_into(file, offset, target)
     if position < len(target):
-        raise DataError(f"{file}: ends at byte {offset + position:,}; it was longer when it was listed")
+        raise DataError(f"{file}: ends at byte {offset + position:,}, but was longer when this job listed it")
 
 
 def _inflate_into(file: str, offset: int, target: npt.NDArray[np.uint8]) -> int:
@@ -126,29 +126,34 @@ def _inflate_into(file: str, offset: int, target: npt.NDArray[np.uint8]) -> int:
 
 
 def _inflate(stream: pa.NativeFile, size: int) -> Iterator[bytes]:
-    """The members of a gzip file in order, in pieces up to `size`; zero bytes between and after them are skipped."""
-    waiting = b""
+    """The content of all members of a gzip file, in pieces of up to `size` bytes.
+
+    Zero bytes between and after the members are skipped.
+    """
+    compressed = b""
     while True:
-        while not (waiting := waiting.lstrip(b"\0")):
-            waiting = stream.read(_READ_BYTES)
-            if not waiting:
+        compressed = compressed.lstrip(b"\0")
+        while not compressed:
+            chunk = stream.read(_READ_BYTES)
+            if not chunk:
                 return
-        waiting = yield from _member(stream, waiting, size)
+            compressed = chunk.lstrip(b"\0")
+        compressed = yield from _inflate_member(stream, compressed, size)
 
 
-def _member(stream: pa.NativeFile, waiting: bytes, size: int) -> Generator[bytes, None, bytes]:
-    """The pieces of the member that begins with `waiting`; returns the bytes read after its end."""
+def _inflate_member(stream: pa.NativeFile, compressed: bytes, size: int) -> Generator[bytes, None, bytes]:
+    """The content of the member that begins with `compressed`; returns the bytes read after its end."""
     member = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
     while not member.eof:
-        if member.needs_input and not waiting:
-            waiting = stream.read(_READ_BYTES)
-            if not waiting:
+        if member.needs_input and not compressed:
+            compressed = stream.read(_READ_BYTES)
+            if not compressed:
                 raise Damaged("the gzip stream is cut short")
         try:
-            piece = member.decompress(waiting, size)
+            piece = member.decompress(compressed, size)
         except igzip_lib.error as error:  # type: ignore[misc]
             raise Damaged(f"the gzip stream is damaged: {error}") from None
-        waiting = b""
+        compressed = b""
         if piece:
             yield piece
     return member.unused_data
