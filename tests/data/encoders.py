@@ -15,7 +15,7 @@ TASKS = {"like": DataTaskConfig(), "share": DataTaskConfig()}
 
 
 def make_encoder(features: dict[str, Any], tasks: dict[str, DataTaskConfig] | None = None, **labels: Any) -> RowEncoder:
-    """`tasks`: those of the tasks like and share with a label; default: no labels. `labels`: of `LabelEncoder`."""
+    """`tasks`: the tasks, of like and share, with a label; default: no labels. `labels`: fields of `LabelEncoder`."""
     config = FeaturesConfig.model_validate(features)
     encoder = LabelEncoder(["like", "share"], tasks, user=config.user, **labels) if tasks is not None else None
     return RowEncoder(config, {"word": pa.array(["a", "b"])}, encoder)

@@ -59,7 +59,7 @@ def test_a_batch_of_its_own_tensors_is_the_same_batch() -> None:
         batch.with_tensors({name: tensor for name, tensor in batch.tensors().items() if name != "vectors/a"})
 
 
-def test_bytes_of_a_row() -> None:
+def test_row_bytes_count_every_tensor() -> None:
     assert make_batch().row_bytes == 2 * 4 + 2 + 3 * 8 + 4 * 4 + 2 * 4 + 2 * 4 + 2 * 4 + 8 + 8 + 2 * 8
 
 

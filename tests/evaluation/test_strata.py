@@ -1,4 +1,4 @@
-"""Metrics of the rows where a feature has a given value."""
+"""Metrics of strata, the rows in which a feature has a given value."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ from recap.cli.console import Console
 from recap.config.file.load import config_of
 from recap.config.recap import RecapConfig
 from recap.data.encoding.assets import load_assets
-from recap.distributed import ALONE
+from recap.distributed import ONE_RANK
 from recap.errors import ConfigError, DataError
 from recap.evaluation.metrics.suite import MetricSuite
 from recap.evaluation.observers.strata import Strata
@@ -35,7 +35,7 @@ def with_strata(folder: Path, strata: dict[str, Any] = STRATA) -> RecapConfig:
 def test_a_stratum_has_the_metrics_of_its_rows_alone(tmp_path: Path) -> None:
     config = with_strata(write_feed(tmp_path))
     assets = load_assets(config.features)
-    strata, expected = Strata(config, "validation", assets, ALONE), MetricSuite(config.tasks)
+    strata, expected = Strata(config, "validation", assets, ONE_RANK), MetricSuite(config.tasks)
     torch.manual_seed(0)
     for seed in range(3):
         batch = make_batch(config, 300, seed)
@@ -96,7 +96,7 @@ def test_an_impossible_stratum_is_refused(case: str) -> None:
 
 def test_an_unknown_string_is_refused_before_the_first_step(tmp_path: Path) -> None:
     config = with_strata(write_feed(tmp_path), {"mine": {"feature": "language", "value": "eng"}})
-    with pytest.raises(DataError, match=r"'eng', named in strata, is not in .* 'language'.*Did you mean 'en'"):
+    with pytest.raises(DataError, match=r"'eng' is not in .* 'language'.*Did you mean 'en'"):
         train(config, Recorder())
     assert not list((tmp_path / "run").glob("checkpoints/*"))
 

@@ -152,7 +152,7 @@ BROKEN: dict[str, tuple[dict[str, list[Any]], str]] = {
     "a repeated row": ({"name": ["a", "b"], "row": [1, 1]}, "column 'row' must hold a distinct integer for each value"),
     "a null row": ({"name": ["a", "b"], "row": [1, None]}, "column 'row' must hold a distinct integer"),
     "strings instead of rows": ({"name": ["a"], "row": ["b"]}, "column 'row' must hold a distinct integer"),
-    "no column besides the rows": ({"row": [1]}, "has no column; its first column must list"),
+    "no column besides the rows": ({"row": [1]}, "has no columns; its first column must list"),
     "fractions": ({"name": [[0.5]], "row": [1]}, "expected strings or integers"),
 }
 

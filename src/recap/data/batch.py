@@ -18,8 +18,8 @@ from recap.native.buffers import new_array
 class Batch:
     """B rows. Columns are in the order of `FeaturesConfig`, tasks in the order of `model.tasks`.
 
-    `torch.export` and `torch.compile` take it as an input: it is registered as a pytree. Its fields are therefore
-    tensors, plain dicts of tensors, or None.
+    A batch is registered as a pytree, so that `torch.export` and `torch.compile` take it as an input. Its fields must
+    therefore be tensors, plain dicts of tensors, or None.
     """
 
     continuous: Tensor  # [B, C] float32, or the widest dtype of the columns; NaN where null
@@ -37,20 +37,23 @@ class Batch:
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor by name: `continuous`, …, `vectors/NAME`, …, `histories/KEY`."""
         tensors: dict[str, Tensor] = {}
-        for name, value in self._filled_fields():
-            tensors |= {name: value} if isinstance(value, Tensor) else {f"{name}/{key}": value[key] for key in value}
+        for name, value in self._present_fields():
+            if isinstance(value, Tensor):
+                tensors[name] = value
+            else:
+                tensors |= {f"{name}/{key}": tensor for key, tensor in value.items()}
         return tensors
 
     def with_tensors(self, tensors: Mapping[str, Tensor]) -> "Batch":
-        """A batch of other tensors under the names of `tensors()`; all must be given."""
+        """A batch of other tensors, one for each name of `tensors()`."""
         replaced: dict[str, Any] = {
             name: tensors[name] if isinstance(value, Tensor) else {key: tensors[f"{name}/{key}"] for key in value}
-            for name, value in self._filled_fields()
+            for name, value in self._present_fields()
         }
         return replace(self, **replaced)
 
     def rows(self, index: slice | Tensor) -> "Batch":
-        """The rows at `index`: a slice (views) or int64 positions [N] (copies)."""
+        """The rows at `index`: views for a slice, copies for int64 indices [N]."""
         if isinstance(index, slice):
             return self._map(lambda tensor: tensor[index])
         return self._map(lambda tensor: tensor.index_select(0, index))
@@ -69,11 +72,11 @@ class Batch:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one row."""
+        """Bytes per row."""
         return sum(tensor.element_size() * math.prod(tensor.shape[1:]) for tensor in self.tensors().values())
 
-    def _filled_fields(self) -> list[tuple[str, Any]]:
-        """(field, its tensor or dict of tensors), without the fields that are None."""
+    def _present_fields(self) -> list[tuple[str, Any]]:
+        """The names and values of the fields that are not None."""
         values = [(field.name, getattr(self, field.name)) for field in fields(self)]
         return [(name, value) for name, value in values if value is not None]
 
@@ -84,35 +87,35 @@ class Batch:
 torch.export.register_dataclass(Batch, serialized_type_name="recap.Batch")
 
 Selection = tuple[Batch, slice | npt.NDArray[np.int64]]
-"""Some rows of a batch: a slice, or their positions [N]."""
+"""A batch, and which of its rows: a slice, or their indices [N]."""
 
 
-def cut(selections: Sequence[Selection], rows: slice) -> list[Selection]:
-    """Rows `rows.start` up to, not including, `rows.stop` of the concatenated selections; at least one selection."""
+def slice_selections(selections: Sequence[Selection], rows: slice) -> list[Selection]:
+    """Rows `rows.start` to `rows.stop - 1` of the concatenated `selections`, as one or more selections."""
     result: list[Selection] = []
     first = 0
     for batch, selected in selections:
-        positions = range(*selected.indices(len(batch))) if isinstance(selected, slice) else selected
-        part = positions[max(rows.start - first, 0) : max(rows.stop - first, 0)]
-        first += len(positions)
-        if len(part):
-            result.append((batch, slice(part.start, part.stop) if isinstance(part, range) else part))
+        indices = range(*selected.indices(len(batch))) if isinstance(selected, slice) else selected
+        sliced = indices[max(rows.start - first, 0) : max(rows.stop - first, 0)]
+        first += len(indices)
+        if len(sliced):
+            result.append((batch, slice(sliced.start, sliced.stop) if isinstance(sliced, range) else sliced))
     return result or [(selections[0][0], slice(0, 0))]
 
 
 def assemble(selections: Sequence[Selection]) -> Batch:
-    """Concatenate selections of batches with the same columns: one copy, or a view if there is one slice."""
+    """Concatenate selections of batches with the same columns: a single slice is a view, anything else one copy."""
     first, rows = selections[0]
     if len(selections) == 1 and isinstance(rows, slice):
         return first.rows(rows)
     parts = [(batch.tensors(), rows) for batch, rows in selections]
     return first.with_tensors(
-        {name: _assemble([(tensors[name], rows) for tensors, rows in parts]) for name in parts[0][0]}
+        {name: _assemble_tensor([(tensors[name], rows) for tensors, rows in parts]) for name in parts[0][0]}
     )
 
 
-def _assemble(parts: Sequence[tuple[Tensor, slice | npt.NDArray[np.int64]]]) -> Tensor:
-    # NumPy copies in the calling thread; torch would take the threads that train.
+def _assemble_tensor(parts: Sequence[tuple[Tensor, slice | npt.NDArray[np.int64]]]) -> Tensor:
+    # NumPy copies in the calling thread; torch would use the threads that train.
     tensor = parts[0][0]
     arrays = [(_array(tensor), rows) for tensor, rows in parts]
     sizes = [len(array[rows]) if isinstance(rows, slice) else len(rows) for array, rows in arrays]
@@ -123,11 +126,11 @@ def _assemble(parts: Sequence[tuple[Tensor, slice | npt.NDArray[np.int64]]]) -> 
         if isinstance(rows, slice):
             target[:] = array[rows]
         else:
-            array.take(rows, axis=0, out=target, mode="clip")  # "raise" would copy once more
+            array.take(rows, axis=0, out=target, mode="clip")  # mode "raise" would copy twice
         start += size
     return torch.from_numpy(joined).view(tensor.dtype)
 
 
 def _array(tensor: Tensor) -> npt.NDArray[Any]:
-    """The same memory as a NumPy array; bfloat16, which NumPy lacks, as int16."""
+    """The same memory as a NumPy array; bfloat16, which NumPy lacks, becomes int16."""
     return tensor.view(torch.int16).numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()

@@ -1,4 +1,4 @@
-"""Opens data sets: the one place that composes a stream of batches."""
+"""Opens data sets: composes the source, order, readers and sampling of a stream of batches."""
 
 from typing import assert_never
 
@@ -12,14 +12,14 @@ from recap.data.stream.downsampling import NegativeSampler
 from recap.data.stream.readers import Readers, start_processes
 from recap.data.stream.shuffle import RowOrder
 from recap.data.stream.source import Source
-from recap.distributed import ALONE, Ranks
+from recap.distributed import ONE_RANK, Ranks
 from recap.errors import DataError
 from recap.reporting import Say, say_to_stderr
 from recap.runtime import free_memory
 
 
 def open_source(config: RecapConfig, assets: Assets, mode: JobMode, split: str | None = None) -> Source:
-    """The chunks of `train_data`, or of validation set `split`, for a job of this mode. Raises DataError."""
+    """The source of `train_data`, or of validation set `split`, for a job of this mode. Raises DataError."""
     data = config.train_data if split is None else config.validation_data[split]
     return Source(
         data.source,
@@ -30,7 +30,7 @@ def open_source(config: RecapConfig, assets: Assets, mode: JobMode, split: str |
 
 
 def open_sources(config: RecapConfig) -> dict[str, Source]:
-    """Name → data set, as training and its evaluations read it. Raises DataError."""
+    """Name → source of every data set, as training and its evaluations read it. Raises DataError."""
     assets = load_assets(config.features)
     sets = {"train_data": open_source(config, assets, JobMode.TRAIN)}
     return sets | {name: open_source(config, assets, JobMode.EVALUATE, name) for name in config.validation_data}
@@ -42,11 +42,11 @@ def open_stream(
     mode: JobMode,
     split: str | None = None,
     say: Say = say_to_stderr,
-    ranks: Ranks = ALONE,
+    ranks: Ranks = ONE_RANK,
 ) -> BatchStream:
-    """The stream of `train_data` (mode train) or of validation set `split` (mode evaluate), for one rank.
+    """The stream of `train_data`, or of validation set `split`, for one rank.
 
-    Raises DataError if files are missing or do not fit the configuration.
+    Raises DataError if files are missing, do not fit the configuration, or hold fewer rows than one step.
     """
     train = config.train_data if mode is JobMode.TRAIN else None
     data = config.train_data if split is None else config.validation_data[split]
@@ -57,36 +57,34 @@ def open_stream(
         train.shuffle_window_rows if train is not None else 0,
         config.training.seed,
     )
-    if train is not None and train.num_epochs is not None and train.num_epochs * order.rows < train.rows_of_a_step:
+    if train is not None and train.num_epochs is not None and train.num_epochs * order.rows < train.rows_per_step:
         raise DataError(
-            f"train_data: {order.rows:,} rows × {train.num_epochs} epochs are fewer than the {train.rows_of_a_step:,} "
+            f"train_data: {order.rows:,} rows × {train.num_epochs} epochs are fewer than the {train.rows_per_step:,} "
             "rows of one step; lower train_data.global_batch_size, or raise train_data.num_epochs"
         )
-    sampling = train.downsample_negatives if train is not None else None
+    sampler: NegativeSampler | None = None
+    if train is not None and train.downsample_negatives is not None:
+        sampler = NegativeSampler(
+            train.downsample_negatives, config.tasks, data.global_batch_size, config.training.seed
+        )
+    readers = ThreadsConfig(kind="threads") if mode is JobMode.INFERENCE else data.readers
+    name = "train_data" if split is None else split
     return BatchStream(
         source,
         order,
-        _readers(
-            ThreadsConfig(kind="threads") if mode is JobMode.INFERENCE else data.readers,
-            source,
-            cache=data.cache,
-            name="train_data" if split is None else split,
-            say=say,
-        ),
+        _open_readers(readers, source, cache=data.cache, name=name, say=say),
         data.global_batch_size,
         epochs=train.num_epochs if train is not None else 1,
         keep_partial=train is None,
-        sampler=NegativeSampler(sampling, config.tasks, data.global_batch_size, config.training.seed)
-        if sampling is not None
-        else None,
+        sampler=sampler,
         budget=bad.budget if isinstance(bad, SkipConfig) else 0,
         say=say,
         ranks=ranks,
     )
 
 
-def _readers(config: ReadersConfig, source: Source, *, cache: bool, name: str, say: Say) -> Readers:
-    """The readers of `source`; `name`: the data set, in requests to servers."""
+def _open_readers(config: ReadersConfig, source: Source, *, cache: bool, name: str, say: Say) -> Readers:
+    """The readers of `source`. `name`: the data set, as data servers know it."""
     match config:
         case ThreadsConfig():
             return Readers(source.loader, config.count, cache=cache)
@@ -99,10 +97,10 @@ def _readers(config: ReadersConfig, source: Source, *, cache: bool, name: str, s
             assert_never(config)
 
 
-def refuse_caches_that_do_not_fit(streams: dict[str, BatchStream]) -> None:
-    """Raise DataError if the caches of the streams, by name of the data set, do not fit into free memory together.
+def check_caches_fit(streams: dict[str, BatchStream]) -> None:
+    """Raise DataError if the caches of all streams together do not fit into free memory.
 
-    Every rank of this machine caches all rows.
+    `streams`: name of a data set → its stream. Every rank of this host caches all rows.
     """
     needed = {
         name: stream.cache_bytes * stream.ranks.local_world_size
@@ -111,10 +109,10 @@ def refuse_caches_that_do_not_fit(streams: dict[str, BatchStream]) -> None:
     }
     free = free_memory()
     if sum(needed.values()) > free:
-        shown = ", ".join(f"{name} {_gib(size)}" for name, size in needed.items())
+        sizes = ", ".join(f"{name} {_gib(size)}" for name, size in needed.items())
         raise DataError(
-            f"cache: the rows do not fit into free memory ({_gib(free)}): {shown}. Set cache: false, read "
-            "fewer columns or files, or hold columns as a smaller dtype"
+            f"cache: the rows do not fit into free memory ({_gib(free)}): {sizes}. Set cache: false, read "
+            "fewer columns or files, or give columns a smaller dtype"
         )
 
 

@@ -56,7 +56,7 @@ def test_flags_and_small_counts_can_be_bytes() -> None:
 @pytest.mark.parametrize(
     ("dtype", "values", "message"),
     [
-        ("float16", [1.0, 1e6, -7e4], "row 101: holds 1e+06; float16 ends at 65504; take bfloat16"),
+        ("float16", [1.0, 1e6, -7e4], "row 101: holds 1e+06; float16 ends at 65504; use bfloat16"),
         ("uint8", [256.0, 1.0], "row 100: holds 256; uint8 holds 0 to 255"),
         ("uint8", [1.0, -1.0], "row 101: holds -1; uint8 holds 0 to 255"),
     ],
@@ -103,7 +103,7 @@ def test_a_mask_selects_the_values_where_it_is_not_zero(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("mask", "message"),
     [
-        ([1, 1], r"found int64 of shape \(2,\); 3 numbers are expected, one for each value that is read"),
+        ([1, 1], r"found int64 of shape \(2,\), expected 3 numbers, one for each value that is read"),
         ([[1, 1, 1]], r"found int64 of shape \(1, 3\)"),
         (["a", "b", "c"], r"found <U1 of shape"),
         ([0, 0, 0], "masks every value; leave the column out instead"),

@@ -25,7 +25,7 @@ def test_columns_are_in_the_order_of_the_configuration() -> None:
     assert batch.discrete.shape == (2, 0)
 
 
-def test_a_fixed_size_list_gives_a_column_per_value() -> None:
+def test_each_value_of_a_fixed_size_list_is_a_column() -> None:
     lists = pa.array([[1.0, 2.0], None, [3.0, None]], pa.list_(pa.float32(), 2))
     features = {"continuous": [{"name": "x", "length": 2}], "vectors": {"v": 2}}
     batch = make_encoder(features).encode(pa.table({"x": lists, "v": lists}), LOCATION)
@@ -33,7 +33,7 @@ def test_a_fixed_size_list_gives_a_column_per_value() -> None:
     assert batch.vectors["v"].tolist() == [[1, 2], [0, 0], [3, 0]]
 
 
-def test_a_slice_of_a_list_column_keeps_its_own_rows() -> None:
+def test_a_slice_of_a_list_column_has_its_own_rows() -> None:
     lists = pa.array([[1.0, 2.0], None, [3.0, 4.0]], pa.list_(pa.float32(), 2))
     batch = make_encoder({"vectors": {"v": 2}}).encode(pa.table({"v": lists}).slice(1), LOCATION)
     assert batch.vectors["v"].tolist() == [[0, 0], [3, 4]]
@@ -52,7 +52,7 @@ def test_dictionary_columns_are_decoded() -> None:
     assert batch.discrete.tolist() == [[2], [0], [2]]
 
 
-def test_lists_of_codes_give_a_code_per_value() -> None:
+def test_each_value_of_a_list_of_codes_has_a_code() -> None:
     table = pa.table({"topics": [[1, 2], [3, 99]]})
     batch = make_encoder({"discrete": {"topics": {"size": 4, "length": 2}}}).encode(table, LOCATION)
     assert batch.discrete.tolist() == [[2, 3], [4, 0]]
@@ -61,17 +61,17 @@ def test_lists_of_codes_give_a_code_per_value() -> None:
 @pytest.mark.parametrize(
     ("features", "columns", "message"),
     [
-        ({"continuous": ["x"]}, {"x": ["a"]}, "rows.parquet: column 'x': holds string; numbers"),
+        ({"continuous": ["x"]}, {"x": ["a"]}, "rows.parquet: column 'x': holds string, expected numbers"),
         ({"binary": ["x"]}, {"x": [0, 2]}, "column 'x', row 101: found 2, expected 0 or 1"),
-        ({"vectors": {"x": 3}}, {"x": [[1.0, 2.0]]}, "column 'x', row 100: holds a list of 2 values; 3 are"),
-        ({"vectors": {"x": 3}}, {"x": [1.0]}, "column 'x': holds double; lists of 3 values"),
-        ({"discrete": {"x": {"size": 3}}}, {"x": [1.5]}, "column 'x': holds double; integer codes 0 to 2"),
+        ({"vectors": {"x": 3}}, {"x": [[1.0, 2.0]]}, "column 'x', row 100: holds a list of length 2, expected 3"),
+        ({"vectors": {"x": 3}}, {"x": [1.0]}, "column 'x': holds double, expected lists of 3 values"),
+        ({"discrete": {"x": {"size": 3}}}, {"x": [1.5]}, "column 'x': holds double, expected integer codes 0 to 2"),
         (
             {"discrete": {"word": {"vocabulary": "w"}}},
             {"word": [1]},
-            "column 'word': holds int64; it has a vocab",
+            "column 'word': holds int64, expected strings as in its vocab",
         ),
-        ({"continuous": ["y"]}, {"x": [1.0]}, "column 'y': is missing; .* Known: x"),
+        ({"continuous": ["y"]}, {"x": [1.0]}, "column 'y': is missing, but .* Known: x"),
     ],
 )
 def test_an_unusable_column_is_refused_with_its_location(
@@ -127,7 +127,7 @@ def test_files_that_are_not_parquet_or_truncated_are_refused_by_name(tmp_path: P
     [
         (pa.table({"value": ["a", "b", "a"]}), "row 2 repeats 'a'"),
         (pa.table({"value": ["a", None]}), "row 1 is null"),
-        (pa.table({"value": [[1]]}), "column 0 holds list<.*>; strings or integers are expected"),
+        (pa.table({"value": [[1]]}), "column 'value' holds list<.*>, expected strings or integers"),
     ],
 )
 def test_an_unusable_vocabulary_is_refused(tmp_path: Path, table: pa.Table, message: str) -> None:
@@ -163,9 +163,9 @@ def test_a_feature_can_be_one_value_of_a_list() -> None:
 @pytest.mark.parametrize(
     ("column", "message"),
     [
-        (pa.array([[1, 2]], pa.list_(pa.int64(), 2)), "column 'topics': holds lists of 2 values; there is no value 3"),
-        (pa.array([[1] * 4, [1]]), "column 'topics', row 101: holds a list of 1 values; there is no value 3"),
-        (pa.array([1]), "column 'topics': holds int64; lists are expected, to read value 3 of each"),
+        (pa.array([[1, 2]], pa.list_(pa.int64(), 2)), "column 'topics': holds lists of length 2, without element 3"),
+        (pa.array([[1] * 4, [1]]), "column 'topics', row 101: holds a list of length 1, without element 3"),
+        (pa.array([1]), "column 'topics': holds int64, expected lists, to read element 3 of each"),
     ],
 )
 def test_a_list_that_is_too_short_is_refused(column: pa.Array, message: str) -> None:

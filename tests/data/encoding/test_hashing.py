@@ -56,7 +56,7 @@ def test_vectorised_hashes_equal_hashes_one_by_one(ids: list[int], buckets: int,
 def test_hashes_are_uniform_and_independent() -> None:
     codes = buckets_of(np.arange(100_000), 1000, 2, 0)
     for column in codes.T:
-        assert abs(np.bincount(column, minlength=1000).std() - 10) < 1  # as of 100 random values per bucket
+        assert abs(np.bincount(column, minlength=1000).std() - 10) < 1  # √100, for 100 random values per bucket
     assert abs(np.corrcoef(codes.T)[0, 1]) < 0.02
     assert len(set(map(tuple, buckets_of(np.arange(2_000), 10_000, 2, 0).tolist()))) == 2_000
 
@@ -102,7 +102,7 @@ def test_lists_and_single_values_of_lists_are_hashed() -> None:
 
 
 def test_floats_are_not_hashed() -> None:
-    with pytest.raises(DataError, match="column 'x': holds double; it is hashed, so integers or strings are expected"):
+    with pytest.raises(DataError, match="column 'x': holds double, expected integers or strings to hash"):
         codes(pa.array([1.5]))
 
 

@@ -120,9 +120,9 @@ def test_ids_can_use_the_vocabulary_of_a_feature() -> None:
             "column 'gap', row 101: holds 1 values, but 'ids' holds 2 events; each event",
         ),
         ([[1], None, [1]], [None, None, [1]], "column 'gap', row 100: holds 0 values, but 'ids' holds 1 events"),
-        ([1], [[1]], "column 'ids': holds int64; a history is a column of lists"),
-        ([["a"]], [[1]], "column 'ids': holds string; integer codes 0 to 99 are expected"),
-        ([[1]], [["a"]], "column 'gap': holds lists of string; numbers are expected here"),
+        ([1], [[1]], "column 'ids': holds int64, expected lists; a history is a list column"),
+        ([["a"]], [[1]], "column 'ids': holds string, expected integer codes 0 to 99"),
+        ([[1]], [["a"]], "column 'gap': holds lists of string, expected numbers; for codes"),
     ],
 )
 def test_unusable_events_are_refused_with_their_rows(ids: Any, attributes: Any, message: str) -> None:

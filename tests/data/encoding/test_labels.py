@@ -128,9 +128,9 @@ def test_a_late_positive_becomes_a_negative_of_its_task_only() -> None:
 
 def test_a_positive_without_times_is_refused() -> None:
     table = {"age": [0.0], "served": [1], "seen": [1], "liked": pa.array([None], pa.int64()), "like": [1], "share": [0]}
-    with pytest.raises(DataError, match="column 'liked', row 100: is null, but the label is 1; a positive"):
+    with pytest.raises(DataError, match="column 'liked', row 100: is null, but the label is 1; positives"):
         rectified(table)
-    with pytest.raises(DataError, match="column 'seen': holds double; a time must be an integer of milliseconds"):
+    with pytest.raises(DataError, match="column 'seen': holds double, expected integers: times in milliseconds"):
         rectified(table | {"seen": [1.0], "liked": [1]})
 
 

@@ -54,30 +54,30 @@ ENCODER_CHANGES: dict[str, Any] = {
 LOADER_CHANGES: dict[str, Any] = {"config": CsvConfig(kind="csv", inputs=[INPUTS]), "skip": True}
 
 
-def test_the_changes_below_cover_every_field() -> None:
+def test_the_changed_settings_cover_every_field() -> None:
     assert LABEL_CHANGES.keys() == {field.name for field in fields(LabelEncoder)}
     assert ENCODER_CHANGES.keys() == {field.name for field in fields(RowEncoder)}
     assert LOADER_CHANGES.keys() == {field.name for field in fields(Loader)} - {"encoder", "files"}
 
 
 @pytest.mark.parametrize("name", LABEL_CHANGES)
-def test_a_setting_of_the_label_encoder_changes_it(name: str, source: Source) -> None:
+def test_every_setting_of_the_label_encoder_changes_the_fingerprint(name: str, source: Source) -> None:
     encoder = replace(ENCODER, labels=replace(LABELS, **{name: LABEL_CHANGES[name]}))
     assert rows_fingerprint(replace(LOADER, encoder=encoder), source) != rows_fingerprint(LOADER, source)
 
 
 @pytest.mark.parametrize("name", ENCODER_CHANGES)
-def test_a_setting_of_the_row_encoder_changes_it(name: str, source: Source) -> None:
+def test_every_setting_of_the_row_encoder_changes_the_fingerprint(name: str, source: Source) -> None:
     encoder = replace(ENCODER, **{name: ENCODER_CHANGES[name]})
     assert rows_fingerprint(replace(LOADER, encoder=encoder), source) != rows_fingerprint(LOADER, source)
 
 
 @pytest.mark.parametrize("name", LOADER_CHANGES)
-def test_a_setting_of_the_loader_changes_it(name: str, source: Source) -> None:
+def test_every_setting_of_the_loader_changes_the_fingerprint(name: str, source: Source) -> None:
     assert rows_fingerprint(replace(LOADER, **{name: LOADER_CHANGES[name]}), source) != rows_fingerprint(LOADER, source)
 
 
-def test_paths_do_not_change_it(source: Source) -> None:
+def test_paths_do_not_change_the_fingerprint(source: Source) -> None:
     moved = FEATURES | {
         "continuous": ["age", {"name": "masked", "length": 4, "mask": "elsewhere/mask.npy"}],
         "discrete": {"hour": {"size": 24}, "word": {"vocabulary": "elsewhere/words.parquet"}},
@@ -87,7 +87,7 @@ def test_paths_do_not_change_it(source: Source) -> None:
     assert rows_fingerprint(loader, source) == rows_fingerprint(LOADER, source)
 
 
-def test_a_feature_named_like_a_path_field_counts(source: Source) -> None:
+def test_a_feature_named_like_a_path_field_changes_the_fingerprint(source: Source) -> None:
     encoder = replace(ENCODER, features=FeaturesConfig.model_validate({"discrete": {"mask": {"size": 2}}}))
     wider = replace(ENCODER, features=FeaturesConfig.model_validate({"discrete": {"mask": {"size": 3}}}))
     prints = [rows_fingerprint(replace(LOADER, encoder=either), source) for either in (encoder, wider)]

@@ -185,7 +185,7 @@ def test_a_server_of_another_configuration_or_data_is_refused(tmp_path: Path, se
     with pytest.raises(DataError, match="of another configuration"):
         stream_of(weighed)
     served = serve(config_with(feed, source={"inputs": str(feed / "train" / "part-[01].parquet")}))
-    with pytest.raises(DataError, match="serves other data as 'train_data': names, sizes or row groups of its files"):
+    with pytest.raises(DataError, match="serves other data as 'train_data': names, sizes or chunks of its files"):
         stream_of(config_with(feed, readers_of([served])))
     values = feed_values(feed, feed / "run")
     served = serve(config_of(values | {"validation_data": {}}))
@@ -244,7 +244,7 @@ class _OtherServer(flight.FlightServerBase):  # type: ignore[misc]
         (b'{"protocol": 0, "data_sets": {}}', "runs another version of recap"),
     ],
 )
-def test_a_server_of_something_else_is_refused(answer: bytes, message: str, feed: Path) -> None:
+def test_a_server_of_another_program_is_refused(answer: bytes, message: str, feed: Path) -> None:
     with _OtherServer(answer) as server:
         address = f"127.0.0.1:{server.port}"
         with pytest.raises(DataError, match=message):
@@ -255,7 +255,7 @@ def test_a_response_with_other_rows_is_refused(feed: Path, serve: Serve) -> None
     served = serve(config_with(feed))
     stream = stream_of(config_with(feed, readers_of([served])))
     source = served.sets["train_data"]
-    source.chunks = source.chunks[::-1]  # the last of a file is shorter
+    source.chunks = source.chunks[::-1]  # the last chunk of a file is shorter
     with pytest.raises(RunError, match="sent an unexpected response"):
         deque(islice(stream, 12), maxlen=0)
 
@@ -290,7 +290,7 @@ def test_the_command_serves_until_it_is_stopped(feed: Path, tmp_path: Path) -> N
         assert server.stdout is not None
         first = server.stdout.readline()
         assert first == f"serving train_data, validation at 127.0.0.1:{port}\n"
-        assert "no authentication, no encryption" in server.stdout.readline()
+        assert "no authentication and no encryption" in server.stdout.readline()
         config = config_with(feed, {"kind": "service", "address": f"localhost:{port}"})
         batches = iter(stream_of(config))
         assert_same(next(batches), next(iter(stream_of(config_with(feed)))))

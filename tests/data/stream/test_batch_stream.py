@@ -14,7 +14,7 @@ from support import feed_config, write_feed
 
 from recap.config.recap import JobMode
 from recap.data.encoding.assets import load_assets
-from recap.data.open import open_stream, refuse_caches_that_do_not_fit
+from recap.data.open import check_caches_fit, open_stream
 from recap.data.stream.batch_stream import BatchStream
 from recap.data.stream.shuffle import RowOrder
 from recap.distributed import Ranks
@@ -111,20 +111,20 @@ def test_a_cache_that_does_not_fit_is_refused_with_its_size(feed: Path, monkeypa
     row = 2 * 4 + 4 + 2 * 8 + 4 * 4 + 2 * 4 + 2 * 4 + 8  # numbers, codes, vector, labels, weights, user
     assert stream.cache_bytes == 600 * row
     assert open_feed(feed, JobMode.TRAIN).cache_bytes == 0
-    refuse_caches_that_do_not_fit({"train_data": stream})
+    check_caches_fit({"train_data": stream})
     monkeypatch.setattr("recap.data.open.free_memory", lambda: 600 * row - 1)
     with pytest.raises(DataError, match=r"do not fit into free memory \(0.00 GiB\): train_data 0.00 GiB"):
-        refuse_caches_that_do_not_fit({"train_data": stream})
+        check_caches_fit({"train_data": stream})
 
 
 def test_every_rank_of_a_machine_has_its_own_cache(feed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stream = open_feed(feed, JobMode.TRAIN, cache=True)
     monkeypatch.setattr("recap.data.open.free_memory", lambda: 2 * stream.cache_bytes - 1)
     stream.ranks = Ranks(rank=1, world_size=4, local_rank=0, local_world_size=1)
-    refuse_caches_that_do_not_fit({"train_data": stream})
+    check_caches_fit({"train_data": stream})
     stream.ranks = Ranks(rank=1, world_size=4, local_rank=1, local_world_size=2)
     with pytest.raises(DataError, match="do not fit into free memory"):
-        refuse_caches_that_do_not_fit({"train_data": stream})
+        check_caches_fit({"train_data": stream})
 
 
 def test_training_epochs_end_without_a_partial_batch(feed: Path) -> None:

@@ -50,7 +50,7 @@ def test_a_changed_file_is_reported_when_it_is_read(change: Callable[[Path], Non
 
 def test_a_chunk_with_a_different_number_of_rows_is_reported(tmp_path: Path) -> None:
     file, other = tmp_path / "part.arrow", tmp_path / "other"
-    for path, rows in ((file, 3), (other, 5)):  # both fill the 64 bytes that a column takes at least
+    for path, rows in ((file, 3), (other, 5)):  # of the same size: columns are padded to 64 bytes
         table = pa.table({"followers": pa.array([1] * rows, pa.int8())})
         with pa.OSFile(str(path), "wb") as stream, pa.ipc.new_file(stream, table.schema) as writer:
             writer.write_table(table)

@@ -82,5 +82,5 @@ def test_a_process_that_dies_is_reported_with_advice(feed: Path) -> None:
     next(batches)
     for child in readers():
         child.kill()
-    with pytest.raises(RunError, match="a process that reads data died, perhaps out of memory"):
+    with pytest.raises(RunError, match="a reader process died, perhaps out of memory"):
         deque(islice(batches, 100), maxlen=0)

@@ -1,4 +1,4 @@
-"""Reads the analysis of continuous features (means and deviations) that `z_score_log` needs."""
+"""Reads the analysis that `z_score_log` needs: the mean and deviation of each continuous value."""
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ Floats = npt.NDArray[np.float64]
 
 
 def value_names(features: FeaturesConfig, assets: Assets) -> list[str]:
-    """The name of each continuous value that a model reads: its column, with an index for columns of several values."""
+    """The names of the continuous values that a model reads: `column`, or `column[0]`, … for a list column."""
     names: list[str] = []
     for column in features.continuous:
         width = column_width(column, assets)
@@ -40,11 +40,11 @@ def load_analysis(path: str, features: FeaturesConfig, assets: Assets) -> tuple[
                 f"{where}: must have exactly one column {name!r}, found {', '.join(table.schema.names)}; {advice}"
             )
     if table.num_rows != len(expected):
-        raise DataError(f"{where}: holds {table.num_rows} rows, but the model reads {len(expected)} values; {advice}")
+        raise DataError(f"{where}: has {table.num_rows} rows, but the model reads {len(expected)} values; {advice}")
     if "name" in table.schema.names:
         for row, (stored, name) in enumerate(zip(table.column("name").to_pylist(), expected, strict=True)):
             if stored != name:
-                raise DataError(f"{where}: row {row} is {stored!r}, but the model reads {name!r} there; {advice}")
+                raise DataError(f"{where}: row {row} is {stored!r}, but value {row} of the model is {name!r}; {advice}")
     try:
         means, deviations = (
             table.column(name).cast(pa.float64()).to_numpy().astype(np.float64) for name in ("mean", "deviation")
@@ -54,6 +54,8 @@ def load_analysis(path: str, features: FeaturesConfig, assets: Assets) -> tuple[
     wrong = np.flatnonzero(~(np.isfinite(means) & np.isfinite(deviations) & (deviations >= 0)))
     if len(wrong):
         row = wrong[0]
-        shown = f"mean {means[row]:g} and deviation {deviations[row]:g}"
-        raise DataError(f"{where}: row {row} has {shown}; both must be finite, and the deviation at least 0")
+        numbers = f"mean {means[row]:g} and deviation {deviations[row]:g}"
+        raise DataError(
+            f"{where}: row {row} has {numbers}; both must be finite, and the deviation at least 0; {advice}"
+        )
     return means, deviations

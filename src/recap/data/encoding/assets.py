@@ -1,6 +1,7 @@
-"""Vocabularies and masks of features: read from the files that a configuration names, or from a model directory.
+"""Vocabularies and masks of features, read from the files that a configuration names, or from a model directory.
 
-A vocabulary: the code of a value is its row + 1; code 0 is the unknown bucket. A mask: which values of a list are read.
+A vocabulary lists the known values of a table: the code of a value is its row + 1, and 0 is the unknown bucket. A mask
+selects the values of a list column that are read.
 """
 
 import re
@@ -24,12 +25,12 @@ from recap.errors import DataError
 from recap.text import suggest
 
 Assets = Mapping[str, pa.Array]
-"""Name → the vocabulary of a table in order of code (string or int64 array), or the mask of a column (boolean
+"""Name of a table → its vocabulary in order of code (string or int64 array); name of a column → its mask (boolean
 array)."""
 
 
 def load_assets(features: FeaturesConfig, model_dir: Path | None = None) -> Assets:
-    """Every vocabulary and mask of `features`, from the files they name or, if given, from a model directory.
+    """Every vocabulary and mask of `features`: from `model_dir`, by default from the files that `features` names.
 
     Raises DataError for files that cannot be read or do not fit.
     """
@@ -38,13 +39,13 @@ def load_assets(features: FeaturesConfig, model_dir: Path | None = None) -> Asse
             [str(asset_path(model_dir, name))] if model_dir else _vocabulary_files(space),
             None if model_dir else space.row,
             name,
-            dotted(features.place_of(name)),
+            dotted(features.path_of_table(name)),
         )
         for name, space in features.code_spaces.items()
         if isinstance(space, VocabularySpace)
     }
     masks = {
-        column.name: _load_mask(column) if model_dir is None else _carried_mask(asset_path(model_dir, column.name))
+        column.name: _load_mask(column) if model_dir is None else _saved_mask(asset_path(model_dir, column.name))
         for column in (*features.continuous, *features.binary)
         if column.mask is not None
     }
@@ -75,7 +76,7 @@ def discrete_columns(features: FeaturesConfig) -> dict[str, slice]:
     columns: dict[str, slice] = {}
     start = 0
     for name, discrete in features.discrete.items():
-        end = start + discrete.length * features.codes_of_a_value(features.table_of(name, discrete))
+        end = start + discrete.length * features.codes_per_value(features.table_of(name, discrete))
         columns[name] = slice(start, end)
         start = end
     return columns
@@ -88,18 +89,18 @@ def code_of(name: str, value: int | str, features: FeaturesConfig, assets: Asset
         return int(value) + 1
     known = assets[table].cast(pa.string()).to_pylist()
     if value not in known:
-        raise DataError(f"{value!r}, named in strata, is not in the vocabulary of {name!r}. {_hint(value, known)}")
+        raise DataError(f"{value!r} is not in the vocabulary of {name!r}. {_hint(value, known)}")
     return int(known.index(value)) + 1
 
 
 def _hint(value: int | str, known: list[str]) -> str:
-    """A similar string, or an example, from a vocabulary that may be long."""
+    """A similar string, or the first one of the vocabulary, which may be long."""
     near = get_close_matches(str(value), known[:10_000])
-    return f"Did you mean {near[0]!r}?" if near else f"It knows {len(known):,} strings, such as {known[0]!r}"
+    return f"Did you mean {near[0]!r}?" if near else f"Known: {len(known):,} strings, such as {known[0]!r}"
 
 
 def column_width(column: Column, assets: Assets) -> int:
-    """The number of values that the model reads from a row of a numeric column."""
+    """The number of values of a numeric column that the model reads from each row."""
     return column.read if column.mask is None else int(assets[column.name].true_count)
 
 
@@ -118,30 +119,30 @@ def _load_mask(column: Column) -> pa.Array:
     where = f"{column.mask}: mask of {column.name!r}"
     assert column.mask is not None
     try:
-        mask = np.load(BytesIO(read_bytes(column.mask)))  # NumPy refuses objects
+        mask = np.load(BytesIO(read_bytes(column.mask)))  # refuses objects
     except FileNotFoundError:
         raise DataError(f"{where}: no such file; see features") from None
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"{where}: not readable as a NumPy file (.npy) of numbers ({error})") from None
     if not isinstance(mask, np.ndarray) or mask.dtype.kind not in "biuf" or mask.ndim != 1 or len(mask) != column.read:
-        shown = f"{mask.dtype} of shape {mask.shape}" if isinstance(mask, np.ndarray) else "an archive"
-        raise DataError(f"{where}: found {shown}; {column.read} numbers are expected, one for each value that is read")
+        content = f"{mask.dtype} of shape {mask.shape}" if isinstance(mask, np.ndarray) else "an archive"
+        raise DataError(f"{where}: found {content}, expected {column.read} numbers, one for each value that is read")
     if not mask.any():
         raise DataError(f"{where}: masks every value; leave the column out instead")
     return pa.array(mask != 0)
 
 
-def _carried_mask(path: Path) -> pa.Array:
+def _saved_mask(path: Path) -> pa.Array:
     return pq.read_table(path).column(0).combine_chunks()
 
 
 def _vocabulary_files(space: VocabularySpace) -> list[str]:
-    """The file itself, so that a missing one is reported by name; or all files that a glob matches."""
+    """The files that a glob matches; a path without wildcards as is, so that a missing file is reported by name."""
     return find_files([space.vocabulary]) if re.search(r"[*?[]", space.vocabulary) else [space.vocabulary]
 
 
 def _load_vocabulary(files: Sequence[str], row: str | None, name: str, key: str) -> pa.Array:
-    """The values in `files`, ordered by column `row` if one is named. Raises DataError."""
+    """The values in `files`, in order of column `row` if given. Raises DataError."""
     where = f"{files[0]}: vocabulary of {name!r}" + (f" ({len(files)} files)" if len(files) > 1 else "")
     parts = [_read_vocabulary(file, row, name, key) for file in files]
     if any(part.schema != parts[0].schema for part in parts):
@@ -154,18 +155,18 @@ def _load_vocabulary(files: Sequence[str], row: str | None, name: str, key: str)
             raise DataError(f"{where}: column {row!r} must hold a distinct integer for each value")
         values = values.take(pc.sort_indices(numbers))
     if values.null_count:
-        raise DataError(f"{where}: row {values.is_null().to_pylist().index(True)} is null; every row must hold a value")
+        raise DataError(f"{where}: row {values.is_null().to_pylist().index(True)} is null; every row needs a value")
     if len(values.unique()) != len(values):
         seen: set[str | int] = set()
-        for number, value in enumerate(values.to_pylist()):
+        for index, value in enumerate(values.to_pylist()):
             if value in seen:
-                raise DataError(f"{where}: row {number} repeats {value!r}; each value may appear once")
+                raise DataError(f"{where}: row {index} repeats {value!r}; each value may appear once")
             seen.add(value)
     return values
 
 
 def _read_vocabulary(file: str, row: str | None, name: str, key: str) -> pa.Table:
-    """The column of values, strings or int64, and column `row`, if one is named."""
+    """The column of values (strings or int64), and column `row` if given. Raises DataError."""
     where = f"{file}: vocabulary of {name!r}"
     try:
         with open_file(file) as stream:
@@ -176,7 +177,7 @@ def _read_vocabulary(file: str, row: str | None, name: str, key: str) -> pa.Tabl
         raise DataError(f"{where}: not readable as Parquet ({error})") from None
     names = [column for column in table.schema.names if column != row]
     if not names:
-        raise DataError(f"{where}: has no column; its first column must list the known values")
+        raise DataError(f"{where}: has no columns; its first column must list the known values")
     if row is not None and table.schema.names.count(row) != 1:
         raise DataError(
             f"{where}: must have exactly one column {row!r}; see {key}.row. {suggest(row, table.schema.names)}"
@@ -185,5 +186,5 @@ def _read_vocabulary(file: str, row: str | None, name: str, key: str) -> pa.Tabl
     try:
         values = values.cast(pa.int64() if pa.types.is_integer(values.type) else pa.string())
     except pa.ArrowException:
-        raise DataError(f"{where}: column 0 holds {values.type}; strings or integers are expected") from None
+        raise DataError(f"{where}: column {names[0]!r} holds {values.type}, expected strings or integers") from None
     return pa.table([values, table.column(row)], ["value", "row"]) if row is not None else pa.table({"value": values})

@@ -1,4 +1,4 @@
-"""Values of a column → codes, the rows of an embedding table: 0 is the unknown bucket, the others count from 1."""
+"""Values of a column → codes, which index the rows of an embedding table; 0 is the unknown bucket."""
 
 from typing import assert_never
 
@@ -17,7 +17,7 @@ Codes = npt.NDArray[np.int64]
 
 
 def arrow_type(space: CodeSpace, vocabulary: pa.Array | None) -> pa.DataType | None:
-    """The type to read values as, for formats that store none; None: the format guesses."""
+    """The type to read values as, in formats that do not store types; None: the format infers it."""
     match space:
         case IntegerSpace():
             return pa.int64()
@@ -37,10 +37,10 @@ def codes_of(
     location: Location,
     rows: npt.NDArray[np.int64] | None = None,
 ) -> Codes:
-    """[N] values → [N, codes of a value] int64. Raises DataError for values of a wrong type.
+    """[N] values → [N, codes of a value] int64. Raises DataError for a wrong type.
 
-    `vocabulary`: the known values, if the space has one. `name`: the column in messages. `rows`: the row of each value
-    in messages; default: one value per row.
+    `vocabulary`: the known values, if the space has one. `name`: the column, for messages. `rows`: the row of each
+    value, for messages; default: one value per row.
     """
     match space:
         case IntegerSpace():
@@ -56,8 +56,8 @@ def codes_of(
 
 def _integers(values: pa.Array, space: IntegerSpace, name: str, location: Location) -> Codes:
     if not pa.types.is_integer(values.type):
-        hint = f"integer codes 0 to {space.size - 1} are expected; strings need a vocabulary or a hash"
-        raise location.error(name, f"holds {values.type}; {hint}")
+        expected = f"integer codes 0 to {space.size - 1}; strings need a vocabulary or a hash"
+        raise location.error(name, f"holds {values.type}, expected {expected}")
     filled = values.fill_null(0) if values.null_count else values  # fill_null copies even without nulls
     known = filled.to_numpy(zero_copy_only=False)
     codes: Codes = new_array(known.shape, np.int64)
@@ -76,7 +76,7 @@ def _known(
         values = values.cast(pa.int64(), safe=False)
     elif not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
         expected = "integers" if pa.types.is_integer(vocabulary.type) else "strings"
-        raise location.error(name, f"holds {values.type}; it has a vocabulary, so {expected} are expected")
+        raise location.error(name, f"holds {values.type}, expected {expected} as in its vocabulary")
     index = pc.index_in(values, value_set=vocabulary.cast(values.type)).fill_null(-1)
     codes: Codes = index.to_numpy(zero_copy_only=False).astype(np.int64)[:, None] + 1
     return codes
@@ -91,7 +91,7 @@ def _hashed(values: pa.Array, space: HashSpace, name: str, location: Location) -
     elif any(check(kind) for check in _TEXTS):
         ids = hash_texts(values.fill_null(b"" if "binary" in str(kind) else ""))
     else:
-        raise location.error(name, f"holds {kind}; it is hashed, so integers or strings are expected")
+        raise location.error(name, f"holds {kind}, expected integers or strings to hash")
     codes = buckets_of(ids, space.hash.buckets, space.hash.hashes, space.hash.seed) + 1
     if values.null_count:
         codes[values.is_null().to_numpy(zero_copy_only=False)] = 0

@@ -1,4 +1,4 @@
-"""Rows of a table → `Batch`. Checks types and values; errors name file, column and row."""
+"""Rows of a table → `Batch`, with checks of types and values; errors name file, column and row."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from recap.config.recap import JobMode, RecapConfig
 from recap.data.batch import Batch
 from recap.data.encoding.assets import Assets
 from recap.data.encoding.codes import arrow_type, codes_of
-from recap.data.encoding.columns import Floats, check_zero_or_one, numbers_of, rows_where, spread, values_of
+from recap.data.encoding.columns import Floats, check_zero_or_one, fill_rows, numbers_of, rows_where, values_of
 from recap.data.encoding.histories import encode_history, event_types
 from recap.data.encoding.labels import LabelEncoder
 from recap.data.formats.location import Location
@@ -31,22 +31,23 @@ _FLOAT16_OVERFLOW = 65520
 
 @dataclass(frozen=True, eq=False)
 class RowEncoder:
-    """Turns tables into batches, as `features` describes the columns."""
+    """Turns the rows of tables into batches."""
 
     features: FeaturesConfig
     assets: Assets
     labels: LabelEncoder | None = None
     """Encodes labels, weights and users; None for inference."""
     unread: Collection[str] = ()
-    """Discrete features that are not read: all their codes are 0."""
+    """Discrete features that are not read; their codes are 0."""
 
     @classmethod
     def for_job(
         cls, config: RecapConfig, assets: Assets, mode: JobMode, data: DataConfig | None = None
     ) -> "RowEncoder":
-        """The encoder of a job, with the labels of `data` for training or evaluation.
+        """The encoder of a job; with the labels of `data` in training and evaluation.
 
-        The position on the page is hidden from the model outside training; evaluation still reads it for a stratum.
+        Outside training the position feature of `model.position_debias` is not read, unless a stratum of an evaluation
+        needs it.
         """
         debias = config.model.position_debias
         unread = {debias.feature} if debias is not None and mode is not JobMode.TRAIN else set[str]()
@@ -70,30 +71,26 @@ class RowEncoder:
 
     @property
     def types(self) -> dict[str, pa.DataType]:
-        """The types to read columns as, for formats that store none."""
-        features = self.features
-        numeric = [column for column in (*features.continuous, *features.binary) if column.of is None]
-        numbers = [(column.name, column.length, pa.float64()) for column in numeric]
-        numbers += [(name, vector.length, pa.float32()) for name, vector in features.vectors.items()]
-        spaces = features.code_spaces
-        tables = {name: features.table_of(name, discrete) for name, discrete in self.read.discrete.items()}
-        numbers += [
-            (name, features.discrete[name].length, arrow_type(spaces[table], self.assets.get(table)))
-            for name, table in tables.items()
-            if name in self.read.columns
-        ]
-        numbers += [
-            (column, -1, kind)
-            for name in features.histories
-            for column, kind in event_types(name, features, self.assets)
-        ]
-        known = [(name, length, kind) for name, length, kind in numbers if kind is not None]
-        types = {name: kind if length == 1 else pa.list_(kind) for name, length, kind in known}
+        """Column → the type to read it as, in formats that do not store types."""
+        features, spaces = self.features, self.features.code_spaces
+        columns: list[tuple[str, int, pa.DataType | None]] = []  # name, length (-1: any), type of a value
+        for column in (*features.continuous, *features.binary):
+            if column.of is None:
+                columns.append((column.name, column.length, pa.float64()))
+        for name, vector in features.vectors.items():
+            columns.append((name, vector.length, pa.float32()))
+        for name, discrete in self.read.discrete.items():
+            if name in self.read.columns:
+                table = features.table_of(name, discrete)
+                columns.append((name, discrete.length, arrow_type(spaces[table], self.assets.get(table))))
+        for history in features.histories:
+            columns += [(name, -1, kind) for name, kind in event_types(history, features, self.assets)]
+        types = {name: kind if length == 1 else pa.list_(kind) for name, length, kind in columns if kind is not None}
         return types | self.labels.types if self.labels is not None else types
 
     @cached_property
     def row_bytes(self) -> int:
-        """Bytes of one encoded row."""
+        """Bytes per encoded row."""
         return self.empty().row_bytes
 
     def empty(self) -> Batch:
@@ -102,8 +99,8 @@ class RowEncoder:
         scalars = {name for name, discrete in self.features.discrete.items() if discrete.length == 1}
         if self.labels is not None and self.labels.user is not None:
             scalars.add(self.labels.user)
-        others = pa.list_(pa.int64())  # hashed lists, and lists of which single values are read
-        fields = [(name, types.get(name, pa.int64() if name in scalars else others)) for name in self.columns]
+        lists = pa.list_(pa.int64())  # hashed lists, and lists of which single elements are read
+        fields = [(name, types.get(name, pa.int64() if name in scalars else lists)) for name in self.columns]
         return self.encode(pa.schema(fields).empty_table(), Location("empty"))
 
     def check(self, schema: pa.Schema, file: str) -> None:
@@ -112,20 +109,20 @@ class RowEncoder:
             if schema.names.count(name) > 1:
                 raise Location(file).error(name, "appears twice in the file, so it is ambiguous; rename one")
             if name not in schema.names:
-                known = suggest(name, schema.names)
-                raise Location(file).error(name, f"is missing; the configuration reads it. {known}")
+                hint = suggest(name, schema.names)
+                raise Location(file).error(name, f"is missing, but the configuration reads it. {hint}")
         empty = schema.empty_table().select(self.columns)
         self.encode(empty, Location(file))
 
     def encode(self, table: pa.Table, location: Location) -> Batch:
-        """The rows of `table` as a batch. Raises DataError for a wrong type or value, with all rows that have one."""
+        """The rows of `table` as a batch. Raises DataError for wrong types and values, with all bad rows."""
         features = self.features
         discrete = [torch.from_numpy(self._codes(table, name, location)) for name in features.discrete]
         histories = [encode_history(table, name, features, self.assets, location) for name in features.histories]
         labels, weights = self.labels.encode(table, location) if self.labels is not None else (None, None)
         return Batch(
-            continuous=self._block(table, features.continuous, location),
-            binary=self._block(table, features.binary, location, binary=True),
+            continuous=self._numbers(table, features.continuous, location),
+            binary=self._numbers(table, features.binary, location, binary=True),
             discrete=_join(discrete, table.num_rows, torch.int64),
             vectors={name: self._vector(table, name, vector, location) for name, vector in features.vectors.items()},
             labels=labels,
@@ -134,8 +131,10 @@ class RowEncoder:
             histories={name: tensor for history in histories for name, tensor in history.items()},
         )
 
-    def _block(self, table: pa.Table, columns: Sequence[Column], location: Location, *, binary: bool = False) -> Tensor:
-        """[B, Σ width], in the widest dtype of the columns."""
+    def _numbers(
+        self, table: pa.Table, columns: Sequence[Column], location: Location, *, binary: bool = False
+    ) -> Tensor:
+        """Numeric columns side by side, [B, Σ width], in the widest dtype of the columns."""
         parts: list[Tensor] = []
         for column in columns:
             values = numbers_of(table, column, location, null=0.0 if binary else np.nan)
@@ -150,17 +149,17 @@ class RowEncoder:
         return _join(parts, table.num_rows, reduce(torch.promote_types, dtypes) if dtypes else torch.float32)
 
     def _vector(self, table: pa.Table, name: str, vector: VectorColumn, location: Location) -> Tensor:
-        """[B, E]; zeros where a row is null."""
+        """[B, E]; null rows are zeros."""
         values = numbers_of(table, Column(name=name, length=vector.length), location, null=0.0)
         if vector.masked_mantissa_bits is not None:
             values = _mask_mantissa(values, vector.masked_mantissa_bits)
         return _cast(values, vector.dtype, name, location)
 
     def _codes(self, table: pa.Table, name: str, location: Location) -> npt.NDArray[np.int64]:
-        """[B, length · codes of a value] int64: 0 for unknown, code + 1 for the others."""
+        """The codes of a discrete feature, [B, length · codes of a value] int64; 0 where it is not read."""
         discrete = self.features.discrete[name]
-        owner = self.features.table_of(name, discrete)
-        space = self.features.code_spaces[owner]
+        table_name = self.features.table_of(name, discrete)
+        space = self.features.code_spaces[table_name]
         if name not in self.read.discrete:
             return np.zeros((table.num_rows, discrete.length * space.codes), np.int64)
         of = None if isinstance(discrete, Vocabulary) else discrete.of
@@ -169,8 +168,8 @@ class RowEncoder:
         if isinstance(space, VocabularySpace) and (discrete.length > 1 or valid is not None):
             present = np.arange(table.num_rows) if valid is None else np.flatnonzero(valid)
             rows = np.repeat(present, discrete.length)
-        codes = codes_of(values, space, self.assets.get(owner), name, location, rows)
-        return spread(codes, valid, discrete.length * space.codes, 0)
+        codes = codes_of(values, space, self.assets.get(table_name), name, location, rows)
+        return fill_rows(codes, valid, discrete.length * space.codes, 0)
 
 
 def _cast(values: Floats, dtype: str, name: str, location: Location) -> Tensor:
@@ -179,16 +178,16 @@ def _cast(values: Floats, dtype: str, name: str, location: Location) -> Tensor:
         return torch.from_numpy(values)
     if dtype == "bfloat16":
         wrong = np.isfinite(values) & (np.abs(values) >= _BFLOAT16_OVERFLOW)
-        _refuse(wrong, values, name, location, "take float32")
+        _refuse(wrong, values, name, location, "use float32")
         return torch.from_numpy(values).to(torch.bfloat16)
     if dtype == "float16":
         wrong = np.isfinite(values) & (np.abs(values) >= _FLOAT16_OVERFLOW)
-        _refuse(wrong, values, name, location, "float16 ends at 65504; take bfloat16")
+        _refuse(wrong, values, name, location, "float16 ends at 65504; use bfloat16")
         return torch.from_numpy(values.astype(np.float16))
     known = np.where(np.isnan(values), np.float32(0), values)  # a missing value counts as 0, as in the model
     if dtype == "bool":
         return torch.from_numpy(known != 0)
-    _refuse((known <= -1) | (known >= 256), values, name, location, "uint8 holds 0 to 255")
+    _refuse((known <= -1) | (known >= 256), values, name, location, "uint8 holds 0 to 255; use another dtype")
     return torch.from_numpy(known.astype(np.uint8))
 
 
@@ -200,13 +199,13 @@ def _refuse(wrong: npt.NDArray[np.bool_], values: Floats, name: str, location: L
 
 
 def _mask_mantissa(values: Floats, bits: int) -> Floats:
-    """[B, width] float32 with the lowest `bits` of the mantissa 0; NaN stays NaN."""
+    """[B, width] float32 with the lowest `bits` of each mantissa set to 0; NaN stays NaN."""
     masked = np.ascontiguousarray(values).view(np.int32) & np.int32(-(1 << bits))
     return np.where(np.isnan(values), values, masked.view(np.float32))
 
 
 def _join(parts: list[Tensor], rows: int, dtype: torch.dtype) -> Tensor:
-    """Concatenate column blocks, [B, Σ width]; no part gives [B, 0], a single part is returned without a copy."""
+    """Join tensors [B, width] of B = `rows` side by side, [B, Σ width]; a single one is not copied."""
     if len(parts) == 1:
         return parts[0].to(dtype)
     joined = torch.empty((rows, sum(part.shape[1] for part in parts)), dtype=dtype)
@@ -215,7 +214,7 @@ def _join(parts: list[Tensor], rows: int, dtype: torch.dtype) -> Tensor:
     for part in parts:
         columns = slice(start, start + part.shape[1])
         if equal:
-            joined.numpy()[:, columns] = part.numpy()  # in this thread; torch would take the threads that train
+            joined.numpy()[:, columns] = part.numpy()  # in this thread; torch would use the threads that train
         else:
             joined[:, columns] = part
         start += part.shape[1]

@@ -15,14 +15,14 @@ from recap.config.features import FeaturesConfig
 from recap.config.histories import HistoryColumns, NumberEvents
 from recap.data.encoding.assets import Assets
 from recap.data.encoding.codes import arrow_type, codes_of
-from recap.data.encoding.columns import combined, is_list, is_number, rows_where
+from recap.data.encoding.columns import as_one_array, is_list, is_number, rows_where
 from recap.data.formats.location import Location
 
 Integers = npt.NDArray[np.int64]
 
 
 def event_types(name: str, features: FeaturesConfig, assets: Assets) -> Iterator[tuple[str, pa.DataType | None]]:
-    """The columns of a history, and the type to read their values as, for formats that store none."""
+    """The columns of a history, each with the type of its values in formats that do not store types."""
     history = features.histories[name]
     yield history.ids.column, _type_of(features, assets, f"{name}/ids", history.ids)
     for key, attribute in history.attributes.items():
@@ -40,55 +40,55 @@ def _type_of(features: FeaturesConfig, assets: Assets, name: str, column: Shared
 def encode_history(
     table: pa.Table, name: str, features: FeaturesConfig, assets: Assets, location: Location
 ) -> dict[str, Tensor]:
-    """One history of every row, L = `max_length`, oldest event first, padded with 0 after `length` events.
+    """One history, L = `max_length`: the events of each row in their order, then padding with 0.
 
     `NAME/length`: [B] int64. `NAME/ids` and `NAME/attributes/KEY`: codes [B, L, codes of a value] int64, or numbers
     [B, L] float32, NaN where null. Raises DataError for a wrong type, and for rows whose lists differ in length.
     """
     history = features.histories[name]
-    lists = _lists(table, history.ids.column, location)
-    lengths = _lengths(lists)
+    ids = _lists(table, history.ids.column, location)
+    lengths = _lengths(ids)
     events = _RetainedEvents(lengths, history)
-    encoded = {f"{name}/length": torch.from_numpy(events.lengths)}
 
-    def add_codes(key: str, coded: SharedCodes, column: str, lists: pa.Array) -> None:
-        owner = features.table_of(key, coded)
-        space = features.code_spaces[owner]
+    def codes(key: str, coded: SharedCodes, column: str, lists: pa.Array) -> Tensor:
+        table_name = features.table_of(key, coded)
+        space = features.code_spaces[table_name]
         values = events.values(lists)
-        if pa.types.is_null(values.type):  # without a value there is no type to check
-            codes = np.zeros((len(values), space.codes), np.int64)
-        else:
-            codes = codes_of(values, space, assets.get(owner), column, location, events.rows)
-        encoded[key] = events.padded(codes)
+        if pa.types.is_null(values.type):  # lists without values have no type to check
+            return events.padded(np.zeros((len(values), space.codes), np.int64))
+        return events.padded(codes_of(values, space, assets.get(table_name), column, location, events.rows))
 
-    add_codes(f"{name}/ids", history.ids, history.ids.column, lists)
-    for key, attribute in history.attributes.items():
-        full_key, column = f"{name}/attributes/{key}", attribute.column
+    encoded = {
+        f"{name}/length": torch.from_numpy(events.lengths),
+        f"{name}/ids": codes(f"{name}/ids", history.ids, history.ids.column, ids),
+    }
+    for attribute_name, attribute in history.attributes.items():
+        key, column = f"{name}/attributes/{attribute_name}", attribute.column
         lists = _lists(table, column, location)
         _check_lengths(_lengths(lists), lengths, column, history.ids.column, location)
         if isinstance(attribute, NumberEvents):
-            encoded[full_key] = events.padded(_numbers(events.values(lists), column, location))
+            encoded[key] = events.padded(_numbers(events.values(lists), column, location))
         else:
-            add_codes(full_key, attribute, column, lists)
+            encoded[key] = codes(key, attribute, column, lists)
     return encoded
 
 
 class _RetainedEvents:
-    """The events that `max_length` retains: their indices in the flattened lists, and their mask in the padded rows."""
+    """The events of each row that remain after `max_length` and `keep`, and their indices in the flattened lists."""
 
     def __init__(self, lengths: Integers, history: HistoryColumns) -> None:
         self.lengths = np.minimum(lengths, history.max_length)  # [B]
         ends = np.cumsum(lengths)
         starts = ends - (self.lengths if history.keep == "last" else lengths)
         columns = np.arange(history.max_length)
-        self.mask = columns < self.lengths[:, None]  # [B, L]
+        self.mask = columns < self.lengths[:, None]  # [B, L]: which positions hold an event, not padding
         self.indices = (starts[:, None] + columns)[self.mask]  # [events]
         self.all = len(self.indices) == (ends[-1] if len(ends) else 0)
         self.rows = np.repeat(np.arange(len(lengths)), self.lengths)  # [events]
 
     def values(self, lists: pa.Array) -> pa.Array:
         """The values of the retained events, [events]."""
-        values = lists.flatten()  # skips whatever a null row holds
+        values = lists.flatten()  # without values under null rows
         if pa.types.is_dictionary(values.type):
             values = values.dictionary_decode()
         return values if self.all else values.take(pa.array(self.indices))
@@ -102,11 +102,11 @@ class _RetainedEvents:
 
 def _lists(table: pa.Table, name: str, location: Location) -> pa.Array:
     """The lists of a column, of any lengths."""
-    array = combined(table.column(name))
+    array = as_one_array(table.column(name))
     if pa.types.is_null(array.type):
         return pa.nulls(len(array), pa.list_(pa.null()))
     if not is_list(array.type):
-        raise location.error(name, f"holds {array.type}; a history is a column of lists")
+        raise location.error(name, f"holds {array.type}, expected lists; a history is a list column")
     return array
 
 
@@ -125,6 +125,8 @@ def _check_lengths(lengths: Integers, expected: Integers, name: str, ids: str, l
 
 def _numbers(values: pa.Array, name: str, location: Location) -> npt.NDArray[np.float32]:
     if not is_number(values.type):
-        raise location.error(name, f"holds lists of {values.type}; numbers are expected here; codes need a size")
+        raise location.error(
+            name, f"holds lists of {values.type}, expected numbers; for codes, set size, vocabulary, hash or table"
+        )
     floats: npt.NDArray[np.float32] = values.cast(pa.float32(), safe=False).to_numpy(zero_copy_only=False)
     return floats

@@ -1,4 +1,4 @@
-"""Columns of engagements → labels, their weights, and users: what training and evaluation read beside the features."""
+"""What training and evaluation read besides the features: labels, their weights, and users."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,13 +33,13 @@ class LabelEncoder:
     tasks: Sequence[str]
     """The task axis T."""
     labels: Mapping[str, DataTaskConfig]
-    """Task → the column of its label and its down-sampling rates; tasks that are not listed have no label here."""
+    """Task → its label column and down-sampling rates. Other tasks have no label in this data set."""
     rectify: RectifyLabelsConfig | None = None
-    """Which positives came too late and count as negatives. Optional; off by default."""
+    """How to turn late positives into negatives; None: not at all."""
     regressions: Mapping[str, RegressionConfig] = field(default_factory=dict)
     """The tasks whose labels are numbers; all other labels are 0 or 1."""
     weigh_samples: bool = False
-    """Whether weights undo the down-sampling."""
+    """Whether weights undo down-sampling."""
     user: str | None = None
     """The user column."""
 
@@ -47,7 +47,7 @@ class LabelEncoder:
     def for_job(cls, config: RecapConfig, mode: JobMode, data: DataConfig) -> "LabelEncoder":
         """The labels of `data`, for training or evaluation.
 
-        Evaluation undoes down-sampling by weights; training does if `sampling_correction` is `weights`.
+        In evaluation, weights undo down-sampling; in training they do if `sampling_correction` is `weights`.
         """
         objectives = {name: task.objective for name, task in config.model.tasks.items()}
         return cls(
@@ -68,7 +68,7 @@ class LabelEncoder:
 
     @property
     def types(self) -> dict[str, pa.DataType]:
-        """The types to read columns as, for formats that store none."""
+        """Column → the type to read it as, in formats that do not store types."""
         return {self._column(task): pa.float64() for task in self.labels} | {name: pa.int64() for name in self._times}
 
     def _column(self, task: str) -> str:
@@ -76,7 +76,7 @@ class LabelEncoder:
 
     @property
     def _times(self) -> list[str]:
-        """The columns of milliseconds by which labels are rectified."""
+        """The columns of times, in milliseconds, that rectification reads."""
         if self.rectify is None:
             return []
         engaged = [column for task, column in self.rectify.engaged_at.items() if task in self.labels]
@@ -85,8 +85,8 @@ class LabelEncoder:
     def encode(self, table: pa.Table, location: Location) -> tuple[Tensor, Tensor]:
         """Labels and weights, [B, T] float32 each; both are 0 where a label is missing.
 
-        A label is missing where it is null, and everywhere for tasks without labels in this data set. Raises DataError
-        for a wrong type or value, with all rows that have one.
+        A null label is missing, and so are all labels of tasks that have none in this data set. Raises DataError for
+        wrong types and values, with all bad rows.
         """
         labels = self._encode(table, location)
         return torch.from_numpy(np.nan_to_num(labels)), torch.from_numpy(self._weights(labels))
@@ -109,7 +109,7 @@ class LabelEncoder:
     def _rectified(
         self, label: npt.NDArray[np.float32], task: str, table: pa.Table, location: Location
     ) -> npt.NDArray[np.float32]:
-        """[B], with positives that came too late as negatives."""
+        """The labels of one task [B], with late positives turned into negatives."""
         if self.rectify is None or task not in self.rectify.engaged_at:
             return label
         positive = label == 1
@@ -146,16 +146,18 @@ class LabelEncoder:
         elif pa.types.is_integer(values.type):
             users = values.to_numpy(zero_copy_only=False).astype(np.int64)
         else:
-            raise location.error(self.user, f"holds {values.type}; users must be integers or strings")
+            raise location.error(self.user, f"holds {values.type}, expected integers or strings")
         return torch.from_numpy(users)
 
 
 def _check_numbers(values: Floats, objective: RegressionConfig, column: str, location: Location) -> None:
-    """Raise DataError for the rows whose value cannot be the label of a regression; NaN, a missing label, can."""
-    at_least_0 = objective.transform == "log1p"
-    wrong = np.isinf(values) | ((values < 0) if at_least_0 else False)
+    """Raise DataError for the rows whose value cannot be the label of a regression. NaN is a missing label."""
+    wrong = np.isinf(values)
+    bound = ""
+    if objective.transform == "log1p":
+        wrong |= values < 0
+        bound = ", at least 0 for log1p,"
     if wrong.any():
         rows = rows_where(wrong[:, 0])
-        bound = ", at least 0 for log1p," if at_least_0 else ""
         text = f"found {float(values[rows[0], 0]):g}; the label of a regression must be a finite float32{bound} or null"
         raise location.error(column, text, rows)

@@ -1,4 +1,4 @@
-"""Pretrained rows of embedding tables, read from Parquet files: a value and its vector per row."""
+"""Reads pretrained rows of embedding tables from Parquet files with a value and its vector per row."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -31,10 +31,10 @@ class PretrainedRows(NamedTuple):
 def pretrained_rows(
     config: PretrainedConfig, table: str, width: int, size: int, space: CodeSpace, vocabulary: pa.Array | None
 ) -> Iterator[PretrainedRows]:
-    """The rows of embedding table `table`, of `size` known codes, in the files of `config`, a chunk at a time.
+    """The pretrained rows of `table`, which has `size` known codes, a chunk at a time.
 
-    Raises DataError for files that are missing or do not fit: vectors of another width, a value twice, nulls, numbers
-    that are not finite, or no value that the table knows.
+    Raises DataError for missing files, vectors of another width, repeated values, nulls, numbers that are not finite,
+    and files without any value of the table.
     """
     try:
         paths = find_files([config.path])
@@ -46,7 +46,7 @@ def pretrained_rows(
         names = files.schema(file).names
         for name in (config.id, config.vector):
             if name not in names:
-                text = f"is missing; pretrained rows of {table!r} need it. {suggest(name, names)}"
+                text = f"is missing, but pretrained rows of {table!r} need it. {suggest(name, names)}"
                 raise Location(file).error(name, text)
         for chunk, rows in tables:
             location = Location(file, chunk.first_row)
@@ -62,13 +62,16 @@ def pretrained_rows(
             seen[codes] = True
             yield PretrainedRows(codes[codes > 0], vectors[codes > 0])
     if not seen[1:].any():
-        raise DataError(f"{paths[0]}: column {config.id!r}: {table!r} knows none of its values; are they of its kind?")
+        raise DataError(
+            f"{paths[0]}: column {config.id!r}: none of its values is in the table of {table!r}; "
+            f"see model.embeddings.{table}.pretrained"
+        )
 
 
 def _vectors(table: pa.Table, name: str, width: int, location: Location) -> npt.NDArray[np.float32]:
     values, valid = values_of(table, name, width, location)
     if not is_number(values.type):
-        raise location.error(name, f"holds {values.type}; lists of {width} numbers are expected")
+        raise location.error(name, f"holds {values.type}, expected lists of {width} numbers")
     if valid is not None:
         _refuse(~valid, name, "is null; every row needs a vector", location)
     vectors: npt.NDArray[np.float32] = (
@@ -79,6 +82,6 @@ def _vectors(table: pa.Table, name: str, width: int, location: Location) -> npt.
 
 
 def _refuse(wrong: npt.NDArray[np.bool_], column: str, text: str, location: Location) -> None:
-    """Raise DataError, at the first of the `wrong` rows."""
+    """Raise DataError for the `wrong` rows [B], if there are any."""
     if wrong.any():
         raise location.error(column, text, rows_where(wrong))

@@ -1,4 +1,4 @@
-"""The client: loads chunks from servers that share the work; may be called from several threads at once."""
+"""`ServiceClient`: loads chunks from data servers, which share the work."""
 
 import json
 from collections.abc import Sequence
@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.flight as flight
 
 from recap.config.data import ServiceConfig
-from recap.data.formats.filesystem import reason
-from recap.data.formats.open import Chunk
+from recap.data.formats.format import Chunk
+from recap.data.formats.object_stores import reason
 from recap.data.remote.wire import PROTOCOL, Fingerprint, RowCodec, fingerprint
 from recap.data.stream.source import BadData, ChunkRows, Source, join
 from recap.errors import DataError, RunError
@@ -24,12 +24,12 @@ _LOST = (flight.FlightError, pa.ArrowException, OSError)
 
 
 class ServiceClient:
-    """Loads the chunks of one data set."""
+    """Loads the chunks of one data set. Thread-safe."""
 
     def __init__(self, config: ServiceConfig, source: Source, name: str, say: Say) -> None:
-        """`name`: the data set, in requests to servers.
+        """`name`: the data set, as servers know it.
 
-        Raises RunError if no server answers, DataError if one serves another configuration or other data.
+        Raises RunError if no server answers, DataError if one has another configuration or other data.
         """
         self._name, self._source, self._say, self._compression = name, source, say, config.compression
         self._fingerprint = fingerprint(source)
@@ -49,7 +49,7 @@ class ServiceClient:
                 return self._request(server, chunks)
             except _LOST as error:
                 self._drop(address, error)
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, LookupError, TypeError) as error:
                 raise RunError(f"{address}: sent an unexpected response ({reason(error)})") from None
 
     def _check(self, address: str) -> None:
@@ -69,14 +69,16 @@ class ServiceClient:
             raise DataError(f"readers: {address} runs another version of recap; install the same at both ends")
         served: Fingerprint | None = sets.get(self._name)
         if served is None:
-            known = ", ".join(sets)
-            raise DataError(f"readers: {address} does not serve {self._name!r}. Served: {known}; {_ADVICE}")
+            served_names = ", ".join(sets)
+            raise DataError(f"readers: {address} does not serve {self._name!r}. Served: {served_names}; {_ADVICE}")
         if served.get("rows") != self._fingerprint["rows"]:
-            why = "its features, tasks, rates or vocabularies differ"
-            raise DataError(f"readers: {address} serves {self._name!r} of another configuration: {why}; {_ADVICE}")
+            difference = "its features, tasks, rates or vocabularies differ"
+            raise DataError(
+                f"readers: {address} serves {self._name!r} of another configuration: {difference}; {_ADVICE}"
+            )
         if served != self._fingerprint:
-            why = "names, sizes or row groups of its files differ from those that this process sees"
-            raise DataError(f"readers: {address} serves other data as {self._name!r}: {why}; {_ADVICE}")
+            difference = "names, sizes or chunks of its files differ from those on this host"
+            raise DataError(f"readers: {address} serves other data as {self._name!r}: {difference}; {_ADVICE}")
 
     def _next(self) -> tuple[str, Any]:
         """The next server, in turn."""
@@ -86,17 +88,17 @@ class ServiceClient:
             return address, self._servers[address]
 
     def _drop(self, address: str, error: BaseException) -> None:
-        """Continue without a server. Raises RunError if it was the last."""
-        why = reason(error).partition(". gRPC client debug context")[0]
+        """Continue without a server. Raises RunError if it was the last one."""
+        cause = reason(error).partition(". gRPC client debug context")[0]
         with self._lock:
             if len(self._servers) == 1 and address in self._servers:
                 raise RunError(
-                    f"readers: no data server is left for {self._name!r}. Lost the last, {address}: {why}\n"
+                    f"readers: no data server is left for {self._name!r}. Lost the last, {address}: {cause}\n"
                     "Start one with 'recap data serve CONFIG', or set readers: {kind: threads}"
                 ) from None
             dropped = self._servers.pop(address, None)
         if dropped is not None:
-            self._say(f"lost the data server {address} of {self._name!r}, {len(self._servers)} left: {why}")
+            self._say(f"lost the data server {address} of {self._name!r}, {len(self._servers)} left: {cause}")
 
     def _request(self, server: Any, chunks: Sequence[Chunk]) -> ChunkRows:
         request = {
@@ -120,10 +122,10 @@ class ServiceClient:
         return join([self._decode(*part) for part in zip(chunks, headers, rows, strict=True)])
 
     def _decode(self, chunk: Chunk, header: dict[str, Any], messages: Sequence[pa.RecordBatch]) -> ChunkRows:
-        """Raises ValueError for a response with another number of rows than the chunk has."""
+        """The rows of one chunk. Raises ValueError if the response does not have all rows of the chunk."""
         batch, bad_rows = self._codec.decode(messages), [int(row) for row in header["bad_rows"]]
         if len(batch) + len(bad_rows) != chunk.rows:
-            raise ValueError(f"{len(batch) + len(bad_rows)} rows of a chunk of {chunk.rows}")
+            raise ValueError(f"{len(batch) + len(bad_rows)} rows for a chunk of {chunk.rows}")
         if not bad_rows:
             return ChunkRows([batch])
         mask = np.ones(chunk.rows, bool)

@@ -1,4 +1,4 @@
-"""The server: reads and encodes chunks of the data sets of its configuration for any client."""
+"""`DataServer`: reads and encodes chunks of the data sets of its configuration for any client."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.flight as flight
 
-from recap.data.formats.open import Chunk
+from recap.data.formats.format import Chunk
 from recap.data.remote.wire import PROTOCOL, RowCodec, fingerprint
 from recap.data.stream.source import Source
 from recap.errors import InputError, RecapError
@@ -17,13 +17,10 @@ _COMPRESSIONS = {"none": None, "lz4": "lz4", "zstd": "zstd"}
 
 
 class DataServer(flight.FlightServerBase):  # type: ignore[misc]
-    """Serves from its creation until `shutdown`: only rows of its data sets, but to anyone.
-
-    `port` is the port it listens on.
-    """
+    """Serves rows of its data sets, to anyone, from its creation until `shutdown`. `port`: the port it listens on."""
 
     def __init__(self, sets: Mapping[str, Source], host: str, port: int) -> None:
-        """Port 0: any free port. Raises InputError if it cannot listen."""
+        """`port` 0: any free port. Raises InputError if it cannot listen."""
         self.sets = dict(sets)
         self.codecs = {name: RowCodec(source.encoder) for name, source in sets.items()}
         self.fingerprints = {name: fingerprint(source) for name, source in sets.items()}
@@ -33,11 +30,11 @@ class DataServer(flight.FlightServerBase):  # type: ignore[misc]
             raise InputError(f"{host}:{port}: cannot listen ({error}); choose another --host or --port") from None
 
     def do_action(self, context: flight.ServerCallContext, action: flight.Action) -> Iterator[bytes]:
-        """The protocol and the data sets served here, for any action."""
+        """The protocol and the fingerprints of the data sets, whatever the action."""
         yield json.dumps({"protocol": PROTOCOL, "data_sets": self.fingerprints}).encode()
 
     def do_get(self, context: flight.ServerCallContext, ticket: flight.Ticket) -> flight.GeneratorStream:
-        """The rows of the chunks that a ticket requests."""
+        """The rows of the chunks in a ticket."""
         try:
             request = json.loads(ticket.ticket)
             name, compression = request["data_set"], _COMPRESSIONS[request["compression"]]
@@ -58,7 +55,7 @@ def _index(number: Any, count: int) -> int:
 
 
 def _respond(source: Source, codec: RowCodec, chunks: list[Chunk]) -> Iterator[Any]:
-    """The chunks one by one, so that memory holds only one; ends at the first that cannot be read."""
+    """One chunk after the other, so that memory holds only one; ends at the first that cannot be read."""
     for chunk in chunks:
         try:
             rows = source.loader.load([chunk])

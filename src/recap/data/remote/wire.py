@@ -1,8 +1,8 @@
-"""What goes over the wire: encoded rows as Arrow record batches, and their row numbers. Nothing received is executed.
+"""The wire format of data servers: encoded rows as Arrow record batches. Nothing received is executed.
 
-A response is a stream. For each requested chunk it starts with a message without rows whose metadata, JSON, lists the
-bad rows of the chunk and their errors, or the error that ends the response; messages with the good rows follow. A
-column is a tensor, its value in a row the bytes of that row.
+A response is a stream. For each requested chunk it has a message without rows, whose metadata (JSON) list the bad rows
+of the chunk and their errors, or the error that ends the response; then messages with the good rows. A column is a
+tensor; its value in a row is the bytes of that row.
 """
 
 import json
@@ -24,43 +24,43 @@ from recap.data.stream.source import Source
 from recap.native.buffers import new_array
 
 PROTOCOL = 2
-"""Both ends must use the same version."""
+"""Version of the wire format; client and server must have the same."""
 _MAX_MESSAGE_BYTES = 16 * 2**20
-_ELSEWHERE = {"vocabulary", "mask", "inputs", "schema_path", "num_files_to_keep", "files"}
-"""Fields that name files, whose paths may differ between hosts; the contents of the files are compared instead."""
+_PATH_FIELDS = {"vocabulary", "mask", "inputs", "schema_path", "num_files_to_keep", "files"}
+"""Fields about paths, which may differ between hosts; the contents of the files are compared instead."""
 
 Fingerprint = Mapping[str, str]
-"""`rows`: how rows are read and encoded; `files`: which chunks there are, in which order."""
+"""`rows`: a hash of how rows are read and encoded. `files`: a hash of the chunks and their order."""
 
 
 def fingerprint(source: Source) -> Fingerprint:
-    """What must be equal at both ends, so that chunk k holds the same rows, encoded in the same way.
+    """Equal for a client and a server if chunk k has the same rows, encoded in the same way.
 
-    It covers every field of the loader, its encoder and their configs, except those in `_ELSEWHERE`.
+    It covers every field of the loader, its encoder and their configs, except those in `_PATH_FIELDS`.
     """
     files = [source.contents, [(source.names[chunk.file], chunk.number, chunk.rows) for chunk in source.chunks]]
-    return {"rows": _sha(json.dumps(_plain(source.loader))), "files": _sha(json.dumps(files))}
+    return {"rows": _sha(json.dumps(_as_json(source.loader))), "files": _sha(json.dumps(files))}
 
 
-def _plain(value: Any) -> Any:
-    """As JSON values. Raises TypeError for a type whose fields it does not know."""
+def _as_json(value: Any) -> Any:
+    """A loader, or a value in it, as JSON values. Raises TypeError for unknown types."""
     if value is None or isinstance(value, str | int | float):
         return value
     if isinstance(value, pa.Array):
         return sha256(pa.record_batch([value], ["value"]).serialize()).hexdigest()
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): _as_json(item) for key, item in value.items()}
     if isinstance(value, set | frozenset):
-        return sorted(map(_plain, value))
+        return sorted(map(_as_json, value))
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_as_json(item) for item in value]
     if isinstance(value, BaseConfig):
         names = list(type(value).model_fields)
     elif is_dataclass(value):
         names = [field.name for field in fields(value)]
     else:
-        raise TypeError(f"{type(value).__name__} is missing in the fingerprint")
-    settings = {name: _plain(getattr(value, name)) for name in names if name not in _ELSEWHERE}
+        raise TypeError(f"the fingerprint does not cover {type(value).__name__}")
+    settings = {name: _as_json(getattr(value, name)) for name in names if name not in _PATH_FIELDS}
     return {"type": type(value).__name__, **settings}
 
 
@@ -69,14 +69,14 @@ def _sha(text: str) -> str:
 
 
 class RowCodec:
-    """Batches of one encoder ↔ record batches."""
+    """Batches of one encoder ↔ Arrow record batches."""
 
     def __init__(self, encoder: RowEncoder) -> None:
         self.template = encoder.empty()
         tensors = self.template.tensors().items()
         sizes = {name: tensor.element_size() * math.prod(tensor.shape[1:]) for name, tensor in tensors}
         self.bytes = {name: size for name, size in sizes.items() if size}
-        """Name of a tensor → bytes of one row."""
+        """Name of a tensor → bytes per row."""
         self.schema = pa.schema([(name, pa.binary(size)) for name, size in self.bytes.items()])
 
     def header(self) -> pa.RecordBatch:
@@ -92,7 +92,7 @@ class RowCodec:
             yield pa.RecordBatch.from_arrays(arrays, schema=self.schema)
 
     def decode(self, messages: Sequence[pa.RecordBatch]) -> Batch:
-        """The rows of some messages, concatenated in new memory. Raises ValueError for messages of another schema."""
+        """The rows of some messages, concatenated in new memory. Raises ValueError for another schema."""
         rows = sum(message.num_rows for message in messages)
         decoded: dict[str, Tensor] = {}
         for name, like in self.template.tensors().items():
@@ -101,7 +101,7 @@ class RowCodec:
             start = 0
             for message in messages if size else ():
                 if message.schema != self.schema or message.column(name).null_count:
-                    raise ValueError(f"found {message.schema} where {self.schema} was expected")
+                    raise ValueError(f"found {message.schema}, expected {self.schema}")
                 column, end = message.column(name), start + message.num_rows
                 first = column.offset * size
                 received = np.frombuffer(column.buffers()[1], np.uint8, message.num_rows * size, first)

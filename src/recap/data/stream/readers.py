@@ -1,6 +1,6 @@
-"""Reads chunks for the stream: in this process, in other processes, or on servers; optionally caches them.
+"""Reads chunks for a stream: in this process, in other processes, or on servers. Optionally caches them.
 
-Batches of other processes arrive in shared memory; their rows are not copied through a pipe.
+Other processes return their batches in shared memory, not through a pipe.
 """
 
 import os
@@ -17,7 +17,7 @@ import torch
 import torch.multiprocessing
 
 from recap.data.batch import assemble
-from recap.data.formats.open import Chunk
+from recap.data.formats.format import Chunk
 from recap.data.stream.source import ChunkRows, Loader, join
 from recap.errors import RunError
 
@@ -30,18 +30,18 @@ class ChunkLoader(Protocol):
 
 
 class Readers:
-    """Loads chunks; may be called from several threads at once."""
+    """Loads chunks. Thread-safe."""
 
     def __init__(
         self, loader: ChunkLoader, count: int, *, pool: ProcessPoolExecutor | None = None, cache: bool
     ) -> None:
-        """`count`: windows read ahead. `pool`: processes that read instead. `cache`: keep chunks after reading them."""
+        """`count`: windows to read ahead. `pool`: processes that replace `loader`. `cache`: read chunks once."""
         self.count, self._loader, self._pool = count, loader, pool
         self._cache: dict[Chunk, ChunkRows] | None = {} if cache else None
 
     @property
     def caches(self) -> bool:
-        """Whether the rows stay in memory after they are read."""
+        """Whether chunks stay in memory after they are read."""
         return self._cache is not None
 
     def load(self, chunks: Sequence[Chunk]) -> ChunkRows:
@@ -49,7 +49,7 @@ class Readers:
         if self._cache is None:
             return self._read(chunks)
         for chunk in chunks:
-            if chunk not in self._cache:  # two threads may both read it, with the same result
+            if chunk not in self._cache:  # two threads may read the same chunk, with the same result
                 rows = self._read([chunk])
                 self._cache[chunk] = rows._replace(batches=[batch.clone() for batch in rows.batches])
         return join([self._cache[chunk] for chunk in chunks])
@@ -61,32 +61,32 @@ class Readers:
             return _submit(self._pool, chunks).result()
         except BrokenProcessPool:
             raise RunError(
-                "a process that reads data died, perhaps out of memory or of shared memory (/dev/shm). "
+                "a reader process died, perhaps out of memory or shared memory (/dev/shm). "
                 "Use fewer processes, a smaller shuffle window, or 'readers: {kind: threads}'"
             ) from None
 
 
 def start_processes(count: int, loader: Loader) -> ProcessPoolExecutor:
-    """`count` processes, each with a copy of `loader`; they start with the first request."""
+    """A pool of `count` processes, each with a copy of `loader`; they start at the first request."""
     context = torch.multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(count, mp_context=context, initializer=_begin, initargs=(loader,))
+    return ProcessPoolExecutor(count, mp_context=context, initializer=_start_process, initargs=(loader,))
 
 
 def _submit(pool: ProcessPoolExecutor, chunks: Sequence[Chunk]) -> Future[ChunkRows]:
-    """Request some chunks. Processes that start for it inherit blocked SIGINT and SIGTERM; the parent handles them."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    """Request some chunks. Processes that start now inherit blocked SIGINT and SIGTERM; the parent handles them."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
-        return pool.submit(_load, chunks)
+        return pool.submit(_load_in_process, chunks)
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 _LOADER: list[Loader] = []
-"""The loader of this process, if it is one that reads: set once, by the pool's initializer `_begin`. Module state,
-because a pool offers its tasks no other way to share an object; the list is empty in every other process."""
+"""The loader of a reader process, set by `_start_process`; empty in every other process. It is module state because the
+tasks of a pool can share an object in no other way."""
 
 
-def _begin(loader: Loader) -> None:
+def _start_process(loader: Loader) -> None:
     _LOADER[:] = [loader]
     torch.set_num_threads(1)
     pa.set_cpu_count(1)
@@ -95,7 +95,7 @@ def _begin(loader: Loader) -> None:
 
 
 def _end_with_parent() -> None:
-    """End when the parent is gone: a killed parent cannot end its children."""
+    """Exit when the parent is gone: a killed parent cannot stop its children."""
     parent = parent_process()
     if parent is not None:
         connection.wait([parent.sentinel])
@@ -103,13 +103,13 @@ def _end_with_parent() -> None:
 
 
 def _end_on_signal_of_parent() -> None:
-    """End on SIGTERM of the parent only: torchrun signals readers too, but the rank needs them to finish its step."""
+    """Exit on SIGTERM from the parent only: torchrun signals readers too, but the rank still needs them in its step."""
     while True:
         if signal.sigwaitinfo({signal.SIGTERM}).si_pid == os.getppid():
             os._exit(128 + signal.SIGTERM)
 
 
-def _load(chunks: Sequence[Chunk]) -> ChunkRows:
+def _load_in_process(chunks: Sequence[Chunk]) -> ChunkRows:
     rows = _LOADER[0].load(chunks)
-    # One batch, so that fewer tensors have to be sent.
+    # Join the batches, so that fewer tensors are sent.
     return rows._replace(batches=[assemble([(batch, slice(None)) for batch in rows.batches])])

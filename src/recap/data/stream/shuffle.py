@@ -1,7 +1,7 @@
 """The order of rows: a pure function of (seed, epoch, position), so that one number is enough to resume.
 
-An epoch reads every chunk once. Chunks are permuted and grouped into windows: consecutive chunks until they hold
-`window_rows` rows. The rows of a window are permuted. To find a row, only its window has to be read.
+An epoch reads every chunk once. Chunks are permuted, then grouped into windows of at least `window_rows` rows, and the
+rows of each window are permuted. To find a row, only its window has to be read.
 """
 
 from collections.abc import Sequence
@@ -26,14 +26,14 @@ class RowOrder:
     """The order in which the rows of a data set are read."""
 
     def __init__(self, chunk_rows: Sequence[int], window_rows: int, seed: int) -> None:
-        """`chunk_rows`: the rows of each chunk. `window_rows` 0: no shuffling, file order, one chunk per window."""
+        """`chunk_rows`: rows of each chunk. `window_rows`: 0 keeps the order of the files, one chunk per window."""
         self.chunk_rows = list(chunk_rows)
         self.window_rows = window_rows
         self.seed = seed
         self.rows = sum(chunk_rows)
 
     def windows(self, epoch: int) -> list[Window]:
-        """The windows of an epoch, in order; every chunk is in one of them."""
+        """The windows of an epoch, in order; every chunk is in exactly one."""
         count = len(self.chunk_rows)
         order = self._random(epoch, 0).permutation(count) if self.window_rows else np.arange(count)
         windows: list[Window] = []
@@ -48,7 +48,7 @@ class RowOrder:
         return windows
 
     def permutation(self, window: Window) -> npt.NDArray[np.int64]:
-        """The order of the rows of a window: [rows] int64 positions in its concatenated chunks."""
+        """The order of the rows of a window: [rows] int64 indices into its concatenated chunks."""
         if not self.window_rows:
             return np.arange(window.rows)
         return self._random(window.epoch, window.number + 1).permutation(window.rows)

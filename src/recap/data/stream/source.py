@@ -1,4 +1,4 @@
-"""A data set: its files as one list of chunks, and the rows of some of them. Bad data may be skipped."""
+"""`Source`: the files of a data set as one list of chunks. `Loader`: reads chunks into batches; may skip bad data."""
 
 import os
 from collections import deque
@@ -19,14 +19,14 @@ from recap.config.data import SourceConfig
 from recap.data.batch import Batch
 from recap.data.encoding.encoder import RowEncoder
 from recap.data.formats.files import find_files, relative_names, stamp
-from recap.data.formats.filesystem import is_remote
-from recap.data.formats.format import Format
+from recap.data.formats.format import Chunk, Format, list_chunks
 from recap.data.formats.location import Location
-from recap.data.formats.open import Chunk, chunks_of, open_format
+from recap.data.formats.object_stores import is_remote
+from recap.data.formats.open import open_format
 from recap.errors import DataError
 
 _LISTERS = 8
-"""Files of a remote store that are listed at once."""
+"""Threads that list files of an object store."""
 
 
 class BadData(NamedTuple):
@@ -34,7 +34,7 @@ class BadData(NamedTuple):
 
     file: str
     part: str
-    """Such as `row 17`; empty for the whole file."""
+    """`row 17`, `part 3` (a chunk) or `from row 17`; empty for the whole file. Checkpoints store it."""
     text: str
     """The error message, with its location."""
 
@@ -43,9 +43,9 @@ class ChunkRows(NamedTuple):
     """The good rows of some chunks."""
 
     batches: list[Batch]
-    """The good rows, in order; a batch per chunk or more chunks together."""
+    """The good rows, in order; each batch holds one or more chunks."""
     mask: npt.NDArray[np.bool_] | None = None
-    """[N] which of the N rows of the chunks are good, and so in `batches`; None: all."""
+    """[N] which of the N rows of the chunks are good; None: all."""
     bad_data: tuple[BadData, ...] = ()
 
 
@@ -61,7 +61,7 @@ class Loader:
     """Whether bad rows and chunks are skipped and reported instead of raised."""
 
     def __reduce__(self) -> tuple[type["Loader"], tuple[Any, ...]]:
-        return Loader, (self.config, self.encoder, self.files, self.skip)  # the other process opens the format itself
+        return Loader, (self.config, self.encoder, self.files, self.skip)  # without `format`, which is opened again
 
     @cached_property
     def format(self) -> Format:
@@ -69,38 +69,38 @@ class Loader:
         return open_format(self.config, self.encoder.types, self.files)
 
     def load(self, chunks: Sequence[Chunk]) -> ChunkRows:
-        """The rows of some chunks, concatenated. Raises DataError for bad data unless it is to be skipped."""
+        """The rows of some chunks, concatenated. Raises DataError for bad data, unless `skip` is set."""
         return join([self._load(chunk) for chunk in chunks])
 
     def _load(self, chunk: Chunk) -> ChunkRows:
-        without: list[int] = []
+        bad_rows: list[int] = []
         bad_data: list[BadData] = []
         while True:
             try:
-                table = self._read(chunk, without)
-                rows = self.encoder.encode(table, Location(chunk.file, chunk.first_row, tuple(without)))
+                table = self._read(chunk, bad_rows)
+                rows = self.encoder.encode(table, Location(chunk.file, chunk.first_row, tuple(bad_rows)))
                 break
             except DataError as error:
                 if not self.skip:
                     raise
-                bad = sorted(set(error.rows) - set(without))
-                if not bad:
-                    no_row = np.zeros(chunk.rows, bool)
+                more_bad_rows = sorted(set(error.rows) - set(bad_rows))
+                if not more_bad_rows:
+                    mask = np.zeros(chunk.rows, bool)
                     bad_chunk = BadData(chunk.file, f"part {chunk.number}", str(error))
-                    return ChunkRows([self.encoder.empty()], no_row, (bad_chunk,))
-                without = sorted([*without, *bad])
-                bad_data += _bad_rows(chunk, bad, error)
-        if not without:
+                    return ChunkRows([self.encoder.empty()], mask, (bad_chunk,))
+                bad_rows = sorted([*bad_rows, *more_bad_rows])
+                bad_data += _bad_rows(chunk, more_bad_rows, error)
+        if not bad_rows:
             return ChunkRows([rows])
         mask = np.ones(chunk.rows, bool)
-        mask[without] = False
+        mask[bad_rows] = False
         return ChunkRows([rows], mask, tuple(bad_data))
 
-    def _read(self, chunk: Chunk, without: Sequence[int]) -> pa.Table:
+    def _read(self, chunk: Chunk, skip: Sequence[int]) -> pa.Table:
         _check_unchanged(chunk)
-        table = self.format.read(chunk.file, chunk.number, self.encoder.columns, without)
-        if table.num_rows + len(without) != chunk.rows:
-            rows = table.num_rows + len(without)
+        table = self.format.read(chunk.file, chunk.number, self.encoder.columns, skip)
+        rows = table.num_rows + len(skip)
+        if rows != chunk.rows:
             raise _changed(chunk.file, f"its part {chunk.number} holds {rows} rows instead of {chunk.rows}")
         return table
 
@@ -118,20 +118,21 @@ def _check_unchanged(chunk: Chunk) -> None:
 
 def _changed(file: str, text: str) -> DataError:
     """The error for a file that changed after the job started."""
-    advice = "restore the old file and resume, or start a new run"
-    return DataError(f"{file}: changed since this job started: {text}; {advice}")
+    return DataError(
+        f"{file}: changed since this job started: {text}; restore the old file and resume, or start a new run"
+    )
 
 
 def _bad_rows(chunk: Chunk, rows: Sequence[int], error: DataError) -> Iterator[BadData]:
-    """One for each row; the error is about the first."""
+    """One `BadData` per row; the message of `error` describes its first row."""
     for row in rows:
         number = chunk.first_row + row
-        text = str(error) if row == error.rows[0] else f"{chunk.file}: row {number}: the same"
+        text = str(error) if row == error.rows[0] else f"{chunk.file}: row {number}: the same error"
         yield BadData(chunk.file, f"row {number}", text)
 
 
 def join(parts: Sequence[ChunkRows]) -> ChunkRows:
-    """Concatenate the rows of several chunks."""
+    """Concatenate `ChunkRows`."""
     batches = [batch for part in parts for batch in part.batches]
     if all(part.mask is None for part in parts):
         return ChunkRows(batches)
@@ -140,12 +141,12 @@ def join(parts: Sequence[ChunkRows]) -> ChunkRows:
 
 
 class Source:
-    """The chunks of the files that `config.inputs` match, in the order of the file names."""
+    """The chunks of the files that `config.inputs` match, by default in the order of the file names."""
 
     def __init__(self, config: SourceConfig, encoder: RowEncoder, *, skip: bool = False, interleave: int = 1) -> None:
-        """List the chunks and check the columns of every file against `encoder`. Raises DataError.
+        """List the chunks of every file, and check its columns against `encoder`. Raises DataError.
 
-        `skip`: bad data is skipped instead of raised. `interleave`: how many files to take chunks from in turn.
+        `skip`: skip bad data instead of raising. `interleave`: how many files to take chunks from in turn.
         """
         self.files = find_files(config.inputs)[: config.num_files_to_keep]
         self.loader = Loader(config, encoder, self.files, skip)
@@ -158,31 +159,31 @@ class Source:
             self.bad_data += bad_data
             self.contents[name] = _content(file_chunks) if file_chunks or not bad_data else "bad"
         if not chunks:
-            why = f": {self.bad_data[0].text}" if self.bad_data else ""
+            reason = f": {self.bad_data[0].text}" if self.bad_data else ""
             raise DataError(
-                f"{self.files[0]} and the other files of the same inputs ({len(self.files)}) hold no row{why}"
+                f"{self.files[0]} and the other files of the same inputs ({len(self.files)}) hold no rows{reason}"
             )
         self.chunks = list(_interleaved(chunks, interleave))
 
     @property
     def encoder(self) -> RowEncoder:
-        """The encoder of its rows."""
+        """The encoder of the rows."""
         return self.loader.encoder
 
     def _list_files(self) -> Iterator[tuple[list[Chunk], list[BadData]]]:
-        """The chunks and the bad data of each file; remote stores are slow to answer, so more files at once there."""
+        """The chunks and the bad data of each file. Object stores answer slowly, so they get more threads than CPUs."""
         count = _LISTERS if any(map(is_remote, self.files)) else os.cpu_count()
         listers = ThreadPoolExecutor(count, thread_name_prefix="recap-lister")
         try:
             yield from listers.map(self._list_file, self.files)
         finally:
-            listers.shutdown(wait=False, cancel_futures=True)  # do not wait for a file that never opens
+            listers.shutdown(wait=False, cancel_futures=True)  # do not wait for a file that may never open
 
     def _list_file(self, file: str) -> tuple[list[Chunk], list[BadData]]:
         format_ = self.loader.format
         try:
             self.encoder.check(format_.schema(file), file)
-            chunks = chunks_of(format_, file, allow_torn=self.loader.skip)
+            chunks = list_chunks(format_, file, allow_torn=self.loader.skip)
         except DataError as error:
             if not self.loader.skip:
                 raise
@@ -192,15 +193,15 @@ class Source:
         return chunks, [] if torn is None else [BadData(file, f"from row {end}", str(torn))]
 
     def name_of(self, bad: BadData) -> str:
-        """A name of bad data that does not depend on the folder of the files."""
+        """A name of bad data that stays the same if the files move to another folder."""
         return ", ".join(filter(None, (self.names[bad.file], bad.part)))
 
-    def skippable_names(self, chunk: Chunk, row: int) -> set[str]:
-        """The names of the bad data that would include `row`, counted in the file, of `chunk`: its part, or itself."""
+    def bad_names(self, chunk: Chunk, row: int) -> set[str]:
+        """The names under which row `row` of the file, in `chunk`, may be skipped: that of the chunk, or its own."""
         return {self.name_of(BadData(chunk.file, part, "")) for part in (f"part {chunk.number}", f"row {row}")}
 
     def changes(self, contents: dict[str, str]) -> list[str]:
-        """The differences from earlier `contents`, one line per file."""
+        """The differences from the `contents` of an earlier source, one line per file."""
         gone = [f"{name} is gone" for name in contents if name not in self.contents]
         new = [f"{name} is new" for name in self.contents if name not in contents]
         other = [
@@ -212,14 +213,14 @@ class Source:
 
 
 def _content(chunks: Sequence[Chunk]) -> str:
-    """A summary of a file, equal as long as the file is unchanged."""
+    """A summary of a file, which changes with its rows, chunks and size. Checkpoints store it."""
     rows = [chunk.rows for chunk in chunks]
     size = chunks[0].stamp[1] if chunks else 0
     return f"{sum(rows)} rows in {len(rows)} parts ({sha256(repr(rows).encode()).hexdigest()[:8]}), {size} bytes"
 
 
 def _interleaved(chunks: Iterable[Chunk], files: int) -> Iterator[Chunk]:
-    """Chunks of `files` files in turn; the next file replaces one that has ended."""
+    """One chunk of each of `files` files in turn; when a file ends, the next one takes its turn."""
     waiting = deque(deque(group) for _, group in groupby(chunks, lambda chunk: chunk.file))
     opened = deque(waiting.popleft() for _ in range(min(files, len(waiting))))
     while opened:
