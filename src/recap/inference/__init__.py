@@ -1,1 +1,1 @@
-"""A trained model at work on unseen candidates."""
+"""A trained model scores files and tables."""

@@ -16,12 +16,22 @@ from recap.model.directory import SavedModel, open_model
 from recap.model.scorer import Scorer
 from recap.runtime import Runtime, start_runtime
 
+SCORE = "score"
+"""The column of scores in predictions."""
+ROWS_AT_ONCE = 8192
+"""Rows per forward pass, which bounds memory."""
+
 
 class Predictions(NamedTuple):
-    """The predictions for B rows, tasks in the order of `model.tasks`."""
+    """The predictions for B rows, tasks in the order of `model.tasks`, on the CPU."""
 
-    probabilities: Tensor  # [B, T] float32 on the CPU, calibrated; for a regression the value, in the unit of its label
-    scores: Tensor  # [B] float64 on the CPU
+    probabilities: Tensor  # [B, T] float32, calibrated; for a regression the value, in the unit of its label
+    scores: Tensor  # [B] float64
+
+    def columns(self) -> list[pa.Array]:
+        """A column for each task, then the score."""
+        by_task = self.probabilities.T.contiguous()
+        return [pa.array(column.numpy()) for column in (*by_task, self.scores)]
 
 
 class Predictor:
@@ -30,7 +40,7 @@ class Predictor:
     `recap predict` (files) and `recap.Scorer` (tables in memory) are built on it.
 
         >>> predictor = Predictor.open(Path("runs/simulated/checkpoints/step_00003000"))
-        >>> predictions = predictor.predict(table, Location("table"), rows_at_once=8192)
+        >>> predictions = predictor.predict(table, Location("table"))
         >>> predictions.probabilities.shape, predictions.scores.shape
         (torch.Size([250, 2]), torch.Size([250]))
     """
@@ -44,19 +54,16 @@ class Predictor:
     def open(cls, folder: Path, overrides: Sequence[str] = (), set_files: Sequence[str] = ()) -> Self:
         """Open a model directory, with `overrides` and `set_files` merged over its configuration.
 
-        Raises CheckpointError if it is missing or damaged, ConfigError for overrides that would give its weights
-        another meaning.
+        Raises CheckpointError if the directory is missing or damaged, ConfigError for overrides that would give its
+        weights another meaning.
         """
         return cls(open_model(folder, overrides, set_files), start_runtime())
 
-    def predict(self, table: pa.Table, location: Location, rows_at_once: int) -> Predictions:
-        """Score every row of `table`, `rows_at_once` in one forward pass, which bounds memory.
-
-        `location` is where `table` comes from. Raises DataError for wrong values, with their location.
-        """
+    def predict(self, table: pa.Table, location: Location) -> Predictions:
+        """Score every row of `table`. `location`: where it comes from, for the DataError of a wrong value."""
         batch = self.encoder.encode(table, location)
-        starts = range(0, max(len(batch), 1), rows_at_once)
-        parts = [self._score(batch.rows(slice(start, start + rows_at_once))) for start in starts]
+        starts = range(0, max(len(batch), 1), ROWS_AT_ONCE)
+        parts = [self._score(batch.rows(slice(start, start + ROWS_AT_ONCE))) for start in starts]
         probabilities, scores = zip(*parts, strict=True)
         return Predictions(torch.cat(probabilities), torch.cat(scores))
 

@@ -196,8 +196,8 @@ def test_an_interrupted_write_leaves_no_file_and_can_be_repeated(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"rows": 0}, "rows: at least 1"),
-        ({"embedding_size": 4}, "embedding size: at least 8"),
+        ({"rows": 0}, "rows: must be at least 1"),
+        ({"embedding_size": 4}, "embedding size: must be at least 8"),
         ({"downsample": {"x": 0.5}}, "unknown task 'x'. Known: is_video_watched"),
         ({"downsample": {"is_reported": 0.0}}, r"the rate of is_reported must be in \(0, 1\]"),
     ],

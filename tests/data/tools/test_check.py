@@ -40,7 +40,7 @@ def test_missing_files_columns_and_vocabularies_are_reported_with_their_origin(f
     found = problems(inputs, "features.vectors={vectro: 4}")
     validation, train = "validation/part-0.parquet: column", "train/part-0.parquet: column"
     starts = [
-        f"whole.yaml:15:16: features.continuous.0: {validation} 'age': is missing; the configuration reads it. Known: ",
+        f"whole.yaml:15:16: features.continuous.0: {validation} 'age': is missing, but the configuration reads it. ",
         f"whole.yaml:18:5: features.discrete.hour: {validation} 'hour': is missing",
         "whole.yaml:19:16: features.discrete.language.vocabulary: languages.parquet: vocabulary of 'language': no such",
         f"whole.yaml:77:13: validation_data.validation.tasks.like: {validation} 'like': is missing",
@@ -57,7 +57,7 @@ def test_wrong_types_and_damaged_files_are_reported(feed: Path) -> None:
     pq.write_table(table.set_column(table.schema.get_field_index("hour"), "hour", pa.array(["x"] * len(table))), file)
     (feed / "train" / "part-2.parquet").write_text("no parquet")
     found = problems()
-    wrong_type = "features.discrete.hour: train/part-1.parquet: column 'hour': holds string; integer codes"
+    wrong_type = "features.discrete.hour: train/part-1.parquet: column 'hour': holds string, expected integer codes"
     assert any(wrong_type in line for line in found)
     assert any("train_data.source.inputs: train/part-2.parquet: not readable as Parquet" in line for line in found)
 
@@ -75,6 +75,13 @@ def test_files_without_rows_are_reported(feed: Path) -> None:
     assert problems()[0].endswith("validation_data.validation.source.inputs: no rows in 1 files")
 
 
+@pytest.mark.usefixtures("feed")
+def test_a_stratum_of_a_feature_with_a_shared_vocabulary_is_checked() -> None:
+    found = problems("features.discrete.word={table: language}", "strata.xx={feature: word, value: xx}")
+    message = "strata.xx.value: 'xx' is not in the vocabulary of 'word'. Known:"
+    assert any(message in line for line in found), found
+
+
 def test_problems_of_histories_and_shared_tables_have_their_origin(feed: Path) -> None:
     file = next(file for file in VALID if file.stem == "histories")
     table = pq.read_table(feed / "train" / "part-0.parquet")
@@ -89,12 +96,12 @@ def test_problems_of_histories_and_shared_tables_have_their_origin(feed: Path) -
     assert [line.partition(". Known")[0] for line in lines] == [
         "histories.yaml:10:5: features.histories.languages: nowhere.parquet: vocabulary of 'languages/ids': no such "
         "file; see features.histories.languages.ids.vocabulary",
-        f"histories.yaml:12:5: features.histories.watched: {train} 'watched_language': is missing; the configuration "
-        "reads it",
+        f"histories.yaml:12:5: features.histories.watched: {train} 'watched_language': is missing, but the "
+        "configuration reads it",
     ]
 
     pq.write_table(table, feed / "train" / "part-0.parquet")
-    with pytest.raises(ConfigError, match="column 'watched_gap': holds lists of string; numbers are expected here"):
+    with pytest.raises(ConfigError, match="column 'watched_gap': holds lists of string, expected numbers"):
         check_data(resolve(file))
 
     pq.write_table(table.drop_columns(["topics", "watched_gap"]), feed / "train" / "part-0.parquet")
@@ -106,7 +113,7 @@ def test_problems_of_histories_and_shared_tables_have_their_origin(feed: Path) -
 def test_pretrained_rows_that_are_missing_or_do_not_fit_have_their_origin(feed: Path) -> None:
     file = next(file for file in VALID if file.stem == "pretrained")
     for override, message in (
-        ("model.embeddings.language.width=3", "column 'row', row 0: holds a list of 2 values; 3 are expected"),
+        ("model.embeddings.language.width=3", "column 'row', row 0: holds a list of length 2, expected 3"),
         ("model.embeddings.language.pretrained.path=nowhere.parquet", "nowhere.parquet: matches no file"),
     ):
         with pytest.raises(ConfigError) as caught:

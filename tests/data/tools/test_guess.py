@@ -85,7 +85,7 @@ def test_types_values_and_names_decide_the_roles(columns: Columns) -> None:
 
 def test_labels_weigh_one_over_their_rate_and_complaints_negatively(columns: Columns) -> None:
     weights = {label.name: label.value for label in columns.labels}
-    rate = np.mean(table().slice(0, 300).column("is_clicked").to_numpy())  # of the row group it looks at
+    rate = np.mean(table().slice(0, 300).column("is_clicked").to_numpy())  # of the sampled row group
     assert weights["is_clicked"] == pytest.approx(1 / rate, rel=0.05)
     assert weights["is_reported"] < -10
 
@@ -204,7 +204,7 @@ def test_an_empty_row_group_is_skipped(tmp_path: Path) -> None:
 
 def test_data_without_a_feature_or_with_duplicate_columns_is_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table({"is_clicked": [0, 1], "word": ["a", "b"]}), tmp_path / "a.parquet")
-    with pytest.raises(DataError, match=r"no column is left that a model could read. Strings need a vocabulary: word."):
+    with pytest.raises(DataError, match=r"no column looks like a feature. Strings need a vocabulary: word."):
         guess_columns([str(tmp_path / "a.parquet")])
     twice = pa.table([[0, 1], [0.5, 1.5], [0.5, 1.5]], names=["is_clicked", "x", "x"])
     pq.write_table(twice, tmp_path / "b.parquet")
@@ -214,6 +214,6 @@ def test_data_without_a_feature_or_with_duplicate_columns_is_refused(tmp_path: P
         guess_columns([str(tmp_path)])
 
 
-def test_the_name_of_a_file_is_that_file_even_if_it_looks_like_a_glob(tmp_path: Path) -> None:
+def test_a_file_whose_name_looks_like_a_glob_matches_itself(tmp_path: Path) -> None:
     pq.write_table(table(), tmp_path / "x[1].parquet")
     assert guess_columns([str(tmp_path / "x[1].parquet")]).rows == ROWS

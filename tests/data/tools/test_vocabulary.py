@@ -29,7 +29,7 @@ def test_strings_are_counted_over_all_files_the_most_frequent_first(words: str) 
 
 def test_rare_strings_are_left_out(words: str) -> None:
     assert count_values([words], "word", min_count=4).column("value").to_pylist() == ["b", "a"]
-    with pytest.raises(DataError, match="column 'word': no string occurs in 1,000 rows or more"):
+    with pytest.raises(DataError, match="column 'word': no string occurs 1,000 times or more"):
         count_values([words], "word", min_count=1000)
 
 
@@ -43,5 +43,5 @@ def test_the_file_written_is_a_vocabulary(words: str, tmp_path: Path) -> None:
 def test_a_column_that_is_missing_or_holds_no_strings_is_refused(words: str) -> None:
     with pytest.raises(DataError, match=r"column 'wrod': is missing. Known: word, number, list. Did you mean 'word'"):
         count_values([words], "wrod")
-    with pytest.raises(DataError, match="column 'number': holds int64; a vocabulary is made of strings"):
+    with pytest.raises(DataError, match="column 'number': holds int64, expected strings"):
         count_values([words], "number")

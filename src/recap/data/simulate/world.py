@@ -1,6 +1,6 @@
-"""The simulated world: who sees what, and how likely each engagement is.
+"""The simulated world: which candidates users see, and how likely each engagement is.
 
-A block of rows is a pure function of (seed, split, number), so a feed of any size can be streamed, and any block can be
+A block of rows is a pure function of (seed, split, number), so that a feed of any size can be streamed, and any block
 generated alone. Labels are drawn from probabilities that depend on the columns only: no model can predict them better.
 """
 
@@ -53,7 +53,8 @@ TASKS = {
     "is_reported": Task(0.0005, {"affinity": -0.7, "network": -0.8, "toxic": 1.3}, 3600),
 }
 SHARED_MOOD = 0.3
-"""Share of labels drawn with one random number per row: engagements are correlated beyond what the columns explain."""
+"""Share of labels drawn with a random number that the tasks of a row share, so that engagements are correlated beyond
+what the columns explain."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +69,10 @@ class World:
     """Users, authors and topics, drawn from the seed."""
 
     def __init__(self, seed: int, embedding_size: int, *, ranked: bool = False) -> None:
-        """`embedding_size` ≥ 8: width of the interest vectors.
+        """`embedding_size`: width of the interest vectors, at least 8.
 
-        `ranked`: candidates are shown in order of popularity instead of in random order, so that a model without the
-        position attributes its effect to popularity. Nothing else changes.
+        `ranked`: show candidates in order of popularity instead of at random, so that a model without the position
+        attributes its effect to popularity. Nothing else changes.
         """
         self.seed, self.embedding_size, self.ranked = seed, embedding_size, ranked
         random = np.random.default_rng([seed, 0])
@@ -97,29 +98,29 @@ class World:
         self.user_share = np.cumsum(weights / weights.sum())
         self.user_ids = 10_000_000 + shuffled.astype(np.int64)
         self.intercepts = dict.fromkeys(TASKS, 0.0)
-        sample = self._drivers(self._candidates(np.random.default_rng([seed, 1]), 0, 4 * BLOCK_ROWS))
+        sample = self._drivers(self._draw_candidates(np.random.default_rng([seed, 1]), 0, 4 * BLOCK_ROWS))
         self.intercepts = {name: _intercept(_effect(task, sample), task.rate) for name, task in TASKS.items()}
 
     def block(self, split: int, number: int, start_ms: int, rows: int = BLOCK_ROWS) -> Block:
         """Block `number` of `split` (0 train, 1 validation), starting at `start_ms`."""
         random = np.random.default_rng([self.seed, 2, split, number])
-        seen = self._candidates(random, start_ms, rows)
-        drivers = self._drivers(seen)
+        candidates = self._draw_candidates(random, start_ms, rows)
+        drivers = self._drivers(candidates)
         truth = {name: _sigmoid(self.intercepts[name] + _effect(task, drivers)) for name, task in TASKS.items()}
-        columns = self._columns(random, seen)
-        # All columns are drawn before any label, so that they cannot depend on labels.
-        columns |= _labels(random, truth, seen["impressed_at_ms"])
+        columns = self._columns(random, candidates)
+        # Columns are drawn before labels, so that they cannot depend on labels.
+        columns |= _labels(random, truth, candidates["impressed_at_ms"])
         return Block(pa.table(columns), pa.table(truth))
 
-    def _candidates(self, random: np.random.Generator, start_ms: int, rows: int) -> dict[str, npt.NDArray[Any]]:
-        """Requests of users, each with 10 to 20 candidates in the order shown."""
+    def _draw_candidates(self, random: np.random.Generator, start_ms: int, rows: int) -> dict[str, npt.NDArray[Any]]:
+        """The candidates of several requests, 10 to 20 each, in the order shown."""
         sizes = random.integers(10, POSITIONS + 1, rows // 10 + 1)
         request = np.repeat(np.arange(len(sizes)), sizes)[:rows]
         position = np.arange(rows) - np.r_[0, np.cumsum(sizes)][request]
         served = start_ms + np.sort(random.integers(0, BLOCK_MS, request[-1] + 1))[request]
         user = np.minimum(np.searchsorted(self.user_share, random.random(request[-1] + 1)), USERS - 1)[request]
         author = random.integers(0, AUTHORS, rows)
-        seen = {
+        candidates = {
             "user": user,
             "author": author,
             "position": position,
@@ -133,41 +134,43 @@ class World:
             "hour": served // 3_600_000 % 24,
         }
         if self.ranked:
-            seen["position"] = np.empty_like(position)
-            seen["position"][np.lexsort((-seen["fame"], request))] = position
-        return seen
+            candidates["position"] = np.empty_like(position)
+            candidates["position"][np.lexsort((-candidates["fame"], request))] = position
+        return candidates
 
-    def _drivers(self, seen: dict[str, npt.NDArray[Any]]) -> dict[str, Floats]:
-        """The drivers of engagement: functions of the columns, each of about unit scale."""
-        user, author = seen["user"], seen["author"]
-        network = np.where(seen["network"], 1.0, -1.0)
+    def _drivers(self, candidates: dict[str, npt.NDArray[Any]]) -> dict[str, Floats]:
+        """The drivers of engagement: functions of the columns, of about unit scale."""
+        user, author = candidates["user"], candidates["author"]
+        network = np.where(candidates["network"], 1.0, -1.0)
         affinity = np.sqrt(INTERESTS) * (self.user_interest[user] * self.author_interest[author]).sum(axis=1)
-        moment = np.cos((seen["hour"] - self.topic_peak[self.author_topic[author]]) * (2 * np.pi / 24)) * np.sqrt(2)
+        moment = np.cos((candidates["hour"] - self.topic_peak[self.author_topic[author]]) * (2 * np.pi / 24)) * np.sqrt(
+            2
+        )
         language = self.language_effect[self.author_language[author]]
         same = np.where(self.user_language[user] == self.author_language[author], 0.6, 0.0)
         return {
             "affinity": affinity + language + same,
-            "popular": np.tanh(seen["fame"]),
+            "popular": np.tanh(candidates["fame"]),
             "network": network,
-            "network_popular": network * np.tanh(seen["fame"]),
-            "fresh": -np.tanh(seen["age"]),
-            "video": np.where(seen["video"], 1.0, -1.0),
+            "network_popular": network * np.tanh(candidates["fame"]),
+            "fresh": -np.tanh(candidates["age"]),
+            "video": np.where(candidates["video"], 1.0, -1.0),
             "active": np.where(self.user_is_new[user], -2.0, self.user_activity[user]),
             "moment": moment,
             "toxic": self.author_toxicity[author],
-            "position": np.log1p(seen["position"]) - 2.0,
+            "position": np.log1p(candidates["position"]) - 2.0,
         }
 
-    def _columns(self, random: np.random.Generator, seen: dict[str, npt.NDArray[Any]]) -> dict[str, pa.Array]:
-        """The columns of the feed except its labels; none depends on the engagements."""
-        user, author = seen["user"], seen["author"]
+    def _columns(self, random: np.random.Generator, candidates: dict[str, npt.NDArray[Any]]) -> dict[str, pa.Array]:
+        """The columns of the feed except labels and times of engagements."""
+        user, author = candidates["user"], candidates["author"]
         rows = len(user)
         noise = random.normal(size=(3, rows))
         activity = np.where(self.user_is_new[user], np.nan, 0.05 * np.exp(1.5 * self.user_activity[user]))
         floats = {
             "author_followers": np.exp(6.0 + 4.0 * self.author_fame[author]),
-            "post_views": np.expm1(9.0 + 3.0 * seen["fame"]).clip(0),
-            "post_age_hours": np.exp(2.0 + 1.5 * seen["age"]),
+            "post_views": np.expm1(9.0 + 3.0 * candidates["fame"]).clip(0),
+            "post_age_hours": np.exp(2.0 + 1.5 * candidates["age"]),
             "post_length": np.exp(4.0 + noise[0]),
             "user_favorites_7d": 100 * activity,
             "user_days_active": np.where(random.random(rows) < 0.03, np.nan, np.exp(5.0 + 0.8 * noise[1])),
@@ -175,9 +178,9 @@ class World:
             "topic_trend": 1e6 * noise[2] ** 3,
         }
         bits = {
-            "is_in_network": seen["network"],
-            "has_video": seen["video"],
-            "has_image": seen["image"],
+            "is_in_network": candidates["network"],
+            "has_video": candidates["video"],
+            "has_image": candidates["image"],
             "user_is_verified": self.user_is_verified[user],
             "same_language": self.user_language[user] == self.author_language[author],
         }
@@ -188,13 +191,13 @@ class World:
             "user_id": pa.array(self.user_ids[user]),
             "author_id": pa.array(20_000_000 + author),
             "post_id": pa.array(random.integers(0, 2**62, rows)),
-            "served_at_ms": pa.array(seen["served_at_ms"]),
-            "impressed_at_ms": pa.array(seen["impressed_at_ms"]),
+            "served_at_ms": pa.array(candidates["served_at_ms"]),
+            "impressed_at_ms": pa.array(candidates["impressed_at_ms"]),
             **{name: pa.array(values.astype(np.float32), from_pandas=True) for name, values in floats.items()},
             **{name: pa.array(values) for name, values in bits.items()},
-            "hour": pa.array(seen["hour"].astype(np.int32)),
+            "hour": pa.array(candidates["hour"].astype(np.int32)),
             "topic": pa.array(self.author_topic[author].astype(np.int32)),
-            "position": pa.array(seen["position"].astype(np.int32)),
+            "position": pa.array(candidates["position"].astype(np.int32)),
             "language": languages.dictionary_decode(),
             "user_embedding": self._vectors(self.user_interest[user]),
             "author_embedding": self._vectors(self.author_interest[author]),
@@ -209,7 +212,7 @@ class World:
 def _labels(
     random: np.random.Generator, truth: dict[str, Floats], impressed: npt.NDArray[np.int64]
 ) -> dict[str, pa.Array]:
-    """A 0/1 column for each task, and the time of the engagement (null without one)."""
+    """For each task, a 0/1 column, and the time of the engagement (null without one)."""
     mood = random.random(len(impressed))
     columns: dict[str, pa.Array] = {}
     for name, task in TASKS.items():

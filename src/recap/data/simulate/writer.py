@@ -1,4 +1,4 @@
-"""Writes the simulated feed: train and validation data, the vocabulary, and the true probabilities."""
+"""Writes the simulated feed: training and validation data, the vocabulary, and the true probabilities."""
 
 import json
 import shutil
@@ -27,14 +27,14 @@ def simulate(
     embedding_size: int = 32,
     downsample: Mapping[str, float] | None = None,
     overwrite: bool = False,
-    progress: Callable[[int], None] = lambda rows: None,
+    after_rows: Callable[[int], None] = lambda rows: None,
 ) -> bool:
-    """Write a feed into `output`; False if `output` holds the same feed already.
+    """Write a feed into `output`; return False if it already holds the same feed.
 
-    `train/` and `validation/` hold Parquet, `languages.parquet` the vocabulary, `truth/` the probability of each label
-    for each row of the data files, and `truth.json`, written last, the metrics of these probabilities on the validation
-    rows. `downsample` {task: rate} keeps each negative of the task in `train/` with that probability. Memory does not
-    grow with `rows`. Raises InputError for an invalid argument, and if `output` holds another feed without `overwrite`.
+    `train/` and `validation/` hold Parquet files; `truth/` the true probability of each label, row by row;
+    `languages.parquet` the vocabulary; and `truth.json`, written last, the metrics of the true probabilities on the
+    validation rows. `downsample`: task → probability with which its negatives stay in `train/`. Memory does not grow
+    with `rows`. Raises InputError for invalid arguments, and without `overwrite` if `output` holds another feed.
     """
     downsample = dict(downsample or {})
     _check(rows, validation_rows, embedding_size, downsample)
@@ -51,8 +51,8 @@ def simulate(
         _remove(output / name)
     world = World(seed, embedding_size)
     validation_start = START_MS + -(-rows // BLOCK_ROWS) * BLOCK_MS
-    _write_split(world, output, "train", rows, START_MS, downsample, progress)
-    metrics = _write_split(world, output, "validation", validation_rows, validation_start, {}, progress)
+    _write_split(world, output, "train", rows, START_MS, downsample, after_rows)
+    metrics = _write_split(world, output, "validation", validation_rows, validation_start, {}, after_rows)
     pq.write_table(pa.table({"value": list(LANGUAGES)}), output / "languages.parquet")
     truth = {"made_of": made_of, "validation": metrics}
     with atomic_write(output / TRUTH) as temporary:
@@ -62,9 +62,9 @@ def simulate(
 
 def _check(rows: int, validation_rows: int, embedding_size: int, downsample: Mapping[str, float]) -> None:
     if rows < 1 or validation_rows < 1:
-        raise InputError(f"rows: at least 1 is needed for train and for validation, found {rows} and {validation_rows}")
+        raise InputError(f"rows: must be at least 1 for train and validation, found {rows} and {validation_rows}")
     if embedding_size < 8:
-        raise InputError(f"embedding size: at least 8 is needed, found {embedding_size}")
+        raise InputError(f"embedding size: must be at least 8, found {embedding_size}")
     for task, rate in downsample.items():
         if task not in TASKS:
             raise InputError(f"downsample: unknown task {task!r}. Known: {', '.join(TASKS)}")
@@ -73,7 +73,7 @@ def _check(rows: int, validation_rows: int, embedding_size: int, downsample: Map
 
 
 def _is_complete(output: Path, made_of: dict[str, object], overwrite: bool) -> bool:
-    """Whether `output` holds the complete feed of these arguments. Raises InputError if it holds anything else."""
+    """Whether `output` holds the complete feed of arguments `made_of`. Raises InputError if it holds anything else."""
     truth = output / TRUTH
     if truth.exists() and not overwrite:
         present = json.loads(truth.read_text())["made_of"]
@@ -94,9 +94,9 @@ def _write_split(
     rows: int,
     start_ms: int,
     downsample: Mapping[str, float],
-    progress: Callable[[int], None],
+    after_rows: Callable[[int], None],
 ) -> dict[str, dict[str, float]]:
-    """Write the files of a split and their true probabilities; return the metrics of these, by task."""
+    """Write the rows of a split and their true probabilities; return task → metrics of the probabilities."""
     metrics = {task: _TruthMetrics() for task in TASKS}
     blocks = -(-rows // BLOCK_ROWS)
     for first in range(0, blocks, BLOCKS_PER_FILE):
@@ -109,7 +109,7 @@ def _write_split(
             for task, metric in metrics.items():
                 metric.add(truth.column(task).to_numpy(), data.column(task).to_numpy())
             tables.append((data, truth))
-            progress(size)
+            after_rows(size)
         name = f"part-{first // BLOCKS_PER_FILE:05d}.parquet"
         for index, folder in enumerate((output / split, output / "truth" / split)):
             folder.mkdir(parents=True, exist_ok=True)
@@ -140,7 +140,7 @@ def _remove(path: Path) -> None:
 
 
 class _TruthMetrics:
-    """Log loss and AUC of the true probabilities, the best any model can reach, in constant memory."""
+    """Log loss and AUC of the true probabilities, in constant memory; no model can do better."""
 
     def __init__(self) -> None:
         self.rows, self.loss = 0, 0.0

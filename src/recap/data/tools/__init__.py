@@ -1,1 +1,1 @@
-"""Commands on data: inspect, convert, vocabulary, analysis, guess, check."""
+"""What the commands of `recap data` and `recap config` do with data: a module per command."""

@@ -14,15 +14,15 @@ from recap.errors import ConfigError
 
 
 def analyse(config: RecapConfig, after_rows: Callable[[int], None] = lambda rows: None) -> pa.Table:
-    """Read the training rows once: a table with `name`, `mean` and `deviation` of each continuous value, in order.
+    """Read the training rows once; return a table with the `name`, `mean` and `deviation` of each continuous value.
 
-    Values that are not finite count as 0, as in the model; rows have equal weight. Batches are merged with the update
-    of Chan, Golub & LeVeque (1979), so memory is constant. Raises ConfigError without continuous features and DataError
-    for files that cannot be read.
+    Values that are not finite count as 0, as in the model; all rows have equal weight. Batches are merged by the update
+    of Chan, Golub & LeVeque (1979), so memory is constant. Raises ConfigError without continuous features, and
+    DataError for files that cannot be read.
     """
     features = FeaturesConfig(continuous=config.features.continuous)
     if not features.continuous:
-        raise ConfigError("features.continuous: is empty, so there is nothing to analyse")
+        raise ConfigError("features.continuous: is empty; add the features to analyse")
     assets = load_assets(features)
     names = value_names(features, assets)
     means, squares, rows = np.zeros(len(names)), np.zeros(len(names)), 0

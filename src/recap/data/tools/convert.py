@@ -1,4 +1,4 @@
-"""`recap data convert`: converts files from one format to another, one for one, a chunk at a time."""
+"""`recap data convert`: converts files from one format to another, file by file, a chunk at a time."""
 
 import json
 import os
@@ -10,8 +10,9 @@ import pyarrow as pa
 
 from recap.config.data import SourceKind
 from recap.data.formats.files import relative_names
-from recap.data.formats.filesystem import is_remote
-from recap.data.formats.open import Chunk, chunks_of, stem
+from recap.data.formats.format import Chunk, list_chunks
+from recap.data.formats.object_stores import is_remote
+from recap.data.formats.open import stem
 from recap.data.formats.packed import Survey, can_pack, pack, pack_field
 from recap.data.formats.tables import TableFiles
 from recap.data.formats.writers import open_writer, tfrecord_schema
@@ -25,7 +26,7 @@ ENDINGS: dict[SourceKind, str] = {
     "jsonl": ".jsonl",
     "tfrecord": ".tfrecord.gz",
 }
-"""Extensions of the files written, by format."""
+"""Format → extension of the files written."""
 SCHEMA = "schema.json"
 """Lists the columns of the TFRecord files in its folder."""
 
@@ -40,12 +41,12 @@ def convert_files(
     overwrite: bool = False,
     after_rows: Callable[[int], None] = lambda rows: None,
 ) -> tuple[list[Path], list[Path]]:
-    """Write a file of `kind` below `output` for each file of `inputs`; returns the files written and those present.
+    """Write a file of `kind` below `output` for each file of `inputs`; return the files written and those skipped.
 
-    Files keep their path below the common folder of the inputs and are written atomically, so a command that was
-    stopped continues when it is repeated. `packed`: Parquet stores lists of one length as bytes (`formats/packed.py`).
-    Raises DataError for inputs that cannot be read or columns that the format cannot hold, and InputError if two inputs
-    would become one file, or an output would replace its input.
+    Files keep their path below the common folder of the inputs. They are written atomically and existing ones are
+    skipped, so that a repeated command continues a stopped one. `packed`: store lists of one length as bytes, for
+    Parquet (`formats/packed.py`). Raises DataError for inputs that cannot be read and columns that the format cannot
+    hold, InputError if two inputs would become one file, or an output would replace its input.
     """
     files = TableFiles.open(inputs, schema_path)
     targets = _targets(files.files, output, kind)
@@ -63,7 +64,7 @@ def convert_files(
 
 
 def _targets(files: Sequence[str], output: Path, kind: SourceKind) -> dict[str, Path]:
-    """Input file → the file to write. Raises InputError."""
+    """Input file → output file. Raises InputError."""
     named = zip(files, relative_names(files), strict=True)
     targets = {file: output / f"{stem(name)}{ENDINGS[kind]}" for file, name in named}
     sources: dict[Path, str] = {}
@@ -87,11 +88,11 @@ def _write_file(
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(target) as temporary:
-            with _naming(file):
+            with _add_file(file):
                 writer = open_writer(kind, temporary, packed or schema)
             with writer:
                 for _, table in tables:
-                    with _naming(file):
+                    with _add_file(file):
                         writer.write(table if packed is None else pack(table, packed))
                     after_rows(table.num_rows)
     except OSError as error:
@@ -101,8 +102,8 @@ def _write_file(
 
 
 @contextmanager
-def _naming(file: str) -> Iterator[None]:
-    """Put the file before the message of a DataError about its columns."""
+def _add_file(file: str) -> Iterator[None]:
+    """Add the file to a DataError about its columns."""
     try:
         yield
     except DataError as error:
@@ -110,19 +111,19 @@ def _naming(file: str) -> Iterator[None]:
 
 
 def _packed_schema(files: TableFiles, file: str) -> pa.Schema:
-    """The columns of a file, packed to suit their values.
+    """The schema of a file, with its list columns packed as suits their values.
 
-    The schema must be known before the first row is written, so the columns that can be packed are read twice.
+    A writer needs the schema before the first row, so the columns that can be packed are read twice.
     """
     schema = files.schema(file)
     surveys = {field.name: Survey(field.type) for field in schema if can_pack(field.type)}
     if surveys:
-        for _, table in files.tables(list(surveys), chunks_of(files.format, file)):
+        for _, table in files.tables(list(surveys), list_chunks(files.format, file)):
             for name, survey in surveys.items():
                 for lists in table.column(name).chunks:
                     survey.add(lists)
     for name, survey in surveys.items():
         index = schema.get_field_index(name)
-        field = pack_field(schema.field(index).with_type(survey.best), sparse=survey.sparse)
+        field = pack_field(schema.field(index).with_type(survey.narrowest_kind), sparse=survey.sparse)
         schema = schema.set(index, field)
     return schema

@@ -1,4 +1,4 @@
-"""Guesses the role of columns from their types, values and names."""
+"""`recap config new`: guesses the role of each column from its type, values and name."""
 
 import re
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from recap.config.base import DEFAULT
 from recap.config.data import SourceConfig
 from recap.config.file.starter import Columns, Guess
-from recap.data.formats.open import Chunk
+from recap.data.formats.format import Chunk
 from recap.data.formats.tables import TableFiles
 from recap.errors import DataError
 
@@ -22,7 +22,7 @@ _MAX_ROWS = 200_000
 _MAX_CHUNKS = 64
 """Chunks that rows are sampled from."""
 _MAX_CODES = 10_000_000
-"""Size of the largest embedding table that is proposed."""
+"""Rows of the largest embedding table that is proposed."""
 
 _ENGAGEMENT = re.compile(
     "(label|target|engage|click|like|fav|favou?rite|share|reply|replie|retweet|repost|follow|comment|forward|view|watch|"
@@ -38,19 +38,21 @@ _TIME = re.compile("time|timestamp|ts|date|datetime|ms|at")
 
 @dataclass(frozen=True)
 class GuessedColumns:
-    """The columns of some files by role, the number of their rows, and how many rows were sampled."""
+    """The columns of some files, by role."""
 
     columns: Columns
     rows: int
+    """Rows of all files."""
     sampled: int
+    """Rows that the guesses are based on."""
     source: SourceConfig
 
 
 def guess_columns(inputs: Sequence[str], schema_path: str | None = None) -> GuessedColumns:
     """Guess the role of every column of the files that `inputs` match, from a sample of their rows.
 
-    `schema_path` lists the columns of TFRecord files. Raises DataError for files that are missing or damaged, differ in
-    their columns, or hold no label or no feature.
+    `schema_path`: the JSON file that lists the columns of TFRecord files. Raises DataError for files that are missing
+    or damaged, that differ in their columns, or that have no label or no feature.
     """
     files = TableFiles.open(inputs, schema_path)
     first = files.files[0]
@@ -65,21 +67,21 @@ def guess_columns(inputs: Sequence[str], schema_path: str | None = None) -> Gues
         if name in untyped:
             columns.left_out.append(Guess(name, f"has no type in {untyped[name]}"))
         else:
-            _place(columns, name, table.column(name).combine_chunks())
-    shown = ", ".join(names)
+            _add_column(columns, name, table.column(name).combine_chunks())
+    listed = ", ".join(names)
     if not columns.labels:
         raise DataError(
             f"{first}: no column looks like a label: 0 or 1, and named like an engagement, such as is_clicked. "
-            f"Found: {shown}"
+            f"Found: {listed}"
         )
     if not (columns.continuous or columns.binary or columns.discrete or columns.vectors):
         strings = f" Strings need a vocabulary: {columns.vocabularies[0].name}." if columns.vocabularies else ""
-        raise DataError(f"{first}: no column is left that a model could read.{strings} Found: {shown}")
+        raise DataError(f"{first}: no column looks like a feature.{strings} Found: {listed}")
     return GuessedColumns(columns, sum(chunk.rows for chunk in chunks), table.num_rows, files.source)
 
 
 def _names(files: TableFiles) -> list[str]:
-    """The columns of the first file. Raises DataError if a file lacks one of them or has two columns of one name."""
+    """The columns of the first file. Raises DataError if another file lacks one, or if a file has one twice."""
     first = files.files[0]
     expected: list[str] = files.schema(first).names
     for file in files.files:
@@ -99,44 +101,44 @@ def _untyped(schema: pa.Schema) -> list[str]:
 
 
 def _sample(files: TableFiles, chunks: Sequence[Chunk], names: Sequence[str]) -> pa.Table:
-    """Rows from chunks spread evenly over the files."""
+    """The first rows of chunks that are spread evenly over the files."""
     if len(chunks) > _MAX_CHUNKS:
         chunks = [chunks[index * len(chunks) // _MAX_CHUNKS] for index in range(_MAX_CHUNKS)]
     tables = [table.slice(0, _MAX_ROWS // len(chunks)) for _, table in files.tables(names, chunks)]
-    parts = [pa.table({name: _plain(table.column(name)) for name in names}) for table in tables]
+    parts = [pa.table({name: _comparable(table.column(name)) for name in names}) for table in tables]
     try:
         return pa.concat_tables(parts, promote_options="permissive")
     except pa.ArrowException as error:
         raise DataError(f"{files.files[0]} and other files hold columns of different types ({error})") from None
 
 
-def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Decode dictionaries and turn booleans into numbers, so that files that differ only in these fit together."""
+def _comparable(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Decode dictionaries and turn booleans into integers, so that files may differ in these types."""
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     return column.cast(pa.int8()) if pa.types.is_boolean(column.type) else column
 
 
-def _place(columns: Columns, name: str, values: pa.Array) -> None:
-    """Give one column its role."""
+def _add_column(columns: Columns, name: str, values: pa.Array) -> None:
+    """Add a column to its role."""
     present = values.drop_null()
     if name == DEFAULT or not name or "${" in name or "\0" in name:
         columns.left_out.append(Guess(name, "its name has a special meaning in a configuration; rename it"))
     elif not len(present):
         columns.left_out.append(Guess(name, "null in every sampled row"))
     elif pa.types.is_nested(values.type):
-        _place_list(columns, name, present)
+        _add_list(columns, name, present)
     elif pa.types.is_timestamp(values.type) or pa.types.is_date(values.type):
-        _place_time(columns, name, str(values.type))
+        _add_time(columns, name, str(values.type))
     elif _is_text(values.type):
-        _place_text(columns, name, values)
+        _add_text(columns, name, values)
     elif pa.types.is_integer(values.type) or pa.types.is_floating(values.type):
-        _place_number(columns, name, values)
+        _add_number(columns, name, values)
     else:
         columns.left_out.append(Guess(name, f"type {values.type} is not supported"))
 
 
-def _place_list(columns: Columns, name: str, lists: pa.Array) -> None:
+def _add_list(columns: Columns, name: str, lists: pa.Array) -> None:
     kind = lists.type
     if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
         columns.left_out.append(Guess(name, f"type {lists.type} is not supported"))
@@ -164,30 +166,30 @@ def _place_list(columns: Columns, name: str, lists: pa.Array) -> None:
 
 
 def _is_finite(floats: pa.Array) -> bool:
-    """Whether all values but nulls are finite as float32."""
+    """Whether all values that are not null are finite as float32."""
     numbers = floats.drop_null().cast(pa.float32(), safe=False).to_numpy(zero_copy_only=False)
     return bool(np.isfinite(numbers).all())
 
 
-def _place_time(columns: Columns, name: str, kind: str) -> None:
+def _add_time(columns: Columns, name: str, kind: str) -> None:
     if columns.timestamp:
         columns.left_out.append(Guess(name, "another time; a model can learn from an age or hour derived from it"))
     else:
         columns.timestamp.append(Guess(name, f"{kind}; assumed to be when the impression was served"))
 
 
-def _place_user(columns: Columns, name: str, values: pa.Array, comment: str, *, whole: bool) -> None:
-    if values.null_count or not whole:
+def _add_user(columns: Columns, name: str, values: pa.Array, comment: str, *, valid_type: bool) -> None:
+    if values.null_count or not valid_type:
         why = "null in some rows" if values.null_count else "not integers"
         columns.left_out.append(Guess(name, f"named like a user, but {why}; every row needs its user"))
     else:
         columns.user.append(Guess(name, comment))
 
 
-def _place_text(columns: Columns, name: str, texts: pa.Array) -> None:
+def _add_text(columns: Columns, name: str, texts: pa.Array) -> None:
     distinct = len(texts.drop_null().unique())
     if _USER.fullmatch(name.lower()) and not columns.user:
-        _place_user(columns, name, texts, f"strings, named like a user; {distinct:,} seen", whole=True)
+        _add_user(columns, name, texts, f"strings, named like a user; {distinct:,} seen", valid_type=True)
     elif _words(name)[-1] == "id" or distinct > len(texts) // 2 > 50:
         columns.ids.append(Guess(name, f"{distinct:,} distinct strings in {len(texts):,} rows"))
     else:
@@ -195,7 +197,7 @@ def _place_text(columns: Columns, name: str, texts: pa.Array) -> None:
         columns.vocabularies.append(Guess(name, comment))
 
 
-def _place_number(columns: Columns, name: str, values: pa.Array) -> None:
+def _add_number(columns: Columns, name: str, values: pa.Array) -> None:
     def named(pattern: re.Pattern[str]) -> bool:
         return any(map(pattern.fullmatch, _words(name)))
 
@@ -204,27 +206,28 @@ def _place_number(columns: Columns, name: str, values: pa.Array) -> None:
 
     present = values.drop_null().cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     finite = present[np.isfinite(present)]
-    whole = pa.types.is_integer(values.type)
+    integers = pa.types.is_integer(values.type)
     distinct = np.unique(finite)
     low, high = (float(distinct[0]), float(distinct[-1])) if len(distinct) else (0.0, 0.0)
     ends_in_id = _words(name)[-1] == "id"
     if named(_ENGAGEMENT) and len(distinct) > 1 and set(distinct) <= {-1.0, 0.0, 1.0}:
-        _place_label(columns, name, values, finite, against=named(_AGAINST))
+        _add_label(columns, name, values, finite, against=named(_AGAINST))
     elif len(distinct) <= 1:
         guess(columns.left_out, f"always {low:g}" if len(distinct) else "never a finite number")
     elif set(distinct) <= {0.0, 1.0} and len(finite) == len(present):
         guess(columns.binary, f"0 or 1; {finite.mean():.1%} are 1")
     elif _USER.fullmatch(name.lower()) and not columns.user:
-        _place_user(columns, name, values, f"integers, named like a user; {len(distinct):,} seen", whole=whole)
+        comment = f"integers, named like a user; {len(distinct):,} seen"
+        _add_user(columns, name, values, comment, valid_type=integers)
     elif named(_TIME) and 19_000_000 < low <= high < 22_000_000:
         guess(columns.left_out, "a date in digits; a model can learn from an age or weekday derived from it")
     elif named(_TIME) and low > 1e8:
-        _place_time(columns, name, "large numbers, named like a time")
+        _add_time(columns, name, "large numbers, named like a time")
     elif named(_OUTCOME):
         guess(columns.left_out, "named like an outcome, which is known only after the impression")
-    elif whole and ends_in_id and not 0 <= low <= high < min(20 * len(distinct), _MAX_CODES):
+    elif integers and ends_in_id and not 0 <= low <= high < min(20 * len(distinct), _MAX_CODES):
         guess(columns.ids, f"{len(distinct):,} integers, from {low:,.0f} to {high:,.0f}: too sparse for codes")
-    elif whole and low >= 0 and (ends_in_id or (high < 64 and not named(_COUNT))):
+    elif integers and low >= 0 and (ends_in_id or (high < 64 and not named(_COUNT))):
         comment = f"{low:,.0f} to {high:,.0f} seen; raise size if there are more"
         guess(columns.discrete, comment, {"size": int(high) + 1})
     else:
@@ -232,8 +235,8 @@ def _place_number(columns: Columns, name: str, values: pa.Array) -> None:
         guess(columns.continuous, f"{low:.4g} to {high:.4g}" + (f", {missing:.0%} null" if missing else ""))
 
 
-def _place_label(columns: Columns, name: str, values: pa.Array, finite: npt.NDArray[Any], *, against: bool) -> None:
-    """Make a column named like an engagement a label if it is 0, 1 or missing; it is never a feature."""
+def _add_label(columns: Columns, name: str, values: pa.Array, finite: npt.NDArray[Any], *, against: bool) -> None:
+    """Make a column named like an engagement a label if its values are 0, 1 or missing; it is never a feature."""
     if finite.min() < 0 or np.isinf(values.drop_null().cast(pa.float64()).to_numpy(zero_copy_only=False)).any():
         columns.left_out.append(Guess(name, "named like an engagement, but a label is 0, 1 or null"))
         return

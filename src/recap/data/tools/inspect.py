@@ -1,4 +1,4 @@
-"""`recap data inspect`: describes the columns of files, in one pass and bounded memory."""
+"""`recap data inspect`: describes the columns of files, in one pass and in bounded memory."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -12,12 +12,12 @@ from recap.data.formats.tables import TableFiles
 from recap.errors import DataError
 
 MAX_DISTINCT = 100_000
-"""Distinct values counted per column; beyond, their number is unknown."""
+"""Distinct values are counted per column up to this number."""
 
 
 @dataclass
 class ColumnReport:
-    """The values of one column."""
+    """Statistics of one column."""
 
     name: str
     type: str
@@ -30,7 +30,7 @@ class ColumnReport:
     distinct: int | None = 0
     """Distinct values; None for more than `MAX_DISTINCT`, and for lists."""
     positives: int | None = None
-    """Ones, if all values are 0 or 1."""
+    """The number of ones if all values are 0 or 1, else None."""
     _values: set[Any] = field(default_factory=set, repr=False)
 
     def add(self, column: pa.ChunkedArray) -> None:
@@ -52,18 +52,18 @@ class ColumnReport:
             self.not_finite += len(values) - pc.sum(finite).as_py() if len(values) else 0
             values = values.filter(finite)
         if len(values) and not pa.types.is_nested(values.type):
-            self._widen(values)
+            self._update_range(values)
         if self.distinct is not None and self._values and self._values <= {0, 1}:
             self.positives = (self.positives or 0) + int(pc.sum(values.cast(pa.int64(), safe=False)).as_py() or 0)
         else:
             self.positives = None
 
-    def _widen(self, values: pa.Array) -> None:
+    def _update_range(self, values: pa.Array) -> None:
         if pa.types.is_boolean(values.type):
             values = values.cast(pa.int8())
         try:
             low, high = (bound.as_py() for bound in pc.min_max(values).values())
-        except pa.ArrowNotImplementedError:  # values without an order have no range
+        except pa.ArrowNotImplementedError:  # the type has no order
             return
         self.low = low if self.low is None else min(self.low, low)
         self.high = high if self.high is None else max(self.high, high)
@@ -79,15 +79,15 @@ class Inspection:
     columns: list[ColumnReport]
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values; values that JSON has no type for as text."""
+        """JSON values; those that JSON has no type for become text."""
         columns = [
-            {key: _plain(value) for key, value in asdict(column).items() if not key.startswith("_")}
+            {key: _as_json(value) for key, value in asdict(column).items() if not key.startswith("_")}
             for column in self.columns
         ]
         return {"files": self.files, "format": self.format, "rows": self.rows, "columns": columns}
 
 
-def _plain(value: Any) -> Any:
+def _as_json(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     return value if isinstance(value, int | str) or value is None else str(value)
@@ -106,7 +106,9 @@ def inspect_files(
         names = files.schema(file).names
         if sorted(names) != sorted(schema.names):
             different = sorted(set(names) ^ set(schema.names)) or ["the number of columns of one name"]
-            raise DataError(f"{file}: its columns differ from those of {first}: {', '.join(different)}")
+            raise DataError(
+                f"{file}: its columns differ from those of {first}: {', '.join(different)}; inspect them apart"
+            )
         for _, table in tables:
             for report in columns:
                 report.add(table.column(report.name))

@@ -22,10 +22,10 @@ def count_values(
     min_count: int = 1,
     after_rows: Callable[[int], None] = lambda rows: None,
 ) -> pa.Table:
-    """The strings of a column (`value`) with their counts (`count`), the most frequent first, ties by name.
+    """The strings of a column (`value`) and their counts (`count`), the most frequent first, ties in order of string.
 
-    Strings of fewer than `min_count` rows are left out: they share the unknown bucket with null. Raises DataError if
-    the column is missing or holds no strings.
+    Strings that occur fewer than `min_count` times are left out; they share the unknown bucket with null. Raises
+    DataError if the column is missing or does not hold strings.
     """
     files = TableFiles.open(inputs, schema_path, {column: pa.string()})
     counts: Counter[str] = Counter()
@@ -38,7 +38,7 @@ def count_values(
             after_rows(table.num_rows)
     frequent = sorted(((-count, value) for value, count in counts.items() if count >= min_count))
     if not frequent:
-        raise DataError(f"{files.files[0]}: column {column!r}: no string occurs in {min_count:,} rows or more")
+        raise DataError(f"{files.files[0]}: column {column!r}: no string occurs {min_count:,} times or more")
     return pa.table({"value": [value for _, value in frequent], "count": [-count for count, _ in frequent]})
 
 
@@ -51,7 +51,7 @@ def _counts(column: pa.ChunkedArray, where: str) -> dict[str, int]:
         if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
             column = column.cast(pa.string()) if pa.types.is_binary(column.type) else column.cast(pa.null())
     except pa.ArrowException:
-        raise DataError(f"{where}: holds {column.type}; a vocabulary is made of strings") from None
+        raise DataError(f"{where}: holds {column.type}, expected strings") from None
     counted = pc.value_counts(column.drop_null())
     return dict(zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True))
 
