@@ -1,4 +1,4 @@
-"""The Python API: what a notebook or a service imports."""
+"""The Python API, as a notebook or a service imports it."""
 
 import subprocess
 import sys
@@ -64,9 +64,7 @@ def test_an_evaluation_is_returned_and_written(run: recap.Run) -> None:
     assert 0 < report.splits["validation"].metrics["like"]["auc"] < 1
 
 
-def test_tables_of_every_kind_get_the_same_scores_and_come_back_as_their_kind(
-    scorer: recap.Scorer, rows: pa.Table
-) -> None:
+def test_every_kind_of_table_gets_the_same_scores_in_its_own_kind(scorer: recap.Scorer, rows: pa.Table) -> None:
     arrow = scorer(rows)
     assert isinstance(arrow, pa.Table)
     assert arrow.column_names[-3:] == ["like", "share", "score"]
@@ -120,7 +118,7 @@ def test_a_wrong_value_is_refused_with_its_row(scorer: recap.Scorer, rows: pa.Ta
     for values in ([first, {**second, number: "oops"}], pd.DataFrame([first, {**second, number: "oops"}])):
         with pytest.raises(recap.DataError, match=f"table: column {number!r}, row 1: found 'oops', which does not fit"):
             scorer(values)
-    with pytest.raises(recap.DataError, match=r"column 'hour', row 1: found 1\.9; a whole number is expected"):
+    with pytest.raises(recap.DataError, match=r"column 'hour', row 1: found 1\.9, expected a whole number"):
         scorer([first, {**second, "hour": 1.9}])
     with pytest.raises(recap.DataError, match="column 'hour', row 1: is missing; use None where there is no value"):
         scorer([first, {name: value for name, value in second.items() if name != "hour"}])
@@ -141,6 +139,6 @@ def test_what_is_no_table_is_refused_by_its_type(scorer: recap.Scorer, rows: pa.
         scorer([rows.slice(0, 1).to_pylist()[0], None])
 
 
-def test_a_model_that_is_missing_is_refused(tmp_path: Path) -> None:
+def test_a_missing_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(recap.CheckpointError, match="no such folder"):
         recap.Scorer.open(tmp_path / "nowhere")

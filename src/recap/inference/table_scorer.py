@@ -122,20 +122,19 @@ class TableScorer:
         except (pa.ArrowException, TypeError, ValueError, OverflowError):
             row, text = _first_misfit(list(values))
             raise location.error(name, text, row) from None
-        if isinstance(array, pa.ChunkedArray):  # pandas keeps text so
+        if isinstance(array, pa.ChunkedArray):  # from text in pandas
             array = array.combine_chunks()
-        wanted = self._predictor.encoder.types.get(name)
+        expected = self._predictor.encoder.types.get(name)
         if pa.types.is_null(array.type):
-            return array.cast(wanted or pa.string())
+            return array.cast(expected or pa.string())
         if pa.types.is_list(array.type) and pa.types.is_null(array.type.value_type):
-            return array.cast(wanted or pa.list_(pa.string()))
-        if wanted is not None and pa.types.is_integer(wanted) and pa.types.is_floating(array.type):
-            # pandas has no missing integers, and JSON no integers: whole numbers are as good.
+            return array.cast(expected or pa.list_(pa.string()))
+        if expected is not None and pa.types.is_integer(expected) and pa.types.is_floating(array.type):
+            # Integers with missing values are floats in pandas, and JSON does not tell integers from floats.
             fractions = [row for row, value in enumerate(array.to_pylist()) if value is not None and value % 1 != 0]
             if fractions:
-                found = array[fractions[0]].as_py()
-                raise location.error(name, f"found {found}; a whole number is expected", fractions)
-            return array.cast(wanted)
+                raise location.error(name, f"found {array[fractions[0]]}, expected a whole number", fractions)
+            return array.cast(expected)
         return array
 
 
@@ -143,7 +142,7 @@ _KINDS = "a pyarrow.Table, a pandas or Polars DataFrame, or a list of dicts"
 
 
 def _first_misfit(values: Sequence[Any]) -> tuple[list[int], str]:
-    """The first row whose value is of another type than the values before it, and what is wrong with it."""
+    """The first row whose value does not fit the type of the values before it, and the text of its error."""
     fitting: Any = None
     for row, value in enumerate(values):
         try:
@@ -151,4 +150,4 @@ def _first_misfit(values: Sequence[Any]) -> tuple[list[int], str]:
         except (pa.ArrowException, TypeError, ValueError, OverflowError):
             return [row], f"found {value!r}, which does not fit the other values of the column"
         fitting = fitting if value is None else value
-    return [], "its values are of types that do not fit together"
+    return [], "holds values whose types do not fit together"

@@ -58,8 +58,8 @@ class RowEncoder:
         return cls(config.features, assets, LabelEncoder.for_job(config, mode, data), unread)
 
     @cached_property
-    def read(self) -> FeaturesConfig:
-        """The features that are read."""
+    def read_features(self) -> FeaturesConfig:
+        """The features without the `unread` ones."""
         read = {name: discrete for name, discrete in self.features.discrete.items() if name not in self.unread}
         return self.features.model_copy(update={"discrete": read})
 
@@ -67,7 +67,7 @@ class RowEncoder:
     def columns(self) -> list[str]:
         """The columns this encoder reads, each once."""
         labels = self.labels.columns if self.labels is not None else []
-        return list(dict.fromkeys([*self.read.columns, *labels]))
+        return list(dict.fromkeys([*self.read_features.columns, *labels]))
 
     @property
     def types(self) -> dict[str, pa.DataType]:
@@ -79,8 +79,8 @@ class RowEncoder:
                 columns.append((column.name, column.length, pa.float64()))
         for name, vector in features.vectors.items():
             columns.append((name, vector.length, pa.float32()))
-        for name, discrete in self.read.discrete.items():
-            if name in self.read.columns:
+        for name, discrete in self.read_features.discrete.items():
+            if name in self.read_features.columns:
                 table = features.table_of(name, discrete)
                 columns.append((name, discrete.length, arrow_type(spaces[table], self.assets.get(table))))
         for history in features.histories:
@@ -160,7 +160,7 @@ class RowEncoder:
         discrete = self.features.discrete[name]
         table_name = self.features.table_of(name, discrete)
         space = self.features.code_spaces[table_name]
-        if name not in self.read.discrete:
+        if name not in self.read_features.discrete:
             return np.zeros((table.num_rows, discrete.length * space.codes), np.int64)
         of = None if isinstance(discrete, Vocabulary) else discrete.of
         values, valid = values_of(table, name, discrete.length, location, of)

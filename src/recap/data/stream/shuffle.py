@@ -1,7 +1,7 @@
 """The order of rows: a pure function of (seed, epoch, position), so that one number is enough to resume.
 
-An epoch reads every chunk once. Chunks are permuted, then grouped into windows of at least `window_rows` rows, and the
-rows of each window are permuted. To find a row, only its window has to be read.
+An epoch reads every chunk once. Chunks are permuted, then grouped into windows of at least `window_rows` rows (the last
+may have fewer), and the rows of each window are permuted. To find a row, only its window has to be read.
 """
 
 from collections.abc import Sequence

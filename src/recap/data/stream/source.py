@@ -26,7 +26,7 @@ from recap.data.formats.open import open_format
 from recap.errors import DataError
 
 _LISTERS = 8
-"""Threads that list files of an object store."""
+"""Threads that list files of an object store: they mostly wait, so their number does not depend on the CPUs."""
 
 
 class BadData(NamedTuple):
@@ -171,7 +171,7 @@ class Source:
         return self.loader.encoder
 
     def _list_files(self) -> Iterator[tuple[list[Chunk], list[BadData]]]:
-        """The chunks and the bad data of each file. Object stores answer slowly, so they get more threads than CPUs."""
+        """The chunks and the bad data of each file, listed in a thread per CPU or, for object stores, `_LISTERS`."""
         count = _LISTERS if any(map(is_remote, self.files)) else os.cpu_count()
         listers = ThreadPoolExecutor(count, thread_name_prefix="recap-lister")
         try:

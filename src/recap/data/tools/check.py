@@ -68,7 +68,7 @@ def _problems(config: RecapConfig) -> DataProblems:
     for path, data in config.data_sets():
         mode = JobMode.TRAIN if data is config.train_data else JobMode.EVALUATE
         job = RowEncoder.for_job(config, assets, mode, data)
-        encoders = dict(_feature_encoders(job.read, assets))
+        encoders = dict(_feature_encoders(job.read_features, assets))
         if config.features.user is not None:
             encoders["features", "user"] = _label_encoder(LabelEncoder([], {}, user=config.features.user))
         for task in data.labels:
