@@ -1,4 +1,4 @@
-"""A small feed on disk and a configuration that reads it; what several tests start from."""
+"""A small feed on disk, and a configuration that reads it, for tests of several rooms."""
 
 import importlib.util
 import sys
@@ -23,12 +23,12 @@ LANGUAGES = ("en", "ja", "pt")
 
 
 def load_script(path: Path) -> ModuleType:
-    """A script that is no part of a package, as a module."""
+    """Import a script that belongs to no package."""
     spec = importlib.util.spec_from_file_location(f"{path.parent.name}_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # pydantic and dataclasses look their module up
+    sys.modules[spec.name] = module  # pydantic and dataclasses look up their module
     spec.loader.exec_module(module)
     return module
 
@@ -64,7 +64,7 @@ def feed_table(rows: int, seed: int = 0) -> pa.Table:
 
 
 def history_table(rows: int, seed: int = 0) -> pa.Table:
-    """A feed with the id of the post and, of 0 to 7 posts that were watched before, what is known of each."""
+    """A feed with post ids, and histories of 0 to 7 watched posts with their attributes."""
     table, random = feed_table(rows, seed), np.random.default_rng([seed, 1])
     lengths = random.integers(0, 8, rows)
     action = random.integers(0, 3, lengths.sum())
@@ -118,7 +118,7 @@ def write_formats(folder: Path) -> Path:
 
 
 def feed_values(folder: Path, save_dir: Path) -> dict[str, Any]:
-    """The configuration of a small run over a feed, as plain values to change at will."""
+    """The configuration of a small run over a feed, as plain values that a test may change."""
     tower = {"kind": "mlp", "layer_sizes": [8], "batch_norm": {"affine": False}, "dropout": {"rate": 0.1}}
     return {
         "training": {
@@ -171,7 +171,7 @@ def feed_values(folder: Path, save_dir: Path) -> dict[str, Any]:
 
 
 def feed_config(folder: Path, save_dir: Path, **sections: dict[str, Any]) -> RecapConfig:
-    """`feed_values`, validated, with keys of its sections replaced."""
+    """`feed_values` with some keys of its sections replaced, validated."""
     values = feed_values(folder, save_dir)
     for section, changes in sections.items():
         values[section] = {**values[section], **changes}
@@ -179,7 +179,7 @@ def feed_config(folder: Path, save_dir: Path, **sections: dict[str, Any]) -> Rec
 
 
 class Recorder(Reporter):
-    """A reporter that remembers, and can act after a step."""
+    """A reporter that records its calls; `after_step` maps a step to a function to call after it."""
 
     def __init__(self, after_step: Mapping[int, Any] | None = None) -> None:
         self.after_step = dict(after_step or {})
@@ -189,8 +189,8 @@ class Recorder(Reporter):
         self.logged_at: list[int] = []
         self.messages: list[str] = []
 
-    def start(self, save_dir: Path, step: int, steps: int, train_rows: int, epochs: float, on: str) -> None:
-        self.began_after, self.steps_in_all, self.ran_on = step, steps, on
+    def start(self, save_dir: Path, step: int, steps: int, train_rows: int, epochs: float, setup: str) -> None:
+        self.started_after, self.last_step = step, steps
 
     def advance(self, step: int, loss: float, examples: int, losses: Mapping[str, float], waited: float) -> None:
         self.steps.append(step)

@@ -7,8 +7,8 @@
 >>> scorer = recap.Scorer.open(result.run.path)
 >>> scorer(table)
 
-These names are the Python API and stay: everything else may move between versions. Each is loaded when first used, so
-that importing recap takes no time.
+The names in `__all__` are the stable Python API; everything else may move between versions. Each is loaded when first
+used, so that importing recap is fast.
 """
 
 from collections.abc import Sequence
@@ -56,11 +56,11 @@ _HOMES = {
 
 
 def train(config: "RecapConfig | str | Path", *, reporter: "Reporter | None" = None) -> "RunResult":
-    """Train a configuration, or the file of one, into its `training.save_dir`; resume where a run is there.
+    """Train a configuration, or a configuration file, into its `training.save_dir`; resume a run that exists there.
 
     `reporter` shows the progress: by default as `recap train` does, on a terminal, in a notebook or as plain lines;
-    `recap.Reporter()` shows nothing. Raises ConfigError, DataError, CheckpointError and RunError. Ctrl-C and SIGTERM
-    save a checkpoint first where Python lets signals be handled, which is in the main thread.
+    `recap.Reporter()` shows nothing. Raises ConfigError, DataError, CheckpointError and RunError. In the main thread,
+    Ctrl-C and SIGTERM save a checkpoint and then raise a RecapError.
     """
     from recap.cli.console import Console
     from recap.config.file.load import load_config
@@ -78,10 +78,10 @@ def evaluate(
     step: "Step | None" = None,
     overrides: Sequence[str] = (),
 ) -> "EvaluationReport":
-    """Evaluate a run on its validation sets, or on one (`split`), and write `evaluation.json` into it.
+    """Evaluate a run on all its validation sets, or on `split` alone, and write its `evaluation.json`.
 
-    `step`: which checkpoint, by default the latest; "best" is the one of the watched metric. `overrides` change the
-    data and metrics of its configuration. Raises ConfigError, DataError and CheckpointError.
+    `step` selects the checkpoint, by default the latest; "best" is the one at which the watched metric was best.
+    `overrides` change the data and metrics of its configuration. Raises ConfigError, DataError and CheckpointError.
     """
     from recap.config.file.load import load_config
     from recap.evaluation.run import evaluate_run

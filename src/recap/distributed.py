@@ -1,7 +1,7 @@
-"""The ranks of a run: which one this process is, and the collectives they share, named as in `torch.distributed`.
+"""The ranks of a run and their collectives, named as in `torch.distributed`.
 
-`torchrun` starts one process per rank and describes it in the environment. All ranks do every step together, each on
-its share of the rows; only rank 0 writes files and reports. Without such an environment the process is alone, and every
+`torchrun` starts one process per rank and describes it in the environment. All ranks take every step together, each
+with its share of the rows; only rank 0 writes files and reports. Without `torchrun` there is one rank, and every
 collective returns its input.
 """
 
@@ -25,7 +25,7 @@ from recap.errors import InputError, LostRank, RecapError, RunError
 from recap.signals import Signals
 
 TIMEOUT = timedelta(minutes=10)
-"""How long a rank waits for one that hangs; one that died is noticed at once."""
+"""How long a rank waits for one that hangs; a rank that died is noticed immediately."""
 BUCKET_BYTES = 25 << 20
 """Maximum size of one all-reduce bucket."""
 _NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -33,7 +33,7 @@ _NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR",
 
 @dataclass(frozen=True)
 class Ranks:
-    """The ranks of a run, seen from this one. Every rank must call the collective methods, in the same order."""
+    """This process among the ranks of its run. Every rank must call the same collective methods in the same order."""
 
     rank: int = 0
     world_size: int = 1
@@ -42,9 +42,9 @@ class Ranks:
     local_world_size: int = 1
 
     @property
-    def is_alone(self) -> bool:
-        """Whether this is the only process."""
-        return self.world_size == 1
+    def is_distributed(self) -> bool:
+        """Whether the run has other ranks."""
+        return self.world_size > 1
 
     @property
     def is_first(self) -> bool:
@@ -52,12 +52,12 @@ class Ranks:
         return self.rank == 0
 
     def share(self, rows: int) -> slice:
-        """This rank's slice of `rows`; the slices partition the rows in order and differ in size by at most one."""
+        """This rank's slice of `rows`: consecutive slices whose sizes differ by at most one row."""
         return slice(rows * self.rank // self.world_size, rows * (self.rank + 1) // self.world_size)
 
     def all_reduce(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """Sums over all ranks, bit for bit equal on each: new tensors of the same shapes and order."""
-        if self.is_alone:
+        """Sums over all ranks, bit for bit the same on each, as new tensors in the same order."""
+        if not self.is_distributed:
             return list(tensors)
         sums: list[Tensor] = []
         for bucket in _buckets(tensors):
@@ -71,7 +71,7 @@ class Ranks:
         self, gradients: Sequence[Tensor | None], parameters: Sequence[Tensor]
     ) -> list[Tensor | None]:
         """Sums over all ranks, sparse where a gradient is sparse; None where no rank has a gradient."""
-        if self.is_alone:
+        if not self.is_distributed:
             return list(gradients)
         layouts = torch.tensor([_layout(gradient) for gradient in gradients])
         _call(dist.all_reduce, layouts, op=dist.ReduceOp.MAX)
@@ -90,13 +90,13 @@ class Ranks:
 
     def all_reduce_mean_(self, tensors: Sequence[Tensor]) -> None:
         """Set each tensor to its mean over all ranks."""
-        if not self.is_alone:
+        if self.is_distributed:
             for tensor, total in zip(tensors, self.all_reduce(tensors), strict=True):
                 tensor.copy_(total / self.world_size)
 
     def all_gather(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """The rows of all ranks in rank order: [n, …] each → [N, …] each. `n` may differ between ranks, not tensors."""
-        if self.is_alone:
+        """The rows of all ranks in rank order: [n, …] → [N, …] each. `n` is the same for all tensors of a rank."""
+        if not self.is_distributed:
             return list(tensors)
         counts = torch.zeros(self.world_size, dtype=torch.int64)
         counts[self.rank] = len(tensors[0])
@@ -112,8 +112,8 @@ class Ranks:
         return gathered
 
     def broadcast_object(self, value: Any) -> Any:
-        """The value of rank 0, on all ranks. It must be JSON; NaN is allowed."""
-        if self.is_alone:
+        """The value of rank 0, on all ranks: JSON, in which NaN is allowed."""
+        if not self.is_distributed:
             return value
         text = bytearray(json.dumps(value).encode() if self.is_first else b"")
         size = torch.tensor([len(text)])
@@ -124,28 +124,28 @@ class Ranks:
 
     def broadcast_(self, tensors: Sequence[Tensor]) -> None:
         """Set each tensor to its value on rank 0."""
-        if not self.is_alone:
+        if self.is_distributed:
             for tensor in tensors:
                 _call(dist.broadcast, tensor.detach(), 0)
 
     def barrier(self) -> None:
         """Wait until every rank has called this."""
-        if not self.is_alone:
+        if self.is_distributed:
             _call(dist.all_reduce, torch.zeros(1))
 
     def check_equal(self, facts: Mapping[str, str]) -> None:
-        """Raise InputError, which names them, if some of the facts (name → text) differ from those of rank 0."""
+        """Raise InputError, which lists them, if any of the facts (name → text) differ from those of rank 0."""
         digests = {name: sha256(fact.encode()).hexdigest() for name, fact in facts.items()}
         first = self.broadcast_object(digests)
         different = [name for name, digest in digests.items() if first[name] != digest]
         if different:
             raise InputError(
-                f"rank {self.rank} differs from rank 0 in: {', '.join(different)}. All ranks must read one "
-                "configuration, one training.save_dir and the same data; let all machines see the same folders"
+                f"rank {self.rank} differs from rank 0 in: {', '.join(different)}. All ranks must read the same "
+                "configuration, training.save_dir and data; share these folders between the machines"
             )
 
     def _all_reduce_sparse(self, gradient: Tensor | None, parameter: Tensor) -> Tensor:
-        """The sum of sparse gradients of a table [N, …], of every row that some rank has, added in rank order."""
+        """The sum of the sparse gradients of a table [N, …], added in rank order."""
         indices = torch.empty(0, 1, dtype=torch.int64, device=parameter.device)  # [n, 1]
         values = parameter.detach()[:0]  # [n, …]
         if gradient is not None:
@@ -155,10 +155,10 @@ class Ranks:
         return torch.sparse_coo_tensor(indices.T, values, parameter.shape).coalesce()
 
 
-ALONE = Ranks()
-"""A run of one process."""
+ONE_RANK = Ranks()
+"""The only rank of a run."""
 _NONE, _DENSE, _SPARSE = range(3)
-"""Layouts of a gradient; the largest over all ranks is that of the sum."""
+"""Layouts of a gradient; the sum has the largest layout of any rank."""
 
 
 def _layout(gradient: Tensor | None) -> int:
@@ -168,14 +168,14 @@ def _layout(gradient: Tensor | None) -> int:
 
 
 def ranks_from_environment() -> Ranks:
-    """The rank that `torchrun` describes in the environment, else `ALONE`. Raises InputError if it is invalid."""
+    """The rank that `torchrun` describes in the environment, else `ONE_RANK`. Raises InputError if that is invalid."""
     if "RANK" not in os.environ:
-        return ALONE
+        return ONE_RANK
     missing = [name for name in _NAMES if name not in os.environ]
     if missing:
         raise InputError(
-            f"the environment has RANK={os.environ['RANK']} but no {', '.join(missing)}; start the ranks with "
-            "torchrun, or unset RANK for a run of one process"
+            f"the environment has RANK={os.environ['RANK']} but not {', '.join(missing)}; start the ranks with "
+            "torchrun, or unset RANK to run a single process"
         )
     values = {name: os.environ[name] for name in _NAMES if name != "MASTER_ADDR"}
     shown = ", ".join(f"{name}={value}" for name, value in values.items())
@@ -189,12 +189,12 @@ def ranks_from_environment() -> Ranks:
 
 @contextmanager
 def joined_ranks() -> Iterator[Ranks]:
-    """Join the ranks that `torchrun` started, for the block. Raises InputError, and RunError if they cannot connect.
+    """Connect the ranks that `torchrun` started, for the block. Raises InputError, and RunError if that fails.
 
-    A rank that fails does not leave the group: the others notice when its process ends.
+    A rank that fails does not leave the group; the others notice when its process ends.
     """
     ranks = ranks_from_environment()
-    if ranks.is_alone:
+    if not ranks.is_distributed:
         yield ranks
         return
     try:
@@ -208,39 +208,42 @@ def joined_ranks() -> Iterator[Ranks]:
         )
     except RuntimeError as error:
         where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-        raise RunError(f"rank {ranks.rank}: cannot connect to the other ranks at {where}: {_short(error)}") from None
+        raise RunError(
+            f"rank {ranks.rank}: cannot connect to the other ranks at {where} ({_first_line(error)}); check that all "
+            "ranks were started and that this machine reaches that address"
+        ) from None
     try:
         yield ranks
     except RecapError as error:
-        _REPORTED[error] = _reported(error, store)  # before this process ends, so before others can lose it
+        _REPORTED[error] = _note_error(error, store)  # before this process ends and the others lose it
         raise
     store.set(f"done/{ranks.rank}", "")
-    store.wait([f"done/{rank}" for rank in range(ranks.world_size)])  # a rank that leaves early is lost to the others
+    store.wait([f"done/{rank}" for rank in range(ranks.world_size)])  # if one left early, the others would lose it
     dist.destroy_process_group()
 
 
 _REPORTED: WeakKeyDictionary[RecapError, bool] = WeakKeyDictionary()
-"""Errors of joined ranks → whether another rank reported the same."""
+"""Errors inside `joined_ranks` → whether another rank reports the same error."""
 
 
 def reported_by_another_rank(error: RecapError) -> bool:
-    """Whether another rank reports the same error; of a lost rank, whether any rank reports why it ended."""
+    """Whether another rank reports the same error; for LostRank, whether any rank reports its cause."""
     if error in _REPORTED:
         return _REPORTED[error]
     try:
-        return not ranks_from_environment().is_alone and _reported(error, _store(timedelta(seconds=5)))
+        return ranks_from_environment().is_distributed and _note_error(error, _store(timedelta(seconds=5)))
     except (InputError, RuntimeError):  # no store, so no other rank could report
         return False
 
 
 def _store(timeout: timedelta) -> Store:
-    """Where ranks leave notes for each other; torchrun's store outlives them."""
+    """The key-value store of the ranks; torchrun hosts it, so it outlives them."""
     store, _, _ = next(rendezvous("env://", timeout=timeout))
     return PrefixStore(f"recap/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
-def _reported(error: RecapError, store: Store) -> bool:
-    """Note the error in the store; whether another rank noted it first."""
+def _note_error(error: RecapError, store: Store) -> bool:
+    """Note the error in the store; return whether another rank noted it before."""
     try:
         others = store.add("errors", 1) - 1
         same = store.add(sha256(str(error).encode()).hexdigest(), 1) - 1
@@ -255,17 +258,17 @@ def _call(collective: Callable[..., Any], *arguments: Any, **options: Any) -> No
         collective(*arguments, **options)
     except RuntimeError as error:
         raise LostRank(
-            "a process of this run ended or hangs, and the others cannot continue without it; run the same command "
-            f"again to resume from the last checkpoint ({_short(error)})"
+            f"another process of this run ended or hangs ({_first_line(error)}). To resume from the last checkpoint, "
+            "run the same command again"
         ) from None
 
 
-def _short(error: RuntimeError) -> str:
+def _first_line(error: RuntimeError) -> str:
     return str(error).strip().partition("\n")[0]
 
 
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Consecutive tensors of one dtype and device, up to `BUCKET_BYTES` unless a single tensor is larger."""
+    """Runs of consecutive tensors with the same dtype and device, up to `BUCKET_BYTES` unless one tensor is larger."""
     bucket: list[Tensor] = []
     bucket_bytes = 0
     for tensor in tensors:
@@ -281,21 +284,21 @@ def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
 
 
 class Consensus:
-    """Sums numbers over all ranks and, in the same collective, tells every rank which signals reached any of them."""
+    """Sums numbers over all ranks and, in the same collective, shares the signals that any rank received."""
 
     def __init__(self, ranks: Ranks, local: Signals) -> None:
-        """`local`: the signals that this process receives."""
+        """`local`: the signals of this process."""
         self.ranks, self.local = ranks, local
         self._agreed: list[int] = []
 
     @property
     def signals(self) -> Sequence[int]:
-        """The signals that all ranks know of, in order of arrival."""
-        return self.local.received if self.ranks.is_alone else self._agreed
+        """The signals known to all ranks, in order of arrival."""
+        return self._agreed if self.ranks.is_distributed else self.local.received
 
     def all_reduce(self, values: Tensor) -> Tensor:
-        """[N] float64 of each rank → [N], their sums on all ranks."""
-        if self.ranks.is_alone:
+        """[N] float64 of this rank → [N], the sums over all ranks."""
+        if not self.ranks.is_distributed:
             return values
         flags = torch.zeros(signal.NSIG, dtype=torch.float64)
         flags[self.local.received] = 1

@@ -16,10 +16,13 @@ import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+_MAX_SHOWN = 5
+"""Names listed in one message."""
+
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a configuration value comes from: a position in a file, counted from 1, or an override, without a line."""
+    """Where a configuration value comes from: a file with line and column, counted from 1, or an override (line 0)."""
 
     source: str
     line: int = 0
@@ -31,7 +34,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Problem:
-    """One mistake in a configuration: its origin, dotted key path ("" for the whole file), and what is wrong."""
+    """One mistake in a configuration: its origin, its dotted key path ("" for the whole file), and the message."""
 
     origin: Origin
     path: str
@@ -54,7 +57,7 @@ class InputError(RecapError):
 
 
 class ConfigError(InputError):
-    """An invalid configuration; the message lists every problem, a line each."""
+    """An invalid configuration; the message has one line per problem."""
 
     def __init__(self, problems: str | Sequence[Problem]) -> None:
         self.problems = () if isinstance(problems, str) else tuple(problems)
@@ -62,7 +65,7 @@ class ConfigError(InputError):
 
 
 class DataError(InputError):
-    """Unusable data; the message names file, column and row where they are known."""
+    """Unusable data; the message names the file, column and row if they are known."""
 
     def __init__(self, message: str, rows: Sequence[int] = ()) -> None:
         """`rows`: indices of the bad rows, if the other rows of the chunk can be read without them."""
@@ -71,14 +74,11 @@ class DataError(InputError):
 
 
 class CheckpointError(InputError):
-    """A run, checkpoint or model directory that is missing, damaged or of another model."""
+    """A run, checkpoint or model directory that is missing, damaged, or does not fit the model."""
 
 
 class RunError(RecapError):
-    """A run that failed after it started, such as by a full disk."""
-
-
-_MAX_SHOWN = 5
+    """A run that failed after it started, for example because the disk is full."""
 
 
 class LostRank(RunError):
@@ -102,24 +102,24 @@ class Interrupted(RecapError):
     """A signal stopped the run; finished steps are saved."""
 
     def __init__(self, number: int, step: int, *, done: bool = True) -> None:
-        """`step`: the last saved step, 0 without one. `done`: whether this process finished a step."""
-        progress = (
-            f"after step {step}, which is saved"
-            if done
-            else f"before another step was done; the checkpoint of step {step} is unchanged"
-            if step
-            else "before the first step was done; nothing was saved"
+        """`step`: the last saved step, 0 without one. `done`: whether this process finished a step, and saved it."""
+        if done:
+            progress = f"after step {step}, which is saved"
+        elif step:
+            progress = f"before another step finished; the checkpoint of step {step} is unchanged"
+        else:
+            progress = "before the first step finished; nothing was saved"
+        action = "resume" if step else "start over"
+        super().__init__(
+            f"stopped by {signal.Signals(number).name} {progress}. To {action}, run the same command again"
         )
-        action = "resume" if step else "start"
-        super().__init__(f"stopped by {signal.Signals(number).name} {progress}; run the same command again to {action}")
         self.exit_code = 128 + number
 
 
 class FollowingStopped(RecapError):
     """A signal stopped `recap evaluate --follow`; finished evaluations are written."""
 
-    def __init__(self, number: int, done: int) -> None:
-        """`done`: the last evaluated step, 0 without one."""
-        progress = f"the last checkpoint evaluated is step {done}" if done else "no checkpoint was evaluated"
+    def __init__(self, number: int, progress: str) -> None:
+        """`progress`: the last checkpoint that was evaluated, as text."""
         super().__init__(f"stopped by {signal.Signals(number).name}; {progress}")
         self.exit_code = 128 + number

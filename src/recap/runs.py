@@ -22,7 +22,7 @@ Step = int | Literal["best"]
 
 @dataclass(frozen=True)
 class Run:
-    """The run in the folder `path`, which need not exist yet."""
+    """The run in the folder `path`, which may not exist yet."""
 
     path: Path
 
@@ -31,7 +31,7 @@ class Run:
 
     @property
     def config_file(self) -> Path:
-        """The resolved configuration with which the run was last started."""
+        """The resolved configuration of the last start of the run."""
         return self.path / STORED
 
     @property
@@ -61,7 +61,7 @@ class Run:
 
     @property
     def profile(self) -> Path:
-        """The folder written by `recap train --profile`."""
+        """The folder that `recap train --profile` writes."""
         return self.path / "profile"
 
     @property
@@ -97,22 +97,26 @@ class Run:
 
     @property
     def latest(self) -> Path | None:
-        """The latest checkpoint, None without one."""
+        """The latest checkpoint; None before the first."""
         return next(reversed(self.checkpoints.values()), None)
 
     @property
     def best(self) -> Path | None:
-        """The checkpoint at which the watched metric was best; None if none was watched or it was never defined.
+        """The checkpoint at which the metric of `training.watch` was best; None if there is none.
 
         The latest checkpoint records it. Raises CheckpointError if that one is damaged.
         """
-        step = self.state(max(self.checkpoints)).get("best_step", ...)
-        if step is ...:
-            raise self._damaged(max(self.checkpoints))
+        latest = max(self.checkpoints, default=None)
+        if latest is None:
+            return None
+        state = self.state(latest)
+        if "best_step" not in state:
+            raise self._damaged(latest)
+        step = state["best_step"]
         return self.checkpoint_path(step) if isinstance(step, int) else None
 
     def checkpoint_path(self, step: int) -> Path:
-        """The path of the checkpoint of `step`, which need not exist."""
+        """The path of the checkpoint of `step`, which may not exist."""
         return self.checkpoints_folder / f"step_{step:08d}"
 
     def checkpoint(self, step: Step | None = None) -> Path:
@@ -126,18 +130,18 @@ class Run:
             best = self.best
             if best is None:
                 raise CheckpointError(
-                    f"{self.path}: has no best checkpoint, since no metric was watched; choose a step, or train with "
+                    f"{self.path}: no best checkpoint, because no metric was watched; choose a step, or train with "
                     "training.watch"
                 )
             return best
         if step not in checkpoints:
             raise CheckpointError(
-                f"{self.path}: no checkpoint of step {step}; there are {', '.join(map(str, checkpoints))}"
+                f"{self.path}: no checkpoint of step {step}; available: {', '.join(map(str, checkpoints))}"
             )
         return checkpoints[step]
 
     def state(self, step: int) -> dict[str, Any]:
-        """The run state in the checkpoint of `step`. Raises CheckpointError where it is missing or damaged."""
+        """The run state in the checkpoint of `step`. Raises CheckpointError if it is missing or damaged."""
         try:
             state = json.loads((self.checkpoint_path(step) / STATE).read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -153,9 +157,9 @@ class Run:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Lock the run for this process; the lock ends with the process, however it ends.
+        """Lock the run for the block; a killed process releases the lock too.
 
-        Raises InputError where the folder cannot be written, CheckpointError where another process trains into it.
+        Raises InputError if the folder cannot be written, CheckpointError if another process trains this run.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -176,7 +180,7 @@ class Run:
 def find_model_directory(path: Path, step: Step | None = None) -> Path:
     """The model directory at `path`: `path` itself, or a checkpoint of the run at `path`, by default the latest.
 
-    `step` "best": the checkpoint at which the metric of `training.watch` was best. Raises CheckpointError.
+    `step` "best" is the checkpoint at which the metric of `training.watch` was best. Raises CheckpointError.
     """
     if not path.is_dir():
         raise CheckpointError(f"{path}: no such folder; expected a run (its training.save_dir) or a model directory")

@@ -8,7 +8,7 @@ import psutil
 import torch
 
 from recap.config.training import Precision
-from recap.distributed import ALONE, Ranks
+from recap.distributed import ONE_RANK, Ranks
 from recap.errors import InputError
 
 
@@ -17,17 +17,17 @@ class Runtime:
     """The device of this process, the precision of training, and the ranks of the run."""
 
     device: torch.device
-    ranks: Ranks = ALONE
+    ranks: Ranks = ONE_RANK
     precision: Precision = "float32"
     """Never `auto`: `start_runtime` resolves it."""
 
     def autocast(self) -> AbstractContextManager[object]:
-        """The context in which the network is trained: mixed precision, or nothing."""
+        """The context for training the network: mixed precision, or none."""
         dtype = {"bf16": torch.bfloat16, "float16": torch.float16}.get(self.precision)
         return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
 
 
-def start_runtime(ranks: Ranks = ALONE, precision: Precision = "float32") -> Runtime:
+def start_runtime(ranks: Ranks = ONE_RANK, precision: Precision = "float32") -> Runtime:
     """The GPU of this rank if there is one, else the CPU. Raises InputError if there are more ranks than GPUs."""
     if not torch.cuda.is_available():
         if precision == "auto":
@@ -35,8 +35,8 @@ def start_runtime(ranks: Ranks = ALONE, precision: Precision = "float32") -> Run
         return Runtime(torch.device("cpu"), ranks, precision)
     if ranks.local_world_size > torch.cuda.device_count():
         raise InputError(
-            f"torchrun started {ranks.local_world_size} processes on a machine of {torch.cuda.device_count()} GPUs; "
-            "set --nproc-per-node to at most that many"
+            f"torchrun started {ranks.local_world_size} processes on a machine with {torch.cuda.device_count()} GPUs; "
+            f"set --nproc-per-node to {torch.cuda.device_count()} or less"
         )
     torch.cuda.set_device(ranks.local_rank)
     if precision == "auto":
@@ -46,26 +46,26 @@ def start_runtime(ranks: Ranks = ALONE, precision: Precision = "float32") -> Run
 
 
 def _cpu_has_bf16() -> bool:
-    """Whether the CPU multiplies bf16 matrices by itself (AVX512-BF16 or AMX); False where this torch cannot tell."""
+    """Whether the CPU has bf16 instructions (AVX512-BF16 or AMX); False if this version of torch cannot tell."""
     features = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return bool(features.get("avx512_bf16") or features.get("amx_bf16"))
 
 
 def seed_torch(seed: int, step: int, rank: int = 0) -> None:
-    """Make all randomness of a step a pure function of (seed, step, rank), so that a resumed step repeats exactly.
+    """Seed torch from (seed, step, rank) alone, so that a resumed step draws the same numbers.
 
-    Initial weights are step 0 of rank 0; optimizer steps count from 1.
+    Initial weights use step 0 and rank 0; optimizer steps count from 1.
     """
     torch.manual_seed((seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9 + rank * 0x94D049BB133111EB) % 2**63)
 
 
 def free_memory() -> int:
-    """Bytes that this process may still allocate: free on the machine, and allowed by its control group."""
+    """Bytes that this process may still allocate: free on the machine, and within the limit of its cgroup."""
     free = int(psutil.virtual_memory().available)
     group = Path("/sys/fs/cgroup")
     try:
         limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
         statistics = dict(line.split(" ") for line in (group / "memory.stat").read_text().splitlines())
-    except (OSError, ValueError):  # no control group, or one without a limit
+    except (OSError, ValueError):  # no cgroup, or one without a limit
         return free
     return max(0, min(free, limit - used + int(statistics.get("inactive_file", 0))))  # the file cache can be reclaimed

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: which work they interrupt, which is finished first, and the exceptions they raise."""
+"""Signals that stop a run: the work they interrupt, the work that finishes first, and the exceptions they raise."""
 
 import signal
 import threading
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class StopNow(BaseException):
-    """A signal interrupts the current work, and the run saves. Not an Exception, so that nothing handles it as one."""
+    """A signal interrupts the current work so that the run can save; a BaseException, so that no handler catches it."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -25,12 +25,12 @@ class Terminated(BaseException):
 
 
 class Signals:
-    """SIGINT and SIGTERM received so far, and which work they may interrupt by raising StopNow."""
+    """The signals received so far, and whether they may interrupt the current work by raising StopNow."""
 
     def __init__(self, grace_seconds: float, *, may_interrupt: bool = True) -> None:
-        """Half of `grace_seconds` after the first signal, slow work is interrupted; the other half is for saving.
+        """Slow work is interrupted after half of `grace_seconds`; the other half is for saving.
 
-        `may_interrupt=False` never interrupts, for a process on which others wait.
+        `may_interrupt=False` never interrupts, for a process that other ranks wait for.
         """
         self.received: list[int] = []
         """Signal numbers in order of arrival."""
@@ -46,7 +46,7 @@ class Signals:
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """A block that loses nothing when it is interrupted: StopNow is raised as soon as a signal arrives."""
+        """For work that can be interrupted without loss: a signal raises StopNow immediately."""
         before, self._interruptible = self._interruptible, True
         try:
             self._interrupt()
@@ -56,7 +56,7 @@ class Signals:
 
     @contextmanager
     def interruptible_when_late(self) -> Iterator[None]:
-        """A block that should be finished: StopNow is raised only when `grace` is over."""
+        """For work that should finish: a signal raises StopNow only after `grace` seconds."""
         before, self._interruptible_when_late = self._interruptible_when_late, True
         try:
             self._interrupt()
@@ -65,7 +65,7 @@ class Signals:
             self._interruptible_when_late = before
 
     def receive(self, number: int) -> None:
-        """Record SIGINT or SIGTERM."""
+        """Record a SIGINT or SIGTERM, and start the grace period."""
         self.received.append(number)
         if len(self.received) == 1:
             # Repeated, since an exception is lost where Python cannot raise it, such as in a destructor.
@@ -73,7 +73,7 @@ class Signals:
             self._interrupt()
 
     def end_grace(self) -> None:
-        """Interrupt slow work: `grace` is over."""
+        """The grace period is over: interrupt slow work."""
         self._late = True
         self._interrupt()
 
@@ -86,9 +86,9 @@ class Signals:
 
 @contextmanager
 def collected_signals(grace_seconds: float = 30.0, *, may_interrupt: bool = True) -> Iterator[Signals]:
-    """Collect SIGINT and SIGTERM, so that work stops where it can; a second SIGINT goes to the previous handler.
+    """Collect SIGINT and SIGTERM for the block; a second SIGINT goes to the previous handler.
 
-    Python sets handlers in the main thread only. In any other thread no signal is collected.
+    Python allows handlers in the main thread only. In any other thread no signal is collected.
     """
     signals = Signals(grace_seconds, may_interrupt=may_interrupt)
     if threading.current_thread() is not threading.main_thread():
@@ -120,7 +120,7 @@ def collected_signals(grace_seconds: float = 30.0, *, may_interrupt: bool = True
 
 @contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """SIGINT and SIGTERM raise Terminated at any point of the block."""
+    """SIGINT and SIGTERM raise Terminated anywhere in the block."""
 
     def handle(number: int, frame: FrameType | None) -> None:
         raise Terminated(number)

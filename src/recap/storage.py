@@ -1,8 +1,8 @@
-"""Writing so that a crash leaves no half: atomic files, complete or absent directories, files that grow by pieces.
+"""Crash-safe writing: atomic files, atomic directories, and append-only files.
 
-A directory is written under a temporary name beside its own, every file is synced and listed with its sha256 in
-`manifest.json`, and then it is renamed. A directory is renamed before it is deleted, too, so that what is left of it is
-never taken for a complete one. `verify` checks a directory when it is opened.
+A directory is written under a temporary name beside its own. Each file is synced and listed with its sha256 in
+`manifest.json`; then the directory is renamed. Before a directory is deleted it is renamed too, so that a partly
+deleted one is never taken for a complete one. `verify` checks a directory when it is opened.
 """
 
 import errno
@@ -21,19 +21,19 @@ from recap.errors import CheckpointError, RunError
 
 MANIFEST = "manifest.json"
 _UNFINISHED = ".unfinished"
-"""Suffix of a directory or file that is being written or deleted."""
+"""Suffix of a file or directory that is being written, or a directory that is being deleted."""
 _REPLACED = ".replaced"
-"""Suffix of a complete directory that waits for its successor."""
+"""Suffix of a complete directory that is being replaced."""
 _DAMAGED = ".damaged"
 _BLOCK_BYTES = 1 << 24
-"""Bytes hashed at once; after each block the thread waits for a busy one to release the interpreter."""
+"""Bytes per read when hashing. Large, because after each block the thread has to wait for the interpreter lock."""
 
 
 @contextmanager
-def whole_directory(path: Path) -> Iterator[Path]:
-    """Give a temporary folder, which becomes the directory `path` when the block succeeds and vanishes when it fails.
+def atomic_directory(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder, which is renamed to `path` if the block succeeds and deleted if it fails.
 
-    Raises RunError, which names the file that could not be written.
+    Raises RunError, which names the file that cannot be written.
     """
     temporary, replaced = _beside(path, _UNFINISHED), _beside(path, _REPLACED)
     shutil.rmtree(temporary, ignore_errors=True)
@@ -62,7 +62,7 @@ def whole_directory(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def writing(file: Path) -> Iterator[Path]:
-    """Turn errors of writing `file` into a RunError that names it."""
+    """Turn an error in writing `file` into a RunError that names it."""
     try:
         yield file
     except (OSError, SafetensorError) as error:
@@ -71,7 +71,7 @@ def writing(file: Path) -> Iterator[Path]:
 
 
 def remove_directory(path: Path) -> None:
-    """Delete a directory; it is renamed first, so that no half of it stays under its name."""
+    """Delete a directory; it is renamed first, so that no incomplete one stays under its name."""
     temporary = _beside(path, _UNFINISHED)
     shutil.rmtree(temporary, ignore_errors=True)
     path.rename(temporary)
@@ -79,13 +79,13 @@ def remove_directory(path: Path) -> None:
 
 
 def set_aside(path: Path) -> Path:
-    """Rename a damaged directory, so that nothing opens it; returns its new path."""
+    """Rename a damaged directory so that nothing opens it; return its new path."""
     names = (_beside(path, _DAMAGED + (f"-{number}" if number > 1 else "")) for number in count(1))
     return path.rename(next(name for name in names if not name.exists()))
 
 
 def clear_leftovers(parent: Path) -> None:
-    """Delete what killed processes left in `parent`; a directory whose successor is missing gets its name back."""
+    """Delete what killed processes left in `parent`, and restore a directory whose replacement was not finished."""
     for replaced in parent.glob("*" + _REPLACED):
         path = replaced.with_name(replaced.name.removesuffix(_REPLACED))
         if path.exists():
@@ -118,9 +118,9 @@ def verify(path: Path) -> None:
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`, which replaces `path` when the block succeeds and vanishes when it fails.
+    """Yield a temporary path, which is renamed to `path` if the block succeeds and deleted if it fails.
 
-    At any moment `path` is the old file or the new one. Raises OSError unchanged.
+    At any moment `path` is the old file or the new one. An OSError of the block or the renaming is not converted.
     """
     temporary = _beside(path, _UNFINISHED)
     try:
@@ -133,7 +133,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a text file atomically. Raises RunError, which names `path`."""
+    """Replace the content of a text file atomically. Raises RunError, which names `path`."""
     with writing(path), atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
@@ -160,15 +160,15 @@ def _sync(path: Path) -> None:
 
 
 class AppendOnlyFile:
-    """A file that grows by complete pieces, and is created again if it was deleted."""
+    """A file to which data is only appended, completely or not at all; it is recreated if it was deleted."""
 
-    def __init__(self, path: Path, head: bytes = b"") -> None:
-        """`head`: what the file begins with, written with the first piece. Raises OSError."""
-        self._path, self._head = path, head
+    def __init__(self, path: Path, header: bytes = b"") -> None:
+        """`header`: the start of the file, written with the first data. Raises OSError."""
+        self._path, self._header = path, header
         self._file = path.open("ab", buffering=0)
 
-    def append(self, piece: bytes) -> None:
-        """Write all of `piece`, or raise OSError and write nothing."""
+    def append(self, data: bytes) -> None:
+        """Write all of `data`, or raise OSError and write nothing."""
         if not os.fstat(self._file.fileno()).st_nlink:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             recreated = self._path.open("ab", buffering=0)
@@ -176,8 +176,8 @@ class AppendOnlyFile:
             self._file = recreated
         end = self._file.seek(0, os.SEEK_END)
         if not end:
-            piece = self._head + piece
-        if self._file.write(piece) < len(piece):  # a full disk takes what fits without an error
+            data = self._header + data
+        if self._file.write(data) < len(data):  # a full disk takes what fits, without an error
             self._file.truncate(end)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

@@ -1,4 +1,4 @@
-"""Imports run one way through the house."""
+"""Imports go one way through the rooms of the package."""
 
 import ast
 from collections.abc import Iterator
@@ -34,13 +34,13 @@ ROOMS = (
     "boards",
     "cli",
 )
-"""Left to right, as imports run."""
+"""The order of the rooms: each imports only those to its left."""
 TORCH_STARTS_AT = "distributed"
-"""The rooms before it import no torch, so that checking a configuration answers at once."""
+"""The rooms before it do not import torch, so that checking a configuration is fast."""
 MAX_FILES = 15
 SOURCE = Path(recap.__file__).parent
 FACE = {"__init__.py", "__main__.py"}
-"""The face of the package stands above all rooms: it may import any."""
+"""The public API of the package, which may import any room."""
 FILES = [path for path in SOURCE.rglob("*.py") if not (path.parent == SOURCE and path.name in FACE)]
 FOLDERS = sorted({path.parent for path in FILES})
 
@@ -55,7 +55,7 @@ MODULES = {module_of(path): path for path in FILES}
 
 @cache
 def imports_of(path: Path) -> frozenset[str]:
-    """Every module that a file imports: at its top, inside a function, or for types alone."""
+    """Every module that a file imports: at the top, inside functions, and for type checking."""
     return frozenset(_imports(ast.parse(path.read_text())))
 
 
@@ -92,8 +92,8 @@ def test_no_files_import_each_other_in_a_circle() -> None:
         raise AssertionError(" → ".join(error.args[1])) from None
 
 
-def test_a_package_that_has_rooms_hands_work_down_only() -> None:
-    """Within `config` and `data`: the schema knows no file format of its own, the stream no tool."""
+def test_parts_of_config_and_data_import_only_lower_parts() -> None:
+    """In `config` the schema does not import file formats; in `data` the stream does not import tools."""
     orders = {
         "config": ("", "checks", "file"),
         "data": ("batch", "formats", "encoding", "stream", "remote", "open", "tools", "simulate"),
@@ -122,7 +122,7 @@ def test_torch_stays_out_of_the_lower_rooms() -> None:
             assert {name.split(".")[0] for name in imports_of(path)} & heavy == set(), module
 
 
-def test_nothing_read_is_executed() -> None:
+def test_no_file_that_is_read_can_execute_code() -> None:
     for path in FILES:
         text = path.read_text()
         for word in ("pickle", "torch.load", "eval(", "exec(", "yaml.load("):
@@ -130,10 +130,10 @@ def test_nothing_read_is_executed() -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=module_of)
-def test_a_file_is_short_enough_to_hold_one_noun(path: Path) -> None:
+def test_files_are_short(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 400
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: str(folder.relative_to(SOURCE.parent)))
-def test_a_room_has_few_enough_files_to_look_through(folder: Path) -> None:
+def test_folders_have_few_files(folder: Path) -> None:
     assert len([path for path in folder.glob("*.py") if path.name != "__init__.py"]) <= MAX_FILES

@@ -10,7 +10,7 @@ from architecture.test_imports import MODULES
 ROOT = Path(__file__).parents[2]
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("recipes/*/README.md")]
 DIALECT = {"said", "told", "found", "there", "place", "places", "kept", "gives_up"}
-"""Names that say nothing: config, message, the noun itself, mask or on_device, index or location, retained."""
+"""Vague names. Better: config, message, the noun itself, mask or on_device, index or location, retained."""
 PHRASES = {
     r"\bnone given\b": "Optional; off by default",
     r"(?<![Tt]here )\bis no [a-z]": "not a …, or: unknown …",
@@ -40,20 +40,20 @@ def strings(tree: ast.AST) -> str:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_a_file_names_things_by_nouns_of_the_field(module: str) -> None:
+def test_names_are_words_of_the_field(module: str) -> None:
     tree = ast.parse(MODULES[module].read_text())
     assert bound_names(tree) & DIALECT == set()
     assert not [name for name in bound_names(tree) if re.match(r"_?(MOST|SMALLEST|LARGEST|LONGEST)_", name)]
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_the_text_of_a_file_is_plain(module: str) -> None:
+def test_messages_and_docstrings_are_plain_english(module: str) -> None:
     text = strings(ast.parse(MODULES[module].read_text()))
     for phrase, better in PHRASES.items():
         assert re.findall(phrase, text) == [], better
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_a_page_is_plain(page: Path) -> None:
+def test_pages_are_plain_english(page: Path) -> None:
     for phrase, better in PHRASES.items():
         assert re.findall(phrase, page.read_text()) == [], better

@@ -17,7 +17,7 @@ def check_sums(ranks: Ranks) -> None:
     given = [torch.full(shape, float(ranks.rank + 1)) for shape in shapes]
     given.insert(2, torch.tensor([1, ranks.rank]))  # of another type
     sums = ranks.all_reduce(given)
-    assert [each.shape for each in sums] == [each.shape for each in given]
+    assert [tensor.shape for tensor in sums] == [tensor.shape for tensor in given]
     assert all(bool((total == 6).all()) for total in (*sums[:2], *sums[3:]))
     assert sums[2].tolist() == [3, 3]
     ranks.all_reduce_mean_(given[:1])

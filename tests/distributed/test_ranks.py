@@ -1,4 +1,4 @@
-"""Several ranks do what one does: the same rows a step, the same losses, one end for all."""
+"""Several ranks give the results of one: the same rows per step, the same losses, the same end."""
 
 import json
 import os
@@ -28,7 +28,7 @@ from recap.data.batch import Batch, assemble, cut
 from recap.data.encoding.assets import load_assets
 from recap.data.open import open_stream
 from recap.data.stream.batch_stream import BatchStream
-from recap.distributed import ALONE, Ranks, ranks_from_environment
+from recap.distributed import ONE_RANK, Ranks, ranks_from_environment
 from recap.errors import InputError
 from recap.model.directory import build_ranker
 from recap.runs import Run
@@ -65,7 +65,7 @@ def test_shares_of_ranks_partition_the_rows_evenly(rows: int, world_size: int) -
     count=st.integers(0, 40),
     seed=st.integers(0, 99),
 )
-def test_cut_selections_hold_the_rows_of_the_slice(
+def test_sliced_selections_hold_the_rows_of_the_slice(
     parts: list[tuple[int, bool]], start: int, count: int, seed: int
 ) -> None:
     torch.manual_seed(seed)
@@ -88,8 +88,8 @@ def open_share(feed: Path, mode: JobMode, ranks: Ranks, batch_rows: int, sampled
     return open_stream(config, load_assets(config.features), mode, split, ranks=ranks)
 
 
-def told_apart(batch: Batch) -> torch.Tensor:
-    """The rows by a vector of continuous values, and the weights they have."""
+def row_keys(batch: Batch) -> torch.Tensor:
+    """The vector and weight of each row, which identify it."""
     assert batch.weights is not None
     return torch.cat([batch.vectors["vector"], batch.weights], dim=1)
 
@@ -101,7 +101,7 @@ def test_ranks_together_read_the_batches_of_one_from_any_position(
     feed: Path, mode: JobMode, batch_rows: int, world_size: int, batches: int, sampled: bool
 ) -> None:
     sampled = sampled and mode is JobMode.TRAIN
-    whole = open_share(feed, mode, ALONE, batch_rows, sampled)
+    whole = open_share(feed, mode, ONE_RANK, batch_rows, sampled)
     rest = iter(whole)
     for _, _batch in zip(range(batches), rest, strict=False):
         pass
@@ -110,8 +110,8 @@ def test_ranks_together_read_the_batches_of_one_from_any_position(
         share.load_state_dict(whole.state_dict())
     ranks = [iter(share) for share in shares]
     for _, batch in zip(range(4), rest, strict=False):
-        together = torch.cat([told_apart(next(rank)) for rank in ranks])
-        assert torch.equal(together, told_apart(batch))
+        together = torch.cat([row_keys(next(rank)) for rank in ranks])
+        assert torch.equal(together, row_keys(batch))
         assert all(share.state_dict() == whole.state_dict() for share in shares)
     for stream in (rest, *ranks):
         stream.close()
@@ -123,7 +123,7 @@ def test_rank_0_draws_like_a_single_process_and_others_differ() -> None:
         seed_torch(*arguments)
         drawn.append(torch.rand(4).tolist())
     assert drawn[0] == drawn[1]
-    assert len({tuple(each) for each in drawn}) == 4
+    assert len({tuple(numbers) for numbers in drawn}) == 4
 
 
 def test_ranks_with_too_few_rows_per_micro_batch_are_refused(feed: Path, tmp_path: Path) -> None:
@@ -141,9 +141,9 @@ def test_ranks_with_too_few_rows_per_micro_batch_are_refused(feed: Path, tmp_pat
 # The environment.
 
 
-def test_without_an_environment_a_process_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_torchrun_there_is_one_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RANK", raising=False)
-    assert ranks_from_environment() == ALONE
+    assert ranks_from_environment() == ONE_RANK
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ ALL = os.environ | {"OMP_NUM_THREADS": "1"}
 PAGE = (Path(__file__).parents[2] / "docs" / "distributed.md").read_text()
 (DOCUMENTED,) = re.findall(r"^torchrun (.+) 2 -m recap train ranker.yaml$", PAGE, re.MULTILINE)
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", *shlex.split(DOCUMENTED)]
-"""What the page on training says, up to the number of ranks."""
+"""The command on the page about training, with the number of ranks as a parameter."""
 
 
 def command(ranks: int, *arguments: str | Path) -> list[str]:
@@ -213,7 +213,7 @@ def finish(ranks: int, *arguments: str | Path) -> None:
 
 
 def started(ranks: int, config: Path, run: Path) -> "subprocess.Popen[str]":
-    """A run that has written its first checkpoint."""
+    """Start a run, and wait for its first checkpoint."""
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     process = subprocess.Popen(command(ranks, config), text=True, env=ALL, **pipes)
     while not list(Run(run).checkpoints):
@@ -223,7 +223,7 @@ def started(ranks: int, config: Path, run: Path) -> "subprocess.Popen[str]":
 
 
 def write_config(folder: Path, run: str, *, plain: bool = True, **sections: dict[str, Any]) -> Path:
-    """`plain`: neither dropout nor BatchNorm, whose results depend on who has which row."""
+    """`plain`: without dropout and BatchNorm, whose results depend on which rank has a row."""
     values = feed_values(folder / "feed", folder / run)
     if plain:
         tower = {"kind": "mlp", "layer_sizes": [8]}
@@ -247,7 +247,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def assert_alike(left: Path, right: Path, step: int) -> None:
-    """The same position in the data, and losses, metrics and weights that differ by rounding."""
+    """Assert the same position in the data, and losses, metrics and weights that are equal up to rounding."""
     places = [
         json.loads((Run(run).checkpoint_path(step) / "state.json").read_text())["stream"] for run in (left, right)
     ]
@@ -340,12 +340,12 @@ def test_a_killed_rank_ends_all_ranks_with_one_message(folder: Path) -> None:
     last.kill()
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 1
-    assert errors.count("a process of this run ended or hangs") == 1, errors
+    assert errors.count("another process of this run ended or hangs") == 1, errors
     assert not any(rank.is_running() for rank in ranks)
 
 
 @pytest.mark.slow
-def test_a_mistake_found_by_all_ranks_is_reported_once(folder: Path) -> None:
+def test_a_mistake_on_all_ranks_is_reported_once(folder: Path) -> None:
     config = write_config(folder, "misnamed")
     config.write_text(config.read_text().replace("num_train_steps", "num_train_step"))
     done = train(2, config)

@@ -1,11 +1,11 @@
-"""Runs `recap train CONFIG` again and again in processes that are killed; a script, so that imports are paid once.
+"""Repeatedly runs `recap train CONFIG` in processes that are killed; a script, so that it imports recap only once.
 
     python killing.py CONFIG KILL...
 
-Each KILL is the number of the change to the run's checkpoints (a file opened to be written or synced, a folder made,
-anything renamed or deleted) before which SIGKILL comes, or `half`, death in the middle of writing a file, or
-`after:STEP`, SIGKILL a random moment after the checkpoint of STEP. Prints, a line each, what was about to happen.
-Processes are forked before torch has started any thread.
+KILL is a number N: SIGKILL before the N-th change to the run's checkpoints (a file opened for writing or syncing, a
+folder made, anything renamed or deleted); `half`: death in the middle of writing a file; or `after:STEP`: SIGKILL at a
+random moment after the checkpoint of STEP. Prints a line per kill: the signal and the change that was about to happen.
+Processes are forked before torch starts a thread.
 """
 
 import importlib
@@ -24,7 +24,7 @@ from recap.config.file.load import load_config
 from recap.runs import Run
 
 IMPORTED = ("recap.training.trainer", "torch._dynamo")
-"""What a run imports late, and what takes longer than to train."""
+"""Modules that a run imports late, which takes longer than the training."""
 CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "open"}
 
 
@@ -50,7 +50,7 @@ def kill_before(change: int, pipe_end: int) -> None:
 
 
 def train(config: str, kill: str, pipe_end: int) -> None:
-    """What a child does."""
+    """Train in a forked child, which kills itself."""
     if kill == "half":  # Python ignores the signal of a file that grows too large
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, -1))
@@ -62,7 +62,7 @@ def train(config: str, kill: str, pipe_end: int) -> None:
 
 
 def main(config: str, *kills: str) -> None:
-    """Kill one process after the other."""
+    """Kill one process after another."""
     for module in IMPORTED:
         importlib.import_module(module)
     run, chance = Path(load_config(Path(config)).training.save_dir), random.Random(0)

@@ -1,4 +1,4 @@
-"""Killed at random moments and at each stage of writing a checkpoint, a run ends as one that nothing interrupted."""
+"""A run killed at random moments and at each stage of writing a checkpoint ends like an uninterrupted one."""
 
 import re
 import subprocess
@@ -24,7 +24,7 @@ EVERY_STATE = {
     },
     "train_data": {"downsample_negatives": {"batch_multiplier": 2, "keep_positives_of": ["like"]}},
 }
-"""Everything a run can remember at once; dropout and shuffling are in `feed_values`."""
+"""Options that add every kind of state to a run; dropout and shuffling are in `feed_values`."""
 
 
 def write_config(folder: Path, run: str) -> Path:
@@ -44,7 +44,7 @@ def write_config(folder: Path, run: str) -> Path:
 
 
 def kill(config: Path, *kills: str | int) -> list[str]:
-    """Train, and be killed so often; what was about to happen each time."""
+    """Train with these kills; return, for each, what was about to happen."""
     done = subprocess.run([sys.executable, KILLING, config, *map(str, kills)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout.splitlines()
@@ -57,7 +57,7 @@ def finish(config: Path) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A feed, and the run `whole` that nothing interrupted."""
+    """A feed, and the uninterrupted run `whole`."""
     folder = tmp_path_factory.mktemp("kill")
     write_feed(folder / "feed", train_rows=ROWS)
     finish(write_config(folder, "whole"))
@@ -91,10 +91,10 @@ def test_a_run_killed_at_every_stage_of_a_checkpoint_ends_bit_for_bit_equal(fold
         "SIGKILL sync .unfinished/manifest.json",
         "SIGKILL sync .unfinished/assets",
         "SIGKILL sync .unfinished",
-        "SIGKILL os.rename .unfinished",  # all is written, nothing is renamed
-        "SIGKILL sync ",  # the new one is renamed
-        "SIGKILL os.rename ",  # before the old one is deleted
-        "SIGKILL os.rmdir .unfinished",  # while it is
+        "SIGKILL os.rename .unfinished",  # everything is written, nothing is renamed
+        "SIGKILL sync ",  # the new directory is renamed
+        "SIGKILL os.rename ",  # before the old directory is deleted
+        "SIGKILL os.rmdir .unfinished",  # while it is deleted
     }
     finish(config)
     assert_same_run(folder / "whole", folder / "stages", STEPS)

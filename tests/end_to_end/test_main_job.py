@@ -26,7 +26,7 @@ OVERRIDES = [
 
 
 def recap(folder: Path, *arguments: str | Path, code: int = 0) -> str:
-    """Run a command in `folder`; give what it printed."""
+    """Run a command in `folder`; return its output."""
     done = subprocess.run(
         [sys.executable, "-m", "recap", *map(str, arguments)], cwd=folder, capture_output=True, text=True
     )
@@ -87,7 +87,7 @@ def test_misuse_ends_with_a_message_and_exit_code_2(folder: Path) -> None:
     assert "none.yaml: cannot be read" in recap(folder, "train", "none.yaml", code=2)
     assert "save_dri" in recap(folder, "train", RECIPE, "training.save_dri=x", code=2)
     assert "unknown split 'test'. Known: validation" in recap(folder, "evaluate", "whole", "--split", "test", code=2)
-    assert "no checkpoint of step 7; there are 50, 60" in recap(folder, "evaluate", "whole", "--step", "7", code=2)
+    assert "no checkpoint of step 7; available: 50, 60" in recap(folder, "evaluate", "whole", "--step", "7", code=2)
     assert "nothing: no such folder" in recap(folder, "predict", "nothing", "x", "--output", "y", code=2)
     assert "no*.parquet: matches no file" in recap(folder, "predict", "whole", "no*.parquet", "--output", "y", code=2)
     bad = folder / "bad"
@@ -110,7 +110,7 @@ def test_existing_predictions_are_replaced_only_with_overwrite(folder: Path) -> 
 
 
 @pytest.mark.slow
-def test_control_c_saves_the_step_and_says_how_to_resume(folder: Path) -> None:
+def test_control_c_saves_the_step_and_the_message_explains_resuming(folder: Path) -> None:
     train = [sys.executable, "-m", "recap", "train", str(RECIPE), *OVERRIDES, "training.save_dir=stopped"]
     train += ["training.num_train_steps=100000"]
     process = subprocess.Popen(train, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -120,4 +120,4 @@ def test_control_c_saves_the_step_and_says_how_to_resume(folder: Path) -> None:
     _, errors = process.communicate()
     assert process.returncode == 130
     assert "stopped by SIGINT after step" in errors
-    assert "run the same command again to resume" in errors
+    assert "To resume, run the same command again" in errors

@@ -1,4 +1,4 @@
-"""A file in the published form, and TFRecords in the published layout, to a trained model."""
+"""From a file in the published form and TFRecords in the published layout to a trained model."""
 
 import json
 import subprocess

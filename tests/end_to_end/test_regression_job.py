@@ -24,7 +24,7 @@ from recap.training.trainer import train
 
 
 def with_times(feed: Path, change: Any = None) -> Path:
-    """A feed with a column `time` of seconds, some null: the larger the more the vector says so."""
+    """A feed with a column `time` in seconds, some null, which grows with a value of the vector."""
     for file in feed.glob("*/*.parquet"):
         table = pq.read_table(file)
         values = np.stack(table.column("vector").to_pylist())[:, 0]

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C at every kind of moment: finished steps are saved, and the run resumes bit for bit."""
+"""SIGTERM and Ctrl-C during every kind of work: finished steps are saved, and the run resumes bit for bit."""
 
 import signal
 import subprocess
@@ -39,7 +39,7 @@ setattr(owner, method, hanging)
 from recap.cli.main import main
 main()
 """
-"""The command line, where a method, given by module, class and name, hangs after its work at a given call."""
+"""The command line, with a method (module, class, name) that hangs at the end of a given call."""
 OPEN = ("recap.data.stream.source", "Source", "_list_file")
 READ = ("recap.data.stream.source", "Loader", "load")
 STEP = ("recap.training.step", "TrainStep", "_gradients")
@@ -49,7 +49,7 @@ PREDICT = ("recap.inference.predictor", "Predictor", "predict")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A feed, and the run `whole` that nothing stopped."""
+    """A feed, and the uninterrupted run `whole`."""
     folder = tmp_path_factory.mktemp("stop")
     write_feed(folder / "feed")
     train(load_config(write_config(folder, "whole")), Recorder())
@@ -67,7 +67,7 @@ def write_config(folder: Path, run: str, grace: float = 2.0, **train_data: Any) 
 
 
 def stopped(method: tuple[str, str, str], left: int, *command: str | Path, by: list[int]) -> tuple[int, str]:
-    """The exit code and the errors of a command that gets these signals while it hangs."""
+    """The exit code and standard error of a command that receives these signals while it hangs."""
     arguments = [sys.executable, "-c", HANG, *method, str(left), *map(str, command)]
     process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -76,7 +76,7 @@ def stopped(method: tuple[str, str, str], left: int, *command: str | Path, by: l
     for number in by:
         process.send_signal(number)
         if len(by) > 1:
-            time.sleep(0.3)  # two of the same at once are one
+            time.sleep(0.3)  # two equal signals in quick succession are delivered as one
     _, errors = process.communicate(timeout=60)
     return process.returncode, errors
 
@@ -88,7 +88,7 @@ def test_a_signal_before_the_first_step_saves_nothing(
 ) -> None:
     config = write_config(folder, f"first{number}", grace=3600.0)
     code, errors = stopped(method, 0, "train", config, by=[number])
-    message = "before the first step was done; nothing was saved; run the same command again to start\n"
+    message = "before the first step finished; nothing was saved. To start over, run the same command again\n"
     assert (code, errors) == (128 + number, f"stopped by {number.name} {message}")
     assert list(Run(folder / f"first{number}").checkpoints) == []
 
@@ -109,11 +109,11 @@ def test_a_wait_for_data_is_interrupted_and_the_run_resumes_bit_for_bit(folder: 
 def test_a_slow_step_is_interrupted_and_undone(folder: Path) -> None:
     config = write_config(folder, "step")
     code, errors = stopped(STEP, 5, "train", config, by=[signal.SIGTERM])
-    message = "stopped by SIGTERM after step 5, which is saved; run the same command again to resume\n"
+    message = "stopped by SIGTERM after step 5, which is saved. To resume, run the same command again\n"
     assert (code, errors) == (143, message)
     code, errors = stopped(STEP, 0, "train", config, by=[signal.SIGINT])
     message = (
-        "before another step was done; the checkpoint of step 5 is unchanged; run the same command again to resume\n"
+        "before another step finished; the checkpoint of step 5 is unchanged. To resume, run the same command again\n"
     )
     assert (code, errors) == (130, f"stopped by SIGINT {message}")
     train(load_config(config), Recorder())
@@ -123,7 +123,7 @@ def test_a_slow_step_is_interrupted_and_undone(folder: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("batches", [0, 5])
 def test_an_interrupted_evaluation_is_repeated(folder: Path, batches: int) -> None:
-    """In the first validation set, and in the second, when the first was evaluated to its end."""
+    """In the first split, and in the second after the first was evaluated completely."""
     config = write_config(folder, f"evaluation{batches}", grace=3600.0)
     code, errors = stopped(EVALUATE, batches, "train", config, by=[signal.SIGTERM])
     assert (code, "after step 6, which is saved" in errors) == (143, True), errors

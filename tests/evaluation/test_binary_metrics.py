@@ -1,4 +1,4 @@
-"""Metrics of binary tasks: their values against libraries, and the laws that every metric keeps."""
+"""Metrics of binary tasks: their values against libraries, and the laws that hold for every metric."""
 
 import json
 import math
@@ -36,7 +36,7 @@ def make_rows(count: int, seed: int = 0, tasks: int = 2, ties: bool = False) -> 
 
 
 def compute(rows: Columns, cuts: list[int] | None = None, max_rows: int = MAX_ROWS) -> dict[str, dict[str, float]]:
-    """All metrics after one update for each piece of the rows."""
+    """All metrics after one update per part of the rows."""
     suite = MetricSuite([f"task{index}" for index in range(rows[0].shape[1])], max_rows=max_rows)
     for part in torch.arange(len(rows[0])).tensor_split(cuts or []):
         suite.update(*(tensor[part] for tensor in rows))
@@ -55,7 +55,7 @@ def test_all_metrics_are_reported_in_the_order_of_the_table() -> None:
     assert compute(make_rows(50))["task0"]["auc_bound"] == 0
 
 
-def test_only_chosen_metrics_are_reported_and_none_of_lists_without_users() -> None:
+def test_only_chosen_metrics_are_reported_and_no_list_metrics_without_users() -> None:
     suite = MetricSuite(["a"], ["log_loss", "auc"])
     rows = make_rows(50, tasks=1)
     suite.update(*rows)
@@ -66,7 +66,7 @@ def test_only_chosen_metrics_are_reported_and_none_of_lists_without_users() -> N
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_values_are_the_published_ones_however_the_stream_is_cut(weighted: bool) -> None:
+def test_values_are_the_published_ones_for_any_batches(weighted: bool) -> None:
     golden = load_file(GOLDEN / "metrics_input.safetensors")
     expected = json.loads((GOLDEN / "scalars.json").read_text())["metrics"]
     weights = golden["weight"] if weighted else torch.ones(4096)
@@ -95,7 +95,7 @@ def test_values_are_the_published_ones_however_the_stream_is_cut(weighted: bool)
     st.lists(st.integers(0, 120), max_size=4),
     st.sampled_from([0, 40, 1000]),
 )
-def test_metrics_do_not_depend_on_cuts_merges_and_order(
+def test_metrics_do_not_depend_on_batches_merges_and_order(
     count: int, seed: int, ties: bool, cuts: list[int], max_rows: int
 ) -> None:
     rows = make_rows(count, seed, ties=ties)

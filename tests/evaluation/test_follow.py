@@ -1,4 +1,4 @@
-"""Following a run: each checkpoint is evaluated once, in a process beside training, until the run is finished."""
+"""Following a run: a separate process evaluates each checkpoint once, until the run is finished."""
 
 import json
 import os
@@ -75,7 +75,7 @@ def test_tensorboard_shows_the_values_of_the_file(feed: Path, tmp_path: Path) ->
 
 
 def stopped_after_5(feed: Path, run: Path) -> None:
-    """Checkpoints of steps 4 and 5, and steps that are left."""
+    """A run with checkpoints of steps 4 and 5 that is not finished."""
     with pytest.raises(Interrupted):
         train(feed_config(feed, run), Recorder({5: interrupt}))
 
@@ -95,7 +95,7 @@ def test_following_stops_after_its_timeout_and_continues_when_started_again(feed
     assert steps(run) == [5, 5, 12, 12]
 
 
-def test_a_signal_stops_following_and_leaves_no_step_half_written(feed: Path, tmp_path: Path) -> None:
+def test_a_signal_stops_following_and_no_step_is_partly_written(feed: Path, tmp_path: Path) -> None:
     class Interrupting(Recorder):
         def evaluated(self, *arguments: Any) -> None:
             interrupt()
@@ -166,7 +166,7 @@ def wait_until(true: Callable[[], bool]) -> None:
 
 @pytest.mark.slow
 def test_a_run_may_be_followed_before_it_starts(feed: Path, tmp_path: Path) -> None:
-    """Checkpoints are deleted at once, and training waits where it must not run ahead."""
+    """Checkpoints are deleted quickly, and training waits so that it does not run ahead."""
     run, config = tmp_path / "run", tmp_path / "ranker.yaml"
     values = feed_values(feed, run)
     values["training"] |= {"eval_log_every_n": 4, "checkpoint_max_to_keep": 1}

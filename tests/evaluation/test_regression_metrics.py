@@ -1,4 +1,4 @@
-"""Metrics of regression tasks: their values, and the laws that every metric keeps."""
+"""Metrics of regression tasks: their values, and the laws that hold for every metric."""
 
 import math
 from itertools import combinations
@@ -82,7 +82,7 @@ def test_metrics_follow_their_definitions(count: int, seed: int, ties: bool, spr
     st.sampled_from([0, 50, 1000]),
     st.sampled_from(SPREADS),
 )
-def test_metrics_do_not_depend_on_cuts_merges_and_order(
+def test_metrics_do_not_depend_on_batches_merges_and_order(
     count: int, seed: int, ties: bool, cuts: list[int], max_rows: int, spread: float
 ) -> None:
     rows = make_rows(count, seed, ties=ties, spread=spread)
@@ -111,7 +111,7 @@ def test_the_xauc_of_a_sample_of_users_is_near_that_of_all_rows() -> None:
         assert metrics["mae"] == exact.compute()[task]["mae"]
 
 
-def test_many_rows_take_no_loop_over_pairs() -> None:
+def test_many_rows_do_not_take_quadratic_time() -> None:
     values = np.arange(30_000, dtype=np.float64)
     users, weights = np.zeros(30_000, np.int64), np.ones(30_000)
     assert xauc(Rows(users, values, values, weights)) == 1

@@ -35,14 +35,14 @@ def test_sections_that_no_split_has_are_left_out() -> None:
     assert list(EvaluationReport("step_00000012", {"test": SplitResult(METRICS)}).to_json()) == ["model", "splits"]
 
 
-def test_a_report_comes_back_from_json() -> None:
+def test_a_report_survives_json() -> None:
     again = EvaluationReport.from_json(FULL.to_json())
     assert again.to_json() == FULL.to_json()
     assert math.isnan(again.splits["validation"].strata["morning"]["like"]["auc"])
     assert again.splits["test"] == SplitResult(again.splits["test"].metrics)
 
 
-def test_a_report_comes_back_from_its_run(tmp_path: Path) -> None:
+def test_a_report_is_read_from_its_run(tmp_path: Path) -> None:
     run = Run(tmp_path)
     with pytest.raises(InputError, match=r"evaluation\.json: no such file; run 'recap evaluate .*' first"):
         EvaluationReport.read(run)

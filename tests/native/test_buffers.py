@@ -1,4 +1,4 @@
-"""Reused memory never belongs to two arrays at once."""
+"""Two arrays never share reused memory."""
 
 import gc
 

@@ -1,4 +1,4 @@
-"""`RECAP_PLAIN=1`: without its tricks recap learns the same."""
+"""`RECAP_PLAIN=1`: recap learns the same without the tricks for speed."""
 
 import json
 import sys
@@ -34,7 +34,7 @@ def test_the_golden_losses_do_not_depend_on_the_tricks(plain: None, tmp_path: Pa
 def test_a_run_without_dropout_is_the_same_bit_for_bit(
     feed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With clipping, a moving average, penalties and sparse tables, which all use private functions of torch."""
+    """The run uses clipping, a moving average, penalties and sparse tables, which call private functions of torch."""
     constant = {"kind": "constant", "learning_rate": 0.01}
     tower = {"kind": "mlp", "layer_sizes": [8]}
     for name, switch in (("fast", "0"), ("plain", "1")):

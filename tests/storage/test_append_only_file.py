@@ -1,4 +1,4 @@
-"""Files that grow by complete pieces."""
+"""Append-only files."""
 
 import subprocess
 import sys
@@ -22,13 +22,13 @@ file.append(b"z" * 40)
 """
 
 
-def test_a_piece_that_does_not_fit_the_disk_is_not_written_at_all(tmp_path: Path) -> None:
+def test_data_that_does_not_fit_the_disk_is_not_written_at_all(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", SCRIPT, tmp_path / "file"], capture_output=True, text=True)
     assert done.stdout == "No space left on device\n", done.stderr
     assert (tmp_path / "file").read_bytes() == b"x" * 60 + b"z" * 40
 
 
-def test_the_head_comes_once_and_again_in_a_file_created_again(tmp_path: Path) -> None:
+def test_a_file_has_one_header_and_a_recreated_file_has_it_again(tmp_path: Path) -> None:
     path = tmp_path / "folder" / "file"
     path.parent.mkdir()
     file = AppendOnlyFile(path, b"head ")

@@ -5,18 +5,18 @@ import pytest
 from recap.errors import CheckpointError, RunError
 from recap.storage import (
     MANIFEST,
+    atomic_directory,
     atomic_write,
     clear_leftovers,
     remove_directory,
     replace_text,
     set_aside,
     verify,
-    whole_directory,
 )
 
 
 def write(path: Path) -> Path:
-    with whole_directory(path) as folder:
+    with atomic_directory(path) as folder:
         (folder / "weights").write_bytes(b"\x00" * 100)
         (folder / "below").mkdir()
         (folder / "below" / "words").write_text("a b c")
@@ -28,11 +28,11 @@ def test_a_written_directory_verifies(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-def test_a_writer_that_fails_leaves_nothing_and_what_was_there_stays(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_the_old_directory_alone(tmp_path: Path) -> None:
     before = write(tmp_path / "model")
 
     def fail() -> None:
-        with whole_directory(before) as folder:
+        with atomic_directory(before) as folder:
             (folder / "weights").write_bytes(b"half")
             raise OSError("disk full")
 
@@ -42,7 +42,7 @@ def test_a_writer_that_fails_leaves_nothing_and_what_was_there_stays(tmp_path: P
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-def test_what_a_killed_writer_left_is_cleared_by_the_next(tmp_path: Path) -> None:
+def test_the_next_write_deletes_the_leftovers_of_a_killed_one(tmp_path: Path) -> None:
     leftover = tmp_path / "model.unfinished"
     leftover.mkdir()
     (leftover / "half").write_text("x")
@@ -50,7 +50,7 @@ def test_what_a_killed_writer_left_is_cleared_by_the_next(tmp_path: Path) -> Non
     assert not leftover.exists()
 
 
-def test_a_flipped_byte_a_missing_file_and_a_cut_one_are_refused_by_name(tmp_path: Path) -> None:
+def test_damaged_truncated_and_missing_files_are_refused_by_name(tmp_path: Path) -> None:
     path = write(tmp_path / "model")
     file = path / "below" / "words"
     for damage in (lambda: file.write_text("a b d"), lambda: file.write_text("a b"), file.unlink):
@@ -59,7 +59,7 @@ def test_a_flipped_byte_a_missing_file_and_a_cut_one_are_refused_by_name(tmp_pat
             verify(path)
 
 
-def test_a_folder_that_is_no_model_directory_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_a_valid_manifest_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=f"no {MANIFEST}, so this is not a model"):
         verify(tmp_path)
     (tmp_path / MANIFEST).write_text("{")
@@ -67,17 +67,17 @@ def test_a_folder_that_is_no_model_directory_is_refused(tmp_path: Path) -> None:
         verify(tmp_path)
 
 
-def test_a_directory_is_replaced_by_a_whole_one(tmp_path: Path) -> None:
+def test_a_directory_is_replaced_by_a_complete_one(tmp_path: Path) -> None:
     path = write(tmp_path / "model")
-    with whole_directory(path) as folder:
+    with atomic_directory(path) as folder:
         (folder / "other").write_text("x")
     verify(path)
     assert (path / "other").exists()
-    assert [each.name for each in tmp_path.iterdir()] == ["model"]
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 @pytest.mark.parametrize("killed", ["before", "between", "after"])
-def test_killed_while_one_replaces_another_there_is_a_whole_one_after_clearing(tmp_path: Path, killed: str) -> None:
+def test_a_kill_during_a_replacement_leaves_a_complete_directory(tmp_path: Path, killed: str) -> None:
     """`between`: after the first of the two renames."""
     path = write(tmp_path / "model")
     write(tmp_path / "new").rename(tmp_path / "model.unfinished")
@@ -87,18 +87,18 @@ def test_killed_while_one_replaces_another_there_is_a_whole_one_after_clearing(t
         (tmp_path / "model.unfinished").rename(path)
     clear_leftovers(tmp_path)
     verify(path)
-    assert [each.name for each in tmp_path.iterdir()] == ["model"]
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-def test_what_is_removed_leaves_its_place_first_and_what_is_damaged_is_kept_beside_it(tmp_path: Path) -> None:
+def test_damaged_directories_get_new_names_and_removed_ones_disappear(tmp_path: Path) -> None:
     for _ in range(2):
         set_aside(write(tmp_path / "model"))
     remove_directory(write(tmp_path / "model"))
     clear_leftovers(tmp_path)
-    assert sorted(each.name for each in tmp_path.iterdir()) == ["model.damaged", "model.damaged-2"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.damaged", "model.damaged-2"]
 
 
-def test_a_text_that_cannot_be_written_leaves_the_old_one_and_names_the_file(tmp_path: Path) -> None:
+def test_a_text_file_that_cannot_be_replaced_is_unchanged_and_named(tmp_path: Path) -> None:
     replace_text(tmp_path / "text", "old")
     (tmp_path / "text.unfinished").mkdir()
     with pytest.raises(RunError, match=r"/text: cannot be written \(Is a directory\)"):
@@ -128,7 +128,7 @@ def test_an_atomic_write_replaces_the_file_only_on_success(tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_an_atomic_write_that_wrote_nothing_raises_its_oserror_unchanged(tmp_path: Path) -> None:
+def test_an_atomic_write_raises_an_oserror_unchanged(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "absent" / "file") as temporary:
         temporary.write_text("x")
     assert not list(tmp_path.iterdir())

@@ -17,12 +17,12 @@ from recap.tracking.jsonl import JsonLines
 from recap.training.trainer import train
 
 REFUSING = "http://127.0.0.1:9"
-"""The discard port, on which nothing listens."""
+"""The discard port, on which no server listens."""
 
 
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Undo what a tracker sets in the environment."""
+    """Restore the environment, which a tracker changes."""
     for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
         monkeypatch.delenv(name)
     monkeypatch.setattr(os, "environ", os.environ.copy())
@@ -33,7 +33,7 @@ def with_mlflow(feed: Path, run: Path, uri: str, **training: Any) -> RecapConfig
 
 
 def full_disk(file: Path) -> int:
-    """Let writes to an open file of this process meet a full disk; returns the argument of `no_full_disk`."""
+    """Make writes to an open file of this process fail as on a full disk; return the argument of `no_full_disk`."""
     for link in Path("/proc/self/fd").iterdir():
         if link.exists() and link.resolve() == file.resolve():
             number = int(link.name)
@@ -88,7 +88,7 @@ def test_records_wait_until_the_disk_has_room_again(feed: Path, tmp_path: Path) 
     assert_same_run(run, tmp_path / "whole", 12)
 
 
-def test_a_line_that_does_not_fit_the_disk_leaves_no_part_of_itself(tmp_path: Path) -> None:
+def test_a_line_that_does_not_fit_the_disk_is_not_written_at_all(tmp_path: Path) -> None:
     import resource
 
     tracker = JsonLines(tmp_path / "metrics.jsonl", 0)
@@ -215,7 +215,9 @@ def test_mlflow_has_the_values_of_metrics_jsonl(feed: Path, tmp_path: Path) -> N
     assert run.data.params["features.continuous"] == '["age", "followers"]'
     history = MlflowClient(uri).get_metric_history(run.info.run_id, "train/loss.like")
     logged = [record for record in records(tmp_path / "run") if record["split"] == "train"]
-    assert [(point.step, point.value) for point in history] == [(each["step"], each["loss/like"]) for each in logged]
+    assert [(point.step, point.value) for point in history] == [
+        (record["step"], record["loss/like"]) for record in logged
+    ]
     last = [record for record in records(tmp_path / "run") if record.get("task") == "share"][-1]
     assert run.data.metrics["validation/share/auc"] == last["auc"]
 
@@ -229,7 +231,7 @@ def test_a_resumed_run_continues_its_mlflow_run_unless_the_experiment_changed(fe
     assert before.info.status == "KILLED"
     recorder = Recorder()
     train(with_mlflow(feed, tmp_path / "run", uri), recorder)
-    assert recorder.began_after == 4
+    assert recorder.started_after == 4
     (after,) = runs_of(uri)
     assert (after.info.run_id, after.info.status) == (before.info.run_id, "FINISHED")
     other = {"mlflow": {"experiment": "other", "tracking_uri": uri}, "num_train_steps": 13}

@@ -1,4 +1,4 @@
-"""Runs, stopped and compared."""
+"""Helpers that stop runs and compare them."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from recap.runs import Run
 
 TIMED = ("examples_per_second", "data_wait")
-"""Fields that differ between any two runs."""
+"""Fields of a record that differ between any two runs."""
 
 
 def interrupt() -> None:
@@ -24,7 +24,7 @@ def files(run: Path, step: int, name: str) -> dict[str, torch.Tensor]:
 
 
 def assert_same_run(left: Path, right: Path, step: int) -> None:
-    """Weights, moments, state and everything logged, bit for bit (but for speed)."""
+    """Assert that weights, moments, state and records (except speed) are the same bit for bit."""
     names = [{file.name for file in Run(run).checkpoint_path(step).glob("*.safetensors")} for run in (left, right)]
     assert names[0] == names[1]
     for name in names[0]:

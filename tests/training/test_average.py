@@ -29,11 +29,11 @@ def averaged(feed: Path, run: Path, ema: dict[str, Any] | None = EMA, **training
 
 
 def slow_averages(weights: list[torch.Tensor], start: torch.Tensor, decay: float) -> torch.Tensor:
-    """By the formula, of the weights after each step."""
+    """The averages by the formula, from the weights after each step."""
     average = start.double()
-    for step, each in enumerate(weights, start=1):
+    for step, weight in enumerate(weights, start=1):
         share = min(decay, (1 + step) / (10 + step))
-        average = share * average + (1 - share) * each.double()
+        average = share * average + (1 - share) * weight.double()
     return average.float()
 
 
@@ -42,21 +42,21 @@ def test_the_average_follows_its_formula_and_leaves_the_weights(decay: float) ->
     ranker = make_ranker(make_config("mlp-share_all"))
     average = WeightAverage(EmaConfig(decay=decay), ranker)
     parameters = dict(ranker.named_parameters())
-    start = {name: each.detach().clone() for name, each in parameters.items()}
+    start = {name: parameter.detach().clone() for name, parameter in parameters.items()}
     seen: dict[str, list[torch.Tensor]] = {name: [] for name in parameters}
     for step in range(1, 13):
         with torch.no_grad():
-            for name, each in parameters.items():
-                each.add_(torch.randn_like(each))
-                seen[name].append(each.clone())
+            for name, parameter in parameters.items():
+                parameter.add_(torch.randn_like(parameter))
+                seen[name].append(parameter.clone())
         average.update(step)
     with average.applied():
-        for name, each in ranker.named_parameters():
-            assert_close(each.detach(), slow_averages(seen[name], start[name], decay))
-    assert all(torch.equal(each, seen[name][-1]) for name, each in ranker.named_parameters())
+        for name, parameter in ranker.named_parameters():
+            assert_close(parameter.detach(), slow_averages(seen[name], start[name], decay))
+    assert all(torch.equal(parameter, seen[name][-1]) for name, parameter in ranker.named_parameters())
 
 
-def test_the_weights_come_back_after_a_failure_under_the_averages() -> None:
+def test_a_failure_while_averages_are_applied_restores_the_weights() -> None:
     ranker = make_ranker(make_config("mlp-share_all"))
     average = WeightAverage(EmaConfig(), ranker)
     with torch.no_grad():
@@ -74,7 +74,7 @@ def test_the_weights_come_back_after_a_failure_under_the_averages() -> None:
 
 
 def test_averaging_does_not_change_training(feed: Path, tmp_path: Path) -> None:
-    """Saved at every step, the raw weights are those of a run without an average, and make the average."""
+    """The raw weights saved at every step equal those of a run without an average, and give the average."""
     plain = averaged(feed, tmp_path / "plain", None, checkpoint_every_n=1)
     train(plain, Recorder())
     train(averaged(feed, tmp_path / "ema", checkpoint_every_n=1, eval_log_every_n=3), Recorder())
@@ -85,7 +85,7 @@ def test_averaging_does_not_change_training(feed: Path, tmp_path: Path) -> None:
         assert all(torch.equal(weights[name], other[name]) for name in weights)
     fresh = fresh_weights(plain)
     for name in raw[0]:
-        assert_close(last[name], slow_averages([each[name] for each in raw], fresh[name], 0.9))
+        assert_close(last[name], slow_averages([weights[name] for weights in raw], fresh[name], 0.9))
     buffers = last.keys() - raw[0].keys()
     assert any("running_mean" in name for name in buffers)
     end = files(tmp_path / "plain", 12, WEIGHTS)
@@ -105,12 +105,16 @@ def fresh_weights(config: RecapConfig) -> dict[str, torch.Tensor]:
 def test_training_evaluates_the_weights_that_the_checkpoint_holds(feed: Path, tmp_path: Path) -> None:
     config = averaged(feed, tmp_path / "run", eval_log_every_n=6)
     train(config, Recorder())
-    logged = {each["task"]: each["auc"] for each in records(tmp_path / "run") if each["step"] == 12 and "auc" in each}
+    logged = {
+        record["task"]: record["auc"]
+        for record in records(tmp_path / "run")
+        if record["step"] == 12 and "auc" in record
+    }
     results = evaluate_run(config, tmp_path / "run").splits["validation"].metrics
     assert logged == {task: metrics["auc"] for task, metrics in results.items()}
     train(averaged(feed, tmp_path / "plain", None, eval_log_every_n=6), Recorder())
-    plain = [each for each in records(tmp_path / "plain") if each["step"] == 12 and "auc" in each]
-    assert [each["auc"] for each in plain] != list(logged.values())
+    plain = [record for record in records(tmp_path / "plain") if record["step"] == 12 and "auc" in record]
+    assert [record["auc"] for record in plain] != list(logged.values())
 
 
 @pytest.mark.parametrize("stops", [[1], [4, 5], [3, 7, 11]])

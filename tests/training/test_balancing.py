@@ -31,7 +31,7 @@ from recap.runs import Run
 from recap.runtime import start_runtime
 from recap.training.balancing.balancing import Balancing
 from recap.training.balancing.build import build_balancing
-from recap.training.balancing.gradients import GradNorm, projected
+from recap.training.balancing.gradients import GradNorm, projection_factors
 from recap.training.balancing.losses import Uncertainty
 from recap.training.step import split_rows
 from recap.training.trainer import train
@@ -52,7 +52,7 @@ def balanced(kind: str, case: str = "mlp-share_all", **task: Any) -> RecapConfig
 
 
 def step(balancing: Balancing, ranker: Ranker, batch: Batch, parts: int = 1) -> Tensor:
-    """The gradients of a step, left in the parameters; its losses."""
+    """Set the gradients of a step in the parameters; return its losses."""
     total = torch.zeros(2, dtype=torch.float64)
     for part in split_rows(batch, parts):
         share = len(part) / len(batch)
@@ -62,13 +62,15 @@ def step(balancing: Balancing, ranker: Ranker, batch: Batch, parts: int = 1) -> 
 
 
 def task_gradients(ranker: Ranker, config: RecapConfig, batch: Batch) -> list[dict[str, Tensor]]:
-    """By task, the gradient of its loss by every parameter, each with a backward pass of its own through everything."""
+    """Task → the gradient of its loss by parameter, from a separate backward pass through the whole model."""
     actual = []
     for task in range(2):
         ranker.zero_grad()
         loss = MultiTaskLoss.of(config.model)(ranker(batch).logits, batch.labels, batch.weights, batch.user)
         loss[task].backward()
-        actual.append({name: each.grad for name, each in ranker.named_parameters() if each.grad is not None})
+        actual.append(
+            {name: parameter.grad for name, parameter in ranker.named_parameters() if parameter.grad is not None}
+        )
     ranker.zero_grad()
     return actual
 
@@ -78,7 +80,7 @@ def is_shared(name: str) -> bool:
 
 
 def flat(gradients: dict[str, Tensor]) -> Tensor:
-    return torch.cat([each.flatten() for name, each in gradients.items() if is_shared(name)])
+    return torch.cat([gradient.flatten() for name, gradient in gradients.items() if is_shared(name)])
 
 
 def slow_pcgrad(gradients: Sequence[Tensor], orders: Sequence[Sequence[int]]) -> list[Tensor]:
@@ -97,7 +99,7 @@ def test_projection_matches_the_paper(tasks: int, seed: int) -> None:
     torch.manual_seed(seed)
     gradients = torch.randn(tasks, 6, dtype=torch.float64)
     orders = [torch.randperm(tasks).tolist() for _ in range(tasks)]
-    actual = projected(gradients @ gradients.T, orders) @ gradients
+    actual = projection_factors(gradients @ gradients.T, orders) @ gradients
     assert_close(actual, torch.stack(slow_pcgrad(list(gradients), orders)))
 
 
@@ -105,7 +107,7 @@ def test_projection_matches_the_paper(tasks: int, seed: int) -> None:
 def test_projected_gradients_of_two_tasks_do_not_conflict(seed: int) -> None:
     torch.manual_seed(seed)
     gradients = torch.randn(2, 6, dtype=torch.float64)
-    made = projected(gradients @ gradients.T, [[0, 1], [1, 0]])
+    made = projection_factors(gradients @ gradients.T, [[0, 1], [1, 0]])
     assert ((made @ gradients @ gradients.T) >= -1e-9).all()
     if gradients[0] @ gradients[1] >= 0:
         assert torch.equal(made, torch.eye(2, dtype=torch.float64))
@@ -113,7 +115,7 @@ def test_projected_gradients_of_two_tasks_do_not_conflict(seed: int) -> None:
 
 def test_a_gradient_of_zero_changes_nothing() -> None:
     gram = torch.tensor([[4.0, 0.0], [0.0, 0.0]], dtype=torch.float64)
-    assert torch.equal(projected(gram, [[0, 1], [1, 0]]), torch.eye(2, dtype=torch.float64))
+    assert torch.equal(projection_factors(gram, [[0, 1], [1, 0]]), torch.eye(2, dtype=torch.float64))
     assert cosines(gram).isnan().tolist() == [[False, True], [True, True]]
 
 
@@ -136,7 +138,7 @@ def test_task_gradients_equal_separate_backward_passes(case: str) -> None:
             assert None in actual
     named = zip(ranker.named_parameters(), gradients.sums, strict=True)
     both = [name for (name, _), actual in named if None not in actual]
-    rows = torch.stack([torch.cat([each[name].flatten() for name in both]) for each in expected]).double()
+    rows = torch.stack([torch.cat([gradients[name].flatten() for name in both]) for gradients in expected]).double()
     assert_close(gradients.gram(), rows @ rows.T, rtol=1e-4, atol=1e-9)
 
 
@@ -153,18 +155,20 @@ def test_pcgrad_projects_shared_gradients_and_leaves_towers(against: bool, parts
     like, share = (ranker.towers.named(task).network for task in ("like", "share"))
     share.load_state_dict(like.state_dict())
     expected = task_gradients(ranker, config, batch)
-    one, other = (flat(each) for each in expected)
+    one, other = (flat(gradients) for gradients in expected)
     assert bool(one @ other < 0) == against
     torch.manual_seed(0)
     step(build_balancing(config, ranker, CPU), ranker, batch, parts)
-    actual = {name: each.grad for name, each in ranker.named_parameters() if each.grad is not None}
+    actual = {name: parameter.grad for name, parameter in ranker.named_parameters() if parameter.grad is not None}
     total = torch.stack(slow_pcgrad([one, other], [[1], [0]])).sum(dim=0) / 2
     assert_close(flat(actual), total, rtol=1e-3, atol=1e-6)
     if not against:
         assert_close(flat(actual), (one + other) / 2, rtol=1e-3, atol=1e-6)
     for name, gradient in actual.items():
         if not is_shared(name):
-            assert_close(gradient, sum(each.get(name, torch.zeros(())) for each in expected) / 2, rtol=1e-3, atol=1e-6)
+            assert_close(
+                gradient, sum(gradients.get(name, torch.zeros(())) for gradients in expected) / 2, rtol=1e-3, atol=1e-6
+            )
 
 
 def test_grad_norm_matches_the_paper() -> None:
@@ -177,8 +181,8 @@ def test_grad_norm_matches_the_paper() -> None:
         gradients = task_gradients(ranker, config, rows)
         losses = step(balancing, ranker, rows).numpy()
         first = losses if first is None else first
-        actual = {name: each.grad for name, each in ranker.named_parameters() if each.grad is not None}
-        shared = torch.stack([flat(each) for each in gradients])
+        actual = {name: parameter.grad for name, parameter in ranker.named_parameters() if parameter.grad is not None}
+        shared = torch.stack([flat(by_parameter) for by_parameter in gradients])
         assert_close(flat(actual), (torch.tensor(weights * [1, 3]).float() @ shared) / 2, rtol=1e-3, atol=1e-6)
         norms = shared.norm(dim=1).double().numpy() * [1, 3]
         left = losses / first
@@ -213,8 +217,8 @@ def test_uncertainty_weighs_losses_and_learns_the_variances(parts: int) -> None:
     gradients = task_gradients(ranker, config, batch)
     losses = step(balancing, ranker, batch, parts)
     factors = [math.exp(-0.3), 0.5 * 3 * math.exp(0.7)]
-    actual = {name: each.grad for name, each in ranker.named_parameters() if each.grad is not None}
-    expected = sum(factor * flat(each) for factor, each in zip(factors, gradients, strict=True)) / 2
+    actual = {name: parameter.grad for name, parameter in ranker.named_parameters() if parameter.grad is not None}
+    expected = sum(factor * flat(by_parameter) for factor, by_parameter in zip(factors, gradients, strict=True)) / 2
     assert_close(flat(actual), expected, rtol=1e-3, atol=1e-6)
     by_variance = [
         (0.5 - factor * loss) / 2 for factor, loss in zip(factors, losses.tolist(), strict=True)
@@ -307,15 +311,18 @@ def test_conflicts_are_means_over_batches_and_do_not_change_the_ranker() -> None
     ranker, batches = make_ranker(config).train(), [make_batch(config, seed=seed) for seed in range(20)]
     assert batches[0].weights is not None
     batches[0].weights[:, 1] = 0  # a batch in which one of the tasks has no labels
-    before = {name: each.clone() for name, each in ranker.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in ranker.state_dict().items()}
     values = config.model_dump() | {"validation_data": {"all": config.train_data.model_dump(exclude={"num_epochs"})}}
     for name in ("shuffle_window_rows", "interleave_files", "downsample_negatives", "sampling_correction"):
         values["validation_data"]["all"].pop(name, None)
     actual = conflicts(ranker, batches, config_of(values), "all", start_runtime())  # type: ignore[arg-type]
     assert ranker.training
-    assert all(torch.equal(before[name], each) for name, each in ranker.state_dict().items())
-    assert all(each.grad is None for each in ranker.parameters())
+    assert all(torch.equal(before[name], tensor) for name, tensor in ranker.state_dict().items())
+    assert all(parameter.grad is None for parameter in ranker.parameters())
     ranker.eval()
-    rows = [torch.stack([flat(each) for each in task_gradients(ranker, config, batch)]) for batch in batches[1:16]]
-    expected = np.mean([torch.cosine_similarity(each[0], each[1], dim=0).item() for each in rows])
+    rows = [
+        torch.stack([flat(by_parameter) for by_parameter in task_gradients(ranker, config, batch)])
+        for batch in batches[1:16]
+    ]
+    expected = np.mean([torch.cosine_similarity(row[0], row[1], dim=0).item() for row in rows])
     assert actual["like"]["share"] == pytest.approx(expected, abs=1e-5)

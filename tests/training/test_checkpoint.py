@@ -35,7 +35,7 @@ from recap.training.trainer import train
 
 
 class Moments:
-    """Stands for an optimizer: tensors that need no training."""
+    """A stub of an optimizer: tensors without training."""
 
     def __init__(self) -> None:
         self.tensors = {"a/exp_avg": torch.ones(9)}
@@ -81,7 +81,7 @@ def example(feed: Path, tmp_path: Path) -> Example:
 
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """The writer waits before its first sync of each checkpoint until this is set."""
+    """Until this event is set, the writer waits before its first sync of each checkpoint."""
     gate, sync = threading.Event(), storage._sync
 
     def wait_and_sync(path: Path) -> None:
@@ -109,7 +109,7 @@ def test_changes_during_the_write_stay_out_of_the_checkpoint(example: Example, t
         assert (load_file(folder / "optimizer.safetensors")["a/exp_avg"] == step).all()
 
 
-def test_a_state_comes_back_from_its_checkpoint_part_by_part(example: Example, feed: Path, tmp_path: Path) -> None:
+def test_every_part_of_the_state_is_restored_from_a_checkpoint(example: Example, feed: Path, tmp_path: Path) -> None:
     checkpoints, other = example.checkpoints(), Example.of(feed_config(feed, tmp_path / "run"))
     example.fill(3.0)
     checkpoints.save(example.state(7, best=5))
@@ -122,7 +122,7 @@ def test_a_state_comes_back_from_its_checkpoint_part_by_part(example: Example, f
 
 
 def test_a_part_that_a_checkpoint_lacks_stays_unchanged(example: Example, tmp_path: Path) -> None:
-    """As do checkpoints of versions that did not know the part yet."""
+    """Checkpoints of earlier versions lack parts that were added later."""
     checkpoints, run = example.checkpoints(), Run(tmp_path / "run")
     checkpoints.save(example.state(1))
     checkpoints.wait()
@@ -158,7 +158,9 @@ def test_weights_of_another_model_are_refused_by_name(example: Example, feed: Pa
     checkpoints.save(example.state(1))
     checkpoints.wait()
     wider = Example.of(feed_config(feed, tmp_path / "run", model={"embeddings": {"default": 5}}))
-    with pytest.raises(CheckpointError, match=r"weights.safetensors: the weights are of another model:\n  .*is 25×4"):
+    with pytest.raises(
+        CheckpointError, match=r"weights.safetensors: the weights belong to another model:\n  .*is 25×4"
+    ):
         wider.checkpoints().restore(1, wider.state(0))
 
 
@@ -316,7 +318,7 @@ def test_a_damaged_best_checkpoint_is_refused_and_the_run_resumes(feed: Path, tm
 
 
 def small_files_only() -> None:
-    """No file of this process grows beyond 15 kB: the weights fit, the moments do not."""
+    """Limit the files of this process to 15 kB: the weights fit, the moments do not."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (15_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
 
@@ -344,7 +346,7 @@ def test_a_full_disk_ends_the_run_with_a_reason_and_it_resumes_later(feed: Path,
     assert "step_00000006.unfinished/optimizer.safetensors: cannot be written" in full.stderr
     assert "File too large" in full.stderr
     assert (
-        f"saving step 6 failed; the last valid checkpoint is {Run(run).checkpoint_path(4)}. Fix the disk" in full.stderr
+        f"saving step 6 failed; the last valid checkpoint is {Run(run).checkpoint_path(4)}. Free space" in full.stderr
     )
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step_00000004"]
     verify(Run(run).checkpoint_path(4))
@@ -356,7 +358,7 @@ def test_a_full_disk_ends_the_run_with_a_reason_and_it_resumes_later(feed: Path,
 
 
 @pytest.mark.slow
-def test_a_file_in_place_of_a_folder_is_reported(feed: Path, tmp_path: Path) -> None:
+def test_a_file_where_a_folder_is_expected_is_reported(feed: Path, tmp_path: Path) -> None:
     config = write_config(feed, tmp_path / "run")
     (tmp_path / "run").write_text("in the way")
     before = recap_train(config)

@@ -1,4 +1,4 @@
-"""Frozen modules: what stays, what moves on, and names that are refused."""
+"""Frozen modules: their weights do not change, all others do, and unknown names are refused."""
 
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ def test_frozen_modules_stay_bit_for_bit_and_all_others_move(
     config = frozen(feed, tmp_path / "run", names, balancing={"kind": kind}, embedding_l2=0.1, network_l2=0.01)
     train(config, Recorder())
     before, after = fresh(config), files(tmp_path / "run", 6, WEIGHTS)
-    stays = {name for name in before if name.startswith(tuple(f"{each}." for each in names))}
+    stays = {name for name in before if name.startswith(tuple(f"{module}." for module in names))}
     for name in before:
         assert torch.equal(before[name], after[name]) == (name in stays), name
     moments = {name.rpartition("/")[0] for name in files(tmp_path / "run", 6, MOMENTS)}
@@ -65,11 +65,13 @@ def test_gradients_of_unfrozen_modules_do_not_depend_on_freezing(sharing: str) -
         ranker = make_ranker(config).eval()
         freeze(ranker, names)
         outputs = ranker.raw_outputs(batch)
-        leaf = torch.stack([each.detach() for each in outputs], dim=1).requires_grad_()
+        leaf = torch.stack([output.detach() for output in outputs], dim=1).requires_grad_()
         gradients = TaskGradients(ranker.parameters(), 2)
         gradients.add(outputs, leaf, MultiTaskLoss.of(config.model)(leaf, batch.labels, batch.weights, batch.user))
         gradients.write([0.5, 0.5], [0.5, 0.5])
-        results.append({name: each.grad for name, each in ranker.named_parameters() if each.grad is not None})
+        results.append(
+            {name: parameter.grad for name, parameter in ranker.named_parameters() if parameter.grad is not None}
+        )
     assert 0 < len(results[1]) < len(results[0])
     for name, gradient in results[1].items():
         assert_close(gradient, results[0][name])
@@ -164,4 +166,4 @@ def test_a_task_with_an_escaped_name_is_frozen_by_its_module_name(feed: Path, tm
         config = config_of(values)
         ranker = new_ranker(config, load_assets(config.features))
         freeze(ranker, config.optimizer.frozen)
-        assert not any(each.requires_grad for each in ranker.tower_parameters(task))
+        assert not any(parameter.requires_grad for parameter in ranker.tower_parameters(task))

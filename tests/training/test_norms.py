@@ -1,4 +1,4 @@
-"""Norms of weights in the train record."""
+"""Norms of weights in the training record."""
 
 from pathlib import Path
 
@@ -21,11 +21,11 @@ def test_training_records_have_the_norms_of_the_saved_weights(feed: Path, tmp_pa
     for line in lines:
         norms = {name.removeprefix("norm/"): value for name, value in line.items() if name.startswith("norm/")}
         assert norms.keys() == {"inputs", "sharing", "towers", f"{TABLES}hour", f"{TABLES}language"}
-        moments = {each.rpartition("/")[0] for each in files(tmp_path / "run", line["step"], "optimizer.safetensors")}
+        moments = {key.rpartition("/")[0] for key in files(tmp_path / "run", line["step"], "optimizer.safetensors")}
         weights = files(tmp_path / "run", line["step"], "weights.safetensors")
         for path, norm in norms.items():
             below = [weights[name].double() for name in moments if name.startswith(f"{path}.")]
-            assert norm == pytest.approx(sum(float(each.square().sum()) for each in below) ** 0.5, rel=1e-5), path
+            assert norm == pytest.approx(sum(float(weight.square().sum()) for weight in below) ** 0.5, rel=1e-5), path
     assert lines[0]["norm/towers"] != lines[1]["norm/towers"]
 
 

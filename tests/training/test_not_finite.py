@@ -1,4 +1,4 @@
-"""Numbers that are not finite: none reaches weights, moments, running statistics or a checkpoint."""
+"""Non-finite numbers never reach weights, moments, running statistics or a checkpoint."""
 
 import re
 from pathlib import Path
@@ -19,7 +19,7 @@ from recap.errors import Interrupted, NotFinite, RunError
 from recap.model.directory import build_ranker
 from recap.runs import Run
 from recap.training.balancing.build import build_balancing
-from recap.training.finite import StepGuard
+from recap.training.step_guard import StepGuard
 from recap.training.trainer import train
 
 SKIP, ROLLBACK = ({"kind": kind, "budget": 5} for kind in ("skip", "rollback"))
@@ -49,7 +49,7 @@ def configured(feed: Path, run: Path, policy: dict[str, Any] | None = None, **se
 
 
 def bad_step(feed: Path, run: Path) -> int:
-    """The step in which the bad row is met."""
+    """The step whose batch has the bad row."""
     with pytest.raises(RunError) as caught:
         train(configured(feed, run), Recorder())
     match = re.match(r"step (\d+): ", str(caught.value))
@@ -66,7 +66,7 @@ def state_of(run: Path, step: int) -> dict[str, torch.Tensor]:
 
 
 def logged(run: Path, name: str) -> list[tuple[int, int]]:
-    """(step, value) of each record of training."""
+    """(step, value) of each training record."""
     return [(record["step"], record[name]) for record in records(run) if record["split"] == "train"]
 
 
@@ -100,7 +100,7 @@ def test_a_label_whose_square_overflows_is_named_by_its_row(tmp_path: Path) -> N
         train(config_of(values), Recorder())
 
 
-def test_if_the_weights_are_the_cause_the_rows_of_the_step_are_summed_up(feed: Path, tmp_path: Path) -> None:
+def test_if_the_weights_are_the_cause_the_message_summarizes_the_rows(feed: Path, tmp_path: Path) -> None:
     constant = {"kind": "constant", "learning_rate": 1e38}
     rates = {"backbone": constant, "towers": {"default": constant}}
     message = rf"Rows of the step: {feed}/train/part-\d.parquet: \d+ of rows \d+ to \d+"
@@ -150,7 +150,7 @@ def test_a_stopped_run_with_non_finite_steps_resumes_bit_for_bit(
 
 
 def test_a_rolled_back_run_equals_one_that_never_saw_the_rows(bad_feed: Path, tmp_path: Path) -> None:
-    """However far it goes back: to the step before, to a checkpoint, or to the initial weights."""
+    """It may roll back to the previous step, to an older checkpoint, or to the initial weights."""
     bad = bad_step(bad_feed, tmp_path / "raising")
     ends, messages = [], []
     for every in (1, 2, 1000):
@@ -207,7 +207,7 @@ def test_non_finite_weights_are_never_saved(feed: Path, tmp_path: Path) -> None:
     constant = {"kind": "constant", "learning_rate": 1e39}  # infinite as a float32
     rates = {"backbone": constant, "towers": {"default": constant}}
     for policy in ({"kind": "raise"}, SKIP, ROLLBACK):
-        with pytest.raises(RunError, match=r"after step 1 .* is not finite, so it was not saved"):
+        with pytest.raises(RunError, match=r"after step 1 .* is not finite; the step was not saved"):
             train(configured(feed, tmp_path / "run", policy, training=EVERY_STEP, optimizer=rates), Recorder())
         assert list(Run(tmp_path / "run").checkpoints) == []
 
@@ -216,7 +216,7 @@ def test_overflowing_running_statistics_are_detected(feed: Path, tmp_path: Path)
     config = feed_config(feed, tmp_path / "run")
     ranker = build_ranker(config, load_assets(config.features))
     guard = StepGuard(config.tasks, ranker, build_balancing(config, ranker, torch.device("cpu")))
-    name, statistic = next((name, each) for name, each in ranker.named_buffers() if name.endswith("running_var"))
+    name, statistic = next((name, buffer) for name, buffer in ranker.named_buffers() if name.endswith("running_var"))
     before = statistic.clone()
     guard.begin()
     statistic[0] = torch.inf
@@ -232,7 +232,7 @@ def test_sparse_gradients_are_checked_by_their_values(feed: Path, tmp_path: Path
     config = feed_config(feed, tmp_path / "run")
     ranker = build_ranker(config, load_assets(config.features))
     guard = StepGuard(config.tasks, ranker, build_balancing(config, ranker, torch.device("cpu")))
-    name, table = next((name, each) for name, each in ranker.named_parameters() if "tables" in name)
+    name, table = next((name, parameter) for name, parameter in ranker.named_parameters() if "tables" in name)
     for value, bad in ((1.0, False), (torch.nan, True), (torch.inf, True), (1e30, True)):
         values = torch.full((1, table.shape[1]), value)
         table.grad = torch.sparse_coo_tensor(torch.tensor([[2]]), values, table.shape, check_invariants=True)

@@ -1,4 +1,4 @@
-"""What the network computes in, and kernels that are made for it."""
+"""Precision, the loss scale and compilation of the network."""
 
 import json
 import os
@@ -66,7 +66,9 @@ def test_evaluate_and_training_agree_at_lower_precision(feed: Path, tmp_path: Pa
     train(config, Recorder())
     results = evaluate_run(config, tmp_path / "run").splits["validation"].metrics
     logged = [record for record in records(tmp_path / "run") if record["split"] == "validation"][-len(results) :]
-    assert {record["task"]: record["auc"] for record in logged} == {task: each["auc"] for task, each in results.items()}
+    assert {record["task"]: record["auc"] for record in logged} == {
+        task: metrics["auc"] for task, metrics in results.items()
+    }
 
 
 def test_logits_are_not_rounded_to_bf16(feed: Path) -> None:
@@ -117,7 +119,7 @@ def test_compiling_needs_a_compiler(feed: Path, tmp_path: Path, monkeypatch: pyt
 
 
 def test_the_loss_scale_cancels_out_bit_for_bit(feed: Path) -> None:
-    """Of every kind of balancing: powers of two change no bit."""
+    """For every kind of balancing, since powers of two change no bit."""
     for kind in ("none", "uncertainty", "pcgrad", "grad_norm"):
         config = feed_config(feed, Path("run"), optimizer={"balancing": {"kind": kind}})
         batch = make_batch(config, rows=16)
@@ -129,15 +131,15 @@ def test_the_loss_scale_cancels_out_bit_for_bit(feed: Path) -> None:
             balancing.unscale(scale)
             seed_torch(0, 1)
             balancing.finish(losses.double())
-            results.append([each.grad for each in [*ranker.parameters(), *balancing.parameters().values()]])
-        assert any(each is not None and bool(each.any()) for each in results[0])
+            results.append([parameter.grad for parameter in [*ranker.parameters(), *balancing.parameters().values()]])
+        assert any(gradient is not None and bool(gradient.any()) for gradient in results[0])
         for plain, scaled in zip(*results, strict=True):
             assert plain is scaled is None or torch.equal(plain, scaled)
 
 
 def test_a_step_that_overflows_is_repeated_with_half_the_scale(feed: Path, tmp_path: Path) -> None:
     def resumed(name: str, factor: float) -> dict[str, Any]:
-        """The last state of a run whose scale was set to `factor` after 6 steps."""
+        """The final state of a run whose scale was set to `factor` after 6 steps."""
         run(feed, tmp_path / name, precision="float16", num_train_steps=6)
         set_scale(Run(tmp_path / name).checkpoint_path(6), factor)
         run(feed, tmp_path / name, precision="float16")
@@ -153,7 +155,7 @@ def test_a_step_that_overflows_is_repeated_with_half_the_scale(feed: Path, tmp_p
 
 
 def set_scale(checkpoint: Path, factor: float) -> None:
-    """As if it had grown to that by now."""
+    """Set the loss scale in a checkpoint, as if it had grown to `factor`."""
     state = json.loads((checkpoint / "state.json").read_text())
     state["loss_scale"]["factor"] = factor
     (checkpoint / "state.json").write_text(json.dumps(state))
@@ -180,7 +182,8 @@ def test_a_step_that_overflows_at_every_scale_is_skipped(
         unscale(balancing, scale)
         steps.append(scale)
         if 3 <= len(steps) <= 3 + 16:
-            next(each for each in balancing.ranker.parameters() if each.grad is not None).grad.fill_(torch.inf)  # type: ignore[union-attr]
+            gradients = [parameter.grad for parameter in balancing.ranker.parameters() if parameter.grad is not None]
+            gradients[0].fill_(torch.inf)
 
     monkeypatch.setattr(MeanOfLosses, "unscale", spoiled)
     run(feed, tmp_path / "run", precision="float16", non_finite={"kind": "skip", "budget": 1})

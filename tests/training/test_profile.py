@@ -1,4 +1,4 @@
-"""`--profile`: a table, a trace and operators of some steps, and a run that is none the worse for it."""
+"""`--profile`: a table, a trace and the operators of some steps; the run is unchanged."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from recap.training.trainer import train
 
 
 def shares(messages: list[str]) -> dict[str, float]:
-    """Part of training → its share in per cent, from the one table in the messages."""
+    """Part of training → its share in percent, from the only table in the messages."""
     (table,) = (text for text in messages if text.startswith("profile of "))
     rows = (re.fullmatch(r"(.*?) +([\d.]+) +([\d.]+)%", line) for line in table.splitlines()[1:])
     return {row[1]: float(row[3]) for row in rows if row is not None}
@@ -26,8 +26,8 @@ def test_a_profile_shows_where_time_goes_and_changes_nothing(feed: Path, tmp_pat
     train(feed_config(feed, tmp_path / "plain"), Recorder())
     assert_same_run(tmp_path / "run", tmp_path / "plain", 12)
     parts = shares(recorder.messages)
-    assert list(parts) == [*SPANS, "the rest", "in all"]  # steps 6 to 11 have every part
-    assert parts["in all"] == 100
+    assert list(parts) == [*SPANS, "other", "total"]  # steps 6 to 11 have every part
+    assert parts["total"] == 100
     assert sum(parts.values()) == pytest.approx(200, abs=1)
     folder = tmp_path / "run" / "profile"
     names = [event.get("name") for event in json.loads((folder / "trace.json").read_text())["traceEvents"]]
@@ -37,7 +37,7 @@ def test_a_profile_shows_where_time_goes_and_changes_nothing(feed: Path, tmp_pat
 
 
 @pytest.mark.parametrize(("steps", "measured"), [(WARM_UP + 3, 3), (WARM_UP + 1, 1)])
-def test_a_run_that_ends_within_the_window_is_measured_so_far(
+def test_a_run_that_ends_within_the_window_reports_the_measured_steps(
     feed: Path, tmp_path: Path, steps: int, measured: int
 ) -> None:
     recorder = Recorder()
@@ -47,7 +47,7 @@ def test_a_run_that_ends_within_the_window_is_measured_so_far(
 
 
 @pytest.mark.parametrize("steps", [1, WARM_UP])
-def test_a_run_that_ends_before_the_window_says_so(feed: Path, tmp_path: Path, steps: int) -> None:
+def test_a_run_that_ends_before_the_window_reports_it(feed: Path, tmp_path: Path, steps: int) -> None:
     recorder = Recorder()
     train(feed_config(feed, tmp_path / "run", training={"num_train_steps": steps}), recorder, profile_steps=20)
     assert [text for text in recorder.messages if "profile" in text] == [

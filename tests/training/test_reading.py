@@ -1,4 +1,4 @@
-"""Runs over data that ends, is sampled, is bad or changes."""
+"""Runs over data that ends, is sampled, has bad rows or files, or changes."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from recap.training.trainer import train
 
 
 def reading(feed: Path, **options: Any) -> dict[str, Any]:
-    """`train_data` of a feed, read in some way."""
+    """`train_data` of a feed, with some reading options."""
     tasks: dict[str, Any] = {"like": {}, "share": {}}
     return {
         "source": {"inputs": str(feed / "train" / "*.parquet")},
@@ -35,7 +35,7 @@ def test_a_run_ends_after_its_epochs(feed: Path, tmp_path: Path) -> None:
     recorder = Recorder()
     assert train(config, recorder).trained
     assert recorder.steps == list(range(1, 19))
-    assert recorder.steps_in_all == 18
+    assert recorder.last_step == 18
     assert recorder.logged_at == [7, 14, 18]
     assert recorder.evaluated_at == [(18, "validation")]
     assert list(Run(tmp_path / "run").checkpoints) == [9, 18]

@@ -21,7 +21,7 @@ from recap.training.step import TrainStep
 from recap.training.trainer import train
 
 ALWAYS = 3600.0
-"""A grace period that never ends."""
+"""A grace period longer than any test."""
 
 
 def interrupt_and_wait() -> None:
@@ -34,7 +34,7 @@ def wait_forever() -> None:
         time.sleep(0.01)
 
 
-def test_interruptible_work_ends_at_once_also_for_an_earlier_signal() -> None:
+def test_interruptible_work_ends_immediately_even_for_an_earlier_signal() -> None:
     with collected_signals(ALWAYS) as signals:
         with pytest.raises(StopNow), signals.interruptible():
             interrupt_and_wait()
@@ -88,7 +88,7 @@ def test_a_hanging_step_is_interrupted_and_the_run_resumes_bit_for_bit(
         patched.setattr(TrainStep, "_gradients", hanging)
         with pytest.raises(Interrupted, match="stopped by SIGTERM after step 5, which is saved"):
             train(stopped, Recorder())
-        with pytest.raises(Interrupted, match="before another step was done; the checkpoint of step 5 is unchanged"):
+        with pytest.raises(Interrupted, match="before another step finished; the checkpoint of step 5 is unchanged"):
             train(stopped, Recorder())
     train(stopped, Recorder())
     assert_same_run(tmp_path / "whole", tmp_path / "stopped", 12)
@@ -117,7 +117,7 @@ def test_a_wait_for_data_is_interrupted_and_the_run_resumes_bit_for_bit(
             train(stopped, Recorder())
         end.set()
     if windows == 0:
-        assert "before the first step was done; nothing was saved" in str(caught.value)
+        assert "before the first step finished; nothing was saved" in str(caught.value)
         assert list(Run(tmp_path / "stopped").checkpoints) == []
     train(stopped, Recorder())
     assert_same_run(tmp_path / "whole", tmp_path / "stopped", 12)

@@ -18,7 +18,7 @@ from recap.runtime import seed_torch
 from recap.training.trainer import train
 
 
-def test_every_interval_holds_independently_and_the_last_step_gets_all(feed: Path, tmp_path: Path) -> None:
+def test_intervals_are_independent_and_the_last_step_logs_evaluates_and_saves(feed: Path, tmp_path: Path) -> None:
     intervals = {"train_log_every_n": 2, "eval_log_every_n": 3, "checkpoint_every_n": 5, "num_train_steps": 7}
     recorder = Recorder()
     assert train(feed_config(feed, tmp_path / "run", training=intervals), recorder).trained
@@ -49,7 +49,7 @@ def test_a_stopped_run_resumes_bit_for_bit(feed: Path, tmp_path: Path, stops: li
         assert caught.value.exit_code == 128 + signal.SIGTERM
     recorder = Recorder()
     assert train(stopped, recorder).trained
-    assert recorder.began_after == stops[-1]
+    assert recorder.started_after == stops[-1]
     assert_same_run(tmp_path / "whole", tmp_path / "stopped", 12)
 
 
@@ -219,7 +219,7 @@ def test_invalid_labels_stop_the_run_with_file_and_row(tmp_path: Path) -> None:
 
 
 def test_a_task_without_labels_does_not_train(tmp_path: Path) -> None:
-    """A tower whose labels are all missing stays as it starts; the other learns as it would."""
+    """A tower whose labels are all missing keeps its initial weights; the other learns as without it."""
     feed = write_feed(tmp_path / "feed")
     for file in (feed / "train").glob("*.parquet"):
         table = pq.read_table(file)
@@ -255,6 +255,6 @@ def test_training_minimises_the_chain_penalty_with_the_loss(feed: Path, tmp_path
     without, little, much = (weights_after_a_step(str(weight), weight) for weight in (0.0, 1.0, 3.0))
     assert losses[0] == losses[1] == losses[2]  # what is reported is the loss of the tasks
     moments = [name for name in without if name.endswith("/exp_avg")]
-    parts = [torch.cat([each[name].flatten() for name in moments]) for each in (without, little, much)]
+    parts = [torch.cat([weights[name].flatten() for name in moments]) for weights in (without, little, much)]
     assert (parts[1] - parts[0]).abs().max() > 1e-6
     assert_close(parts[2] - parts[0], 3 * (parts[1] - parts[0]), atol=1e-6, rtol=1e-3)

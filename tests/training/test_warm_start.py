@@ -25,14 +25,14 @@ WEIGHTS = "weights.safetensors"
 
 @pytest.fixture(scope="module")
 def old(feed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run to start from."""
+    """The run whose weights are loaded."""
     run = tmp_path_factory.mktemp("old") / "run"
     train(feed_config(feed, run, training={"num_train_steps": 2}), Recorder())
     return run
 
 
 def warm(feed: Path, run: Path, old: Path, mapping: dict[str, Any] | None, **model: Any) -> RecapConfig:
-    """A run of one step that moves nothing, from `old`."""
+    """A run that starts from `old` and takes one step, which changes no weights."""
     values = feed_values(feed, run)
     still = {"kind": "constant", "learning_rate": 0.0}
     values["training"] |= {"num_train_steps": 1, "initial_checkpoint_dir": str(old), "initial_weights": mapping}
@@ -42,7 +42,7 @@ def warm(feed: Path, run: Path, old: Path, mapping: dict[str, Any] | None, **mod
 
 
 def started(config: RecapConfig, recorder: Recorder | None = None) -> dict[str, Tensor]:
-    """The weights, but for running statistics, after a step that moves none of them."""
+    """The weights, without running statistics, after a step that changes none of them."""
     train(config, recorder or Recorder())
     weights = files(Path(config.training.save_dir), 1, WEIGHTS)
     return {name: value for name, value in weights.items() if "running" not in name and "num_batches" not in name}
@@ -58,7 +58,7 @@ def test_mapped_modules_load_from_their_old_names(feed: Path, tmp_path: Path, ol
     weights, before = started(warm(feed, tmp_path / "run", old, mapping)), files(old, 2, WEIGHTS)
     swapped = {"towers.like.": "towers.share.", "towers.share.": "towers.like."}
     for name, value in weights.items():
-        prefix = next((each for each in swapped if name.startswith(each)), "")
+        prefix = next((path for path in swapped if name.startswith(path)), "")
         assert torch.equal(value, before[swapped.get(prefix, "") + name[len(prefix) :]]), name
 
 

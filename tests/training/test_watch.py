@@ -1,4 +1,4 @@
-"""A watched metric: the best checkpoint is kept, rates are cut, a run ends; all of it resumes bit for bit."""
+"""A watched metric keeps the best checkpoint, cuts rates and ends runs, and resumes bit for bit."""
 
 import json
 import math
@@ -26,7 +26,7 @@ WATCH = {"metric": "auc", "split": "validation"}
 
 
 def watched(feed: Path, run: Path, watch: dict[str, Any], **training: Any) -> RecapConfig:
-    """A run that is evaluated at every second step, and whose rates are too high to improve for long."""
+    """A run that is evaluated every two steps, with rates too high to improve for long."""
     often = {"eval_log_every_n": 2, "num_train_steps": 24, "train_log_every_n": 3, "checkpoint_every_n": 5}
     constant = {"kind": "constant", "learning_rate": 0.1}
     optimizer = {"backbone": constant, "towers": {"default": constant}}
@@ -34,7 +34,7 @@ def watched(feed: Path, run: Path, watch: dict[str, Any], **training: Any) -> Re
 
 
 def watched_values(run: Path, metric: str = "auc") -> dict[int, float]:
-    """Step → mean of the metric over tasks, as logged."""
+    """Step → the logged metric, averaged over tasks."""
     values_by_step: dict[int, list[float]] = {}
     for record in records(run):
         if record["split"] == "validation":
@@ -158,7 +158,7 @@ def test_watching_does_not_change_training(feed: Path, tmp_path: Path) -> None:
 
 def test_a_run_without_a_watched_metric_has_no_best_checkpoint(feed: Path, tmp_path: Path) -> None:
     train(feed_config(feed, tmp_path / "run"), Recorder())
-    with pytest.raises(CheckpointError, match="has no best checkpoint, since no metric was watched"):
+    with pytest.raises(CheckpointError, match="no best checkpoint, because no metric was watched"):
         find_model_directory(tmp_path / "run", "best")
 
 

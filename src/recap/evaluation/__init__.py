@@ -1,1 +1,1 @@
-"""How good a model is."""
+"""Evaluation: metrics by split and stratum, gate weights, gradient conflicts, and following a run."""

@@ -1,4 +1,4 @@
-"""`evaluate`: a model over the rows of a split, seen by observers."""
+"""`evaluate`: shows the rows of a split and their scores to observers."""
 
 from collections.abc import Callable, Sequence
 from itertools import islice
@@ -19,10 +19,10 @@ def evaluate(
     max_batches: int | None = None,
     after_batch: Callable[[int], None] = lambda batches: None,
 ) -> None:
-    """Show the batches of `stream`, and the scores of `scorer`, to the observers; their results are the result.
+    """Show at most `max_batches` batches of `stream`, with their scores, to the observers, which hold the results.
 
-    At most `max_batches` batches. `after_batch` gets the number of batches so far and may raise to stop. The scorer is
-    left in its mode, training or evaluation.
+    `after_batch` gets the number of batches so far and may raise to stop. The scorer keeps its mode, training or
+    evaluation.
     """
     device = next(scorer.parameters()).device
     was_training = scorer.training
@@ -40,7 +40,7 @@ def evaluate(
 
 
 def _no_scores(batch: Batch) -> Scores:
-    """The scores of no rows: what a rank has of a batch with fewer rows than ranks."""
+    """The scores of no rows, for a rank without rows in a batch that is smaller than the world size."""
     assert batch.labels is not None
     empty: Tensor = batch.labels  # [0, T]
     return Scores(empty, empty, empty, empty.sum(dim=1).double())

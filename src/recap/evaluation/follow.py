@@ -1,4 +1,4 @@
-"""`recap evaluate --follow`: a process of its own that evaluates the checkpoints of a run as they appear."""
+"""`recap evaluate --follow`: evaluates the checkpoints of a run, in a separate process, as they appear."""
 
 import fcntl
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from recap.config.recap import JobMode, RecapConfig
-from recap.data.open import open_stream, refuse_caches_that_do_not_fit
+from recap.data.open import check_caches_fit, open_stream
 from recap.data.stream.batch_stream import BatchStream
 from recap.errors import CheckpointError, FollowingStopped, InputError, RecapError, RunError
 from recap.evaluation.evaluate import evaluate
@@ -27,7 +27,7 @@ from recap.storage import AppendOnlyFile, verify, writing
 
 POLL_SECONDS = 0.5
 OpenTracker = Callable[[Run, int], Tracker]
-"""Opens a tracker for the evaluations of a run after a step."""
+"""(run, step) → a tracker for the evaluations of the run, continued after the step."""
 
 
 def follow(
@@ -38,12 +38,12 @@ def follow(
     timeout: float | None = None,
     open_tracker: OpenTracker | None = None,
 ) -> Path:
-    """Evaluate each new checkpoint of `run`, which may not exist yet, until the run is finished.
+    """Evaluate each new checkpoint of `run`, which may not exist yet, until the run is finished; return their file.
 
-    A checkpoint that appears during an evaluation waits; of several that wait, only the latest is evaluated. `load`
-    gives what to evaluate on, as for `evaluate_run`, once there is a checkpoint. `timeout`: seconds without a new
-    checkpoint. Returns the file of results. Raises RunError after `timeout`, InputError where another process follows
-    the run, FollowingStopped on a signal.
+    If several checkpoints appear during an evaluation, only the latest is evaluated next. `load` is called after the
+    first checkpoint; it returns the configuration, as for `evaluate_run`. `timeout`: seconds to wait for a new
+    checkpoint. Raises RunError after `timeout`, InputError if another process follows the run, FollowingStopped on a
+    signal.
     """
     with collected_signals() as signals:
         follower = _Follower(run, reporter, signals.received, split, timeout)
@@ -77,12 +77,12 @@ class _Follower:
         """When the last evaluation ended."""
 
     def wait(self) -> None:
-        """Sleep until the next look. Raises RunError after the timeout, and FollowingStopped."""
+        """Sleep before looking for checkpoints again. Raises RunError after the timeout, and FollowingStopped."""
         self._check_signals()
         if self.timeout is not None and time.monotonic() - self.active > self.timeout:
             raise RunError(
-                f"{self.run.path}: no new checkpoint for {self.timeout:g} s (--timeout); {_summary(self.done)}. "
-                "Check whether the run is still training; the same command follows it again"
+                f"{self.run.path}: no new checkpoint for {self.timeout:g} s (--timeout); {self._progress()}. "
+                "Check that the run is still training, then run the same command again"
             )
         time.sleep(POLL_SECONDS)
 
@@ -117,7 +117,7 @@ class _Follower:
             self.done, self.active = step, time.monotonic()
 
     def _open(self, step: int) -> SavedModel | None:
-        """The checkpoint of `step`; None if it is deleted meanwhile. Raises CheckpointError if it is damaged."""
+        """The model of the checkpoint of `step`; None if it was deleted meanwhile. Raises CheckpointError."""
         folder = self.run.checkpoint_path(step)
         try:
             return open_model(folder)
@@ -133,13 +133,13 @@ class _Follower:
         streams = {
             split: open_stream(config, model.assets, JobMode.EVALUATE, split, self.reporter.say) for split in splits
         }
-        refuse_caches_that_do_not_fit(streams)
+        check_caches_fit(streams)
         return streams
 
     def _evaluate(
         self, model: SavedModel, config: RecapConfig, streams: dict[str, BatchStream], step: int
     ) -> list[Record]:
-        """The records of all splits."""
+        """Evaluate a checkpoint on all streams; return the records."""
         scorer = Scorer.of(config, model.ranker.to(self.runtime.device))
         lines: list[Record] = []
         for split, stream in streams.items():
@@ -156,7 +156,7 @@ class _Follower:
             self.reporter.say(f"skipped, because step {step} is newer: step {', '.join(skipped)}")
 
     def _finished(self) -> bool:
-        """Whether the checkpoint evaluated last is the end of the run."""
+        """Whether the last evaluated checkpoint is the last of a finished run."""
         with suppress(CheckpointError):
             state = self.run.state(self.done)
             return self.done == max(self.run.checkpoints) and state.get("finished") is True
@@ -164,12 +164,15 @@ class _Follower:
 
     def _check_signals(self) -> None:
         if self.signals:
-            raise FollowingStopped(self.signals[0], self.done)
+            raise FollowingStopped(self.signals[0], self._progress())
+
+    def _progress(self) -> str:
+        return f"the last checkpoint evaluated is step {self.done}" if self.done else "no checkpoint was evaluated"
 
 
 @contextmanager
 def _results(path: Path) -> Iterator[tuple[int, AppendOnlyFile]]:
-    """The last step in the file of results, and the file to append to; both for this process alone."""
+    """Lock the file of results; yield the last step in it, and the file to append to."""
     with writing(path):
         lock = path.open("a+b", buffering=0)
     with lock:
@@ -180,7 +183,7 @@ def _results(path: Path) -> Iterator[tuple[int, AppendOnlyFile]]:
         lock.seek(0)
         content = lock.read()
         complete = content.rfind(b"\n") + 1
-        lock.truncate(complete)  # a kill may have cut the last line
+        lock.truncate(complete)  # a killed process may have left part of a line
         step = max((json.loads(line)["step"] for line in content[:complete].splitlines()), default=0)
         with writing(path):
             file = AppendOnlyFile(path)
@@ -191,11 +194,7 @@ def _results(path: Path) -> Iterator[tuple[int, AppendOnlyFile]]:
 
 
 def _written_at(run: Run, step: int) -> int:
-    """When a checkpoint was written, nanoseconds: tells it from a later one of the same step."""
+    """When the checkpoint was written, in nanoseconds; a rewritten checkpoint of the same step has another time."""
     with suppress(OSError):
         return run.checkpoint_path(step).stat().st_mtime_ns
     return 0
-
-
-def _summary(done: int) -> str:
-    return f"the last checkpoint evaluated is step {done}" if done else "no checkpoint was evaluated"

@@ -16,7 +16,7 @@ TaskMetrics = Mapping[str, Mapping[str, float]]
 Gates = Mapping[str, Mapping[str, float]]
 """Gate → expert → mean weight; the weights of a gate sum to 1."""
 Conflicts = Mapping[str, Mapping[str, float]]
-"""Task → task → mean cosine similarity of their gradients; NaN where one of the two never has any."""
+"""Task → task → mean cosine similarity of their gradients; NaN where one of the two never has a gradient."""
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,14 @@ class SplitResult:
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """The result of one checkpoint on the validation sets."""
+    """The result of one checkpoint, by split."""
 
     model: str
     """The name of the checkpoint."""
     splits: Mapping[str, SplitResult]
 
     def to_json(self) -> dict[str, Any]:
-        """The content of `evaluation.json`: sections by split; a section that no split has is left out."""
+        """The content of `evaluation.json`: sections by split, without those that no split has."""
         sections: dict[str, dict[str, Any]] = {
             "strata": {name: split.strata for name, split in self.splits.items() if split.strata},
             "gates": {name: split.gates for name, split in self.splits.items() if split.gates},
@@ -53,7 +53,7 @@ class EvaluationReport:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:
-        """Inverse of `to_json`. Raises KeyError, TypeError or ValueError for other content."""
+        """The inverse of `to_json`. Raises KeyError, TypeError or ValueError for invalid content."""
         decoded = {name: _null_to_nan(part) for name, part in content.items() if name != "model"}
         sections = {name: decoded.get(name, {}) for name in ("strata", "gates", "conflicts")}
         return cls(
@@ -65,12 +65,12 @@ class EvaluationReport:
         )
 
     def write(self, run: Run) -> None:
-        """Write `evaluation.json` of a run. Raises RunError."""
+        """Write the `evaluation.json` of a run. Raises RunError."""
         replace_text(run.evaluation_file, json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n")
 
     @classmethod
     def read(cls, run: Run) -> Self:
-        """The result of the last `recap evaluate` of a run. Raises InputError."""
+        """The result of the last `recap evaluate` of a run. Raises InputError if it is missing or damaged."""
         file = run.evaluation_file
         try:
             return cls.from_json(json.loads(file.read_text(encoding="utf-8")))
@@ -81,7 +81,7 @@ class EvaluationReport:
 
 
 def records(step: int, split: str, metrics: TaskMetrics) -> Iterator[Record]:
-    """The lines of metrics.jsonl and evaluations.jsonl: one record for each task, undefined values as None."""
+    """The lines of metrics.jsonl and evaluations.jsonl: one record per task, undefined values as None."""
     for task, values in metrics.items():
         yield {"step": step, "split": split, "task": task, **_nan_to_null(values)}
 

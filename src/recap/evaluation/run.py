@@ -1,4 +1,4 @@
-"""`recap evaluate`: a checkpoint of a run on its validation sets, into `evaluation.json`."""
+"""`recap evaluate`: evaluates a checkpoint of a run on its validation sets and writes `evaluation.json`."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from recap.config.recap import JobMode, RecapConfig
 from recap.data.encoding.assets import Assets
-from recap.data.open import open_stream, refuse_caches_that_do_not_fit
+from recap.data.open import check_caches_fit, open_stream
 from recap.data.stream.batch_stream import BatchStream
 from recap.errors import ConfigError
 from recap.evaluation.evaluate import evaluate
@@ -25,17 +25,17 @@ from recap.text import suggest
 
 
 def check_splits(config: RecapConfig, split: str | None) -> None:
-    """Raise ConfigError unless `config` has validation sets, and `split`, if given, is one of them."""
+    """Raise ConfigError if `config` has no validation sets, or none named `split`."""
     if split is not None and split not in config.validation_data:
         raise ConfigError(f"--split: unknown split {split!r}. {suggest(split, list(config.validation_data))}")
     if not config.validation_data:
-        raise ConfigError("validation_data: is empty; name at least one data set to evaluate on")
+        raise ConfigError("validation_data: is empty; add a data set to evaluate on")
 
 
 def evaluation_config(asked: RecapConfig, trained: RecapConfig, folder: Path) -> RecapConfig:
-    """Features and model as `trained` in `folder`; data, metrics and number of batches as `asked`.
+    """Features and model of `trained`, in `folder`; data, metrics and number of batches of `asked`.
 
-    Raises ConfigError where the two do not fit.
+    Raises ConfigError if they do not fit together.
     """
     reports = asked.model_dump(include={"training", "validation_data", "which_metrics", "metrics", "strata"})
     try:
@@ -46,7 +46,7 @@ def evaluation_config(asked: RecapConfig, trained: RecapConfig, folder: Path) ->
 
 
 def max_batches(config: RecapConfig) -> int | None:
-    """The largest number of batches of an evaluation; None for all."""
+    """The maximum number of batches of an evaluation; None for all."""
     steps = config.training.num_eval_steps
     return steps if steps >= 0 else None
 
@@ -68,7 +68,7 @@ def evaluate_run(
     splits: dict[str, SplitResult] = {}
     for name in config.validation_data if split is None else [split]:
         stream = open_stream(combined, model.assets, JobMode.EVALUATE, name, say)
-        refuse_caches_that_do_not_fit({name: stream})
+        check_caches_fit({name: stream})
         splits[name] = evaluate_split(scorer, stream, combined, name, model.assets, runtime)
     report = EvaluationReport(folder.name, splits)
     report.write(Run(run))

@@ -1,4 +1,4 @@
-"""Private names of torch, in one place, each with a public fallback for versions that lack it and for `RECAP_PLAIN=1`.
+"""Private names of torch, each with a public fallback for versions that lack it and for `RECAP_PLAIN=1`.
 
 The `foreach` functions launch one kernel for a list of tensors instead of one for each; the fallbacks loop.
 """
@@ -13,7 +13,7 @@ from recap.native import plain
 
 
 def _private(owner: Any, name: str) -> Any:
-    """The attribute, or None if it is missing or turned off."""
+    """The attribute; None if it is missing or tricks are off."""
     return None if plain() else getattr(owner, name, None)
 
 
@@ -26,7 +26,7 @@ def foreach_norm(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 def foreach_lerp_(tensors: Sequence[Tensor], ends: Sequence[Tensor], weight: float) -> None:
-    """Move each tensor toward its end by `weight` (0 to 1) of the way."""
+    """Move each tensor the fraction `weight` (0 to 1) of the way to its end."""
     lerp = _private(torch, "_foreach_lerp_")
     if lerp is not None:
         lerp(list(tensors), list(ends), weight)
@@ -67,7 +67,7 @@ def foreach_clamp_(tensors: Sequence[Tensor], limit: float) -> None:
 
 
 def sparse_parts(tensor: Tensor) -> tuple[Tensor, Tensor]:
-    """Indices [dimensions, N] and values [N, …] of a sparse tensor as they are stored, before repeated ones are summed.
+    """Indices [dimensions, N] and values [N, …] of a sparse tensor as stored: repeated indices are not summed.
 
     The fallback sums them.
     """
@@ -78,14 +78,13 @@ def sparse_parts(tensor: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def profiler_enabled() -> bool:
-    """Whether torch's profiler runs. The fallback says yes: a span then costs a microsecond."""
+    """Whether torch's profiler runs. The fallback is True, at the cost of a microsecond per span."""
     enabled = _private(torch.autograd, "_profiler_enabled")
     return True if enabled is None else bool(enabled())
 
 
-
 def compile_errors() -> type[RuntimeError]:
-    """What `torch.compile` raises where it cannot compile. The fallback is the base class."""
+    """The exception of `torch.compile` for code it cannot compile. The fallback is its base class."""
     import torch._dynamo.exc as errors
 
     error: type[RuntimeError] = getattr(errors, "TorchDynamoException", RuntimeError)

@@ -1,1 +1,1 @@
-"""Where the records of a run are stored: metrics.jsonl, TensorBoard, MLflow. None of them can stop a run."""
+"""Trackers, which store the records of a run: metrics.jsonl, TensorBoard, MLflow. None of them can stop a run."""

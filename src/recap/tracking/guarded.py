@@ -1,4 +1,4 @@
-"""A tracker that cannot stop a run."""
+"""A wrapper that keeps a failing tracker from stopping the run."""
 
 import time
 from collections import deque
@@ -6,18 +6,22 @@ from collections.abc import Callable
 from typing import Self
 
 from recap.reporting import Record, Say, Tracker
+from recap.text import plural
+
+_MAX_REASON = 200
+"""Characters of an error that are shown."""
 
 
 class Guarded:
     """Wraps a tracker that may fail: reports a failure once, buffers the records, and retries."""
 
     RETRY_S = 60.0
-    """Seconds until the next try, so that a server that hangs takes little training time."""
+    """Seconds between tries, so that a server that hangs takes little training time."""
     MAX_BUFFERED = 10_000
-    """Records; beyond it the oldest are lost."""
+    """Number of records; when there are more, the oldest are lost."""
 
     def __init__(self, name: str, opener: Callable[[], Tracker], say: Say) -> None:
-        """`opener` opens the tracker; it is called with the first record, and again until it succeeds."""
+        """`opener` opens the tracker; it is called at the first record, and again until it succeeds."""
         self._name, self._opener, self._say = name, opener, say
         self._tracker: Tracker | None = None
         self._buffer: deque[Record] = deque()
@@ -25,7 +29,7 @@ class Guarded:
 
     @classmethod
     def open(cls, name: str, opener: Callable[[], Tracker], say: Say) -> Self:
-        """A guarded tracker that is opened now, so that a failure is reported at the start."""
+        """Open the tracker now, so that a failure is reported at the start."""
         guarded = cls(name, opener, say)
         guarded._deliver()
         return guarded
@@ -40,7 +44,7 @@ class Guarded:
             self._deliver()
 
     def close(self, *, finished: bool) -> None:
-        """Try for the last time, and report what is lost."""
+        """Try for the last time, and report the number of lost records."""
         if self._buffer or self._tracker is None:
             self._deliver()
         try:
@@ -50,7 +54,7 @@ class Guarded:
             self._say(f"{self._name}: cannot be closed ({_reason(error)}); its last records may be missing")
         lost = self._lost + len(self._buffer)
         if lost:
-            self._say(f"{self._name}: {lost:,} record{'s' if lost > 1 else ''} could not be written")
+            self._say(f"{self._name}: {plural(lost, 'record')} could not be written")
 
     def _deliver(self) -> None:
         try:
@@ -77,7 +81,3 @@ def _reason(error: Exception) -> str:
     """The message of an error on one line, shortened."""
     text = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= _MAX_REASON else f"{text[:_MAX_REASON]}…"
-
-
-_MAX_REASON = 200
-"""Characters."""

@@ -1,4 +1,4 @@
-"""`metrics.jsonl`: one JSON object per line."""
+"""The file `metrics.jsonl`: one JSON object per line."""
 
 import json
 from pathlib import Path
@@ -8,10 +8,10 @@ from recap.storage import AppendOnlyFile, atomic_write
 
 
 class JsonLines:
-    """`metrics.jsonl`: one JSON object per line, unbuffered."""
+    """Appends records to `metrics.jsonl`, unbuffered."""
 
     def __init__(self, path: Path, step: int) -> None:
-        """Continue after `step`: lines of later steps, left by a killed run, are dropped."""
+        """Continue after `step`; lines of later steps, which a killed run left, are dropped."""
         lines = [line for line in _complete_lines(path) if _is_record_until(line, step)]
         with atomic_write(path) as temporary:
             temporary.write_text("".join(f"{line}\n" for line in lines))
@@ -25,7 +25,7 @@ class JsonLines:
 
 
 def _complete_lines(path: Path) -> list[str]:
-    """The lines of a file; a last line that a kill cut is left out."""
+    """The lines of a file, without an incomplete last line, as a killed process may leave."""
     if not path.exists():
         return []
     text = path.read_text(errors="replace")
@@ -33,7 +33,7 @@ def _complete_lines(path: Path) -> list[str]:
 
 
 def _is_record_until(line: str, step: int) -> bool:
-    """Whether a line is a record of `step` or before; a crash of the machine may leave other lines."""
+    """Whether a line is a record of `step` or before; a machine that crashed may leave invalid lines."""
     try:
         return bool(json.loads(line)["step"] <= step)
     except (ValueError, KeyError, TypeError):

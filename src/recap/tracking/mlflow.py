@@ -1,4 +1,4 @@
-"""A run of an MLflow server."""
+"""Tracking with MLflow."""
 
 import json
 import os
@@ -20,21 +20,21 @@ from recap.tracking.record import named_values
 class Mlflow:
     """A run of an MLflow server, through its client; its id is stored in `mlflow.json` of the recap run."""
 
-    LIMITS = {
-        # A missing server must not delay training: `Guarded` retries, so the client need not.
+    ENVIRONMENT = {
+        # A missing server must not delay training; `Guarded` retries, so the client does not.
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # seconds
-        "MLFLOW_ALLOW_FILE_STORE": "true",  # a tracking_uri that is a folder asks for one
+        "MLFLOW_ALLOW_FILE_STORE": "true",  # for a tracking_uri that is a folder
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # it would bypass the reporter, which hides secrets
     }
-    """Defaults of environment variables."""
+    """Environment variables of the client, unless they are set."""
     MAX_PARAMETERS = 100
     """The server's limit for one request."""
 
     def __init__(self, mlflow: MlflowConfig, config: RecapConfig, run: Run) -> None:
-        """Continue the MLflow run of `run`, or start one."""
-        for name, value in self.LIMITS.items():
+        """Continue the MLflow run of `run`, or create one."""
+        for name, value in self.ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         from mlflow.entities import Metric, Param
         from mlflow.tracking import MlflowClient
@@ -50,7 +50,7 @@ class Mlflow:
             self._client.update_run(known, status="RUNNING")
             return
         self._run = self._client.create_run(experiment, run_name=mlflow.run_name or run.path.name).info.run_id
-        # No secrets: a dumped configuration holds references to them.
+        # These contain no secrets: a dumped configuration has only references to them.
         parameters = [Param(_allowed(name), text) for name, text in _flat(yaml.safe_load(dump_config(config)))]
         for start in range(0, len(parameters), self.MAX_PARAMETERS):
             self._client.log_batch(self._run, params=parameters[start : start + self.MAX_PARAMETERS])
@@ -58,7 +58,7 @@ class Mlflow:
             temporary.write_text(json.dumps({"run_id": self._run}) + "\n")
 
     def _is_run_of(self, run: str, experiment: str) -> bool:
-        """Whether the server has this run in this experiment, and it is not deleted."""
+        """Whether the server has this run in this experiment, not deleted."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -70,7 +70,7 @@ class Mlflow:
         return bool(info.experiment_id == experiment and info.lifecycle_stage == "active")
 
     def log(self, record: Record) -> None:
-        # Dots within a value's name: a store of files takes names for paths.
+        # Dots within a value's name, because a file store uses names as paths.
         now, step = int(time.time() * 1000), int(record["step"] or 0)
         metrics = [self._metric(_allowed(name), float(value), now, step) for name, value in named_values(record, ".")]
         self._client.log_batch(self._run, metrics=metrics)
@@ -89,5 +89,5 @@ def _flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _allowed(name: str) -> str:
-    """The name with only the characters that MLflow allows."""
+    """The name, with `_` for characters that MLflow does not allow."""
     return "".join(letter if letter.isalnum() or letter in "_-. /" else "_" for letter in name)

@@ -17,7 +17,7 @@ from recap.tracking.tensorboard import TensorBoard
 def open_trackers(config: RecapConfig, step: int, say: Say) -> "Trackers":
     """The trackers of a run, continued after `step`; failures are reported to `say`.
 
-    Raises InputError where the package of one is not installed.
+    Raises InputError if the package of one is not installed.
     """
     run, mlflow = Run(Path(config.training.save_dir)), config.training.mlflow
     openers: dict[str, Callable[[], Tracker]] = {
@@ -27,14 +27,15 @@ def open_trackers(config: RecapConfig, step: int, say: Say) -> "Trackers":
     if mlflow is not None:
         if find_spec("mlflow") is None:
             raise InputError(
-                "training.mlflow: the package mlflow is not installed; pip install 'recap[mlflow]', or remove it"
+                "training.mlflow: the package mlflow is not installed; run pip install 'recap[mlflow]', or remove "
+                "training.mlflow"
             )
         openers["MLflow"] = lambda: Mlflow(mlflow, config, run)
     return Trackers([Guarded.open(name, opener, say) for name, opener in openers.items()])
 
 
 def open_evaluation_tracker(run: Run, step: int, say: Say) -> Tracker:
-    """The tracker of the evaluations of a run that is followed, continued after `step`."""
+    """The tracker of `recap evaluate --follow`, continued after `step`."""
     return Guarded.open("TensorBoard", lambda: TensorBoard(run.tensorboard / "evaluations", step), say)
 
 

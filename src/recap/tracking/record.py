@@ -1,4 +1,4 @@
-"""A record as named numbers."""
+"""The names of the numbers of a record."""
 
 from collections.abc import Iterator
 

@@ -1,8 +1,8 @@
 """TensorBoard event files.
 
-They are written with the protocol buffers of the package tensorboard, not with its writers. Those (the EventFileWriter
-behind `torch.utils.tensorboard.SummaryWriter` and `tensorboard.summary.Writer`) write in a thread: a full disk ends
-the thread with a printed traceback and loses its events, where `AppendOnlyFile` raises and `Guarded` retries.
+They are written with the protocol buffers of the tensorboard package, not with its writers. Those (the EventFileWriter
+of `torch.utils.tensorboard.SummaryWriter` and `tensorboard.summary.Writer`) write in a thread, which a full disk ends
+with a printed traceback and the loss of its events. `AppendOnlyFile` raises instead, and `Guarded` retries.
 """
 
 import os
@@ -24,12 +24,12 @@ class TensorBoard:
     """TensorBoard events: a scalar for each value, named as by `named_values`; unbuffered."""
 
     def __init__(self, folder: Path, step: int) -> None:
-        """Continue after `step`: TensorBoard hides what a killed run wrote for later steps."""
+        """Continue after `step`; TensorBoard hides later steps, which a killed run wrote."""
         folder.mkdir(parents=True, exist_ok=True)
         name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        head = _event(step + 1, file_version="brain.Event:2") + _event(step + 1, session_log=start)
-        self._file = AppendOnlyFile(folder / name, head)
+        header = _event(step + 1, file_version="brain.Event:2") + _event(step + 1, session_log=start)
+        self._file = AppendOnlyFile(folder / name, header)
 
     def log(self, record: Record) -> None:
         values = [summary_pb2.Summary.Value(tag=name, simple_value=value) for name, value in named_values(record)]
@@ -40,7 +40,7 @@ class TensorBoard:
 
 
 def _event(step: int, **content: Any) -> bytes:
-    """An event as a record of an event file."""
+    """An event, encoded as a record of an event file."""
     encoded = BytesIO()
     RecordWriter(encoded).write(event_pb2.Event(wall_time=time.time(), step=step, **content).SerializeToString())
     return encoded.getvalue()

@@ -1,1 +1,1 @@
-"""How a model learns, and how nothing of it gets lost."""
+"""Training: steps, balancing, optimizers, checkpoints, and exact resumption."""

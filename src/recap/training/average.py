@@ -1,4 +1,4 @@
-"""The moving average of the weights, kept beside the weights that training moves. `EmaConfig` has the formula."""
+"""The moving average of the weights, beside the raw weights that training moves. `EmaConfig` has the formula."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from recap.native.torch_private import foreach_lerp_
 
 
 class WeightAverage:
-    """Averages of the trainable weights of a ranker; without a configuration there are none.
+    """Averages of the trainable weights of a ranker; none without a configuration.
 
     Buffers, such as the running statistics of BatchNorm, and frozen weights are not averaged.
     """
@@ -25,11 +25,11 @@ class WeightAverage:
         self.restart()
 
     def restart(self) -> None:
-        """Start from the present weights."""
+        """Set the averages to the current weights."""
         self.averages = [parameter.detach().clone() for parameter in self.parameters.values()]
 
     def update(self, step: int) -> None:
-        """Add the weights after step number `step`, counted from 1."""
+        """Update the averages after step number `step`, counted from 1."""
         if self.averages:
             decay = min(self.decay, (1 + step) / (10 + step))
             with torch.no_grad():
@@ -37,7 +37,7 @@ class WeightAverage:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Put the averages into the ranker for the block."""
+        """Swap the averages into the ranker for the block."""
         self._swap()
         try:
             yield
@@ -49,11 +49,11 @@ class WeightAverage:
             self.averages[index], parameter.data = parameter.data, self.averages[index]
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The weights that training continues with, by name. Do not call it while the averages are applied."""
+        """The raw weights by name. Do not call it while the averages are applied."""
         return {name: parameter.detach().contiguous() for name, parameter in self.parameters.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """The ranker holds the averages: keep them, and continue with the weights of `state_dict`."""
+        """Take the averages from the ranker, which must hold them, and load the raw weights of `state` into it."""
         self.restart()
         with torch.no_grad():
             for name, parameter in self.parameters.items():

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: a model directory plus the state of training, complete or absent, verified when opened."""
+"""Checkpoints of a run: a model directory plus the state of training, written atomically, verified when opened."""
 
 import json
 from collections.abc import Mapping
@@ -22,18 +22,18 @@ from recap.errors import CheckpointError, RunError
 from recap.model.directory import write_model
 from recap.reporting import Say
 from recap.runs import STATE, Run
-from recap.storage import clear_leftovers, remove_directory, set_aside, verify, whole_directory, writing
+from recap.storage import atomic_directory, clear_leftovers, remove_directory, set_aside, verify, writing
 from recap.training.state import TrainState
 
 TOP_LEVEL = ("progress", "log")
-"""Parts whose values stand at the top level of `state.json`; every other part stands under its name."""
+"""Parts whose values are at the top level of `state.json`; those of other parts are under their names."""
 WEIGHTS_PART = "weights"
-"""The part that the model directory of a checkpoint holds."""
+"""The part that is stored as the model directory."""
 
 
 @dataclass(frozen=True)
 class _Snapshot:
-    """A copy of the state of a run at one step, to be written while training continues."""
+    """A copy of the state of a run at one step, written while training continues."""
 
     step: int
     best_step: int | None
@@ -44,9 +44,9 @@ class _Snapshot:
 
 
 class Checkpoints:
-    """Writes and restores the checkpoints of a run: a model directory and the `TrainState`.
+    """Writes and restores the checkpoints of a run.
 
-    `save` copies the state, and one thread writes the copy while training continues; the next save waits for it.
+    `save` copies the state, and a thread writes the copy while training continues; the next `save` waits for it.
     """
 
     def __init__(self, config: RecapConfig, assets: Assets) -> None:
@@ -54,18 +54,18 @@ class Checkpoints:
         self.run = Run(Path(config.training.save_dir))
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="recap-checkpoint")
         self._writing: Future[None] | None = None
-        self._copies: dict[str, dict[str, Tensor]] = {}  # by part, reused: new memory is slower than copying
+        self._copies: dict[str, dict[str, Tensor]] = {}  # by part; reused, since allocating is slower than copying
 
     def latest(self) -> Path | None:
-        """The latest checkpoint, if there is one; waits for one that is being written."""
+        """The latest checkpoint, None before the first; waits for one that is being written."""
         if self._writing is not None:
-            self._writing.exception()  # waits; the next save raises it
+            self._writing.exception()  # waits; the next save raises its error
         return self.run.latest
 
     def latest_valid_step(self, say: Say) -> int | None:
-        """The step of the latest valid checkpoint, None if there are none; sets later, damaged ones aside.
+        """The step of the latest valid checkpoint, None without any; sets later, damaged ones aside.
 
-        Clears what a killed process left. Raises CheckpointError where all are damaged; they stay in place.
+        Deletes what a killed process left. Raises CheckpointError if all are damaged; they are not moved.
         """
         clear_leftovers(self.run.checkpoints_folder)
         damaged: list[tuple[Path, CheckpointError]] = []
@@ -82,15 +82,15 @@ class Checkpoints:
             return None
         raise CheckpointError(
             "\n".join(str(error) for _, error in damaged)
-            + f"\n{self.run.path}: no valid checkpoint is left. Restore one from a copy, or start again with another "
-            "training.save_dir"
+            + f"\n{self.run.path}: no valid checkpoint is left. Restore one from a backup, or start a new run with "
+            "another training.save_dir"
         )
 
     def save(self, state: TrainState) -> None:
-        """Copy the state and start writing it as the checkpoint of its step.
+        """Copy the state and start to write it as the checkpoint of its step.
 
-        Then the oldest checkpoints beyond `checkpoint_max_to_keep` are deleted, except the best. Raises RunError if the
-        previous checkpoint could not be written.
+        Once written, the oldest checkpoints beyond `checkpoint_max_to_keep` are deleted, except the best. Raises
+        RunError if the previous checkpoint could not be written.
         """
         self.wait()
         tensors: dict[str, Mapping[str, Tensor]] = {}
@@ -110,18 +110,18 @@ class Checkpoints:
             written.result()
 
     def close(self) -> None:
-        """Wait for the writer; nothing can be saved any more."""
+        """Wait for the writer and stop it; do not call `save` afterwards."""
         self._writer.shutdown()
 
     def restore(self, step: int, state: TrainState) -> None:
-        """Restore the valid checkpoint of `step`; parts that it does not hold stay as they are.
+        """Restore the state from the valid checkpoint of `step`; parts that it lacks are unchanged.
 
-        Raises CheckpointError if it is of another model.
+        Raises CheckpointError if it belongs to another model.
         """
         folder = self.run.checkpoint_path(step)
         content = json.loads((folder / STATE).read_text(encoding="utf-8"))
         for name, part in state.parts.items():
-            file = _file_of(folder, name)
+            file = _tensor_file(folder, name)
             tensors = load_file(file) if file.exists() else {}
             values = content if name in TOP_LEVEL else content.get(name, {})
             if tensors or values:
@@ -131,7 +131,7 @@ class Checkpoints:
                     raise CheckpointError(f"{file}: {error}") from None
 
     def _copied(self, part: str, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Copies of the tensors on the CPU, in the memory of the copies before."""
+        """Copies of the tensors on the CPU, in the memory of the previous copies."""
         before, copies = self._copies.get(part, {}), dict[str, Tensor]()
         for name, tensor in tensors.items():
             copy = before.get(name)
@@ -142,13 +142,13 @@ class Checkpoints:
         return copies
 
     def _write(self, snapshot: _Snapshot) -> None:
-        """The work of the writer. Raises RunError, which names the last valid checkpoint."""
+        """Write and delete checkpoints, in the thread. Raises RunError, which names the last valid checkpoint."""
         try:
-            with whole_directory(self.run.checkpoint_path(snapshot.step)) as folder:
+            with atomic_directory(self.run.checkpoint_path(snapshot.step)) as folder:
                 write_model(folder, self.config, self.assets, snapshot.tensors[WEIGHTS_PART])
                 for name, tensors in snapshot.tensors.items():
                     if name != WEIGHTS_PART:
-                        with writing(_file_of(folder, name)) as file:
+                        with writing(_tensor_file(folder, name)) as file:
                             save_file(dict(tensors), file)
                 with writing(folder / STATE) as file:
                     file.write_text(json.dumps(snapshot.values, indent=1) + "\n", encoding="utf-8")
@@ -156,25 +156,27 @@ class Checkpoints:
         except (RunError, OSError) as error:
             raise RunError(
                 f"{error}\nsaving step {snapshot.step} failed; the last valid checkpoint is "
-                f"{self.run.latest or 'none'}. Fix the disk or free space on it, then run the same command again to "
+                f"{self.run.latest or 'none'}. Free space on the disk or fix it, then run the same command again to "
                 "resume"
             ) from error
 
     def _delete_old(self, best_step: int | None) -> None:
         keep = self.config.training.checkpoint_max_to_keep
-        for step in list(self.run.checkpoints)[:-keep] if keep else []:
+        if not keep:
+            return
+        for step in list(self.run.checkpoints)[:-keep]:
             if step != best_step:
                 remove_directory(self.run.checkpoint_path(step))
 
 
-def _file_of(folder: Path, part: str) -> Path:
+def _tensor_file(folder: Path, part: str) -> Path:
     return folder / f"{part}.safetensors"
 
 
 def check_resumable(checkpoint: Path, config: RecapConfig, assets: Assets) -> list[str]:
-    """The allowed changes since the configuration of `checkpoint`, a line each.
+    """The changes since the configuration of `checkpoint` that a resumed run may have, one line each.
 
-    Raises CheckpointError where a change needs a new run; it lists both kinds.
+    Raises CheckpointError, which lists both kinds, if any change needs a new run.
     """
     changes = differences(load_config(checkpoint / STORED, stored=True), config)
     free = {path: change for path, change in changes.items() if _is_free(path)}
@@ -182,7 +184,7 @@ def check_resumable(checkpoint: Path, config: RecapConfig, assets: Assets) -> li
     refused = describe_changes({path: change for path, change in changes.items() if path not in free})
     before = load_assets(config.features, checkpoint) if not refused else {}
     refused += [
-        f"{dotted(config.features.place_of(name))}.vocabulary: its strings changed"
+        f"{dotted(config.features.path_of_table(name))}.vocabulary: its strings changed"
         if name in config.features.code_spaces
         else f"features: the mask of {name!r} selects other values"
         for name, values in before.items()
@@ -191,14 +193,13 @@ def check_resumable(checkpoint: Path, config: RecapConfig, assets: Assets) -> li
     if refused:
         lines = [f"{checkpoint}: this run started with another configuration. These changes need a new run:"]
         lines += [f"  {change}" for change in refused]
-        lines += (
-            ["These are allowed in a run that is resumed:", *(f"  {change}" for change in allowed)] if allowed else []
-        )
-        lines += ["Undo the former, or start a new run with another training.save_dir."]
+        if allowed:
+            lines += ["These are allowed in a resumed run:", *(f"  {change}" for change in allowed)]
+        lines.append("Undo the former, or start a new run with another training.save_dir.")
         raise CheckpointError("\n".join(lines))
     return allowed
 
 
 def _is_free(path: KeyPath) -> bool:
-    """Whether no step depends on the field at `path`; moved data is recognized by its fingerprint."""
+    """Whether a resumed run may change the field at `path`, because no step depends on it."""
     return is_below_mark(RecapConfig, path, FreeOnResume())

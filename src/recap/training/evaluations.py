@@ -29,7 +29,7 @@ class _TimeoutError(Exception):
 
 
 class Evaluations:
-    """Evaluates a ranker on all splits of a run."""
+    """Evaluates a ranker on all splits of a run, as far as `eval_timeout_in_s` allows."""
 
     def __init__(
         self,
@@ -40,12 +40,12 @@ class Evaluations:
         reporter: Reporter,
         consensus: Consensus,
     ) -> None:
-        """An evaluation ends on all ranks when a signal or the timeout reaches one of them."""
+        """`consensus`: a signal or a timeout on one rank stops the evaluation on all of them."""
         self.config, self.scorer, self.streams, self.runtime = config, Scorer.of(config, ranker), streams, runtime
         self.reporter, self.consensus = reporter, consensus
 
     def __call__(self, step: int, trackers: Trackers) -> dict[str, TaskMetrics]:
-        """Split → its evaluation; a split that exceeds the timeout is left out with those after it. Raises Stopped."""
+        """Split → its metrics, without the split that exceeds the timeout and those after it. Raises Stopped."""
         allowed = self.config.training.eval_timeout_in_s
         deadline = time.monotonic() + allowed
         evaluations: dict[str, TaskMetrics] = {}
@@ -60,7 +60,7 @@ class Evaluations:
                 break
             evaluations[split] = evaluation
             self.reporter.evaluated(step, split, evaluation)
-        for split, evaluation in evaluations.items():  # last, so that evaluations which a signal stops are not logged
+        for split, evaluation in evaluations.items():  # last, so that an evaluation stopped by a signal logs nothing
             for record in records(step, split, evaluation):
                 trackers.log(record)
         return evaluations

@@ -1,4 +1,4 @@
-"""Records of training: mean losses since the last record, learning rates, and speed."""
+"""Training records: mean losses since the last record, learning rates, speed."""
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,7 +19,7 @@ from recap.training.state import Progress
 
 
 class TrainLog:
-    """Sums losses over steps, and makes records of them."""
+    """Sums losses over steps and turns them into records."""
 
     def __init__(self, config: RecapConfig, stream: BatchStream) -> None:
         self.tasks = config.tasks
@@ -36,7 +36,7 @@ class TrainLog:
         self.start(0)
 
     def start(self, step: int) -> None:
-        """Start the clock after `step`."""
+        """Start the clock of the next record after `step`."""
         self._started, self._started_step = time.monotonic(), step
         self._waited_since_record = 0.0
 
@@ -50,7 +50,7 @@ class TrainLog:
         self._waited_since_record += self.waited
 
     def add(self, losses: Tensor) -> float:
-        """Add the losses [T] of a step; returns their weighted mean, which the step minimised."""
+        """Add the losses [T] of a step; return their weighted mean."""
         self.losses = dict(zip(self.tasks, losses.tolist(), strict=True))
         for task, loss in self.losses.items():
             self.loss_sums[task] = self.loss_sums.get(task, 0.0) + loss
@@ -58,11 +58,11 @@ class TrainLog:
         return self._mean(self.losses.values())
 
     def pause(self, seconds: float) -> None:
-        """Leave `seconds` out of the speed: it counts training alone."""
+        """Exclude `seconds` from the speed, which counts training alone."""
         self._started += seconds
 
     def record(self, progress: Progress, rates: Mapping[str, float], task_weights: Iterable[float] | None) -> Record:
-        """A record of the steps since the last one: means, the `rates` of the last step, and learned task weights."""
+        """The record of the steps since the last one: mean losses, the `rates` by group, and learned task weights."""
         means = {task: total / self.loss_steps for task, total in self.loss_sums.items()}
         seconds = time.monotonic() - self._started
         examples = (progress.step - self._started_step) * self.stream.batch_rows
@@ -96,7 +96,7 @@ class TrainLog:
         return sum(weight * loss for weight, loss in zip(self.loss_weights, losses, strict=True)) / len(self.tasks)
 
 
-def running_on(runtime: Runtime, ranker: nn.Module) -> str:
+def describe_setup(runtime: Runtime, ranker: nn.Module) -> str:
     """The size of the model, the device and the precision, as text."""
     parameters = sum(parameter.numel() for parameter in ranker.parameters())
     return ", ".join([f"{parameters:,} parameters", f"on {runtime.device}", runtime.precision])
@@ -104,7 +104,7 @@ def running_on(runtime: Runtime, ranker: nn.Module) -> str:
 
 @torch.no_grad()
 def weight_norms(ranker: Ranker) -> dict[str, float]:
-    """`norm/PATH` → the L2 norm of all weights below it, for each top-level part with weights and each table.
+    """`norm/PATH` → the L2 norm of all weights below PATH, for each top-level module with weights and each table.
 
     Takes one pass over all weights.
     """

@@ -1,7 +1,7 @@
-"""The loss scale under float16, whose smallest number would otherwise swallow gradients.
+"""The loss scale of float16 training, without which small gradients underflow to 0.
 
-Micikevicius et al., ICLR 2018 (arXiv:1710.03740), section 3.2: losses are multiplied by it before the backward pass,
-gradients are divided by it after. Powers of two change no digit of a float32.
+Micikevicius et al., ICLR 2018 (arXiv:1710.03740), section 3.2: losses are multiplied by the scale before the backward
+pass, and gradients are divided by it afterwards. Scales are powers of two, so that float32 digits do not change.
 """
 
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class LossScale:
-    """Halved, and the step repeated, when a gradient overflows; doubled after many good steps."""
+    """The scale: halved, and the step repeated, when a gradient overflows; doubled after `GROW_AFTER` good steps."""
 
     GROW_AFTER, MAX = 2000, 2.0**24
 
@@ -20,11 +20,11 @@ class LossScale:
 
     @property
     def factor(self) -> float:
-        """What losses are multiplied by."""
+        """The factor that losses are multiplied by."""
         return self._factor if self.enabled else 1.0
 
     def halve(self) -> bool:
-        """Halve the scale after an overflow; False if it cannot be smaller."""
+        """Halve the scale after an overflow; return False if it is 1 already."""
         if self.factor <= 1:
             return False
         self._factor, self._good_steps = self._factor / 2, 0

@@ -1,4 +1,4 @@
-"""What a run does about a step that is not finite, and which rows its message names."""
+"""Policies for non-finite steps, and the message that names their rows."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -27,18 +27,18 @@ _MAX_FILES_SHOWN = 5
 
 
 class RolledBack(Exception):
-    """The run must roll back to its latest checkpoint."""
+    """The run has to roll back to its latest checkpoint."""
 
     def __init__(self, message: str, rolled_back: list[list[int]]) -> None:
-        """`rolled_back`: the value of `Progress.rolled_back` with which the run continues."""
+        """`rolled_back`: the new value of `Progress.rolled_back`."""
         super().__init__(message)
         self.rolled_back = rolled_back
 
 
 Policy = Callable[[Progress, str, list[int]], str]
-"""Decides about a non-finite step: (progress, message, [start, end) of its rows) → the message of a skipped step.
+"""Handles a non-finite step: (progress, message, [start, end) of its rows) → the message if the step is skipped.
 
-Raises RunError where the run has to end, and RolledBack where it has to roll back.
+Raises RunError to end the run, RolledBack to roll it back.
 """
 
 
@@ -80,7 +80,7 @@ _OVER_BUDGET = "training.non_finite.budget allows no more. Lower the learning ra
 
 
 class RowLosses:
-    """Scores rows one by one, as in evaluation: BatchNorm would spread a bad value of one row to its whole batch."""
+    """Finds the rows with a non-finite loss. In evaluation mode, since BatchNorm spreads a bad value to all rows."""
 
     def __init__(self, config: RecapConfig, ranker: Ranker, device: torch.device) -> None:
         self._ranker, self._device = ranker, device
@@ -89,7 +89,7 @@ class RowLosses:
 
     @torch.no_grad()
     def not_finite(self, batch: Batch) -> list[int]:
-        """Indices in `batch` of rows whose own loss is not finite; none if all are so, since then it is the weights."""
+        """Indices of the rows with a non-finite loss; empty if all rows have one: the weights are the cause."""
         losses = list[Tensor]()
         self._ranker.eval()
         try:
@@ -103,7 +103,7 @@ class RowLosses:
 
 
 def describe(error: NotFinite, batch: Batch, row_losses: RowLosses, stream: BatchStream) -> str:
-    """The error and its rows by file: those whose own loss is not finite, else all of the step."""
+    """The error with rows by file: those whose own loss is not finite, or else all rows of the step."""
     rows = stream.last_rows()
     suspects = row_losses.not_finite(batch) if len(rows) == len(batch) else []
     if suspects:

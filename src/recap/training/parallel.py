@@ -1,12 +1,12 @@
-"""How the ranks of a run train one model: the seam between a training step and the processes that share it.
+"""How the ranks of a run train one model: the interface between a training step and its processes.
 
-`TrainStep` and the balancing of tasks call a `Strategy` and know no ranks. `DataParallel` gives every rank all weights
-and a share of the rows, and sums gradients after the backward pass. Other strategies fit the same seam:
+`TrainStep` and balancing call a `Strategy`, never the ranks. `DataParallel` gives every rank all weights and a share of
+the rows, and sums gradients after the backward pass. Other strategies fit the same interface:
 
 - PyTorch's `DistributedDataParallel` sums during the backward pass: wrap the module in `start`, and let
   `reduce_gradients` do nothing.
-- Sharded embedding tables (TorchRec) give each rank other weights: broadcast only the shared ones in `start`, and leave
-  the gradients of tables out of `reduce_gradients`.
+- Sharded embedding tables (TorchRec) give each rank different weights: broadcast only the shared ones in `start`, and
+  leave the gradients of tables out of `reduce_gradients`.
 """
 
 from abc import ABC, abstractmethod
@@ -15,13 +15,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from recap.distributed import ALONE, Consensus, Ranks
+from recap.distributed import ONE_RANK, Consensus, Ranks
 from recap.errors import InputError
 from recap.runtime import seed_torch
 
 
 class Strategy(ABC):
-    """What a step asks of the ranks together. Every rank calls the same methods in the same order."""
+    """The collective operations of a training step. Every rank calls the same methods in the same order."""
 
     @abstractmethod
     def check_batch(self, rows: int, micro_batches: int, min_rows: int) -> None:
@@ -33,7 +33,7 @@ class Strategy(ABC):
 
     @abstractmethod
     def seed(self, seed: int, step: int) -> None:
-        """Seed torch for a step; each rank draws other numbers."""
+        """Seed torch for a step; each rank draws different numbers."""
 
     @abstractmethod
     def sum_losses(self, losses: Tensor) -> Tensor:
@@ -47,7 +47,7 @@ class Strategy(ABC):
     def reduce_gradients(
         self, gradients: Sequence[Tensor | None], parameters: Sequence[Tensor]
     ) -> Sequence[Tensor | None]:
-        """Gradients of this rank's rows → those of all rows, for the parameter of each; None where no rank has one."""
+        """Gradients of this rank's rows → sums over all ranks, one per parameter; None where no rank has one."""
 
     @abstractmethod
     def broadcast_object(self, value: Any) -> Any:
@@ -57,8 +57,8 @@ class Strategy(ABC):
 class DataParallel(Strategy):
     """Every rank holds all weights and computes the gradients of its share of the rows."""
 
-    def __init__(self, ranks: Ranks = ALONE, consensus: Consensus | None = None) -> None:
-        """`consensus`: sums the losses, so that the ranks learn of each other's signals at every step."""
+    def __init__(self, ranks: Ranks = ONE_RANK, consensus: Consensus | None = None) -> None:
+        """`consensus`: sums the losses and, with them, shares signals at every step."""
         self._ranks, self._consensus = ranks, consensus
 
     def check_batch(self, rows: int, micro_batches: int, min_rows: int) -> None:
@@ -68,7 +68,7 @@ class DataParallel(Strategy):
             size = f" of {min_rows} rows for BatchNorm" if min_rows > 1 else ""
             raise InputError(
                 f"train_data.global_batch_size: {rows} rows are too few for {ranks} ranks of {micro_batches} "
-                f"micro-batches{size}, at least {needed * ranks} are needed; use fewer ranks, or more rows"
+                f"micro-batches{size}; use at least {needed * ranks} rows, or fewer ranks"
             )
 
     def start(self, module: nn.Module) -> None:
@@ -96,4 +96,4 @@ class DataParallel(Strategy):
 
 
 ONE_PROCESS = DataParallel()
-"""The strategy of a run without other ranks."""
+"""The strategy of a run with one rank."""

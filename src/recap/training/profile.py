@@ -1,6 +1,6 @@
-"""Where the time of a step goes: `span` names the parts of training, `Profile` measures them over some steps.
+"""Profiling: `span` names the parts of training, `Profile` measures them over some steps.
 
-A profile is a table, and two files in `profile/` of the run: `trace.json` (Chrome's format) and `operators.txt`.
+The result is a table and two files in `profile/` of the run: `trace.json` (Chrome's format) and `operators.txt`.
 """
 
 from collections.abc import Mapping
@@ -21,16 +21,16 @@ WARM_UP = 5
 
 
 def span(name: str) -> AbstractContextManager[Any]:
-    """Name a part of training, one of `SPANS`, for the profiler; costs next to nothing while nothing is profiled."""
+    """Mark a part of training, one of `SPANS`, for the profiler; almost free while no profiler runs."""
     assert name in SPANS
     return record_function(_key(name)) if profiler_enabled() else nullcontext()
 
 
 class Profile:
-    """A context that profiles `steps` steps after `WARM_UP`, then reports and writes the result; 0 profiles nothing.
+    """A context that profiles `steps` steps after `WARM_UP`, then reports and writes the result; 0 turns it off.
 
-    torch's tracer writes a line to standard error as it starts and another as it stops, which no setting silences. They
-    may tear a progress bar; redirecting the descriptor instead would lose what other threads write meanwhile.
+    torch's tracer prints a line to standard error when it starts and when it stops, which no setting silences. It may
+    break a progress bar; redirecting the file descriptor instead would lose what other threads print.
     """
 
     def __init__(self, steps: int, folder: Path, say: Say) -> None:
@@ -48,13 +48,13 @@ class Profile:
                 activities=activities,
                 schedule=schedule(wait=0, warmup=WARM_UP, active=self.steps, repeat=1),
                 on_trace_ready=self._write,
-                acc_events=True,  # without it torch warns of dropped events, though there is one window only
+                acc_events=True,  # else torch warns about dropped events, even with a single window
             )
             self._profiler.start()
         return self
 
     def step(self) -> None:
-        """A step and everything that belongs to it is done."""
+        """A step, with its logging, evaluation and saving, is finished."""
         if self._profiler is None:
             return
         self._left -= 1
@@ -64,7 +64,7 @@ class Profile:
             self._profiler = None
 
     def __exit__(self, *_: object) -> None:
-        """A window that is still open is written as far as it came."""
+        """Write the measured steps if the run ends before the profile does."""
         if self._profiler is None:
             return
         if self._left >= self.steps:
@@ -73,7 +73,7 @@ class Profile:
         self._profiler = None
 
     def _write(self, profiler: profile) -> None:
-        """Report the table and write the files. A full disk is reported and does not stop the run."""
+        """Report the table and write the files. A failed write is reported and does not stop the run."""
         if self._left >= self.steps:
             return
         averages = profiler.key_averages()
@@ -91,12 +91,12 @@ class Profile:
 
 
 def table(events: Mapping[str, Any], steps: int) -> str:
-    """One line per part of training: milliseconds per step on the CPU and their share of the whole."""
+    """One line per part of training: milliseconds per step on the CPU, and the share of the total."""
     total = events["ProfilerStep*"].cpu_time_total
     times = {name: events[_key(name)].cpu_time_total for name in SPANS if _key(name) in events}
-    times["the rest"] = max(0.0, total - sum(times.values()))
-    lines = [f"{'profile of ' + str(steps) + ' steps':<20}{'ms a step':>12}{'share':>8}"]
-    for name, microseconds in [*times.items(), ("in all", total)]:
+    times["other"] = max(0.0, total - sum(times.values()))
+    lines = [f"{'profile of ' + str(steps) + ' steps':<20}{'ms/step':>12}{'share':>8}"]
+    for name, microseconds in [*times.items(), ("total", total)]:
         lines.append(f"{name:<20}{microseconds / 1000 / steps:>12.3f}{microseconds / total:>8.1%}")
     return "\n".join(lines)
 

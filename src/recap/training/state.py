@@ -1,7 +1,7 @@
-"""What a run remembers to resume bit for bit: named parts, each of which saves and loads its own state.
+"""The state with which a run resumes bit for bit: named parts, each of which saves and loads its own state.
 
-A part that holds tensors becomes `NAME.safetensors` in a checkpoint; plain values go to `state.json`. To have a run
-remember something more, give it `state_dict` and `load_state_dict` and add it to the parts in `Trainer`.
+The tensors of a part go to `NAME.safetensors` in a checkpoint, its other values to `state.json`. To add a part, give it
+`state_dict` and `load_state_dict` and list it in `Trainer`.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ class Stateful(Protocol):
     """A part of the state of a run: tensors, or plain JSON values, by name."""
 
     def state_dict(self) -> Mapping[str, Any]:
-        """The state as it is now; tensors are not copied."""
+        """The current state; tensors are not copied."""
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned."""
@@ -29,20 +29,20 @@ class Stateful(Protocol):
 
 @dataclass
 class Progress:
-    """How far a run has come: positions and counts, never rows. Only the `Trainer` changes it."""
+    """The progress of a run, as steps and counts. Only the `Trainer` changes it."""
 
     step: int = 0
     """Finished optimizer steps."""
     evaluated_step: int = 0
     """The last step that was evaluated."""
     skipped_steps: int = 0
-    """Non-finite steps, which moved nothing."""
+    """Non-finite steps, which did not change the weights."""
     rolled_back: list[list[int]] = field(default_factory=list)
-    """[start, end) of each batch that made the run roll back, counted over all epochs; these batches are skipped."""
+    """[start, end) of each batch that made the run roll back, in rows over all epochs; these batches are skipped."""
     best_step: int | None = None
-    """The step at which the watched metric was best; its checkpoint is kept."""
+    """The step at which the watched metric was best; its checkpoint is never deleted."""
     finished: bool = False
-    """Whether nothing is left to do; a follower need not wait for another checkpoint."""
+    """Whether no step or evaluation is left; `recap evaluate --follow` then ends."""
 
     def state_dict(self) -> Mapping[str, Any]:
         return asdict(self)
@@ -54,7 +54,7 @@ class Progress:
 
 
 class ModelWeights:
-    """The weights of a model directory: those of the ranker, or their moving averages where there are any."""
+    """The weights of a model directory: the moving averages if configured, else those of the ranker."""
 
     def __init__(self, ranker: Ranker, average: WeightAverage) -> None:
         self._ranker, self._average = ranker, average
@@ -65,17 +65,17 @@ class ModelWeights:
         return state
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Load into the ranker. Raises CheckpointError, which lists what does not fit."""
+        """Load into the ranker. Raises CheckpointError, which lists the weights that do not fit."""
         if problems := weight_mismatches(state, self._ranker.state_dict()):
-            raise CheckpointError(f"the weights are of another model:\n  {problems}")
+            raise CheckpointError(f"the weights belong to another model:\n  {problems}")
         self._ranker.load_state_dict(state)
 
 
 class StreamPosition:
-    """The position in the training data after the last finished step; the stream itself may be a batch ahead."""
+    """The position in the training data after the last finished step; the stream may be one batch ahead."""
 
     def __init__(self, stream: BatchStream, *, accept_changes: bool = False) -> None:
-        """`accept_changes`: resume even if the files are not those of the checkpoint."""
+        """`accept_changes`: resume even if the files changed since the checkpoint."""
         self._stream, self._accept_changes = stream, accept_changes
         self._state = stream.state_dict()
 
@@ -87,14 +87,14 @@ class StreamPosition:
         return self._state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Move the stream. Raises DataError if its files changed and that is not accepted."""
+        """Move the stream to the position. Raises DataError if its files changed, unless that is accepted."""
         self._stream.load_state_dict(dict(state), accept_changes=self._accept_changes)
         self._state = self._stream.state_dict()
 
 
 @dataclass(frozen=True)
 class TrainState:
-    """The named parts of a run. They are restored in this order."""
+    """The named parts of a run's state, restored in this order."""
 
     progress: Progress
     parts: Mapping[str, Stateful]

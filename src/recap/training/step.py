@@ -1,4 +1,4 @@
-"""One optimizer step: micro-batches forward and backward, then the weights move."""
+"""One optimizer step: forward and backward passes over micro-batches, then an update of the weights."""
 
 import math
 import os
@@ -17,16 +17,16 @@ from recap.native.torch_private import compile_errors
 from recap.runtime import Runtime
 from recap.signals import Signals
 from recap.training.balancing.balancing import Balancing
-from recap.training.finite import StepGuard
 from recap.training.loss_scale import LossScale
 from recap.training.optimizer.clipping import clip_gradients
 from recap.training.optimizer.scheduled import ScheduledOptimizer
 from recap.training.parallel import ONE_PROCESS, Strategy
 from recap.training.profile import span
+from recap.training.step_guard import StepGuard
 
 
 class TrainStep:
-    """Moves a ranker by the gradients of a batch."""
+    """Updates a ranker with the gradients of a batch."""
 
     def __init__(
         self,
@@ -40,14 +40,14 @@ class TrainStep:
         loss_scale: LossScale | None = None,
         signals: Signals | None = None,
     ) -> None:
-        """`loss_scale`: None fixes it at 1. `signals`: interrupt a step that takes too long.
+        """`loss_scale`: None for a scale of 1. `signals` interrupt a step that takes too long.
 
-        Raises InputError where a rank's share of a batch is too small.
+        Raises InputError if a rank's share of a batch is too small.
         """
         self.rows, self.micro_batches = config.train_data.global_batch_size, config.training.gradient_accumulation or 1
         self.seed, self.tasks, self.clipping = config.training.seed, config.tasks, config.optimizer.clip_gradients
         self.gradient_norm: float | None = None
-        """The gradient norm of the last step before clipping; None without clipping."""
+        """The norm of the last step's gradients before clipping; None without clipping."""
         self.ranker, self.balancing, self.optimizer, self.runtime = ranker, balancing, optimizer, runtime
         self.strategy, self.guard = strategy, StepGuard(self.tasks, ranker, balancing)
         self.loss_scale = LossScale(enabled=False) if loss_scale is None else loss_scale
@@ -57,16 +57,16 @@ class TrainStep:
         strategy.check_batch(self.rows, self.micro_batches, 2 if self.statistics else 1)
 
     def __call__(self, batch: Batch, step: int) -> Tensor:
-        """Do optimizer step number `step`, counted from 1; returns the losses of all ranks' rows, [T] float64.
+        """Take optimizer step number `step`, counted from 1; return the losses over all ranks' rows, [T] float64.
 
-        `batch` is this rank's share of the rows. Raises NotFinite and StopNow; the step has then changed nothing.
+        `batch` is this rank's share of the rows. Raises NotFinite or StopNow, and then changes nothing.
         """
         self.guard.begin()
         scale = self.loss_scale.state_dict()
         try:
             losses = self._gradients_in_range(batch, step)
         except BaseException:
-            self.loss_scale.load_state_dict(scale)  # no smaller scale would have helped
+            self.loss_scale.load_state_dict(scale)  # a smaller scale did not help
             raise
         self.loss_scale.step()
         with span("optimizer"):
@@ -74,7 +74,7 @@ class TrainStep:
         return losses
 
     def _gradients_in_range(self, batch: Batch, step: int) -> Tensor:
-        """Like `_gradients`, repeated with half the loss scale while a gradient overflows."""
+        """`_gradients`, repeated with half the loss scale while a gradient overflows."""
         while True:
             try:
                 with self.signals.interruptible_when_late():
@@ -86,7 +86,7 @@ class TrainStep:
                     raise
 
     def _gradients(self, batch: Batch, step: int) -> Tensor:
-        """Compute the gradients of a step into the parameters; returns the losses, [T] float64."""
+        """Set the gradients of the parameters for a step; return the losses, [T] float64."""
         self.strategy.seed(self.seed, step)
         self.optimizer.zero_grad()
         losses = torch.zeros(len(self.tasks), dtype=torch.float64)  # [T]
@@ -98,7 +98,7 @@ class TrainStep:
             with span("backward"):
                 per_task = self.balancing.backward(outputs, micro_batch, share * self.loss_scale.factor)  # [T]
                 losses += per_task.cpu().double() * share
-        with span("backward"):  # work on gradients belongs to it
+        with span("backward"):  # the span includes all work on gradients
             losses = self.strategy.sum_losses(losses)
             self.strategy.average_statistics(self.statistics)
             self.guard.check_losses(step, losses)
@@ -110,7 +110,7 @@ class TrainStep:
         return losses
 
     def _clip(self, step: int) -> None:
-        """Clip the gradients if configured. Raises NotFinite where their common norm overflows float32."""
+        """Clip the gradients if configured. Raises NotFinite if their total norm overflows float32."""
         if self.clipping is not None:
             parameters = [*self.ranker.parameters(), *self.balancing.parameters().values()]
             self.gradient_norm = clip_gradients(self.clipping, parameters)
@@ -119,14 +119,15 @@ class TrainStep:
 
 
 def compiled(raw_outputs: Callable[[Batch], list[Tensor]]) -> Callable[[Batch], list[Tensor]]:
-    """Compile the function with torch when it is first called. Raises InputError without a C++ compiler.
+    """A function that torch compiles when it is first called. Raises InputError without a C++ compiler.
 
-    The compiled function raises RunError where torch cannot compile it.
+    The function raises RunError if torch cannot compile it.
     """
-    if not torch.cuda.is_available() and not any(map(which, filter(None, (os.environ.get("CXX"), "g++", "clang++")))):
+    compilers = [os.environ.get("CXX"), "g++", "clang++"]
+    if not torch.cuda.is_available() and not any(which(name) for name in compilers if name):
         raise InputError(
             "training.compile: torch.compile needs a C++ compiler, but neither g++ nor clang++ is installed; install "
-            "one, name one in CXX, or leave compile out"
+            "one, set CXX to one, or remove training.compile"
         )
     call_compiled = torch.compile(raw_outputs)
 
@@ -136,14 +137,14 @@ def compiled(raw_outputs: Callable[[Batch], list[Tensor]]) -> Callable[[Batch], 
         except compile_errors() as error:
             reason = str(error).strip().partition("\n")[0]
             raise RunError(
-                f"training.compile: torch.compile failed: {reason}; leave compile out, or fix the compiler"
+                f"training.compile: torch.compile failed: {reason}; remove training.compile, or fix the compiler"
             ) from error
 
     return call
 
 
 def split_rows(batch: Batch, count: int) -> Iterator[Batch]:
-    """`count` micro-batches of `batch`, in order, whose sizes differ by at most one row; empty ones are left out."""
+    """Split `batch` into `count` consecutive micro-batches, equal to within one row; empty ones are left out."""
     rows = len(batch)
     for index in range(count):
         start, end = rows * index // count, rows * (index + 1) // count

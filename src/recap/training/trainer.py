@@ -12,7 +12,7 @@ from recap.config.file.load import dump_config
 from recap.config.recap import JobMode, RecapConfig
 from recap.data.batch import Batch
 from recap.data.encoding.assets import Assets, load_assets
-from recap.data.open import open_stream, refuse_caches_that_do_not_fit
+from recap.data.open import check_caches_fit, open_stream
 from recap.data.stream.batch_stream import BatchStream
 from recap.distributed import Consensus, Ranks, joined_ranks
 from recap.errors import DataError, Interrupted, NotFinite, RunError
@@ -29,8 +29,7 @@ from recap.training.average import WeightAverage
 from recap.training.balancing.build import build_balancing
 from recap.training.checkpoints import Checkpoints, check_resumable
 from recap.training.evaluations import Evaluations, Stopped
-from recap.training.finite import not_finite
-from recap.training.log import TrainLog, running_on, weight_norms
+from recap.training.log import TrainLog, describe_setup, weight_norms
 from recap.training.loss_scale import LossScale
 from recap.training.non_finite import RolledBack, RowLosses, build_policy, describe
 from recap.training.optimizer.scheduled import ScheduledOptimizer
@@ -38,19 +37,20 @@ from recap.training.parallel import DataParallel
 from recap.training.profile import Profile, span
 from recap.training.state import ModelWeights, Progress, StreamPosition, TrainState
 from recap.training.step import TrainStep
+from recap.training.step_guard import not_finite
 from recap.training.warm_start import start_from
 from recap.training.watch import Watch
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """The run that `train` trained, and where its models are."""
+    """A run after `train`, and its checkpoints."""
 
     run: Run
     steps: int
-    """Finished optimizer steps of the run, earlier processes included."""
+    """Finished optimizer steps of the run, including those of earlier processes."""
     trained: bool
-    """Whether this call did anything; False if the run was finished before."""
+    """Whether this call trained; False if the run was finished already."""
     finished: bool
     """Whether no step of the run is left."""
     last: Path | None
@@ -64,16 +64,16 @@ def train(
 ) -> RunResult:
     """Train until `num_train_steps` or `num_epochs`, resuming from the latest checkpoint in `save_dir` if there is one.
 
-    `accept_changed_data`: resume even if the files are not those of the checkpoint. `profile_steps`: number of steps to
+    `accept_changed_data`: resume even if the files changed since the checkpoint. `profile_steps`: number of steps to
     profile. Under `torchrun` every rank must call it; only rank 0 writes and uses `reporter`.
-    Raises DataError, CheckpointError, RunError (numbers that are not finite) and Interrupted (a signal; signals are
-    handled in the main thread only).
+    Raises DataError, CheckpointError, RunError (such as for a non-finite step) and Interrupted (after a signal, which
+    is handled in the main thread only).
     """
     run, grace = Run(Path(config.training.save_dir)), config.training.preemption_grace_seconds
     with (
         joined_ranks() as ranks,
         _locked(run, ranks),
-        collected_signals(grace, may_interrupt=ranks.is_alone) as signals,
+        collected_signals(grace, may_interrupt=not ranks.is_distributed) as signals,
     ):
         reporter = reporter if ranks.is_first else Reporter()
         profile = Profile(profile_steps if ranks.is_first else 0, run.profile, reporter.say)
@@ -89,12 +89,12 @@ def train(
             except RolledBack as error:
                 reporter.say(str(error))
                 rolled_back = error.rolled_back
-            gc.collect()  # frees the run that failed before it is built again
+            gc.collect()  # free the failed trainer before the next one is built
 
 
 @contextmanager
 def _locked(run: Run, ranks: Ranks) -> Iterator[None]:
-    """Hold the run; only the first rank needs to."""
+    """Lock the run on rank 0."""
     if not ranks.is_first:
         yield
         return
@@ -104,7 +104,7 @@ def _locked(run: Run, ranks: Ranks) -> Iterator[None]:
 
 @contextmanager
 def _interruptible_opening(run: Run, signals: Signals) -> Iterator[None]:
-    """Open the run; a signal ends that at once."""
+    """For opening the run: a signal raises Interrupted immediately."""
     try:
         with signals.interruptible():
             yield
@@ -114,7 +114,7 @@ def _interruptible_opening(run: Run, signals: Signals) -> Iterator[None]:
 
 
 class Trainer:
-    """One run, or one rank's part in it."""
+    """Trains one run, or one rank's share of it."""
 
     def __init__(
         self,
@@ -126,7 +126,7 @@ class Trainer:
         *,
         accept_changed_data: bool = False,
     ) -> None:
-        """`rolled_back`: the rows that made the run roll back in this process, if any."""
+        """`rolled_back`: the batches that made the run roll back in this process, see `Progress`."""
         self.config, self.reporter, self.signals, self.ranks = config, reporter, signals, ranks
         self.consensus = Consensus(ranks, signals)
         self.runtime = start_runtime(ranks, config.training.precision)
@@ -168,7 +168,7 @@ class Trainer:
             replace_text(self.checkpoints.run.config_file, dump_config(config))
 
     def _all_state(self) -> TrainState:
-        """Everything the run remembers; a new stateful part is one more entry."""
+        """The state that checkpoints hold; add further stateful parts here."""
         return TrainState.of(
             self.progress,
             weights=ModelWeights(self.model.ranker, self.average),
@@ -182,14 +182,14 @@ class Trainer:
         )
 
     def _open_streams(self, assets: Assets) -> tuple[BatchStream, dict[str, BatchStream]]:
-        """The training stream and one per split, so that data which contradicts the configuration fails now."""
+        """The training stream and one per split; data that does not fit the configuration fails before training."""
         config, say, ranks = self.config, self.reporter.say, self.ranks
         stream = open_stream(config, assets, JobMode.TRAIN, say=say, ranks=ranks)
         validation = {
             split: open_stream(config, assets, JobMode.EVALUATE, split, say, ranks) for split in config.validation_data
         }
         check_strata(config, assets)
-        refuse_caches_that_do_not_fit({"train_data": stream, **validation})
+        check_caches_fit({"train_data": stream, **validation})
         return stream, validation
 
     def _check_ranks(self, validation: Mapping[str, BatchStream]) -> None:
@@ -225,13 +225,13 @@ class Trainer:
         self.average.restart()
 
     def run(self, profile: Profile) -> RunResult:
-        """Train to the end. Raises Interrupted after a signal; everything done so far is then saved."""
+        """Train to the end. Raises Interrupted after a signal, with every finished step saved."""
         if self._is_last() and not self._evaluation_is_due():
             return self._result(trained=False)
         start = self.progress.step
         self._start()
         try:
-            if self._evaluate_if_due():  # a signal interrupted it in an earlier process
+            if self._evaluate_if_due():  # one that a signal interrupted in an earlier process
                 self._save()
             with closing(iter(self.stream)) as batches, profile:
                 while not (self._is_last() or self.consensus.signals):
@@ -246,7 +246,7 @@ class Trainer:
             self._wait_for_checkpoint()
             self._report_best()
         except StopNow as stop:
-            if self.progress.step > self.saved_step:  # a wait for data or a slow step was interrupted
+            if self.progress.step > self.saved_step:  # StopNow interrupted a wait for data or a slow step
                 self._save()
             self._wait_for_checkpoint()
             raise Interrupted(stop.number, self.progress.step, done=self.progress.step > start) from None
@@ -263,16 +263,16 @@ class Trainer:
             self.trackers = open_trackers(self.config, progress.step, self.reporter.say)
         steps = self.config.training.num_train_steps
         if self.stream.rows_left is not None:
-            steps = min(steps, progress.step + self.stream.rows_left // data.rows_of_a_step)
+            steps = min(steps, progress.step + self.stream.rows_left // data.rows_per_step)
         rows = self.stream.order.rows
-        epochs = steps * data.rows_of_a_step / rows
-        device = running_on(self.runtime, self.model.ranker)
+        epochs = steps * data.rows_per_step / rows
+        device = describe_setup(self.runtime, self.model.ranker)
         self.reporter.start(self.checkpoints.run.path, progress.step, steps, rows, epochs, device)
         self.model.ranker.train()
         self.log.start(progress.step)
 
     def _load(self, batches: Iterator[Batch]) -> Batch | None:
-        """The next batch, None at the end of the data. Skips batches that made the run roll back.
+        """The next batch, without those that made the run roll back; None at the end of the data.
 
         A signal interrupts the wait.
         """
@@ -280,7 +280,7 @@ class Trainer:
             return next((batch for batch in batches if self.stream.batch_range not in self.progress.rolled_back), None)
 
     def _step(self, batch: Batch | None) -> None:
-        """One optimizer step over `batch`."""
+        """Take one optimizer step over `batch`; None only moves past the end of the data."""
         progress, step = self.progress, self.progress.step + 1
         if batch is not None:
             try:
@@ -298,14 +298,14 @@ class Trainer:
         self.position.advance()
 
     def _skip_or_fail(self, error: NotFinite, batch: Batch) -> None:
-        """Skip a step that is not finite, or raise what `training.non_finite` asks for."""
+        """Skip a non-finite step, or raise, as `training.non_finite` says."""
         message = describe(error, batch, self.row_losses, self.stream)
         message += f" (last checkpoint: {self.checkpoints.latest() or 'none'})"
         self.reporter.say(self.policy(self.progress, message, self.stream.batch_range))
         self.progress.skipped_steps += 1
 
     def _is_last(self) -> bool:
-        """Whether no step is left: all steps or epochs are done, or the watched metric stopped improving."""
+        """Whether the run has taken all its steps or epochs, or the watched metric stopped improving."""
         return self.progress.step >= self.config.training.num_train_steps or self.stream.ended or self.watch.ended
 
     def _is_due(self, every: int) -> bool:
@@ -336,7 +336,7 @@ class Trainer:
         return every is not None and self._is_due(every) and self.progress.evaluated_step < self.progress.step
 
     def _evaluate_if_due(self) -> bool:
-        """Evaluate all splits if this step asks for it; False if not, or if a signal interrupted it."""
+        """Evaluate all splits if that is due; return False if it is not, or if a signal interrupted it."""
         if not self._evaluation_is_due():
             return False
         started, step = time.monotonic(), self.progress.step
@@ -349,7 +349,7 @@ class Trainer:
             self.progress.best_step = step
         self.progress.evaluated_step = step
         self.log.pause(time.monotonic() - started)
-        if self.watch.ended:  # this step became the last
+        if self.watch.ended:  # this step is now the last
             self._log()
         return True
 
@@ -363,7 +363,7 @@ class Trainer:
             bad = not_finite({**self.model.ranker.state_dict(), **self.optimizer.state_dict()})
             if bad:
                 raise RunError(
-                    f"after step {self.progress.step} {bad[0]} is not finite, so it was not saved (last checkpoint: "
+                    f"after step {self.progress.step} {bad[0]} is not finite; the step was not saved (last checkpoint: "
                     f"{self.checkpoints.latest() or 'none'}). Lower the learning rates, or lengthen their ramp"
                 )
             self.saved_step = self.progress.step

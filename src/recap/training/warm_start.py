@@ -1,4 +1,4 @@
-"""A warm start: weights of another model, some under other names, some left untrained."""
+"""A warm start: loads the weights of another model; weights may be renamed or start fresh."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -16,16 +16,16 @@ _PATH = ("training", "initial_weights")
 
 
 def start_from(folder: Path, ranker: Ranker, config: InitialWeightsConfig | None) -> list[str]:
-    """Load weights of the model in `folder` into `ranker`; returns messages for the user.
+    """Load weights of the model in `folder` into `ranker`; return messages for the user.
 
-    `config` maps names of the two models; without it all weights must fit. Raises ConfigError for names that a model
-    does not have, and CheckpointError, which lists what is missing or of another shape. Nothing is loaded then.
+    `config` maps names between the models; without it all weights must fit. Raises ConfigError for unknown names, and
+    CheckpointError, which lists weights that are missing or have another shape; both load nothing.
     """
     if config is None:
         try:
             load_weights(ranker, folder)
         except CheckpointError as error:
-            hint = f"{dotted(_PATH)} can map names of the old model (map) and leave weights untrained (fresh)"
+            hint = f"{dotted(_PATH)} can map names of the old model (map) and let weights start fresh (fresh)"
             raise CheckpointError(f"{error}\n{hint}") from None
         return []
     old, new = load_file(folder / WEIGHTS), ranker.state_dict()
@@ -35,7 +35,7 @@ def start_from(folder: Path, ranker: Ranker, config: InitialWeightsConfig | None
     taken = {name: old[source] for name, source in sources.items() if source in old}
     if shown := weight_mismatches(taken, {name: new[name] for name in sources}):
         raise CheckpointError(
-            f"{folder / WEIGHTS}: does not have all weights of this model. Give their old names in "
+            f"{folder / WEIGHTS}: lacks weights of this model. Give their old names in "
             f"{dotted((*_PATH, 'map'))}, or list them or their modules in {dotted((*_PATH, 'fresh'))}:\n  {shown}"
         )
     ranker.load_state_dict(taken, strict=False)
@@ -55,7 +55,7 @@ def _source(name: str, config: InitialWeightsConfig) -> str | None:
 
 
 def _unknown(config: InitialWeightsConfig, new: Iterable[str], old: Iterable[str], folder: Path) -> Iterator[str]:
-    """A message for each name in `config` that neither model, or not the old one, has."""
+    """A message for each name in `config` that the model it refers to lacks."""
     named: list[tuple[KeyPath, str]] = [(("map", path), path) for path in config.map]
     named += [(("fresh", index), path) for index, path in enumerate(config.fresh)]
     for key, path in named:

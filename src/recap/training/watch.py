@@ -1,4 +1,4 @@
-"""The watched metric: which evaluation is the best, when rates are cut, and when a run ends early."""
+"""The watched metric: it decides the best checkpoint, cuts of learning rates, and early stopping."""
 
 import math
 from collections.abc import Mapping
@@ -19,12 +19,12 @@ class Watch:
         self.waited = 0
         """Evaluations since the best one."""
         self.cuts = 0
-        """How often rates were cut."""
+        """How many times learning rates were cut."""
 
     def update(self, evaluations: Mapping[str, TaskMetrics]) -> bool:
-        """Take the evaluations of a step, by split; whether the watched value is the best so far.
+        """Add the evaluations of a step, by split; return whether the watched value is the best so far.
 
-        An undefined value is never better. A split that was not evaluated to the end is ignored.
+        An undefined value is never the best. Nothing changes if the watched split is missing, such as after a timeout.
         """
         config = self.config
         if config is None or config.split not in evaluations:
@@ -43,7 +43,7 @@ class Watch:
         return False
 
     def cut(self, rate: float) -> float:
-        """A scheduled rate after all cuts; the optimizer applies it."""
+        """A scheduled learning rate after all cuts so far."""
         if self.config is None or self.config.cut_rates is None:
             return rate
         cuts = self.config.cut_rates
@@ -51,7 +51,7 @@ class Watch:
 
     @property
     def ended(self) -> bool:
-        """Whether the metric has not improved for too long."""
+        """Whether the metric has not improved for `stop_after` evaluations."""
         stop_after = self.config.stop_after if self.config is not None else None
         return stop_after is not None and self.waited >= stop_after
 

@@ -1,4 +1,4 @@
-"""Algorithms against slow versions and torch's plain ones, tables with an algorithm of their own, and all in runs."""
+"""Algorithms against slow versions and torch's plain ones, separate algorithms of tables, and runs with each."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -51,7 +51,7 @@ OF_TORCH: dict[str, Callable[[list[nn.Parameter]], torch.optim.Optimizer]] = {
 
 
 def slow_number(algorithm: dict[str, Any], weight: float, gradients: list[float]) -> float:
-    """One number after steps of these gradients at `RATE`, as the papers have it."""
+    """A number after steps with these gradients at `RATE`, by the formulas of the papers."""
     mean = square = velocity = 0.0
     total = algorithm.get("initial_accumulator_value", 0.0)
     for step, gradient in enumerate(gradients, start=1):
@@ -88,7 +88,7 @@ def built(name: str, groups: list[list[nn.Parameter]]) -> torch.optim.Optimizer:
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_algorithms_match_their_papers_and_torch(name: str) -> None:
     ours, theirs = parameters(), parameters()
-    before = [each.detach().double().numpy().ravel() for each in parameters()]
+    before = [parameter.detach().double().numpy().ravel() for parameter in parameters()]
     optimizer, plain = built(name, [ours]), OF_TORCH[name](theirs)
     seen: list[list[np.ndarray[Any, Any]]] = [[], []]
     for _ in range(4):
@@ -150,7 +150,7 @@ RUNS: dict[str, dict[str, Any]] = {
 def test_a_stopped_run_resumes_bit_for_bit_with_every_algorithm(name: str, feed: Path, tmp_path: Path) -> None:
     training = {"num_train_steps": 8, "eval_log_every_n": 8, "gradient_accumulation": 2}
     whole, stopped = (
-        feed_config(feed, tmp_path / each, optimizer=RUNS[name], training=training) for each in ("whole", "stopped")
+        feed_config(feed, tmp_path / run, optimizer=RUNS[name], training=training) for run in ("whole", "stopped")
     )
     train(whole, Recorder())
     for step in (3, 5):
@@ -164,7 +164,7 @@ def test_a_stopped_run_resumes_bit_for_bit_with_every_algorithm(name: str, feed:
 
 
 def histories(optimizer: dict[str, Any]) -> RecapConfig:
-    """Hashed ids, two codes each, whose table a history shares, and features beside."""
+    """Hashed ids with two codes each, a history that shares their table, and other features."""
     values = make_config("history_din").model_dump()
     values["features"]["discrete"]["post"]["hash"]["hashes"] = 2
     values["optimizer"] = optimizer
@@ -198,7 +198,7 @@ def test_sparse_steps_of_a_ranker_equal_dense_ones(name: str, parts: int) -> Non
     for parameter, value in sparse.items():
         # Adagrad divides a first gradient by its own size, so rounding shows where that is about 0.
         assert_close(value, dense[parameter], atol=1e-4, rtol=1e-3, msg=lambda text, at=parameter: f"{at}: {text}")
-    moved = [each for each in start if ".embeddings." in each and not torch.equal(start[each], sparse[each])]
+    moved = [weight for weight in start if ".embeddings." in weight and not torch.equal(start[weight], sparse[weight])]
     assert len(moved) == 3  # hour, post and the actions of a history
 
 
@@ -231,7 +231,7 @@ def test_optimizer_state_survives_a_file_bit_for_bit(name: str) -> None:
 
 
 def test_a_model_of_only_tables_and_towers_trains(feed: Path, tmp_path: Path) -> None:
-    """No parameter is left for the group of the backbone."""
+    """The group of the backbone has no parameters."""
     config = feed_config(
         feed,
         tmp_path / "run",

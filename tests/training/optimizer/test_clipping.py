@@ -1,4 +1,4 @@
-"""Gradient clipping: against torch's own, of sparse gradients too, and in runs."""
+"""Gradient clipping, dense and sparse, against torch's own, and in runs."""
 
 import math
 from pathlib import Path
@@ -36,7 +36,7 @@ def clipped(feed: Path, run: Path, clipping: dict[str, Any] | None, **training: 
 
 
 def parameters(seed: int) -> list[nn.Parameter]:
-    """Three with a gradient, and one that no loss reaches."""
+    """Three parameters with a gradient, and one without."""
     torch.manual_seed(seed)
     made = [nn.Parameter(torch.randn(shape)) for shape in ((3, 2), (4,), (), (2,))]
     for parameter in made[:3]:
@@ -45,7 +45,7 @@ def parameters(seed: int) -> list[nn.Parameter]:
 
 
 def all_gradients(of: list[nn.Parameter]) -> Tensor:
-    return torch.cat([each.grad.to_dense().flatten() for each in of if each.grad is not None])
+    return torch.cat([parameter.grad.to_dense().flatten() for parameter in of if parameter.grad is not None])
 
 
 @given(st.integers(0, 10**6), st.floats(0.01, 10))
@@ -83,7 +83,7 @@ def test_gradients_below_the_bound_are_unchanged() -> None:
 def test_sparse_gradients_are_clipped_as_dense_ones_and_stay_sparse(
     config: NormClippingConfig | ValueClippingConfig,
 ) -> None:
-    """Rows that are repeated count once, as their sum."""
+    """Repeated rows count once, with the sum of their gradients."""
     made = []
     for sparse in (True, False):
         torch.manual_seed(1)
@@ -93,7 +93,7 @@ def test_sparse_gradients_are_clipped_as_dense_ones_and_stay_sparse(
         assert table.weight.grad is not None
         assert table.weight.grad.is_sparse == sparse
         made.append([table.weight, bias])
-    norms = [clip_gradients(config, each) for each in made]
+    norms = [clip_gradients(config, parameters) for parameters in made]
     assert norms[0] == pytest.approx(norms[1])
     assert made[0][0].grad is not None
     assert made[0][0].grad.is_sparse
@@ -102,7 +102,7 @@ def test_sparse_gradients_are_clipped_as_dense_ones_and_stay_sparse(
 
 
 def test_repeated_rows_of_a_sparse_gradient_are_summed_in_their_order() -> None:
-    """Numbers of very different size: another order gives other bits."""
+    """Numbers of very different sizes, so that another order of summation gives other bits."""
     torch.manual_seed(0)
     codes, scales = torch.randint(0, 5, (2000,)), torch.randn(2000).exp() ** 6
     table = nn.Embedding(5, 2, sparse=True)
@@ -138,7 +138,9 @@ def test_without_gradients_the_norm_is_zero() -> None:
 def test_a_clipped_run_logs_norms_and_moves_differently(feed: Path, tmp_path: Path, clipping: dict[str, Any]) -> None:
     train(clipped(feed, tmp_path / "free", None), Recorder())
     train(clipped(feed, tmp_path / "bound", clipping), Recorder())
-    free, bound = ([each for each in records(tmp_path / run) if each["split"] == "train"] for run in ("free", "bound"))
+    free, bound = (
+        [record for record in records(tmp_path / run) if record["split"] == "train"] for run in ("free", "bound")
+    )
     assert not any("gradient_norm" in record for record in free)
     assert all(record["gradient_norm"] > NORM["max_norm"] for record in bound), "or this says nothing"
     assert [free[step]["loss"] == bound[step]["loss"] for step in (0, 11)] == [True, False]
@@ -154,7 +156,7 @@ def test_a_bound_that_is_never_reached_changes_nothing(feed: Path, tmp_path: Pat
 
 
 def test_learned_task_weights_are_clipped_with_the_others(feed: Path, tmp_path: Path) -> None:
-    """Adam's first step has the sign of a gradient, but the second moment tells its size."""
+    """Adam's first step depends on the sign of a gradient only, but the second moment shows its size."""
     values = feed_values(feed, tmp_path / "run")
     values["training"] |= {"num_train_steps": 1}
     values["optimizer"] |= {"balancing": {"kind": "uncertainty"}, "clip_gradients": {"kind": "norm", "max_norm": 1e-3}}
@@ -163,7 +165,7 @@ def test_learned_task_weights_are_clipped_with_the_others(feed: Path, tmp_path: 
     squares = [value for name, value in moments.items() if name.endswith("/exp_avg_sq")]
     assert "balancing.log_variances/exp_avg_sq" in moments
     assert moments["balancing.log_variances/exp_avg_sq"].min() > 0
-    total = sum(float(each.double().sum()) for each in squares) / (1 - 0.999)
+    total = sum(float(square.double().sum()) for square in squares) / (1 - 0.999)
     assert math.sqrt(total) == pytest.approx(1e-3, rel=1e-3)
 
 

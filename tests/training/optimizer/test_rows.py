@@ -24,11 +24,11 @@ SAME: dict[str, dict[str, Any]] = {
     "rowwise_adagrad": {"kind": "rowwise_adagrad"},
     "rowwise_adagrad_that_starts_above_0": {"kind": "rowwise_adagrad", "initial_accumulator_value": 0.3},
 }
-"""What does the same by rows and over whole tables."""
+"""Algorithms whose sparse steps equal dense ones."""
 ADAM = {"kind": "adam", "beta_1": 0.8, "beta_2": 0.95, "epsilon": 1e-12}
 Ids = list[list[int]]
 several_steps = st.lists(st.lists(st.integers(0, ROWS - 1), min_size=1, max_size=9), min_size=1, max_size=5)
-"""For each step the rows that are looked up: some again and again, some never."""
+"""The rows that each step looks up: some repeatedly, some never."""
 
 
 def read(values: dict[str, Any]) -> TableAlgorithmConfig:
@@ -41,7 +41,7 @@ def table(*, sparse: bool) -> nn.Embedding:
 
 
 def backward(embedding: nn.Embedding, ids: list[int]) -> None:
-    """Leave a gradient that differs with every lookup, of two micro-batches, each with two lookups."""
+    """Set a gradient that differs by lookup: two micro-batches with two lookups each."""
     torch.manual_seed(len(ids))
     factors = torch.randn(len(ids), WIDTH)
     for part in (slice(None, None, 2), slice(1, None, 2)):
@@ -54,7 +54,7 @@ def backward(embedding: nn.Embedding, ids: list[int]) -> None:
 def moved(
     optimizer: Callable[[nn.Parameter], torch.optim.Optimizer], steps: Ids, *, sparse: bool
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The table after these steps at `RATE`, and its optimizer state."""
+    """The table and its optimizer state after these steps at `RATE`."""
     embedding = table(sparse=sparse)
     made = optimizer(embedding.weight)
     for ids in steps:

@@ -1,1 +1,1 @@
-"""Metrics for each task: weighted, mergeable, in constant memory, independent of the order of rows."""
+"""Metrics per task: weighted, mergeable, in bounded memory, independent of the order of rows."""

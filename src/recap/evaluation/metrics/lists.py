@@ -1,23 +1,22 @@
-"""Metrics of each user's rows, a list ordered by prediction: AUC within lists, and the ranks of positives."""
+"""Metrics of lists, the rows of one user ordered by prediction: AUC within lists, and ranks of positives."""
 
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from recap.config.metrics import SPECS
-from recap.evaluation.metrics.rows import Rows
+from recap.evaluation.metrics.rows import Rows, changes
 
 
 def grouped_auc(rows: Rows) -> float:
-    """The mean over users of their AUC, weighted by their rows (Zhou et al., KDD 2018, arXiv:1706.06978).
+    """The mean AUC of users, weighted by their rows (Zhou et al., KDD 2018, arXiv:1706.06978).
 
     NaN where no user has both labels.
     """
     rows = rows.at(np.lexsort((rows.predictions, rows.users)))
     positives, negatives = rows.weights * rows.labels, rows.weights * (1 - rows.labels)
-    new_user = _changes(rows.users)
-    new_tie = new_user | _changes(rows.predictions)
+    new_user = changes(rows.users)
+    new_tie = new_user | changes(rows.predictions)
     user, tie = np.cumsum(new_user) - 1, np.cumsum(new_tie) - 1
     below = np.r_[0.0, np.cumsum(negatives)]
     tie_start, user_start = np.flatnonzero(new_tie), np.flatnonzero(new_user)
@@ -42,7 +41,7 @@ def list_metrics(rows: Rows, hit_at: Sequence[int]) -> dict[str, float]:
     positive, hit_at_k the share whose best rank is at most k.
     """
     rows = rows.at(np.flatnonzero(rows.weights > 0))
-    # By all columns, so that sums do not depend on the order in which rows came.
+    # Sort by all columns, so that sums do not depend on the order of the rows.
     users, predictions, labels, weights = rows.at(
         np.lexsort((rows.labels, rows.weights, -rows.predictions, rows.users))
     )
@@ -50,8 +49,8 @@ def list_metrics(rows: Rows, hit_at: Sequence[int]) -> dict[str, float]:
     names = ["positive_rank", "reciprocal_rank", *map(SPECS["hit_at"].at, hit_at)]
     if not positive.any():
         return dict.fromkeys(names, float("nan"))
-    new_user = _changes(users)
-    new_tie = new_user | _changes(predictions)
+    new_user = changes(users)
+    new_tie = new_user | changes(predictions)
     user, tie = np.cumsum(new_user) - 1, np.cumsum(new_tie) - 1
     before = np.r_[0.0, np.cumsum(weights)]
     above = before[np.flatnonzero(new_tie)][tie] - before[np.flatnonzero(new_user)][user]
@@ -63,9 +62,3 @@ def list_metrics(rows: Rows, hit_at: Sequence[int]) -> dict[str, float]:
     values = [np.average(ranks[positive], weights=weights[positive]), (1 / first).mean()]
     values += [(first <= k).mean() for k in hit_at]
     return dict(zip(names, map(float, values), strict=True))
-
-
-def _changes(values: npt.NDArray[np.generic]) -> npt.NDArray[np.bool_]:
-    """[N]: whether each value differs from the one before; the first does."""
-    changes: npt.NDArray[np.bool_] = np.r_[True, values[1:] != values[:-1]][: len(values)]
-    return changes

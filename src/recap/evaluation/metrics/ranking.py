@@ -1,7 +1,7 @@
 """AUC, PR-AUC and NRCE, which need all predictions at once.
 
-They are exact while all rows are kept (`rows.KeptRows`). All rows also enter a histogram of fixed size, which answers
-when some rows are no longer kept. Which of the two answers depends on the number of rows alone.
+They are exact while `rows.RowSample` holds all rows. All rows also enter a histogram of fixed size, which is used once
+some rows are dropped. Which of the two is used depends on the number of rows alone.
 """
 
 import math
@@ -14,7 +14,7 @@ from recap.evaluation.metrics.sums import base_entropy, cross_entropy
 
 BINS = 65_536
 LOGIT_LIMIT = 16.0
-"""Bins divide the logits from −16 to 16 evenly, 4.9e-4 apart; logits beyond fall into the outermost bins."""
+"""Bins divide the logits from −16 to 16 evenly, 4.9e-4 wide; logits beyond fall into the outermost bins."""
 
 
 class Histogram:
@@ -89,7 +89,7 @@ def auc_standard_error(auc_value: float, positives: float, negatives: float) -> 
 
 
 def _bin(probabilities: Tensor) -> Tensor:
-    """The bin of each probability: a function of the probability alone."""
+    """The bin of each probability."""
     logits = probabilities.log() - torch.log1p(-probabilities)
     scaled = (logits.clamp(-LOGIT_LIMIT, LOGIT_LIMIT) + LOGIT_LIMIT) / (2 * LOGIT_LIMIT)
     return (scaled * BINS).long().clamp(max=BINS - 1)
@@ -106,7 +106,7 @@ def _metrics(negatives: Tensor, positives: Tensor, scores: Tensor) -> dict[str, 
 def _nrce(negatives: Tensor, positives: Tensor, scores: Tensor) -> Tensor:
     """RCE after scaling the predictions so that their mean is the mean label.
 
-    `scores` is [N], or [2, N] where the negatives and positives of a bin have means of their own.
+    `scores` is [N], or [2, N] where the negatives and positives of a bin have different means.
     """
     weights = torch.stack([negatives, positives])  # [2, N]
     scores = torch.where(weights > 0, scores.expand_as(weights), 0.5)

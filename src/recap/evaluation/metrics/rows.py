@@ -1,4 +1,4 @@
-"""The rows that metrics of order need all at once, in bounded memory: all of them, or those of a sample of users."""
+"""The rows of metrics that need all rows together, in bounded memory: all of them, or those of a sample of users."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from torch import Tensor
 from recap.data.encoding.hashing import hash_ids, mix
 
 MAX_ROWS = 1_000_000
-"""The largest number of rows kept; a row takes 8 bytes, and 12 more for each task."""
+"""The maximum number of rows in memory; a row takes 8 bytes, plus 12 for each task."""
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 _HASH_BITS = 62
@@ -30,24 +30,30 @@ class Rows(NamedTuple):
         return Rows(self.users[positions], self.predictions[positions], self.labels[positions], self.weights[positions])
 
 
-class KeptRows:
-    """Rows of T tasks: all of them up to `max_rows`, beyond that those of a sample of whole users.
+def changes(values: npt.NDArray[np.generic]) -> npt.NDArray[np.bool_]:
+    """[N]: whether each value differs from the previous one; True for the first."""
+    mask: npt.NDArray[np.bool_] = np.r_[True, values[1:] != values[:-1]][: len(values)]
+    return mask
+
+
+class RowSample:
+    """Rows of T tasks: all of them up to `max_rows`, beyond that all rows of a sample of users.
 
     The sample holds the users whose hash is below 2⁶²⁻ˡ, with the smallest level l at which their rows fit. It depends
-    on the set of rows alone, not on their order or on how partial results were merged. Where rows have no user, each
-    row is a user of its own, with the hash of its values.
+    on the set of rows alone, not on their order or on how partial results were merged. Without users, each row counts
+    as its own user, with the hash of its values.
     """
 
     def __init__(self, tasks: int, max_rows: int = MAX_ROWS) -> None:
         self.tasks, self.max_rows = tasks, max_rows
         self.level = 0
         self.has_users = True
-        """Whether all rows so far came with a user."""
+        """Whether all rows so far have a user."""
         self._parts: list[_Part] = []
 
     @property
     def is_complete(self) -> bool:
-        """Whether every row is kept; a function of the number of rows alone."""
+        """Whether no row was dropped; a function of the number of rows alone."""
         return self.level == 0
 
     def __len__(self) -> int:
@@ -58,7 +64,7 @@ class KeptRows:
         self._add([_Part(torch.stack([predictions, labels, weights], dim=1).float(), users)], self.level)
         self.has_users = self.has_users and users is not None
 
-    def merge(self, other: "KeptRows") -> None:
+    def merge(self, other: "RowSample") -> None:
         """Add the rows of `other`."""
         self._add(other._parts, max(self.level, other.level))
         self.has_users = self.has_users and other.has_users
@@ -86,19 +92,19 @@ class KeptRows:
         values = torch.cat([torch.zeros(0, 3, self.tasks), *(part.values for part in self._parts)])
         users = [part.users for part in self._parts if part.users is not None]
         joined = _Part(values, torch.cat([torch.zeros(0, dtype=torch.int64), *users]) if self.has_users else None)
-        if len(users) in (0, len(self._parts)):  # otherwise rows keep their own kind of hash
+        if len(users) in (0, len(self._parts)):  # otherwise rows with and without users are hashed differently
             self._parts = [joined]
         return joined
 
 
 class _Part(NamedTuple):
-    """Rows as they were added."""
+    """Rows that were added together."""
 
     values: Tensor  # [N, 3, T] float32: prediction, label, weight
     users: Tensor | None  # [N] int64
 
     def hashes(self) -> npt.NDArray[np.uint64]:
-        """[N], evenly over [0, 2⁶²)."""
+        """[N] hashes, uniform over [0, 2⁶²)."""
         if self.users is not None:
             hashes = hash_ids(self.users.numpy())
         else:
@@ -109,7 +115,7 @@ class _Part(NamedTuple):
         return hashes >> np.uint64(64 - _HASH_BITS)
 
     def sample(self, level: int) -> "_Part":
-        """The rows of the users below the limit of `level`."""
+        """The rows of the users in the sample of `level`."""
         if level == 0:
             return self
         mask = torch.from_numpy(self.hashes() < _limit(level))
@@ -117,5 +123,5 @@ class _Part(NamedTuple):
 
 
 def _limit(level: int) -> np.uint64:
-    """Hashes below it are in the sample; each level halves it."""
+    """The upper bound of hashes in the sample; each level halves it."""
     return np.uint64((1 << _HASH_BITS) >> level)

@@ -8,7 +8,7 @@ from recap.config.metrics import GROUPED_METRICS, MetricsConfig, TaskKind, metri
 from recap.errors import RunError
 from recap.evaluation.metrics.lists import grouped_auc, list_metrics
 from recap.evaluation.metrics.ranking import Histogram, auc_standard_error, exact_metrics
-from recap.evaluation.metrics.rows import MAX_ROWS, KeptRows
+from recap.evaluation.metrics.rows import MAX_ROWS, RowSample
 from recap.evaluation.metrics.sums import BinarySums, RegressionSums
 from recap.evaluation.metrics.xauc import xauc
 
@@ -17,7 +17,7 @@ RANKING = frozenset({"auc", "auc_se", "auc_bound", "pr_auc", "nrce"})
 
 
 class MetricSuite:
-    """The chosen metrics of all tasks, updated together."""
+    """The chosen metrics of all tasks."""
 
     def __init__(
         self,
@@ -27,9 +27,9 @@ class MetricSuite:
         config: MetricsConfig | None = None,
         max_rows: int = MAX_ROWS,
     ) -> None:
-        """`names` of metrics, None for all; `regressions` are the tasks that predict how much of something.
+        """`names`: the metrics, None for all. `regressions`: the regression tasks.
 
-        `config`: threshold and ranks, None for the defaults. `max_rows`: rows up to which every metric is exact.
+        `config`: threshold and ranks, None for the defaults. `max_rows`: number of rows up to which metrics are exact.
         """
         self.tasks = list(tasks)
         self._regressions = [index for index, task in enumerate(self.tasks) if task in regressions]
@@ -38,14 +38,14 @@ class MetricSuite:
         self._binary = _BinaryMetrics(binary, _reported("binary", names, config), config)
         self._regression = _RegressionMetrics(self._regressions, _reported("regression", names, config))
         needs_rows = self._binary.needs_rows or self._regression.needs_rows
-        self._rows = KeptRows(len(self.tasks), max_rows) if needs_rows else None
+        self._rows = RowSample(len(self.tasks), max_rows) if needs_rows else None
 
     def update(self, predictions: Tensor, labels: Tensor, weights: Tensor, users: Tensor | None = None) -> None:
-        """Add rows: [B, T] each, users [B] int64. Without users there are no metrics of users' lists.
+        """Add rows: [B, T] each, users [B] int64. Without users there are no list metrics.
 
-        Rows of weight 0 count nowhere. Raises RunError for a probability outside [0, 1] and a value that is not finite.
+        Rows of weight 0 do not count. Raises RunError for a probability outside [0, 1] or a non-finite prediction.
         """
-        self._refuse_impossible(predictions)
+        self._check_predictions(predictions)
         predictions, labels, weights = predictions.double(), labels.double(), weights.double()
         for part in (self._binary, self._regression):
             if part.columns:
@@ -65,7 +65,7 @@ class MetricSuite:
         by_column = self._binary.compute(self._rows) | self._regression.compute(self._rows)
         return {task: by_column[column] for column, task in enumerate(self.tasks)}
 
-    def _refuse_impossible(self, predictions: Tensor) -> None:
+    def _check_predictions(self, predictions: Tensor) -> None:
         possible = (predictions >= 0) & (predictions <= 1)
         possible[:, self._regressions] = predictions[:, self._regressions].isfinite()
         if not possible.all():
@@ -76,7 +76,7 @@ class MetricSuite:
 
 
 class _BinaryMetrics:
-    """The metrics of the binary tasks, which stand in `columns` of all tasks."""
+    """The metrics of the binary tasks; `columns`: their positions among all tasks."""
 
     def __init__(self, columns: Sequence[int], names: Sequence[str], config: MetricsConfig) -> None:
         self.columns, self.names, self.hit_at = list(columns), names, config.hit_at
@@ -98,7 +98,7 @@ class _BinaryMetrics:
         if self._histogram is not None and other._histogram is not None:
             self._histogram.merge(other._histogram)
 
-    def compute(self, rows: KeptRows | None) -> dict[int, dict[str, float]]:
+    def compute(self, rows: RowSample | None) -> dict[int, dict[str, float]]:
         """Column → metric → value, in the order of reports."""
         sums = self._sums.compute()
         metrics: dict[int, dict[str, float]] = {}
@@ -120,7 +120,7 @@ class _BinaryMetrics:
 
 
 class _RegressionMetrics:
-    """The metrics of the regressions, which stand in `columns` of all tasks."""
+    """The metrics of the regressions; `columns`: their positions among all tasks."""
 
     def __init__(self, columns: Sequence[int], names: Sequence[str]) -> None:
         self.columns, self.names = list(columns), names
@@ -136,7 +136,7 @@ class _RegressionMetrics:
     def merge(self, other: "_RegressionMetrics") -> None:
         self._sums.merge(other._sums)
 
-    def compute(self, rows: KeptRows | None) -> dict[int, dict[str, float]]:
+    def compute(self, rows: RowSample | None) -> dict[int, dict[str, float]]:
         """Column → metric → value, in the order of reports."""
         sums = self._sums.compute()
         metrics: dict[int, dict[str, float]] = {}
@@ -150,6 +150,6 @@ class _RegressionMetrics:
 
 
 def _reported(kind: TaskKind, chosen: Collection[str] | None, config: MetricsConfig) -> list[str]:
-    """The names under which the chosen metrics of a kind of tasks are reported, in order."""
+    """The names, in order, under which the chosen metrics of one kind of task are reported."""
     specs = [spec for spec in metrics_of(kind) if chosen is None or spec.name in chosen]
     return [name for spec in specs for name in (map(spec.at, config.hit_at) if spec.at_ranks else [spec.name])]

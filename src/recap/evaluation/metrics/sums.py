@@ -1,4 +1,4 @@
-"""Metrics that follow from sums over the rows: rates, calibration, cross entropy, and the errors of regressions."""
+"""Metrics computed from sums over rows: rates, calibration, cross entropy, and the errors of regressions."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 EPSILON = 1e-7
-"""Probabilities are kept this far from 0 and 1 in a logarithm, about the resolution of a float32 sigmoid."""
+"""Probabilities are clipped to [ε, 1 − ε] before a logarithm; ε is about the resolution of a float32 sigmoid."""
 
 
 class Sums:
-    """Named sums over rows, for T tasks: [T] float64 each. They add up in any order."""
+    """Named sums over rows for T tasks, [T] float64 each."""
 
     def __init__(self, names: Sequence[str], tasks: int) -> None:
         self.totals = {name: torch.zeros(tasks, dtype=torch.float64) for name in names}

@@ -1,14 +1,14 @@
-"""XAUC: how many pairs of rows the predictions of a regression order as the labels do."""
+"""XAUC: the share of pairs of rows that the predictions of a regression order correctly."""
 
 import math
 
 import numpy as np
 
-from recap.evaluation.metrics.rows import Rows
+from recap.evaluation.metrics.rows import Rows, changes
 
 
 def xauc(rows: Rows) -> float:
-    """The weighted share of pairs with different labels that predictions order as labels do; ties count half.
+    """The weighted share of pairs with different labels that predictions order as the labels do; ties count half.
 
     Zhan et al., KDD 2022 (arXiv:2206.06003). The weight of a pair is the product of its rows' weights. O(N log² N).
     NaN where no pair counts.
@@ -16,17 +16,17 @@ def xauc(rows: Rows) -> float:
     rows = rows.at(np.flatnonzero(rows.weights > 0))
     _, predictions, labels, weights = rows.at(np.argsort(rows.predictions, kind="stable"))
     rank = np.unique(labels, return_inverse=True)[1].reshape(-1)
-    tie = np.cumsum(np.r_[True, predictions[1:] != predictions[:-1]][: len(rank)])
+    tie = np.cumsum(changes(predictions))
     won = pairs = 0.0
-    # Two labels differ first in one bit of their ranks, from the highest down: each pair is met once.
+    # From the highest bit down, two ranks first differ in one bit, so each pair is counted once.
     for level in range(int(rank.max(initial=0)).bit_length()):
         family, is_high = rank >> (level + 1), (rank >> level & 1).astype(np.float64)
         order = np.argsort(family, kind="stable")  # by prediction within each family
         same, ties, high, weight = family[order], tie[order], is_high[order], weights[order]
         low = weight * (1 - high)
         below = np.r_[0.0, np.cumsum(low)]
-        new_family = np.r_[True, same[1:] != same[:-1]]
-        new_tie = new_family | np.r_[True, ties[1:] != ties[:-1]]
+        new_family = changes(same)
+        new_tie = new_family | changes(ties)
         start = np.flatnonzero(new_family)
         group = np.cumsum(new_tie) - 1
         before = below[np.flatnonzero(new_tie)][group] - below[start][np.cumsum(new_family) - 1]

@@ -1,1 +1,1 @@
-"""What an evaluation measures besides the metrics of all rows."""
+"""What an evaluation collects: metrics of all rows and of strata, gate weights, gradient conflicts."""

@@ -1,4 +1,4 @@
-"""How far the gradients of the tasks conflict on the parameters that they share."""
+"""How strongly the gradients of the tasks conflict on shared parameters."""
 
 from itertools import islice
 
@@ -17,7 +17,7 @@ MAX_BATCHES = 16
 
 
 def measures_conflicts(config: RecapConfig) -> bool:
-    """Whether a run balances gradients, so that their conflicts are reported."""
+    """Whether to report conflicts: only for balancing that works on gradients."""
     return isinstance(config.optimizer.balancing, PcGradConfig | GradNormConfig)
 
 
@@ -26,7 +26,7 @@ def conflicts(ranker: Ranker, stream: BatchStream, config: RecapConfig, split: s
 
     Over the first batches of `stream` (`MAX_BATCHES`, or `training.num_eval_steps` if that is less), in evaluation
     mode, for the tasks that `split` evaluates. A batch in which a task has no gradient does not count for its pairs.
-    The mode and the gradients of `ranker` are left as they are.
+    The mode and the gradients of `ranker` do not change.
     """
     steps = config.training.num_eval_steps
     objective = Objective(config).to(runtime.device)

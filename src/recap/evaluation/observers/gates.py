@@ -1,4 +1,4 @@
-"""How much each gate of a model relies on each expert: mean weights over the rows of an evaluation."""
+"""The mean weight of each expert for each gate, over the rows of an evaluation."""
 
 import torch
 

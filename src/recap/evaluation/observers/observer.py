@@ -7,10 +7,10 @@ from recap.model.scorer import Scores
 
 
 class Observer(Protocol):
-    """Sees the batches of one split in turn. With several ranks each has one, which sees the rows of that rank."""
+    """Collects a result over the batches of one split. Each rank has its own, which sees that rank's rows."""
 
     def update(self, batch: Batch, scores: Scores) -> None:
-        """Add the rows of `batch`, which may be none; both are on the device of the model."""
+        """Add the rows of `batch`, which may be empty; both arguments are on the device of the model."""
 
     def result(self) -> object:
         """The result over all rows of all ranks, on every rank; every rank must call it."""

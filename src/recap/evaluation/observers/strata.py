@@ -1,4 +1,4 @@
-"""The metrics of some rows: those where a discrete feature has a given value."""
+"""The metrics of strata: the rows in which a discrete feature has a given value."""
 
 from collections.abc import Mapping
 
@@ -15,7 +15,7 @@ class Strata:
     """The metrics of each stratum of a configuration."""
 
     def __init__(self, config: RecapConfig, split: str, assets: Assets, ranks: Ranks) -> None:
-        """Raises DataError for a string that a vocabulary does not have."""
+        """Raises DataError for a string that is not in a vocabulary."""
         self._values = _values(config, assets)
         self._metrics = {name: Metrics(config, split, ranks) for name in config.strata}
 
@@ -31,12 +31,12 @@ class Strata:
 
 
 def check_strata(config: RecapConfig, assets: Assets) -> None:
-    """Raise DataError if a stratum selects a string that the vocabulary of its feature does not have."""
+    """Raise DataError if a stratum selects a string that is not in the vocabulary of its feature."""
     _values(config, assets)
 
 
 def _values(config: RecapConfig, assets: Assets) -> dict[str, tuple[int, int]]:
-    """Stratum → its column of `Batch.discrete`, and the code that selects a row."""
+    """Stratum → its column of `Batch.discrete`, and the code of its rows."""
     columns = discrete_columns(config.features)
     return {
         name: (columns[stratum.feature].start, code_of(stratum.feature, stratum.value, config.features, assets))

@@ -1,1 +1,1 @@
-"""Losses of tasks → the gradients of a step. `recap.config.optimizer` describes each kind."""
+"""From task losses to the gradients of a step. `recap.config.optimizer` describes each kind."""

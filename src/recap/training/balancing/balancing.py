@@ -1,4 +1,4 @@
-"""The interface of balancing: how the losses of tasks become the gradients of a step."""
+"""The interface of balancing, which combines task losses into the gradients of a step."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from recap.training.parallel import ONE_PROCESS, Strategy
 class Balancing(ABC):
     """Turns the outputs of micro-batches into the gradients of a step: `backward` for each, then `finish`.
 
-    Between them comes `unscale`, if the share given to `backward` was multiplied by a loss scale.
+    Call `unscale` before `finish` if the share given to `backward` was multiplied by a loss scale.
     """
 
     def __init__(
@@ -28,7 +28,7 @@ class Balancing(ABC):
 
     @abstractmethod
     def backward(self, outputs: Sequence[Tensor], batch: Batch, share: float) -> Tensor:
-        """Add the raw outputs, T × [B], of a micro-batch that is this `share` of the step; returns its losses [T]."""
+        """Add a micro-batch with raw outputs T × [B], the fraction `share` of the step; return its losses [T]."""
 
     @abstractmethod
     def unscale(self, scale: float) -> None:
@@ -36,22 +36,22 @@ class Balancing(ABC):
 
     @abstractmethod
     def finish(self, losses: Tensor) -> None:
-        """Write the gradients of the step, of all ranks, to the parameters. `losses` [T] float64 are of all rows."""
+        """Set the parameters' gradients, summed over all ranks. `losses` [T] float64 are those of all rows."""
 
     @abstractmethod
     def forget(self) -> None:
         """Drop everything that `backward` added."""
 
     def parameters(self) -> Mapping[str, nn.Parameter]:
-        """Parameters by name that the optimizer moves besides the ranker's, at the rate of the backbone."""
+        """Parameters of the balancing itself, by name; the optimizer moves them at the rate of the backbone."""
         return {}
 
     def task_weights(self) -> list[float] | None:
-        """The learned weight of each task, beside its `loss_weight`; None where none is learned."""
+        """The learned weight of each task, a factor besides its `loss_weight`; None if none is learned."""
         return None
 
     def state_dict(self) -> Mapping[str, Tensor]:
-        """What a resumed run needs besides the optimizer's state."""
+        """The state to resume with, besides the optimizer's."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:

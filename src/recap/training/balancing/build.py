@@ -1,4 +1,4 @@
-"""From the balancing of a configuration to the object that does it."""
+"""Builds the balancing that a configuration asks for."""
 
 from typing import assert_never
 

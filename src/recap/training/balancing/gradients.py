@@ -1,4 +1,4 @@
-"""Balancing by the gradients of each task: one forward pass, and a backward pass per task."""
+"""Balancing by the gradient of each task: one forward pass, and a backward pass per task."""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,7 +15,7 @@ from recap.training.parallel import ONE_PROCESS, Strategy
 
 
 class _ByTask(Balancing):
-    """Collects the gradients of each task, of weight · loss."""
+    """Collects the gradient of weight · loss for each task."""
 
     def __init__(
         self, config: RecapConfig, ranker: Ranker, device: torch.device, strategy: Strategy = ONE_PROCESS
@@ -37,7 +37,7 @@ class _ByTask(Balancing):
         self.gradients = TaskGradients(self.ranker.parameters(), self.tasks)
 
     def take_gradients(self) -> TaskGradients:
-        """The gradients of the step over all ranks; the next step starts without any."""
+        """Take the gradients of the step, summed over all ranks; the next step starts with none."""
         taken = self.gradients
         self.forget()
         taken.reduce(self.strategy.reduce_gradients)
@@ -48,19 +48,19 @@ class PcGrad(_ByTask):
     """Yu et al., NeurIPS 2020, algorithm 1, over the mean of the tasks' losses."""
 
     def finish(self, losses: Tensor) -> None:
-        """Project the gradients of shared parameters; those of towers stay as they are."""
+        """Project the gradients of shared parameters; those of towers are unchanged."""
         gradients = self.take_gradients()
-        orders = [torch.randperm(self.tasks).tolist() for _ in range(self.tasks)]  # each rank draws others
+        orders = [torch.randperm(self.tasks).tolist() for _ in range(self.tasks)]  # each rank draws different ones
         orders = self.strategy.broadcast_object(orders)
-        factors = projected(gradients.gram(), orders).sum(dim=0) / self.tasks
+        factors = projection_factors(gradients.gram(), orders).sum(dim=0) / self.tasks
         gradients.write(factors.tolist(), [1 / self.tasks] * self.tasks)
 
 
-def projected(gram: Tensor, orders: Sequence[Sequence[int]]) -> Tensor:
-    """Dot products of T gradients [T, T] → [T, T] float64: row i combines the gradients into PCGrad's i-th one.
+def projection_factors(gram: Tensor, orders: Sequence[Sequence[int]]) -> Tensor:
+    """The factors [T, T] float64 of PCGrad: row i combines the T original gradients into the i-th projected one.
 
-    For each j of `orders[i]`: where the i-th gradient, as projected so far, has a negative dot product with the
-    original j-th, its component along that one is removed.
+    `gram` [T, T]: dot products of the original gradients. For each j of `orders[i]`: if the i-th gradient, as projected
+    so far, has a negative dot product with the original j-th, its component along the j-th is removed.
     """
     factors = torch.eye(len(gram), dtype=torch.float64)
     for task, order in enumerate(orders):
@@ -74,8 +74,8 @@ def projected(gram: Tensor, orders: Sequence[Sequence[int]]) -> Tensor:
 class GradNorm(_ByTask):
     """Chen et al., ICML 2018, algorithm 1, with the norm over all shared parameters.
 
-    A task without a gradient in a step (no labels) is left out of it. Weights stay at or above `MIN_WEIGHT` before
-    they are scaled to sum up to T.
+    A task without a gradient in a step (no labels) is left out of that step. Weights are clamped to `MIN_WEIGHT` and
+    above, then scaled to sum to T.
     """
 
     MIN_WEIGHT = 1e-3
@@ -91,10 +91,10 @@ class GradNorm(_ByTask):
         super().__init__(config, ranker, device, strategy)
         self.alpha, self.learning_rate = balancing.alpha, balancing.learning_rate
         self.weights = torch.ones(self.tasks, dtype=torch.float64)  # [T]
-        self.first_losses = torch.full((self.tasks,), torch.nan, dtype=torch.float64)  # [T] NaN before the first
+        self.first_losses = torch.full((self.tasks,), torch.nan, dtype=torch.float64)  # [T] NaN before the first loss
 
     def finish(self, losses: Tensor) -> None:
-        """Write gradients with the present weights, then move the weights."""
+        """Set gradients with the current weights, then update the weights."""
         gradients = self.take_gradients()
         factors = (self.weights / self.tasks).tolist()
         gradients.write(factors, factors)

@@ -38,10 +38,10 @@ class MeanOfLosses(Balancing):
         return [*self.ranker.parameters(), *self.parameters().values()]
 
     def forget(self) -> None:
-        """Nothing to drop: gradients are cleared when a step begins."""
+        """Does nothing: gradients are cleared when a step starts."""
 
     def weighted(self, losses: Tensor) -> Tensor:
-        """[T] → [T]: the terms whose mean is minimised."""
+        """Losses [T] → the terms [T] whose mean is minimised."""
         return losses
 
 

@@ -1,1 +1,1 @@
-"""From gradients to weights: algorithms, schedules, clipping."""
+"""Optimizers: algorithms, learning-rate schedules, clipping."""

@@ -1,4 +1,4 @@
-"""From the algorithm of a configuration to an optimizer; `ScheduledOptimizer` sets the rates at each step."""
+"""Builds the optimizer that a configuration asks for; `ScheduledOptimizer` sets its rates at each step."""
 
 from collections.abc import Sequence
 from typing import Any, assert_never
@@ -20,10 +20,10 @@ from recap.training.optimizer.rows import RowOptimizer
 def build_algorithm(
     algorithm: TableAlgorithmConfig, groups: Sequence[Sequence[nn.Parameter]], *, sparse: bool = False
 ) -> torch.optim.Optimizer:
-    """An optimizer with a parameter group, at rate 0, for each of `groups`. `sparse`: their gradients are sparse."""
+    """An optimizer with one parameter group, at rate 0, per group. `sparse`: the gradients are sparse."""
     parameters: list[dict[str, Any]] = [{"params": list(group)} for group in groups]
     if sparse:
-        assert not isinstance(algorithm, AdamWConfig)  # the configuration check refuses it
+        assert not isinstance(algorithm, AdamWConfig)  # the check of the configuration rejects it
         return RowOptimizer(parameters, algorithm)
     match algorithm:
         case AdamConfig():
@@ -54,8 +54,8 @@ def _sgd(algorithm: SgdConfig, parameters: list[dict[str, Any]]) -> torch.optim.
         parameters, lr=0.0, momentum=algorithm.momentum, nesterov=algorithm.nesterov, fused=True
     )
     if algorithm.momentum:
-        # A buffer of zeros leaves the first step unchanged. Without it, the fused step fails for a parameter whose
-        # first gradient comes in a later step than those of its group.
+        # A buffer of zeros does not change the first step. Without it, the fused step fails for a parameter whose
+        # first gradient comes in a later step than the others of its group.
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)

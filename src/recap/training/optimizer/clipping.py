@@ -15,10 +15,10 @@ from recap.training.optimizer.rows import touched_rows
 
 @torch.no_grad()
 def clip_gradients(config: ClippingConfig, parameters: Iterable[nn.Parameter]) -> float:
-    """Clip the gradients of `parameters` in place; returns their L2 norm before clipping.
+    """Clip the gradients of `parameters` in place; return their total L2 norm before clipping.
 
-    Parameters without a gradient are skipped; of a sparse gradient only the rows it holds are read. A norm that is not
-    finite clips nothing, since that would hide the fault.
+    Parameters without a gradient are skipped; of a sparse gradient only the stored rows are read. With a non-finite
+    norm nothing is clipped, because that would hide the error.
     """
     gradients = [_values(parameter) for parameter in parameters if parameter.grad is not None]
     norm = get_total_norm(gradients).item()
@@ -36,7 +36,7 @@ def clip_gradients(config: ClippingConfig, parameters: Iterable[nn.Parameter]) -
 
 
 def _values(parameter: nn.Parameter) -> Tensor:
-    """The numbers of its gradient, to be changed in place; of a sparse one, each row it holds once."""
+    """The values of the gradient, to change in place; those of a sparse one are first summed by row."""
     gradient = parameter.grad
     assert gradient is not None
     if not gradient.is_sparse:

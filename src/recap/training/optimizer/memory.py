@@ -1,4 +1,4 @@
-"""The memory that training takes besides weights and activations: gradients, optimizer state, the moving average."""
+"""The memory of training besides weights and activations: gradients, optimizer state, the moving average."""
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class TrainingMemory:
 
 
 def training_memory(config: RecapConfig, ranker: Ranker) -> TrainingMemory:
-    """The memory to train `ranker`, in which `optimizer.frozen` is frozen already."""
+    """The memory to train `ranker`, whose frozen modules must be frozen already."""
     optimizer = config.optimizer
     learned = [parameter for parameter in ranker.parameters() if parameter.requires_grad]
     if optimizer.tables is None:

@@ -1,4 +1,4 @@
-"""Steps that reach only the rows of a table that have a gradient, and cost nothing for the others."""
+"""Optimizer steps over only those rows of a table that have a gradient; other rows cost nothing."""
 
 from collections.abc import Iterable
 from typing import Any, assert_never
@@ -13,10 +13,9 @@ from recap.native.torch_private import sparse_parts
 class RowOptimizer(torch.optim.Optimizer):
     """SGD without momentum, Adagrad, row-wise Adagrad or Adam for tables [rows, width], row by row.
 
-    Rows without a gradient keep their weights and their state. For all algorithms but Adam that equals a dense step.
-    Adam becomes lazy: the moments of such rows do not decay, as in `torch.optim.SparseAdam`. Steps are counted for the
-    whole table, and epsilon is added where Adam adds it, so a table whose rows are all in every batch moves as under
-    Adam.
+    Rows without a gradient keep their weights and state. For all algorithms but Adam that equals a dense step. Adam is
+    lazy: the moments of those rows do not decay, as in `torch.optim.SparseAdam`. Steps are counted per table, and
+    epsilon is added as in dense Adam, so a table whose rows are all in every batch is updated as by dense Adam.
     """
 
     def __init__(
@@ -24,13 +23,13 @@ class RowOptimizer(torch.optim.Optimizer):
         tables: Iterable[dict[str, Any]],
         algorithm: AdamConfig | SgdConfig | AdagradConfig | RowwiseAdagradConfig,
     ) -> None:
-        """`tables`: parameter groups; their rates start at 0."""
+        """`tables`: parameter groups, which start at rate 0."""
         super().__init__(tables, {"lr": 0.0})
         self.algorithm = algorithm
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
-        """Move the rows of every table that has a gradient, sparse or dense."""
+        """Update every table that has a gradient, sparse or dense."""
         for group in self.param_groups:
             for table in group["params"]:
                 if table.grad is not None:
@@ -63,7 +62,7 @@ class RowOptimizer(torch.optim.Optimizer):
                 assert_never(algorithm)
 
     def _state(self, table: Tensor) -> dict[str, Tensor]:
-        """The state of a table, made when it first moves."""
+        """The state of a table, created at its first update."""
         state: dict[str, Tensor] = self.state[table]
         if state:
             return state
@@ -83,16 +82,16 @@ class RowOptimizer(torch.optim.Optimizer):
 
 
 def touched_rows(gradient: Tensor) -> tuple[Tensor, Tensor]:
-    """The rows of a gradient [rows, width], ascending [R] int64, and the gradient of each, [R, width].
+    """The rows [R] int64, ascending, that a gradient [rows, width] touches, and their gradients [R, width].
 
-    A sparse gradient has the rows that were looked up; repeated ones are summed in the order of lookups. A dense one
-    has the rows that are not zero.
+    Of a sparse gradient: the rows that were looked up, repeated ones summed in the order of lookups. Of a dense one:
+    the nonzero rows.
     """
     if not gradient.is_sparse:
         rows = gradient.any(dim=1).nonzero().squeeze(1)
         return rows, gradient[rows]
     if gradient.device.type == "cpu":
-        # Several times faster than `coalesce`, whose sort leaves the order of summands undefined on a CPU.
+        # Several times faster than `coalesce`, whose sort on a CPU leaves the order of summation undefined.
         indices, values = sparse_parts(gradient)  # [1, lookups], [lookups, width]
         rows, positions = torch.unique(indices[0], return_inverse=True)
         return rows, values.new_zeros(len(rows), values.shape[1]).index_add_(0, positions, values)

@@ -14,7 +14,7 @@ from recap.config.optimizer import (
 
 
 def learning_rate(config: LearningRateConfig, step: int) -> float:
-    """The rate of the optimizer step after `step` finished ones."""
+    """The rate of the next optimizer step, after `step` finished ones."""
     match config:
         case ConstantConfig():
             return config.learning_rate

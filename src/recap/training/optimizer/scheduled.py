@@ -1,6 +1,6 @@
-"""The optimizer: a parameter group for the shared part of the ranker and one for each tower, each with its schedule.
+"""The optimizer: a parameter group for the shared part of the ranker and one per tower, each with its schedule.
 
-Embedding tables have a group of their own where `optimizer.tables` is configured.
+Embedding tables have their own group if `optimizer.tables` is configured.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +27,7 @@ def no_cut(rate: float) -> float:
 
 
 class ScheduledOptimizer:
-    """The algorithms of a run, with rates set from the step. Groups are found by module, never by parameter name."""
+    """The algorithms of a run, with rates set by step. Groups follow modules, not the names of parameters."""
 
     def __init__(
         self,
@@ -36,9 +36,9 @@ class ScheduledOptimizer:
         others: Mapping[str, nn.Parameter] | None = None,
         cut: RateCut = no_cut,
     ) -> None:
-        """`others`: parameters by name that are not the ranker's; they move at the rate of the backbone.
+        """`others`: parameters by name that do not belong to the ranker, moved at the rate of the backbone.
 
-        `cut`: scheduled rate → the rate after cuts, asked at every step; the watched metric decides it.
+        `cut`: applied to each scheduled rate at every step; the watched metric decides it.
         """
         optimizer, tasks = config.optimizer, config.tasks
         rates = {task: optimizer.towers[task if task in optimizer.towers else DEFAULT] for task in tasks}
@@ -59,7 +59,7 @@ class ScheduledOptimizer:
                 ranker.inputs.embeddings.make_gradients_sparse()
             self._algorithms.append(build_algorithm(optimizer.tables.algorithm, [list(tables)], sparse=sparse))
         self._names = {parameter: name for name, parameter in ranker.named_parameters()}
-        # λ/2·‖W‖² has the gradient λ·W. Added to the gradient, it means the same under every algorithm.
+        # λ/2·‖W‖² has the gradient λ·W. Added to the gradient, it has the same meaning for every algorithm.
         penalties = (
             (list(tables), optimizer.embedding_l2),
             ([parameter for parameter in self._names if parameter not in tables], optimizer.network_l2),
@@ -68,7 +68,7 @@ class ScheduledOptimizer:
         self._names |= {parameter: name for name, parameter in others.items()}
 
     def rates(self, step: int) -> dict[str, float]:
-        """The rate of each group in step number `step`, counted from 1, after all cuts so far."""
+        """The rate of each group at step number `step`, counted from 1, after all cuts so far."""
         return {name: self._cut(learning_rate(schedule, step - 1)) for name, schedule in self.schedules.items()}
 
     def zero_grad(self) -> None:
@@ -77,7 +77,7 @@ class ScheduledOptimizer:
             algorithm.zero_grad(set_to_none=True)
 
     def step(self, step: int) -> None:
-        """Move the weights by their gradients, as step number `step`, counted from 1."""
+        """Update the weights, as step number `step`, counted from 1."""
         rates = self.rates(step)
         groups = [group for algorithm in self._algorithms for group in algorithm.param_groups]
         for group, name in zip(groups, self.schedules, strict=True):
@@ -109,12 +109,12 @@ class ScheduledOptimizer:
             name, _, key = entry.rpartition("/")
             parameter = parameters[name]
             algorithm = moved_by[parameter]
-            on_cpu = key == "step" and not algorithm.defaults.get("fused")  # where torch counts steps
+            on_cpu = key == "step" and not algorithm.defaults.get("fused")  # where torch keeps the step count
             algorithm.state[parameter][key] = value.to("cpu" if on_cpu else parameter.device)
 
 
 def _add_to_gradients(parameters: Sequence[Tensor], strength: float) -> None:
-    """Add `strength` · parameter to the gradient of each parameter that has one; others do not move."""
+    """Add `strength` · parameter to the gradient of each parameter that has one."""
     moving = [parameter for parameter in parameters if parameter.grad is not None]
     if moving:
         with torch.no_grad():

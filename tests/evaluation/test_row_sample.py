@@ -1,4 +1,4 @@
-"""The rows that metrics keep: all of them, or a sample of whole users that depends on the set of rows alone."""
+"""The rows in memory: all of them, or all rows of a sample of users, which depends on the set of rows alone."""
 
 import numpy as np
 import pytest
@@ -7,10 +7,10 @@ from evaluation.test_binary_metrics import make_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recap.evaluation.metrics.rows import KeptRows
+from recap.evaluation.metrics.rows import RowSample
 
 
-def contents(rows: KeptRows) -> list[list[float]]:
+def contents(rows: RowSample) -> list[list[float]]:
     """The rows of both tasks, sorted."""
     first, second = rows.of_task(0), rows.of_task(1)
     return sorted(np.stack([*first, *second[1:]], axis=1).tolist())
@@ -20,9 +20,9 @@ def contents(rows: KeptRows) -> list[list[float]]:
 @given(st.integers(1, 400), st.integers(0, 10**6), st.lists(st.integers(0, 400), max_size=5), st.booleans())
 def test_the_sample_depends_on_the_rows_alone(count: int, seed: int, cuts: list[int], has_users: bool) -> None:
     predictions, labels, weights, users = make_rows(count, seed)
-    one, many, merged, other = (KeptRows(2, max_rows=100) for _ in range(4))
+    one, many, merged, other = (RowSample(2, max_rows=100) for _ in range(4))
 
-    def add(rows: KeptRows, part: torch.Tensor) -> None:
+    def add(rows: RowSample, part: torch.Tensor) -> None:
         rows.add(predictions[part], labels[part], weights[part], users[part] if has_users else None)
 
     add(one, torch.arange(count))
@@ -38,9 +38,9 @@ def test_the_sample_depends_on_the_rows_alone(count: int, seed: int, cuts: list[
         assert contents(rows) == contents(one)
 
 
-def test_users_are_kept_whole() -> None:
+def test_a_sampled_user_has_all_rows() -> None:
     predictions, labels, weights, users = make_rows(1000)
-    rows = KeptRows(2, max_rows=300)
+    rows = RowSample(2, max_rows=300)
     rows.add(predictions, labels, weights, users)
     sample = torch.from_numpy(rows.of_task(0).users)
     assert 100 < len(sample) <= 300
@@ -49,7 +49,7 @@ def test_users_are_kept_whole() -> None:
 
 @pytest.mark.parametrize("has_users", [True, False])
 def test_a_user_with_too_many_rows_is_left_out(has_users: bool) -> None:
-    column, rows = torch.ones(50, 2), KeptRows(2, max_rows=10)
+    column, rows = torch.ones(50, 2), RowSample(2, max_rows=10)
     rows.add(column, column, column, torch.zeros(50, dtype=torch.int64) if has_users else None)
     assert len(rows) == len(rows.of_task(0).labels) == 0
     assert not rows.is_complete
@@ -57,7 +57,7 @@ def test_a_user_with_too_many_rows_is_left_out(has_users: bool) -> None:
 
 def test_rows_without_a_user_among_others_leave_the_rows_without_users() -> None:
     predictions, labels, weights, users = make_rows(20)
-    rows = KeptRows(2)
+    rows = RowSample(2)
     rows.add(predictions, labels, weights, users)
     rows.add(predictions, labels, weights)
     assert not rows.has_users

@@ -1,4 +1,4 @@
-"""Checks of a step for numbers that are not finite, and how such a step is undone."""
+"""Detects and undoes a non-finite step."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,18 +13,18 @@ from recap.training.balancing.balancing import Balancing
 
 
 class StepGuard:
-    """Checks the numbers of a step before the optimizer uses them, and undoes what the step changed."""
+    """Checks the numbers of a step before the optimizer uses them, and can undo the step."""
 
     def __init__(self, tasks: Sequence[str], ranker: Ranker, balancing: Balancing) -> None:
         self.tasks, self.balancing = tasks, balancing
         self.parameters: dict[str, nn.Parameter] = {**dict(ranker.named_parameters()), **balancing.parameters()}
-        # Running statistics change in the forward pass, before a loss is known. Buffers are small.
+        # The forward pass changes running statistics before the loss is known. Buffers are small.
         self.buffers = dict(ranker.named_buffers())
         self._copies = {name: buffer.clone() for name, buffer in self.buffers.items()}
         self._balancing_state: Mapping[str, Tensor] = {}
 
     def begin(self) -> None:
-        """Copy what a step may change before the optimizer moves."""
+        """Copy what a step may change before the optimizer runs."""
         for name, buffer in self.buffers.items():
             self._copies[name].copy_(buffer)
         self._balancing_state = self.balancing.state_dict()
@@ -37,7 +37,7 @@ class StepGuard:
         self.balancing.load_state_dict(self._balancing_state)
 
     def check_losses(self, step: int, losses: Tensor) -> None:
-        """Raise NotFinite for losses [T], or for the running statistics of their forward passes."""
+        """Raise NotFinite unless the losses [T] and the running statistics are finite."""
         bad = [task for task, loss in zip(self.tasks, losses.tolist(), strict=True) if not math.isfinite(loss)]
         if bad:
             raise NotFinite(step, "loss", bad)
@@ -45,19 +45,19 @@ class StepGuard:
             raise NotFinite(step, "running statistic", bad)
 
     def check_gradients(self, step: int) -> None:
-        """Raise NotFinite for gradients whose norm overflows float32, since optimizers square them."""
+        """Raise NotFinite if the norm of a gradient overflows float32, since optimizers square gradients."""
         gradients = {name: parameter.grad for name, parameter in self.parameters.items() if parameter.grad is not None}
         if bad := _overflowing(gradients):
             raise NotFinite(step, "gradient", bad)
 
 
 def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
-    """The names of tensors, of any dtype and shape, that hold NaN or infinity."""
+    """The names of the tensors that contain NaN or infinity."""
     return [name for name in _overflowing(tensors) if not bool(_values(tensors[name]).isfinite().all())]
 
 
 def _overflowing(tensors: Mapping[str, Tensor]) -> list[str]:
-    """The names of tensors whose norm is not finite in their dtype: one pass over memory, the cheapest check."""
+    """The names of the tensors whose norm is not finite in their dtype: the cheapest check, one pass over memory."""
     values = {name: _values(tensor) for name, tensor in tensors.items() if tensor.is_floating_point()}
     if not values:
         return []
