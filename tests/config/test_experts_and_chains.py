@@ -30,7 +30,7 @@ ESMM = {"kind": "esmm", "chain": ["like", "share"]}
         (["like", "share", "like"], "model.cascade.chain.2: 'like' is listed twice; remove one"),
         (
             ["like"],
-            "model.cascade.chain: a chain needs at least two tasks, found only 'like'; add one, or remove cascade",
+            "model.cascade.chain: needs at least two tasks, found 'like'; add one, or remove cascade",
         ),
         ([], "model.cascade.chain: must not be empty"),
     ],
@@ -44,7 +44,7 @@ def test_esmm_refuses_down_sampling_that_calibration_would_correct() -> None:
     config = values(cascade=ESMM)
     config["train_data"]["tasks"] = {"like": {}, "share": {"neg_downsampling_rate": 0.1}}
     message = message_of(config)
-    assert "model.cascade.chain.1: esmm multiplies the probability of 'share', whose rows were down-sampled " in message
+    assert "model.cascade.chain.1: 'share' is down-sampled in train_data.tasks, and esmm cannot calibrate " in message
     assert "set train_data.sampling_correction: weights" in message
     assert "chain.0" not in message
     config["train_data"]["sampling_correction"] = "weights"
@@ -72,7 +72,7 @@ def test_no_task_may_have_the_name_of_the_shared_experts(kind: str) -> None:
     config = values(sharing={"kind": kind, "shared_experts": 1, "task_experts": 1})
     config["model"]["tasks"]["shared"] = config["model"]["tasks"]["like"]
     config["train_data"]["tasks"]["shared"] = {}
-    assert f"model.tasks.shared: 'shared' is the name of the shared experts of {kind}; rename" in message_of(config)
+    assert f"model.tasks.shared: 'shared' is reserved for the shared experts of {kind}; rename" in message_of(config)
 
 
 @pytest.mark.parametrize(

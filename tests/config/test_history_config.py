@@ -16,13 +16,11 @@ VALID = Path(__file__).parent / "valid" / "histories.yaml"
     [
         (
             ["features.discrete.second_author={table: autor}"],
-            "features.discrete.second_author.table: no discrete feature has a table 'autor'. "
-            "Known: post, author. Did you mean 'author'?",
+            "features.discrete.second_author.table: unknown table 'autor'. Known: post, author. Did you mean 'author'?",
         ),
         (
             ["features.discrete.third={table: second_author}"],
-            "features.discrete.third.table: 'second_author' has no table of its own, it uses that of 'author'; "
-            "name the owner",
+            "features.discrete.third.table: 'second_author' shares the table of 'author'; write table: author",
         ),
         (
             ["features.discrete.third={table: third}"],
@@ -30,19 +28,19 @@ VALID = Path(__file__).parent / "valid" / "histories.yaml"
         ),
         (
             ["features.histories.watched.attributes.author.table=second_author"],
-            "features.histories.watched.attributes.author.table: 'second_author' has no table of its own",
+            "features.histories.watched.attributes.author.table: 'second_author' shares the table of 'author'",
         ),
         (
             ["features.histories.actions.ids={column: watched, table: posts}"],
-            "features.histories.actions.ids.table: no discrete feature has a table 'posts'. Known: post, author.",
+            "features.histories.actions.ids.table: unknown table 'posts'. Known: post, author.",
         ),
         (
             ["model.embeddings.second_author=3"],
-            "model.embeddings.second_author: 'second_author' uses the table of 'author' and has its width; remove",
+            "model.embeddings.second_author: 'second_author' shares the table of 'author', and so its width; remove",
         ),
         (
             ["model.embeddings.watched=3"],
-            "model.embeddings.watched: 'watched' uses the table of 'post' and has its width; remove this one",
+            "model.embeddings.watched: 'watched' shares the table of 'post', and so its width; remove it here",
         ),
         (
             ["model.embeddings={post: 4, author: 4, actions: 4, languages: 4}"],
@@ -50,7 +48,7 @@ VALID = Path(__file__).parent / "valid" / "histories.yaml"
         ),
         (
             ["model.embeddings.post=0"],
-            "model.embeddings.post: width 0 removes the table of 'post', which history 'watched' reads; give it a",
+            "model.embeddings.post: width 0 removes the table of 'post', which history 'watched' reads; set width",
         ),
         (
             ["model.embeddings.actions=0"],
@@ -77,12 +75,12 @@ VALID = Path(__file__).parent / "valid" / "histories.yaml"
         ),
         (
             ["features.discrete.posts={table: post, length: 2}", "model.histories.lately.encoder.target=posts"],
-            "model.histories.lately.encoder.target: 'posts' has 2 values per row; a candidate has one",
+            "model.histories.lately.encoder.target: 'posts' has 2 values per row; a target has one",
         ),
         (
             ["model.histories.actions={encoder: {kind: din, target: post}}"],
-            "model.histories.actions.encoder.target: the ids of history 'actions' have their own table, so no "
-            "candidate can be compared with them; write 'ids: {column: …, table: post}'",
+            "model.histories.actions.encoder.target: the ids of history 'actions' do not share the table of "
+            "the target; write 'ids: {column: …, table: post}'",
         ),
         (
             ["model.histories.lately.encoder.num_heads=3"],
@@ -90,28 +88,28 @@ VALID = Path(__file__).parent / "valid" / "histories.yaml"
         ),
         (
             ["features.histories={default: {ids: {column: watched, size: 3}}}"],
-            "features.histories.default: 'default' is a reserved name; rename the column",
+            "features.histories.default: 'default' is reserved; rename the column",
         ),
         (
             ["features.histories={a/b: {ids: {column: watched, size: 3}}}"],
-            "features.histories.a/b: 'a/b' contains '/', which separates a history from its columns; rename it",
+            "features.histories.a/b: 'a/b' contains '/', which is reserved; rename the history",
         ),
         (
             ["features.histories.author={ids: {column: watched, size: 3}}"],
-            "features.histories.author: column 'author' is declared twice; a column has one role",
+            "features.histories.author: column 'author' is listed twice, but a column has one role",
         ),
         (
             ["features.histories.hashed.ids={column: like, size: 3}"],
-            "features.histories.hashed: 'like' is a task, so its column is a label and cannot be read as a history",
+            "features.histories.hashed: 'like' is a task, and a label cannot be a history; remove it",
         ),
         (
             ["features.discrete.actions/ids={size: 3}"],
-            "features.histories.actions.ids: column 'actions/ids' is declared twice; a column has one role",
+            "features.histories.actions.ids: column 'actions/ids' is listed twice, but a column has one role",
         ),
         (
             ["features.histories.watched.attributes.action.hash={buckets: 3}"],
-            "features.histories.watched.attributes.action: at most one of size, vocabulary, hash and table may be "
-            "set; numbers have none",
+            "features.histories.watched.attributes.action: needs at most one of size, vocabulary, hash and table; "
+            "found column, size, hash",
         ),
         (
             ["features.histories.watched.attributes.action={column: watched_action, siez: 3}"],
@@ -119,7 +117,7 @@ VALID = Path(__file__).parent / "valid" / "histories.yaml"
         ),
         (
             ["features.discrete.post={hash: {buckets: 3}, size: 3}"],
-            "features.discrete.post: exactly one of size, vocabulary, hash and table must be set",
+            "features.discrete.post: needs exactly one of size, vocabulary, hash and table; found hash, size",
         ),
     ],
 )
@@ -147,7 +145,7 @@ def test_features_and_events_that_share_no_table_have_their_own() -> None:
         "watched/attributes/language",
         "watched/attributes/hashed",
     ]
-    assert features.place_of("watched/attributes/action") == (
+    assert features.path_of_table("watched/attributes/action") == (
         "features",
         "histories",
         "watched",

@@ -83,7 +83,7 @@ def test_a_mistake_in_a_base_is_reported_at_its_position_there() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("base: nowhere.yaml", "mine.yaml:1:7: base: nowhere.yaml: no such file (the path is relative to the file"),
+        ("base: nowhere.yaml", "mine.yaml:1:7: base: nowhere.yaml: no such file; the path is relative to this file"),
         ("base: .", "mine.yaml:1:7: base: .: no such file"),
         ("base: ''", "mine.yaml:1:7: base: expected the path of a YAML file, found the value ''"),
         ("base: 3", "mine.yaml:1:7: base: expected the path of a YAML file, found the value 3"),
@@ -113,7 +113,7 @@ def test_a_bad_base_is_refused(text: str, message: str) -> None:
         (".", ".: cannot be read (Is a directory)"),
         ("=over.yaml", "--set-file '=over.yaml': expected FILE, or section.key=FILE such as model.tasks=tasks.yaml"),
         ("training.seed=", "--set-file 'training.seed=': expected FILE, or section.key=FILE"),
-        ("training..seed=over.yaml", "--set-file 'training..seed=over.yaml': the path 'training..seed' has a step"),
+        ("training..seed=over.yaml", "--set-file 'training..seed=over.yaml': the path 'training..seed' has an empty"),
         ("", "--set-file '': expected FILE, or section.key=FILE"),
     ],
 )
@@ -157,14 +157,14 @@ def test_overrides_accept_names_with_dots() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("training.seed.=3", "the path 'training.seed.' has a step without a name; write section.key=value"),
-        (".training=3", "the path '.training' has a step without a name"),
+        ("training.seed.=3", "the path 'training.seed.' has an empty step; write section.key=value"),
+        (".training=3", "the path '.training' has an empty step"),
         ("a" + ".a" * 3000 + "=3", "is too deep; write section.key=value"),
-        ("features.continuous.²=z", "features.continuous is a list of 2 items, so it has no key '²'"),
-        ("features.continuous.2=z", "features.continuous is a list of 2 items, so it has no key '2'"),
+        ("features.continuous.²=z", "features.continuous is a list of 2 items and has no key '²'"),
+        ("features.continuous.2=z", "features.continuous is a list of 2 items and has no key '2'"),
         (f"features.continuous.{'9' * 5000}=z", "features.continuous is a list of 2 items"),
-        ("optimizer.towers.share.learning_rate=1", "To add it, set all of it: optimizer.towers.share=…"),
-        ("training.seed.x.y=1", "training.seed is the value 7, so it has no key 'x'"),
+        ("optimizer.towers.share.learning_rate=1", "To add it, set its complete value: optimizer.towers.share=…"),
+        ("training.seed.x.y=1", "training.seed is the value 7 and has no key 'x'"),
         ("scoring.weights={like: x, share: y}", "scoring.weights.like: expected a number, found 'x'"),
     ],
 )

@@ -31,7 +31,7 @@ def problems(values: dict[str, Any]) -> list[str]:
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a rate, and rates": (
         {**MLP, "dropout": {"rate": 0.1, "rates": [0.1]}},
-        "model.backbone.dropout: at most one of rate and rates may be set; found both",
+        "model.backbone.dropout: needs at most one of rate and rates, found both",
     ),
     "a rate for a layer without a ReLU": (
         {**MLP, "dropout": {"rates": [0.1, 0.1]}},
@@ -47,12 +47,13 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "no MLP to stack": (
         {"kind": "dcn", "poly_degree": 1, "use_parallel": False},
-        "model.backbone.use_parallel: false stacks parallel_mlp on the cross layers, but parallel_mlp is "
-        "not set; add it, or remove this",
+        "model.backbone.use_parallel: false puts parallel_mlp after the cross layers, but parallel_mlp is "
+        "not set; set it, or remove use_parallel",
     ),
     "no MLP to stack on gates": (
         {"kind": "gdcn", "num_layers": 1, "use_parallel": False},
-        "model.backbone.use_parallel: false stacks mlp on the cross layers, but mlp is not set; add it, or remove this",
+        "model.backbone.use_parallel: false puts mlp after the cross layers, but mlp is not set; set it, or remove "
+        "use_parallel",
     ),
     "a cross network without layers": (
         {"kind": "dcn", "poly_degree": 0},
@@ -92,14 +93,14 @@ def test_a_tower_has_a_rate_for_each_hidden_layer() -> None:
 
 def test_dlrm_needs_embeddings_of_one_width() -> None:
     assert problems(values_with(DLRM, embeddings={"hour": 4, "language": 2})) == [
-        "model.embeddings: dlrm multiplies embeddings, so all need one width; found hour: 4, language: 2"
+        "model.embeddings: dlrm multiplies embeddings, which must have the same width; found hour: 4, language: 2"
     ]
     wide = {"kind": "dlrm", "bottom_mlp": {"layer_sizes": [8]}}
     assert problems(values_with(wide, embeddings={"default": 4, "language": 2})) == [
-        "model.embeddings: dlrm multiplies embeddings, so all need one width; found hour: 4, language: 2",
+        "model.embeddings: dlrm multiplies embeddings, which must have the same width; found hour: 4, language: 2",
         "model.backbone.bottom_mlp.layer_sizes: the last layer must be as wide as the embeddings, 4 or 2; found 8",
     ]
-    message = "model.backbone: dlrm multiplies embeddings, but there are none; add columns under features.discrete"
+    message = "model.backbone: dlrm multiplies embeddings, but the model has none; add columns under features.discrete"
     assert problems(values_with(DLRM, embeddings={"default": 0})) == [message]
     config_of(values_with(DLRM, embeddings={"hour": 4, "language": 0}))
 
@@ -108,7 +109,7 @@ def test_dlrm_needs_numbers() -> None:
     values = values_with(DLRM)
     values["features"] = {"discrete": {"hour": {"size": 24}}}
     assert problems(values) == [
-        "model.backbone.bottom_mlp: has nothing to read; add columns under features.continuous, binary or vectors"
+        "model.backbone.bottom_mlp: has no inputs; add columns under features.continuous, binary or vectors"
     ]
 
 
@@ -116,8 +117,7 @@ def test_a_dlrm_tower_must_read_the_inputs() -> None:
     tasks = {"like": {"tower": DLRM}, "share": {"tower": {"kind": "mlp"}}}
     config_of(values_with(None, tasks=tasks, sharing={"kind": "share_none"}))
     assert problems(values_with(MLP, tasks=tasks, sharing={"kind": "share_partial"})) == [
-        "model.tasks.like.tower: dlrm multiplies embeddings, but with share_partial it does not read them; "
-        "use share_none"
+        "model.tasks.like.tower: dlrm multiplies embeddings, but does not read them under share_partial; use share_none"
     ]
 
 
@@ -126,7 +126,7 @@ def test_a_dlrm_tower_must_read_the_inputs() -> None:
     [
         (
             {"backbone": DLRM, "sharing": {"kind": "ple", "shared_experts": 1, "task_experts": 1, "levels": 2}},
-            "model.backbone: dlrm multiplies embeddings, but with ple it does not read them; use cgc",
+            "model.backbone: dlrm multiplies embeddings, but does not read them under ple; use cgc",
         ),
         (
             {
@@ -134,7 +134,7 @@ def test_a_dlrm_tower_must_read_the_inputs() -> None:
                 "sharing": {"kind": "share_none"},
                 "cascade": {"kind": "aitm", "chain": ["like", "share"], "width": 4},
             },
-            "model.tasks.share.tower: dlrm multiplies embeddings, but with aitm it does not read them; use share_none",
+            "model.tasks.share.tower: dlrm multiplies embeddings, but does not read them under aitm; use share_none",
         ),
     ],
 )
@@ -153,7 +153,7 @@ def test_batch_norm_anywhere_needs_two_rows() -> None:
         tower = {"tower": {"kind": "mlp"}}
         values = values_with(backbone, tasks={"like": tower, "share": tower}, featurization={"kind": "log1p_abs"})
         values["train_data"]["global_batch_size"] = 1
-        assert [line for line in problems(values) if "BatchNorm needs at least 2 rows" in line], backbone
+        assert [line for line in problems(values) if "BatchNorm needs 2 rows" in line], backbone
         values["model"]["backbone"] = MLP
         config_of(values)
 

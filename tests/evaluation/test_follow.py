@@ -153,7 +153,7 @@ def test_splits_and_a_second_follower_are_refused(feed: Path, tmp_path: Path) ->
         follow(lambda: config, run, Recorder(), split="test")
     with following._results(run / "evaluations.jsonl"), pytest.raises(InputError, match="another process follows"):
         follow(lambda: config, run, Recorder())
-    with pytest.raises(ConfigError, match=r"training.watch: needs evaluations while training"):
+    with pytest.raises(ConfigError, match=r"training.watch: needs evaluations in training"):
         feed_config(feed, run, training=NO_EVALUATION | {"watch": {"metric": "auc", "split": "validation"}})
 
 

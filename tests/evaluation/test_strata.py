@@ -77,7 +77,7 @@ WRONG = {
     "a word for a code": ({"feature": "hour", "value": "8"}, "value: 'hour' has the codes 0 to 23, found '8'"),
     "a code for a word": (
         {"feature": "language", "value": 0},
-        "value: 'language' has a vocabulary of strings, found 0",
+        "value: 'language' has a vocabulary; quote the value, found 0",
     ),
     "many codes": ({"feature": "topics", "value": 0}, "feature: 'topics' has 2 codes per row; a stratum needs one"),
 }

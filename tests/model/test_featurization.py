@@ -118,7 +118,7 @@ def test_affine_selects_the_parameters_of_a_layer_norm(affine: bool | str) -> No
 
 @pytest.mark.parametrize("join", [["vecor"], ["binary", "binary"]])
 def test_an_unknown_or_repeated_join_is_refused(join: list[str]) -> None:
-    with pytest.raises(ConfigError, match=r"neither binary nor a vector|listed twice"):
+    with pytest.raises(ConfigError, match=r"neither 'binary' nor in features.vectors|listed twice"):
         joining(join)
 
 

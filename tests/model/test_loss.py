@@ -173,11 +173,11 @@ FOLLOWERS: dict[str, Any] = {"tower": {"kind": "mlp"}, **regression("log1p", kin
         ({"model": {"tasks": {"like": {"tower": {"kind": "mlp"}, "pairwise": {"weight": 1.0}}}}}, "set features.user"),
         (
             {"train_data": {"tasks": {"like": {"neg_downsampling_rate": 0.5}}}},
-            "regression task, so it has no positives and",
+            "regression task, without positives and",
         ),
         (
             {"train_data": {"downsample_negatives": {"batch_multiplier": 2, "keep_positives_of": ["like"]}}},
-            "'like' is a regression task, so it has no positives; name binary tasks",
+            "'like' is a regression task, without positives; list binary tasks only",
         ),
         (
             {
@@ -185,7 +185,7 @@ FOLLOWERS: dict[str, Any] = {"tower": {"kind": "mlp"}, **regression("log1p", kin
                     "rectify_labels": {"served_at": "a", "impressed_at": "b", "engaged_at": {"like": "c"}},
                 }
             },
-            "'like' is a regression task, so it has no positives that could be late",
+            "'like' is a regression task, without positives; remove it",
         ),
         ({"which_metrics": ["auc"]}, "'auc' is a metric of binary tasks, and there are none"),
         (
@@ -194,11 +194,11 @@ FOLLOWERS: dict[str, Any] = {"tower": {"kind": "mlp"}, **regression("log1p", kin
         ),
         (
             {"optimizer": {"balancing": {"kind": "pcgrad"}}},
-            "pcgrad balances tasks against each other, and there is only one",
+            "pcgrad needs at least two tasks, found 1",
         ),
         (
             {"optimizer": {"balancing": {"kind": "grad_norm"}}, "model": {"sharing": {"kind": "share_none"}}},
-            "grad_norm balances gradients of weights that tasks share, and with share_none",
+            "grad_norm balances gradients of shared weights, and share_none has no",
         ),
     ],
 )

@@ -103,14 +103,14 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         "scored_at: ",
     ),
     "an unknown feature": ({"position_debias": {"feature": "huor"}}, "feature: unknown discrete feature 'huor'"),
-    "a vocabulary": ({"position_debias": {"feature": "language"}}, "feature: 'language' has no size; a position"),
+    "a vocabulary": ({"position_debias": {"feature": "language"}}, "feature: 'language' has no integer codes; set size"),
     "several codes": (
         {"position_debias": {"feature": "topics"}},
-        "feature: 'topics' has 2 codes per row; a row has one",
+        "feature: 'topics' has 2 codes per row; a position has one",
     ),
     "also embedded": (
         {"position_debias": {"feature": "hour"}, "embeddings": {"default": 4, "hour": 2}},
-        "model.embeddings.hour: 'hour' is the feature of model.position_debias, which embeds it; remove it here",
+        "model.embeddings.hour: 'hour' is embedded by model.position_debias; remove it here",
     ),
 }
 

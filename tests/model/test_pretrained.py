@@ -97,11 +97,11 @@ def test_missing_files_and_columns_of_pretrained_rows_are_reported(feed: Path, t
     [
         (
             {"hashed": {"width": 4, "pretrained": {"path": "a"}}},
-            "hashed.pretrained: 'hashed' is hashed, so values",
+            "hashed.pretrained: 'hashed' is hashed, so several values",
         ),
-        ({"default": {"width": 4, "pretrained": {"path": "a"}}}, "default.pretrained: 'default' stands for several"),
-        ({"hour": {"width": 0, "pretrained": {"path": "a"}}}, "hour.pretrained: width 0 removes the feature"),
-        ({"hour": "wide"}, "hour: expected a whole number, the width, or {width: …, pretrained: …}"),
+        ({"default": {"width": 4, "pretrained": {"path": "a"}}}, "default.pretrained: 'default' applies to several"),
+        ({"hour": {"width": 0, "pretrained": {"path": "a"}}}, "hour.pretrained: needs a table, but width 0"),
+        ({"hour": "wide"}, "hour: expected a width, or a mapping with 'width'"),
     ],
 )
 def test_settings_that_cannot_be_pretrained_are_refused(table: dict[str, Any], message: str, feed: Path) -> None:

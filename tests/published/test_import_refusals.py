@@ -166,7 +166,7 @@ INVALID = {
     "DLRM without embeddings": (
         "model/backbone",
         {"dlrm_config": {"bottom_mlp": {"layer_sizes": [8]}, "top_mlp": {"layer_sizes": [4]}}},
-        "model.backbone: dlrm multiplies embeddings, but there are none",
+        "model.backbone: dlrm multiplies embeddings, but the model has none",
     ),
     "an unknown metric": (
         "which_metrics",

@@ -165,7 +165,7 @@ def test_a_warm_started_run_resumes_without_its_origin(feed: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("training", "message"),
     [
-        ({"initial_weights": {}}, r"training.initial_weights: maps weights of training.initial_checkpoint_dir"),
+        ({"initial_weights": {}}, r"training.initial_weights: needs training.initial_checkpoint_dir"),
         (
             {"initial_weights": {"map": {"towers.x": "towers.y"}}, "initial_checkpoint_dir": "x"},
             r'initial_weights.map."towers.x": unknown tower .towers.x.. Known: towers.like, towers.share',
@@ -176,7 +176,7 @@ def test_a_warm_started_run_resumes_without_its_origin(feed: Path, tmp_path: Pat
         ),
         (
             {"initial_weights": {"map": {"inputs": "inputs"}, "fresh": ["inputs"]}, "initial_checkpoint_dir": "x"},
-            r"fresh.0: 'inputs' is also listed in map; remove one of the two",
+            r"fresh.0: 'inputs' is also in map; remove one",
         ),
         (
             {"initial_weights": {"fresh": ["inputs", "inputs"]}, "initial_checkpoint_dir": "x"},

@@ -173,7 +173,7 @@ def test_a_run_without_a_watched_metric_has_no_best_checkpoint(feed: Path, tmp_p
         ),
         ({"tasks": ["lik"]}, {}, "'lik' is not evaluated on validation. Known: like, share. Did you mean 'like'"),
         ({"tasks": ["like", "like"]}, {}, "'like' is listed twice; remove one"),
-        ({}, {"which_metrics": ["log_loss"]}, "'auc' is not in which_metrics; add it there"),
+        ({}, {"which_metrics": ["log_loss"]}, "'auc' is not in which_metrics; add it"),
     ],
 )
 def test_an_unknown_metric_split_or_task_cannot_be_watched(

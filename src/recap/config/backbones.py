@@ -1,4 +1,4 @@
-"""Backbones: the networks that tasks share, or that are the experts they mix."""
+"""Backbones: the networks that tasks share, or the experts that they mix."""
 
 from typing import Annotated, Literal
 
@@ -9,30 +9,30 @@ from recap.config.network import MlpConfig
 
 
 class MaskBlockConfig(BaseConfig):
-    """One instance-guided mask block (MaskNet, arXiv:2102.07619)."""
+    """An instance-guided mask block."""
 
     output_size: PositiveInt
     """Width of the block's output."""
     aggregation_size: PositiveInt | None = None
-    """Width of the mask's hidden layer."""
+    """Width of the mask's hidden layer; set this or `reduction_factor`."""
     reduction_factor: PositiveFloat | None = None
-    """Width of the mask's hidden layer, as a multiple of the width of the mask's input."""
+    """Width of the mask's hidden layer, as a multiple of the width of the inputs."""
     input_layer_norm: bool = False
-    """LayerNorm of the block's input, before it is masked."""
+    """Whether to apply LayerNorm to the block's input before the mask."""
     relu: bool = False
-    """ReLU after the block's LayerNorm, as in the paper; the published ranker has none."""
+    """Whether a ReLU follows the block's LayerNorm, as in the paper; the published ranker has none."""
 
     def checks(self) -> tuple[Check, ...]:
         return (self._one_width,)
 
     def _one_width(self) -> Problems:
         if (self.aggregation_size is None) == (self.reduction_factor is None):
-            given = "none" if self.aggregation_size is None else "both"
-            yield (), f"exactly one of aggregation_size and reduction_factor must be set; found {given}"
+            stated = "none" if self.aggregation_size is None else "both"
+            yield (), f"needs exactly one of aggregation_size and reduction_factor, found {stated}"
 
 
 class MaskNetConfig(BaseConfig):
-    """MaskNet: mask blocks side by side or one after the other, then an optional MLP."""
+    """MaskNet (arXiv:2102.07619): mask blocks in parallel or in sequence, then an optional MLP."""
 
     kind: Literal["mask_net"]
     mask_blocks: Annotated[list[MaskBlockConfig], Field(min_length=1)]
@@ -44,7 +44,7 @@ class MaskNetConfig(BaseConfig):
 
 
 class DcnConfig(BaseConfig):
-    """DCN-v2 (arXiv:2008.13535): cross layers x ← x₀ ⊙ (W x + b) + x, with MLPs beside or after them."""
+    """DCN-v2 (arXiv:2008.13535): cross layers x ← x₀ ⊙ (W x + b) + x, with an MLP beside or after them."""
 
     kind: Literal["dcn"]
     poly_degree: PositiveInt
@@ -55,9 +55,9 @@ class DcnConfig(BaseConfig):
     """True: `parallel_mlp` reads the inputs, and its output is joined to that of the cross layers. False: it reads the
     output of the cross layers."""
     parallel_mlp: MlpConfig | None = None
-    """The deep network. Optional; off by default."""
+    """The MLP beside or after the cross layers. Optional; off by default."""
     output_mlp: MlpConfig | None = None
-    """An MLP on the joined outputs. Optional; off by default."""
+    """An MLP on the output of all of these. Optional; off by default."""
 
     def checks(self) -> tuple[Check, ...]:
         return (lambda: _stack_problems(self.use_parallel, self.parallel_mlp, "parallel_mlp"),)
@@ -73,7 +73,7 @@ class GdcnConfig(BaseConfig):
     """True: `mlp` reads the inputs, and its output is joined to that of the cross layers. False: it reads the output of
     the cross layers."""
     mlp: MlpConfig | None = None
-    """The deep network. Optional; off by default."""
+    """The MLP beside or after the cross layers. Optional; off by default."""
 
     def checks(self) -> tuple[Check, ...]:
         return (lambda: _stack_problems(self.use_parallel, self.mlp, "mlp"),)
@@ -83,7 +83,7 @@ def _stack_problems(use_parallel: bool, mlp: MlpConfig | None, name: str) -> Pro
     if not use_parallel and mlp is None:
         yield (
             ("use_parallel",),
-            f"false stacks {name} on the cross layers, but {name} is not set; add it, or remove this",
+            f"false puts {name} after the cross layers, but {name} is not set; set it, or remove use_parallel",
         )
 
 
@@ -92,9 +92,9 @@ class DlrmConfig(BaseConfig):
 
     kind: Literal["dlrm"]
     bottom_mlp: MlpConfig
-    """Reads all inputs except embeddings; its last layer must be as wide as every embedding."""
+    """The MLP of all inputs except embeddings; its last layer must be as wide as every embedding."""
     top_mlp: MlpConfig | None = None
-    """Reads the output of `bottom_mlp` and all products. Optional; off by default."""
+    """An MLP on the output of `bottom_mlp` and all products. Optional; off by default."""
 
 
 class InputsGateConfig(BaseConfig):
@@ -122,9 +122,9 @@ class FinalMlpStreamConfig(BaseConfig):
     """One of the two streams of FinalMLP."""
 
     gate: GateConfig | None = None
-    """Gates on the inputs that the stream reads. Optional; off by default."""
+    """The gates on the stream's inputs. Optional; off by default."""
     mlp: MlpConfig
-    """The stream's network."""
+    """The stream's MLP."""
 
 
 class FinalMlpConfig(BaseConfig):
@@ -136,10 +136,9 @@ class FinalMlpConfig(BaseConfig):
     second: FinalMlpStreamConfig
     """The second stream."""
     num_heads: PositiveInt = 1
-    """Heads: the outputs of both streams are split into this many parts, and each pair of parts is fused separately."""
+    """Number of parts that the output of each stream is split into; each pair of parts is fused separately."""
     fusion_size: PositiveInt = 1
-    """Parallel fusions of one number each, which is the width of the output. The paper has 1, whose number is the
-    logit."""
+    """Width of the output: the number of parallel fusions. The paper uses 1, the logit."""
 
     def checks(self) -> tuple[Check, ...]:
         return (self._heads_divide,)
@@ -161,15 +160,15 @@ class WukongConfig(BaseConfig):
     width: PositiveInt
     """Width of every field; embeddings of another width are projected to it."""
     num_dense_fields: PositiveInt = 1
-    """Fields that a Linear makes from all inputs except embeddings, in addition to the embeddings."""
+    """Number of fields that a Linear makes from all inputs except embeddings; each embedding is another field."""
     num_layers: PositiveInt
-    """Number of layers; each doubles the highest order of interactions."""
+    """Number of layers; each doubles the maximum order of interactions."""
     num_fmb_fields: PositiveInt
-    """Output fields of the factorization machine block of a layer."""
+    """Number of output fields of a layer's factorization machine block."""
     num_lcb_fields: PositiveInt
-    """Output fields of the linear compression block of a layer."""
+    """Number of output fields of a layer's linear compression block."""
     rank: PositiveInt
-    """Columns k of the projection Y in the factorization machine X Xᵀ Y."""
+    """Number of columns of the projection Y in the factorization machine X Xᵀ Y."""
     fmb_hidden_sizes: list[PositiveInt] = []
     """Hidden layers of the MLP in the factorization machine block: Linear → ReLU each."""
     mlp: MlpConfig | None = None
@@ -181,11 +180,11 @@ class RankMixerConfig(BaseConfig):
 
     kind: Literal["rank_mixer"]
     num_tokens: PositiveInt
-    """Tokens: the inputs are split into this many parts of nearly equal width. Also the number of mixing heads."""
+    """Number of tokens: parts of nearly equal width that the inputs are split into. Also the number of mixing heads."""
     width: PositiveInt
     """Width of every token and of the output; must be a multiple of `num_tokens`."""
     num_layers: PositiveInt
-    """Number of layers, each mixing and then feed-forward."""
+    """Number of layers: mixing, then feed-forward."""
     feed_forward_factor: PositiveInt = 4
     """Width of the hidden layer of a feed-forward network, as a multiple of `width`."""
 

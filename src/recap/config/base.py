@@ -1,4 +1,4 @@
-"""What every section of the configuration shares: strictness, field types, markers of fields, and checks."""
+"""The base of every section: strictness, field types, markers of fields, and checks."""
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -17,77 +17,76 @@ from pydantic import (
 )
 
 DEFAULT = "default"
-"""The key for everything not named beside it."""
-
+"""The key for all names that are not listed."""
 
 KeyPath = tuple[str | int, ...]
-"""A position in the configuration, key by key."""
+"""The position of a value: the keys and indices from the root."""
 
 
 def dotted(path: KeyPath) -> str:
-    """`path` as a person writes it; names with dots, and empty ones, in quotes."""
+    """`path` as text; names that are empty or contain dots are quoted."""
     return ".".join(f'"{step}"' if isinstance(step, str) and ("." in step or not step) else str(step) for step in path)
 
 
 @dataclass(frozen=True)
 class FreeOnResume:
-    """Marks a field that may change when a run is resumed, because no step depends on it."""
+    """Marks a field that may change on resume, because no step depends on it."""
 
 
 @dataclass(frozen=True)
 class ShapesWeights:
-    """Marks a field that gives weights their meaning: trained weights cannot be used under another value."""
+    """Marks a field that trained weights depend on: they cannot be used with another value."""
 
 
 @dataclass(frozen=True)
 class OrderMatters:
-    """Marks a mapping whose order is the order of the model's inputs or outputs."""
+    """Marks a mapping whose order is that of the model's inputs or outputs."""
 
 
 Problems = Iterator[tuple[KeyPath, str]]
-"""Mistakes: the path of a field, relative to the section that reports it, and the message."""
+"""(path, message) of each mistake; the path is relative to the section that reports it."""
 Check = Callable[[], Problems]
-"""Compares fields that are valid one by one."""
+"""Finds problems among fields that are each valid on their own."""
 
 
 class MissingValue(Exception):
-    """A check read a value that is absent or was refused; that mistake is reported already, so the check ends."""
+    """Ends a check that reads a missing or invalid value, which is already reported."""
 
 
 class BaseConfig(BaseModel):
-    """A section of the configuration: unknown keys refused, no silent conversions, immutable."""
+    """A section of the configuration: immutable, without unknown keys or implicit conversions."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
     def checks(self) -> tuple[Check, ...]:
-        """Checks across the fields of this section; run once the whole file is read."""
+        """Checks across the fields of this section."""
         return ()
 
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any:
-            """Reached only for fields that a partial section lacks: raises MissingValue."""
+            """Called for missing attributes only. Raises MissingValue for a field that a partial section lacks."""
             if name in type(self).model_fields:
                 raise MissingValue(name)
             return super().__getattr__(name)
 
     @model_serializer(mode="wrap")
     def _without_default_nulls(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Omit nulls that are the default."""
+        """Omit fields that are null by default."""
         fields = type(self).model_fields
         return {key: item for key, item in dump(self).items() if item is not None or fields[key].default is not None}
 
 
 class ProblemError(ValueError):
-    """Fields that contradict each other; `problems` lists each with its path."""
+    """Raised by validation with the `problems` that checks found."""
 
     def __init__(self, problems: list[tuple[KeyPath, str]]) -> None:
-        super().__init__("; ".join(f"{'.'.join(map(str, path))}: {text}" for path, text in problems))
+        super().__init__("; ".join(f"{dotted(path)}: {text}" for path, text in problems))
         self.problems = problems
 
 
 class RootConfig(BaseConfig):
-    """The root of a file. Validation runs the checks of every section and reports all problems together."""
+    """The root of a file. Validation runs the checks of all sections and reports all problems."""
 
     @model_validator(mode="after")
     def _has_no_problems(self) -> Self:
@@ -98,9 +97,9 @@ class RootConfig(BaseConfig):
 
 
 def all_problems(value: Any, path: KeyPath = ()) -> Problems:
-    """Problems found by the checks of `value` and of every section below it.
+    """Run the checks of `value` and of every section below it.
 
-    Sections may lack fields: a check ends at the first one it misses. Any other error in a check is a bug, and raises.
+    Sections may lack fields; a check ends at the first one that is missing. Other errors in checks are bugs, and raise.
     """
     below: Any = ()
     if isinstance(value, BaseConfig):
@@ -126,7 +125,7 @@ DropRate = Annotated[float, Field(ge=0, lt=1)]
 """A probability in [0, 1), such as a dropout rate."""
 MIN_EPSILON = 1e-12
 Epsilon = Annotated[float, Field(ge=MIN_EPSILON)]
-"""Keeps a division finite; the smallest is still distinct from 0 in float32."""
+"""A summand that keeps a division finite in float32."""
 
 
 def _without_nul(text: str) -> str:

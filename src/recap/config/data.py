@@ -4,7 +4,7 @@ import re
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
 
 from recap.config.base import (
     BaseConfig,
@@ -21,49 +21,49 @@ from recap.config.base import (
 
 
 class HourlyInputs(BaseConfig):
-    """One folder of files per hour, up to a given hour."""
+    """A folder of files per hour, for the hours up to `end_datetime`."""
 
     kind: Literal["hourly"]
     data_root: Name
-    """The folder that contains the folders of the hours."""
+    """The folder that contains the hourly folders."""
     end_datetime: Name
     """The last hour, as YYYY/MM/DD/HH."""
     hours: PositiveInt
     """Number of hours, up to and including the last."""
     num_missing_hours_tol: NonNegativeInt = 0
-    """Maximum number of hours without files; more are an error."""
+    """Maximum number of hours without files; one more is an error."""
     folders: Name = "%Y/%m/%d/%H"
-    """strftime pattern of the folder of an hour, such as `date=%Y-%m-%d/hour=%H`."""
+    """strftime pattern of an hourly folder, such as `date=%Y-%m-%d/hour=%H`."""
     files: Name = "*"
-    """Glob of the files in the folder of an hour."""
+    """Glob of the files in an hourly folder."""
 
     def checks(self) -> tuple[Check, ...]:
         return (lambda: date_problems("end_datetime", self.end_datetime, "%Y/%m/%d/%H", "YYYY/MM/DD/HH"),)
 
 
 class DailyInputs(BaseConfig):
-    """One folder of files per day, up to a given day."""
+    """A folder of files per day, for the days up to `end_date`."""
 
     kind: Literal["daily"]
     data_root: Name
-    """The folder that contains the folders of the days."""
+    """The folder that contains the daily folders."""
     end_date: Name
     """The last day, as YYYY/MM/DD."""
     days: PositiveInt
     """Number of days, up to and including the last."""
     num_missing_days_tol: NonNegativeInt = 0
-    """Maximum number of days without files; more are an error."""
+    """Maximum number of days without files; one more is an error."""
     folders: Name = "%Y/%m/%d"
-    """strftime pattern of the folder of a day, such as `date=%Y%m%d`."""
+    """strftime pattern of a daily folder, such as `date=%Y%m%d`."""
     files: Name = "*"
-    """Glob of the files in the folder of a day; `**/*` includes its subfolders."""
+    """Glob of the files in a daily folder; `**/*` includes subfolders."""
 
     def checks(self) -> tuple[Check, ...]:
         return (lambda: date_problems("end_date", self.end_date, "%Y/%m/%d", "YYYY/MM/DD"),)
 
 
 def date_problems(field: str, text: str, pattern: str, shown: str) -> Problems:
-    """A problem if `text` is not a date in the strptime format `pattern`, which messages write as `shown`."""
+    """Check that `text` is a date in the strptime format `pattern`, which messages call `shown`."""
     try:
         datetime.strptime(text, pattern)
     except ValueError:
@@ -84,19 +84,18 @@ Inputs = Annotated[
     Annotated[Globs, Tag(_GLOBS)] | Annotated[HourlyInputs, Tag("hourly")] | Annotated[DailyInputs, Tag("daily")],
     Discriminator(_inputs_kind),
 ]
-"""Files, as globs or as folders by hour or day."""
+"""Globs, or one folder per hour or day."""
 
 
 class FilesConfig(BaseConfig):
-    """The fields of every source."""
+    """The fields of every source; `kind` comes first."""
 
     kind: str
-    """Which one this is."""
     inputs: Inputs
-    """A glob, a list of globs, or folders by hour or day. Globs are relative to the working directory, or URLs such as
-    `s3://bucket/train/*.parquet`; `**` matches folders of any depth."""
+    """A glob, a list of globs, or one folder per hour or day. Globs are relative to the working directory, or URLs such
+    as `s3://bucket/train/*.parquet`; `**` matches folders of any depth."""
     num_files_to_keep: PositiveInt | None = None
-    """Read only this many files, the first by name. Optional; default: all."""
+    """Number of files to read, the first by name. Optional; default: all."""
 
 
 class ParquetConfig(FilesConfig):
@@ -112,7 +111,7 @@ class ArrowConfig(FilesConfig):
 
 
 class CsvConfig(FilesConfig):
-    """CSV files, plain or gzip, with column names in the first line; an empty value is null."""
+    """CSV files, plain or gzip, with column names in the first line. An empty value is null."""
 
     kind: Literal["csv"]
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] = ","
@@ -120,13 +119,13 @@ class CsvConfig(FilesConfig):
 
 
 class JsonLinesConfig(FilesConfig):
-    """JSON Lines files, plain or gzip, with one object per line; a missing key is null."""
+    """JSON Lines files, plain or gzip, with one object per line. A missing key is null."""
 
     kind: Literal["jsonl"]
 
 
 class TfRecordConfig(FilesConfig):
-    """TFRecord files, plain or gzip, of tf.train.Example; a feature missing from a record is zeros."""
+    """TFRecord files, plain or gzip, of tf.train.Example. A feature missing from a record is read as zeros."""
 
     kind: Literal["tfrecord"]
     schema_path: Name
@@ -134,7 +133,7 @@ class TfRecordConfig(FilesConfig):
 
 
 SourceKind = Literal["parquet", "arrow", "csv", "jsonl", "tfrecord"]
-"""The kinds of source: file formats."""
+"""File formats."""
 
 
 def _kind(value: Any) -> str:
@@ -156,36 +155,36 @@ class DataTaskConfig(BaseConfig):
     """The label of one task, and how its examples were sampled before the files were written."""
 
     column: Name | None = None
-    """The label column. Optional; default: the column named like the task."""
+    """The label column. Optional; default: the name of the task."""
     pos_downsampling_rate: Rate = 1.0
-    """Share of positives that the files keep, in (0, 1]."""
+    """Share of all positives that the files contain."""
     neg_downsampling_rate: Rate = 1.0
-    """Share of negatives that the files keep, in (0, 1]."""
+    """Share of all negatives that the files contain."""
 
 
 class RectifyLabelsConfig(BaseConfig):
-    """Turns late positives into negatives. All times are columns in milliseconds.
+    """Turns late positives into negatives, from columns of times in milliseconds.
 
-    A positive stays positive only if impression and engagement both came within the window after serving."""
+    A positive stays positive only if impression and engagement both happened within the window after serving."""
 
     window_hours: PositiveFloat = 3.0
     """Length of the window, in hours after serving."""
     served_at: Name
-    """Column of the time at which the candidate was served."""
+    """Column of the time when the candidate was served, in milliseconds."""
     impressed_at: Name
-    """Column of the time of the impression."""
+    """Column of the time of the impression, in milliseconds."""
     engaged_at: Annotated[dict[Name, Name], Field(min_length=1)]
-    """Task → column of the time of its engagement. Tasks that are not listed stay unchanged."""
+    """Task → column of the time of its engagement, in milliseconds. Labels of other tasks do not change."""
 
 
 class StopConfig(BaseConfig):
-    """Bad data stops the run, with an error that gives its location."""
+    """Stops the run at bad data, with an error that gives its location."""
 
     kind: Literal["stop"]
 
 
 class SkipConfig(BaseConfig):
-    """Skips the smallest part that contains the bad data: a row, a row group or block, the end of a file, or a file.
+    """Skips the smallest part that contains bad data: a row, a row group or block, the end of a file, or a file.
 
     Each skipped part is reported once, with its location. The same parts are skipped in every epoch and after a
     resume."""
@@ -199,7 +198,7 @@ OnBadDataConfig = Annotated[StopConfig | SkipConfig, Field(discriminator="kind")
 
 
 class ThreadsConfig(BaseConfig):
-    """Threads of this process: nothing is copied between processes, and most of the work runs outside the GIL."""
+    """Reads in threads: nothing is copied between processes, and most of the work runs outside the GIL."""
 
     kind: Literal["threads"]
     count: PositiveInt = 2
@@ -207,7 +206,7 @@ class ThreadsConfig(BaseConfig):
 
 
 class ProcessesConfig(BaseConfig):
-    """Separate processes, for machines with many cores; batches are passed through shared memory."""
+    """Reads in separate processes, for machines with many cores; batches pass through shared memory."""
 
     kind: Literal["processes"]
     count: PositiveInt = 2
@@ -217,67 +216,72 @@ class ProcessesConfig(BaseConfig):
 _ADDRESS = re.compile(r"([^\s/:\[\]]+|\[[0-9a-fA-F:.]+\]):([0-9]{1,5})")
 
 
-def _addresses(value: object) -> object:
-    addresses = [value] if isinstance(value, str) else value
-    for address in addresses if isinstance(addresses, list) else [addresses]:
-        match = _ADDRESS.fullmatch(address) if isinstance(address, str) else None
-        if match is None or not 0 < int(match[2]) < 65536:
-            wrong = f"; {address!r} is not one" if isinstance(value, list) else ""
-            raise ValueError(f"expected HOST:PORT, or a list of them{wrong}")
-    return addresses
+def _host_and_port(address: str) -> str:
+    match = _ADDRESS.fullmatch(address)
+    if match is None or not 0 < int(match[2]) < 65536:
+        raise ValueError("expected HOST:PORT")
+    return address
+
+
+def _one_or_many(value: object) -> object:
+    if not isinstance(value, str | list):
+        raise ValueError("expected HOST:PORT, or a list of them")
+    return [value] if isinstance(value, str) else value
 
 
 class ServiceConfig(BaseConfig):
-    """Other processes or hosts that run `recap data serve` with this configuration: they read, decode and encode.
+    """Reads on other hosts or processes that run `recap data serve` with this configuration.
 
-    There is no authentication and no encryption; use it in trusted networks only."""
+    There is no authentication or encryption; use it in trusted networks only."""
 
     kind: Literal["service"]
     address: Annotated[
-        list[Name], BeforeValidator(_addresses, json_schema_input_type=Name | list[Name]), Field(min_length=1)
+        list[Annotated[Name, AfterValidator(_host_and_port)]],
+        BeforeValidator(_one_or_many, json_schema_input_type=Name | list[Name]),
+        Field(min_length=1),
     ]
-    """HOST:PORT of a server, or a list of servers that share the work; servers that go away are skipped as long as one
-    is left."""
+    """HOST:PORT of a server, or a list of servers that share the work; a server that fails is skipped while others are
+    left."""
     count: PositiveInt = 2
     """Windows requested in parallel, in addition to the one in use."""
     compression: Literal["none", "lz4", "zstd"] = "none"
-    """Compression of the rows in transit."""
+    """Compression of the rows that servers send."""
 
 
 ReadersConfig = Annotated[ThreadsConfig | ProcessesConfig | ServiceConfig, Field(discriminator="kind")]
 
 
 class DownsampleNegativesConfig(BaseConfig):
-    """Reads more rows than a step uses: positives are kept, negatives fill the rest, and weights undo the sampling.
+    """Reads more rows than a step uses, and keeps the positives and a sample of the negatives.
 
-    A row is positive if one of the tasks is positive. Each kept negative weighs negatives read / negatives kept, so
-    that the weighted sum over the step equals, in expectation, the sum over all rows that were read. Positives are
-    sampled in the same way if there are too many."""
+    A row is positive if a task of `keep_positives_of` is positive. Each sampled negative has the weight negatives
+    read / negatives sampled, so that the expected weighted sum over a step equals the sum over all rows read. Positives
+    are sampled in the same way if there are too many."""
 
     batch_multiplier: PositiveInt
-    """Rows read for a step, as a multiple of `global_batch_size`; at least 1 / `batch_multiplier` of the step's rows
+    """Rows read for a step, as a multiple of `global_batch_size`. At least 1 / `batch_multiplier` of the rows of a step
     are negatives."""
     keep_positives_of: Annotated[list[Name], Field(min_length=1)]
-    """Tasks whose positives are kept."""
+    """Tasks whose positives are kept, if they fit into a step."""
 
 
 class DataConfig(BaseConfig):
     """A data set with one label column per task: 0 or 1, or a number for a regression."""
 
     source: Annotated[SourceConfig, FreeOnResume()]
-    """The files."""
+    """The files and their format."""
     global_batch_size: PositiveInt = 1024
     """Rows of one optimizer step, summed over all micro-batches and ranks."""
     tasks: dict[Name, DataTaskConfig]
-    """The label columns."""
+    """Task → its label column and down-sampling rates."""
     rectify_labels: RectifyLabelsConfig | None = None
     """Turns late positives into negatives. Optional; off by default."""
     on_bad_data: Annotated[OnBadDataConfig, FreeOnResume()] = StopConfig(kind="stop")
     """What to do with a damaged file or an impossible value."""
     readers: Annotated[ReadersConfig, FreeOnResume()] = ThreadsConfig(kind="threads")
-    """What reads ahead: threads, processes or other hosts. The order of the rows does not depend on it."""
+    """Where data is read ahead: threads, processes or other hosts. The order of rows does not depend on it."""
     cache: Annotated[bool, FreeOnResume()] = False
-    """Whether rows stay in memory once read. An error if they do not fit."""
+    """Whether to keep rows in memory once read; an error if they do not fit."""
 
     @property
     def labels(self) -> dict[str, DataTaskConfig]:
@@ -286,12 +290,9 @@ class DataConfig(BaseConfig):
 
 
 def _one_correction(value: Any) -> Any:
-    """Refuse both corrections together, which would correct for the same sampling twice."""
+    """Refuse a list of corrections, and `both`."""
     if value == "both" or (isinstance(value, list) and len(value) > 1):
-        raise ValueError(
-            "weights and calibration each correct for down-sampling; both together would correct twice, and "
-            "probabilities would be too low. Choose one"
-        )
+        raise ValueError("expected calibration or weights (both would correct for the same sampling twice)")
     return value
 
 
@@ -299,22 +300,22 @@ class TrainDataConfig(DataConfig):
     """The section `train_data`."""
 
     num_epochs: Annotated[PositiveInt | None, FreeOnResume()] = None
-    """Train for this many passes over the rows, or until `num_train_steps`, whichever ends first. The rows that do not
-    fill the very last batch are dropped. Optional; default: repeat without end."""
+    """Maximum number of passes over the rows; `num_train_steps` may end the run earlier. Rows that do not fill the last
+    batch are dropped. Optional; default: no limit."""
     shuffle_window_rows: NonNegativeInt = 65_536
-    """Rows shuffled together; three windows are held in memory. Row groups are shuffled over the whole epoch. 0 reads
-    in order."""
+    """Minimum number of rows shuffled together, in windows of row groups that are shuffled over the epoch. Memory holds
+    `readers.count` + 1 windows. 0 reads in order."""
     interleave_files: PositiveInt = 1
-    """When rows are read in order: number of files read in turn, one row group from each."""
+    """Number of files to read in turn, one row group from each; above 1 only with `shuffle_window_rows: 0`."""
     downsample_negatives: DownsampleNegativesConfig | None = None
     """Samples negatives while reading. Optional; off by default."""
     sampling_correction: Annotated[Literal["calibration", "weights"], BeforeValidator(_one_correction)] = "calibration"
-    """How the down-sampling rates in `tasks` are corrected: by `calibration` of the model's probabilities, or by
-    `weights` (1 / rate) of the examples in the loss."""
+    """Correction for the down-sampling rates in `tasks`: `calibration` of predicted probabilities, or `weights` (1 /
+    rate) of the examples in the loss."""
 
     @property
-    def rows_of_a_step(self) -> int:
-        """Rows read for one step."""
+    def rows_per_step(self) -> int:
+        """Number of rows read for a step."""
         sampling = self.downsample_negatives
         return self.global_batch_size * (sampling.batch_multiplier if sampling is not None else 1)
 
@@ -338,12 +339,12 @@ class TrainDataConfig(DataConfig):
 
 
 class ValidationDataConfig(DataConfig):
-    """One split of `validation_data`; fields that are not set are inherited from `train_data`.
+    """A split of `validation_data`; fields that are not set are inherited from `train_data`.
 
-    Its down-sampling rates weight the examples in every metric, back to the population."""
+    Metrics weight its examples by 1 / down-sampling rate, so that they describe the population."""
 
     evaluation_tasks: Annotated[list[Name], Field(min_length=1)] | None = None
-    """Tasks to evaluate on this split; it needs only their labels. Optional; default: all tasks."""
+    """Tasks to evaluate on this split, the only ones whose labels it needs. Optional; default: all."""
 
     @property
     def labels(self) -> dict[str, DataTaskConfig]:

@@ -1,4 +1,4 @@
-"""Discrete columns: how values become codes, which are rows of an embedding table, and which table that is."""
+"""Discrete columns: how values become codes, the indices into an embedding table, and which columns share one."""
 
 from difflib import get_close_matches
 from typing import Annotated, Any, TypeAlias
@@ -18,9 +18,9 @@ class ListElement(BaseConfig):
 
 
 def element_problems(of: ListElement | None, length: int) -> Problems:
-    """A feature that is one element of a list has no length of its own."""
+    """An element of a list is a single value."""
     if of is not None and length > 1:
-        yield ("length",), f"{length} values cannot be one element of {of.column!r}; remove length or of"
+        yield ("length",), f"must be 1 for an element of a list, found {length}; remove length or of"
 
 
 class IntegerSpace(BaseConfig):
@@ -41,8 +41,8 @@ class VocabularySpace(BaseConfig):
     vocabulary: Name
     """Parquet file, or a glob of them, whose first column lists the known strings or integers, each once."""
     row: Name | None = None
-    """A column of these files with integers that give the order of the values, such as row numbers of a pretrained
-    table. Optional; default: file order."""
+    """Column of integers that order the values, such as row numbers of a pretrained table. Optional; default: file
+    order."""
 
     @property
     def codes(self) -> int:
@@ -51,16 +51,16 @@ class VocabularySpace(BaseConfig):
 
 
 class HashConfig(BaseConfig):
-    """Independent hashes of a value, each of which selects a row of one table; the embedding is the sum of these rows.
+    """Independent hashes of a value, each of which selects a row of the table; the embedding is the sum of these rows.
 
     With two hashes, hardly any two values share all rows (Svenstrup et al., NeurIPS 2017, without their weights)."""
 
     buckets: PositiveInt
     """Rows of the table, not counting the one for null."""
     hashes: Annotated[PositiveInt, Field(le=8)] = 2
-    """Rows per value."""
+    """Number of hashes, and so of rows per value."""
     seed: NonNegativeInt = 0
-    """Seed of the hash functions; it decides which values collide."""
+    """Seed of the hash functions."""
 
 
 class HashSpace(BaseConfig):
@@ -76,7 +76,7 @@ class HashSpace(BaseConfig):
 
 
 class SharedTable(BaseConfig):
-    """Values of the same kind as a discrete feature, which share its codes and embedding table."""
+    """Values that share the codes and the embedding table of a discrete feature."""
 
     table: Name
     """The discrete feature that owns the table."""
@@ -88,7 +88,8 @@ class IntegerCodes(IntegerSpace):
     length: PositiveInt = 1
     """Codes per row, each with its own embedding; above 1 the column is a list of fixed size."""
     of: ListElement | None = None
-    """The list element to read, if the feature has no column of its own. Optional."""
+    """The list element to read, for a feature without a column of its own. Optional; default: the column of its
+    name."""
 
     def checks(self) -> tuple[Check, ...]:
         return (lambda: element_problems(self.of, self.length),)
@@ -108,19 +109,21 @@ class HashedValues(HashSpace):
     length: PositiveInt = 1
     """Values per row, each with its own embedding; above 1 the column is a list of fixed size."""
     of: ListElement | None = None
-    """The list element to read, if the feature has no column of its own. Optional."""
+    """The list element to read, for a feature without a column of its own. Optional; default: the column of its
+    name."""
 
     def checks(self) -> tuple[Check, ...]:
         return (lambda: element_problems(self.of, self.length),)
 
 
 class SharedValues(SharedTable):
-    """A discrete column of the same kind of values as another, which shares its codes and embedding table."""
+    """A discrete column that shares the codes and the embedding table of another."""
 
     length: PositiveInt = 1
     """Values per row, each with its own embedding; above 1 the column is a list of fixed size."""
     of: ListElement | None = None
-    """The list element to read, if the feature has no column of its own. Optional."""
+    """The list element to read, for a feature without a column of its own. Optional; default: the column of its
+    name."""
 
     def checks(self) -> tuple[Check, ...]:
         return (lambda: element_problems(self.of, self.length),)
@@ -128,10 +131,10 @@ class SharedValues(SharedTable):
 
 CodeSpace: TypeAlias = IntegerSpace | VocabularySpace | HashSpace
 SharedCodes: TypeAlias = CodeSpace | SharedTable
-"""Codes of its own, or those of another feature."""
+"""Own codes, or those of another feature."""
 
 KEYS = {"size": "integer codes", "vocabulary": "a vocabulary", "hash": "a hash", "table": "a shared table"}
-"""The key that only one kind of code space has → the name of the kind."""
+"""The key that distinguishes a kind of code space → the name of the kind."""
 
 
 def kind_of(value: Any) -> str | None:
@@ -141,20 +144,20 @@ def kind_of(value: Any) -> str | None:
 
 
 def stated_kinds(value: dict[Any, Any]) -> list[str]:
-    """The kinds whose key a mapping has, misspelt or not."""
+    """The kinds whose key is in a mapping, misspelt or not."""
     keys = [str(key) for key in value if key not in ("length", "of", "column")]
     return [kind for key, kind in KEYS.items() if get_close_matches(key, keys)]
 
 
 def code_kind(value: Any) -> str | None:
-    """Discriminator of `Discrete`: the kind that a value selects; None if it selects none or several."""
+    """Discriminator of `Discrete`: the kind of a value; None if it has the keys of none or several."""
     if not isinstance(value, dict):
-        return kind_of(value) or "integer codes"
+        return kind_of(value) or "integer codes"  # any kind reports that a scalar is not a mapping
     kinds = stated_kinds(value)
     return kinds[0] if len(kinds) == 1 else None
 
 
-ONE_OF = "exactly one of size, vocabulary, hash and table must be set"
+ONE_OF = "needs exactly one of size, vocabulary, hash and table"
 
 Discrete = Annotated[
     Annotated[IntegerCodes, Tag("integer codes")]

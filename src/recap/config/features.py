@@ -26,22 +26,21 @@ class Column(BaseConfig):
     """A numeric column. In YAML, a name alone is a column of that name with one value per row."""
 
     name: Name
-    """The column in the data."""
+    """Name of the feature and, without `of`, of its column."""
     length: PositiveInt = 1
     """Values per row; above 1 the column is a list of fixed size."""
     first: PositiveInt | None = None
-    """Read only this many values, from the first on. Optional; default: all."""
+    """Number of leading values to read. Optional; default: all."""
     mask: Name | None = None
-    """NumPy file (.npy) with one number for each of these values; values where it is 0 are dropped. Model directories
-    include it. Optional; off by default."""
+    """NumPy file (.npy) with a number for each value read; values where it is 0 are dropped. Model directories include
+    it. Optional; off by default."""
     of: ListElement | None = None
-    """The list element to read, if the feature has no column of its own; `name` then names only the feature.
-    Optional."""
+    """The list element to read, for a feature without a column of its own. Optional; default: the column `name`."""
     masked_mantissa_bits: MantissaBits | None = None
-    """Set this many of the lowest of the 23 mantissa bits of a float32 to 0. Optional; off by default."""
+    """Number of lowest bits, of the 23 mantissa bits of a float32, to set to 0. Optional; off by default."""
     dtype: Dtype = "float32"
     """The type in which values are stored until the model reads them; a smaller one saves memory and loses precision.
-    All columns of one role are stored in one type that is wide enough for each."""
+    Columns of a role share a type that is wide enough for all of them."""
 
     @property
     def read(self) -> int:
@@ -57,7 +56,7 @@ class Column(BaseConfig):
 
     def _has_values_to_mask(self) -> Problems:
         if self.mask is not None and self.length == 1:
-            yield ("mask",), "a single value cannot be masked; remove the column, or set its length"
+            yield ("mask",), "needs a length above 1, found 1; set length, or remove mask"
 
 
 class VectorColumn(BaseConfig):
@@ -66,7 +65,7 @@ class VectorColumn(BaseConfig):
     length: PositiveInt
     """Values per row."""
     masked_mantissa_bits: MantissaBits | None = None
-    """Set this many of the lowest of the 23 mantissa bits of a float32 to 0. Optional; off by default."""
+    """Number of lowest bits, of the 23 mantissa bits of a float32, to set to 0. Optional; off by default."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """The type in which values are stored until the model reads them; a smaller one saves memory and loses
     precision."""
@@ -76,20 +75,20 @@ class CarriedColumn(BaseConfig):
     """A column that is copied to the predictions. In YAML, a name alone is a column of that name."""
 
     name: Name
-    """The column in the predictions and in the data."""
+    """Name of the column in the predictions and, without `of`, in the data."""
     of: ListElement | None = None
-    """The list element to read from the data, if it has no column of its own. Optional."""
+    """The list element to read, if there is no column `name`. Optional; default: the column `name`."""
 
 
 def _named(value: object) -> object:
     if not isinstance(value, str | dict | Column | CarriedColumn):
-        raise ValueError("expected the name of a column, or a mapping with its name")
+        raise ValueError("expected a column name, or a mapping with 'name'")
     return {"name": value} if isinstance(value, str) else value
 
 
 def _of_length(value: object) -> object:
     if isinstance(value, bool) or not isinstance(value, int | dict | VectorColumn):
-        raise ValueError("expected a whole number of values, or {length: …, dtype: …}")
+        raise ValueError("expected a length, or a mapping with 'length'")
     return {"length": value} if isinstance(value, int) else value
 
 
@@ -139,15 +138,16 @@ class FeaturesConfig(BaseConfig):
     discrete: Annotated[dict[Name, Discrete], ShapesWeights(), OrderMatters()] = {}
     """Categorical columns; `model.embeddings` gives the widths of their embeddings."""
     vectors: Annotated[Vectors, ShapesWeights(), OrderMatters()] = {}
-    """Pretrained vectors, lists of floats of fixed size: name → length."""
+    """Pretrained vectors, lists of floats of fixed size: column → length."""
     histories: Annotated[dict[Name, HistoryColumns], ShapesWeights(), OrderMatters()] = {}
-    """Past events of a user, such as the ids of watched videos: lists of any length, encoded by `model.histories`."""
+    """Past events of a user, such as the ids of watched videos: lists of any length; `model.histories` encodes
+    them."""
     ids: Carried = []
-    """Columns copied from the input to the predictions; the model does not read them."""
+    """Columns to copy to the predictions; the model does not read them."""
     user: Name | None = None
-    """Column of the user: groups rows for grouped metrics, and is copied to the predictions. Optional."""
+    """Column of the user; groups rows for some metrics and losses, and is copied to the predictions. Optional."""
     timestamp: Name | None = None
-    """Column of the time at which the impression was served; copied to the predictions. Optional."""
+    """Column of the time when the impression was served; copied to the predictions. Optional."""
 
     def checks(self) -> tuple[Check, ...]:
         return self._shared_tables_exist, self._histories_have_plain_names
@@ -158,12 +158,12 @@ class FeaturesConfig(BaseConfig):
                 continue
             owner = self.discrete.get(column.table)
             if isinstance(owner, SharedTable):
-                text = f"{column.table!r} has no table of its own, it uses that of {owner.table!r}; name the owner"
+                text = f"{column.table!r} shares the table of {owner.table!r}; write table: {owner.table}"
                 is_itself = path == ("discrete", column.table)
                 yield (*path, "table"), "a feature cannot share its own table" if is_itself else text
             elif column.table not in self.discrete:
                 owners = [name for name, codes in self.discrete.items() if not isinstance(codes, SharedTable)]
-                text = f"no discrete feature has a table {column.table!r}. {suggest(column.table, owners)}"
+                text = f"unknown table {column.table!r}. {suggest(column.table, owners)}"
                 yield (*path, "table"), text
 
     def _histories_have_plain_names(self) -> Problems:
@@ -171,11 +171,11 @@ class FeaturesConfig(BaseConfig):
             if "/" in name:
                 yield (
                     ("histories", name),
-                    f"{name!r} contains '/', which separates a history from its columns; rename it",
+                    f"{name!r} contains '/', which is reserved; rename the history",
                 )
 
     def _coded(self) -> list[tuple[KeyPath, object]]:
-        """Every column that may have codes, with its path."""
+        """Every column that may have codes, with its path in this section."""
         coded: list[tuple[KeyPath, object]] = [(("discrete", name), column) for name, column in self.discrete.items()]
         for name, history in self.histories.items():
             coded.append((("histories", name, "ids"), history.ids))
@@ -186,25 +186,25 @@ class FeaturesConfig(BaseConfig):
     def code_spaces(self) -> dict[str, CodeSpace]:
         """Name of a table → its code space: discrete features first, then histories.
 
-        Features and events that share a table of another have none.
+        Columns that share the table of another are left out.
         """
-        return {"/".join(map(str, path[1:])): column for path, column in self._coded() if isinstance(column, CodeSpace)}
+        return {_table_name(path): column for path, column in self._coded() if isinstance(column, CodeSpace)}
 
-    def place_of(self, table: str) -> KeyPath:
-        """The path from the root of the file to the code space of a table."""
-        paths = {"/".join(map(str, path[1:])): path for path, _ in self._coded()}
+    def path_of_table(self, table: str) -> KeyPath:
+        """The key path of the code space of a table."""
+        paths = {_table_name(path): path for path, _ in self._coded()}
         return ("features", *paths[table])
 
     def table_of(self, name: str, column: SharedCodes) -> str:
-        """The name of the table that the codes of `column` select rows of; `name` if it has its own."""
+        """The table that the codes of `column` index; `name` if it has its own."""
         return column.table if isinstance(column, SharedTable) else name
 
     def own_table(self, name: str) -> str:
         """The table whose width is `model.embeddings[name]`: that of a feature, or of the ids of a history."""
         return name if name in self.discrete else f"{name}/ids"
 
-    def codes_of_a_value(self, table: str) -> int:
-        """Rows of a table per value: above 1 if values are hashed more than once."""
+    def codes_per_value(self, table: str) -> int:
+        """Rows of a table per value; above 1 if values are hashed several times."""
         return self.code_spaces[table].codes
 
     @property
@@ -215,7 +215,7 @@ class FeaturesConfig(BaseConfig):
 
     @property
     def columns(self) -> list[str]:
-        """Columns of the data that the model's inputs are read from, each once."""
+        """Columns of the data that the model reads, each once."""
         parts = {column.name: column.of for column in (*self.continuous, *self.binary)}
         parts |= {name: discrete.of for name, discrete in self.discrete.items() if not isinstance(discrete, Vocabulary)}
         plain = [name for name in self.inputs if name not in self.histories]
@@ -228,3 +228,8 @@ class FeaturesConfig(BaseConfig):
         """The features that the model reads, in the order of its input."""
         numeric = [column.name for column in (*self.continuous, *self.binary)]
         return [*numeric, *self.discrete, *self.vectors, *self.histories]
+
+
+def _table_name(path: KeyPath) -> str:
+    """The name of the table at a path in `features`: (discrete, NAME) → NAME, (histories, NAME, ids) → NAME/ids."""
+    return "/".join(map(str, path[1:]))

@@ -10,15 +10,15 @@ from recap.config.network import BatchNormConfig, LayerNormConfig
 _NO_FLOAT32 = 3.4028235677973366e38
 """The smallest number that float32 rounds to infinity."""
 BINARY = "binary"
-"""All binary features, in `join`."""
+"""Stands for all binary features in `join`."""
 
 
 class JoinConfig(BaseConfig):
     """The fields of every featurization."""
 
     join: list[Name] = [BINARY]
-    """Features that are joined to the continuous ones inside the featurization: `binary`, and names of
-    `features.vectors`, which then have no LayerNorm of their own. All other features are joined after it."""
+    """Features to join to the continuous ones inside the featurization: `binary`, and names of `features.vectors`,
+    which then have no LayerNorm of their own. All others are joined after it."""
 
 
 class Log1pAbsConfig(JoinConfig):
@@ -38,27 +38,25 @@ class ClipLog1pAbsConfig(JoinConfig):
 class ZScoreLogConfig(JoinConfig):
     """Non-finite → 0, sign(x)·log1p|x|, (x − mean) / deviation, BatchNorm, clamp; joined features follow unchanged.
 
-    Means and deviations are statistics of the data. They are stored with the weights, so the file is read only when a
-    run starts."""
+    Means and deviations of the data are stored with the weights; their file is read only when a run starts."""
 
     kind: Literal["z_score_log"]
     analysis: Name
-    """Parquet file with the columns `mean` and `deviation` (and `name`), and a row for each continuous value in order,
-    both taken after the logarithm. `recap data analysis` writes it."""
+    """Parquet file with the columns `name`, `mean` and `deviation` (after the logarithm) and a row per continuous
+    value, in order; `recap data analysis` writes it."""
     clip_magnitude: PositiveFloat = 5.0
-    """Continuous features are clamped to ± this value last."""
+    """Continuous features are clamped to ± this value at the end."""
     batch_norm: BatchNormConfig | None = None
     """BatchNorm of continuous features, before they are clamped. Optional; off by default."""
     renorm: bool = False
-    """Batch renormalization (arXiv:1702.03275) instead of BatchNorm, with the fields of `batch_norm`, which it
-    needs."""
+    """Whether to use batch renormalization (arXiv:1702.03275) instead of BatchNorm; `batch_norm` must be set."""
 
     def checks(self) -> tuple[Check, ...]:
         return (self._renorm_has_batch_norm,)
 
     def _renorm_has_batch_norm(self) -> Problems:
         if self.renorm and self.batch_norm is None:
-            yield ("renorm",), "replaces batch_norm, which is not set; add 'batch_norm: {}'"
+            yield ("renorm",), "needs batch_norm, which is not set; add 'batch_norm: {}'"
 
 
 class DoubleNormLogConfig(JoinConfig):

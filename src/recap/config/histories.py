@@ -39,7 +39,7 @@ class HashedEvents(HashSpace, _Events):
 
 
 class SharedEvents(SharedTable, _Events):
-    """A list of the same kind of values as a discrete feature, which shares its codes and embedding table."""
+    """A list that shares the codes and the embedding table of a discrete feature."""
 
 
 class NumberEvents(_Events):
@@ -71,22 +71,22 @@ EventAttribute = Annotated[
     Discriminator(
         _attribute_kind,
         custom_error_type="one_of",
-        custom_error_message="at most one of size, vocabulary, hash and table may be set; numbers have none",
+        custom_error_message="needs at most one of size, vocabulary, hash and table",
     ),
 ]
 
 
 class HistoryColumns(BaseConfig):
-    """Past events: a list of ids per row, and lists of attributes of the same events."""
+    """Past events: in each row a list of ids, and lists of attributes of the same events."""
 
     ids: EventIds
     """The id of the item of each event. A null list is an empty history."""
     attributes: dict[Name, EventAttribute] = {}
-    """Further properties of each event, such as the action or its age: name → column."""
+    """Other properties of each event, such as its action or age: name → column."""
     max_length: PositiveInt = 50
     """Maximum number of events read per row."""
     keep: Literal["last", "first"] = "last"
-    """Which events of a longer list are read: the last (newest) or the first."""
+    """Which events of a longer list to read: the last (newest) or the first."""
 
     @property
     def columns(self) -> list[str]:
@@ -99,7 +99,7 @@ class PoolingConfig(BaseConfig):
 
     kind: Literal["pooling"]
     mode: Literal["mean", "sum", "last"] = "mean"
-    """The mean, the sum, or the vector of the newest event."""
+    """The mean or sum of the vectors, or that of the newest event."""
 
 
 class DinConfig(BaseConfig):
@@ -110,16 +110,15 @@ class DinConfig(BaseConfig):
     target: Name
     """The discrete feature of the candidate; it must share its embedding table with the history's ids."""
     layer_sizes: list[PositiveInt] = [36]
-    """Hidden layers, each followed by ReLU, of the activation unit that weights an event h for a candidate t. It reads
-    [h, t, h - t, h · t]."""
+    """Hidden layers, Linear → ReLU each, of the network that weights an event h for a candidate t; it reads
+    [h, t, h − t, h · t]."""
     normalize: bool = False
-    """Whether weights are normalized by a softmax. The paper does not, so that their sum expresses the strength of an
+    """Whether to normalize weights by a softmax; the paper does not, so that their sum is the strength of the
     interest."""
 
 
 class TransformerConfig(BaseConfig):
-    """A causal transformer over the events and, as the last token, the candidate; the output is that of the
-    candidate."""
+    """A causal transformer over the events and then the candidate; the output is the candidate's."""
 
     kind: Literal["transformer"]
     target: Name

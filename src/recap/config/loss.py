@@ -1,4 +1,4 @@
-"""Objectives and losses: what a task predicts, and what its training minimizes."""
+"""Objectives and losses: what a task predicts, and what training minimizes."""
 
 from typing import Annotated, Literal
 
@@ -15,11 +15,11 @@ class BceConfig(BaseConfig):
 
 class FocalConfig(BaseConfig):
     """Focal loss (arXiv:1708.02002): binary cross entropy times (1 − p)^gamma, where p is the probability of the label.
-    Easy examples count less. Probabilities come out underconfident, so use it for ranking only."""
+    Easy examples count less. Probabilities are underconfident, so use it for ranking only."""
 
     kind: Literal["focal"]
     gamma: NonNegativeFloat = 2.0
-    """Exponent γ: the higher, the less easy examples count. 0 is binary cross entropy."""
+    """Exponent: the higher, the less easy examples count. 0 is binary cross entropy."""
 
 
 BinaryLossConfig = Annotated[BceConfig | FocalConfig, Field(discriminator="kind")]
@@ -59,7 +59,7 @@ class RegressionConfig(BaseConfig):
 
     kind: Literal["regression"]
     transform: Literal["none", "log1p"] = "none"
-    """The quantity that the tower predicts: the label, or log(1 + label) for labels ≥ 0 of any magnitude."""
+    """The quantity that the tower predicts: the label, or log(1 + label) for labels ≥ 0."""
     loss: RegressionLossConfig = MseConfig(kind="mse")
     """The loss on the difference between the tower's output and the transformed label."""
 
@@ -68,7 +68,7 @@ ObjectiveConfig = Annotated[BinaryConfig | RegressionConfig, Field(discriminator
 
 
 class PairwiseConfig(BaseConfig):
-    """RankNet's loss (Burges et al., ICML 2005), in addition to the task's own.
+    """RankNet loss (Burges et al., ICML 2005), in addition to the task's own.
 
     The mean of log(1 + exp(logit of the negative − logit of the positive)) over all pairs of a positive and a negative
     of the same user in a micro-batch; 0 if there are none."""

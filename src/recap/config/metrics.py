@@ -1,7 +1,7 @@
-"""The metrics a run can report: `METRICS` states every fact about them once.
+"""The metrics of a run, with every fact about them.
 
-The names a configuration accepts, the columns of tables on a terminal and their digits, the published aliases and the
-tables of docs/metrics.md are made from it.
+The names that a configuration accepts, the columns and digits of terminal tables, the published aliases and the tables
+of docs/metrics.md come from `METRICS`.
 """
 
 import math
@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, Field
 from recap.config.base import BaseConfig, Check, Name, PositiveInt, Problems
 
 TaskKind = Literal["binary", "regression"]
-"""A binary task predicts whether something happens, a regression how much of it."""
+"""What a task predicts: a probability, or a number."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class MetricSpec:
 
     name: str
     of: tuple[TaskKind, ...]
-    """The kinds of tasks that have it."""
+    """The kinds of task that have it."""
     definition: str
     """One line of Markdown: formula, edge cases, source."""
     range: tuple[float, float] = (0, 1)
@@ -31,25 +31,25 @@ class MetricSpec:
     better: Literal["higher", "lower"] | None = None
     """None where neither is better."""
     needs: Literal["user"] | None = None
-    """`user`: it orders the rows of each user, so it needs `features.user`."""
+    """`user`: it ranks the rows of each user, so `features.user` must be set."""
     at_ranks: bool = False
-    """Whether it has one value for each rank k of `metrics.hit_at`, reported as `NAME_k`."""
+    """Whether it has a value for each rank k of `metrics.hit_at`, reported as `NAME_k`."""
     aliases: tuple[str, ...] = ()
     """Other names in the published form, in lower case with underscores."""
     label: str = ""
-    """Its name in prose; by default the name, with spaces."""
+    """Its name in prose; default: the name with spaces."""
     format: str = ".4f"
     """Format specification for a person."""
     column_of: tuple[TaskKind, ...] = ()
-    """The kinds of tasks in whose tables on a terminal it is a column; files hold all metrics."""
+    """The kinds of task whose terminal tables have it as a column."""
     column_rank: int = 0
-    """Columns with the highest rank are dropped first where a terminal is too narrow; those of rank 0 never are."""
+    """A narrow terminal drops columns of the highest rank first, and never those of rank 0."""
     headline: bool = False
     """Whether the one-line summary of an evaluation shows it."""
 
     @property
     def title(self) -> str:
-        """What a person calls it."""
+        """Its name in prose."""
         return self.label or self.name.replace("_", " ")
 
     def at(self, rank: int) -> str:
@@ -171,7 +171,7 @@ METRICS = (
     MetricSpec(
         "hit_at",
         _BINARY,
-        "share of the users with a positive whose first positive has rank ≤ k",
+        "share of users whose first positive has rank ≤ k, among users with a positive",
         better="higher",
         needs="user",
         at_ranks=True,
@@ -222,7 +222,7 @@ METRICS = (
 
 
 def metrics_of(kind: TaskKind) -> tuple[MetricSpec, ...]:
-    """The metrics that tasks of a kind have, in the order of reports."""
+    """The metrics of a kind of task, in the order of reports."""
     return tuple(spec for spec in METRICS if kind in spec.of)
 
 
@@ -234,13 +234,13 @@ WATCHABLE = tuple(spec.name for spec in METRICS if spec.better is not None and n
 LOWER_IS_BETTER = frozenset(spec.name for spec in METRICS if spec.better == "lower")
 
 if TYPE_CHECKING:
-    # A type checker cannot read a Literal that is made from a table.
+    # A type checker cannot evaluate a Literal of a variable.
     MetricName = str
     WatchedMetric = str
 else:
     MetricName = Literal[METRIC_NAMES]
     WatchedMetric = Literal[WATCHABLE]
-    """A metric of which more, or less, is better."""
+    """A metric that is better when higher, or when lower."""
 
 SPECS = {spec.name: spec for spec in METRICS}
 """The metrics by name."""
@@ -248,7 +248,7 @@ _AT_RANK = re.compile(r"(.+)_\d+")
 
 
 def spec_of(reported: str) -> MetricSpec | None:
-    """The metric reported under a name such as `auc` or `hit_at_3`; None where it is unknown."""
+    """The metric reported as `auc` or `hit_at_3`, for example; None if it is unknown."""
     if reported in SPECS:
         return SPECS[reported]
     match = _AT_RANK.fullmatch(reported)
@@ -263,7 +263,7 @@ def format_metric(reported: str, value: float) -> str:
 
 
 def metrics_table(kind: TaskKind) -> str:
-    """The Markdown table of the metrics of a kind of tasks, as docs/metrics.md shows it."""
+    """The Markdown table of the metrics of a kind of task, for docs/metrics.md."""
     lines = ["| name | range | better | definition |", "|---|---|---|---|"]
     for spec in metrics_of(kind):
         name = f"`{spec.name}` as `{spec.at(1)}`, …" if spec.at_ranks else f"`{spec.name}`"
@@ -273,10 +273,10 @@ def metrics_table(kind: TaskKind) -> str:
 
 
 class MetricsConfig(BaseConfig):
-    """What some metrics need to know besides the rows."""
+    """Parameters of metrics."""
 
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    """`precision` and `recall` predict a positive where the calibrated probability is at least this."""
+    """Calibrated probability from which `precision` and `recall` count a row as predicted positive."""
     hit_at: Annotated[list[PositiveInt], Field(min_length=1)] = [1, 3, 10]
     """Ranks k of `hit_at`, ascending; each is reported as `hit_at_k`."""
 
@@ -295,9 +295,9 @@ def _code_or_string(value: object) -> object:
 
 
 class StratumConfig(BaseConfig):
-    """Rows whose metrics are also reported separately."""
+    """The rows with one value of a discrete feature, whose metrics are reported separately."""
 
     feature: Name
-    """A discrete feature with one code per row; its embedding may have width 0."""
+    """A discrete feature with one code per row, not hashed; its embedding may have width 0."""
     value: Annotated[int | str, BeforeValidator(_code_or_string)]
-    """Selects the rows with this value: a code of the data, or a string of the vocabulary."""
+    """The value that selects rows: an integer code, or an entry of the vocabulary as a string."""

@@ -31,22 +31,22 @@ from recap.text import suggest
 
 
 class PretrainedConfig(BaseConfig):
-    """Pretrained rows of a table. A new run starts from them and continues to train them."""
+    """Pretrained rows of a table, from which a new run starts; they are trained further."""
 
     path: Name
     """Parquet file, a glob of them, or a URL, with one row per value."""
     id: Name = "id"
-    """Column of the values: codes, or entries of the vocabulary. Values unknown to the table are skipped; rows of the
-    table without a value here are initialized as usual."""
+    """Column of the values: codes, or entries of the vocabulary. Unknown values are skipped; rows of the table without
+    a value are initialized as usual."""
     vector: Name = "vector"
-    """Column of the vectors: lists of numbers, as long as the table is wide."""
+    """Column of the vectors: lists of `width` numbers."""
 
 
 class EmbeddingConfig(BaseConfig):
-    """An embedding table. In YAML, a number alone is its width."""
+    """An embedding table. In YAML, a number is its width."""
 
     width: NonNegativeInt
-    """Numbers per row; 0 removes the feature from the model's inputs."""
+    """Width of a row; 0 removes the feature from the model's inputs."""
     pretrained: PretrainedConfig | None = None
     """Pretrained rows. Optional; default: all rows start near zero."""
 
@@ -55,12 +55,12 @@ class EmbeddingConfig(BaseConfig):
 
     def _has_rows(self) -> Problems:
         if self.pretrained is not None and not self.width:
-            yield ("pretrained",), "width 0 removes the feature, so there is no table; give it a width"
+            yield ("pretrained",), "needs a table, but width 0 removes it; set width above 0, or remove pretrained"
 
 
 def _of_width(value: object) -> object:
     if isinstance(value, bool) or not isinstance(value, int | dict | EmbeddingConfig):
-        raise ValueError("expected a whole number, the width, or {width: …, pretrained: …}")
+        raise ValueError("expected a width, or a mapping with 'width'")
     return {"width": value} if isinstance(value, int) else value
 
 
@@ -104,22 +104,22 @@ class AffineMapConfig(BaseConfig):
 
 
 class TaskConfig(BaseConfig):
-    """One task: its tower, its objective and the weight of its loss."""
+    """A task: its tower, objective and loss."""
 
     tower: TowerConfig
     """The network that predicts the logit, or the raw value of a regression."""
     affine_map: AffineMapConfig | None = None
-    """A learned affine map of the logit. Optional; off by default."""
+    """Learns a scale and a bias of the logit. Optional; off by default."""
     objective: ObjectiveConfig = BinaryConfig(kind="binary")
     """`binary` predicts whether something happens, `regression` predicts a number."""
     loss: BinaryLossConfig = BceConfig(kind="bce")
     """The loss of a binary task; a regression sets `objective.loss` instead."""
     pos_weight: PositiveFloat = 1.0
-    """Factor of the loss of positives."""
+    """Factor on the loss of positives."""
     loss_weight: PositiveFloat = 1.0
-    """Factor of the task's loss in the mean over tasks that training minimizes."""
+    """Factor on the task's loss in the mean over tasks that training minimizes."""
     pairwise: PairwiseConfig | None = None
-    """An additional loss on the order of each user's rows. Optional; off by default."""
+    """Adds a loss on the order of each user's rows. Optional; off by default."""
 
     def checks(self) -> tuple[Check, ...]:
         return (self._regression_has_no_positives,)
@@ -129,7 +129,7 @@ class TaskConfig(BaseConfig):
             if not isinstance(self.loss, BceConfig):
                 yield (
                     ("loss",),
-                    f"{self.loss.kind} is a loss of binary tasks; a regression sets objective.loss: mse, mae or huber",
+                    f"{self.loss.kind} is a loss of binary tasks; set objective.loss to mse, mae or huber instead",
                 )
             if self.pos_weight != 1:
                 yield ("pos_weight",), "a regression task has no positives; remove it, or use loss_weight"
@@ -138,24 +138,24 @@ class TaskConfig(BaseConfig):
 
 
 class PositionDebiasConfig(BaseConfig):
-    """Position debias: the model reads the position of a candidate in training, and never when it scores.
+    """Position debias: the model reads the position of a candidate in training, but not in evaluation and prediction.
 
-    Effects that only the position explains are then attributed to the position. Its embedding is joined to the inputs;
-    in training it is hidden at random, so that the network also learns to predict without it."""
+    The embedding of the position is joined to the inputs and learns the effect of the position. In training it is
+    hidden at random, so that the network also learns to predict without it."""
 
     feature: Name
-    """The discrete feature of the position: one integer code per row, from 0. It has no entry in `model.embeddings`. A
-    position that is null or not below the feature's `size` is hidden."""
+    """The discrete feature of the position: an integer code per row, from 0, without an entry in `model.embeddings`.
+    Null and codes outside the feature's `size` are hidden."""
     max_position: PositiveInt = 256
-    """Positions from this one on share a bucket."""
+    """Positions from this one on share an embedding."""
     num_dims: PositiveInt = 64
     """Width of the embedding."""
     drop_probability: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    """Probability with which a row's position is hidden in training."""
+    """Probability of hiding the position of a row in training."""
     scored_at: Literal["hidden", "average"] = "hidden"
-    """What replaces the position in evaluation and prediction. `hidden`: the network predicts without one, which gives
-    the rate of such rows where they are usually shown. `average`: the mean embedding of all positions, weighted by
-    their frequency in training, which compares rows as if all were shown at the same positions."""
+    """Embedding that replaces the position in evaluation and prediction. `hidden`: that of hidden positions, which
+    predicts the rate at the positions where such rows are usually shown. `average`: the mean over positions, weighted
+    by frequency in training, which compares rows as if all were shown at the same positions."""
 
 
 class ModelConfig(BaseConfig):
@@ -164,20 +164,20 @@ class ModelConfig(BaseConfig):
     featurization: FeaturizationConfig = DoubleNormLogConfig()
     """How continuous features are normalized."""
     embeddings: dict[Name, Embedding] = {}
-    """Embedding width, or {width, pretrained}, of each discrete feature, and of each history whose ids have their own
-    table. `default` applies to those not listed; 0 removes a feature from the inputs."""
+    """Width of the embedding of each discrete feature, and of each history whose ids have their own table, or
+    {width, pretrained}. `default` applies to all others; 0 removes a feature from the inputs."""
     histories: dict[Name, HistoryModelConfig] = {}
-    """The encoder of each history; `default` applies to those not listed."""
+    """The encoder of each history; `default` applies to all others."""
     position_debias: PositionDebiasConfig | None = None
-    """Keeps the effect of the position out of the scores. Optional; off by default."""
+    """Removes the effect of the position from the scores. Optional; off by default."""
     backbone: BackboneConfig | None = None
-    """The network that tasks share; required unless `sharing` is `share_none`."""
+    """The network that tasks share, or the form of the experts; required unless `sharing` is `share_none`."""
     sharing: SharingConfig = ShareNoneConfig(kind="share_none")
-    """What each tower reads: the backbone, the inputs, or a mixture of experts."""
+    """The input of each tower: the backbone, the inputs, both, or a mixture of experts."""
     cascade: CascadeConfig | None = None
     """A chain of tasks that depend on each other, such as click → like. Optional; default: tasks are independent."""
     tasks: Annotated[dict[Name, TaskConfig], Field(min_length=1), OrderMatters()]
-    """The tasks; their order here is the order of the task axis everywhere."""
+    """The tasks by name, in the order of the task axis."""
 
     @property
     def widths(self) -> dict[str, int]:
@@ -197,7 +197,7 @@ class ModelConfig(BaseConfig):
         if shares_none and self.backbone is not None:
             yield (
                 ("sharing",),
-                "share_none has no backbone, but model.backbone is set; "
+                "share_none does not use model.backbone, which is set; "
                 "use 'sharing: {kind: share_all}' (or share_partial), or remove model.backbone",
             )
         if not shares_none and self.backbone is None:
@@ -207,7 +207,7 @@ class ModelConfig(BaseConfig):
         if isinstance(self.sharing, CgcConfig | PleConfig) and SHARED in self.tasks:
             yield (
                 ("tasks", SHARED),
-                f"{SHARED!r} is the name of the shared experts of {self.sharing.kind}; rename the task",
+                f"{SHARED!r} is reserved for the shared experts of {self.sharing.kind}; rename the task",
             )
 
     def _chain_is_of_tasks(self) -> Problems:

@@ -1,4 +1,4 @@
-"""The parts that networks are built from: norms, dropout and the MLP."""
+"""The parts of networks: norms, dropout and the MLP."""
 
 from typing import Annotated, Literal
 
@@ -11,9 +11,9 @@ class BatchNormConfig(BaseConfig):
     """BatchNorm over the rows of a micro-batch."""
 
     affine: bool = True
-    """Whether a learned scale and shift follow."""
+    """Whether to learn a scale and a shift."""
     momentum: Rate = 0.1
-    """Weight of a new micro-batch in the running statistics."""
+    """Weight of each micro-batch in the running statistics."""
 
 
 class LayerNormConfig(BaseConfig):
@@ -22,28 +22,27 @@ class LayerNormConfig(BaseConfig):
     epsilon: Epsilon = 1e-3
     """Added to the variance."""
     affine: bool | Literal["scale", "shift"] = True
-    """Whether a learned scale and shift follow, or only one of them."""
+    """Whether to learn a scale and a shift, or only one of them."""
 
 
 class DropoutConfig(BaseConfig):
-    """Dropout of activations while training."""
+    """Dropout of activations in training."""
 
     rate: DropRate | None = None
-    """Probability with which an activation is dropped, in every layer. Optional; default: 0.1, unless `rates` is
-    set."""
+    """Probability of dropping an activation, in every layer. Optional; default: 0.1, unless `rates` is set."""
     rates: Annotated[list[DropRate], Field(min_length=1)] | None = None
-    """The same for each layer that has a ReLU, in order. Optional."""
+    """This probability for each layer with a ReLU, in order. Optional; default: `rate` in every layer."""
 
     def checks(self) -> tuple[Check, ...]:
         return (self._set_once,)
 
     def _set_once(self) -> Problems:
         if self.rate is not None and self.rates is not None:
-            yield (), "at most one of rate and rates may be set; found both"
+            yield (), "needs at most one of rate and rates, found both"
 
 
 def dropout_problems(dropout: DropoutConfig | None, relus: int) -> Problems:
-    """`dropout` has one rate per layer with a ReLU; the path is relative to the section that contains it."""
+    """Check that `dropout` has a rate per layer with a ReLU. Paths are relative to the section that contains it."""
     if dropout is not None and dropout.rates is not None and len(dropout.rates) != relus:
         yield (
             ("dropout", "rates"),
@@ -62,7 +61,7 @@ class MlpConfig(BaseConfig):
     dropout: DropoutConfig | None = None
     """Dropout after every ReLU. Optional; off by default."""
     final_layer_activation: bool = False
-    """Whether the last layer also has a ReLU, and the dropout if it is set."""
+    """Whether the last layer also has a ReLU, and dropout if set."""
     final_layer_batch_norm: bool = False
     """Whether the last layer also has the BatchNorm of `batch_norm`."""
 
@@ -74,4 +73,4 @@ class MlpConfig(BaseConfig):
 
     def _last_norm_is_set(self) -> Problems:
         if self.final_layer_batch_norm and self.batch_norm is None:
-            yield ("final_layer_batch_norm",), "uses batch_norm, which is not set; add it"
+            yield ("final_layer_batch_norm",), "needs batch_norm, which is not set; add 'batch_norm: {}'"

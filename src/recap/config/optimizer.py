@@ -1,4 +1,4 @@
-"""The section `optimizer`: algorithms, learning rates and their schedules, balancing of tasks, clipping."""
+"""The section `optimizer`: algorithms, learning rate schedules, balancing of tasks, clipping."""
 
 from typing import Annotated, Literal
 
@@ -25,7 +25,8 @@ class NoBalancingConfig(BaseConfig):
 
 
 class UncertaintyConfig(BaseConfig):
-    """Uncertainty weighting (Kendall et al., CVPR 2018): a log variance s per task, learned at the backbone's rate.
+    """Uncertainty weighting (Kendall et al., CVPR 2018): a log variance s per task, learned at the rate of
+    `optimizer.backbone`.
 
     The loss of a binary task becomes exp(−s)·loss + s / 2, that of a regression ½·exp(−s)·loss + s / 2."""
 
@@ -43,11 +44,11 @@ class PcGradConfig(BaseConfig):
 class GradNormConfig(BaseConfig):
     """GradNorm (Chen et al., ICML 2018): learned task weights that equalize the norms of the tasks' gradients.
 
-    Norms are taken over all weights that tasks share. Needs memory for one gradient of these weights per task."""
+    Norms are those over all shared weights. Needs memory for one gradient of these weights per task."""
 
     kind: Literal["grad_norm"]
     alpha: NonNegativeFloat = 1.5
-    """How strongly tasks that have learned less than the others are favored; 0 makes all norms equal."""
+    """Exponent that favors tasks whose losses have decreased less; 0 makes all norms equal."""
     learning_rate: PositiveFloat = 0.025
     """Learning rate of the task weights; a step is this rate times the norm of the task's gradient."""
 
@@ -72,7 +73,7 @@ class ValueClippingConfig(BaseConfig):
 
     kind: Literal["value"]
     max_value: PositiveFloat
-    """Maximum magnitude."""
+    """Maximum magnitude of a number."""
 
 
 ClippingConfig = Annotated[NormClippingConfig | ValueClippingConfig, Field(discriminator="kind")]
@@ -101,7 +102,7 @@ class AdamWConfig(BaseConfig):
     epsilon: Epsilon = 1e-7
     """Added to the square root of the mean of squared gradients."""
     weight_decay: NonNegativeFloat = 0.01
-    """Weight decay per step, as a factor of the learning rate; applies to all weights, including biases and norms."""
+    """Decay of all weights, including biases and norms, per step and unit of the learning rate."""
 
 
 class SgdConfig(BaseConfig):
@@ -109,9 +110,9 @@ class SgdConfig(BaseConfig):
 
     kind: Literal["sgd"]
     momentum: DropRate = 0.0
-    """Decay of v; with 0, v is the gradient and takes no memory."""
+    """Decay of v; 0 needs no memory for v."""
     nesterov: bool = False
-    """Nesterov momentum: W moves by g + momentum · v instead of v."""
+    """Whether to use Nesterov momentum: W moves by g + momentum · v instead of v."""
 
     def checks(self) -> tuple[Check, ...]:
         return (self._nesterov_has_momentum,)
@@ -132,8 +133,8 @@ class AdagradConfig(BaseConfig):
 
 
 class RowwiseAdagradConfig(BaseConfig):
-    """Adagrad with one sum per row of a table: G ← G + mean of g² over the row. It stores one number per row, as
-    TorchRec and FBGEMM do (`EXACT_ROWWISE_ADAGRAD`)."""
+    """Adagrad with one sum per row of a table: G ← G + mean of g² over the row, as in TorchRec and FBGEMM
+    (`EXACT_ROWWISE_ADAGRAD`)."""
 
     kind: Literal["rowwise_adagrad"]
     epsilon: Epsilon = 1e-10
@@ -155,7 +156,7 @@ class ConstantConfig(BaseConfig):
 
     kind: Literal["constant"]
     learning_rate: NonNegativeFloat
-    """The rate of every step."""
+    """The learning rate of every step."""
 
 
 class LinearRampToConstantConfig(BaseConfig):
@@ -165,7 +166,7 @@ class LinearRampToConstantConfig(BaseConfig):
     learning_rate: NonNegativeFloat
     """The rate after the ramp."""
     num_ramp_steps: PositiveInt
-    """Length of the ramp in steps."""
+    """Length of the ramp, in steps."""
 
 
 class LinearRampToCosineConfig(BaseConfig):
@@ -173,11 +174,11 @@ class LinearRampToCosineConfig(BaseConfig):
 
     kind: Literal["linear_ramp_to_cosine"]
     learning_rate: NonNegativeFloat
-    """The rate at the end of the ramp, its maximum."""
+    """The rate at the end of the ramp, the maximum."""
     final_learning_rate: NonNegativeFloat
-    """The rate at the end of the cosine and after it."""
+    """The rate at the end of the cosine, and after it."""
     num_ramp_steps: PositiveInt
-    """Length of the ramp in steps."""
+    """Length of the ramp, in steps."""
     final_num_steps: PositiveInt
     """The step at which the cosine ends, counted from the start of the run."""
 
@@ -199,7 +200,7 @@ class PiecewiseConstantConfig(BaseConfig):
     learning_rate_boundaries: list[NonNegativeInt]
     """Steps at which the rate changes, ascending."""
     learning_rate_values: Annotated[list[NonNegativeFloat], Field(min_length=1)]
-    """The rates between the boundaries; one more than there are boundaries."""
+    """The rates before, between and after the boundaries; one more than boundaries."""
 
     def checks(self) -> tuple[Check, ...]:
         return (self._pieces_fit,)
@@ -229,9 +230,9 @@ class TablesConfig(BaseConfig):
     learning_rate: LearningRateConfig
     """The learning rate of the tables."""
     sparse: bool = False
-    """Whether a step updates only the rows that occur in its batch, so that its cost does not depend on the size of the
-    tables. Results are the same for `sgd`, `adagrad` and `rowwise_adagrad`; `adam` then leaves the moments of the other
-    rows unchanged (lazy Adam)."""
+    """Whether a step updates only the rows of its batch, so that its cost does not depend on the size of the tables.
+    Results are the same for `sgd`, `adagrad` and `rowwise_adagrad`; `adam` leaves the moments of other rows unchanged
+    (lazy Adam)."""
 
     def checks(self) -> tuple[Check, ...]:
         return (self._sparse_leaves_other_rows,)
@@ -243,14 +244,14 @@ class TablesConfig(BaseConfig):
         if isinstance(algorithm, AdamWConfig):
             yield (
                 ("sparse",),
-                "weight decay changes every row in every step, but sparse steps reach only the rows of a batch; use "
-                "adam, or set sparse to false",
+                "adamw decays every row in every step, but sparse steps update only the rows of a batch; use adam, or "
+                "set sparse to false",
             )
         elif isinstance(algorithm, SgdConfig) and algorithm.momentum:
             yield (
                 ("sparse",),
-                "momentum changes rows in steps after their batch, but sparse steps reach only the rows of a batch; "
-                "set momentum to 0, or sparse to false",
+                "momentum changes rows after their batch, but sparse steps update only the rows of a batch; set "
+                "momentum to 0, or sparse to false",
             )
 
 
@@ -260,20 +261,19 @@ class OptimizerConfig(BaseConfig):
     algorithm: AlgorithmConfig = AdamConfig(kind="adam")
     """The optimization algorithm."""
     tables: TablesConfig | None = None
-    """A separate algorithm and rate for embedding tables. Optional; default: those of the backbone."""
+    """A separate algorithm and learning rate for embedding tables. Optional; default: `algorithm` and `backbone`."""
     embedding_l2: NonNegativeFloat = 0.0
-    """λ of the penalty λ/2·‖W‖² on all embedding tables: every step adds λ·W to their gradients."""
+    """λ of the penalty λ/2·‖W‖² on embedding tables, which adds λ·W to their gradients."""
     network_l2: NonNegativeFloat = 0.0
-    """The same for all other parameters, including biases and norms."""
+    """λ of the same penalty on all other weights, including biases and norms."""
     backbone: LearningRateConfig
-    """Learning rate of everything except towers: featurization, norms of vectors, backbone, and embeddings unless
-    `tables` is set."""
+    """Learning rate of all weights except those of towers and, if `tables` is set, of embedding tables."""
     towers: dict[Name, LearningRateConfig]
-    """Learning rate of each task's tower and affine map; `default` applies to tasks not listed."""
+    """Learning rate of each task's tower and affine map; `default` applies to all others."""
     balancing: BalancingConfig = NoBalancingConfig(kind="none")
-    """How the losses or gradients of tasks are weighted against each other."""
+    """How the losses or gradients of tasks are combined."""
     frozen: list[Name] = []
-    """Modules whose weights are not trained, such as `inputs.embeddings` or `towers.TASK`; `recap model summary` lists
-    the paths."""
+    """Modules whose weights and running statistics do not change, such as `inputs.embeddings` or `towers.TASK`;
+    `recap model summary` lists the paths."""
     clip_gradients: ClippingConfig | None = None
-    """Clips gradients, before penalties are added. Optional; off by default."""
+    """Clips gradients, before L2 penalties are added. Optional; off by default."""

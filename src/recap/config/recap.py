@@ -1,4 +1,4 @@
-"""`RecapConfig`: the root of a configuration, with every section and every check across sections."""
+"""`RecapConfig`: the root of a configuration, with all sections and the checks across them."""
 
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
@@ -39,7 +39,7 @@ class ScoringConfig(BaseConfig):
     """The section `scoring`."""
 
     weights: dict[Name, float] = {}
-    """Task → weight of its calibrated probability, or of the value of a regression. Tasks not listed do not count."""
+    """Task → weight of its calibrated probability, or of the predicted value of a regression; default: 0."""
 
 
 class JobMode(StrEnum):
@@ -54,10 +54,10 @@ class JobMode(StrEnum):
 
 
 class RecapConfig(RootConfig):
-    """A complete configuration: everything that defines a run, from one file."""
+    """A complete configuration: everything that defines a run."""
 
     training: TrainingConfig = TrainingConfig()
-    """Length of the run, precision, and when it logs, evaluates and saves."""
+    """Length and precision of the run, and when it logs, evaluates and saves."""
     features: FeaturesConfig
     """The columns of the data and their roles."""
     model: Annotated[ModelConfig, ShapesWeights()]
@@ -65,7 +65,7 @@ class RecapConfig(RootConfig):
     train_data: TrainDataConfig
     """The data to train on."""
     validation_data: Annotated[dict[Name, ValidationDataConfig], FreeOnResume()] = {}
-    """Splits to evaluate on, by name; each sets only the fields that differ from `train_data`."""
+    """Validation splits by name; each sets only the fields that differ from `train_data`."""
     optimizer: OptimizerConfig
     """Algorithms and learning rates."""
     scoring: Annotated[ScoringConfig, FreeOnResume()] = ScoringConfig()
@@ -75,7 +75,9 @@ class RecapConfig(RootConfig):
     metrics: Annotated[MetricsConfig, FreeOnResume()] = MetricsConfig()
     """Parameters of metrics: the threshold of precision and recall, and the ranks of `hit_at`."""
     strata: Annotated[dict[Name, StratumConfig], FreeOnResume()] = {}
-    """Strata by name: subsets of rows for which `recap evaluate` also reports every metric."""
+    """Subsets of rows, by name, for which `recap evaluate` reports metrics separately."""
+
+    _secrets: dict[KeyPath, str] = PrivateAttr(default_factory=dict)
 
     def checks(self) -> tuple[Check, ...]:
         """Each check, with the sections it compares."""
@@ -102,15 +104,13 @@ class RecapConfig(RootConfig):
             lambda: warm_start_problems(self.training, self.model.tasks),
         )
 
-    _secrets: dict[KeyPath, str] = PrivateAttr(default_factory=dict)
-
     @property
     def secrets(self) -> Mapping[KeyPath, str]:
-        """Path of each value made from a secret → its reference, which may be stored."""
+        """Path of each value that contains a secret → the reference to store instead."""
         return self._secrets
 
     def remember_secrets(self, secrets: Mapping[KeyPath, str]) -> None:
-        """Store the values at these paths as their references."""
+        """Set `secrets`."""
         self._secrets = dict(secrets)
 
     @property
@@ -124,6 +124,6 @@ class RecapConfig(RootConfig):
         return self.model.regressions
 
     def data_sets(self) -> Iterator[tuple[KeyPath, DataConfig]]:
-        """Every data set with its path: `train_data`, then the splits of `validation_data`."""
+        """The path and data set of `train_data`, then of each split in `validation_data`."""
         yield ("train_data",), self.train_data
         yield from ((("validation_data", name), data) for name, data in self.validation_data.items())

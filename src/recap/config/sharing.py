@@ -30,18 +30,17 @@ class MmoeConfig(BaseConfig):
 
     kind: Literal["mmoe"]
     num_experts: PositiveInt
-    """Number of experts, each a network of the backbone's form."""
+    """Number of experts, each built like the backbone."""
 
 
 class _SharedAndOwnConfig(BaseConfig):
-    """Experts shared by all tasks, and experts of each task."""
+    """Experts shared by all tasks, and experts of each task; `kind` comes first."""
 
     kind: str
-    """Which one this is."""
     shared_experts: PositiveInt
-    """Number of experts shared by all tasks at each level, each a network of the backbone's form."""
+    """Number of shared experts per level, each built like the backbone."""
     task_experts: PositiveInt
-    """Number of experts of each task at each level."""
+    """Number of experts per task and level, each built like the backbone."""
 
 
 class CgcConfig(_SharedAndOwnConfig):
@@ -51,8 +50,8 @@ class CgcConfig(_SharedAndOwnConfig):
 
 
 class PleConfig(_SharedAndOwnConfig):
-    """Progressive layered extraction (Tang et al., RecSys 2020): levels of `cgc`, each reading the previous ones'
-    mixtures."""
+    """Progressive layered extraction (Tang et al., RecSys 2020): levels of `cgc`, each reading the mixtures of the one
+    before."""
 
     kind: Literal["ple"]
     levels: Annotated[int, Field(ge=2, le=MAX_INT)] = 2
@@ -69,10 +68,9 @@ SHARED = "shared"
 
 
 class _ChainConfig(BaseConfig):
-    """A chain of tasks."""
+    """A chain of tasks; `kind` comes first."""
 
     kind: str
-    """Which one this is."""
     chain: Annotated[list[Name], Field(min_length=1)]
     """At least two tasks, each a condition of the next: only a clicked candidate can be liked."""
 
@@ -83,7 +81,7 @@ class _ChainConfig(BaseConfig):
         if len(self.chain) == 1:
             yield (
                 ("chain",),
-                f"a chain needs at least two tasks, found only {self.chain[0]!r}; add one, or remove cascade",
+                f"needs at least two tasks, found {self.chain[0]!r}; add one, or remove cascade",
             )
         for index, task in enumerate(self.chain):
             if task in self.chain[:index]:
@@ -97,15 +95,14 @@ class EsmmConfig(_ChainConfig):
 
 
 class AitmConfig(_ChainConfig):
-    """AITM (Xi et al., KDD 2021): each tower of the chain also reads information transferred from the task before
-    it."""
+    """AITM (Xi et al., KDD 2021): each tower of the chain also reads a vector transferred from the task before it."""
 
     kind: Literal["aitm"]
     width: PositiveInt
     """Width of the transferred vector, and of the input of the chain's towers."""
     constraint_weight: NonNegativeFloat = 0.6
-    """Weight of the penalty for reversed probabilities: the mean over rows of max(p(later) − p(earlier), 0), summed
-    over the links of the chain."""
+    """Weight of the penalty for probabilities that increase along the chain: the mean over rows of
+    max(p(later) − p(earlier), 0), summed over neighbours."""
 
 
 CascadeConfig = Annotated[EsmmConfig | AitmConfig, Field(discriminator="kind")]

@@ -1,4 +1,4 @@
-"""The section `training`: the length of a run, and when it logs, evaluates and saves.
+"""The section `training`: the length and precision of a run, and when it logs, evaluates and saves.
 
 Names and defaults are those of the published ranker."""
 
@@ -22,14 +22,14 @@ from recap.config.metrics import WatchedMetric
 
 
 class MlflowConfig(BaseConfig):
-    """Logs the configuration and every logged number to an MLflow run (`pip install 'recap[mlflow]'`)."""
+    """Logs the configuration and all metrics to an MLflow run (`pip install 'recap[mlflow]'`)."""
 
     experiment: Name
-    """The experiment of the run; created if it does not exist."""
+    """Name of the experiment; created if it does not exist."""
     tracking_uri: Name | None = None
-    """A server such as `http://localhost:5000`, or a folder. Optional; default: the value of MLFLOW_TRACKING_URI."""
+    """A server such as `http://localhost:5000`, or a folder. Optional; default: MLFLOW_TRACKING_URI."""
     run_name: Name | None = None
-    """The name of the run. Optional; default: the name of the folder `save_dir`."""
+    """Name of the run. Optional; default: the last part of `save_dir`."""
 
     def checks(self) -> tuple[Check, ...]:
         return (self._has_a_scheme,)
@@ -41,13 +41,14 @@ class MlflowConfig(BaseConfig):
 
 
 class RaiseConfig(BaseConfig):
-    """Stops the run with an error that names the step, the non-finite values and the rows; weights are not updated."""
+    """Stops the run with an error that names the step, the non-finite values and the rows; weights do not change."""
 
     kind: Literal["raise"] = "raise"
 
 
 class SkipStepsConfig(BaseConfig):
-    """Skips the update: the step and its rows count, but weights, moments and running statistics do not change."""
+    """Skips the update: the step and its rows count, but weights, optimizer state and running statistics do not
+    change."""
 
     kind: Literal["skip"]
     budget: PositiveInt
@@ -55,7 +56,7 @@ class SkipStepsConfig(BaseConfig):
 
 
 class RollbackConfig(BaseConfig):
-    """Returns to the latest checkpoint, or to the initial weights, and skips the rows of the step."""
+    """Returns to the latest checkpoint, or to the initial weights, and skips the rows of that step."""
 
     kind: Literal["rollback"]
     budget: PositiveInt
@@ -69,48 +70,48 @@ class CutRatesConfig(BaseConfig):
     """Cuts the learning rates when the watched metric stops improving."""
 
     after: PositiveInt = 1
-    """Cut all rates after this many evaluations in a row without improvement, and again after as many more."""
+    """Number of evaluations in a row without improvement after which rates are cut, and again after as many more."""
     factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Factor by which a cut multiplies every rate."""
     min_rate: NonNegativeFloat = 1e-6
-    """A cut never lowers a rate below this one."""
+    """Rate below which cuts never lower a rate."""
 
 
 class WatchConfig(BaseConfig):
     """Watches a metric at each evaluation of a split, and keeps the checkpoint of its best value."""
 
     metric: WatchedMetric
-    """The metric. log_loss, ne, positive_rank, mae and rmse are better when lower, the others when higher."""
+    """The metric to watch; log_loss, ne, positive_rank, mae and rmse are better when lower, the others when higher."""
     split: Name
-    """The split, a name in `validation_data`."""
+    """The name of the split in `validation_data`."""
     tasks: Annotated[list[Name], Field(min_length=1)] | None = None
-    """Watch the mean of the metric over these tasks. Optional; default: all tasks of the split that have the metric."""
+    """Tasks to average the metric over. Optional; default: all tasks of the split that have the metric."""
     cut_rates: CutRatesConfig | None = None
     """Cuts the learning rates when the metric stops improving. Optional; off by default."""
     stop_after: Annotated[PositiveInt | None, FreeOnResume()] = None
-    """Stop the run after this many evaluations in a row without improvement. Optional; off by default."""
+    """Number of evaluations in a row without improvement after which the run stops. Optional; off by default."""
 
 
 class EmaConfig(BaseConfig):
-    """An exponential moving average of the weights, which is evaluated, saved and used in place of the weights.
+    """An exponential moving average of the weights, which replaces them in evaluation and in saved models.
 
     After step s: average = d·average + (1 − d)·weights, with d = min(decay, (1 + s) / (10 + s)), so that the initial
-    weights are forgotten soon (`num_updates` of TensorFlow's ExponentialMovingAverage)."""
+    weights are forgotten quickly (`num_updates` of TensorFlow's ExponentialMovingAverage)."""
 
     decay: Annotated[float, Field(gt=0, lt=1)] = 0.999
-    """Weight of the previous average in a step; the average covers about the last 1 / (1 − decay) steps."""
+    """Weight d of the previous average; the average covers about the last 1 / (1 − decay) steps."""
 
 
 class InitialWeightsConfig(BaseConfig):
-    """Which weights a warm start takes from where, for a model that differs from the old one.
+    """Maps weights for a warm start from a model that differs from this one.
 
-    Keys are paths of modules or weights, such as `towers.like`; if several contain a weight, the longest applies. A
-    weight that none contains starts from the weight of the same name."""
+    Paths are those of modules or weights, such as `towers.like`; if several contain a weight, the longest applies. All
+    other weights start from the weight of the same name."""
 
     map: dict[Name, Name] = {}
-    """Path in this model → path in the old model to start from."""
+    """Path in this model → path in the old model."""
     fresh: list[Name] = []
-    """Paths that are initialized as in a new model."""
+    """Paths to initialize as in a new model."""
 
     def checks(self) -> tuple[Check, ...]:
         return (self._origins_are_clear,)
@@ -118,7 +119,7 @@ class InitialWeightsConfig(BaseConfig):
     def _origins_are_clear(self) -> Problems:
         for index, name in enumerate(self.fresh):
             if name in self.map:
-                yield ("fresh", index), f"{name!r} is also listed in map; remove one of the two"
+                yield ("fresh", index), f"{name!r} is also in map; remove one"
             elif name in self.fresh[:index]:
                 yield ("fresh", index), f"{name!r} is listed twice; remove one"
 
@@ -127,51 +128,52 @@ Precision = Literal["auto", "float32", "tf32", "bf16", "float16"]
 
 
 class TrainingConfig(BaseConfig):
-    """The section `training`. Every interval counts optimizer steps and holds independently of the others."""
+    """The section `training`. Intervals are in optimizer steps."""
 
     save_dir: Annotated[Name, FreeOnResume()] = "/tmp/model"
     """Folder of the run, for checkpoints, logs and evaluations."""
     num_train_steps: Annotated[PositiveInt, FreeOnResume()] = 1_000_000
     """Total number of optimizer steps."""
     initial_checkpoint_dir: Annotated[Name | None, FreeOnResume()] = None
-    """Warm start: take initial weights from this model directory, and start at step 0. Optional; off by default."""
+    """Model directory with the initial weights, for a warm start at step 0. Optional; off by default."""
     initial_weights: Annotated[InitialWeightsConfig | None, FreeOnResume()] = None
-    """Maps the weights of that model to this one. Optional; default: all names and shapes must match."""
+    """Maps the weights of `initial_checkpoint_dir` to this model. Optional; default: all names and shapes must
+    match."""
     checkpoint_every_n: Annotated[PositiveInt, FreeOnResume()] = 1000
     """Steps between checkpoints; the last step is always saved."""
     checkpoint_max_to_keep: Annotated[PositiveInt | None, FreeOnResume()] = None
-    """Number of latest checkpoints to keep. Optional; default: all."""
+    """Number of latest checkpoints to keep, besides the best of `watch`. Optional; default: all."""
     train_log_every_n: Annotated[PositiveInt, FreeOnResume()] = 1000
     """Steps between records of training losses and learning rates."""
     log_norms: Annotated[bool, FreeOnResume()] = False
-    """Whether records of training include the norm of the weights of each part of the model and of each embedding
-    table."""
+    """Whether these records include the norms of the weights of each part of the model and of each embedding table."""
     num_eval_steps: Annotated[int, FreeOnResume()] = 16384
-    """Batches per evaluation; a negative number means the whole split."""
+    """Maximum number of batches per split and evaluation; negative: the complete split."""
     eval_log_every_n: Annotated[PositiveInt | None, FreeOnResume()] = 5000
-    """Steps between evaluations while training; the last step is always evaluated. null turns them off, for a separate
-    `recap evaluate`."""
+    """Steps between evaluations in training; the last step is always evaluated. null turns evaluations off, including
+    the last."""
     eval_timeout_in_s: Annotated[PositiveFloat, FreeOnResume()] = 3600.0
-    """Seconds after which an evaluation while training is abandoned; training continues."""
+    """Maximum seconds for the evaluations of a step in training; splits that exceed it are not reported."""
     watch: WatchConfig | None = None
     """Keeps the checkpoint with the best value of a metric; can also cut learning rates or stop the run. Optional; off
     by default."""
     mlflow: Annotated[MlflowConfig | None, FreeOnResume()] = None
     """Logs to MLflow. Optional; off by default."""
     gradient_accumulation: PositiveInt | None = None
-    """Micro-batches per optimizer step: less memory for the same step, except that BatchNorm sees micro-batches.
+    """Micro-batches per optimizer step: less memory for the same step, except that BatchNorm normalizes micro-batches.
     Optional; default: 1."""
     ema: EmaConfig | None = None
     """Evaluates and saves a moving average of the weights. Optional; off by default."""
     non_finite: Annotated[NonFiniteConfig, FreeOnResume()] = RaiseConfig()
-    """What to do with a step whose losses or gradients are not finite."""
+    """What to do when losses, gradients or running statistics of a step are not finite."""
     preemption_grace_seconds: Annotated[PositiveFloat, FreeOnResume()] = 30.0
-    """Seconds from a signal to the end of the run; a step that has not finished after half of them is abandoned."""
+    """Seconds from a signal to the end of the run; a step that does not finish within half of them is abandoned."""
     precision: Precision = "auto"
-    """Precision of the network while training; weights, moments and losses are always float32. `bf16` and `float16` use
-    autocast, and float16 scales losses so that small gradients do not vanish. `tf32` is float32 with matrix products
-    rounded to TF32 on a GPU. `auto` is bf16 if the hardware supports it, else float32."""
+    """Precision of the network in training; weights, optimizer state and losses are always float32. `bf16` and
+    `float16` use autocast, and float16 scales losses so that small gradients do not vanish. `tf32` is float32 with
+    matrix products rounded to TF32 on a GPU. `auto` is bf16 if the hardware supports it, else tf32 on a GPU and float32
+    on a CPU."""
     compile: bool = False
-    """Whether to compile the network with torch.compile: takes minutes at the start and makes steps faster."""
+    """Whether to compile the network with torch.compile: minutes at the start, then faster steps."""
     seed: NonNegativeInt = 0
-    """Seed of initial weights, row order and dropout."""
+    """Seed of initial weights, row order, sampling and dropout."""

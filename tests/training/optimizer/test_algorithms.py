@@ -258,27 +258,27 @@ def test_tables_of_histories_train_sparsely(tmp_path: Path) -> None:
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "weight decay by rows": (
         optimizer_values("adam", "adamw", sparse=True),
-        "optimizer.tables.sparse: weight decay changes every row in every step, but sparse steps reach only the "
-        "rows of a batch; use adam, or set sparse to false",
+        "optimizer.tables.sparse: adamw decays every row in every step, but sparse steps update only the rows of "
+        "a batch; use adam, or set sparse to false",
     ),
     "momentum by rows": (
         optimizer_values("adam", "momentum", sparse=True),
-        "optimizer.tables.sparse: momentum changes rows in steps after their batch, but sparse steps reach only the "
+        "optimizer.tables.sparse: momentum changes rows after their batch, but sparse steps update only the "
         "rows of a batch; set momentum to 0, or sparse to false",
     ),
     "a penalty on whole tables": (
         optimizer_values("adam", "adagrad", sparse=True, embedding_l2=0.1),
-        "optimizer.embedding_l2: changes every row of a table in every step, but sparse steps reach only the rows of a "
+        "optimizer.embedding_l2: changes every row in every step, but sparse steps update only the rows of a "
         "batch; set it to 0, or optimizer.tables.sparse to false",
     ),
     "gradients of tasks": (
         optimizer_values("adam", "adagrad", sparse=True, balancing={"kind": "pcgrad"}),
-        "optimizer.balancing: pcgrad compares gradients of whole tables; use 'none' or 'uncertainty', or set "
+        "optimizer.balancing: pcgrad needs dense gradients of tables; use 'none' or 'uncertainty', or set "
         "optimizer.tables.sparse to false",
     ),
     "norms of gradients": (
         optimizer_values("adam", "adagrad", sparse=True, balancing={"kind": "grad_norm"}),
-        "optimizer.balancing: grad_norm compares gradients of whole tables; use 'none' or 'uncertainty', or set "
+        "optimizer.balancing: grad_norm needs dense gradients of tables; use 'none' or 'uncertainty', or set "
         "optimizer.tables.sparse to false",
     ),
     "nesterov without momentum": (

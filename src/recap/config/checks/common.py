@@ -1,4 +1,4 @@
-"""Helpers and types shared by several checks."""
+"""Types and messages shared by checks."""
 
 from collections.abc import Iterable, Mapping
 
@@ -10,7 +10,7 @@ from recap.text import suggest
 Tasks = Mapping[str, TaskConfig]
 """The tasks by name, `model.tasks`."""
 DataSets = Iterable[tuple[KeyPath, DataConfig]]
-"""Every data set with its path: `train_data`, then those of `validation_data`."""
+"""Every data set with its path: `train_data`, then the splits of `validation_data`."""
 
 
 def is_position(model: ModelConfig, name: str) -> bool:
@@ -19,10 +19,10 @@ def is_position(model: ModelConfig, name: str) -> bool:
 
 
 def unknown(name: str, noun: str, known: Iterable[str]) -> str:
-    """Message for a name that nothing in the configuration has."""
+    """Message for an unknown name."""
     return f"unknown {noun} {name!r}. {suggest(name, list(known))}"
 
 
 def twice(name: str) -> str:
-    """Message for a name that a list holds twice."""
+    """Message for a name that a list repeats."""
     return f"{name!r} is listed twice; remove one"

@@ -13,36 +13,36 @@ from recap.text import suggest
 
 
 def column_problems(features: FeaturesConfig, tasks: Tasks, data_sets: DataSets) -> Problems:
-    """Each column has one role, and at least one feeds the model."""
+    """Each column has one role, and the model reads at least one."""
     labels = {label.column: task for _, data in data_sets for task, label in data.tasks.items() if label.column}
     seen: set[str] = set()
     for path, name in _input_columns(features):
         if name in seen:
-            yield path, f"column {name!r} is declared twice; a column has one role"
+            yield path, f"column {name!r} is listed twice, but a column has one role; remove one"
         if name in tasks:
-            yield path, f"{name!r} is a task, so its column is a label and cannot be a feature"
+            yield path, f"{name!r} is a task, and a label cannot be a feature; remove it"
         elif name in labels:
-            yield path, f"{name!r} is the label of {labels[name]!r} and cannot be a feature"
+            yield path, f"{name!r} is the label of {labels[name]!r}, and a label cannot be a feature; remove it"
         seen.add(name)
     if not seen:
-        yield ("features",), "no column feeds the model; add some under continuous, binary, discrete or vectors"
+        yield ("features",), "the model has no inputs; add columns under continuous, binary, discrete or vectors"
     for role in ("discrete", "histories"):
         if DEFAULT in getattr(features, role):
-            yield ("features", role, DEFAULT), "'default' is a reserved name; rename the column"
+            yield ("features", role, DEFAULT), "'default' is reserved; rename the column"
     for name, history in features.histories.items():
         for column in history.columns:
             if column in tasks:
-                text = f"{column!r} is a task, so its column is a label and cannot be read as a history"
+                text = f"{column!r} is a task, and a label cannot be a history; remove it"
                 yield ("features", "histories", name), text
 
 
 def _input_columns(features: FeaturesConfig) -> Iterator[tuple[KeyPath, str]]:
-    """The columns the model reads, each with the path that names it."""
+    """The path and name of each feature that the model reads."""
     for role in ("continuous", "binary"):
         yield from ((("features", role, index), column.name) for index, column in enumerate(getattr(features, role)))
     for role in ("discrete", "vectors", "histories"):
         yield from ((("features", role, name), name) for name in getattr(features, role))
-    for name, history in features.histories.items():  # the names of their tables and tensors
+    for name, history in features.histories.items():  # names of tables and tensors
         path: KeyPath = ("features", "histories", name)
         yield (*path, "ids"), f"{name}/ids"
         yield from (((*path, "attributes", key), f"{name}/attributes/{key}") for key in history.attributes)
@@ -60,10 +60,10 @@ def embedding_problems(features: FeaturesConfig, model: ModelConfig) -> Problems
             yield ("model", "embeddings"), f"no width for {noun} {name!r}; add '{name}: WIDTH' or 'default: WIDTH'"
     for name in model.embeddings:
         if name in sharing:
-            text = f"{name!r} uses the table of {sharing[name]!r} and has its width; remove this one"
+            text = f"{name!r} shares the table of {sharing[name]!r}, and so its width; remove it here"
             yield ("model", "embeddings", name), text
         elif name not in owners and name != DEFAULT:
-            yield ("model", "embeddings", name), unknown(name, "discrete feature", owners)
+            yield ("model", "embeddings", name), unknown(name, "feature", owners)
     yield from _pretrained_problems(features, model)
 
 
@@ -74,14 +74,14 @@ def _pretrained_problems(features: FeaturesConfig, model: ModelConfig) -> Proble
             continue
         space = features.code_spaces.get(features.own_table(name))
         if name == DEFAULT:
-            yield path, "'default' stands for several tables; set pretrained for each table by name"
+            yield path, "'default' applies to several tables; set pretrained for each table by name"
         elif isinstance(space, HashSpace):
-            text = f"{name!r} is hashed, so values share rows and none has a vector of its own; give it a vocabulary"
+            text = f"{name!r} is hashed, so several values share a row; use a vocabulary, or remove pretrained"
             yield path, text
 
 
 def history_problems(features: FeaturesConfig, model: ModelConfig) -> Problems:
-    """Every history has an encoder, tables of some width, and a candidate from the table of its ids."""
+    """Every history has an encoder, tables of width above 0, and a target that shares the table of its ids."""
     histories, encoders = features.histories, model.histories
     for name in encoders:
         if name not in histories and name != DEFAULT:
@@ -98,12 +98,12 @@ def history_problems(features: FeaturesConfig, model: ModelConfig) -> Problems:
                 yield ("model", "histories", entry, "encoder", "target"), text
         for table in _tables_of(history, name):
             if model.widths.get(table, model.widths.get(DEFAULT)) == 0:
-                text = f"width 0 removes the table of {table!r}, which history {name!r} reads; give it a width"
+                text = f"width 0 removes the table of {table!r}, which history {name!r} reads; set width above 0"
                 yield ("model", "embeddings", table if table in model.embeddings else DEFAULT), text
 
 
 def _tables_of(history: HistoryColumns, name: str) -> list[str]:
-    """The owners of the tables that a history reads, under the names that have widths."""
+    """The names in `model.embeddings` of the tables that a history reads."""
     ids = history.ids.table if isinstance(history.ids, SharedTable) else name
     shared = [codes.table for codes in history.attributes.values() if isinstance(codes, SharedTable)]
     return list(dict.fromkeys([ids, *shared]))
@@ -112,7 +112,7 @@ def _tables_of(history: HistoryColumns, name: str) -> list[str]:
 def _target_problems(features: FeaturesConfig, name: str, history: HistoryColumns, target: str) -> Iterator[str]:
     if not isinstance(history.ids, SharedTable):
         yield (
-            f"the ids of history {name!r} have their own table, so no candidate can be compared with them; write "
+            f"the ids of history {name!r} do not share the table of the target; write "
             f"'ids: {{column: …, table: {target}}}'"
         )
     elif target not in features.discrete:
@@ -123,7 +123,7 @@ def _target_problems(features: FeaturesConfig, name: str, history: HistoryColumn
         if table != ids:
             yield f"{target!r} uses the table of {table!r}, but the ids of history {name!r} use that of {ids!r}"
         if candidate.length > 1:
-            yield f"{target!r} has {candidate.length} values per row; a candidate has one"
+            yield f"{target!r} has {candidate.length} values per row; a target has one"
 
 
 def join_problems(features: FeaturesConfig, featurization: FeaturizationConfig) -> Problems:
@@ -132,15 +132,15 @@ def join_problems(features: FeaturesConfig, featurization: FeaturizationConfig) 
     known = [BINARY, *features.vectors]
     for index, name in enumerate(featurization.join):
         if name not in known:
-            yield (*path, index), f"{name!r} is neither {BINARY} nor a vector of features. {suggest(name, known)}"
+            yield (*path, index), f"{name!r} is neither {BINARY!r} nor in features.vectors. {suggest(name, known)}"
         elif name in featurization.join[:index]:
             yield (*path, index), twice(name)
     if BINARY in features.vectors and BINARY in featurization.join:
-        yield path, f"{BINARY!r} is also the name of a vector, so it is ambiguous; rename the vector"
+        yield path, f"{BINARY!r} is ambiguous, since a vector has this name; rename the vector"
 
 
 def position_problems(features: FeaturesConfig, model: ModelConfig) -> Problems:
-    """The position is one integer code per row, and has no other embedding."""
+    """The position is an integer code per row without another embedding."""
     path = ("model", "position_debias", "feature")
     if model.position_debias is None:
         return
@@ -150,14 +150,14 @@ def position_problems(features: FeaturesConfig, model: ModelConfig) -> Problems:
         return
     codes = features.discrete[name]
     if not isinstance(codes, IntegerCodes):
-        yield path, f"{name!r} has no size; a position is an integer code, so give the feature a size"
+        yield path, f"{name!r} has no integer codes; set size in features.discrete"
     elif codes.length > 1:
-        yield path, f"{name!r} has {codes.length} codes per row; a row has one position"
+        yield path, f"{name!r} has {codes.length} codes per row; a position has one"
     users = _users_of_table(features, name)
     if users:
-        yield path, f"{users[0]!r} uses the table of {name!r}, but a position has no table in model.embeddings"
+        yield path, f"{users[0]!r} shares the table of {name!r}, but a position has no table to share"
     if name in model.embeddings:
-        text = f"{name!r} is the feature of model.position_debias, which embeds it; remove it here"
+        text = f"{name!r} is embedded by model.position_debias; remove it here"
         yield ("model", "embeddings", name), text
 
 

@@ -1,4 +1,4 @@
-"""Checks of networks against the inputs and batches they get."""
+"""Checks of networks against their inputs and batches."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -17,35 +17,33 @@ _PRODUCTS = "dlrm multiplies embeddings"
 
 
 def product_problems(features: FeaturesConfig, model: ModelConfig) -> Problems:
-    """DLRM reads embeddings of one width, and its bottom MLP ends in that width."""
+    """DLRM reads embeddings of one width, which is also the width of its bottom MLP."""
     widths = _embedding_widths(features, model)
     networks = [(path, network, reads) for path, network, reads in _networks(model) if isinstance(network, DlrmConfig)]
     if len(set(widths.values())) > 1 and any(reads_inputs for _, _, reads_inputs in networks):
         listed = ", ".join(f"{name}: {width}" for name, width in widths.items())
-        yield ("model", "embeddings"), f"{_PRODUCTS}, so all need one width; found {listed}"
+        yield ("model", "embeddings"), f"{_PRODUCTS}, which must have the same width; found {listed}"
     for path, network, reads_inputs in networks:
         last = network.bottom_mlp.layer_sizes[-1]
         if not reads_inputs:
             is_linked = isinstance(model.cascade, AitmConfig) and path[1] == "tasks"
-            under, advice = (
-                "aitm" if is_linked else model.sharing.kind,
-                "cgc" if path[1] == "backbone" else "share_none",
-            )
-            yield path, f"{_PRODUCTS}, but with {under} it does not read them; use {advice}"
+            under = "aitm" if is_linked else model.sharing.kind
+            advice = "cgc" if path[1] == "backbone" else "share_none"
+            yield path, f"{_PRODUCTS}, but does not read them under {under}; use {advice}"
             continue
         if not widths:
-            yield path, f"{_PRODUCTS}, but there are none; add columns under features.discrete"
+            yield path, f"{_PRODUCTS}, but the model has none; add columns under features.discrete"
         elif last not in widths.values():
             listed = " or ".join(str(width) for width in dict.fromkeys(widths.values()))
             at = (*path, "bottom_mlp", "layer_sizes")
             yield at, f"the last layer must be as wide as the embeddings, {listed}; found {last}"
         if not (features.continuous or features.binary or features.vectors):
-            text = "has nothing to read; add columns under features.continuous, binary or vectors"
+            text = "has no inputs; add columns under features.continuous, binary or vectors"
             yield (*path, "bottom_mlp"), text
 
 
 def _networks(model: ModelConfig) -> Iterator[tuple[KeyPath, Any, bool]]:
-    """Backbone and towers: the path of each, and whether it (every copy of it) reads the model's inputs."""
+    """Path and configuration of backbone and towers, and whether the network, or each expert, reads the inputs."""
     if model.backbone is not None:
         yield ("model", "backbone"), model.backbone, not isinstance(model.sharing, PleConfig)
     linked = model.cascade.chain if isinstance(model.cascade, AitmConfig) else []
@@ -68,14 +66,17 @@ def _embedding_widths(features: FeaturesConfig, model: ModelConfig) -> dict[str,
 def batch_problems(
     training: TrainingConfig, train_data: TrainDataConfig, features: FeaturesConfig, model: ModelConfig
 ) -> Problems:
-    """Every micro-batch has rows, and at least two for BatchNorm."""
+    """Every micro-batch has a row, or two if there is a BatchNorm."""
     parts, rows = training.gradient_accumulation or 1, train_data.global_batch_size
     if parts > rows:
-        yield ("training", "gradient_accumulation"), f"{parts} micro-batches need at least {parts} rows, found {rows}"
+        yield (
+            ("training", "gradient_accumulation"),
+            f"must be at most train_data.global_batch_size, {rows}; found {parts}",
+        )
     elif rows // parts < 2 and _has_batch_norm(features, model):
         yield (
             ("training", "gradient_accumulation") if parts > 1 else ("train_data", "global_batch_size"),
-            f"BatchNorm needs at least 2 rows in a micro-batch; {rows} rows in {parts} parts leave 1",
+            f"BatchNorm needs 2 rows per micro-batch; {rows} rows in {parts} micro-batches leave 1",
         )
 
 

@@ -1,4 +1,4 @@
-"""Checks of metrics and strata against the tasks, data sets and features they are reported for."""
+"""Checks of metrics and strata against tasks, data sets and features."""
 
 from collections.abc import Mapping, Sequence
 
@@ -20,9 +20,9 @@ def metric_problems(which_metrics: Sequence[str] | None, model: ModelConfig) -> 
         if name in names[:index]:
             yield ("which_metrics", index), twice(name)
         if name not in BINARY_METRICS and not model.regressions:
-            yield ("which_metrics", index), f"{name!r} is a metric of regression tasks, and there are none"
+            yield ("which_metrics", index), f"{name!r} is a metric of regression tasks, and there are none; remove it"
         if name not in REGRESSION_METRICS and len(model.regressions) == len(model.tasks):
-            yield ("which_metrics", index), f"{name!r} is a metric of binary tasks, and there are none"
+            yield ("which_metrics", index), f"{name!r} is a metric of binary tasks, and there are none; remove it"
 
 
 def watch_problems(
@@ -32,19 +32,19 @@ def watch_problems(
     features: FeaturesConfig,
     model: ModelConfig,
 ) -> Problems:
-    """The watched metric is reported while training, for the tasks that are watched."""
+    """The watched metric is reported in training, for the watched tasks."""
     watch, path = training.watch, ("training", "watch")
     if watch is None:
         return
     if training.eval_log_every_n is None:
-        yield path, "needs evaluations while training, but training.eval_log_every_n is null; set a number of steps"
+        yield path, "needs evaluations in training; set training.eval_log_every_n, which is null"
     if watch.split not in validation_data:
         yield (*path, "split"), unknown(watch.split, "split", validation_data)
         return
     if which_metrics is not None and watch.metric not in which_metrics:
-        yield (*path, "metric"), f"{watch.metric!r} is not in which_metrics; add it there"
+        yield (*path, "metric"), f"{watch.metric!r} is not in which_metrics; add it"
     if watch.metric in GROUPED_METRICS and features.user is None:
-        yield (*path, "metric"), f"{watch.metric} needs features.user; set it to the column that identifies the user"
+        yield (*path, "metric"), f"{watch.metric} needs features.user, the column of the user; set it"
     chosen = validation_data[watch.split].evaluation_tasks
     evaluated = list(model.tasks) if chosen is None else chosen
     for index, task in enumerate(watch.tasks or []):
@@ -65,7 +65,7 @@ def _has_metric(model: ModelConfig, task: str, metric: str) -> bool:
 
 
 def stratum_problems(strata: Mapping[str, StratumConfig], features: FeaturesConfig) -> Problems:
-    """A stratum selects a value that rows can have."""
+    """A stratum selects a value that the feature can have."""
     for name, stratum in strata.items():
         path, value = ("strata", name), stratum.value
         if stratum.feature not in features.discrete:
@@ -76,8 +76,11 @@ def stratum_problems(strata: Mapping[str, StratumConfig], features: FeaturesConf
             yield (*path, "feature"), f"{stratum.feature!r} has {codes.length} codes per row; a stratum needs one"
         space = features.code_spaces.get(features.table_of(stratum.feature, codes))
         if isinstance(space, HashSpace):
-            yield (*path, "feature"), f"{stratum.feature!r} is hashed, so other values may have the same code"
+            yield (
+                (*path, "feature"),
+                f"{stratum.feature!r} is hashed, so its values share codes; use size or a vocabulary",
+            )
         elif isinstance(space, IntegerSpace) and not (isinstance(value, int) and 0 <= value < space.size):
             yield (*path, "value"), f"{stratum.feature!r} has the codes 0 to {space.size - 1}, found {value!r}"
         elif isinstance(space, VocabularySpace) and not isinstance(value, str):
-            yield (*path, "value"), f"{stratum.feature!r} has a vocabulary of strings, found {value!r}"
+            yield (*path, "value"), f"{stratum.feature!r} has a vocabulary; quote the value, found {value!r}"

@@ -1,4 +1,4 @@
-"""Checks of the algorithm for embedding tables against everything else that reaches them."""
+"""Checks of `optimizer.tables` against everything else that changes embedding tables."""
 
 from recap.config.base import DEFAULT, Problems
 from recap.config.checks.common import is_position
@@ -11,7 +11,7 @@ from recap.config.training import TrainingConfig
 def table_problems(
     optimizer: OptimizerConfig, training: TrainingConfig, features: FeaturesConfig, model: ModelConfig
 ) -> Problems:
-    """There are tables to update, and with sparse steps nothing else needs their full gradients."""
+    """There are tables, and with sparse steps nothing else needs their dense gradients."""
     if optimizer.tables is None:
         return
     if not _has_tables(features, model):
@@ -22,8 +22,8 @@ def table_problems(
     if optimizer.embedding_l2:
         yield (
             ("optimizer", "embedding_l2"),
-            "changes every row of a table in every step, but sparse steps reach only the rows of a batch; set it to "
-            "0, or optimizer.tables.sparse to false",
+            "changes every row in every step, but sparse steps update only the rows of a batch; set it to 0, or "
+            "optimizer.tables.sparse to false",
         )
     if training.compile:
         yield (
@@ -33,12 +33,12 @@ def table_problems(
     if isinstance(optimizer.balancing, PcGradConfig | GradNormConfig):
         yield (
             ("optimizer", "balancing"),
-            f"{optimizer.balancing.kind} compares gradients of whole tables; use 'none' or 'uncertainty', or set "
+            f"{optimizer.balancing.kind} needs dense gradients of tables; use 'none' or 'uncertainty', or set "
             "optimizer.tables.sparse to false",
         )
 
 
 def _has_tables(features: FeaturesConfig, model: ModelConfig) -> bool:
-    """Whether any discrete feature has an embedding, or there is a history, which always has one."""
+    """Whether a discrete feature has an embedding, or there is a history, which always has one."""
     owners = [name for name in features.discrete if name in features.code_spaces and not is_position(model, name)]
     return bool(features.histories) or any(model.widths.get(name, model.widths.get(DEFAULT, 1)) for name in owners)

@@ -13,9 +13,9 @@ from recap.config.sharing import AitmConfig, EsmmConfig, ShareNoneConfig
 
 
 def task_problems(tasks: Tasks, data_sets: DataSets) -> Problems:
-    """Every task has a label in every data set that needs it, and data sets name tasks that exist."""
+    """Every task has a label in each data set that needs it, and data sets name only tasks of the model."""
     if DEFAULT in tasks:
-        yield ("model", "tasks", DEFAULT), "'default' is a reserved name; rename the task"
+        yield ("model", "tasks", DEFAULT), "'default' is reserved; rename the task"
     for path, data in data_sets:
         chosen = data.evaluation_tasks if isinstance(data, ValidationDataConfig) else None
         for index, task in enumerate(chosen or []):
@@ -44,12 +44,12 @@ def _sampled_positives(data: DataConfig) -> list[str]:
 
 
 def chain_problems(model: ModelConfig, train_data: TrainDataConfig) -> Problems:
-    """A chain links binary tasks, and ESMM multiplies probabilities that need no calibration."""
+    """The tasks of a chain are binary, and ESMM multiplies probabilities that need no calibration."""
     cascade = model.cascade
     for index, task in enumerate(cascade.chain if cascade is not None else []):
         if task in model.regressions:
             path = ("model", "cascade", "chain", index)
-            yield path, f"{task!r} is a regression task; a chain links binary tasks"
+            yield path, f"{task!r} is a regression task; list binary tasks only"
     if not isinstance(cascade, EsmmConfig) or train_data.sampling_correction != "calibration":
         return
     for index, task in enumerate(cascade.chain):
@@ -57,70 +57,69 @@ def chain_problems(model: ModelConfig, train_data: TrainDataConfig) -> Problems:
         if rates is not None and rates.pos_downsampling_rate != rates.neg_downsampling_rate:
             yield (
                 ("model", "cascade", "chain", index),
-                f"esmm multiplies the probability of {task!r}, whose rows were down-sampled according to "
-                "train_data.tasks, and calibration would correct only the product; "
+                f"{task!r} is down-sampled in train_data.tasks, and esmm cannot calibrate the factors of a product; "
                 "set train_data.sampling_correction: weights, or use aitm",
             )
 
 
 def regression_problems(tasks: Tasks, data_sets: DataSets) -> Problems:
-    """Regression tasks have no positives, so nothing refers to them."""
+    """Nothing refers to positives of regression tasks."""
     regressions = [name for name, task in tasks.items() if isinstance(task.objective, RegressionConfig)]
     for path, data in data_sets:
         for task, rates in data.tasks.items():
             for field in ("pos_downsampling_rate", "neg_downsampling_rate"):
                 if task in regressions and getattr(rates, field) != 1:
-                    text = "is a regression task, so it has no positives and negatives to sample; remove this rate"
+                    text = "is a regression task, without positives and negatives; remove this rate"
                     yield (*path, "tasks", task, field), f"{task!r} {text}"
         for index, task in enumerate(_sampled_positives(data)):
             if task in regressions:
                 yield (
                     (*path, "downsample_negatives", "keep_positives_of", index),
-                    f"{task!r} is a regression task, so it has no positives; name binary tasks",
+                    f"{task!r} is a regression task, without positives; list binary tasks only",
                 )
         for task in data.rectify_labels.engaged_at if data.rectify_labels is not None else ():
             if task in regressions:
                 yield (
                     (*path, "rectify_labels", "engaged_at", task),
-                    f"{task!r} is a regression task, so it has no positives that could be late; remove it",
+                    f"{task!r} is a regression task, without positives; remove it",
                 )
 
 
 def pair_problems(tasks: Tasks, features: FeaturesConfig) -> Problems:
-    """Pairwise losses need the user of each row."""
+    """Pairwise losses need `features.user`."""
     for name, task in tasks.items():
         if task.pairwise is not None and features.user is None:
             yield (
                 ("model", "tasks", name, "pairwise"),
-                "pairs are formed within a user, and no column identifies users; set features.user, or remove it",
+                "pairs rows of the same user; set features.user, or remove pairwise",
             )
 
 
 def balancing_problems(model: ModelConfig, optimizer: OptimizerConfig) -> Problems:
-    """Gradients can be balanced: there are several tasks, they share weights, and every loss belongs to one."""
+    """Balancing of gradients needs several tasks that share weights, and no loss that belongs to no task."""
     balancing = optimizer.balancing
     if not isinstance(balancing, PcGradConfig | GradNormConfig):
         return
     if isinstance(model.cascade, AitmConfig) and model.cascade.constraint_weight:
         yield (
             ("model", "cascade", "constraint_weight"),
-            f"adds a loss that belongs to no task, but {balancing.kind} separates losses by task; set it to 0",
+            f"adds a loss that belongs to no task, which {balancing.kind} cannot balance; set it to 0",
         )
     if isinstance(model.sharing, ShareNoneConfig):
         yield (
             ("optimizer", "balancing"),
-            f"{balancing.kind} balances gradients of weights that tasks share, and with share_none there is no "
-            "shared backbone; use 'none' or 'uncertainty', or another sharing",
+            f"{balancing.kind} balances gradients of shared weights, and share_none has no shared backbone; "
+            "use 'none' or 'uncertainty', or another sharing",
         )
     if len(model.tasks) < 2:
         yield (
             ("optimizer", "balancing"),
-            f"{balancing.kind} balances tasks against each other, and there is only one; remove it",
+            f"{balancing.kind} needs at least two tasks, found 1; remove it",
         )
 
 
 def weight_problems(weights: Mapping[str, float], tasks: Tasks) -> Problems:
-    """Score weights name tasks."""
+    """Score weights name only tasks of the model."""
     for task in weights:
         if task not in tasks:
             yield ("scoring", "weights", task), unknown(task, "task", tasks)

@@ -1,4 +1,4 @@
-"""Checks of the paths of modules that are frozen or warm-started, as far as possible without building the model."""
+"""Checks of the paths of frozen and warm-started modules, as far as possible without building the model."""
 
 from recap.config.base import Problems
 from recap.config.checks.common import Tasks, twice
@@ -7,7 +7,7 @@ from recap.config.training import TrainingConfig
 from recap.text import suggest
 
 MODULES = ("inputs", "sharing", "cascade", "towers")
-"""The top modules of every model; the modules below them are known once it is built."""
+"""The top-level modules of every model; those below are known only once it is built."""
 
 
 def frozen_problems(optimizer: OptimizerConfig, tasks: Tasks) -> Problems:
@@ -21,7 +21,7 @@ def frozen_problems(optimizer: OptimizerConfig, tasks: Tasks) -> Problems:
         elif name in names[:index]:
             yield path, twice(name)
         elif parents:
-            yield path, f"{name!r} is part of {parents[0]!r}, which is listed too; remove one"
+            yield path, f"{name!r} is part of {parents[0]!r}, which is also listed; remove one"
 
 
 def warm_start_problems(training: TrainingConfig, tasks: Tasks) -> Problems:
@@ -30,7 +30,7 @@ def warm_start_problems(training: TrainingConfig, tasks: Tasks) -> Problems:
     if initial is None:
         return
     if training.initial_checkpoint_dir is None:
-        yield path, "maps weights of training.initial_checkpoint_dir, which is not set; set it, or remove this"
+        yield path, "needs training.initial_checkpoint_dir, which is not set; set it, or remove initial_weights"
     for name in initial.map:
         if text := _unknown_module(name, tasks):
             yield (*path, "map", name), text
@@ -51,5 +51,5 @@ def _unknown_module(name: str, tasks: Tasks) -> str | None:
 
 
 def _module_name(task: str) -> str:
-    """A task's name in module paths (`recap.model.names`), without the % that marks names that torch itself uses."""
+    """A task in module paths (`recap.model.names`), without the trailing % of names that torch itself uses."""
     return task.replace("%", "%25").replace(".", "%2E")

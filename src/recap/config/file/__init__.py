@@ -1,1 +1,1 @@
-"""Configuration files: read, validated, compared, written and documented. The schema itself does not know of files."""
+"""Reads, validates, compares, writes and documents configuration files; `recap.config` knows nothing of files."""

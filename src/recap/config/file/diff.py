@@ -1,4 +1,4 @@
-"""Compares two configurations: for `recap config diff`, and for what a resumed run or a loaded model may change."""
+"""Compares two configurations: for `recap config diff`, resumed runs and loaded models."""
 
 from collections.abc import Iterator, Mapping
 from difflib import SequenceMatcher
@@ -11,15 +11,15 @@ from recap.config.file.yaml import render_inline
 from recap.config.recap import RecapConfig
 
 ABSENT = object()
-"""In `differences`, the value of a key that one configuration does not have."""
+"""In `differences`, the value of a missing key."""
 _MAX_LINE = 100
-"""Characters of a change above which lists show only the items that differ."""
+"""Maximum characters of a change; longer ones show only the list items that differ."""
 
 
 def differences(old: RecapConfig, new: RecapConfig) -> dict[KeyPath, tuple[Any, Any]]:
-    """Every value that differs: path → (old, new), with `ABSENT` for a key that one of them does not have.
+    """Every value that differs: path → (old, new), with `ABSENT` for a missing key.
 
-    A mapping whose order matters also differs by order, as the lists of its keys.
+    For a mapping whose order matters, a different order is a difference of the lists of its keys.
     """
     return dict(_differences((), stored_values(old), stored_values(new)))
 
@@ -49,7 +49,7 @@ def _are_sections(value: Any) -> bool:
 
 
 def describe_changes(changes: Mapping[KeyPath, tuple[Any, Any]]) -> list[str]:
-    """A line for each of `differences`: `path: old → new`; long lists by the items removed (-) and added (+)."""
+    """A line per difference: `path: old → new`, or for long lists the items removed (-) and added (+)."""
     return [f"{dotted(path)}: {_change(old, new)}" for path, (old, new) in changes.items()]
 
 

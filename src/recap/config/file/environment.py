@@ -1,7 +1,7 @@
-"""`${NAME}` in scalars: replaced from the environment after parsing, so that a value can never add structure.
+"""`${NAME}` in scalars, replaced from the environment after parsing, so that a value cannot add structure.
 
-`${NAME:-default}` has a default, `$${` is a plain `${`, and `${secret:NAME}` is a value that is never printed or
-stored: its reference is written instead.
+`${NAME:-default}` has a default, `$${` is a literal `${`, and `${secret:NAME}` is a secret: its reference is printed
+and stored instead of its value.
 """
 
 import getpass
@@ -19,13 +19,13 @@ _REFERENCE = re.compile(
 )
 
 _SECRETS: dict[str, str] = {}
-"""Every printed form of a secret that this process has read → its reference."""
+"""Every printed form of each secret that this process has read → its reference."""
 
 
 def substitute(root: Node, problems: list[Problem], *, stored: bool = False) -> None:
-    """Replace the references in every scalar below `root`; unset and malformed ones are added to `problems`.
+    """Replace the references in every scalar below `root`, and add unset and malformed ones to `problems`.
 
-    `stored`: the configuration of a run or a model, in which only secrets are left; unset ones stay references.
+    `stored`: for the configuration of a run or model, whose only references are secrets; unset ones stay references.
     """
     for path, node in scalars(root):
         if not isinstance(node.value, str) or "${" not in node.value or node.reference is not None:
@@ -50,12 +50,14 @@ def substitute(root: Node, problems: list[Problem], *, stored: bool = False) -> 
 
 
 def _value(match: re.Match[str], wrong: list[str], *, stored: bool) -> str:
-    """The value of one reference; messages about it are added to `wrong`."""
+    """The value of a reference; messages about it are added to `wrong`."""
     name, reference = match["name"], match[0]
     if name is None:
         if reference == "${":
             start = match.string[match.start() : match.start() + 20]
-            wrong.append(f"{start!r} is not a reference; write ${{NAME}}, ${{NAME:-default}}, or $${{ for a plain ${{")
+            wrong.append(
+                f"{start!r} is not a reference; write ${{NAME}}, ${{NAME:-default}}, or $${{ for a literal ${{"
+            )
         return "${"
     value = _variable(name)
     if value is None:
@@ -63,7 +65,7 @@ def _value(match: re.Match[str], wrong: list[str], *, stored: bool) -> str:
     if value is None and stored and match["secret"]:
         return reference
     if value is None:
-        hint = f"set it, or give a default: ${{{match['secret'] or ''}{name}:-…}}"
+        hint = f"set it, or write a default: ${{{match['secret'] or ''}{name}:-…}}"
         wrong.append(f"the environment variable {name!r} is not set; {hint}")
     elif match["secret"]:
         _remember(value, reference)
@@ -71,7 +73,7 @@ def _value(match: re.Match[str], wrong: list[str], *, stored: bool) -> str:
 
 
 def _replaced(raw: str, references: list[re.Match[str]], values: list[str]) -> str:
-    """`raw` with `values` in place of its references."""
+    """`raw` with its references replaced by `values`."""
     text, end = "", 0
     for reference, value in zip(references, values, strict=True):
         text += raw[end : reference.start()] + value
@@ -94,17 +96,17 @@ def hide(text: str) -> str:
 
 
 def secrets(root: Node) -> dict[KeyPath, str]:
-    """Path of each scalar made from a secret → its reference, which may be stored."""
+    """Path of each scalar that contains a secret → the reference to store instead."""
     return {path: node.reference for path, node in scalars(root) if node.secret and node.reference is not None}
 
 
 def escape(text: str) -> str:
-    """`text` in a form that `substitute` turns back into `text`."""
+    """Escape references, so that `substitute` returns `text`."""
     return text.replace("${", "$${")
 
 
 def _variable(name: str) -> str | None:
-    """The value of an environment variable, or None. USER falls back to the login name."""
+    """The value of an environment variable; None if it is not set. USER defaults to the login name."""
     value = os.environ.get(name)
     if value is None and name == "USER":
         try:

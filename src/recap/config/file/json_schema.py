@@ -1,4 +1,4 @@
-"""The configuration as JSON Schema (draft 2020-12), generated from the models and the help texts of their fields."""
+"""The JSON Schema (draft 2020-12) of the configuration, generated from the models and the help of their fields."""
 
 import ast
 import importlib
@@ -14,35 +14,34 @@ from recap.config.recap import RecapConfig
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _PART = "Part"
-"""Suffix of definitions in which nothing is required, because another section or file completes them."""
+"""Suffix of definitions without required keys, which another section or file completes."""
 
 
 def schema() -> dict[str, Any]:
     """The JSON Schema of a configuration file.
 
-    Numbers may be references (`${NAME}`), a file with `base` may omit anything, and a validation set whatever it
+    Numbers may be references (`${NAME}`), a file with `base` may omit any key, and a validation split those it
     inherits.
     """
-    made = RecapConfig.model_json_schema(ref_template="#/$defs/{model}")
-    definitions: dict[str, Any] = made.pop("$defs")
-    definitions["RecapConfig"] = made
+    root = RecapConfig.model_json_schema(ref_template="#/$defs/{model}")
+    definitions: dict[str, Any] = root.pop("$defs")
+    definitions["RecapConfig"] = root
     for name, definition in definitions.items():
         _describe(name, definition)
     definitions = {name: _finished(definition) for name, definition in definitions.items()}
     parts = {f"{name}{_PART}": _part(definition) for name, definition in definitions.items()}
-    for whole in (definitions, parts):
-        root = "RecapConfig" + (_PART if whole is parts else "")
-        sets = whole[root]["properties"]["validation_data"]["additionalProperties"]
-        sets["$ref"] = f"#/$defs/ValidationDataConfig{_PART}"
-        whole[root]["properties"] = {
+    for root in (definitions["RecapConfig"], parts[f"RecapConfig{_PART}"]):
+        split = root["properties"]["validation_data"]["additionalProperties"]
+        split["$ref"] = f"#/$defs/ValidationDataConfig{_PART}"
+        root["properties"] = {
             BASE: {"type": "string", "description": "The file to build on, relative to this one; mappings are merged."},
-            **whole[root]["properties"],
+            **root["properties"],
         }
     del definitions["ValidationDataConfig"]
     reference = {
         "type": "string",
         "pattern": r"\$\{",
-        "description": "A value from the environment: ${NAME} or ${NAME:-default}.",
+        "description": "A value from the environment: ${NAME}, or ${NAME:-default}.",
     }
     return {
         "$schema": DIALECT,
@@ -61,14 +60,14 @@ def schema_text() -> str:
 
 
 def field_text(model: type[BaseModel], field: str) -> str:
-    """The help text of a field: the string under it, in the class that declares it."""
+    """The help of a field: the string below it in the class that declares it."""
     declaring = [base for base in model.__mro__ if field in inspect.get_annotations(base)]
     return _texts(declaring[0].__module__)[declaring[0].__name__].get(field, "")
 
 
 @cache
 def _texts(module: str) -> dict[str, dict[str, str]]:
-    """Class → field → the string that follows the field in the source of `module`."""
+    """Class → field → the string below the field in the source of `module`."""
     tree = ast.parse(inspect.getsource(importlib.import_module(module)))
     texts: dict[str, dict[str, str]] = {}
     for node in tree.body:
@@ -96,7 +95,7 @@ def _describe(name: str, definition: dict[str, Any]) -> None:
 
 @cache
 def models() -> dict[str, type[BaseModel]]:
-    """Every section of the configuration by the name of its class."""
+    """Every section by the name of its class."""
     models: dict[str, type[BaseModel]] = {}
 
     def walk(annotation: Any) -> None:
@@ -113,48 +112,48 @@ def models() -> dict[str, type[BaseModel]]:
 
 
 def _finished(definition: Any) -> Any:
-    """Drops titles, allows references for numbers and words, and requires the `kind` of a choice."""
+    """`definition` without titles, with references allowed for numbers and words, and with `kind` required in a
+    choice."""
     if isinstance(definition, list):
         return [_finished(item) for item in definition]
     if not isinstance(definition, dict):
         return definition
-    made = {
+    result = {
         key: {name: _finished(item) for name, item in value.items()} if key == "properties" else _finished(value)
         for key, value in definition.items()
         if not (key == "title" and isinstance(value, str)) and key not in ("discriminator", "default")
     }
-    if "oneOf" in made and "discriminator" in definition and "propertyName" in definition["discriminator"]:
-        made["required"] = [definition["discriminator"]["propertyName"]]
+    if "oneOf" in result and "discriminator" in definition and "propertyName" in definition["discriminator"]:
+        result["required"] = [definition["discriminator"]["propertyName"]]
     if "default" in definition:
-        made["default"] = definition["default"]
-    if made.get("type") in ("integer", "number", "boolean") or "enum" in made:
-        outside = {key: made.pop(key) for key in ("description", "default") if key in made}
-        return {"anyOf": [made, {"$ref": "#/$defs/Reference"}], **outside}
-    return made
+        result["default"] = definition["default"]
+    if result.get("type") in ("integer", "number", "boolean") or "enum" in result:
+        outside = {key: result.pop(key) for key in ("description", "default") if key in result}
+        return {"anyOf": [result, {"$ref": "#/$defs/Reference"}], **outside}
+    return result
 
 
 def _part(definition: Any) -> Any:
-    """`definition` with nothing required, at any depth."""
+    """`definition` without required keys, at any depth."""
     if isinstance(definition, list):
         return [_part(item) for item in definition]
     if not isinstance(definition, dict):
         return definition
-    made: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for key, value in definition.items():
         if (key == "required" and isinstance(value, list)) or key == "minProperties":
             continue
-        if key == "items":  # a list replaces the one in the base, so its items must be complete
-            made[key] = value
-            continue
-        if key == "$ref" and value != "#/$defs/Reference":
-            made[key] = f"{value}{_PART}"
+        if key == "items":  # a list replaces that of the base, so its items must be complete
+            result[key] = value
+        elif key == "$ref" and value != "#/$defs/Reference":
+            result[key] = f"{value}{_PART}"
         else:
             # a part without its kind may match several kinds
-            made["anyOf" if key == "oneOf" else key] = _part(value)
-    return made
+            result["anyOf" if key == "oneOf" else key] = _part(value)
+    return result
 
 
-def _reachable(parts: dict[str, Any], wholes: dict[str, Any]) -> dict[str, Any]:
-    """The parts that some definition refers to."""
-    text = json.dumps([parts, wholes])
+def _reachable(parts: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
+    """The parts that a definition refers to."""
+    text = json.dumps([parts, definitions])
     return {name: part for name, part in parts.items() if f'"#/$defs/{name}"' in text or name.startswith("RecapConfig")}

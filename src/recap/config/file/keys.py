@@ -1,4 +1,4 @@
-"""The keys that a position in the configuration accepts, and the markers of its field, read from the models."""
+"""The keys accepted at a key path, and the markers of its field, read from the models."""
 
 from collections.abc import Iterator
 from difflib import get_close_matches
@@ -11,7 +11,7 @@ from recap.config.base import KeyPath
 
 
 def keys_at(root: type[BaseModel], path: KeyPath, raw: Any) -> list[str]:
-    """Keys accepted at `path` of the values `raw` of a `root`; where several kinds fit, those of the kind in `raw`."""
+    """The keys accepted at `path` below a `root` with the values `raw`; of a choice, those of the kind in `raw`."""
     value = raw
     for key in path:
         exists = isinstance(value, dict) or (isinstance(value, list) and isinstance(key, int) and key < len(value))
@@ -24,24 +24,24 @@ def keys_at(root: type[BaseModel], path: KeyPath, raw: Any) -> list[str]:
 
 
 def _nearest(models: list[type[BaseModel]], stated: list[str]) -> list[type[BaseModel]]:
-    """The models whose required keys are stated, misspelt or not; of these, those that require the most."""
+    """The models whose required keys are all stated, misspelt or not; of these, those that require the most."""
     fitting = [model for model in models if all(get_close_matches(key, stated) for key in _required(model))]
     most = max((len(_required(model)) for model in fitting), default=0)
     return [model for model in fitting if len(_required(model)) == most]
 
 
 def models_at(root: type[BaseModel], path: KeyPath) -> list[type[BaseModel]]:
-    """The sections that may stand at `path`: several where it is a choice, none for a scalar or a list."""
+    """The sections accepted at `path`: several for a choice, none for a scalar or a list."""
     return [annotation for annotation in _annotations_at(root, path) if is_model(annotation)]
 
 
 def is_table(root: type[BaseModel], path: KeyPath) -> bool:
-    """Whether the mapping at `path` has keys that the user chooses, such as the names of tasks."""
+    """Whether the keys of the mapping at `path` are chosen by the user, such as names of tasks."""
     return any(get_origin(annotation) is dict for annotation in _annotations_at(root, path))
 
 
 def has_mark(root: type[BaseModel], path: KeyPath, mark: object) -> bool:
-    """Whether the field at exactly `path` is annotated with `mark`, such as `OrderMatters()`."""
+    """Whether the field at `path` itself is annotated with `mark`, such as `OrderMatters()`."""
     if not path:
         return False
     fields = (model.model_fields.get(str(path[-1])) for model in models_at(root, path[:-1]))
@@ -61,7 +61,7 @@ def _annotations_at(root: type[BaseModel], path: KeyPath) -> list[Any]:
 
 
 def _below(annotation: Any, key: str | int) -> list[Any]:
-    """The types that a value under `key` of `annotation` may have."""
+    """The possible types of the value under `key` of an `annotation`."""
     if is_model(annotation):
         field = annotation.model_fields.get(str(key))
         return members(field.annotation) if field is not None else []
@@ -70,7 +70,7 @@ def _below(annotation: Any, key: str | int) -> list[Any]:
 
 
 def members(annotation: Any) -> list[Any]:
-    """The types that a value of `annotation` may have, without their metadata."""
+    """The possible types of a value of `annotation`, without metadata."""
     return list(_members(annotation))
 
 

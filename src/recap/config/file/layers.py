@@ -1,6 +1,6 @@
-"""A file, the files it builds on, and overrides → one tree of values with their origins.
+"""Merges a file, the files it builds on, and overrides into one tree of values with their origins.
 
-From the bottom: `base`, the file itself, `--set-file` files, `section.key=value` overrides; the later wins.
+Later layers override earlier ones: `base`, the file, `--set-file` files, `section.key=value` overrides.
 """
 
 import re
@@ -22,21 +22,21 @@ from recap.errors import ConfigError, Origin, Problem
 from recap.text import suggest
 
 BASE = "base"
-"""The key that names the file to build on."""
+"""The key of the file to build on."""
 _MAX_STEPS = 50
-"""Steps in the path of an override; no configuration is half as deep."""
+"""Maximum steps in the path of an override; no configuration is half as deep."""
 
 
 def assemble(
     file: str | Path, overrides: Sequence[str], set_files: Sequence[str], problems: list[Problem], *, stored: bool
 ) -> Node:
-    """All layers of `file` as one tree; their mistakes are added to `problems`.
+    """All layers of `file` as one tree; mistakes are added to `problems`.
 
-    Raises ConfigError if a file cannot be read at all.
+    Raises ConfigError if a file cannot be read.
     """
     root = _read(str(file), [], problems)
-    for given in set_files:
-        root = _merge_file(root, given, problems)
+    for argument in set_files:
+        root = _merge_file(root, argument, problems)
     for text in overrides:
         _override(root, text, Origin(f"override {text!r}"), problems)
     substitute(root, problems, stored=stored)
@@ -45,7 +45,7 @@ def assemble(
 
 
 def merge(base: Node, top: Node, path: KeyPath = ()) -> Node:
-    """`top` over `base`, both at `path`. Mappings merge key by key; lists, scalars and choices of another kind
+    """`top` merged over `base`, both at `path`. Mappings merge key by key; lists, scalars and choices of another kind
     replace."""
     if not isinstance(base.value, dict) or not isinstance(top.value, dict):
         return top
@@ -60,7 +60,8 @@ def merge(base: Node, top: Node, path: KeyPath = ()) -> Node:
 
 
 def _kind_of(mapping: dict[str, Node], path: KeyPath) -> str | None:
-    """The kind of a choice: its `kind`, or for codes the one key that only it has (`size`, `vocabulary`, …)."""
+    """The kind of a choice: its `kind`, or the key that distinguishes it (`size`, `vocabulary`, …) for discrete
+    columns."""
     if is_table(RecapConfig, path):
         return None
     kind = mapping.get("kind")
@@ -73,7 +74,7 @@ def _kind_of(mapping: dict[str, Node], path: KeyPath) -> str | None:
 
 
 def inherit_train_data(root: Node) -> None:
-    """Merge every validation set over the part of `train_data` that applies to any data set."""
+    """Merge every validation split over the fields of `train_data` that it can have."""
     train, validation = node_at(root, ("train_data",)), node_at(root, ("validation_data",))
     if train is None or validation is None:
         return
@@ -89,7 +90,7 @@ def inherit_train_data(root: Node) -> None:
 def read_mapping(file: str, problems: list[Problem], model: type[BaseModel] = RecapConfig) -> Node:
     """The mapping of `model`'s sections in a YAML file.
 
-    Raises ConfigError, which includes the `problems` so far, if the file holds something else.
+    Raises ConfigError, which includes the `problems` so far, if the file cannot be read or contains something else.
     """
     node = _read_yaml(file, problems)
     if not isinstance(node.value, dict):
@@ -100,7 +101,7 @@ def read_mapping(file: str, problems: list[Problem], model: type[BaseModel] = Re
 
 
 def _read_yaml(file: str, problems: list[Problem]) -> Node:
-    """The values in a file; an empty file is null. Raises ConfigError if it cannot be read."""
+    """The values in a YAML file; null if it is empty. Raises ConfigError if it cannot be read."""
     try:
         text = Path(file).read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
@@ -115,7 +116,7 @@ def _read_yaml(file: str, problems: list[Problem]) -> Node:
 
 
 def _read(file: str, above: list[str], problems: list[Problem]) -> Node:
-    """The file merged over its `base`; `above` are the files that build on it."""
+    """The file merged over its `base`; `above`: the files that build on it. Raises ConfigError for a bad `base`."""
     node = read_mapping(file, problems)
     named = node.value.pop(BASE, None)
     if named is None:
@@ -128,44 +129,44 @@ def _read(file: str, above: list[str], problems: list[Problem]) -> Node:
     elif any(_same(base, other) for other in chain):
         problems.append(Problem(named.origin, BASE, f"builds on itself: {' → '.join([*chain, base])}"))
     elif not _is_file(base):
-        text = f"{base}: no such file (the path is relative to the file it is written in)"
+        text = f"{base}: no such file; the path is relative to this file"
         problems.append(Problem(named.origin, BASE, text))
     else:
         return merge(_read(base, chain, problems), node)
     raise ConfigError(problems)  # without its base, a file is too incomplete to check
 
 
-def _merge_file(root: Node, given: str, problems: list[Problem]) -> Node:
-    """Merge a `--set-file` argument: FILE is a mapping of sections, section.key=FILE the value of one key."""
-    named, equals, file = given.partition("=")
-    origin = Origin(f"--set-file {given!r}")
-    if given and (not equals or _is_file(given)):
-        return merge(root, _read(given, [], problems))
-    if not named or not file:
+def _merge_file(root: Node, argument: str, problems: list[Problem]) -> Node:
+    """Merge a `--set-file` argument: FILE contains sections, section.key=FILE the value of one key."""
+    name, equals, file = argument.partition("=")
+    origin = Origin(f"--set-file {argument!r}")
+    if argument and (not equals or _is_file(argument)):
+        return merge(root, _read(argument, [], problems))
+    if not name or not file:
         problems.append(Problem(origin, "", "expected FILE, or section.key=FILE such as model.tasks=tasks.yaml"))
         return root
-    _set(root, named, _read_yaml(file, problems), origin, problems)
+    _set(root, name, _read_yaml(file, problems), origin, problems)
     return root
 
 
 def _override(root: Node, text: str, origin: Origin, problems: list[Problem]) -> None:
     """Set one `path.to.key=value` below `root`."""
-    named, equals, written = text.partition("=")
-    if not equals or not named:
+    name, equals, written = text.partition("=")
+    if not equals or not name:
         problems.append(Problem(origin, "", "expected section.key=value, such as training.seed=1"))
         return
     count = len(problems)
     value = parse(written, origin.source, problems, located=False) or Node(None, origin)
     if len(problems) == count:
-        _set(root, named, value, origin, problems)
+        _set(root, name, value, origin, problems)
 
 
-def _set(root: Node, named: str, value: Node, origin: Origin, problems: list[Problem]) -> None:
-    """Put `value` at the path `named`, or add the reason why there is no such path to `problems`."""
-    keys = _steps(named)
+def _set(root: Node, name: str, value: Node, origin: Origin, problems: list[Problem]) -> None:
+    """Set the value at the path `name`, or add the reason why there is no such path to `problems`."""
+    keys = _steps(name)
     if not keys or len(keys) > _MAX_STEPS:
-        fault = "is too deep" if keys else "has a step without a name"
-        problems.append(Problem(origin, "", f"the path {named[:60]!r} {fault}; write section.key=value"))
+        fault = "is too deep" if keys else "has an empty step"
+        problems.append(Problem(origin, "", f"the path {name[:60]!r} {fault}; write section.key=value"))
         return
     node = root
     path: KeyPath = ()
@@ -180,23 +181,23 @@ def _set(root: Node, named: str, value: Node, origin: Origin, problems: list[Pro
         elif isinstance(node.value, dict) and not keys:
             node.value[key] = value
             return
-        elif isinstance(node.value, dict) and (key in node.value or _opened(root, path, key, keys, origin)):
+        elif isinstance(node.value, dict) and (key in node.value or _add_parent(root, path, key, keys, origin)):
             node, path = node.value[key], (*path, key)
         else:
             problems.append(Problem(origin, "", _no_key(node, path, key)))
             return
 
 
-def _steps(named: str) -> list[str]:
-    """The steps of a path, quoted ones unquoted; empty if one has no name."""
-    parts = re.findall(r'(?:"([^"]*)"|([^."]+))(?:\.(?!$)|$)', named)
+def _steps(name: str) -> list[str]:
+    """The steps of a path, without their quotes; empty if one has no name."""
+    parts = re.findall(r'(?:"([^"]*)"|([^."]+))(?:\.(?!$)|$)', name)
     steps = [quoted or word for quoted, word in parts]
     rebuilt = ".".join(f'"{quoted}"' if quoted else word for quoted, word in parts)
-    return steps if rebuilt == named else []
+    return steps if rebuilt == name else []
 
 
 def _next_key(node: Node, keys: list[str]) -> tuple[str, list[str]]:
-    """The next step and the ones after it; a name that holds dots is recognized by the keys of `node`."""
+    """The next step and those after it. A key of `node` that contains dots is one step, even without quotes."""
     for length in range(len(keys), 1, -1):
         name = ".".join(keys[:length])
         if isinstance(node.value, dict) and name in node.value:
@@ -204,13 +205,16 @@ def _next_key(node: Node, keys: list[str]) -> tuple[str, list[str]]:
     return keys[0], keys[1:]
 
 
-def _opened(root: Node, path: KeyPath, key: str, keys: list[str], origin: Origin) -> bool:
-    """Add a mapping, or a copy of an inherited list, under `key`, to set a value below it; False if nothing fits."""
+def _add_parent(root: Node, path: KeyPath, key: str, keys: list[str], origin: Origin) -> bool:
+    """Add a mapping, or a copy of an inherited list, under `key`, so that `keys` can be set below it.
+
+    False, and no change, if the user chooses the keys at `path`, or a list would be needed.
+    """
     parent = node_at(root, path)
     assert parent is not None
     inherited = node_at(root, ("train_data", *path[2:], key)) if path[:1] == ("validation_data",) and path[1:] else None
     if inherited is not None and isinstance(inherited.value, dict | list):
-        # Inherited mappings are merged with this one later; lists are replaced, so they are copied.
+        # An inherited mapping is merged with this one later; a list would be replaced, so it is copied.
         parent.value[key] = deepcopy(inherited) if isinstance(inherited.value, list) else Node({}, origin, origin)
         return True
     if is_table(RecapConfig, path) or _is_index(keys[0]):
@@ -223,10 +227,10 @@ def _no_key(node: Node, path: KeyPath, key: str) -> str:
     here = dotted(path)
     if isinstance(node.value, dict):
         full = dotted((*path, key))
-        return f"{here} has no {key!r}. {suggest(key, list(node.value))} To add it, set all of it: {full}=…"
+        return f"{here} has no {key!r}. {suggest(key, list(node.value))} To add it, set its complete value: {full}=…"
     if isinstance(node.value, list):
-        return f"{here} is a list of {len(node.value)} items, so it has no key {key!r}"
-    return f"{here} is {_noun(node)}, so it has no key {key!r}"
+        return f"{here} is a list of {len(node.value)} items and has no key {key!r}"
+    return f"{here} is {_noun(node)} and has no key {key!r}"
 
 
 def _is_index(key: str) -> bool:
@@ -252,7 +256,7 @@ def _reason(error: Exception) -> str:
 
 
 def _noun(node: Node) -> str:
-    """What a node holds, as messages call it."""
+    """The value of a node, for messages."""
     if isinstance(node.value, dict | list):
         return "a mapping" if isinstance(node.value, dict) else "a list"
     return "null" if node.value is None else f"the value {node.value!r}"

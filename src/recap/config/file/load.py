@@ -1,6 +1,6 @@
 """Configuration file ↔ `RecapConfig`: the functions that every job calls.
 
-`layers` puts the values of files and overrides together, `validate` checks them, `yaml` writes them.
+`layers` merges the values of files and overrides, `validate` checks them, `yaml` writes them.
 """
 
 from collections.abc import Sequence
@@ -18,12 +18,12 @@ from recap.config.recap import RecapConfig
 from recap.errors import Origin, Problem
 
 STORED = "config.yaml"
-"""The resolved configuration in a run or a model directory."""
+"""The file of the resolved configuration in a run or model directory."""
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """A configuration, and the tree of values it was made from, with their origins."""
+    """A configuration, and the tree of values and origins it was built from."""
 
     config: RecapConfig
     root: Node
@@ -34,7 +34,7 @@ def load_config(
 ) -> RecapConfig:
     """Read `file` with its `base`, apply `set_files` and then `overrides` (`section.key=value`), and validate.
 
-    `stored`: the file belongs to a run or a model, and its secrets stay references. Raises ConfigError, which lists
+    `stored`: the file belongs to a run or model; unset secrets stay references. Raises ConfigError, which lists
     every problem as `file:line:column: path: message`.
     """
     return resolve(file, overrides, set_files, stored=stored).config
@@ -43,7 +43,7 @@ def load_config(
 def resolve(
     file: str | Path, overrides: Sequence[str] = (), set_files: Sequence[str] = (), *, stored: bool = False
 ) -> Resolved:
-    """As `load_config`, with the origin of every value."""
+    """Like `load_config`, with the origin of every value."""
     problems: list[Problem] = []
     root = assemble(file, overrides, set_files, problems, stored=stored)
     config = validate(RecapConfig, root, problems)
@@ -52,38 +52,38 @@ def resolve(
 
 
 def config_of(values: dict[str, Any]) -> RecapConfig:
-    """A configuration from plain values, as if they were read from a file. Raises ConfigError."""
+    """A configuration from plain values, as read from a file. Raises ConfigError."""
     root = node_of(values, Origin("configuration"))
     inherit_train_data(root)
     return validate(RecapConfig, root)
 
 
 def dump_config(config: RecapConfig, comments: dict[KeyPath, str] | None = None) -> str:
-    """The resolved configuration as YAML, secrets as their references; loading it gives an equal config."""
+    """The resolved configuration as YAML, with secrets as references; `load_config` reads an equal one."""
     return render(stored_values(config), comments)
 
 
 def show_config(resolved: Resolved) -> str:
-    """`dump_config` with a comment on each value that is not a default: its origin."""
+    """`dump_config` with the origin of each value that is not a default as a comment."""
     comments: dict[KeyPath, str] = {}
     for path, _ in scalars(node_of(stored_values(resolved.config), Origin(""))):
         along = list(nodes_along(resolved.root, path))
         node = along[-1]
         if len(along) <= len(path) and isinstance(node.value, dict | list):
-            continue  # not written anywhere: a default
+            continue  # a default
         text = f"{node.origin.source}:{node.origin.line}" if node.origin.line else str(node.origin)
         comments[path] = hide(f"environment {', '.join(node.variables)} ({text})" if node.variables else text)
     return dump_config(resolved.config, comments)
 
 
 def stored_values(config: RecapConfig) -> Any:
-    """The plain values of a configuration, as `load_config` reads them back; secrets are their references."""
+    """The plain values of a configuration, as `load_config` reads them; secrets are references."""
     values = _escaped(config.model_dump(mode="json"))
     for path, reference in config.secrets.items():
         parent = values
         for step in path[:-1]:
             parent = parent[step]
-        # A single glob is written as a scalar but held as a list.
+        # A field of one or many accepts a scalar and stores a list.
         parent[path[-1]] = [reference] if isinstance(parent[path[-1]], list) else reference
     return values
 

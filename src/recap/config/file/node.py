@@ -1,4 +1,4 @@
-"""A configuration before validation: a tree of plain values that remember where they were written."""
+"""A configuration before validation: a tree of plain values with their origins."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,33 +16,33 @@ class Node:
     """dict[str, Node], list[Node], or a scalar."""
     origin: Origin
     key: Origin | None = None
-    """The origin of the key that names it; None for items of lists."""
+    """The origin of its key; None for items of lists."""
     reference: str | None = None
-    """The text with `${…}` that a scalar was made from, in the form that may be stored."""
+    """The text with `${…}` that a scalar comes from, as it may be stored."""
     variables: tuple[str, ...] = ()
-    """The environment variables it was made from; those that fell back to a default are not among them."""
+    """The environment variables in it, except those replaced by a default."""
     secret: bool = False
-    """Whether one of them is a secret."""
+    """Whether it contains a secret."""
     unresolved: bool = False
-    """Whether one of them is not set, so that the value means nothing."""
+    """Whether it contains an unset variable, so that its value is meaningless."""
 
 
 def node_of(value: Any, origin: Origin) -> Node:
-    """Plain values as nodes of one origin."""
+    """Plain values as nodes, all with the same origin."""
     if isinstance(value, dict):
         return Node({key: node_of(item, origin) for key, item in value.items()}, origin, origin)
     return Node([node_of(item, origin) for item in value] if isinstance(value, list) else value, origin, origin)
 
 
 def plain(node: Node) -> Any:
-    """A copy of the values alone, in which aliases share nothing."""
+    """A copy of the values without origins, in which aliases are independent."""
     if isinstance(node.value, dict):
         return {key: plain(item) for key, item in node.value.items()}
     return [plain(item) for item in node.value] if isinstance(node.value, list) else node.value
 
 
 def nodes_along(node: Node, path: KeyPath) -> Iterator[Node]:
-    """The nodes from `node` down `path`, ending early where the path ends."""
+    """The nodes from `node` along `path`, as far as they exist."""
     yield node
     for step in path:
         below = dict(enumerate(node.value)) if isinstance(node.value, list) else node.value
@@ -53,13 +53,13 @@ def nodes_along(node: Node, path: KeyPath) -> Iterator[Node]:
 
 
 def node_at(node: Node, path: KeyPath) -> Node | None:
-    """The node at `path`, or None."""
+    """The node at `path`; None if there is none."""
     along = list(nodes_along(node, path))
     return along[-1] if len(along) == len(path) + 1 else None
 
 
 def scalars(node: Node, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Node]]:
-    """Every scalar below `node` with its path."""
+    """The path and node of every scalar below `node`."""
     if isinstance(node.value, dict):
         for key, item in node.value.items():
             yield from scalars(item, (*path, key))

@@ -1,4 +1,4 @@
-"""A commented starting configuration, for example columns or for columns guessed from data."""
+"""A commented configuration to start from, for example columns or columns guessed from data."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -11,12 +11,12 @@ from recap.config.file.yaml import render_inline
 
 @dataclass(frozen=True)
 class Guess:
-    """The guessed role of a column: its name, its value in the configuration, and a comment."""
+    """A column with a guessed role: its name, a comment, and its value in the configuration."""
 
     name: str
     comment: str
     value: Any = None
-    """In a mapping such as `discrete`: the value under the name."""
+    """The value of a key in a mapping such as `discrete`; None for an item of a list."""
 
 
 @dataclass
@@ -27,7 +27,7 @@ class Columns:
     binary: list[Guess] = field(default_factory=list)
     discrete: list[Guess] = field(default_factory=list)
     vocabularies: list[Guess] = field(default_factory=list)
-    """Discrete columns of strings, whose vocabularies do not exist yet."""
+    """Discrete columns of strings, without vocabularies yet."""
     vectors: list[Guess] = field(default_factory=list)
     ids: list[Guess] = field(default_factory=list)
     user: list[Guess] = field(default_factory=list)
@@ -102,7 +102,7 @@ def _training(steps: int) -> list[str]:
         f"  checkpoint_every_n: {max(1, steps // 4)}",
         f"  train_log_every_n: {max(1, steps // 20)}",
         f"  eval_log_every_n: {max(1, steps // 4)}",
-        "  num_eval_steps: -1              # negative: the whole validation set",
+        "  num_eval_steps: -1              # negative: the complete split",
     ]
 
 
@@ -143,7 +143,7 @@ def _embeddings(columns: Columns) -> Iterator[str]:
 
 
 def _tasks(labels: list[Guess]) -> Iterator[str]:
-    """The tasks; the others repeat the first by an alias."""
+    """The tasks; all but the first are aliases of it."""
     first, *others = labels
     yield f"    {render_inline(first.name)}: {'&task ' if others else ''}{{tower: {{kind: mlp, layer_sizes: [64]}}}}"
     yield from (f"    {render_inline(label.name)}: *task" for label in others)
@@ -182,7 +182,7 @@ def _features(columns: Columns) -> Iterator[str]:
 def _validation(*, example: bool) -> list[str]:
     mark = "" if example else "# "
     return [
-        "# Rows outside the training data, later in time if possible; other fields are inherited from train_data.",
+        "# Rows outside the training data, later in time if possible. Other fields are inherited from train_data.",
         f"{mark}validation_data:",
         f"{mark}  validation: {{source: {{inputs: data/validation/*.parquet}}}}",
     ]

@@ -1,4 +1,4 @@
-"""Values → a validated model, or a ConfigError with every problem and its origin."""
+"""Validates values; reports all problems with their origins."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -19,7 +19,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def validate(model: type[M], root: Node, known: Sequence[Problem] = ()) -> M:
-    """`root` as a `model`. Raises ConfigError with the `known` problems and all that validation finds."""
+    """`root` as a `model`. Raises ConfigError with the `known` problems and those that validation finds."""
     values = plain(root)
     validated, errors = _attempt(model, values)
     while errors and _retype(errors, root, values):
@@ -40,7 +40,7 @@ def _attempt(model: type[M], values: Any) -> tuple[M | None, Sequence[Any]]:
 
 
 def _retype(errors: Sequence[Any], root: Node, values: Any) -> bool:
-    """Convert text from the environment to the type that its field expects, in `values`; True if any was converted."""
+    """Convert text from the environment in `values` to the type that its field expects; True if any was converted."""
     changed = False
     for item in errors:
         path = _path(item["loc"], values, keep_last=False)
@@ -58,13 +58,13 @@ def _retype(errors: Sequence[Any], root: Node, values: Any) -> bool:
 
 
 class _Refused:
-    """Stands for a refused value in a list or mapping. A check that uses it ends, as one that reads an absent field."""
+    """Replaces an invalid value in a list or mapping; any use of it ends the check, as reading a missing field does."""
 
     def _use(self, *_: object) -> NoReturn:
         raise MissingValue
 
     def __getattr__(self, name: str) -> NoReturn:
-        """A field of the refused section; special names stay absent, so that `isinstance` answers."""
+        """Special names are missing, so that `isinstance` works."""
         raise AttributeError(name) if name.startswith("__") else MissingValue(name)
 
     __getitem__ = __iter__ = __len__ = __contains__ = __bool__ = __repr__ = __str__ = __format__ = _use
@@ -77,10 +77,7 @@ _REFUSED = _Refused()
 
 
 def _partial(annotation: Any, value: Any) -> Any:
-    """`value` as validation returns it, without the fields that it refuses; misspelt keys are corrected.
-
-    `_REFUSED` where nothing of the value can be used.
-    """
+    """`value` as validated, with misspelt keys corrected and without invalid fields; `_REFUSED` if it is not usable."""
     with suppress(ValidationError):
         return TypeAdapter(annotation).validate_python(value, strict=True)
     for member in members(annotation):
@@ -94,7 +91,7 @@ def _partial(annotation: Any, value: Any) -> Any:
 
 
 def _partial_section(model: type[BaseModel], values: dict[str, Any]) -> BaseModel:
-    """A section that lacks its refused fields: a default would stand for a value that was set."""
+    """A section without its invalid fields, which must not get their defaults, since the file sets them."""
     fields = model.model_fields
     section = model.model_construct()
     for key, value in values.items():
@@ -120,7 +117,7 @@ def _problems(model: type[BaseModel], errors: Sequence[Any], root: Node, values:
             here = (*here, "kind")
         node = node_at(root, here)
         if node is not None and node.unresolved:
-            continue  # the unset variable is reported already
+            continue  # the unset variable is already reported
         key = item["type"] == "extra_forbidden"
         if item["type"] == "union_tag_not_found":
             known = list(dict.fromkeys(kind for choice in models_at(model, here) for kind in kinds(choice)))
@@ -132,7 +129,7 @@ def _problems(model: type[BaseModel], errors: Sequence[Any], root: Node, values:
 
 
 def _is_misspelt(model: type[BaseModel], path: KeyPath, values: Any) -> bool:
-    """Whether a missing key is present with a typo, which is reported already."""
+    """Whether a missing key is present with a typo, which is already reported."""
     parent = values
     for step in path[:-1]:
         parent = parent[step]
@@ -142,19 +139,19 @@ def _is_misspelt(model: type[BaseModel], path: KeyPath, values: Any) -> bool:
 
 
 def _is_not_inherited(path: KeyPath, errors: Sequence[Any]) -> bool:
-    """Whether a validation set lacks a key only because `train_data` lacks it."""
+    """Whether a validation split lacks a key only because `train_data` does."""
     inherited = ("train_data", *path[2:])
     is_set = path[:1] == ("validation_data",) and len(path) > 2
     return is_set and any(item["type"] == "missing" and item["loc"] == inherited for item in errors)
 
 
 def located(root: Node, problems: Iterable[tuple[KeyPath, str]]) -> list[Problem]:
-    """`problems` with origins, without those of unset environment variables, which are reported already."""
+    """`problems` with origins, except those of unset environment variables, which are already reported."""
     result: list[Problem] = []
     for path, text in problems:
         node = node_at(root, path)
         if node is None or not node.unresolved:
-            # A message that begins with the key is about the key, not its value.
+            # A message that begins with the key is about the key, not about its value.
             key = bool(path) and re.match(rf"(unknown [\w ]+ )?{re.escape(repr(path[-1]))}", text) is not None
             origin = origin_at(root, _as_written(root, path), key=key)
             result.append(Problem(origin, dotted(path), text))
@@ -162,7 +159,7 @@ def located(root: Node, problems: Iterable[tuple[KeyPath, str]]) -> list[Problem
 
 
 def _as_written(node: Node, path: KeyPath) -> KeyPath:
-    """`path` with the keys of the file, some of them misspelt."""
+    """`path` with its keys as spelled in the file."""
     written: list[str | int] = []
     for step in path:
         below = node.value if isinstance(node.value, dict | list) else {}
@@ -177,7 +174,7 @@ def _as_written(node: Node, path: KeyPath) -> KeyPath:
 
 
 def _path(location: Sequence[str | int], values: Any, *, keep_last: bool) -> KeyPath:
-    """A pydantic location without the tags of unions, which are not keys of the file.
+    """The key path of a pydantic location, which also contains the tags of unions.
 
     `keep_last`: the last step is a key even if the file does not have it.
     """
@@ -201,7 +198,7 @@ def _path(location: Sequence[str | int], values: Any, *, keep_last: bool) -> Key
 
 
 def origin_at(root: Node, path: KeyPath, *, key: bool = False) -> Origin:
-    """The origin of the value at `path`, or of its key; of the nearest key above if the file does not have it."""
+    """The origin of the value at `path`, or of its `key`; if it is missing, of the nearest key above."""
     along = list(nodes_along(root, path))
     node, reached = along[-1], len(along) == len(path) + 1
     missing = not reached and isinstance(node.value, dict | list)
@@ -212,9 +209,9 @@ def origin_at(root: Node, path: KeyPath, *, key: bool = False) -> Origin:
 
 
 def in_order(problems: Sequence[Problem]) -> list[Problem]:
-    """`problems` without repetitions: file by file from top to bottom, then those of overrides.
+    """`problems` without duplicates, in the order of files and lines, then those of overrides.
 
-    An alias or an inherited value repeats a problem at one position of the file, so it counts once.
+    Aliases and inherited values repeat a problem at the same position; it is reported once.
     """
     sources = list(dict.fromkeys(problem.origin.source for problem in problems))
     once: dict[tuple[Origin, str, str], Problem] = {}

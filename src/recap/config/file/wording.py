@@ -1,4 +1,4 @@
-"""The messages of mistakes: errors of pydantic in the words of a configuration."""
+"""The messages for pydantic's errors."""
 
 from typing import Any
 
@@ -8,9 +8,9 @@ from recap.text import suggest
 
 
 def message(item: Any, known: list[str], node: Node | None) -> str:
-    """The message for one error of pydantic: what is wrong, what was found, what is accepted.
+    """The message for an error of pydantic: what was found, and what is accepted.
 
-    `known`: the keys, or kinds, accepted at that level. `node`: the value, if it exists.
+    `known`: the keys or kinds accepted there. `node`: the value, if it exists.
     """
     context = item.get("ctx", {})
     shown = node.reference if node is not None and node.secret and node.reference else _show(item["input"])
@@ -39,7 +39,7 @@ def message(item: Any, known: list[str], node: Node | None) -> str:
             limit = context[bound]
             return f"must be {word} {limit if isinstance(limit, int) else f'{limit:g}'}, found {shown}"
         case "one_of":
-            return str(item["msg"])
+            return f"{item['msg']}; found {', '.join(map(str, item['input'])) or shown}"
         case _:
             return f"{item['msg']}, found {shown}"
 
@@ -58,12 +58,12 @@ _BOUNDS = {
     "less_than": ("below", "lt"),
     "less_than_equal": ("at most", "le"),
 }
-"""Type of error → the word for the bound, and its name in the error."""
+"""Type of error → the word for the bound, and its key in the error."""
 _MAX_SHOWN = 60
 
 
 def _show(value: Any) -> str:
-    """A value as messages show it: shortened, without secrets."""
+    """A value for messages: shortened, without secrets."""
     if isinstance(value, dict):
         return "a mapping" if value else "an empty mapping"
     if isinstance(value, list):
@@ -75,7 +75,9 @@ def _show(value: Any) -> str:
     return text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN - 3]}..."
 
 
-def _unknown(shown: str, given: Any, listed: str) -> str:
-    """Message for a word that is not among those `listed` by pydantic."""
+def _unknown(shown: str, value: Any, listed: str) -> str:
+    """Message for a value that is not among the words `listed` by pydantic."""
     known = [name.strip(" '") for name in listed.replace(" or ", ",").split(",")]
-    return f"{shown} is unknown. {suggest(str(given), known)}"
+    if not isinstance(value, str):
+        return f"expected one of {', '.join(known)}; found {shown}"
+    return f"{shown} is unknown. {suggest(value, known)}"

@@ -1,7 +1,7 @@
 """YAML text ↔ plain values. Scalars follow the YAML 1.2 core schema.
 
 PyYAML reads YAML 1.1, where `1e-4` is a string, `no` is false and `22:30` is a number; here `1e-4` is a number
-and only `true` and `false` are booleans. Tags construct nothing but plain values.
+and only `true` and `false` are booleans. Tags construct only plain values.
 """
 
 import json
@@ -17,7 +17,7 @@ from recap.config.file.node import Node
 from recap.errors import Origin, Problem
 
 _MAX_NODES = 200_000
-"""Maximum number of values in a file, with aliases expanded; more are an accident or an attack."""
+"""Maximum number of values in a file after expanding aliases, against aliases that multiply."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -40,9 +40,9 @@ for _tag, _pattern, _first in (
 
 
 def parse(text: str, source: str, problems: list[Problem], *, located: bool = True) -> Node | None:
-    """The values of one YAML document; None if it is empty or not valid. Mistakes are added to `problems`.
+    """The values of a YAML document; None if it is empty or invalid. Mistakes are added to `problems`.
 
-    `source`: the name of the text in origins. `located=False`: origins have no line and column.
+    `source`: the name of the text in origins. `located`: whether origins have a line and column.
     """
     loader = None
     try:
@@ -73,7 +73,7 @@ def _syntax_problem(error: yaml.MarkedYAMLError, text: str, source: str, *, loca
         return Problem(Origin(source), "", f"not valid YAML: {what}")
     never_closed = opened is not None and opened.line < mark.line and re.search("flow|quoted", error.context or "")
     if opened is not None and never_closed:
-        mark, what = opened, "the bracket or quote opened here is never closed"
+        mark, what = opened, "this bracket or quote is not closed"
     lines = text.splitlines()
     hint = _hint(lines[mark.line] if mark.line < len(lines) else "", what or "")
     return Problem(Origin(source, mark.line + 1, mark.column + 1), "", f"not valid YAML: {what}{hint}")
@@ -83,7 +83,7 @@ def _hint(line: str, problem: str) -> str:
     if "'\\t'" in problem:
         return "; indent with spaces, not tabs"
     if "undefined alias" in problem or "scanning an alias" in problem:
-        return "; quote a value that begins with *"
+        return "; quote values that begin with *"
     if "found another document" in problem:
         return "; a file must be a single document, without ---"
     return "; inside { } and [ ] write ${…} in quotes" if "${" in line else ""
@@ -93,7 +93,7 @@ _UNKNOWN_TAG = "unknown tag {!r}; write plain values"
 
 
 class _Builder:
-    """PyYAML's graph of nodes → ours: resolves merges and aliases, and gives each value its origin."""
+    """Builds a `Node` from PyYAML's graph: resolves merges and aliases, and gives each value its origin."""
 
     def __init__(self, loader: _Loader, source: str, problems: list[Problem], *, located: bool) -> None:
         self.loader, self.source, self.problems, self.located = loader, source, problems, located
@@ -107,7 +107,7 @@ class _Builder:
             raise yaml.YAMLError(f"more than {_MAX_NODES:,} values once aliases are expanded")
         origin = self._origin(node)
         if id(node) in self.open:
-            raise yaml.MarkedYAMLError(problem="an alias is inside its own anchor", problem_mark=node.start_mark)
+            raise yaml.MarkedYAMLError(problem="the anchor contains an alias of itself", problem_mark=node.start_mark)
         self.open.add(id(node))
         if not isinstance(node, yaml.ScalarNode) and node.tag not in (f"{_PREFIX}map", f"{_PREFIX}seq"):
             self._add_problem(origin, path, _UNKNOWN_TAG.format(node.tag.replace(_PREFIX, "!!")))
@@ -131,13 +131,15 @@ class _Builder:
                     if isinstance(below, dict):
                         merged = {**below, **merged}
                     else:
-                        self._add_problem(origin, path, "<< merges mappings; give the alias of a mapping")
+                        self._add_problem(origin, path, "<< needs a mapping; write an alias of one")
             elif not isinstance(key_node, yaml.ScalarNode) or key_node.tag != f"{_PREFIX}str":
                 self._add_problem(origin, path, "a key must be a string; quote it if it looks like a number")
             else:
                 name = str(key_node.value)
                 if "${" in name:
-                    self._add_problem(origin, path, f"the key {name!r} contains a reference; only values can")
+                    self._add_problem(
+                        origin, path, f"the key {name!r} contains a reference; use references in values only"
+                    )
                 if name in stated:
                     self._add_problem(origin, (*path, name), "duplicate key; remove one")
                 stated[name] = self.node(value_node, (*path, name), origin)
@@ -183,7 +185,7 @@ _WIDTH = 100
 
 
 def render(value: Any, comments: Mapping[KeyPath, str] | None = None) -> str:
-    """Plain values as YAML that `parse` reads back, with short lists and mappings on one line.
+    """Plain values as YAML, with short lists and mappings on one line.
 
     `comments`: path of a scalar, or of a list of scalars → comment at the end of its line.
     """
