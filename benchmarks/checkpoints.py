@@ -22,6 +22,7 @@ from recap.config.file.load import load_config
 from recap.data.simulate import simulate
 from recap.native.allocator import tune_process
 from recap.reporting import Reporter
+from recap.runs import Run
 from recap.training import trainer
 from recap.training.checkpoints import Checkpoints
 from recap.training.state import TrainState
@@ -38,7 +39,7 @@ class Stopwatch(Reporter):
         self.ends: list[float] = []
 
     def advance(self, *_: Any) -> None:
-        """A step is done."""
+        """Record the time."""
         self.ends.append(time.perf_counter())
 
     def say(self, text: str) -> None:
@@ -64,7 +65,7 @@ class TimedCheckpoints(Checkpoints):
 
 
 def main() -> None:
-    """Measure both and print."""
+    """Run the benchmark and print a line for each model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--every", type=int, default=200)
     parser.add_argument("--every-large", type=int, default=30)
@@ -80,7 +81,7 @@ def main() -> None:
 
 
 def measure(folder: Path, name: str, every: int, saves: int, overrides: Sequence[str]) -> str:
-    """One line of figures."""
+    """The results for one model, on one line."""
     TimedCheckpoints.saves.clear()
     TimedCheckpoints.writes.clear()
     feed, run = folder / "feed", folder / name
@@ -103,7 +104,7 @@ def measure(folder: Path, name: str, every: int, saves: int, overrides: Sequence
     durations = np.diff(stopwatch.ends)[4 * every - 1 : 2 * every * (saves + 1) - 1].reshape(-1, 2, every)
     saving, alone = (float(durations[:, part].sum()) / durations[:, part].size for part in (0, 1))
     cost = max(saving - alone, 0) * every  # seconds a save
-    size = sum(file.stat().st_size for file in (run / "checkpoints" / f"step_{steps:08d}").glob("*.safetensors"))
+    size = sum(file.stat().st_size for file in Run(run).checkpoint_path(steps).glob("*.safetensors"))
     first, *others = TimedCheckpoints.saves
     return (
         f"{size / 2**20:,.0f} MiB a checkpoint: {1 / alone:.2f} steps/s without, {1 / saving:.2f} saving every {every} "

@@ -1,4 +1,4 @@
-"""Seconds of `recap config check` on the largest recipe, including the start of the interpreter.
+"""The seconds that `recap config check` takes for the largest recipe, including the start of the interpreter.
 
 python benchmarks/config.py
 """
@@ -14,7 +14,7 @@ RUNS = 15
 
 
 def main() -> None:
-    """Print the median and the worst of several runs."""
+    """Print the median and the maximum of several runs."""
     recipe = max(ROOT.glob("recipes/*/ranker.yaml"), key=lambda path: path.stat().st_size)
     command = [str(Path(sys.executable).with_name("recap")), "config", "check", str(recipe)]
     seconds = []

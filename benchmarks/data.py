@@ -31,7 +31,7 @@ DENSE_ROWS, DENSE_FILES = 1_500, 6
 TASKS = [f"label{index}" for index in range(13)]
 
 EPOCHS = 10
-"""Passes over the files, after one that is not measured."""
+"""Passes over the files, after a warm-up pass."""
 
 _TF_DATA = """
 import glob, os, sys, time

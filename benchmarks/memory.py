@@ -1,4 +1,4 @@
-"""Peak resident memory of training on a data set much larger than memory.
+"""The peak resident memory of training on a data set much larger than memory.
 
     python benchmarks/memory.py [--gigabytes 10] [--folder /tmp/recap-memory]
 
@@ -22,7 +22,7 @@ BATCH_ROWS = 2048
 
 
 def main() -> None:
-    """Run the benchmark and print its figures."""
+    """Run the benchmark and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gigabytes", type=float, default=10)
     parser.add_argument("--folder", type=Path, default=Path("/tmp/recap-memory"))

@@ -33,7 +33,7 @@ TASK = "is_clicked"
 CONTINUOUS = ["author_followers", "author_toxicity", "post_views", "post_age_hours", "user_favorites_7d", "topic_trend"]
 BATCH_ROWS = 1024
 UNBIASED = "labels without the effect"
-"""A model of this size trained on as many rows without bias: the most that debias can reach."""
+"""The same model, trained on as many rows without bias: the best that debias can reach."""
 MODELS: dict[str, dict[str, Any]] = {
     UNBIASED: {"embeddings": {"default": 8, "position": 0}},
     "no position": {"embeddings": {"default": 8, "position": 0}},

@@ -2,7 +2,7 @@
 
     python benchmarks/precision.py recipes/kuairand/ranker.yaml [section.key=value …] [--seeds 3]
 
-Its data must exist (`make run`, `make recipe-kuairand`).
+The data of the recipe must exist (`make run`, `make recipe-kuairand`).
 """
 
 import argparse

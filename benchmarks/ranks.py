@@ -7,13 +7,14 @@ the median of the examples/s that the run logs, without the first line.
 """
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+from recap.runs import Run
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "simulated" / "ranker.yaml"
 LINES = 6
@@ -36,7 +37,7 @@ def main() -> None:
             while ranks <= cores:
                 speed = examples_per_second(data, Path(name) / f"{rows}-{ranks}", ranks, cores, rows, arguments.steps)
                 print(
-                    f"{rows:>6} rows a step, {ranks} rank(s) of {cores // ranks} thread(s): {speed:>9,.0f} examples/s"
+                    f"{rows:>6} rows per step, {ranks} rank(s) of {cores // ranks} thread(s): {speed:>9,.0f} examples/s"
                 )
                 ranks *= 2
 
@@ -58,8 +59,7 @@ def examples_per_second(data: Path, run: Path, ranks: int, cores: int, rows: int
     threads = os.environ | {"OMP_NUM_THREADS": str(cores // ranks)}
     overrides = [f"{key}={value}" for key, value in changes.items()]
     subprocess.run([*command, *overrides], check=True, env=threads, capture_output=True)
-    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-    speeds = [float(line["examples_per_second"]) for line in lines if line["split"] == "train"]
+    speeds = [float(record["examples_per_second"]) for record in Run(run).metrics if record["split"] == "train"]
     return statistics.median(speeds[1:])
 
 

@@ -2,7 +2,7 @@
 
 python benchmarks/reading.py [memory] [resume] [overlap]
 
-Large data sets are the same few files, hard-linked many times under other names.
+Large data sets are a few files, hard-linked many times under different names.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from recap.model.objective.losses import MultiTaskLoss
 from recap.training.optimizer.scheduled import ScheduledOptimizer
 
 LONG_ROWS, LONG_FILES = 10_000_000, 10
-"""Of a table with a number, a code and a label."""
+"""Rows per file, and files, of a table with a number, a code and a label."""
 
 
 def main() -> None:
@@ -135,7 +135,7 @@ def overlap(folder: Path) -> None:
 
 
 def link(source: Path, target: Path, times: int) -> None:
-    """Link every data file of a folder `times` times, under other names."""
+    """Link every data file of a folder `times` times, under different names."""
     target.mkdir(parents=True)
     for file in source.iterdir():
         for number in range(times if file.name.startswith("part") else 1):
@@ -152,7 +152,7 @@ def child(part: str, kind: str, folder: Path) -> str:
 
 
 def read_in_child(part: str, kind: str, folder: str) -> None:
-    """Read in this process, and print the cost."""
+    """Read the data in this process, and print the cost."""
     started = time.perf_counter()
     if part == "memory":
         values = FEATURES["dense"] | {"train_data": linked(dense(Path(folder), kind), folder, kind)}

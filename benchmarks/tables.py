@@ -3,9 +3,8 @@
     python benchmarks/tables.py [--rows 100000 10000000] [--width 16] [--batch 1024]
 
 One id per example, an MLP of 64-32, one task. Each way of updating the table takes training steps (forward and backward
-pass, optimizer) over batches of random ids: once over all batches, so that the memory of their rows is allocated, then
-repeatedly and timed. It prints the fastest step, which other load on the machine affects least, and its growth from the
-first size to the last.
+pass, optimizer) over batches of random ids: one pass to allocate the memory of their rows, then timed passes. It prints
+the fastest step, which other load on the machine affects least, and its growth from the first size to the last.
 """
 
 import argparse

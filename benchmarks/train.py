@@ -1,4 +1,4 @@
-"""Examples/s of training, compared with plain PyTorch and with the limit of the machine. Ratios are within one run.
+"""Examples/s of training, compared with plain PyTorch and with the limit of the machine, measured alternately.
 
 python benchmarks/train.py [production|small] [--rounds 3] [--rechub PYTHON]
 
@@ -37,7 +37,7 @@ TASKS = [f"task{number}" for number in range(10)]
 CONTINUOUS, BINARY, VECTOR = 2117, 59, 200
 PARAMETERS = 48_115_108
 ROWS = 4096
-"""Of the production shape."""
+"""Rows of the file of the production shape."""
 
 FIELDS, CODES, WIDTH = 10, 10_000, 10
 SMALL_ROWS, HELD_OUT, SMALL_BATCH, EPOCHS = 200_000, 50_000, 4096, 4
@@ -109,7 +109,7 @@ class Clock(Reporter):
         self.warm_up, self.examples = warm_up, 0
 
     def advance(self, step: int, loss: float, examples: int, losses: Mapping[str, float], waited: float) -> None:
-        """A step is done."""
+        """Count the rows of a step."""
         if step == self.warm_up:
             self.started = time.perf_counter()
         elif step > self.warm_up:
@@ -233,14 +233,14 @@ def baseline(folder: Path, batch: int) -> float:
 
 
 def limit(folder: Path, batch: int) -> float:
-    """Examples/s if a step were only its matrix products, each as fast as one of 2048³ in bf16."""
+    """Examples/s if a step consisted of its matrix products alone, each as fast as one of 2048³ in bf16."""
     left, right = torch.randn(2048, 2048).bfloat16(), torch.randn(2048, 2048).bfloat16()
     products_per_second = 2048**3 / _seconds(lambda: left @ right, 40)
     return products_per_second / (3 * PARAMETERS)  # forward, and backward for weights and for inputs
 
 
 def _seconds(function: Callable[[], object], times: int) -> float:
-    """The median duration of `times` calls, after two that are not measured."""
+    """The median duration of `times` calls, after two warm-up calls."""
     durations = []
     for _ in range(times + 2):
         started = time.perf_counter()
@@ -266,7 +266,7 @@ def write_small(folder: Path) -> None:
 
 
 def small(folder: Path) -> tuple[float, float]:
-    """Examples/s of `recap train` from Parquet, without start and first steps; AUC of the held-out rows."""
+    """Examples/s of `recap train` from Parquet, without start-up and the first steps; AUC of the held-out rows."""
     deep = {"layer_sizes": [400] * 3, "batch_norm": {}, "dropout": {"rate": 0.1}, "final_layer_activation": True}
     steps = EPOCHS * SMALL_ROWS // SMALL_BATCH
     run = folder / f"run-{time.time_ns()}"

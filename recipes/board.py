@@ -1,8 +1,8 @@
-"""A board: configurations, each trained with several seeds, side by side in one Markdown table.
+"""A board: a Markdown table that compares configurations, each trained with several seeds.
 
 python recipes/board.py BOARD.yaml
 
-Finished runs are not trained again, so a board that was stopped, or got another row, continues where it was.
+Finished runs are not trained again: run the command again to continue a board, or after adding a row.
 """
 
 import json
@@ -26,6 +26,7 @@ from recap.evaluation.result import EvaluationReport
 from recap.evaluation.run import evaluate_run
 from recap.reporting import Reporter
 from recap.runs import BEST, Run
+from recap.storage import replace_text
 from recap.text import suggest
 from recap.training.trainer import train
 
@@ -45,7 +46,7 @@ class Board(BaseConfig):
     """The content of a board file."""
 
     runs: Name
-    """Folder of the runs, relative to the working directory; each is called ROW-SEED."""
+    """Folder of the runs, relative to the working directory; each run is named ROW-SEED."""
     seeds: Annotated[list[NonNegativeInt], Field(min_length=1)] = [0, 1, 2]
     """The values of training.seed."""
     split: Name = "validation"
@@ -53,7 +54,7 @@ class Board(BaseConfig):
     metric: WatchedMetric = "auc"
     """The metric to show."""
     tasks: Annotated[list[Name], Field(min_length=1)]
-    """The tasks to show; their mean is shown too."""
+    """The tasks to show, and their mean."""
     best: bool = False
     """Show the best checkpoint of a watched metric instead of the latest."""
     rows: Annotated[dict[Name, Row], Field(min_length=1)]
@@ -84,7 +85,7 @@ def read_board(file: Path) -> Board:
 
 
 def make_board(file: Path, reporter: Reporter) -> str:
-    """Train and evaluate the runs of a board that are not finished; return its table, also written beside the runs."""
+    """Train and evaluate the unfinished runs of a board; return its table, which is also written to `board.md`."""
     board = read_board(file)
     runs = Path(board.runs)
     plan = [(name, seed, _config(board, file.parent, name, seed)) for name in board.rows for seed in board.seeds]
@@ -95,12 +96,12 @@ def make_board(file: Path, reporter: Reporter) -> str:
         train(config, reporter)
         results[name].append(_values(board, config, reporter.say))
         text = table(board, results)
-        (runs / "board.md").write_text(text + "\n")
+        replace_text(runs / "board.md", text + "\n")
     return text
 
 
 def _config(board: Board, folder: Path, name: str, seed: int) -> RecapConfig:
-    """The configuration of one run. All are read before the first is trained, so that mistakes answer at once."""
+    """The configuration of one run. All are checked before the first is trained."""
     row = board.rows[name]
     run = Path(board.runs) / f"{name.replace(' ', '_').replace('/', '_')}-{seed}"
     overrides = [*row.overrides, f"training.seed={seed}", f"training.save_dir={json.dumps(str(run))}"]
@@ -112,11 +113,15 @@ def _config(board: Board, folder: Path, name: str, seed: int) -> RecapConfig:
         raise ConfigError(
             f"rows.{name}: unknown split {board.split!r}. {suggest(board.split, list(config.validation_data))}"
         )
+    if board.best and config.training.watch is None:
+        raise ConfigError(
+            f"rows.{name}: best needs a watched metric; add training.watch, or remove best from the board"
+        )
     return config
 
 
 def _values(board: Board, config: RecapConfig, say: Callable[[str], None]) -> list[float]:
-    """The metric of each shown task, from evaluation.json if that is of this checkpoint."""
+    """The metric of each shown task; evaluates the checkpoint unless its results are written already."""
     run = Run(Path(config.training.save_dir))
     folder = run.checkpoint(BEST if board.best else None)
     report = _written(run)
@@ -133,7 +138,7 @@ def _written(run: Run) -> EvaluationReport | None:
 
 
 def table(board: Board, results: dict[str, list[list[float]]]) -> str:
-    """One row per configuration with runs: mean ± standard deviation over seeds, for each task and for their mean."""
+    """The table: mean ± standard deviation over seeds for each task and for their mean, one row per configuration."""
     names = [*board.tasks, "mean"] if len(board.tasks) > 1 else board.tasks
     lines = [f"| {SPECS[board.metric].title} | seeds | {' | '.join(names)} |", "|---|" + "---|" * (len(names) + 1)]
     for name, values in board.floors.items():

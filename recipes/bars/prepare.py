@@ -1,7 +1,7 @@
 """The split files of a public CTR benchmark → Parquet, and the part of a configuration that reads them.
 
 CSV files with a header: a label of 0 or 1, then columns of codes or strings, which become integer codes by the training
-file's vocabulary, and columns of decimal numbers, which stay numbers. Files are read in blocks, whatever their size.
+file's vocabulary, and columns of decimal numbers, which stay numbers. Files of any size are read in blocks.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from recap.config.file.yaml import render
 from recap.data.tools.vocabulary import write_table
 from recap.errors import DataError, InputError, RecapError
-from recap.storage import atomic_write
+from recap.storage import atomic_write, replace_text
 from recap.text import suggest
 
 TASK = "label"
@@ -202,7 +202,7 @@ def _data(columns: Columns, sizes: Mapping[str, int], output: Path, rows: int, b
 
 
 def _write_part(path: Path, part: Mapping[str, object]) -> None:
-    path.write_text(f"# Made by recipes/bars/prepare.py, to merge over a model: --set-file {path}\n{render(part)}")
+    replace_text(path, f"# Made by recipes/bars/prepare.py, to merge over a model: --set-file {path}\n{render(part)}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A Markdown table of the runs of one configuration with several seeds: mean ± standard deviation for each task.
+"""A Markdown table for the runs of one configuration with several seeds: mean ± standard deviation of each task.
 
 python recipes/kuairand/report.py RUN…
 """
@@ -33,7 +33,7 @@ def report(runs: list[Path]) -> str:
         by_run = [evaluation[task] for evaluation in evaluations]
         auc, loss = ([metrics[name] for metrics in by_run] for name in ("auc", "log_loss"))
         positives = by_run[0]["positives"]
-        # Below 200 positives the interval tells more than the spread over seeds.
+        # Below 200 positives the confidence interval is more informative than the spread over seeds.
         interval = f", 95% ± {1.96 * mean(metrics['auc_se'] for metrics in by_run):.3f}" if positives < 200 else ""
         lines.append(
             f"| {task} | {positives:,.0f} | {mean(auc):.4f} ± {pstdev(auc):.4f}{interval} "

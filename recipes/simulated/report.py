@@ -1,4 +1,4 @@
-"""The results of a run on the simulated feed, beside those of the true probabilities, which no model can beat."""
+"""Compares a run on the simulated feed with the true probabilities, which no model can beat."""
 
 import json
 import sys
@@ -16,7 +16,7 @@ RELIABLE_POSITIVES = 200
 
 
 def report(data: Path, run: Path) -> Table:
-    """A table with a row for each task. Raises InputError where the feed or the evaluation is missing."""
+    """A table with a row for each task. Raises InputError if the feed or the evaluation is missing."""
     truth = _truth(data / "truth.json")["validation"]
     reached = EvaluationReport.read(Run(run)).splits["validation"].metrics
     table = Table(title="validation: this run, and the truth (the best possible)", title_justify="left", box=None)
@@ -42,15 +42,16 @@ def report(data: Path, run: Path) -> Table:
     return table
 
 
-def locations(data: Path, run: Path) -> str:
-    """The files of the feed and of the run, with their content."""
+def locations(data: Path, folder: Path) -> str:
+    """The files of the feed and of the run in `folder`, with their content."""
+    run = Run(folder)
     contents = {
         data: "the feed; truth/ and truth.json beside it",
-        run / "checkpoints": "models, the latest last; any serves `recap predict`",
-        run / "metrics.jsonl": "losses, rates and metrics by step",
-        run / "tensorboard": f"the same; tensorboard --logdir {run}",
-        run / "evaluation.json": "all metrics of the latest model",
-        run / "predictions": "probabilities and scores of the validation rows",
+        run.checkpoints_folder: "models, the latest last; any serves `recap predict`",
+        run.metrics_file: "losses, rates and metrics by step",
+        run.tensorboard: f"the same; tensorboard --logdir {folder}",
+        run.evaluation_file: "all metrics of the latest model",
+        folder / "predictions": "probabilities and scores of the validation rows",
     }
     return "\n".join(f"{path!s:32} {content}" for path, content in contents.items() if path.exists())
 

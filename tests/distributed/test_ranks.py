@@ -24,7 +24,7 @@ from torch.testing import assert_close
 from training.runs import assert_same_run, files, records
 
 from recap.config.recap import JobMode
-from recap.data.batch import Batch, assemble, cut
+from recap.data.batch import Batch, assemble, slice_selections
 from recap.data.encoding.assets import load_assets
 from recap.data.open import open_stream
 from recap.data.stream.batch_stream import BatchStream
@@ -73,7 +73,9 @@ def test_sliced_selections_hold_the_rows_of_the_slice(
     batch = Batch(torch.rand(9, 1), none, none.long(), {})
     picks = [(batch, slice(9 - size, 9) if whole else torch.randperm(9)[:size].numpy()) for size, whole in parts]
     whole = assemble(picks).continuous
-    assert torch.equal(assemble(cut(picks, slice(start, start + count))).continuous, whole[start : start + count])
+    assert torch.equal(
+        assemble(slice_selections(picks, slice(start, start + count))).continuous, whole[start : start + count]
+    )
 
 
 def open_share(feed: Path, mode: JobMode, ranks: Ranks, batch_rows: int, sampled: bool = False) -> BatchStream:
@@ -151,7 +153,7 @@ def test_without_torchrun_there_is_one_rank(monkeypatch: pytest.MonkeyPatch) -> 
     [
         (
             {"MASTER_PORT": None, "LOCAL_RANK": None},
-            "RANK=1 but no LOCAL_RANK, MASTER_PORT; start the ranks with torchrun",
+            "RANK=1 but not LOCAL_RANK, MASTER_PORT; start the ranks with torchrun",
         ),
         ({"WORLD_SIZE": "two"}, "WORLD_SIZE=two, .*expected whole numbers"),
         ({"LOCAL_RANK": "-1"}, "LOCAL_RANK=-1, .*expected whole numbers"),

@@ -21,7 +21,7 @@ ROWS = ["1,7,phone,0.5,1", "0,7,,1.5,2", "0,007,tablet,,", "1,3,phone,2e1,3"]
 
 
 def write(folder: Path, **splits: list[str]) -> dict[str, Path]:
-    """CSV files of the three splits; those not given equal the training file."""
+    """CSV files of the three splits; by default they equal the training file."""
     folder.mkdir(exist_ok=True)
     files = {}
     for split in ("train", "validation", "test"):

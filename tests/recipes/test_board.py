@@ -1,4 +1,4 @@
-"""Boards: which runs are trained, which are not trained again, and the table."""
+"""Boards: which runs are trained, which are not trained again, and the resulting table."""
 
 import json
 from pathlib import Path
@@ -90,6 +90,10 @@ def test_a_board_may_show_the_best_checkpoint_and_another_metric(feed: Path, tmp
         ({"metric": "ctr"}, r"board.yaml: metric: "),
         ({"rows": {"a": {"config": "absent.yaml"}}}, r"absent.yaml: .*cannot be read"),
         ({"seed": 1}, r"board.yaml: seed: Extra inputs"),
+        (
+            {"best": True, "rows": {"a": {"config": "ranker.yaml", "overrides": ["training.watch=null"]}}},
+            r"rows.a: best needs a watched metric; add training.watch, or remove best",
+        ),
     ],
 )
 def test_an_invalid_board_is_refused_before_anything_is_trained(

@@ -71,7 +71,7 @@ def write_source(folder: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 def prepare(tmp_path: Path, rows: list[dict[str, Any]] = ROWS, name: str = "a") -> dict[str, list[dict[str, Any]]]:
-    """Prepare a source of `rows`; the rows of each day."""
+    """Prepare a source of `rows`; return the rows by day."""
     output = tmp_path / f"{name}_output"
     days = kuairand.prepare(write_source(tmp_path / name, rows), output)
     tables = {day: pq.ParquetFile(output / f"date={day}" / "part-00000.parquet").read() for day in days}

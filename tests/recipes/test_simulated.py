@@ -26,8 +26,8 @@ RECIPE = Path(__file__).parents[2] / "recipes" / "simulated" / "ranker.yaml"
 GOLDEN = Path(__file__).parents[1] / "golden" / "simulated_losses.json"
 
 
-def made_on() -> dict[str, str]:
-    """What the bits of a float32 loss depend on, besides the code."""
+def platform_facts() -> dict[str, str]:
+    """The hardware and libraries that the bits of a float32 loss depend on."""
     cpu = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     named = dict(line.split(":", 1) for line in cpu.split("\n\n")[0].splitlines() if ":" in line)
     model = {name.strip(): value.strip() for name, value in named.items()}
@@ -76,7 +76,7 @@ def test_the_losses_of_a_hundred_steps_equal_the_recorded_ones(tmp_path: Path) -
     assert current.keys() == golden["losses"].keys()
     for task, expected in golden["losses"].items():
         numbers = [float.fromhex(number) for number in expected]
-        if golden["made_on"] == made_on():
+        if golden["platform_facts"] == platform_facts():
             assert current[task] == numbers, (
                 f"{task}: first differs at step {_first_difference(current[task], numbers)}"
             )
@@ -93,5 +93,5 @@ if __name__ == "__main__":
         recorded = losses(Path(made))
     assert all(math.isfinite(loss) for values in recorded.values() for loss in values)
     hexes = {task: [loss.hex() for loss in values] for task, values in recorded.items()}
-    GOLDEN.write_text(json.dumps({"made_on": made_on(), "losses": hexes}, indent=1) + "\n")
+    GOLDEN.write_text(json.dumps({"platform_facts": platform_facts(), "losses": hexes}, indent=1) + "\n")
     print(f"written: {GOLDEN}")
