@@ -46,3 +46,16 @@ def test_a_bad_file_leaves_the_files_before_it_and_no_part_of_its_own(predictor:
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["0.parquet"]
     with pytest.raises(InputError, match=r"0.parquet: already exists; add --overwrite to replace it"):
         predict_files(predictor, inputs, tmp_path / "out")
+
+
+def test_an_output_that_cannot_be_a_folder_or_a_file_is_refused(predictor: Predictor, tmp_path: Path) -> None:
+    pq.write_table(feed_table(10), tmp_path / "day.parquet")
+    inputs = [str(tmp_path / "day.parquet")]
+    (tmp_path / "file").write_text("mine")
+    for output in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(InputError, match=r"--output: cannot create the folder .*file.*; choose another"):
+            predict_files(predictor, inputs, output)
+    assert (tmp_path / "file").read_text() == "mine"
+    (tmp_path / "out" / "day.parquet").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"day.parquet: is a folder, not a file that can be replaced"):
+        predict_files(predictor, inputs, tmp_path / "out", overwrite=True)

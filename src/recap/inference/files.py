@@ -38,18 +38,36 @@ def predict_files(
         schema_path = training_source.schema_path
     files = TableFiles.open(inputs, schema_path, predictor.encoder.types)
     targets = [output / f"{stem(name)}.parquet" for name in relative_names(files.files)]
-    present = [target for target in targets if target.exists()]
-    if present and not overwrite:
-        raise InputError(f"{present[0]}: already exists; add --overwrite to replace it, or choose another --output")
+    _check_targets(targets, overwrite=overwrite)
     for file in files.files:
         _check(predictor, files.schema(file), file)
+    _make_folders(targets)
     columns = [*predictor.encoder.columns, *map(source_column, predictor.config.features.carried)]
     for (file, tables), target in zip(files.tables_by_file(columns), targets, strict=True):
         schema = _output_schema(predictor, files.schema(file), file)
-        target.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(target) as temporary:
             _predict_file(predictor, tables, temporary, schema, after_rows)
     return targets
+
+
+def _check_targets(targets: Sequence[Path], *, overwrite: bool) -> None:
+    """Raise InputError for an output that exists and may not be replaced."""
+    for target in targets:
+        if target.is_dir():
+            raise InputError(f"{target}: is a folder, not a file that can be replaced; choose another --output")
+        if target.exists() and not overwrite:
+            raise InputError(f"{target}: already exists; add --overwrite to replace it, or choose another --output")
+
+
+def _make_folders(targets: Sequence[Path]) -> None:
+    """Create the folders of the output files. Raises InputError."""
+    for folder in {target.parent: None for target in targets}:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"--output: cannot create the folder {folder} ({error.strerror}); choose another"
+            ) from None
 
 
 def _check(predictor: Predictor, schema: pa.Schema, file: str) -> None:

@@ -102,3 +102,11 @@ def test_a_value_of_the_wrong_type_is_reported_with_its_line(tmp_path: Path) -> 
         format_.read(str(file), 0, ["l", "x"])
     assert caught.value.rows == (1,)
     assert format_.read(str(file), 0, ["x"], [1]).column("x").to_pylist() == [1, 2]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_column_names_that_are_not_utf8_are_refused(encoding: str, tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    file.write_bytes("größe,b\n1,2\n".encode(encoding))
+    with pytest.raises(DataError, match=r"rows.csv: the names of its columns are not UTF-8 text .*; save the file as"):
+        open_text(file).schema(str(file))

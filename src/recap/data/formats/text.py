@@ -67,11 +67,17 @@ class _TextFormat(Format):
             if self.has_header or not known:
                 raise
             inferred = self._infer(file, first, pa.schema(known))
+        try:
+            names = inferred.names
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{file}: the names of its columns are not UTF-8 text ({error.reason}); save the file as UTF-8"
+            ) from None
         fields = []
-        for field in inferred:
+        for name, inferred_type in zip(names, inferred.types, strict=True):
             # true and false cannot be parsed as numbers, so booleans stay booleans
-            configured = None if pa.types.is_boolean(field.type) else self.types.get(field.name)
-            fields.append(pa.field(field.name, configured or field.type))
+            configured = None if pa.types.is_boolean(inferred_type) else self.types.get(name)
+            fields.append(pa.field(name, configured or inferred_type))
         return pa.schema(fields)
 
     def _infer(self, file: str, first: Block, schema: pa.Schema | None) -> pa.Schema:
