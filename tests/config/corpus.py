@@ -1,4 +1,4 @@
-"""Broken files: every valid file broken in every way its models allow, and files broken by hand.
+"""Broken files: valid files with each field broken in each way, and files broken by hand.
 
 `corpus.txt` holds the first line of each error. It changes with messages and with the schema:
 

@@ -1,4 +1,4 @@
-"""Checks across sections: one that a mistake elsewhere cannot decide ends, and its own bugs are never hidden."""
+"""Checks across sections: one that reads an invalid value ends, and bugs in checks are never hidden."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -36,7 +36,7 @@ def test_a_bug_in_a_check_raises_although_the_file_has_another_mistake(
         config_of(values(which_metrics=["acu"]))
 
 
-def test_a_check_that_reads_a_refused_value_ends_and_the_others_run() -> None:
+def test_a_check_that_reads_an_invalid_value_ends_and_others_run() -> None:
     wrong = values(scoring={"weights": {"lik": 1.0}})
     wrong["optimizer"]["towers"] = 3
     assert problems(wrong) == [
@@ -45,14 +45,14 @@ def test_a_check_that_reads_a_refused_value_ends_and_the_others_run() -> None:
     ]
 
 
-def test_a_refused_item_of_a_list_is_not_compared() -> None:
+def test_an_invalid_item_of_a_list_is_not_compared() -> None:
     wrong = values()
     wrong["train_data"]["source"] = {"inputs": "x"}
     wrong["validation_data"] = {"recent": {"evaluation_tasks": ["like", 3, "lik"]}}
     assert problems(wrong) == ["validation_data.recent.evaluation_tasks.1: expected text, found 3"]
 
 
-def test_a_refused_section_still_counts_by_its_name() -> None:
+def test_an_invalid_section_still_counts_as_present() -> None:
     wrong = values()
     wrong["model"]["tasks"]["like"] = 3
     wrong["optimizer"]["towers"] = {"share": {"kind": "constant", "learning_rate": 0.1}}
@@ -60,6 +60,20 @@ def test_a_refused_section_still_counts_by_its_name() -> None:
         "model.tasks.like: expected a mapping, found 3",
         "optimizer.towers: no learning rate for the tower of 'like'; add 'like: {…}' or 'default: {…}'",
     ]
+
+
+def test_a_bad_address_is_reported_at_its_index() -> None:
+    wrong = values()
+    wrong["train_data"]["readers"] = {"kind": "service", "address": ["host:1", "host"]}
+    assert "train_data.readers.address.1: expected HOST:PORT, found 'host'" in problems(wrong)
+
+
+def test_a_choice_of_codes_names_the_keys_that_were_set() -> None:
+    wrong = values()
+    wrong["features"]["discrete"]["hour"] = {}
+    assert problems(wrong)[0] == (
+        "features.discrete.hour: needs exactly one of size, vocabulary, hash and table; found an empty mapping"
+    )
 
 
 class Pair(BaseConfig):
@@ -75,7 +89,7 @@ class Pair(BaseConfig):
             yield ("second",), "must not be below first"
 
 
-def test_a_partial_section_lacks_its_fields_by_a_name_of_its_own() -> None:
+def test_only_a_missing_field_raises_missing_value() -> None:
     partial = Pair.model_construct(first=1)
     with pytest.raises(MissingValue):
         _ = partial.second
@@ -100,8 +114,8 @@ uses: list[Callable[[Any], Any]] = [
 
 
 @pytest.mark.parametrize("use", uses)
-def test_a_check_ends_however_it_uses_a_refused_item(use: Callable[[Any], Any]) -> None:
-    from recap.config.file.validate import _REFUSED
+def test_any_use_of_an_invalid_item_ends_the_check(use: Callable[[Any], Any]) -> None:
+    from recap.config.file.validate import _INVALID
 
     with pytest.raises(MissingValue):
-        use(_REFUSED)
+        use(_INVALID)

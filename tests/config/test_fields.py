@@ -1,4 +1,4 @@
-"""A field exists because a line of code outside the configuration reads it: jobs are run, and their reads recorded."""
+"""Every field is read outside the configuration: jobs are run, and their reads recorded."""
 
 import sys
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ def declared(model: type[BaseModel], name: str) -> Field:
 
 
 def all_fields() -> set[Field]:
-    """But `kind`, which the builders match by class, with the type checker watching that none is left out."""
+    """Every field except `kind`: builders match classes, and the type checker ensures that none is left out."""
     return {declared(model, name) for model in models().values() for name in model.model_fields if name != "kind"}
 
 

@@ -45,7 +45,7 @@ def test_every_recipe_names_the_schema_in_its_first_line(recipe: Path) -> None:
 
 
 def test_it_refuses_single_fields_that_the_loader_refuses(validator: Draft202012Validator) -> None:
-    # JSON Schema has no non-finite numbers, and does not know what a validation set inherits.
+    # JSON Schema has no non-finite numbers, and does not know what a validation split inherits.
     inherited = ("missing ArrowConfig.", "missing JsonLinesConfig.", "missing DailyInputs.", "missing HourlyInputs.")
     broken = {name: text for name, text in mutations() if not name.startswith(("not a number", *inherited))}
     accepted = [name for name, text in broken.items() if validator.is_valid(yaml.safe_load(text))]

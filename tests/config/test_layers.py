@@ -130,7 +130,7 @@ def test_a_value_from_a_file_is_reported_at_its_position_there() -> None:
 
 
 @pytest.mark.usefixtures("folder")
-def test_overrides_reach_what_a_validation_set_inherits() -> None:
+def test_overrides_reach_what_a_validation_split_inherits() -> None:
     config = load_config(
         "whole.yaml",
         [

@@ -1,4 +1,4 @@
-"""Codes of every kind merged over codes of every other kind: the upper layer replaces them."""
+"""Codes of one kind replace those of another kind in a lower layer."""
 
 from itertools import permutations
 from pathlib import Path
@@ -48,7 +48,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def test_these_are_all_kinds() -> None:
+def test_every_kind_of_codes_is_tested() -> None:
     assert CODES.keys() == KEYS.keys()
 
 

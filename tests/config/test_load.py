@@ -95,7 +95,7 @@ def test_training_has_the_published_defaults() -> None:
     assert [mode.value for mode in JobMode] == ["train", "evaluate", "inference"]
 
 
-def test_a_validation_set_inherits_what_it_does_not_state(write: Any) -> None:
+def test_a_validation_split_inherits_what_it_does_not_state(write: Any) -> None:
     config = load_config(write(GOOD))
     recent, whole = config.validation_data["recent"], config.validation_data["whole"]
     assert recent.source.inputs == ["recent/*.parquet"]
@@ -162,7 +162,7 @@ def test_an_override_of_an_alias_leaves_its_anchor_alone(write: Any) -> None:
         ("training.seed=[", "override 'training.seed=[': not valid YAML"),
     ],
 )
-def test_a_bad_override_is_refused_by_its_own_name(write: Any, override: str, message: str) -> None:
+def test_a_bad_override_is_refused_by_its_text(write: Any, override: str, message: str) -> None:
     text = GOOD.replace("num_train_steps: 30", "num_train_steps: 30, seed: 0")
     assert problems(write(text), (override,))[0].startswith(message)
 

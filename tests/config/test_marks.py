@@ -1,4 +1,4 @@
-"""The markers of fields, which code elsewhere reads instead of lists of names."""
+"""The markers of fields."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,7 @@ from recap.config.recap import RecapConfig
 
 
 def fields(model: type[BaseModel], path: KeyPath = ()) -> Iterator[KeyPath]:
-    """Every field of the configuration that is reached without a name of the user's choice."""
+    """Every field whose path contains no name chosen by the user."""
     for name, field in model.model_fields.items():
         yield (*path, name)
         for member in members(field.annotation):
@@ -53,7 +53,7 @@ def test_these_fields_may_change_on_resume() -> None:
     ]
 
 
-def test_these_fields_give_weights_their_meaning() -> None:
+def test_trained_weights_depend_on_these_fields() -> None:
     inputs = [f"features.{role}" for role in ("continuous", "binary", "discrete", "vectors", "histories")]
     assert marked(ShapesWeights()) == [*inputs, "model"]
 

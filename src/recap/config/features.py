@@ -145,9 +145,10 @@ class FeaturesConfig(BaseConfig):
     ids: Carried = []
     """Columns to copy to the predictions; the model does not read them."""
     user: Name | None = None
-    """Column of the user; groups rows for some metrics and losses, and is copied to the predictions. Optional."""
+    """Column of the user; groups rows for some metrics and losses, and is copied to the predictions. Optional;
+    default: no column."""
     timestamp: Name | None = None
-    """Column of the time when the impression was served; copied to the predictions. Optional."""
+    """Column of the time when the impression was served; copied to the predictions. Optional; default: no column."""
 
     def checks(self) -> tuple[Check, ...]:
         return self._shared_tables_exist, self._histories_have_plain_names

@@ -74,7 +74,7 @@ class CutRatesConfig(BaseConfig):
     factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Factor by which a cut multiplies every rate."""
     min_rate: NonNegativeFloat = 1e-6
-    """Rate below which cuts never lower a rate."""
+    """Minimum to which cuts lower a rate."""
 
 
 class WatchConfig(BaseConfig):
@@ -146,14 +146,14 @@ class TrainingConfig(BaseConfig):
     train_log_every_n: Annotated[PositiveInt, FreeOnResume()] = 1000
     """Steps between records of training losses and learning rates."""
     log_norms: Annotated[bool, FreeOnResume()] = False
-    """Whether these records include the norms of the weights of each part of the model and of each embedding table."""
+    """Whether training records include the norms of the weights of each part of the model and each embedding table."""
     num_eval_steps: Annotated[int, FreeOnResume()] = 16384
     """Maximum number of batches per split and evaluation; negative: the complete split."""
     eval_log_every_n: Annotated[PositiveInt | None, FreeOnResume()] = 5000
     """Steps between evaluations in training; the last step is always evaluated. null turns evaluations off, including
     the last."""
     eval_timeout_in_s: Annotated[PositiveFloat, FreeOnResume()] = 3600.0
-    """Maximum seconds for the evaluations of a step in training; splits that exceed it are not reported."""
+    """Maximum seconds for all splits of an evaluation in training; those not finished by then are not reported."""
     watch: WatchConfig | None = None
     """Keeps the checkpoint with the best value of a metric; can also cut learning rates or stop the run. Optional; off
     by default."""

@@ -57,7 +57,7 @@ def _retype(errors: Sequence[Any], root: Node, values: Any) -> bool:
     return changed
 
 
-class _Refused:
+class _Invalid:
     """Replaces an invalid value in a list or mapping; any use of it ends the check, as reading a missing field does."""
 
     def _use(self, *_: object) -> NoReturn:
@@ -73,11 +73,11 @@ class _Refused:
     __eq__ = __ne__ = __hash__ = _use
 
 
-_REFUSED = _Refused()
+_INVALID = _Invalid()
 
 
 def _partial(annotation: Any, value: Any) -> Any:
-    """`value` as validated, with misspelt keys corrected and without invalid fields; `_REFUSED` if it is not usable."""
+    """`value` as validated, with misspelt keys corrected and without invalid fields; `_INVALID` if it is not usable."""
     with suppress(ValidationError):
         return TypeAdapter(annotation).validate_python(value, strict=True)
     for member in members(annotation):
@@ -87,7 +87,7 @@ def _partial(annotation: Any, value: Any) -> Any:
             return {key: _partial(get_args(member)[1], item) for key, item in value.items()}
         if isinstance(value, list) and value and get_origin(member) is list:
             return [_partial(get_args(member)[0], item) for item in value]
-    return _REFUSED
+    return _INVALID
 
 
 def _partial_section(model: type[BaseModel], values: dict[str, Any]) -> BaseModel:
@@ -98,7 +98,7 @@ def _partial_section(model: type[BaseModel], values: dict[str, Any]) -> BaseMode
         name = key if key in fields else next(iter(get_close_matches(key, fields.keys() - values.keys(), n=1)), None)
         if name is not None:
             section.__dict__[name] = _partial(Annotated[fields[name].annotation, fields[name]], value)
-            if section.__dict__[name] is _REFUSED:
+            if section.__dict__[name] is _INVALID:
                 del section.__dict__[name]
     return section
 
