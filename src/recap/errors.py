@@ -88,12 +88,12 @@ class LostRank(RunError):
 class NotFinite(RunError):
     """A loss, gradient or running statistic of a step is not finite; the weights were not changed."""
 
-    def __init__(self, step: int, what: str, names: Sequence[str]) -> None:
-        """`what`: "loss", "gradient", "norm" or "running statistic"; `names`: its tasks, parameters or buffers."""
-        self.what = what
+    def __init__(self, step: int, kind: str, names: Sequence[str]) -> None:
+        """`kind`: "loss", "gradient", "norm" or "running statistic"; `names`: its tasks, parameters or buffers."""
+        self.kind = kind
         more = f" and {len(names) - _MAX_SHOWN} more" if len(names) > _MAX_SHOWN else ""
         super().__init__(
-            f"step {step}: the {what} of {', '.join(names[:_MAX_SHOWN])}{more} is not finite; "
+            f"step {step}: the {kind} of {', '.join(names[:_MAX_SHOWN])}{more} is not finite; "
             "the weights were not changed"
         )
 

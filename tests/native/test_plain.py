@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from recipes.test_simulated import GOLDEN, losses, made_on
+from recipes.test_simulated import GOLDEN, losses, platform_facts
 from support import Recorder, feed_config
 from training.runs import assert_same_run
 
@@ -27,7 +27,7 @@ def test_the_golden_losses_do_not_depend_on_the_tricks(plain: None, tmp_path: Pa
     by_task = losses(tmp_path)
     for task, expected in golden["losses"].items():
         numbers = [float.fromhex(number) for number in expected]
-        tolerance = 0.0 if golden["made_on"] == made_on() else 1e-2
+        tolerance = 0.0 if golden["platform_facts"] == platform_facts() else 1e-2
         assert by_task[task] == pytest.approx(numbers, rel=tolerance, abs=tolerance / 10), task
 
 

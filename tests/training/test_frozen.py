@@ -117,7 +117,7 @@ def test_a_run_with_frozen_modules_resumes_bit_for_bit(feed: Path, tmp_path: Pat
         (["input"], r"optimizer.frozen.0: unknown module 'input'. Known: inputs, .* mean 'inputs'\?"),
         (["inputs", "towers.lik"], r"frozen.1: unknown tower 'towers.lik'. Known: .* mean 'towers.like'\?"),
         (["inputs", "inputs"], r"frozen.1: 'inputs' is listed twice; remove one"),
-        (["inputs.embeddings", "inputs"], r"frozen.0: 'inputs.embeddings' is part of 'inputs', which is listed too"),
+        (["inputs.embeddings", "inputs"], r"frozen.0: 'inputs.embeddings' is part of 'inputs', which is also listed"),
         ("inputs", r"optimizer.frozen: expected a list, found 'inputs'"),
     ],
 )

@@ -81,7 +81,7 @@ class TrainStep:
                     return self._gradients(batch, step)
             except BaseException as error:
                 self.guard.undo()
-                overflow = isinstance(error, NotFinite) and error.what == "gradient"
+                overflow = isinstance(error, NotFinite) and error.kind == "gradient"
                 if not (overflow and self.loss_scale.halve()):
                     raise
 
