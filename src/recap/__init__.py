@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from recap.config.file.load import load_config
     from recap.config.recap import RecapConfig
-    from recap.errors import CheckpointError, ConfigError, DataError, InputError, RecapError, RunError
+    from recap.errors import CheckpointError, ConfigError, DataError, InputError, Interrupted, RecapError, RunError
     from recap.evaluation.result import EvaluationReport
     from recap.inference.table_scorer import TableScorer as Scorer
     from recap.reporting import Reporter
@@ -33,6 +33,7 @@ __all__ = [
     "DataError",
     "EvaluationReport",
     "InputError",
+    "Interrupted",
     "RecapConfig",
     "RecapError",
     "Reporter",
@@ -52,6 +53,7 @@ _HOMES = {
     "RunResult": "recap.training.trainer:RunResult",
     "EvaluationReport": "recap.evaluation.result:EvaluationReport",
     "Scorer": "recap.inference.table_scorer:TableScorer",
+    "Interrupted": "recap.errors:Interrupted",
 } | {name: f"recap.errors:{name}" for name in __all__ if name.endswith("Error")}
 
 
@@ -60,7 +62,7 @@ def train(config: "RecapConfig | str | Path", *, reporter: "Reporter | None" = N
 
     `reporter` shows the progress: by default as `recap train` does, on a terminal, in a notebook or as plain lines;
     `recap.Reporter()` shows nothing. Raises ConfigError, DataError, CheckpointError and RunError. In the main thread,
-    Ctrl-C and SIGTERM save a checkpoint and then raise a RecapError.
+    Ctrl-C and SIGTERM save a checkpoint and then raise Interrupted.
     """
     from recap.cli.console import Console
     from recap.config.file.load import load_config
@@ -83,13 +85,11 @@ def evaluate(
     `step` selects the checkpoint, by default the latest; "best" is the one at which the watched metric was best.
     `overrides` change the data and metrics of its configuration. Raises ConfigError, DataError and CheckpointError.
     """
-    from recap.config.file.load import load_config
     from recap.evaluation.run import evaluate_run
     from recap.runs import Run
 
-    run = run if isinstance(run, Run) else Run(Path(run))
-    config = load_config(run.config_file, overrides, stored=True)
-    return evaluate_run(config, run.path, split=split, step=step)
+    run = run if isinstance(run, Run) else Run(run)
+    return evaluate_run(run.config_with(overrides), run.path, split=split, step=step)
 
 
 def __getattr__(name: str) -> Any:

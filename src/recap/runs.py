@@ -2,7 +2,7 @@
 
 import fcntl
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,22 +71,28 @@ class Run:
 
     @property
     def config(self) -> RecapConfig:
-        """The resolved configuration. Raises ConfigError."""
-        return load_config(self.config_file, stored=True)
+        """The resolved configuration. Raises CheckpointError if there is no run, ConfigError if it is damaged."""
+        return self.config_with()
+
+    def config_with(self, overrides: Sequence[str] = ()) -> RecapConfig:
+        """As `config`, with overrides such as `training.seed=2`. Raises CheckpointError and ConfigError."""
+        if not self.config_file.exists():
+            raise CheckpointError(f"{self.path}: no run; give the folder of one (its training.save_dir)")
+        return load_config(self.config_file, overrides, stored=True)
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        """The records of `metrics_file`, without a line that is still being written."""
+        """The records of `metrics_file`, without a line that is still being written. Raises CheckpointError."""
         text = self.metrics_file.read_text(encoding="utf-8") if self.metrics_file.exists() else ""
-        return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+        lines = text[: text.rfind("\n") + 1].splitlines()
+        return [_parse(line, f"{self.metrics_file}:{number}") for number, line in enumerate(lines, start=1)]
 
     @property
     def evaluation(self) -> dict[str, Any] | None:
-        """The content of `evaluation_file`; None before the first `recap evaluate`."""
+        """The content of `evaluation_file`; None before the first `recap evaluate`. Raises CheckpointError."""
         if not self.evaluation_file.exists():
             return None
-        content: dict[str, Any] = json.loads(self.evaluation_file.read_text(encoding="utf-8"))
-        return content
+        return _parse(self.evaluation_file.read_text(encoding="utf-8"), str(self.evaluation_file))
 
     @property
     def checkpoints(self) -> dict[int, Path]:
@@ -134,6 +140,8 @@ class Run:
                     "training.watch"
                 )
             return best
+        if not isinstance(step, int):
+            raise CheckpointError(f"step: expected a whole number or {BEST!r}, found {step!r}")
         if step not in checkpoints:
             raise CheckpointError(
                 f"{self.path}: no checkpoint of step {step}; available: {', '.join(map(str, checkpoints))}"
@@ -175,6 +183,17 @@ class Run:
                     "training.save_dir"
                 ) from None
             yield
+
+
+def _parse(text: str, origin: str) -> dict[str, Any]:
+    """A JSON object. Raises CheckpointError that names `origin`."""
+    try:
+        content = json.loads(text)
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{origin}: damaged, not a JSON object; restore it from a copy, or delete it")
+    return content
 
 
 def find_model_directory(path: Path, step: Step | None = None) -> Path:

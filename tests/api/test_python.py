@@ -56,6 +56,34 @@ def test_a_run_gives_its_configuration_checkpoints_and_metrics(run: recap.Run) -
         run.checkpoint(5)
 
 
+def test_a_run_that_is_missing_or_damaged_is_refused(run: recap.Run, tmp_path: Path) -> None:
+    nowhere = recap.Run(tmp_path / "nowhere")
+    assert (nowhere.metrics, nowhere.evaluation, nowhere.latest, nowhere.best) == ([], None, None, None)
+    for use in (lambda: nowhere.config, lambda: recap.evaluate(nowhere)):
+        with pytest.raises(recap.CheckpointError, match="nowhere: no run; give the folder of one"):
+            use()
+    with pytest.raises(recap.CheckpointError, match="step: expected a whole number or 'best', found '12'"):
+        run.checkpoint("12")  # type: ignore[arg-type]
+    nowhere.path.mkdir()
+    nowhere.metrics_file.write_text('{"step": 1}\n{"step"\n')
+    with pytest.raises(recap.CheckpointError, match=r"metrics.jsonl:2: damaged, not a JSON object"):
+        nowhere.metrics  # noqa: B018
+    nowhere.evaluation_file.write_text("[]")
+    with pytest.raises(recap.CheckpointError, match=r"evaluation.json: damaged"):
+        nowhere.evaluation  # noqa: B018
+
+
+def test_one_override_may_be_given_as_text(run: recap.Run) -> None:
+    assert recap.load_config(run.config_file, "training.seed=5").training.seed == 5
+
+
+def test_a_finished_run_says_so(run: recap.Run) -> None:
+    reporter = Recorder()
+    result = recap.train(run.config, reporter=reporter)
+    assert (result.trained, result.finished, result.steps) == (False, True, 12)
+    assert reporter.messages == [f"{run.path} is already finished; nothing to do"]
+
+
 def test_an_evaluation_is_returned_and_written(run: recap.Run) -> None:
     report = recap.evaluate(run)
     written = run.evaluation

@@ -149,7 +149,7 @@ def test_a_damaged_checkpoint_is_reported_once_and_evaluated_once_rewritten(feed
 def test_splits_and_a_second_follower_are_refused(feed: Path, tmp_path: Path) -> None:
     run, config = tmp_path / "run", feed_config(feed, tmp_path / "run")
     train(config, Recorder())
-    with pytest.raises(ConfigError, match="--split: unknown split 'test'"):
+    with pytest.raises(ConfigError, match="split: unknown split 'test'"):
         follow(lambda: config, run, Recorder(), split="test")
     with following._results(run / "evaluations.jsonl"), pytest.raises(InputError, match="another process follows"):
         follow(lambda: config, run, Recorder())

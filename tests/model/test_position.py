@@ -103,7 +103,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         "scored_at: ",
     ),
     "an unknown feature": ({"position_debias": {"feature": "huor"}}, "feature: unknown discrete feature 'huor'"),
-    "a vocabulary": ({"position_debias": {"feature": "language"}}, "feature: 'language' has no integer codes; set size"),
+    "a vocabulary": (
+        {"position_debias": {"feature": "language"}},
+        "feature: 'language' has no integer codes; set size",
+    ),
     "several codes": (
         {"position_debias": {"feature": "topics"}},
         "feature: 'topics' has 2 codes per row; a position has one",

@@ -70,11 +70,10 @@ def _show_result(config: "RecapConfig", console: "Console") -> None:
 
 
 def _show_finished(config: "RecapConfig", console: "Console") -> None:
-    """Report that no step is left, and which fields to raise for more."""
+    """Say how to train more after the run has reported that no step is left."""
     limits = ["training.num_train_steps"]
     if config.train_data.num_epochs:
         limits.append("train_data.num_epochs")
     if config.training.watch:
         limits.append("training.watch.stop_after")
-    console.say(f"{config.training.save_dir} is already finished; nothing to do")
     console.say(f"to continue, raise {' or '.join(limits)}; to start a new run, choose another training.save_dir")

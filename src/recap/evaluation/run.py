@@ -27,7 +27,7 @@ from recap.text import suggest
 def check_splits(config: RecapConfig, split: str | None) -> None:
     """Raise ConfigError if `config` has no validation sets, or none named `split`."""
     if split is not None and split not in config.validation_data:
-        raise ConfigError(f"--split: unknown split {split!r}. {suggest(split, list(config.validation_data))}")
+        raise ConfigError(f"split: unknown split {split!r}. {suggest(split, list(config.validation_data))}")
     if not config.validation_data:
         raise ConfigError("validation_data: is empty; add a data set to evaluate on")
 

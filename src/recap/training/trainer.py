@@ -227,6 +227,7 @@ class Trainer:
     def run(self, profile: Profile) -> RunResult:
         """Train to the end. Raises Interrupted after a signal, with every finished step saved."""
         if self._is_last() and not self._evaluation_is_due():
+            self.reporter.say(f"{self.checkpoints.run.path} is already finished; nothing to do")
             return self._result(trained=False)
         start = self.progress.step
         self._start()

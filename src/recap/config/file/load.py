@@ -45,6 +45,7 @@ def resolve(
 ) -> Resolved:
     """Like `load_config`, with the origin of every value."""
     problems: list[Problem] = []
+    overrides = [overrides] if isinstance(overrides, str) else overrides  # a str is a sequence too
     root = assemble(file, overrides, set_files, problems, stored=stored)
     config = validate(RecapConfig, root, problems)
     config.remember_secrets(secrets(root))
