@@ -92,7 +92,7 @@ def _seconds(config: RecapConfig) -> float:
     tune_process()
     runtime = start_runtime()
     ranker = Ranker(config, {}).to(runtime.device).train()
-    balancing = build_balancing(config, ranker, runtime.device)
+    balancing = build_balancing(config, ranker.parameters(), runtime.device)
     optimizer = ScheduledOptimizer(config, ranker, balancing.parameters())
     step = TrainStep(config, ranker, balancing, optimizer, runtime)
     batches = _batches(config)

@@ -131,7 +131,7 @@ def test_rank_0_draws_like_a_single_process_and_others_differ() -> None:
 def test_ranks_with_too_few_rows_per_micro_batch_are_refused(feed: Path, tmp_path: Path) -> None:
     config = feed_config(feed, tmp_path / "run", training={"gradient_accumulation": 3})
     ranker = build_ranker(config, load_assets(config.features))
-    balancing = build_balancing(config, ranker, torch.device("cpu"))
+    balancing = build_balancing(config, ranker.parameters(), torch.device("cpu"))
     optimizer = ScheduledOptimizer(config, ranker)
     runtime = Runtime(torch.device("cpu"))
     for world_size in (1, 10):  # 64 rows: 6 per rank are 3 micro-batches of 2

@@ -26,13 +26,14 @@ from recap.evaluation.observers.conflicts import conflicts
 from recap.evaluation.run import evaluate_run
 from recap.model.gradients import TaskGradients, cosines
 from recap.model.objective.losses import MultiTaskLoss
+from recap.model.objective.objective import Objective
 from recap.model.ranker import Ranker
 from recap.runs import Run
 from recap.runtime import start_runtime
 from recap.training.balancing.balancing import Balancing
 from recap.training.balancing.build import build_balancing
 from recap.training.balancing.gradients import GradNorm, projection_factors
-from recap.training.balancing.losses import Uncertainty
+from recap.training.balancing.weighted_losses import Uncertainty
 from recap.training.step import split_rows
 from recap.training.trainer import train
 
@@ -51,12 +52,14 @@ def balanced(kind: str, case: str = "mlp-share_all", **task: Any) -> RecapConfig
     return config_of(values)
 
 
-def step(balancing: Balancing, ranker: Ranker, batch: Batch, parts: int = 1) -> Tensor:
+def step(config: RecapConfig, balancing: Balancing, ranker: Ranker, batch: Batch, parts: int = 1) -> Tensor:
     """Set the gradients of a step in the parameters; return its losses."""
     total = torch.zeros(2, dtype=torch.float64)
     for part in split_rows(batch, parts):
         share = len(part) / len(batch)
-        total += balancing.backward(ranker.raw_outputs(part), part, share).double() * share
+        losses = Objective(config)(ranker.raw_outputs(part), part)
+        balancing.backward(losses, share)
+        total += losses.losses.detach().double() * share
     balancing.finish(total)
     return total
 
@@ -158,7 +161,7 @@ def test_pcgrad_projects_shared_gradients_and_leaves_towers(against: bool, parts
     one, other = (flat(gradients) for gradients in expected)
     assert bool(one @ other < 0) == against
     torch.manual_seed(0)
-    step(build_balancing(config, ranker, CPU), ranker, batch, parts)
+    step(config, build_balancing(config, ranker.parameters(), CPU), ranker, batch, parts)
     actual = {name: parameter.grad for name, parameter in ranker.named_parameters() if parameter.grad is not None}
     total = torch.stack(slow_pcgrad([one, other], [[1], [0]])).sum(dim=0) / 2
     assert_close(flat(actual), total, rtol=1e-3, atol=1e-6)
@@ -174,12 +177,12 @@ def test_pcgrad_projects_shared_gradients_and_leaves_towers(against: bool, parts
 def test_grad_norm_matches_the_paper() -> None:
     config = balanced("grad_norm", loss_weight=3.0)
     ranker, batch, later = make_ranker(config).eval(), make_batch(config), make_batch(config, seed=5)
-    balancing = build_balancing(config, ranker, CPU)
+    balancing = build_balancing(config, ranker.parameters(), CPU)
     assert isinstance(balancing, GradNorm)
     weights, first = np.ones(2), None
     for rows in (batch, later, later):
         gradients = task_gradients(ranker, config, rows)
-        losses = step(balancing, ranker, rows).numpy()
+        losses = step(config, balancing, ranker, rows).numpy()
         first = losses if first is None else first
         actual = {name: parameter.grad for name, parameter in ranker.named_parameters() if parameter.grad is not None}
         shared = torch.stack([flat(by_parameter) for by_parameter in gradients])
@@ -189,19 +192,19 @@ def test_grad_norm_matches_the_paper() -> None:
         target = (weights * norms).mean() * (left / left.mean()) ** 1.5
         weights = weights - 0.1 * np.sign(weights * norms - target) * norms
         weights *= 2 / weights.sum()
-        assert balancing.weights.numpy() == pytest.approx(weights, rel=1e-4)
-    assert balancing.weights.sum().item() == pytest.approx(2)
+        assert balancing.task_factors.numpy() == pytest.approx(weights, rel=1e-4)
+    assert balancing.task_factors.sum().item() == pytest.approx(2)
 
 
 def test_grad_norm_leaves_out_a_task_without_labels() -> None:
     config = balanced("grad_norm")
     ranker, batch = make_ranker(config), make_batch(config)
-    balancing = build_balancing(config, ranker, CPU)
+    balancing = build_balancing(config, ranker.parameters(), CPU)
     assert isinstance(balancing, GradNorm)
     assert batch.weights is not None
     batch.weights[:, 1] = 0
-    step(balancing, ranker, batch)
-    assert balancing.weights.tolist() == [1, 1]
+    step(config, balancing, ranker, batch)
+    assert balancing.task_factors.tolist() == [1, 1]
     assert balancing.first_losses.isnan().tolist() == [False, True]
 
 
@@ -210,12 +213,12 @@ def test_uncertainty_weighs_losses_and_learns_the_variances(parts: int) -> None:
     tasks = {"objective": {"kind": "regression"}, "pos_weight": 1.0, "loss_weight": 3.0}
     config = balanced("uncertainty", **tasks)
     ranker, batch = make_ranker(config).eval(), make_batch(config, rows=60)
-    balancing = build_balancing(config, ranker, CPU)
+    balancing = build_balancing(config, ranker.parameters(), CPU)
     assert isinstance(balancing, Uncertainty)
     with torch.no_grad():
         balancing.log_variances.copy_(torch.tensor([0.3, -0.7]))
     gradients = task_gradients(ranker, config, batch)
-    losses = step(balancing, ranker, batch, parts)
+    losses = step(config, balancing, ranker, batch, parts)
     factors = [math.exp(-0.3), 0.5 * 3 * math.exp(0.7)]
     actual = {name: parameter.grad for name, parameter in ranker.named_parameters() if parameter.grad is not None}
     expected = sum(factor * flat(by_parameter) for factor, by_parameter in zip(factors, gradients, strict=True)) / 2

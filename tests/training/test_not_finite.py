@@ -215,7 +215,7 @@ def test_non_finite_weights_are_never_saved(feed: Path, tmp_path: Path) -> None:
 def test_overflowing_running_statistics_are_detected(feed: Path, tmp_path: Path) -> None:
     config = feed_config(feed, tmp_path / "run")
     ranker = build_ranker(config, load_assets(config.features))
-    guard = StepGuard(config.tasks, ranker, build_balancing(config, ranker, torch.device("cpu")))
+    guard = StepGuard(config.tasks, ranker, build_balancing(config, ranker.parameters(), torch.device("cpu")))
     name, statistic = next((name, buffer) for name, buffer in ranker.named_buffers() if name.endswith("running_var"))
     before = statistic.clone()
     guard.begin()
@@ -231,7 +231,7 @@ def test_overflowing_running_statistics_are_detected(feed: Path, tmp_path: Path)
 def test_sparse_gradients_are_checked_by_their_values(feed: Path, tmp_path: Path) -> None:
     config = feed_config(feed, tmp_path / "run")
     ranker = build_ranker(config, load_assets(config.features))
-    guard = StepGuard(config.tasks, ranker, build_balancing(config, ranker, torch.device("cpu")))
+    guard = StepGuard(config.tasks, ranker, build_balancing(config, ranker.parameters(), torch.device("cpu")))
     name, table = next((name, parameter) for name, parameter in ranker.named_parameters() if "tables" in name)
     for value, bad in ((1.0, False), (torch.nan, True), (torch.inf, True), (1e30, True)):
         values = torch.full((1, table.shape[1]), value)

@@ -17,10 +17,11 @@ from training.runs import assert_same_run, files, interrupt, records
 
 from recap.errors import InputError, Interrupted
 from recap.evaluation.run import evaluate_run
+from recap.model.objective.objective import Objective
 from recap.runs import Run
 from recap.runtime import seed_torch, start_runtime
 from recap.training.balancing.build import build_balancing
-from recap.training.balancing.losses import MeanOfLosses
+from recap.training.balancing.weighted_losses import MeanOfLosses
 from recap.training.loss_scale import LossScale
 from recap.training.step import compiled
 from recap.training.trainer import train
@@ -126,11 +127,12 @@ def test_the_loss_scale_cancels_out_bit_for_bit(feed: Path) -> None:
         results = []
         for scale in (1.0, 2.0**16):
             ranker = make_ranker(config).eval()
-            balancing = build_balancing(config, ranker, torch.device("cpu"))
-            losses = balancing.backward(ranker.raw_outputs(batch), batch, scale)
+            balancing = build_balancing(config, ranker.parameters(), torch.device("cpu"))
+            losses = Objective(config)(ranker.raw_outputs(batch), batch)
+            balancing.backward(losses, scale)
             balancing.unscale(scale)
             seed_torch(0, 1)
-            balancing.finish(losses.double())
+            balancing.finish(losses.losses.detach().double())
             results.append([parameter.grad for parameter in [*ranker.parameters(), *balancing.parameters().values()]])
         assert any(gradient is not None and bool(gradient.any()) for gradient in results[0])
         for plain, scaled in zip(*results, strict=True):
@@ -182,7 +184,7 @@ def test_a_step_that_overflows_at_every_scale_is_skipped(
         unscale(balancing, scale)
         steps.append(scale)
         if 3 <= len(steps) <= 3 + 16:
-            gradients = [parameter.grad for parameter in balancing.ranker.parameters() if parameter.grad is not None]
+            gradients = [parameter.grad for parameter in balancing.weights if parameter.grad is not None]
             gradients[0].fill_(torch.inf)
 
     monkeypatch.setattr(MeanOfLosses, "unscale", spoiled)

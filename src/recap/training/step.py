@@ -12,6 +12,7 @@ from recap.config.recap import RecapConfig
 from recap.data.batch import Batch
 from recap.errors import InputError, NotFinite, RunError
 from recap.model.layers import running_statistics
+from recap.model.objective.objective import Objective
 from recap.model.ranker import Ranker
 from recap.native.torch_private import compile_errors
 from recap.runtime import Runtime
@@ -49,6 +50,7 @@ class TrainStep:
         self.gradient_norm: float | None = None
         """The norm of the last step's gradients before clipping; None without clipping."""
         self.ranker, self.balancing, self.optimizer, self.runtime = ranker, balancing, optimizer, runtime
+        self.objective = Objective(config).to(runtime.device)
         self.strategy, self.guard = strategy, StepGuard(self.tasks, ranker, balancing)
         self.loss_scale = LossScale(enabled=False) if loss_scale is None else loss_scale
         self.signals = Signals(0.0) if signals is None else signals
@@ -96,8 +98,9 @@ class TrainStep:
                 outputs = self.raw_outputs(micro_batch)
             share = len(micro_batch) / self.rows
             with span("backward"):
-                per_task = self.balancing.backward(outputs, micro_batch, share * self.loss_scale.factor)  # [T]
-                losses += per_task.cpu().double() * share
+                task_losses = self.objective(outputs, micro_batch)
+                self.balancing.backward(task_losses, share * self.loss_scale.factor)
+                losses += task_losses.losses.detach().cpu().double() * share
         with span("backward"):  # the span includes all work on gradients
             losses = self.strategy.sum_losses(losses)
             self.strategy.average_statistics(self.statistics)

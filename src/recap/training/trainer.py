@@ -137,7 +137,7 @@ class Trainer:
         freeze(ranker, config.optimizer.frozen)
         self.model, self.average = SavedModel(config, assets, ranker), WeightAverage(config.training.ema, ranker)
         strategy = DataParallel(ranks, self.consensus)
-        self.balancing = build_balancing(config, ranker, self.runtime.device, strategy)
+        self.balancing = build_balancing(config, ranker.parameters(), self.runtime.device, strategy)
         self.watch = Watch(config.training.watch)
         self.optimizer = ScheduledOptimizer(config, ranker, self.balancing.parameters(), self.watch.cut)
         self.loss_scale = LossScale(enabled=self.runtime.precision == "float16")

@@ -177,7 +177,7 @@ def after_steps(config: RecapConfig, count: int, parts: int = 1) -> tuple[dict[s
     values["training"]["gradient_accumulation"] = parts
     config = config_of(values)
     ranker, runtime = make_ranker(config).eval(), start_runtime()
-    balancing = build_balancing(config, ranker, runtime.device)
+    balancing = build_balancing(config, ranker.parameters(), runtime.device)
     optimizer = ScheduledOptimizer(config, ranker, balancing.parameters())
     step = TrainStep(config, ranker, balancing, optimizer, runtime)
     for number in range(count):

@@ -37,10 +37,9 @@ def conflicts(ranker: Ranker, stream: BatchStream, config: RecapConfig, split: s
     try:
         for batch in islice(stream, min(steps, MAX_BATCHES) if steps >= 0 else MAX_BATCHES):
             batch = batch.to(runtime.device)
-            outputs = ranker.raw_outputs(batch)
-            leaf = torch.stack([output.detach() for output in outputs], dim=1).requires_grad_()
+            losses = objective(ranker.raw_outputs(batch), batch)
             gradients = TaskGradients(ranker.shared_parameters(), tasks)
-            gradients.add(outputs, leaf, objective(leaf, batch))
+            gradients.add(losses.outputs, losses.leaf, losses.losses)
             similarities = cosines(gradients.gram())
             totals += similarities.nan_to_num(0.0)
             counts += similarities.isfinite()

@@ -1,5 +1,9 @@
 """`Objective`: raw outputs and labels → a loss for each task, and the penalty of a cascade."""
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
 from torch import Tensor, nn
 
 from recap.config.recap import RecapConfig
@@ -8,6 +12,18 @@ from recap.data.batch import Batch
 from recap.model.activation import OutputActivation
 from recap.model.calibration import Calibration
 from recap.model.objective.losses import MultiTaskLoss
+
+
+class TaskLosses(NamedTuple):
+    """The losses of a micro-batch, cut off from the network at its raw outputs.
+
+    `losses` and `penalty` are functions of `leaf`; gradients reach the network from `leaf` through `outputs`.
+    """
+
+    outputs: Sequence[Tensor]  # T × [B], the raw outputs, with the graph of the network
+    leaf: Tensor  # [B, T], their values
+    losses: Tensor  # [T], before any weight of a task
+    penalty: Tensor  # scalar
 
 
 class Objective(nn.Module):
@@ -26,12 +42,13 @@ class Objective(nn.Module):
         self.activation = OutputActivation(config.model.tasks)
         self.calibration = Calibration.of(config)
 
-    def forward(self, outputs: Tensor, batch: Batch) -> Tensor:
-        """Raw outputs [B, T] → the loss of each task [T], a mean over the rows."""
+    def forward(self, outputs: Sequence[Tensor], batch: Batch) -> TaskLosses:
+        """The raw outputs of the tasks, T × [B] → the loss of each, a mean over the rows, and the penalty."""
         assert batch.labels is not None
         assert batch.weights is not None
-        losses: Tensor = self.losses(outputs, batch.labels, batch.weights, batch.user)
-        return losses
+        leaf = torch.stack([output.detach() for output in outputs], dim=1).requires_grad_()
+        losses = self.losses(leaf, batch.labels, batch.weights, batch.user)
+        return TaskLosses(outputs, leaf, losses, self.penalty(leaf))
 
     def row_losses(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Raw outputs [B, T] → the weighted loss of each row [B, T], without pairwise losses."""

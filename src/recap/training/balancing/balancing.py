@@ -1,34 +1,36 @@
-"""The interface of balancing, which combines task losses into the gradients of a step."""
+"""The interface of balancing, which combines task losses into the gradients of a step. It knows no network."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from recap.config.recap import RecapConfig
-from recap.data.batch import Batch
-from recap.model.objective.objective import Objective
-from recap.model.ranker import Ranker
+from recap.model.objective.objective import TaskLosses
 from recap.training.parallel import ONE_PROCESS, Strategy
 
 
 class Balancing(ABC):
-    """Turns the outputs of micro-batches into the gradients of a step: `backward` for each, then `finish`.
+    """Turns the losses of micro-batches into the gradients of a step: `backward` for each, then `finish`.
 
     Call `unscale` before `finish` if the share given to `backward` was multiplied by a loss scale.
     """
 
     def __init__(
-        self, config: RecapConfig, ranker: Ranker, device: torch.device, strategy: Strategy = ONE_PROCESS
+        self,
+        config: RecapConfig,
+        weights: Iterable[nn.Parameter],
+        device: torch.device,
+        strategy: Strategy = ONE_PROCESS,
     ) -> None:
-        self.ranker, self.strategy = ranker, strategy
-        self.objective = Objective(config).to(device)
+        """`weights`: the parameters of the network, whose gradients a step sets."""
+        self.weights, self.strategy = list(weights), strategy
         self.loss_weights = torch.tensor([task.loss_weight for task in config.model.tasks.values()], device=device)
 
     @abstractmethod
-    def backward(self, outputs: Sequence[Tensor], batch: Batch, share: float) -> Tensor:
-        """Add a micro-batch with raw outputs T × [B], the fraction `share` of the step; return its losses [T]."""
+    def backward(self, losses: TaskLosses, share: float) -> None:
+        """Add a micro-batch, the fraction `share` of the step."""
 
     @abstractmethod
     def unscale(self, scale: float) -> None:

@@ -1,15 +1,14 @@
 """Balancing by the gradient of each task: one forward pass, and a backward pass per task."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from recap.config.optimizer import GradNormConfig
 from recap.config.recap import RecapConfig
-from recap.data.batch import Batch
 from recap.model.gradients import TaskGradients
-from recap.model.ranker import Ranker
+from recap.model.objective.objective import TaskLosses
 from recap.training.balancing.balancing import Balancing
 from recap.training.parallel import ONE_PROCESS, Strategy
 
@@ -18,23 +17,24 @@ class _ByTask(Balancing):
     """Collects the gradient of weight · loss for each task."""
 
     def __init__(
-        self, config: RecapConfig, ranker: Ranker, device: torch.device, strategy: Strategy = ONE_PROCESS
+        self,
+        config: RecapConfig,
+        weights: Iterable[nn.Parameter],
+        device: torch.device,
+        strategy: Strategy = ONE_PROCESS,
     ) -> None:
-        super().__init__(config, ranker, device, strategy)
+        super().__init__(config, weights, device, strategy)
         self.tasks = len(config.tasks)
-        self.gradients = TaskGradients(ranker.parameters(), self.tasks)
+        self.gradients = TaskGradients(self.weights, self.tasks)
 
-    def backward(self, outputs: Sequence[Tensor], batch: Batch, share: float) -> Tensor:
-        leaf = torch.stack([output.detach() for output in outputs], dim=1).requires_grad_()  # [B, T]
-        losses: Tensor = self.objective(leaf, batch)  # [T]
-        self.gradients.add(outputs, leaf, losses * self.loss_weights * share)
-        return losses.detach()
+    def backward(self, losses: TaskLosses, share: float) -> None:
+        self.gradients.add(losses.outputs, losses.leaf, losses.losses * self.loss_weights * share)
 
     def unscale(self, scale: float) -> None:
         self.gradients.unscale(scale)
 
     def forget(self) -> None:
-        self.gradients = TaskGradients(self.ranker.parameters(), self.tasks)
+        self.gradients = TaskGradients(self.weights, self.tasks)
 
     def take_gradients(self) -> TaskGradients:
         """Take the gradients of the step, summed over all ranks; the next step starts with none."""
@@ -84,42 +84,42 @@ class GradNorm(_ByTask):
         self,
         config: RecapConfig,
         balancing: GradNormConfig,
-        ranker: Ranker,
+        weights: Iterable[nn.Parameter],
         device: torch.device,
         strategy: Strategy = ONE_PROCESS,
     ) -> None:
-        super().__init__(config, ranker, device, strategy)
+        super().__init__(config, weights, device, strategy)
         self.alpha, self.learning_rate = balancing.alpha, balancing.learning_rate
-        self.weights = torch.ones(self.tasks, dtype=torch.float64)  # [T]
+        self.task_factors = torch.ones(self.tasks, dtype=torch.float64)  # [T]
         self.first_losses = torch.full((self.tasks,), torch.nan, dtype=torch.float64)  # [T] NaN before the first loss
 
     def finish(self, losses: Tensor) -> None:
         """Set gradients with the current weights, then update the weights."""
         gradients = self.take_gradients()
-        factors = (self.weights / self.tasks).tolist()
+        factors = (self.task_factors / self.tasks).tolist()
         gradients.write(factors, factors)
         norms = gradients.gram().diagonal().sqrt()
         new = self.first_losses.isnan() & (losses > 0)
         self.first_losses = torch.where(new, losses, self.first_losses)
         counted = (norms > 0) & norms.isfinite() & (losses > 0)
         if counted.sum() > 1:
-            self.weights = self._next_weights(norms, losses / self.first_losses, counted)
+            self.task_factors = self._next_weights(norms, losses / self.first_losses, counted)
 
     def _next_weights(self, norms: Tensor, loss_ratios: Tensor, counted: Tensor) -> Tensor:
         """The next weights [T], from norms of unweighted gradients and losses relative to the first, [T] each."""
-        weighted = self.weights * norms
+        weighted = self.task_factors * norms
         slowness = loss_ratios / loss_ratios[counted].mean()  # r of the paper
         targets = weighted[counted].mean() * slowness**self.alpha
-        moved = self.weights - self.learning_rate * torch.sign(weighted - targets) * norms
-        moved = torch.where(counted, moved.clamp(min=self.MIN_WEIGHT), self.weights)
+        moved = self.task_factors - self.learning_rate * torch.sign(weighted - targets) * norms
+        moved = torch.where(counted, moved.clamp(min=self.MIN_WEIGHT), self.task_factors)
         return moved * self.tasks / moved.sum()
 
     def task_weights(self) -> list[float] | None:
-        weights: list[float] = self.weights.tolist()
+        weights: list[float] = self.task_factors.tolist()
         return weights
 
     def state_dict(self) -> Mapping[str, Tensor]:
-        return {"weights": self.weights, "first_losses": self.first_losses}
+        return {"weights": self.task_factors, "first_losses": self.first_losses}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        self.weights, self.first_losses = state["weights"], state["first_losses"]
+        self.task_factors, self.first_losses = state["weights"], state["first_losses"]

@@ -1,14 +1,13 @@
 """Balancing by weights on losses, with one backward pass per micro-batch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from recap.config.loss import RegressionConfig
 from recap.config.recap import RecapConfig
-from recap.data.batch import Batch
-from recap.model.ranker import Ranker
+from recap.model.objective.objective import TaskLosses
 from recap.training.balancing.balancing import Balancing
 from recap.training.parallel import ONE_PROCESS, Strategy
 
@@ -16,12 +15,13 @@ from recap.training.parallel import ONE_PROCESS, Strategy
 class MeanOfLosses(Balancing):
     """The mean of weight · loss over the tasks, plus the penalty of the objective."""
 
-    def backward(self, outputs: Sequence[Tensor], batch: Batch, share: float) -> Tensor:
-        raw = torch.stack(list(outputs), dim=1)  # [B, T]
-        losses: Tensor = self.objective(raw, batch)  # [T]
-        total = self.weighted(losses * self.loss_weights).mean() + self.objective.penalty(raw)
+    def backward(self, losses: TaskLosses, share: float) -> None:
+        total = self.weighted(losses.losses * self.loss_weights).mean() + losses.penalty
         (total * share).backward()  # type: ignore[no-untyped-call]
-        return losses.detach()
+        assert losses.leaf.grad is not None
+        slopes = zip(losses.outputs, losses.leaf.grad.unbind(dim=1), strict=True)
+        learned = [(output, slope) for output, slope in slopes if output.requires_grad]  # False where all is frozen
+        torch.autograd.backward([output for output, _ in learned], [slope for _, slope in learned])
 
     def unscale(self, scale: float) -> None:
         for parameter in self._all_parameters():
@@ -35,7 +35,7 @@ class MeanOfLosses(Balancing):
             parameter.grad = total
 
     def _all_parameters(self) -> list[nn.Parameter]:
-        return [*self.ranker.parameters(), *self.parameters().values()]
+        return [*self.weights, *self.parameters().values()]
 
     def forget(self) -> None:
         """Does nothing: gradients are cleared when a step starts."""
@@ -49,9 +49,13 @@ class Uncertainty(MeanOfLosses):
     """Kendall et al., CVPR 2018, with s = log σ²: exp(−s)·L + s / 2, where L counts half for a regression."""
 
     def __init__(
-        self, config: RecapConfig, ranker: Ranker, device: torch.device, strategy: Strategy = ONE_PROCESS
+        self,
+        config: RecapConfig,
+        weights: Iterable[nn.Parameter],
+        device: torch.device,
+        strategy: Strategy = ONE_PROCESS,
     ) -> None:
-        super().__init__(config, ranker, device, strategy)
+        super().__init__(config, weights, device, strategy)
         halves = [0.5 if isinstance(task.objective, RegressionConfig) else 1.0 for task in config.model.tasks.values()]
         self.factors = torch.tensor(halves, device=device)  # [T]
         self.log_variances = nn.Parameter(torch.zeros(len(halves), device=device))  # [T]
