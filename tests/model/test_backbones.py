@@ -386,4 +386,4 @@ def test_an_mlp_has_a_final_batch_norm_only_on_request() -> None:
 def test_a_final_batch_norm_without_settings_is_refused() -> None:
     problems = list(all_problems(MlpConfig(layer_sizes=[4], final_layer_batch_norm=True)))
     assert problems[0][0] == ("final_layer_batch_norm",)
-    assert "which is not set; add it" in problems[0][1]
+    assert "needs batch_norm, which is not set; add 'batch_norm: {}'" in problems[0][1]

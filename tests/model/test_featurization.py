@@ -181,10 +181,10 @@ WRONG = {
         pa.table({"name": ["age", "followers"], "mean": [0.0, 0.0]}),
         "exactly one column 'deviation'",
     ),
-    "too few": (pa.table({"mean": [0.0], "deviation": [1.0]}), "holds 1 rows, but the model reads 2 values"),
+    "too few": (pa.table({"mean": [0.0], "deviation": [1.0]}), "has 1 rows, but the model reads 2 values"),
     "another order": (
         pa.table({"name": ["followers", "age"], "mean": [0.0, 0.0], "deviation": [1.0, 1.0]}),
-        "row 0 is 'followers', but the model reads 'age' there",
+        "row 0 is 'followers', but value 0 of the model is 'age'",
     ),
     "words": (pa.table({"mean": ["a", "b"], "deviation": [1.0, 1.0]}), "must be numbers"),
     "a null": (pa.table({"mean": [0.0, None], "deviation": [1.0, 1.0]}), "row 1 has mean nan and deviation 1"),
