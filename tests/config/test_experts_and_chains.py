@@ -54,10 +54,12 @@ def test_esmm_refuses_down_sampling_that_calibration_would_correct() -> None:
 def test_esmm_accepts_equal_rates_and_aitm_any() -> None:
     config = values(cascade=ESMM)
     config["train_data"]["tasks"]["share"] = {"neg_downsampling_rate": 0.1, "pos_downsampling_rate": 0.1}
-    config_of(config)
+    assert config_of(config).tasks == ["like", "share"]
     config["train_data"]["tasks"]["share"] = {"neg_downsampling_rate": 0.1}
     config["model"]["cascade"] = {"kind": "aitm", "chain": ["like", "share"], "width": 4}
-    config_of(config)
+    cascade = config_of(config).model.cascade
+    assert cascade is not None
+    assert cascade.kind == "aitm"
 
 
 @pytest.mark.parametrize("kind", ["mmoe", "cgc", "ple"])

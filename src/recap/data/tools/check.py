@@ -57,11 +57,10 @@ def _problems(config: RecapConfig) -> DataProblems:
             except DataError as error:
                 yield ("strata", name, "value"), error
     featurization = config.model.featurization
-    if isinstance(featurization, ZScoreLogConfig):
+    masks_are_loaded = all(column.mask is None or column.name in assets for column in config.features.continuous)
+    if isinstance(featurization, ZScoreLogConfig) and masks_are_loaded:  # others are reported above
         try:
             load_analysis(featurization.analysis, config.features, assets)
-        except KeyError:
-            pass  # a mask that cannot be read, reported above
         except DataError as error:
             yield ("model", "featurization", "analysis"), error
     yield from _pretrained_problems(config, assets)
