@@ -3,11 +3,9 @@
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from recap.config.features import FeaturesConfig
-from recap.data.encoding.assets import Assets, column_width
-from recap.data.formats.files import open_file
+from recap.data.encoding.assets import Assets, column_width, read_asset
 from recap.errors import DataError
 
 Floats = npt.NDArray[np.float64]
@@ -26,13 +24,7 @@ def load_analysis(path: str, features: FeaturesConfig, assets: Assets) -> tuple[
     """Means and deviations [C] of the continuous values of `features`. Raises DataError if the file does not fit."""
     where = f"{path}: analysis of continuous values"
     advice = "write it with 'recap data analysis'"
-    try:
-        with open_file(path) as stream:
-            table = pq.read_table(stream)
-    except FileNotFoundError:
-        raise DataError(f"{where}: no such file; {advice}") from None
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{where}: not readable as Parquet ({error})") from None
+    table = read_asset(path, where, advice)
     expected = value_names(features, assets)
     for name in ("mean", "deviation"):
         if table.schema.names.count(name) != 1:

@@ -165,16 +165,21 @@ def _load_vocabulary(files: Sequence[str], row: str | None, name: str, key: str)
     return values
 
 
+def read_asset(file: str, where: str, advice: str) -> pa.Table:
+    """A small Parquet file. Raises DataError that begins with `where`; `advice` helps if the file is missing."""
+    try:
+        with open_file(file) as stream:
+            return pq.read_table(stream)
+    except FileNotFoundError:
+        raise DataError(f"{where}: no such file; {advice}") from None
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{where}: not readable as Parquet ({error})") from None
+
+
 def _read_vocabulary(file: str, row: str | None, name: str, key: str) -> pa.Table:
     """The column of values (strings or int64), and column `row` if given. Raises DataError."""
     where = f"{file}: vocabulary of {name!r}"
-    try:
-        with open_file(file) as stream:
-            table = pq.read_table(stream)
-    except FileNotFoundError:
-        raise DataError(f"{where}: no such file; see {key}.vocabulary") from None
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{where}: not readable as Parquet ({error})") from None
+    table = read_asset(file, where, f"see {key}.vocabulary")
     names = [column for column in table.schema.names if column != row]
     if not names:
         raise DataError(f"{where}: has no columns; its first column must list the known values")
