@@ -26,9 +26,11 @@ def check(
     ] = False,
 ) -> None:
     """Check a configuration and report all its problems."""
+    from recap.cli.messages import print_warnings
     from recap.config.file.load import resolve
 
     resolved = resolve(config, overrides or [], set_files or [])
+    print_warnings(resolved.warnings)
     if data:
         from recap.data.tools.check import check_data
 

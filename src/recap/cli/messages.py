@@ -1,4 +1,4 @@
-"""Errors and remarks on standard error: in colour, with the line of the file, on a terminal; else as plain lines."""
+"""Errors, warnings and remarks on standard error: on a terminal in colour with the line of the file, else plain lines."""
 
 import sys
 from collections.abc import Sequence
@@ -17,19 +17,28 @@ def print_error(error: RecapError) -> None:
         print(hide(str(error)), file=sys.stderr)
 
 
+def print_warnings(warnings: Sequence[Problem]) -> None:
+    """Print warnings, each marked as one; nothing if there are none."""
+    if warnings:
+        _print(warnings, "warning", "yellow", mark="warning: ")
+
+
 def print_remarks(remarks: Sequence[Problem]) -> None:
     """Print remarks, such as those of an import."""
     _print(remarks, "remark", "yellow")
 
 
-def _print(problems: Sequence[Problem], noun: str, colour: str) -> None:
+def _print(problems: Sequence[Problem], noun: str, colour: str, mark: str = "") -> None:
+    """Print problems, each after `mark`."""
     if not sys.stderr.isatty():
-        print(hide("\n".join(map(str, problems))), file=sys.stderr)
+        print(hide("\n".join(f"{mark}{problem}" for problem in problems)), file=sys.stderr)
         return
     import rich.console
 
     console = rich.console.Console(stderr=True, highlight=False, soft_wrap=True)
     for problem in problems:
+        if mark:
+            console.print(mark, style=f"bold {colour}", end="")
         for text, style in _parts(problem, colour):
             console.print(hide(text), style=style, markup=False, end="")
     console.print(plural(len(problems), noun), style=f"bold {colour}")

@@ -35,10 +35,12 @@ def train(
 
     Run the same command again to resume.
     """
-    from recap.config.file.load import load_config
+    from recap.cli.messages import print_warnings
+    from recap.config.file.load import resolve
 
     # Before torch is imported, so that mistakes answer at once.
-    loaded = load_config(config, overrides or [], set_files or [])
+    resolved = resolve(config, overrides or [], set_files or [])
+    loaded = resolved.config
 
     from recap.cli.console import Console
     from recap.distributed import ranks_from_environment
@@ -48,6 +50,8 @@ def train(
     console = Console()
     steps = profile_steps or (_PROFILE_STEPS if profile else 0)
     tune_process()
+    if ranks_from_environment().is_first:
+        print_warnings(resolved.warnings)
     result = run(loaded, console, accept_changed_data=accept_changed_data, profile_steps=steps)
     if ranks_from_environment().is_first:
         (_show_result if result.trained else _show_finished)(loaded, console)

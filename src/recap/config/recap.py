@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, PrivateAttr
 
-from recap.config.base import BaseConfig, Check, FreeOnResume, KeyPath, Name, RootConfig, ShapesWeights
+from recap.config.base import BaseConfig, Check, FreeOnResume, KeyPath, Name, Problems, RootConfig, ShapesWeights
 from recap.config.checks.inputs import (
     column_problems,
     embedding_problems,
@@ -26,6 +26,7 @@ from recap.config.checks.tasks import (
     task_problems,
     weight_problems,
 )
+from recap.config.checks.warnings import split_warnings
 from recap.config.checks.weights import frozen_problems, warm_start_problems
 from recap.config.data import DataConfig, TrainDataConfig, ValidationDataConfig
 from recap.config.features import FeaturesConfig
@@ -103,6 +104,10 @@ class RecapConfig(RootConfig):
             lambda: frozen_problems(self.optimizer, self.model.tasks),
             lambda: warm_start_problems(self.training, self.model.tasks),
         )
+
+    def warnings(self) -> Problems:
+        """What is accepted, but most likely not meant; `recap config check` and `recap train` print it."""
+        yield from split_warnings(self.data_sets())
 
     @property
     def secrets(self) -> Mapping[KeyPath, str]:

@@ -12,7 +12,7 @@ from recap.config.base import KeyPath
 from recap.config.file.environment import escape, hide, secrets
 from recap.config.file.layers import assemble, inherit_train_data
 from recap.config.file.node import Node, node_of, nodes_along, scalars
-from recap.config.file.validate import validate
+from recap.config.file.validate import in_order, located, validate
 from recap.config.file.yaml import render
 from recap.config.recap import RecapConfig
 from recap.errors import Origin, Problem
@@ -27,6 +27,11 @@ class Resolved:
 
     config: RecapConfig
     root: Node
+
+    @property
+    def warnings(self) -> list[Problem]:
+        """The warnings of the configuration, with their origins."""
+        return in_order(located(self.root, self.config.warnings()))
 
 
 def load_config(

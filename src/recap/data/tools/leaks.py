@@ -34,7 +34,7 @@ def column_aucs(table: pa.Table, labels: Labels) -> list[ColumnAuc]:
     """The AUC of each column of `table` alone against each label, columns first, in their order.
 
     Numbers, booleans and times are ranked by value, and like strings by the rate of the label among the rows with the
-    same value, measured on the other half of the rows, so that a column of unique ids is no better than chance; the
+    same value, measured on the other half of the rows, so that unique ids rank no better than chance; the
     larger AUC counts. A missing value is a value of its own, and a list counts by its length. Left out: a column that
     has the name of the label, columns of other types, and labels that are not 0 or 1 or have fewer than `MIN_ROWS` rows
     of a class.
@@ -53,7 +53,7 @@ def column_aucs(table: pa.Table, labels: Labels) -> list[ColumnAuc]:
 
 def leaks(aucs: Sequence[ColumnAuc]) -> list[ColumnAuc]:
     """Those with an AUC of at least `LEAK`, highest first."""
-    return sorted((found for found in aucs if found.auc >= LEAK), key=lambda found: -found.auc)
+    return sorted((auc for auc in aucs if auc.auc >= LEAK), key=lambda auc: -auc.auc)
 
 
 def constant_columns(table: pa.Table) -> list[str]:
