@@ -53,9 +53,69 @@ def test_an_output_that_cannot_be_a_folder_or_a_file_is_refused(predictor: Predi
     inputs = [str(tmp_path / "day.parquet")]
     (tmp_path / "file").write_text("mine")
     for output in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(InputError, match=r"--output: cannot create the folder .*file.*; choose another"):
+        with pytest.raises(InputError, match=r"--output: .*file is not a folder; choose another --output"):
             predict_files(predictor, inputs, output)
     assert (tmp_path / "file").read_text() == "mine"
     (tmp_path / "out" / "day.parquet").mkdir(parents=True)
     with pytest.raises(InputError, match=r"day.parquet: is a folder, not a file that can be replaced"):
         predict_files(predictor, inputs, tmp_path / "out", overwrite=True)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["day.csv", "day.csv.gz"], r"day.csv.gz: would become .*day.parquet, as .*day.csv would; give each its own"),
+        (["day.csv", "day.parquet/0.csv"], r"0.csv: would become .*, in a folder named as the output of .*day.csv"),
+    ],
+)
+def test_inputs_whose_predictions_would_collide_are_refused_before_anything_is_written(
+    predictor: Predictor, tmp_path: Path, names: list[str], message: str
+) -> None:
+    for name in names:
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_text("")
+    with pytest.raises(InputError, match=message):
+        predict_files(predictor, [str(tmp_path / "in" / name) for name in names], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("link", [None, "symlink", "hardlink", "folder"])
+def test_predictions_never_replace_an_input(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, link: str | None
+) -> None:
+    (tmp_path / "in").mkdir()
+    day = tmp_path / "in" / "day.parquet"
+    pq.write_table(feed_table(10), day)
+    before, out = day.read_bytes(), tmp_path / "out"
+    if link == "folder":
+        out.symlink_to(tmp_path / "in")
+    elif link is not None:
+        out.mkdir()
+        link_to = Path.symlink_to if link == "symlink" else Path.hardlink_to
+        link_to(out / "day.parquet", day)
+    monkeypatch.chdir(tmp_path / "in")
+    with pytest.raises(InputError, match=r"day.parquet: would be overwritten by its own output; choose another"):
+        predict_files(predictor, [str(day)], out if link else Path("../in"), overwrite=True)
+    assert day.read_bytes() == before
+
+
+def test_predictions_do_not_go_into_a_model_directory(predictor: Predictor, tmp_path: Path) -> None:
+    pq.write_table(feed_table(10), tmp_path / "day.parquet")
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name in ("manifest.json", "config.yaml"):
+        (folder / name).write_text("")
+    with pytest.raises(InputError, match=r"is in the model directory .*model, which must not change"):
+        predict_files(predictor, [str(tmp_path / "day.parquet")], folder / "new")
+
+
+def test_user_and_timestamp_are_carried_where_a_file_has_them(predictor: Predictor, tmp_path: Path) -> None:
+    whole = feed_table(10)
+    pq.write_table(whole, tmp_path / "0.parquet")
+    pq.write_table(whole.drop_columns(["user_id"]), tmp_path / "1.parquet")
+    files = predict_files(predictor, [str(tmp_path / "*.parquet")], tmp_path / "out")
+    tables = [pq.read_table(file) for file in files]
+    assert tables[0].drop_columns(["user_id"]).equals(tables[1])
+    pq.write_table(whole.drop_columns(["post_id"]), tmp_path / "1.parquet")
+    with pytest.raises(DataError, match=r"1.parquet: column 'post_id': is missing, but predictions carry features.ids"):
+        predict_files(predictor, [str(tmp_path / "*.parquet")], tmp_path / "out2")

@@ -1,21 +1,23 @@
 """Bulk prediction: writes a Parquet file of predictions for each input file, a chunk at a time."""
 
+import os
 from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recap.config.data import TfRecordConfig
+from recap.config.features import CarriedColumn
 from recap.data.encoding.columns import carried_values, source_column
-from recap.data.formats.files import relative_names
 from recap.data.formats.format import Chunk
 from recap.data.formats.location import Location
-from recap.data.formats.open import stem
 from recap.data.formats.tables import TableFiles
+from recap.data.tools.outputs import output_files
 from recap.errors import DataError, InputError
 from recap.inference.predictor import SCORE, Predictor
-from recap.storage import atomic_write
+from recap.storage import atomic_write, writing
 
 
 def predict_files(
@@ -31,31 +33,34 @@ def predict_files(
 
     The extension of the first input decides the format. `schema_path`: the JSON file that lists the columns of TFRecord
     files, by default that of the training data. Output files keep their path below the common folder of the inputs and
-    are written atomically. Raises DataError for inputs that cannot be read, and InputError if an output exists.
+    are written atomically. Raises DataError for inputs that cannot be read, InputError if an output exists or two
+    inputs would have the same output, and RunError if one cannot be written.
     """
     training_source = predictor.config.train_data.source
     if schema_path is None and isinstance(training_source, TfRecordConfig):
         schema_path = training_source.schema_path
     files = TableFiles.open(inputs, schema_path, predictor.encoder.types)
-    targets = [output / f"{stem(name)}.parquet" for name in relative_names(files.files)]
+    target_of = output_files(files.files, output, ".parquet")
+    targets = list(target_of.values())
     _check_targets(targets, overwrite=overwrite)
     for file in files.files:
         _check(predictor, files.schema(file), file)
     _make_folders(targets)
-    columns = [*predictor.encoder.columns, *map(source_column, predictor.config.features.carried)]
-    for (file, tables), target in zip(files.tables_by_file(columns), targets, strict=True):
-        schema = _output_schema(predictor, files.schema(file), file)
-        with atomic_write(target) as temporary:
-            _predict_file(predictor, tables, temporary, schema, after_rows)
+    for carried, group in groupby(files.files, lambda file: _carried(predictor, files.schema(file))):
+        columns = [*predictor.encoder.columns, *map(source_column, carried)]
+        for file, tables in files.tables_by_file(columns, list(group)):
+            schema = _output_schema(carried, predictor.config.tasks, files.schema(file), file)
+            with writing(target_of[file]), atomic_write(target_of[file]) as temporary:
+                _predict_file(predictor, carried, tables, temporary, schema, after_rows)
     return targets
 
 
 def _check_targets(targets: Sequence[Path], *, overwrite: bool) -> None:
     """Raise InputError for an output that exists and may not be replaced."""
     for target in targets:
-        if target.is_dir():
+        if os.path.isdir(target):
             raise InputError(f"{target}: is a folder, not a file that can be replaced; choose another --output")
-        if target.exists() and not overwrite:
+        if os.path.lexists(target) and not overwrite:
             raise InputError(f"{target}: already exists; add --overwrite to replace it, or choose another --output")
 
 
@@ -72,27 +77,33 @@ def _make_folders(targets: Sequence[Path]) -> None:
 
 def _check(predictor: Predictor, schema: pa.Schema, file: str) -> None:
     predictor.encoder.check(schema, file)
-    carried = predictor.config.features.carried
-    for column in carried:
-        if schema.get_field_index(source_column(column)) < 0:
-            text = "is missing, but predictions carry features.ids, user and timestamp; override them to leave it out"
+    carried = _carried(predictor, schema)
+    for column in predictor.config.features.ids:
+        if column not in carried:
+            text = "is missing, but predictions carry features.ids; add it, or leave it out with --set features.ids=[…]"
             raise Location(file).error(source_column(column), text)
     for name in (*predictor.config.tasks, SCORE):
         if name in [column.name for column in carried]:
             raise DataError(f"{file}: column {name!r} is both carried and predicted; rename it")
 
 
-def _output_schema(predictor: Predictor, schema: pa.Schema, file: str) -> pa.Schema:
+def _carried(predictor: Predictor, schema: pa.Schema) -> list[CarriedColumn]:
+    """The columns copied from a file: `features.ids`, and `user` and `timestamp` if the file has them."""
+    features = predictor.config.features
+    return [column for column in features.carried if source_column(column) in schema.names]
+
+
+def _output_schema(carried: Sequence[CarriedColumn], tasks: Sequence[str], schema: pa.Schema, file: str) -> pa.Schema:
     """The columns of the predictions for a file with the columns of `schema`."""
-    config, empty = predictor.config, schema.empty_table()
-    carried = config.features.carried
+    empty = schema.empty_table()
     fields = [pa.field(column.name, carried_values(empty, column, Location(file)).type) for column in carried]
-    fields += [pa.field(task, pa.float32()) for task in config.tasks]
+    fields += [pa.field(task, pa.float32()) for task in tasks]
     return pa.schema([*fields, pa.field(SCORE, pa.float64())])
 
 
 def _predict_file(
     predictor: Predictor,
+    carried: Sequence[CarriedColumn],
     tables: Iterable[tuple[Chunk, pa.Table]],
     target: Path,
     schema: pa.Schema,
@@ -102,6 +113,6 @@ def _predict_file(
         for chunk, table in tables:
             location = Location(chunk.file, chunk.first_row)
             predictions = predictor.predict(table, location)
-            carried = [carried_values(table, column, location) for column in predictor.config.features.carried]
-            writer.write_table(pa.Table.from_arrays([*carried, *predictions.columns()], schema=schema))
+            copied = [carried_values(table, column, location) for column in carried]
+            writer.write_table(pa.Table.from_arrays([*copied, *predictions.columns()], schema=schema))
             after_rows(table.num_rows)

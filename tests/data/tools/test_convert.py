@@ -53,7 +53,7 @@ def test_outputs_neither_collide_nor_replace_their_inputs(lists: str, tmp_path: 
     with pytest.raises(InputError, match="would be overwritten by its own output"):
         convert_files([str(tmp_path / "a.parquet")], tmp_path, "parquet", overwrite=True)
     shutil.copy(made, tmp_path / "a.feather")
-    with pytest.raises(InputError, match=r"would become the same file as .*a.feather"):
+    with pytest.raises(InputError, match=r"would become .*a.csv, as .*a.feather would"):
         convert_files([str(tmp_path / "a.*")], tmp_path / "out", "csv")
 
 
@@ -68,3 +68,14 @@ def test_values_that_would_read_back_differently_are_not_written(tmp_path: Path)
     convert_files([str(tmp_path / "nulls.parquet")], tmp_path / "out", "jsonl")
     file = str(tmp_path / "out" / "nulls.jsonl")
     assert TableFiles.open([file]).format.schema(file).names == ["x", "nothing"]
+
+
+def test_the_schema_of_other_records_is_not_replaced(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        pq.write_table(pa.table({name: [1.0]}), tmp_path / f"{name}.parquet")
+    convert_files([str(tmp_path / "a.parquet")], tmp_path / "out", "tfrecord")
+    before = (tmp_path / "out" / "schema.json").read_text()
+    with pytest.raises(InputError, match=r"schema.json: lists other columns; add --overwrite to replace it"):
+        convert_files([str(tmp_path / "b.parquet")], tmp_path / "out", "tfrecord")
+    assert (tmp_path / "out" / "schema.json").read_text() == before
+    assert not (tmp_path / "out" / "b.tfrecord.gz").exists()

@@ -1,7 +1,6 @@
 """`recap data convert`: converts files from one format to another, file by file, a chunk at a time."""
 
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,15 +8,13 @@ from pathlib import Path
 import pyarrow as pa
 
 from recap.config.data import SourceKind
-from recap.data.formats.files import relative_names
 from recap.data.formats.format import Chunk, list_chunks
-from recap.data.formats.object_stores import is_remote
-from recap.data.formats.open import stem
 from recap.data.formats.packed import Survey, can_pack, pack, pack_field
 from recap.data.formats.tables import TableFiles
 from recap.data.formats.writers import open_writer, tfrecord_schema
+from recap.data.tools.outputs import check_not_an_input, output_files
 from recap.errors import DataError, InputError
-from recap.storage import atomic_write
+from recap.storage import atomic_write, writing
 
 ENDINGS: dict[SourceKind, str] = {
     "parquet": ".parquet",
@@ -49,31 +46,28 @@ def convert_files(
     hold, InputError if two inputs would become one file, or an output would replace its input.
     """
     files = TableFiles.open(inputs, schema_path)
-    targets = _targets(files.files, output, kind)
+    targets = output_files(files.files, output, ENDINGS[kind])
+    schema_text = _schema_text(files, output, overwrite=overwrite) if kind == "tfrecord" else None
     present = [] if overwrite else [target for target in targets.values() if target.exists()]
     todo = [file for file, target in targets.items() if target not in present]
     for file, tables in files.tables_by_file(files=todo):
         schema = files.schema(file)
         packed_schema = _packed_schema(files, file) if packed else None
         _write_file(tables, file, targets[file], kind, schema, packed_schema, after_rows)
-    if kind == "tfrecord":
-        text = json.dumps(tfrecord_schema(files.schema(files.files[0])), indent=1) + "\n"
-        with atomic_write(output / SCHEMA) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+    if schema_text is not None:
+        with writing(output / SCHEMA), atomic_write(output / SCHEMA) as temporary:
+            temporary.write_text(schema_text, encoding="utf-8")
     return [targets[file] for file in todo], present
 
 
-def _targets(files: Sequence[str], output: Path, kind: SourceKind) -> dict[str, Path]:
-    """Input file → output file. Raises InputError."""
-    named = zip(files, relative_names(files), strict=True)
-    targets = {file: output / f"{stem(name)}{ENDINGS[kind]}" for file, name in named}
-    sources: dict[Path, str] = {}
-    for file, target in targets.items():
-        if sources.setdefault(target, file) != file:
-            raise InputError(f"{file}: would become the same file as {sources[target]}; convert them into two folders")
-        if target.exists() and not is_remote(file) and os.path.samefile(target, file):
-            raise InputError(f"{file}: would be overwritten by its own output; choose another --output")
-    return targets
+def _schema_text(files: TableFiles, output: Path, *, overwrite: bool) -> str:
+    """The content of `schema.json`. Raises InputError if the output folder has another one."""
+    text = json.dumps(tfrecord_schema(files.schema(files.files[0])), indent=1) + "\n"
+    file = output / SCHEMA
+    check_not_an_input([file], files.files)
+    if file.is_file() and not overwrite and file.read_bytes() != text.encode():
+        raise InputError(f"{file}: lists other columns; add --overwrite to replace it, or choose another --output")
+    return text
 
 
 def _write_file(

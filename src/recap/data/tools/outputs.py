@@ -1,0 +1,67 @@
+"""The files that a command writes for its input files: all different, and none of them an input."""
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from recap.config.file.load import STORED
+from recap.data.formats.files import relative_names
+from recap.data.formats.open import stem
+from recap.errors import InputError
+from recap.storage import MANIFEST
+
+
+def output_files(files: Sequence[str], folder: Path, extension: str) -> dict[str, Path]:
+    """Input file → output file, below `folder` as the input is below the common folder of `files`.
+
+    Raises InputError if two inputs would become one file, an output is one of the inputs, or `folder` cannot hold the
+    outputs. Writes nothing.
+    """
+    names = zip(files, relative_names(files), strict=True)
+    outputs = {file: folder / f"{stem(name)}{extension}" for file, name in names}
+    sources: dict[Path, str] = {}
+    for file, output in outputs.items():
+        if output in sources:
+            raise InputError(
+                f"{file}: would become {output}, as {sources[output]} would; give each its own --output folder"
+            )
+        sources[output] = file
+    for file, output in outputs.items():
+        for parent in output.parents:
+            if parent in sources:
+                raise InputError(
+                    f"{file}: would become {output}, in a folder named as the output of {sources[parent]}; give each "
+                    "its own --output folder"
+                )
+    check_folder(folder)
+    check_not_an_input(outputs.values(), files)
+    return outputs
+
+
+def check_folder(folder: Path) -> None:
+    """Raise InputError if `folder` is or is below a file, or is part of a model directory."""
+    for path in (folder, *folder.absolute().parents):
+        if os.path.lexists(path) and not os.path.isdir(path):
+            raise InputError(f"--output: {path} is not a folder; choose another --output")
+        if os.path.isfile(path / MANIFEST) and os.path.isfile(path / STORED):
+            raise InputError(
+                f"--output: {folder} is in the model directory {path}, which must not change; choose another --output"
+            )
+
+
+def check_not_an_input(outputs: Iterable[Path], files: Iterable[str]) -> None:
+    """Raise InputError if one of `outputs` is one of the input `files`, also through a link or another path."""
+    inputs = {identity: file for file in files if (identity := _identity(file)) is not None}
+    for output in outputs:
+        identity = _identity(output)
+        if identity in inputs:
+            raise InputError(f"{inputs[identity]}: would be overwritten by its own output; choose another --output")
+
+
+def _identity(file: str | Path) -> tuple[int, int] | None:
+    """Device and inode of a local file; None if there is no such file, as for a URL."""
+    try:
+        status = os.stat(file)
+    except (OSError, ValueError):  # ValueError: a name with a NUL
+        return None
+    return status.st_dev, status.st_ino
