@@ -1,3 +1,4 @@
+import math
 import signal
 from pathlib import Path
 
@@ -37,6 +38,25 @@ def test_a_finished_run_resumes_when_num_train_steps_is_raised(feed: Path, tmp_p
     longer = feed_config(feed, tmp_path / "run", training={"num_train_steps": 15})
     assert train(longer, recorder).trained
     assert recorder.steps == [13, 14, 15]
+
+
+def test_a_cosine_without_an_end_ends_with_the_epochs_also_after_a_resume(feed: Path, tmp_path: Path) -> None:
+    cosine = {"kind": "linear_ramp_to_cosine", "learning_rate": 0.01, "final_learning_rate": 0.001, "num_ramp_steps": 1}
+    schedules = {"backbone": cosine, "towers": {"default": cosine}}
+    data = {"num_epochs": 1, "global_batch_size": 64}
+    training = {"num_train_steps": 1000, "train_log_every_n": 1}
+
+    def config(name: str) -> RecapConfig:
+        return feed_config(feed, tmp_path / name, training=training, optimizer=schedules, train_data=data)
+
+    last = train(config("whole"), Recorder()).steps
+    with pytest.raises(Interrupted):
+        train(config("stopped"), Recorder({2: interrupt}))
+    train(config("stopped"), Recorder())
+    assert_same_run(tmp_path / "whole", tmp_path / "stopped", last)
+    rates = [record["rate/backbone"] for record in records(tmp_path / "whole") if record["split"] == "train"]
+    assert len(rates) == last < 1000
+    assert rates[-1] == pytest.approx(0.001 + 0.009 * 0.5 * (1 + math.cos(math.pi * (last - 2) / (last - 1))))
 
 
 @pytest.mark.parametrize("stops", [[1], [4], [5, 6], [3, 7, 11]])

@@ -179,14 +179,15 @@ class LinearRampToCosineConfig(BaseConfig):
     """The rate at the end of the cosine, and after it."""
     num_ramp_steps: PositiveInt
     """Length of the ramp, in steps."""
-    final_num_steps: PositiveInt
-    """The step at which the cosine ends, counted from the start of the run."""
+    final_num_steps: PositiveInt | None = None
+    """The step at which the cosine ends, counted from the start of the run. Optional; default: the last step of the
+    run, by `num_train_steps` or `num_epochs`, whichever comes first."""
 
     def checks(self) -> tuple[Check, ...]:
         return (self._ends_after_ramp,)
 
     def _ends_after_ramp(self) -> Problems:
-        if self.final_num_steps <= self.num_ramp_steps:
+        if self.final_num_steps is not None and self.final_num_steps <= self.num_ramp_steps:
             yield (
                 ("final_num_steps",),
                 f"must be above num_ramp_steps, {self.num_ramp_steps}; found {self.final_num_steps}",

@@ -139,7 +139,9 @@ class Trainer:
         strategy = DataParallel(ranks, self.consensus)
         self.balancing = build_balancing(config, ranker.parameters(), self.runtime.device, strategy)
         self.watch = Watch(config.training.watch)
-        self.optimizer = ScheduledOptimizer(config, ranker, self.balancing.parameters(), self.watch.cut)
+        self.optimizer = ScheduledOptimizer(
+            config, ranker, self.balancing.parameters(), self.watch.cut, last_step=self._last_step()
+        )
         self.loss_scale = LossScale(enabled=self.runtime.precision == "float16")
         self.train_step = TrainStep(
             config,
@@ -262,15 +264,20 @@ class Trainer:
         progress, data = self.progress, self.config.train_data
         if self.ranks.is_first:
             self.trackers = open_trackers(self.config, progress.step, self.reporter.say)
-        steps = self.config.training.num_train_steps
-        if self.stream.rows_left is not None:
-            steps = min(steps, progress.step + self.stream.rows_left // data.rows_per_step)
+        steps = self._last_step()
         rows = self.stream.order.rows
         epochs = steps * data.rows_per_step / rows
         device = describe_setup(self.runtime, self.model.ranker)
         self.reporter.start(self.checkpoints.run.path, progress.step, steps, rows, epochs, device)
         self.model.ranker.train()
         self.log.start(progress.step)
+
+    def _last_step(self) -> int:
+        """The length of the run in steps, if no data is bad; the same before and after a resume."""
+        steps, epochs = self.config.training.num_train_steps, self.stream.epochs
+        if epochs is None:
+            return steps
+        return min(steps, epochs * self.stream.order.rows // self.config.train_data.rows_per_step)
 
     def _load(self, batches: Iterator[Batch]) -> Batch | None:
         """The next batch, without those that made the run roll back; None at the end of the data.

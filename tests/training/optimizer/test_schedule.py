@@ -23,7 +23,7 @@ def test_schedules_agree_with_the_published_ones(name: str) -> None:
     ((kind, fields),) = GOLDEN[name]["config"].items()
     config = read({"kind": kind, **(fields if isinstance(fields, dict) else {"learning_rate": fields})})
     for step, rate in GOLDEN[name]["values"].items():
-        assert learning_rate(config, int(step)) == pytest.approx(rate, rel=1e-6, abs=1e-12), step
+        assert learning_rate(config, int(step), last_step=1) == pytest.approx(rate, rel=1e-6, abs=1e-12), step
 
 
 @given(st.integers(1, 1000), st.integers(1, 1000), st.integers(0, 3000), st.floats(0, 1), st.floats(0, 1))
@@ -37,8 +37,21 @@ def test_a_cosine_stays_between_its_two_rates(ramp: int, fall: int, step: int, r
             "final_num_steps": ramp + fall,
         }
     )
-    actual = learning_rate(config, step)
+    actual = learning_rate(config, step, last_step=1)
     assert min(rate, final, 0 if step < ramp else 1) - 1e-12 <= actual <= max(rate, final) + 1e-12
+
+
+@given(st.integers(1, 100), st.integers(1, 300))
+def test_a_cosine_without_an_end_ends_with_the_run(ramp: int, last_step: int) -> None:
+    cosine = {"kind": "linear_ramp_to_cosine", "learning_rate": 0.1, "final_learning_rate": 0.01}
+    open_end = read(cosine | {"num_ramp_steps": ramp})
+    rates = [learning_rate(open_end, step, last_step) for step in range(last_step + 1)]
+    if ramp < last_step:
+        stated = read(cosine | {"num_ramp_steps": ramp, "final_num_steps": last_step})
+        assert rates == [learning_rate(stated, step, last_step=1) for step in range(last_step + 1)]
+        assert rates[-1] == pytest.approx(0.01)
+    else:  # a short trial run that ends in its ramp
+        assert rates == pytest.approx([0.1 * step / ramp for step in range(last_step + 1)])
 
 
 def test_a_cosine_must_end_after_its_ramp() -> None:

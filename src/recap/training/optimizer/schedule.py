@@ -13,8 +13,11 @@ from recap.config.optimizer import (
 )
 
 
-def learning_rate(config: LearningRateConfig, step: int) -> float:
-    """The rate of the next optimizer step, after `step` finished ones."""
+def learning_rate(config: LearningRateConfig, step: int, last_step: int) -> float:
+    """The rate of the next optimizer step, after `step` finished ones.
+
+    `last_step`: the length of the run, where a cosine without `final_num_steps` ends.
+    """
     match config:
         case ConstantConfig():
             return config.learning_rate
@@ -23,7 +26,10 @@ def learning_rate(config: LearningRateConfig, step: int) -> float:
         case LinearRampToCosineConfig():
             if step < config.num_ramp_steps:
                 return config.learning_rate * step / config.num_ramp_steps
-            decayed = (step - config.num_ramp_steps) / (config.final_num_steps - config.num_ramp_steps)
+            end = last_step if config.final_num_steps is None else config.final_num_steps
+            decayed = (step - config.num_ramp_steps) / max(
+                end - config.num_ramp_steps, 1
+            )  # the run may end in the ramp
             height = config.learning_rate - config.final_learning_rate
             return config.final_learning_rate + height * 0.5 * (1 + math.cos(math.pi * min(decayed, 1.0)))
         case PiecewiseConstantConfig():

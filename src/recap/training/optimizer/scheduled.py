@@ -35,16 +35,19 @@ class ScheduledOptimizer:
         ranker: Ranker,
         others: Mapping[str, nn.Parameter] | None = None,
         cut: RateCut = no_cut,
+        last_step: int | None = None,
     ) -> None:
         """`others`: parameters by name that do not belong to the ranker, moved at the rate of the backbone.
 
-        `cut`: applied to each scheduled rate at every step; the watched metric decides it.
+        `cut`: applied to each scheduled rate at every step; the watched metric decides it. `last_step`: the length of
+        the run; default: `num_train_steps`.
         """
         optimizer, tasks = config.optimizer, config.tasks
         rates = {task: optimizer.towers[task if task in optimizer.towers else DEFAULT] for task in tasks}
         self.schedules: dict[str, LearningRateConfig] = {SHARED: optimizer.backbone}
         self.schedules |= {f"towers/{task}": rate for task, rate in rates.items()}
         self._cut = cut
+        self._last_step = config.training.num_train_steps if last_step is None else last_step
         others = dict(others or {})
         tables = dict.fromkeys(ranker.inputs.embeddings.parameters())
         shared = list(ranker.shared_parameters())
@@ -69,7 +72,10 @@ class ScheduledOptimizer:
 
     def rates(self, step: int) -> dict[str, float]:
         """The rate of each group at step number `step`, counted from 1, after all cuts so far."""
-        return {name: self._cut(learning_rate(schedule, step - 1)) for name, schedule in self.schedules.items()}
+        return {
+            name: self._cut(learning_rate(schedule, step - 1, self._last_step))
+            for name, schedule in self.schedules.items()
+        }
 
     def zero_grad(self) -> None:
         """Clear all gradients."""
