@@ -13,3 +13,8 @@ def suggest(name: str, known: list[str]) -> str:
 def plural(count: int, noun: str) -> str:
     """A count with its noun, such as `1 file` or `2,000 files`."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def shorten(text: str, length: int = 60) -> str:
+    """The text, cut to at most `length` characters."""
+    return text if len(text) <= length else text[: length - 1] + "…"

@@ -1,5 +1,8 @@
 """Hashed ids, and codes of shared tables."""
 
+import re
+from decimal import Decimal
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -7,7 +10,7 @@ from data.encoders import LOCATION, make_encoder
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recap.data.encoding.hashing import buckets_of, hash_text
+from recap.data.encoding.hashing import buckets_of, hash_text, ids_of
 from recap.errors import DataError
 
 HASH = {"buckets": 1000, "hashes": 2}
@@ -64,7 +67,7 @@ def test_hashes_are_uniform_and_independent() -> None:
 def test_integers_hash_by_value_whatever_their_width() -> None:
     kinds = [pa.int8(), pa.int16(), pa.uint8(), pa.int32(), pa.uint32(), pa.int64(), pa.uint64()]
     assert len({str(codes(pa.array([5, 0, None], kind))) for kind in kinds}) == 1
-    assert codes(pa.array([2**64 - 1], pa.uint64())) == codes(pa.array([-1]))
+    assert codes(pa.array([2**64 - 1], pa.uint64())) == codes(pa.array([str(2**64 - 1)])) != codes(pa.array([-1]))
 
 
 def test_text_bytes_and_dictionaries_hash_as_the_same_text() -> None:
@@ -101,9 +104,57 @@ def test_lists_and_single_values_of_lists_are_hashed() -> None:
     assert encoded == [[*one, *two, *two], [0] * 6, [*three, 0, 0, 0, 0]]
 
 
-def test_floats_are_not_hashed() -> None:
-    with pytest.raises(DataError, match="column 'x': holds double, expected integers or strings to hash"):
-        codes(pa.array([1.5]))
+DECIMAL = re.compile(r"(0|-?[1-9][0-9]{0,18})(\.0)?")
+
+
+def id_of(text: str) -> int:
+    """The id of a text, by definition."""
+    number = int(text.removesuffix(".0")) if DECIMAL.fullmatch(text) else None
+    return number if number is not None and -(2**63) <= number < 2**63 else hash_text(text)
+
+
+@given(
+    st.lists(
+        st.integers(-(2**64), 2**65).map(str)
+        | st.sampled_from(
+            ["", "007", "-0", "5.0", "5.00", "+5", "5\n", " 5", "0x1f", "1e3", "٣", "9" * 19, "-" + "9" * 19]
+        )
+        | st.text(max_size=3)
+    )
+)
+def test_text_is_an_integer_only_if_it_is_exactly_its_decimal_form(texts: list[str]) -> None:
+    expected = [id_of(text) for text in texts]
+    for values in (pa.array(texts, pa.string()), pa.array([text.encode() for text in texts], pa.large_binary())):
+        assert ids_of(values, "x", LOCATION).tolist() == expected
+
+
+@given(st.lists(st.none() | st.integers(-(2**53), 2**53), min_size=1))
+def test_an_id_is_the_same_as_an_integer_as_text_as_a_float_and_as_a_decimal(ids: list[int | None]) -> None:
+    expected = codes(pa.array(ids, pa.int64()))
+    texts = pa.array([None if number is None else str(number) for number in ids], pa.string())
+    assert codes(texts) == expected
+    for kind in (pa.float64(), pa.decimal128(30, 2)):
+        assert codes(pa.array(ids, pa.int64()).cast(kind)) == expected
+    pandas_texts = [None if number is None else f"{number}.0" for number in ids]
+    assert codes(pa.array(pandas_texts, pa.string())) == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (pa.array([1.0, 1.5]), "row 101: found 1.5, expected a whole number"),
+        (pa.array([1.0, np.inf]), "row 101: found inf, expected a whole number"),
+        (pa.array([None, Decimal("2.5")]), "row 101: found 2.5, expected a whole number"),
+        (
+            pa.array([2.0**24 + 2], pa.float32()),
+            "row 100: found 16777218.0, expected at most 16,777,216: a float cannot",
+        ),
+        (pa.array([True]), "column 'x': holds bool, expected ids: integers or text"),
+    ],
+)
+def test_an_id_that_is_neither_an_integer_nor_text_is_refused(values: pa.Array, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        codes(values)
 
 
 def test_a_feature_that_shares_a_table_uses_its_codes() -> None:

@@ -121,7 +121,7 @@ def test_ids_can_use_the_vocabulary_of_a_feature() -> None:
         ),
         ([[1], None, [1]], [None, None, [1]], "column 'gap', row 100: holds 0 values, but 'ids' holds 1 events"),
         ([1], [[1]], "column 'ids': holds int64, expected lists; a history is a list column"),
-        ([["a"]], [[1]], "column 'ids': holds string, expected integer codes 0 to 99"),
+        ([["a"]], [[1]], "column 'ids', row 100: found 'a', expected integer codes 0 to 99"),
         ([[1]], [["a"]], "column 'gap': holds lists of string, expected numbers; for codes"),
     ],
 )

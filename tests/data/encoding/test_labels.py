@@ -130,8 +130,10 @@ def test_a_positive_without_times_is_refused() -> None:
     table = {"age": [0.0], "served": [1], "seen": [1], "liked": pa.array([None], pa.int64()), "like": [1], "share": [0]}
     with pytest.raises(DataError, match="column 'liked', row 100: is null, but the label is 1; positives"):
         rectified(table)
-    with pytest.raises(DataError, match="column 'seen': holds double, expected integers: times in milliseconds"):
-        rectified(table | {"seen": [1.0], "liked": [1]})
+    with pytest.raises(
+        DataError, match=r"column 'seen': holds time64.*, expected timestamps, or integers: times in milliseconds"
+    ):
+        rectified(table | {"seen": pa.array([1], pa.time64("us")), "liked": [1]})
 
 
 @given(st.lists(st.tuples(st.booleans(), *[st.integers(0, 10)] * 3), min_size=1, max_size=20))

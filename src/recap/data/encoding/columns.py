@@ -10,6 +10,7 @@ import torch
 
 from recap.config.discrete import ListElement
 from recap.config.features import CarriedColumn, Column
+from recap.data.encoding.kinds import decoded, hint_for, integers_of, is_list, is_number
 from recap.data.formats.location import Location
 
 Floats = npt.NDArray[np.float32]
@@ -24,10 +25,10 @@ def values_of(
     of each list of another column. Raises DataError for other types and lengths.
     """
     if of is not None:
-        return list_element(table.column(of.column), of, location), None
-    array = as_one_array(table.column(name))
-    if pa.types.is_dictionary(array.type):
-        array = array.dictionary_decode()
+        return decoded(list_element(table.column(of.column), of, location)), None
+    array = decoded(as_one_array(table.column(name)))
+    if pa.types.is_null(array.type) and length != 1:
+        return array[:0], np.zeros(len(array), bool)
     fixed = pa.types.is_fixed_size_list(array.type)
     if not is_list(array.type):
         if length != 1:
@@ -42,7 +43,7 @@ def values_of(
         wrong = rows_where(lengths != length)
         if wrong:
             raise location.error(name, f"holds a list of length {lengths[wrong[0]]}, expected {length}", wrong)
-    return array.flatten(), valid
+    return decoded(array.flatten()), valid
 
 
 def numbers_of(table: pa.Table, column: Column, location: Location, null: float) -> Floats:
@@ -52,7 +53,7 @@ def numbers_of(table: pa.Table, column: Column, location: Location, null: float)
     """
     values, valid = values_of(table, column.name, column.length, location, column.of)
     if not is_number(values.type):
-        raise location.error(column.name, f"holds {values.type}, expected numbers")
+        raise location.error(column.name, f"holds {values.type}, expected numbers{hint_for(values.type)}")
     flat = values.cast(pa.float32(), safe=False)
     if flat.null_count:
         flat = flat.fill_null(null)
@@ -82,17 +83,15 @@ def as_one_array(column: pa.ChunkedArray) -> pa.Array:
     return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
 
 
-def is_list(kind: pa.DataType) -> bool:
-    """Whether values of this type are lists, of a fixed length or not."""
-    return bool(pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind))
-
-
 def list_element(column: pa.ChunkedArray, of: ListElement, location: Location) -> pa.Array:
     """Element `of.index` of each list; null where the list is null. Raises DataError for a list that is too short."""
-    kind = column.type
+    lists = decoded(as_one_array(column))
+    kind = lists.type
+    if pa.types.is_null(kind):
+        return lists
     if not is_list(kind):
         raise location.error(of.column, f"holds {kind}, expected lists, to read element {of.index} of each")
-    lengths = pc.list_value_length(column).fill_null(of.index + 1).to_numpy()
+    lengths = pc.list_value_length(lists).fill_null(of.index + 1).to_numpy(zero_copy_only=False)
     if pa.types.is_fixed_size_list(kind) and kind.list_size <= of.index:
         raise location.error(of.column, f"holds lists of length {kind.list_size}, without element {of.index} (from 0)")
     short = rows_where(lengths <= of.index)
@@ -100,7 +99,7 @@ def list_element(column: pa.ChunkedArray, of: ListElement, location: Location) -
         raise location.error(
             of.column, f"holds a list of length {lengths[short[0]]}, without element {of.index} (from 0)", short
         )
-    return pc.list_element(column, of.index).combine_chunks() if len(column) else pa.array([], kind.value_type)
+    return pc.list_element(lists, of.index) if len(lists) else pa.array([], kind.value_type)
 
 
 def source_column(column: CarriedColumn) -> str:
@@ -120,39 +119,17 @@ def milliseconds(
 ) -> npt.NDArray[np.int64]:
     """Times [B] int64 in milliseconds; undefined where not `needed` [B].
 
-    Raises DataError for other types than integers, and for a null that is needed.
+    Timestamps of any unit count from 1970 in UTC. Raises DataError for other types, and for a null that is needed.
     """
     values, _ = values_of(table, name, 1, location)
-    if not pa.types.is_integer(values.type):
-        raise location.error(name, f"holds {values.type}, expected integers: times in milliseconds")
+    if pa.types.is_timestamp(values.type):
+        values = values.cast(pa.timestamp("ms"), safe=False).cast(pa.int64())
+    values = integers_of(values, name, location, "timestamps, or integers: times in milliseconds")
     missing = rows_where(values.is_null().to_numpy(zero_copy_only=False) & needed)
     if missing:
         raise location.error(name, "is null, but the label is 1; positives need all their times", missing)
     times: npt.NDArray[np.int64] = values.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
     return times
-
-
-def as_text(values: pa.Array, name: str, location: Location, rows: npt.NDArray[np.int64] | None = None) -> pa.Array:
-    """Decode bytes as UTF-8; return other types unchanged. Raises DataError for bytes that are not UTF-8.
-
-    `rows`: the row of each value, for messages; default: one value per row.
-    """
-    if not (pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type)):
-        return values
-    try:
-        return values.cast(pa.string())
-    except pa.ArrowException:
-        texts = zip(range(len(values)) if rows is None else rows.tolist(), values.to_pylist(), strict=True)
-        wrong = list(dict.fromkeys(row for row, text in texts if text is not None and not _is_utf8(text)))
-        raise location.error(name, "holds bytes that are not UTF-8 text", wrong) from None
-
-
-def _is_utf8(data: bytes) -> bool:
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def fill_rows(
@@ -165,11 +142,6 @@ def fill_rows(
     rows = np.full((len(valid), length), null, values.dtype)
     rows[valid] = values
     return rows
-
-
-def is_number(kind: pa.DataType) -> bool:
-    """Whether values of this type are numbers; booleans count as 0 and 1."""
-    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind))
 
 
 def rows_where(wrong: npt.NDArray[np.bool_]) -> list[int]:

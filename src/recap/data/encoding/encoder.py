@@ -1,6 +1,6 @@
 """Rows of a table → `Batch`, with checks of types and values; errors name file, column and row."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 
@@ -11,14 +11,22 @@ import torch
 from torch import Tensor
 
 from recap.config.data import DataConfig
-from recap.config.discrete import Vocabulary, VocabularySpace
+from recap.config.discrete import ListElement, Vocabulary, VocabularySpace
 from recap.config.features import Column, FeaturesConfig, VectorColumn
 from recap.config.recap import JobMode, RecapConfig
 from recap.data.batch import Batch
 from recap.data.encoding.assets import Assets
 from recap.data.encoding.codes import arrow_type, codes_of
-from recap.data.encoding.columns import Floats, check_zero_or_one, fill_rows, numbers_of, rows_where, values_of
+from recap.data.encoding.columns import (
+    Floats,
+    check_zero_or_one,
+    fill_rows,
+    numbers_of,
+    rows_where,
+    values_of,
+)
 from recap.data.encoding.histories import encode_history, event_types
+from recap.data.encoding.kinds import is_list
 from recap.data.encoding.labels import LabelEncoder
 from recap.data.formats.location import Location
 from recap.text import suggest
@@ -72,21 +80,28 @@ class RowEncoder:
     @property
     def types(self) -> dict[str, pa.DataType]:
         """Column → the type to read it as, in formats that do not store types."""
-        features, spaces = self.features, self.features.code_spaces
-        columns: list[tuple[str, int, pa.DataType | None]] = []  # name, length (-1: any), type of a value
+        types: dict[str, pa.DataType] = {}
+        for name, kind in self._readers():
+            types[name] = _common_type(types[name], kind) if name in types else kind
+        return types
+
+    def _readers(self) -> Iterator[tuple[str, pa.DataType]]:
+        """The type in which each reader of a column wants it; a list may have several readers."""
+        features, spaces = self.read_features, self.features.code_spaces
         for column in (*features.continuous, *features.binary):
-            if column.of is None:
-                columns.append((column.name, column.length, pa.float64()))
-        for name, vector in features.vectors.items():
-            columns.append((name, vector.length, pa.float32()))
-        for name, discrete in self.read_features.discrete.items():
-            if name in self.read_features.columns:
-                table = features.table_of(name, discrete)
-                columns.append((name, discrete.length, arrow_type(spaces[table], self.assets.get(table))))
+            yield _column_type(column.name, column.of, column.length, pa.float64())
+        for name in features.vectors:
+            yield name, pa.list_(pa.float32())
+        for name, discrete in features.discrete.items():
+            table = features.table_of(name, discrete)
+            of = None if isinstance(discrete, Vocabulary) else discrete.of
+            yield _column_type(name, of, discrete.length, arrow_type(spaces[table], self.assets.get(table)))
         for history in features.histories:
-            columns += [(name, -1, kind) for name, kind in event_types(history, features, self.assets)]
-        types = {name: kind if length == 1 else pa.list_(kind) for name, length, kind in columns if kind is not None}
-        return types | self.labels.types if self.labels is not None else types
+            yield from ((name, pa.list_(kind)) for name, kind in event_types(history, features, self.assets))
+        if self.labels is not None:
+            yield from self.labels.types.items()
+        else:
+            yield from (_column_type(column.name, column.of, 1, pa.string()) for column in features.carried)
 
     @cached_property
     def row_bytes(self) -> int:
@@ -96,11 +111,7 @@ class RowEncoder:
     def empty(self) -> Batch:
         """A batch without rows."""
         types = self.types
-        scalars = {name for name, discrete in self.features.discrete.items() if discrete.length == 1}
-        if self.labels is not None and self.labels.user is not None:
-            scalars.add(self.labels.user)
-        lists = pa.list_(pa.int64())  # hashed lists, and lists of which single elements are read
-        fields = [(name, types.get(name, pa.int64() if name in scalars else lists)) for name in self.columns]
+        fields = [(name, types[name]) for name in self.columns]
         return self.encode(pa.schema(fields).empty_table(), Location("empty"))
 
     def check(self, schema: pa.Schema, file: str) -> None:
@@ -170,6 +181,21 @@ class RowEncoder:
             rows = np.repeat(present, discrete.length)
         codes = codes_of(values, space, self.assets.get(table_name), name, location, rows)
         return fill_rows(codes, valid, discrete.length * space.codes, 0)
+
+
+def _column_type(name: str, of: ListElement | None, length: int, kind: pa.DataType) -> tuple[str, pa.DataType]:
+    """The column that holds a value of type `kind`, or a list of them, and its type."""
+    return (name, kind if length == 1 else pa.list_(kind)) if of is None else (of.column, pa.list_(kind))
+
+
+def _common_type(first: pa.DataType, second: pa.DataType) -> pa.DataType:
+    """The type that serves two readers of a column: text only if no reader wants floats."""
+    if is_list(first) or is_list(second):
+        values = [kind.value_type if is_list(kind) else kind for kind in (first, second)]
+        return pa.list_(_common_type(*values))
+    if first == second:
+        return first
+    return pa.float64() if pa.types.is_floating(first) or pa.types.is_floating(second) else pa.string()
 
 
 def _cast(values: Floats, dtype: str, name: str, location: Location) -> Tensor:

@@ -1,11 +1,20 @@
-"""Hashes of ids. They are the same on every host and in every version, because trained models depend on them."""
+"""Ids as integers, and hashes of them.
+
+They are the same on every host and in every version, because trained models depend on them.
+"""
 
 from hashlib import blake2b
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from recap.data.encoding.kinds import Rows, as_text, is_bytes, is_fractional, is_text, is_uuid, whole_numbers
+from recap.data.formats.location import Location
+
+_INTEGER = r"^(0|-?[1-9][0-9]{0,18})(\.0)?\z"
+"""Decimal text of an integer; few of them need more than 64 bits."""
 _GOLDEN = 0x9E3779B97F4A7C15
 _MASK_64 = (1 << 64) - 1
 Unsigned = npt.NDArray[np.uint64]
@@ -17,11 +26,62 @@ def hash_text(text: str | bytes) -> int:
     return int.from_bytes(blake2b(data, digest_size=8).digest(), "little", signed=True)
 
 
-def hash_texts(texts: pa.Array) -> npt.NDArray[np.int64]:
-    """[N] strings or bytes without nulls → [N] int64; each distinct value is hashed once."""
+def ids_of(values: pa.Array, name: str, location: Location, rows: Rows | None = None) -> npt.NDArray[np.int64]:
+    """[N] values → [N] int64: integers as they are, texts hashed; undefined where null.
+
+    An id is the same whether it is stored as an integer, as a whole number, or as its decimal text. Text counts as an
+    integer if it is exactly the decimal form of one of 64 bits, also with the `.0` that pandas appends to integers in
+    columns with nulls. Larger integers are hashed as text. `rows`: the row of each value, for messages; default: one
+    value per row. Raises DataError for other types, and for fractions, with all bad rows.
+    """
+    kind = values.type
+    if pa.types.is_null(kind):
+        return np.zeros(len(values), np.int64)
+    if is_fractional(kind):
+        values = whole_numbers(values, name, location, rows)
+    if pa.types.is_uint64(kind) and (pc.max(values).as_py() or 0) >= 2**63:
+        values = values.cast(pa.string())
+    kind = values.type
+    if pa.types.is_integer(kind):
+        filled = values.fill_null(0) if values.null_count else values
+        integers: npt.NDArray[np.int64] = filled.to_numpy(zero_copy_only=False).astype(np.int64, copy=False)
+        return integers
+    if is_uuid(kind):
+        values = as_text(values, name, location, rows)
+    elif not (is_text(kind) or is_bytes(kind)):
+        raise location.error(name, f"holds {kind}, expected ids: integers or text; convert it to one of them")
+    return _hash_texts(values.cast(pa.binary()) if pa.types.is_fixed_size_binary(values.type) else values)
+
+
+def _hash_texts(texts: pa.Array) -> npt.NDArray[np.int64]:
+    """[N] strings or bytes → [N] int64, undefined where null; each distinct value is hashed once."""
     encoded = texts.dictionary_encode()
-    hashed = np.array([hash_text(text) for text in encoded.dictionary.to_pylist()], np.int64)
-    return hashed[encoded.indices.to_numpy()] if len(texts) else hashed
+    distinct = encoded.dictionary
+    if not len(distinct):
+        return np.zeros(len(texts), np.int64)
+    integers = pc.match_substring_regex(distinct, _INTEGER).to_numpy(zero_copy_only=False)
+    hashed = np.empty(len(distinct), np.int64)
+    if integers.any():
+        hashed[integers] = _integers_or_hashes(distinct if integers.all() else distinct.filter(pa.array(integers)))
+    if not integers.all():
+        others = distinct.filter(pa.array(~integers)) if integers.any() else distinct
+        hashed[~integers] = [hash_text(text) for text in others.to_pylist()]
+    indices = encoded.indices
+    ids: npt.NDArray[np.int64] = hashed[(indices.fill_null(0) if indices.null_count else indices).to_numpy()]
+    return ids
+
+
+def _integers_or_hashes(texts: pa.Array) -> npt.NDArray[np.int64]:
+    """Texts that match `_INTEGER` → their integers, or their hashes if they need more than 64 bits."""
+    if is_bytes(texts.type):
+        texts = texts.cast(pa.large_binary()).cast(pa.large_string())
+    digits = pc.replace_substring(texts, ".0", "")
+    try:
+        integers: npt.NDArray[np.int64] = digits.cast(pa.int64()).to_numpy()
+    except pa.ArrowInvalid:
+        pairs = zip(texts.to_pylist(), map(int, digits.to_pylist()), strict=True)
+        return np.array([number if -(2**63) <= number < 2**63 else hash_text(text) for text, number in pairs], np.int64)
+    return integers
 
 
 def mix(values: Unsigned) -> Unsigned:

@@ -15,13 +15,14 @@ from recap.config.features import FeaturesConfig
 from recap.config.histories import HistoryColumns, NumberEvents
 from recap.data.encoding.assets import Assets
 from recap.data.encoding.codes import arrow_type, codes_of
-from recap.data.encoding.columns import as_one_array, is_list, is_number, rows_where
+from recap.data.encoding.columns import as_one_array, rows_where
+from recap.data.encoding.kinds import decoded, is_list, is_number
 from recap.data.formats.location import Location
 
 Integers = npt.NDArray[np.int64]
 
 
-def event_types(name: str, features: FeaturesConfig, assets: Assets) -> Iterator[tuple[str, pa.DataType | None]]:
+def event_types(name: str, features: FeaturesConfig, assets: Assets) -> Iterator[tuple[str, pa.DataType]]:
     """The columns of a history, each with the type of its values in formats that do not store types."""
     history = features.histories[name]
     yield history.ids.column, _type_of(features, assets, f"{name}/ids", history.ids)
@@ -32,7 +33,7 @@ def event_types(name: str, features: FeaturesConfig, assets: Assets) -> Iterator
             yield attribute.column, _type_of(features, assets, f"{name}/attributes/{key}", attribute)
 
 
-def _type_of(features: FeaturesConfig, assets: Assets, name: str, column: SharedCodes) -> pa.DataType | None:
+def _type_of(features: FeaturesConfig, assets: Assets, name: str, column: SharedCodes) -> pa.DataType:
     table = features.table_of(name, column)
     return arrow_type(features.code_spaces[table], assets.get(table))
 
@@ -54,8 +55,6 @@ def encode_history(
         table_name = features.table_of(key, coded)
         space = features.code_spaces[table_name]
         values = events.values(lists)
-        if pa.types.is_null(values.type):  # lists without values have no type to check
-            return events.padded(np.zeros((len(values), space.codes), np.int64))
         return events.padded(codes_of(values, space, assets.get(table_name), column, location, events.rows))
 
     encoded = {
@@ -88,9 +87,7 @@ class _RetainedEvents:
 
     def values(self, lists: pa.Array) -> pa.Array:
         """The values of the retained events, [events]."""
-        values = lists.flatten()  # without values under null rows
-        if pa.types.is_dictionary(values.type):
-            values = values.dictionary_decode()
+        values = decoded(lists.flatten())  # without values under null rows
         return values if self.all else values.take(pa.array(self.indices))
 
     def padded(self, values: npt.NDArray[Any]) -> Tensor:
@@ -102,7 +99,7 @@ class _RetainedEvents:
 
 def _lists(table: pa.Table, name: str, location: Location) -> pa.Array:
     """The lists of a column, of any lengths."""
-    array = as_one_array(table.column(name))
+    array = decoded(as_one_array(table.column(name)))
     if pa.types.is_null(array.type):
         return pa.nulls(len(array), pa.list_(pa.null()))
     if not is_list(array.type):

@@ -15,14 +15,13 @@ from recap.config.loss import RegressionConfig
 from recap.config.recap import JobMode, RecapConfig
 from recap.data.encoding.columns import (
     Floats,
-    as_text,
     check_zero_or_one,
     milliseconds,
     numbers_of,
     rows_where,
     values_of,
 )
-from recap.data.encoding.hashing import hash_texts
+from recap.data.encoding.hashing import ids_of
 from recap.data.formats.location import Location
 
 
@@ -69,7 +68,8 @@ class LabelEncoder:
     @property
     def types(self) -> dict[str, pa.DataType]:
         """Column → the type to read it as, in formats that do not store types."""
-        return {self._column(task): pa.float64() for task in self.labels} | {name: pa.int64() for name in self._times}
+        types = {self._column(task): pa.float64() for task in self.labels} | {name: pa.int64() for name in self._times}
+        return types if self.user is None else types | {self.user: pa.string()}
 
     def _column(self, task: str) -> str:
         return self.labels[task].column or task
@@ -133,21 +133,14 @@ class LabelEncoder:
         return weights
 
     def encode_users(self, table: pa.Table, location: Location) -> Tensor | None:
-        """[B] int64: integer ids unchanged, strings hashed; None without a user column. Raises DataError."""
+        """[B] int64, equal for equal ids, as in `ids_of`; None without a user column. Raises DataError."""
         if self.user is None:
             return None
         values, _ = values_of(table, self.user, 1, location)
         if values.null_count:
             nulls = values.is_null().to_numpy(zero_copy_only=False)
             raise location.error(self.user, "is null; every row needs a user", rows_where(nulls))
-        values = as_text(values, self.user, location)
-        if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
-            users = hash_texts(values)
-        elif pa.types.is_integer(values.type):
-            users = values.to_numpy(zero_copy_only=False).astype(np.int64)
-        else:
-            raise location.error(self.user, f"holds {values.type}, expected integers or strings")
-        return torch.from_numpy(users)
+        return torch.tensor(ids_of(values, self.user, location))  # a copy, since Arrow's memory is read-only
 
 
 def _check_numbers(values: Floats, objective: RegressionConfig, column: str, location: Location) -> None:

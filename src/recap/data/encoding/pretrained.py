@@ -11,7 +11,8 @@ from recap.config.data import ParquetConfig
 from recap.config.discrete import CodeSpace
 from recap.config.model import PretrainedConfig
 from recap.data.encoding.codes import codes_of
-from recap.data.encoding.columns import is_number, rows_where, values_of
+from recap.data.encoding.columns import rows_where, values_of
+from recap.data.encoding.kinds import is_number
 from recap.data.formats.files import find_files
 from recap.data.formats.location import Location
 from recap.data.formats.tables import TableFiles
@@ -40,7 +41,7 @@ def pretrained_rows(
         paths = find_files([config.path])
     except DataError as error:
         raise DataError(f"{error}; see model.embeddings.{table}.pretrained") from None
-    files = TableFiles(paths, ParquetConfig(inputs=[config.path]))
+    files = TableFiles(dict.fromkeys(paths, ParquetConfig(inputs=[config.path])))
     seen = np.zeros(size + 1, bool)
     for file, tables in files.tables_by_file([config.id, config.vector]):
         names = files.schema(file).names
