@@ -172,10 +172,34 @@ def test_the_same_feed_is_kept_and_another_is_overwritten_only_on_request(tmp_pa
     assert simulate(tmp_path, **sizes, seed=1, overwrite=True)  # type: ignore[arg-type]
 
 
-def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(InputError, match=r"holds other files \(thesis.txt"):
-        simulate(tmp_path, rows=500, validation_rows=100)
+@pytest.mark.parametrize("name", ["thesis.txt", "train/part-00000.parquet", "validation/mine.parquet", "truth.json"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_files_that_are_not_of_a_feed_are_kept(tmp_path: Path, name: str, overwrite: bool) -> None:
+    mine = tmp_path / name
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_text("{}")
+    with pytest.raises(InputError, match=rf"holds other files \({name}"):
+        simulate(tmp_path, rows=500, validation_rows=100, overwrite=overwrite)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [mine]
+
+
+def test_overwriting_a_feed_keeps_files_beside_it_and_refuses_files_among_its_own(tmp_path: Path) -> None:
+    sizes = {"validation_rows": 100, "embedding_size": 8, "overwrite": True}
+    assert simulate(tmp_path, rows=150_000, **sizes)  # type: ignore[arg-type]
+    (tmp_path / "ranker.yaml").write_text("mine")
+    assert simulate(tmp_path, rows=500, **sizes)  # type: ignore[arg-type]
+    assert (tmp_path / "ranker.yaml").read_text() == "mine"
+    assert [file.name for file in (tmp_path / "train").iterdir()] == ["part-00000.parquet"]
+    (tmp_path / "train" / "mine.parquet").write_text("mine")
+    with pytest.raises(InputError, match=r"holds other files \(train/mine.parquet"):
+        simulate(tmp_path, rows=600, **sizes)  # type: ignore[arg-type]
+
+
+def test_an_output_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for output in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(InputError, match=r"--output: .*file is not a folder; choose another --output"):
+            simulate(output, rows=500, validation_rows=100)
 
 
 def test_an_interrupted_write_leaves_no_file_and_can_be_repeated(
@@ -189,7 +213,7 @@ def test_an_interrupted_write_leaves_no_file_and_can_be_repeated(
         patched.setattr(pq.ParquetWriter, "write_table", fail)
         with pytest.raises(KeyboardInterrupt):
             simulate(tmp_path, **sizes)  # type: ignore[arg-type]
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["unfinished.json"]
     assert simulate(tmp_path, **sizes)  # type: ignore[arg-type]
 
 

@@ -1,8 +1,8 @@
 """Writes the simulated feed: training and validation data, the vocabulary, and the true probabilities."""
 
 import json
-import shutil
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +10,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recap.data.simulate.world import BLOCK_MS, BLOCK_ROWS, LANGUAGES, START_MS, TASKS, World
+from recap.data.tools.outputs import check_folder
 from recap.errors import InputError
-from recap.storage import atomic_write
+from recap.storage import atomic_write, replace_text, writing
 
 BLOCKS_PER_FILE = 4
 TRUTH = "truth.json"
+VOCABULARY = "languages.parquet"
+UNFINISHED = "unfinished.json"
+"""Marks a folder in which a feed is being written."""
+MADE_OF = "made_of"
+_OWN_FILES = re.compile(
+    rf"(truth/)?(train|validation)/part-\d{{5,}}\.parquet(\.unfinished)?|({TRUTH}|{VOCABULARY})(\.unfinished)?"
+)
+_FOLDERS = ("train/", "validation/", "truth/")
 _BINS = 1 << 16
 
 
@@ -34,7 +43,8 @@ def simulate(
     `train/` and `validation/` hold Parquet files; `truth/` the true probability of each label, row by row;
     `languages.parquet` the vocabulary; and `truth.json`, written last, the metrics of the true probabilities on the
     validation rows. `downsample`: task → probability with which its negatives stay in `train/`. Memory does not grow
-    with `rows`. Raises InputError for invalid arguments, and without `overwrite` if `output` holds another feed.
+    with `rows`. Raises InputError for invalid arguments, if `output` holds files that are not of a feed, and without
+    `overwrite` if it holds another feed; RunError if a file cannot be written.
     """
     downsample = dict(downsample or {})
     _check(rows, validation_rows, embedding_size, downsample)
@@ -45,18 +55,17 @@ def simulate(
         "embedding_size": embedding_size,
         "downsample": downsample,
     }
-    if _is_complete(output, made_of, overwrite):
+    if _is_complete(output, made_of, overwrite=overwrite):
         return False
-    for name in ("train", "validation", "truth", TRUTH):
-        _remove(output / name)
+    _start(output, made_of)
     world = World(seed, embedding_size)
     validation_start = START_MS + -(-rows // BLOCK_ROWS) * BLOCK_MS
     _write_split(world, output, "train", rows, START_MS, downsample, after_rows)
     metrics = _write_split(world, output, "validation", validation_rows, validation_start, {}, after_rows)
-    pq.write_table(pa.table({"value": list(LANGUAGES)}), output / "languages.parquet")
-    truth = {"made_of": made_of, "validation": metrics}
-    with atomic_write(output / TRUTH) as temporary:
-        temporary.write_text(json.dumps(truth, indent=1) + "\n")
+    with writing(output / VOCABULARY) as file, atomic_write(file) as temporary:
+        pq.write_table(pa.table({"value": list(LANGUAGES)}), temporary)
+    replace_text(output / TRUTH, json.dumps({MADE_OF: made_of, "validation": metrics}, indent=1) + "\n")
+    (output / UNFINISHED).unlink()
     return True
 
 
@@ -72,19 +81,54 @@ def _check(rows: int, validation_rows: int, embedding_size: int, downsample: Map
             raise InputError(f"downsample: the rate of {task} must be in (0, 1], found {rate:g}")
 
 
-def _is_complete(output: Path, made_of: dict[str, object], overwrite: bool) -> bool:
-    """Whether `output` holds the complete feed of arguments `made_of`. Raises InputError if it holds anything else."""
-    truth = output / TRUTH
-    if truth.exists() and not overwrite:
-        present = json.loads(truth.read_text())["made_of"]
+def _is_complete(output: Path, made_of: Mapping[str, object], *, overwrite: bool) -> bool:
+    """Whether `output` holds the complete feed of arguments `made_of`.
+
+    Raises InputError if it holds another feed, or files that the feed would replace or be mixed with.
+    """
+    check_folder(output)
+    if not output.exists():
+        return False
+    present, unfinished = _made_of(output / TRUTH), (output / UNFINISHED).exists()
+    if present is not None and not unfinished and not overwrite:
         if present == made_of:
             return True
         raise InputError(f"{output}: holds another feed ({present}); add --overwrite, or choose another folder")
-    # An unfinished feed has folders but no truth.json; other files may belong to the user.
-    others = [path.name for path in output.glob("*") if path.name not in ("train", "validation", "truth", TRUTH)]
-    if not truth.exists() and others and others != ["languages.parquet"] and not overwrite:
-        raise InputError(f"{output}: holds other files ({others[0]}, …); choose an empty or a new folder")
+    is_feed = present is not None or unfinished
+    for name in sorted(str(file.relative_to(output)) for file in _files(output)):
+        if not is_feed or (name.startswith(_FOLDERS) and not _OWN_FILES.fullmatch(name)):
+            raise InputError(f"{output}: holds other files ({name}, …); choose an empty or a new folder")
     return False
+
+
+def _made_of(truth: Path) -> object:
+    """The arguments of the feed with this `truth.json`; None if the file is missing or something else."""
+    try:
+        content = json.loads(truth.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content.get(MADE_OF) if isinstance(content, dict) else None
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Everything below a folder that is not a folder; links to folders are not followed."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            yield from _files(path)
+        else:
+            yield path
+
+
+def _start(output: Path, made_of: Mapping[str, object]) -> None:
+    """Mark `output` as an unfinished feed, then delete the files of the feed before. Raises InputError, RunError."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--output: cannot create {output} ({error.strerror}); choose another") from None
+    replace_text(output / UNFINISHED, json.dumps({MADE_OF: made_of}) + "\n")
+    for file in [file for file in _files(output) if _OWN_FILES.fullmatch(str(file.relative_to(output)))]:
+        with writing(file):
+            file.unlink()
 
 
 def _write_split(
@@ -112,9 +156,10 @@ def _write_split(
             after_rows(size)
         name = f"part-{first // BLOCKS_PER_FILE:05d}.parquet"
         for index, folder in enumerate((output / split, output / "truth" / split)):
-            folder.mkdir(parents=True, exist_ok=True)
-            with atomic_write(folder / name) as temporary:
-                _write_tables([pair[index] for pair in tables], temporary)
+            with writing(folder / name) as file:
+                folder.mkdir(parents=True, exist_ok=True)
+                with atomic_write(file) as temporary:
+                    _write_tables([pair[index] for pair in tables], temporary)
     return {task: metric.result() for task, metric in metrics.items()}
 
 
@@ -130,13 +175,6 @@ def _write_tables(tables: list[pa.Table], path: Path) -> None:
     with pq.ParquetWriter(path, tables[0].schema, compression="zstd", compression_level=1) as writer:
         for table in tables:
             writer.write_table(table)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 class _TruthMetrics:
