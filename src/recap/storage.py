@@ -9,7 +9,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from itertools import count
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from recap.errors import CheckpointError, RunError
+from recap.errors import CheckpointError, InputError, RunError
 
 MANIFEST = "manifest.json"
 _UNFINISHED = ".unfinished"
@@ -136,6 +136,24 @@ def replace_text(path: Path, text: str) -> None:
     """Replace the content of a text file atomically. Raises RunError, which names `path`."""
     with writing(path), atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def check_not_an_input(outputs: Iterable[Path], files: Iterable[str | Path]) -> None:
+    """Raise InputError if one of `outputs` is one of the input `files`, also through a link or another path."""
+    inputs = {identity: file for file in files if (identity := _identity(file)) is not None}
+    for output in outputs:
+        identity = _identity(output)
+        if identity in inputs:
+            raise InputError(f"{inputs[identity]}: would be overwritten by its own output; choose another --output")
+
+
+def _identity(file: str | Path) -> tuple[int, int] | None:
+    """Device and inode of a local file; None if there is no such file, as for a URL."""
+    try:
+        status = os.stat(file)
+    except (OSError, ValueError):  # ValueError: a name with a NUL
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _beside(path: Path, suffix: str) -> Path:

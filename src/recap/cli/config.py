@@ -1,6 +1,7 @@
 """`recap config`: write, check, show and compare configurations without running them."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -91,11 +92,13 @@ def new(
     if not from_data:
         _write(starter(), output, overwrite=overwrite)
         return
+    from recap.data.formats.files import find_files
     from recap.data.tools.guess import guess_columns
 
     inputs = [*from_data, *(files or [])]
     guess = guess_columns(inputs, schema_file)
-    _write(starter(guess.columns, guess.source, guess.rows, guess.sampled), output, overwrite=overwrite)
+    text = starter(guess.columns, guess.source, guess.rows, guess.sampled)
+    _write(text, output, find_files(inputs), overwrite=overwrite)
 
 
 @app.command("import")
@@ -113,7 +116,7 @@ def import_(
     from recap.published.convert.config import import_config
 
     imported = import_config(str(file))
-    _write(imported.text, output, overwrite=overwrite)
+    _write(imported.text, output, [file], overwrite=overwrite)
     print_remarks(imported.remarks)
 
 
@@ -125,8 +128,8 @@ def schema(output: Output = None, overwrite: Overwrite = False) -> None:
     _write(schema_text(), output, overwrite=overwrite)
 
 
-def _write(text: str, output: Path | None, *, overwrite: bool) -> None:
-    """Write `text` to a file, atomically, or to standard output. Raises InputError."""
+def _write(text: str, output: Path | None, inputs: Sequence[str | Path] = (), *, overwrite: bool) -> None:
+    """Write `text` to a file, atomically, or to standard output. Raises InputError, also if the file is an input."""
     from recap.errors import InputError
     from recap.storage import atomic_write
 
@@ -134,7 +137,7 @@ def _write(text: str, output: Path | None, *, overwrite: bool) -> None:
         print(text, end="")
         return
     try:
-        check_output(output, overwrite=overwrite)
+        check_output(output, inputs, overwrite=overwrite)
         output.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(output) as temporary:
             temporary.write_text(text, encoding="utf-8")

@@ -134,9 +134,10 @@ def vocabulary(
     The most frequent string comes first; the string in row k has code k + 1.
     """
     from recap.cli.console import Console
+    from recap.data.formats.files import find_files
     from recap.data.tools.vocabulary import count_values, write_table
 
-    check_output(output, overwrite=overwrite)
+    check_output(output, find_files(inputs), overwrite=overwrite)
     console = Console()
     with console.counting("rows counted") as count:
         table = count_values(inputs, column, schema, min_count=min_count, after_rows=count)
@@ -158,11 +159,12 @@ def analysis(
     """
     from recap.cli.console import Console
     from recap.config.file.load import load_config
+    from recap.data.formats.files import find_files
     from recap.data.tools.analysis import analyse
     from recap.data.tools.vocabulary import write_table
 
-    check_output(output, overwrite=overwrite)
     loaded = load_config(config, overrides or [], set_files or [])
+    check_output(output, [config, *find_files(loaded.train_data.source.inputs)], overwrite=overwrite)
     console = Console()
     with console.counting("rows analysed") as count:
         table = analyse(loaded, count)

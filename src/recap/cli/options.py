@@ -1,5 +1,6 @@
 """Arguments and options that several commands share."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -71,9 +72,12 @@ def config_file(source: Path) -> Path:
     return file
 
 
-def check_output(file: Path, *, overwrite: bool) -> None:
-    """Raise InputError unless `file` can be written: it does not exist, or is a file that may be replaced."""
+def check_output(file: Path, inputs: Sequence[str | Path] = (), *, overwrite: bool) -> None:
+    """Raise InputError unless `file` can be written: it does not exist, or may be replaced and is none of `inputs`."""
+    from recap.storage import check_not_an_input
+
     if file.exists() and not file.is_file():
         raise InputError(f"--output: {file} exists and is not a regular file; choose another --output")
+    check_not_an_input([file], inputs)
     if file.exists() and not overwrite:
         raise InputError(f"--output: {file} already exists; add --overwrite to replace it")

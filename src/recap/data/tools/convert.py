@@ -12,9 +12,9 @@ from recap.data.formats.format import Chunk, list_chunks
 from recap.data.formats.packed import Survey, can_pack, pack, pack_field
 from recap.data.formats.tables import TableFiles
 from recap.data.formats.writers import open_writer, tfrecord_schema
-from recap.data.tools.outputs import check_not_an_input, output_files
+from recap.data.tools.outputs import output_files
 from recap.errors import DataError, InputError
-from recap.storage import atomic_write, writing
+from recap.storage import atomic_write, check_not_an_input, writing
 
 ENDINGS: dict[SourceKind, str] = {
     "parquet": ".parquet",

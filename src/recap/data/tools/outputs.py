@@ -1,14 +1,14 @@
 """The files that a command writes for its input files: all different, and none of them an input."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from recap.config.file.load import STORED
 from recap.data.formats.files import relative_names
 from recap.data.formats.open import stem
 from recap.errors import InputError
-from recap.storage import MANIFEST
+from recap.storage import MANIFEST, check_not_an_input
 
 
 def output_files(files: Sequence[str], folder: Path, extension: str) -> dict[str, Path]:
@@ -47,21 +47,3 @@ def check_folder(folder: Path) -> None:
             raise InputError(
                 f"--output: {folder} is in the model directory {path}, which must not change; choose another --output"
             )
-
-
-def check_not_an_input(outputs: Iterable[Path], files: Iterable[str]) -> None:
-    """Raise InputError if one of `outputs` is one of the input `files`, also through a link or another path."""
-    inputs = {identity: file for file in files if (identity := _identity(file)) is not None}
-    for output in outputs:
-        identity = _identity(output)
-        if identity in inputs:
-            raise InputError(f"{inputs[identity]}: would be overwritten by its own output; choose another --output")
-
-
-def _identity(file: str | Path) -> tuple[int, int] | None:
-    """Device and inode of a local file; None if there is no such file, as for a URL."""
-    try:
-        status = os.stat(file)
-    except (OSError, ValueError):  # ValueError: a name with a NUL
-        return None
-    return status.st_dev, status.st_ino
