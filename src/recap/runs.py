@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -96,10 +97,13 @@ class Run:
 
     @property
     def checkpoints(self) -> dict[int, Path]:
-        """Step → checkpoint, in ascending order."""
-        folders = (path for path in self.checkpoints_folder.glob("step_*") if path.is_dir())
-        steps = {path.name.removeprefix("step_"): path for path in folders}
-        return {int(step): steps[step] for step in sorted(filter(str.isdigit, steps), key=int)}
+        """Step → checkpoint, in ascending order. Folders with other names are ignored."""
+        steps = {}
+        for path in self.checkpoints_folder.glob("step_*"):
+            match = re.fullmatch(r"step_([0-9]{8,18})", path.name)
+            if match is not None and path == self.checkpoint_path(int(match[1])) and path.is_dir():
+                steps[int(match[1])] = path
+        return dict(sorted(steps.items()))
 
     @property
     def latest(self) -> Path | None:
@@ -204,7 +208,9 @@ def find_model_directory(path: Path, step: Step | None = None) -> Path:
     if not path.is_dir():
         raise CheckpointError(f"{path}: no such folder; expected a run (its training.save_dir) or a model directory")
     if not (path / MANIFEST).exists():
-        return Run(path).checkpoint(step)
+        run = Run(path)
+        inside = Run(path.parent)
+        return (inside if path == inside.checkpoints_folder and inside.checkpoints else run).checkpoint(step)
     if step is not None:
         raise CheckpointError(f"{path}: a model directory has no step {step}; use the folder of the run")
     return path

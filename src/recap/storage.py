@@ -9,8 +9,10 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+import stat
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from hashlib import sha256
 from itertools import count
 from pathlib import Path
@@ -20,6 +22,10 @@ from safetensors import SafetensorError
 from recap.errors import CheckpointError, InputError, RunError
 
 MANIFEST = "manifest.json"
+FORMAT = 2
+"""Version of the directories that this recap writes. In 1, which its manifest does not state, ids that are decimal
+digits were hashed as text."""
+_MAX_MANIFEST_BYTES = 1 << 24
 _UNFINISHED = ".unfinished"
 """Suffix of a file or directory that is being written, or a directory that is being deleted."""
 _REPLACED = ".replaced"
@@ -45,7 +51,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         files = sorted(file for file in temporary.rglob("*") if file.is_file())
         listed = {file.relative_to(temporary).as_posix(): _digest(file) for file in files}
         with writing(temporary / MANIFEST) as manifest:
-            manifest.write_text(json.dumps({"sha256": listed}, indent=1) + "\n")
+            manifest.write_text(json.dumps({"format": FORMAT, "sha256": listed}, indent=1) + "\n")
         folders = [folder for folder in temporary.rglob("*") if folder.is_dir()]
         for entry in [*files, temporary / MANIFEST, *folders, temporary]:
             _sync(entry)
@@ -96,24 +102,71 @@ def clear_leftovers(parent: Path) -> None:
         shutil.rmtree(unfinished)
 
 
-def verify(path: Path) -> None:
-    """Raise CheckpointError unless every file in the manifest exists and has its sha256."""
-    try:
-        listed = dict(json.loads((path / MANIFEST).read_text())["sha256"])
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no {MANIFEST}, so this is not a model directory or checkpoint") from None
-    except (OSError, ValueError, KeyError, TypeError):
-        raise CheckpointError(f"{path / MANIFEST}: damaged") from None
-    for name, digest in listed.items():
+@dataclass(frozen=True)
+class Manifest:
+    """What a directory says about itself."""
+
+    format: int
+    """See `FORMAT`."""
+    files: Mapping[str, str]
+    """Path of each file within the directory → its sha256."""
+
+
+def verify(path: Path, *needed: str) -> Manifest:
+    """The manifest of a directory. Raises CheckpointError unless it lists `needed`, and every file has its sha256.
+
+    The directory may come from elsewhere: a path that leaves it is refused. Files that the manifest does not list are
+    not verified, and must not be read.
+    """
+    manifest = read_manifest(path)
+    for name in needed if manifest.format <= FORMAT else ():
+        if name not in manifest.files:
+            raise CheckpointError(f"{path / MANIFEST}: damaged (it does not list {name})")
+    root = os.path.realpath(path)
+    for name, digest in manifest.files.items():
         file = path / name
-        if not file.is_file():
-            raise CheckpointError(f"{file}: missing; the directory is incomplete")
+        if not _is_inside(name) or not Path(os.path.realpath(file)).is_relative_to(root):
+            raise CheckpointError(f"{path / MANIFEST}: lists {name[:60]!r}, which is not in this directory")
+        if not os.path.isfile(file):
+            raise CheckpointError(f"{str(file)[:300]}: missing; the directory is incomplete")
         try:
             actual = _digest(file)
         except OSError as error:
             raise CheckpointError(f"{file}: cannot be read ({error.strerror})") from None
         if actual != digest:
             raise CheckpointError(f"{file}: damaged (its sha256 differs from the manifest)")
+    return manifest
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest of a directory, whose files are not verified. Raises CheckpointError."""
+    file = path / MANIFEST
+    if not os.path.isfile(file):
+        raise CheckpointError(f"{path}: no {MANIFEST}, so this is not a model directory or checkpoint")
+    damaged = CheckpointError(f"{file}: damaged")
+    try:
+        content = json.loads(read_regular(file, _MAX_MANIFEST_BYTES))
+    except (OSError, ValueError, RecursionError):
+        raise damaged from None
+    version = content.get("format", 1) if isinstance(content, dict) else None
+    listed = content.get("sha256") if isinstance(content, dict) else None
+    if type(version) is not int or version < 1 or not isinstance(listed, dict):
+        raise damaged
+    return Manifest(version, listed)
+
+
+def check_format(path: Path, manifest: Manifest) -> None:
+    """Raise CheckpointError if a later recap wrote the directory."""
+    if manifest.format > FORMAT:
+        raise CheckpointError(
+            f"{path}: has format {manifest.format}, of a later recap; this one reads formats up to {FORMAT}. Update "
+            "recap to open it"
+        )
+
+
+def _is_inside(name: str) -> bool:
+    """Whether a relative path in a manifest stays in its directory, on any system."""
+    return bool(name) and not name.startswith("/") and ".." not in name.split("/") and not set("\0\\:") & set(name)
 
 
 @contextmanager
@@ -130,6 +183,31 @@ def atomic_write(path: Path) -> Iterator[Path]:
         with suppress(OSError):
             temporary.unlink()
         raise
+
+
+def regular_status(path: str | Path) -> os.stat_result:
+    """The status of a regular file.
+
+    Raises OSError for a missing file, and for a folder, FIFO, socket or device: reading one may block or never end.
+    """
+    status = os.stat(path)
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(status.st_mode):
+        kinds = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
+        kind = kinds.get(stat.S_IFMT(status.st_mode), "a device")
+        raise OSError(errno.EINVAL, f"is {kind}, not a regular file", str(path))
+    return status
+
+
+def read_regular(path: str | Path, max_bytes: int) -> bytes:
+    """The content of a regular file of at most `max_bytes`. Raises OSError."""
+    regular_status(path)
+    with open(path, "rb") as stream:
+        content = stream.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise OSError(errno.EFBIG, f"holds more than {max_bytes >> 20} MiB", str(path))
+    return content
 
 
 def replace_text(path: Path, text: str) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from recap.config.file.diff import describe_changes, differences
 from recap.config.file.environment import hide
-from recap.config.file.load import dump_config, load_config, resolve, show_config
+from recap.config.file.load import dump_config, load_config, load_stored_beside, resolve, show_config
 from recap.errors import ConfigError
 
 WHOLE = VALID[0].read_text()
@@ -84,13 +84,37 @@ def test_only_a_secret_is_stored_as_its_reference(tmp_path: Path, monkeypatch: p
     assert 'save_dir: "runs/${secret:TEAM}/x"' in stored
     assert "continuous: [age, followers]" in stored
     file.write_text(stored)
-    assert load_config(file, stored=True) == config
-    monkeypatch.delenv("TEAM")
-    without = load_config(file, stored=True)
+    without = load_config(file, stored=True)  # which reads no environment
     assert without.training.save_dir == "runs/${secret:TEAM}/x"
     assert dump_config(without) == stored
+    monkeypatch.delenv("TEAM")
     with pytest.raises(ConfigError, match="the environment variable 'TEAM' is not set"):
         load_config(file)
+
+
+def test_a_stored_configuration_is_text_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKEN", "hunter2")
+    file = tmp_path / "ranker.yaml"
+    for text in ("${TOKEN}", "${secret:TOKEN}", "a$${TOKEN}", "${", "$", "${TOKEN:-x}"):
+        file.write_text(WHOLE.replace("runs/whole", json.dumps(text)))
+        stored = load_config(file, stored=True)
+        assert stored.training.save_dir == text.replace("$${", "${")
+        file.write_text(dump_config(stored))
+        assert load_config(file, stored=True) == stored
+    file.write_text(WHOLE.replace("runs/whole", '"a$${TOKEN}"'))
+    assert load_config(file, ["training.save_dir=${TOKEN}"], stored=True).training.save_dir == "hunter2"
+    (tmp_path / "whole.yaml").write_text(WHOLE)
+    file.write_text("base: whole.yaml\n")
+    with pytest.raises(ConfigError, match="base: 'base' is unknown"):
+        load_config(file, stored=True)
+
+
+def test_the_secret_name_of_a_column_is_stored_as_its_reference(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMN", "followers")
+    stored = load(tmp_path, "name: followers, length: 1", 'name: "${secret:COLUMN}"')
+    assert 'continuous: [age, "${secret:COLUMN}"]' in stored
 
 
 def test_a_secret_number_stays_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,7 +127,7 @@ def test_a_secret_number_stays_secret(tmp_path: Path, monkeypatch: pytest.Monkey
         assert "4711" not in text
         assert 'seed: "${secret:SECRET_SEED}"' in text
     file.write_text(dump_config(config))
-    assert load_config(file, stored=True) == config
+    assert load_stored_beside(file, config) == config
     assert describe_changes(differences(load_config(VALID[0]), config)) == [
         'training.seed: 7 → "${secret:SECRET_SEED}"'
     ]

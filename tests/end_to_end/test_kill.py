@@ -84,7 +84,7 @@ def test_a_run_killed_at_every_stage_of_a_checkpoint_ends_bit_for_bit_equal(fold
         "SIGKILL open .unfinished/config.yaml",
         "SIGKILL open .unfinished/state.json",
         "SIGKILL open .unfinished/manifest.json",
-        "SIGKILL sync .unfinished/assets/language.parquet",
+        "SIGKILL sync .unfinished/assets/language-a4ef304ba42a200b.parquet",
         "SIGKILL sync .unfinished/weights.safetensors",
         "SIGKILL sync .unfinished/optimizer.safetensors",
         "SIGKILL sync .unfinished/state.json",

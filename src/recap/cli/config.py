@@ -59,7 +59,7 @@ def diff(
     from recap.config.file.diff import describe_changes, differences
     from recap.config.file.load import load_config
 
-    old, new = (load_config(config_file(path), stored=True) for path in (before, after))
+    old, new = (load_config(config_file(path), stored=path.is_dir()) for path in (before, after))
     for line in describe_changes(differences(old, new)):
         print(line)
 
@@ -76,13 +76,38 @@ def new(
             "--from-data", metavar="FILE", help="Data file, or a glob, whose columns become features and labels."
         ),
     ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--label",
+            metavar="COLUMN[:KIND]",
+            help="Label column, in addition to those named like an engagement. KIND: binary (0 or 1; default), "
+            "regression (a number), or at_least=NUMBER (1 from that number on). May be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    user: Annotated[str | None, typer.Option(metavar="COLUMN", help="User column; default: by name.")] = None,
+    item: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Item column, copied to the predictions; default: by name.")
+    ] = None,
+    time: Annotated[str | None, typer.Option(metavar="COLUMN", help="Time column; default: by name and type.")] = None,
+    validation: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILES|last-day|SHARE",
+            help="Validation data: other files, or the latest rows by time, of the last day or a share such as 0.1. "
+            "Rows are split into two new Parquet files in the folder data beside --output.",
+            show_default=False,
+        ),
+    ] = None,
     schema_file: SchemaFile = None,
     output: Output = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Write a commented configuration to start from.
 
-    With data files, guesses the role of each column, and explains the guess in a comment.
+    With data files, guesses the role of each column, and explains the guess in a comment. With --output, strings of
+    few values get vocabularies, written to the folder vocabularies beside it; all others are hashed.
     """
     from recap.config.file.starter import starter
     from recap.errors import InputError
@@ -90,15 +115,27 @@ def new(
     if files and not from_data:
         raise InputError(f"unexpected argument {files[0]!r}; for data files, write --from-data {' '.join(files)}")
     if not from_data:
+        needs_data = {"--label": label, "--user": user, "--item": item, "--time": time, "--validation": validation}
+        if unused := [option for option, value in needs_data.items() if value is not None]:
+            raise InputError(f"{unused[0]} needs data; add --from-data FILES")
         _write(starter(), output, overwrite=overwrite)
         return
-    from recap.data.formats.files import find_files
-    from recap.data.tools.guess import guess_columns
+    from recap.data.tools.guess.options import StatedColumns, StatedLabel
+    from recap.data.tools.guess.starter import start_from_data
 
-    inputs = [*from_data, *(files or [])]
-    guess = guess_columns(inputs, schema_file)
-    text = starter(guess.columns, guess.source, guess.rows, guess.sampled)
-    _write(text, output, find_files(inputs), overwrite=overwrite)
+    stated = StatedColumns([StatedLabel.parse(text) for text in label or []], user, item, time)
+    if output is not None:
+        check_output(output, overwrite=overwrite)
+    text = start_from_data(
+        [*from_data, *(files or [])],
+        schema_file,
+        stated=stated,
+        validation=validation,
+        output=output,
+        overwrite=overwrite,
+        say=lambda line: print(line, file=sys.stderr),
+    )
+    _write(text, output, overwrite=overwrite)
 
 
 @app.command("import")

@@ -4,17 +4,23 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from recap.config.base import dotted
+from recap.config.file.load import unread_secrets
 from recap.config.recap import JobMode, RecapConfig
+from recap.data.coverage import check_known, describe, too_unknown
 from recap.data.encoding.assets import Assets
 from recap.data.open import check_caches_fit, open_stream
+from recap.data.sample import sampled_coverage
 from recap.data.stream.batch_stream import BatchStream
 from recap.errors import ConfigError
 from recap.evaluation.evaluate import evaluate
 from recap.evaluation.observers.conflicts import conflicts, measures_conflicts
+from recap.evaluation.observers.coverage import UnknownValues
 from recap.evaluation.observers.gates import GateMeans
 from recap.evaluation.observers.metrics import Metrics
 from recap.evaluation.observers.observer import Observer
 from recap.evaluation.observers.strata import Strata
+from recap.evaluation.remarks import remarks
 from recap.evaluation.result import EvaluationReport, SplitResult
 from recap.model.directory import open_model
 from recap.model.scorer import Scorer
@@ -25,11 +31,17 @@ from recap.text import suggest
 
 
 def check_splits(config: RecapConfig, split: str | None) -> None:
-    """Raise ConfigError if `config` has no validation sets, or none named `split`."""
+    """Raise ConfigError if `config` has no validation sets, none named `split`, or ones with secrets of a run."""
     if split is not None and split not in config.validation_data:
         raise ConfigError(f"split: unknown split {split!r}. {suggest(split, list(config.validation_data))}")
     if not config.validation_data:
         raise ConfigError("validation_data: is empty; add a data set to evaluate on")
+    for path in unread_secrets(config):
+        if path[0] == "validation_data" and split in (None, path[1]):
+            raise ConfigError(
+                f"{dotted(path)}: is a secret of the run, whose stored configuration reads no environment; evaluate "
+                "with the configuration file that it was trained with"
+            )
 
 
 def evaluation_config(asked: RecapConfig, trained: RecapConfig, folder: Path) -> RecapConfig:
@@ -38,8 +50,10 @@ def evaluation_config(asked: RecapConfig, trained: RecapConfig, folder: Path) ->
     Raises ConfigError if they do not fit together.
     """
     reports = asked.model_dump(include={"training", "validation_data", "which_metrics", "metrics", "strata"})
+    values = trained.model_dump() | reports
+    values["features"]["max_unknown"] = asked.features.max_unknown
     try:
-        return RecapConfig.model_validate(trained.model_dump() | reports)
+        return RecapConfig.model_validate(values)
     except ValidationError as error:
         problems = "; ".join(str(item["msg"]) for item in error.errors())
         raise ConfigError(f"{folder}: the configuration does not fit the model trained there: {problems}") from None
@@ -78,15 +92,36 @@ def evaluate_run(
 def evaluate_split(
     scorer: Scorer, stream: BatchStream, config: RecapConfig, split: str, assets: Assets, runtime: Runtime
 ) -> SplitResult:
-    """Everything that `recap evaluate` measures on one split."""
+    """Everything that `recap evaluate` measures on one split.
+
+    Raises DataError for features with more unknown values than `features.max_unknown`.
+    """
     metrics = Metrics(config, split, runtime.ranks)
     strata = Strata(config, split, assets, runtime.ranks) if config.strata else None
     gates = GateMeans(scorer.ranker, runtime.ranks) if scorer.ranker.sharing.gates else None
-    observers: list[Observer] = [observer for observer in (metrics, strata, gates) if observer is not None]
+    unknown = UnknownValues(stream.source.encoder, runtime.ranks)
+    observers: list[Observer] = [observer for observer in (metrics, strata, gates, unknown) if observer is not None]
     evaluate(scorer, stream, observers, max_batches(config))
+    shares = _unknown_shares(unknown, stream, config.features.max_unknown, split)
+    task_metrics = metrics.result()
+    for _, text in remarks(split, task_metrics):
+        stream.say(text)
     return SplitResult(
-        metrics.result(),
+        task_metrics,
         strata.result() if strata is not None else {},
         gates.result() if gates is not None else {},
         conflicts(scorer.ranker, stream.restarted(), config, split, runtime) if measures_conflicts(config) else {},
+        shares,
     )
+
+
+def _unknown_shares(unknown: UnknownValues, stream: BatchStream, limit: float | None, split: str) -> dict[str, float]:
+    """The shares of unknown values, largest first; the most striking ones are shown. Raises DataError above `limit`."""
+    counts = unknown.result()
+    text = describe(counts, unknown.coverage.rows)
+    if text is not None:
+        stream.say(f"{split}: {text}")
+    if too_unknown(counts, limit):
+        check_known(sampled_coverage(stream.source).result() if limit is None else counts, limit, split)
+    shares = {count.feature: count.share for count in counts if count.blank}
+    return dict(sorted(shares.items(), key=lambda item: -item[1]))

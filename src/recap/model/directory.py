@@ -9,24 +9,32 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from recap.config.base import KeyPath, ShapesWeights
+from recap.config.discrete import HashSpace
 from recap.config.featurization import ZScoreLogConfig
 from recap.config.file.diff import describe_changes, differences
 from recap.config.file.keys import is_below_mark
 from recap.config.file.load import STORED, dump_config, load_config
 from recap.config.recap import RecapConfig
 from recap.data.encoding.analysis import load_analysis
-from recap.data.encoding.assets import Assets, asset_path, load_assets, save_asset
+from recap.data.encoding.assets import Assets, asset_path, load_assets, save_asset, saved_assets
 from recap.errors import CheckpointError, ConfigError
 from recap.model.inputs.featurization import ZScoreLog
 from recap.model.inputs.tables import load_pretrained
 from recap.model.ranker import Ranker
-from recap.storage import MANIFEST, verify, writing
+from recap.storage import MANIFEST, Manifest, check_format, verify, writing
 
 WEIGHTS = "weights.safetensors"
+MODEL_FILES = (STORED, WEIGHTS)
+"""The files that every model directory has."""
+_DTYPES = {"F32": torch.float32, "F64": torch.float64, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64}
+"""Name in safetensors files → type; of these only float32 and int64 are written."""
+_SAME_HASHES = 2
+"""The first format whose models hash ids as this recap does."""
 
 
 @dataclass(frozen=True)
@@ -68,27 +76,62 @@ def write_model(folder: Path, config: RecapConfig, assets: Assets, weights: Mapp
 def open_model(folder: Path, overrides: Sequence[str] = (), set_files: Sequence[str] = ()) -> SavedModel:
     """Verify and open a model directory, with `overrides` and `set_files` merged over its configuration.
 
-    Raises CheckpointError if it is missing or damaged, ConfigError for overrides of anything its weights depend on.
+    It may come from elsewhere: only files that its manifest lists are read, and nothing of the environment. Raises
+    CheckpointError if it is missing or damaged, ConfigError for overrides of anything its weights depend on.
     """
-    verify_model(folder)
-    config = load_config(folder / STORED, overrides, set_files, stored=True)
-    if overrides or set_files:
-        _refuse_other_weights(differences(load_config(folder / STORED, stored=True), config), folder)
-    assets = load_assets(config.features, folder)
+    config, assets = open_inputs(folder, overrides, set_files)
+    _check_shapes(folder, weight_shapes(config, assets))
     ranker = build_ranker(config, assets)
     load_weights(ranker, folder)
     return SavedModel(config, assets, ranker)
 
 
-def verify_model(folder: Path) -> None:
-    """Raise CheckpointError, which lists the models beside it, unless `folder` is a complete model directory."""
+def open_inputs(
+    folder: Path, overrides: Sequence[str] = (), set_files: Sequence[str] = ()
+) -> tuple[RecapConfig, Assets]:
+    """The configuration and the assets of a model directory, as `open_model`."""
+    manifest = verify_model(folder)
+    trained = load_config(folder / STORED, stored=True)
+    check_hashes(folder, manifest, trained)
+    config = trained
+    if overrides or set_files:
+        config = load_config(folder / STORED, overrides, set_files, stored=True)
+        _refuse_other_weights(differences(trained, config), folder)
+    return config, _saved_assets(folder, manifest, config)
+
+
+def _saved_assets(folder: Path, manifest: Manifest, config: RecapConfig) -> Assets:
+    for name, file in saved_assets(config.features, folder).items():
+        if file.relative_to(folder).as_posix() not in manifest.files:
+            raise CheckpointError(f"{folder / MANIFEST}: does not list the vocabulary or mask of {name[:60]!r}")
+    return load_assets(config.features, folder)
+
+
+def check_hashes(folder: Path, manifest: Manifest, trained: RecapConfig) -> None:
+    """Raise CheckpointError if the model hashes ids and was trained when those were hashed in another way."""
+    hashed = [name for name, space in trained.features.code_spaces.items() if isinstance(space, HashSpace)]
+    if hashed and manifest.format < _SAME_HASHES:
+        raise CheckpointError(
+            f"{folder}: was trained by an earlier recap, which hashed ids that are digits differently; train it again "
+            f"(hashed: {', '.join(hashed)[:60]})"
+        )
+
+
+def verify_model(folder: Path) -> Manifest:
+    """The manifest of a model directory.
+
+    Raises CheckpointError, which lists the models beside it, unless it is a complete model directory.
+    """
     try:
-        verify(folder)
+        manifest = verify(folder, *MODEL_FILES)
     except CheckpointError as error:
         manifests = folder.parent.glob(f"*/{MANIFEST}") if folder.parent.is_dir() else ()
         others = sorted(manifest.parent.name for manifest in manifests if manifest.parent != folder)
+        advice = "use another checkpoint (--step) or model" if others else "use another model"
         known = f"; {folder.parent} also holds {', '.join(others)}" if others else ""
-        raise CheckpointError(f"{error}; use another checkpoint or model{known}") from None
+        raise CheckpointError(f"{error}; {advice}{known}") from None
+    check_format(folder, manifest)
+    return manifest
 
 
 def _refuse_other_weights(changes: Mapping[KeyPath, tuple[Any, Any]], folder: Path) -> None:
@@ -104,17 +147,50 @@ def _refuse_other_weights(changes: Mapping[KeyPath, tuple[Any, Any]], folder: Pa
 
 def load_weights(ranker: Ranker, folder: Path) -> None:
     """Load the weights in `folder` into `ranker`. Raises CheckpointError, which lists the mismatches."""
-    weights = load_file(folder / WEIGHTS)
-    if mismatches := weight_mismatches(weights, ranker.state_dict()):
+    expected = ranker.state_dict()
+    _check_shapes(folder, expected)
+    ranker.load_state_dict(read_weights(folder))
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """The weights in `folder` by name. Raises CheckpointError if they cannot be read or are not finite."""
+    file = folder / WEIGHTS
+    try:
+        weights: dict[str, Tensor] = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{file}: cannot be read ({error})") from None
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and tensor.numel() and not all(map(torch.isfinite, tensor.aminmax())):
+            raise CheckpointError(f"{file}: {name} has values that are NaN or infinite; use another checkpoint")
+    return weights
+
+
+def weight_shapes(config: RecapConfig, assets: Assets) -> dict[str, Tensor]:
+    """The weights of a model by name, as tensors on the meta device, which have a shape and no memory."""
+    with torch.device("meta"):
+        return build_ranker(config, assets).state_dict()
+
+
+def _check_shapes(folder: Path, expected: Mapping[str, Tensor]) -> None:
+    """Raise CheckpointError, which lists the mismatches, unless `folder` holds the `expected` weights. Reads none."""
+    try:
+        with safe_open(folder / WEIGHTS, "pt") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - safe_open is no mapping
+        weights = {
+            name: torch.empty(part.get_shape(), dtype=_DTYPES[part.get_dtype()], device="meta")
+            for name, part in slices.items()
+        }
+    except (OSError, SafetensorError, RuntimeError, KeyError) as error:
+        raise CheckpointError(f"{folder / WEIGHTS}: cannot be read ({error})") from None
+    if mismatches := weight_mismatches(weights, expected):
         raise CheckpointError(
             f"{folder / WEIGHTS}: the weights belong to another model; use the features and model they were trained "
             f"with:\n  {mismatches}"
         )
-    ranker.load_state_dict(weights)
 
 
 def weight_mismatches(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
-    """The weights whose name or shape differs from `expected`, one per line, at most ten; "" if all match."""
+    """The weights whose name, shape or type differs from `expected`, one per line, at most ten; "" if all match."""
     problems = [f"{name} is missing" for name in expected if name not in weights]
     problems += [f"{name} is not in this model" for name in weights if name not in expected]
     problems += [
@@ -122,7 +198,16 @@ def weight_mismatches(weights: Mapping[str, Tensor], expected: Mapping[str, Tens
         for name, tensor in expected.items()
         if name in weights and weights[name].shape != tensor.shape
     ]
+    problems += [
+        f"{name} holds {_dtype(weights[name])}, this model needs {_dtype(tensor)}"
+        for name, tensor in expected.items()
+        if name in weights and weights[name].dtype != tensor.dtype
+    ]
     return "\n  ".join(problems[:10]) + (f"\n  and {len(problems) - 10} more" if len(problems) > 10 else "")
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _shape(tensor: Tensor) -> str:

@@ -15,14 +15,23 @@ from torch import Tensor
 from recap.config.base import FreeOnResume, KeyPath, dotted
 from recap.config.file.diff import describe_changes, differences
 from recap.config.file.keys import is_below_mark
-from recap.config.file.load import STORED, load_config
+from recap.config.file.load import STORED, load_stored_beside
 from recap.config.recap import RecapConfig
 from recap.data.encoding.assets import Assets, load_assets
 from recap.errors import CheckpointError, RunError
-from recap.model.directory import write_model
+from recap.model.directory import MODEL_FILES, check_hashes, write_model
 from recap.reporting import Say
 from recap.runs import STATE, Run
-from recap.storage import atomic_directory, clear_leftovers, remove_directory, set_aside, verify, writing
+from recap.storage import (
+    atomic_directory,
+    check_format,
+    clear_leftovers,
+    read_manifest,
+    remove_directory,
+    set_aside,
+    verify,
+    writing,
+)
 from recap.training.state import TrainState
 
 TOP_LEVEL = ("progress", "log")
@@ -65,16 +74,18 @@ class Checkpoints:
     def latest_valid_step(self, say: Say) -> int | None:
         """The step of the latest valid checkpoint, None without any; sets later, damaged ones aside.
 
-        Deletes what a killed process left. Raises CheckpointError if all are damaged; they are not moved.
+        Deletes what a killed process left. Raises CheckpointError if all are damaged, or a later recap
+        wrote one; then none is moved.
         """
         clear_leftovers(self.run.checkpoints_folder)
         damaged: list[tuple[Path, CheckpointError]] = []
         for step, path in reversed(self.run.checkpoints.items()):
             try:
-                verify(path)
+                manifest = verify(path, *MODEL_FILES, STATE)
             except CheckpointError as error:
                 damaged.append((path, error))
                 continue
+            check_format(path, manifest)
             for bad, problem in damaged:
                 say(f"{problem}; set aside as {set_aside(bad).name}, resuming from {path.name}")
             return step
@@ -120,9 +131,10 @@ class Checkpoints:
         """
         folder = self.run.checkpoint_path(step)
         content = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        listed = read_manifest(folder).files
         for name, part in state.parts.items():
             file = _tensor_file(folder, name)
-            tensors = load_file(file) if file.exists() else {}
+            tensors = load_file(file) if file.name in listed else {}
             values = content if name in TOP_LEVEL else content.get(name, {})
             if tensors or values:
                 try:
@@ -178,7 +190,9 @@ def check_resumable(checkpoint: Path, config: RecapConfig, assets: Assets) -> li
 
     Raises CheckpointError, which lists both kinds, if any change needs a new run.
     """
-    changes = differences(load_config(checkpoint / STORED, stored=True), config)
+    trained = load_stored_beside(checkpoint / STORED, config)
+    check_hashes(checkpoint, read_manifest(checkpoint), trained)
+    changes = differences(trained, config)
     free = {path: change for path, change in changes.items() if _is_free(path)}
     allowed = describe_changes(free)
     refused = describe_changes({path: change for path, change in changes.items() if path not in free})

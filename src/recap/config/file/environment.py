@@ -8,6 +8,8 @@ import getpass
 import json
 import os
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from recap.config.base import KeyPath, dotted
 from recap.config.file.node import Node, scalars
@@ -22,17 +24,32 @@ _SECRETS: dict[str, str] = {}
 """Every printed form of each secret that this process has read → its reference."""
 
 
-def substitute(root: Node, problems: list[Problem], *, stored: bool = False) -> None:
-    """Replace the references in every scalar below `root`, and add unset and malformed ones to `problems`.
+KnownSecrets = Mapping[KeyPath, tuple[str, Any]]
+"""Path of a value that contains a secret → (its reference, its value)."""
 
-    `stored`: for the configuration of a run or model, whose only references are secrets; unset ones stay references.
+
+def keep_text(root: Node, known: KnownSecrets) -> None:
+    """Read the scalars of a stored configuration as text: it may come from elsewhere, so it reads no environment.
+
+    A secret stays a reference, except where `known` has the same reference at its path.
     """
+    for path, node in scalars(root):
+        if isinstance(node.value, str) and "${" in node.value and node.reference is None:
+            node.reference = node.value
+            node.secret = any(match["secret"] for match in _REFERENCE.finditer(node.value))
+            node.value = node.value.replace("$${", "${")
+            if node.secret and path in known and known[path][0] == node.reference:
+                node.value = known[path][1]
+
+
+def substitute(root: Node, problems: list[Problem]) -> None:
+    """Replace the references in every scalar below `root`, and add unset and malformed ones to `problems`."""
     for path, node in scalars(root):
         if not isinstance(node.value, str) or "${" not in node.value or node.reference is not None:
             continue
         wrong: list[str] = []
         raw, references = node.value, list(_REFERENCE.finditer(node.value))
-        values = [_value(reference, wrong, stored=stored) for reference in references]
+        values = [_value(reference, wrong) for reference in references]
         node.value = _replaced(raw, references, values)
         names = [(reference["name"], reference["secret"]) for reference in references if reference["name"]]
         if names:
@@ -49,7 +66,7 @@ def substitute(root: Node, problems: list[Problem], *, stored: bool = False) -> 
         problems += [Problem(node.origin, dotted(path), text) for text in wrong]
 
 
-def _value(match: re.Match[str], wrong: list[str], *, stored: bool) -> str:
+def _value(match: re.Match[str], wrong: list[str]) -> str:
     """The value of a reference; messages about it are added to `wrong`."""
     name, reference = match["name"], match[0]
     if name is None:
@@ -62,8 +79,6 @@ def _value(match: re.Match[str], wrong: list[str], *, stored: bool) -> str:
     value = _variable(name)
     if value is None:
         value = match["default"]
-    if value is None and stored and match["secret"]:
-        return reference
     if value is None:
         hint = f"set it, or write a default: ${{{match['secret'] or ''}{name}:-…}}"
         wrong.append(f"the environment variable {name!r} is not set; {hint}")

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from recap.config.base import KeyPath, dotted
 from recap.config.data import DataConfig
 from recap.config.discrete import SharedCodes, stated_kinds
-from recap.config.file.environment import substitute
+from recap.config.file.environment import KnownSecrets, keep_text, substitute
 from recap.config.file.keys import is_table, models_at
 from recap.config.file.node import Node, node_at
 from recap.config.file.yaml import parse
@@ -28,18 +28,27 @@ _MAX_STEPS = 50
 
 
 def assemble(
-    file: str | Path, overrides: Sequence[str], set_files: Sequence[str], problems: list[Problem], *, stored: bool
+    file: str | Path,
+    overrides: Sequence[str],
+    set_files: Sequence[str],
+    problems: list[Problem],
+    known: KnownSecrets | None = None,
 ) -> Node:
     """All layers of `file` as one tree; mistakes are added to `problems`.
 
-    Raises ConfigError if a file cannot be read.
+    With `known`, `file` is a stored configuration: it has no `base`, and its values are text (see `keep_text`). Raises
+    ConfigError if a file cannot be read.
     """
-    root = _read(str(file), [], problems)
+    if known is None:
+        root = _read(str(file), [], problems)
+    else:
+        root = read_mapping(str(file), problems)
+        keep_text(root, known)
     for argument in set_files:
         root = _merge_file(root, argument, problems)
     for text in overrides:
         _override(root, text, Origin(f"override {text!r}"), problems)
-    substitute(root, problems, stored=stored)
+    substitute(root, problems)
     inherit_train_data(root)
     return root
 
@@ -87,12 +96,14 @@ def inherit_train_data(root: Node) -> None:
             validation.value[name] = merge(base, stated, ("validation_data", name))
 
 
-def read_mapping(file: str, problems: list[Problem], model: type[BaseModel] = RecapConfig) -> Node:
+def read_mapping(
+    file: str, problems: list[Problem], model: type[BaseModel] = RecapConfig, *, yaml_1_1: bool = False
+) -> Node:
     """The mapping of `model`'s sections in a YAML file.
 
     Raises ConfigError, which includes the `problems` so far, if the file cannot be read or contains something else.
     """
-    node = _read_yaml(file, problems)
+    node = _read_yaml(file, problems, yaml_1_1=yaml_1_1)
     if not isinstance(node.value, dict):
         sections = ", ".join(model.model_fields)
         problems.append(Problem(node.origin, "", f"expected a mapping of sections ({sections}), found {_noun(node)}"))
@@ -100,7 +111,7 @@ def read_mapping(file: str, problems: list[Problem], model: type[BaseModel] = Re
     return node
 
 
-def _read_yaml(file: str, problems: list[Problem]) -> Node:
+def _read_yaml(file: str, problems: list[Problem], *, yaml_1_1: bool = False) -> Node:
     """The values in a YAML file; null if it is empty. Raises ConfigError if it cannot be read."""
     try:
         text = Path(file).read_text(encoding="utf-8-sig")
@@ -109,7 +120,7 @@ def _read_yaml(file: str, problems: list[Problem]) -> Node:
         problems.append(Problem(Origin(file), "", f"cannot be read ({reason}); give the path of a YAML file"))
         raise ConfigError(problems) from None
     count = len(problems)
-    node = parse(text, file, problems)
+    node = parse(text, file, problems, yaml_1_1=yaml_1_1)
     if node is None and len(problems) > count:
         raise ConfigError(problems)
     return node or Node(None, Origin(file, 1, 1))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from recap.config.base import KeyPath
-from recap.config.file.environment import escape, hide, secrets
+from recap.config.file.environment import KnownSecrets, escape, hide, secrets
 from recap.config.file.layers import assemble, inherit_train_data
 from recap.config.file.node import Node, node_of, nodes_along, scalars
 from recap.config.file.validate import in_order, located, validate
@@ -39,19 +39,33 @@ def load_config(
 ) -> RecapConfig:
     """Read `file` with its `base`, apply `set_files` and then `overrides` (`section.key=value`), and validate.
 
-    `stored`: the file belongs to a run or model; unset secrets stay references. Raises ConfigError, which lists
-    every problem as `file:line:column: path: message`.
+    `stored`: the file belongs to a run or model, which may come from elsewhere. It is complete: it names no `base`, its
+    values are text, and secrets stay references. Raises ConfigError, which lists every problem as `file:line:column:
+    path: message`.
     """
-    return resolve(file, overrides, set_files, stored=stored).config
+    return resolve(file, overrides, set_files, known={} if stored else None).config
+
+
+def load_stored_beside(file: Path, config: RecapConfig) -> RecapConfig:
+    """The stored configuration in `file`, with the secrets that it has in common with `config`. Raises ConfigError."""
+    values, known = config.model_dump(mode="json"), {}
+    for path, reference in config.secrets.items():
+        parent, key = _shortened(values, path)
+        known[path] = reference, parent[key]
+    return resolve(file, known=known).config
 
 
 def resolve(
-    file: str | Path, overrides: Sequence[str] = (), set_files: Sequence[str] = (), *, stored: bool = False
+    file: str | Path,
+    overrides: Sequence[str] = (),
+    set_files: Sequence[str] = (),
+    *,
+    known: KnownSecrets | None = None,
 ) -> Resolved:
-    """Like `load_config`, with the origin of every value."""
+    """Like `load_config`, with the origin of every value; with `known`, `file` is a stored configuration."""
     problems: list[Problem] = []
     overrides = [overrides] if isinstance(overrides, str) else overrides  # a str is a sequence too
-    root = assemble(file, overrides, set_files, problems, stored=stored)
+    root = assemble(file, overrides, set_files, problems, known)
     config = validate(RecapConfig, root, problems)
     config.remember_secrets(secrets(root))
     return Resolved(config, root)
@@ -86,12 +100,26 @@ def stored_values(config: RecapConfig) -> Any:
     """The plain values of a configuration, as `load_config` reads them; secrets are references."""
     values = _escaped(config.model_dump(mode="json"))
     for path, reference in config.secrets.items():
-        parent = values
-        for step in path[:-1]:
-            parent = parent[step]
+        parent, key = _shortened(values, path)
         # A field of one or many accepts a scalar and stores a list.
-        parent[path[-1]] = [reference] if isinstance(parent[path[-1]], list) else reference
+        parent[key] = [reference] if isinstance(parent[key], list) else reference
     return values
+
+
+def unread_secrets(config: RecapConfig) -> list[KeyPath]:
+    """The paths of secrets of a stored configuration, whose values are their references."""
+    values = config.model_dump(mode="json")
+    at = {path: _shortened(values, path) for path in config.secrets}
+    return [path for path, (parent, key) in at.items() if parent[key] in (config.secrets[path], [config.secrets[path]])]
+
+
+def _shortened(values: Any, path: KeyPath) -> tuple[Any, str | int]:
+    """The mapping or list that holds the value at `path`, and its key; `{name: x}` may be stored as `x`."""
+    for step in path[:-1]:
+        if not isinstance(values[step], dict | list):
+            return values, step
+        values = values[step]
+    return values, path[-1]
 
 
 def _escaped(value: Any) -> Any:

@@ -7,6 +7,7 @@ selects the values of a list column that are read.
 import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 from typing import assert_never
@@ -34,10 +35,11 @@ def load_assets(features: FeaturesConfig, model_dir: Path | None = None) -> Asse
 
     Raises DataError for files that cannot be read or do not fit.
     """
+    saved = saved_assets(features, model_dir) if model_dir is not None else {}
     vocabularies = {
         name: _load_vocabulary(
-            [str(asset_path(model_dir, name))] if model_dir else _vocabulary_files(space),
-            None if model_dir else space.row,
+            [str(saved[name])] if name in saved else _vocabulary_files(space),
+            None if name in saved else space.row,
             name,
             dotted(features.path_of_table(name)),
         )
@@ -45,7 +47,7 @@ def load_assets(features: FeaturesConfig, model_dir: Path | None = None) -> Asse
         if isinstance(space, VocabularySpace)
     }
     masks = {
-        column.name: _load_mask(column) if model_dir is None else _saved_mask(asset_path(model_dir, column.name))
+        column.name: _saved_mask(saved[column.name], column) if column.name in saved else _load_mask(column)
         for column in (*features.continuous, *features.binary)
         if column.mask is not None
     }
@@ -105,8 +107,25 @@ def column_width(column: Column, assets: Assets) -> int:
 
 
 def asset_path(model_dir: Path, name: str) -> Path:
-    """The path of the vocabulary or mask of feature `name` in a model directory."""
-    return model_dir / "assets" / f"{quote(name, safe='')}.parquet"
+    """The path of the vocabulary or mask of feature `name` in a model directory.
+
+    The file name is short, and unique on every file system, whatever the feature is called.
+    """
+    readable = re.sub(r"[^a-z0-9]+", "_", name.lower())[:40].strip("_")
+    digest = sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return model_dir / "assets" / f"{readable or 'feature'}-{digest}.parquet"
+
+
+def saved_assets(features: FeaturesConfig, model_dir: Path) -> dict[str, Path]:
+    """Name → file of every vocabulary and mask that a model directory must hold."""
+    names = [name for name, space in features.code_spaces.items() if isinstance(space, VocabularySpace)]
+    names += [column.name for column in (*features.continuous, *features.binary) if column.mask is not None]
+    files = {name: asset_path(model_dir, name) for name in names}
+    before = {name: model_dir / "assets" / f"{quote(name, safe='')}.parquet" for name in names}  # in format 1
+    return {
+        name: before[name] if not file.exists() and len(before[name].name) < 256 and before[name].exists() else file
+        for name, file in files.items()
+    }
 
 
 def save_asset(values: pa.Array, path: Path) -> None:
@@ -132,8 +151,13 @@ def _load_mask(column: Column) -> pa.Array:
     return pa.array(mask != 0)
 
 
-def _saved_mask(path: Path) -> pa.Array:
-    return pq.read_table(path).column(0).combine_chunks()
+def _saved_mask(path: Path, column: Column) -> pa.Array:
+    where = f"{path}: mask of {column.name!r}"
+    table = read_asset(str(path), where, "the model directory is incomplete")
+    mask = table.column(0).combine_chunks() if table.num_columns else pa.nulls(0)
+    if mask.type != pa.bool_() or mask.null_count or len(mask) != column.read or not mask.true_count:
+        raise DataError(f"{where}: damaged; expected {column.read} booleans, at least one of them true")
+    return mask
 
 
 def _vocabulary_files(space: VocabularySpace) -> list[str]:
