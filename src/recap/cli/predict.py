@@ -54,5 +54,5 @@ def predict(
     tune_process()
     predictor = Predictor.open(find_model_directory(model, parse_step(step)), overrides or [], set_files or [])
     with console.counting("rows predicted") as count:
-        files = predict_files(predictor, inputs, output, schema, overwrite=overwrite, after_rows=count)
+        files = predict_files(predictor, inputs, output, schema, overwrite=overwrite, after_rows=count, say=console.say)
     console.say(f"written: {plural(len(files), 'file')} in {output}")

@@ -4,7 +4,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer
 
-from recap.config.base import BaseConfig, Check, KeyPath, Name, OrderMatters, PositiveInt, Problems, ShapesWeights
+from recap.config.base import (
+    BaseConfig,
+    Check,
+    FreeOnResume,
+    KeyPath,
+    Name,
+    OrderMatters,
+    PositiveInt,
+    Problems,
+    ShapesWeights,
+)
 from recap.config.discrete import (
     CodeSpace,
     Discrete,
@@ -149,6 +159,10 @@ class FeaturesConfig(BaseConfig):
     default: no column."""
     timestamp: Name | None = None
     """Column of the time when the impression was served; copied to the predictions. Optional; default: no column."""
+    max_unknown: Annotated[float | None, Field(ge=0, le=1), FreeOnResume()] = None
+    """Largest share of the values of a feature that may be unknown, missing or not finite: above it, training,
+    evaluation, prediction and `config check --data` stop with an error. Optional; default: an error only if none of
+    the values that are present is known. 1 accepts everything."""
 
     def checks(self) -> tuple[Check, ...]:
         return self._shared_tables_exist, self._histories_have_plain_names

@@ -30,6 +30,8 @@ class SplitResult:
     """Empty for a model without gates."""
     conflicts: Conflicts = field(default_factory=dict)
     """Empty unless the run balances gradients."""
+    unknown: Mapping[str, float] = field(default_factory=dict)
+    """Feature → share of its values that are unknown, missing or not finite, without shares of 0."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class EvaluationReport:
             "strata": {name: split.strata for name, split in self.splits.items() if split.strata},
             "gates": {name: split.gates for name, split in self.splits.items() if split.gates},
             "conflicts": {name: split.conflicts for name, split in self.splits.items() if split.conflicts},
+            "unknown": {name: split.unknown for name, split in self.splits.items() if split.unknown},
         }
         content = {"model": self.model, "splits": {name: split.metrics for name, split in self.splits.items()}}
         encoded: dict[str, Any] = _nan_to_null(content | {name: part for name, part in sections.items() if part})
@@ -55,7 +58,7 @@ class EvaluationReport:
     def from_json(cls, content: Mapping[str, Any]) -> Self:
         """The inverse of `to_json`. Raises KeyError, TypeError or ValueError for invalid content."""
         decoded = {name: _null_to_nan(part) for name, part in content.items() if name != "model"}
-        sections = {name: decoded.get(name, {}) for name in ("strata", "gates", "conflicts")}
+        sections = {name: decoded.get(name, {}) for name in ("strata", "gates", "conflicts", "unknown")}
         return cls(
             str(content["model"]),
             {

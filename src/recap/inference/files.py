@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from recap.config.data import TfRecordConfig
 from recap.config.features import CarriedColumn
+from recap.data.coverage import Coverage, check_known, describe
 from recap.data.encoding.columns import carried_values, source_column
 from recap.data.formats.format import Chunk
 from recap.data.formats.location import Location
@@ -17,6 +18,7 @@ from recap.data.formats.tables import TableFiles
 from recap.data.tools.outputs import output_files
 from recap.errors import DataError, InputError
 from recap.inference.predictor import SCORE, Predictor
+from recap.reporting import Say
 from recap.storage import atomic_write, writing
 
 
@@ -28,13 +30,15 @@ def predict_files(
     *,
     overwrite: bool = False,
     after_rows: Callable[[int], None] = lambda rows: None,
+    say: Say = lambda text: None,
 ) -> list[Path]:
     """Write a file for each input file: for every row the carried columns, the prediction of each task, and the score.
 
     The extension of the first input decides the format. `schema_path`: the JSON file that lists the columns of TFRecord
     files, by default that of the training data. Output files keep their path below the common folder of the inputs and
     are written atomically. Raises DataError for inputs that cannot be read, InputError if an output exists or two
-    inputs would have the same output, and RunError if one cannot be written.
+    inputs would have the same output, and RunError if one cannot be written. Shows the features with the most unknown
+    values at the end; raises DataError, after all files are written, if they exceed `features.max_unknown`.
     """
     training_source = predictor.config.train_data.source
     if schema_path is None and isinstance(training_source, TfRecordConfig):
@@ -46,12 +50,18 @@ def predict_files(
     for file in files.files:
         _check(predictor, files.schema(file), file)
     _make_folders(targets)
+    coverage = Coverage(predictor.encoder)
     for carried, group in groupby(files.files, lambda file: _carried(predictor, files.schema(file))):
         columns = [*predictor.encoder.columns, *map(source_column, carried)]
         for file, tables in files.tables_by_file(columns, list(group)):
             schema = _output_schema(carried, predictor.config.tasks, files.schema(file), file)
             with writing(target_of[file]), atomic_write(target_of[file]) as temporary:
-                _predict_file(predictor, carried, tables, temporary, schema, after_rows)
+                _predict_file(predictor, carried, tables, temporary, schema, coverage, after_rows)
+    text = describe(coverage.result(), coverage.rows)
+    if text is not None:
+        say(text)
+    name = f"{output}: all files are written, but in the inputs"
+    check_known(coverage.result(), predictor.config.features.max_unknown, name)
     return targets
 
 
@@ -107,12 +117,13 @@ def _predict_file(
     tables: Iterable[tuple[Chunk, pa.Table]],
     target: Path,
     schema: pa.Schema,
+    coverage: Coverage,
     after_rows: Callable[[int], None],
 ) -> None:
     with pq.ParquetWriter(target, schema, compression="zstd") as writer:
         for chunk, table in tables:
             location = Location(chunk.file, chunk.first_row)
-            predictions = predictor.predict(table, location)
+            predictions = predictor.predict(table, location, coverage)
             copied = [carried_values(table, column, location) for column in carried]
             writer.write_table(pa.Table.from_arrays([*copied, *predictions.columns()], schema=schema))
             after_rows(table.num_rows)

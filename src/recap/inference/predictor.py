@@ -10,6 +10,7 @@ from torch import Tensor
 
 from recap.config.recap import JobMode
 from recap.data.batch import Batch
+from recap.data.coverage import Coverage
 from recap.data.encoding.encoder import RowEncoder
 from recap.data.formats.location import Location
 from recap.model.directory import SavedModel, open_model
@@ -59,9 +60,14 @@ class Predictor:
         """
         return cls(open_model(folder, overrides, set_files), start_runtime())
 
-    def predict(self, table: pa.Table, location: Location) -> Predictions:
-        """Score every row of `table`. `location`: where it comes from, for the DataError of a wrong value."""
+    def predict(self, table: pa.Table, location: Location, coverage: Coverage | None = None) -> Predictions:
+        """Score every row of `table`, and count its unknown values in `coverage`.
+
+        `location`: where it comes from, for the DataError of a wrong value.
+        """
         batch = self.encoder.encode(table, location)
+        if coverage is not None:
+            coverage.add(batch, table)
         starts = range(0, max(len(batch), 1), ROWS_AT_ONCE)
         parts = [self._score(batch.rows(slice(start, start + ROWS_AT_ONCE))) for start in starts]
         probabilities, scores = zip(*parts, strict=True)

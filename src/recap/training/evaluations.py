@@ -10,6 +10,7 @@ from recap.data.stream.batch_stream import BatchStream
 from recap.distributed import Consensus
 from recap.evaluation.evaluate import evaluate
 from recap.evaluation.observers.metrics import Metrics
+from recap.evaluation.remarks import remarks
 from recap.evaluation.result import TaskMetrics, records
 from recap.evaluation.run import max_batches
 from recap.model.ranker import Ranker
@@ -43,6 +44,7 @@ class Evaluations:
         """`consensus`: a signal or a timeout on one rank stops the evaluation on all of them."""
         self.config, self.scorer, self.streams, self.runtime = config, Scorer.of(config, ranker), streams, runtime
         self.reporter, self.consensus = reporter, consensus
+        self._remarked: set[tuple[str, str]] = set()
 
     def __call__(self, step: int, trackers: Trackers) -> dict[str, TaskMetrics]:
         """Split → its metrics, without the split that exceeds the timeout and those after it. Raises Stopped."""
@@ -60,10 +62,18 @@ class Evaluations:
                 break
             evaluations[split] = evaluation
             self.reporter.evaluated(step, split, evaluation)
+            self._remark(split, evaluation)
         for split, evaluation in evaluations.items():  # last, so that an evaluation stopped by a signal logs nothing
             for record in records(step, split, evaluation):
                 trackers.log(record)
         return evaluations
+
+    def _remark(self, split: str, evaluation: TaskMetrics) -> None:
+        """Show the remarks on a split, each subject once a run."""
+        for subject, text in remarks(split, evaluation, self.config.training.watch):
+            if (split, subject) not in self._remarked:
+                self._remarked.add((split, subject))
+                self.reporter.say(text)
 
     def _evaluate(self, split: str, stream: BatchStream, deadline: float) -> TaskMetrics:
         def after_batch(_: int) -> None:

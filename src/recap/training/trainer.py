@@ -29,6 +29,7 @@ from recap.training.average import WeightAverage
 from recap.training.balancing.build import build_balancing
 from recap.training.checkpoints import Checkpoints, check_resumable
 from recap.training.evaluations import Evaluations, Stopped
+from recap.training.first_rows import FirstRows
 from recap.training.log import TrainLog, describe_setup, weight_norms
 from recap.training.loss_scale import LossScale
 from recap.training.non_finite import RolledBack, RowLosses, build_policy, describe
@@ -157,6 +158,7 @@ class Trainer:
         self.row_losses = RowLosses(config, ranker, self.runtime.device)
         self.evaluations = Evaluations(config, ranker, validation, self.runtime, reporter, self.consensus)
         self.trackers, self.log = Trackers([]), TrainLog(config, self.stream)
+        self.first_rows = FirstRows(self.stream, config.features.max_unknown, ranks, reporter.say)
         self.position = StreamPosition(self.stream, accept_changes=accept_changed_data)
         self.progress = Progress()
         self.state = self._all_state()
@@ -240,6 +242,7 @@ class Trainer:
                 while not (self._is_last() or self.consensus.signals):
                     batch = self._load(batches)
                     self._step(batch)
+                    self.first_rows.add(batch, is_last=self._is_last())
                     self._log_if_due()
                     self._evaluate_if_due()
                     self._save_if_due()
@@ -247,7 +250,8 @@ class Trainer:
             if self.consensus.signals:
                 raise StopNow(self.consensus.signals[0])
             self._wait_for_checkpoint()
-            self._report_best()
+            for line in self.watch.summary(self.progress.step, self.progress.best_step):
+                self.reporter.say(line)
         except StopNow as stop:
             if self.progress.step > self.saved_step:  # StopNow interrupted a wait for data or a slow step
                 self._save()
@@ -383,17 +387,6 @@ class Trainer:
         """Wait, on all ranks, until the last checkpoint is on disk."""
         self.checkpoints.wait()
         self.ranks.barrier()
-
-    def _report_best(self) -> None:
-        """Report the best step, and whether the watched metric ended the run."""
-        if self.watch.config is None:
-            return
-        self.reporter.say(self.watch.summary(self.progress.best_step))
-        if self.watch.ended:
-            self.reporter.say(
-                f"stopped after step {self.progress.step}: {self.watch.waited} evaluations without a better value "
-                "(training.watch.stop_after)"
-            )
 
     def _result(self, *, trained: bool) -> RunResult:
         run, progress = self.checkpoints.run, self.progress

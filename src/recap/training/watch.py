@@ -55,13 +55,19 @@ class Watch:
         stop_after = self.config.stop_after if self.config is not None else None
         return stop_after is not None and self.waited >= stop_after
 
-    def summary(self, best_step: int | None) -> str:
-        """The best value and its step, as text."""
-        assert self.config is not None
+    def summary(self, step: int, best_step: int | None) -> list[str]:
+        """The best value and its step, and why the run stopped after `step` if that is the reason; one line each."""
+        if self.config is None:
+            return []
         name = f"{self.config.metric} of {self.config.split}"
         if best_step is None or self.best is None:
-            return f"{name} was never defined"
-        return f"best {name}: {self.best:.6g} at step {best_step}"
+            lines = [f"{name} was never defined"]
+        else:
+            lines = [f"best {name}: {self.best:.6g} at step {best_step}"]
+        if self.ended:
+            text = f"{self.waited} evaluations without a better value (training.watch.stop_after)"
+            lines.append(f"stopped after step {step}: {text}")
+        return lines
 
     def state_dict(self) -> Mapping[str, Any]:
         return {"best": self.best, "waited": self.waited, "cuts": self.cuts}

@@ -1,0 +1,36 @@
+"""Remarks on the metrics of a split: tasks that are too easy, and tasks or watched metrics that are undefined."""
+
+import math
+from collections.abc import Iterator
+
+from recap.config.training import WatchConfig
+from recap.evaluation.result import TaskMetrics
+
+_TOO_EASY = 0.995
+"""AUC above which a feature most likely gives the label away."""
+_MIN_ROWS = 20
+"""Positives and negatives without which an AUC may be high by chance."""
+
+
+def remarks(split: str, metrics: TaskMetrics, watch: WatchConfig | None = None) -> Iterator[tuple[str, str]]:
+    """The subject and the text of each remark; none on metrics that were not computed. `watch`: the watched metric."""
+    for task, values in metrics.items():
+        positives, count = values.get("positives", math.nan), values.get("count", math.nan)
+        if values.get("auc", 0.0) > _TOO_EASY and min(positives, count - positives) >= _MIN_ROWS:
+            yield (
+                f"easy {task}",
+                f"warning: {split}: {task} has an AUC of {values['auc']:.4f}; a feature may give the label away: "
+                "'recap config check --data' compares each feature with it",
+            )
+        elif count > 0 and (positives == 0 or positives == count):
+            classes = "no positives" if not positives else "only positives"
+            text = f"{task} has {classes} in {count:,.0f} rows, so metrics such as its AUC are undefined"
+            yield f"classes {task}", f"warning: {split}: {text}"
+    if watch is not None and watch.split == split and _is_undefined(watch, metrics):
+        text = f"{watch.metric} of {split} is undefined, so no checkpoint can be the best"
+        yield "watch", f"warning: training.watch: {text}"
+
+
+def _is_undefined(watch: WatchConfig, metrics: TaskMetrics) -> bool:
+    tasks = watch.tasks or [task for task, values in metrics.items() if watch.metric in values]
+    return any(not math.isfinite(metrics[task].get(watch.metric, math.nan)) for task in tasks if task in metrics)

@@ -1,0 +1,39 @@
+"""Remarks on the metrics of a split."""
+
+import math
+
+import pytest
+
+from recap.config.training import WatchConfig
+from recap.evaluation.remarks import remarks
+
+
+@pytest.mark.parametrize(
+    ("metrics", "text"),
+    [
+        (
+            {"auc": 0.9951, "positives": 20, "count": 90},
+            "validation: like has an AUC of 0.9951; a feature may give the",
+        ),
+        ({"auc": 0.9951, "positives": 19, "count": 90}, None),
+        ({"auc": 0.9951, "positives": 80, "count": 90}, None),
+        ({"auc": 0.9951}, None),
+        ({"auc": 0.9949, "positives": 20, "count": 90}, None),
+        ({"auc": math.nan, "positives": 0, "count": 9}, "validation: like has no positives in 9 rows, so metrics such"),
+        ({"auc": math.nan, "positives": 9, "count": 9}, "validation: like has only positives in 9 rows, so metrics"),
+        ({"positives": 0, "count": 0}, None),
+        ({"rmse": 1.0, "count": 9}, None),
+    ],
+)
+def test_too_easy_and_undefined_tasks_are_remarked_on(metrics: dict[str, float], text: str | None) -> None:
+    lines = [line for _, line in remarks("validation", {"like": metrics})]
+    assert [line[: len(f"warning: {text}")] for line in lines] == ([] if text is None else [f"warning: {text}"])
+
+
+def test_a_watched_metric_that_is_undefined_is_remarked_on_for_its_split() -> None:
+    metrics = {"like": {"auc": math.nan}, "share": {"auc": 0.6}}
+    watch = WatchConfig(metric="auc", split="validation")
+    text = "warning: training.watch: auc of validation is undefined, so no checkpoint can be the best"
+    assert list(remarks("validation", metrics, watch)) == [("watch", text)]
+    assert list(remarks("other", metrics, watch)) == []
+    assert list(remarks("validation", metrics, watch.model_copy(update={"tasks": ["share"]}))) == []
