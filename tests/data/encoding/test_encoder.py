@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from data.encoders import LOCATION, make_encoder
+from data.encoders import LOCATION, TASKS, make_encoder
 from support import feed_config, feed_table, feed_values, write_feed
 
 from recap.config.features import FeaturesConfig
@@ -31,6 +31,46 @@ def test_each_value_of_a_fixed_size_list_is_a_column() -> None:
     batch = make_encoder(features).encode(pa.table({"x": lists, "v": lists}), LOCATION)
     assert batch.continuous.nan_to_num(-1).tolist() == [[1, 2], [-1, -1], [3, -1]]
     assert batch.vectors["v"].tolist() == [[1, 2], [0, 0], [3, 0]]
+
+
+def test_values_of_a_vector_that_are_not_finite_count_as_zero() -> None:
+    lists = pa.array([[1.0, np.nan], [np.inf, 2.0], [-np.inf, None], [3.0, 4.0], None], pa.list_(pa.float64(), 2))
+    encoder = make_encoder({"vectors": {"v": 2}})
+    encoded = encoder.encode(pa.table({"v": lists}), LOCATION).vectors["v"]
+    assert encoded.tolist() == [[1, 0], [0, 2], [0, 0], [3, 4], [0, 0]]
+    many = pa.FixedSizeListArray.from_arrays(pa.array([1e18] * 2000, pa.float32()), 2)  # long only together
+    assert encoder.encode(pa.table({"v": many}), LOCATION).vectors["v"].sum() == pytest.approx(2e21)
+    with pytest.raises(DataError, match=r"'v', row 101: holds 1e\+20; the squared length of the vector overflows"):
+        encoder.encode(pa.table({"v": [[np.nan, 1.0], [1.0, 1e20]]}), LOCATION)
+
+
+def test_a_column_without_a_type_is_missing_in_every_row() -> None:
+    features = {
+        "continuous": ["n", {"name": "ns", "length": 2}, {"name": "e", "of": {"column": "es", "index": 1}}],
+        "binary": ["b"],
+        "discrete": {
+            "c": {"size": 2},
+            "word": {"vocabulary": "w"},
+            "h": {"hash": {"buckets": 3}},
+            "cs": {"size": 2, "length": 2},
+        },
+        "vectors": {"v": 2},
+        "histories": {"p": {"ids": {"column": "ids", "size": 3}, "attributes": {"a": {"column": "as"}}}},
+    }
+    encoder = make_encoder(features, TASKS)
+    empty = pa.table({name: pa.nulls(2) for name in encoder.columns})
+    encoder.check(empty.schema, LOCATION.file)
+    batch = encoder.encode(empty, LOCATION)
+    assert batch.continuous.isnan().all()
+    numbers = {name: tensor for name, tensor in batch.tensors().items() if name != "continuous"}
+    assert all(not tensor.any() for tensor in numbers.values())
+    nulls = pa.array([[None, None], None], pa.list_(pa.null()))
+    fixed = pa.FixedSizeListArray.from_arrays(pa.nulls(4), 2)
+    for lists in (nulls, fixed):
+        columns = dict.fromkeys(("ns", "es", "cs", "v", "ids", "as"), lists)
+        assert encoder.encode(pa.table({**empty.to_pydict(), **columns}), LOCATION)
+    with pytest.raises(DataError, match="column 'u', row 100: is null; every row needs a user"):
+        make_encoder({"continuous": ["n"], "user": "u"}, TASKS).encode(empty.append_column("u", pa.nulls(2)), LOCATION)
 
 
 def test_a_slice_of_a_list_column_has_its_own_rows() -> None:

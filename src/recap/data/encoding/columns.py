@@ -1,5 +1,6 @@
 """Columns of a table → NumPy arrays, with checks of types and values; errors name file, column and row."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -80,7 +81,12 @@ def as_one_array(column: pa.ChunkedArray) -> pa.Array:
     """The chunks of a column as one array."""
     if column.num_chunks == 1:
         return column.chunk(0)  # concat_arrays would copy it
-    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.nulls(0, column.type)
+
+
+def empty_table(types: Mapping[str, pa.DataType]) -> pa.Table:
+    """A table of these columns without rows; `Schema.empty_table` fails for some nested types (Arrow 26)."""
+    return pa.table({name: pa.chunked_array([], kind) for name, kind in types.items()})
 
 
 def list_element(column: pa.ChunkedArray, of: ListElement, location: Location) -> pa.Array:
@@ -99,7 +105,11 @@ def list_element(column: pa.ChunkedArray, of: ListElement, location: Location) -
         raise location.error(
             of.column, f"holds a list of length {lengths[short[0]]}, without element {of.index} (from 0)", short
         )
-    return pc.list_element(lists, of.index) if len(lists) else pa.array([], kind.value_type)
+    if not isinstance(kind.value_type, pa.BaseExtensionType):
+        return pc.list_element(lists, of.index) if len(lists) else pa.nulls(0, kind.value_type)
+    present = lists.is_valid().to_numpy(zero_copy_only=False)  # Arrow cannot build arrays of extension types (26.0)
+    starts = np.cumsum(np.where(present, lengths, 0)) - lengths
+    return lists.flatten().take(pa.array(starts + of.index, mask=~present))
 
 
 def source_column(column: CarriedColumn) -> str:

@@ -20,6 +20,7 @@ from recap.data.encoding.codes import arrow_type, codes_of
 from recap.data.encoding.columns import (
     Floats,
     check_zero_or_one,
+    empty_table,
     fill_rows,
     numbers_of,
     rows_where,
@@ -111,8 +112,7 @@ class RowEncoder:
     def empty(self) -> Batch:
         """A batch without rows."""
         types = self.types
-        fields = [(name, types[name]) for name in self.columns]
-        return self.encode(pa.schema(fields).empty_table(), Location("empty"))
+        return self.encode(empty_table({name: types[name] for name in self.columns}), Location("empty"))
 
     def check(self, schema: pa.Schema, file: str) -> None:
         """Raise DataError for the first column that `schema` lacks, or that has an unusable type."""
@@ -122,8 +122,7 @@ class RowEncoder:
             if name not in schema.names:
                 hint = suggest(name, schema.names)
                 raise Location(file).error(name, f"is missing, but the configuration reads it. {hint}")
-        empty = schema.empty_table().select(self.columns)
-        self.encode(empty, Location(file))
+        self.encode(empty_table({name: schema.field(name).type for name in self.columns}), Location(file))
 
     def encode(self, table: pa.Table, location: Location) -> Batch:
         """The rows of `table` as a batch. Raises DataError for wrong types and values, with all bad rows."""
@@ -160,8 +159,9 @@ class RowEncoder:
         return _join(parts, table.num_rows, reduce(torch.promote_types, dtypes) if dtypes else torch.float32)
 
     def _vector(self, table: pa.Table, name: str, vector: VectorColumn, location: Location) -> Tensor:
-        """[B, E]; null rows are zeros."""
+        """[B, E]; null rows, null values and values that are not finite are zeros."""
         values = numbers_of(table, Column(name=name, length=vector.length), location, null=0.0)
+        values = _with_finite_squares(values, name, location)
         if vector.masked_mantissa_bits is not None:
             values = _mask_mantissa(values, vector.masked_mantissa_bits)
         return _cast(values, vector.dtype, name, location)
@@ -215,6 +215,23 @@ def _cast(values: Floats, dtype: str, name: str, location: Location) -> Tensor:
         return torch.from_numpy(known != 0)
     _refuse((known <= -1) | (known >= 256), values, name, location, "uint8 holds 0 to 255; use another dtype")
     return torch.from_numpy(known.astype(np.uint8))
+
+
+def _with_finite_squares(values: Floats, name: str, location: Location) -> Floats:
+    """[B, E] with 0 for values that are not finite. Raises DataError for rows whose squared length overflows float32.
+
+    LayerNorm would turn such a row into NaN.
+    """
+    flat = values.reshape(-1)
+    if np.isfinite(np.einsum("i,i->", flat, flat)):  # one pass, which suffices unless a value is huge
+        return values
+    values = np.where(np.isfinite(values), values, np.float32(0))
+    wrong = ~np.isfinite(np.einsum("ij,ij->i", values, values))
+    if wrong.any():
+        rows = rows_where(wrong)
+        largest = np.abs(values[rows[0]]).max()
+        raise location.error(name, f"holds {largest:g}; the squared length of the vector overflows; scale it", rows)
+    return values
 
 
 def _refuse(wrong: npt.NDArray[np.bool_], values: Floats, name: str, location: Location, hint: str) -> None:

@@ -22,8 +22,11 @@ Unsigned = npt.NDArray[np.uint64]
 
 def hash_text(text: str | bytes) -> int:
     """A signed 64-bit hash: BLAKE2b with a digest of 8 bytes, little-endian."""
-    data = text.encode() if isinstance(text, str) else text
-    return int.from_bytes(blake2b(data, digest_size=8).digest(), "little", signed=True)
+    return int.from_bytes(_digest(text), "little", signed=True)
+
+
+def _digest(text: str | bytes) -> bytes:
+    return blake2b(text.encode() if isinstance(text, str) else text, digest_size=8).digest()
 
 
 def ids_of(values: pa.Array, name: str, location: Location, rows: Rows | None = None) -> npt.NDArray[np.int64]:
@@ -65,7 +68,7 @@ def _hash_texts(texts: pa.Array) -> npt.NDArray[np.int64]:
         hashed[integers] = _integers_or_hashes(distinct if integers.all() else distinct.filter(pa.array(integers)))
     if not integers.all():
         others = distinct.filter(pa.array(~integers)) if integers.any() else distinct
-        hashed[~integers] = [hash_text(text) for text in others.to_pylist()]
+        hashed[~integers] = np.frombuffer(b"".join(map(_digest, others.to_pylist())), "<i8")
     indices = encoded.indices
     ids: npt.NDArray[np.int64] = hashed[(indices.fill_null(0) if indices.null_count else indices).to_numpy()]
     return ids

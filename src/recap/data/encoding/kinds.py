@@ -47,7 +47,7 @@ def _lists_of_views(values: pa.Array) -> pa.Array:
     lengths = pc.list_value_length(values).fill_null(0).to_numpy(zero_copy_only=False)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     return pa.LargeListArray.from_arrays(
-        pa.array(offsets, pa.int64()), values.flatten(), mask=values.is_null() if values.null_count else None
+        pa.array(offsets, pa.int64()), decoded(values.flatten()), mask=values.is_null() if values.null_count else None
     )
 
 
@@ -111,7 +111,7 @@ def integers_of(values: pa.Array, name: str, location: Location, expected: str, 
         values = whole_numbers(values, name, location, rows)
         if pa.types.is_integer(values.type):
             return values
-    elif not (is_text(kind) or is_bytes(kind)):
+    elif is_uuid(kind) or not (is_text(kind) or is_bytes(kind)):
         raise location.error(name, f"holds {kind}, expected {expected}")
     return _parsed(as_text(values, name, location, rows), name, location, expected, rows)
 

@@ -98,8 +98,11 @@ class LabelEncoder:
             if task in self.labels:
                 column = self._column(task)
                 values = numbers_of(table, Column(name=column), location, null=np.nan)
+                at_least = self.labels[task].at_least
                 if task in self.regressions:
                     _check_numbers(values, self.regressions[task], column, location)
+                elif at_least is not None:
+                    values = _reached(values, at_least, column, location)
                 else:
                     hint = "a label must be 0 or 1, or null"
                     check_zero_or_one(values, column, location, hint, allow_nan=True)
@@ -141,6 +144,14 @@ class LabelEncoder:
             nulls = values.is_null().to_numpy(zero_copy_only=False)
             raise location.error(self.user, "is null; every row needs a user", rows_where(nulls))
         return torch.tensor(ids_of(values, self.user, location))  # a copy, since Arrow's memory is read-only
+
+
+def _reached(values: Floats, at_least: float, column: str, location: Location) -> Floats:
+    """1 where a value is `at_least` or more, else 0; NaN is a missing label. Raises DataError for infinite values."""
+    infinite = np.isinf(values)
+    if infinite.any():
+        raise location.error(column, "is infinite; a label is a finite number or null", rows_where(infinite[:, 0]))
+    return np.where(np.isnan(values), values, (values >= np.float32(at_least)).astype(np.float32))
 
 
 def _check_numbers(values: Floats, objective: RegressionConfig, column: str, location: Location) -> None:

@@ -1,0 +1,163 @@
+"""Every Arrow type in every kind of column: read as the values it stands for, or refused in one line."""
+
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Any
+from uuid import UUID
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+import torch
+from data.encoders import LOCATION
+
+from recap.config.data import DataTaskConfig, RectifyLabelsConfig
+from recap.config.features import CarriedColumn, FeaturesConfig
+from recap.config.loss import RegressionConfig
+from recap.data.batch import Batch
+from recap.data.encoding.columns import carried_values
+from recap.data.encoding.encoder import RowEncoder
+from recap.data.encoding.labels import LabelEncoder
+from recap.errors import DataError
+
+BITS = pa.array([1, 0, 1])
+TEXT = pa.array(["1", "0", "1"])
+UUIDS = pa.array([UUID(int=1).bytes, UUID(int=2).bytes, UUID(int=1).bytes], pa.binary(16))
+NOW = datetime(2024, 5, 6, 7, 8, 9, tzinfo=UTC)
+TIMES: list[tuple[Any, pa.DataType]] = [
+    *((date(2024, 5, 6), kind) for kind in (pa.date32(), pa.date64())),
+    *((time(7, 8), kind) for kind in (pa.time32("s"), pa.time32("ms"), pa.time64("us"), pa.time64("ns"))),
+    *((timedelta(hours=1), pa.duration(unit)) for unit in ("s", "ms", "us", "ns")),
+    ((1, 2, 3), pa.month_day_nano_interval()),
+]
+TIMESTAMPS = [pa.timestamp(unit, zone) for unit in ("s", "ms", "us", "ns") for zone in (None, "UTC", "Asia/Tokyo")]
+
+
+def encoded(values: pa.Array) -> list[pa.Array]:
+    """The values, and the same as a dictionary and run-end encoded."""
+    return [values, values.dictionary_encode(), pc.run_end_encode(values)]
+
+
+FAMILIES: dict[str, list[pa.Array]] = {
+    "integers": [
+        *(BITS.cast(getattr(pa, f"{sign}int{bits}")()) for sign in ("", "u") for bits in (8, 16, 32, 64)),
+        *encoded(BITS),
+        pa.ExtensionArray.from_storage(pa.bool8(), BITS.cast(pa.int8())),
+    ],
+    "booleans": [*encoded(BITS.cast(pa.bool_()))],
+    "numbers": [
+        *(BITS.cast(kind) for kind in (pa.float16(), pa.float32())),
+        *encoded(BITS.cast(pa.float64())),
+        *(pa.array(BITS.to_pylist(), kind) for kind in (pa.decimal32(3, 1), pa.decimal64(3, 1))),
+        *(pa.array(BITS.to_pylist(), kind) for kind in (pa.decimal128(3, 1), pa.decimal256(3, 1))),
+    ],
+    "text": [
+        *encoded(TEXT),
+        *(TEXT.cast(kind) for kind in (pa.large_string(), pa.string_view(), pa.json_())),
+        *(TEXT.cast(pa.binary()).cast(kind) for kind in (pa.binary(), pa.large_binary(), pa.binary_view())),
+        pa.array([b"1", b"0", b"1"], pa.binary(1)),
+    ],
+    "UUIDs": [UUIDS, UUIDS.cast(pa.uuid()), UUIDS.dictionary_encode()],
+    "timestamps": [pa.array([NOW] * 3, kind) for kind in TIMESTAMPS],
+    "times": [pa.array([value] * 3, kind) for value, kind in TIMES],
+    "nested": [
+        pa.array([{"a": 1}] * 3),
+        pa.array([[("a", 1)]] * 3, pa.map_(pa.string(), pa.int64())),
+        pa.array([[[1]]] * 3),
+        pa.UnionArray.from_sparse(pa.array([0] * 3, pa.int8()), [BITS]),
+    ],
+}
+NUMBERS = {"integers", "booleans", "numbers"}
+IDS = {"integers", "numbers", "text", "UUIDs"}
+WORDS = {"vocabulary": pa.array(["0", "1", str(UUID(int=1)), str(UUID(int=2))]), "codes": pa.array([0, 1])}
+LABEL = {"continuous": ["number"]}
+TABLES = {"hash": {"hash": {"buckets": 9}}, "size": {"size": 2}, "vocabulary": {"vocabulary": "w"}}
+SCALARS: dict[str, tuple[dict[str, Any], set[str]]] = {
+    "continuous": ({"continuous": ["x"]}, NUMBERS),
+    "binary": ({"binary": ["x"]}, NUMBERS),
+    "size": ({"discrete": {"x": {"size": 2}}}, NUMBERS | {"text"}),
+    "vocabulary of integers": ({"discrete": {"codes": {"vocabulary": "w"}}}, NUMBERS | {"text"}),
+    "vocabulary of strings": ({"discrete": {"vocabulary": {"vocabulary": "w"}}}, IDS),
+    "hash": ({"discrete": {"x": {"hash": {"buckets": 9}}}}, IDS),
+    "label": (LABEL, NUMBERS),
+    "number as a label": (LABEL, NUMBERS),
+    "user": (LABEL | {"user": "x"}, IDS),
+    "time": (LABEL, {"integers", "booleans", "numbers", "text", "timestamps"}),
+}
+LISTS: dict[str, tuple[dict[str, Any], set[str]]] = {
+    "numbers": ({"continuous": [{"name": "x", "length": 3}]}, NUMBERS),
+    "vector": ({"vectors": {"x": 3}}, NUMBERS),
+    "element": ({"continuous": [{"name": "y", "of": {"column": "x", "index": 1}}]}, NUMBERS),
+    "codes": ({"discrete": {"x": {"size": 2, "length": 3}}}, NUMBERS | {"text"}),
+    "ids": ({"discrete": {"x": {"hash": {"buckets": 9}, "length": 3}}}, IDS),
+    "words": ({"discrete": {"vocabulary": {"vocabulary": "w", "length": 3}}}, IDS),
+    "history of codes": ({"histories": {"h": {"ids": {"column": "x", "size": 2}}}}, NUMBERS | {"text"}),
+    "history of ids": ({"histories": {"h": {"ids": {"column": "x", "hash": {"buckets": 9}}}}}, IDS),
+    "history of numbers": (
+        {"histories": {"h": {"ids": {"column": "ids", "size": 2}, "attributes": {"a": {"column": "x"}}}}},
+        NUMBERS,
+    ),
+}
+
+
+def batch_of(role: str, features: dict[str, Any], column: pa.Array | pa.ChunkedArray) -> Batch:
+    config = FeaturesConfig.model_validate(features)
+    labels = LabelEncoder(["x"], {}, user=config.user)
+    if "label" in role:
+        regressions = {"x": RegressionConfig.model_validate({"kind": "regression"})} if "number" in role else {}
+        labels = LabelEncoder(["x"], {"x": DataTaskConfig()}, regressions=regressions)
+    if role == "time":
+        rectify = RectifyLabelsConfig(served_at="x", impressed_at="x", engaged_at={"like": "x"})
+        labels = LabelEncoder(["like"], {"like": DataTaskConfig()}, rectify)
+    name = next(iter(config.discrete), "x")
+    rows = len(column)
+    table = pa.table({name: column, "number": [0.5] * rows, "like": [1] * rows, "ids": [[1, 1, 1], None, None][:rows]})
+    encoder = RowEncoder(config, WORDS, labels)
+    encoder.check(table.schema, LOCATION.file)
+    return encoder.encode(table, LOCATION)
+
+
+def assert_read_or_refused(
+    roles: dict[str, tuple[dict[str, Any], set[str]]], family: str, column: Any, expected: Any
+) -> None:
+    for role, (features, accepted) in roles.items():
+        if family not in accepted:
+            with pytest.raises(DataError, match=r"^rows.parquet: column '.*': holds .*, expected .*") as refused:
+                batch_of(role, features, column)
+            assert len(str(refused.value).splitlines()) == 1
+            continue
+        tensors, same = (batch_of(role, features, values).tensors() for values in (column, expected))
+        for name, tensor in tensors.items():
+            assert torch.equal(tensor.nan_to_num(-1), same[name].nan_to_num(-1)), (role, name, column.type)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_value_is_read_alike_from_every_type_that_can_hold_it(family: str) -> None:
+    expected = pa.array([str(UUID(bytes=value)) for value in UUIDS.to_pylist()]) if family == "UUIDs" else BITS
+    if family == "timestamps":
+        expected = pa.array([int(NOW.timestamp() * 1000)] * 3)
+    for values in FAMILIES[family]:
+        column = pa.chunked_array([values.slice(0, 2), values.slice(2)])
+        assert_read_or_refused(SCALARS, family, column, expected)
+        assert carried_values(pa.table({"x": column}), CarriedColumn(name="x"), LOCATION).equals(column)
+
+
+def lists_of(values: pa.Array) -> list[pa.Array]:
+    """A list of three values, then null, in every type of list."""
+    missing, offsets, starts, sizes = pa.array([False, True]), pa.array([0, 3, 3]), pa.array([0, 0]), pa.array([3, 0])
+    return [
+        pa.ListArray.from_arrays(offsets.cast(pa.int32()), values, mask=missing),
+        pa.LargeListArray.from_arrays(offsets, values, mask=missing),
+        pa.ListViewArray.from_arrays(starts.cast(pa.int32()), sizes.cast(pa.int32()), values, mask=missing),
+        pa.LargeListViewArray.from_arrays(starts, sizes, values, mask=missing),
+        pa.FixedSizeListArray.from_arrays(pa.concat_arrays([values] * 2), 3, mask=missing),
+    ]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_list_is_read_alike_from_every_type_of_list(family: str) -> None:
+    expected = pa.array([str(UUID(bytes=value)) for value in UUIDS.to_pylist()]) if family == "UUIDs" else BITS
+    reference = lists_of(expected)[-1]
+    for index, values in enumerate(FAMILIES[family]):
+        lists = lists_of(values)
+        for column in lists if index == 0 else lists[:1]:
+            assert_read_or_refused(LISTS, family, column, reference)
