@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -12,8 +13,9 @@ Record = Mapping[str, float | int | str | None]
 
 
 def say_to_stderr(text: str) -> None:
-    """Print `text` to standard error: the default `Say`."""
-    print(text, file=sys.stderr)
+    """Print `text` to standard error, if that can be written: the default `Say`."""
+    with suppress(OSError):
+        print(text, file=sys.stderr)
 
 
 class Tracker(Protocol):

@@ -37,7 +37,7 @@ class Signals:
         self.grace = grace_seconds / 2
         """Seconds after the first signal until `interruptible_when_late` is interrupted."""
         self._may_interrupt = may_interrupt
-        self._late = False
+        self._late = self._raised = False
         self._interruptible = self._interruptible_when_late = False
 
     def __bool__(self) -> bool:
@@ -49,8 +49,9 @@ class Signals:
         """For work that can be interrupted without loss: a signal raises StopNow immediately."""
         before, self._interruptible = self._interruptible, True
         try:
-            self._interrupt()
-            yield
+            with self._only_stop_now():
+                self._interrupt()
+                yield
         finally:
             self._interruptible = before
 
@@ -59,13 +60,29 @@ class Signals:
         """For work that should finish: a signal raises StopNow only after `grace` seconds."""
         before, self._interruptible_when_late = self._interruptible_when_late, True
         try:
-            self._interrupt()
-            yield
+            with self._only_stop_now():
+                self._interrupt()
+                yield
         finally:
             self._interruptible_when_late = before
 
+    @contextmanager
+    def _only_stop_now(self) -> Iterator[None]:
+        """Once StopNow was raised in the block, it also leaves the block as StopNow.
+
+        A handler runs between any two instructions, so that code that it interrupts may fail while it cleans up: a lock
+        that `threading.Condition.wait` did not take back is a RuntimeError, which would replace StopNow.
+        """
+        self._raised = False
+        try:
+            yield
+        except Exception as error:
+            if self._raised:
+                raise StopNow(self.received[0]) from error
+            raise
+
     def receive(self, number: int) -> None:
-        """Record a SIGINT or SIGTERM, and start the grace period."""
+        """Record a SIGINT, SIGTERM or SIGHUP, and start the grace period."""
         self.received.append(number)
         if len(self.received) == 1:
             # Repeated, since an exception is lost where Python cannot raise it, such as in a destructor.
@@ -81,14 +98,15 @@ class Signals:
         """Raise StopNow if a signal arrived and the current work may be interrupted."""
         interruptible = self._interruptible or (self._interruptible_when_late and self._late)
         if self.received and self._may_interrupt and interruptible:
+            self._raised = True
             raise StopNow(self.received[0])
 
 
 @contextmanager
 def collected_signals(grace_seconds: float = 30.0, *, may_interrupt: bool = True) -> Iterator[Signals]:
-    """Collect SIGINT and SIGTERM for the block; a second SIGINT goes to the previous handler.
+    """Collect SIGINT, SIGTERM and SIGHUP for the block; a second SIGINT goes to the previous handler.
 
-    Python allows handlers in the main thread only. In any other thread no signal is collected.
+    SIGHUP, which a closed terminal sends, stays ignored where `nohup` ignores it. Python allows handlers in the main thread only. In any other thread no signal is collected.
     """
     signals = Signals(grace_seconds, may_interrupt=may_interrupt)
     if threading.current_thread() is not threading.main_thread():
@@ -106,8 +124,7 @@ def collected_signals(grace_seconds: float = 30.0, *, may_interrupt: bool = True
         else:
             signals.receive(number)
 
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
-    before: dict[int, Any] = {number: signal.getsignal(number) for number in numbers}
+    before: dict[int, Any] = {number: signal.getsignal(number) for number in (*_ending(), signal.SIGALRM)}
     try:
         for number in before:
             signal.signal(number, handle)
@@ -120,14 +137,20 @@ def collected_signals(grace_seconds: float = 30.0, *, may_interrupt: bool = True
 
 @contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """SIGINT and SIGTERM raise Terminated anywhere in the block."""
+    """SIGINT, SIGTERM and SIGHUP raise Terminated anywhere in the block."""
 
     def handle(number: int, frame: FrameType | None) -> None:
         raise Terminated(number)
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, handle) for number in _ending()}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _ending() -> list[signal.Signals]:
+    """The signals that end a command; not SIGHUP where it is ignored, as below `nohup`."""
+    ignores_hangup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return [signal.SIGINT, signal.SIGTERM, *([] if ignores_hangup else [signal.SIGHUP])]

@@ -43,6 +43,38 @@ def test_interruptible_work_ends_immediately_even_for_an_earlier_signal() -> Non
         assert caught.value.number == signal.SIGTERM
 
 
+@pytest.mark.parametrize("grace", [ALWAYS, 0.1])
+def test_an_error_while_interrupted_work_cleans_up_does_not_replace_the_interruption(grace: float) -> None:
+    with collected_signals(grace) as signals, pytest.raises(StopNow) as caught:
+        with signals.interruptible() if grace == ALWAYS else signals.interruptible_when_late():
+            try:
+                interrupt_and_wait()
+            finally:
+                threading.Lock().release()  # as Condition.wait, interrupted before it takes its lock back
+    assert isinstance(caught.value.__cause__, RuntimeError)
+
+
+def test_an_error_after_an_earlier_interruption_stays_an_error() -> None:
+    with collected_signals(ALWAYS) as signals:
+        with pytest.raises(StopNow), signals.interruptible():
+            interrupt_and_wait()
+        with pytest.raises(ZeroDivisionError), signals.interruptible_when_late():
+            raise ZeroDivisionError
+
+
+def test_a_closed_terminal_stops_a_run_unless_hangups_are_ignored() -> None:
+    with collected_signals(ALWAYS) as signals:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert signals.received == [signal.SIGHUP]
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with collected_signals(ALWAYS) as signals:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert signals.received == []
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_work_interruptible_when_late_ends_after_half_of_the_grace_period() -> None:
     with collected_signals(0.1) as signals, pytest.raises(StopNow), signals.interruptible_when_late():
         interrupt_and_wait()
@@ -57,7 +89,7 @@ def test_other_work_is_never_interrupted() -> None:
 
 
 def test_a_second_ctrl_c_goes_to_the_previous_handler_and_all_handlers_return() -> None:
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
     before = [signal.getsignal(number) for number in numbers]
     with collected_signals(ALWAYS) as signals:
         os.kill(os.getpid(), signal.SIGINT)
