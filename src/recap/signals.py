@@ -106,7 +106,8 @@ class Signals:
 def collected_signals(grace_seconds: float = 30.0, *, may_interrupt: bool = True) -> Iterator[Signals]:
     """Collect SIGINT, SIGTERM and SIGHUP for the block; a second SIGINT goes to the previous handler.
 
-    SIGHUP, which a closed terminal sends, stays ignored where `nohup` ignores it. Python allows handlers in the main thread only. In any other thread no signal is collected.
+    SIGHUP, which a closed terminal sends, stays ignored where `nohup` ignores it. Python allows handlers in the main
+    thread only. In any other thread no signal is collected.
     """
     signals = Signals(grace_seconds, may_interrupt=may_interrupt)
     if threading.current_thread() is not threading.main_thread():

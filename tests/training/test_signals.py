@@ -16,7 +16,7 @@ from training.runs import assert_same_run, interrupt
 from recap.data.stream.source import Loader
 from recap.errors import Interrupted
 from recap.runs import Run
-from recap.signals import StopNow, collected_signals
+from recap.signals import Signals, StopNow, collected_signals
 from recap.training.step import TrainStep
 from recap.training.trainer import train
 
@@ -43,14 +43,17 @@ def test_interruptible_work_ends_immediately_even_for_an_earlier_signal() -> Non
         assert caught.value.number == signal.SIGTERM
 
 
-@pytest.mark.parametrize("grace", [ALWAYS, 0.1])
-def test_an_error_while_interrupted_work_cleans_up_does_not_replace_the_interruption(grace: float) -> None:
-    with collected_signals(grace) as signals, pytest.raises(StopNow) as caught:
-        with signals.interruptible() if grace == ALWAYS else signals.interruptible_when_late():
-            try:
-                interrupt_and_wait()
-            finally:
-                threading.Lock().release()  # as Condition.wait, interrupted before it takes its lock back
+def interrupt_and_fail() -> None:
+    try:
+        interrupt_and_wait()
+    finally:
+        threading.Lock().release()  # as in Condition.wait, interrupted before it has taken its lock back
+
+
+@pytest.mark.parametrize("work", [Signals.interruptible, Signals.interruptible_when_late])
+def test_an_error_while_interrupted_work_cleans_up_does_not_replace_the_interruption(work: Any) -> None:
+    with collected_signals(0.1) as signals, pytest.raises(StopNow) as caught, work(signals):
+        interrupt_and_fail()
     assert isinstance(caught.value.__cause__, RuntimeError)
 
 

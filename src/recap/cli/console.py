@@ -1,5 +1,6 @@
 """The reporter of the command line: live progress on a terminal, plain lines elsewhere."""
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -9,6 +10,7 @@ from pathlib import Path
 import rich.console
 
 from recap.cli.progress import LiveProgress, Pace
+from recap.cli.streams import lasting
 from recap.cli.tables import Evaluation, cosine_table, gate_table, inspection_table, loss_table, metric_tables
 from recap.config.file.environment import hide
 from recap.config.metrics import METRICS, format_metric
@@ -25,7 +27,7 @@ class Console(Reporter):
     """Shows the progress and results of commands on standard output."""
 
     def __init__(self) -> None:
-        self._out = rich.console.Console(highlight=False)
+        self._out = rich.console.Console(highlight=False, file=lasting(sys.stdout))
         if not self._out.is_terminal:
             self._out.width = _PLAIN_WIDTH
         in_notebook = self._out.is_jupyter and find_spec("ipywidgets") is not None

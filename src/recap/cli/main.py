@@ -3,8 +3,6 @@
 import os
 import signal
 import sys
-from contextlib import suppress
-from io import TextIOWrapper
 from typing import Annotated, NoReturn
 
 import typer
@@ -12,6 +10,7 @@ import typer
 from recap import __version__
 from recap.cli import config, data, evaluate, model, predict, train
 from recap.cli.messages import print_error
+from recap.cli.streams import protect_streams
 from recap.config.file.environment import hide
 from recap.errors import InputError, Interrupted, RecapError
 from recap.signals import Terminated, stopped_by_signals
@@ -49,13 +48,25 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line. Every `RecapError` and `OSError` becomes a message and an exit code, never a traceback."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):  # a character that the terminal cannot show is escaped
-            stream.reconfigure(errors="backslashreplace")
+    """Run the command line. Every `RecapError` and `OSError` becomes a message and an exit code, never a traceback.
+
+    A command whose standard output goes away finishes its work; then its exit code is 1.
+    """
+    output = protect_streams()
+    try:
+        _run()
+    except SystemExit as end:
+        output.flush()
+        if output.error is not None and not end.code:
+            sys.exit(1)
+        raise
+
+
+def _run() -> NoReturn:
     try:
         with stopped_by_signals():
             app()
+        sys.exit(0)
     except Interrupted as error:
         if not _reported_by_another_rank(error):
             print_error(error)
@@ -67,8 +78,6 @@ def main() -> None:
         if not _reported_by_another_rank(error):
             print_error(error)
         sys.exit(error.exit_code)
-    except BrokenPipeError:
-        sys.exit(1)
     except OSError as error:
         print(hide(str(error)), file=sys.stderr)
         sys.exit(1)
@@ -85,6 +94,5 @@ def _reported_by_another_rank(error: RecapError) -> bool:
 def _exit_now(code: int) -> NoReturn:
     """Exit without waiting for threads, which may be waiting for data."""
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError):
-            stream.flush()
+        stream.flush()
     os._exit(code)
