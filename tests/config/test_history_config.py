@@ -99,6 +99,10 @@ VALID = Path(__file__).parent / "valid" / "histories.yaml"
             "features.histories.author: column 'author' is listed twice, but a column has one role",
         ),
         (
+            ["features.histories.hashed.ids={column: liked, size: 3}", "train_data.tasks.like={column: liked}"],
+            "features.histories.hashed: 'liked' is the label of 'like', and a label cannot be a history; remove it",
+        ),
+        (
             ["features.histories.hashed.ids={column: like, size: 3}"],
             "features.histories.hashed: 'like' is a task, and a label cannot be a history; remove it",
         ),

@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from recap.config.checks.common import SCORE
 from recap.config.data import TfRecordConfig
 from recap.config.features import CarriedColumn
 from recap.data.coverage import Coverage, check_known, describe
@@ -17,7 +18,7 @@ from recap.data.formats.location import Location
 from recap.data.formats.tables import TableFiles
 from recap.data.tools.outputs import output_files
 from recap.errors import DataError, InputError
-from recap.inference.predictor import SCORE, Predictor
+from recap.inference.predictor import Predictor
 from recap.reporting import Say
 from recap.storage import atomic_write, writing
 

@@ -17,8 +17,6 @@ from recap.model.directory import SavedModel, open_model
 from recap.model.scorer import Scorer
 from recap.runtime import Runtime, start_runtime
 
-SCORE = "score"
-"""The column of scores in predictions."""
 ROWS_AT_ONCE = 8192
 """Rows per forward pass, which bounds memory."""
 

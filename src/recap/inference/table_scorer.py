@@ -6,10 +6,11 @@ from typing import Any, Self, TypeVar
 
 import pyarrow as pa
 
+from recap.config.checks.common import SCORE
 from recap.data.encoding.columns import carried_values, source_column
 from recap.data.formats.location import Location
 from recap.errors import InputError
-from recap.inference.predictor import SCORE, Predictor
+from recap.inference.predictor import Predictor
 from recap.runs import Run, Step, find_model_directory
 
 Table = TypeVar("Table")

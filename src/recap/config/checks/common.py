@@ -11,6 +11,8 @@ Tasks = Mapping[str, TaskConfig]
 """The tasks by name, `model.tasks`."""
 DataSets = Iterable[tuple[KeyPath, DataConfig]]
 """Every data set with its path: `train_data`, then the splits of `validation_data`."""
+SCORE = "score"
+"""The column of scores in predictions."""
 
 
 def is_position(model: ModelConfig, name: str) -> bool:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from recap.config.base import DEFAULT, BaseConfig, KeyPath, Problems
-from recap.config.checks.common import DataSets, Tasks, is_position, twice, unknown
+from recap.config.checks.common import SCORE, DataSets, Tasks, is_position, twice, unknown
 from recap.config.discrete import HashSpace, IntegerCodes, SharedTable
 from recap.config.features import FeaturesConfig
 from recap.config.featurization import BINARY, FeaturizationConfig
@@ -14,15 +14,13 @@ from recap.text import suggest
 
 def column_problems(features: FeaturesConfig, tasks: Tasks, data_sets: DataSets) -> Problems:
     """Each column has one role, and the model reads at least one."""
-    labels = {label.column: task for _, data in data_sets for task, label in data.tasks.items() if label.column}
+    labels = _labels(tasks, data_sets)
     seen: set[str] = set()
     for path, name in _input_columns(features):
         if name in seen:
             yield path, f"column {name!r} is listed twice, but a column has one role; remove one"
-        if name in tasks:
-            yield path, f"{name!r} is a task, and a label cannot be a feature; remove it"
-        elif name in labels:
-            yield path, f"{name!r} is the label of {labels[name]!r}, and a label cannot be a feature; remove it"
+        if name in labels:
+            yield path, f"{name!r} {labels[name]} cannot be a feature; remove it"
         seen.add(name)
     if not seen:
         yield ("features",), "the model has no inputs; add columns under continuous, binary, discrete or vectors"
@@ -31,9 +29,36 @@ def column_problems(features: FeaturesConfig, tasks: Tasks, data_sets: DataSets)
             yield ("features", role, DEFAULT), "'default' is reserved; rename the column"
     for name, history in features.histories.items():
         for column in history.columns:
-            if column in tasks:
-                text = f"{column!r} is a task, and a label cannot be a history; remove it"
-                yield ("features", "histories", name), text
+            if column in labels:
+                yield ("features", "histories", name), f"{column!r} {labels[column]} cannot be a history; remove it"
+
+
+def _labels(tasks: Tasks, data_sets: DataSets) -> dict[str, str]:
+    """Columns that hold or give away a label, each with the reason."""
+    labels: dict[str, str] = {}
+    for _, data in data_sets:
+        times = data.rectify_labels.engaged_at if data.rectify_labels is not None else {}
+        labels |= {
+            column: f"is the time of {task!r} (rectify_labels.engaged_at), which gives the label away, and"
+            for task, column in times.items()
+        }
+        labels |= {
+            label.column: f"is the label of {task!r}, and a label" for task, label in data.tasks.items() if label.column
+        }
+    return labels | dict.fromkeys(tasks, "is a task, and a label")
+
+
+def prediction_problems(features: FeaturesConfig, tasks: Tasks) -> Problems:
+    """Each column of the predictions has a name of its own."""
+    if SCORE in tasks:
+        yield ("model", "tasks", SCORE), "'score' is the column of scores in predictions; rename the task"
+    carried: list[tuple[KeyPath, str | None]] = [(("features", "user"), features.user)]
+    carried += [(("features", "timestamp"), features.timestamp)]
+    carried += [(("features", "ids", index), column.name) for index, column in enumerate(features.ids)]
+    for path, name in carried:
+        if name in tasks or name == SCORE:
+            holds = "scores" if name == SCORE else "the predictions of this task"
+            yield path, f"{name!r} is the column that holds {holds}; remove it, or rename the column in the data"
 
 
 def _input_columns(features: FeaturesConfig) -> Iterator[tuple[KeyPath, str]]:
