@@ -11,11 +11,11 @@ class NamedModules(nn.ModuleDict):
     """A ModuleDict whose keys may be any string; parameter names stay readable."""
 
     def __init__(self, modules: Mapping[str, nn.Module]) -> None:
-        super().__init__({_key(name): module for name, module in modules.items()})
+        super().__init__({key_of(name): module for name, module in modules.items()})
 
     def named(self, name: str) -> nn.Module:
         """The module of `name`; `values()` gives all of them, in their original order."""
-        return self[_key(name)]
+        return self[key_of(name)]
 
 
 def is_below(name: str, path: str) -> bool:
@@ -33,7 +33,7 @@ def nearest(path: str, names: Iterable[str]) -> str:
     return suggest(path, list(dict.fromkeys(".".join(name.split(".")[:depth]) for name in inside)))
 
 
-def _key(name: str) -> str:
+def key_of(name: str) -> str:
     """`name` with dots escaped, and with a suffix if it is an attribute of ModuleDict."""
     safe = name.replace("%", "%25").replace(".", "%2E")
     return f"{safe}%" if hasattr(nn.ModuleDict, safe) or safe == "training" else safe

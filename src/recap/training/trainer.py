@@ -17,7 +17,7 @@ from recap.data.stream.batch_stream import BatchStream
 from recap.distributed import Consensus, Ranks, joined_ranks
 from recap.errors import DataError, Interrupted, NotFinite, RunError
 from recap.evaluation.observers.strata import check_strata
-from recap.model.directory import SavedModel, new_ranker, verify_model
+from recap.model.directory import SavedModel, new_ranker
 from recap.model.frozen import freeze
 from recap.reporting import Reporter
 from recap.runs import Run, find_model_directory
@@ -222,9 +222,7 @@ class Trainer:
         path = self.config.training.initial_checkpoint_dir
         if path is None:
             return
-        folder = find_model_directory(Path(path))
-        verify_model(folder)
-        for line in start_from(folder, self.model.ranker, self.config.training.initial_weights):
+        for line in start_from(find_model_directory(Path(path)), self.model):
             self.reporter.say(line)
         self.average.restart()
 

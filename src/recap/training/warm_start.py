@@ -1,47 +1,209 @@
-"""A warm start: loads the weights of another model; weights may be renamed or start fresh."""
+"""A warm start: loads the weights of another model; weights may be renamed or start fresh.
+
+Weights are used for what they were trained for only. The rows of a table follow their values: a vocabulary may grow,
+shrink and change its order. Weights that read the inputs need the same inputs in the same order.
+"""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from safetensors.torch import load_file
-
-from recap.config.base import KeyPath, dotted
+from recap.config.base import KeyPath, ShapesWeights, dotted
+from recap.config.discrete import IntegerCodes
+from recap.config.features import VectorColumn
+from recap.config.file.diff import describe_changes, differences
+from recap.config.file.keys import is_below_mark
+from recap.config.model import EmbeddingConfig
+from recap.config.recap import RecapConfig
 from recap.config.training import InitialWeightsConfig
+from recap.data.encoding.assets import Assets
 from recap.errors import CheckpointError, ConfigError
-from recap.model.directory import WEIGHTS, load_weights, weight_mismatches
-from recap.model.names import is_below, nearest
-from recap.model.ranker import Ranker
+from recap.model.directory import WEIGHTS, SavedModel, open_inputs, read_weights, weight_mismatches, weight_shapes
+from recap.model.inputs.meaning import difference, inputs_of, table_rows
+from recap.model.inputs.tables import table_specs
+from recap.model.names import is_below, key_of, nearest
 
 _PATH = ("training", "initial_weights")
+_FRESH, _MAP = dotted((*_PATH, "fresh")), dotted((*_PATH, "map"))
+_MAX_LISTED = 10
+_MORE = 997
+"""Values of the vector that `_with_more_inputs` adds: enough to change every share of the inputs."""
 
 
-def start_from(folder: Path, ranker: Ranker, config: InitialWeightsConfig | None) -> list[str]:
-    """Load weights of the model in `folder` into `ranker`; return messages for the user.
+def start_from(folder: Path, model: SavedModel) -> list[str]:
+    """Load weights of the model in `folder` into the ranker of `model`; return messages for the user.
 
-    `config` maps names between the models; without it all weights must fit. Raises ConfigError for unknown names, and
-    CheckpointError, which lists weights that are missing or have another shape; both load nothing.
+    `training.initial_weights` maps names between the models; without it all weights must fit. Raises ConfigError for
+    unknown names, and CheckpointError for weights that are missing, have another shape or another meaning; both load
+    nothing.
     """
-    if config is None:
-        try:
-            load_weights(ranker, folder)
-        except CheckpointError as error:
-            hint = f"{dotted(_PATH)} can map names of the old model (map) and let weights start fresh (fresh)"
-            raise CheckpointError(f"{error}\n{hint}") from None
-        return []
-    old, new = load_file(folder / WEIGHTS), ranker.state_dict()
-    if problems := list(_unknown(config, new.keys(), old.keys(), folder)):
+    config = model.config.training.initial_weights
+    mapping = config if config is not None else InitialWeightsConfig()
+    start = _WarmStart(folder, model, mapping)
+    if problems := list(_unknown(mapping, start.new, start.old, folder)):
         raise ConfigError("\n".join(problems))
-    sources = {name: source for name in new if (source := _source(name, config)) is not None}
-    taken = {name: old[source] for name, source in sources.items() if source in old}
-    if shown := weight_mismatches(taken, {name: new[name] for name in sources}):
+    lines = start.match_rows()
+    unused = sorted(start.old.keys() - set(start.sources.values()))
+    expected = {name: start.new[name] for name in start.sources}
+    shown = weight_mismatches(start.taken, expected)
+    if unused and config is None:
+        shown = "\n  ".join(filter(None, [shown, *_listed([f"{name} is not in this model" for name in unused])]))
+    if shown:
         raise CheckpointError(
-            f"{folder / WEIGHTS}: lacks weights of this model. Give their old names in "
-            f"{dotted((*_PATH, 'map'))}, or list them or their modules in {dotted((*_PATH, 'fresh'))}:\n  {shown}"
+            f"{folder / WEIGHTS}: the weights do not fit this model. Give their old names in {_MAP}, or list them or "
+            f"their modules in {_FRESH}:\n  {shown}{start.changed_inputs()}"
         )
-    ranker.load_state_dict(taken, strict=False)
-    unused = sorted(old.keys() - set(sources.values()))
-    lines = [f"{len(taken)} of {len(new)} weights come from {folder}, the others start fresh"]
-    return lines + ([f"unused weights of {folder}: {', '.join(unused)}"] if unused else [])
+    start.check_meaning()
+    model.ranker.load_state_dict(start.taken, strict=False)
+    if config is not None:
+        lines.append(f"{len(start.taken)} of {len(start.new)} weights come from {folder}, the others start fresh")
+    if unused:
+        lines.append(f"unused weights of {folder}: {', '.join(unused)}")
+    return lines + start.other_changes()
+
+
+class _WarmStart:
+    """The weights of two models, and where those of the new one come from."""
+
+    def __init__(self, folder: Path, model: SavedModel, mapping: InitialWeightsConfig) -> None:
+        self.folder, self.config, self.assets = folder, model.config, model.assets
+        self.old_config, self.old_assets = open_inputs(folder)
+        self.old, self.new = read_weights(folder), model.ranker.state_dict()
+        sources = {name: _source(name, mapping) for name in self.new}
+        self.sources = {name: source for name, source in sources.items() if source is not None}
+        self.taken = {name: self.old[source] for name, source in self.sources.items() if source in self.old}
+        self.rows, self.old_rows = table_rows(self.config, self.assets), table_rows(self.old_config, self.old_assets)
+        old_tables = {_table_weight(table): table for table in self.old_rows}
+        self.tables = {table: old_tables.get(self.sources.get(_table_weight(table), "")) for table in self.rows}
+        """Table → the old table that its rows come from; None for one that starts fresh."""
+        self.inputs = inputs_of(self.config, self.assets, self.tables)
+        self.old_inputs = inputs_of(self.old_config, self.old_assets, {})
+
+    def match_rows(self) -> list[str]:
+        """Put the rows of old tables where the new tables have their values; return messages.
+
+        Raises CheckpointError for a table whose values are hashed in another way.
+        """
+        lines = []
+        for table, source in self.tables.items():
+            name = _table_weight(table)
+            if source is None or name not in self.taken or self.rows[table].same(self.old_rows[source]):
+                continue
+            codes = self.rows[table].codes_in(self.old_rows[source])
+            if codes is None:
+                old, new = self.old_rows[source].describe(), self.rows[table].describe()
+                raise CheckpointError(
+                    f"{self.folder}: the rows of table {table!r} mean other values: {old} there, {new} here. Use the "
+                    f"former, or list {name.removesuffix('.weight')} in {_FRESH}"
+                )
+            here, there = codes
+            rows, before = self.new[name].clone(), self.taken[name]
+            if rows.shape[1:] != before.shape[1:]:
+                continue  # reported with the other shapes
+            rows[0], rows[here] = before[0], before[there]  # row 0: unknown values
+            self.taken[name] = rows
+            fresh, dropped = len(rows) - 1 - len(here), len(before) - 1 - len(here)
+            lines.append(
+                f"table {table!r}: {len(here)} rows come from {self.folder} by their values, {fresh} new values start "
+                f"fresh, {dropped} old ones are dropped"
+            )
+        return lines
+
+    def check_meaning(self) -> None:
+        """Raise CheckpointError if weights that are taken would read inputs that they were not trained for."""
+        taken: dict[str, str] = {}  # weight → why it does not fit
+        for path, changed in self._changed_parts().items():
+            taken |= {name: changed for name in self.taken if is_below(name, path)}
+        if changed := self._changed_inputs:
+            taken |= {name: changed for name in _input_readers(self.config, self.assets) if name in self.taken}
+        if taken:
+            reasons = "\n  ".join(dict.fromkeys(taken.values()))
+            names = "\n  ".join(_listed(list(taken)))
+            raise CheckpointError(
+                f"{self.folder}: its inputs are not those of this model:\n  {reasons}\n"
+                f"Use the features of the old model in its order, or list these weights or their modules in {_FRESH}:"
+                f"\n  {names}"
+            )
+
+    def _changed_parts(self) -> dict[str, str]:
+        """Path of a module within the inputs whose own inputs changed → how."""
+        old, new = self.old_inputs, self.inputs
+        changed = {
+            "inputs.featurization": difference(old.featurized, new.featurized),
+            "inputs.position": difference(old.position, new.position),
+        }
+        for name, history in new.histories.items():
+            for kind in ("events", "encoders"):
+                path = f"inputs.histories.{kind}.{key_of(name)}"
+                source = next((source for weight, source in self.sources.items() if is_below(weight, path)), "")
+                before = [
+                    part
+                    for other, part in old.histories.items()
+                    if is_below(source, f"inputs.histories.{kind}.{key_of(other)}")
+                ]
+                changed[path] = difference(before, [history]) if source else ""
+        return {path: text for path, text in changed.items() if text}
+
+    @property
+    def _changed_inputs(self) -> str:
+        return difference(self.old_inputs.all, self.inputs.all)
+
+    def changed_inputs(self) -> str:
+        """How the inputs changed, as the last line of a message."""
+        return f"\nThe inputs differ: {self._changed_inputs}" if self._changed_inputs else ""
+
+    def other_changes(self) -> list[str]:
+        """What else changed in the features and the model, one line each."""
+        changes = {
+            path: change
+            for path, change in differences(self.old_config, self.config).items()
+            if is_below_mark(RecapConfig, path, ShapesWeights()) and not _is_file(path)
+        }
+        return [f"changed since {self.folder}: {line}" for line in _listed(describe_changes(changes))]
+
+
+def _is_file(path: KeyPath) -> bool:
+    """Whether a field names a file, whose content was compared or is not read."""
+    return path[-1] in ("vocabulary", "mask", "analysis", "pretrained")
+
+
+def _listed(lines: list[str]) -> list[str]:
+    more = len(lines) - _MAX_LISTED
+    return lines[:_MAX_LISTED] + ([f"and {more} more"] if more > 0 else [])
+
+
+def _table_weight(table: str) -> str:
+    return f"inputs.embeddings.tables.{key_of(table)}.weight"
+
+
+def _input_readers(config: RecapConfig, assets: Assets) -> list[str]:
+    """The weights outside `inputs` whose shape depends on the number of inputs: those that read them."""
+    before = weight_shapes(config, assets)
+    after = weight_shapes(_with_more_inputs(config, assets), assets)
+    return [
+        name
+        for name, tensor in before.items()
+        if not is_below(name, "inputs") and (name not in after or after[name].shape != tensor.shape)
+    ]
+
+
+def _with_more_inputs(config: RecapConfig, assets: Assets) -> RecapConfig:
+    """`config` with a vector and, if it has embeddings, a discrete feature that no column has."""
+    features, model = config.features, config.model
+    widths = [spec.width for spec in table_specs(config, assets) if spec.name in features.discrete]
+    name = "".join(["+", *features.inputs])
+    discrete = {f"{name}+": IntegerCodes(size=1)} if widths else {}
+    changed = {
+        "features": features.model_copy(
+            update={
+                "vectors": {**features.vectors, name: VectorColumn(length=_MORE)},
+                "discrete": {**features.discrete, **discrete},
+            }
+        ),
+        "model": model.model_copy(
+            update={"embeddings": {**model.embeddings, f"{name}+": EmbeddingConfig(width=max(widths, default=1))}}
+        ),
+    }
+    return config.model_copy(update=changed)
 
 
 def _source(name: str, config: InitialWeightsConfig) -> str | None:
