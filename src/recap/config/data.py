@@ -110,12 +110,31 @@ class ArrowConfig(FilesConfig):
     kind: Literal["arrow"]
 
 
+CSV_NULLS = ("", "NA", "N/A", "NULL", "null", "NaN", "nan", "None", "\\N")
+"""What pandas, R, SQL and Hive write for a missing value."""
+
+
 class CsvConfig(FilesConfig):
-    """CSV files, plain or gzip, with column names in the first line. An empty value is null."""
+    """CSV files, plain or gzip, in UTF-8, with column names in the first line and one row per line."""
 
     kind: Literal["csv"]
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] = ","
     """The character between two values."""
+    null_values: list[str] = list(CSV_NULLS)
+    """Texts that mean null, in every column, where they are not in quotes."""
+
+    def checks(self) -> tuple[Check, ...]:
+        return self._delimiter_divides, self._nulls_can_occur
+
+    def _delimiter_divides(self) -> Problems:
+        if not self.delimiter.isascii() or self.delimiter in '"\r\n\0':
+            yield ("delimiter",), f"{self.delimiter!r} cannot separate values; use an ASCII character such as , or ;"
+
+    def _nulls_can_occur(self) -> Problems:
+        for index, text in enumerate(self.null_values):
+            if any(character in text for character in (self.delimiter, '"', "\r", "\n")):
+                problem = f"{text!r} cannot occur: an unquoted value holds no delimiter, quote or line break"
+                yield ("null_values", index), problem
 
 
 class JsonLinesConfig(FilesConfig):
@@ -156,6 +175,9 @@ class DataTaskConfig(BaseConfig):
 
     column: Name | None = None
     """The label column. Optional; default: the name of the task."""
+    at_least: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    """The number from which on the label is 1, and below it 0, such as 4 for a rating of 1 to 5. Optional; default: the
+    column holds 0 and 1."""
     pos_downsampling_rate: Rate = 1.0
     """Share of all positives that the files contain."""
     neg_downsampling_rate: Rate = 1.0
