@@ -1,17 +1,19 @@
 """A run: everything under `training.save_dir`. No other module knows its file names."""
 
 import fcntl
+import filecmp
 import json
+import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from recap.config.file.load import STORED, load_config
+from recap.config.file.load import STORED, dump_config, load_config
 from recap.config.recap import RecapConfig
-from recap.errors import CheckpointError, InputError
+from recap.errors import CheckpointError, ConfigError, InputError
 from recap.storage import MANIFEST
 
 STATE = "state.json"
@@ -80,6 +82,22 @@ class Run:
         if not self.config_file.exists():
             raise CheckpointError(f"{self.path}: no run; give the folder of one (its training.save_dir)")
         return load_config(self.config_file, overrides, stored=True)
+
+    def check_config_file(self) -> None:
+        """Raise InputError if training would replace a `config_file` that no run wrote."""
+        file = self.config_file
+        if not os.path.lexists(file):
+            return
+        saved = [path / STORED for path in self.checkpoints.values()]
+        with suppress(OSError, ValueError, ConfigError):
+            if any(path.is_file() and filecmp.cmp(path, file, shallow=False) for path in saved):
+                return
+            if dump_config(load_config(file, stored=True)) == file.read_text(encoding="utf-8"):
+                return
+        raise InputError(
+            f"{file}: the run would replace this file, which recap did not write, by its resolved configuration; "
+            "rename it, or choose another training.save_dir"
+        )
 
     @property
     def metrics(self) -> list[dict[str, Any]]:

@@ -95,10 +95,11 @@ def train(
 
 @contextmanager
 def _locked(run: Run, ranks: Ranks) -> Iterator[None]:
-    """Lock the run on rank 0."""
+    """Lock the run on rank 0. Raises InputError if training would replace a file that is not of the run."""
     if not ranks.is_first:
         yield
         return
+    run.check_config_file()
     with run.lock():
         yield
 
