@@ -1,5 +1,6 @@
 """Finding files by globs, and in folders by hour or day."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ from hypothesis import strategies as st
 
 from recap.config.base import all_problems
 from recap.config.data import DailyInputs, HourlyInputs
-from recap.data.formats.files import find_files
+from recap.data.formats.files import find_files, read_bytes
 from recap.errors import DataError
+
+MARKERS = ("_SUCCESS", "_committed_1", "_started_1", "_metadata", "part.crc", ".a.parquet.crc", ".hidden.parquet")
 
 
 @pytest.fixture
@@ -19,7 +22,7 @@ def logs(tmp_path: Path) -> Path:
     for folder in ("2024/02/29/22", "2024/02/29/23", "2024/03/01/01", "date=2024-02-29/hour=23", "2024/03/01/empty"):
         (tmp_path / folder).mkdir(parents=True)
         if not folder.endswith("empty"):
-            for name in ("b.parquet", "a.parquet", "_SUCCESS"):
+            for name in ("b.parquet", "a.parquet", *MARKERS):
                 (tmp_path / folder / name).touch()
     return tmp_path
 
@@ -30,13 +33,12 @@ def hourly(root: Path, **changes: Any) -> HourlyInputs:
         "data_root": str(root),
         "end_datetime": "2024/03/01/01",
         "hours": 3,
-        "files": "*.parquet",
     }
     return HourlyInputs.model_validate(values | changes)
 
 
 def daily(root: Path, **changes: Any) -> DailyInputs:
-    values = {"kind": "daily", "data_root": str(root), "end_date": "2024/03/01", "days": 2, "files": "**/*.parquet"}
+    values = {"kind": "daily", "data_root": str(root), "end_date": "2024/03/01", "days": 2, "files": "**/*"}
     return DailyInputs.model_validate(values | changes)
 
 
@@ -88,3 +90,40 @@ def test_every_hour_is_read_from_its_folder(hours: int, tolerated: int) -> None:
 def test_globs_give_each_file_once_sorted_by_name(logs: Path) -> None:
     found = find_files([str(logs / "2024/02/29/*/*.parquet"), str(logs / "2024/02/29/22/a.parquet")])
     assert below(logs, found) == [f"2024/02/29/{hour}/{name}.parquet" for hour in (22, 23) for name in ("a", "b")]
+
+
+def test_markers_and_hidden_files_match_only_globs_that_ask_for_them(tmp_path: Path) -> None:
+    names = ["_SUCCESS", "a", "_temporary/b", "_day=1/c", "x.crc", "_x.crc"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    for pattern, expected in (
+        ("**", ["_day=1/c", "a"]),
+        ("_*", ["_SUCCESS"]),
+        ("*.crc", ["x.crc"]),
+        ("_temporary/*", ["_temporary/b"]),
+        ("_SUCCESS", ["_SUCCESS"]),
+    ):
+        assert below(tmp_path, find_files([str(tmp_path / pattern)])) == expected
+    (tmp_path / "a").unlink()
+    message = r"\*: matches no data file, only markers and hidden files such as (_SUCCESS|x.crc); check the path"
+    with pytest.raises(DataError, match=message):
+        find_files([str(tmp_path / "*")])
+
+
+def test_only_regular_files_are_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    for name, reason in (
+        (str(tmp_path / "fifo"), "is a FIFO, not a regular file"),
+        (str(tmp_path / "fif*"), "is a FIFO, not a regular file"),
+        ("/dev/zero", "is a device, not a regular file"),
+        (str(tmp_path / "loop"), "Too many levels of symbolic links"),
+        (str(tmp_path / "gon*"), "No such file or directory"),
+    ):
+        with pytest.raises(DataError, match=rf"cannot be read \({reason}\); give the path of a file"):
+            find_files([name])
+        if "*" not in name:
+            with pytest.raises(OSError, match=reason):
+                read_bytes(name)

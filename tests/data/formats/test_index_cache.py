@@ -28,6 +28,12 @@ def test_a_cached_index_is_not_computed_again(cache: Path) -> None:
     assert [file.suffix for file in cache.iterdir()] == [".json"]
 
 
+def test_the_cache_holds_no_name_of_a_file(cache: Path) -> None:
+    cached_index("https://someone:password@host/x.csv?signature=secret", (1, 2), "lines", lambda: INDEX)
+    (file,) = cache.iterdir()
+    assert not any(word in file.name + file.read_text() for word in ("someone", "password", "host", "x.csv", "secret"))
+
+
 def test_another_file_time_size_or_kind_is_computed_again(cache: Path) -> None:
     cached_index("x", (1, 2), "lines", lambda: INDEX)
     others = [("y", (1, 2), "lines"), ("x", (2, 2), "lines"), ("x", (1, 3), "lines"), ("x", (1, 2), "records")]

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from recap.config.data import ParquetConfig
 from recap.config.features import FeaturesConfig
 from recap.data.encoding.encoder import RowEncoder
-from recap.data.formats.packed import KEY, can_pack, narrowest, pack, pack_field, unpack, unpack_schema
-from recap.data.formats.parquet import ParquetFormat
+from recap.data.formats.parquet.packed import KEY, can_pack, narrowest, pack, pack_field, unpack, unpack_schema
+from recap.data.formats.parquet.reader import ParquetFormat
 from recap.data.formats.writers import ROW_GROUP_BYTES, open_writer
 from recap.data.stream.source import Source
 from recap.data.tools.convert import convert_files
-from recap.data.tools.guess import guess_columns
+from recap.data.tools.guess.columns import guess_columns
 from recap.data.tools.inspect import inspect_files
 from recap.errors import DataError
 

@@ -9,7 +9,7 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 from data.stream_law import assert_resumes_everywhere
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 from support import Recorder, feed_config, feed_table
 
@@ -22,7 +22,7 @@ from recap.data.formats.tables import TableFiles
 from recap.data.open import open_stream
 from recap.data.stream.batch_stream import BatchStream
 from recap.data.tools.convert import convert_files
-from recap.data.tools.guess import guess_columns
+from recap.data.tools.guess.columns import guess_columns
 from recap.data.tools.inspect import inspect_files
 from recap.data.tools.vocabulary import count_values
 from recap.errors import DataError
@@ -66,21 +66,18 @@ values = st.text(max_size=6) | st.integers(-(2**31), 2**31 - 1).map(str) | st.no
 
 
 @given(st.lists(st.tuples(values, values), min_size=1, max_size=4))
-def test_folders_have_the_values_that_pyarrow_reads(rows: list[tuple[str | None, str | None]]) -> None:
+def test_folders_have_the_texts_that_pyarrow_writes(rows: list[tuple[str | None, str | None]]) -> None:
     first, second = ([row[index] for row in rows] for index in (0, 1))
-    for column in (first, second):
-        assume(any(value is not None for value in column))  # pyarrow finds no type for it
     table = pa.table({"row": range(len(rows)), "a b": pa.array(first, pa.string()), "c": pa.array(second, pa.string())})
     with tempfile.TemporaryDirectory() as root:
         pa.dataset.write_dataset(table, root, format="parquet", partitioning=["a b", "c"], partitioning_flavor="hive")
-        expected = pa.dataset.dataset(root, partitioning="hive").to_table().sort_by("row")
         files = find_files([f"{root}/**/*.parquet"])
         format_ = TableFiles.open(files).format
         columns = ["c", "row", "a b"]
-        found = pa.concat_tables(format_.read(file, 0, columns) for file in files).sort_by("row")
-        assert found.column_names == columns
-        assert found.to_pylist() == expected.select(columns).to_pylist()
-        assert {format_.schema(file).field("a b").type for file in files} == {found.schema.field("a b").type}
+        tables = pa.concat_tables(format_.read(file, 0, columns) for file in files).sort_by("row")
+        assert tables.column_names == columns
+        assert tables.to_pylist() == table.select(columns).to_pylist()
+        assert {format_.schema(file).field("a b").type for file in files} == {pa.string()}
 
 
 @pytest.mark.parametrize("kind", get_args(SourceKind))
@@ -110,7 +107,8 @@ def test_a_folder_is_read_as_the_configured_type_or_refused(folder: Path) -> Non
 
 def test_users_may_be_numbers_in_one_folder_and_names_in_another(folder: Path) -> None:
     stream = open_data(folder, "parquet", features(folder, discrete={}, user="hour"))
-    assert {user for _, batch in zip(range(8), stream, strict=False) for user in batch.user.tolist()} == {0, 7, 23}
+    users = {user for _, batch in zip(range(8), stream, strict=False) for user in batch.user.tolist()}
+    assert (len(users), users & {0, 7, 23}) == (3, {0, 23})  # "07" is a text
     (folder / "users").mkdir()
     for user in ("1", "x"):
         (folder / "users" / f"user_id={user}").mkdir()
@@ -129,14 +127,14 @@ def test_a_column_of_the_file_wins_over_its_folders(tmp_path: Path) -> None:
     pq.write_table(pa.table({"b": ["own"], "c": [0]}), file)
     format_ = TableFiles.open([str(file)]).format
     assert format_.schema(str(file)).names == ["b", "c", "a"]
-    assert format_.read(str(file), 0, ["a", "b"]).to_pydict() == {"a": [1], "b": ["own"]}
+    assert format_.read(str(file), 0, ["a", "b"]).to_pydict() == {"a": ["1"], "b": ["own"]}
     assert folder_values("s3://bucket/=1/x=a%20b/b%2Fy=/file=1") == {"x": "a b", "b/y": ""}
 
 
 def test_skipped_rows_are_missing_from_constant_columns(folder: Path) -> None:
     file = str(folder / "parquet" / "language=en" / "hour=07" / "part.parquet")
     format_ = TableFiles.open([file]).format
-    assert format_.read(file, 0, ["hour"], [3, 5]).to_pydict() == {"hour": [7] * 18}
+    assert format_.read(file, 0, ["hour"], [3, 5]).to_pydict() == {"hour": ["07"] * 18}
     table = format_.read(file, 2, ["post_id", "hour"], [0])
     assert (table.column("post_id").to_pylist(), table.num_rows) == (list(range(41, 50)), 9)
 
@@ -144,10 +142,10 @@ def test_skipped_rows_are_missing_from_constant_columns(folder: Path) -> None:
 def test_commands_see_the_columns_of_folders(folder: Path, tmp_path: Path) -> None:
     inputs = [str(folder / "parquet" / "*" / "*" / "*.parquet")]
     found = {column.name: column for column in inspect_files(inputs).columns}
-    assert (found["hour"].type, found["hour"].distinct, found["language"].type) == ("int64", 3, "string")
+    assert (found["hour"].type, found["hour"].distinct, found["language"].type) == ("string", 3, "string")
     assert found["language"].missing == 30
-    assert [guess.name for guess in guess_columns(inputs).columns.vocabularies] == ["language"]
-    assert count_values(inputs, "language").to_pydict() == {"value": ["en", "7"], "count": [50, 40]}
+    assert {"language", "hour"} <= {guess.name for guess in guess_columns(inputs).columns.discrete}
+    assert count_values(inputs, ["language"])["language"].to_pydict() == {"value": ["en", "7"], "count": [50, 40]}
     written, _ = convert_files(inputs, tmp_path / "out", "jsonl")
     assert sorted(str(file.parent.relative_to(tmp_path / "out")) for file in written) == sorted(PARTS)
     converted = inspect_files([str(tmp_path / "out/*/*/*.jsonl")])

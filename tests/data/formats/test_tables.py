@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from recap.config.data import SourceKind
 from recap.data.formats import blocks
-from recap.data.formats import text as text_format
 from recap.data.formats.format import list_chunks
 from recap.data.formats.tables import TableFiles
+from recap.data.formats.text import lines as text_format
 from recap.data.formats.tfrecord import reader
 from recap.data.tools.convert import convert_files
 from recap.errors import DataError
@@ -134,9 +134,9 @@ def test_reading_stays_two_chunks_ahead_at_most(folder: Path, monkeypatch: pytes
     started: list[int] = []
     read = files.format.read
 
-    def counted(file: str, chunk: int, columns: list[str]) -> pa.Table:
+    def counted(file: str, chunk: int, columns: list[str], skip: list[int]) -> pa.Table:
         started.append(chunk)
-        return read(file, chunk, columns)
+        return read(file, chunk, columns, skip)
 
     monkeypatch.setattr(files.format, "read", counted)
     chunks = files.chunks()

@@ -24,7 +24,7 @@ FEATURES = {
 LABELS = LabelEncoder(["like", "share"], {"like": DataTaskConfig()}, user="user_id")
 ASSETS = {"word": pa.array(["a", "b"]), "masked": pa.array([True, True, False, True])}
 ENCODER = RowEncoder(FeaturesConfig.model_validate(FEATURES), ASSETS, LABELS)
-LOADER = Loader(ParquetConfig(inputs=[INPUTS]), ENCODER, ["train/part-0.parquet"], skip=False)
+LOADER = Loader(ParquetConfig(inputs=[INPUTS]), ENCODER, skip=False)
 
 
 def rows_fingerprint(loader: Loader, source: Source) -> str:

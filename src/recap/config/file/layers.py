@@ -19,10 +19,13 @@ from recap.config.file.node import Node, node_at
 from recap.config.file.yaml import parse
 from recap.config.recap import RecapConfig
 from recap.errors import ConfigError, Origin, Problem
+from recap.storage import read_regular
 from recap.text import suggest
 
 BASE = "base"
 """The key of the file to build on."""
+MAX_FILE_BYTES = 4 << 20
+"""Maximum size of a configuration file; a larger one is data."""
 _MAX_STEPS = 50
 """Maximum steps in the path of an override; no configuration is half as deep."""
 
@@ -114,7 +117,7 @@ def read_mapping(
 def _read_yaml(file: str, problems: list[Problem], *, yaml_1_1: bool = False) -> Node:
     """The values in a YAML file; null if it is empty. Raises ConfigError if it cannot be read."""
     try:
-        text = Path(file).read_text(encoding="utf-8-sig")
+        text = read_regular(file, MAX_FILE_BYTES).decode("utf-8-sig")
     except (OSError, ValueError) as error:
         reason = f"not UTF-8 text (byte {error.start})" if isinstance(error, UnicodeDecodeError) else _reason(error)
         problems.append(Problem(Origin(file), "", f"cannot be read ({reason}); give the path of a YAML file"))

@@ -3,12 +3,18 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 import numpy as np
 import pyarrow as pa
 
+from recap.config.data import SourceKind
 from recap.data.formats.files import stamp
+from recap.data.formats.location import Location
+from recap.data.formats.object_stores import is_remote
+from recap.data.formats.recognize import check_content
 from recap.errors import DataError
+from recap.text import plural
 
 ColumnTypes = Mapping[str, pa.DataType]
 """Column → the type to read it as, in formats that do not store types."""
@@ -26,13 +32,22 @@ class Chunk:
     rows: int
     stamp: tuple[int, int]
     """Modification time (ns) and size (bytes) of the file when the chunk was listed."""
+    header_lines: int | None = None
+    """Lines of the file before row 0, in formats of one row per line; None in others."""
+
+    def location(self, skipped: Sequence[int] = ()) -> Location:
+        """Where the rows of the chunk are, without those `skipped` (ascending, counted in the chunk)."""
+        return Location(self.file, self.first_row, tuple(skipped), self.header_lines)
 
 
 class Format(ABC):
     """Reads files of one format, a chunk at a time."""
 
+    kind: SourceKind
     name: str
     """For messages."""
+    header_lines: int | None = None
+    """Lines of a file before row 0, in formats of one row per line; None in others."""
 
     @abstractmethod
     def schema(self, file: str) -> pa.Schema:
@@ -60,19 +75,74 @@ class Format(ABC):
 def list_chunks(format_: Format, file: str, *, allow_torn: bool = False) -> list[Chunk]:
     """The chunks of one file that hold rows. Raises DataError if the file is damaged.
 
-    A file with a torn end is damaged too; with `allow_torn`, the chunks before that end are returned.
+    A file with a torn end is damaged too; with `allow_torn`, the chunks before that end are returned. A file of 0 bytes
+    holds no rows in every format: writers leave such files for empty partitions.
     """
+    file_stamp = stamp(file)
+    if file_stamp[1] == 0:
+        return []
+    if format_.kind not in ("parquet", "arrow"):  # those check their own magic bytes
+        check_content(file, format_.kind, format_.name)
     torn = format_.torn_end(file)
     if torn is not None and not allow_torn:
         raise torn
-    file_stamp = stamp(file)
     chunks: list[Chunk] = []
     first_row = 0
     for number, rows in enumerate(format_.chunk_rows(file)):
         if rows:
-            chunks.append(Chunk(file, number, first_row, rows, file_stamp))
+            chunks.append(Chunk(file, number, first_row, rows, file_stamp, format_.header_lines))
         first_row += rows
     return chunks
+
+
+def no_rows(files: Sequence[str], reason: str | None = None) -> DataError:
+    """The error for inputs of which no file holds rows."""
+    if len(files) == 1:
+        text = f"{files[0]}: holds no rows"
+    else:
+        text = f"{files[0]} and {plural(len(files) - 1, 'other file')} of the same inputs hold no rows"
+    return DataError(text if reason is None else f"{text}: {reason}")
+
+
+def read_chunk(format_: Format, chunk: Chunk, columns: Sequence[str], skip: Sequence[int] = ()) -> pa.Table:
+    """The `columns` of a chunk without rows `skip`. Raises DataError if it is damaged, or the file has changed."""
+    _check_unchanged(chunk)
+    try:
+        table = format_.read(chunk.file, chunk.number, columns, skip)
+    except DataError:
+        _check_unchanged(chunk)  # the reason, if so
+        raise
+    if not is_remote(chunk.file):  # files of object stores are replaced as a whole
+        _check_unchanged(chunk)
+    rows = table.num_rows + len(skip)
+    if rows != chunk.rows:
+        raise _changed(chunk.file, f"its part {chunk.number} holds {rows} rows instead of {chunk.rows}")
+    return table
+
+
+def _check_unchanged(chunk: Chunk) -> None:
+    try:
+        time, size = stamp(chunk.file)
+    except DataError as error:
+        raise _changed(chunk.file, str(error).removeprefix(f"{chunk.file}: ")) from None
+    if size != chunk.stamp[1]:
+        raise _changed(chunk.file, f"it holds {size:,} bytes instead of {chunk.stamp[1]:,}")
+    if time != chunk.stamp[0]:
+        raise _changed(chunk.file, f"it was written at {datetime.fromtimestamp(time / 1e9):%Y-%m-%d %H:%M:%S}")
+
+
+def _changed(file: str, text: str) -> DataError:
+    """The error for a file that changed after the job started."""
+    return DataError(
+        f"{file}: changed since this job started: {text}; restore the old file and resume, or start a new run"
+    )
+
+
+def check_unique(schema: pa.Schema, columns: Sequence[str], file: str) -> None:
+    """Raise DataError for one of `columns` that a file holds more than once."""
+    for name in columns:
+        if schema.names.count(name) > 1:
+            raise Location(file).error(name, "appears twice in the file, so it is ambiguous; rename one")
 
 
 def drop_rows(table: pa.Table, rows: Sequence[int]) -> pa.Table:

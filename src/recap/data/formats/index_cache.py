@@ -16,11 +16,12 @@ from recap.storage import atomic_write
 def cached_index(file: str, stamp: tuple[int, int], kind: str, find: Callable[[], BlockIndex]) -> BlockIndex:
     """The block index of a file with this `stamp`, from the cache or computed by `find` and then cached.
 
-    `kind`: how the file is divided into blocks. A cache that cannot be read or written is ignored.
+    `kind`: how the file is divided into blocks. A cache that cannot be read or written is ignored. The cache holds a
+    hash in place of the name of the file, since a URL may hold a password or a signature.
     """
     name = file if "://" in file else os.path.abspath(file)
-    key = [name, *stamp, kind, blocks.BLOCK_BYTES]
-    path = _folder() / f"{sha256(json.dumps(key).encode()).hexdigest()[:32]}.json"
+    key = sha256(json.dumps([name, *stamp, kind, blocks.BLOCK_BYTES]).encode()).hexdigest()
+    path = _folder() / f"{key[:32]}.json"
     index = _load(path, key)
     if index is None:
         index = find()
@@ -33,7 +34,7 @@ def _folder() -> Path:
     return Path(home, "recap", "blocks")
 
 
-def _load(path: Path, key: list[Any]) -> BlockIndex | None:
+def _load(path: Path, key: str) -> BlockIndex | None:
     """The index in a cache file; None if the file is missing, invalid or of another key."""
     try:
         entry = json.loads(path.read_text(encoding="utf-8"))

@@ -5,8 +5,11 @@ Endpoints and credentials come from the environment variables of each library (A
 """
 
 import re
+from concurrent.futures import Future
+from contextlib import suppress
 from functools import lru_cache
 from io import RawIOBase
+from threading import Thread
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -16,6 +19,11 @@ from recap.errors import DataError
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/]*)/*")
 _WILDCARD = re.compile(r"[*?[]")
+CONNECT_SECONDS = 10.0
+"""Time for the first answer of a store."""
+_ANY_KEY = "recap"
+"""Requested to see whether a store answers. A request for its root without access would end the process in Azure's
+library."""
 _PYARROW_SCHEMES = {"s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs"}
 
 
@@ -47,8 +55,32 @@ def locate(url: str) -> tuple[Store, str]:
 
 @lru_cache(maxsize=64)
 def _open_store(scheme: str, authority: str) -> Store:
-    """Cached, so that all files and threads share the connections of a store."""
+    """Cached, so that all files and threads share the connections of a store. Raises DataError if it is silent."""
     url = f"{scheme}://{authority}"
+    opened: Future[Store] = Future()
+    # A thread that nobody waits for at the end: the libraries retry for minutes and cannot be interrupted.
+    Thread(target=_connect, args=(opened, url, scheme), daemon=True, name="recap-store").start()
+    try:
+        return opened.result(CONNECT_SECONDS)
+    except TimeoutError:
+        raise DataError(
+            f"{url}: does not answer within {CONNECT_SECONDS:g} seconds; check the network, the endpoint and the "
+            "credentials"
+        ) from None
+
+
+def _connect(opened: Future[Store], url: str, scheme: str) -> None:
+    """Open a store and wait for its first answer, whatever it is: the requests of a job report errors."""
+    try:
+        store = _file_system(url, scheme)
+        with suppress(Exception):
+            store.system.get_file_info("/".join(filter(None, (store.root, _ANY_KEY))))
+        opened.set_result(store)
+    except BaseException as error:
+        opened.set_exception(error)
+
+
+def _file_system(url: str, scheme: str) -> Store:
     try:
         if scheme in _PYARROW_SCHEMES:
             system, root = pa.fs.FileSystem.from_uri(url)
@@ -86,7 +118,7 @@ def remote_stamp(url: str) -> tuple[int, int]:
 def remote_glob(pattern: str) -> list[str]:
     """The files of a store that match a glob; `**` must be a whole segment.
 
-    As in `glob`, wildcards do not match names that begin with a dot. Raises DataError if the store cannot be listed.
+    Raises DataError if the store cannot be listed.
     """
     store, path = locate(pattern)
     try:
@@ -113,16 +145,7 @@ def _matching_files(system: pa.fs.FileSystem, pattern: str) -> list[str]:
     deep = "/" in pattern[len(folder) + 1 :] or "**" in pattern
     matches = re.compile(glob_translate(pattern.lstrip("/"))).match  # some file systems begin paths with a slash
     listing = system.get_file_info(pa.fs.FileSelector(folder, allow_not_found=True, recursive=deep))
-    files = [info.path for info in listing if info.type == pa.fs.FileType.File and matches(info.path.lstrip("/"))]
-    return [file for file in files if _hidden_segments(file) == _hidden_segments(pattern)]
-
-
-def _hidden_segments(path: str) -> int:
-    """The number of segments that begin with a dot.
-
-    If a path has more of them than the glob it matches, a wildcard matched a hidden name.
-    """
-    return sum(segment.startswith(".") for segment in path.split("/"))
+    return [info.path for info in listing if info.type == pa.fs.FileType.File and matches(info.path.lstrip("/"))]
 
 
 def is_remote_folder(url: str) -> bool:

@@ -5,23 +5,33 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import assert_never
 
-from recap.config.data import ArrowConfig, CsvConfig, JsonLinesConfig, ParquetConfig, SourceConfig, TfRecordConfig
+from recap.config.data import (
+    ArrowConfig,
+    CsvConfig,
+    JsonLinesConfig,
+    ParquetConfig,
+    SourceConfig,
+    SourceKind,
+    TfRecordConfig,
+)
 from recap.data.formats.arrow import ArrowFormat
+from recap.data.formats.files import stamp
 from recap.data.formats.format import ColumnTypes, Format
-from recap.data.formats.parquet import ParquetFormat
+from recap.data.formats.parquet.reader import ParquetFormat
 from recap.data.formats.partitions import PartitionedFormat
-from recap.data.formats.text import CsvFormat, JsonLinesFormat
+from recap.data.formats.recognize import recognize
+from recap.data.formats.text.csv import CsvFormat, guess_delimiter
+from recap.data.formats.text.jsonl import JsonLinesFormat
 from recap.data.formats.tfrecord.reader import TfRecordFormat
 from recap.errors import DataError
 
 
-def open_format(config: SourceConfig, types: ColumnTypes, files: Sequence[str] = ()) -> Format:
+def open_format(config: SourceConfig, types: ColumnTypes) -> Format:
     """The format of a source config, with the columns of partitioned folders.
 
-    `types`: column → type, for formats that do not store types. `files`: all files of the source; their paths together
-    decide the types of the columns in folders.
+    `types`: column → type, for formats that do not store types, and for folders.
     """
-    return PartitionedFormat(_open_format(config, types), types, files)
+    return PartitionedFormat(_open_format(config, types), types)
 
 
 def _open_format(config: SourceConfig, types: ColumnTypes) -> Format:
@@ -31,7 +41,7 @@ def _open_format(config: SourceConfig, types: ColumnTypes) -> Format:
         case ArrowConfig():
             return ArrowFormat()
         case CsvConfig():
-            return CsvFormat(types, config.delimiter)
+            return CsvFormat(types, config.delimiter, config.null_values)
         case JsonLinesConfig():
             return JsonLinesFormat(types)
         case TfRecordConfig():
@@ -40,7 +50,7 @@ def _open_format(config: SourceConfig, types: ColumnTypes) -> Format:
             assert_never(config)
 
 
-EXTENSIONS: dict[str, str] = {
+EXTENSIONS: dict[str, SourceKind] = {
     ".parquet": "parquet",
     ".arrow": "arrow",
     ".feather": "arrow",
@@ -62,19 +72,28 @@ def stem(file: str) -> str:
     return base if extension.lower() in EXTENSIONS else plain
 
 
-def guess_source(file: str, inputs: Sequence[str], schema_path: str | None = None) -> SourceConfig:
-    """The source config for `inputs`, from the extension of `file`, one of the files they match.
+def guess_source(
+    file: str, inputs: Sequence[str], schema_path: str | None = None, like: SourceConfig | None = None
+) -> SourceConfig:
+    """The source config for `inputs`, of the format of `file`, one of the files they match.
 
-    Files with an unknown extension are read as Parquet, or as TFRecord if it ends in `.gz`. Raises DataError for
-    TFRecord without `schema_path`.
+    The extension decides. Without a known one the first bytes do, unless the file is text, which may mean anything.
+    CSV has the delimiter and null values of `like`, if that is of CSV files; else its first line decides the delimiter.
+    Raises DataError for such text, and for TFRecord without `schema_path`.
     """
     extension = Path(file.removesuffix(".gz")).suffix.lower()
     globs = list(inputs)
-    match EXTENSIONS.get(extension, "tfrecord" if file.endswith(".gz") else "parquet"):
+    match EXTENSIONS.get(extension) or _recognized(file):
         case "arrow":
             return ArrowConfig(kind="arrow", inputs=globs)
         case "csv":
-            return CsvConfig(kind="csv", inputs=globs, delimiter="\t" if extension == ".tsv" else ",")
+            csv = (
+                like
+                if isinstance(like, CsvConfig)
+                else CsvConfig(kind="csv", inputs=globs, delimiter=guess_delimiter(file))
+            )
+            delimiter = "\t" if extension == ".tsv" else csv.delimiter
+            return csv.model_copy(update={"inputs": globs, "delimiter": delimiter, "num_files_to_keep": None})
         case "jsonl":
             return JsonLinesConfig(kind="jsonl", inputs=globs)
         case "tfrecord" if schema_path is not None:
@@ -83,3 +102,16 @@ def guess_source(file: str, inputs: Sequence[str], schema_path: str | None = Non
             raise DataError(f"{file}: TFRecord needs a JSON file that lists the columns; add --schema FILE")
         case _:
             return ParquetConfig(inputs=globs)
+
+
+def _recognized(file: str) -> str:
+    """The format of a file whose extension is unknown; Parquet, which holds no text, for an empty file."""
+    content = recognize(file)
+    if content is not None and content.kind is not None and content.certain:
+        return content.kind
+    if content is None and stamp(file)[1] == 0:
+        return "parquet"
+    noun = "" if content is None else f". It looks like {content.noun}: {content.advice}"
+    raise DataError(
+        f"{file}: neither its extension ({', '.join(EXTENSIONS)}) nor its first bytes are those of a known format{noun}"
+    )

@@ -5,7 +5,7 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 
-from recap.data.formats.format import ColumnTypes, Format
+from recap.data.formats.format import ColumnTypes, Format, check_unique
 from recap.data.formats.location import Location
 from recap.errors import DataError
 
@@ -16,12 +16,11 @@ NULL = "__HIVE_DEFAULT_PARTITION__"
 class PartitionedFormat(Format):
     """Adds a column for each `name=value` folder in the path of a file; a column of the file itself wins."""
 
-    def __init__(self, inner: Format, types: ColumnTypes, files: Sequence[str] = ()) -> None:
-        """`types`: column → type; other columns are integers if their values are in all `files`, else strings."""
+    def __init__(self, inner: Format, types: ColumnTypes) -> None:
+        """`types`: column → type; other columns are strings, as they stand in the path."""
         self.inner = inner
-        self.name = inner.name
-        self._configured = {name: kind for name, kind in types.items() if not pa.types.is_nested(kind)}
-        self._inferred = _infer_types(files)
+        self.kind, self.name, self.header_lines = inner.kind, inner.name, inner.header_lines
+        self._types = {name: kind for name, kind in types.items() if not pa.types.is_nested(kind)}
 
     def schema(self, file: str) -> pa.Schema:
         """The columns of the file, then those of its folders, outermost first."""
@@ -36,6 +35,7 @@ class PartitionedFormat(Format):
     def read(self, file: str, chunk: int, columns: Sequence[str], skip: Sequence[int] = ()) -> pa.Table:
         """One chunk; the file itself is not read if all columns come from its folders."""
         names = list(dict.fromkeys(columns))
+        check_unique(self.schema(file), names, file)
         constants = self._constants(file) if any(name in folder_values(file) for name in names) else {}
         in_file = [name for name in names if name not in constants]
         if len(in_file) == len(names):
@@ -58,7 +58,7 @@ class PartitionedFormat(Format):
         return {name: self._value(file, name, text) for name, text in texts.items() if name not in own}
 
     def _value(self, file: str, name: str, text: str | None) -> pa.Scalar:
-        kind = self._configured.get(name) or self._inferred.get(name) or _infer_types([file]).get(name, pa.string())
+        kind = self._types.get(name, pa.string())
         try:
             return pa.scalar(text, pa.string()).cast(kind)
         except pa.ArrowException:
@@ -78,21 +78,3 @@ def folder_values(file: str) -> dict[str, str | None]:
 def _utf8(text: str) -> str:
     """Replace characters that UTF-8, and so Arrow, cannot encode; a path may hold any bytes."""
     return text.encode(errors="replace").decode()
-
-
-def _infer_types(files: Sequence[str]) -> dict[str, pa.DataType]:
-    """The types that fit the folders of all files: integers if all values are, else strings."""
-    values: dict[str, set[str]] = {}
-    for file in files:
-        for name, text in folder_values(file).items():
-            if text is not None:
-                values.setdefault(name, set()).add(text)
-    return {name: pa.int64() if all(map(_is_integer, texts)) else pa.string() for name, texts in values.items()}
-
-
-def _is_integer(text: str) -> bool:
-    try:
-        pa.scalar(text).cast(pa.int64())
-    except pa.ArrowException:
-        return False
-    return True

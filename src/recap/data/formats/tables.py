@@ -1,7 +1,7 @@
 """`TableFiles`: reads the tables of files of any format, ahead in threads."""
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from recap.config.data import SourceConfig
 from recap.data.formats.files import find_files
-from recap.data.formats.format import Chunk, ColumnTypes, list_chunks
+from recap.data.formats.format import Chunk, ColumnTypes, Format, list_chunks, no_rows, read_chunk
 from recap.data.formats.open import guess_source, open_format
 from recap.errors import DataError
 
@@ -30,31 +30,77 @@ _Read = tuple[Chunk | None, pa.Table]
 
 
 class TableFiles:
-    """Files of one format, in the order of `files`."""
+    """Files of one or more formats, in the order of `files`."""
 
-    def __init__(self, files: Sequence[str], source: SourceConfig, types: ColumnTypes | None = None) -> None:
-        """`files`: the files of `source`. `types`: column → type, for formats that do not store types."""
-        self.files = list(files)
-        self.source = source
-        self.format = open_format(source, types or {}, files)
+    def __init__(self, sources: Mapping[str, SourceConfig], types: ColumnTypes | None = None) -> None:
+        """`sources`: each file with the config of its format. `types`: column → type, for formats that store none."""
+        self.files = list(sources)
+        self._sources = dict(sources)
+        readers: dict[str, Format] = {}
+        for source in self._sources.values():
+            if _key(source) not in readers:
+                readers[_key(source)] = open_format(source, types or {})
+        self._formats = {file: readers[_key(source)] for file, source in self._sources.items()}
 
     @classmethod
-    def open(cls, inputs: Sequence[str], schema_path: str | None = None, types: ColumnTypes | None = None) -> Self:
-        """The files that globs match; the extension of the first decides the format.
+    def open(
+        cls,
+        inputs: Sequence[str],
+        schema_path: str | None = None,
+        types: ColumnTypes | None = None,
+        like: SourceConfig | None = None,
+    ) -> Self:
+        """The files that globs match, each of the format that its extension says.
 
-        `schema_path`: the JSON file that lists the columns of TFRecord files. Raises DataError if a glob matches no
-        file.
+        `schema_path`: the JSON file that lists the columns of TFRecord files. `like`: a source whose CSV files have the
+        same delimiter and null values. Raises DataError if a glob matches no file.
         """
-        files = find_files(inputs)
-        return cls(files, guess_source(files[0], inputs, schema_path), types)
+        return cls({file: guess_source(file, inputs, schema_path, like) for file in find_files(inputs)}, types)
+
+    @property
+    def source(self) -> SourceConfig:
+        """The source config of all files. Raises DataError if they are of several formats."""
+        first, *others = self.files
+        for file in others:
+            if _key(self._sources[file]) != _key(self._sources[first]):
+                raise DataError(
+                    f"{first} and {file} are of different formats ({self.format_of(first).name} and "
+                    f"{self.format_of(file).name}), but the source of a configuration has one; convert one of them"
+                )
+        return self._sources[first]
+
+    @property
+    def format(self) -> Format:
+        """The reader of the first file, which is that of all files of one format."""
+        return self._formats[self.files[0]]
+
+    @property
+    def format_names(self) -> str:
+        """The formats of the files, such as `Parquet and CSV`."""
+        return " and ".join(dict.fromkeys(format_.name for format_ in self._formats.values()))
+
+    def format_of(self, file: str) -> Format:
+        """The reader of a file."""
+        return self._formats[file]
 
     def schema(self, file: str) -> pa.Schema:
         """The columns of a file. Raises DataError."""
-        return self.format.schema(file)
+        return self.format_of(file).schema(file)
+
+    def chunks_of(self, file: str) -> list[Chunk]:
+        """The chunks of a file that hold rows. Raises DataError."""
+        return list_chunks(self.format_of(file), file)
 
     def chunks(self) -> list[Chunk]:
         """The chunks of all files. Raises DataError."""
-        return [chunk for file in self.files for chunk in list_chunks(self.format, file)]
+        return [chunk for file in self.files for chunk in self.chunks_of(file)]
+
+    def files_with_rows(self) -> list[str]:
+        """The files that hold rows: in others, columns may have any type or be unknown. Raises DataError if none do."""
+        files = [file for file in self.files if self.chunks_of(file)]
+        if not files:
+            raise no_rows(self.files)
+        return files
 
     def tables(
         self, columns: Sequence[str] | None = None, chunks: Sequence[Chunk] | None = None
@@ -96,7 +142,7 @@ class TableFiles:
     def _list(self, file: str) -> list[_Listing]:
         """The chunks of a file and its end, or the error that prevents listing them."""
         try:
-            return [*list_chunks(self.format, file), None]
+            return [*self.chunks_of(file), None]
         except DataError as error:
             return [error]
 
@@ -106,7 +152,12 @@ class TableFiles:
         if listing is None:
             return None, None
         names = self.schema(listing.file).names if columns is None else columns
-        return listing, self.format.read(listing.file, listing.number, names)
+        return listing, read_chunk(self.format_of(listing.file), listing, names)
+
+
+def _key(source: SourceConfig) -> str:
+    """Equal for sources whose files one reader can read."""
+    return source.model_dump_json(exclude={"inputs"})
 
 
 def _until_end(reads: Iterator[_Read]) -> Iterator[tuple[Chunk, pa.Table]]:

@@ -15,7 +15,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from recap.config.data import SourceKind
-from recap.data.formats.packed import is_packed, unpacked_bytes
+from recap.data.formats.parquet.packed import is_packed, unpacked_bytes
 from recap.data.formats.tfrecord.example import BYTES, FLOATS, INTEGERS, write_example
 from recap.data.formats.tfrecord.records import masked_crc
 from recap.errors import DataError
@@ -80,13 +80,21 @@ class _CsvWriter(_ArrowWriter):
 
     def write(self, table: pa.Table) -> None:
         for field, column in zip(table.schema, table.columns, strict=True):
-            text = pa.types.is_string(field.type) or pa.types.is_large_string(field.type)
-            if text and pc.any(pc.match_substring_regex(column, "[\\r\\n]")).as_py():
+            if (
+                _is_text(field.type)
+                and pc.any(pc.match_substring_regex(column.cast(pa.large_string()), "[\\r\\n]")).as_py()
+            ):
                 raise DataError(
                     f"column {field.name!r} holds text with a line break, but recap reads one line per CSV row; "
                     "choose another format"
                 )
         super().write(table)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 class _ParquetWriter(Writer):
@@ -128,22 +136,31 @@ def _parquet_columns(schema: pa.Schema) -> dict[str, str]:
 
 
 class _JsonLinesWriter(Writer):
-    """A JSON object per row; NaN becomes null."""
+    """A JSON object per row; NaN becomes null, and times become text."""
 
     def __init__(self, path: Path) -> None:
         self.stream = path.open("w", encoding="utf-8")
 
     def write(self, table: pa.Table) -> None:
+        for index, kind in enumerate(table.schema.types):
+            if pa.types.is_temporal(kind) and getattr(kind, "unit", "") == "ns":  # Python's times have none
+                table = table.set_column(index, table.field(index).name, table.column(index).cast(pa.string()))
         for row in table.to_pylist():
-            values = {name: None if _is_nan(value) else value for name, value in row.items()}
+            values = {name: _without_nan(value) for name, value in row.items()}
             self.stream.write(json.dumps(values, ensure_ascii=False, default=_as_json) + "\n")
 
     def close(self) -> None:
         self.stream.close()
 
 
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_nan(item) for item in value] if any(map(_is_nan, value)) else value
+    return None if _is_nan(value) else value
+
+
 def _is_nan(value: Any) -> bool:
-    return bool(value != value)  # works for floats of every width
+    return (isinstance(value, list) and any(map(_is_nan, value))) or bool(value != value)  # for floats of every width
 
 
 def _as_json(value: Any) -> Any:
@@ -160,8 +177,15 @@ class _TfRecordWriter(Writer):
         self.stream = gzip.GzipFile(path, "wb", compresslevel=6)
 
     def write(self, table: pa.Table) -> None:
-        for name, kind in zip(table.column_names, table.schema.types, strict=True):
-            if pa.types.is_uint64(kind) and (pc.max(table.column(name)).as_py() or 0) >= 2**63:
+        for name, column in zip(table.column_names, table.columns, strict=True):
+            if pa.types.is_nested(column.type):
+                column = pc.list_flatten(column)
+                if column.null_count and self.kinds[name] != FLOATS:
+                    raise DataError(
+                        f"column {name!r} holds null inside a list, which TFRecord has only for floats; fill it, or "
+                        "choose another format"
+                    )
+            if pa.types.is_uint64(column.type) and (pc.max(column).as_py() or 0) >= 2**63:
                 raise DataError(
                     f"column {name!r} holds integers of 2^63 or more, beyond TFRecord's int64; choose another format"
                 )
@@ -193,11 +217,12 @@ def tfrecord_schema(schema: pa.Schema) -> dict[str, Any]:
 
 def _list_kind(field: pa.Field) -> int:
     kind = field.type.value_type if pa.types.is_nested(field.type) and hasattr(field.type, "value_type") else field.type
-    if pa.types.is_floating(kind):
+    if pa.types.is_floating(kind) or pa.types.is_null(kind):
         return FLOATS
     if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
         return INTEGERS
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind):
+    binary = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view)
+    if _is_text(kind) or any(is_binary(kind) for is_binary in binary):
         return BYTES
     raise DataError(f"TFRecord cannot hold column {field.name!r} of type {field.type}; choose another format")
 

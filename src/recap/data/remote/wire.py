@@ -26,7 +26,7 @@ from recap.native.buffers import new_array
 PROTOCOL = 2
 """Version of the wire format; client and server must have the same."""
 _MAX_MESSAGE_BYTES = 16 * 2**20
-_PATH_FIELDS = {"vocabulary", "mask", "inputs", "schema_path", "num_files_to_keep", "files"}
+_PATH_FIELDS = {"vocabulary", "mask", "inputs", "schema_path", "num_files_to_keep"}
 """Fields about paths, which may differ between hosts; the contents of the files are compared instead."""
 
 Fingerprint = Mapping[str, str]

@@ -5,7 +5,6 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import datetime
 from functools import cached_property
 from hashlib import sha256
 from itertools import groupby
@@ -13,20 +12,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from recap.config.data import SourceConfig
 from recap.data.batch import Batch
 from recap.data.encoding.encoder import RowEncoder
-from recap.data.formats.files import find_files, relative_names, stamp
-from recap.data.formats.format import Chunk, Format, list_chunks
-from recap.data.formats.location import Location
+from recap.data.formats.files import LISTERS, find_files, relative_names
+from recap.data.formats.format import Chunk, Format, list_chunks, no_rows, read_chunk
 from recap.data.formats.object_stores import is_remote
 from recap.data.formats.open import open_format
 from recap.errors import DataError
-
-_LISTERS = 8
-"""Threads that list files of an object store: they mostly wait, so their number does not depend on the CPUs."""
 
 
 class BadData(NamedTuple):
@@ -55,18 +49,16 @@ class Loader:
 
     config: SourceConfig
     encoder: RowEncoder
-    files: Sequence[str]
-    """All files of the data set."""
     skip: bool
     """Whether bad rows and chunks are skipped and reported instead of raised."""
 
     def __reduce__(self) -> tuple[type["Loader"], tuple[Any, ...]]:
-        return Loader, (self.config, self.encoder, self.files, self.skip)  # without `format`, which is opened again
+        return Loader, (self.config, self.encoder, self.skip)  # without `format`, which is opened again
 
     @cached_property
     def format(self) -> Format:
         """The reader of the files."""
-        return open_format(self.config, self.encoder.types, self.files)
+        return open_format(self.config, self.encoder.types)
 
     def load(self, chunks: Sequence[Chunk]) -> ChunkRows:
         """The rows of some chunks, concatenated. Raises DataError for bad data, unless `skip` is set."""
@@ -77,8 +69,8 @@ class Loader:
         bad_data: list[BadData] = []
         while True:
             try:
-                table = self._read(chunk, bad_rows)
-                rows = self.encoder.encode(table, Location(chunk.file, chunk.first_row, tuple(bad_rows)))
+                table = read_chunk(self.format, chunk, self.encoder.columns, bad_rows)
+                rows = self.encoder.encode(table, chunk.location(bad_rows))
                 break
             except DataError as error:
                 if not self.skip:
@@ -95,32 +87,6 @@ class Loader:
         mask = np.ones(chunk.rows, bool)
         mask[bad_rows] = False
         return ChunkRows([rows], mask, tuple(bad_data))
-
-    def _read(self, chunk: Chunk, skip: Sequence[int]) -> pa.Table:
-        _check_unchanged(chunk)
-        table = self.format.read(chunk.file, chunk.number, self.encoder.columns, skip)
-        rows = table.num_rows + len(skip)
-        if rows != chunk.rows:
-            raise _changed(chunk.file, f"its part {chunk.number} holds {rows} rows instead of {chunk.rows}")
-        return table
-
-
-def _check_unchanged(chunk: Chunk) -> None:
-    try:
-        time, size = stamp(chunk.file)
-    except DataError as error:
-        raise _changed(chunk.file, str(error).removeprefix(f"{chunk.file}: ")) from None
-    if size != chunk.stamp[1]:
-        raise _changed(chunk.file, f"it holds {size:,} bytes instead of {chunk.stamp[1]:,}")
-    if time != chunk.stamp[0]:
-        raise _changed(chunk.file, f"it was written at {datetime.fromtimestamp(time / 1e9):%Y-%m-%d %H:%M:%S}")
-
-
-def _changed(file: str, text: str) -> DataError:
-    """The error for a file that changed after the job started."""
-    return DataError(
-        f"{file}: changed since this job started: {text}; restore the old file and resume, or start a new run"
-    )
 
 
 def _bad_rows(chunk: Chunk, rows: Sequence[int], error: DataError) -> Iterator[BadData]:
@@ -149,7 +115,7 @@ class Source:
         `skip`: skip bad data instead of raising. `interleave`: how many files to take chunks from in turn.
         """
         self.files = find_files(config.inputs)[: config.num_files_to_keep]
-        self.loader = Loader(config, encoder, self.files, skip)
+        self.loader = Loader(config, encoder, skip)
         self.names = dict(zip(self.files, relative_names(self.files, config.inputs), strict=True))
         self.bad_data: list[BadData] = []
         self.contents: dict[str, str] = {}
@@ -159,10 +125,7 @@ class Source:
             self.bad_data += bad_data
             self.contents[name] = _content(file_chunks) if file_chunks or not bad_data else "bad"
         if not chunks:
-            reason = f": {self.bad_data[0].text}" if self.bad_data else ""
-            raise DataError(
-                f"{self.files[0]} and the other files of the same inputs ({len(self.files)}) hold no rows{reason}"
-            )
+            raise no_rows(self.files, self.bad_data[0].text if self.bad_data else None)
         self.chunks = list(_interleaved(chunks, interleave))
 
     @property
@@ -171,8 +134,8 @@ class Source:
         return self.loader.encoder
 
     def _list_files(self) -> Iterator[tuple[list[Chunk], list[BadData]]]:
-        """The chunks and the bad data of each file, listed in a thread per CPU or, for object stores, `_LISTERS`."""
-        count = _LISTERS if any(map(is_remote, self.files)) else os.cpu_count()
+        """The chunks and the bad data of each file, listed in a thread per CPU or, for object stores, `LISTERS`."""
+        count = LISTERS if any(map(is_remote, self.files)) else os.cpu_count()
         listers = ThreadPoolExecutor(count, thread_name_prefix="recap-lister")
         try:
             yield from listers.map(self._list_file, self.files)
@@ -182,8 +145,9 @@ class Source:
     def _list_file(self, file: str) -> tuple[list[Chunk], list[BadData]]:
         format_ = self.loader.format
         try:
-            self.encoder.check(format_.schema(file), file)
             chunks = list_chunks(format_, file, allow_torn=self.loader.skip)
+            if chunks:  # the columns of a file without rows may have any type, or be unknown
+                self.encoder.check(format_.schema(file), file)
         except DataError as error:
             if not self.loader.skip:
                 raise

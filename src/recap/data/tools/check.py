@@ -1,11 +1,15 @@
 """`recap config check --data`: checks the files and columns that a configuration names, without reading all rows."""
 
-from collections.abc import Iterable, Iterator
+import filecmp
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 import pyarrow as pa
 
 from recap.config.base import KeyPath, dotted
-from recap.config.data import Inputs
+from recap.config.checks.warnings import is_training_split
+from recap.config.data import Inputs, SkipConfig
 from recap.config.discrete import Discrete, SharedTable, VocabularySpace
 from recap.config.features import FeaturesConfig
 from recap.config.featurization import ZScoreLogConfig
@@ -17,33 +21,56 @@ from recap.data.encoding.assets import Assets, code_of, discrete_size, load_asse
 from recap.data.encoding.encoder import RowEncoder
 from recap.data.encoding.labels import LabelEncoder
 from recap.data.encoding.pretrained import pretrained_rows
-from recap.data.formats.files import find_files
-from recap.data.formats.format import Format, list_chunks
+from recap.data.formats.files import find_files, stamp
+from recap.data.formats.format import Chunk, Format, list_chunks, no_rows
+from recap.data.formats.object_stores import is_remote
 from recap.data.formats.open import open_format
+from recap.data.tools.values import Encoders, Sample, class_counts, errors_of_columns, unknown_problems, value_warnings
 from recap.errors import ConfigError, DataError, Problem
+from recap.text import plural
 
 DataProblems = Iterator[tuple[KeyPath, DataError]]
-Encoders = dict[KeyPath, RowEncoder]
-"""Key path of a column → an encoder that reads this column only."""
+_NEEDS_POSITIVES = {"recall", "calibration", "pr_auc", "positive_rank", "reciprocal_rank", "hit_at"}
+_NEEDS_BOTH_CLASSES = {"auc", "grouped_auc", "ne", "rce", "nrce"}
 
 
-def check_data(resolved: Resolved) -> None:
-    """Compare a configuration with its data.
+class DataReport(NamedTuple):
+    """What a check of data without problems saw."""
 
-    Raises ConfigError with all globs without a match, missing columns, wrong types and invalid assets, each at the
-    origin of the key that needs it.
+    warnings: list[Problem]
+    files: int
+    rows: int
+    """Rows of all data sets."""
+    sampled: int
+    """Rows whose values were checked."""
+
+
+def check_data(resolved: Resolved) -> DataReport:
+    """Compare a configuration with its data: names and types of the columns of all files, and values of some rows.
+
+    Raises ConfigError with all globs without a match, missing columns, wrong types and values, and invalid assets, each
+    at the origin of the key that needs it.
     """
+    config, root = resolved.config, resolved.root
+    samples: list[Sample] = []
     paths: dict[str, KeyPath] = {}
-    for path, error in _problems(resolved.config):
+    for path, error in _problems(config, samples):
         paths.setdefault(str(error), path)  # report an error of several keys once
     if paths:
-        problems = [
-            Problem(origin_at(resolved.root, path, key=True), dotted(path), text) for text, path in paths.items()
-        ]
+        problems = [Problem(origin_at(root, path, key=True), dotted(path), text) for text, path in paths.items()]
         raise ConfigError(in_order(problems))
+    findings = list(_overlap_warnings(samples, config))
+    for sample in samples:
+        reported = {path for path, _ in findings}  # what is wrong with a feature in one data set often is in all
+        findings += [(path, text) for path, text in value_warnings(sample, config) if path not in reported]
+    warnings = [Problem(origin_at(root, path, key=True), dotted(path), text) for path, text in findings]
+    files = len({file for sample in samples for file in sample.files})
+    totals = [sum(sample.all_rows for sample in samples), sum(sample.rows for sample in samples)]
+    return DataReport(in_order(warnings), files, *totals)
 
 
-def _problems(config: RecapConfig) -> DataProblems:
+def _problems(config: RecapConfig, samples: list[Sample]) -> DataProblems:
+    """All problems; appends a sample of each data set that can be read to `samples`."""
     assets: dict[str, pa.Array] = {}
     for path, features in _features_with_assets(config.features):
         try:
@@ -64,24 +91,80 @@ def _problems(config: RecapConfig) -> DataProblems:
         except DataError as error:
             yield ("model", "featurization", "analysis"), error
     yield from _pretrained_problems(config, assets)
+    assets_are_loaded = masks_are_loaded and _has_vocabularies(config.features, assets)
+    assets_are_loaded &= all(column.mask is None or column.name in assets for column in config.features.binary)
     for path, data in config.data_sets():
         mode = JobMode.TRAIN if data is config.train_data else JobMode.EVALUATE
         job = RowEncoder.for_job(config, assets, mode, data)
-        encoders = dict(_feature_encoders(job.read_features, assets))
-        if config.features.user is not None:
-            encoders["features", "user"] = _label_encoder(LabelEncoder([], {}, user=config.features.user))
-        for task in data.labels:
-            encoders[*path, "tasks", task] = _label_encoder(LabelEncoder([task], data.labels))
-        if data.rectify_labels is not None:
-            labels = LabelEncoder(config.tasks, data.labels, data.rectify_labels)
-            encoders[*path, "rectify_labels"] = _label_encoder(labels)
-        source: KeyPath = (*path, "source")
+        encoders = dict(_feature_encoders(job.read_features, assets)) | _label_encoders(job, path)
         try:
             format_ = open_format(data.source, job.types)
         except DataError as error:
-            yield source, error
+            yield (*path, "source"), error
             continue
-        yield from _file_problems(format_, (*source, "inputs"), data.source.inputs, encoders)
+        chunks: list[Chunk] = []
+        expected = len(encoders)
+        yield from _file_problems(format_, (*path, "source", "inputs"), data.source.inputs, encoders, chunks)
+        files = set(list(dict.fromkeys(chunk.file for chunk in chunks))[: data.source.num_files_to_keep])
+        chunks = [chunk for chunk in chunks if chunk.file in files]
+        budget = data.on_bad_data.budget if isinstance(data.on_bad_data, SkipConfig) else 0
+        errors: Iterable[tuple[KeyPath, DataError]] = ()
+        if chunks and len(encoders) == expected and assets_are_loaded:
+            sample = Sample(path, job, chunks)
+            errors = list(sample.read(format_, encoders))
+            yield from _sample_problems(sample, config)
+            samples.append(sample)
+        elif chunks:
+            errors = errors_of_columns(format_, chunks[0], encoders)
+        yield from ((key, error) for key, error in errors if not 0 < len(error.rows) <= budget)
+
+
+def _sample_problems(sample: Sample, config: RecapConfig) -> DataProblems:
+    """Features with too many unknown values, and a watched metric that is undefined."""
+    for path, text in unknown_problems(sample, config.features.max_unknown):
+        yield path, DataError(text)
+    watch = config.training.watch
+    if watch is None or watch.split != sample.name or sample.rows < sample.all_rows:
+        return
+    for task, (negatives, positives) in class_counts(sample, config).items():
+        lacks_positives = not positives and watch.metric in _NEEDS_POSITIVES | _NEEDS_BOTH_CLASSES
+        lacks_negatives = not negatives and watch.metric in _NEEDS_BOTH_CLASSES
+        if (watch.tasks is None or task in watch.tasks) and (lacks_positives or lacks_negatives):
+            missing = "no positives" if lacks_positives else "no negatives"
+            text = f"{watch.metric} of {task} is undefined on {sample.name}, which has {missing}; watch other tasks"
+            yield ("training", "watch"), DataError(text)
+
+
+def _same_file(file: str, sizes: Mapping[int, Sequence[str]]) -> str | None:
+    """The file among others, by their size, that is `file` or has its content; None without one."""
+    size = stamp(file)[1]
+    for other in sizes.get(size, ()):
+        if file == other or (not is_remote(file) and not is_remote(other) and filecmp.cmp(file, other, shallow=False)):
+            return other
+    return None
+
+
+def _overlap_warnings(samples: Sequence[Sample], config: RecapConfig) -> Iterator[tuple[KeyPath, str]]:
+    """Files of validation sets that are also training files, by name or content.
+
+    Sets with the same `inputs` are left out: `RecapConfig.warnings` has them.
+    """
+    train = next((sample for sample in samples if sample.path == ("train_data",)), None)
+    if train is None:
+        return
+    sizes: dict[int, list[str]] = {}
+    for file in train.files:
+        sizes.setdefault(stamp(file)[1], []).append(file)
+    for sample in samples:
+        inputs = None if sample is train else config.validation_data[sample.name].source.inputs
+        if inputs in (None, config.train_data.source.inputs) or is_training_split(sample.name):
+            continue
+        shared = [(file, same) for file in sample.files if (same := _same_file(file, sizes)) is not None]
+        if shared:
+            file, same = shared[0]
+            which = f"{file} is" if file == same else f"{file} has the rows of {same},"
+            more = f", and so are {plural(len(shared) - 1, 'other file')}" if len(shared) > 1 else ""
+            yield (*sample.path, "source", "inputs"), f"{which} a training file{more}; hold rows out for validation"
 
 
 def _pretrained_problems(config: RecapConfig, assets: Assets) -> DataProblems:
@@ -99,14 +182,28 @@ def _pretrained_problems(config: RecapConfig, assets: Assets) -> DataProblems:
             yield ("model", "embeddings", name, "pretrained"), error
 
 
-def _label_encoder(labels: LabelEncoder) -> RowEncoder:
-    """An encoder of labels only."""
-    return RowEncoder(FeaturesConfig(), {}, labels)
+def _label_encoders(job: RowEncoder, path: KeyPath) -> Encoders:
+    """An encoder for each label of a data set, for its rectification, and for users."""
+    labels = job.labels
+    assert labels is not None
+    alone = replace(labels, tasks=[], rectify=None, user=None)
+    parts: dict[KeyPath, LabelEncoder] = {}
+    if labels.user is not None:
+        parts["features", "user"] = replace(alone, user=labels.user)
+    for task in labels.labels:
+        parts[*path, "tasks", task] = replace(alone, tasks=[task])
+    if labels.rectify is not None:
+        parts[*path, "rectify_labels"] = replace(labels, user=None)
+    return {key: RowEncoder(FeaturesConfig(), {}, part) for key, part in parts.items()}
 
 
-def _file_problems(format_: Format, path: KeyPath, inputs: Inputs, encoders: Encoders) -> DataProblems:
-    """Files that are missing, damaged or do not fit; each column is reported once, for the first such file."""
-    encoders = dict(encoders)  # reported columns are removed
+def _file_problems(
+    format_: Format, path: KeyPath, inputs: Inputs, encoders: Encoders, chunks: list[Chunk]
+) -> DataProblems:
+    """Files that are missing, damaged or do not fit; each column is reported once, for the first such file.
+
+    Removes the reported columns from `encoders`, and appends the chunks of good files to `chunks`.
+    """
     files: list[str] = []
     globs: list[tuple[KeyPath, Inputs]] = [(path, inputs)]
     if isinstance(inputs, list):
@@ -116,23 +213,27 @@ def _file_problems(format_: Format, path: KeyPath, inputs: Inputs, encoders: Enc
             files += find_files(glob_inputs)
         except DataError as error:
             yield glob_path, error
-    rows: int | None = None
+    is_empty = bool(files)
     for file in dict.fromkeys(files):
         try:
+            file_chunks = list_chunks(format_, file)
+            is_empty = is_empty and not file_chunks
+            if not file_chunks:  # the columns of a file without rows may have any type, or be unknown
+                continue
             schema = format_.schema(file)
-            # Formats without a footer are read to count rows, so counting stops at the first file with rows.
-            rows = rows or sum(chunk.rows for chunk in list_chunks(format_, file))
         except DataError as error:
             yield path, error
+            is_empty = False
             continue
+        chunks += file_chunks
         for column, encoder in list(encoders.items()):
             try:
                 encoder.check(schema, file)
             except DataError as error:
                 yield column, error
                 del encoders[column]
-    if rows == 0:
-        yield path, DataError(f"no rows in {len(files)} files")
+    if is_empty:
+        yield path, no_rows(list(dict.fromkeys(files)))
 
 
 def _features_with_assets(features: FeaturesConfig) -> Iterator[tuple[KeyPath, FeaturesConfig]]:

@@ -1,15 +1,16 @@
 """`recap data convert`: converts files from one format to another, file by file, a chunk at a time."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
 
 from recap.config.data import SourceKind
-from recap.data.formats.format import Chunk, list_chunks
-from recap.data.formats.packed import Survey, can_pack, pack, pack_field
+from recap.data.formats.format import Chunk
+from recap.data.formats.object_stores import reason
+from recap.data.formats.parquet.packed import Survey, can_pack, pack, pack_field
 from recap.data.formats.tables import TableFiles
 from recap.data.formats.writers import open_writer, tfrecord_schema
 from recap.data.tools.outputs import output_files
@@ -42,17 +43,18 @@ def convert_files(
 
     Files keep their path below the common folder of the inputs. They are written atomically and existing ones are
     skipped, so that a repeated command continues a stopped one. `packed`: store lists of one length as bytes, for
-    Parquet (`formats/packed.py`). Raises DataError for inputs that cannot be read and columns that the format cannot
-    hold, InputError if two inputs would become one file, or an output would replace its input.
+    Parquet (`formats/parquet/packed.py`). Raises DataError for inputs that cannot be read and columns that the format
+    cannot hold, InputError if two inputs would become one file, or an output would replace its input.
     """
     files = TableFiles.open(inputs, schema_path)
     targets = output_files(files.files, output, ENDINGS[kind])
-    schema_text = _schema_text(files, output, overwrite=overwrite) if kind == "tfrecord" else None
+    schemas = _schemas(files)
+    schema_text = _schema_text(files, schemas, output, overwrite=overwrite) if kind == "tfrecord" else None
     present = [] if overwrite else [target for target in targets.values() if target.exists()]
     todo = [file for file, target in targets.items() if target not in present]
     for file, tables in files.tables_by_file(files=todo):
-        schema = files.schema(file)
-        packed_schema = _packed_schema(files, file) if packed else None
+        schema = schemas[file]
+        packed_schema = _packed_schema(files, file, schema) if packed else None
         _write_file(tables, file, targets[file], kind, schema, packed_schema, after_rows)
     if schema_text is not None:
         with writing(output / SCHEMA), atomic_write(output / SCHEMA) as temporary:
@@ -60,9 +62,30 @@ def convert_files(
     return [targets[file] for file in todo], present
 
 
-def _schema_text(files: TableFiles, output: Path, *, overwrite: bool) -> str:
+def _schemas(files: TableFiles) -> dict[str, pa.Schema]:
+    """File → the columns to write.
+
+    A column without a value may have type null in its file; it gets its type in the first file that has another. A file
+    without rows gets the columns of the first file with rows. Raises DataError if no file holds rows.
+    """
+    full = files.files_with_rows()
+    schemas = {file: files.schema(file) for file in full}
+    types: dict[str, pa.DataType] = {}
+    for schema in schemas.values():
+        types = {field.name: field.type for field in schema if not pa.types.is_null(field.type)} | types
+    for file in full:
+        fields = [field.with_type(types.get(field.name, field.type)) for field in schemas[file]]
+        typed = zip(fields, schemas[file], strict=True)
+        fields = [new if pa.types.is_null(old.type) else old for new, old in typed]
+        schemas[file] = pa.schema(fields, schemas[file].metadata)
+    return {file: schemas.get(file, schemas[full[0]]) for file in files.files}
+
+
+def _schema_text(files: TableFiles, schemas: Mapping[str, pa.Schema], output: Path, *, overwrite: bool) -> str:
     """The content of `schema.json`. Raises InputError if the output folder has another one."""
-    text = json.dumps(tfrecord_schema(files.schema(files.files[0])), indent=1) + "\n"
+    first = files.files[0]
+    with _add_file(first):
+        text = json.dumps(tfrecord_schema(schemas[first]), indent=1) + "\n"
     file = output / SCHEMA
     check_not_an_input([file], files.files)
     if file.is_file() and not overwrite and file.read_bytes() != text.encode():
@@ -86,11 +109,12 @@ def _write_file(
                 writer = open_writer(kind, temporary, packed or schema)
             with writer:
                 for _, table in tables:
+                    typed = table.cast(schema) if any(map(pa.types.is_null, table.schema.types)) else table
                     with _add_file(file):
-                        writer.write(table if packed is None else pack(table, packed))
+                        writer.write(typed if packed is None else pack(typed, packed))
                     after_rows(table.num_rows)
     except OSError as error:
-        raise InputError(f"{target}: cannot be written ({error.strerror})") from None
+        raise InputError(f"{target}: cannot be written ({reason(error)})") from None
     except (pa.ArrowException, UnicodeDecodeError) as error:
         raise DataError(f"{file}: cannot be written as {kind} ({error})") from None
 
@@ -104,15 +128,14 @@ def _add_file(file: str) -> Iterator[None]:
         raise DataError(f"{file}: {error}") from None
 
 
-def _packed_schema(files: TableFiles, file: str) -> pa.Schema:
-    """The schema of a file, with its list columns packed as suits their values.
+def _packed_schema(files: TableFiles, file: str, schema: pa.Schema) -> pa.Schema:
+    """The `schema` of a file, with its list columns packed as suits their values.
 
     A writer needs the schema before the first row, so the columns that can be packed are read twice.
     """
-    schema = files.schema(file)
     surveys = {field.name: Survey(field.type) for field in schema if can_pack(field.type)}
     if surveys:
-        for _, table in files.tables(list(surveys), list_chunks(files.format, file)):
+        for _, table in files.tables(list(surveys), files.chunks_of(file)):
             for name, survey in surveys.items():
                 for lists in table.column(name).chunks:
                     survey.add(lists)

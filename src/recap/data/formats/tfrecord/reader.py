@@ -32,6 +32,7 @@ _PIECE_BYTES = 4 << 20
 class TfRecordFormat(Format):
     """TFRecord files of one schema. An absent feature is read as zeros, or as an empty list if its length varies."""
 
+    kind = "tfrecord"
     name = "TFRecord"
 
     def __init__(self, schema_path: str) -> None:

@@ -9,14 +9,16 @@ import pyarrow.parquet as pq
 
 from recap.data.formats.files import open_file, stamp
 from recap.data.formats.format import Format, drop_rows
-from recap.data.formats.object_stores import is_remote
-from recap.data.formats.packed import unpack, unpack_schema
+from recap.data.formats.object_stores import is_remote, reason
+from recap.data.formats.parquet.packed import unpack, unpack_schema
+from recap.data.formats.recognize import not_readable
 from recap.errors import DataError
 
 
 class ParquetFormat(Format):
     """Parquet files; packed columns are read as lists."""
 
+    kind = "parquet"
     name = "Parquet"
 
     def schema(self, file: str) -> pa.Schema:
@@ -33,7 +35,7 @@ class ParquetFormat(Format):
                 table = opened.read_row_group(chunk, columns=list(dict.fromkeys(columns)), use_threads=False)
                 return drop_rows(unpack(table, file), skip)
         except (OSError, pa.ArrowException) as error:
-            raise DataError(f"{file}: row group {chunk} cannot be read ({error})") from None
+            raise DataError(f"{file}: row group {chunk} cannot be read ({reason(error)})") from None
 
 
 @contextmanager
@@ -54,4 +56,4 @@ def _footer(file: str, modified: int, size: int) -> tuple[pq.FileMetaData, pa.Sc
         with _open(file) as opened:
             return opened.metadata, unpack_schema(opened.schema_arrow, file)
     except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{file}: not readable as Parquet ({error})") from None
+        raise not_readable(file, ParquetFormat.name, error) from None

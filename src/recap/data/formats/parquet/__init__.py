@@ -1,0 +1,1 @@
+"""Parquet files, with lists stored as packed bytes."""
