@@ -18,6 +18,8 @@ from dataclasses import dataclass
 
 _MAX_SHOWN = 5
 """Names listed in one message."""
+MAX_PROBLEMS = 200
+"""Problems listed in one error."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +61,14 @@ class InputError(RecapError):
 class ConfigError(InputError):
     """An invalid configuration; the message has one line per problem."""
 
-    def __init__(self, problems: str | Sequence[Problem]) -> None:
-        self.problems = () if isinstance(problems, str) else tuple(problems)
-        super().__init__(problems if isinstance(problems, str) else "\n".join(map(str, problems)))
+    def __init__(self, problems: str | Sequence[Problem], more: int = 0) -> None:
+        """`more`: the number of problems besides `problems`, of which at most `MAX_PROBLEMS` are listed."""
+        listed = [] if isinstance(problems, str) else list(problems[:MAX_PROBLEMS])
+        more += len(problems) - len(listed) if listed else 0
+        if more:
+            listed.append(Problem(Origin(listed[0].origin.source), "", f"and {more:,} more problems; fix these first"))
+        self.problems = tuple(listed)
+        super().__init__(problems if isinstance(problems, str) else "\n".join(map(str, listed)))
 
 
 class DataError(InputError):

@@ -2,11 +2,18 @@
 
 from difflib import get_close_matches
 
+_MAX_LISTED = 100
+"""Known names in a message."""
+_MAX_COMPARED = 2000
+"""Known names that are compared with a wrong one; a comparison takes about 10 µs."""
+
 
 def suggest(name: str, known: list[str]) -> str:
     """`Known: a, b.`, followed by `Did you mean 'a'?` if a known name is close to `name`."""
-    near = get_close_matches(name, known, n=1)
-    listed = ", ".join(known) if known else "none"
+    near = get_close_matches(name, known, n=1) if len(known) <= _MAX_COMPARED else []
+    listed = ", ".join(known[:_MAX_LISTED]) if known else "none"
+    if len(known) > _MAX_LISTED:
+        listed += f", … ({len(known):,} in all)"
     return f"Known: {listed}." + (f" Did you mean {near[0]!r}?" if near else "")
 
 

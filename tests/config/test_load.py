@@ -212,7 +212,7 @@ def test_all_mistakes_are_reported_at_once(write: Any) -> None:
 def test_every_missing_key_is_reported(write: Any) -> None:
     assert [line.split(": ")[1] for line in problems(write("{}"))] == ["features", "model", "train_data", "optimizer"]
     cosine = GOOD.replace("kind: constant, learning_rate: 1e-3", "kind: linear_ramp_to_cosine")
-    assert len(problems(write(cosine))) == 4
+    assert len(problems(write(cosine))) == 3
 
 
 def test_a_mistake_in_what_validation_inherits_is_reported_once(write: Any) -> None:
@@ -311,8 +311,49 @@ def test_any_file_loads_or_is_refused_with_positions(
             assert all(line.startswith(f"{file}:") for line in str(error).splitlines() if line[:1] == "/")
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('"\\U00110000"', "ranker.yaml:1:7: not valid YAML: the escape in this text is not a character of Unicode"),
+        ('"\\ud800"', "ranker.yaml:1:4: a: contains half of a surrogate pair, which is not a character"),
+    ],
+)
+def test_an_escape_that_is_no_character_is_refused(text: str, message: str) -> None:
+    mistakes: list[Problem] = []
+    parse(f"a: {text}", "ranker.yaml", mistakes)
+    assert [str(mistake) for mistake in mistakes] == [message]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "".join(f"key{number}: 1\n" for number in range(3000)),
+        "features: {continuous: [" + ", ".join(f"{{nam: x{number}}}" for number in range(3000)) + "]}",
+        GOOD.replace("continuous: [age,", f"continuous: [{'age, ' * 3000}"),
+        GOOD.replace("  tasks: {like:", "  tasks: {" + "".join(f"t{n}: {{}}, " for n in range(3000)) + "like:"),
+    ],
+    ids=["sections", "fields", "checks", "names"],
+)
+def test_an_error_lists_at_most_200_mistakes_and_counts_the_others(write: Any, text: str) -> None:
+    found = problems(write(text))
+    assert len(found) <= 201
+    assert found[-1].endswith(" more problems; fix these first") or len(found) <= 200
+
+
+def test_an_error_lists_at_most_100_known_names(write: Any) -> None:
+    labels = ", ".join(f"t{number}: {{}}" for number in range(300))
+    towers = ", ".join(f"t{number}: {{tower: {{kind: mlp}}}}" for number in range(300))
+    text = GOOD.replace("{like: {neg_downsampling_rate: 0.1}, share: {}}", f"{{{labels}}}")
+    text = text.replace(
+        "    like: {tower: {kind: mlp, layer_sizes: [8]}}\n    share: {tower: {kind: mlp}}", f"    {{{towers}}}"
+    )
+    found = problems(write(text))
+    assert any("t99, … (300 in all)" in line for line in found), found
+    assert not any("t100" in line for line in found)
+
+
 @settings(max_examples=300)
-@given(st.text(alphabet="ab:{}[],-&*!|>'\"#%@\t\n 0.~<?", max_size=40))
+@given(st.text(alphabet="ab:{}[],-&*!|>'\"#%@\t\n 0.~<?\\UuxD1", max_size=40))
 def test_any_text_parses_or_is_refused(text: str) -> None:
     mistakes: list[Problem] = []
     parse(text, "x", mistakes)

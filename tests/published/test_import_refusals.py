@@ -45,13 +45,14 @@ REFUSED = {
     for mark in field.metadata
     if isinstance(mark, Refused)
 }
-NOT_DEFAULT: dict[str, Any] = {"axis": 1}
+NOT_DEFAULT: dict[str, Any] = {"axis": 1, "use_bq_stats": True}
 
 
 @pytest.mark.parametrize("path", REFUSED)
 def test_a_refused_field_is_reported_with_the_reason(path: str, tmp_path: Path, published: dict[str, Any]) -> None:
     name = path.rpartition("/")[2]
     published["train_data"]["preprocess"] = {"truncate_and_slice": {}}
+    published["model"]["featurization_config"]["z_score_log_config"] = {"analysis_path": "a.parquet"}
     set_at(published, path, NOT_DEFAULT.get(name, {"some": "values"}))
     found = refusals(tmp_path, published)
     assert any(line.endswith(f"{name}: {REFUSED[path]}") for line in found), found

@@ -44,7 +44,7 @@ def test_large_embeddings_become_features_with_their_own_optimizer(tmp_path: Pat
         "meta.author_id": 8,
         "tweet": {"width": 4, "pretrained": {"path": "gs://models/rows/*.parquet", "vector": "tweets"}},
     }
-    assert (config.training.log_norms, config.training.num_train_steps) == (True, 1000)
+    assert (config.training.log_norms, config.training.checkpoint_max_to_keep) == (True, 3)
     tables = config.optimizer.tables
     assert tables is not None
     assert tables.model_dump(exclude_unset=True) == {
@@ -74,7 +74,7 @@ def test_a_table_of_users_keeps_the_column_of_user_ids(tmp_path: Path, published
         ({"learning_rate": 0.5}, {"kind": "constant", "learning_rate": 0.5}),
         (
             {"learning_rate": {"linear_ramp_to_constant": {"learning_rate": 0.5, "num_ramp_steps": 7}}},
-            {"kind": "linear_ramp_to_constant", "learning_rate": 0.5, "num_ramp_steps": 7},
+            {"kind": "linear_ramp_to_constant", "learning_rate": 0.5, "num_ramp_steps": 4},
         ),
     ],
 )

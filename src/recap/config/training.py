@@ -177,3 +177,12 @@ class TrainingConfig(BaseConfig):
     """Whether to compile the network with torch.compile: minutes at the start, then faster steps."""
     seed: NonNegativeInt = 0
     """Seed of initial weights, row order, sampling and dropout."""
+
+    def checks(self) -> tuple[Check, ...]:
+        return (self._folders_are_local,)
+
+    def _folders_are_local(self) -> Problems:
+        for name in ("save_dir", "initial_checkpoint_dir"):
+            folder = getattr(self, name)
+            if folder is not None and "://" in folder:
+                yield (name,), f"must be a local folder; found {folder!r}. Mount the store, or copy the folder"

@@ -45,8 +45,9 @@ def nodes_along(node: Node, path: KeyPath) -> Iterator[Node]:
     """The nodes from `node` along `path`, as far as they exist."""
     yield node
     for step in path:
-        below = dict(enumerate(node.value)) if isinstance(node.value, list) else node.value
-        if not isinstance(below, dict) or step not in below:
+        below = node.value
+        is_item = isinstance(below, list) and isinstance(step, int) and 0 <= step < len(below)
+        if not is_item and not (isinstance(below, dict) and step in below):
             return
         node = below[step]
         yield node

@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
+from functools import partial
+from itertools import islice
 from typing import Annotated, Any, NoReturn, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -13,7 +15,7 @@ from recap.config.file.keys import is_model, keys_at, kinds, members, models_at
 from recap.config.file.node import Node, node_at, nodes_along, plain
 from recap.config.file.wording import message
 from recap.config.file.yaml import scalar
-from recap.errors import ConfigError, Origin, Problem
+from recap.errors import MAX_PROBLEMS, ConfigError, Origin, Problem
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -26,10 +28,50 @@ def validate(model: type[M], root: Node, known: Sequence[Problem] = ()) -> M:
         validated, errors = _attempt(model, values)
     if validated is not None and not known:
         return validated
-    problems = [*known, *_problems(model, errors, root, values)]
-    if errors:  # pydantic runs the checks only when every field is valid
-        problems += located(root, all_problems(_partial(model, values)))
-    raise ConfigError(in_order(problems))
+    problems = [*known, *_problems(model, errors[:MAX_PROBLEMS], root, values)]
+    more = max(0, len(errors) - MAX_PROBLEMS)
+    if errors and not more:  # pydantic runs the checks only when every field is valid
+        problems += located(root, islice(all_problems(_partial(model, values)), MAX_PROBLEMS))
+    raise ConfigError(in_order(problems), more)
+
+
+def retyped(model: type[BaseModel], root: Node) -> dict[KeyPath, Any]:
+    """Path of each value that fits its field only after an implicit conversion → the converted value.
+
+    Text becomes the number or boolean it spells, a whole float an integer, 0 or 1 a boolean.
+    """
+    values, converted = plain(root), dict[KeyPath, Any]()
+    while True:
+        _, errors = _attempt(model, values)
+        new = {path: value for path, value in map(partial(_converted, values), errors) if path not in converted}
+        new.pop((), None)
+        if not new:
+            return converted
+        for path, value in new.items():
+            _parent(values, path)[path[-1]] = value
+        converted |= new
+
+
+def _converted(values: Any, error: Any) -> tuple[KeyPath, Any]:
+    """The path of a value of the wrong type and the value converted to the right one; () if it has none."""
+    path = _path(error["loc"], values, keep_last=False)
+    if not path or not error["type"].endswith("_type"):
+        return (), None
+    value = _parent(values, path)[path[-1]]
+    if error["type"] == "int_type" and isinstance(value, float) and value.is_integer():
+        return path, int(value)
+    if error["type"] == "bool_type" and value in (0, 1) and not isinstance(value, bool):
+        return path, bool(value)
+    if isinstance(value, str) and not isinstance(scalar(value), str | None):
+        return path, scalar(value)
+    return (), None
+
+
+def _parent(values: Any, path: KeyPath) -> Any:
+    """The mapping or list that holds the value at `path`."""
+    for step in path[:-1]:
+        values = values[step]
+    return values
 
 
 def _attempt(model: type[M], values: Any) -> tuple[M | None, Sequence[Any]]:
@@ -42,14 +84,12 @@ def _attempt(model: type[M], values: Any) -> tuple[M | None, Sequence[Any]]:
 def _retype(errors: Sequence[Any], root: Node, values: Any) -> bool:
     """Convert text from the environment in `values` to the type that its field expects; True if any was converted."""
     changed = False
-    for item in errors:
+    for item in errors[:MAX_PROBLEMS]:
         path = _path(item["loc"], values, keep_last=False)
         node = node_at(root, path)
         if node is None or node.reference is None or not path or not item["type"].endswith("_type"):
             continue
-        parent = values
-        for step in path[:-1]:
-            parent = parent[step]
+        parent = _parent(values, path)
         text = parent[path[-1]]
         if isinstance(text, str) and not isinstance(scalar(text), str):
             parent[path[-1]] = scalar(text)
@@ -130,12 +170,10 @@ def _problems(model: type[BaseModel], errors: Sequence[Any], root: Node, values:
 
 def _is_misspelt(model: type[BaseModel], path: KeyPath, values: Any) -> bool:
     """Whether a missing key is present with a typo, which is already reported."""
-    parent = values
-    for step in path[:-1]:
-        parent = parent[step]
+    parent = _parent(values, path)
     known = keys_at(model, path[:-1], values)
     unknown = [key for key in parent if key not in known] if isinstance(parent, dict) else []
-    return any(get_close_matches(key, known, n=1) == [path[-1]] for key in unknown)
+    return any(get_close_matches(key, known, n=1) == [path[-1]] for key in unknown[:MAX_PROBLEMS])
 
 
 def _is_not_inherited(path: KeyPath, errors: Sequence[Any]) -> bool:

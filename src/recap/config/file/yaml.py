@@ -1,7 +1,8 @@
 """YAML text ↔ plain values. Scalars follow the YAML 1.2 core schema.
 
 PyYAML reads YAML 1.1, where `1e-4` is a string, `no` is false and `22:30` is a number; here `1e-4` is a number
-and only `true` and `false` are booleans. Tags construct only plain values.
+and only `true` and `false` are booleans. Files in the published form are read as YAML 1.1, except that `1e-4` is a
+number. Tags construct only plain values.
 """
 
 import json
@@ -39,14 +40,28 @@ for _tag, _pattern, _first in (
     _Loader.add_implicit_resolver(f"{_PREFIX}{_tag}", re.compile(f"(?:{_pattern.pattern})$"), _first)
 
 
-def parse(text: str, source: str, problems: list[Problem], *, located: bool = True) -> Node | None:
+class _OldLoader(yaml.SafeLoader):
+    """The safe loader, with the scalars of YAML 1.1; dates stay text, and `1e-4` is a number."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {
+        first: [entry for entry in resolvers if entry[0] != f"{_PREFIX}timestamp"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+_OldLoader.add_implicit_resolver(f"{_PREFIX}float", re.compile(f"(?:{_FLOAT.pattern})$"), list("-+.0123456789"))
+
+
+def parse(
+    text: str, source: str, problems: list[Problem], *, located: bool = True, yaml_1_1: bool = False
+) -> Node | None:
     """The values of a YAML document; None if it is empty or invalid. Mistakes are added to `problems`.
 
     `source`: the name of the text in origins. `located`: whether origins have a line and column.
     """
-    loader = None
+    loader: _Loader | _OldLoader | None = None
     try:
-        loader = _Loader(text)
+        loader = _OldLoader(text) if yaml_1_1 else _Loader(text)
         node = loader.get_single_node()
         return _Builder(loader, source, problems, located=located).node(node, ()) if node is not None else None
     except yaml.MarkedYAMLError as error:
@@ -58,6 +73,10 @@ def parse(text: str, source: str, problems: list[Problem], *, located: bool = Tr
         problems.append(Problem(origin, "", f"not valid YAML: the character {chr(error.character)!r} is not allowed"))
     except yaml.YAMLError as error:
         problems.append(Problem(Origin(source), "", f"not valid YAML: {str(error).splitlines()[0]}"))
+    except (ValueError, OverflowError):  # such as "\\U00110000", which is no character
+        mark = loader.get_mark() if loader is not None else None
+        origin = Origin(source, mark.line + 1, mark.column + 1) if mark is not None and located else Origin(source)
+        problems.append(Problem(origin, "", "not valid YAML: the escape in this text is not a character of Unicode"))
     except RecursionError:
         problems.append(Problem(Origin(source), "", "not valid YAML: nested too deeply"))
     finally:
@@ -89,13 +108,14 @@ def _hint(line: str, problem: str) -> str:
     return "; inside { } and [ ] write ${…} in quotes" if "${" in line else ""
 
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _UNKNOWN_TAG = "unknown tag {!r}; write plain values"
 
 
 class _Builder:
     """Builds a `Node` from PyYAML's graph: resolves merges and aliases, and gives each value its origin."""
 
-    def __init__(self, loader: _Loader, source: str, problems: list[Problem], *, located: bool) -> None:
+    def __init__(self, loader: "_Loader | _OldLoader", source: str, problems: list[Problem], *, located: bool) -> None:
         self.loader, self.source, self.problems, self.located = loader, source, problems, located
         self.open: set[int] = set()
         self.count = 0
@@ -147,14 +167,26 @@ class _Builder:
 
     def _scalar(self, node: yaml.Node, path: KeyPath) -> Any:
         text = str(node.value)
+        if _SURROGATE.search(text):
+            self._add_problem(self._origin(node), path, "contains half of a surrogate pair, which is not a character")
         match node.tag.removeprefix(_PREFIX):
             case "str":
                 return text
-            case "int" | "float" | "bool" | "null" if not isinstance(scalar(text), str):
-                return scalar(text)
+            case "int" | "float" | "bool" | "null" if not isinstance(value := self._plain(node, text), str):
+                return value
             case _:
                 self._add_problem(self._origin(node), path, _UNKNOWN_TAG.format(node.tag.replace(_PREFIX, "!!")))
                 return scalar(text)
+
+    def _plain(self, node: yaml.Node, text: str) -> Any:
+        """The number, boolean or null of a scalar; a string if it is none of these."""
+        value = scalar(text)
+        if isinstance(self.loader, _Loader) or isinstance(value, float):
+            return value
+        try:
+            return self.loader.construct_object(node)
+        except ValueError:  # a tag that does not fit, or a number with too many digits
+            return value
 
     def _origin(self, node: yaml.Node) -> Origin:
         if not self.located:

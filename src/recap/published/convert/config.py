@@ -1,15 +1,15 @@
 """A file in the published form → one in ours, with a remark for each value that changes its meaning."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from textwrap import wrap
 
 from recap.config.base import KeyPath, all_problems
 from recap.config.file.environment import substitute
-from recap.config.file.layers import inherit_train_data, read_mapping
+from recap.config.file.layers import inherit_train_data
 from recap.config.file.node import Node, plain
 from recap.config.file.validate import in_order, located, validate
 from recap.config.file.yaml import render
@@ -21,20 +21,42 @@ from recap.published.convert.inputs import InputsConverter
 from recap.published.convert.large_tables import LargeTables
 from recap.published.convert.networks import NetworkConverter
 from recap.published.convert.optimizer import OptimizerConverter
+from recap.published.convert.reading import read_published
 from recap.published.convert.tree import TreeBuilder
 from recap.published.form.config import METRIC_ALIASES, PublishedConfig, hit_ranks, metric_names
 from recap.published.form.model import SmallTable
 
-_TRAINING: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "num_train_steps": (bool, "exact; the published code took one more step"),
-    "initial_checkpoint_dir": (bool, "must be a run or model directory of recap; published checkpoints cannot be read"),
-    "num_eval_steps": (lambda steps: steps < 0, "evaluates the complete data set; the published code did not"),
-    "checkpoint_every_n": (bool, "independent of logging; the published code saved only at steps that it logged"),
-    "checkpoint_max_to_keep": (bool, "takes effect; the published code ignored it"),
-    "eval_log_every_n": (bool, "takes effect; the published code ignored it"),
-    "gradient_accumulation": (lambda n: n > 2, "uses every micro-batch; the published code dropped all but two"),
+_OBEYED = "takes effect; the published code ignored it"
+_TRAINING = {
+    "num_train_steps": "exact; the published code took one more step",
+    "initial_checkpoint_dir": "must be a run or model directory of recap; published checkpoints cannot be read",
+    "num_eval_steps": _OBEYED,
+    "checkpoint_every_n": "independent of logging; the published code saved only at steps that it logged",
+    "checkpoint_max_to_keep": _OBEYED,
+    "eval_log_every_n": "becomes null: published training never evaluates. To evaluate the validation sets, set it, or "
+    "run 'recap evaluate --follow RUN' beside the training",
 }
-"""Field of `training` → (whether a value gets a remark, the remark)."""
+"""Field of `training` → the remark on it, if the file sets it."""
+_STEPS = ("num_train_steps", "checkpoint_every_n", "train_log_every_n")
+_WEIGHTS = {
+    "is_favorited": 0.5,
+    "is_retweeted": 1.0,
+    "is_replied": 13.5,
+    "is_profile_clicked_and_profile_engaged": 12.0,
+    "is_video_playback_50": 0.005,
+    "is_replied_reply_engaged_by_author": 75.0,
+    "is_good_clicked_convo_desc_favorited_or_replied": 11.0,
+    "is_good_clicked_convo_desc_v2": 10.0,
+    "is_negative_feedback_v2": -74.0,
+    "is_report_tweet_clicked": -369.0,
+}
+"""Task, without the prefix of its label → its weight in the published score of 2023-04-05."""
+_OTHER_METRICS = {
+    "count": "the number of rows; the published Count is the sum of the labels, our positives",
+    "reciprocal_rank": "of the first positive of each user; the published one is over all positives of a batch",
+    "hit_at": "the share of users with a positive in the first k; the published one is the share of all positives",
+}
+"""Our name of a metric that the published code computes differently → our meaning."""
 
 
 @dataclass(frozen=True)
@@ -52,19 +74,25 @@ def import_config(file: str) -> Imported:
     converted, each with its origin and the reason.
     """
     problems: list[Problem] = []
-    raw = read_mapping(file, problems, PublishedConfig)
-    root = deepcopy(raw)
-    substitute(root, problems)
-    published = validate(PublishedConfig, root, problems)
+    raw, root, published = read_published(file, problems)
     refused = located(root, all_problems(published))
-    tree = TreeBuilder(raw)
+    tree = TreeBuilder(raw, max(1, published.training.gradient_accumulation or 1))
     ours = _Converter(tree, published).config()
     checked = deepcopy(ours)
     substitute(checked, tree.problems)
     inherit_train_data(checked)
     validate(RecapConfig, checked, [*refused, *tree.problems])
-    name = json.dumps(Path(file).name)
-    return Imported(f"# From {name}, in the published form.\n{render(plain(ours))}", in_order(tree.remarks))
+    remarks = in_order(tree.remarks)
+    return Imported(_header(Path(file).name, remarks) + render(plain(ours)), remarks)
+
+
+def _header(name: str, remarks: Sequence[Problem]) -> str:
+    """The comments at the top of the file: where it comes from, and the remarks."""
+    lines = [f"# From {json.dumps(name)}, in the published form. Differences, by line of that file:"]
+    for remark in remarks:
+        text = f"{remark.origin.line}: {remark.path}: {remark.text}"
+        lines += wrap(text, 116, initial_indent="# ", subsequent_indent="#     ", break_long_words=False)
+    return "".join(f"{line}\n" for line in [*lines, ""])
 
 
 @dataclass
@@ -85,27 +113,56 @@ class _Converter:
             "validation_data": data.validation_data(),
             "optimizer": OptimizerConverter(self.tree, self.published).optimizer(),
         }
-        text = "the published form has no scoring.weights; add them, otherwise every score is 0"
-        self.tree.remark(("model",), text)
+        if self.published.validation_data:
+            self.tree.remark(("validation_data",), _OBEYED)
         if self.published.which_metrics is not None:
             path: KeyPath = ("which_metrics",)
             names = [METRIC_ALIASES.get(name, name) for name in metric_names(self.published.which_metrics)]
             sections["which_metrics"] = self.tree.node(names, path)
+            self.tree.remark(path, _OBEYED)
+            for metric in filter(_OTHER_METRICS.__contains__, names):
+                self.tree.remark(path, f"{metric} is {_OTHER_METRICS[metric]}")
             ranks = hit_ranks(self.published.which_metrics)
             sections["metrics"] = self.tree.node({"hit_at": ranks}, path) if ranks else None
         sections["strata"] = self._inputs.strata()
+        sections["scoring"] = self._scoring()
         return self.tree.mapping((), sections)
 
-    def _training(self) -> Node | None:
-        for name, (gets_remark, text) in _TRAINING.items():
-            value = getattr(self.published.training, name)
-            if self.tree.is_set(("training", name)) and value is not None and gets_remark(value):
-                self.tree.remark(("training", name), text)
-        training, log_norms = self.tree.copy(("training",)), self._large.log_norms()
-        if log_norms is None:
-            return training
-        entries = training.value if training is not None else {}
-        return self.tree.mapping(("training",), {**entries, "log_norms": log_norms})
+    def _training(self) -> Node:
+        path: KeyPath = ("training",)
+        for name, text in _TRAINING.items():
+            if self.tree.is_set((*path, name)):
+                self.tree.remark((*path, name), text)
+        training, batches = self.tree.copy(path), self.tree.batches_per_update
+        entries = dict(training.value) if training is not None else {}
+        if batches > 1:
+            text = (
+                f"{batches} batches make one update: global_batch_size is multiplied by {batches}, and the numbers of "
+                f"steps in training and in learning rates are divided by {batches}, rounded up"
+            )
+            self.tree.remark((*path, "gradient_accumulation"), text)
+            entries |= {name: self.tree.steps((*path, name), getattr(self.published.training, name)) for name in _STEPS}
+        self.tree.remark(path, "precision becomes tf32, as published: float32, with products in TF32 on a GPU")
+        entries |= {
+            "eval_log_every_n": self.tree.node(None, path),
+            "precision": self.tree.node("tf32", path),
+            "log_norms": self._large.log_norms(),
+        }
+        return self.tree.mapping(path, entries)
+
+    def _scoring(self) -> Node | None:
+        """The published weights of the tasks that have one."""
+        path: KeyPath = ("model",)
+        weights = {task: _WEIGHTS.get(task.rpartition(".")[2]) for task in self.published.model.tasks}
+        known = {task: weight for task, weight in weights.items() if weight is not None}
+        if not known:
+            text = "the published form has no scoring.weights; add them, otherwise every score is 0"
+            self.tree.remark(path, text)
+            return None
+        text = "scoring.weights are those published for 2023-04-05"
+        others = [task for task in weights if task not in known]
+        self.tree.remark(path, text + (f"; without one, and 0 in the score: {', '.join(others)}" if others else ""))
+        return self.tree.node({"weights": known}, path)
 
     def _features(self) -> Node:
         featurization = self.published.model.featurization_config

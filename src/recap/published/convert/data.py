@@ -45,13 +45,12 @@ class DataConverter:
             _TRAIN,
             {
                 "source": self.tree.mapping(_TRAIN, source),
-                "global_batch_size": self.tree.copy((*_TRAIN, "global_batch_size")),
+                "global_batch_size": self._batch_size(data),
                 "tasks": self.tree.mapping((*_TRAIN, "tasks"), labels),
                 "rectify_labels": self._rectify_labels(_TRAIN, data),
                 "on_bad_data": self._on_bad_data(_TRAIN, data) if data.ignore_data_errors else None,
                 "readers": self._readers(_TRAIN, data),
                 "cache": self.tree.copy((*_TRAIN, "cache")),
-                "num_epochs": None if data.repeat_files else self.tree.node(1, (*_TRAIN, "repeat_files")),
                 "downsample_negatives": self._downsample_negatives(data),
                 "shuffle_window_rows": shuffle or self.tree.node(data.examples_shuffle_buffer_size, _TRAIN),
             },
@@ -72,10 +71,11 @@ class DataConverter:
         rectify = self._rectify_labels(path, data) or self.tree.node(None, path)
         threads = self.tree.node({"kind": "threads"}, path) if train.data_service_dispatcher is not None else None
         batch = self.tree.copy((*path, "global_batch_size"))
+        same_batch = self._agree(path, data, "global_batch_size") and self.tree.batches_per_update == 1
         tasks = dict(self._rates_that_differ(path, data))
         entries = {
             "source": self._validation_source(path, data),
-            "global_batch_size": None if self._agree(path, data, "global_batch_size") else batch,
+            "global_batch_size": None if same_batch else batch,
             "tasks": self.tree.mapping((*path, "tasks"), tasks) if tasks else None,
             "rectify_labels": None if data.rectify_labels == train.rectify_labels else rectify,
         }
@@ -87,6 +87,13 @@ class DataConverter:
             entries["cache"] = self.tree.node(data.cache, (*path, "cache"))
         entries["evaluation_tasks"] = self._evaluation_tasks(path, data)
         return self.tree.mapping(path, entries)
+
+    def _batch_size(self, data: Data) -> Node | None:
+        """The rows of an update."""
+        path: KeyPath = (*_TRAIN, "global_batch_size")
+        if self.tree.batches_per_update == 1:
+            return self.tree.copy(path)
+        return self.tree.node(data.global_batch_size * self.tree.batches_per_update, path)
 
     def _validation_source(self, path: KeyPath, data: Data) -> Node | None:
         """The source of a validation set; None if it reads the files of `train_data`."""
@@ -110,6 +117,8 @@ class DataConverter:
         left_out += [task for task in data.evaluation_tasks if task not in predicted and task in labelled]
         if left_out:
             self._remark_left_out((*path, "tasks"), left_out)
+        if data.evaluation_tasks:
+            self.tree.remark((*path, "evaluation_tasks"), "takes effect; the published code ignored it")
         if not evaluated:
             self.tree.refuse((*path, "tasks"), "the model predicts none of its tasks; remove this data set")
         return None if len(evaluated) in (0, len(predicted)) else self.tree.node(evaluated, path)
@@ -219,9 +228,16 @@ class DataConverter:
             "served_at": "served_timestamp_field",
             "impressed_at": "impressed_timestamp_field",
         }
-        entries = {ours: self.tree.copy((*path, published)) for ours, published in names.items()}
-        engaged = self.tree.mapping(engaged_path, {task: self.tree.copy((*engaged_path, task)) for task in tasks})
+        entries = {ours: self._stored(data, (*path, published)) for ours, published in names.items()}
+        engaged = self.tree.mapping(engaged_path, {task: self._stored(data, (*engaged_path, task)) for task in tasks})
         return self.tree.mapping(path, {**entries, "engaged_at": engaged}) if tasks else None
+
+    def _stored(self, data: Data, path: KeyPath) -> Node | None:
+        """The value at `path`; if it names a renamed feature, the column that stores it."""
+        node, renamed = self.tree.copy(path), data.seg_dense_schema.renamed_features
+        if node is None or node.value not in renamed:
+            return node
+        return self.tree.copy((*_TRAIN, "seg_dense_schema", "renamed_features", node.value))
 
     def _remark_left_out(self, path: KeyPath, tasks: Sequence[str]) -> None:
         self.tree.remark(path, f"left out, since the model does not predict them: {', '.join(tasks)}")
@@ -236,6 +252,9 @@ class DataConverter:
         if data.evaluation_tasks:
             text = "left out: training evaluates the validation sets only"
             self.tree.remark((*_TRAIN, "evaluation_tasks"), text)
+        if not data.repeat_files:
+            text = "left out: the published code ignored it; set num_epochs to end the run after that many passes"
+            self.tree.remark((*_TRAIN, "repeat_files"), text)
 
     def _remark_reading(self, path: KeyPath, data: Data) -> None:
         for name in _TUNING:
@@ -250,8 +269,6 @@ class DataConverter:
             return
         if self.tree.is_set(shuffle):
             self.tree.remark(shuffle, "left out: an evaluation reads rows in order")
-        if self.tree.is_set((*path, "repeat_files")):
-            self.tree.remark((*path, "repeat_files"), "left out: an evaluation reads each row at most once")
         if data.downsample_negatives is not None:
             text = "left out: an evaluation uses every row it reads"
             self.tree.remark((*path, "preprocess", "downsample_negatives"), text)

@@ -109,6 +109,8 @@ class FeaturesConverter:
         if name in VECTORS and dtype in ("uint8", "bool"):
             text = f"not supported: a pretrained vector holds fractions, not {dtype}; use bfloat16 or float16"
             self.tree.refuse((*_PREPROCESS, "downcast", "features", name), text)
+        if bits is not None:
+            self.tree.remark(path, "takes effect; the published code ignored it")
         options = {"masked_mantissa_bits": bits, "dtype": None if dtype == "float32" else dtype}
         return {key: value for key, value in options.items() if value is not None}
 

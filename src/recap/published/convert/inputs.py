@@ -30,9 +30,9 @@ class InputsConverter:
         """The section `model.featurization`."""
         featurization = self.published.model.featurization_config
         if featurization is None:
-            text = "no featurization_config; using our default, double_norm_log with BatchNorm and LayerNorm"
+            text = "no featurization_config; set to double_norm_log with BatchNorm and LayerNorm"
             self.tree.remark(("model",), text)
-            return None
+            return self.tree.node({"kind": "double_norm_log", "layer_norm": {}}, ("model",))
         join = self._join(featurization.feature_names_to_concat)
         if featurization.double_norm_log_config is not None:
             return self._double_norm_log(featurization.double_norm_log_config, join)
@@ -166,6 +166,7 @@ class InputsConverter:
         path: KeyPath = (*_PATH, "feature_names_to_concat")
         if names == [BINARY]:
             return None
+        self.tree.remark(path, "takes effect; the published code ignored it")
         stored = self.published.train_data.seg_dense_schema.renamed_features
         known = {*stored, *self.published.train_data.seg_dense_schema.features, *VECTORS}
         for index, name in enumerate(names):

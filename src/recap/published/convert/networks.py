@@ -75,15 +75,23 @@ class NetworkConverter:
             sizes = Node(layers, origin_at(self.tree.raw, (*path, "layers")))
         if to_logit:
             sizes.value = sizes.value[:-1]
-        if mlp.dropout is not None and mlp.final_layer_activation and not to_logit:
-            text = "also applies after the last ReLU; the published code had no dropout there"
-            self.tree.remark((*path, "dropout"), text)
         entries = {"layer_sizes": sizes, **self.tree.copy_fields(path, "batch_norm", "dropout")}
         if not to_logit:
             entries |= self.tree.copy_fields(path, "final_layer_activation")
         if mlp.has_own_rates:
             entries["dropout"] = self._drop_rates(path, mlp)
+        elif mlp.dropout is not None and mlp.final_layer_activation and not to_logit:
+            entries["dropout"] = self._no_last_dropout((*path, "dropout"), len(mlp.sizes), mlp.dropout.rate)
         return entries
+
+    def _no_last_dropout(self, path: KeyPath, layers: int, rate: float) -> Node | None:
+        """One rate for all layers but the last, after whose ReLU the published code has no dropout; ours would."""
+        if layers == 1:
+            return None
+        rates = [self.tree.copy((*path, "rate")) or self.tree.node(rate, path) for _ in range(layers - 1)]
+        return self.tree.mapping(
+            path, {"rates": Node([*rates, self.tree.node(0.0, path)], origin_at(self.tree.raw, path))}
+        )
 
     def _drop_rates(self, path: KeyPath, mlp: Mlp) -> Node:
         """The dropout rate of each layer that has a ReLU; 0 for a layer without dropout."""

@@ -18,6 +18,8 @@ class TreeBuilder:
 
     raw: Node
     """The published file, with references to the environment not yet replaced."""
+    batches_per_update: int = 1
+    """Batches that the published code accumulates for one update; it counts batches as steps, we count updates."""
     problems: list[Problem] = field(default_factory=list)
     remarks: list[Problem] = field(default_factory=list)
 
@@ -38,6 +40,12 @@ class TreeBuilder:
     def copy_fields(self, path: KeyPath, *names: str) -> dict[str, Node | None]:
         """Copies of the fields `names` of the section at `path`, by name."""
         return {name: self.copy((*path, name)) for name in names}
+
+    def steps(self, path: KeyPath, batches: int) -> Node | None:
+        """The number of updates for the number of `batches` at `path`; None if it has a default that stays."""
+        if self.batches_per_update == 1:
+            return self.copy(path)
+        return self.node(-(-batches // self.batches_per_update), path)
 
     def epsilon(self, path: KeyPath, value: float) -> Node | None:
         """The epsilon at `path`, raised to our minimum if it is below."""

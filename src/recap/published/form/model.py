@@ -161,6 +161,9 @@ class ZScoreLog(PublishedSection):
     clip_magnitude: float = 5.0
     use_batch_norm: bool = False
     use_renorm: bool = False
+    use_bq_stats: Annotated[
+        bool, Refused("not supported: the statistics lie in a database of the published system; use analysis_path")
+    ] = False
 
 
 class DoubleNormLog(PublishedSection):
@@ -213,6 +216,13 @@ class SmallEmbeddings(PublishedSection):
 
     tables: list[SmallTable]
 
+    def problems(self) -> Problems:
+        """Two tables of one name."""
+        names = [table.name for table in self.tables]
+        for index, name in enumerate(names):
+            if name in names[:index]:
+                yield ("tables", index, "name"), f"{name!r} is used twice; give each table its own name"
+
 
 class Snapshot(PublishedSection):
     """Pretrained rows of a table."""
@@ -256,10 +266,11 @@ class LargeEmbeddings(PublishedSection):
     tables_to_log: list[Name] | None = None
 
     def problems(self) -> Problems:
-        """Unknown tables to log."""
+        """Unknown tables to log. A table may be written as the name of its weight in the published model."""
         known = [table.name for table in self.tables]
+        weights = {f"model.embeddings.ebc.embedding_bags.{name}.weight" for name in known}
         for index, name in enumerate(self.tables_to_log or []):
-            if name not in known:
+            if name not in known and name not in weights:
                 yield ("tables_to_log", index), unknown(name, "table", known)
 
 
