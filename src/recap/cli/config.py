@@ -23,23 +23,29 @@ def check(
     overrides: Overrides = None,
     set_files: SetFiles = None,
     data: Annotated[
-        bool, typer.Option("--data", help="Also check globs, columns, types and vocabularies against the data.")
+        bool, typer.Option("--data", help="Also check the data: files, columns, vocabularies, and values of some rows.")
     ] = False,
 ) -> None:
     """Check a configuration and report all its problems."""
     from recap.cli.messages import print_warnings
     from recap.config.file.load import resolve
+    from recap.text import plural
 
     resolved = resolve(config, overrides or [], set_files or [])
-    print_warnings(resolved.warnings)
+    warnings, looked_at = resolved.warnings, ""
     if data:
         from recap.data.tools.check import check_data
 
-        check_data(resolved)
+        report = check_data(resolved)
+        warnings += report.warnings
+        rows = f"{report.sampled:,} of {report.rows:,} rows"
+        looked_at = f"; looked at the columns of {plural(report.files, 'file')} and the values of {rows}"
+    print_warnings(warnings)
     loaded = resolved.config
     columns, tasks = len(loaded.features.inputs), ", ".join(loaded.tasks)
     validation = ", ".join(loaded.validation_data) or "none"
-    print(f"{config}: no problems. {columns} feature columns; tasks: {tasks}; validation sets: {validation}")
+    verdict = f"no problems, {plural(len(warnings), 'warning')}" if warnings else "no problems"
+    print(f"{config}: {verdict}. {columns} feature columns; tasks: {tasks}; validation sets: {validation}{looked_at}")
 
 
 @app.command()

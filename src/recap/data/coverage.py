@@ -224,7 +224,7 @@ def check_known(counts: Sequence[Unknown], limit: float | None, name: str) -> No
     """Raise DataError for features that are `too_unknown`. `name`: the data set, for the message."""
     problems = too_unknown(counts, limit)
     if problems:
-        listed = "; ".join(problem_text(problem, limit) for problem in problems[:_SHOWN])
+        listed = "; ".join(f"{dotted(item.path)}: {problem_text(item, limit)}" for item in problems[:_SHOWN])
         more = f"; and {len(problems) - _SHOWN} more features" if len(problems) > _SHOWN else ""
         raise DataError(f"{name}: {listed}{more}. {advice(limit)}")
 
@@ -232,11 +232,10 @@ def check_known(counts: Sequence[Unknown], limit: float | None, name: str) -> No
 def problem_text(count: Unknown, limit: float | None) -> str:
     """What is wrong with a feature that is `too_unknown`."""
     example = "" if count.example is None else f", such as {shorten(repr(count.example))}"
-    key = dotted(count.path)
     if limit is None:
-        return f"{key}: none of the {count.unknown:,} values of {count.feature!r} is known{example}"
+        return f"none of the {count.unknown:,} values of {count.feature!r} is known{example}"
     kinds = "unknown, missing or not finite"
-    return f"{key}: {percent(count.blank, count.values)} of the values of {count.feature!r} are {kinds}{example}"
+    return f"{percent(count.blank, count.values)} of the values of {count.feature!r} are {kinds}{example}"
 
 
 def advice(limit: float | None) -> str:

@@ -1,36 +1,42 @@
-"""A sample of the rows of a source, with their tables, which separate unknown values from missing ones."""
+"""Samples of the rows of a data set, spread over its files, with their tables."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import TypeVar
+
+import pyarrow as pa
 
 from recap.data.coverage import Coverage
-from recap.data.formats.location import Location
+from recap.data.formats.format import Chunk
 from recap.data.stream.source import Source
 from recap.errors import DataError
 
-_CHUNKS = 4
-"""Chunks that are sampled, spread evenly over the files."""
-ROWS_OF_CHUNK = 20_000
-"""Rows that are sampled from one chunk."""
+MAX_ROWS = 50_000
+"""Rows of a sample."""
+_CHUNKS = 8
+"""Chunks that they come from."""
 
-Item = TypeVar("Item")
+
+def sampled_chunks(chunks: Sequence[Chunk]) -> list[Chunk]:
+    """A few of `chunks`, spread evenly: of each file at most the first, if there are several files."""
+    firsts = list({chunk.file: chunk for chunk in reversed(chunks)}.values())[::-1]
+    candidates = chunks if len(firsts) == 1 else firsts
+    if len(candidates) <= _CHUNKS:
+        return list(candidates)
+    return [candidates[index * (len(candidates) - 1) // (_CHUNKS - 1)] for index in range(_CHUNKS)]
+
+
+def first_rows(table: pa.Table, count: int) -> pa.Table:
+    """At most `count` rows, copied, so that the memory of the others is freed."""
+    return table if table.num_rows <= count else table.take(pa.array(range(count)))
 
 
 def sampled_coverage(source: Source) -> Coverage:
-    """The coverage of some rows of `source`; chunks that cannot be read are left out."""
+    """The coverage of some rows of `source`, with unknown and missing values apart; unreadable chunks are left out."""
     coverage = Coverage(source.encoder)
-    for chunk in spread(source.chunks, _CHUNKS):
+    chunks = sampled_chunks(source.chunks)
+    for chunk in chunks:
         with suppress(DataError):
             table = source.loader.format.read(chunk.file, chunk.number, source.encoder.columns)
-            table = table.slice(0, ROWS_OF_CHUNK)
-            coverage.add(source.encoder.encode(table, Location(chunk.file, chunk.first_row)), table)
+            table = first_rows(table, MAX_ROWS // len(chunks))
+            coverage.add(source.encoder.encode(table, chunk.location()), table)
     return coverage
-
-
-def spread(items: Sequence[Item], count: int) -> Iterator[Item]:
-    """At most `count` items, spread evenly, with the first and the last."""
-    if len(items) <= count:
-        yield from items
-    else:
-        yield from (items[index * (len(items) - 1) // (count - 1)] for index in range(count))
