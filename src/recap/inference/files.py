@@ -44,7 +44,7 @@ def predict_files(
     training_source = predictor.config.train_data.source
     if schema_path is None and isinstance(training_source, TfRecordConfig):
         schema_path = training_source.schema_path
-    files = TableFiles.open(inputs, schema_path, predictor.encoder.types)
+    files = TableFiles.open(inputs, schema_path, predictor.encoder.types, like=training_source)
     target_of = output_files(files.files, output, ".parquet")
     targets = list(target_of.values())
     _check_targets(targets, overwrite=overwrite)
@@ -123,7 +123,7 @@ def _predict_file(
 ) -> None:
     with pq.ParquetWriter(target, schema, compression="zstd") as writer:
         for chunk, table in tables:
-            location = Location(chunk.file, chunk.first_row)
+            location = chunk.location()
             predictions = predictor.predict(table, location, coverage)
             copied = [carried_values(table, column, location) for column in carried]
             writer.write_table(pa.Table.from_arrays([*copied, *predictions.columns()], schema=schema))

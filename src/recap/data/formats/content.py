@@ -20,6 +20,8 @@ _FINE_PIECE_BYTES = 1 << 9
 """Size of a piece near damage; the piece with the damage is lost."""
 
 _MAX_SPARE = 4
+_MAX_SPARE_BYTES = 1 << 28
+"""Buffers up to this size are kept to be used again."""
 _SPARE: list[npt.NDArray[np.uint8]] = []
 """Buffers to reuse: page faults in new memory take a quarter of the time of decompressing into it."""
 
@@ -78,7 +80,7 @@ def borrowed_range(file: str, offset: int, length: int) -> Iterator[npt.NDArray[
         _fill(file, offset, buffer[:length])
         yield buffer[:length]
     finally:
-        if len(_SPARE) < _MAX_SPARE:
+        if len(_SPARE) < _MAX_SPARE and len(buffer) <= _MAX_SPARE_BYTES:
             _SPARE.append(buffer)
 
 

@@ -15,15 +15,22 @@ class Location:
     """The row of the file at which reading started."""
     skipped: tuple[int, ...] = ()
     """Rows left out of the table, counted from `first_row`, ascending."""
+    header_lines: int | None = None
+    """Lines before row 0 if a row is a line, which errors then name as editors count it; None in other formats."""
 
-    def error(self, column: str, text: str, rows: Sequence[int] = ()) -> DataError:
+    def error(self, column: str | None, text: str, rows: Sequence[int] = ()) -> DataError:
         """A DataError that names the file, the column and the first of the bad `rows`, which count in the table.
 
-        `DataError.rows` are all of them, counted from `first_row`.
+        `column`: None if the rows as a whole are wrong. `DataError.rows` are all of them, counted from `first_row`.
         """
         file_rows = [self._with_skipped(row) for row in rows]
-        at = f", row {self.first_row + file_rows[0]}" if file_rows else ""
-        return DataError(f"{self.file}: column {column!r}{at}: {text}", file_rows)
+        parts = [f"column {column!r}"] if column is not None else []
+        where = self.file
+        if file_rows:
+            row = self.first_row + file_rows[0]
+            parts.append(f"row {row}")
+            where += f":{self.header_lines + row + 1}" if self.header_lines is not None else ""
+        return DataError(f"{where}: {', '.join(parts)}: {text}", file_rows)
 
     def _with_skipped(self, row: int) -> int:
         """Row `row` of the table, counted from `first_row` with the skipped rows."""

@@ -1,0 +1,1 @@
+"""Formats of lines: CSV and JSON lines. The configuration decides how a column is read, never its values."""
