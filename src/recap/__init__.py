@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from recap.evaluation.result import EvaluationReport
     from recap.inference.table_scorer import TableScorer as Scorer
     from recap.reporting import Reporter
-    from recap.runs import Run, Step
-    from recap.training.trainer import RunResult
+    from recap.runs import Run, RunResult, Step
 
 __version__ = "0.1.0"
 __all__ = [
@@ -50,7 +49,7 @@ _HOMES = {
     "RecapConfig": "recap.config.recap:RecapConfig",
     "Reporter": "recap.reporting:Reporter",
     "Run": "recap.runs:Run",
-    "RunResult": "recap.training.trainer:RunResult",
+    "RunResult": "recap.runs:RunResult",
     "EvaluationReport": "recap.evaluation.result:EvaluationReport",
     "Scorer": "recap.inference.table_scorer:TableScorer",
     "Interrupted": "recap.errors:Interrupted",

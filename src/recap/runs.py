@@ -207,6 +207,23 @@ class Run:
             yield
 
 
+@dataclass(frozen=True)
+class RunResult:
+    """A run after `train`, and its checkpoints."""
+
+    run: Run
+    steps: int
+    """Finished optimizer steps of the run, including those of earlier processes."""
+    trained: bool
+    """Whether this call trained; False if the run was finished already."""
+    finished: bool
+    """Whether no step of the run is left."""
+    last: Path | None
+    """The latest checkpoint."""
+    best: Path | None
+    """The checkpoint at which the metric of `training.watch` was best; None without one."""
+
+
 def _parse(text: str, origin: str) -> dict[str, Any]:
     """A JSON object. Raises CheckpointError that names `origin`."""
     try:

@@ -10,7 +10,7 @@ import pytest
 from support import Recorder, feed_config, write_feed
 from training.runs import assert_same_run, interrupt, records
 
-from recap.errors import CheckpointError, DataError, Interrupted
+from recap.errors import CheckpointError, DataError, Interrupted, RunError
 from recap.inference.files import predict_files
 from recap.inference.predictor import Predictor
 from recap.model.directory import open_model
@@ -87,6 +87,22 @@ def test_a_run_over_bad_data_continues_and_resumes_bit_for_bit(tmp_path: Path) -
     assert not any("skipped" in text for text in again.messages)
     assert_same_run(tmp_path / "whole", tmp_path / "stopped", 12)
     assert records(tmp_path / "whole")[0]["skipped"] == 1
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_data_that_goes_bad_during_training_loses_no_step(split: str, tmp_path: Path) -> None:
+    feed = write_feed(tmp_path / "feed")
+    whole, stopped = (
+        feed_config(feed, tmp_path / name, training={"num_train_steps": 30, "checkpoint_every_n": 30})
+        for name in ("whole", "stopped")
+    )
+    train(whole, Recorder())
+    with pytest.raises(RunError, match=rf"{split}/.*\nThe run stopped after step \d+, which is saved. Fix the data, or"):
+        train(stopped, Recorder({5: lambda: (feed / split).rename(feed / "away")}))
+    assert list(Run(tmp_path / "stopped").checkpoints)[-1] >= 5
+    (feed / "away").rename(feed / split)
+    train(stopped, Recorder())
+    assert_same_run(tmp_path / "whole", tmp_path / "stopped", 30)
 
 
 def test_changed_data_is_refused_by_name_and_may_be_accepted(tmp_path: Path) -> None:

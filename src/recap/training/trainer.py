@@ -5,7 +5,6 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from recap.config.file.load import dump_config
@@ -15,12 +14,12 @@ from recap.data.encoding.assets import Assets, load_assets
 from recap.data.open import check_caches_fit, open_stream
 from recap.data.stream.batch_stream import BatchStream
 from recap.distributed import Consensus, Ranks, joined_ranks
-from recap.errors import DataError, Interrupted, NotFinite, RunError
+from recap.errors import DataError, Interrupted, LostRank, NotFinite, RecapError, RunError
 from recap.evaluation.observers.strata import check_strata
 from recap.model.directory import SavedModel, new_ranker
 from recap.model.frozen import freeze
 from recap.reporting import Reporter
-from recap.runs import Run, find_model_directory
+from recap.runs import Run, RunResult, find_model_directory
 from recap.runtime import seed_torch, start_runtime
 from recap.signals import Signals, StopNow, collected_signals
 from recap.storage import replace_text
@@ -43,23 +42,6 @@ from recap.training.warm_start import start_from
 from recap.training.watch import Watch
 
 
-@dataclass(frozen=True)
-class RunResult:
-    """A run after `train`, and its checkpoints."""
-
-    run: Run
-    steps: int
-    """Finished optimizer steps of the run, including those of earlier processes."""
-    trained: bool
-    """Whether this call trained; False if the run was finished already."""
-    finished: bool
-    """Whether no step of the run is left."""
-    last: Path | None
-    """The latest checkpoint."""
-    best: Path | None
-    """The checkpoint at which the metric of `training.watch` was best; None without one."""
-
-
 def train(
     config: RecapConfig, reporter: Reporter, *, accept_changed_data: bool = False, profile_steps: int = 0
 ) -> RunResult:
@@ -67,8 +49,8 @@ def train(
 
     `accept_changed_data`: resume even if the files changed since the checkpoint. `profile_steps`: number of steps to
     profile. Under `torchrun` every rank must call it; only rank 0 writes and uses `reporter`.
-    Raises DataError, CheckpointError, RunError (such as for a non-finite step) and Interrupted (after a signal, which
-    is handled in the main thread only).
+    Raises DataError, CheckpointError, RunError (such as for a non-finite step, or bad data after the first step) and
+    Interrupted (after a signal, which is handled in the main thread only).
     """
     run, grace = Run(Path(config.training.save_dir)), config.training.preemption_grace_seconds
     with (
@@ -256,6 +238,8 @@ class Trainer:
                 self._save()
             self._wait_for_checkpoint()
             raise Interrupted(stop.number, self.progress.step, done=self.progress.step > start) from None
+        except (DataError, LostRank) as error:
+            raise self._saved_before(error) from error
         finally:
             self.checkpoints.close()
             self.trackers.close(finished=self._is_last())
@@ -381,6 +365,23 @@ class Trainer:
             self.progress.finished = self._is_last() and not self._evaluation_is_due()
             if self.ranks.is_first:
                 self.checkpoints.save(self.state)
+
+    def _saved_before(self, error: DataError | LostRank) -> RecapError:
+        """Save the finished steps, which bad data or another rank ended; return the error to raise."""
+        if not self.progress.step:
+            return error
+        try:
+            if self.progress.step > self.saved_step:
+                self._save()
+            self.checkpoints.wait()
+        except RunError as failure:
+            return RunError(f"{error}\n{failure}")
+        if isinstance(error, LostRank):
+            return error
+        return RunError(
+            f"{error}\nThe run stopped after step {self.progress.step}, which is saved. Fix the data, or skip what is "
+            "bad with on_bad_data: {kind: skip, budget: N} in its data set; then run the same command again to resume"
+        )
 
     def _wait_for_checkpoint(self) -> None:
         """Wait, on all ranks, until the last checkpoint is on disk."""
