@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from hashlib import sha256
+from threading import Event, Thread
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -28,6 +29,8 @@ TIMEOUT = timedelta(minutes=10)
 """How long a rank waits for one that hangs; a rank that died is noticed immediately."""
 BUCKET_BYTES = 25 << 20
 """Maximum size of one all-reduce bucket."""
+_PARENT_SECONDS = 1.0
+"""Time between two looks at whether torchrun is alive."""
 _NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -191,7 +194,8 @@ def ranks_from_environment() -> Ranks:
 def joined_ranks() -> Iterator[Ranks]:
     """Connect the ranks that `torchrun` started, for the block. Raises InputError, and RunError if that fails.
 
-    A rank that fails does not leave the group; the others notice when its process ends.
+    A rank that fails does not leave the group; the others notice when its process ends. If torchrun dies, its ranks stop
+    as on SIGTERM.
     """
     ranks = ranks_from_environment()
     if not ranks.is_distributed:
@@ -213,13 +217,32 @@ def joined_ranks() -> Iterator[Ranks]:
             "ranks were started and that this machine reaches that address"
         ) from None
     try:
-        yield ranks
+        with _stopped_without_parent():
+            yield ranks
     except RecapError as error:
         _REPORTED[error] = _note_error(error, store)  # before this process ends and the others lose it
         raise
     store.set(f"done/{ranks.rank}", "")
     store.wait([f"done/{rank}" for rank in range(ranks.world_size)])  # if one left early, the others would lose it
     dist.destroy_process_group()
+
+
+@contextmanager
+def _stopped_without_parent() -> Iterator[None]:
+    """For the block, SIGTERM stops this rank if torchrun dies: nothing else would end it, or free its GPU."""
+    parent, ended = os.getppid(), Event()
+
+    def watch() -> None:
+        while not ended.wait(_PARENT_SECONDS):
+            if os.getppid() != parent:
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+
+    Thread(target=watch, name="recap-parent", daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
 
 
 _REPORTED: WeakKeyDictionary[RecapError, bool] = WeakKeyDictionary()

@@ -333,6 +333,18 @@ def test_two_ranks_save_on_sigterm_and_resume_bit_for_bit(folder: Path) -> None:
 
 
 @pytest.mark.slow
+def test_ranks_whose_torchrun_was_killed_save_and_stop(folder: Path) -> None:
+    config = write_config(folder, "orphaned", training=LONG | {"num_train_steps": 100_000})
+    process = started(2, config, folder / "orphaned")
+    ranks = psutil.Process(process.pid).children()
+    process.kill()
+    _, errors = process.communicate(timeout=60)
+    assert psutil.wait_procs(ranks, timeout=60)[1] == []
+    saved = list(Run(folder / "orphaned").checkpoints)[-1]
+    assert f"stopped by SIGTERM after step {saved}, which is saved" in errors
+
+
+@pytest.mark.slow
 def test_a_killed_rank_ends_all_ranks_with_one_message(folder: Path) -> None:
     config = write_config(folder, "killed", training=LONG | {"num_train_steps": 100_000})
     process = started(2, config, folder / "killed")

@@ -97,7 +97,9 @@ def test_data_that_goes_bad_during_training_loses_no_step(split: str, tmp_path: 
         for name in ("whole", "stopped")
     )
     train(whole, Recorder())
-    with pytest.raises(RunError, match=rf"{split}/.*\nThe run stopped after step \d+, which is saved. Fix the data, or"):
+    with pytest.raises(
+        RunError, match=rf"{split}/.*\nThe run stopped after step \d+, which is saved. Fix the data, or"
+    ):
         train(stopped, Recorder({5: lambda: (feed / split).rename(feed / "away")}))
     assert list(Run(tmp_path / "stopped").checkpoints)[-1] >= 5
     (feed / "away").rename(feed / split)
