@@ -64,13 +64,17 @@ def test_inspect_prints_a_table_or_json(folder: Path) -> None:
     assert (content["rows"], len(content["columns"])) == (600, 12)
 
 
-def test_vocabulary_replaces_no_existing_file(folder: Path) -> None:
-    command = ["data", "vocabulary", "train/*.parquet", "--column", "language", "--output", "words.parquet"]
-    made = run(folder, *command, "--min-count", "2")
-    assert made.stdout.splitlines()[-1] == (
-        "written: words.parquet, 4 strings; for features.discrete.language.vocabulary"
-    )
-    assert run(folder, *command).stderr == "--output: words.parquet already exists; add --overwrite to replace it\n"
+def test_vocabulary_writes_a_parquet_file_for_each_column_and_replaces_none(folder: Path) -> None:
+    command = ["data", "vocabulary", "train/*.parquet", "--column", "language", "--min-count", "2", "--output"]
+    made = run(folder, *command, "words.parquet")
+    assert made.stdout.splitlines()[-1] == "written: words.parquet, 4 values; a 'vocabulary' for column 'language'"
+    again = run(folder, *command, "words.parquet")
+    assert again.stderr == "--output: words.parquet already exists; add --overwrite to replace it\n"
+    text = run(folder, *command, "words.csv")
+    assert text.stderr == "--output: words.csv would be a Parquet file; name it words.parquet\n"
+    assert (text.returncode, (folder / "words.csv").exists()) == (2, False)
+    assert run(folder, *command, "made", "--column", "like").returncode == 0
+    assert sorted(file.name for file in (folder / "made").iterdir()) == ["language.parquet", "like.parquet"]
 
 
 def test_analysis_writes_a_file_that_z_score_log_reads(folder: Path) -> None:

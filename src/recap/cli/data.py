@@ -1,5 +1,6 @@
 """`recap data`: simulate, convert, inspect and serve data, and compute what a configuration needs from it."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -121,28 +122,49 @@ def inspect(
 @app.command()
 def vocabulary(
     inputs: Inputs,
-    column: Annotated[str, typer.Option(help="Column of strings.", show_default=False)],
-    output: Annotated[Path, typer.Option(metavar="FILE", help="Parquet file to write.", show_default=False)],
+    columns: Annotated[
+        list[str],
+        typer.Option(
+            "--column",
+            metavar="NAME",
+            help="Column of strings or integers, or of lists of them. May be repeated.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE",
+            help="Parquet file to write; for several columns the folder, in which each has the file NAME.parquet.",
+            show_default=False,
+        ),
+    ],
     min_count: Annotated[
-        int, typer.Option(min=1, help="Rows in which a string must occur; rarer strings count as unknown.")
+        int, typer.Option(min=1, help="How often a value must occur; rarer values count as unknown.")
     ] = 1,
     schema: SchemaFile = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write the vocabulary of a column of strings.
+    """Write the vocabulary of a column: its distinct values with their counts.
 
-    The most frequent string comes first; the string in row k has code k + 1.
+    The most frequent value comes first; the value in row k has code k + 1.
     """
+    from urllib.parse import quote
+
     from recap.cli.console import Console
     from recap.data.formats.files import find_files
     from recap.data.tools.vocabulary import count_values, write_table
 
-    check_output(output, find_files(inputs), overwrite=overwrite)
+    several = len(set(columns)) > 1
+    files = {name: output / f"{quote(name, safe='')}.parquet" if several else output for name in columns}
+    for file in files.values():
+        _check_parquet_output(file, find_files(inputs), overwrite=overwrite)
     console = Console()
     with console.counting("rows counted") as count:
-        table = count_values(inputs, column, schema, min_count=min_count, after_rows=count)
-    write_table(table, output)
-    console.say(f"written: {output}, {table.num_rows:,} strings; for features.discrete.{column}.vocabulary")
+        tables = count_values(inputs, list(files), schema, min_count=min_count, after_rows=count)
+    for name, file in files.items():
+        write_table(tables[name], file)
+        console.say(f"written: {file}, {tables[name].num_rows:,} values; a 'vocabulary' for column {name!r}")
 
 
 @app.command()
@@ -164,7 +186,8 @@ def analysis(
     from recap.data.tools.vocabulary import write_table
 
     loaded = load_config(config, overrides or [], set_files or [])
-    check_output(output, [config, *find_files(loaded.train_data.source.inputs)], overwrite=overwrite)
+    inputs: list[str | Path] = [config, *find_files(loaded.train_data.source.inputs)]
+    _check_parquet_output(output, inputs, overwrite=overwrite)
     console = Console()
     with console.counting("rows analysed") as count:
         table = analyse(loaded, count)
@@ -203,6 +226,15 @@ def serve(
         Event().wait()
     finally:
         server.shutdown()
+
+
+def _check_parquet_output(file: Path, inputs: Iterable[str | Path], *, overwrite: bool) -> None:
+    """Raise InputError unless a Parquet file can be written here, as `check_output`."""
+    from recap.errors import InputError
+
+    check_output(file, list(inputs), overwrite=overwrite)
+    if file.suffix != ".parquet":
+        raise InputError(f"--output: {file} would be a Parquet file; name it {file.parent / f'{file.stem}.parquet'}")
 
 
 def _parse_rate(text: str) -> tuple[str, float]:
