@@ -34,3 +34,15 @@ def test_check_prints_warnings_and_succeeds() -> None:
     assert done.exit_code == 0
     assert done.stderr.startswith(f"warning: override {same!r}: validation_data.daily.source.inputs: daily reads")
     assert done.stdout.startswith(f"{WHOLE}: ")
+
+
+def test_a_layer_norm_over_one_to_three_numbers_is_a_warning() -> None:
+    found = warnings("features.vectors={v: 1}", "model.featurization={kind: double_norm_log, layer_norm: {}}")
+    expected = [
+        "features.vectors.v: LayerNorm over 1 value always gives 0, so the value is lost; "
+        "list it under features.continuous instead, as {name: v, length: 1}",
+        "model.featurization.layer_norm: LayerNorm over 3 values removes their mean and scale, and with them most of "
+        "their meaning; set layer_norm: null",
+    ]
+    assert len(found) == 2
+    assert all(text.endswith(f": {wanted}") for text, wanted in zip(found, expected, strict=True))

@@ -17,7 +17,7 @@ from torch.testing import assert_close
 
 from recap.config.featurization import ClipLog1pAbsConfig, DoubleNormLogConfig, Log1pAbsConfig, ZScoreLogConfig
 from recap.config.file.load import config_of
-from recap.config.network import BatchNormConfig
+from recap.config.network import BatchNormConfig, LayerNormConfig
 from recap.config.recap import RecapConfig
 from recap.data.encoding.assets import load_assets
 from recap.data.tools.analysis import analyse
@@ -68,22 +68,22 @@ def test_z_score_log_matches_its_formula(rows: list[tuple[float, float, float]],
 
 
 def test_double_norm_log_normalises_joined_features_too() -> None:
-    config = DoubleNormLogConfig(batch_norm=None)
+    config = DoubleNormLogConfig(batch_norm=None, layer_norm=LayerNormConfig())
     made = build_featurization(config, 1, 2)(torch.tensor([[math.e - 1]]), JOINED)
     row = torch.tensor([1.0, 1.0, -7.0])
     expected = (row - row.mean()) / (row.var(unbiased=False) + 1e-3).sqrt()
     assert_close(made[0], expected)
 
 
-def joining(join: list[str], kind: str = "double_norm_log") -> RecapConfig:
+def joining(join: list[str], kind: str = "double_norm_log", **settings: object) -> RecapConfig:
     values = feed_values(Path("feed"), Path("run"))
-    values["model"]["featurization"] = {"kind": kind, "join": join}
+    values["model"]["featurization"] = {"kind": kind, "join": join, **settings}
     return config_of(values)
 
 
 @pytest.mark.parametrize(("join", "normed"), [([], 2), (["binary"], 3), (["vector"], 6), (["vector", "binary"], 7)])
 def test_join_selects_the_columns_of_the_layer_norm(join: list[str], normed: int) -> None:
-    config = joining(join)
+    config = joining(join, layer_norm={})
     inputs = make_ranker(config).eval().inputs
     assert inputs.featurization.out_features == normed
     assert ("vector" in dict(inputs.vector_norms.named_children())) is ("vector" not in join)
@@ -95,7 +95,7 @@ def test_join_selects_the_columns_of_the_layer_norm(join: list[str], normed: int
         assert torch.equal(made[:, normed], batch.binary[:, 0])
 
 
-@pytest.mark.parametrize("kind", ["log1p_abs", "clip_log1p_abs"])
+@pytest.mark.parametrize("kind", ["log1p_abs", "clip_log1p_abs", "double_norm_log"])
 def test_without_a_layer_norm_joined_features_are_unchanged(kind: str) -> None:
     config = joining(["vector"], kind)
     inputs, batch = make_ranker(config).eval().inputs, make_batch(config)

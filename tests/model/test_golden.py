@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from recap.config.backbones import MaskNetConfig
 from recap.config.featurization import DoubleNormLogConfig
 from recap.config.file.load import load_config
-from recap.config.network import BatchNormConfig, DropoutConfig
+from recap.config.network import BatchNormConfig, DropoutConfig, LayerNormConfig
 from recap.config.recap import RecapConfig
 from recap.data.batch import Batch
 from recap.model.backbones import build_backbone
@@ -54,7 +54,8 @@ def test_double_norm_log_agrees_with_the_published_one_even_on_nan() -> None:
     tensors, _ = read("double_norm_log")
     continuous, binary = tensors["input/continuous"], tensors["input/binary"]
     assert not continuous.isfinite().all()
-    featurization = DoubleNormLog(continuous.shape[1], binary.shape[1], DoubleNormLogConfig()).eval()
+    config = DoubleNormLogConfig(layer_norm=LayerNormConfig())
+    featurization = DoubleNormLog(continuous.shape[1], binary.shape[1], config).eval()
     load_published(featurization, tensors)
     assert_close(featurization(continuous, binary), tensors["output/output"], **TOLERANCE)
 

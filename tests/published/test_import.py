@@ -10,6 +10,7 @@ import pytest
 import yaml
 from published.files import COMPLETE, complete_values, imported, read_back, refusals
 
+from recap.config.featurization import DoubleNormLogConfig
 from recap.published.convert.config import import_config
 
 
@@ -94,7 +95,10 @@ def test_without_a_backbone_rate_only_the_towers_learn(tmp_path: Path, published
     published["model"] |= {"backbone": None, "multi_task_type": "share_none", "featurization_config": None}
     published["optimizer"]["multi_task_learning_rates"]["backbone_learning_rate"] = None
     result = imported(tmp_path, published)
-    assert read_back(tmp_path, result).optimizer.backbone.model_dump() == {"kind": "constant", "learning_rate": 0.0}
+    config = read_back(tmp_path, result)
+    assert config.optimizer.backbone.model_dump() == {"kind": "constant", "learning_rate": 0.0}
+    assert isinstance(config.model.featurization, DoubleNormLogConfig)
+    assert config.model.featurization.layer_norm is not None
     assert any("all weights outside the towers keep their initial values" in remark.text for remark in result.remarks)
     assert any("double_norm_log with BatchNorm and LayerNorm" in remark.text for remark in result.remarks)
 

@@ -60,15 +60,17 @@ class ZScoreLogConfig(JoinConfig):
 
 
 class DoubleNormLogConfig(JoinConfig):
-    """Non-finite → 0, sign(x)·log1p|x|, BatchNorm, clamp, join, LayerNorm."""
+    """Non-finite → 0, sign(x)·log1p|x|, BatchNorm, clamp, join, optional LayerNorm."""
 
     kind: Literal["double_norm_log"] = "double_norm_log"
     batch_norm: BatchNormConfig | None = BatchNormConfig(momentum=0.01)
     """BatchNorm of continuous features; null turns it off."""
     clip_magnitude: PositiveFloat = 5.0
     """Continuous features are clamped to ± this value after BatchNorm."""
-    layer_norm: LayerNormConfig | None = LayerNormConfig()
-    """LayerNorm of continuous and joined features together; null turns it off."""
+    layer_norm: LayerNormConfig | None = None
+    """LayerNorm of continuous and joined features together, as in the published ranker; `{}` turns it on. It removes
+    the mean and the scale of a row's values: of one value nothing is left, of two only their order. Optional; off by
+    default."""
 
 
 FeaturizationConfig = Annotated[

@@ -13,6 +13,7 @@ from recap.config.checks.inputs import (
     history_problems,
     join_problems,
     position_problems,
+    prediction_problems,
 )
 from recap.config.checks.networks import batch_problems, product_problems
 from recap.config.checks.reports import metric_problems, stratum_problems, watch_problems
@@ -26,7 +27,7 @@ from recap.config.checks.tasks import (
     task_problems,
     weight_problems,
 )
-from recap.config.checks.warnings import split_warnings
+from recap.config.checks.warnings import norm_warnings, split_warnings
 from recap.config.checks.weights import frozen_problems, warm_start_problems
 from recap.config.data import DataConfig, TrainDataConfig, ValidationDataConfig
 from recap.config.features import FeaturesConfig
@@ -84,6 +85,7 @@ class RecapConfig(RootConfig):
         """Each check, with the sections it compares."""
         return (
             lambda: column_problems(self.features, self.model.tasks, self.data_sets()),
+            lambda: prediction_problems(self.features, self.model.tasks),
             lambda: embedding_problems(self.features, self.model),
             lambda: join_problems(self.features, self.model.featurization),
             lambda: position_problems(self.features, self.model),
@@ -108,6 +110,7 @@ class RecapConfig(RootConfig):
     def warnings(self) -> Problems:
         """What is accepted, but most likely not meant; `recap config check` and `recap train` print it."""
         yield from split_warnings(self.data_sets())
+        yield from norm_warnings(self.features, self.model.featurization)
 
     @property
     def secrets(self) -> Mapping[KeyPath, str]:

@@ -90,7 +90,7 @@ class ZScoreLog(nn.Module):
 
 
 class DoubleNormLog(nn.Module):
-    """Non-finite → 0, sign(x)·log1p|x|, BatchNorm, clamp; append joined features; LayerNorm over all columns.
+    """Non-finite → 0, sign(x)·log1p|x|, BatchNorm, clamp; append joined features; optional LayerNorm over all columns.
 
     [B, C] and [B, J] float32 → [B, C + J] float32. Either width may be 0.
     """
