@@ -4,12 +4,11 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 
 import torch
-from torch import Tensor
 
-from recap.data.batch import Batch
 from recap.data.stream.batch_stream import BatchStream
 from recap.evaluation.observers.observer import Observer
-from recap.model.scorer import Scorer, Scores
+from recap.model.score_rows import score_rows
+from recap.model.scorer import Scorer
 
 
 def evaluate(
@@ -31,16 +30,9 @@ def evaluate(
         with torch.inference_mode():
             for number, batch in enumerate(islice(stream, max_batches), start=1):
                 on_device = batch.to(device)
-                scores = scorer(on_device) if len(batch) else _no_scores(on_device)
+                scores = score_rows(scorer, on_device)
                 for observer in observers:
                     observer.update(on_device, scores)
                 after_batch(number)
     finally:
         scorer.train(was_training)
-
-
-def _no_scores(batch: Batch) -> Scores:
-    """The scores of no rows, for a rank without rows in a batch that is smaller than the world size."""
-    assert batch.labels is not None
-    empty: Tensor = batch.labels  # [0, T]
-    return Scores(empty, empty, empty, empty.sum(dim=1).double())

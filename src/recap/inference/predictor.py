@@ -14,6 +14,7 @@ from recap.data.coverage import Coverage
 from recap.data.encoding.encoder import RowEncoder
 from recap.data.formats.location import Location
 from recap.model.directory import SavedModel, open_model
+from recap.model.score_rows import score_rows
 from recap.model.scorer import Scorer
 from recap.runtime import Runtime, start_runtime
 
@@ -72,6 +73,5 @@ class Predictor:
         return Predictions(torch.cat(probabilities), torch.cat(scores))
 
     def _score(self, batch: Batch) -> Predictions:
-        with torch.inference_mode():
-            scores = self.scorer(batch.to(self.runtime.device))
-            return Predictions(scores.calibrated_probabilities.cpu(), scores.score.cpu())
+        scores = score_rows(self.scorer, batch.to(self.runtime.device))
+        return Predictions(scores.calibrated_probabilities.cpu(), scores.score.cpu())

@@ -91,7 +91,7 @@ class ScoreFormula(nn.Module):
 
         Values are not limited to [0, 1], so a sum may fall below −N; the score is 0 then.
         """
-        weighted = probabilities.double() @ self.weights  # [B]
+        weighted = (probabilities.double() * self.weights).sum(dim=1)  # [B]
         if self.total == 0:
             return weighted.clamp(min=0)
         below = (weighted + self.negative) / self.total * EPSILON

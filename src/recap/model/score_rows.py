@@ -1,0 +1,108 @@
+"""Scores that depend on the row alone, bit for bit: not on its place in a batch, nor on the rows beside it.
+
+A sum in another order differs by about 1e-7, which is enough to break the ties that ranking metrics count. A matrix
+library chooses the order by the number of rows, by the place of a row and by the number of threads; torch computes
+the last elements of a tensor, or of the part of a thread, with other instructions. Therefore:
+
+- On a CPU, a forward pass runs on one thread, over a multiple of `ALIGNMENT` rows. Products are computed as (W·xᵀ)ᵀ,
+  which puts rows into the lanes of vector registers, where all are treated alike. Several threads share a batch by
+  rows.
+- On a GPU, a forward pass takes `BLOCK` rows, since the choice of kernel depends on their number.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from recap.data.batch import Batch
+from recap.model.scorer import Scorer, Scores
+
+ALIGNMENT = 64
+"""Rows; a multiple of what a vector loop handles in one step."""
+BLOCK = 1024
+"""Rows per forward pass on a GPU."""
+_MIN_SHARE = 256
+"""Rows from which another thread helps."""
+
+
+def score_rows(scorer: Scorer, batch: Batch) -> Scores:
+    """The scores of the rows of `batch`, without gradients."""
+    rows = len(batch)
+    if batch.continuous.is_cuda:
+        starts = range(0, max(rows, 1), BLOCK)
+        return _joined([_score(scorer, batch.rows(slice(start, start + BLOCK)), BLOCK) for start in starts])
+    threads = torch.get_num_threads()
+    share = -(-rows // min(threads, max(rows // _MIN_SHARE, 1)))
+    size = max(-(-share // ALIGNMENT), 1) * ALIGNMENT
+    parts = [batch.rows(slice(start, start + size)) for start in range(0, max(rows, 1), size)]
+    if threads == 1:
+        return _score_in_lanes(scorer, parts[0])
+    torch.set_num_threads(1)  # of this thread, and of the matrix library in all threads
+    try:
+        return _joined(list(_workers(threads).map(partial(_score_in_lanes, scorer), parts)))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _score_in_lanes(scorer: Scorer, batch: Batch) -> Scores:
+    with _RowsInLanes():
+        return _score(scorer, batch, max(-(-len(batch) // ALIGNMENT), 1) * ALIGNMENT)
+
+
+def _score(scorer: Scorer, batch: Batch, rows: int) -> Scores:
+    """The scores of `batch`, computed with rows of zeros up to `rows` rows."""
+    count = len(batch)
+    if count < rows:
+        zeros = batch.zeros(rows - count).tensors()
+        batch = batch.with_tensors({name: torch.cat([values, zeros[name]]) for name, values in batch.tensors().items()})
+    with torch.inference_mode():
+        return Scores(*(column[:count] for column in _columns(scorer(batch))))
+
+
+def _joined(parts: Sequence[Scores]) -> Scores:
+    return Scores(*map(torch.cat, zip(*map(_columns, parts), strict=True)))
+
+
+def _columns(scores: Scores) -> tuple[Tensor, ...]:
+    return scores.logits, scores.probabilities, scores.calibrated_probabilities, scores.score
+
+
+@cache
+def _workers(threads: int) -> ThreadPoolExecutor:
+    """A pool of `threads` threads in each of which torch uses one thread."""
+    return ThreadPoolExecutor(threads, "score", initializer=torch.set_num_threads, initargs=(1,))
+
+
+class _RowsInLanes(TorchFunctionMode):
+    """Replaces the products whose sums for a row depend on its place, on a CPU."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return _REPLACED.get(func, func)(*args, **(kwargs or {}))
+
+
+def _linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """[…, in] → […, out]."""
+    flat = rows.reshape(-1, rows.shape[-1]).T
+    columns = weight @ flat if bias is None else torch.addmm(bias[:, None], weight, flat)  # [out, rows]
+    return columns.T.unflatten(0, rows.shape[:-1])
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """[…, N, K] and […, K, M] → […, N, M]; the product with a vector is left as it is."""
+    if min(left.dim(), right.dim()) < 2:
+        return torch.matmul(left, right)
+    return torch.matmul(right.transpose(-1, -2), left.transpose(-1, -2)).transpose(-1, -2)
+
+
+_REPLACED: dict[Any, Callable[..., Tensor]] = {
+    functional.linear: _linear,
+    torch.matmul: _product,
+    Tensor.matmul: _product,
+    Tensor.__matmul__: _product,
+}
