@@ -1,6 +1,8 @@
-"""The device and precision of a process, seeds, and free memory."""
+"""The device, precision and threads of a process, seeds, and free memory."""
 
-from contextlib import AbstractContextManager, nullcontext
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +12,12 @@ import torch
 from recap.config.training import Precision
 from recap.distributed import ONE_RANK, Ranks
 from recap.errors import InputError
+
+_GROUP = Path("/sys/fs/cgroup")
+"""The cgroup of a container, with its limits."""
+_SMALL_STEP = 1e10
+"""FLOPs of a small step. A step waits for all threads some hundred times; on a busy machine each wait takes
+milliseconds, which only a step of several tenths of a second outweighs."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,34 @@ def _cpu_has_bf16() -> bool:
     return bool(features.get("avx512_bf16") or features.get("amx_bf16"))
 
 
+@contextmanager
+def restored_threads() -> Iterator[None]:
+    """Restore the number of torch's threads after the block."""
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def use_threads(threads: int | None, step_flops: float) -> None:
+    """Let torch compute with `threads` threads; None chooses them for steps of this many FLOPs."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    elif "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1 if step_flops < _SMALL_STEP else min(torch.get_num_threads(), available_cpus()))
+
+
+def available_cpus() -> int:
+    """CPUs that this process may use: its affinity, and the quota of its cgroup, rounded down; at least 1."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = (_GROUP / "cpu.max").read_text().split()
+        return max(1, min(cpus, int(quota) // int(period)))
+    except (OSError, ValueError):  # no cgroup, or one without a quota
+        return cpus
+
+
 def seed_torch(seed: int, step: int, rank: int = 0) -> None:
     """Seed torch from (seed, step, rank) alone, so that a resumed step draws the same numbers.
 
@@ -62,10 +98,9 @@ def seed_torch(seed: int, step: int, rank: int = 0) -> None:
 def free_memory() -> int:
     """Bytes that this process may still allocate: free on the machine, and within the limit of its cgroup."""
     free = int(psutil.virtual_memory().available)
-    group = Path("/sys/fs/cgroup")
     try:
-        limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
-        statistics = dict(line.split(" ") for line in (group / "memory.stat").read_text().splitlines())
+        limit, used = (int((_GROUP / name).read_text()) for name in ("memory.max", "memory.current"))
+        statistics = dict(line.split(" ") for line in (_GROUP / "memory.stat").read_text().splitlines())
     except (OSError, ValueError):  # no cgroup, or one without a limit
         return free
     return max(0, min(free, limit - used + int(statistics.get("inactive_file", 0))))  # the file cache can be reclaimed

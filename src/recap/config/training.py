@@ -173,6 +173,9 @@ class TrainingConfig(BaseConfig):
     `float16` use autocast, and float16 scales losses so that small gradients do not vanish. `tf32` is float32 with
     matrix products rounded to TF32 on a GPU. `auto` is bf16 if the hardware supports it, else tf32 on a GPU and float32
     on a CPU."""
+    threads: Annotated[PositiveInt | None, FreeOnResume()] = None
+    """Threads that compute on a CPU; reading has its own. Optional; default: `OMP_NUM_THREADS`, else the CPUs that this
+    process may use, its quota included, but one for a small network: its threads would wait for each other."""
     compile: bool = False
     """Whether to compile the network with torch.compile: minutes at the start, then faster steps."""
     seed: NonNegativeInt = 0

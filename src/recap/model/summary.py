@@ -59,6 +59,14 @@ def summarise(ranker: Ranker, config: RecapConfig, assets: Assets) -> ModelSumma
     )
 
 
+def forward_flops(ranker: Ranker, config: RecapConfig, assets: Assets) -> float:
+    """FLOPs of the forward pass for one example, in matrix products. Leaves the ranker in evaluation mode."""
+    batch = synthetic_batch(config, assets, ROWS).to(next(ranker.parameters()).device)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        ranker.eval()(batch)
+    return counter.get_total_flops() / ROWS
+
+
 def synthetic_batch(config: RecapConfig, assets: Assets, rows: int) -> Batch:
     """Rows of zeros in every column that the model reads, without labels."""
     return RowEncoder.for_job(config, assets, JobMode.INFERENCE).empty().zeros(rows)

@@ -14,6 +14,7 @@ from recap.data.stream.batch_stream import BatchStream
 from recap.model.ranker import Ranker
 from recap.reporting import Record
 from recap.runtime import Runtime
+from recap.text import plural
 from recap.training.profile import span
 from recap.training.state import Progress
 
@@ -97,9 +98,10 @@ class TrainLog:
 
 
 def describe_setup(runtime: Runtime, ranker: nn.Module) -> str:
-    """The size of the model, the device and the precision, as text."""
+    """The size of the model, the device, the threads of a CPU, and the precision, as text."""
     parameters = sum(parameter.numel() for parameter in ranker.parameters())
-    return ", ".join([f"{parameters:,} parameters", f"on {runtime.device}", runtime.precision])
+    threads = [plural(torch.get_num_threads(), "thread")] if runtime.device.type == "cpu" else []
+    return ", ".join([f"{parameters:,} parameters", f"on {runtime.device}", *threads, runtime.precision])
 
 
 @torch.no_grad()

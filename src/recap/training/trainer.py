@@ -18,9 +18,10 @@ from recap.errors import DataError, Interrupted, LostRank, NotFinite, RecapError
 from recap.evaluation.observers.strata import check_strata
 from recap.model.directory import SavedModel, new_ranker
 from recap.model.frozen import freeze
+from recap.model.summary import forward_flops
 from recap.reporting import Reporter
 from recap.runs import Run, RunResult, find_model_directory
-from recap.runtime import seed_torch, start_runtime
+from recap.runtime import restored_threads, seed_torch, start_runtime, use_threads
 from recap.signals import Signals, StopNow, collected_signals
 from recap.storage import replace_text
 from recap.tracking.open import Trackers, open_trackers
@@ -57,6 +58,7 @@ def train(
         joined_ranks() as ranks,
         _locked(run, ranks),
         collected_signals(grace, may_interrupt=not ranks.is_distributed) as signals,
+        restored_threads(),
     ):
         reporter = reporter if ranks.is_first else Reporter()
         profile = Profile(profile_steps if ranks.is_first else 0, run.profile, reporter.say)
@@ -118,6 +120,8 @@ class Trainer:
         self.stream, validation = self._open_streams(assets)
         seed_torch(config.training.seed, 0)
         ranker = new_ranker(config, assets).to(self.runtime.device)
+        step_flops = 3 * forward_flops(ranker, config, assets) * config.train_data.global_batch_size / ranks.world_size
+        use_threads(config.training.threads, step_flops / (config.training.gradient_accumulation or 1))
         freeze(ranker, config.optimizer.frozen)
         self.model, self.average = SavedModel(config, assets, ranker), WeightAverage(config.training.ema, ranker)
         strategy = DataParallel(ranks, self.consensus)
