@@ -182,6 +182,8 @@ class DataTaskConfig(BaseConfig):
     """Share of all positives that the files contain."""
     neg_downsampling_rate: Rate = 1.0
     """Share of all negatives that the files contain."""
+    weight: Name | None = None
+    """Column of the weight of each row in the loss and metrics of this task. Optional; default: that of the data set."""
 
 
 class RectifyLabelsConfig(BaseConfig):
@@ -296,6 +298,10 @@ class DataConfig(BaseConfig):
     """Rows of one optimizer step, summed over all micro-batches and ranks."""
     tasks: dict[Name, DataTaskConfig]
     """Task → its label column and down-sampling rates."""
+    weight: Name | None = None
+    """Column of the weight of each row in the loss and metrics of all tasks: a number of at least 0, where 0 leaves the
+    row out. Losses are means over rows, so a mean weight of 1 keeps their scale. Optional; default: every row counts as
+    1."""
     rectify_labels: RectifyLabelsConfig | None = None
     """Turns late positives into negatives. Optional; off by default."""
     on_bad_data: Annotated[OnBadDataConfig, FreeOnResume()] = StopConfig(kind="stop")

@@ -1,5 +1,6 @@
 """Labels, their weights, rectification, and users."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from data.encoders import LOCATION, TASKS, make_encoder
 from hypothesis import given
 from hypothesis import strategies as st
-from support import feed_config, feed_values, write_feed
+from support import LANGUAGES, feed_config, feed_table, feed_values, write_feed
 
 from recap.config.data import DataTaskConfig, RectifyLabelsConfig
 from recap.config.file.load import config_of
@@ -18,7 +19,12 @@ from recap.config.recap import JobMode
 from recap.data.batch import Batch
 from recap.data.encoding.assets import load_assets
 from recap.data.open import open_stream
+from recap.distributed import ONE_RANK
 from recap.errors import ConfigError, DataError
+from recap.evaluation.observers.metrics import Metrics
+from recap.model.directory import new_ranker
+from recap.model.objective.objective import Objective
+from recap.model.scorer import Scorer
 
 
 def first(feed: Path, tasks: dict[str, Any], mode: JobMode = JobMode.TRAIN) -> Batch:
@@ -45,10 +51,36 @@ def test_a_missing_label_column_is_refused_by_name(feed: Path) -> None:
         first(feed, {"like": {"column": "post_id"}, "share": {}})
 
 
-def test_a_label_cannot_be_a_feature(feed: Path) -> None:
+TIMES = {"served_at": "t0", "impressed_at": "t1", "engaged_at": {"like": "age"}}
+
+
+@pytest.mark.parametrize(
+    ("section", "changes", "message"),
+    [
+        (
+            "train_data",
+            {"tasks": {"like": {"column": "in_network"}, "share": {}}},
+            "features.binary.0: 'in_network' is the label of 'like', and a label cannot be a feature; remove it",
+        ),
+        (
+            "train_data",
+            {"rectify_labels": TIMES},
+            "features.continuous.0: 'age' is the time of 'like' (rectify_labels.engaged_at), which gives the label",
+        ),
+        (
+            "features",
+            {"ids": ["post_id", "like"]},
+            "features.ids.1: 'like' is the column that holds the predictions of this task; remove it, or rename",
+        ),
+        ("features", {"user": "score"}, "features.user: 'score' is the column that holds scores; remove it"),
+    ],
+)
+def test_a_label_is_no_feature_and_has_another_name_than_its_prediction(
+    section: str, changes: dict[str, Any], message: str, feed: Path
+) -> None:
     values = feed_values(feed, feed / "run")
-    values["train_data"]["tasks"]["like"] = {"column": "in_network"}
-    with pytest.raises(ConfigError, match=r"features\.binary\.0: 'in_network' is the label of 'like', and a label"):
+    values[section] |= changes
+    with pytest.raises(ConfigError, match=re.escape(message)):
         config_of(values)
 
 
@@ -160,3 +192,80 @@ def test_a_validation_set_needs_only_the_labels_of_its_evaluation_tasks(tmp_path
     batch = next(iter(open_stream(config, load_assets(config.features), JobMode.EVALUATE, "validation")))
     assert batch.weights is not None
     assert batch.weights.sum(dim=0).tolist() == [64, 0]
+
+
+def weighted(**labels: Any) -> Any:
+    tasks = labels.pop("tasks", TASKS)
+    return make_encoder({}, tasks, **labels)
+
+
+ROWS = pa.table({"like": [1, 0, None], "share": [0, 1, 0], "w": [2.0, 0.0, 5.0], "v": [1, 3, 4]})
+
+
+def test_the_weight_of_a_row_multiplies_that_of_sampling_in_every_task() -> None:
+    tasks = {"like": DataTaskConfig(neg_downsampling_rate=0.5), "share": DataTaskConfig(neg_downsampling_rate=0.5)}
+    batch = weighted(tasks=tasks, weight="w", weigh_samples=True).encode(ROWS, LOCATION)
+    assert batch.weights.tolist() == [[2, 4], [0, 0], [0, 10]]
+
+
+def test_a_task_may_have_a_weight_of_its_own() -> None:
+    tasks = {"like": DataTaskConfig(), "share": DataTaskConfig(weight="v")}
+    encoder = weighted(tasks=tasks, weight="w")
+    assert encoder.encode(ROWS, LOCATION).weights.tolist() == [[2, 1], [0, 3], [0, 4]]
+    assert encoder.columns == ["like", "share", "w", "v"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(None, "is null"), (-1.0, "found -1"), (float("inf"), "found inf"), (float("nan"), "is null")]
+)
+def test_a_weight_that_is_no_number_of_at_least_0_is_refused(value: float | None, text: str) -> None:
+    rows = ROWS.set_column(2, "w", pa.array([1.0, value, 1.0]))
+    message = rf"rows.parquet: column 'w', row 101: {text}; a weight is a finite number of at least 0"
+    with pytest.raises(DataError, match=message):
+        weighted(weight="w").encode(rows, LOCATION)
+
+
+def test_a_weight_that_is_the_label_of_its_task_is_refused(feed: Path) -> None:
+    for tasks, weight, path in (
+        ({"like": {}, "share": {}}, "share", "train_data.weight"),
+        ({"like": {"weight": "like"}, "share": {}}, None, "train_data.tasks.like.weight"),
+    ):
+        data = {**feed_values(feed, feed)["train_data"], "tasks": tasks, "weight": weight}
+        with pytest.raises(ConfigError, match=rf"{path}: is the label of '(like|share)', so its negatives"):
+            feed_config(feed, feed / "run", train_data=data)
+
+
+def test_rows_of_weight_2_count_as_two_equal_rows_in_loss_and_metrics(tmp_path: Path) -> None:
+    table = feed_table(300)
+    weights = [1 + row % 2 for row in range(len(table))]
+    repeated = [row for row, weight in enumerate(weights) for _ in range(weight)]
+    (tmp_path / "train").mkdir()
+    pq.write_table(table.append_column("weight", pa.array(weights)), tmp_path / "train" / "weighted.parquet")
+    pq.write_table(table.take(repeated), tmp_path / "train" / "repeated.parquet")
+    pq.write_table(pa.table({"value": list(LANGUAGES)}), tmp_path / "languages.parquet")
+    metrics, losses = [], []
+    for name, weight in (("weighted", "weight"), ("repeated", None)):
+        values = feed_values(tmp_path, tmp_path / "run")
+        values["train_data"]["weight"] = weight
+        values["validation_data"]["validation"]["source"]["inputs"] = str(tmp_path / "train" / f"{name}.parquet")
+        values["which_metrics"] = ["log_loss", "auc", "ctr", "pctr", "rce"]
+        config = config_of(values)
+        assets = load_assets(config.features)
+        torch.manual_seed(0)
+        ranker, objective, observer = (
+            new_ranker(config, assets).eval(),
+            Objective(config),
+            Metrics(config, "validation", ONE_RANK),
+        )
+        scorer, total = Scorer.of(config, ranker), torch.zeros(2, dtype=torch.float64)
+        for batch in open_stream(config, assets, JobMode.EVALUATE, "validation"):
+            with torch.no_grad():
+                scores = scorer(batch)
+            observer.update(batch, scores)
+            total += objective.row_losses(scores.logits, batch).double().sum(dim=0)
+        metrics.append(observer.result())
+        losses.append(total)
+    torch.testing.assert_close(*losses)
+    for task in ("like", "share"):
+        for metric in ("log_loss", "auc", "ctr", "pctr", "rce"):
+            assert metrics[0][task][metric] == pytest.approx(metrics[1][task][metric], rel=1e-5), (task, metric)

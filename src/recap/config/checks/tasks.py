@@ -29,6 +29,10 @@ def task_problems(tasks: Tasks, data_sets: DataSets) -> Problems:
         for task in data.tasks:
             if task not in tasks:
                 yield (*path, "tasks", task), unknown(task, "task", tasks)
+        for task, label in data.tasks.items():
+            if (label.weight or data.weight) == (label.column or task):
+                where = (*path, "tasks", task, "weight") if label.weight is not None else (*path, "weight")
+                yield where, f"is the label of {task!r}, so its negatives would not count; use another column"
         for index, task in enumerate(_sampled_positives(data)):
             if task not in tasks:
                 yield (*path, "downsample_negatives", "keep_positives_of", index), unknown(task, "task", tasks)
@@ -71,6 +75,9 @@ def regression_problems(tasks: Tasks, data_sets: DataSets) -> Problems:
                 if task in regressions and getattr(rates, field) != 1:
                     text = "is a regression task, without positives and negatives; remove this rate"
                     yield (*path, "tasks", task, field), f"{task!r} {text}"
+            if task in regressions and rates.at_least is not None:
+                path_of_field = (*path, "tasks", task, "at_least")
+                yield path_of_field, f"{task!r} is a regression task, whose label is a number; remove at_least"
         for index, task in enumerate(_sampled_positives(data)):
             if task in regressions:
                 yield (

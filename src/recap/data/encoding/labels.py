@@ -39,6 +39,8 @@ class LabelEncoder:
     """The tasks whose labels are numbers; all other labels are 0 or 1."""
     weigh_samples: bool = False
     """Whether weights undo down-sampling."""
+    weight: str | None = None
+    """The column of the weights of the rows, for tasks without their own."""
     user: str | None = None
     """The user column."""
 
@@ -55,6 +57,7 @@ class LabelEncoder:
             data.rectify_labels,
             {name: objective for name, objective in objectives.items() if isinstance(objective, RegressionConfig)},
             weigh_samples=mode is not JobMode.TRAIN or config.train_data.sampling_correction == "weights",
+            weight=data.weight,
             user=config.features.user,
         )
 
@@ -62,17 +65,26 @@ class LabelEncoder:
     def columns(self) -> list[str]:
         """The columns this encoder reads."""
         names = [self._column(task) for task in self.tasks if task in self.labels]
-        names += self._times
+        names += [*self._times, *self._weight_columns]
         return [*names, self.user] if self.user is not None else names
 
     @property
     def types(self) -> dict[str, pa.DataType]:
         """Column → the type to read it as, in formats that do not store types."""
-        types = {self._column(task): pa.float64() for task in self.labels} | {name: pa.int64() for name in self._times}
+        numbers = [*map(self._column, self.labels), *self._weight_columns]
+        types = dict.fromkeys(numbers, pa.float64()) | dict.fromkeys(self._times, pa.int64())
         return types if self.user is None else types | {self.user: pa.string()}
 
     def _column(self, task: str) -> str:
         return self.labels[task].column or task
+
+    def _weight_column(self, task: str) -> str | None:
+        return self.labels[task].weight or self.weight
+
+    @property
+    def _weight_columns(self) -> list[str]:
+        columns = map(self._weight_column, (task for task in self.tasks if task in self.labels))
+        return list(dict.fromkeys(column for column in columns if column is not None))
 
     @property
     def _times(self) -> list[str]:
@@ -89,7 +101,8 @@ class LabelEncoder:
         wrong types and values, with all bad rows.
         """
         labels = self._encode(table, location)
-        return torch.from_numpy(np.nan_to_num(labels)), torch.from_numpy(self._weights(labels))
+        weights = self._weights(labels, table, location)
+        return torch.from_numpy(np.nan_to_num(labels)), torch.from_numpy(weights)
 
     def _encode(self, table: pa.Table, location: Location) -> Floats:
         """[B, T] float32, NaN where a label is missing."""
@@ -124,14 +137,17 @@ class LabelEncoder:
         late = positive & ~((impressed - served < window) & (engaged - served < window))
         return np.where(late, np.float32(0), label)
 
-    def _weights(self, labels: Floats) -> Floats:
-        """[B, T] float32: 1, or the inverse of the sampling rate; 0 where a label is NaN."""
+    def _weights(self, labels: Floats, table: pa.Table, location: Location) -> Floats:
+        """[B, T] float32: the weight of the row over its sampling rate, both 1 by default; 0 where a label is NaN."""
         weights = np.ones_like(labels)
         for index, task in enumerate(self.tasks):
             if self.weigh_samples and task in self.labels and task not in self.regressions:
                 rates = self.labels[task]
                 label = labels[:, index]
                 weights[:, index] = label / rates.pos_downsampling_rate + (1 - label) / rates.neg_downsampling_rate
+        for column in self._weight_columns:
+            tasks = [task in self.labels and self._weight_column(task) == column for task in self.tasks]
+            weights[:, tasks] *= _row_weights(table, column, location)
         weights[np.isnan(labels)] = 0
         return weights
 
@@ -144,6 +160,18 @@ class LabelEncoder:
             nulls = values.is_null().to_numpy(zero_copy_only=False)
             raise location.error(self.user, "is null; every row needs a user", rows_where(nulls))
         return torch.tensor(ids_of(values, self.user, location))  # a copy, since Arrow's memory is read-only
+
+
+def _row_weights(table: pa.Table, column: str, location: Location) -> Floats:
+    """[B, 1] float32. Raises DataError for weights that are missing, negative or not finite."""
+    values = numbers_of(table, Column(name=column), location, null=np.nan)
+    wrong = ~(np.isfinite(values) & (values >= 0))
+    if wrong.any():
+        rows = rows_where(wrong[:, 0])
+        value = float(values[rows[0], 0])
+        text = "is null" if np.isnan(value) else f"found {value:g}"
+        raise location.error(column, f"{text}; a weight is a finite number of at least 0", rows)
+    return values
 
 
 def _reached(values: Floats, at_least: float, column: str, location: Location) -> Floats:
