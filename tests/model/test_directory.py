@@ -209,3 +209,23 @@ def test_links_within_a_directory_are_followed(model: Path) -> None:
     (model / WEIGHTS).rename(model / "stored")
     os.symlink("stored", model / WEIGHTS)
     verify(model)
+
+
+@pytest.mark.parametrize(
+    ("space", "width", "message"),
+    [
+        (
+            {"size": 2_000_000_000},
+            4096,
+            r"take 30,517.7 GiB, .* is inputs.embeddings.tables.hour.weight: 2000000001×4096 ",
+        ),
+        ({"hash": {"buckets": 2_147_483_000}}, 2_147_483_000, "larger than any memory"),
+    ],
+)
+def test_a_table_without_memory_is_refused_with_its_size(
+    feed: Path, tmp_path: Path, space: dict[str, Any], width: int, message: str
+) -> None:
+    features, embeddings = {"discrete": {"hour": space}}, {"embeddings": {"default": width}}
+    config = feed_config(feed, tmp_path / "run", features=features, model=embeddings)
+    with pytest.raises(ConfigError, match=message):
+        new_ranker(config, {})

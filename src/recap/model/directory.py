@@ -26,6 +26,7 @@ from recap.errors import CheckpointError, ConfigError
 from recap.model.inputs.featurization import ZScoreLog
 from recap.model.inputs.tables import load_pretrained
 from recap.model.ranker import Ranker
+from recap.runtime import free_memory
 from recap.storage import MANIFEST, Manifest, check_format, verify, writing
 
 WEIGHTS = "weights.safetensors"
@@ -47,7 +48,19 @@ class SavedModel:
 
 
 def build_ranker(config: RecapConfig, assets: Assets) -> Ranker:
-    """A ranker with random weights, drawn from torch's current random state."""
+    """A ranker with random weights, drawn from torch's current random state.
+
+    Raises ConfigError, which names the largest weight, if there is no memory for them.
+    """
+    weights, free = weight_shapes(config, assets), free_memory()
+    sizes = {name: tensor.numel() * tensor.element_size() for name, tensor in weights.items()}
+    if sum(sizes.values()) > free:
+        name = max(sizes, key=sizes.__getitem__)
+        raise ConfigError(
+            f"the weights of this model take {_gib(sum(sizes.values()))}, and {_gib(free)} of memory are free; most of "
+            f"it is {name}: {_shape(weights[name])} {_dtype(weights[name])}, {_gib(sizes[name])}. Lower the size, "
+            "buckets or width of that table or layer, or use a machine with more memory"
+        )
     return Ranker(config, assets)
 
 
@@ -166,9 +179,12 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 
 
 def weight_shapes(config: RecapConfig, assets: Assets) -> dict[str, Tensor]:
-    """The weights of a model by name, as tensors on the meta device, which have a shape and no memory."""
-    with torch.device("meta"):
-        return build_ranker(config, assets).state_dict()
+    """The weights of a model by name, as tensors of the meta device: shapes without memory. Raises ConfigError."""
+    try:
+        with torch.device("meta"):
+            return Ranker(config, assets).state_dict()
+    except RuntimeError as error:  # a shape whose number of bytes is no int64
+        raise ConfigError(f"the model has a weight larger than any memory ({error})") from None
 
 
 def _check_shapes(folder: Path, expected: Mapping[str, Tensor]) -> None:
@@ -208,6 +224,10 @@ def weight_mismatches(weights: Mapping[str, Tensor], expected: Mapping[str, Tens
 
 def _dtype(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:,.1f} GiB"
 
 
 def _shape(tensor: Tensor) -> str:
