@@ -125,7 +125,7 @@ def _values(board: Board, config: RecapConfig, say: Callable[[str], None]) -> li
     run = Run(Path(config.training.save_dir))
     folder = run.checkpoint(BEST if board.best else None)
     report = _written(run)
-    if report is None or report.model != folder.name or board.split not in report.splits:
+    if report is None or board.split not in report.splits or report.model_of(board.split) != folder.name:
         report = evaluate_run(config, run.path, board.split, int(folder.name.removeprefix("step_")), say)
     metrics = report.splits[board.split].metrics
     return [metrics[task][board.metric] for task in board.tasks]

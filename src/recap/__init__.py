@@ -78,17 +78,26 @@ def evaluate(
     split: str | None = None,
     step: "Step | None" = None,
     overrides: Sequence[str] = (),
+    data: Sequence[str] = (),
 ) -> "EvaluationReport":
     """Evaluate a run on all its validation sets, or on `split` alone, and write its `evaluation.json`.
 
     `step` selects the checkpoint, by default the latest; "best" is the one at which the watched metric was best.
-    `overrides` change the data and metrics of its configuration. Raises ConfigError, DataError and CheckpointError.
+    `overrides` change the validation sets and metrics of its configuration. `data`: files or globs to evaluate instead,
+    as split "data"; they are read as `split`, by default as the first validation set. With overrides or data nothing is
+    written. Raises ConfigError, DataError and CheckpointError.
     """
+    from recap.evaluation.asked import Asked, check_overrides
     from recap.evaluation.run import evaluate_run
     from recap.runs import Run
 
     run = run if isinstance(run, Run) else Run(run)
-    return evaluate_run(run.config_with(overrides), run.path, split=split, step=step)
+    overrides, data = ([value] if isinstance(value, str) else value for value in (overrides, data))
+    config = run.config_with(overrides)
+    if overrides:
+        check_overrides(run.config, config, chooses_run=False)
+    asked = Asked(tuple(data), overrides=tuple(overrides))
+    return evaluate_run(config, run.path, split=split, step=step, asked=asked)
 
 
 def __getattr__(name: str) -> Any:

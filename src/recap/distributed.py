@@ -194,8 +194,8 @@ def ranks_from_environment() -> Ranks:
 def joined_ranks() -> Iterator[Ranks]:
     """Connect the ranks that `torchrun` started, for the block. Raises InputError, and RunError if that fails.
 
-    A rank that fails does not leave the group; the others notice when its process ends. If torchrun dies, its ranks stop
-    as on SIGTERM.
+    A rank that fails does not leave the group; the others notice when its process ends. If torchrun dies, its ranks
+    stop as on SIGTERM.
     """
     ranks = ranks_from_environment()
     if not ranks.is_distributed:

@@ -46,7 +46,7 @@ def test_a_report_is_read_from_its_run(tmp_path: Path) -> None:
     run = Run(tmp_path)
     with pytest.raises(InputError, match=r"evaluation\.json: no such file; run 'recap evaluate .*' first"):
         EvaluationReport.read(run)
-    FULL.write(run)
+    FULL.write(run.evaluation_file)
     assert EvaluationReport.read(run).to_json() == run.evaluation == FULL.to_json()
     assert [file.name for file in tmp_path.iterdir()] == ["evaluation.json"]
 

@@ -1,30 +1,70 @@
 """`recap evaluate`: metrics of a trained model on the validation sets."""
 
+import shlex
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from recap.cli.options import Overrides, SetFiles, StepOption, config_file, parse_step
-from recap.errors import InputError
+from recap.cli.options import (
+    Overrides,
+    Overwrite,
+    SchemaFile,
+    SetFiles,
+    StepOption,
+    check_output,
+    config_file,
+    parse_step,
+)
+from recap.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from recap.config.recap import RecapConfig
+    from recap.evaluation.asked import Asked
     from recap.runs import Step
 
 
 def evaluate(
     source: Annotated[
         Path,
-        typer.Argument(metavar="CONFIG_OR_RUN", help="Configuration file, or folder of a run.", show_default=False),
+        typer.Argument(
+            metavar="CONFIG_OR_RUN",
+            help="Configuration file, run, checkpoint or model directory.",
+            show_default=False,
+        ),
     ],
     overrides: Overrides = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--data",
+            metavar="FILES",
+            help="Evaluate these files, URLs or globs instead of the validation sets. May be repeated.",
+            show_default=False,
+        ),
+    ] = None,
     split: Annotated[
-        str | None, typer.Option(help="Name of a validation set; default: all.", show_default=False)
+        str | None,
+        typer.Option(
+            help="Name of a validation set; default: all. With --data: the set whose labels and rates apply; default: "
+            "the first.",
+            show_default=False,
+        ),
     ] = None,
     step: StepOption = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="JSON file to write; default: evaluation.json in the run, but none with --data or overrides.",
+            show_default=False,
+        ),
+    ] = None,
+    overwrite: Overwrite = False,
+    schema: SchemaFile = None,
     follow: Annotated[
         bool,
         typer.Option("--follow", help="Evaluate every checkpoint of a run as it appears, until training has finished."),
@@ -39,39 +79,103 @@ def evaluate(
     ] = None,
     set_files: SetFiles = None,
 ) -> None:
-    """Evaluate a run on its validation sets.
+    """Evaluate a run on its validation sets, or on other files.
 
-    Prints a table, and writes all metrics to evaluation.json in the run.
+    Prints a table, and writes all metrics to evaluation.json in the run. Results of other files or with overrides are
+    written only with --output.
     """
-    from recap.config.file.load import load_config
-
-    if timeout is not None and not follow:
-        raise InputError("--timeout: requires --follow; add --follow, or leave out --timeout")
-    if step is not None and follow:
-        raise InputError("--step: --follow evaluates every checkpoint; leave out one of the two")
+    _check_options(follow=follow, timeout=timeout, step=step, data=data, output=output, schema=schema)
+    overrides, data = list(overrides or []), list(data or [])
+    if data:  # a glob that the shell expanded
+        data += [text for text in overrides if "=" not in text or Path(text).exists()]
+        overrides = [text for text in overrides if text not in data]
     # A run to follow may not exist yet.
     run = source if source.is_dir() or (follow and source.suffix not in (".yaml", ".yml")) else None
 
     def load() -> "RecapConfig":
-        return load_config(config_file(source), overrides or [], set_files or [], stored=run is not None)
+        return _load(source, overrides, set_files or [], is_run=run is not None)
 
     if follow:
         _follow(load, run or Path(load().training.save_dir), split, timeout)
-    else:
-        config = load()
-        _evaluate(config, run or Path(config.training.save_dir), split, parse_step(step))
+        return
+    if output is not None:
+        _prepare(output, overwrite=overwrite)
+    config = load()
+
+    from recap.evaluation.asked import Asked
+    from recap.runs import Run
+
+    if run is None and not Run(config.training.save_dir).checkpoints:
+        raise InputError(
+            f"{config.training.save_dir}: no checkpoint of this configuration yet; train it first: "
+            f"recap train {shlex.quote(str(source))}"
+        )
+    recorded = [*(f"--set-file {file}" for file in set_files or []), *overrides]
+    asked = Asked(tuple(data), schema, tuple(recorded))
+    _evaluate(config, run or Path(config.training.save_dir), split, parse_step(step), asked, output)
 
 
-def _evaluate(config: "RecapConfig", run: Path, split: str | None, step: "Step | None") -> None:
+def _check_options(
+    *,
+    follow: bool,
+    timeout: float | None,
+    step: str | None,
+    data: list[str] | None,
+    output: Path | None,
+    schema: str | None,
+) -> None:
+    """Raise InputError for options that exclude each other."""
+    if timeout is not None and not follow:
+        raise InputError("--timeout: requires --follow; add --follow, or leave out --timeout")
+    if step is not None and follow:
+        raise InputError("--step: --follow evaluates every checkpoint; leave out one of the two")
+    if schema is not None and not data:
+        raise InputError("--schema: requires --data; add --data, or leave out --schema")
+    for name, value in (("--data", data), ("--output", output)):
+        if follow and value:
+            raise InputError(f"{name}: --follow evaluates the validation sets only; leave out one of the two")
+
+
+def _prepare(output: Path, *, overwrite: bool) -> None:
+    """Create the folder of the output. Raises InputError now rather than after the evaluation."""
+    from recap.data.tools.outputs import check_folder
+
+    check_output(output, overwrite=overwrite)
+    check_folder(output.parent)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--output: cannot create {output.parent} ({error.strerror}); choose another") from None
+
+
+def _load(source: Path, overrides: list[str], set_files: list[str], *, is_run: bool) -> "RecapConfig":
+    """The configuration with its overrides. Raises ConfigError for overrides that an evaluation does not read."""
+    from recap.config.file.load import load_config
+
+    file = config_file(source)
+    config = load_config(file, overrides, set_files, stored=is_run)
+    plain = config
+    if overrides or set_files:
+        with suppress(ConfigError):  # a file that is valid only with its overrides
+            plain = load_config(file, stored=is_run)
+
+        from recap.evaluation.asked import check_overrides
+
+        check_overrides(plain, config, chooses_run=not is_run)
+    return config
+
+
+def _evaluate(
+    config: "RecapConfig", run: Path, split: str | None, step: "Step | None", asked: "Asked", output: Path | None
+) -> None:
     """Evaluate one checkpoint and print the results."""
     from recap.cli.console import Console
-    from recap.evaluation.run import evaluate_run
+    from recap.evaluation.run import evaluate_run, result_file
     from recap.native.allocator import tune_process
-    from recap.runs import Run
 
     console = Console()
     tune_process()
-    report = evaluate_run(config, run, split=split, step=step, say=console.say)
+    report = evaluate_run(config, run, split, step, console.say, asked=asked, output=output)
     for name, result in report.splits.items():
         console.table(f"{name}, {report.model}", result.metrics)
         for stratum, metrics in result.strata.items():
@@ -80,7 +184,9 @@ def _evaluate(config: "RecapConfig", run: Path, split: str | None, step: "Step |
             console.gates(f"gates, {name}", result.gates)
         if result.conflicts:
             console.conflicts(f"{name}, cosine similarity of the tasks' gradients", result.conflicts)
-    console.say(f"written: {Run(run).evaluation_file}")
+    file = result_file(run, asked, output)
+    reason = "of other data or with overrides" if asked.data or asked.overrides else "of a model directory"
+    console.say(f"not written, being {reason}; to keep it, add --output FILE" if file is None else f"written: {file}")
 
 
 def _follow(load: "Callable[[], RecapConfig]", run: Path, split: str | None, timeout: float | None) -> None:

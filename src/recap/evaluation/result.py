@@ -2,8 +2,10 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Self
 
 from recap.errors import InputError
@@ -32,6 +34,10 @@ class SplitResult:
     """Empty unless the run balances gradients."""
     unknown: Mapping[str, float] = field(default_factory=dict)
     """Feature → share of its values that are unknown, missing or not finite, without shares of 0."""
+    data: Any = field(default_factory=dict)
+    """The `source.inputs` of the split."""
+    model: str = ""
+    """The checkpoint, if it is not that of the report: the result of an earlier evaluation."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,12 @@ class EvaluationReport:
     model: str
     """The name of the checkpoint."""
     splits: Mapping[str, SplitResult]
+    overrides: Sequence[str] = ()
+    """Those of the configuration of the run."""
+
+    def model_of(self, split: str) -> str:
+        """The name of the checkpoint with which a split was evaluated."""
+        return self.splits[split].model or self.model
 
     def to_json(self) -> dict[str, Any]:
         """The content of `evaluation.json`: sections by split, without those that no split has."""
@@ -49,38 +61,62 @@ class EvaluationReport:
             "gates": {name: split.gates for name, split in self.splits.items() if split.gates},
             "conflicts": {name: split.conflicts for name, split in self.splits.items() if split.conflicts},
             "unknown": {name: split.unknown for name, split in self.splits.items() if split.unknown},
+            "data": {name: split.data for name, split in self.splits.items() if split.data},
+            "models": {name: split.model for name, split in self.splits.items() if split.model},
         }
-        content = {"model": self.model, "splits": {name: split.metrics for name, split in self.splits.items()}}
+        content: dict[str, Any] = {"model": self.model}
+        if self.overrides:
+            content["overrides"] = list(self.overrides)
+        content["splits"] = {name: split.metrics for name, split in self.splits.items()}
         encoded: dict[str, Any] = _nan_to_null(content | {name: part for name, part in sections.items() if part})
         return encoded
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:
         """The inverse of `to_json`. Raises KeyError, TypeError or ValueError for invalid content."""
-        decoded = {name: _null_to_nan(part) for name, part in content.items() if name != "model"}
+        values = {name: content.get(name, {}) for name in ("data", "models")}
+        decoded = {name: _null_to_nan(part) for name, part in content.items() if name not in ("model", *values)}
         sections = {name: decoded.get(name, {}) for name in ("strata", "gates", "conflicts", "unknown")}
         return cls(
             str(content["model"]),
             {
-                split: SplitResult(metrics, **{name: part.get(split, {}) for name, part in sections.items()})
+                split: SplitResult(
+                    metrics,
+                    **{name: part.get(split, {}) for name, part in sections.items()},
+                    data=values["data"].get(split, {}),
+                    model=values["models"].get(split, ""),
+                )
                 for split, metrics in dict(decoded["splits"]).items()
             },
+            tuple(content.get("overrides", ())),
         )
 
-    def write(self, run: Run) -> None:
-        """Write the `evaluation.json` of a run. Raises RunError."""
-        replace_text(run.evaluation_file, json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n")
+    def write(self, file: Path, *, keep_others: bool = False) -> None:
+        """Write the report as JSON. `keep_others`: with the splits that only the file has. Raises RunError."""
+        splits = dict(self.splits)
+        if keep_others:
+            with suppress(InputError):
+                before = self.read_file(file)
+                for name, result in before.splits.items():
+                    model = before.model_of(name)
+                    splits.setdefault(name, replace(result, model="" if model == self.model else model))
+        content = replace(self, splits=splits).to_json()
+        replace_text(file, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
     @classmethod
     def read(cls, run: Run) -> Self:
-        """The result of the last `recap evaluate` of a run. Raises InputError if it is missing or damaged."""
-        file = run.evaluation_file
+        """The `evaluation.json` of a run. Raises InputError if it is missing or damaged."""
+        return cls.read_file(run.evaluation_file)
+
+    @classmethod
+    def read_file(cls, file: Path) -> Self:
+        """A report from its file. Raises InputError if it is missing or damaged."""
         try:
             return cls.from_json(json.loads(file.read_text(encoding="utf-8")))
         except FileNotFoundError:
-            raise InputError(f"{file}: no such file; run 'recap evaluate {run.path}' first") from None
+            raise InputError(f"{file}: no such file; run 'recap evaluate {file.parent}' first") from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            raise InputError(f"{file}: damaged; run 'recap evaluate {run.path}' again") from None
+            raise InputError(f"{file}: damaged; run 'recap evaluate {file.parent}' again") from None
 
 
 def records(step: int, split: str, metrics: TaskMetrics) -> Iterator[Record]:

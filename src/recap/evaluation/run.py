@@ -1,11 +1,10 @@
 """`recap evaluate`: evaluates a checkpoint of a run on its validation sets and writes `evaluation.json`."""
 
+from dataclasses import replace
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from recap.config.base import dotted
-from recap.config.file.load import unread_secrets
+from recap.config.file.load import stored_values, unread_secrets
 from recap.config.recap import JobMode, RecapConfig
 from recap.data.coverage import check_known, describe, too_unknown
 from recap.data.encoding.assets import Assets
@@ -13,6 +12,7 @@ from recap.data.open import check_caches_fit, open_stream
 from recap.data.sample import sampled_coverage
 from recap.data.stream.batch_stream import BatchStream
 from recap.errors import ConfigError
+from recap.evaluation.asked import PLAIN, Asked, validated, with_other_data
 from recap.evaluation.evaluate import evaluate
 from recap.evaluation.observers.conflicts import conflicts, measures_conflicts
 from recap.evaluation.observers.coverage import UnknownValues
@@ -27,6 +27,7 @@ from recap.model.scorer import Scorer
 from recap.reporting import Say, say_to_stderr
 from recap.runs import Run, Step, find_model_directory
 from recap.runtime import Runtime, start_runtime
+from recap.storage import MANIFEST
 from recap.text import suggest
 
 
@@ -52,11 +53,7 @@ def evaluation_config(asked: RecapConfig, trained: RecapConfig, folder: Path) ->
     reports = asked.model_dump(include={"training", "validation_data", "which_metrics", "metrics", "strata"})
     values = trained.model_dump() | reports
     values["features"]["max_unknown"] = asked.features.max_unknown
-    try:
-        return RecapConfig.model_validate(values)
-    except ValidationError as error:
-        problems = "; ".join(str(item["msg"]) for item in error.errors())
-        raise ConfigError(f"{folder}: the configuration does not fit the model trained there: {problems}") from None
+    return validated(values, folder)
 
 
 def max_batches(config: RecapConfig) -> int | None:
@@ -66,27 +63,52 @@ def max_batches(config: RecapConfig) -> int | None:
 
 
 def evaluate_run(
-    config: RecapConfig, run: Path, split: str | None = None, step: Step | None = None, say: Say = say_to_stderr
+    config: RecapConfig,
+    run: Path,
+    split: str | None = None,
+    step: Step | None = None,
+    say: Say = say_to_stderr,
+    *,
+    asked: Asked = PLAIN,
+    output: Path | None = None,
 ) -> EvaluationReport:
-    """Evaluate a checkpoint of `run` on the validation sets of `config`, or on one; write `evaluation.json`.
+    """Evaluate a checkpoint of `run` on the validation sets of `config`, or on one, or on other data.
 
-    Features and model are those of the checkpoint; `config` gives data, metrics and number of batches. Raises
-    ConfigError for an unknown split, CheckpointError for a missing step.
+    Features and model are those of the checkpoint; `config` gives data, metrics and number of batches. Writes
+    `output`, by default the `evaluation.json` of the run if there is one, see `result_file`. Raises ConfigError for an
+    unknown split, CheckpointError for a missing step.
     """
-    check_splits(config, split)
+    if split is not None or not asked.data:
+        check_splits(config, split)
+    if asked.data:
+        config, split = with_other_data(config, asked.data, split, asked.schema), None
     folder = find_model_directory(run, step)
     model = open_model(folder)
     combined = evaluation_config(config, model.config, folder)
     runtime = start_runtime()
     scorer = Scorer.of(combined, model.ranker.to(runtime.device))
     splits: dict[str, SplitResult] = {}
+    inputs = stored_values(config)["validation_data"]
     for name in config.validation_data if split is None else [split]:
         stream = open_stream(combined, model.assets, JobMode.EVALUATE, name, say)
         check_caches_fit({name: stream})
-        splits[name] = evaluate_split(scorer, stream, combined, name, model.assets, runtime)
-    report = EvaluationReport(folder.name, splits)
-    report.write(Run(run))
+        result = evaluate_split(scorer, stream, combined, name, model.assets, runtime)
+        splits[name] = replace(result, data=inputs[name]["source"]["inputs"])
+    report = EvaluationReport(folder.name, splits, asked.overrides)
+    file = result_file(run, asked, output)
+    if file is not None:
+        report.write(file, keep_others=split is not None and output is None)
     return report
+
+
+def result_file(run: Path, asked: Asked, output: Path | None) -> Path | None:
+    """The file of a result: `output`, or the `evaluation.json` of the run for an evaluation as its configuration says.
+
+    None for other data or overrides, and for a model directory, whose files must not change.
+    """
+    if output is not None:
+        return output
+    return Run(run).evaluation_file if asked == PLAIN and not (run / MANIFEST).exists() else None
 
 
 def evaluate_split(

@@ -1,0 +1,134 @@
+"""`recap evaluate`: what is evaluated, what is written, and what is refused."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from support import Recorder, feed_values, write_feed
+from typer.testing import CliRunner
+
+from recap.cli.main import app
+from recap.config.file.load import load_config
+from recap.errors import ConfigError, InputError
+from recap.model.directory import verify_model
+from recap.runs import Run
+from recap.training.trainer import train
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A feed, and a run with two validation sets."""
+    folder = write_feed(tmp_path_factory.mktemp("feed"))
+    values = feed_values(folder, folder / "run")
+    values["training"] |= {"num_train_steps": 2, "checkpoint_every_n": 1, "eval_log_every_n": None}
+    values["validation_data"]["again"] = values["validation_data"]["validation"]
+    (folder / "ranker.yaml").write_text(yaml.safe_dump(values))
+    train(load_config(folder / "ranker.yaml"), Recorder())
+    return folder
+
+
+def evaluate(*arguments: str | Path) -> str:
+    """What the command prints."""
+    done = CliRunner().invoke(app, ["evaluate", *map(str, arguments)])
+    if done.exception is not None:
+        raise done.exception
+    return done.output
+
+
+def written(file: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(file.read_text())
+    return content
+
+
+def test_a_split_keeps_the_results_of_the_others(folder: Path) -> None:
+    file = folder / "run" / "evaluation.json"
+    evaluate(folder / "run")
+    both = written(file)
+    assert both["splits"].keys() == {"validation", "again"}
+    assert both["data"] == {name: [str(folder / "validation" / "*.parquet")] for name in both["splits"]}
+    evaluate(folder / "run", "--split=again")
+    assert written(file)["splits"] == both["splits"]
+    assert "models" not in written(file)
+    evaluate(folder / "run", "--split=again", "--step=1")
+    earlier = written(file)
+    assert earlier["splits"]["validation"] == both["splits"]["validation"]
+    assert (earlier["model"], earlier["models"]) == ("step_00000001", {"validation": "step_00000002"})
+
+
+def test_other_files_are_evaluated_as_a_split_and_written_only_on_request(folder: Path) -> None:
+    evaluate(folder / "run")
+    before = (folder / "run" / "evaluation.json").read_bytes()
+    table = pq.read_table(folder / "validation")
+    pq.write_table(table, folder / "new.parquet")
+    evaluate(folder / "run", "training.num_eval_steps=1")
+    assert "not written, being of other data" in evaluate(folder / "run", "--data", folder / "new.parquet")
+    assert (folder / "run" / "evaluation.json").read_bytes() == before
+    output = folder / "results" / "new.json"
+    evaluate(folder / "run", "--data", folder / "new.parquet", "--output", output, "which_metrics=[count, auc]")
+    result = written(output)
+    assert result["splits"]["data"]["like"]["auc"] == json.loads(before)["splits"]["validation"]["like"]["auc"]
+    assert result["data"] == {"data": [str(folder / "new.parquet")]}
+    assert result["overrides"] == ["which_metrics=[count, auc]"]
+    assert (folder / "run" / "evaluation.json").read_bytes() == before
+    with pytest.raises(InputError, match=r"--output: .*json already exists; add --overwrite to replace it"):
+        evaluate(folder / "run", "--output", output)
+
+
+def test_files_of_an_expanded_glob_are_all_evaluated(folder: Path) -> None:
+    files = sorted((folder / "train").glob("*.parquet"))
+    output = folder / "expanded.json"
+    evaluate(folder / "run", "--data", *files, "which_metrics=[count]", "--output", output)
+    assert written(output)["splits"]["data"]["like"]["count"] == 600
+
+
+def test_a_checkpoint_is_not_changed_by_its_evaluation(folder: Path) -> None:
+    checkpoint = Run(folder / "run").checkpoint()
+    assert "not written, being of a model directory; to keep it, add --output FILE" in evaluate(checkpoint)
+    verify_model(checkpoint)
+    assert not (checkpoint / "evaluation.json").exists()
+    with pytest.raises(InputError, match="is in the model directory"):
+        evaluate(checkpoint, "--output", checkpoint / "result.json")
+
+
+@pytest.mark.parametrize(
+    ("source", "override", "message"),
+    [
+        ("run", "training.seed=3", "an evaluation takes .*leave out these overrides:\n  training.seed: 0 → 3"),
+        ("run", "model.backbone.use_parallel=false", "leave out these overrides:\n  model.backbone.use_parallel"),
+        ("run", "training.save_dir=x", "leave out these overrides:\n  training.save_dir"),
+        ("run", "train_data.global_batch_size=8", "leave out these overrides:\n  train_data.global_batch_size"),
+        ("ranker.yaml", "optimizer.towers.default.learning_rate=3", "leave out these overrides"),
+    ],
+)
+def test_overrides_that_an_evaluation_does_not_read_are_refused(
+    folder: Path, source: str, override: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        evaluate(folder / source, override)
+
+
+def test_overrides_that_validation_sets_inherit_are_read(folder: Path) -> None:
+    assert "not written" in evaluate(folder / "ranker.yaml", "train_data.global_batch_size=32")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["ranker.yaml", "training.save_dir=none"], "none: no checkpoint of this configuration yet; train it first: "),
+        (["run", "--schema=x"], "--schema: requires --data"),
+        (["run", "--follow", "--data=x"], "--data: --follow evaluates the validation sets only"),
+        (["run", "--data=train/part-0.parquet", "--data=rows.csv"], "is csv and .* is parquet; evaluate one format"),
+        (["run", "--data=train/part-0.parquet", "--split=no"], "split: unknown split 'no'. Known: again, validation"),
+    ],
+)
+def test_misuse_is_refused(
+    folder: Path, arguments: Sequence[str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    (folder / "rows.csv").write_text("x\n1\n")
+    with pytest.raises(InputError, match=message):
+        evaluate(*arguments)
