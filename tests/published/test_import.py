@@ -205,7 +205,7 @@ FEATURIZATIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
     "double_norm_log that joins a vector": (
         {"double_norm_log_config": {}, "feature_names_to_concat": ["binary", "user_embedding"]},
-        {"kind": "double_norm_log", "batch_norm": None, "layer_norm": None, "join": ["binary", "user.follow"]},
+        {"kind": "double_norm_log", "batch_norm": None, "join": ["binary", "user.follow"]},
     ),
 }
 

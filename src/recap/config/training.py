@@ -22,7 +22,7 @@ from recap.config.metrics import WatchedMetric
 
 
 class MlflowConfig(BaseConfig):
-    """Logs the configuration and all metrics to an MLflow run (`pip install 'recap[mlflow]'`)."""
+    """Logs the configuration and all metrics to an MLflow run (`pip install 'recap-ranker[mlflow]'`)."""
 
     experiment: Name
     """Name of the experiment; created if it does not exist."""

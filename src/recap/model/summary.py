@@ -64,7 +64,7 @@ def forward_flops(ranker: Ranker, config: RecapConfig, assets: Assets) -> float:
     batch = synthetic_batch(config, assets, ROWS).to(next(ranker.parameters()).device)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         ranker.eval()(batch)
-    return counter.get_total_flops() / ROWS
+    return float(counter.get_total_flops()) / ROWS
 
 
 def synthetic_batch(config: RecapConfig, assets: Assets, rows: int) -> Batch:
