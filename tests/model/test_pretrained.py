@@ -66,7 +66,7 @@ WRONG: dict[str, tuple[list[Any], list[Any], str]] = {
         "row 0: holds a number that is not finite",
     ),
     "strings instead of vectors": (["en"], [["a", "b", "c", "d"]], "holds string, expected lists of 4 numbers"),
-    "values of another kind": ([1, 2], WIDE, "holds int64, expected strings as in its vocabulary"),
+    "values of another kind": ([True, False], WIDE, "holds bool, expected strings, as in its vocabulary"),
     "unknown values only": (["xx", "yy"], WIDE, "none of its values is in the table of 'language'"),
 }
 

@@ -167,7 +167,8 @@ def test_files_that_are_not_parquet_or_truncated_are_refused_by_name(tmp_path: P
     [
         (pa.table({"value": ["a", "b", "a"]}), "row 2 repeats 'a'"),
         (pa.table({"value": ["a", None]}), "row 1 is null"),
-        (pa.table({"value": [[1]]}), "column 'value' holds list<.*>, expected strings or integers"),
+        (pa.table({"value": [[1]]}), "column 'value': holds list<.*>, expected strings or integers"),
+        (pa.table({"value": [1.0, 0.5]}), "column 'value', row 1: found 0.5, expected a whole number"),
     ],
 )
 def test_an_unusable_vocabulary_is_refused(tmp_path: Path, table: pa.Table, message: str) -> None:

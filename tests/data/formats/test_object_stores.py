@@ -200,7 +200,7 @@ def test_a_missing_vocabulary_is_reported(store: str) -> None:
     config = feed_config(
         Path("feed"), Path("run"), features={"discrete": {"language": {"vocabulary": f"{store}/w.parquet"}}}
     )
-    with pytest.raises(DataError, match=f"{store}/w.parquet: vocabulary of 'language': no such file; see"):
+    with pytest.raises(DataError, match=f"{store}/w.parquet: vocabulary of 'language': no such file; write"):
         load_assets(config.features)
 
 

@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
+from shlex import quote as quote_word
 from typing import assert_never
 from urllib.parse import quote
 
@@ -21,7 +22,10 @@ import pyarrow.parquet as pq
 from recap.config.base import dotted
 from recap.config.discrete import CodeSpace, HashSpace, IntegerSpace, VocabularySpace
 from recap.config.features import Column, FeaturesConfig
+from recap.data.encoding.columns import as_one_array
+from recap.data.encoding.kinds import decoded, integers_or_texts
 from recap.data.formats.files import find_files, open_file, read_bytes
+from recap.data.formats.location import Location
 from recap.errors import DataError
 from recap.text import suggest
 
@@ -41,6 +45,7 @@ def load_assets(features: FeaturesConfig, model_dir: Path | None = None) -> Asse
             [str(saved[name])] if name in saved else _vocabulary_files(space),
             None if name in saved else space.row,
             name,
+            getattr(space, "column", name),
             dotted(features.path_of_table(name)),
         )
         for name, space in features.code_spaces.items()
@@ -165,10 +170,11 @@ def _vocabulary_files(space: VocabularySpace) -> list[str]:
     return find_files([space.vocabulary]) if re.search(r"[*?[]", space.vocabulary) else [space.vocabulary]
 
 
-def _load_vocabulary(files: Sequence[str], row: str | None, name: str, key: str) -> pa.Array:
-    """The values in `files`, in order of column `row` if given. Raises DataError."""
+def _load_vocabulary(files: Sequence[str], row: str | None, name: str, column: str, key: str) -> pa.Array:
+    """The values in `files`, in order of column `row` if given. `column`: that of the data. Raises DataError."""
     where = f"{files[0]}: vocabulary of {name!r}" + (f" ({len(files)} files)" if len(files) > 1 else "")
-    parts = [_read_vocabulary(file, row, name, key) for file in files]
+    parts = [_read_vocabulary(file, row, name, column, key) for file in files]
+    parts = [part for part in parts if part.num_rows] or parts[:1]  # a file without rows may have any type
     if any(part.schema != parts[0].schema for part in parts):
         raise DataError(f"{where}: some files hold strings and others integers; use one type")
     table = pa.concat_tables(parts)
@@ -200,20 +206,19 @@ def read_asset(file: str, where: str, advice: str) -> pa.Table:
         raise DataError(f"{where}: not readable as Parquet ({error})") from None
 
 
-def _read_vocabulary(file: str, row: str | None, name: str, key: str) -> pa.Table:
+def _read_vocabulary(file: str, row: str | None, name: str, column: str, key: str) -> pa.Table:
     """The column of values (strings or int64), and column `row` if given. Raises DataError."""
     where = f"{file}: vocabulary of {name!r}"
-    table = read_asset(file, where, f"see {key}.vocabulary")
-    names = [column for column in table.schema.names if column != row]
+    advice = f"write it with: recap data vocabulary FILES --column {quote_word(column)} --output {quote_word(file)}"
+    table = read_asset(file, where, f"see {key}.vocabulary" if row is not None else advice)
+    names = [name for name in table.schema.names if name != row]
     if not names:
         raise DataError(f"{where}: has no columns; its first column must list the known values")
     if row is not None and table.schema.names.count(row) != 1:
         raise DataError(
             f"{where}: must have exactly one column {row!r}; see {key}.row. {suggest(row, table.schema.names)}"
         )
-    values = table.column(names[0])
-    try:
-        values = values.cast(pa.int64() if pa.types.is_integer(values.type) else pa.string())
-    except pa.ArrowException:
-        raise DataError(f"{where}: column {names[0]!r} holds {values.type}, expected strings or integers") from None
+    values = integers_or_texts(decoded(as_one_array(table.column(names[0]))), names[0], Location(where))
+    if not pa.types.is_integer(values.type):
+        values = values.cast(pa.string())
     return pa.table([values, table.column(row)], ["value", "row"]) if row is not None else pa.table({"value": values})

@@ -10,7 +10,16 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recap.data.encoding.kinds import Rows, as_text, is_bytes, is_fractional, is_text, is_uuid, whole_numbers
+from recap.data.encoding.kinds import (
+    Rows,
+    as_text,
+    has_large_integers,
+    is_bytes,
+    is_fractional,
+    is_text,
+    is_uuid,
+    whole_numbers,
+)
 from recap.data.formats.location import Location
 
 _INTEGER = r"^(0|-?[1-9][0-9]{0,18})(\.0)?\z"
@@ -42,7 +51,7 @@ def ids_of(values: pa.Array, name: str, location: Location, rows: Rows | None = 
         return np.zeros(len(values), np.int64)
     if is_fractional(kind):
         values = whole_numbers(values, name, location, rows)
-    if pa.types.is_uint64(kind) and (pc.max(values).as_py() or 0) >= 2**63:
+    if pa.types.is_integer(values.type) and has_large_integers(values):
         values = values.cast(pa.string())
     kind = values.type
     if pa.types.is_integer(kind):

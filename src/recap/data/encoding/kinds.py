@@ -133,6 +133,23 @@ def texts_of(values: pa.Array, name: str, location: Location, expected: str, row
     return values
 
 
+def integers_or_texts(values: pa.Array, name: str, location: Location, rows: Rows | None = None) -> pa.Array:
+    """Integers and whole numbers as int64, text and larger integers as text: what a vocabulary lists.
+
+    Arguments and errors are those of `integers_of`.
+    """
+    if is_fractional(values.type):
+        values = whole_numbers(values, name, location, rows)
+    if pa.types.is_integer(values.type) and not has_large_integers(values):
+        return values.cast(pa.int64())
+    return texts_of(values, name, location, "strings or integers", rows)
+
+
+def has_large_integers(values: pa.Array) -> bool:
+    """Whether an array of integers holds some beyond int64."""
+    return bool(pa.types.is_uint64(values.type) and (pc.max(values).as_py() or 0) >= 2**63)
+
+
 def _parsed(texts: pa.Array, name: str, location: Location, expected: str, rows: Rows | None) -> pa.Array:
     """Text of whole numbers → int64. Raises DataError for other texts."""
     whole = pc.match_substring_regex(texts, _WHOLE)

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from recap.data.encoding.columns import as_one_array
-from recap.data.encoding.kinds import decoded, is_fractional, is_list, is_text, texts_of, whole_numbers
+from recap.data.encoding.kinds import decoded, integers_or_texts, is_list, is_text
 from recap.data.formats.location import Location
 from recap.data.formats.tables import TableFiles
 from recap.errors import DataError, InputError
@@ -71,16 +71,8 @@ def _values(column: pa.ChunkedArray, name: str, location: Location) -> pa.Array:
     while is_list(values.type):
         rows = np.repeat(rows, pc.list_value_length(values).fill_null(0).to_numpy(zero_copy_only=False))
         values = decoded(values.flatten())
-    if is_fractional(values.type):
-        values = whole_numbers(values, name, location, rows)
-    if pa.types.is_integer(values.type) and not (pa.types.is_uint64(values.type) and _is_large(values)):
-        return values.cast(pa.int64())
-    return texts_of(values, name, location, "strings or integers", rows).cast(pa.large_string())
-
-
-def _is_large(values: pa.Array) -> bool:
-    """Whether an unsigned integer needs all 64 bits."""
-    return bool((pc.max(values).as_py() or 0) >= 2**63)
+    values = integers_or_texts(values, name, location, rows)
+    return values if pa.types.is_integer(values.type) else values.cast(pa.large_string())
 
 
 class _Counter:
