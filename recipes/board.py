@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from statistics import mean, pstdev
+from statistics import mean
 from typing import Annotated
 
 from pydantic import Field, ValidationError
@@ -27,7 +27,7 @@ from recap.evaluation.run import evaluate_run
 from recap.reporting import Reporter
 from recap.runs import BEST, Run
 from recap.storage import replace_text
-from recap.text import suggest
+from recap.text import mean_deviation, suggest
 from recap.training.trainer import train
 
 
@@ -76,6 +76,13 @@ def read_board(file: Path) -> Board:
     except ValidationError as error:
         lines = [f"{file}: {'.'.join(map(str, detail['loc']))}: {detail['msg']}" for detail in error.errors()]
         raise ConfigError("\n".join(lines)) from None
+    folders: dict[str, str] = {}
+    for name in board.rows:
+        other = folders.setdefault(_folder(name), name)
+        if other != name:
+            raise ConfigError(
+                f"{file}: rows {other!r} and {name!r} would share the folder {_folder(name)!r}; rename one"
+            )
     for name, values in board.floors.items():
         if len(values) != len(board.tasks):
             raise ConfigError(
@@ -100,10 +107,15 @@ def make_board(file: Path, reporter: Reporter) -> str:
     return text
 
 
+def _folder(name: str) -> str:
+    """The folder of the runs of a row, without their seeds."""
+    return name.replace(" ", "_").replace("/", "_")
+
+
 def _config(board: Board, folder: Path, name: str, seed: int) -> RecapConfig:
     """The configuration of one run. All are checked before the first is trained."""
     row = board.rows[name]
-    run = Path(board.runs) / f"{name.replace(' ', '_').replace('/', '_')}-{seed}"
+    run = Path(board.runs) / f"{_folder(name)}-{seed}"
     overrides = [*row.overrides, f"training.seed={seed}", f"training.save_dir={json.dumps(str(run))}"]
     config = load_config(folder / row.config, overrides, [str(folder / part) for part in row.set_files])
     missing = [task for task in board.tasks if task not in config.tasks]
@@ -138,7 +150,7 @@ def _written(run: Run) -> EvaluationReport | None:
 
 
 def table(board: Board, results: dict[str, list[list[float]]]) -> str:
-    """The table: mean ± standard deviation over seeds for each task and for their mean, one row per configuration."""
+    """The table: mean ± sample standard deviation over seeds for each task and for their mean, one row per configuration."""
     names = [*board.tasks, "mean"] if len(board.tasks) > 1 else board.tasks
     lines = [f"| {SPECS[board.metric].title} | seeds | {' | '.join(names)} |", "|---|" + "---|" * (len(names) + 1)]
     for name, values in board.floors.items():
@@ -146,7 +158,7 @@ def table(board: Board, results: dict[str, list[list[float]]]) -> str:
     for name, runs in results.items():
         if runs:
             columns = zip(*map(_with_mean, runs), strict=True)
-            cells = [f"{mean(values):.4f} ± {pstdev(values):.4f}" for values in columns]
+            cells = [mean_deviation(values, 4) for values in columns]
             lines.append(_line(name, str(len(runs)), cells))
     return "\n".join(lines)
 

@@ -1,11 +1,11 @@
-"""A Markdown table for the runs of one configuration with several seeds: mean ± standard deviation of each task.
+"""A Markdown table for the runs of one configuration with several seeds: mean ± sample standard deviation of each task.
 
 python recipes/kuairand/report.py RUN…
 """
 
 import sys
 from pathlib import Path
-from statistics import mean, pstdev
+from statistics import mean
 
 from recap.errors import InputError
 from recap.evaluation.result import EvaluationReport
@@ -36,13 +36,13 @@ def report(runs: list[Path]) -> str:
         # Below 200 positives the confidence interval is more informative than the spread over seeds.
         interval = f", 95% ± {1.96 * mean(metrics['auc_se'] for metrics in by_run):.3f}" if positives < 200 else ""
         lines.append(
-            f"| {task} | {positives:,.0f} | {mean(auc):.4f} ± {pstdev(auc):.4f}{interval} "
-            f"| {mean(loss):.5f} ± {pstdev(loss):.5f} | {floor_auc:.4f} | {floor_loss:.5f} |"
+            f"| {task} | {positives:,.0f} | {mean_deviation(auc, 4)}{interval} "
+            f"| {mean_deviation(loss, 5)} | {floor_auc:.4f} | {floor_loss:.5f} |"
         )
     means = [mean(evaluation[task]["auc"] for task in MEAN_OVER) for evaluation in evaluations]
     floor = mean(FLOORS[task][0] for task in MEAN_OVER)
     named = ", ".join(MEAN_OVER)
-    lines.append(f"| mean of {named} | | **{mean(means):.4f} ± {pstdev(means):.4f}** | | {floor:.4f} | |")
+    lines.append(f"| mean of {named} | | **{mean_deviation(means, 4)}** | | {floor:.4f} | |")
     return "\n".join(lines)
 
 

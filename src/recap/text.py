@@ -1,6 +1,8 @@
 """Phrases that messages share."""
 
+from collections.abc import Sequence
 from difflib import get_close_matches
+from statistics import mean, stdev
 
 _MAX_LISTED = 100
 """Known names in a message."""
@@ -20,6 +22,12 @@ def suggest(name: str, known: list[str]) -> str:
 def plural(count: int, noun: str) -> str:
     """A count with its noun, such as `1 file` or `2,000 files`."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def mean_deviation(values: Sequence[float], digits: int) -> str:
+    """`mean ± sample standard deviation`; of a single value, the value."""
+    text = f"{mean(values):.{digits}f}"
+    return f"{text} ± {stdev(values):.{digits}f}" if len(values) > 1 else text
 
 
 def shorten(text: str, length: int = 60) -> str:
