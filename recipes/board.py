@@ -150,7 +150,7 @@ def _written(run: Run) -> EvaluationReport | None:
 
 
 def table(board: Board, results: dict[str, list[list[float]]]) -> str:
-    """The table: mean ± sample standard deviation over seeds for each task and for their mean, one row per configuration."""
+    """The table: mean ± sample deviation over seeds for each task and for their mean, one row per configuration."""
     names = [*board.tasks, "mean"] if len(board.tasks) > 1 else board.tasks
     lines = [f"| {SPECS[board.metric].title} | seeds | {' | '.join(names)} |", "|---|" + "---|" * (len(names) + 1)]
     for name, values in board.floors.items():

@@ -10,6 +10,7 @@ from statistics import mean
 from recap.errors import InputError
 from recap.evaluation.result import EvaluationReport
 from recap.runs import Run
+from recap.text import mean_deviation
 
 FLOORS = {
     "is_click": (0.7417, 0.59030),
