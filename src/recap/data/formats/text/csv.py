@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from io import BytesIO
 from itertools import islice
 
@@ -74,6 +75,8 @@ class CsvFormat(TextFormat):
                 f"{file}: the names of its columns are not UTF-8 text ({error.reason}); save the file as UTF-8"
             ) from None
         self._check_delimiter(file, names)
+        if names[-1].endswith("\n"):
+            raise DataError(f"{file}:1: a quoted name does not end in the first line")
         if max(map(len, names)) > _MAX_NAME:
             limit = f"column names have at most {_MAX_NAME:,}"
             raise DataError(f"{file}:1: a name in the first line has {max(map(len, names)):,} characters; {limit}")
@@ -88,7 +91,7 @@ class CsvFormat(TextFormat):
         if len(names) > 1 or names[0] in self.types:
             return
         other = _find_delimiter(names[0])
-        if other is not None and (not self.types or any(name in self.types for name in names[0].split(other))):
+        if other is not None:
             raise DataError(
                 f"{file}:1: the first line, {shorten(names[0])!r}, holds no {_shown(self.delimiter)}. Are its values "
                 f"separated by a {DELIMITERS[other]}? Then set `delimiter: {_shown(other)}` for the source"
@@ -111,10 +114,10 @@ class CsvFormat(TextFormat):
         try:
             return self._parse(file, text, count, schema)
         except BadLines as error:
-            if len(error.misfits) == count:
-                return schema.empty_table()
-            good = without_lines(text, sorted(error.misfits))
-            return self._parse(file, good, count - len(error.misfits), schema)
+            bad = sorted(error.misfits)
+        with suppress(BadLines):
+            return self._parse(file, without_lines(text, bad), count - len(bad), schema)
+        return schema.empty_table()
 
     def _parse(self, file: str, text: bytes, count: int, schema: pa.Schema) -> pa.Table:
         if not count:

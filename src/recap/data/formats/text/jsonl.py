@@ -272,7 +272,7 @@ def _as(kind: pa.DataType, as_text: Callable[[Value], str] | None, value: Value)
 def _as_text(value: Value, as_text: Callable[[Value], str] | None) -> str:
     if isinstance(value, list | dict) and as_text is None:
         raise misfit(_noun(value), "a string or a number")
-    text = _json_text(value)
+    text = "0" if value == b"-0" else _json_text(value)  # as Arrow reads integers
     if not _is_unicode(text):
         raise misfit(repr(text), "Unicode text; save the file as UTF-8")
     return text

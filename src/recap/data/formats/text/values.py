@@ -80,6 +80,8 @@ def convert(
 
 def cast_texts(texts: pa.Array, kind: pa.DataType) -> pa.Array | None:
     """Strings → an array of a type, if all are written as Arrow writes them; else None."""
+    if pa.types.is_null(kind):  # inferred: only bad lines hold values
+        return pa.nulls(len(texts))
     try:
         return texts if pa.types.is_string(kind) else pc.utf8_trim_whitespace(texts).cast(kind)
     except pa.ArrowInvalid:
