@@ -189,8 +189,10 @@ class Run:
     def lock(self) -> Iterator[None]:
         """Lock the run for the block; a killed process releases the lock too.
 
-        Raises InputError if the folder cannot be written, CheckpointError if another process trains this run.
+        Raises InputError if the folder cannot be written or holds a configuration that no run wrote, CheckpointError if
+        another process trains this run.
         """
+        self.check_config_file()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = (self.path / ".lock").open("w")

@@ -7,8 +7,10 @@ import torch
 from model.kinds import CASES, make_config, make_ranker
 
 from recap.config.file.load import config_of
+from recap.errors import ConfigError
 from recap.model.frozen import freeze
-from recap.training.optimizer.memory import TrainingMemory, training_memory
+from recap.training.optimizer import memory
+from recap.training.optimizer.memory import TrainingMemory, check_memory, training_memory
 from recap.training.optimizer.scheduled import ScheduledOptimizer
 
 PARAMETERS = 4 * sum(parameter.numel() for parameter in make_ranker(make_config("mlp-share_all")).parameters())
@@ -78,3 +80,14 @@ def test_frozen_weights_take_no_gradients_no_moments_and_no_average() -> None:
     values["optimizer"]["frozen"] = ["inputs.embeddings"]
     learned = PARAMETERS - TABLES
     assert measure(values) == TrainingMemory(learned, 2 * learned, learned)
+
+
+def test_training_without_memory_for_its_moments_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = make_config("mlp-share_all")
+    ranker = make_ranker(config)
+    check_memory(config, ranker)
+    monkeypatch.setattr(memory, "free_memory", lambda: 3 * PARAMETERS - 1)
+    with pytest.raises(ConfigError, match=r"0.0 GiB that are free: gradients 0.0 GiB, optimizer state 0.0 GiB. Make"):
+        check_memory(config, ranker)
+    monkeypatch.setattr(memory, "free_memory", lambda: 3 * PARAMETERS)
+    check_memory(config, ranker)

@@ -33,6 +33,7 @@ from recap.training.first_rows import FirstRows
 from recap.training.log import TrainLog, describe_setup, weight_norms
 from recap.training.loss_scale import LossScale
 from recap.training.non_finite import RolledBack, RowLosses, build_policy, describe
+from recap.training.optimizer.memory import check_memory
 from recap.training.optimizer.scheduled import ScheduledOptimizer
 from recap.training.parallel import DataParallel
 from recap.training.profile import Profile, span
@@ -79,11 +80,10 @@ def train(
 
 @contextmanager
 def _locked(run: Run, ranks: Ranks) -> Iterator[None]:
-    """Lock the run on rank 0. Raises InputError if training would replace a file that is not of the run."""
+    """Lock the run on rank 0."""
     if not ranks.is_first:
         yield
         return
-    run.check_config_file()
     with run.lock():
         yield
 
@@ -123,6 +123,7 @@ class Trainer:
         step_flops = 3 * forward_flops(ranker, config, assets) * config.train_data.global_batch_size / ranks.world_size
         use_threads(config.training.threads, step_flops / (config.training.gradient_accumulation or 1))
         freeze(ranker, config.optimizer.frozen)
+        check_memory(config, ranker)
         self.model, self.average = SavedModel(config, assets, ranker), WeightAverage(config.training.ema, ranker)
         strategy = DataParallel(ranks, self.consensus)
         self.balancing = build_balancing(config, ranker.parameters(), self.runtime.device, strategy)

@@ -15,7 +15,9 @@ from recap.config.optimizer import (
     TableAlgorithmConfig,
 )
 from recap.config.recap import RecapConfig
+from recap.errors import ConfigError
 from recap.model.ranker import Ranker
+from recap.runtime import free_memory
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,22 @@ def training_memory(config: RecapConfig, ranker: Ranker) -> TrainingMemory:
         moment_bytes=moments,
         average_bytes=_bytes(learned) if config.training.ema is not None else 0,
     )
+
+
+def check_memory(config: RecapConfig, ranker: Ranker) -> None:
+    """Raise ConfigError if a machine without a GPU has no memory to train `ranker`, whose weights it holds."""
+    memory, free = training_memory(config, ranker), free_memory()
+    parts = {
+        "gradients": memory.gradient_bytes,
+        "optimizer state": memory.moment_bytes,
+        "averaged weights": memory.average_bytes,
+    }
+    if sum(parts.values()) > free and not next(ranker.parameters()).is_cuda:
+        listed = ", ".join(f"{name} {size / 2**30:,.1f} GiB" for name, size in parts.items() if size)
+        raise ConfigError(
+            f"training needs more memory than the {free / 2**30:,.1f} GiB that are free: {listed}. Make tables and "
+            "layers smaller, or update tables with optimizer.tables (sparse, or a smaller optimizer state)"
+        )
 
 
 def _moment_bytes(algorithm: TableAlgorithmConfig, parameters: Collection[Tensor]) -> int:
