@@ -95,11 +95,11 @@ class _WarmStart:
                     f"{self.folder}: the rows of table {table!r} mean other values: {old} there, {new} here. Use the "
                     f"former, or list {name.removesuffix('.weight')} in {_FRESH}"
                 )
-            here, there = codes
+            here, old_codes = codes
             rows, before = self.new[name].clone(), self.taken[name]
             if rows.shape[1:] != before.shape[1:]:
                 continue  # reported with the other shapes
-            rows[0], rows[here] = before[0], before[there]  # row 0: unknown values
+            rows[0], rows[here] = before[0], before[old_codes]  # row 0: unknown values
             self.taken[name] = rows
             fresh, dropped = len(rows) - 1 - len(here), len(before) - 1 - len(here)
             lines.append(

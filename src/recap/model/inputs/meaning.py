@@ -163,9 +163,9 @@ class TableRows:
             codes = torch.arange(1, min(self.space.size, old.space.size) + 1)
             return codes, codes
         indices = pc.index_in(self._values(), value_set=old._values())
-        here = np.flatnonzero(indices.is_valid())
-        there = indices.drop_null().to_numpy().astype(np.int64)
-        return torch.from_numpy(here + 1), torch.from_numpy(there + 1)
+        rows = np.flatnonzero(indices.is_valid())
+        old_rows = indices.drop_null().to_numpy().astype(np.int64)
+        return torch.from_numpy(rows + 1), torch.from_numpy(old_rows + 1)
 
     def describe(self) -> str:
         """The code space as text."""
