@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from support import Recorder, feed_config, feed_table, write_feed
@@ -119,3 +121,23 @@ def test_user_and_timestamp_are_carried_where_a_file_has_them(predictor: Predict
     pq.write_table(whole.drop_columns(["post_id"]), tmp_path / "1.parquet")
     with pytest.raises(DataError, match=r"1.parquet: column 'post_id': is missing, but predictions carry features.ids"):
         predict_files(predictor, [str(tmp_path / "*.parquet")], tmp_path / "out2")
+
+
+def test_ids_of_every_type_are_copied_as_they_are_or_refused(predictor: Predictor, tmp_path: Path) -> None:
+    table = feed_table(4)
+    moments = pa.array([0, 1, None, 3], pa.timestamp("ns", "UTC"))
+    kinds = [pa.decimal32(3, 1), pa.string_view(), pa.list_view(pa.int8()), pa.binary(2), pa.uuid(), pa.null()]
+    columns = [pa.nulls(4, kind) for kind in kinds] + [moments, moments.dictionary_encode()]
+    for values in [*columns, pc.run_end_encode(moments)]:
+        write_arrow(table.set_column(table.schema.get_field_index("post_id"), "post_id", values), tmp_path / "x.arrow")
+        (file,) = predict_files(predictor, [str(tmp_path / "x.arrow")], tmp_path / "out", overwrite=True)
+        assert pq.read_table(file).column("post_id").to_pylist() == values.to_pylist()
+    intervals = pa.nulls(4, pa.month_day_nano_interval())
+    write_arrow(table.set_column(table.schema.get_field_index("post_id"), "post_id", intervals), tmp_path / "x.arrow")
+    with pytest.raises(DataError, match=r"x.arrow: column 'post_id': holds month_day_nano_interval, which Parquet"):
+        predict_files(predictor, [str(tmp_path / "x.arrow")], tmp_path / "out", overwrite=True)
+
+
+def write_arrow(table: pa.Table, path: Path) -> None:
+    with pa.ipc.new_file(path, table.schema) as writer:
+        writer.write_table(table)

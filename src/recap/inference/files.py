@@ -12,12 +12,12 @@ from recap.config.checks.common import SCORE
 from recap.config.data import TfRecordConfig
 from recap.config.features import CarriedColumn
 from recap.data.coverage import Coverage, check_known, describe
-from recap.data.encoding.columns import carried_values, source_column
+from recap.data.encoding.columns import carried_values, empty_table, source_column
 from recap.data.formats.format import Chunk
 from recap.data.formats.location import Location
 from recap.data.formats.tables import TableFiles
 from recap.data.tools.outputs import output_files
-from recap.errors import DataError, InputError
+from recap.errors import InputError
 from recap.inference.predictor import Predictor
 from recap.reporting import Say
 from recap.storage import atomic_write, writing
@@ -35,7 +35,7 @@ def predict_files(
 ) -> list[Path]:
     """Write a file for each input file: for every row the carried columns, the prediction of each task, and the score.
 
-    The extension of the first input decides the format. `schema_path`: the JSON file that lists the columns of TFRecord
+    Each input is read in the format of its extension. `schema_path`: the JSON file that lists the columns of TFRecord
     files, by default that of the training data. Output files keep their path below the common folder of the inputs and
     are written atomically. Raises DataError for inputs that cannot be read, InputError if an output exists or two
     inputs would have the same output, and RunError if one cannot be written. Shows the features with the most unknown
@@ -93,9 +93,7 @@ def _check(predictor: Predictor, schema: pa.Schema, file: str) -> None:
         if column not in carried:
             text = "is missing, but predictions carry features.ids; add it, or leave it out with --set features.ids=[…]"
             raise Location(file).error(source_column(column), text)
-    for name in (*predictor.config.tasks, SCORE):
-        if name in [column.name for column in carried]:
-            raise DataError(f"{file}: column {name!r} is both carried and predicted; rename it")
+    _output_schema(carried, predictor.config.tasks, schema, file)
 
 
 def _carried(predictor: Predictor, schema: pa.Schema) -> list[CarriedColumn]:
@@ -105,9 +103,20 @@ def _carried(predictor: Predictor, schema: pa.Schema) -> list[CarriedColumn]:
 
 
 def _output_schema(carried: Sequence[CarriedColumn], tasks: Sequence[str], schema: pa.Schema, file: str) -> pa.Schema:
-    """The columns of the predictions for a file with the columns of `schema`."""
-    empty = schema.empty_table()
-    fields = [pa.field(column.name, carried_values(empty, column, Location(file)).type) for column in carried]
+    """The columns of the predictions for a file with the columns of `schema`.
+
+    Raises DataError for a column that Parquet cannot store.
+    """
+    empty = empty_table({name: schema.field(name).type for name in map(source_column, carried)})
+    fields: list[pa.Field] = []
+    for column in carried:
+        field = pa.field(column.name, carried_values(empty, column, Location(file)).type)
+        try:
+            pq.ParquetWriter(pa.BufferOutputStream(), pa.schema([field])).close()
+        except pa.ArrowNotImplementedError:
+            text = f"holds {field.type}, which Parquet cannot store; leave it out with --set features.ids=[…]"
+            raise Location(file).error(source_column(column), text) from None
+        fields.append(field)
     fields += [pa.field(task, pa.float32()) for task in tasks]
     return pa.schema([*fields, pa.field(SCORE, pa.float64())])
 

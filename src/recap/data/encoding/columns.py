@@ -120,7 +120,9 @@ def source_column(column: CarriedColumn) -> str:
 def carried_values(table: pa.Table, column: CarriedColumn, location: Location) -> pa.Array | pa.ChunkedArray:
     """The values of a column that predictions carry. Raises DataError for an element of a list that is too short."""
     if column.of is None:
-        return table.column(column.name)
+        values = table.column(column.name)
+        run_end_encoded = pa.types.is_run_end_encoded(values.type)  # which Parquet cannot store
+        return decoded(as_one_array(values)) if run_end_encoded else values
     return list_element(table.column(column.of.column), column.of, location)
 
 
