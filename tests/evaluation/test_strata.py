@@ -4,12 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
 from model.kinds import make_batch
-from support import Recorder, feed_config, feed_values, write_feed
+from support import LANGUAGES, Recorder, feed_config, feed_values, write_feed
 
 from recap.cli.console import Console
 from recap.config.file.load import config_of
@@ -64,7 +65,9 @@ def test_the_job_reports_strata_of_every_split(tmp_path: Path, capsys: pytest.Ca
         "english": pc.sum(pc.equal(rows["language"], "en")).as_py(),
     }
     written = json.loads((tmp_path / "run" / "evaluation.json").read_text())
-    assert list(written) == ["model", "splits", "strata"]
+    assert "gates" not in written
+    known = pc.sum(pc.is_in(rows["language"], pa.array(LANGUAGES))).as_py()
+    assert written["unknown"]["validation"]["language"] == pytest.approx(1 - known / len(rows))
     assert written["strata"]["validation"]["english"]["share"]["count"] == counts["english"]
     assert "strata" not in evaluate_run(with_strata(tmp_path, {}), tmp_path / "run").to_json()
     Console().stratum("english", strata["english"])

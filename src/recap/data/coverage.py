@@ -32,7 +32,7 @@ _MIN_VALUES_OF_LIMIT = 100
 """Values of a feature before its share is compared with `features.max_unknown`."""
 _SHOWN = 5
 """Features listed in one line."""
-_WORTH_SHOWING = 0.2
+_WORTH_SHOWING = 0.5
 """Share of values above which a feature is listed."""
 
 

@@ -13,16 +13,23 @@ from recap.errors import DataError
 MAX_ROWS = 50_000
 """Rows of a sample."""
 _CHUNKS = 8
-"""Chunks that they come from."""
+"""Chunks that they come from if there are more rows."""
+_MAX_SMALL_CHUNKS = 200
+"""Chunks that are read completely if they have no more rows in all."""
 
 
-def sampled_chunks(chunks: Sequence[Chunk]) -> list[Chunk]:
-    """A few of `chunks`, spread evenly: of each file at most the first, if there are several files."""
+def sampled_chunks(chunks: Sequence[Chunk]) -> list[tuple[Chunk, int]]:
+    """The chunks to sample, each with the number of its first rows to take.
+
+    All rows if they are few; else a few chunks, spread evenly, of each file at most the first if there are several.
+    """
+    if len(chunks) <= _MAX_SMALL_CHUNKS and sum(chunk.rows for chunk in chunks) <= MAX_ROWS:
+        return [(chunk, chunk.rows) for chunk in chunks]
     firsts = list({chunk.file: chunk for chunk in reversed(chunks)}.values())[::-1]
-    candidates = chunks if len(firsts) == 1 else firsts
-    if len(candidates) <= _CHUNKS:
-        return list(candidates)
-    return [candidates[index * (len(candidates) - 1) // (_CHUNKS - 1)] for index in range(_CHUNKS)]
+    chosen = list(chunks) if len(firsts) == 1 else firsts
+    if len(chosen) > _CHUNKS:
+        chosen = [chosen[index * (len(chosen) - 1) // (_CHUNKS - 1)] for index in range(_CHUNKS)]
+    return [(chunk, MAX_ROWS // len(chosen)) for chunk in chosen]
 
 
 def first_rows(table: pa.Table, count: int) -> pa.Table:
@@ -33,10 +40,9 @@ def first_rows(table: pa.Table, count: int) -> pa.Table:
 def sampled_coverage(source: Source) -> Coverage:
     """The coverage of some rows of `source`, with unknown and missing values apart; unreadable chunks are left out."""
     coverage = Coverage(source.encoder)
-    chunks = sampled_chunks(source.chunks)
-    for chunk in chunks:
+    for chunk, rows in sampled_chunks(source.chunks):
         with suppress(DataError):
             table = source.loader.format.read(chunk.file, chunk.number, source.encoder.columns)
-            table = first_rows(table, MAX_ROWS // len(chunks))
+            table = first_rows(table, rows)
             coverage.add(source.encoder.encode(table, chunk.location()), table)
     return coverage

@@ -5,6 +5,7 @@ from recap.data.coverage import Coverage, check_known, describe, too_unknown
 from recap.data.sample import sampled_coverage
 from recap.data.stream.batch_stream import BatchStream
 from recap.distributed import Ranks
+from recap.errors import DataError, InputError
 from recap.reporting import Say
 
 _STEPS = 100
@@ -24,7 +25,7 @@ class FirstRows:
     def add(self, batch: Batch | None, *, is_last: bool) -> None:
         """Count the rows of this rank in a step; every rank must call it after each step.
 
-        Shows the shares once there are enough rows, or at the last step. Raises DataError for features with more
+        Shows the shares once there are enough rows, or at the last step. Raises InputError for features with more
         unknown values than the limit.
         """
         if self.is_done:
@@ -44,4 +45,7 @@ class FirstRows:
             self.say(text)
         if too_unknown(counts, self.limit):
             separated = sampled_coverage(self.stream.source).result() if self.limit is None else counts
-            check_known(separated, self.limit, "train_data")
+            try:
+                check_known(separated, self.limit, "train_data")
+            except DataError as error:  # the columns are wrong, not some rows, so there is nothing to save
+                raise InputError(str(error)) from None

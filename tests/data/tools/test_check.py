@@ -100,7 +100,7 @@ def test_problems_of_histories_and_shared_tables_have_their_origin(feed: Path) -
     train = "train/part-0.parquet: column"
     assert [line.partition(". Known")[0] for line in lines] == [
         "histories.yaml:10:5: features.histories.languages: nowhere.parquet: vocabulary of 'languages/ids': no such "
-        "file; see features.histories.languages.ids.vocabulary",
+        "file; write it with: recap data vocabulary FILES --column watched_language --output nowhere.parquet",
         f"histories.yaml:12:5: features.histories.watched: {train} 'watched_language': is missing, but the "
         "configuration reads it",
     ]

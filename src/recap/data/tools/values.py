@@ -84,11 +84,10 @@ class Sample:
     def read(self, format_: Format, encoders: Encoders) -> Iterator[tuple[KeyPath, DataError]]:
         """Read rows; the errors of their values, one for each column."""
         remaining = dict(encoders)
-        selected = sampled_chunks(self.chunks)
-        for chunk in selected:
+        for chunk, rows in sampled_chunks(self.chunks):
             try:
                 table = format_.read(chunk.file, chunk.number, self.encoder.columns)
-                table = first_rows(table, MAX_ROWS // len(selected))
+                table = first_rows(table, rows)
                 batch = self.encoder.encode(table, chunk.location())
             except DataError as error:
                 errors = list(errors_of_columns(format_, chunk, remaining))
