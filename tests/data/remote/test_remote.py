@@ -8,10 +8,11 @@ import socket
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
+from itertools import chain, islice, repeat
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pyarrow as pa
@@ -26,7 +27,9 @@ from recap.config.file.load import config_of, dump_config
 from recap.config.recap import JobMode, RecapConfig
 from recap.data.encoding.assets import load_assets
 from recap.data.open import open_sources, open_stream
+from recap.data.remote import server as server_module
 from recap.data.remote.server import DataServer
+from recap.data.remote.wire import PROTOCOL, RowCodec
 from recap.data.stream.batch_stream import BatchStream
 from recap.data.stream.readers import Readers
 from recap.errors import ConfigError, DataError, InputError, RunError
@@ -228,27 +231,125 @@ def test_only_chunks_of_the_data_sets_are_served(changes: dict[str, Any], feed: 
 
 
 class _OtherServer(flight.FlightServerBase):  # type: ignore[misc]
-    def __init__(self, answer: bytes) -> None:
+    """A server that answers as it likes."""
+
+    def __init__(self, describe: Iterable[bytes], respond: Callable[[], Any] = list) -> None:
         super().__init__("grpc://127.0.0.1:0")
-        self.answer = answer
+        self.describe, self.respond = describe, respond
 
     def do_action(self, context: Any, action: Any) -> Iterator[bytes]:
-        yield self.answer
+        yield from self.describe
+
+    def do_get(self, context: Any, ticket: Any) -> Any:
+        return self.respond()
+
+
+_SETS = b'{"protocol": 2, "data_sets": '
 
 
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
         (b"hello", "is not a 'recap data serve' server"),
+        (b"", "is not a 'recap data serve' server"),
         (b"[1]", "is not a 'recap data serve' server"),
+        (b"[" * 1_000_000, "is not a 'recap data serve' server"),
+        (b'{"protocol": NaN, "data_sets": {}}', "is not a 'recap data serve' server"),
+        (b'{"protocol": 2.5, "data_sets": {}}', "is not a 'recap data serve' server"),
+        (b'{"protocol": 1e400, "data_sets": {}}', "is not a 'recap data serve' server"),
+        (_SETS + b'{"train_data": 7}}', "is not a 'recap data serve' server"),
+        (_SETS + b'{"train_data": {"rows": NaN, "files": "x"}}}', "is not a 'recap data serve' server"),
+        (_SETS + b"[]}", "is not a 'recap data serve' server"),
+        (
+            _SETS + json.dumps({f"{n}\n": {"rows": "", "files": ""} for n in range(9999)}).encode() + b"}",
+            "19; start it",
+        ),
         (b'{"protocol": 0, "data_sets": {}}', "runs another version of recap"),
     ],
 )
 def test_a_server_of_another_program_is_refused(answer: bytes, message: str, feed: Path) -> None:
-    with _OtherServer(answer) as server:
+    with _OtherServer(repeat(answer)) as server:
         address = f"127.0.0.1:{server.port}"
-        with pytest.raises(DataError, match=message):
+        with pytest.raises(DataError, match=message) as caught:
             stream_of(config_with(feed, {"kind": "service", "address": address}))
+        assert "\n" not in str(caught.value)
+
+
+def test_an_answer_beyond_the_limit_is_not_received(feed: Path) -> None:
+    with _OtherServer([b" " * (20 << 20)]) as server:
+        address = f"127.0.0.1:{server.port}"
+        with pytest.raises(RunError, match=f"no data server is left .* Lost the last, {address}: Flight"):
+            stream_of(config_with(feed, {"kind": "service", "address": address}))
+
+
+def other_responses(codec: RowCodec, rows: pa.RecordBatch) -> dict[str, tuple[Callable[[], Any], str]]:
+    """Responses to a request for a chunk of 70 rows, with what is wrong in each."""
+
+    def streamed(*messages: Any, schema: pa.Schema = codec.schema) -> Callable[[], Any]:
+        return lambda: flight.GeneratorStream(schema, iter(messages))
+
+    def header(**values: Any) -> tuple[pa.RecordBatch, bytes]:
+        return codec.header(), json.dumps({"bad_rows": [], "bad_data": []} | values).encode()
+
+    def forever(*messages: Any) -> Callable[[], Any]:
+        return lambda: flight.GeneratorStream(codec.schema, chain(messages, repeat(messages[-1])))
+
+    def damaged(tensor: str, value: int) -> pa.RecordBatch:
+        index, size = codec.schema.get_field_index(tensor), codec.bytes[tensor]
+        return rows.set_column(index, tensor, pa.array([bytes([value]) * size] * len(rows), pa.binary(size)))
+
+    other = pa.record_batch({"x": [1]})
+    bad = [["part-0.parquet", "row 1", "text"]]
+    return {
+        "no header": (streamed(rows), "a chunk without its header"),
+        "nothing": (streamed(), "a chunk without its header"),
+        "other columns": (streamed((other, b"{}"), schema=other.schema), "columns of another schema"),
+        "no JSON": (streamed((codec.header(), b"\xff")), "metadata that are not those of a chunk"),
+        "deep JSON": (streamed((codec.header(), b"[" * 10**6)), "metadata that are not those of a chunk"),
+        "NaN": (streamed((codec.header(), b'{"bad_rows": [NaN]}')), "metadata that are not those of a chunk"),
+        "a row of true": (streamed(header(bad_rows=[True])), "metadata that are not those of a chunk"),
+        "a row of -1": (streamed(header(bad_rows=[-1], bad_data=bad)), "metadata that are not those of a chunk"),
+        "a row twice": (streamed(header(bad_rows=[1, 1], bad_data=bad)), "not ascending numbers below 70"),
+        "a row of others": (streamed(header(bad_rows=[70], bad_data=bad)), "not ascending numbers below 70"),
+        "no errors": (streamed(header(bad_rows=[1])), "0 errors for 1 bad row"),
+        "another file": (
+            streamed(header(bad_rows=[0], bad_data=[["/etc", "", ""]]), rows[1:]),
+            "an error of an unknown file",
+        ),
+        "too few rows": (streamed(header(), rows[:9]), "another number of rows for a chunk of 70"),
+        "endless headers": (forever(header()), "another number of rows for a chunk of 70"),
+        "endless rows": (forever(header(), rows), "more than the requested rows"),
+        "null": (streamed(header(), pa.RecordBatch.from_pylist([{}] * 70, codec.schema)), "null instead of the bytes"),
+        "codes": (streamed(header(), damaged("discrete", 77)), "a code of 'discrete' outside 0 to"),
+        "a long error": (streamed(header(error="x\n" * 10**6)), "^(x ){1000}…$"),
+    }
+
+
+def test_every_value_of_a_response_is_checked(feed: Path, serve: Serve) -> None:
+    good = serve(config_with(feed))
+    codec, source = good.codecs["train_data"], good.sets["train_data"]
+    (rows,) = codec.encode(source.loader.load(source.chunks[:1]).batches[0])
+    describe = json.dumps({"protocol": PROTOCOL, "data_sets": good.fingerprints}).encode()
+    with _OtherServer([describe]) as server:
+        for name, (respond, message) in other_responses(codec, rows).items():
+            server.respond = respond
+            config = config_with(feed, readers_of([server], count=1), shuffle_window_rows=0)
+            with pytest.raises(DataError if name == "a long error" else RunError, match=message):
+                next(iter(stream_of(config)))
+
+
+def test_a_server_stops_while_a_client_does_not_read(feed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "STOP_SECONDS", 0.2)
+    server = DataServer(open_sources(config_with(feed)), "127.0.0.1", 0)
+    release = Event()
+    monkeypatch.setattr(server_module, "_respond", lambda *_: (release.wait() for _ in range(1)))
+    request = {"data_set": "train_data", "chunks": [0], "compression": "none"}
+    request["fingerprint"] = server.fingerprints["train_data"]
+    client = flight.FlightClient(f"grpc://127.0.0.1:{server.port}")
+    unread = client.do_get(flight.Ticket(json.dumps(request).encode()))
+    server.stop()
+    release.set()
+    del unread
 
 
 def test_a_response_with_other_rows_is_refused(feed: Path, serve: Serve) -> None:

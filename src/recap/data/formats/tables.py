@@ -40,6 +40,7 @@ class TableFiles:
         for source in self._sources.values():
             if _key(source) not in readers:
                 readers[_key(source)] = open_format(source, types or {})
+        self._chunks: dict[str, list[Chunk]] = {}
         self._formats = {file: readers[_key(source)] for file, source in self._sources.items()}
 
     @classmethod
@@ -84,19 +85,27 @@ class TableFiles:
         return self._formats[file]
 
     def schema(self, file: str) -> pa.Schema:
-        """The columns of a file. Raises DataError."""
+        """The columns of a file.
+
+        A file without rows has those of the first file with rows: its own may have any type, or be unknown. Raises
+        DataError if there is none.
+        """
+        if not self.chunks_of(file):
+            file = self.files_with_rows()[0]
         return self.format_of(file).schema(file)
 
     def chunks_of(self, file: str) -> list[Chunk]:
-        """The chunks of a file that hold rows. Raises DataError."""
-        return list_chunks(self.format_of(file), file)
+        """The chunks of a file that hold rows, listed once. Raises DataError."""
+        if file not in self._chunks:
+            self._chunks[file] = list_chunks(self.format_of(file), file)
+        return self._chunks[file]
 
     def chunks(self) -> list[Chunk]:
         """The chunks of all files. Raises DataError."""
         return [chunk for file in self.files for chunk in self.chunks_of(file)]
 
     def files_with_rows(self) -> list[str]:
-        """The files that hold rows: in others, columns may have any type or be unknown. Raises DataError if none do."""
+        """The files that hold rows. Raises DataError if there is none."""
         files = [file for file in self.files if self.chunks_of(file)]
         if not files:
             raise no_rows(self.files)

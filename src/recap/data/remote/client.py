@@ -1,7 +1,7 @@
 """`ServiceClient`: loads chunks from data servers, which share the work."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import count
 from threading import Lock
 from typing import Any
@@ -13,13 +13,15 @@ import pyarrow.flight as flight
 from recap.config.data import ServiceConfig
 from recap.data.formats.format import Chunk
 from recap.data.formats.object_stores import reason
-from recap.data.remote.wire import PROTOCOL, Fingerprint, RowCodec, fingerprint
+from recap.data.remote.wire import PROTOCOL, RowCodec, fingerprint, one_line, parse_description, parse_header
 from recap.data.stream.source import BadData, ChunkRows, Source, join
 from recap.errors import DataError, RunError
 from recap.reporting import Say
 
 _CONNECT_TIMEOUT, _READ_TIMEOUT = 20.0, 600.0
 """Seconds after which a server that does not answer counts as lost."""
+_MAX_NAMES = 20
+"""Names shown in a message."""
 _LOST = (flight.FlightError, pa.ArrowException, OSError)
 
 
@@ -37,7 +39,10 @@ class ServiceClient:
         self._numbers = {chunk: number for number, chunk in enumerate(source.chunks)}
         self._files = {name: file for file, name in source.names.items()}
         self._lock, self._turns = Lock(), count()
-        self._servers = {address: flight.FlightClient(f"grpc://{address}") for address in config.address}
+        options = [("grpc.max_receive_message_length", self._codec.max_received)]
+        self._servers = {
+            address: flight.FlightClient(f"grpc://{address}", generic_options=options) for address in config.address
+        }
         for address in list(self._servers):
             self._check(address)
 
@@ -49,34 +54,33 @@ class ServiceClient:
                 return self._request(server, chunks)
             except _LOST as error:
                 self._drop(address, error)
-            except (ValueError, LookupError, TypeError) as error:
-                raise RunError(f"{address}: sent an unexpected response ({reason(error)})") from None
+            except ValueError as error:
+                raise RunError(f"{address}: sent an unexpected response ({one_line(reason(error))})") from None
 
     def _check(self, address: str) -> None:
         """Raise DataError unless the server at `address` serves this data set."""
         options = flight.FlightCallOptions(timeout=_CONNECT_TIMEOUT)
         try:
-            answers = list(self._servers[address].do_action(flight.Action("describe", b""), options))
+            answer = next(iter(self._servers[address].do_action(flight.Action("describe", b""), options)), None)
         except _LOST as error:
             self._drop(address, error)
             return
         try:
-            description = json.loads(answers[0].body.to_pybytes())
-            protocol, sets = description["protocol"], dict(description["data_sets"])
-        except (ValueError, KeyError, TypeError, IndexError, RecursionError):
+            description = parse_description(b"" if answer is None else answer.body.to_pybytes())
+        except ValueError:
             raise DataError(f"readers: {address} is not a 'recap data serve' server") from None
-        if protocol != PROTOCOL:
+        if description.protocol != PROTOCOL:
             raise DataError(f"readers: {address} runs another version of recap; install the same at both ends")
-        served: Fingerprint | None = sets.get(self._name)
+        served = description.data_sets.get(self._name)
         if served is None:
-            served_names = ", ".join(sets)
-            raise DataError(f"readers: {address} does not serve {self._name!r}. Served: {served_names}; {_ADVICE}")
-        if served.get("rows") != self._fingerprint["rows"]:
+            names = one_line(", ".join(list(description.data_sets)[:_MAX_NAMES]))
+            raise DataError(f"readers: {address} does not serve {self._name!r}. Served: {names}; {_ADVICE}")
+        if served.rows != self._fingerprint["rows"]:
             difference = "its features, tasks, rates or vocabularies differ"
             raise DataError(
                 f"readers: {address} serves {self._name!r} of another configuration: {difference}; {_ADVICE}"
             )
-        if served != self._fingerprint:
+        if served.files != self._fingerprint["files"]:
             difference = "names, sizes or chunks of its files differ from those on this host"
             raise DataError(f"readers: {address} serves other data as {self._name!r}: {difference}; {_ADVICE}")
 
@@ -89,7 +93,7 @@ class ServiceClient:
 
     def _drop(self, address: str, error: BaseException) -> None:
         """Continue without a server. Raises RunError if it was the last one."""
-        cause = reason(error).partition(". gRPC client debug context")[0]
+        cause = one_line(reason(error).partition(". gRPC client debug context")[0])
         with self._lock:
             if len(self._servers) == 1 and address in self._servers:
                 raise RunError(
@@ -109,28 +113,44 @@ class ServiceClient:
         }
         options = flight.FlightCallOptions(timeout=_READ_TIMEOUT)
         response = server.do_get(flight.Ticket(json.dumps(request).encode()), options)
-        headers: list[dict[str, Any]] = []
-        rows: list[list[pa.RecordBatch]] = []
-        for message in response:
-            if message.app_metadata is not None:
-                headers.append(json.loads(message.app_metadata.to_pybytes()))
-                rows.append([])
-                if "error" in headers[-1]:
-                    raise DataError(headers[-1]["error"])
-            elif message.data.num_rows:
-                rows[-1].append(message.data)
-        return join([self._decode(*part) for part in zip(chunks, headers, rows, strict=True)])
+        try:
+            if response.schema != self._codec.schema:
+                raise ValueError("columns of another schema")
+            messages = iter(response)
+            parts = [self._chunk(chunk, messages) for chunk in chunks]
+            if next(messages, None) is not None:
+                raise ValueError("more than the requested rows")
+        except BaseException:
+            response.cancel()  # or it would go on sending
+            raise
+        return join(parts)
 
-    def _decode(self, chunk: Chunk, header: dict[str, Any], messages: Sequence[pa.RecordBatch]) -> ChunkRows:
-        """The rows of one chunk. Raises ValueError if the response does not have all rows of the chunk."""
-        batch, bad_rows = self._codec.decode(messages), [int(row) for row in header["bad_rows"]]
-        if len(batch) + len(bad_rows) != chunk.rows:
-            raise ValueError(f"{len(batch) + len(bad_rows)} rows for a chunk of {chunk.rows}")
-        if not bad_rows:
+    def _chunk(self, chunk: Chunk, messages: Iterator[Any]) -> ChunkRows:
+        """The rows of the next chunk of a response. Raises ValueError unless it has all of them and nothing else."""
+        first = next(messages, None)
+        if first is None or first.app_metadata is None:
+            raise ValueError("a chunk without its header")
+        header = parse_header(first.app_metadata.to_pybytes(), chunk.rows)
+        if header.error is not None:
+            raise DataError(one_line(header.error))
+        missing = chunk.rows - len(header.bad_rows)
+        batches: list[pa.RecordBatch] = []
+        while missing:
+            message = next(messages, None)
+            if message is None or message.data is None or not 0 < message.data.num_rows <= missing:
+                raise ValueError(f"another number of rows for a chunk of {chunk.rows}")
+            batches.append(message.data)
+            missing -= message.data.num_rows
+        batch = self._codec.decode(batches)
+        if not header.bad_rows:
             return ChunkRows([batch])
         mask = np.ones(chunk.rows, bool)
-        mask[bad_rows] = False
-        bad_data = tuple(BadData(self._files[file], part, text) for file, part, text in header["bad_data"])
+        mask[header.bad_rows] = False
+        if any(name not in self._files for name, _, _ in header.bad_data):
+            raise ValueError("an error of an unknown file")
+        bad_data = tuple(
+            BadData(self._files[name], one_line(part), one_line(text)) for name, part, text in header.bad_data
+        )
         return ChunkRows([batch], mask, bad_data)
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,12 @@ import pyarrow as pa
 import pyarrow.flight as flight
 
 from recap.data.formats.format import Chunk
-from recap.data.remote.wire import PROTOCOL, RowCodec, fingerprint
+from recap.data.remote.wire import MAX_HEADER_BYTES, PROTOCOL, RowCodec, fingerprint
 from recap.data.stream.source import Source
 from recap.errors import InputError, RecapError
 
+STOP_SECONDS = 5.0
+"""Time for responses to end when the server stops."""
 _COMPRESSIONS = {"none": None, "lz4": "lz4", "zstd": "zstd"}
 
 
@@ -28,6 +31,12 @@ class DataServer(flight.FlightServerBase):  # type: ignore[misc]
             super().__init__(f"grpc://{host}:{port}")
         except (OSError, pa.ArrowException, flight.FlightError) as error:
             raise InputError(f"{host}:{port}: cannot listen ({error}); choose another --host or --port") from None
+
+    def stop(self) -> None:
+        """Stop serving, at the latest after `STOP_SECONDS`: `shutdown` would wait for clients that do not read."""
+        stopping = Thread(target=self.shutdown, daemon=True, name="recap-server-stop")
+        stopping.start()
+        stopping.join(STOP_SECONDS)
 
     def do_action(self, context: flight.ServerCallContext, action: flight.Action) -> Iterator[bytes]:
         """The protocol and the fingerprints of the data sets, whatever the action."""
@@ -64,6 +73,11 @@ def _respond(source: Source, codec: RowCodec, chunks: list[Chunk]) -> Iterator[A
             return
         bad_rows = [] if rows.mask is None else np.flatnonzero(~rows.mask).tolist()
         bad_data = [(source.names[bad.file], bad.part, bad.text) for bad in rows.bad_data]
-        yield codec.header(), json.dumps({"bad_rows": bad_rows, "bad_data": bad_data}).encode()
+        metadata = json.dumps({"bad_rows": bad_rows, "bad_data": bad_data}).encode()
+        if len(metadata) > MAX_HEADER_BYTES:
+            text = f"{chunk.file}: part {chunk.number} has {len(bad_rows):,} bad rows, too many to report"
+            yield codec.header(), json.dumps({"error": text}).encode()
+            return
+        yield codec.header(), metadata
         for batch in rows.batches:
             yield from codec.encode(batch)

@@ -65,20 +65,19 @@ def convert_files(
 def _schemas(files: TableFiles) -> dict[str, pa.Schema]:
     """File → the columns to write.
 
-    A column without a value may have type null in its file; it gets its type in the first file that has another. A file
-    without rows gets the columns of the first file with rows. Raises DataError if no file holds rows.
+    A column without a value may have type null in its file; it gets its type in the first file that has another. Raises
+    DataError if no file holds rows.
     """
-    full = files.files_with_rows()
-    schemas = {file: files.schema(file) for file in full}
+    schemas = {file: files.schema(file) for file in files.files}
     types: dict[str, pa.DataType] = {}
     for schema in schemas.values():
         types = {field.name: field.type for field in schema if not pa.types.is_null(field.type)} | types
-    for file in full:
-        fields = [field.with_type(types.get(field.name, field.type)) for field in schemas[file]]
-        typed = zip(fields, schemas[file], strict=True)
-        fields = [new if pa.types.is_null(old.type) else old for new, old in typed]
-        schemas[file] = pa.schema(fields, schemas[file].metadata)
-    return {file: schemas.get(file, schemas[full[0]]) for file in files.files}
+    for file, schema in schemas.items():
+        nulls = [index for index, kind in enumerate(schema.types) if pa.types.is_null(kind)]
+        for index in nulls:
+            field = schema.field(index)
+            schemas[file] = schemas[file].set(index, field.with_type(types.get(field.name, field.type)))
+    return schemas
 
 
 def _schema_text(files: TableFiles, schemas: Mapping[str, pa.Schema], output: Path, *, overwrite: bool) -> str:
