@@ -1,6 +1,7 @@
 """Imports go one way through the rooms of the package."""
 
 import ast
+import re
 from collections.abc import Iterator
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
@@ -124,7 +125,7 @@ def test_torch_stays_out_of_the_lower_rooms() -> None:
 
 def test_no_file_that_is_read_can_execute_code() -> None:
     for path in FILES:
-        text = path.read_text()
+        text = re.sub(r"torch\.load\([^()]*, weights_only=True\)", "", path.read_text())  # tensors alone
         for word in ("pickle", "torch.load", "eval(", "exec(", "yaml.load("):
             assert word not in text.replace(".eval(", ""), f"{path}: {word}"
 

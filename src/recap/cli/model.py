@@ -1,10 +1,12 @@
-"""`recap model`: inspect a model without training it."""
+"""`recap model`: inspect a model, or import its weights, without training it."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from recap.cli.options import ConfigFile, Overrides, SetFiles
+from recap.cli.options import ConfigFile, Overrides, Overwrite, SetFiles
+from recap.errors import InputError
 
 if TYPE_CHECKING:
     from rich.tree import Tree
@@ -12,7 +14,7 @@ if TYPE_CHECKING:
     from recap.model.summary import ModelSummary, ModuleSummary
     from recap.training.optimizer.memory import TrainingMemory
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Inspect a model without training it.")
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Inspect a model, or import its weights.")
 
 
 @app.callback()
@@ -56,6 +58,66 @@ def summary(
     console.print(_tree(model.model, depth))
     for line in _totals(model, memory):
         console.print(line)
+
+
+@app.command("import")
+def import_(
+    config: ConfigFile,
+    weights: Annotated[
+        Path,
+        typer.Argument(metavar="WEIGHTS", help="State dict of the published code: .safetensors or .pt."),
+    ],
+    overrides: Overrides = None,
+    set_files: SetFiles = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Model directory to write.", show_default=False)
+    ] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--map",
+            metavar="PUBLISHED=OURS",
+            help="Name of a module or weight that differs in another way than the known ones. May be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Bring trained weights of the published code into a model directory.
+
+    CONFIG is what 'recap config import' made of its configuration. Weights are matched by name and checked by shape.
+    """
+    from recap.config.file.load import load_config
+
+    if output is None:
+        raise InputError("--output: missing; name the model directory to write")
+    mapping = dict(_renamed(text) for text in names or [])
+    loaded = load_config(config, overrides or [], set_files or [])
+
+    from recap.model.published_weights import import_weights
+    from recap.storage import MANIFEST
+
+    if output.exists() and not (overwrite and (output / MANIFEST).is_file()):
+        advice = (
+            "add --overwrite to replace it"
+            if (output / MANIFEST).is_file()
+            else "it is not a model directory, so choose another"
+        )
+        raise InputError(f"--output: {output} already exists; {advice}")
+    imported = import_weights(loaded, weights, output, mapping)
+    print(f"all {imported.weights} weights of the model come from {weights}")
+    if imported.configured:
+        print(f"set by the configuration, not by the weights: {', '.join(imported.configured)}")
+    print(f"written: {output}")
+
+
+def _renamed(text: str) -> tuple[str, str]:
+    published, _, ours = text.partition("=")
+    if not published or not ours:
+        raise InputError(
+            f"--map: expected PUBLISHED=OURS, such as _backbone.cross=sharing.backbone.cross, found {text!r}"
+        )
+    return published, ours
 
 
 def _tree(module: "ModuleSummary", depth: int) -> "Tree":
