@@ -179,3 +179,12 @@ def test_a_run_without_steps_ends_without_a_speed(capsys: pytest.CaptureFixture[
 def test_durations_have_at_most_two_units() -> None:
     durations = [duration(seconds) for seconds in (0.04, 59.94, 60, 3599.4, 3600, 18_123)]
     assert durations == ["0.0 s", "59.9 s", "1 min 00 s", "59 min 59 s", "1 h 00 min", "5 h 02 min"]
+
+
+def test_the_largest_bound_of_each_estimate_stands_below_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    tasks = {
+        "like": {"auc": 0.7, "auc_bound": 0.0, "grouped_auc": 0.6, "grouped_auc_bound": 0.00412},
+        "share": {"auc": 0.8, "auc_bound": 0.0, "grouped_auc": 0.5, "grouped_auc_bound": 0.0121},
+    }
+    Console().table("validation", tasks)
+    assert capsys.readouterr().out.endswith("\nestimates: grouped_auc ± 0.012\n")

@@ -26,6 +26,30 @@ def of(
     return list_metrics(Rows(np.array(users, np.int64), *rows), (1, 3))
 
 
+def feed_of_a_heavy_user(seed: int, rows: int = 8000) -> tuple[torch.Tensor, ...]:
+    """Half of the rows are of user 0, whom predictions rank worse than the others, each of a few rows."""
+    random = np.random.default_rng(seed)
+    users = np.where(np.arange(rows) < rows // 2, 0, random.zipf(1.5, rows) % (rows // 8) + 1)
+    logits = random.normal(size=rows)
+    labels = random.random(rows) < 1 / (1 + np.exp(1 - np.where(users == 0, 0.3, 3.0) * logits))
+    order = random.permutation(rows)
+    columns = (1 / (1 + np.exp(-logits[order])))[:, None], labels[order][:, None], random.random((rows, 1)) + 0.5
+    return *map(torch.from_numpy, columns), torch.from_numpy(users[order])
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_list_metrics_of_a_sample_stay_within_their_bounds_and_a_heavy_user_within_the_sample(seed: int) -> None:
+    rows, names = feed_of_a_heavy_user(seed), ["grouped_auc", "positive_rank", "reciprocal_rank", "hit_at"]
+    exact, sampled = (MetricSuite(["a"], names, max_rows=limit, seed=seed) for limit in (10**6, 3000))
+    exact.update(*rows)
+    sampled.update(*rows)
+    truth, estimates = exact.compute()["a"], sampled.compute()["a"]
+    assert list(estimates) == [shown for name in truth for shown in (name, f"{name}_bound")]
+    for name, value in truth.items():
+        assert abs(estimates[name] - value) <= estimates[f"{name}_bound"], name
+    assert estimates["grouped_auc_bound"] < 0.05  # without user 0 it would be off by 0.1
+
+
 def slow_ranks(scores: list[float]) -> list[float]:
     """The mean rank of each row over all orders of its list by descending score."""
     orders = [

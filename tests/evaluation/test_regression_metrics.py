@@ -88,6 +88,8 @@ def test_metrics_do_not_depend_on_batches_merges_and_order(
     rows = make_rows(count, seed, ties=ties, spread=spread)
     whole = compute(rows, max_rows=max_rows)
     assert_equal_metrics(whole, compute(rows, sorted(cuts), max_rows))
+    if count > max_rows:  # the sample of rows depends on their order
+        whole = {task: {name: metrics[name] for name in ("count", "mae", "rmse")} for task, metrics in whole.items()}
     shuffled = torch.randperm(count)
     mixed: Columns = tuple(tensor[shuffled] for tensor in rows)  # type: ignore[assignment]
     assert_equal_metrics(whole, compute(mixed, sorted(cuts), max_rows))
@@ -99,7 +101,7 @@ def test_metrics_do_not_depend_on_batches_merges_and_order(
     assert_equal_metrics(whole, parts[0].compute())
 
 
-def test_the_xauc_of_a_sample_of_users_is_near_that_of_all_rows() -> None:
+def test_the_xauc_of_a_sample_is_within_its_bound_of_that_of_all_rows() -> None:
     predictions, labels, weights = make_rows(40_000)
     rows = (predictions, labels, weights, torch.randint(0, 4000, (40_000,)))
     exact, sampled = suite(), suite(max_rows=10_000)
@@ -107,7 +109,8 @@ def test_the_xauc_of_a_sample_of_users_is_near_that_of_all_rows() -> None:
     sampled.update(*rows)
     for task, metrics in sampled.compute().items():
         assert metrics["xauc"] != exact.compute()[task]["xauc"]
-        assert metrics["xauc"] == pytest.approx(exact.compute()[task]["xauc"], abs=0.01)
+        assert metrics["xauc_bound"] < 0.02
+        assert metrics["xauc"] == pytest.approx(exact.compute()[task]["xauc"], abs=metrics["xauc_bound"])
         assert metrics["mae"] == exact.compute()[task]["mae"]
 
 

@@ -1,7 +1,6 @@
-"""The rows in memory: all of them, or all rows of a sample of users, which depends on the set of rows alone."""
+"""The rows in memory: all of them, or a sample that holds users whole or, if they have many rows, thinned."""
 
 import numpy as np
-import pytest
 import torch
 from evaluation.test_binary_metrics import make_rows
 from hypothesis import given, settings
@@ -10,55 +9,74 @@ from hypothesis import strategies as st
 from recap.evaluation.metrics.rows import RowSample
 
 
-def contents(rows: RowSample) -> list[list[float]]:
+def contents(sample: RowSample) -> list[list[float]]:
     """The rows of both tasks, sorted."""
-    first, second = rows.of_task(0), rows.of_task(1)
+    (first, _), (second, _) = sample.of_task(0), sample.of_task(1)
     return sorted(np.stack([*first, *second[1:]], axis=1).tolist())
 
 
 @settings(max_examples=40)
 @given(st.integers(1, 400), st.integers(0, 10**6), st.lists(st.integers(0, 400), max_size=5), st.booleans())
-def test_the_sample_depends_on_the_rows_alone(count: int, seed: int, cuts: list[int], has_users: bool) -> None:
+def test_the_sample_does_not_depend_on_batches(count: int, seed: int, cuts: list[int], has_users: bool) -> None:
     predictions, labels, weights, users = make_rows(count, seed)
-    one, many, merged, other = (RowSample(2, max_rows=100) for _ in range(4))
+    one, many = RowSample(2, max_rows=100), RowSample(2, max_rows=100)
 
-    def add(rows: RowSample, part: torch.Tensor) -> None:
-        rows.add(predictions[part], labels[part], weights[part], users[part] if has_users else None)
+    def add(sample: RowSample, part: torch.Tensor) -> None:
+        sample.add(predictions[part], labels[part], weights[part], users[part] if has_users else None)
 
     add(one, torch.arange(count))
-    for part in torch.randperm(count).tensor_split(sorted(cuts)):
+    for part in torch.arange(count).tensor_split(sorted(cuts)):
         add(many, part)
-        add(merged if len(part) % 2 else other, part)
-    merged.merge(other)
-    assert len(one) <= 100
-    assert one.is_complete == (count <= 100)
+    assert contents(many) == contents(one)
+    assert len(one) == len(many) == min(count, 100)
+    assert one.is_complete == many.is_complete == (count <= 100)
+    assert (one.of_task(0)[1] is None) == (count <= 100)
     assert one.has_users == has_users
-    for rows in (many, merged):
-        assert rows.level == one.level
-        assert contents(rows) == contents(one)
 
 
-def test_a_sampled_user_has_all_rows() -> None:
-    predictions, labels, weights, users = make_rows(1000)
-    rows = RowSample(2, max_rows=300)
-    rows.add(predictions, labels, weights, users)
-    sample = torch.from_numpy(rows.of_task(0).users)
-    assert 100 < len(sample) <= 300
-    assert all((sample == user).sum() == (users == user).sum() for user in sample.unique())
+@settings(max_examples=40)
+@given(st.integers(0, 300), st.integers(0, 300), st.integers(0, 300), st.integers(0, 10**6))
+def test_merged_samples_are_the_same_in_every_order(first: int, second: int, third: int, seed: int) -> None:
+    def sample(number: int) -> RowSample:
+        made = RowSample(2, max_rows=100, seed=number)
+        made.add(*make_rows([first, second, third][number], seed + number))
+        return made
+
+    left, right, last = sample(0), sample(2), sample(1)
+    left.merge(sample(1))
+    left.merge(sample(2))
+    last.merge(sample(0))
+    right.merge(last)
+    assert contents(left) == contents(right)
+    assert len(contents(left)) == min(first + second + third, 100)
 
 
-@pytest.mark.parametrize("has_users", [True, False])
-def test_a_user_with_too_many_rows_is_left_out(has_users: bool) -> None:
-    column, rows = torch.ones(50, 2), RowSample(2, max_rows=10)
-    rows.add(column, column, column, torch.zeros(50, dtype=torch.int64) if has_users else None)
-    assert len(rows) == len(rows.of_task(0).labels) == 0
-    assert not rows.is_complete
+def test_each_user_is_there_with_the_share_that_the_sampling_says() -> None:
+    predictions, labels, weights, _ = make_rows(40_000)
+    users = torch.arange(40_000) % 20  # 2,000 rows each
+    sample = RowSample(2, max_rows=10_000)
+    sample.add(predictions, labels, weights, users)
+    rows, sampling = sample.of_task(0)
+    assert sampling is not None
+    for user in range(20):
+        mine = rows.users == user
+        share = min(1.0, sampling.limit / sampling.user_draws[mine][0])
+        assert abs(mine.sum() / 2000 - share) < 0.05
+        assert (mine.sum() == 2000) == (share == 1)
+
+
+def test_rows_alike_without_users_are_sampled_alike() -> None:
+    values = (torch.arange(30_000) % 3)[:, None].double()
+    sample = RowSample(1, max_rows=6000)
+    sample.add(values, values, torch.ones_like(values))
+    counts = np.unique(sample.of_task(0)[0].predictions, return_counts=True)[1]
+    assert (np.abs(counts - 2000) < 200).all()
 
 
 def test_rows_without_a_user_among_others_leave_the_rows_without_users() -> None:
     predictions, labels, weights, users = make_rows(20)
-    rows = RowSample(2)
-    rows.add(predictions, labels, weights, users)
-    rows.add(predictions, labels, weights)
-    assert not rows.has_users
-    assert len(rows.of_task(1).predictions) == 40
+    sample = RowSample(2)
+    sample.add(predictions, labels, weights, users)
+    sample.add(predictions, labels, weights)
+    assert not sample.has_users
+    assert len(sample.of_task(1)[0].predictions) == 40

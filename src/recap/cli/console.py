@@ -11,7 +11,15 @@ import rich.console
 
 from recap.cli.progress import LiveProgress, Pace
 from recap.cli.streams import lasting
-from recap.cli.tables import Evaluation, cosine_table, gate_table, inspection_table, loss_table, metric_tables
+from recap.cli.tables import (
+    Evaluation,
+    bounds_text,
+    cosine_table,
+    gate_table,
+    inspection_table,
+    loss_table,
+    metric_tables,
+)
 from recap.config.file.environment import hide
 from recap.config.metrics import METRICS, format_metric
 from recap.data.tools.inspect import Inspection
@@ -106,6 +114,8 @@ class Console(Reporter):
         """Show the metrics of each task as a table."""
         for table in metric_tables(title, evaluation, self._out.width):
             self._out.print(table)
+        if bounds := bounds_text(evaluation):
+            self.say(bounds)
 
     def conflicts(self, title: str, cosines: Evaluation) -> None:
         """Show the cosine similarity of the gradients of each pair of tasks."""

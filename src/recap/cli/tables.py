@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from recap.config.file.environment import hide
-from recap.config.metrics import TaskKind, format_metric, metrics_of, spec_of
+from recap.config.metrics import TaskKind, bound_of, format_metric, metrics_of, spec_of
 from recap.data.tools.inspect import Inspection
 from recap.text import plural
 
@@ -36,6 +36,16 @@ def metric_tables(title: str, evaluation: Evaluation, width: int) -> Iterator[Ta
         }
         if rows:
             yield _task_table(title, names, rows, width)
+
+
+def bounds_text(evaluation: Evaluation) -> str:
+    """The bound of each metric that is not exact, the largest over tasks; empty if all are exact."""
+    bounds: dict[str, float] = {}
+    for metrics in evaluation.values():
+        for name in metrics:
+            bounds[name] = max(bounds.get(name, 0.0), metrics.get(bound_of(name), 0.0))
+    values = [f"{name} ± {bound:.2g}" for name, bound in bounds.items() if bound > 0]
+    return f"estimates: {', '.join(values)}" if values else ""
 
 
 def cosine_table(title: str, cosines: Evaluation, width: int) -> Table:

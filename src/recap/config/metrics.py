@@ -247,6 +247,11 @@ SPECS = {spec.name: spec for spec in METRICS}
 _AT_RANK = re.compile(r"(.+)_\d+")
 
 
+def bound_of(reported: str) -> str:
+    """The name of the bound that is reported with a metric that is not exact."""
+    return f"{reported}_bound"
+
+
 def spec_of(reported: str) -> MetricSpec | None:
     """The metric reported as `auc` or `hit_at_3`, for example; None if it is unknown."""
     if reported in SPECS:

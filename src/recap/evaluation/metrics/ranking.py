@@ -1,16 +1,18 @@
 """AUC, PR-AUC and NRCE, which need all predictions at once.
 
 They are exact while `rows.RowSample` holds all rows. All rows also enter a histogram of fixed size, which is used once
-some rows are dropped. Which of the two is used depends on the number of rows alone.
+some rows are dropped; the metrics then come with bounds. Which of the two is used depends on the number of rows alone.
 """
 
 import math
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from recap.evaluation.metrics.rows import Rows
-from recap.evaluation.metrics.sums import base_entropy, cross_entropy
+from recap.evaluation.metrics.sums import EPSILON, base_entropy, cross_entropy
 
 BINS = 65_536
 LOGIT_LIMIT = 16.0
@@ -36,22 +38,25 @@ class Histogram:
         self.bins += other.bins
 
     def metrics(self, task: int) -> dict[str, float]:
-        """auc, pr_auc and nrce of the task in column `task`, and auc_bound: the largest error of this AUC.
+        """auc, pr_auc and nrce of the task in column `task`, each with the bound of its error.
 
-        The error is at most ½ Σ_b P_b·N_b / (P·N) over bins b: the pairs whose order a bin hides. NRCE is off by the
-        second order of a bin's width, since a bin stands for its mean: below 1e-4 percent where scaled predictions
-        stay under 0.9.
+        That of AUC is ½ Σ_b P_b·N_b / (P·N) over bins b: the pairs whose order a bin hides.
         """
         bins = self.bins.view(2, self.tasks, BINS, 2)[:, task]
         negatives, positives = bins[0, :, 0], bins[1, :, 0]
         bound = 0.5 * (negatives * positives).sum() / (negatives.sum() * positives.sum())
         scores = bins[:, :, 1] / bins[:, :, 0]
-        return {**_metrics(negatives, positives, scores), "auc_bound": bound.item()}
+        bounds = {
+            "auc_bound": bound.item(),
+            "pr_auc_bound": _average_precision_bound(negatives, positives).item(),
+            "nrce_bound": _nrce_bound(negatives, positives, scores).item(),
+        }
+        return _metrics(negatives, positives, scores) | bounds
 
 
 def exact_metrics(rows: Rows) -> dict[str, float]:
     """auc, pr_auc, nrce and auc_bound, which is 0."""
-    predictions, labels, weights = map(torch.from_numpy, rows[1:])
+    predictions, labels, weights = map(torch.from_numpy, (rows.predictions, rows.labels, rows.weights))
     distinct, tie = torch.unique(predictions, return_inverse=True)
     empty = torch.zeros(len(distinct), dtype=torch.float64)
     negatives = empty.index_add(0, tie, weights * (1 - labels))
@@ -80,12 +85,17 @@ def auc_standard_error(auc_value: float, positives: float, negatives: float) -> 
     """Standard error of an AUC from its counts of rows (Hanley & McNeil, Radiology 1982); NaN where undefined."""
     if not positives or not negatives or math.isnan(auc_value):
         return math.nan
+    return math.sqrt(auc_variance(auc_value, positives, negatives))
+
+
+def auc_variance(auc_value: Any, positives: Any, negatives: Any) -> Any:
+    """The square of `auc_standard_error`, of numbers or of arrays; counts above 0."""
     both_positives = auc_value / (2 - auc_value)
     both_negatives = 2 * auc_value**2 / (1 + auc_value)
     variance = auc_value * (1 - auc_value)
     variance += (positives - 1) * (both_positives - auc_value**2)
     variance += (negatives - 1) * (both_negatives - auc_value**2)
-    return math.sqrt(max(variance, 0.0) / (positives * negatives))
+    return np.maximum(variance, 0.0) / (positives * negatives)
 
 
 def _bin(probabilities: Tensor) -> Tensor:
@@ -115,3 +125,33 @@ def _nrce(negatives: Tensor, positives: Tensor, scores: Tensor) -> Tensor:
     labels = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
     entropy = (weights * cross_entropy(scores * rate / mean, labels)).sum() / total
     return 100 * (1 - entropy / base_entropy(rate))
+
+
+def _average_precision_bound(negatives: Tensor, positives: Tensor) -> Tensor:
+    """The maximum error of `average_precision`: the positives of a bin may all be above its negatives, or below."""
+    positives, negatives = positives.flip(0), negatives.flip(0)
+    to, with_bin = positives.cumsum(0), (positives + negatives).cumsum(0)
+    above, above_positives = with_bin - positives - negatives, to - positives
+    middle = torch.where(with_bin > 0, to / with_bin, 0.0)
+    highest = torch.where(above + positives > 0, to / (above + positives), 0.0)
+    lowest = torch.where(above + negatives > 0, above_positives / (above + negatives), 0.0)
+    gains = positives / positives.sum()
+    return torch.maximum(((highest - middle) * gains).sum(), ((middle - lowest) * gains).sum())
+
+
+def _nrce_bound(negatives: Tensor, positives: Tensor, scores: Tensor) -> Tensor:
+    """The maximum error of `_nrce`: the logarithms of a bin that spans d lie at most d² / 8 above that of its mean."""
+    weights = torch.stack([negatives, positives])  # [2, N]
+    scores = torch.where(weights > 0, scores, 0.5)
+    total = weights.sum()
+    rate, mean = positives.sum() / total, (weights * scores).sum() / total
+    spans = torch.full_like(negatives, 2 * LOGIT_LIMIT / BINS)
+    spans[[0, -1]] = _logit(1 - EPSILON) - LOGIT_LIMIT + 2 * LOGIT_LIMIT / BINS  # with all logits beyond
+    scaled = scores * rate / mean
+    slopes = torch.stack([scaled[0] * (1 - scores[0]) / (1 - scaled[0]).clamp(min=EPSILON), torch.ones_like(negatives)])
+    gaps = (weights * (spans * slopes) ** 2 / 8).sum() / total
+    return 100 * gaps / base_entropy(rate)
+
+
+def _logit(probability: float) -> float:
+    return math.log(probability) - math.log1p(-probability)

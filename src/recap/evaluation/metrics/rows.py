@@ -1,4 +1,4 @@
-"""The rows of metrics that need all rows together, in bounded memory: all of them, or those of a sample of users."""
+"""The rows of metrics that need all rows together, in bounded memory: all of them, or a sample."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,10 +11,9 @@ from torch import Tensor
 from recap.data.encoding.hashing import hash_ids, mix
 
 MAX_ROWS = 1_000_000
-"""The maximum number of rows in memory; a row takes 8 bytes, plus 12 for each task."""
+"""The maximum number of rows that metrics use; a row takes 16 bytes, plus 12 for each task."""
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
-_HASH_BITS = 62
 
 
 class Rows(NamedTuple):
@@ -30,6 +29,17 @@ class Rows(NamedTuple):
         return Rows(self.users[positions], self.predictions[positions], self.labels[positions], self.weights[positions])
 
 
+class Sampling(NamedTuple):
+    """How N rows of `Rows` were sampled: a row is in the sample if user_draws · row_draws < limit."""
+
+    user_draws: Floats
+    """[N], uniform over (0, 1], equal for the rows of a user; 1 without users."""
+    row_draws: Floats
+    """[N], uniform over (0, 1]."""
+    limit: float
+    """At most 1."""
+
+
 def changes(values: npt.NDArray[np.generic]) -> npt.NDArray[np.bool_]:
     """[N]: whether each value differs from the previous one; True for the first."""
     mask: npt.NDArray[np.bool_] = np.r_[True, values[1:] != values[:-1]][: len(values)]
@@ -37,91 +47,98 @@ def changes(values: npt.NDArray[np.generic]) -> npt.NDArray[np.bool_]:
 
 
 class RowSample:
-    """Rows of T tasks: all of them up to `max_rows`, beyond that all rows of a sample of users.
+    """Rows of T tasks: all of them up to `max_rows`, beyond that a sample in which no user with many rows is missing.
 
-    The sample holds the users whose hash is below 2⁶²⁻ˡ, with the smallest level l at which their rows fit. It depends
-    on the set of rows alone, not on their order or on how partial results were merged. Without users, each row counts
-    as its own user, with the hash of its values.
+    A user has a draw u in (0, 1], the hash of its id, and a row a draw r in (0, 1], the hash of its number; the rows
+    with the smallest u·r remain, all below a limit t. So a user is there with the share min(1, t / u) of its rows:
+    whole if u < t, otherwise thinned, but at least to the share t. Rows without users have u = 1: a uniform sample.
     """
 
-    def __init__(self, tasks: int, max_rows: int = MAX_ROWS) -> None:
+    def __init__(self, tasks: int, max_rows: int = MAX_ROWS, seed: int = 0) -> None:
+        """Samples that are merged need different seeds."""
         self.tasks, self.max_rows = tasks, max_rows
-        self.level = 0
         self.has_users = True
         """Whether all rows so far have a user."""
+        self._seed, self._count = seed, 0
+        self._limit = np.inf
         self._parts: list[_Part] = []
 
     @property
     def is_complete(self) -> bool:
         """Whether no row was dropped; a function of the number of rows alone."""
-        return self.level == 0
+        return len(self) <= self.max_rows and self._limit == np.inf
 
     def __len__(self) -> int:
         return sum(len(part.values) for part in self._parts)
 
     def add(self, predictions: Tensor, labels: Tensor, weights: Tensor, users: Tensor | None = None) -> None:
         """Add rows: [B, T] each, users [B] int64."""
-        self._add([_Part(torch.stack([predictions, labels, weights], dim=1).float(), users)], self.level)
+        numbers = np.arange(self._count, self._count + len(labels)) + (self._seed << 40)
+        self._count += len(labels)
         self.has_users = self.has_users and users is not None
+        known = np.zeros(len(labels), np.int64) if users is None else users.numpy()
+        keys = _uniform(hash_ids(numbers)) * (1.0 if users is None else _user_draws(known))
+        values = torch.stack([predictions, labels, weights], dim=1).float()
+        self._add([_Part(values.numpy(), known, keys)])
 
     def merge(self, other: "RowSample") -> None:
         """Add the rows of `other`."""
-        self._add(other._parts, max(self.level, other.level))
+        self._limit = min(self._limit, other._limit)
         self.has_users = self.has_users and other.has_users
+        self._add(other._parts)
 
-    def of_task(self, task: int) -> Rows:
-        """The rows of the task in column `task`; users are undefined without `has_users`."""
+    def of_task(self, task: int) -> tuple[Rows, Sampling | None]:
+        """The rows of the task in column `task`, and how they were sampled; None if they are all rows.
+
+        Users are undefined without `has_users`.
+        """
         part = self._joined()
-        users = part.users.numpy() if part.users is not None else np.zeros(len(part.values), np.int64)
-        return Rows(users, *np.ascontiguousarray(part.values[:, :, task].double().numpy().T))
+        rows = Rows(part.users, *np.ascontiguousarray(part.values[:, :, task].astype(np.float64).T))
+        if self.is_complete:
+            return rows, None
+        user_draws = _user_draws(part.users) if self.has_users else np.ones(len(part.users))
+        return rows, Sampling(user_draws, part.keys / user_draws, min(self._limit, 1.0))
 
-    def _add(self, parts: "Sequence[_Part]", level: int) -> None:
-        if level > self.level:
-            self.level = level
-            self._parts = [part.sample(level) for part in self._parts]
-        self._parts += (part.sample(level) for part in parts)
-        if len(self) > self.max_rows:
-            hashes = np.concatenate([part.hashes() for part in self._parts])
-            while int((hashes < _limit(self.level)).sum()) > self.max_rows:
-                self.level += 1
-            self._parts = [part.sample(self.level) for part in self._parts]
+    def _add(self, parts: "Sequence[_Part]") -> None:
+        self._parts += parts
+        if len(self) > self.max_rows + self.max_rows // 4:  # not at every batch
+            self._joined()
 
     def _joined(self) -> "_Part":
-        if len(self._parts) == 1:
-            return self._parts[0]
-        values = torch.cat([torch.zeros(0, 3, self.tasks), *(part.values for part in self._parts)])
-        users = [part.users for part in self._parts if part.users is not None]
-        joined = _Part(values, torch.cat([torch.zeros(0, dtype=torch.int64), *users]) if self.has_users else None)
-        if len(users) in (0, len(self._parts)):  # otherwise rows with and without users are hashed differently
-            self._parts = [joined]
+        """All rows as one part, with at most `max_rows` rows."""
+        empty = _Part(np.zeros((0, 3, self.tasks), np.float32), np.zeros(0, np.int64), np.zeros(0))
+        joined = self._parts[0] if len(self._parts) == 1 else _concatenated([empty, *self._parts])
+        if len(joined.keys) > self.max_rows:
+            self._limit = min(self._limit, float(np.partition(joined.keys, self.max_rows)[self.max_rows]))
+        if self._limit < np.inf:
+            joined = joined.where(joined.keys < self._limit)
+        self._parts = [joined]
         return joined
 
 
 class _Part(NamedTuple):
     """Rows that were added together."""
 
-    values: Tensor  # [N, 3, T] float32: prediction, label, weight
-    users: Tensor | None  # [N] int64
+    values: npt.NDArray[np.float32]  # [N, 3, T]: prediction, label, weight
+    users: Integers  # [N]
+    keys: Floats  # [N]: u·r
 
-    def hashes(self) -> npt.NDArray[np.uint64]:
-        """[N] hashes, uniform over [0, 2⁶²)."""
-        if self.users is not None:
-            hashes = hash_ids(self.users.numpy())
-        else:
-            bits = self.values.flatten(1).contiguous().numpy().view(np.uint32).astype(np.uint64)
-            hashes = np.zeros(len(bits), np.uint64)
-            for column in bits.T:
-                hashes = hash_ids((mix(hashes) ^ column).view(np.int64))
-        return hashes >> np.uint64(64 - _HASH_BITS)
-
-    def sample(self, level: int) -> "_Part":
-        """The rows of the users in the sample of `level`."""
-        if level == 0:
-            return self
-        mask = torch.from_numpy(self.hashes() < _limit(level))
-        return _Part(self.values[mask], self.users[mask] if self.users is not None else None)
+    def where(self, mask: npt.NDArray[np.bool_]) -> "_Part":
+        """The rows where `mask` is true."""
+        return self if mask.all() else _Part(self.values[mask], self.users[mask], self.keys[mask])
 
 
-def _limit(level: int) -> np.uint64:
-    """The upper bound of hashes in the sample; each level halves it."""
-    return np.uint64((1 << _HASH_BITS) >> level)
+def _concatenated(parts: Sequence[_Part]) -> _Part:
+    values, users, keys = zip(*parts, strict=True)
+    return _Part(np.concatenate(values), np.concatenate(users), np.concatenate(keys))
+
+
+def _user_draws(users: Integers) -> Floats:
+    """[N], uniform over (0, 1], equal for the rows of a user."""
+    return _uniform(mix(hash_ids(users)))
+
+
+def _uniform(hashes: npt.NDArray[np.uint64]) -> Floats:
+    """[N], uniform over (0, 1]."""
+    numbers: Floats = ((hashes >> np.uint64(11)).astype(np.float64) + 1) / 2.0**53
+    return numbers

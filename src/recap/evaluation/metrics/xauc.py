@@ -7,6 +7,18 @@ import numpy as np
 from recap.evaluation.metrics.rows import Rows, changes
 
 
+def xauc_bound(value: float, rows: Rows) -> float:
+    """Three standard errors of an XAUC over a uniform sample of rows.
+
+    The variance is at most 2·x·(1 − x) / n, that of Kendall's tau (Kendall, Rank Correlation Methods, 1948), where n
+    is the number of rows of equal weight that tell as much.
+    """
+    total = rows.weights.sum()
+    if math.isnan(value) or not total:
+        return math.nan
+    return 3 * math.sqrt(2 * value * (1 - value) * float((rows.weights**2).sum())) / float(total)
+
+
 def xauc(rows: Rows) -> float:
     """The weighted share of pairs with different labels that predictions order as the labels do; ties count half.
 
