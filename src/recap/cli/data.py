@@ -225,7 +225,7 @@ def serve(
     try:
         Event().wait()
     finally:
-        server.shutdown()
+        server.stop()
 
 
 def _check_parquet_output(file: Path, inputs: Iterable[str | Path], *, overwrite: bool) -> None:
