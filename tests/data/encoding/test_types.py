@@ -1,11 +1,14 @@
 """Every Arrow type in every kind of column: read as the values it stands for, or refused in one line."""
 
+import json
 from datetime import UTC, date, datetime, time, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 import torch
 from data.encoders import LOCATION
@@ -17,6 +20,7 @@ from recap.data.batch import Batch
 from recap.data.encoding.columns import carried_values
 from recap.data.encoding.encoder import RowEncoder
 from recap.data.encoding.labels import LabelEncoder
+from recap.data.formats.tables import TableFiles
 from recap.errors import DataError
 
 BITS = pa.array([1, 0, 1])
@@ -161,3 +165,45 @@ def test_a_list_is_read_alike_from_every_type_of_list(family: str) -> None:
         lists = lists_of(values)
         for column in lists if index == 0 else lists[:1]:
             assert_read_or_refused(LISTS, family, column, reference)
+
+
+def test_the_same_ids_have_the_same_codes_and_users_from_every_format(tmp_path: Path) -> None:
+    ids = ["7", "007", "ann", "-12", str(2**63), "9007199254740993", "7"]
+    table = pa.table({"item": ids, "user": ids, "number": [0.5] * len(ids)})
+    pq.write_table(table, tmp_path / "rows.parquet")
+    (tmp_path / "rows.csv").write_text("item,user,number\n" + "".join(f"{name},{name},0.5\n" for name in ids))
+    numbers = [int(name) if name.lstrip("-").isdigit() and name[0] != "0" else name for name in ids]
+    lines = [{"item": name, "user": number, "number": 0.5} for name, number in zip(ids, numbers, strict=True)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    features = {"discrete": {"item": {"hash": {"buckets": 1000}}}, "user": "user"}
+    encoder = RowEncoder(FeaturesConfig.model_validate(features), {}, LabelEncoder([], {}, user="user"))
+    batches = []
+    for kind in ("parquet", "csv", "jsonl"):
+        files = TableFiles.open([str(tmp_path / f"rows.{kind}")], types=encoder.types)
+        batches.append(encoder.encode(next(files.tables(encoder.columns))[1], LOCATION))
+    for batch in batches:
+        assert torch.equal(batch.discrete, batches[0].discrete)
+        assert batch.user is not None
+        assert len(set(batch.user.tolist())) == len(set(ids))
+        assert (batch.user[0], batch.user[5]) == (7, 9007199254740993)
+
+
+def test_copied_columns_are_read_as_text_for_predictions_unless_the_model_reads_them_as_floats() -> None:
+    features = FeaturesConfig.model_validate(
+        {
+            "continuous": ["age", {"name": "first", "of": {"column": "many", "index": 0}}],
+            "discrete": {"hour": {"size": 24}, "item": {"hash": {"buckets": 9}, "length": 2}},
+            "histories": {"h": {"ids": {"column": "seen", "size": 3}}},
+            "ids": ["age", "hour", "seen", "tab", {"name": "part", "of": {"column": "many", "index": 1}}],
+            "user": "user",
+        }
+    )
+    numbers, texts = pa.list_(pa.float64()), pa.list_(pa.string())
+    training = {"age": pa.float64(), "many": numbers, "hour": pa.int64(), "item": texts, "seen": pa.list_(pa.int64())}
+    assert RowEncoder(features, {}, LabelEncoder([], {})).types == training
+    assert RowEncoder(features, {}).types == training | {
+        "hour": pa.string(),
+        "seen": texts,
+        "tab": pa.string(),
+        "user": pa.string(),
+    }
