@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -229,3 +231,17 @@ def test_a_table_without_memory_is_refused_with_its_size(
     config = feed_config(feed, tmp_path / "run", features=features, model=embeddings)
     with pytest.raises(ConfigError, match=message):
         new_ranker(config, {})
+
+
+@pytest.mark.slow
+def test_opening_a_model_imports_no_compiler(model: Path) -> None:
+    """torch imports it to draw initial values on the meta device, which takes seconds."""
+    code = f"""
+import sys
+from pathlib import Path
+from recap.model.directory import open_model
+open_model(Path({str(model)!r}))
+print(sorted({{"torch._dynamo", "sympy", "scipy"}} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr

@@ -3,7 +3,7 @@
 Those are `config.yaml`, `weights.safetensors`, `assets/` and a manifest with the checksum of each file.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from recap.config.base import KeyPath, ShapesWeights
 from recap.config.discrete import HashSpace
@@ -181,10 +182,25 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 def weight_shapes(config: RecapConfig, assets: Assets) -> dict[str, Tensor]:
     """The weights of a model by name, as tensors of the meta device: shapes without memory. Raises ConfigError."""
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _WithoutValues():
             return Ranker(config, assets).state_dict()
     except RuntimeError as error:  # a shape whose number of bytes is no int64
         raise ConfigError(f"the model has a weight larger than any memory ({error})") from None
+
+
+class _WithoutValues(TorchFunctionMode):
+    """Leaves out the initial values of weights: on the meta device, torch imports its compiler to draw none."""
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Sequence[type],
+        arguments: Sequence[Any] = (),
+        named: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if getattr(function, "__module__", None) == nn.init.__name__:
+            return arguments[0] if arguments else (named or {})["tensor"]
+        return function(*arguments, **(named or {}))
 
 
 def _check_shapes(folder: Path, expected: Mapping[str, Tensor]) -> None:
