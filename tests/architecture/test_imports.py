@@ -97,7 +97,18 @@ def test_parts_of_config_and_data_import_only_lower_parts() -> None:
     """In `config` the schema does not import file formats; in `data` the stream does not import tools."""
     orders = {
         "config": ("", "checks", "file"),
-        "data": ("batch", "formats", "encoding", "stream", "remote", "open", "tools", "simulate"),
+        "data": (
+            "batch",
+            "formats",
+            "encoding",
+            "coverage",
+            "stream",
+            "remote",
+            "open",
+            "sample",
+            "tools",
+            "simulate",
+        ),
     }
     for name, order in orders.items():
         for module, path in MODULES.items():
