@@ -174,7 +174,7 @@ class Run:
         """The run state in the checkpoint of `step`. Raises CheckpointError if it is missing or damaged."""
         try:
             state = json.loads((self.checkpoint_path(step) / STATE).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             raise self._damaged(step) from None
         if not isinstance(state, dict):
             raise self._damaged(step)
@@ -230,7 +230,7 @@ def _parse(text: str, origin: str) -> dict[str, Any]:
     """A JSON object. Raises CheckpointError that names `origin`."""
     try:
         content = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
         raise CheckpointError(f"{origin}: damaged, not a JSON object; restore it from a copy, or delete it")

@@ -144,6 +144,16 @@ def test_a_table_larger_than_its_weights_is_refused_before_it_is_built(model: Pa
         open_model(model)
 
 
+def test_a_network_with_more_layers_than_weights_is_refused_before_it_is_built(model: Path) -> None:
+    config = (model / "config.yaml").read_text()
+    backbone = config[config.index("  backbone:") : config.index("  sharing:")]
+    dcn = "  backbone: {kind: dcn, poly_degree: 2147483647}\n"
+    (model / "config.yaml").write_text(config.replace(backbone, dcn))
+    rehash(model)
+    with pytest.raises(CheckpointError, match=r"belong to another model; .* \(this model has more than \d+ weights\)"):
+        open_model(model)
+
+
 def test_a_model_directory_reads_no_environment_and_no_other_file(
     model: Path, feed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -63,3 +63,18 @@ def test_the_folder_of_checkpoints_is_the_run(tmp_path: Path) -> None:
     run.checkpoint_path(20).mkdir()
     assert find_model_directory(run.checkpoints_folder) == run.checkpoint_path(20)
     assert find_model_directory(run.checkpoints_folder, 10) == run.checkpoint_path(10)
+
+
+def test_a_run_with_secrets_resumes_with_them(feed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET_SEED", "17")
+    monkeypatch.setenv("SECRET_USER", "user_id")
+    values = feed_values(feed, tmp_path / "run")
+    values["training"] |= {"seed": "${secret:SECRET_SEED}", "num_train_steps": 1}
+    values["features"]["user"] = "${secret:SECRET_USER}"
+    file = tmp_path / "ranker.yaml"
+    file.write_text(yaml.safe_dump(values))
+    train(load_config(file), Recorder())
+    recorder = Recorder()
+    train(load_config(file, ["training.num_train_steps=2"]), recorder)
+    assert recorder.steps == [2]
+    assert recorder.messages == ["changed since step_00000001: training.num_train_steps: 1 → 2"]

@@ -3,8 +3,10 @@
 Those are `config.yaml`, `weights.safetensors`, `assets/` and a manifest with the checksum of each file.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from recap.config.base import KeyPath, ShapesWeights
 from recap.config.discrete import HashSpace
@@ -35,6 +37,8 @@ MODEL_FILES = (STORED, WEIGHTS)
 """The files that every model directory has."""
 _DTYPES = {"F32": torch.float32, "F64": torch.float64, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64}
 """Name in safetensors files → type; of these only float32 and int64 are written."""
+_SPARE = 1000
+"""Parameters that `_at_most` allows for, so that the message can list those of a slightly different model."""
 _SAME_HASHES = 2
 """The first format whose models hash ids as this recap does."""
 
@@ -94,9 +98,9 @@ def open_model(folder: Path, overrides: Sequence[str] = (), set_files: Sequence[
     CheckpointError if it is missing or damaged, ConfigError for overrides of anything its weights depend on.
     """
     config, assets = open_inputs(folder, overrides, set_files)
-    _check_shapes(folder, weight_shapes(config, assets))
+    _check_shapes(folder, config, assets)
     ranker = build_ranker(config, assets)
-    load_weights(ranker, folder)
+    ranker.load_state_dict(read_weights(folder))
     return SavedModel(config, assets, ranker)
 
 
@@ -159,13 +163,6 @@ def _refuse_other_weights(changes: Mapping[KeyPath, tuple[Any, Any]], folder: Pa
         )
 
 
-def load_weights(ranker: Ranker, folder: Path) -> None:
-    """Load the weights in `folder` into `ranker`. Raises CheckpointError, which lists the mismatches."""
-    expected = ranker.state_dict()
-    _check_shapes(folder, expected)
-    ranker.load_state_dict(read_weights(folder))
-
-
 def read_weights(folder: Path) -> dict[str, Tensor]:
     """The weights in `folder` by name. Raises CheckpointError if they cannot be read or are not finite."""
     file = folder / WEIGHTS
@@ -182,43 +179,45 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 def weight_shapes(config: RecapConfig, assets: Assets) -> dict[str, Tensor]:
     """The weights of a model by name, as tensors of the meta device: shapes without memory. Raises ConfigError."""
     try:
-        with torch.device("meta"), _WithoutValues():
+        with torch.device("meta"):
             return Ranker(config, assets).state_dict()
     except RuntimeError as error:  # a shape whose number of bytes is no int64
         raise ConfigError(f"the model has a weight larger than any memory ({error})") from None
 
 
-class _WithoutValues(TorchFunctionMode):
-    """Leaves out the initial values of weights: on the meta device, torch imports its compiler to draw none."""
-
-    def __torch_function__(
-        self,
-        function: Callable[..., Any],
-        types: Sequence[type],
-        arguments: Sequence[Any] = (),
-        named: Mapping[str, Any] | None = None,
-    ) -> Any:
-        if getattr(function, "__module__", None) == nn.init.__name__:
-            return arguments[0] if arguments else (named or {})["tensor"]
-        return function(*arguments, **(named or {}))
-
-
-def _check_shapes(folder: Path, expected: Mapping[str, Tensor]) -> None:
-    """Raise CheckpointError, which lists the mismatches, unless `folder` holds the `expected` weights. Reads none."""
+def _check_shapes(folder: Path, config: RecapConfig, assets: Assets) -> None:
+    """Raise CheckpointError, which lists the mismatches, unless `folder` holds weights of this model. Reads none."""
+    file = folder / WEIGHTS
     try:
-        with safe_open(folder / WEIGHTS, "pt") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - safe_open is no mapping
+        with safe_open(file, "pt") as content:
+            slices = {name: content.get_slice(name) for name in content.keys()}  # noqa: SIM118 - it is no mapping
         weights = {
             name: torch.empty(part.get_shape(), dtype=_DTYPES[part.get_dtype()], device="meta")
             for name, part in slices.items()
         }
     except (OSError, SafetensorError, RuntimeError, KeyError) as error:
-        raise CheckpointError(f"{folder / WEIGHTS}: cannot be read ({error})") from None
+        raise CheckpointError(f"{file}: cannot be read ({error})") from None
+    other = f"{file}: the weights belong to another model; use the features and model they were trained with"
+    with _at_most(len(weights), f"{other} (this model has more than {len(weights):,} weights)"):
+        expected = weight_shapes(config, assets)
     if mismatches := weight_mismatches(weights, expected):
-        raise CheckpointError(
-            f"{folder / WEIGHTS}: the weights belong to another model; use the features and model they were trained "
-            f"with:\n  {mismatches}"
-        )
+        raise CheckpointError(f"{other}:\n  {mismatches}")
+
+
+@contextmanager
+def _at_most(parameters: int, message: str) -> Iterator[None]:
+    """Raise CheckpointError as soon as more parameters are built; a hostile model has layers without end."""
+    built = count(1)
+
+    def check(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+        if parameter is not None and next(built) > parameters + _SPARE:
+            raise CheckpointError(message)
+
+    handle = register_module_parameter_registration_hook(check)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def weight_mismatches(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
