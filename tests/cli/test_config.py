@@ -71,12 +71,16 @@ def test_new_writes_a_valid_configuration_with_or_without_data(tmp_path: Path) -
     write_feed(tmp_path)
     files = ["train/part-0.parquet", "train/part-1.parquet"]
     written = run("config", "new", "--from-data", *files, "--output", "data.yaml", folder=tmp_path)
-    assert (written.returncode, written.stderr) == (0, "written: data.yaml\n")
+    assert (written.returncode, written.stderr) == (
+        0,
+        "written: vocabularies/language.parquet, 4 values\nwritten: data.yaml\n",
+    )
     assert load_config(tmp_path / "data.yaml").train_data.source.inputs == files
     assert run("config", "check", "data.yaml", "--data", folder=tmp_path).returncode == 0
     missing = run("config", "new", "--from-data", "nowhere/*.parquet", folder=tmp_path)
     assert (missing.returncode, missing.stderr[:35]) == (2, "nowhere/*.parquet: matches no file ")
     assert "for data files, write --from-data a.parquet" in run("config", "new", "a.parquet").stderr
+    assert run("config", "new", "--label", "y").stderr == "--label needs data; add --from-data FILES\n"
 
 
 def test_import_writes_a_valid_configuration_and_prints_remarks_to_stderr(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from recap.data.batch import assemble
 from recap.data.encoding.assets import load_assets
 from recap.data.open import open_stream
 from recap.data.tools.convert import convert_files
-from recap.data.tools.guess import guess_columns
+from recap.data.tools.guess.columns import guess_columns
 from recap.data.tools.inspect import inspect_files
 from recap.errors import DataError
 

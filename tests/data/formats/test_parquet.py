@@ -1,5 +1,7 @@
 """Parquet: packed columns read back as their lists, and files have the settings that read fastest."""
 
+import os
+import random
 import tempfile
 from pathlib import Path
 
@@ -254,3 +256,21 @@ def test_neither_floats_nor_packed_bytes_have_a_dictionary(tmp_path: Path) -> No
             writer.write(pack(table, schema))
         group = pq.ParquetFile(tmp_path / "x.parquet").metadata.row_group(0)
         assert ["RLE_DICTIONARY" in group.column(at).encodings for at in range(group.num_columns)] == expected
+
+
+def test_a_flipped_byte_is_an_error_or_another_value(plain: Path, tmp_path: Path) -> None:
+    chance = random.Random(0)
+    whole = (plain.with_name("packed") / "part-1.parquet").read_bytes()
+    file = tmp_path / "x.parquet"
+    errors = 0
+    for number in range(300):
+        content = bytearray(whole)
+        content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+        file.write_bytes(content)
+        os.utime(file, (0, number))
+        try:
+            read(file)
+        except DataError as error:
+            assert str(error).startswith(str(file))
+            errors += 1
+    assert errors > 100
