@@ -111,6 +111,8 @@ def test_a_bad_base_is_refused(text: str, message: str) -> None:
         ("nowhere.yaml", "nowhere.yaml: cannot be read (No such file or directory); give the path of a YAML file"),
         ("model.tasks=nowhere.yaml", "nowhere.yaml: cannot be read (No such file"),
         (".", ".: cannot be read (Is a directory)"),
+        ("/dev/zero", "/dev/zero: cannot be read (is a device, not a regular file)"),
+        ("model.tasks=/dev/zero", "/dev/zero: cannot be read (is a device, not a regular file)"),
         ("=over.yaml", "--set-file '=over.yaml': expected FILE, or section.key=FILE such as model.tasks=tasks.yaml"),
         ("training.seed=", "--set-file 'training.seed=': expected FILE, or section.key=FILE"),
         ("training..seed=over.yaml", "--set-file 'training..seed=over.yaml': the path 'training..seed' has an empty"),

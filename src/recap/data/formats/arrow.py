@@ -10,7 +10,7 @@ from functools import lru_cache
 import pyarrow as pa
 
 from recap.data.formats.files import open_file, stamp
-from recap.data.formats.format import Format, drop_rows
+from recap.data.formats.format import DAMAGE, Format, check_names, drop_rows
 from recap.data.formats.object_stores import reason
 from recap.data.formats.recognize import not_readable
 from recap.errors import DataError
@@ -36,7 +36,7 @@ class ArrowFormat(Format):
             batch = reader.get_batch(chunk)
             batch.validate(full=True)
             return drop_rows(pa.Table.from_batches([batch]).select(names), skip)
-        except (OSError, pa.ArrowException) as error:
+        except DAMAGE as error:
             raise DataError(f"{file}: record batch {chunk} cannot be read ({reason(error)})") from None
 
 
@@ -49,8 +49,8 @@ def _reader(file: str, fields: Sequence[int] = ()) -> pa.ipc.RecordBatchFileRead
 @lru_cache(maxsize=4096)
 def _schema(file: str, modified: int, size: int) -> pa.Schema:
     try:
-        return _reader(file).schema
-    except (OSError, pa.ArrowException) as error:
+        return check_names(_reader(file).schema)
+    except DAMAGE as error:
         raise not_readable(file, ArrowFormat.name, error) from None
 
 
@@ -61,7 +61,7 @@ def _rows(file: str, modified: int, size: int) -> list[int]:
     try:
         reader = _reader(file, [_narrowest(schema)] if len(schema) else [])
         return [reader.get_batch(index).num_rows for index in range(reader.num_record_batches)]
-    except (OSError, pa.ArrowException) as error:
+    except DAMAGE as error:
         raise DataError(f"{file}: its record batches cannot be read ({reason(error)})") from None
 
 

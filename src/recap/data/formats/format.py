@@ -20,6 +20,10 @@ ColumnTypes = Mapping[str, pa.DataType]
 """Column → the type to read it as, in formats that do not store types."""
 
 
+DAMAGE = (OSError, pa.ArrowException, UnicodeDecodeError)
+"""What pyarrow raises for a file that is damaged or cannot be read."""
+
+
 @dataclass(frozen=True)
 class Chunk:
     """A part of a file that is read at once, such as a row group or a block of lines."""
@@ -136,6 +140,12 @@ def _changed(file: str, text: str) -> DataError:
     return DataError(
         f"{file}: changed since this job started: {text}; restore the old file and resume, or start a new run"
     )
+
+
+def check_names(schema: pa.Schema) -> pa.Schema:
+    """`schema`. Raises UnicodeDecodeError, as any use of the names would, if they are not UTF-8."""
+    _ = schema.names
+    return schema
 
 
 def check_unique(schema: pa.Schema, columns: Sequence[str], file: str) -> None:

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recap.data.formats.files import open_file, stamp
-from recap.data.formats.format import Format, drop_rows
+from recap.data.formats.format import DAMAGE, Format, check_names, drop_rows
 from recap.data.formats.object_stores import is_remote, reason
 from recap.data.formats.parquet.packed import unpack, unpack_schema
 from recap.data.formats.recognize import not_readable
@@ -34,7 +34,7 @@ class ParquetFormat(Format):
             with _open(file, metadata) as opened:  # a new reader: readers are not thread-safe
                 table = opened.read_row_group(chunk, columns=list(dict.fromkeys(columns)), use_threads=False)
                 return drop_rows(unpack(table, file), skip)
-        except (OSError, pa.ArrowException) as error:
+        except DAMAGE as error:
             raise DataError(f"{file}: row group {chunk} cannot be read ({reason(error)})") from None
 
 
@@ -54,6 +54,7 @@ def _footer(file: str, modified: int, size: int) -> tuple[pq.FileMetaData, pa.Sc
     """The metadata and the schema of a file, cached until the file changes."""
     try:
         with _open(file) as opened:
+            check_names(opened.schema_arrow)
             return opened.metadata, unpack_schema(opened.schema_arrow, file)
-    except (OSError, pa.ArrowException) as error:
+    except DAMAGE as error:
         raise not_readable(file, ParquetFormat.name, error) from None
