@@ -38,7 +38,8 @@ def check(
 
         report = check_data(resolved)
         warnings += report.warnings
-        rows = f"{report.sampled:,} of {report.rows:,} rows"
+        share = "all" if report.sampled == report.rows else f"{report.sampled:,} of"
+        rows = f"{share} {report.rows:,} rows"
         looked_at = f"; looked at the columns of {plural(report.files, 'file')} and the values of {rows}"
     print_warnings(warnings)
     loaded = resolved.config
