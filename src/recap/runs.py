@@ -243,7 +243,8 @@ def find_model_directory(path: Path, step: Step | None = None) -> Path:
     `step` "best" is the checkpoint at which the metric of `training.watch` was best. Raises CheckpointError.
     """
     if not path.is_dir():
-        raise CheckpointError(f"{path}: no such folder; expected a run (its training.save_dir) or a model directory")
+        state = "is a file" if path.exists() else "no such folder"
+        raise CheckpointError(f"{path}: {state}; expected a run (its training.save_dir) or a model directory")
     if not (path / MANIFEST).exists():
         run = Run(path)
         inside = Run(path.parent)

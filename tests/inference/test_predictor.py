@@ -64,7 +64,7 @@ def test_a_model_with_histories_predicts_the_same_from_every_format(
     pq.write_table(pa.table({"value": ["xx", *LANGUAGES]}), tmp_path / "languages.parquet")
     with pytest.raises(CheckpointError) as caught:
         train(load_config(valid), Recorder())
-    assert "features.histories.languages.ids.vocabulary: its strings changed" in str(caught.value)
+    assert "features.histories.languages.ids.vocabulary: its values changed" in str(caught.value)
     (tmp_path / "languages.parquet").unlink()  # a model carries its own
     predictor = Predictor.open(find_model_directory(tmp_path / "runs" / "histories"))
     convert_files(["validation/part-0.parquet"], tmp_path / "lines", "jsonl")

@@ -57,6 +57,8 @@ def test_every_weight_that_does_not_fit_is_listed_and_nothing_is_written(tmp_pat
     weights["_towers.is_replied.layers.6.bias"] = torch.tensor([torch.nan])
     weights["_towers.is_reported.layers.0.weight"] = torch.zeros(7, 9)
     del weights["_user_embedding_layer_norm.bias"]
+    weights["_calibrators.is_replied.ratio"] = torch.tensor(1.0)
+    weights["_preprocessor._before_concat_layers.3.max_value"] = torch.tensor(4.0)
     save_file(weights, tmp_path / "weights.safetensors")
     with pytest.raises(InputError) as caught:
         import_weights(config, tmp_path / "weights.safetensors", tmp_path / "model", {})
@@ -65,6 +67,8 @@ def test_every_weight_that_does_not_fit_is_listed_and_nothing_is_written(tmp_pat
     assert "_towers.is_replied.layers.6.bias has values that are NaN or infinite" in text
     assert "towers.is_reported.network.layers.0.weight is 7×9, this model needs 7×24" in text
     assert "inputs.vector_norms.user_embedding.bias of this model has no published weight" in text
+    assert "_calibrators.is_replied.ratio is 1, and 0.005 in the configuration" in text
+    assert "_before_concat_layers.3.max_value is 4, and 5 in the configuration" in text
     assert not (tmp_path / "model").exists()
 
 

@@ -190,7 +190,7 @@ def test_a_run_does_not_resume_with_a_changed_vocabulary(tmp_path: Path) -> None
     feed = write_feed(tmp_path / "feed")
     train(feed_config(feed, tmp_path / "run"), Recorder())
     pq.write_table(pa.table({"value": ["en", "pt", "ja"]}), feed / "languages.parquet")
-    with pytest.raises(CheckpointError, match=r"features.discrete.language.vocabulary: its strings changed"):
+    with pytest.raises(CheckpointError, match=r"features.discrete.language.vocabulary: its values changed"):
         train(feed_config(feed, tmp_path / "run"), Recorder())
 
 

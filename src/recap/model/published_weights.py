@@ -1,5 +1,6 @@
 """Reads the weights of the published code into a model directory."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,14 +14,16 @@ from torch import Tensor
 from recap.config.recap import RecapConfig
 from recap.data.encoding.assets import load_assets
 from recap.errors import InputError
+from recap.model.calibration import Calibration
 from recap.model.directory import build_ranker, weight_mismatches, write_model
 from recap.model.names import is_below
-from recap.published.names import is_configured, our_name
+from recap.published.names import is_configured, our_name, unwrapped
 from recap.storage import atomic_directory
 
 _TABLES = "inputs.embeddings.tables"
 _NESTED = ("model", "state_dict", "model_state_dict")
 """Keys under which a `.pt` file may hold the state dict."""
+_LIMITS = {"max_value": 1.0, "min_value": -1.0}
 _MAX_LISTED = 10
 
 
@@ -46,6 +49,7 @@ def import_weights(config: RecapConfig, file: Path, output: Path, names: Mapping
     configured = sorted(name for name in published if is_configured(name))
     tensors = {name: tensor for name, tensor in published.items() if name not in configured}
     weights, problems = _matched(tensors, own, config.tasks, names)
+    problems += _contradictions(config, {unwrapped(name): published[name] for name in configured})
     if problems:
         more = [f"and {len(problems) - _MAX_LISTED} more"] if len(problems) > _MAX_LISTED else []
         listed = "\n  ".join(problems[:_MAX_LISTED] + more)
@@ -56,6 +60,20 @@ def import_weights(config: RecapConfig, file: Path, output: Path, names: Mapping
     with atomic_directory(output) as folder:
         write_model(folder, config, assets, {name: weights[name].contiguous() for name in own})
     return Imported(len(own), configured)
+
+
+def _contradictions(config: RecapConfig, configured: Mapping[str, Tensor]) -> list[str]:
+    """The values that the configuration sets otherwise."""
+    ratios = zip(config.tasks, Calibration.of(config).ratios.tolist(), strict=True)
+    ours = {f"_calibrators.{task.replace('.', '__')}.ratio": ratio for task, ratio in ratios}
+    clip = getattr(config.model.featurization, "clip_magnitude", None)
+    if clip is not None:
+        ours |= {f"_preprocessor._before_concat_layers.3.{side}": sign * clip for side, sign in _LIMITS.items()}
+    return [
+        f"{name} is {value.item():g}, and {ours[name]:g} in the configuration (from its rates or clip_magnitude)"
+        for name, value in configured.items()
+        if name in ours and value.numel() == 1 and not math.isclose(value.item(), ours[name], rel_tol=1e-4)
+    ]
 
 
 def _matched(

@@ -198,7 +198,7 @@ def check_resumable(checkpoint: Path, config: RecapConfig, assets: Assets) -> li
     refused = describe_changes({path: change for path, change in changes.items() if path not in free})
     before = load_assets(config.features, checkpoint) if not refused else {}
     refused += [
-        f"{dotted(config.features.path_of_table(name))}.vocabulary: its strings changed"
+        f"{dotted(config.features.path_of_table(name))}.vocabulary: its values changed"
         if name in config.features.code_spaces
         else f"features: the mask of {name!r} selects other values"
         for name, values in before.items()
