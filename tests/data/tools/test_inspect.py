@@ -110,7 +110,7 @@ def test_files_of_several_formats_are_described_together_without_those_that_hold
     (tmp_path / "c.csv").write_text("word,x\nno,3.5\n")
     (tmp_path / "d.jsonl").touch()
     found = inspect_files([str(tmp_path / "*")])
-    assert (found.files, found.rows, found.format) == (4, 3, "Parquet and CSV and JSON lines")
+    assert (found.files, found.rows, found.format) == (4, 3, "Parquet, CSV and JSON lines")
     assert [(column.name, column.high, column.missing) for column in found.columns] == [
         ("x", 3.5, 0),
         ("word", "no", 2),

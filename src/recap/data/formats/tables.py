@@ -77,8 +77,9 @@ class TableFiles:
 
     @property
     def format_names(self) -> str:
-        """The formats of the files, such as `Parquet and CSV`."""
-        return " and ".join(dict.fromkeys(format_.name for format_ in self._formats.values()))
+        """The formats of the files, such as `Parquet, CSV and TFRecord`."""
+        names = list(dict.fromkeys(format_.name for format_ in self._formats.values()))
+        return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
     def format_of(self, file: str) -> Format:
         """The reader of a file."""

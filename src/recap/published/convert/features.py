@@ -12,6 +12,7 @@ from recap.config.file.node import Node
 from recap.published.convert.tree import TreeBuilder
 from recap.published.form.data import Data
 from recap.published.form.model import SmallTable
+from recap.storage import read_regular
 
 VECTORS = ("user_embedding", "user_eng_embedding", "author_embedding")
 """The pretrained vectors that the published model knows by name, in the order of its inputs."""
@@ -139,7 +140,7 @@ class FeaturesConverter:
         """Column → its entry in the schema file; None if the file cannot be read."""
         file, path = Path(self.data.seg_dense_schema.schema_path), (*_PATH, "schema_path")
         try:
-            return {entry["feature_name"]: entry for entry in json.loads(file.read_text(encoding="utf-8"))["schema"]}
+            return {entry["feature_name"]: entry for entry in json.loads(read_regular(file, 1 << 24))["schema"]}
         except OSError as error:
             lengths = ", ".join(f"{name} {length}" for name, length in LENGTHS.items())
             text = f"{file} cannot be read ({error.strerror}); using the lengths of the published layout: {lengths}"
