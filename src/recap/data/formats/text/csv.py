@@ -14,7 +14,7 @@ from recap.config.data import CSV_NULLS
 from recap.data.formats.blocks import MAX_LINE_BYTES, first_line
 from recap.data.formats.files import stamp
 from recap.data.formats.format import ColumnTypes
-from recap.data.formats.text.lines import BYTE_ORDER_MARK, BadLines, TextFormat, without_lines
+from recap.data.formats.text.lines import BYTE_ORDER_MARK, BadLines, TextFormat, count_lines, without_lines
 from recap.data.formats.text.values import cast_texts, parse_texts
 from recap.errors import DataError
 from recap.text import plural, shorten
@@ -110,7 +110,7 @@ class CsvFormat(TextFormat):
 
     def _parse_good_lines(self, file: str, text: bytes, schema: pa.Schema) -> pa.Table:
         """The rows of `text` without bad lines, which `read` reports."""
-        count = text.count(b"\n") + (not text.endswith(b"\n"))
+        count = count_lines(text)
         try:
             return self._parse(file, text, count, schema)
         except BadLines as error:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.json
 
 from recap.data.formats.location import Location
-from recap.data.formats.text.lines import BadLines, TextFormat
+from recap.data.formats.text.lines import BadLines, TextFormat, count_lines
 from recap.data.formats.text.values import Misfit, convert, misfit, parse_integer, parse_number
 
 _MAX_DEPTH = 100
@@ -119,16 +119,16 @@ def _is_regular(text: bytes, count: int) -> bool:
 
     Arrow's reader crashes at other lines, such as `null`.
     """
-    lines = text.rstrip(b"\r\n")
-    if not (lines.startswith(b"{") and lines.endswith(b"}")):
+    if not (text.startswith(b"{") and text.endswith((b"}\n", b"}\r\n", b"}"))):
         return False
-    if lines.count(b"}\n{") + lines.count(b"}\r\n{") != count - 1:
+    breaks = text.count(b"}\n{")
+    if breaks != count - 1 and breaks + text.count(b"}\r\n{") != count - 1:
         return False
-    characters = np.frombuffer(lines, np.uint8)
+    characters = np.frombuffer(text, np.uint8)
     opens = (characters | 32) == ord("{")  # also [
     if np.count_nonzero(opens) <= count + _MAX_DEPTH:
         return True
-    starts = np.concatenate([[0], np.flatnonzero(characters == ord("\n")) + 1])
+    starts = np.concatenate([[0], np.flatnonzero(characters[:-1] == ord("\n")) + 1])
     return int(np.add.reduceat(opens, starts, dtype=np.int64).max()) <= _MAX_DEPTH or _depth(characters) <= _MAX_DEPTH
 
 
@@ -301,7 +301,7 @@ def _as_scalar(kind: pa.DataType, value: Value) -> Any:
 
 def _infer_block(text: bytes) -> pa.DataType:
     """The keys of some lines with the types of their values, as a struct; without bad lines."""
-    count = text.count(b"\n") + (not text.endswith(b"\n"))
+    count = count_lines(text)
     if _is_regular(text, count) and not _LONG_INTEGER.search(text):
         try:
             table = _read(text, None)

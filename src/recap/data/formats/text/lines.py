@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from recap.data.formats import blocks
@@ -56,12 +55,14 @@ class TextFormat(Format):
         misfits: dict[int, tuple[str | None, str]] = {}
         first = 0
         for text in self.texts(file, block):
-            count = _count_lines(text)
-            wanted = np.setdiff1d(np.arange(count), np.array(skip, np.int64) - first, assume_unique=True)
+            count = count_lines(text)
+            skipped = [row - first for row in skip if first <= row < first + count]
             try:
-                tables.append(self._parse(file, _only(text, wanted), len(wanted), selected))
+                good = without_lines(text, skipped) if skipped else text
+                tables.append(self._parse(file, good, count - len(skipped), selected))
             except BadLines as error:
-                misfits |= {first + int(wanted[line]): misfit for line, misfit in error.misfits.items()}
+                rows_of_lines = np.delete(np.arange(first, first + count), skipped).tolist()
+                misfits |= {rows_of_lines[line]: misfit for line, misfit in error.misfits.items()}
             first += count
         if misfits:
             rows = sorted(misfits)
@@ -142,19 +143,12 @@ def _index(file: str, modified: int, size: int, header: bool) -> BlockIndex:
         raise long_line(file, error) from None
 
 
-def without_lines(text: bytes, lines: Sequence[int]) -> bytes:
+def without_lines(text: bytes, skipped: Sequence[int]) -> bytes:
     """`text` without some of its lines, counted from 0."""
-    wanted = np.delete(np.arange(_count_lines(text)), lines)
-    return _only(text, wanted)
+    lines = text.removesuffix(b"\n").split(b"\n")
+    return b"".join(lines[line] + b"\n" for line in np.delete(np.arange(len(lines)), skipped).tolist())
 
 
-def _only(text: bytes, wanted: npt.NDArray[np.int64]) -> bytes:
-    """The lines `wanted` of `text`, counted from 0."""
-    if len(wanted) == _count_lines(text):
-        return text
-    lines = text.split(b"\n")
-    return b"".join(lines[line] + b"\n" for line in wanted.tolist())
-
-
-def _count_lines(text: bytes) -> int:
+def count_lines(text: bytes) -> int:
+    """The number of lines; the last one may lack its line break."""
     return text.count(b"\n") + (text[-1:] not in (b"\n", b""))
