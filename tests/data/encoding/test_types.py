@@ -142,7 +142,8 @@ def test_a_value_is_read_alike_from_every_type_that_can_hold_it(family: str) -> 
     for values in FAMILIES[family]:
         column = pa.chunked_array([values.slice(0, 2), values.slice(2)])
         assert_read_or_refused(SCALARS, family, column, expected)
-        assert carried_values(pa.table({"x": column}), CarriedColumn(name="x"), LOCATION).equals(column)
+        copied = carried_values(pa.table({"x": column}), CarriedColumn(name="x"), LOCATION)
+        assert copied.to_pylist() == column.to_pylist()
 
 
 def lists_of(values: pa.Array) -> list[pa.Array]:
