@@ -43,6 +43,7 @@ LABEL_CHANGES: dict[str, Any] = {
     "rectify": RectifyLabelsConfig(served_at="served", impressed_at="seen", engaged_at={"like": "liked"}),
     "regressions": {"share": RegressionConfig(kind="regression")},
     "weigh_samples": True,
+    "weight": "weight",
     "user": None,
 }
 ENCODER_CHANGES: dict[str, Any] = {
@@ -57,7 +58,7 @@ LOADER_CHANGES: dict[str, Any] = {"config": CsvConfig(kind="csv", inputs=[INPUTS
 def test_the_changed_settings_cover_every_field() -> None:
     assert LABEL_CHANGES.keys() == {field.name for field in fields(LabelEncoder)}
     assert ENCODER_CHANGES.keys() == {field.name for field in fields(RowEncoder)}
-    assert LOADER_CHANGES.keys() == {field.name for field in fields(Loader)} - {"encoder", "files"}
+    assert LOADER_CHANGES.keys() == {field.name for field in fields(Loader)} - {"encoder"}
 
 
 @pytest.mark.parametrize("name", LABEL_CHANGES)
