@@ -74,9 +74,10 @@ def test_on_a_terminal_progress_vanishes_at_the_end(tmp_path: Path) -> None:
     lines = screen(written)
     assert not [line for line in lines if "━" in line]
     assert [line for line in lines if line.startswith("training 12 steps")]
-    assert max(map(len, lines[2:])) <= max(80, len(f"best checkpoint: {tmp_path}/a run/checkpoints/step_00000012"))
-    assert "…" not in "".join(lines), "no number is cut off"
-    assert lines[-2] == f"next: recap evaluate {shlex.quote(f'{tmp_path}/a run')} --step best"
+    assert max(map(len, lines[2:-2])) <= max(80, len(f"best checkpoint: {tmp_path}/a run/checkpoints/step_00000012"))
+    assert "…" not in "".join(lines[:-2]), "no number is cut off"
+    folder = shlex.quote(f"{tmp_path}/a run")
+    assert lines[-2] == f"next: recap predict {folder} INPUT… --output DIR --step best"
 
 
 def test_without_a_terminal_lines_are_plain_and_end_with_a_summary(tmp_path: Path) -> None:

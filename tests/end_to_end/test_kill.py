@@ -52,7 +52,7 @@ def kill(config: Path, *kills: str | int) -> list[str]:
 
 def finish(config: Path) -> None:
     done = subprocess.run([sys.executable, "-m", "recap", "train", config], check=True, capture_output=True, text=True)
-    assert "next: recap evaluate" in done.stdout
+    assert "next: recap predict" in done.stdout
 
 
 @pytest.fixture(scope="module")

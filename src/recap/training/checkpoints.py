@@ -209,7 +209,8 @@ def check_resumable(checkpoint: Path, config: RecapConfig, assets: Assets) -> li
         lines += [f"  {change}" for change in refused]
         if allowed:
             lines += ["These are allowed in a resumed run:", *(f"  {change}" for change in allowed)]
-        lines.append("Undo the former, or start a new run with another training.save_dir.")
+        which = "the changes that need a new run" if allowed else "them"
+        lines.append(f"Undo {which}, or start a new run with another training.save_dir.")
         raise CheckpointError("\n".join(lines))
     return allowed
 
