@@ -10,8 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recap.config.base import all_problems
+from recap.config.data import CsvConfig
 from recap.data.formats import blocks
 from recap.data.formats.format import Format
+from recap.data.formats.tables import TableFiles
 from recap.data.formats.text.csv import CsvFormat
 from recap.data.formats.text.jsonl import JsonLinesFormat
 from recap.data.formats.text.lines import _index
@@ -265,3 +268,30 @@ def test_gzip_files_are_read_in_blocks_of_bounded_size(tmp_path: Path, monkeypat
         (tmp_path / name).write_bytes(gzip.compress(text.encode()))
         assert len(open_text(tmp_path / name, {}).chunk_rows(str(tmp_path / name))) > 2
         assert read(tmp_path / name, a=INTEGER)["a"] == list(range(1000))
+
+
+def test_csv_without_a_configuration_has_the_delimiter_of_its_first_line(tmp_path: Path) -> None:
+    for name, text, delimiter in (
+        ("a.csv", "a;b\n", ";"),
+        ("b.csv", "a,b;c\n", ","),
+        ("c.csv", "a\n", ","),
+        ("d.tsv", "a\n", "\t"),
+    ):
+        (tmp_path / name).write_text(text)
+        assert TableFiles.open([str(tmp_path / name)]).source.delimiter == delimiter
+
+
+def test_csv_to_predict_is_read_like_that_of_training(tmp_path: Path) -> None:
+    training = CsvConfig(kind="csv", inputs=["train/*.csv"], delimiter="|", null_values=["-"], num_files_to_keep=1)
+    for name, text in (("a.csv", "a|b\n-|1\n"), ("b.tsv", "a\tb\n-\t1\n")):
+        (tmp_path / name).write_text(text)
+        files = TableFiles.open([str(tmp_path / name)], types={"a": TEXT, "b": TEXT}, like=training)
+        assert [table.to_pylist() for _, table in files.tables()] == [[{"a": None, "b": "1"}]]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "error"), [("delimiter", '"', "cannot separate values"), ("null_values", ["a,b"], "cannot occur")]
+)
+def test_csv_settings_that_cannot_work_are_refused(key: str, value: Any, error: str) -> None:
+    config = CsvConfig.model_validate({"kind": "csv", "inputs": ["x.csv"], key: value})
+    assert [error in text for _, text in all_problems(config)] == [True]
