@@ -84,6 +84,7 @@ def test_only_null_is_the_unknown_bucket() -> None:
     assert codes(pa.array(["", None]))[1] == [0, 0]
     assert all(min(row) >= 1 for row in codes(pa.array(range(500)), buckets=3))
     assert codes(pa.nulls(2)) == [[0, 0], [0, 0]]
+    assert codes(pa.array([np.nan, 3.0])) == codes(pa.array([None, 3]))
 
 
 def test_the_seed_changes_the_hash() -> None:
@@ -125,7 +126,7 @@ def id_of(text: str) -> int:
 def test_text_is_an_integer_only_if_it_is_exactly_its_decimal_form(texts: list[str]) -> None:
     expected = [id_of(text) for text in texts]
     for values in (pa.array(texts, pa.string()), pa.array([text.encode() for text in texts], pa.large_binary())):
-        assert ids_of(values, "x", LOCATION).tolist() == expected
+        assert ids_of(values, "x", LOCATION)[0].tolist() == expected
 
 
 @given(st.lists(st.none() | st.integers(-(2**53), 2**53), min_size=1))
@@ -172,7 +173,12 @@ def test_a_feature_that_shares_a_table_uses_its_codes() -> None:
     assert make_encoder(features).empty().discrete.shape == (0, 5)
 
 
-def test_bytes_that_are_not_text_are_refused_with_their_row() -> None:
+def test_values_of_lists_are_refused_with_their_row() -> None:
+    for space in ({"size": 9}, {"hash": HASH}):
+        with pytest.raises(DataError, match=r"column 'x', row 102: found 1.5, expected a whole number"):
+            make_encoder({"discrete": {"x": space | {"length": 2}}}).encode(
+                pa.table({"x": [[1.0, 2.0], None, [3.0, 1.5]]}), LOCATION
+            )
     lists = pa.array([[b"a", b"b"], None, [b"a", b"\xff"]], pa.list_(pa.binary()))
     encoder = make_encoder({"discrete": {"word": {"vocabulary": "w", "length": 2}}})
     with pytest.raises(DataError, match="column 'word', row 102: holds bytes that are not UTF-8 text"):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -208,3 +209,24 @@ def test_copied_columns_are_read_as_text_for_predictions_unless_the_model_reads_
         "tab": pa.string(),
         "user": pa.string(),
     }
+
+
+def test_nan_among_floats_is_missing_in_every_kind_of_column() -> None:
+    for role, (features, _) in SCALARS.items():
+        nan, null = pa.array([1.0, np.nan, 1.0]), pa.array([1, None, 1])
+        if role in ("user", "time"):
+            for column in (nan, null):
+                with pytest.raises(DataError, match="row 101: is null"):
+                    batch_of(role, features, column)
+            continue
+        tensors, same = batch_of(role, features, nan).tensors(), batch_of(role, features, null).tensors()
+        assert all(torch.equal(tensor.nan_to_num(-1), same[name].nan_to_num(-1)) for name, tensor in tensors.items())
+
+
+def test_integers_beyond_64_signed_bits_are_unknown_or_text() -> None:
+    large = pa.array([2**64 - 1, 0], pa.uint64())
+    text = large.cast(pa.string())
+    for role in ("size", "vocabulary of integers"):
+        assert batch_of(role, SCALARS[role][0], large).discrete.tolist() == [[0], [1]]
+    for role in ("hash", "vocabulary of strings"):
+        assert torch.equal(*(batch_of(role, SCALARS[role][0], values).discrete for values in (large, text)))

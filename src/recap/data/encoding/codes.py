@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from recap.config.discrete import CodeSpace, HashSpace, IntegerSpace, VocabularySpace
 from recap.data.encoding.hashing import buckets_of, ids_of
-from recap.data.encoding.kinds import Rows, integers_of, texts_of
+from recap.data.encoding.kinds import Rows, has_large_integers, integers_of, texts_of
 from recap.data.formats.location import Location
 from recap.native.buffers import new_array
 
@@ -71,8 +71,9 @@ def _known(values: pa.Array, vocabulary: pa.Array, name: str, location: Location
     if pa.types.is_integer(vocabulary.type):
         expected = "integers, as in its vocabulary"
         known = integers_of(values, name, location, expected, rows)
-        if not pa.types.is_uint64(known.type):  # index_in casts the vocabulary, and its integers may be negative
-            known = known.cast(pa.int64())
+        if has_large_integers(known):  # which no vocabulary of integers holds
+            known = pc.if_else(pc.less(known, pa.scalar(2**63, pa.uint64())), known, None)
+        known = known.cast(pa.int64())
     else:
         known = texts_of(values, name, location, "strings, as in its vocabulary", rows)
     index = pc.index_in(known, value_set=vocabulary.cast(known.type)).fill_null(-1)
@@ -81,8 +82,8 @@ def _known(values: pa.Array, vocabulary: pa.Array, name: str, location: Location
 
 
 def _hashed(values: pa.Array, space: HashSpace, name: str, location: Location, rows: Rows | None) -> Codes:
-    ids = ids_of(values, name, location, rows)
+    ids, missing = ids_of(values, name, location, rows)
     codes = buckets_of(ids, space.hash.buckets, space.hash.hashes, space.hash.seed) + 1
-    if values.null_count:
-        codes[values.is_null().to_numpy(zero_copy_only=False)] = 0
+    if missing is not None:
+        codes[missing] = 0
     return codes

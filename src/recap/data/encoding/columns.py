@@ -65,16 +65,15 @@ def numbers_of(table: pa.Table, column: Column, location: Location, null: float)
     return shared.reshape(-1, column.length)[:, : column.read]
 
 
-def check_zero_or_one(values: Floats, column: str, location: Location, hint: str, *, allow_nan: bool = False) -> None:
-    """Raise DataError for the rows of `values` [B, width] with a value other than 0 or 1."""
+def check_zero_or_one(values: Floats, column: str, location: Location, hint: str) -> None:
+    """Raise DataError for the rows of `values` [B, width] with a value other than 0, 1 or NaN."""
     good = (values == 0) | (values == 1)
-    if allow_nan and not good.all():
+    if not good.all():
         good |= np.isnan(values)
     if not good.all():
         wrong = rows_where(~np.all(good, axis=1))
         bad = float(values[wrong[0]][~good[wrong[0]]][0])
-        value = "null or NaN" if np.isnan(bad) else f"{bad:g}"
-        raise location.error(column, f"found {value}, expected 0 or 1; {hint}", wrong)
+        raise location.error(column, f"found {bad:g}, expected 0 or 1; {hint}", wrong)
 
 
 def as_one_array(column: pa.ChunkedArray) -> pa.Array:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from recap.config.data import DataConfig
-from recap.config.discrete import ListElement, Vocabulary, VocabularySpace
+from recap.config.discrete import ListElement, Vocabulary
 from recap.config.features import Column, FeaturesConfig, VectorColumn
 from recap.config.recap import JobMode, RecapConfig
 from recap.data.batch import Batch
@@ -150,6 +150,7 @@ class RowEncoder:
             values = numbers_of(table, column, location, null=0.0 if binary else np.nan)
             if binary:
                 check_zero_or_one(values, column.name, location, "list it under continuous or discrete instead")
+                values = np.where(np.isnan(values), np.float32(0), values) if np.isnan(values.sum()) else values
             if column.mask is not None:
                 values = values[:, self.assets[column.name].to_numpy(zero_copy_only=False)]
             if column.masked_mantissa_bits is not None:
@@ -176,7 +177,7 @@ class RowEncoder:
         of = None if isinstance(discrete, Vocabulary) else discrete.of
         values, valid = values_of(table, name, discrete.length, location, of)
         rows = None
-        if isinstance(space, VocabularySpace) and (discrete.length > 1 or valid is not None):
+        if not pa.types.is_integer(values.type) and (discrete.length > 1 or valid is not None):  # integers never fail
             present = np.arange(table.num_rows) if valid is None else np.flatnonzero(valid)
             rows = np.repeat(present, discrete.length)
         codes = codes_of(values, space, self.assets.get(table_name), name, location, rows)

@@ -38,31 +38,33 @@ def _digest(text: str | bytes) -> bytes:
     return blake2b(text.encode() if isinstance(text, str) else text, digest_size=8).digest()
 
 
-def ids_of(values: pa.Array, name: str, location: Location, rows: Rows | None = None) -> npt.NDArray[np.int64]:
-    """[N] values → [N] int64: integers as they are, texts hashed; undefined where null.
+def ids_of(
+    values: pa.Array, name: str, location: Location, rows: Rows | None = None
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_] | None]:
+    """[N] values → [N] int64, integers as they are and texts hashed; and [N] which are null or NaN (None: none).
 
     An id is the same whether it is stored as an integer, as a whole number, or as its decimal text. Text counts as an
     integer if it is exactly the decimal form of one of 64 bits, also with the `.0` that pandas appends to integers in
     columns with nulls. Larger integers are hashed as text. `rows`: the row of each value, for messages; default: one
     value per row. Raises DataError for other types, and for fractions, with all bad rows.
     """
-    kind = values.type
-    if pa.types.is_null(kind):
-        return np.zeros(len(values), np.int64)
-    if is_fractional(kind):
+    if pa.types.is_null(values.type):
+        values = values.cast(pa.int64())
+    if is_fractional(values.type):
         values = whole_numbers(values, name, location, rows)
     if pa.types.is_integer(values.type) and has_large_integers(values):
         values = values.cast(pa.string())
     kind = values.type
+    missing = values.is_null().to_numpy(zero_copy_only=False) if values.null_count else None
     if pa.types.is_integer(kind):
         filled = values.fill_null(0) if values.null_count else values
         integers: npt.NDArray[np.int64] = filled.to_numpy(zero_copy_only=False).astype(np.int64, copy=False)
-        return integers
+        return integers, missing
     if is_uuid(kind):
         values = as_text(values, name, location, rows)
     elif not (is_text(kind) or is_bytes(kind)):
         raise location.error(name, f"holds {kind}, expected ids: integers or text; convert it to one of them")
-    return _hash_texts(values.cast(pa.binary()) if pa.types.is_fixed_size_binary(values.type) else values)
+    return _hash_texts(values.cast(pa.binary()) if pa.types.is_fixed_size_binary(values.type) else values), missing
 
 
 def _hash_texts(texts: pa.Array) -> npt.NDArray[np.int64]:

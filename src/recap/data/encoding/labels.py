@@ -118,7 +118,7 @@ class LabelEncoder:
                     values = _reached(values, at_least, column, location)
                 else:
                     hint = "a label must be 0 or 1, or null"
-                    check_zero_or_one(values, column, location, hint, allow_nan=True)
+                    check_zero_or_one(values, column, location, hint)
                 labels[:, index] = self._rectified(values[:, 0], task, table, location)
         return labels
 
@@ -156,10 +156,10 @@ class LabelEncoder:
         if self.user is None:
             return None
         values, _ = values_of(table, self.user, 1, location)
-        if values.null_count:
-            nulls = values.is_null().to_numpy(zero_copy_only=False)
-            raise location.error(self.user, "is null; every row needs a user", rows_where(nulls))
-        return torch.tensor(ids_of(values, self.user, location))  # a copy, since Arrow's memory is read-only
+        users, missing = ids_of(values, self.user, location)
+        if missing is not None:
+            raise location.error(self.user, "is null; every row needs a user", rows_where(missing))
+        return torch.tensor(users)  # a copy, since Arrow's memory is read-only
 
 
 def _row_weights(table: pa.Table, column: str, location: Location) -> Floats:
