@@ -66,8 +66,19 @@ def train(config: "RecapConfig | str | Path", *, reporter: "Reporter | None" = N
     from recap.cli.console import Console
     from recap.config.file.load import load_config
     from recap.config.recap import RecapConfig
+    from recap.errors import InputError
+    from recap.reporting import Reporter
     from recap.training.trainer import train
 
+    if not isinstance(config, RecapConfig | str | Path):
+        raise InputError(
+            f"config: expected a RecapConfig or the path of a configuration file, found a value of type "
+            f"{type(config).__name__}; write one with recap config new"
+        )
+    if isinstance(reporter, type):
+        raise InputError(f"reporter: expected an object, found the class {reporter.__name__}; add ()")
+    if reporter is not None and not isinstance(reporter, Reporter):
+        raise InputError(f"reporter: expected a recap.Reporter, found a value of type {type(reporter).__name__}")
     loaded = config if isinstance(config, RecapConfig) else load_config(config)
     return train(loaded, Console() if reporter is None else reporter)
 

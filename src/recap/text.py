@@ -1,5 +1,6 @@
 """Phrases that messages share."""
 
+import textwrap
 from collections.abc import Sequence
 from difflib import get_close_matches
 from statistics import mean, stdev
@@ -33,3 +34,12 @@ def mean_deviation(values: Sequence[float], digits: int) -> str:
 def shorten(text: str, length: int = 60) -> str:
     """The text, cut to at most `length` characters."""
     return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def wrapped(text: str, width: int) -> str:
+    """`text` with its lines broken at words, to at most `width` columns; a longer word, such as a path, stays whole."""
+    wrap = textwrap.TextWrapper(
+        max(width, 20), break_long_words=False, break_on_hyphens=False, replace_whitespace=False, drop_whitespace=True
+    )
+    lines = [line if len(line) <= width else "\n".join(wrap.wrap(line)) for line in text.split("\n")]
+    return "\n".join(lines)

@@ -84,6 +84,16 @@ def test_a_finished_run_says_so(run: recap.Run) -> None:
     assert reporter.messages == [f"{run.path} is already finished; nothing to do"]
 
 
+def test_what_cannot_be_trained_or_report_is_refused(run: recap.Run) -> None:
+    for config in ({"training": {}}, None):
+        with pytest.raises(recap.InputError, match="config: expected a RecapConfig or the path of a configuration"):
+            recap.train(config)  # type: ignore[arg-type]
+    with pytest.raises(recap.InputError, match=r"reporter: expected an object, found the class Recorder; add \(\)"):
+        recap.train(run.config, reporter=Recorder)  # type: ignore[arg-type]
+    with pytest.raises(recap.InputError, match=r"reporter: expected a recap.Reporter, found a value of type int"):
+        recap.train(run.config, reporter=3)  # type: ignore[arg-type]
+
+
 def test_an_evaluation_is_returned_and_written(run: recap.Run) -> None:
     report = recap.evaluate(run)
     written = run.evaluation

@@ -4,10 +4,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 from support import feed_values, write_feed
+from typer.testing import CliRunner
 
 import recap
+from recap.cli.main import app
+from recap.config.file.layers import DATA_EXTENSIONS
+from recap.config.file.load import load_config
+from recap.data.formats.open import EXTENSIONS
+from recap.errors import ConfigError
+from recap.text import wrapped
 
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -52,6 +60,59 @@ def test_config_check_lists_mistakes_with_their_origins_and_exits_with_2(tmp_pat
 def test_an_unknown_command_and_a_missing_argument_exit_with_2() -> None:
     assert run("trian").returncode == 2
     assert run("train").returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--config", "x"], "No such option: --config; the configuration is an argument: give its path alone"),
+        (["config", "check", "x", "--training.seed=1"], "write training.seed=…, without dashes"),
+        (["predict", "m", "x", "--scoring.weights.a=1"], "write --set scoring.weights.a=…"),
+        (["predict", "m", "x", "--outptu=p"], "No such option: --outptu (Possible options: --output)"),
+    ],
+)
+def test_an_unknown_option_gets_a_hint(arguments: list[str], message: str) -> None:
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 2
+    assert message in done.output
+
+
+def test_h_is_help() -> None:
+    for command in ([], ["train"], ["data", "convert"]):
+        assert CliRunner().invoke(app, [*command, "-h"]).output.startswith("Usage: ")
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.jsonl.gz", "rows"])
+def test_data_or_a_run_in_place_of_a_configuration_says_what_to_do(name: str, tmp_path: Path) -> None:
+    data = tmp_path / name
+    data.write_bytes(b"PAR1" + b"x" * 100_000)
+    with pytest.raises(ConfigError) as caught:
+        load_config(data)
+    assert str(caught.value) == (
+        f"{data}: is data, not a configuration; to write one for it: recap config new --from-data {data}"
+    )
+    with pytest.raises(ConfigError, match="is a folder; give the path of a YAML file"):
+        load_config(tmp_path)
+    (tmp_path / "config.yaml").write_text("")
+    with pytest.raises(ConfigError, match=r"is the folder of a run or model; its configuration is .*config.yaml"):
+        load_config(tmp_path)
+    (tmp_path / "notes.txt").write_text("word " * 100_000)
+    with pytest.raises(ConfigError) as caught:
+        load_config(tmp_path / "notes.txt")
+    assert len(str(caught.value)) < 500
+
+
+def test_every_extension_of_data_is_known_to_configurations() -> None:
+    assert set(DATA_EXTENSIONS) == set(EXTENSIONS)
+
+
+def test_lines_are_broken_at_words_and_paths_stay_whole() -> None:
+    text = "runs/a-long-path/that/stays/whole is broken after words\n  indented"
+    assert wrapped(text, 24).split("\n") == [
+        "runs/a-long-path/that/stays/whole",
+        "is broken after words",
+        "  indented",
+    ]
 
 
 def test_train_ends_with_the_next_command(tmp_path: Path) -> None:

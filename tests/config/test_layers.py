@@ -110,7 +110,7 @@ def test_a_bad_base_is_refused(text: str, message: str) -> None:
     [
         ("nowhere.yaml", "nowhere.yaml: cannot be read (No such file or directory); give the path of a YAML file"),
         ("model.tasks=nowhere.yaml", "nowhere.yaml: cannot be read (No such file"),
-        (".", ".: cannot be read (Is a directory)"),
+        (".", ".: is a folder; give the path of a YAML file"),
         ("/dev/zero", "/dev/zero: cannot be read (is a device, not a regular file)"),
         ("model.tasks=/dev/zero", "/dev/zero: cannot be read (is a device, not a regular file)"),
         ("=over.yaml", "--set-file '=over.yaml': expected FILE, or section.key=FILE such as model.tasks=tasks.yaml"),

@@ -24,7 +24,7 @@ from recap.config.file.environment import hide
 from recap.config.metrics import METRICS, format_metric
 from recap.data.tools.inspect import Inspection
 from recap.reporting import Record, Reporter
-from recap.text import plural
+from recap.text import plural, wrapped
 
 _PLAIN_WIDTH = 160
 """Width of the output, in columns, if it is not a terminal."""
@@ -87,7 +87,12 @@ class Console(Reporter):
         self.say(f"step {step:>7,}  {split}" + (line or " evaluated"))
 
     def say(self, text: str) -> None:
-        self._out.print(hide(text), markup=False, soft_wrap=True)
+        shown = wrapped(hide(text), self._out.width) if self._out.is_terminal else hide(text)
+        self._out.print(shown, markup=False, soft_wrap=True)
+
+    def next(self, command: str) -> None:
+        """Suggest a command, in one line so that it can be copied."""
+        self._out.print(hide(f"next: {command}"), markup=False, soft_wrap=True)
 
     def stop(self) -> None:
         if self._live is not None:

@@ -3,9 +3,10 @@
 import os
 import signal
 import sys
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from recap import __version__
 from recap.cli import config, data, evaluate, model, predict, train
@@ -15,10 +16,29 @@ from recap.config.file.environment import hide
 from recap.errors import InputError, Interrupted, RecapError
 from recap.signals import Terminated, stopped_by_signals
 
+
+class _Commands(TyperGroup):
+    """The commands. An unknown option that is meant as an argument gets a hint."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Exception as error:  # of typer's private copy of click
+            option = getattr(error, "option_name", None)
+            if isinstance(option, str) and "." in option:
+                key = option.lstrip("-").partition("=")[0]
+                name = f"--set {key}=…" if ctx.invoked_subcommand == "predict" else f"{key}=…, without dashes"
+                error.message += f"; to override the configuration, write {name}"  # type: ignore[attr-defined]
+            elif option == "--config":
+                error.message += "; the configuration is an argument: give its path alone"  # type: ignore[attr-defined]
+            raise
+
+
 app = typer.Typer(
+    cls=_Commands,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
     help="An open heavy ranker: trains, evaluates and scores from one configuration file.",
 )

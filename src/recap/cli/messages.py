@@ -1,12 +1,14 @@
-"""Errors, warnings and remarks on standard error: on a terminal in colour with the line of the file, else plain lines."""
+"""Errors, warnings and remarks on standard error: in colour, with the line of the file, on a terminal; else plain."""
 
+import shutil
 import sys
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 from recap.config.file.environment import hide
 from recap.errors import ConfigError, Problem, RecapError
-from recap.text import plural
+from recap.text import plural, wrapped
 
 
 def print_error(error: RecapError) -> None:
@@ -14,7 +16,8 @@ def print_error(error: RecapError) -> None:
     if isinstance(error, ConfigError) and error.problems:
         _print(error.problems, "problem", "red")
     else:
-        print(hide(str(error)), file=sys.stderr)
+        text = hide(str(error))
+        print(wrapped(text, _width_of_terminal()) if sys.stderr.isatty() else text, file=sys.stderr)
 
 
 def print_warnings(warnings: Sequence[Problem]) -> None:
@@ -37,17 +40,17 @@ def _print(problems: Sequence[Problem], noun: str, colour: str, mark: str = "") 
 
     console = rich.console.Console(stderr=True, highlight=False, soft_wrap=True)
     for problem in problems:
-        if mark:
-            console.print(mark, style=f"bold {colour}", end="")
-        for text, style in _parts(problem, colour):
+        for text, style in _parts(problem, colour, mark, console.width):
             console.print(hide(text), style=style, markup=False, end="")
     console.print(plural(len(problems), noun), style=f"bold {colour}")
 
 
-def _parts(problem: Problem, colour: str) -> list[tuple[str, str]]:
-    """The parts of a problem, each with its style."""
-    parts = [(f"{problem.origin}: ", "bold"), (f"{problem.path}: " if problem.path else "", "bold cyan")]
-    parts.append((f"{problem.text}\n", ""))
+def _parts(problem: Problem, colour: str, mark: str, width: int) -> list[tuple[str, str]]:
+    """The parts of a problem, each with its style, in lines of `width` columns."""
+    parts = [(mark, f"bold {colour}"), (f"{problem.origin}: ", "bold")]
+    parts += [(f"{problem.path}: " if problem.path else "", "bold cyan"), (f"{problem.text}\n", "")]
+    shown = iter(wrapped("".join(text for text, _ in parts), width))
+    parts = [("".join(islice(shown, len(text))), style) for text, style in parts[:-1]] + [("".join(shown), "")]
     line = _line(problem)
     if line:
         from rich.cells import cell_len
@@ -69,6 +72,10 @@ def _line(problem: Problem) -> str:
         return ""
     line = lines[problem.origin.line - 1] if problem.origin.line <= len(lines) else ""
     return line.replace("\t", " ") if problem.origin.column - 1 < len(line) else ""
+
+
+def _width_of_terminal() -> int:
+    return shutil.get_terminal_size().columns
 
 
 def _width(text: str) -> int:

@@ -68,9 +68,9 @@ def _show_result(config: "RecapConfig", console: "Console") -> None:
     console.ended(run.checkpoint(), best)
     folder, step = shlex.quote(config.training.save_dir), " --step best" if best is not None else ""
     if config.validation_data and config.training.eval_log_every_n is None:  # else the last step was evaluated
-        console.say(f"next: recap evaluate {folder}{step}")
+        console.next(f"recap evaluate {folder}{step}")
     else:
-        console.say(f"next: recap predict {folder} INPUT… --output DIR{step}")
+        console.next(f"recap predict {folder} INPUT… --output DIR{step}")
 
 
 def _show_finished(config: "RecapConfig", console: "Console") -> None:

@@ -3,8 +3,11 @@
 Later layers override earlier ones: `base`, the file, `--set-file` files, `section.key=value` overrides.
 """
 
+import os
 import re
+import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
 
@@ -26,6 +29,11 @@ BASE = "base"
 """The key of the file to build on."""
 MAX_FILE_BYTES = 4 << 20
 """Maximum size of a configuration file; a larger one is data."""
+_MAX_SHOWN = 60
+"""Maximum characters of a value in a message."""
+_TABLES = (".parquet", ".arrow", ".feather", ".ipc", ".csv", ".tsv")
+DATA_EXTENSIONS = (*_TABLES, ".jsonl", ".ndjson", ".tfrecord", ".tfrecords")
+"""Extensions of files of data, without a final `.gz`."""
 _MAX_STEPS = 50
 """Maximum steps in the path of an override; no configuration is half as deep."""
 
@@ -131,6 +139,7 @@ def _read_yaml(file: str, problems: list[Problem], *, yaml_1_1: bool = False) ->
 
 def _read(file: str, above: list[str], problems: list[Problem]) -> Node:
     """The file merged over its `base`; `above`: the files that build on it. Raises ConfigError for a bad `base`."""
+    _check_is_configuration(file, problems)
     node = read_mapping(file, problems)
     named = node.value.pop(BASE, None)
     if named is None:
@@ -148,6 +157,31 @@ def _read(file: str, above: list[str], problems: list[Problem]) -> Node:
     else:
         return merge(_read(base, chain, problems), node)
     raise ConfigError(problems)  # without its base, a file is too incomplete to check
+
+
+def _check_is_configuration(file: str, problems: list[Problem]) -> None:
+    """Raise ConfigError, which says what to do, for a folder and for a file of data."""
+    text = None
+    if os.path.isdir(file):
+        stored = Path(file) / "config.yaml"
+        text = "is a folder; give the path of a YAML file"
+        if stored.is_file():
+            text = f"is the folder of a run or model; its configuration is {stored}"
+    elif file.lower().removesuffix(".gz").endswith(DATA_EXTENSIONS) or _starts_as_data(file):
+        shown = shlex.quote(file)
+        text = f"is data, not a configuration; to write one for it: recap config new --from-data {shown}"
+    if text is not None:
+        problems.append(Problem(Origin(file), "", text))
+        raise ConfigError(problems)
+
+
+def _starts_as_data(file: str) -> bool:
+    """Whether a regular file starts as Parquet, Arrow or gzip."""
+    if not _is_file(file):
+        return False
+    with suppress(OSError), open(file, "rb") as stream:
+        return stream.read(6).startswith((b"PAR1", b"ARROW1", b"\x1f\x8b"))
+    return False
 
 
 def _merge_file(root: Node, argument: str, problems: list[Problem]) -> Node:
@@ -273,4 +307,7 @@ def _noun(node: Node) -> str:
     """The value of a node, for messages."""
     if isinstance(node.value, dict | list):
         return "a mapping" if isinstance(node.value, dict) else "a list"
-    return "null" if node.value is None else f"the value {node.value!r}"
+    if node.value is None:
+        return "null"
+    text = repr(node.value)
+    return f"the value {text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 1] + '…'}"
