@@ -90,7 +90,7 @@ def _linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """[…, in] → […, out]."""
     flat = rows.reshape(-1, rows.shape[-1]).T
     columns = weight @ flat if bias is None else torch.addmm(bias[:, None], weight, flat)  # [out, rows]
-    return columns.T.unflatten(0, rows.shape[:-1])
+    return torch.unflatten(columns.T, 0, rows.shape[:-1])
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
