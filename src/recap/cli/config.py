@@ -127,14 +127,16 @@ def new(
             raise InputError(f"{unused[0]} needs data; add --from-data FILES")
         _write(starter(), output, overwrite=overwrite)
         return
+    from recap.data.formats.files import find_files
     from recap.data.tools.guess.options import StatedColumns, StatedLabel
     from recap.data.tools.guess.starter import start_from_data
 
     stated = StatedColumns([StatedLabel.parse(text) for text in label or []], user, item, time)
+    inputs = [*from_data, *(files or [])]
     if output is not None:
-        check_output(output, overwrite=overwrite)
+        check_output(output, find_files(inputs), overwrite=overwrite)
     text = start_from_data(
-        [*from_data, *(files or [])],
+        inputs,
         schema_file,
         stated=stated,
         validation=validation,
