@@ -269,3 +269,22 @@ def test_rows_of_weight_2_count_as_two_equal_rows_in_loss_and_metrics(tmp_path: 
     for task in ("like", "share"):
         for metric in ("log_loss", "auc", "ctr", "pctr", "rce"):
             assert metrics[0][task][metric] == pytest.approx(metrics[1][task][metric], rel=1e-5), (task, metric)
+
+
+def test_a_rating_is_the_label_of_tasks_with_thresholds() -> None:
+    tasks = {"like": DataTaskConfig(column="v", at_least=3), "share": DataTaskConfig(column="v", at_least=3.5)}
+    rows = ROWS.set_column(3, "v", pa.array([1, 3, None]))
+    batch = make_encoder({}, tasks).encode(rows, LOCATION)
+    assert batch.labels.tolist() == [[0, 0], [1, 0], [0, 0]]
+    assert batch.weights.tolist() == [[1, 1], [1, 1], [0, 0]]
+    infinite = ROWS.set_column(3, "v", pa.array([1.0, float("inf"), 2.0]))
+    with pytest.raises(DataError, match="column 'v', row 101: is infinite; a label is a finite number or null"):
+        make_encoder({}, tasks).encode(infinite, LOCATION)
+
+
+def test_a_regression_has_no_threshold(feed: Path) -> None:
+    values = feed_values(feed, feed)
+    values["train_data"]["tasks"] = {"like": {"at_least": 1}, "share": {}}
+    values["model"]["tasks"]["like"] = {"tower": {"kind": "mlp"}, "objective": {"kind": "regression"}}
+    with pytest.raises(ConfigError, match="'like' is a regression task, whose label is a number; remove at_least"):
+        config_of(values)

@@ -408,3 +408,11 @@ def test_lists_of_strings_are_pooled(tmp_path: Path) -> None:
     assert config.features.histories["genres"].columns == ["genres"]
     assert "cost" in [column.name for column in config.features.continuous]
     trained(written)
+
+
+def test_a_column_whose_later_values_are_new_is_no_feature(tmp_path: Path) -> None:
+    rows = logs(month=[f"2026-{1 + row // 10}" for row in range(100)])
+    written = started(tmp_path, csv(tmp_path / "logs.csv", rows), "0.2")
+    assert "month" not in load_config(written).features.discrete
+    assert "100% of the later rows hold a value that the earlier rows lack" in written.read_text()
+    assert not (tmp_path / "vocabularies" / "month.parquet").exists()

@@ -11,6 +11,8 @@ from recap.config.file.yaml import render_inline
 
 _MAX_STEPS = 1_000_000
 """The default of `num_train_steps`."""
+_DENSE_ROWS = 300_000
+"""Rows of embedding tables up to which a step may update all of them."""
 
 
 @dataclass(frozen=True)
@@ -125,13 +127,12 @@ class Sizes:
     @classmethod
     def of(cls, rows: int) -> "Sizes":
         """Small networks and batches for few rows; fewer epochs for many."""
-        batch = next(batch for limit, batch in ((50_000, 128), (500_000, 256), (math.inf, 1024)) if rows < limit)
-        epochs = next(epochs for limit, epochs in ((2_000_000, 5), (20_000_000, 3), (math.inf, 1)) if rows < limit)
-        width, embedding = (64, 8) if rows < 500_000 else (128, 16)
+        batch = next(batch for limit, batch in ((30_000, 64), (500_000, 256), (math.inf, 1024)) if rows < limit)
+        epochs = next(epochs for limit, epochs in ((30_000, 5), (20_000_000, 3), (math.inf, 1)) if rows < limit)
+        width, embedding = (64, 8) if rows < 1_000_000 else (256, 16)
         steps = max(1, epochs * rows // batch)
-        return cls(
-            batch, epochs, width, embedding, 1e-3 if batch < 1024 else 2e-3, steps, evaluations=2 * max(epochs, 5)
-        )
+        rate = 1e-3 if rows < 30_000 else 3e-3
+        return cls(batch, epochs, width, embedding, rate, steps, evaluations=10)
 
     @property
     def interval(self) -> int:
@@ -163,7 +164,7 @@ def starter(columns: Columns = EXAMPLE, data: StarterData = EXAMPLE_DATA) -> str
             "",
             *_validation(data),
             "",
-            *_optimizer(sizes),
+            *_optimizer(sizes, columns),
             "",
             "# score = Σ weight · prediction. With weights of 1 / rate, tasks count about equally on average.",
             "scoring:",
@@ -198,14 +199,11 @@ def _model(columns: Columns, sizes: Sizes) -> Iterator[str]:
         yield f"{f'  embeddings: {{default: {sizes.embedding}}}':<33} # width of each discrete column"
     if columns.histories:
         yield "  histories: {default: {encoder: {kind: pooling}}} # the mean of the embeddings of a list"
-    block = f"{{output_size: {sizes.width}, aggregation_size: {sizes.width}}}"
     yield "  backbone:"
-    yield "    kind: mask_net"
-    yield "    use_parallel: true"
-    yield "    mask_blocks:"
-    yield f"      - {block}"
-    yield f"      - {block}"
-    yield f"    mlp: {{layer_sizes: [{sizes.width}], final_layer_activation: true}}"
+    yield "    kind: mlp                     # others, such as mask_net and dcn: docs/model.md"
+    yield f"    layer_sizes: [{sizes.width}, {sizes.width}]"
+    yield "    final_layer_activation: true"
+    yield "    dropout: {rate: 0.2}          # more against overfitting, less for much data"
     yield "  sharing: {kind: share_all}      # every tower reads the backbone"
     yield "  tasks:                          # bias: the log-odds of the rate, where a tower starts"
     first, *others = columns.labels
@@ -219,14 +217,28 @@ def _task(label: Label, tower: str) -> str:
     return f"    {render_inline(label.name)}: {{tower: {tower}{fields}}}"
 
 
-def _optimizer(sizes: Sizes) -> list[str]:
+def _table_rows(columns: Columns) -> int:
+    """Rows of all embedding tables that are hashed."""
+    codes = [*(guess.value for guess in columns.discrete), *(guess.value["ids"] for guess in columns.histories)]
+    return sum(code["hash"]["buckets"] for code in codes if "hash" in code)
+
+
+def _optimizer(sizes: Sizes, columns: Columns) -> list[str]:
     ramp = max(1, sizes.steps // 20)
     rates = f"learning_rate: {sizes.rate:g}, final_learning_rate: 0, num_ramp_steps: {ramp}"
+    tables = []
+    if _table_rows(columns) > _DENSE_ROWS:
+        tables = [
+            "  tables: {algorithm: {kind: adam}, learning_rate: *rates, sparse: true} # a step updates its own rows"
+        ]
+    elif columns.discrete or columns.histories:
+        tables = ["  embedding_l2: 1e-3              # keeps embeddings of rare values small"]
     return [
         "# The rate rises over a twentieth of the run, then falls along a cosine that ends with the run.",
         "optimizer:",
         f"  backbone: &rates {{kind: linear_ramp_to_cosine, {rates}}}",
         "  towers: {default: *rates}",
+        *tables,
     ]
 
 

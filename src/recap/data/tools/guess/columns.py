@@ -6,10 +6,11 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from recap.config.data import SourceConfig
 from recap.config.file.starter import Columns, Guess
-from recap.data.encoding.kinds import decoded, is_number, is_text
+from recap.data.encoding.kinds import decoded, is_list, is_number, is_text
 from recap.data.formats.format import Chunk
 from recap.data.formats.tables import TableFiles
 from recap.data.tools.guess.labels import Numbers, guessed_label, label_numbers, looks_like_label, stated_label
@@ -24,6 +25,8 @@ _MAX_ROWS = 200_000
 """Rows that are sampled."""
 _MAX_CHUNKS = 64
 """Chunks that rows are sampled from."""
+_MAX_UNSEEN = 1 / 3
+"""Share of later rows with a value that is new, up to which a column becomes a feature."""
 
 
 @dataclass(frozen=True)
@@ -76,11 +79,14 @@ def guess_columns(
     share, split = table.num_rows / rows, None
     if validation is not None:
         split = find_split(files, _time_column(table, stated), validation, rows)
-        if split.time is not None:
-            table = table.filter(pa.array(~split.is_validation(table, np.random.default_rng(0))))
+    later = table.slice(0, 0)
+    if split is not None and split.time is not None:
+        held_out = split.is_validation(table, np.random.default_rng(0))
+        table, later = table.filter(pa.array(~held_out)), table.filter(pa.array(held_out))
     roles = Roles(stated, share, vocabulary_folder)
     labels = _sort(table, names, roles, first)
     _remove_leaks(table, labels, roles)
+    _remove_unseen(table, later, roles)
     _check_usable(roles.columns, first, names)
     return GuessedColumns(roles.columns, rows, table.num_rows, source, files, split, types, roles.vocabularies)
 
@@ -176,11 +182,25 @@ def _remove_leaks(table: pa.Table, labels: dict[str, Numbers], roles: Roles) -> 
             guess = next((guess for guess in role if guess.name == leak.column), None)
             if guess is None:  # left out already, for another label
                 continue
-            role.remove(guess)
             why = f"alone tells {leak.label} (AUC {leak.auc:.3f}), so it is most likely known only afterwards"
-            columns.left_out.append(Guess(guess.name, why))
-            if isinstance(guess.value, dict):
-                roles.vocabularies.pop(guess.value.get("vocabulary", ""), None)
+            roles.drop(guess, role, why)
+
+
+def _remove_unseen(table: pa.Table, later: pa.Table, roles: Roles) -> None:
+    """Leave out discrete columns whose values change over time, such as months, or users who come once.
+
+    An embedding learns nothing about values that training lacks.
+    """
+    if not later.num_rows or not roles.is_complete:
+        return
+    for guess in list(roles.columns.discrete):
+        values, seen = _array(later, guess.name), _array(table, guess.name)
+        if is_list(values.type):
+            continue
+        unseen = 1 - pc.mean(pc.is_in(values, value_set=seen.unique())).as_py()
+        if unseen > _MAX_UNSEEN:
+            why = f"as a feature: {unseen:.0%} of the later rows hold a value that the earlier rows lack"
+            roles.drop(guess, roles.columns.discrete, why)
 
 
 def _above_median(numbers: Numbers) -> Numbers:

@@ -68,9 +68,9 @@ def stated_label(file: str, stated: StatedLabel, values: pa.Array) -> tuple[Labe
         label = _regression(stated.task, known)
     else:
         if not np.isin(known, (0, 1)).all():
-            found = f"{known.min():g} to {known.max():g}"
+            span = f"{known.min():g} to {known.max():g}"
             raise DataError(
-                f"{where}: holds {found}, but a label is 0, 1 or null; write --label {stated.column}:at_least=NUMBER "
+                f"{where}: holds {span}, but a label is 0, 1 or null; write --label {stated.column}:at_least=NUMBER "
                 f"for a task that is 1 from that number on, or --label {stated.column}:regression to predict the number"
             )
         label = _binary(stated.task, numbers, "0 or 1")

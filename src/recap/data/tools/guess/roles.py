@@ -22,7 +22,7 @@ _MIN_ROWS_PER_VALUE = 3
 """Rows that a value needs on average for its embedding to learn something."""
 _MAX_EVENTS = 50
 """Values of a list that are read."""
-_LARGEST_EXACT = 2**53
+_MAX_EXACT = 2**53
 """Float64 holds all integers up to it."""
 
 _OUTCOME = re.compile("(play|playback|stay|dwell|watch)(ed)?")
@@ -81,6 +81,18 @@ class Roles:
             self._add_number(name, values)
         else:
             self._leave_out(name, f"type {values.type} is not supported")
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every row was sampled."""
+        return self.share >= 1
+
+    def drop(self, guess: Guess, role: list[Guess], why: str) -> None:
+        """Leave out a column of a role."""
+        role.remove(guess)
+        self._leave_out(guess.name, why)
+        if isinstance(guess.value, dict):
+            self.vocabularies.pop(guess.value.get("vocabulary", ""), None)
 
     def _leave_out(self, name: str, why: str) -> None:
         self.columns.left_out.append(Guess(name, why))
@@ -161,7 +173,7 @@ class Roles:
         low, high = (float(distinct[0]), float(distinct[-1])) if len(distinct) else (0.0, 0.0)
         whole = bool(len(finite)) and bool((finite == np.trunc(finite)).all())
         if name == self.stated.item or (whole and _ID.fullmatch(words(name)[-1])):
-            if pa.types.is_floating(values.type) and max(abs(low), abs(high)) > _LARGEST_EXACT:
+            if pa.types.is_floating(values.type) and max(abs(low), abs(high)) > _MAX_EXACT:
                 self._leave_out(name, "ids as floats, which cannot hold such large ones exactly; store integers")
             else:
                 self._add_id(name, values, carried=name == self.stated.item or self._is_item(name))

@@ -59,7 +59,7 @@ def parse_share(text: str) -> float | None:
 
 
 def find_split(files: TableFiles, time: str | None, wanted: float | Literal["last-day"], rows: int) -> Split:
-    """Where to split `files` of so many rows. Reads the time column. Raises DataError and InputError."""
+    """Where to split `files`, which hold `rows` rows. Reads the time column. Raises DataError and InputError."""
     if time is None and isinstance(wanted, str):
         raise InputError("--validation last-day: no column looks like a time; name it with --time, or give a share")
     if time is None:
