@@ -42,7 +42,8 @@ class Split:
     def is_validation(self, table: pa.Table, random: np.random.Generator) -> npt.NDArray[np.bool_]:
         """Whether each row of `table` is for validation, [rows]."""
         if self.time is None:
-            return random.random(table.num_rows) < self.boundary
+            drawn: npt.NDArray[np.bool_] = random.random(table.num_rows) < self.boundary
+            return drawn
         later: npt.NDArray[np.bool_] = times_of(table.column(self.time), self.time) >= self.boundary
         return later
 
