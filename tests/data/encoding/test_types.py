@@ -2,6 +2,7 @@
 
 import json
 from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -188,6 +189,27 @@ def test_the_same_ids_have_the_same_codes_and_users_from_every_format(tmp_path: 
         assert batch.user is not None
         assert len(set(batch.user.tolist())) == len(set(ids))
         assert (batch.user[0], batch.user[5]) == (7, 9007199254740993)
+
+
+def test_the_same_numbers_have_the_same_bits_from_every_format_and_type(tmp_path: Path) -> None:
+    numbers = [Decimal("1.00000005960464477539"), Decimal("0.1"), Decimal("-57.839999999999"), Decimal(2**53 + 2**29)]
+    features = FeaturesConfig.model_validate({"continuous": ["x"], "vectors": {"v": 2}})
+    encoder = RowEncoder(features, {})
+    lines = [{"x": float(number), "v": [float(number), 1.5]} for number in numbers]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    irregular = [*lines, {"x": True, "v": [1, 2]}]  # which is read value by value
+    (tmp_path / "slow.jsonl").write_text("".join(json.dumps(line) + "\n" for line in irregular))
+    decimals = pa.array(numbers, pa.decimal128(38, 20))
+    pq.write_table(
+        pa.table({"x": decimals, "v": [[number, 1.5] for number in map(float, numbers)]}), tmp_path / "d.parquet"
+    )
+    pq.write_table(pa.Table.from_pylist(lines), tmp_path / "rows.parquet")
+    expected = torch.from_numpy(np.array(numbers, np.float64).astype(np.float32))
+    for name in ("rows.jsonl", "slow.jsonl", "rows.parquet", "d.parquet"):
+        files = TableFiles.open([str(tmp_path / name)], types=encoder.types)
+        batch = encoder.encode(next(files.tables(encoder.columns))[1], LOCATION).rows(slice(0, len(numbers)))
+        assert torch.equal(batch.continuous[:, 0], expected)
+        assert torch.equal(batch.vectors["v"][:, 0], expected)
 
 
 def test_copied_columns_are_read_as_text_for_predictions_unless_the_model_reads_them_as_floats() -> None:

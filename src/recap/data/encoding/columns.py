@@ -11,7 +11,7 @@ import torch
 
 from recap.config.discrete import ListElement
 from recap.config.features import CarriedColumn, Column
-from recap.data.encoding.kinds import decoded, hint_for, integers_of, is_list, is_number
+from recap.data.encoding.kinds import decoded, floats_of, hint_for, integers_of, is_list, is_number
 from recap.data.formats.location import Location
 
 Floats = npt.NDArray[np.float32]
@@ -55,7 +55,7 @@ def numbers_of(table: pa.Table, column: Column, location: Location, null: float)
     values, valid = values_of(table, column.name, column.length, location, column.of)
     if not is_number(values.type):
         raise location.error(column.name, f"holds {values.type}, expected numbers{hint_for(values.type)}")
-    flat = values.cast(pa.float32(), safe=False)
+    flat = floats_of(values)
     if flat.null_count:
         flat = flat.fill_null(null)
     if valid is not None:

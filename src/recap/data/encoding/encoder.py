@@ -92,7 +92,7 @@ class RowEncoder:
         for column in (*features.continuous, *features.binary):
             yield _column_type(column.name, column.of, column.length, pa.float64())
         for name in features.vectors:
-            yield name, pa.list_(pa.float32())
+            yield name, pa.list_(pa.float64())
         for name, discrete in features.discrete.items():
             table = features.table_of(name, discrete)
             of = None if isinstance(discrete, Vocabulary) else discrete.of

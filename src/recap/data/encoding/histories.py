@@ -16,7 +16,7 @@ from recap.config.histories import HistoryColumns, NumberEvents
 from recap.data.encoding.assets import Assets
 from recap.data.encoding.codes import arrow_type, codes_of
 from recap.data.encoding.columns import as_one_array, rows_where
-from recap.data.encoding.kinds import decoded, is_list, is_number
+from recap.data.encoding.kinds import decoded, floats_of, is_list, is_number
 from recap.data.formats.location import Location
 
 Integers = npt.NDArray[np.int64]
@@ -28,7 +28,7 @@ def event_types(name: str, features: FeaturesConfig, assets: Assets) -> Iterator
     yield history.ids.column, _type_of(features, assets, f"{name}/ids", history.ids)
     for key, attribute in history.attributes.items():
         if isinstance(attribute, NumberEvents):
-            yield attribute.column, pa.float32()
+            yield attribute.column, pa.float64()
         else:
             yield attribute.column, _type_of(features, assets, f"{name}/attributes/{key}", attribute)
 
@@ -125,5 +125,5 @@ def _numbers(values: pa.Array, name: str, location: Location) -> npt.NDArray[np.
         raise location.error(
             name, f"holds lists of {values.type}, expected numbers; for codes, set size, vocabulary, hash or table"
         )
-    floats: npt.NDArray[np.float32] = values.cast(pa.float32(), safe=False).to_numpy(zero_copy_only=False)
+    floats: npt.NDArray[np.float32] = floats_of(values).to_numpy(zero_copy_only=False)
     return floats

@@ -62,6 +62,16 @@ def is_number(kind: pa.DataType) -> bool:
     return any(check(kind) for check in checks)
 
 
+def floats_of(numbers: pa.Array) -> pa.Array:
+    """Numbers as float32, each rounded from the nearest double: the same as from their text, bit for bit."""
+    kind = numbers.type
+    if pa.types.is_decimal(kind):
+        numbers = numbers.cast(pa.string()).cast(pa.float64())  # Arrow's cast to floats is inexact (26.0)
+    elif pa.types.is_integer(kind) and kind.bit_width == 64:
+        numbers = numbers.cast(pa.float64(), safe=False)
+    return numbers.cast(pa.float32(), safe=False)
+
+
 def is_text(kind: pa.DataType) -> bool:
     """Whether values of this type, decoded, are strings."""
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
