@@ -203,7 +203,6 @@ def _model(columns: Columns, sizes: Sizes) -> Iterator[str]:
     yield "    kind: mlp                     # others, such as mask_net and dcn: docs/model.md"
     yield f"    layer_sizes: [{sizes.width}, {sizes.width}]"
     yield "    final_layer_activation: true"
-    yield "    dropout: {rate: 0.2}          # more against overfitting, less for much data"
     yield "  sharing: {kind: share_all}      # every tower reads the backbone"
     yield "  tasks:                          # bias: the log-odds of the rate, where a tower starts"
     first, *others = columns.labels
