@@ -183,7 +183,7 @@ class DataTaskConfig(BaseConfig):
     neg_downsampling_rate: Rate = 1.0
     """Share of all negatives that the files contain."""
     weight: Name | None = None
-    """Column of the weight of each row in the loss and metrics of this task. Optional; default: that of the data set."""
+    """Column of the weight of each row in the loss and metrics of the task. Optional; default: that of the data set."""
 
 
 class RectifyLabelsConfig(BaseConfig):

@@ -27,8 +27,8 @@ def open_trackers(config: RecapConfig, step: int, say: Say) -> "Trackers":
     if mlflow is not None:
         if find_spec("mlflow") is None:
             raise InputError(
-                "training.mlflow: the package mlflow is not installed; run pip install 'recap-ranker[mlflow]', or remove "
-                "training.mlflow"
+                "training.mlflow: the package mlflow is not installed; run pip install 'recap-ranker[mlflow]', or "
+                "remove training.mlflow"
             )
         openers["MLflow"] = lambda: Mlflow(mlflow, config, run)
     return Trackers([Guarded.open(name, opener, say) for name, opener in openers.items()])
