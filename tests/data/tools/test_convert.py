@@ -6,7 +6,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
+from data.encoders import LOCATION
 
+from recap.config.data import SourceKind
+from recap.config.features import FeaturesConfig
+from recap.data.encoding.encoder import RowEncoder
 from recap.data.formats.tables import TableFiles
 from recap.data.tools.convert import convert_files
 from recap.errors import DataError, InputError
@@ -64,10 +69,60 @@ def test_values_that_would_read_back_differently_are_not_written(tmp_path: Path)
     pq.write_table(pa.table({"id": pa.array([2**63], pa.uint64())}), tmp_path / "ids.parquet")
     with pytest.raises(DataError, match=r"ids.parquet: column 'id' holds integers of 2\^63 or more"):
         convert_files([str(tmp_path / "ids.parquet")], tmp_path / "out", "tfrecord")
+    for name, column, text in (
+        (
+            "labels",
+            pa.array([1, None]),
+            "column 'x' holds null, which TFRecord does not tell from 0; fill it, or choose",
+        ),
+        (
+            "doubles",
+            pa.array([2.0**24 + 1, None]),
+            r"whole numbers beyond 2\^24, which TFRecord's float32 would change",
+        ),
+        ("items", pa.array([[1, None]]), "holds null inside a list, which TFRecord has only for floats"),
+    ):
+        pq.write_table(pa.table({"x": column}), tmp_path / f"{name}.parquet")
+        with pytest.raises(DataError, match=text):
+            convert_files([str(tmp_path / f"{name}.parquet")], tmp_path / "out", "tfrecord")
     pq.write_table(pa.table({"x": [1, 2], "nothing": pa.nulls(2, pa.int64())}), tmp_path / "nulls.parquet")
     convert_files([str(tmp_path / "nulls.parquet")], tmp_path / "out", "jsonl")
     file = str(tmp_path / "out" / "nulls.jsonl")
     assert TableFiles.open([file]).format.schema(file).names == ["x", "nothing"]
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "tfrecord", "arrow", "parquet"])
+def test_numbers_and_ids_are_the_same_in_the_converted_file(kind: SourceKind, tmp_path: Path) -> None:
+    whole, ids = [123456789012, None, -7], ["007", 'é,"', ""]
+    table = pa.table(
+        {
+            "double": pa.array([0.1, None, float("inf")]),
+            "short": pa.array([0.1, 1.5, None], pa.float32()),
+            "view": pa.array(ids, pa.string_view()),
+            "dictionary": pa.array(ids).dictionary_encode(),
+        }
+    )
+    if kind != "tfrecord":
+        table = table.append_column("id", pa.array(whole, pa.float64()))
+        table = table.append_column("decimal", pa.array(whole, pa.decimal128(30, 3)))
+    pq.write_table(table, tmp_path / "rows.parquet")
+    written, _ = convert_files([str(tmp_path / "rows.parquet")], tmp_path / "out", kind)
+    schema = str(tmp_path / "out" / "schema.json") if kind == "tfrecord" else None
+    types = {"double": pa.float64(), "short": pa.float64()}  # other columns are ids
+    files = TableFiles.open([str(written[0])], schema, types)
+    read = next(files.tables())[1]
+    encoder = RowEncoder(
+        FeaturesConfig.model_validate(
+            {
+                "continuous": list(types),
+                "discrete": {name: {"hash": {"buckets": 10**9}} for name in table.column_names if name not in types},
+            }
+        ),
+        {},
+    )
+    expected, converted = encoder.encode(table, LOCATION), encoder.encode(read, LOCATION)
+    assert torch.equal(expected.continuous.nan_to_num(-1), converted.continuous.nan_to_num(-1))
+    assert torch.equal(expected.discrete, converted.discrete)
 
 
 def test_the_schema_of_other_records_is_not_replaced(tmp_path: Path) -> None:

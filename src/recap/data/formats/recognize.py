@@ -16,6 +16,7 @@ _MAGIC: list[tuple[bytes, SourceKind | None, str]] = [
     (rb"PAR1", "parquet", "Parquet"),
     (rb"ARROW1", "arrow", "Arrow IPC"),
     (rb"\xff\xff\xff\xff", None, "an Arrow IPC stream, which is not a file of record batches"),
+    (rb"FEA1", None, "Feather version 1"),
     (rb"ORC[\x00-\x1f\x80-\xff]", None, "ORC"),
     (rb"Obj\x01", None, "Avro"),
     (rb"\x93NUMPY", None, "a NumPy array"),

@@ -5,10 +5,12 @@ import json
 import math
 import struct
 from abc import ABC, abstractmethod
+from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, assert_never
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
@@ -53,7 +55,7 @@ def open_writer(kind: SourceKind, path: Path, schema: pa.Schema) -> Writer:
             lists = [field.name for field in schema if pa.types.is_nested(field.type)]
             if lists:
                 raise DataError(f"CSV cannot hold lists, such as {', '.join(lists)}; choose another format")
-            return _CsvWriter(pyarrow.csv.CSVWriter(path, schema))
+            return _CsvWriter(path, schema)
         case "jsonl":
             return _JsonLinesWriter(path)
         case "tfrecord":
@@ -75,20 +77,52 @@ class _ArrowWriter(Writer):
         self.writer.close()
 
 
-class _CsvWriter(_ArrowWriter):
+class _CsvWriter(Writer):
     """CSV, one line per row."""
 
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self.stream = pa.OSFile(str(path), "wb")
+        pyarrow.csv.write_csv(schema.empty_table(), self.stream)  # the names
+
     def write(self, table: pa.Table) -> None:
-        for field, column in zip(table.schema, table.columns, strict=True):
+        columns = [_with_integers(column) for column in table.columns]
+        for name, column in zip(table.column_names, columns, strict=True):
             if (
-                _is_text(field.type)
+                _is_text(column.type)
                 and pc.any(pc.match_substring_regex(column.cast(pa.large_string()), "[\\r\\n]")).as_py()
             ):
                 raise DataError(
-                    f"column {field.name!r} holds text with a line break, but recap reads one line per CSV row; "
+                    f"column {name!r} holds text with a line break, but recap reads one line per CSV row; "
                     "choose another format"
                 )
-        super().write(table)
+        table = pa.table(columns, names=table.column_names)
+        pyarrow.csv.write_csv(table, self.stream, pyarrow.csv.WriteOptions(include_header=False))
+
+    def close(self) -> None:
+        self.stream.close()
+
+
+def _with_integers(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Floats and decimals as integers if all are whole.
+
+    Arrow would write 1.23456789012e+11 or 7.00, which as text is not the id that the number is.
+    """
+    if pa.types.is_decimal(column.type):
+        numbers = column.to_pylist()
+        if all(number is None or number == number.to_integral_value() for number in numbers):
+            texts = pa.array([None if number is None else f"{number:.0f}" for number in numbers], pa.string())
+            try:
+                return pa.chunked_array([texts.cast(pa.int64())])
+            except pa.ArrowInvalid:
+                return pa.chunked_array([texts])
+    elif pa.types.is_floating(column.type):
+        doubles = column.to_numpy().astype(np.float64)
+        known = doubles[~np.isnan(doubles)]
+        exact = (known == np.trunc(known)) & (np.abs(known) <= 2.0**53) & ~(np.signbit(known) & (known == 0))
+        if exact.all():
+            missing = np.isnan(doubles)
+            return pa.chunked_array([pa.array(np.where(missing, 0, doubles).astype(np.int64), mask=missing)])
+    return column
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -136,7 +170,7 @@ def _parquet_columns(schema: pa.Schema) -> dict[str, str]:
 
 
 class _JsonLinesWriter(Writer):
-    """A JSON object per row; NaN becomes null, and times become text."""
+    """A JSON object per row; NaN becomes null, decimals become numbers, and times become text."""
 
     def __init__(self, path: Path) -> None:
         self.stream = path.open("w", encoding="utf-8")
@@ -166,42 +200,67 @@ def _is_nan(value: Any) -> bool:
 def _as_json(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.decode()
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
     return str(value)
 
 
 class _TfRecordWriter(Writer):
-    """gzip TFRecord of tf.train.Example; null is an absent feature."""
+    """gzip TFRecord of tf.train.Example. A missing float is NaN, and a null list of any length is an absent feature."""
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self.kinds = {field.name: _list_kind(field) for field in schema}
+        self.widths = {field.name: _width(field.type) for field in schema}
         self.stream = gzip.GzipFile(path, "wb", compresslevel=6)
 
     def write(self, table: pa.Table) -> None:
-        for name, column in zip(table.column_names, table.columns, strict=True):
-            if pa.types.is_nested(column.type):
-                column = pc.list_flatten(column)
-                if column.null_count and self.kinds[name] != FLOATS:
-                    raise DataError(
-                        f"column {name!r} holds null inside a list, which TFRecord has only for floats; fill it, or "
-                        "choose another format"
-                    )
-            if pa.types.is_uint64(column.type) and (pc.max(column).as_py() or 0) >= 2**63:
-                raise DataError(
-                    f"column {name!r} holds integers of 2^63 or more, beyond TFRecord's int64; choose another format"
-                )
+        for field, column in zip(table.schema, table.columns, strict=True):
+            self._check(field, column)
         for row in table.to_pylist():
             features = {
-                name.encode(): (kind, _as_list(row[name], kind))
+                name.encode(): (
+                    kind,
+                    _as_list([math.nan] * self.widths[name] if row[name] is None else row[name], kind),
+                )
                 for name, kind in self.kinds.items()
-                if row[name] is not None
+                if row[name] is not None or self.widths[name]
             }
             record = write_example(features)
             length = struct.pack("<Q", len(record))
             self.stream.write(length + struct.pack("<I", masked_crc(length)))
             self.stream.write(record + struct.pack("<I", masked_crc(record)))
 
+    def _check(self, field: pa.Field, column: pa.ChunkedArray) -> None:
+        """Raise DataError for values that would read back differently."""
+        name, kind, problem = field.name, self.kinds[field.name], None
+        flat = pc.list_flatten(column) if pa.types.is_nested(field.type) else column
+        if kind != FLOATS and column.null_count and self.widths[name]:
+            problem = "null, which TFRecord does not tell from 0; fill it, or"
+        elif kind != FLOATS and flat.null_count > (0 if flat is not column else column.null_count):
+            problem = "null inside a list, which TFRecord has only for floats; fill it, or"
+        elif pa.types.is_uint64(flat.type) and (pc.max(flat).as_py() or 0) >= 2**63:
+            problem = "integers of 2^63 or more, beyond TFRecord's int64;"
+        elif pa.types.is_float64(flat.type) and _loses_integers(flat):
+            problem = "whole numbers beyond 2^24, which TFRecord's float32 would change; make them integers, or"
+        if problem is not None:
+            raise DataError(f"column {name!r} holds {problem} choose another format")
+
     def close(self) -> None:
         self.stream.close()
+
+
+def _width(kind: pa.DataType) -> int:
+    """The number of values of every row; 0 for lists of any length."""
+    if pa.types.is_nested(kind):
+        return int(kind.list_size) if pa.types.is_fixed_size_list(kind) else 0
+    return 1
+
+
+def _loses_integers(column: pa.ChunkedArray) -> bool:
+    """Whether a column of doubles holds only whole numbers, such as ids, and float32 would change some."""
+    numbers = column.drop_null().to_numpy()
+    numbers = numbers[np.isfinite(numbers)]
+    return bool((numbers == np.trunc(numbers)).all() and (numbers != numbers.astype(np.float32)).any())
 
 
 def tfrecord_schema(schema: pa.Schema) -> dict[str, Any]:

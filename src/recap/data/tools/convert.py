@@ -8,6 +8,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from recap.config.data import SourceKind
+from recap.data.encoding.columns import as_one_array
+from recap.data.encoding.kinds import decoded
 from recap.data.formats.format import Chunk
 from recap.data.formats.object_stores import reason
 from recap.data.formats.parquet.packed import Survey, can_pack, pack, pack_field
@@ -48,7 +50,7 @@ def convert_files(
     """
     files = TableFiles.open(inputs, schema_path)
     targets = output_files(files.files, output, ENDINGS[kind])
-    schemas = _schemas(files)
+    schemas = {file: _decoded_schema(schema, kind) for file, schema in _schemas(files).items()}
     schema_text = _schema_text(files, schemas, output, overwrite=overwrite) if kind == "tfrecord" else None
     present = [] if overwrite else [target for target in targets.values() if target.exists()]
     todo = [file for file, target in targets.items() if target not in present]
@@ -108,7 +110,7 @@ def _write_file(
                 writer = open_writer(kind, temporary, packed or schema)
             with writer:
                 for _, table in tables:
-                    typed = table.cast(schema) if any(map(pa.types.is_null, table.schema.types)) else table
+                    typed = _with_types(table, schema)
                     with _add_file(file):
                         writer.write(typed if packed is None else pack(typed, packed))
                     after_rows(table.num_rows)
@@ -116,6 +118,35 @@ def _write_file(
         raise InputError(f"{target}: cannot be written ({reason(error)})") from None
     except (pa.ArrowException, UnicodeDecodeError) as error:
         raise DataError(f"{file}: cannot be written as {kind} ({error})") from None
+
+
+def _decoded_schema(schema: pa.Schema, kind: SourceKind) -> pa.Schema:
+    """`schema` without the types that no writer of `kind` knows: views of text for most, run-end encoding for all."""
+    views = kind in ("csv", "tfrecord")
+    return pa.schema(
+        [
+            field.with_type(decoded(pa.nulls(0, field.type)).type)
+            if pa.types.is_run_end_encoded(field.type) or (views and _is_view(field.type))
+            else field
+            for field in schema
+        ],
+        schema.metadata,
+    )
+
+
+def _is_view(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string_view(kind) or pa.types.is_binary_view(kind))
+
+
+def _with_types(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """`table` with the types of `schema`: another one for columns of nulls, and decoded ones."""
+    if table.schema.types == schema.types:
+        return table
+    columns = [
+        column if column.type == kind else decoded(as_one_array(column)).cast(kind)
+        for column, kind in zip(table.columns, schema.types, strict=True)
+    ]
+    return pa.table(columns, schema=schema)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from recap.data.encoding.columns import as_one_array
 from recap.data.formats.format import check_unique
 from recap.data.formats.location import Location
 from recap.data.formats.tables import TableFiles
@@ -44,8 +45,7 @@ class ColumnReport:
     def add(self, column: pa.ChunkedArray) -> None:
         """Add the next rows."""
         self.missing += column.null_count
-        values = column.combine_chunks().drop_null()
-        values = _plain(values if isinstance(values, pa.Array) else pa.concat_arrays(values.chunks)).drop_null()
+        values = _plain(as_one_array(column)).drop_null()
         while pa.types.is_nested(values.type):
             self.distinct = None
             lists = hasattr(values.type, "value_type") and not pa.types.is_map(values.type)

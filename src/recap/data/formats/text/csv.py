@@ -105,7 +105,7 @@ class CsvFormat(TextFormat):
                 table = self._parse_good_lines(file, text, texts)
                 for name in kinds:
                     if kinds[name] != pa.string():
-                        kinds[name] = _common(kinds[name], _infer_kind(table.column(name)))
+                        kinds[name] = _common(kinds[name], _infer_kind(table.column(name), self.null_values))
         return pa.schema([(name, kinds[name]) for name in names])
 
     def _parse_good_lines(self, file: str, text: bytes, schema: pa.Schema) -> pa.Table:
@@ -253,11 +253,17 @@ def _decode(column: pa.ChunkedArray) -> tuple[pa.Array, dict[int, str]]:
         return pa.array(texts, pa.string()), dict.fromkeys(wrong, message)
 
 
-def _infer_kind(column: pa.ChunkedArray) -> pa.DataType:
-    """The type that keeps all values of a column of strings."""
+def _infer_kind(column: pa.ChunkedArray, nulls: Sequence[str]) -> pa.DataType:
+    """The type that keeps all values of a column of strings.
+
+    `nulls`: texts that mean null, also where they are quoted, unless the column is text.
+    """
     present = pc.utf8_trim_whitespace(column).drop_null()
     if not len(present):
         return pa.null()
+    present = present.filter(pc.invert(pc.is_in(present, pa.array(nulls, pa.string()))))
+    if not len(present):
+        return pa.string()
     try:
         if pc.all(pc.equal(present.cast(pa.int64()).cast(pa.string()), present)).as_py():
             return pa.int64()
