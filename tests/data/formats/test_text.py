@@ -97,8 +97,8 @@ def test_values_of_csv_do_not_depend_on_their_neighbours(
 
 
 def test_integers_of_csv_may_be_written_as_pandas_writes_them(tmp_path: Path) -> None:
-    (tmp_path / "x.csv").write_text("code,word\n1.0,a\n 2,b\n,c\n-3e0,d\n")
-    assert read(tmp_path / "x.csv", code=INTEGER)["code"] == [1, 2, None, -3]
+    (tmp_path / "x.csv").write_text("code,word\n1.0,a\n 2,b\n,c\n-3e0,d\nTrue,e\n")
+    assert read(tmp_path / "x.csv", code=INTEGER)["code"] == [1, 2, None, -3, 1]
 
 
 def test_null_values_of_csv_are_those_of_the_configuration_and_never_quoted(tmp_path: Path) -> None:
@@ -111,7 +111,18 @@ def test_null_values_of_csv_are_those_of_the_configuration_and_never_quoted(tmp_
     }
 
 
-JSON_IDS = ["1", '"1"', '"007"', "1.50", "18446744073709551616", '"2024-01-02T00:00:00"', "null", "true", '"\\u00e9"']
+JSON_IDS = [
+    "1",
+    '"1"',
+    '"007"',
+    "1.50",
+    "18446744073709551616",
+    '"2024-01-02T00:00:00"',
+    "null",
+    "NaN",
+    "true",
+    '"\\u00e9"',
+]
 
 
 @settings(max_examples=40)
@@ -121,15 +132,18 @@ def test_ids_of_json_lines_are_the_text_of_numbers_and_strings(
 ) -> None:
     file = tmp_path_factory.mktemp("jsonl") / "x.jsonl"
     file.write_text("".join(f'{{"id": {id_}, "list": [{id_}]}}\n' for id_ in ids))
-    texts = [None if id_ == "null" else json.loads(id_) if id_.startswith('"') else id_ for id_ in ids]
+    texts = [None if id_ in ("null", "NaN") else json.loads(id_) if id_.startswith('"') else id_ for id_ in ids]
     assert read(file, id=TEXT, list=pa.list_(TEXT)) == {"id": texts, "list": [[text] for text in texts]}
 
 
 def test_numbers_of_json_lines_may_be_booleans_and_not_finite(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text(
-        '{"a": true, "n": 1}\n{"a": 2, "n": 2.0}\n{"a": -Infinity, "n": "3"}\n{"n": 4e0}\n'
+        '{"a": true, "n": 1}\n{"a": 2, "n": 2.0}\n{"a": -Infinity, "n": "3"}\n{"n": 4e0}\n{"n": NaN}\n{"n": true}\n'
     )
-    assert read(tmp_path / "x.jsonl", a=FLOAT, n=INTEGER) == {"a": [1, 2, -float("inf"), None], "n": [1, 2, 3, 4]}
+    assert read(tmp_path / "x.jsonl", a=FLOAT, n=INTEGER) == {
+        "a": [1, 2, -float("inf"), None, None, None],
+        "n": [1, 2, 3, 4, None, 1],
+    }
 
 
 @pytest.mark.usefixtures("small_blocks")
@@ -148,6 +162,7 @@ def test_the_first_block_does_not_decide_what_later_blocks_hold(compressed: bool
     ("name", "text", "kinds"),
     [
         ("x.csv", "a,b,c,d,e\n1,1,True,2024-01-02,\n2,1.5,false,x,\n", "int64 double bool string null"),
+        ("x.csv", 'a,b,c,d\n"1","0.5","","x"\n"","NA",,""\n', "int64 double string string"),
         ("x.csv", "a,b,c,d\n07,18446744073709551616,1,1\n7,1,x,true\n", "string string string string"),
         ("x.jsonl", '{"a": 1, "b": "2024-01-02"}\n{"a": 1.5, "c": [1, "x"]}\n', "double string list<item: string>"),
         ("x.jsonl", '{"a": 18446744073709551616, "b": 1}\n{"b": {"c": 1}}\n', "string string"),

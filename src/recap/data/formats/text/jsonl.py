@@ -201,9 +201,12 @@ def _object(pairs: list[tuple[str, Value]]) -> dict[str, Value]:
 
 
 _DECODER = json.JSONDecoder(
-    parse_int=str.encode, parse_float=str.encode, parse_constant=str.encode, object_pairs_hook=_object
+    parse_int=str.encode,
+    parse_float=str.encode,
+    parse_constant={"NaN": None, "Infinity": b"Infinity", "-Infinity": b"-Infinity"}.__getitem__,
+    object_pairs_hook=_object,
 )
-"""Keeps numbers as they are written, as bytes, which tells them from strings."""
+"""Keeps numbers as they are written, as bytes, which tells them from strings. NaN is null."""
 
 
 def _decode(line: bytes) -> dict[str, Value]:
@@ -292,8 +295,8 @@ def _as_scalar(kind: pa.DataType, value: Value) -> Any:
         return value
     if pa.types.is_floating(kind) and isinstance(value, bool | bytes):
         return float(value) if isinstance(value, bool) else parse_number(value.decode().replace("Infinity", "inf"))
-    if pa.types.is_integer(kind) and isinstance(value, bytes | str):
-        return parse_integer(value if isinstance(value, str) else value.decode())
+    if pa.types.is_integer(kind) and isinstance(value, bool | bytes | str):
+        return parse_integer(value.decode() if isinstance(value, bytes) else str(value))
     nouns = {"bool": "true or false", "null": "null"}
     expected = "an integer of 64 bits" if pa.types.is_integer(kind) else nouns.get(str(kind), "a number")
     raise misfit(_noun(value), expected)

@@ -36,7 +36,7 @@ def parse_number(text: str) -> float:
 
 
 def parse_integer(text: str) -> int:
-    """The integer of 64 bits in a text such as `7`, `7.0` or `7e0`. Raises Misfit."""
+    """The integer of 64 bits in a text such as `7`, `7.0` or `7e0`; booleans are 1 and 0. Raises Misfit."""
     text = text.strip()
     whole = _WHOLE.fullmatch(text)
     if whole is not None and len(whole[1]) <= 20 and -(2**63) <= int(whole[1]) < 2**63:
@@ -44,6 +44,8 @@ def parse_integer(text: str) -> int:
     number = float(text) if whole is None and _NUMBER.fullmatch(text) else 0.5
     if number.is_integer() and abs(number) <= _EXACT:
         return int(number)
+    if text.lower() in _BOOLEANS:
+        return int(_BOOLEANS[text.lower()])
     raise misfit(repr(text), "an integer of 64 bits")
 
 
