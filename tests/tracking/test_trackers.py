@@ -282,6 +282,6 @@ def test_mlflow_without_its_package_is_refused_before_the_first_step(
 ) -> None:
     monkeypatch.setattr("recap.tracking.open.find_spec", lambda name: None)
     recorder = Recorder()
-    with pytest.raises(InputError, match=r"training.mlflow: .* pip install 'recap\[mlflow\]'"):
+    with pytest.raises(InputError, match=r"training.mlflow: .* pip install 'recap-ranker\[mlflow\]'"):
         train(with_mlflow(feed, tmp_path / "run", "file:x"), recorder)
     assert recorder.steps == []

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.overrides import TorchFunctionMode
 
 from recap.config.base import KeyPath, ShapesWeights
 from recap.config.discrete import HashSpace
@@ -179,10 +180,19 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 def weight_shapes(config: RecapConfig, assets: Assets) -> dict[str, Tensor]:
     """The weights of a model by name, as tensors of the meta device: shapes without memory. Raises ConfigError."""
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _NoRandomValues():
             return Ranker(config, assets).state_dict()
     except RuntimeError as error:  # a shape whose number of bytes is no int64
         raise ConfigError(f"the model has a weight larger than any memory ({error})") from None
+
+
+class _NoRandomValues(TorchFunctionMode):
+    """Draws no normal values: on the meta device torch draws them with its compiler, which takes seconds to import."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is nn.init.normal_ or func is Tensor.normal_:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 def _check_shapes(folder: Path, config: RecapConfig, assets: Assets) -> None:
