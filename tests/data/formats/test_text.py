@@ -146,6 +146,16 @@ def test_numbers_of_json_lines_may_be_booleans_and_not_finite(tmp_path: Path) ->
     }
 
 
+def test_objects_of_very_many_keys_are_text_without_a_configuration(tmp_path: Path) -> None:
+    file = tmp_path / "x.jsonl"
+    counts = [{f"{row}-{number}": number for number in range(300)} for row in range(5)]  # more keys than have a type
+    file.write_text("".join(json.dumps({"counts": keys, "x": row}) + "\n" for row, keys in enumerate(counts)))
+    assert [json.loads(text) for text in read(file)["counts"]] == counts
+    file.write_text(json.dumps(dict.fromkeys(map(str, range(100_001)), 1)) + "\n")
+    with pytest.raises(DataError, match=r"x.jsonl: its lines have more than 100,000 keys, the limit"):
+        read(file)
+
+
 @pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("compressed", [False, True])
 def test_the_first_block_does_not_decide_what_later_blocks_hold(compressed: bool, tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from recap.data.encoding.columns import (
 from recap.data.encoding.histories import encode_history, event_types
 from recap.data.encoding.kinds import is_list
 from recap.data.encoding.labels import LabelEncoder
+from recap.data.formats.format import check_unique
 from recap.data.formats.location import Location
 from recap.text import suggest
 
@@ -116,10 +117,10 @@ class RowEncoder:
 
     def check(self, schema: pa.Schema, file: str) -> None:
         """Raise DataError for the first column that `schema` lacks, or that has an unusable type."""
+        check_unique(schema, self.columns, file)
+        names = set(schema.names)
         for name in self.columns:
-            if schema.names.count(name) > 1:
-                raise Location(file).error(name, "appears twice in the file, so it is ambiguous; rename one")
-            if name not in schema.names:
+            if name not in names:
                 hint = suggest(name, schema.names)
                 raise Location(file).error(name, f"is missing, but the configuration reads it. {hint}")
         self.encode(empty_table({name: schema.field(name).type for name in self.columns}), Location(file))

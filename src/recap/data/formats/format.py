@@ -1,6 +1,7 @@
 """The interface of a file format: its columns, and its rows chunk by chunk."""
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -150,8 +151,9 @@ def check_names(schema: pa.Schema) -> pa.Schema:
 
 def check_unique(schema: pa.Schema, columns: Sequence[str], file: str) -> None:
     """Raise DataError for one of `columns` that a file holds more than once."""
+    counts = Counter(schema.names)
     for name in columns:
-        if schema.names.count(name) > 1:
+        if counts[name] > 1:
             raise Location(file).error(name, "appears twice in the file, so it is ambiguous; rename one")
 
 

@@ -16,11 +16,15 @@ import pyarrow.json
 from recap.data.formats.location import Location
 from recap.data.formats.text.lines import BadLines, TextFormat, count_lines
 from recap.data.formats.text.values import Misfit, convert, misfit, parse_integer, parse_number
+from recap.errors import DataError
 
 _MAX_DEPTH = 100
 """Levels of nesting that Arrow's reader is given; thousands overflow its stack, which ends the process."""
 _MAX_TYPE_DEPTH = 20
 """Levels of nesting that types are inferred for; deeper values are text."""
+_MAX_TYPE_KEYS = 1000
+"""Keys of objects in columns that types are inferred for, in all lines together; objects of more keys are text."""
+_MAX_COLUMNS = 100_000
 _PEEKED_LINES = 20
 """Lines of a block that tell whether its ids are written as numbers or strings."""
 _NAMED_LINES = 1000
@@ -67,7 +71,9 @@ class JsonLinesFormat(TextFormat):
         kind: pa.DataType = pa.struct([])
         for block in self.blocks(file):
             for text in self.texts(file, block):
-                kind = _common(kind, _infer_block(text))
+                kind = _common(kind, _infer_block(text), _MAX_COLUMNS)
+                if not pa.types.is_struct(kind):
+                    raise DataError(f"{file}: its lines have more than {_MAX_COLUMNS:,} keys, the limit")
         return pa.schema(list(kind))
 
     def _parse(self, file: str, text: bytes, count: int, schema: pa.Schema) -> pa.Table:
@@ -130,6 +136,13 @@ def _is_regular(text: bytes, count: int) -> bool:
         return True
     starts = np.concatenate([[0], np.flatnonzero(characters[:-1] == ord("\n")) + 1])
     return int(np.add.reduceat(opens, starts, dtype=np.int64).max()) <= _MAX_DEPTH or _depth(characters) <= _MAX_DEPTH
+
+
+def _colons(text: bytes) -> int:
+    """The most colons in a line, as many as its keys or more."""
+    characters = np.frombuffer(text, np.uint8)
+    starts = np.concatenate([[0], np.flatnonzero(characters[:-1] == ord("\n")) + 1])
+    return int(np.add.reduceat(characters == ord(":"), starts, dtype=np.int64).max())
 
 
 def _depth(characters: npt.NDArray[np.uint8]) -> int:
@@ -305,53 +318,63 @@ def _as_scalar(kind: pa.DataType, value: Value) -> Any:
 def _infer_block(text: bytes) -> pa.DataType:
     """The keys of some lines with the types of their values, as a struct; without bad lines."""
     count = count_lines(text)
-    if _is_regular(text, count) and not _LONG_INTEGER.search(text):
+    if _is_regular(text, count) and _colons(text) <= _MAX_TYPE_KEYS and not _LONG_INTEGER.search(text):
         try:
             table = _read(text, None)
             if table.num_rows == count:
-                return _without_times(pa.struct(list(table.schema)))
+                return pa.struct([(field.name, _settled(field.type)) for field in table.schema])
         except (pa.ArrowInvalid, UnicodeDecodeError):
             pass
     kind: pa.DataType = pa.struct([])
     for line in text.removesuffix(b"\n").split(b"\n"):
         value = _decode_or_none(line)
         if value is not None:
-            kind = _common(kind, _type_of(value))
+            kind = _common(kind, _type_of(value), _MAX_COLUMNS)
     return kind
 
 
-def _without_times(kind: pa.DataType) -> pa.DataType:
-    """The type without times, which Arrow makes of strings that look like dates."""
+def _settled(kind: pa.DataType) -> pa.DataType:
+    """The type with text for times, which Arrow makes of strings that look like dates, and for objects of many keys."""
     if pa.types.is_timestamp(kind) or pa.types.is_time(kind) or pa.types.is_date(kind):
         return pa.string()
     if pa.types.is_list(kind):
-        return pa.list_(_without_times(kind.value_type))
+        return pa.list_(_settled(kind.value_type))
     if pa.types.is_struct(kind):
-        return pa.struct([(field.name, _without_times(field.type)) for field in kind])
+        if kind.num_fields > _MAX_TYPE_KEYS:
+            return pa.string()
+        return pa.struct([(field.name, _settled(field.type)) for field in kind])
     return kind
+
+
+_EMPTY_LIST = pa.list_(pa.null())
 
 
 def _type_of(value: Value, depth: int = 0) -> pa.DataType:
     """The type that keeps a decoded value exactly."""
     if depth > _MAX_TYPE_DEPTH or isinstance(value, str):
         return pa.string()
-    if isinstance(value, dict):
+    if isinstance(value, dict) and len(value) <= (_MAX_TYPE_KEYS if depth else _MAX_COLUMNS):
         return pa.struct([(name, _type_of(item, depth + 1)) for name, item in value.items() if _is_unicode(name)])
     if isinstance(value, list):
         kind = pa.null()
         for element in value:
             kind = _common(kind, _type_of(element, depth + 1))
-        return pa.list_(kind)
+        return pa.list_(kind) if value else _EMPTY_LIST
     if isinstance(value, bytes):
         if value.lstrip(b"-").isdigit():
             return pa.int64() if -(2**63) <= int(value[:21]) < 2**63 else pa.string()
         return pa.float64()
+    if isinstance(value, dict):
+        return pa.string()
     return pa.null() if value is None else pa.bool_()
 
 
-def _common(first: pa.DataType, second: pa.DataType) -> pa.DataType:
-    """The type of a column that holds values of two types: text unless both are numbers, lists or objects."""
-    if first == second or pa.types.is_null(second):
+def _common(first: pa.DataType, second: pa.DataType, max_keys: int = _MAX_TYPE_KEYS) -> pa.DataType:
+    """The type of a column that holds values of two types: text unless both are numbers, lists or objects.
+
+    Objects of more than `max_keys` keys together are text.
+    """
+    if first is second or first == second or pa.types.is_null(second):  # `is` is much faster
         return first
     if pa.types.is_null(first):
         return second
@@ -363,5 +386,5 @@ def _common(first: pa.DataType, second: pa.DataType) -> pa.DataType:
         kinds = {field.name: field.type for field in first}
         for field in second:
             kinds[field.name] = _common(kinds.get(field.name, pa.null()), field.type)
-        return pa.struct(list(kinds.items()))
+        return pa.struct(list(kinds.items())) if len(kinds) <= max_keys else pa.string()
     return pa.string()
