@@ -18,8 +18,10 @@ from dataclasses import dataclass
 
 _MAX_SHOWN = 5
 """Names listed in one message."""
-MAX_PROBLEMS = 200
+MAX_PROBLEMS = 100
 """Problems listed in one error."""
+_MAX_CHARACTERS = 2000
+"""Characters of a path or text of a problem; both may contain names and values from a file."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,10 @@ class Problem:
     text: str
 
     def __str__(self) -> str:
-        return ": ".join(filter(None, (str(self.origin), self.path, self.text)))
+        parts = (
+            part if len(part) <= _MAX_CHARACTERS else f"{part[:_MAX_CHARACTERS]}…" for part in (self.path, self.text)
+        )
+        return ": ".join(filter(None, (str(self.origin), *parts)))
 
 
 class RecapError(Exception):
@@ -61,12 +66,11 @@ class InputError(RecapError):
 class ConfigError(InputError):
     """An invalid configuration; the message has one line per problem."""
 
-    def __init__(self, problems: str | Sequence[Problem], more: int = 0) -> None:
-        """`more`: the number of problems besides `problems`, of which at most `MAX_PROBLEMS` are listed."""
+    def __init__(self, problems: str | Sequence[Problem]) -> None:
+        """At most `MAX_PROBLEMS` are listed."""
         listed = [] if isinstance(problems, str) else list(problems[:MAX_PROBLEMS])
-        more += len(problems) - len(listed) if listed else 0
-        if more:
-            listed.append(Problem(Origin(listed[0].origin.source), "", f"and {more:,} more problems; fix these first"))
+        if len(listed) < len(problems) and listed:
+            listed.append(Problem(Origin(listed[0].origin.source), "", "and more problems; fix these first"))
         self.problems = tuple(listed)
         super().__init__(problems if isinstance(problems, str) else "\n".join(map(str, listed)))
 

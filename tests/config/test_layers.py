@@ -84,7 +84,9 @@ def test_a_mistake_in_a_base_is_reported_at_its_position_there() -> None:
     ("text", "message"),
     [
         ("base: nowhere.yaml", "mine.yaml:1:7: base: nowhere.yaml: no such file; the path is relative to this file"),
-        ("base: .", "mine.yaml:1:7: base: .: no such file"),
+        ("base: .", "mine.yaml:1:7: base: .: is not a regular file"),
+        ("base: /dev/null", "mine.yaml:1:7: base: /dev/null: is not a regular file"),
+        ("base: chain0.yaml", "chain19.yaml:1:7: base: more than 20 files build on each other; merge some of them"),
         ("base: ''", "mine.yaml:1:7: base: expected the path of a YAML file, found the value ''"),
         ("base: 3", "mine.yaml:1:7: base: expected the path of a YAML file, found the value 3"),
         ('base: "a\\0b"', "mine.yaml:1:7: base: a\0b: no such file"),
@@ -100,6 +102,8 @@ def test_a_bad_base_is_refused(text: str, message: str) -> None:
     write("other.yaml", "base: mine.yaml\n")
     write("list.yaml", "[1]\n")
     Path("bytes.yaml").write_bytes(b"\xff")
+    for number in range(21):
+        write(f"chain{number}.yaml", f"base: chain{number + 1}.yaml\n")
     write("mine.yaml", f"{text}\n")
     assert problems("mine.yaml")[0].startswith(message)
 

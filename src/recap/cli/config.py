@@ -29,7 +29,7 @@ def check(
     """Check a configuration and report all its problems."""
     from recap.cli.messages import print_warnings
     from recap.config.file.load import resolve
-    from recap.text import plural
+    from recap.text import plural, shorten
 
     resolved = resolve(config, overrides or [], set_files or [])
     warnings, looked_at = resolved.warnings, ""
@@ -43,8 +43,8 @@ def check(
         looked_at = f"; looked at the columns of {plural(report.files, 'file')} and the values of {rows}"
     print_warnings(warnings)
     loaded = resolved.config
-    columns, tasks = len(loaded.features.inputs), ", ".join(loaded.tasks)
-    validation = ", ".join(loaded.validation_data) or "none"
+    columns, tasks = len(loaded.features.inputs), shorten(", ".join(loaded.tasks), 500)
+    validation = shorten(", ".join(loaded.validation_data), 500) or "none"
     verdict = f"no problems, {plural(len(warnings), 'warning')}" if warnings else "no problems"
     print(f"{config}: {verdict}. {columns} feature columns; tasks: {tasks}; validation sets: {validation}{looked_at}")
 

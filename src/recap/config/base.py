@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import (
@@ -15,6 +16,8 @@ from pydantic import (
     model_serializer,
     model_validator,
 )
+
+from recap.errors import MAX_PROBLEMS
 
 DEFAULT = "default"
 """The key for all names that are not listed."""
@@ -86,11 +89,11 @@ class ProblemError(ValueError):
 
 
 class RootConfig(BaseConfig):
-    """The root of a file. Validation runs the checks of all sections and reports all problems."""
+    """The root of a file. Validation runs the checks of all sections and reports one problem more than is listed."""
 
     @model_validator(mode="after")
     def _has_no_problems(self) -> Self:
-        problems = list(all_problems(self))
+        problems = list(islice(all_problems(self), MAX_PROBLEMS + 1))
         if problems:
             raise ProblemError(problems)
         return self

@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Sequence
 from contextlib import suppress
 from copy import deepcopy
+from itertools import islice
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -18,22 +19,26 @@ from recap.config.data import DataConfig
 from recap.config.discrete import SharedCodes, stated_kinds
 from recap.config.file.environment import KnownSecrets, keep_text, substitute
 from recap.config.file.keys import is_table, models_at
-from recap.config.file.node import Node, node_at
-from recap.config.file.yaml import parse
+from recap.config.file.node import Node, node_at, scalars
+from recap.config.file.yaml import MAX_STORED_VALUES, MAX_VALUES, parse
 from recap.config.recap import RecapConfig
 from recap.errors import ConfigError, Origin, Problem
 from recap.storage import read_regular
-from recap.text import suggest
+from recap.text import shorten, suggest
 
 BASE = "base"
 """The key of the file to build on."""
-MAX_FILE_BYTES = 4 << 20
+MAX_FILE_BYTES = 2 << 20
 """Maximum size of a configuration file; a larger one is data."""
+_MAX_STORED_BYTES = 16 << 20
+"""As `MAX_FILE_BYTES`, of a stored configuration, which states every default."""
 _MAX_SHOWN = 60
 """Maximum characters of a value in a message."""
 _TABLES = (".parquet", ".arrow", ".feather", ".ipc", ".csv", ".tsv")
 DATA_EXTENSIONS = (*_TABLES, ".jsonl", ".ndjson", ".tfrecord", ".tfrecords")
 """Extensions of files of data, without a final `.gz`."""
+_MAX_BASES = 20
+"""Maximum files that build on each other."""
 _MAX_STEPS = 50
 """Maximum steps in the path of an override; no configuration is half as deep."""
 
@@ -53,14 +58,19 @@ def assemble(
     if known is None:
         root = _read(str(file), [], problems)
     else:
-        root = read_mapping(str(file), problems)
+        root = read_mapping(str(file), problems, stored=True)
         keep_text(root, known)
     for argument in set_files:
         root = _merge_file(root, argument, problems)
     for text in overrides:
-        _override(root, text, Origin(f"override {text!r}"), problems)
+        _override(root, text, Origin(f"override {shorten(repr(text), 100)}"), problems)
     substitute(root, problems)
     inherit_train_data(root)
+    if known is None and len(list(islice(scalars(root), MAX_VALUES + 1))) > MAX_VALUES:
+        problems.append(
+            Problem(root.origin, "", f"more than {MAX_VALUES:,} values, including those that validation sets inherit")
+        )
+        raise ConfigError(problems)
     return root
 
 
@@ -108,13 +118,18 @@ def inherit_train_data(root: Node) -> None:
 
 
 def read_mapping(
-    file: str, problems: list[Problem], model: type[BaseModel] = RecapConfig, *, yaml_1_1: bool = False
+    file: str,
+    problems: list[Problem],
+    model: type[BaseModel] = RecapConfig,
+    *,
+    yaml_1_1: bool = False,
+    stored: bool = False,
 ) -> Node:
     """The mapping of `model`'s sections in a YAML file.
 
     Raises ConfigError, which includes the `problems` so far, if the file cannot be read or contains something else.
     """
-    node = _read_yaml(file, problems, yaml_1_1=yaml_1_1)
+    node = _read_yaml(file, problems, yaml_1_1=yaml_1_1, stored=stored)
     if not isinstance(node.value, dict):
         sections = ", ".join(model.model_fields)
         problems.append(Problem(node.origin, "", f"expected a mapping of sections ({sections}), found {_noun(node)}"))
@@ -122,16 +137,17 @@ def read_mapping(
     return node
 
 
-def _read_yaml(file: str, problems: list[Problem], *, yaml_1_1: bool = False) -> Node:
+def _read_yaml(file: str, problems: list[Problem], *, yaml_1_1: bool = False, stored: bool = False) -> Node:
     """The values in a YAML file; null if it is empty. Raises ConfigError if it cannot be read."""
     try:
-        text = read_regular(file, MAX_FILE_BYTES).decode("utf-8-sig")
+        text = read_regular(file, _MAX_STORED_BYTES if stored else MAX_FILE_BYTES).decode("utf-8-sig")
     except (OSError, ValueError) as error:
         reason = f"not UTF-8 text (byte {error.start})" if isinstance(error, UnicodeDecodeError) else _reason(error)
         problems.append(Problem(Origin(file), "", f"cannot be read ({reason}); give the path of a YAML file"))
         raise ConfigError(problems) from None
     count = len(problems)
-    node = parse(text, file, problems, yaml_1_1=yaml_1_1)
+    max_values = MAX_STORED_VALUES if stored else MAX_VALUES
+    node = parse(text, file, problems, yaml_1_1=yaml_1_1, max_values=max_values)
     if node is None and len(problems) > count:
         raise ConfigError(problems)
     return node or Node(None, Origin(file, 1, 1))
@@ -152,7 +168,10 @@ def _read(file: str, above: list[str], problems: list[Problem]) -> Node:
     elif any(_same(base, other) for other in chain):
         problems.append(Problem(named.origin, BASE, f"builds on itself: {' → '.join([*chain, base])}"))
     elif not _is_file(base):
-        text = f"{base}: no such file; the path is relative to this file"
+        found = "is not a regular file" if os.path.exists(base) else "no such file; the path is relative to this file"
+        problems.append(Problem(named.origin, BASE, f"{shorten(base, 300)}: {found}"))
+    elif len(chain) > _MAX_BASES:
+        text = f"more than {_MAX_BASES} files build on each other; merge some of them"
         problems.append(Problem(named.origin, BASE, text))
     else:
         return merge(_read(base, chain, problems), node)

@@ -5,6 +5,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from recap.config.file.node import Node, node_of, nodes_along, scalars
 from recap.config.file.validate import in_order, located, validate
 from recap.config.file.yaml import render
 from recap.config.recap import RecapConfig
-from recap.errors import Origin, Problem
+from recap.errors import MAX_PROBLEMS, Origin, Problem
 
 STORED = "config.yaml"
 """The file of the resolved configuration in a run or model directory."""
@@ -30,8 +31,8 @@ class Resolved:
 
     @property
     def warnings(self) -> list[Problem]:
-        """The warnings of the configuration, with their origins."""
-        return in_order(located(self.root, self.config.warnings()))
+        """The warnings of the configuration, with their origins; at most `MAX_PROBLEMS`."""
+        return in_order(located(self.root, islice(self.config.warnings(), MAX_PROBLEMS)))
 
 
 def load_config(

@@ -28,11 +28,10 @@ def validate(model: type[M], root: Node, known: Sequence[Problem] = ()) -> M:
         validated, errors = _attempt(model, values)
     if validated is not None and not known:
         return validated
-    problems = [*known, *_problems(model, errors[:MAX_PROBLEMS], root, values)]
-    more = max(0, len(errors) - MAX_PROBLEMS)
-    if errors and not more:  # pydantic runs the checks only when every field is valid
-        problems += located(root, islice(all_problems(_partial(model, values)), MAX_PROBLEMS))
-    raise ConfigError(in_order(problems), more)
+    problems = [*known, *_problems(model, errors[: MAX_PROBLEMS + 1], root, values)]
+    if errors and len(errors) <= MAX_PROBLEMS:  # pydantic runs the checks only when every field is valid
+        problems += located(root, islice(all_problems(_partial(model, values)), MAX_PROBLEMS + 1))
+    raise ConfigError(in_order(problems))
 
 
 def retyped(model: type[BaseModel], root: Node) -> dict[KeyPath, Any]:
@@ -183,14 +182,17 @@ def _is_not_inherited(path: KeyPath, errors: Sequence[Any]) -> bool:
     return is_set and any(item["type"] == "missing" and item["loc"] == inherited for item in errors)
 
 
+_UNKNOWN = re.compile(r"^unknown [\w ]+ ")
+"""Precedes the name in messages; a message that begins with a key is about the key, not about its value."""
+
+
 def located(root: Node, problems: Iterable[tuple[KeyPath, str]]) -> list[Problem]:
     """`problems` with origins, except those of unset environment variables, which are already reported."""
     result: list[Problem] = []
     for path, text in problems:
         node = node_at(root, path)
         if node is None or not node.unresolved:
-            # A message that begins with the key is about the key, not about its value.
-            key = bool(path) and re.match(rf"(unknown [\w ]+ )?{re.escape(repr(path[-1]))}", text) is not None
+            key = bool(path) and _UNKNOWN.sub("", text, count=1).startswith(repr(path[-1]))
             origin = origin_at(root, _as_written(root, path), key=key)
             result.append(Problem(origin, dotted(path), text))
     return result

@@ -17,11 +17,26 @@ from recap.config.base import KeyPath, dotted
 from recap.config.file.node import Node
 from recap.errors import Origin, Problem
 
-_MAX_NODES = 200_000
-"""Maximum number of values in a file after expanding aliases, against aliases that multiply."""
+MAX_VALUES = 50_000
+"""Maximum number of keys and values in a file, and of values after expanding aliases, which may multiply them."""
+MAX_STORED_VALUES = 8 * MAX_VALUES
+"""As `MAX_VALUES`, in a stored configuration, which states every default."""
 
 
-class _Loader(yaml.SafeLoader):
+class _Composer(yaml.SafeLoader):
+    """The safe loader, which stops at a file of too many keys and values."""
+
+    nodes, max_nodes = 0, MAX_VALUES
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self.nodes += 1
+        if self.nodes > self.max_nodes:
+            problem = f"more than {self.max_nodes:,} keys and values; long lists of values belong in files of data"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=self.get_mark())
+        return super().compose_node(parent, index)
+
+
+class _Loader(_Composer):
     """The safe loader with the scalars of YAML 1.2."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}
@@ -40,7 +55,7 @@ for _tag, _pattern, _first in (
     _Loader.add_implicit_resolver(f"{_PREFIX}{_tag}", re.compile(f"(?:{_pattern.pattern})$"), _first)
 
 
-class _OldLoader(yaml.SafeLoader):
+class _OldLoader(_Composer):
     """The safe loader, with the scalars of YAML 1.1; dates stay text, and `1e-4` is a number."""
 
     yaml_implicit_resolvers: dict[str, Any] = {
@@ -53,7 +68,13 @@ _OldLoader.add_implicit_resolver(f"{_PREFIX}float", re.compile(f"(?:{_FLOAT.patt
 
 
 def parse(
-    text: str, source: str, problems: list[Problem], *, located: bool = True, yaml_1_1: bool = False
+    text: str,
+    source: str,
+    problems: list[Problem],
+    *,
+    located: bool = True,
+    yaml_1_1: bool = False,
+    max_values: int = MAX_VALUES,
 ) -> Node | None:
     """The values of a YAML document; None if it is empty or invalid. Mistakes are added to `problems`.
 
@@ -62,6 +83,7 @@ def parse(
     loader: _Loader | _OldLoader | None = None
     try:
         loader = _OldLoader(text) if yaml_1_1 else _Loader(text)
+        loader.max_nodes = max_values
         node = loader.get_single_node()
         return _Builder(loader, source, problems, located=located).node(node, ()) if node is not None else None
     except yaml.MarkedYAMLError as error:
@@ -123,8 +145,8 @@ class _Builder:
     def node(self, node: yaml.Node, path: KeyPath, key: Origin | None = None) -> Node:
         """The node at `path`."""
         self.count += 1
-        if self.count > _MAX_NODES:
-            raise yaml.YAMLError(f"more than {_MAX_NODES:,} values once aliases are expanded")
+        if self.count > self.loader.max_nodes:
+            raise yaml.YAMLError(f"more than {self.loader.max_nodes:,} values once aliases are expanded")
         origin = self._origin(node)
         if id(node) in self.open:
             raise yaml.MarkedYAMLError(problem="the anchor contains an alias of itself", problem_mark=node.start_mark)
@@ -155,7 +177,7 @@ class _Builder:
             elif not isinstance(key_node, yaml.ScalarNode) or key_node.tag != f"{_PREFIX}str":
                 self._add_problem(origin, path, "a key must be a string; quote it if it looks like a number")
             else:
-                name = str(key_node.value)
+                name = self._text(key_node, path)
                 if "${" in name:
                     self._add_problem(
                         origin, path, f"the key {name!r} contains a reference; use references in values only"
@@ -166,9 +188,7 @@ class _Builder:
         return {**merged, **stated}
 
     def _scalar(self, node: yaml.Node, path: KeyPath) -> Any:
-        text = str(node.value)
-        if _SURROGATE.search(text):
-            self._add_problem(self._origin(node), path, "contains half of a surrogate pair, which is not a character")
+        text = self._text(node, path)
         match node.tag.removeprefix(_PREFIX):
             case "str":
                 return text
@@ -177,6 +197,16 @@ class _Builder:
             case _:
                 self._add_problem(self._origin(node), path, _UNKNOWN_TAG.format(node.tag.replace(_PREFIX, "!!")))
                 return scalar(text)
+
+    def _text(self, node: yaml.Node, path: KeyPath) -> str:
+        """The text of a scalar. Escapes of two surrogates, as JSON writes them, are one character."""
+        text = str(node.value)
+        if not _SURROGATE.search(text):
+            return text
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        if "\ufffd" in text:
+            self._add_problem(self._origin(node), path, "contains half of a surrogate pair, which is not a character")
+        return text
 
     def _plain(self, node: yaml.Node, text: str) -> Any:
         """The number, boolean or null of a scalar; a string if it is none of these."""
