@@ -83,8 +83,20 @@ class Run:
             raise CheckpointError(f"{self.path}: no run; give the folder of one (its training.save_dir)")
         return load_config(self.config_file, overrides, stored=True)
 
-    def check_config_file(self) -> None:
-        """Raise InputError if training would replace a `config_file` that no run wrote."""
+    def check_files(self) -> None:
+        """Raise InputError if training would replace files that no run wrote, or cannot make its folder."""
+        self._check_config_file()
+        if os.path.lexists(self.checkpoints_folder) and not self.checkpoints_folder.is_dir():
+            raise InputError(f"{self.checkpoints_folder}: is not a folder; choose another training.save_dir")
+        with suppress(OSError):
+            text = self.metrics_file.read_text(encoding="utf-8", errors="replace")
+            if text and not any('"step"' in line for line in text.splitlines()):
+                raise InputError(
+                    f"{self.metrics_file}: the run would replace this file, which recap did not write; rename it, or "
+                    "choose another training.save_dir"
+                )
+
+    def _check_config_file(self) -> None:
         file = self.config_file
         if not os.path.lexists(file):
             return
@@ -189,15 +201,17 @@ class Run:
     def lock(self) -> Iterator[None]:
         """Lock the run for the block; a killed process releases the lock too.
 
-        Raises InputError if the folder cannot be written or holds a configuration that no run wrote, CheckpointError if
-        another process trains this run.
+        Raises InputError if the folder cannot be written or holds files that no run wrote in the place of its own,
+        CheckpointError if another process trains this run.
         """
-        self.check_config_file()
+        self.check_files()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = (self.path / ".lock").open("w")
         except OSError as error:
-            raise InputError(f"training.save_dir: {self.path} cannot be written ({error.strerror})") from None
+            raise InputError(
+                f"training.save_dir: {self.path} cannot be written ({error.strerror}); choose another"
+            ) from None
         with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

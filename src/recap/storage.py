@@ -72,8 +72,13 @@ def writing(file: Path) -> Iterator[Path]:
     try:
         yield file
     except (OSError, SafetensorError) as error:
-        reason = error.strerror if isinstance(error, OSError) else None
-        raise RunError(f"{file}: cannot be written ({reason or error})") from error
+        raise RunError(f"{file}: cannot be written ({failure(error)})") from error
+
+
+def failure(error: Exception) -> str:
+    """The message of a failed write: that of the system, without what Arrow puts around it."""
+    number = error.errno if isinstance(error, OSError) else None
+    return os.strerror(number) if number else str(error)
 
 
 def remove_directory(path: Path) -> None:

@@ -76,6 +76,13 @@ def test_other_files_are_evaluated_as_a_split_and_written_only_on_request(folder
     assert (folder / "run" / "evaluation.json").read_bytes() == before
     with pytest.raises(InputError, match=r"--output: .*json already exists; add --overwrite to replace it"):
         evaluate(folder / "run", "--output", output)
+    for file in ("ranker.yaml", "new.parquet", "run/metrics.jsonl"):
+        kept = (folder / file).read_bytes()
+        with pytest.raises(InputError, match=f"{file}: would be overwritten by its own output"):
+            evaluate(folder / "ranker.yaml", "--data", folder / "new.parquet", "--output", folder / file, "--overwrite")
+        assert (folder / file).read_bytes() == kept
+    with pytest.raises(InputError, match=r"unexpected argument .*; to evaluate files, write --data .*new.parquet"):
+        evaluate(folder / "run", folder / "new.parquet")
 
 
 def test_files_of_an_expanded_glob_are_all_evaluated(folder: Path) -> None:

@@ -146,13 +146,17 @@ def test_a_damaged_checkpoint_is_reported_once_and_evaluated_once_rewritten(feed
     assert steps(run) == [12, 12]
 
 
-def test_splits_and_a_second_follower_are_refused(feed: Path, tmp_path: Path) -> None:
+def test_unknown_splits_a_second_follower_and_damaged_results_are_refused(feed: Path, tmp_path: Path) -> None:
     run, config = tmp_path / "run", feed_config(feed, tmp_path / "run")
     train(config, Recorder())
     with pytest.raises(ConfigError, match="split: unknown split 'test'"):
         follow(lambda: config, run, Recorder(), split="test")
     with following._results(run / "evaluations.jsonl"), pytest.raises(InputError, match="another process follows"):
         follow(lambda: config, run, Recorder())
+    (run / "evaluations.jsonl").write_text("not ours\n")
+    with pytest.raises(InputError, match=r"evaluations.jsonl: damaged; delete it"):
+        follow(lambda: config, run, Recorder())
+    assert (run / "evaluations.jsonl").read_text() == "not ours\n"
     with pytest.raises(ConfigError, match=r"training.watch: needs evaluations in training"):
         feed_config(feed, run, training=NO_EVALUATION | {"watch": {"metric": "auc", "split": "validation"}})
 

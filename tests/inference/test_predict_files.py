@@ -1,5 +1,6 @@
 """Bulk prediction writes one complete file per input file."""
 
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -43,8 +44,10 @@ def test_a_bad_file_leaves_the_files_before_it_and_no_part_of_its_own(predictor:
     content[offset : offset + 20] = b"\xff" * 20
     bad.write_bytes(content)
     inputs = [str(tmp_path / "*.parquet")]
+    lines: list[str] = []
     with pytest.raises(DataError, match=r"1.parquet: row group 1 cannot be read"):
-        predict_files(predictor, inputs, tmp_path / "out")
+        predict_files(predictor, inputs, tmp_path / "out", say=lines.append)
+    assert lines == ["1 of 2 files are written and complete; --overwrite replaces them"]
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["0.parquet"]
     with pytest.raises(InputError, match=r"0.parquet: already exists; add --overwrite to replace it"):
         predict_files(predictor, inputs, tmp_path / "out")
@@ -59,8 +62,12 @@ def test_an_output_that_cannot_be_a_folder_or_a_file_is_refused(predictor: Predi
             predict_files(predictor, inputs, output)
     assert (tmp_path / "file").read_text() == "mine"
     (tmp_path / "out" / "day.parquet").mkdir(parents=True)
-    with pytest.raises(InputError, match=r"day.parquet: is a folder, not a file that can be replaced"):
+    with pytest.raises(InputError, match=r"day.parquet: is a folder, which is never replaced"):
         predict_files(predictor, inputs, tmp_path / "out", overwrite=True)
+    (tmp_path / "other").mkdir()
+    os.mkfifo(tmp_path / "other" / "day.parquet")
+    with pytest.raises(InputError, match=r"day.parquet: is not a regular file, which is never replaced"):
+        predict_files(predictor, inputs, tmp_path / "other", overwrite=True)
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,21 @@ def test_a_run_never_replaces_a_configuration_that_it_did_not_write(feed: Path, 
     assert [path.name for path in file.parent.iterdir()] == ["config.yaml"]
 
 
+def test_files_of_others_in_the_place_of_those_of_a_run_are_refused_and_kept(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    for file, message in (
+        (run.metrics_file, "the run would replace this file, which recap did not write"),
+        (run.checkpoints_folder, "is not a folder; choose another training.save_dir"),
+    ):
+        file.write_text("my notes\n")
+        with pytest.raises(InputError, match=f"{file}: {message}"), run.lock():
+            pass
+        assert file.read_text() == "my notes\n"
+        file.unlink()
+    run.metrics_file.write_text('{"step": 1, "loss": 0.5}\n{"st')
+    run.check_files()
+
+
 def test_a_run_replaces_its_own_configuration_even_of_an_earlier_recap(feed: Path, tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
     train(feed_config(feed, run.path, training={"num_train_steps": 1}), Recorder())
@@ -33,10 +48,10 @@ def test_a_run_replaces_its_own_configuration_even_of_an_earlier_recap(feed: Pat
     assert run.config_file.read_text() == dump_config(more)
     for file in (run.config_file, run.checkpoint_path(2) / "config.yaml"):
         file.write_text(file.read_text().replace("seed: 0\n", ""))
-    run.check_config_file()
+    run.check_files()
     (run.checkpoint_path(2) / "config.yaml").unlink()
     with pytest.raises(InputError, match="which recap did not write"):
-        run.check_config_file()
+        run.check_files()
 
 
 def test_only_folders_with_the_names_of_checkpoints_are_checkpoints(tmp_path: Path) -> None:

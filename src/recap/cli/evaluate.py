@@ -20,7 +20,7 @@ from recap.cli.options import (
 from recap.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from recap.config.recap import RecapConfig
     from recap.evaluation.asked import Asked
@@ -89,6 +89,8 @@ def evaluate(
     if data:  # a glob that the shell expanded
         data += [text for text in overrides if "=" not in text or Path(text).exists()]
         overrides = [text for text in overrides if text not in data]
+    elif files := [text for text in overrides if "=" not in text and Path(text).exists()]:
+        raise InputError(f"unexpected argument {files[0]!r}; to evaluate files, write --data {files[0]}")
     # A run to follow may not exist yet.
     run = source if source.is_dir() or (follow and source.suffix not in (".yaml", ".yml")) else None
 
@@ -98,9 +100,10 @@ def evaluate(
     if follow:
         _follow(load, run or Path(load().training.save_dir), split, timeout)
         return
-    if output is not None:
-        _prepare(output, overwrite=overwrite)
     config = load()
+    if output is not None:
+        inputs = [config_file(source), *(set_files or []), *_data_files(config, data, split)]
+        _prepare(output, inputs, run or Path(config.training.save_dir), overwrite=overwrite)
 
     from recap.evaluation.asked import Asked
     from recap.runs import Run
@@ -136,11 +139,25 @@ def _check_options(
             raise InputError(f"{name}: --follow evaluates the validation sets only; leave out one of the two")
 
 
-def _prepare(output: Path, *, overwrite: bool) -> None:
-    """Create the folder of the output. Raises InputError now rather than after the evaluation."""
-    from recap.data.tools.outputs import check_folder
+def _data_files(config: "RecapConfig", data: list[str], split: str | None) -> list[str]:
+    """The files to evaluate; empty if they cannot be listed."""
+    from recap.data.formats.files import find_files
 
-    check_output(output, overwrite=overwrite)
+    files: list[str] = []
+    sets = [value.source.inputs for name, value in config.validation_data.items() if split in (None, name)]
+    for inputs in [data] if data else sets:
+        with suppress(InputError):
+            files += find_files(inputs)
+    return files
+
+
+def _prepare(output: Path, inputs: "Sequence[str | Path]", run: Path, *, overwrite: bool) -> None:
+    """Create the folder of the output, which is no other file of `run`. Raises InputError before the evaluation."""
+    from recap.data.tools.outputs import check_folder
+    from recap.runs import Run
+
+    used = Run(run)
+    check_output(output, [*inputs, used.metrics_file, used.evaluations_file], overwrite=overwrite)
     check_folder(output.parent)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)

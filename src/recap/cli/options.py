@@ -1,5 +1,6 @@
 """Arguments and options that several commands share."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -76,8 +77,8 @@ def check_output(file: Path, inputs: Sequence[str | Path] = (), *, overwrite: bo
     """Raise InputError unless `file` can be written: it does not exist, or may be replaced and is none of `inputs`."""
     from recap.storage import check_not_an_input
 
-    if file.exists() and not file.is_file():
+    if os.path.lexists(file) and not os.path.isfile(file):
         raise InputError(f"--output: {file} exists and is not a regular file; choose another --output")
     check_not_an_input([file], inputs)
-    if file.exists() and not overwrite:
+    if os.path.lexists(file) and not overwrite:
         raise InputError(f"--output: {file} already exists; add --overwrite to replace it")

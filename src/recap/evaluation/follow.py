@@ -184,13 +184,21 @@ def _results(path: Path) -> Iterator[tuple[int, AppendOnlyFile]]:
         content = lock.read()
         complete = content.rfind(b"\n") + 1
         lock.truncate(complete)  # a killed process may have left part of a line
-        step = max((json.loads(line)["step"] for line in content[:complete].splitlines()), default=0)
+        step = max((_step_of(line, path) for line in content[:complete].splitlines()), default=0)
         with writing(path):
             file = AppendOnlyFile(path)
         try:
             yield step, file
         finally:
             file.close()
+
+
+def _step_of(line: bytes, path: Path) -> int:
+    """The step of a line of results. Raises InputError."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise InputError(f"{path}: damaged; delete it to evaluate the remaining checkpoints again") from None
 
 
 def _written_at(run: Run, step: int) -> int:

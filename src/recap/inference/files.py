@@ -17,7 +17,7 @@ from recap.data.formats.format import Chunk
 from recap.data.formats.location import Location
 from recap.data.formats.tables import TableFiles
 from recap.data.tools.outputs import output_files
-from recap.errors import InputError
+from recap.errors import InputError, RecapError
 from recap.inference.predictor import Predictor
 from recap.reporting import Say
 from recap.storage import atomic_write, writing
@@ -51,13 +51,19 @@ def predict_files(
     for file in files.files:
         _check(predictor, files.schema(file), file)
     _make_folders(targets)
-    coverage = Coverage(predictor.encoder)
-    for carried, group in groupby(files.files, lambda file: _carried(predictor, files.schema(file))):
-        columns = [*predictor.encoder.columns, *map(source_column, carried)]
-        for file, tables in files.tables_by_file(columns, list(group)):
-            schema = _output_schema(carried, predictor.config.tasks, files.schema(file), file)
-            with writing(target_of[file]), atomic_write(target_of[file]) as temporary:
-                _predict_file(predictor, carried, tables, temporary, schema, coverage, after_rows)
+    coverage, written = Coverage(predictor.encoder), 0
+    try:
+        for carried, group in groupby(files.files, lambda file: _carried(predictor, files.schema(file))):
+            columns = [*predictor.encoder.columns, *map(source_column, carried)]
+            for file, tables in files.tables_by_file(columns, list(group)):
+                schema = _output_schema(carried, predictor.config.tasks, files.schema(file), file)
+                with writing(target_of[file]), atomic_write(target_of[file]) as temporary:
+                    _predict_file(predictor, carried, tables, temporary, schema, coverage, after_rows)
+                written += 1
+    except RecapError:
+        if written:
+            say(f"{written:,} of {len(targets):,} files are written and complete; --overwrite replaces them")
+        raise
     text = describe(coverage.result(), coverage.rows)
     if text is not None:
         say(text)
@@ -69,8 +75,6 @@ def predict_files(
 def _check_targets(targets: Sequence[Path], *, overwrite: bool) -> None:
     """Raise InputError for an output that exists and may not be replaced."""
     for target in targets:
-        if os.path.isdir(target):
-            raise InputError(f"{target}: is a folder, not a file that can be replaced; choose another --output")
         if os.path.lexists(target) and not overwrite:
             raise InputError(f"{target}: already exists; add --overwrite to replace it, or choose another --output")
 

@@ -11,13 +11,12 @@ from recap.config.data import SourceKind
 from recap.data.encoding.columns import as_one_array
 from recap.data.encoding.kinds import decoded
 from recap.data.formats.format import Chunk
-from recap.data.formats.object_stores import reason
 from recap.data.formats.parquet.packed import Survey, can_pack, pack, pack_field
 from recap.data.formats.tables import TableFiles
 from recap.data.formats.writers import open_writer, tfrecord_schema
 from recap.data.tools.outputs import output_files
 from recap.errors import DataError, InputError
-from recap.storage import atomic_write, check_not_an_input, writing
+from recap.storage import atomic_write, check_not_an_input, failure, writing
 
 ENDINGS: dict[SourceKind, str] = {
     "parquet": ".parquet",
@@ -115,7 +114,7 @@ def _write_file(
                         writer.write(typed if packed is None else pack(typed, packed))
                     after_rows(table.num_rows)
     except OSError as error:
-        raise InputError(f"{target}: cannot be written ({reason(error)})") from None
+        raise InputError(f"{target}: cannot be written ({failure(error)})") from None
     except (pa.ArrowException, UnicodeDecodeError) as error:
         raise DataError(f"{file}: cannot be written as {kind} ({error})") from None
 

@@ -14,8 +14,8 @@ from recap.storage import MANIFEST, check_not_an_input
 def output_files(files: Sequence[str], folder: Path, extension: str) -> dict[str, Path]:
     """Input file → output file, below `folder` as the input is below the common folder of `files`.
 
-    Raises InputError if two inputs would become one file, an output is one of the inputs, or `folder` cannot hold the
-    outputs. Writes nothing.
+    Raises InputError if two inputs would become one file, an output is one of the inputs or is there and not a regular
+    file, or `folder` cannot hold the outputs. Writes nothing.
     """
     names = zip(files, relative_names(files), strict=True)
     outputs = {file: folder / f"{stem(name)}{extension}" for file, name in names}
@@ -35,6 +35,10 @@ def output_files(files: Sequence[str], folder: Path, extension: str) -> dict[str
                 )
     check_folder(folder)
     check_not_an_input(outputs.values(), files)
+    for output in outputs.values():
+        if os.path.exists(output) and not os.path.isfile(output):
+            kind = "a folder" if os.path.isdir(output) else "not a regular file"
+            raise InputError(f"{output}: is {kind}, which is never replaced; choose another --output")
     return outputs
 
 

@@ -13,7 +13,7 @@ from recap.data.encoding.kinds import decoded, integers_or_texts, is_list, is_te
 from recap.data.formats.location import Location
 from recap.data.formats.tables import TableFiles
 from recap.errors import DataError, InputError
-from recap.storage import atomic_write
+from recap.storage import atomic_write, failure
 from recap.text import suggest
 
 _VALUES_AT_ONCE = 1 << 20
@@ -123,4 +123,4 @@ def write_table(table: pa.Table, path: Path) -> None:
         with atomic_write(path) as temporary:
             pq.write_table(table, temporary)
     except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
+        raise InputError(f"{path}: cannot be written ({failure(error)})") from None
