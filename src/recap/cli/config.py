@@ -189,5 +189,5 @@ def _write(text: str, output: Path | None, inputs: Sequence[str | Path] = (), *,
             temporary.write_text(text, encoding="utf-8")
     except (OSError, ValueError) as error:  # ValueError: a file name or text that cannot be encoded
         reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"--output: {output} cannot be written ({reason})") from None
+        raise InputError(f"--output: {output} cannot be written ({reason}); choose another") from None
     print(f"written: {output}", file=sys.stderr)

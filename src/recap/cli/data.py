@@ -230,9 +230,11 @@ def serve(
 
 def _check_parquet_output(file: Path, inputs: Iterable[str | Path], *, overwrite: bool) -> None:
     """Raise InputError unless a Parquet file can be written here, as `check_output`."""
+    from recap.data.tools.outputs import check_folder
     from recap.errors import InputError
 
     check_output(file, list(inputs), overwrite=overwrite)
+    check_folder(file.parent)
     if file.suffix != ".parquet":
         raise InputError(f"--output: {file} would be a Parquet file; name it {file.parent / f'{file.stem}.parquet'}")
 

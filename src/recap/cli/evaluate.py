@@ -20,7 +20,7 @@ from recap.cli.options import (
 from recap.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from recap.config.recap import RecapConfig
     from recap.evaluation.asked import Asked
@@ -102,7 +102,7 @@ def evaluate(
         return
     config = load()
     if output is not None:
-        inputs = [config_file(source), *(set_files or []), *_data_files(config, data, split)]
+        inputs: list[str | Path] = [config_file(source), *(set_files or []), *_data_files(config, data, split)]
         _prepare(output, inputs, run or Path(config.training.save_dir), overwrite=overwrite)
 
     from recap.evaluation.asked import Asked
@@ -151,8 +151,8 @@ def _data_files(config: "RecapConfig", data: list[str], split: str | None) -> li
     return files
 
 
-def _prepare(output: Path, inputs: "Sequence[str | Path]", run: Path, *, overwrite: bool) -> None:
-    """Create the folder of the output, which is no other file of `run`. Raises InputError before the evaluation."""
+def _prepare(output: Path, inputs: "list[str | Path]", run: Path, *, overwrite: bool) -> None:
+    """Create the folder of the output. Raises InputError for one of `inputs`, and for the records of `run`."""
     from recap.data.tools.outputs import check_folder
     from recap.runs import Run
 
