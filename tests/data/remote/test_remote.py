@@ -10,7 +10,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain, islice, repeat
+from itertools import chain, islice, repeat, takewhile
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -29,7 +29,7 @@ from recap.data.encoding.assets import load_assets
 from recap.data.open import open_sources, open_stream
 from recap.data.remote import server as server_module
 from recap.data.remote.server import DataServer
-from recap.data.remote.wire import PROTOCOL, RowCodec
+from recap.data.remote.wire import PROTOCOL, SCHEMA, RowCodec, message
 from recap.data.stream.batch_stream import BatchStream
 from recap.data.stream.readers import Readers
 from recap.errors import ConfigError, DataError, InputError, RunError
@@ -224,7 +224,8 @@ def test_only_chunks_of_the_data_sets_are_served(changes: dict[str, Any], feed: 
     good = {"data_set": "train_data", "chunks": [0], "compression": "none"}
     good["fingerprint"] = served.fingerprints["train_data"]
     with flight.FlightClient(f"grpc://127.0.0.1:{served.port}") as client:
-        assert client.do_get(flight.Ticket(json.dumps(good).encode())).read_all().num_rows == 70
+        answer = list(client.do_get(flight.Ticket(json.dumps(good).encode())))
+        assert [message.app_metadata is not None for message in answer] == [True, True]
         for ticket in (json.dumps(good | changes).encode(), b"\xff", b"[" * 100_000):
             with pytest.raises(flight.FlightServerError, match=r"not served here|has restarted"):
                 client.do_get(flight.Ticket(ticket)).read_all()
@@ -244,7 +245,7 @@ class _OtherServer(flight.FlightServerBase):  # type: ignore[misc]
         return self.respond()
 
 
-_SETS = b'{"protocol": 2, "data_sets": '
+_SETS = b'{"protocol": 3, "data_sets": '
 
 
 @pytest.mark.parametrize(
@@ -282,58 +283,64 @@ def test_an_answer_beyond_the_limit_is_not_received(feed: Path) -> None:
             stream_of(config_with(feed, {"kind": "service", "address": address}))
 
 
-def other_responses(codec: RowCodec, rows: pa.RecordBatch) -> dict[str, tuple[Callable[[], Any], str]]:
-    """Responses to a request for a chunk of 70 rows, with what is wrong in each."""
+def other_responses(codec: RowCodec, rows: bytes) -> dict[str, tuple[Callable[[], Any], str]]:
+    """Responses to a request for a chunk of 70 rows, compressed with zstd, with what is wrong in each."""
+    good, header = pa.compress(rows, "zstd"), b"{}"
 
-    def streamed(*messages: Any, schema: pa.Schema = codec.schema) -> Callable[[], Any]:
-        return lambda: flight.GeneratorStream(schema, iter(messages))
-
-    def header(**values: Any) -> tuple[pa.RecordBatch, bytes]:
-        return codec.header(), json.dumps({"bad_rows": [], "bad_data": []} | values).encode()
+    def streamed(*messages: Any) -> Callable[[], Any]:
+        return lambda: flight.GeneratorStream(SCHEMA, map(message, messages))
 
     def forever(*messages: Any) -> Callable[[], Any]:
-        return lambda: flight.GeneratorStream(codec.schema, chain(messages, repeat(messages[-1])))
+        return lambda: flight.GeneratorStream(SCHEMA, map(message, chain(messages, repeat(messages[-1]))))
 
-    def damaged(tensor: str, value: int) -> pa.RecordBatch:
-        index, size = codec.schema.get_field_index(tensor), codec.bytes[tensor]
-        return rows.set_column(index, tensor, pa.array([bytes([value]) * size] * len(rows), pa.binary(size)))
+    def headed(**values: Any) -> bytes:
+        return json.dumps(values).encode()
+
+    def damaged(tensor: str, value: int) -> Any:
+        size = codec.bytes[tensor]
+        start = 70 * sum(codec.bytes[name] for name in takewhile(lambda name: name != tensor, codec.bytes))
+        return pa.compress(rows[:start] + bytes([value]) * 70 * size + rows[start + 70 * size :], "zstd")
 
     other = pa.record_batch({"x": [1]})
     bad = [["part-0.parquet", "row 1", "text"]]
     return {
-        "no header": (streamed(rows), "a chunk without its header"),
+        "no header": (streamed(good), "metadata that are not those of a chunk"),
         "nothing": (streamed(), "a chunk without its header"),
-        "other columns": (streamed((other, b"{}"), schema=other.schema), "columns of another schema"),
-        "no JSON": (streamed((codec.header(), b"\xff")), "metadata that are not those of a chunk"),
-        "deep JSON": (streamed((codec.header(), b"[" * 10**6)), "metadata that are not those of a chunk"),
-        "NaN": (streamed((codec.header(), b'{"bad_rows": [NaN]}')), "metadata that are not those of a chunk"),
-        "a row of true": (streamed(header(bad_rows=[True])), "metadata that are not those of a chunk"),
-        "a row of -1": (streamed(header(bad_rows=[-1], bad_data=bad)), "metadata that are not those of a chunk"),
-        "a row twice": (streamed(header(bad_rows=[1, 1], bad_data=bad)), "not ascending numbers below 70"),
-        "a row of others": (streamed(header(bad_rows=[70], bad_data=bad)), "not ascending numbers below 70"),
-        "no errors": (streamed(header(bad_rows=[1])), "0 errors for 1 bad row"),
+        "columns": (lambda: flight.GeneratorStream(other.schema, iter([other])), "columns of another schema"),
+        "no JSON": (streamed(b"\xff"), "metadata that are not those of a chunk"),
+        "deep JSON": (streamed(b"[" * 10**6), "metadata that are not those of a chunk"),
+        "NaN": (streamed(b'{"bad_rows": [NaN]}'), "metadata that are not those of a chunk"),
+        "a row of true": (streamed(headed(bad_rows=[True])), "metadata that are not those of a chunk"),
+        "a row of -1": (streamed(headed(bad_rows=[-1], bad_data=bad)), "metadata that are not those of a chunk"),
+        "a row twice": (streamed(headed(bad_rows=[1, 1], bad_data=bad)), "not ascending numbers below 70"),
+        "a row of others": (streamed(headed(bad_rows=[70], bad_data=bad)), "not ascending numbers below 70"),
+        "no errors": (streamed(headed(bad_rows=[1])), "0 errors for 1 bad row"),
         "another file": (
-            streamed(header(bad_rows=[0], bad_data=[["/etc", "", ""]]), rows[1:]),
+            streamed(headed(bad_rows=[*range(70)], bad_data=[["/etc", "", ""]])),
             "an error of an unknown file",
         ),
-        "too few rows": (streamed(header(), rows[:9]), "another number of rows for a chunk of 70"),
-        "endless headers": (forever(header()), "another number of rows for a chunk of 70"),
-        "endless rows": (forever(header(), rows), "more than the requested rows"),
-        "null": (streamed(header(), pa.RecordBatch.from_pylist([{}] * 70, codec.schema)), "null instead of the bytes"),
-        "codes": (streamed(header(), damaged("discrete", 77)), "a code of 'discrete' outside 0 to"),
-        "a long error": (streamed(header(error="x\n" * 10**6)), "^(x ){1000}…$"),
+        "no rows": (streamed(header), "another number of rows for a chunk of 70"),
+        "too few bytes": (streamed(header, pa.compress(rows[:-1], "zstd")), "fewer bytes than those of 70 rows"),
+        "gigabytes": (streamed(header, pa.compress(bytes(1 << 28), "zstd")), "more bytes than those of 70 rows"),
+        "not compressed": (streamed(header, rows), "a damaged message"),
+        "cut short": (streamed(header, good[:-9]), "a damaged message|fewer bytes"),
+        "endless headers": (forever(header), "a damaged message"),
+        "endless rows": (forever(header, good), "more than the requested rows"),
+        "codes": (streamed(header, damaged("discrete", 77)), "a code of 'discrete' outside 0 to"),
+        "a long error": (streamed(headed(error="x\n" * 10**6)), "^(x ){1000}…$"),
     }
 
 
 def test_every_value_of_a_response_is_checked(feed: Path, serve: Serve) -> None:
     good = serve(config_with(feed))
     codec, source = good.codecs["train_data"], good.sets["train_data"]
-    (rows,) = codec.encode(source.loader.load(source.chunks[:1]).batches[0])
+    (rows,) = codec.encode(source.loader.load(source.chunks[:1]).batches[0], "none")
     describe = json.dumps({"protocol": PROTOCOL, "data_sets": good.fingerprints}).encode()
     with _OtherServer([describe]) as server:
         for name, (respond, message) in other_responses(codec, rows).items():
             server.respond = respond
-            config = config_with(feed, readers_of([server], count=1), shuffle_window_rows=0)
+            readers = readers_of([server], count=1, compression="zstd")
+            config = config_with(feed, readers, shuffle_window_rows=0)
             with pytest.raises(DataError if name == "a long error" else RunError, match=message):
                 next(iter(stream_of(config)))
 

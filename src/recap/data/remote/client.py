@@ -7,13 +7,14 @@ from threading import Lock
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.flight as flight
 
 from recap.config.data import ServiceConfig
 from recap.data.formats.format import Chunk
 from recap.data.formats.object_stores import reason
-from recap.data.remote.wire import PROTOCOL, RowCodec, fingerprint, one_line, parse_description, parse_header
+from recap.data.remote.wire import PROTOCOL, SCHEMA, RowCodec, fingerprint, one_line, parse_description, parse_header
 from recap.data.stream.source import BadData, ChunkRows, Source, join
 from recap.errors import DataError, RunError
 from recap.reporting import Say
@@ -114,7 +115,7 @@ class ServiceClient:
         options = flight.FlightCallOptions(timeout=_READ_TIMEOUT)
         response = server.do_get(flight.Ticket(json.dumps(request).encode()), options)
         try:
-            if response.schema != self._codec.schema:
+            if response.schema != SCHEMA:
                 raise ValueError("columns of another schema")
             messages = iter(response)
             parts = [self._chunk(chunk, messages) for chunk in chunks]
@@ -133,15 +134,14 @@ class ServiceClient:
         header = parse_header(first.app_metadata.to_pybytes(), chunk.rows)
         if header.error is not None:
             raise DataError(one_line(header.error))
-        missing = chunk.rows - len(header.bad_rows)
-        batches: list[pa.RecordBatch] = []
-        while missing:
+        rows = chunk.rows - len(header.bad_rows)
+        contents: list[npt.NDArray[np.uint8]] = []
+        for message_rows in self._codec.rows_of_messages(rows):
             message = next(messages, None)
-            if message is None or message.data is None or not 0 < message.data.num_rows <= missing:
+            if message is None or message.app_metadata is None:
                 raise ValueError(f"another number of rows for a chunk of {chunk.rows}")
-            batches.append(message.data)
-            missing -= message.data.num_rows
-        batch = self._codec.decode(batches)
+            contents.append(self._codec.received(message.app_metadata, message_rows, self._compression))
+        batch = self._codec.decode(contents, rows)
         if not header.bad_rows:
             return ChunkRows([batch])
         mask = np.ones(chunk.rows, bool)

@@ -9,14 +9,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.flight as flight
 
+from recap.data.batch import assemble
 from recap.data.formats.format import Chunk
-from recap.data.remote.wire import MAX_HEADER_BYTES, PROTOCOL, RowCodec, fingerprint
+from recap.data.remote.wire import MAX_HEADER_BYTES, PROTOCOL, SCHEMA, RowCodec, fingerprint, message
 from recap.data.stream.source import Source
 from recap.errors import InputError, RecapError
 
 STOP_SECONDS = 5.0
 """Time for responses to end when the server stops."""
-_COMPRESSIONS = {"none": None, "lz4": "lz4", "zstd": "zstd"}
+_COMPRESSIONS = ("none", "lz4", "zstd")
 
 
 class DataServer(flight.FlightServerBase):  # type: ignore[misc]
@@ -46,15 +47,15 @@ class DataServer(flight.FlightServerBase):  # type: ignore[misc]
         """The rows of the chunks in a ticket."""
         try:
             request = json.loads(ticket.ticket)
-            name, compression = request["data_set"], _COMPRESSIONS[request["compression"]]
+            name = request["data_set"]
+            compression = _COMPRESSIONS[_COMPRESSIONS.index(request["compression"])]
             source, codec = self.sets[name], self.codecs[name]
             if request["fingerprint"] != self.fingerprints[name]:
                 raise flight.FlightServerError("this server has restarted with other data or another configuration")
             chunks = [source.chunks[_index(number, len(source.chunks))] for number in request["chunks"]]
         except (ValueError, KeyError, TypeError, RecursionError):
             raise flight.FlightServerError("the request is malformed, or names data that is not served here") from None
-        options = pa.ipc.IpcWriteOptions(compression=compression)
-        return flight.GeneratorStream(codec.schema, _respond(source, codec, chunks), options=options)
+        return flight.GeneratorStream(SCHEMA, map(message, _respond(source, codec, chunks, compression)))
 
 
 def _index(number: Any, count: int) -> int:
@@ -63,21 +64,23 @@ def _index(number: Any, count: int) -> int:
     return number
 
 
-def _respond(source: Source, codec: RowCodec, chunks: list[Chunk]) -> Iterator[Any]:
-    """One chunk after the other, so that memory holds only one; ends at the first that cannot be read."""
+def _respond(source: Source, codec: RowCodec, chunks: list[Chunk], compression: str) -> Iterator[bytes | pa.Buffer]:
+    """The messages of a response: one chunk after the other, so that memory holds only one.
+
+    It ends at the first chunk that cannot be read.
+    """
     for chunk in chunks:
         try:
             rows = source.loader.load([chunk])
         except RecapError as error:
-            yield codec.header(), json.dumps({"error": str(error)}).encode()
+            yield json.dumps({"error": str(error)}).encode()
             return
         bad_rows = [] if rows.mask is None else np.flatnonzero(~rows.mask).tolist()
         bad_data = [(source.names[bad.file], bad.part, bad.text) for bad in rows.bad_data]
         metadata = json.dumps({"bad_rows": bad_rows, "bad_data": bad_data}).encode()
         if len(metadata) > MAX_HEADER_BYTES:
             text = f"{chunk.file}: part {chunk.number} has {len(bad_rows):,} bad rows, too many to report"
-            yield codec.header(), json.dumps({"error": text}).encode()
+            yield json.dumps({"error": text}).encode()
             return
-        yield codec.header(), metadata
-        for batch in rows.batches:
-            yield from codec.encode(batch)
+        yield metadata
+        yield from codec.encode(assemble([(batch, slice(None)) for batch in rows.batches]), compression)

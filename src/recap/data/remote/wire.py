@@ -1,9 +1,10 @@
-"""The wire format of data servers: encoded rows as Arrow record batches. Nothing received is executed.
+"""The wire format of data servers: encoded rows as bytes. Nothing received is executed.
 
-A response is a stream. For each requested chunk it has a message without rows, whose metadata (JSON) list the bad rows
-of the chunk and their errors, or the error that ends the response; then messages with the good rows. A column is a
-tensor; its value in a row is the bytes of that row. A client checks every value before it uses it, and limits what it
-receives: a server may be another program.
+A response is a stream of messages. For each requested chunk it has one with JSON, which lists the bad rows of the chunk
+and their errors, or has the error that ends the response; then messages with the good rows: of each tensor in turn, the
+bytes of every row. The messages are the metadata of Arrow record batches without columns, because Arrow decompresses
+columns to any size before a client sees them. A client knows the size of every message, checks every value before it
+uses it, and limits what it receives: a server may be another program.
 """
 
 import json
@@ -15,6 +16,7 @@ from itertools import pairwise
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -29,7 +31,7 @@ from recap.data.stream.source import Source
 from recap.native.buffers import new_array
 from recap.text import plural
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Version of the wire format; client and server must have the same."""
 _MAX_MESSAGE_BYTES = 16 * 2**20
 MAX_HEADER_BYTES = 16 * 2**20
@@ -38,6 +40,9 @@ _MAX_TEXT = 2000
 """Characters of a message from a server."""
 _PATH_FIELDS = {"vocabulary", "mask", "inputs", "schema_path", "num_files_to_keep"}
 """Fields about paths, which may differ between hosts; the contents of the files are compared instead."""
+
+SCHEMA = pa.schema([])
+"""Of every response."""
 
 Fingerprint = Mapping[str, str]
 """`rows`: a hash of how rows are read and encoded. `files`: a hash of the chunks and their order."""
@@ -141,58 +146,70 @@ def _parse(model: type[Answer], content: bytes) -> Answer:
         raise ValueError(f"metadata that are not those of a chunk or server ({first['msg']})") from None
 
 
+def message(content: bytes | pa.Buffer) -> tuple[pa.RecordBatch, bytes | pa.Buffer]:
+    """A message of a response."""
+    return pa.RecordBatch.from_arrays([], schema=SCHEMA), content
+
+
 class RowCodec:
-    """Batches of one encoder ↔ Arrow record batches."""
+    """Batches of one encoder ↔ messages. `compression`: none, lz4 or zstd."""
 
     def __init__(self, encoder: RowEncoder) -> None:
         self._limits = _code_limits(encoder)
         self.template = encoder.empty()
         tensors = self.template.tensors().items()
-        sizes = {name: tensor.element_size() * math.prod(tensor.shape[1:]) for name, tensor in tensors}
-        self.bytes = {name: size for name, size in sizes.items() if size}
+        self.bytes = {name: tensor.element_size() * math.prod(tensor.shape[1:]) for name, tensor in tensors}
         """Name of a tensor → bytes per row."""
-        self.max_received = max(MAX_HEADER_BYTES, _MAX_MESSAGE_BYTES, sum(self.bytes.values())) + 2**20
+        self.row_bytes = sum(self.bytes.values())
+        self._step = max(1, _MAX_MESSAGE_BYTES // max(1, self.row_bytes))
+        self.max_received = max(MAX_HEADER_BYTES, _MAX_MESSAGE_BYTES, self.row_bytes) + 2**20
         """Bytes of a message that a client accepts."""
-        self.schema = pa.schema([(name, pa.binary(size)) for name, size in self.bytes.items()])
 
-    def header(self) -> pa.RecordBatch:
-        """A message without rows, to carry metadata."""
-        return pa.RecordBatch.from_pylist([], self.schema)
+    def rows_of_messages(self, rows: int) -> Iterator[int]:
+        """The number of rows in each of the messages with `rows` rows."""
+        for start in range(0, rows, self._step):
+            yield min(self._step, rows - start)
 
-    def encode(self, batch: Batch) -> Iterator[pa.RecordBatch]:
-        """The rows of a batch, in messages of limited size."""
-        step = max(1, _MAX_MESSAGE_BYTES // sum(self.bytes.values()))
-        for start in range(0, len(batch), step):
-            tensors = batch.rows(slice(start, start + step)).tensors()
-            arrays = [_as_bytes(tensors[name], size) for name, size in self.bytes.items()]
-            yield pa.RecordBatch.from_arrays(arrays, schema=self.schema)
+    def encode(self, batch: Batch, compression: str) -> Iterator[bytes | pa.Buffer]:
+        """The rows of a batch as messages of limited size."""
+        start = 0
+        for rows in self.rows_of_messages(len(batch)):
+            tensors = batch.rows(slice(start, start + rows)).tensors()
+            flat = [tensors[name].contiguous().view(-1).view(torch.uint8) for name in self.bytes]
+            content = torch.cat(flat).numpy().tobytes()
+            yield content if compression == "none" else pa.compress(content, compression)
+            start += rows
 
-    def decode(self, messages: Sequence[pa.RecordBatch]) -> Batch:
-        """The rows of some messages, concatenated in new memory.
-
-        Raises ValueError for another schema, damaged arrays, and codes and booleans out of their range.
-        """
-        rows = sum(message.num_rows for message in messages)
-        for message in messages:
-            if message.schema != self.schema:
-                raise ValueError("columns of another schema")
+    def received(self, content: pa.Buffer, rows: int, compression: str) -> npt.NDArray[np.uint8]:
+        """The bytes of a message with `rows` rows. Raises ValueError if it has more or fewer."""
+        size = rows * self.row_bytes
+        if compression != "none":
             try:
-                message.validate(full=True)
-            except pa.ArrowException as error:
-                raise ValueError(f"a damaged message ({error})") from None
+                with pa.CompressedInputStream(pa.BufferReader(content), compression) as stream:
+                    content = stream.read_buffer(size + 1)
+            except (pa.ArrowException, OSError):
+                raise ValueError("a damaged message") from None
+        if content.size != size:
+            more = "more" if content.size > size else "fewer"
+            raise ValueError(f"{more} bytes than those of {plural(rows, 'row')}")
+        return np.frombuffer(content, np.uint8) if size else np.empty(0, np.uint8)
+
+    def decode(self, contents: Sequence[npt.NDArray[np.uint8]], rows: int) -> Batch:
+        """The `rows` rows of the `contents` of some messages, concatenated in new memory.
+
+        Raises ValueError for codes and booleans out of their range.
+        """
         decoded: dict[str, Tensor] = {}
+        before = 0
         for name, like in self.template.tensors().items():
-            size = self.bytes.get(name, 0)
+            size = self.bytes[name]
             values = new_array((rows, size), np.uint8)
             start = 0
-            for message in messages if size else ():
-                if message.column(name).null_count:
-                    raise ValueError("null instead of the bytes of a row")
-                column, end = message.column(name), start + message.num_rows
-                first = column.offset * size
-                received = np.frombuffer(column.buffers()[1], np.uint8, message.num_rows * size, first)
-                values[start:end] = received.reshape(-1, size)
-                start = end
+            for content, count in zip(contents, self.rows_of_messages(rows), strict=True):
+                part = content[count * before : count * (before + size)]
+                values[start : start + count] = part.reshape(count, size)
+                start += count
+            before += size
             if like.dtype == torch.bool and size and values.max(initial=0) > 1:
                 raise ValueError(f"a byte of {name!r} that is not a boolean")
             decoded[name] = torch.from_numpy(values.reshape(-1)).view(like.dtype).reshape(rows, *like.shape[1:])
@@ -218,8 +235,3 @@ def _code_limits(encoder: RowEncoder) -> list[tuple[str, slice | None, int]]:
                 coded[f"{name}/attributes/{key}"] = attribute
         limits += [(f"histories/{key}", None, sizes[features.table_of(key, of)]) for key, of in coded.items()]
     return limits
-
-
-def _as_bytes(tensor: Tensor, size: int) -> pa.Array:
-    flat = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
-    return pa.Array.from_buffers(pa.binary(size), len(tensor), [None, pa.py_buffer(flat)])
