@@ -1,5 +1,6 @@
 """README and docs agree with the code."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -85,6 +86,28 @@ def test_every_file_that_the_architecture_names_exists() -> None:
     files = re.findall(r"`([\w/]+(?:\.py|/))`", page)
     assert len(set(files)) > 20
     assert [file for file in files if not any((base / file).exists() for base in (ROOT / "src" / "recap", ROOT))] == []
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_readme_print_what_it_shows(tmp_path: Path) -> None:
+    section = (ROOT / "README.md").read_text().split("## Your own data")[1].split("\n## ")[0]
+    (script,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    (tmp_path / "make_logs.py").write_text(script)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "COLUMNS": "120"}
+    examples = re.findall(r"^\$ (.*)\n((?:(?!\$ |```).*\n)*)", section, re.MULTILINE)
+    assert len([command for command, _ in examples if command.startswith("recap ")]) >= 5
+    for command, shown in examples:
+        done = subprocess.run(command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        printed = [_without_numbers(line) for line in (done.stderr + done.stdout).splitlines()]
+        for line in shown.splitlines():
+            assert line == "…" or _without_numbers(line) in printed, f"{command}: {line!r} is not among {printed}"
+
+
+def _without_numbers(line: str) -> str:
+    """A line without what depends on the machine: numbers, widths of columns, the device."""
+    return " ".join(re.sub(r"on (cpu|cuda).*", "on a device", re.sub(r"-?\d[\d,.:]*(e[+-]\d+)?", "#", line)).split())
 
 
 @pytest.mark.slow
