@@ -101,9 +101,10 @@ def evaluate(
     from recap.evaluation.asked import Asked, check_overrides
     from recap.evaluation.run import evaluate_run
     from recap.runs import Run
+    from recap.text import as_texts
 
-    run = run if isinstance(run, Run) else Run(run)
-    overrides, data = ([value] if isinstance(value, str) else value for value in (overrides, data))
+    run = Run(run)
+    overrides, data = as_texts(overrides, "overrides"), as_texts(data, "data")
     config = run.config_with(overrides)
     if overrides:
         check_overrides(run.config, config, chooses_run=False)

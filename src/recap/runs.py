@@ -29,8 +29,11 @@ class Run:
 
     path: Path
 
-    def __init__(self, path: str | Path) -> None:
-        object.__setattr__(self, "path", Path(path))
+    def __init__(self, path: "str | Path | Run") -> None:
+        """Raises InputError for a value of another type."""
+        if not isinstance(path, str | Path | Run):
+            raise InputError(f"run: expected the folder of a run, found a value of type {type(path).__name__}")
+        object.__setattr__(self, "path", path.path if isinstance(path, Run) else Path(path))
 
     @property
     def config_file(self) -> Path:

@@ -3,7 +3,10 @@
 import textwrap
 from collections.abc import Sequence
 from difflib import get_close_matches
+from pathlib import PurePath
 from statistics import mean, stdev
+
+from recap.errors import InputError
 
 _MAX_LISTED = 100
 """Known names in a message."""
@@ -18,6 +21,14 @@ def suggest(name: str, known: list[str]) -> str:
     if len(known) > _MAX_LISTED:
         listed += f", … ({len(known):,} in all)"
     return f"Known: {listed}." + (f" Did you mean {near[0]!r}?" if near else "")
+
+
+def as_texts(value: object, name: str) -> list[str]:
+    """An argument of the Python API that is a text or path, or a list of them. Raises InputError, which names it."""
+    values = [value] if isinstance(value, str | PurePath) else value
+    if isinstance(values, Sequence) and all(isinstance(item, str | PurePath) for item in values):
+        return [str(item) for item in values]
+    raise InputError(f"{name}: expected text or a list of texts, found {shorten(repr(value))}")
 
 
 def plural(count: int, noun: str) -> str:

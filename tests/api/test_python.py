@@ -56,6 +56,26 @@ def test_a_run_gives_its_configuration_checkpoints_and_metrics(run: recap.Run) -
         run.checkpoint(5)
 
 
+def test_arguments_of_another_type_are_refused_by_name(run: recap.Run, tmp_path: Path) -> None:
+    assert recap.Run(run) == run
+    file = run.config_file
+    for value in (None, 3, [3], {"training.seed": 2}):
+        for use in (
+            lambda wrong: recap.load_config(file, wrong),
+            lambda wrong: recap.evaluate(run, overrides=wrong),
+            lambda wrong: recap.Scorer.open(run, overrides=wrong or 3),
+        ):
+            with pytest.raises(recap.InputError, match="overrides: expected text or a list of texts, found "):
+                use(value)
+        with pytest.raises(recap.InputError, match="data: expected text or a list of texts, found "):
+            recap.evaluate(run, data=value)  # type: ignore[arg-type]
+        for open_ in (recap.Run, recap.evaluate, recap.Scorer.open):
+            with pytest.raises(recap.InputError, match="run: expected the folder of a run, found a value of type "):
+                open_(value)  # type: ignore[operator]
+    with pytest.raises(recap.ConfigError, match="split: unknown split 3"):
+        recap.evaluate(run, split=3)  # type: ignore[arg-type]
+
+
 def test_a_run_that_is_missing_or_damaged_is_refused(run: recap.Run, tmp_path: Path) -> None:
     nowhere = recap.Run(tmp_path / "nowhere")
     assert (nowhere.metrics, nowhere.evaluation, nowhere.latest, nowhere.best) == ([], None, None, None)

@@ -33,8 +33,8 @@ from recap.text import suggest
 
 def check_splits(config: RecapConfig, split: str | None) -> None:
     """Raise ConfigError if `config` has no validation sets, none named `split`, or ones with secrets of a run."""
-    if split is not None and split not in config.validation_data:
-        raise ConfigError(f"split: unknown split {split!r}. {suggest(split, list(config.validation_data))}")
+    if split is not None and split not in list(config.validation_data):
+        raise ConfigError(f"split: unknown split {split!r}. {suggest(str(split), list(config.validation_data))}")
     if not config.validation_data:
         raise ConfigError("validation_data: is empty; add a data set to evaluate on")
     for path in unread_secrets(config):

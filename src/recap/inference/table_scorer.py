@@ -12,6 +12,7 @@ from recap.data.formats.location import Location
 from recap.errors import InputError
 from recap.inference.predictor import Predictor
 from recap.runs import Run, Step, find_model_directory
+from recap.text import shorten
 
 Table = TypeVar("Table")
 _TABLE = "table"
@@ -37,8 +38,7 @@ class TableScorer:
         `overrides`, such as `scoring.weights.like=2`, change its configuration. Raises CheckpointError if the model is
         missing or damaged, ConfigError for overrides that would give its weights another meaning.
         """
-        folder = path.path if isinstance(path, Run) else Path(path)
-        return cls(Predictor.open(find_model_directory(folder, step), overrides))
+        return cls(Predictor.open(find_model_directory(Run(path).path, step), overrides))
 
     @property
     def tasks(self) -> list[str]:
@@ -149,6 +149,6 @@ def _first_misfit(values: Sequence[Any]) -> tuple[list[int], str]:
         try:
             pa.array([fitting, value], from_pandas=True)
         except (pa.ArrowException, TypeError, ValueError, OverflowError):
-            return [row], f"found {value!r}, which does not fit the other values of the column"
+            return [row], f"found {shorten(repr(value))}, which does not fit the other values of the column"
         fitting = fitting if value is None else value
     return [], "holds values whose types do not fit together"

@@ -17,6 +17,7 @@ from recap.config.file.validate import in_order, located, validate
 from recap.config.file.yaml import render
 from recap.config.recap import RecapConfig
 from recap.errors import MAX_PROBLEMS, Origin, Problem
+from recap.text import as_texts
 
 STORED = "config.yaml"
 """The file of the resolved configuration in a run or model directory."""
@@ -65,7 +66,7 @@ def resolve(
 ) -> Resolved:
     """Like `load_config`, with the origin of every value; with `known`, `file` is a stored configuration."""
     problems: list[Problem] = []
-    overrides = [overrides] if isinstance(overrides, str) else overrides  # a str is a sequence too
+    overrides, set_files = as_texts(overrides, "overrides"), as_texts(set_files, "set_files")
     root = assemble(file, overrides, set_files, problems, known)
     config = validate(RecapConfig, root, problems)
     config.remember_secrets(secrets(root))
