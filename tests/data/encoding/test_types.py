@@ -166,7 +166,7 @@ def test_a_list_is_read_alike_from_every_type_of_list(family: str) -> None:
     reference = lists_of(expected)[-1]
     for index, values in enumerate(FAMILIES[family]):
         lists = lists_of(values)
-        for column in lists if index == 0 else lists[:1]:
+        for column in lists if index == 0 or values.type == pa.string_view() else lists[:1]:
             assert_read_or_refused(LISTS, family, column, reference)
 
 

@@ -66,6 +66,14 @@ def test_values_that_would_read_back_differently_are_not_written(tmp_path: Path)
     pq.write_table(pa.table({"text": ["one", "two\nlines"]}), tmp_path / "text.parquet")
     with pytest.raises(DataError, match=r"text.parquet: column 'text' holds text with a line break"):
         convert_files([str(tmp_path / "text.parquet")], tmp_path / "out", "csv")
+    pq.write_table(pa.table({"two\nlines": [1]}), tmp_path / "name.parquet")
+    with pytest.raises(
+        DataError, match=r"name.parquet: column 'two\\nlines': CSV cannot hold a name with a line break"
+    ):
+        convert_files([str(tmp_path / "name.parquet")], tmp_path / "out", "csv")
+    pq.write_table(pa.table({"late": pa.array([2**50], pa.timestamp("ms"))}), tmp_path / "late.parquet")
+    with pytest.raises(DataError, match=r"late.parquet: cannot be written as jsonl"):
+        convert_files([str(tmp_path / "late.parquet")], tmp_path / "out", "jsonl")
     pq.write_table(pa.table({"id": pa.array([2**63], pa.uint64())}), tmp_path / "ids.parquet")
     with pytest.raises(DataError, match=r"ids.parquet: column 'id' holds integers of 2\^63 or more"):
         convert_files([str(tmp_path / "ids.parquet")], tmp_path / "out", "tfrecord")

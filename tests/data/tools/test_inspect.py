@@ -82,7 +82,7 @@ EVERY_TYPE = {
     "half": pa.array([1.5, float("nan")], pa.float16()),
     "runs": pa.RunEndEncodedArray.from_arrays([1, 2], [7, 8]),
     "map": pa.array([[("a", 1)], None], pa.map_(pa.string(), pa.int8())),
-    "lists": pa.array([[["a"], None], []], pa.list_(pa.list_(pa.string()))),
+    "lists": pa.array([[["a", None], None], None], pa.list_(pa.list_(pa.string_view()))),
     "not_utf8": pa.Array.from_buffers(pa.string(), 2, pa.array([b"a\xff", b"b"]).buffers()),
     "long": ["x" * 100_000, "y"],
 }

@@ -34,7 +34,20 @@ def decoded(values: pa.Array) -> pa.Array:
         return values.cast(pa.large_binary())
     if pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind):
         return _lists_of_views(values)
+    if is_list(kind):  # Arrow cannot flatten lists of views with nulls (26.0)
+        plain = _without_views(kind)
+        return values if plain == kind else values.cast(plain)
     return values
+
+
+def _without_views(kind: pa.DataType) -> pa.DataType:
+    """The type of decoded values for a list type, or for the type of the values in it."""
+    if pa.types.is_string_view(kind) or pa.types.is_binary_view(kind):
+        return pa.large_string() if pa.types.is_string_view(kind) else pa.large_binary()
+    inner = _without_views(kind.value_type) if is_list(kind) else None
+    if inner is None or inner == kind.value_type:
+        return kind
+    return pa.list_(inner, kind.list_size if pa.types.is_fixed_size_list(kind) else -1)
 
 
 def _uuid_texts(values: pa.Array) -> pa.Array:

@@ -3,6 +3,7 @@
 import gzip
 import json
 import math
+import re
 import struct
 from abc import ABC, abstractmethod
 from decimal import Decimal
@@ -81,6 +82,11 @@ class _CsvWriter(Writer):
     """CSV, one line per row."""
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
+        broken = next((name for name in schema.names if re.search(r"[\r\n\0]", name)), None)
+        if broken is not None:
+            raise DataError(
+                f"column {broken!r}: CSV cannot hold a name with a line break or NUL; choose another format"
+            )
         self.stream = pa.OSFile(str(path), "wb")
         pyarrow.csv.write_csv(schema.empty_table(), self.stream)  # the names
 

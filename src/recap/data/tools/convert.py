@@ -115,7 +115,7 @@ def _write_file(
                     after_rows(table.num_rows)
     except OSError as error:
         raise InputError(f"{target}: cannot be written ({failure(error)})") from None
-    except (pa.ArrowException, UnicodeDecodeError) as error:
+    except (pa.ArrowException, UnicodeDecodeError, OverflowError) as error:  # Python's times end in the year 9999
         raise DataError(f"{file}: cannot be written as {kind} ({error})") from None
 
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recap.data.encoding.columns import as_one_array
+from recap.data.encoding.kinds import decoded
 from recap.data.formats.format import check_unique
 from recap.data.formats.location import Location
 from recap.data.formats.tables import TableFiles
@@ -45,11 +46,11 @@ class ColumnReport:
     def add(self, column: pa.ChunkedArray) -> None:
         """Add the next rows."""
         self.missing += column.null_count
-        values = _plain(as_one_array(column)).drop_null()
+        values = _plain(decoded(as_one_array(column))).drop_null()
         while pa.types.is_nested(values.type):
             self.distinct = None
             lists = hasattr(values.type, "value_type") and not pa.types.is_map(values.type)
-            values = _plain(values.flatten()).drop_null() if lists else pa.nulls(0)
+            values = _plain(decoded(values).flatten()).drop_null() if lists else pa.nulls(0)
         if self.distinct is not None:
             self._values.update(map(_short, values.unique().to_pylist()))
             self.distinct = len(self._values) if len(self._values) <= MAX_DISTINCT else None
