@@ -152,3 +152,12 @@ def test_of_two_secrets_the_longer_is_hidden_first(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("LONG", "swordfish-and-chips")
     load(tmp_path, "runs/whole", '"${secret:SHORT}/${secret:LONG}"')
     assert hide("a swordfish-and-chips, a swordfish") == "a ${secret:LONG}, a ${secret:SHORT}"
+
+
+def test_password_query_and_long_path_of_a_secret_url_are_hidden_on_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SERVER", "https://me:tunafish@host/hooks/T024BE7LD/Mx3?key=herring")
+    load(tmp_path, "runs/whole", '"./${secret:SERVER}"')
+    text = hide("host, Max retries exceeded with url: /hooks/T024BE7LD/Mx3?key=herring; auth tunafish")
+    assert text == "host, Max retries exceeded with url: ${secret:SERVER}?${secret:SERVER}; auth ${secret:SERVER}"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,7 +22,8 @@ from recap.config.recap import RecapConfig
 from recap.data.encoding.assets import load_assets
 from recap.errors import CheckpointError, ConfigError, DataError
 from recap.evaluation.run import evaluate_run
-from recap.model.directory import WEIGHTS, SavedModel, new_ranker, open_model, write_model
+from recap.model import directory
+from recap.model.directory import WEIGHTS, SavedModel, new_ranker, open_model, read_weights, write_model
 from recap.storage import FORMAT, MANIFEST, atomic_directory, verify
 
 
@@ -95,6 +97,7 @@ def hostile_header(folder: Path) -> None:
         (listing("../elsewhere"), "which is not in this directory"),
         (listing("assets/../../elsewhere"), "which is not in this directory"),
         (listing(""), "which is not in this directory"),
+        (listing("\ud800"), "which is not in this directory"),
         (listing("x" * 300), "missing"),
         (listing("a\0b"), "which is not in this directory"),
         (link_outside, "which is not in this directory"),
@@ -142,6 +145,17 @@ def test_a_table_larger_than_its_weights_is_refused_before_it_is_built(model: Pa
     rehash(model)
     with pytest.raises(CheckpointError, match=r"hour.weight is 25×4, this model needs 2147483001×4"):
         open_model(model)
+
+
+def test_weights_of_a_type_that_recap_never_writes_are_refused(model: Path) -> None:
+    weights = load_file(model / "weights.safetensors")
+    name = next(iter(weights))
+    save_file({**weights, name: weights[name].to(torch.float8_e4m3fn)}, model / "weights.safetensors")
+    rehash(model)
+    with pytest.raises(CheckpointError):
+        open_model(model)
+    with pytest.raises(CheckpointError, match="holds float8_e4m3fn; use another checkpoint"):
+        read_weights(model)
 
 
 def test_a_network_with_more_layers_than_weights_is_refused_before_it_is_built(model: Path) -> None:
@@ -241,6 +255,16 @@ def test_a_table_without_memory_is_refused_with_its_size(
     config = feed_config(feed, tmp_path / "run", features=features, model=embeddings)
     with pytest.raises(ConfigError, match=message):
         new_ranker(config, {})
+
+
+def test_a_model_deleted_while_it_is_opened_is_named_as_such(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(folder: Path) -> dict[str, Any]:
+        shutil.rmtree(folder)
+        return read_weights(folder)
+
+    monkeypatch.setattr(directory, "read_weights", read)
+    with pytest.raises(CheckpointError, match=r"model: was deleted while it was read, .*; run the command again"):
+        open_model(model)
 
 
 @pytest.mark.slow

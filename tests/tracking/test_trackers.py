@@ -10,6 +10,7 @@ import pytest
 from support import Recorder, feed_config
 from training.runs import TIMED, assert_same_run, interrupt, records
 
+from recap.config.file.environment import _SECRETS
 from recap.config.recap import RecapConfig
 from recap.errors import ConfigError, InputError, Interrupted
 from recap.tracking.guarded import Guarded
@@ -192,6 +193,17 @@ def test_the_oldest_of_too_many_buffered_records_are_lost_and_counted(monkeypatc
         "it: cannot be closed (gone for good); its last records may be missing",
         "it: 3 records could not be written",
     ]
+
+
+def test_a_secret_is_hidden_before_an_error_is_shortened(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(_SECRETS, "tunafish", "${secret:IT}")
+
+    def fail() -> Any:
+        raise ConnectionError(f"{'x' * 195} tunafish")
+
+    said: list[str] = []
+    Guarded.open("it", fail, said.append)
+    assert "tuna" not in said[0]
 
 
 def runs_of(uri: str) -> list[Any]:

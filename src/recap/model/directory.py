@@ -26,12 +26,13 @@ from recap.config.file.load import STORED, dump_config, load_config
 from recap.config.recap import RecapConfig
 from recap.data.encoding.analysis import load_analysis
 from recap.data.encoding.assets import Assets, asset_path, load_assets, save_asset, saved_assets
-from recap.errors import CheckpointError, ConfigError
+from recap.errors import CheckpointError, ConfigError, RecapError
 from recap.model.inputs.featurization import ZScoreLog
 from recap.model.inputs.tables import load_pretrained
 from recap.model.ranker import Ranker
 from recap.runtime import free_memory
 from recap.storage import MANIFEST, Manifest, check_format, verify, writing
+from recap.text import shorten
 
 WEIGHTS = "weights.safetensors"
 MODEL_FILES = (STORED, WEIGHTS)
@@ -98,10 +99,18 @@ def open_model(folder: Path, overrides: Sequence[str] = (), set_files: Sequence[
     It may come from elsewhere: only files that its manifest lists are read, and nothing of the environment. Raises
     CheckpointError if it is missing or damaged, ConfigError for overrides of anything its weights depend on.
     """
-    config, assets = open_inputs(folder, overrides, set_files)
-    _check_shapes(folder, config, assets)
-    ranker = build_ranker(config, assets)
-    ranker.load_state_dict(read_weights(folder))
+    existed = folder.exists()
+    try:
+        config, assets = open_inputs(folder, overrides, set_files)
+        check_shapes(folder, config, assets)
+        ranker = build_ranker(config, assets)
+        ranker.load_state_dict(read_weights(folder))
+    except RecapError as error:
+        if existed and not folder.exists():
+            raise CheckpointError(
+                f"{folder}: was deleted while it was read, as training deletes old checkpoints; run the command again"
+            ) from error
+        raise
     return SavedModel(config, assets, ranker)
 
 
@@ -172,8 +181,12 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{file}: cannot be read ({error})") from None
     for name, tensor in weights.items():
+        if tensor.is_floating_point() and tensor.dtype not in _DTYPES.values():
+            raise CheckpointError(f"{file}: {shorten(name)} holds {_dtype(tensor)}; use another checkpoint")
         if tensor.is_floating_point() and tensor.numel() and not all(map(torch.isfinite, tensor.aminmax())):
-            raise CheckpointError(f"{file}: {name} has values that are NaN or infinite; use another checkpoint")
+            raise CheckpointError(
+                f"{file}: {shorten(name)} has values that are NaN or infinite; use another checkpoint"
+            )
     return weights
 
 
@@ -195,7 +208,7 @@ class _NoRandomValues(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _check_shapes(folder: Path, config: RecapConfig, assets: Assets) -> None:
+def check_shapes(folder: Path, config: RecapConfig, assets: Assets) -> None:
     """Raise CheckpointError, which lists the mismatches, unless `folder` holds weights of this model. Reads none."""
     file = folder / WEIGHTS
     try:
@@ -233,7 +246,7 @@ def _at_most(parameters: int, message: str) -> Iterator[None]:
 def weight_mismatches(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
     """The weights whose name, shape or type differs from `expected`, one per line, at most ten; "" if all match."""
     problems = [f"{name} is missing" for name in expected if name not in weights]
-    problems += [f"{name} is not in this model" for name in weights if name not in expected]
+    problems += [f"{shorten(name, 200)} is not in this model" for name in weights if name not in expected]
     problems += [
         f"{name} is {_shape(weights[name])}, this model needs {_shape(tensor)}"
         for name, tensor in expected.items()

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Self
 
+from recap.config.file.environment import hide
 from recap.reporting import Record, Say, Tracker
 from recap.text import plural
 
@@ -78,6 +79,6 @@ class Guarded:
 
 
 def _reason(error: Exception) -> str:
-    """The message of an error on one line, shortened."""
-    text = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+    """The message of an error on one line, shortened after its secrets are hidden: the start of one would not be."""
+    text = hide(getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__)
     return text if len(text) <= _MAX_REASON else f"{text[:_MAX_REASON]}…"

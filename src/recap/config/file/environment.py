@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from recap.config.base import KeyPath, dotted
 from recap.config.file.node import Node, scalars
@@ -20,6 +21,8 @@ _REFERENCE = re.compile(
     r"\$\$\{|\$\{(?P<secret>secret:)?(?P<name>[A-Za-z_]\w*)(:-(?P<default>(?:(?!\$\{)[^}])*))?\}|\$\{", re.ASCII
 )
 
+_MIN_SECRET_PATH = 16
+"""Characters from which on the path of a secret URL is hidden on its own; shorter ones, such as /api, say nothing."""
 _SECRETS: dict[str, str] = {}
 """Every printed form of each secret that this process has read → its reference."""
 
@@ -97,9 +100,19 @@ def _replaced(raw: str, references: list[re.Match[str]], values: list[str]) -> s
 
 
 def _remember(value: str, reference: str) -> None:
-    for form in (value, repr(value)[1:-1], json.dumps(value)[1:-1], str(scalar(value))):
+    for form in (value, repr(value)[1:-1], json.dumps(value)[1:-1], str(scalar(value)), *_url_parts(value)):
         if form:
             _SECRETS[form] = reference
+
+
+def _url_parts(value: str) -> list[str]:
+    """The parts of a URL that errors of clients show alone: its password, its query, and a long path."""
+    try:
+        url = urlsplit(value)
+        path = url.path if url.netloc and len(url.path) >= _MIN_SECRET_PATH else ""
+        return [url.password or "", url.query if url.netloc else "", path]
+    except ValueError:
+        return []
 
 
 def hide(text: str) -> str:
