@@ -259,8 +259,8 @@ def find_model_directory(path: Path, step: Step | None = None) -> Path:
 
     `step` "best" is the checkpoint at which the metric of `training.watch` was best. Raises CheckpointError.
     """
-    if not path.is_dir():
-        state = "is a file" if path.exists() else "no such folder"
+    if not os.path.isdir(path):
+        state = "is a file" if os.path.exists(path) else "no such folder"
         raise CheckpointError(f"{path}: {state}; expected a run (its training.save_dir) or a model directory")
     if not (path / MANIFEST).exists():
         run = Run(path)

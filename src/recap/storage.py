@@ -8,6 +8,7 @@ deleted one is never taken for a complete one. `verify` checks a directory when 
 import errno
 import json
 import os
+import re
 import shutil
 import stat
 from collections.abc import Iterable, Iterator, Mapping
@@ -171,7 +172,8 @@ def check_format(path: Path, manifest: Manifest) -> None:
 
 def _is_inside(name: str) -> bool:
     """Whether a relative path in a manifest stays in its directory, on any system."""
-    return bool(name) and not name.startswith("/") and ".." not in name.split("/") and not set("\0\\:") & set(name)
+    strange = any(character in "\0\\:" or "\ud800" <= character <= "\udfff" for character in name)
+    return bool(name) and not name.startswith("/") and ".." not in name.split("/") and not strange
 
 
 @contextmanager
@@ -219,6 +221,12 @@ def replace_text(path: Path, text: str) -> None:
     """Replace the content of a text file atomically. Raises RunError, which names `path`."""
     with writing(path), atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def check_local(output: Path) -> None:
+    """Raise InputError for a URL, which a Path turns into the name of a local folder, such as `s3:`."""
+    if re.match(r"[A-Za-z][\w+.-]+:/", str(output)):
+        raise InputError(f"--output: {output} is a URL; write to a local folder, or to one where the store is mounted")
 
 
 def check_not_an_input(outputs: Iterable[Path], files: Iterable[str | Path]) -> None:

@@ -91,6 +91,7 @@ def test_training_has_the_published_defaults() -> None:
         "precision": "auto",
         "compile": False,
         "seed": 0,
+        "threads": None,
     }
     assert [mode.value for mode in JobMode] == ["train", "evaluate", "inference"]
 

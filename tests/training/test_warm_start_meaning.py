@@ -252,6 +252,15 @@ def test_the_rows_of_a_table_follow_their_values(
     assert old[1] == new[1] or all(part in messages[0] for part in told)
 
 
+def test_a_vocabulary_longer_than_its_table_is_refused(tmp_path: Path) -> None:
+    values = values_of(discrete={"language": {"vocabulary": "l.parquet"}}, continuous=["age"])
+    old = model_of(values, {"language": pa.array(["de", "en"])})
+    longer = SavedModel(old.config, {"language": pa.array(["fr", "it", "es", "en"])}, old.ranker)
+    folder = written(longer, tmp_path / "model")
+    with pytest.raises(CheckpointError, match=r"language.weight is 3×4, this model needs 5×4"):
+        start_from(folder, model_of(values, {"language": pa.array(["en"])}))
+
+
 def test_a_renamed_table_follows_its_values(tmp_path: Path) -> None:
     old_model = model_of(
         values_of(discrete={"language": {"vocabulary": "l.parquet"}}), {"language": pa.array(["en", "ja"])}

@@ -17,6 +17,9 @@ from recap.config.discrete import (
 )
 from recap.config.network import DropoutConfig
 
+MAX_EVENTS = 1 << 16
+"""The largest `max_length`: a batch holds as many events for each row."""
+
 
 class _Events(BaseConfig):
     """A list column with one value per event."""
@@ -83,8 +86,8 @@ class HistoryColumns(BaseConfig):
     """The id of the item of each event. A null list is an empty history."""
     attributes: dict[Name, EventAttribute] = {}
     """Other properties of each event, such as its action or age: name → column."""
-    max_length: PositiveInt = 50
-    """Maximum number of events read per row."""
+    max_length: Annotated[int, Field(gt=0, le=MAX_EVENTS)] = 50
+    """Maximum number of events read per row; memory of every batch grows with it."""
     keep: Literal["last", "first"] = "last"
     """Which events of a longer list to read: the last (newest) or the first."""
 

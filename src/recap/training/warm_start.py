@@ -17,7 +17,15 @@ from recap.config.recap import RecapConfig
 from recap.config.training import InitialWeightsConfig
 from recap.data.encoding.assets import Assets
 from recap.errors import CheckpointError, ConfigError
-from recap.model.directory import WEIGHTS, SavedModel, open_inputs, read_weights, weight_mismatches, weight_shapes
+from recap.model.directory import (
+    WEIGHTS,
+    SavedModel,
+    check_shapes,
+    open_inputs,
+    read_weights,
+    weight_mismatches,
+    weight_shapes,
+)
 from recap.model.inputs.meaning import difference, inputs_of, table_rows
 from recap.model.inputs.tables import table_specs
 from recap.model.names import is_below, key_of, nearest
@@ -67,6 +75,7 @@ class _WarmStart:
     def __init__(self, folder: Path, model: SavedModel, mapping: InitialWeightsConfig) -> None:
         self.folder, self.config, self.assets = folder, model.config, model.assets
         self.old_config, self.old_assets = open_inputs(folder)
+        check_shapes(folder, self.old_config, self.old_assets)
         self.old, self.new = read_weights(folder), model.ranker.state_dict()
         sources = {name: _source(name, mapping) for name in self.new}
         self.sources = {name: source for name, source in sources.items() if source is not None}

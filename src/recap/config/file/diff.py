@@ -9,11 +9,15 @@ from recap.config.file.keys import has_mark
 from recap.config.file.load import stored_values
 from recap.config.file.yaml import render_inline
 from recap.config.recap import RecapConfig
+from recap.text import shorten
 
 ABSENT = object()
 """In `differences`, the value of a missing key."""
 _MAX_LINE = 100
-"""Maximum characters of a change; longer ones show only the list items that differ."""
+"""Maximum characters of a change in full; longer ones show only the list items that differ."""
+
+_MAX_CHANGE = 2000
+"""Maximum characters of any change."""
 
 
 def differences(old: RecapConfig, new: RecapConfig) -> dict[KeyPath, tuple[Any, Any]]:
@@ -50,7 +54,7 @@ def _are_sections(value: Any) -> bool:
 
 def describe_changes(changes: Mapping[KeyPath, tuple[Any, Any]]) -> list[str]:
     """A line per difference: `path: old → new`, or for long lists the items removed (-) and added (+)."""
-    return [f"{dotted(path)}: {_change(old, new)}" for path, (old, new) in changes.items()]
+    return [f"{dotted(path)}: {shorten(_change(old, new), _MAX_CHANGE)}" for path, (old, new) in changes.items()]
 
 
 def _change(old: Any, new: Any) -> str:
