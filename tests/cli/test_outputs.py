@@ -40,3 +40,21 @@ def test_an_input_is_never_replaced(
     assert isinstance(done.exception, InputError), done.output
     assert "would be overwritten by its own output; choose another --output" in str(done.exception)
     assert (folder / file).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["config", "new"],
+        ["data", "simulate"],
+        ["data", "convert", "train/part-0.parquet"],
+        ["data", "vocabulary", "train/part-0.parquet", "--column=language"],
+        ["model", "import", "ranker.yaml", "weights.pt"],
+    ],
+)
+def test_a_url_is_refused_as_output(folder: Path, command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    done = CliRunner().invoke(app, [*command, "--output=s3://bucket/new.parquet"])
+    assert isinstance(done.exception, InputError), done.output
+    assert "new.parquet is a URL; write to a local folder" in str(done.exception)
+    assert not (folder / "s3:").exists()

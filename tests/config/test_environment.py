@@ -158,6 +158,7 @@ def test_password_query_and_long_path_of_a_secret_url_are_hidden_on_their_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SERVER", "https://me:tunafish@host/hooks/T024BE7LD/Mx3?key=herring")
-    load(tmp_path, "runs/whole", '"./${secret:SERVER}"')
+    with pytest.raises(ConfigError, match="must be a local folder"):
+        load(tmp_path, "runs/whole", '"${secret:SERVER}"')
     text = hide("host, Max retries exceeded with url: /hooks/T024BE7LD/Mx3?key=herring; auth tunafish")
     assert text == "host, Max retries exceeded with url: ${secret:SERVER}?${secret:SERVER}; auth ${secret:SERVER}"

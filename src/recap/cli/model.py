@@ -95,8 +95,9 @@ def import_(
     loaded = load_config(config, overrides or [], set_files or [])
 
     from recap.model.published_weights import import_weights
-    from recap.storage import MANIFEST
+    from recap.storage import MANIFEST, check_local
 
+    check_local(output)
     if output.exists() and not (overwrite and (output / MANIFEST).is_file()):
         advice = (
             "add --overwrite to replace it"

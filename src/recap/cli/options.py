@@ -75,8 +75,9 @@ def config_file(source: Path) -> Path:
 
 def check_output(file: Path, inputs: Sequence[str | Path] = (), *, overwrite: bool) -> None:
     """Raise InputError unless `file` can be written: it does not exist, or may be replaced and is none of `inputs`."""
-    from recap.storage import check_not_an_input
+    from recap.storage import check_local, check_not_an_input
 
+    check_local(file)
     if os.path.lexists(file) and not os.path.isfile(file):
         raise InputError(f"--output: {file} exists and is not a regular file; choose another --output")
     check_not_an_input([file], inputs)

@@ -8,7 +8,7 @@ from recap.config.file.load import STORED
 from recap.data.formats.files import relative_names
 from recap.data.formats.open import stem
 from recap.errors import InputError
-from recap.storage import MANIFEST, check_not_an_input
+from recap.storage import MANIFEST, check_local, check_not_an_input
 
 
 def output_files(files: Sequence[str], folder: Path, extension: str) -> dict[str, Path]:
@@ -43,7 +43,8 @@ def output_files(files: Sequence[str], folder: Path, extension: str) -> dict[str
 
 
 def check_folder(folder: Path) -> None:
-    """Raise InputError if `folder` is or is below a file, or is part of a model directory."""
+    """Raise InputError if `folder` is a URL, is or is below a file, or is part of a model directory."""
+    check_local(folder)
     for path in (folder, *folder.absolute().parents):
         if os.path.lexists(path) and not os.path.isdir(path):
             raise InputError(f"--output: {path} is not a folder; choose another --output")
