@@ -185,7 +185,7 @@ def train_recap(folder: Path, ending: str, options: list[str], changes: list[str
         run("config", "new", "--from-data", f"rows.{ending}", *options, *split, folder=folder)
     name = f"runs/{time.time_ns()}"
     run("train", "ranker.yaml", f"training.save_dir={name}", *changes, folder=folder)
-    run("evaluate", name, "--data", f"test.{ending}", "--output", f"{name}.json", folder=folder)
+    run("evaluate", name, "--step", "best", "--data", f"test.{ending}", "--output", f"{name}.json", folder=folder)
     (metrics,) = json.loads((folder / f"{name}.json").read_text())["splits"].values()
     return dict(metrics)
 

@@ -165,13 +165,13 @@ def test_r_and_d_have_no_gradient() -> None:
 # Analyses
 
 
-def test_an_analysis_covers_all_rows_after_the_logarithm(tmp_path: Path) -> None:
+def test_an_analysis_covers_all_values_that_are_there_after_the_logarithm(tmp_path: Path) -> None:
     config = feed_config(write_feed(tmp_path), tmp_path / "run")
     table = analyse(config)
     rows = pq.read_table(tmp_path / "train")
     assert table.column("name").to_pylist() == ["age", "followers"]
     for name, mean, deviation in zip(*table.to_pydict().values(), strict=True):
-        logs = [slowly(math.nan if value is None else value) for value in rows.column(name).to_pylist()]
+        logs = [slowly(value) for value in rows.column(name).to_pylist() if value is not None and math.isfinite(value)]
         assert mean == pytest.approx(np.mean(logs), rel=1e-6)
         assert deviation == pytest.approx(np.std(logs), rel=1e-6)
 
@@ -182,9 +182,9 @@ WRONG = {
         "exactly one column 'deviation'",
     ),
     "too few": (pa.table({"mean": [0.0], "deviation": [1.0]}), "has 1 rows, but the model reads 2 values"),
-    "another order": (
-        pa.table({"name": ["followers", "age"], "mean": [0.0, 0.0], "deviation": [1.0, 1.0]}),
-        "row 0 is 'followers', but value 0 of the model is 'age'",
+    "another column": (
+        pa.table({"name": ["followers", "height"], "mean": [0.0, 0.0], "deviation": [1.0, 1.0]}),
+        "exactly one row for 'age', a value of the model",
     ),
     "words": (pa.table({"mean": ["a", "b"], "deviation": [1.0, 1.0]}), "must be numbers"),
     "a null": (pa.table({"mean": [0.0, None], "deviation": [1.0, 1.0]}), "row 1 has mean nan and deviation 1"),
@@ -210,6 +210,15 @@ def test_an_analysis_that_does_not_fit_is_refused(case: str, tmp_path: Path) -> 
     (tmp_path / "analysis.parquet").unlink()
     with pytest.raises(DataError, match="no such file; write it with 'recap data analysis'"):
         new_ranker(config, load_assets(config.features))
+
+
+def test_an_analysis_is_matched_by_name_and_may_cover_more(tmp_path: Path) -> None:
+    config = with_analysis(write_feed(tmp_path))
+    table = pa.table({"name": ["followers", "height", "age"], "mean": [2.0, 9.0, 1.0], "deviation": [4.0, 9.0, 3.0]})
+    pq.write_table(table, tmp_path / "analysis.parquet")
+    state: dict[str, Tensor] = new_ranker(config, load_assets(config.features)).state_dict()
+    assert state["inputs.featurization.means"].tolist() == [1.0, 2.0]
+    assert state["inputs.featurization.deviations"].tolist() == [3.0, 4.0]
 
 
 def test_weights_carry_the_analysis(tmp_path: Path) -> None:

@@ -337,7 +337,7 @@ def test_validation_files_need_the_columns_of_the_training_data(tmp_path: Path) 
     later = csv(tmp_path / "later.csv", logs())
     assert list(load_config(started(tmp_path, file, str(later))).validation_data) == ["validation"]
     with pytest.raises(DataError, match=r"other.csv: lacks the columns .*user_id.* of the training data"):
-        started(tmp_path, file, str(csv(tmp_path / "other.csv", {"x": [1]})))
+        started(tmp_path / "b", file, str(csv(tmp_path / "other.csv", {"x": [1]})))
     with pytest.raises(InputError, match=r"--validation 1.5: expected a share of the rows between 0 and 1"):
         started(tmp_path, file, "1.5")
 
@@ -416,3 +416,13 @@ def test_a_column_whose_later_values_are_new_is_no_feature(tmp_path: Path) -> No
     assert "month" not in load_config(written).features.discrete
     assert "100% of the later rows hold a value that the earlier rows lack" in written.read_text()
     assert not (tmp_path / "vocabularies" / "month.parquet").exists()
+
+
+def test_missing_values_do_not_widen_the_scale_of_a_column(tmp_path: Path) -> None:
+    rows = logs(year=[1950 + row % 50 if row % 10 else None for row in range(100)])
+    written = started(tmp_path, csv(tmp_path / "logs.csv", rows))
+    scale = {row["name"]: row for row in pq.read_table(tmp_path / "analysis.parquet").to_pylist()}
+    logarithms = np.log1p([1950 + row % 50 for row in range(100) if row % 10])
+    assert scale["year"]["mean"] == pytest.approx(logarithms.mean())
+    assert scale["year"]["deviation"] == pytest.approx(logarithms.std())
+    trained(written)

@@ -100,6 +100,8 @@ class StarterData:
     """Rows that the sample was drawn from."""
     validation: SourceConfig | None = None
     validation_comment: str = "later in time than the training data, if possible"
+    analysis: str | None = None
+    """The file with the scale of the continuous columns; None: measured batch by batch while training."""
 
 
 EXAMPLE_DATA = StarterData(
@@ -129,9 +131,9 @@ class Sizes:
         """Small networks and batches for few rows; fewer epochs for many."""
         batch = next(batch for limit, batch in ((30_000, 64), (500_000, 256), (math.inf, 1024)) if rows < limit)
         epochs = next(epochs for limit, epochs in ((30_000, 5), (20_000_000, 3), (math.inf, 1)) if rows < limit)
-        width, embedding = (64, 8) if rows < 1_000_000 else (256, 16)
+        width, embedding = (64, 4) if rows < 1_000_000 else (256, 16)
         steps = max(1, epochs * rows // batch)
-        rate = 1e-3 if rows < 30_000 else 3e-3
+        rate = 1e-3 if rows < 30_000 else 2e-3
         return cls(batch, epochs, width, embedding, rate, steps, evaluations=10)
 
     @property
@@ -158,7 +160,7 @@ def starter(columns: Columns = EXAMPLE, data: StarterData = EXAMPLE_DATA) -> str
             "features:",
             *_features(columns),
             "",
-            *_model(columns, sizes),
+            *_model(columns, sizes, data.analysis),
             "",
             *_train_data(columns.labels, data.train, sizes),
             "",
@@ -193,8 +195,11 @@ def _training(sizes: Sizes, labels: list[Label], *, watches: bool) -> Iterator[s
         yield f"  watch: {{metric: {metric}, split: validation, stop_after: 4}} # keeps the best; ends overfitting"
 
 
-def _model(columns: Columns, sizes: Sizes) -> Iterator[str]:
+def _model(columns: Columns, sizes: Sizes, analysis: str | None) -> Iterator[str]:
     yield "model:"
+    if analysis is not None:
+        featurization = render_inline({"kind": "z_score_log", "analysis": escape(analysis)})
+        yield f"{f'  featurization: {featurization}':<33} # their scale, written by `recap data analysis`"
     if columns.discrete or columns.histories:
         yield f"{f'  embeddings: {{default: {sizes.embedding}}}':<33} # width of each discrete column"
     if columns.histories:

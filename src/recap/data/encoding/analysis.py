@@ -21,7 +21,10 @@ def value_names(features: FeaturesConfig, assets: Assets) -> list[str]:
 
 
 def load_analysis(path: str, features: FeaturesConfig, assets: Assets) -> tuple[Floats, Floats]:
-    """Means and deviations [C] of the continuous values of `features`. Raises DataError if the file does not fit."""
+    """Means and deviations [C] of the continuous values of `features`, matched by name if the file has names.
+
+    Raises DataError if the file does not fit.
+    """
     where = f"{path}: analysis of continuous values"
     advice = "write it with 'recap data analysis'"
     table = read_asset(path, where, advice)
@@ -31,12 +34,14 @@ def load_analysis(path: str, features: FeaturesConfig, assets: Assets) -> tuple[
             raise DataError(
                 f"{where}: must have exactly one column {name!r}, found {', '.join(table.schema.names)}; {advice}"
             )
-    if table.num_rows != len(expected):
-        raise DataError(f"{where}: has {table.num_rows} rows, but the model reads {len(expected)} values; {advice}")
     if "name" in table.schema.names:
-        for row, (stored, name) in enumerate(zip(table.column("name").to_pylist(), expected, strict=True)):
-            if stored != name:
-                raise DataError(f"{where}: row {row} is {stored!r}, but value {row} of the model is {name!r}; {advice}")
+        stored = table.column("name").to_pylist()
+        lacking = [name for name in expected if stored.count(name) != 1]
+        if lacking:
+            raise DataError(f"{where}: must have exactly one row for {lacking[0]!r}, a value of the model; {advice}")
+        table = table.take([stored.index(name) for name in expected])
+    elif table.num_rows != len(expected):
+        raise DataError(f"{where}: has {table.num_rows} rows, but the model reads {len(expected)} values; {advice}")
     try:
         means, deviations = (
             table.column(name).cast(pa.float64()).to_numpy().astype(np.float64) for name in ("mean", "deviation")

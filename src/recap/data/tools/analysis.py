@@ -16,8 +16,9 @@ from recap.errors import ConfigError
 def analyse(config: RecapConfig, after_rows: Callable[[int], None] = lambda rows: None) -> pa.Table:
     """Read the training rows once; return a table with the `name`, `mean` and `deviation` of each continuous value.
 
-    Values that are not finite count as 0, as in the model; all rows have equal weight. Batches are merged by the update
-    of Chan, Golub & LeVeque (1979), so memory is constant. Raises ConfigError without continuous features, and
+    Only finite values count: as zeros among years, a few missing ones would widen the deviation so far that all years
+    look alike. All rows have equal weight. Batches are merged by the update of Chan, Golub & LeVeque (1979), so memory
+    is constant. Raises ConfigError without continuous features, and
     DataError for files that cannot be read.
     """
     features = FeaturesConfig(continuous=config.features.continuous)
@@ -25,16 +26,18 @@ def analyse(config: RecapConfig, after_rows: Callable[[int], None] = lambda rows
         raise ConfigError("features.continuous: is empty; add the features to analyse")
     assets = load_assets(features)
     names = value_names(features, assets)
-    means, squares, rows = np.zeros(len(names)), np.zeros(len(names)), 0
+    means, squares, counts = np.zeros((3, len(names)))
     stream = open_stream(config.model_copy(update={"features": features}), assets, JobMode.INFERENCE)
     for batch in stream:
         values = batch.continuous.double().numpy()
-        values = np.where(np.isfinite(values), values, 0.0)
-        logs = np.sign(values) * np.log1p(np.abs(values))
-        count, mean = len(logs), logs.mean(axis=0)
+        present = np.isfinite(values)
+        logs = np.where(present, np.sign(values) * np.log1p(np.abs(values)), 0.0)
+        added = present.sum(axis=0)
+        total = np.maximum(counts + added, 1)
+        mean = logs.sum(axis=0) / np.maximum(added, 1)
         shift = mean - means
-        squares += ((logs - mean) ** 2).sum(axis=0) + shift**2 * (rows * count / (rows + count))
-        means += shift * (count / (rows + count))
-        rows += count
-        after_rows(count)
-    return pa.table({"name": names, "mean": means, "deviation": np.sqrt(squares / rows)})
+        squares += (present * (logs - mean) ** 2).sum(axis=0) + shift**2 * (counts * added / total)
+        means += shift * (added / total)
+        counts += added
+        after_rows(len(values))
+    return pa.table({"name": names, "mean": means, "deviation": np.sqrt(squares / np.maximum(counts, 1))})

@@ -16,6 +16,7 @@ from recap.data.formats.tables import TableFiles
 from recap.data.tools.guess.labels import Numbers, guessed_label, label_numbers, looks_like_label, stated_label
 from recap.data.tools.guess.options import LABEL_KINDS, StatedColumns
 from recap.data.tools.guess.roles import Roles
+from recap.data.tools.guess.scale import scale_of
 from recap.data.tools.guess.split import Split, find_split
 from recap.data.tools.leaks import column_aucs, leaks
 from recap.errors import DataError, InputError
@@ -46,6 +47,8 @@ class GuessedColumns:
     """The type of each column in the sample."""
     vocabularies: dict[str, pa.Table]
     """File → its content, to be written."""
+    scale: pa.Table
+    """The scale of the continuous columns."""
 
 
 def guess_columns(
@@ -88,7 +91,8 @@ def guess_columns(
     _remove_leaks(table, labels, roles)
     _remove_unseen(table, later, roles)
     _check_usable(roles.columns, first, names)
-    return GuessedColumns(roles.columns, rows, table.num_rows, source, files, split, types, roles.vocabularies)
+    scale = scale_of(table, [guess.name for guess in roles.columns.continuous])
+    return GuessedColumns(roles.columns, rows, table.num_rows, source, files, split, types, roles.vocabularies, scale)
 
 
 def _time_column(table: pa.Table, stated: StatedColumns) -> str | None:

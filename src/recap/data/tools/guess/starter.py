@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,6 +19,7 @@ from recap.reporting import Say
 from recap.text import plural
 
 TRAIN, VALIDATION = "data/train.parquet", "data/validation.parquet"
+ANALYSIS = "analysis.parquet"
 
 
 def start_from_data(
@@ -46,8 +48,13 @@ def start_from_data(
         validation=share,
         vocabulary_folder=None if folder is None else (folder / "vocabularies").as_posix(),
     )
+    tables = dict(guess.vocabularies)
+    analysis = None
+    if folder is not None and guess.columns.continuous:
+        analysis = (folder / ANALYSIS).as_posix()
+        tables[analysis] = guess.scale
     parts = {} if folder is None or share is None else {False: folder / TRAIN, True: folder / VALIDATION}
-    _check_new([*parts.values(), *map(Path, guess.vocabularies)], guess.files.files, overwrite=overwrite)
+    _check_new([*parts.values(), *map(Path, tables)], guess.files.files, overwrite=overwrite)
     data = StarterData(guess.source, guess.rows, guess.sampled, guess.rows)
     if guess.split is not None:
         _write_parts(guess, inputs, schema_path, parts)
@@ -65,10 +72,10 @@ def start_from_data(
     elif validation is not None:
         source = _validation_source([validation], schema_path, guess.columns)
         data = StarterData(guess.source, guess.rows, guess.sampled, guess.rows, source)
-    for file, table in guess.vocabularies.items():
+    for file, table in tables.items():
         write_table(table, Path(file))
         say(f"written: {file}, {plural(table.num_rows, 'value')}")
-    return starter(guess.columns, data)
+    return starter(guess.columns, replace(data, analysis=analysis))
 
 
 def _check_new(outputs: Sequence[Path], inputs: Sequence[str], *, overwrite: bool) -> None:
