@@ -20,7 +20,7 @@ from recap.data.batch import Batch
 from recap.data.encoding.assets import column_width, discrete_columns
 from recap.data.encoding.columns import as_one_array, values_of
 from recap.data.encoding.encoder import RowEncoder
-from recap.data.encoding.kinds import decoded, is_list
+from recap.data.encoding.kinds import decoded, is_list, value_at
 from recap.data.formats.location import Location
 from recap.distributed import Ranks
 from recap.errors import DataError
@@ -142,7 +142,7 @@ class Coverage:
         """Keep the first value that is present but unknown, as an example."""
         unknown = ~known & values.is_valid().to_numpy(zero_copy_only=False)
         if name not in self._examples and unknown.any():
-            self._examples[name] = values[int(unknown.argmax())].as_py()
+            self._examples[name] = value_at(values, int(unknown.argmax()))
 
     def _discrete(self) -> dict[str, slice]:
         """The columns of `Batch.discrete` of each feature that is read."""

@@ -77,6 +77,8 @@ def test_text_bytes_and_dictionaries_hash_as_the_same_text() -> None:
     assert codes(pa.array(texts, pa.large_string())) == expected
     assert codes(pa.array(texts).dictionary_encode()) == expected
     assert codes(pa.array([None if text is None else text.encode() for text in texts])) == expected
+    damaged = pa.array([b"a\xff", None, b"b"])  # strings in Parquet may hold any bytes
+    assert codes(pa.Array.from_buffers(pa.string(), 3, damaged.buffers())) == codes(damaged)
 
 
 def test_only_null_is_the_unknown_bucket() -> None:

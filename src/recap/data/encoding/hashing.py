@@ -79,6 +79,7 @@ def _hash_texts(texts: pa.Array) -> npt.NDArray[np.int64]:
         hashed[integers] = _integers_or_hashes(distinct if integers.all() else distinct.filter(pa.array(integers)))
     if not integers.all():
         others = distinct.filter(pa.array(~integers)) if integers.any() else distinct
+        others = others.cast(pa.large_binary())  # Parquet does not check that its strings are UTF-8
         hashed[~integers] = np.frombuffer(b"".join(map(_digest, others.to_pylist())), "<i8")
     indices = encoded.indices
     ids: npt.NDArray[np.int64] = hashed[(indices.fill_null(0) if indices.null_count else indices).to_numpy()]

@@ -1,6 +1,7 @@
 """Arrow's many types as the few kinds of values that columns hold: numbers, integers, texts and lists."""
 
 from decimal import Decimal
+from typing import Any
 from uuid import UUID
 
 import numpy as np
@@ -249,11 +250,19 @@ def _is_utf8(data: bytes) -> bool:
     return True
 
 
+def value_at(values: pa.Array, index: int) -> Any:
+    """A value for a message; bytes for a string that is not UTF-8, as damaged Parquet files hold."""
+    try:
+        return values[index].as_py()
+    except UnicodeDecodeError:
+        return values.cast(pa.large_binary())[index].as_py()
+
+
 def _misfit(
     values: pa.Array, wrong: npt.NDArray[np.bool_], name: str, location: Location, expected: str, rows: Rows | None
 ) -> DataError:
     """A DataError that shows the first of the `wrong` values."""
-    value = values[int(np.flatnonzero(wrong)[0])].as_py()
+    value = value_at(values, int(np.flatnonzero(wrong)[0]))
     shown = shorten(repr(value) if isinstance(value, str) else str(value))
     return location.error(name, f"found {shown}, expected {expected}", _bad_rows(wrong, rows))
 
