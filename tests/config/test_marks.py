@@ -40,6 +40,7 @@ def test_these_fields_may_change_on_resume() -> None:
         "training.mlflow",
         "training.non_finite",
         "training.preemption_grace_seconds",
+        "training.threads",
         "features.max_unknown",
         "train_data.source",
         "train_data.on_bad_data",

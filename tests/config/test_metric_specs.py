@@ -74,4 +74,5 @@ def test_values_are_shown_with_sensible_digits(name: str, value: float, expected
 
 def test_the_tables_of_the_docs_are_those_of_the_specs() -> None:
     tables = re.findall(r"(?:^\|.*\n)+", (DOCS / "metrics.md").read_text(), re.MULTILINE)
-    assert [table.rstrip("\n") for table in tables] == [metrics_table("binary"), metrics_table("regression")]
+    metrics = [table.rstrip("\n") for table in tables if table.startswith("| name |")]
+    assert metrics == [metrics_table("binary"), metrics_table("regression")]
