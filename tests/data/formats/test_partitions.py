@@ -62,7 +62,12 @@ def open_data(folder: Path, kind: SourceKind, features: dict[str, Any], window_r
     return open_stream(config, load_assets(config.features), JobMode.TRAIN)
 
 
-values = st.text(max_size=6) | st.integers(-(2**31), 2**31 - 1).map(str) | st.none() | st.just("07")
+values = (
+    st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=6)
+    | st.integers(-(2**31), 2**31 - 1).map(str)
+    | st.none()
+    | st.just("07")
+)
 
 
 @given(st.lists(st.tuples(values, values), min_size=1, max_size=4))
