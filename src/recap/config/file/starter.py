@@ -199,7 +199,7 @@ def _model(columns: Columns, sizes: Sizes, analysis: str | None) -> Iterator[str
     yield "model:"
     if analysis is not None:
         featurization = render_inline({"kind": "z_score_log", "analysis": escape(analysis)})
-        yield f"{f'  featurization: {featurization}':<33} # their scale, written by `recap data analysis`"
+        yield f"{f'  featurization: {featurization}':<33} # mean and deviation; remeasure: `recap data analysis`"
     if columns.discrete or columns.histories:
         yield f"{f'  embeddings: {{default: {sizes.embedding}}}':<33} # width of each discrete column"
     if columns.histories:
