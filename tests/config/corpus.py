@@ -34,6 +34,8 @@ VALID = sorted(
 )
 EXPECTED = FOLDER / "corpus.txt"
 NAME = "ranker.yaml"
+_SHARE = "    share: {at_least: 1.0, weight: followers}\n"
+"""The label of a task in whole.yaml."""
 
 
 def cases() -> dict[str, str]:
@@ -165,7 +167,7 @@ def by_hand() -> Iterator[tuple[str, str]]:
 REPLACED = {
     "duplicate key": ("  seed: 7\n", "  seed: 7\n  seed: 8\n"),
     "duplicate section": ("scoring:\n", "training: {}\nscoring:\n"),
-    "duplicate task": ("    share: {}\n", "    share: {}\n    share: {}\n"),
+    "duplicate task": (_SHARE, f"{_SHARE}    share: {{}}\n"),
     "tab for indentation": ("  seed: 7", "\tseed: 7"),
     "tab in a nested mapping": ("      layer_sizes: [16, 8]", "      \tlayer_sizes: [16, 8]"),
     "too much indentation": ("  seed: 7", "     seed: 7"),
@@ -206,8 +208,8 @@ REPLACED = {
     "a tag of a mapping": ("weights: {like", "weights: !mine {like"),
     "two of one_of": ("aggregation_size: 8,", "aggregation_size: 8, reduction_factor: 0.5,"),
     "none of one_of": ("aggregation_size: 8, ", ""),
-    "a task with no label": ("    share: {}\n", ""),
-    "a label with no task": ("    share: {}\n", "    share: {}\n    shrae: {}\n"),
+    "a task with no label": (_SHARE, ""),
+    "a label with no task": (_SHARE, f"{_SHARE}    shrae: {{}}\n"),
     "a tower without a rate": ("    default: {kind: constant, learning_rate: 0.01}\n", ""),
     "a rate without a tower": (
         "    like:\n      kind: linear_ramp_to_cosine",

@@ -237,7 +237,9 @@ def test_every_valid_file_reads_back_as_itself_when_dumped(tmp_path: Path) -> No
 
 def test_the_order_of_features_and_tasks_is_a_difference_but_not_that_of_labels() -> None:
     config = load_config(VALID[0])
-    same = load_config(VALID[0], ["train_data.tasks={share: {}, like: {neg_downsampling_rate: 0.5}}"])
+    same = load_config(
+        VALID[0], ["train_data.tasks={share: {at_least: 1.0, weight: followers}, like: {neg_downsampling_rate: 0.5}}"]
+    )
     assert differences(config, same) == {}
     other = load_config(VALID[0], ["features.discrete={language: {vocabulary: languages.parquet}, hour: {size: 24}}"])
     assert differences(config, other) == {

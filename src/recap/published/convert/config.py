@@ -29,7 +29,8 @@ from recap.published.form.model import SmallTable
 _OBEYED = "takes effect; the published code ignored it"
 _TRAINING = {
     "num_train_steps": "exact; the published code took one more step",
-    "initial_checkpoint_dir": "must be a run or model directory of recap; 'recap model import' makes one of published weights",
+    "initial_checkpoint_dir": "must be a run or model directory of recap; 'recap model import' makes one of published "
+    "weights",
     "num_eval_steps": _OBEYED,
     "checkpoint_every_n": "independent of logging; the published code saved only at steps that it logged",
     "checkpoint_max_to_keep": _OBEYED,
