@@ -43,7 +43,7 @@ class ZScoreLogConfig(JoinConfig):
     kind: Literal["z_score_log"]
     analysis: Name
     """Parquet file with the columns `name`, `mean` and `deviation` (after the logarithm) and a row per continuous
-    value, in order; `recap data analysis` writes it."""
+    value, in any order; `recap data analysis` writes it."""
     clip_magnitude: PositiveFloat = 5.0
     """Continuous features are clamped to ± this value at the end."""
     batch_norm: BatchNormConfig | None = None
