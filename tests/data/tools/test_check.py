@@ -45,10 +45,10 @@ def test_missing_files_columns_and_vocabularies_are_reported_with_their_origin(f
     found = problems(inputs, "features.vectors={vectro: 4}", "model.featurization.join=[binary]")
     validation, train = "validation/part-0.parquet: column", "train/part-0.parquet: column"
     starts = [
-        f"whole.yaml:15:16: features.continuous.0: {validation} 'age': is missing, but the configuration reads it. ",
-        f"whole.yaml:18:5: features.discrete.hour: {validation} 'hour': is missing",
-        "whole.yaml:19:16: features.discrete.language.vocabulary: languages.parquet: vocabulary of 'language': no such",
-        f"whole.yaml:77:13: validation_data.validation.tasks.like: {validation} 'like': is missing",
+        f"whole.yaml:16:16: features.continuous.0: {validation} 'age': is missing, but the configuration reads it. ",
+        f"whole.yaml:19:5: features.discrete.hour: {validation} 'hour': is missing",
+        "whole.yaml:20:16: features.discrete.language.vocabulary: languages.parquet: vocabulary of 'language': no such",
+        f"whole.yaml:80:13: validation_data.validation.tasks.like: {validation} 'like': is missing",
         f"override 'features.vectors={{vectro: 4}}': features.vectors.vectro: {train} 'vectro': is missing",
         f"override 'features.vectors={{vectro: 4}}': features.vectors.vectro: {validation} 'vectro': is missing",
         f"override {inputs!r}: validation_data.train.source.inputs.0: nowhere/*.parquet: matches no file",
@@ -225,6 +225,21 @@ def test_leaks_equal_labels_and_labels_of_one_class_are_warnings(folder: Path) -
     pq.write_table(feed_table_of(300, z=[0] * 300), folder / "validation.parquet")
     text = "training.watch: auc of z is undefined on validation, which has no positives; watch other tasks"
     assert report(file) == [text]
+
+
+def test_columns_named_like_an_outcome_are_a_warning_already_when_they_tell_much_of_a_label(folder: Path) -> None:
+    label = np.arange(2000) % 2
+    some = label * 2 + np.random.default_rng(0).normal(size=2000)
+    table = feed_table_of(2000, y=label, age=some, dwell_seconds=some, played=np.arange(2000) % 7 / 2)
+    pq.write_table(table, folder / "train.parquet")
+    file = small_run(folder, features={"continuous": ["x", "age", "dwell_seconds", "played"]})
+    pq.write_table(table.slice(0, 300), folder / "validation.parquet")
+    (warning,) = report(file)
+    assert re.fullmatch(
+        r"features.continuous.2: 'dwell_seconds' is named like an outcome, which is known only after the impression, "
+        r"and alone ranks y with an AUC of 0\.9\d+, in 2,000 rows of train_data; leave it out if so",
+        warning,
+    )
 
 
 def test_validation_files_that_are_also_training_files_are_named(folder: Path) -> None:

@@ -3,7 +3,7 @@
 A column that alone ranks the rows of a label almost perfectly was most likely written after the engagement.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -14,6 +14,8 @@ import pyarrow.compute as pc
 
 LEAK = 0.99
 """A column with at least this AUC is reported as a leak."""
+NAMED_LEAK = 0.8
+"""The same, for a column that is named like an outcome."""
 MIN_ROWS = 10
 """Rows that a label needs of each class. With fewer, an AUC near 1 is often chance."""
 
@@ -51,9 +53,10 @@ def column_aucs(table: pa.Table, labels: Labels) -> list[ColumnAuc]:
     return result
 
 
-def leaks(aucs: Sequence[ColumnAuc]) -> list[ColumnAuc]:
-    """Those with an AUC of at least `LEAK`, highest first."""
-    return sorted((auc for auc in aucs if auc.auc >= LEAK), key=lambda auc: -auc.auc)
+def leaks(aucs: Sequence[ColumnAuc], outcomes: Collection[str] = ()) -> list[ColumnAuc]:
+    """Those with an AUC of at least `LEAK`, or `NAMED_LEAK` for the columns in `outcomes`, highest first."""
+    high = (auc for auc in aucs if auc.auc >= (NAMED_LEAK if auc.column in outcomes else LEAK))
+    return sorted(high, key=lambda auc: -auc.auc)
 
 
 def constant_columns(table: pa.Table) -> list[str]:

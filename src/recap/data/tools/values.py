@@ -20,6 +20,7 @@ from recap.data.formats.format import Chunk, Format
 from recap.data.formats.location import Location
 from recap.data.sample import MAX_ROWS, first_rows, sampled_chunks
 from recap.data.tools.leaks import Labels, column_aucs, constant_columns, equal_labels, leaks
+from recap.data.tools.names import is_named_like_outcome
 from recap.errors import DataError
 from recap.text import shorten
 
@@ -217,12 +218,16 @@ def _leak_warnings(sample: Sample, config: RecapConfig, labels: Labels) -> Itera
     pairs = max(len(columns.column_names) * len(labels), 1)
     rows = min(columns.num_rows, max(_MIN_PAIRED_ROWS, sample.rows * min(_MAX_PAIRS, pairs) // pairs))
     aucs = column_aucs(columns.slice(0, rows), {task: values[:rows] for task, values in labels.items()})
-    for name, task, auc in leaks(aucs):
-        text = f"{name!r} alone ranks {task} with an AUC of {auc:.4f}, in {rows:,} rows of {sample.name}"
-        yield (
-            paths.get(name) or paths[name.rpartition("[")[0]],
-            f"{text}; leave it out if it is known only after the impression",
-        )
+    outcomes = {name for name in columns.column_names if "/" not in name and is_named_like_outcome(name)}
+    for name, task, auc in leaks(aucs, outcomes):
+        ranks = f"alone ranks {task} with an AUC of {auc:.4f}, in {rows:,} rows of {sample.name}"
+        if name in outcomes:
+            text = (
+                f"is named like an outcome, which is known only after the impression, and {ranks}; leave it out if so"
+            )
+        else:
+            text = f"{ranks}; leave it out if it is known only after the impression"
+        yield paths.get(name) or paths[name.rpartition("[")[0]], f"{name!r} {text}"
     if columns.num_rows >= _MIN_ROWS:
         for name in constant_columns(columns):
             is_column = name in paths and paths[name][1] != "histories"  # a history is compared by its length

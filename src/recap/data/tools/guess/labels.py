@@ -11,7 +11,7 @@ import pyarrow as pa
 from recap.config.file.starter import Label
 from recap.data.encoding.kinds import is_number, is_text
 from recap.data.tools.guess.options import StatedLabel
-from recap.data.tools.guess.roles import is_named
+from recap.data.tools.names import is_named
 from recap.errors import DataError
 from recap.text import shorten
 

@@ -13,6 +13,7 @@ from recap.config.base import DEFAULT
 from recap.config.file.starter import Columns, Guess
 from recap.data.encoding.kinds import is_list, is_number, is_text
 from recap.data.tools.guess.options import StatedColumns
+from recap.data.tools.names import is_named, is_named_like_outcome, words
 
 _MAX_CODES = 10_000_000
 """Rows of the largest embedding table that is proposed."""
@@ -25,7 +26,6 @@ _MAX_EVENTS = 50
 _MAX_EXACT = 2**53
 """Float64 holds all integers up to it."""
 
-_OUTCOME = re.compile("(play|playback|stay|dwell|watch)(ed)?")
 _COUNT = re.compile("(count|number|num|len|length|age|size|view|like|follower|total|sum|rank)s?|days|hours")
 _USER = re.compile("(user|viewer|member|customer|account|visitor)(_?id)?|uid")
 _ITEM = re.compile("(item|post|video|movie|film|song|track|article|news|product|ad|creative|listing|document|doc)_?id")
@@ -33,16 +33,6 @@ _ID = re.compile("id|ids|uid|uuid|guid|sku|asin|isbn")
 _TIME = re.compile("time|timestamp|ts|date|datetime|ms|at")
 _INDEX = re.compile(r"__index_level_\d+__|Unnamed: \d+|")
 _FILE_NAME = re.compile(r"\w[\w.-]*")
-
-
-def words(name: str) -> list[str]:
-    """The words of a name, such as `is` and `clicked` of `isClicked`."""
-    return re.findall(r"[a-z]+|[0-9]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()) or [name]
-
-
-def is_named(name: str, pattern: re.Pattern[str]) -> bool:
-    """Whether a word of the name matches."""
-    return any(map(pattern.fullmatch, words(name)))
 
 
 @dataclass
@@ -185,7 +175,7 @@ class Roles:
             self._leave_out(name, "a date in digits; a model can learn from an age or weekday derived from it")
         elif is_named(name, _TIME) and low > 1e8:
             self._add_time(name, "large numbers, named like a time")
-        elif is_named(name, _OUTCOME):
+        elif is_named_like_outcome(name):
             self._leave_out(name, "named like an outcome, which is known only after the impression")
         elif _counts_rows(present, whole=whole):
             self._leave_out(name, "counts the rows, so it is an index")
