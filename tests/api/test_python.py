@@ -101,7 +101,9 @@ def test_a_finished_run_says_so(run: recap.Run) -> None:
     reporter = Recorder()
     result = recap.train(run.config, reporter=reporter)
     assert (result.trained, result.finished, result.steps) == (False, True, 12)
-    assert reporter.messages == [f"{run.path} is already finished; nothing to do"]
+    assert reporter.messages == [
+        f"{run.path} is already finished: it reached training.num_train_steps: 12; nothing to do"
+    ]
 
 
 def test_what_cannot_be_trained_or_report_is_refused(run: recap.Run) -> None:

@@ -71,11 +71,12 @@ def test_on_a_terminal_progress_vanishes_at_the_end(tmp_path: Path) -> None:
     written = on_a_terminal("train", config_file(tmp_path, watch={"metric": "auc", "split": "validation"}))
     assert "step 12/12 " in written
     assert re.search(r"loss [\d.]+  [\d,]+ examples/s  data wait \d+%", written)
+    assert re.search(r"step +6  validation  auc 0\.\d+ \(best so far\)", written)
     lines = screen(written)
     assert not [line for line in lines if "━" in line]
     assert [line for line in lines if line.startswith("training 12 steps")]
     assert max(map(len, lines[2:-2])) <= max(80, len(f"best checkpoint: {tmp_path}/a run/checkpoints/step_00000012"))
-    assert "…" not in "".join(lines[:-2]), "no number is cut off"
+    assert "…" not in "".join(lines[1:-2]), "no number is cut off"
     folder = shlex.quote(f"{tmp_path}/a run")
     assert lines[-2] == f"next: recap predict {folder} INPUT… --output DIR --step best"
 
@@ -97,6 +98,7 @@ def test_without_a_terminal_lines_are_plain_and_end_with_a_summary(tmp_path: Pat
         "last checkpoint",
         "next",
     ]
+    assert re.search(r": [\d,]+ examples/s, waiting for data \d+% of the time, evaluations not counted$", end[-3])
     assert end[-2].endswith("/a run/checkpoints/step_00000012")
 
 
@@ -107,7 +109,7 @@ def test_a_profile_is_written_on_request(tmp_path: Path, options: list[str], ste
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     # Torch announces its tracer there, which no setting silences.
-    assert all(re.search(r"profiler_st(art|op)$", line) for line in done.stderr.splitlines()), done.stderr
+    assert all(re.search(r"(profiler_st(art|op)|…)$", line) for line in done.stderr.splitlines()), done.stderr
     assert f"\nprofile of {steps} steps " in done.stdout
     assert f"\nprofile written: {tmp_path}/a run/profile/operators.txt, and trace.json" in done.stdout
 

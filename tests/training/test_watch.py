@@ -52,6 +52,22 @@ def test_the_metric_decides_whether_higher_is_better() -> None:
     assert see(WatchConfig(metric="log_loss", split="v"), [0.5, 0.6, 0.4, math.nan])[0] == [True, False, True, False]
 
 
+def test_each_value_is_shown_beside_the_best_one() -> None:
+    shown, watch = [], Watch(WatchConfig(metric="log_loss", split="v"))
+    assert watch.describe() is None
+    for value in (math.nan, 0.25, 0.3, 0.375):
+        watch.update({"v": {"t": {"log_loss": value}}})
+        shown.append(watch.describe())
+    assert shown == [
+        "v  log_loss undefined",
+        "v  log_loss 0.25 (best so far)",
+        "v  log_loss 0.3 (best: 0.25, 1 evaluation ago)",
+        "v  log_loss 0.375 (best: 0.25, 2 evaluations ago)",
+    ]
+    watch.update({"another": {}})
+    assert watch.describe() is None
+
+
 @given(st.lists(st.sampled_from([0.1, 0.2, 0.3, 0.4]), min_size=1, max_size=30), st.integers(1, 4))
 def test_a_wait_counts_evaluations_since_the_best_one(values: list[float], patience: int) -> None:
     config = WatchConfig(metric="auc", split="v", cut_rates=CutRatesConfig(after=patience), stop_after=patience)
@@ -105,6 +121,7 @@ def test_a_run_that_stops_early_logs_and_saves_its_last_step(feed: Path, tmp_pat
     assert recorder.messages[-1].startswith(f"stopped after step {last}: 2 evaluations without a better value")
     again = Recorder()
     assert not train(watched(feed, run, {**WATCH, "stop_after": 2}, num_train_steps=200), again).trained
+    assert again.messages == [f"{run} is already finished: it reached training.watch.stop_after: 2; nothing to do"]
     assert train(watched(feed, run, {**WATCH, "stop_after": 3}, num_train_steps=last + 1), again).trained
     assert again.steps == [last + 1]
 

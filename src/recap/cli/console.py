@@ -109,7 +109,7 @@ class Console(Reporter):
             self._out.print(loss_table(self._losses, self._out.width))
         seconds = time.monotonic() - self._pace.started
         steps = plural(self._pace.steps, "step")
-        speed = f": {self._pace.overall} (without evaluations)" if self._pace.steps else ""
+        speed = f": {self._pace.overall}" if self._pace.steps else ""
         self.say(f"\n{steps} in {duration(seconds)}{speed}")
         self.say(f"last checkpoint: {last}")
         if best is not None:

@@ -44,8 +44,9 @@ class Pace:
 
     @property
     def overall(self) -> str:
-        """Examples/s and the share of time spent waiting for data, over all steps."""
-        return str(self._overall)
+        """As `recent`, over all steps, in words."""
+        speed, wait = self._overall.shares
+        return f"{speed:,.0f} examples/s, waiting for data {wait:.0%} of the time, evaluations not counted"
 
 
 class _Totals:
@@ -59,10 +60,16 @@ class _Totals:
         self._seconds = decay * self._seconds + seconds
         self._waited = decay * self._waited + waited
 
+    @property
+    def shares(self) -> tuple[float, float]:
+        """Examples/s, and the share of time spent waiting for data; after the first step only."""
+        return self._examples / self._seconds, self._waited / self._seconds
+
     def __str__(self) -> str:
         if not self._seconds:
             return ""
-        return f"{self._examples / self._seconds:,.0f} examples/s  data wait {self._waited / self._seconds:.0%}"
+        speed, wait = self.shares
+        return f"{speed:,.0f} examples/s  data wait {wait:.0%}"
 
 
 class LiveProgress:

@@ -1,11 +1,16 @@
 """`recap train`: train, or resume training, from one configuration file."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from recap.cli.options import ConfigFile, Overrides, SetFiles
+from recap.errors import Interrupted
+from recap.reporting import say_to_stderr
+from recap.signals import Terminated
 
 if TYPE_CHECKING:
     from recap.cli.console import Console
@@ -42,19 +47,40 @@ def train(
     resolved = resolve(config, overrides or [], set_files or [])
     loaded = resolved.config
 
-    from recap.cli.console import Console
-    from recap.distributed import ranks_from_environment
-    from recap.native.allocator import tune_process
-    from recap.training.trainer import train as run
+    with _nothing_lost(loaded):
+        from recap.distributed import ranks_from_environment
 
-    console = Console()
+        is_first = ranks_from_environment().is_first
+        if is_first:
+            say_to_stderr("loading PyTorch and listing the data files …")
+
+        from recap.cli.console import Console
+        from recap.native.allocator import tune_process
+        from recap.training.trainer import train as run
+
+        console = Console()
+        tune_process()
     steps = profile_steps or (_PROFILE_STEPS if profile else 0)
-    tune_process()
-    if ranks_from_environment().is_first:
+    if is_first:
         print_warnings(resolved.warnings)
     result = run(loaded, console, accept_changed_data=accept_changed_data, profile_steps=steps)
-    if ranks_from_environment().is_first:
-        (_show_result if result.trained else _show_finished)(loaded, console)
+    if is_first:
+        if result.trained:
+            _show_result(loaded, console)
+        else:
+            console.say("to continue, raise the limit it reached; to start a new run, choose another training.save_dir")
+
+
+@contextmanager
+def _nothing_lost(config: "RecapConfig") -> Iterator[None]:
+    """For the start of the program: a signal raises Interrupted."""
+    try:
+        yield
+    except Terminated as stop:
+        from recap.runs import Run
+
+        step = max(Run(Path(config.training.save_dir)).checkpoints, default=0)
+        raise Interrupted(stop.number, step, done=False) from None
 
 
 def _show_result(config: "RecapConfig", console: "Console") -> None:
@@ -71,13 +97,3 @@ def _show_result(config: "RecapConfig", console: "Console") -> None:
         console.next(f"recap evaluate {folder}{step}")
     else:
         console.next(f"recap predict {folder} INPUT… --output DIR{step}")
-
-
-def _show_finished(config: "RecapConfig", console: "Console") -> None:
-    """Say how to train more after the run has reported that no step is left."""
-    limits = ["training.num_train_steps"]
-    if config.train_data.num_epochs:
-        limits.append("train_data.num_epochs")
-    if config.training.watch:
-        limits.append("training.watch.stop_after")
-    console.say(f"to continue, raise {' or '.join(limits)}; to start a new run, choose another training.save_dir")

@@ -104,6 +104,17 @@ def describe_setup(runtime: Runtime, ranker: nn.Module) -> str:
     return ", ".join([f"{parameters:,} parameters", f"on {runtime.device}", *threads, runtime.precision])
 
 
+def describe_limits(config: RecapConfig, step: int, *, data_ended: bool, watch_ended: bool) -> str:
+    """The limits that a finished run has reached, as text: each field with its value."""
+    training = config.training
+    limits = {
+        f"training.num_train_steps: {training.num_train_steps}": step >= training.num_train_steps,
+        f"train_data.num_epochs: {config.train_data.num_epochs}": data_ended,
+        f"training.watch.stop_after: {training.watch and training.watch.stop_after}": watch_ended,
+    }
+    return " and ".join(limit for limit, reached in limits.items() if reached)
+
+
 @torch.no_grad()
 def weight_norms(ranker: Ranker) -> dict[str, float]:
     """`norm/PATH` → the L2 norm of all weights below PATH, for each top-level module with weights and each table.

@@ -4,7 +4,7 @@ import gc
 import json
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 
 from recap.config.file.load import dump_config
@@ -30,7 +30,7 @@ from recap.training.balancing.build import build_balancing
 from recap.training.checkpoints import Checkpoints, check_resumable
 from recap.training.evaluations import Evaluations, Stopped
 from recap.training.first_rows import FirstRows
-from recap.training.log import TrainLog, describe_setup, weight_norms
+from recap.training.log import TrainLog, describe_limits, describe_setup, weight_norms
 from recap.training.loss_scale import LossScale
 from recap.training.non_finite import RolledBack, RowLosses, build_policy, describe
 from recap.training.optimizer.memory import check_memory
@@ -57,7 +57,7 @@ def train(
     run, grace = Run(Path(config.training.save_dir)), config.training.preemption_grace_seconds
     with (
         joined_ranks() as ranks,
-        _locked(run, ranks),
+        run.lock() if ranks.is_first else nullcontext(),
         collected_signals(grace, may_interrupt=not ranks.is_distributed) as signals,
         restored_threads(),
     ):
@@ -76,16 +76,6 @@ def train(
                 reporter.say(str(error))
                 rolled_back = error.rolled_back
             gc.collect()  # free the failed trainer before the next one is built
-
-
-@contextmanager
-def _locked(run: Run, ranks: Ranks) -> Iterator[None]:
-    """Lock the run on rank 0."""
-    if not ranks.is_first:
-        yield
-        return
-    with run.lock():
-        yield
 
 
 @contextmanager
@@ -217,7 +207,9 @@ class Trainer:
     def run(self, profile: Profile) -> RunResult:
         """Train to the end. Raises Interrupted after a signal, with every finished step saved."""
         if self._is_last() and not self._evaluation_is_due():
-            self.reporter.say(f"{self.checkpoints.run.path} is already finished; nothing to do")
+            ended = {"data_ended": self.stream.ended, "watch_ended": self.watch.ended}
+            reached = describe_limits(self.config, self.progress.step, **ended)
+            self.reporter.say(f"{self.checkpoints.run.path} is already finished: it reached {reached}; nothing to do")
             return self._result(trained=False)
         start = self.progress.step
         self._start()
@@ -347,6 +339,8 @@ class Trainer:
             return False
         if self.watch.update(evaluations):
             self.progress.best_step = step
+        if (value := self.watch.describe()) is not None:
+            self.reporter.say(f"step {step:>7,}  {value}")
         self.progress.evaluated_step = step
         self.log.pause(time.monotonic() - started)
         if self.watch.ended:  # this step is now the last

@@ -7,6 +7,7 @@ from typing import Any
 from recap.config.metrics import LOWER_IS_BETTER
 from recap.config.training import WatchConfig
 from recap.evaluation.result import TaskMetrics
+from recap.text import plural
 
 
 class Watch:
@@ -20,19 +21,21 @@ class Watch:
         """Evaluations since the best one."""
         self.cuts = 0
         """How many times learning rates were cut."""
+        self._value: float | None = None
+        """The value of the last evaluation; None if that lacks the watched split."""
 
     def update(self, evaluations: Mapping[str, TaskMetrics]) -> bool:
         """Add the evaluations of a step, by split; return whether the watched value is the best so far.
 
         An undefined value is never the best. Nothing changes if the watched split is missing, such as after a timeout.
         """
-        config = self.config
+        config, self._value = self.config, None
         if config is None or config.split not in evaluations:
             return False
         evaluation = evaluations[config.split]
         tasks = config.tasks or [task for task, metrics in evaluation.items() if config.metric in metrics]
         values = [evaluation[task][config.metric] for task in tasks]
-        value = sum(values) / len(values)
+        self._value = value = sum(values) / len(values)
         sign = -1 if config.metric in LOWER_IS_BETTER else 1
         if math.isfinite(value) and (self.best is None or sign * value > sign * self.best):
             self.best, self.waited = value, 0
@@ -55,6 +58,17 @@ class Watch:
         stop_after = self.config.stop_after if self.config is not None else None
         return stop_after is not None and self.waited >= stop_after
 
+    def describe(self) -> str | None:
+        """The value of the last evaluation beside the best one, as text."""
+        if self.config is None or self._value is None:
+            return None
+        value = f"{self._value:.6g}" if math.isfinite(self._value) else "undefined"
+        text = f"{self.config.split}  {self.config.metric} {value}"
+        if self.best is None:
+            return text
+        ago = f"{self.best:.6g}, {plural(self.waited, 'evaluation')} ago"
+        return f"{text} (best: {ago})" if self.waited else f"{text} (best so far)"
+
     def summary(self, step: int, best_step: int | None) -> list[str]:
         """The best value and its step, and why the run stopped after `step` if that is the reason; one line each."""
         if self.config is None:
@@ -65,7 +79,7 @@ class Watch:
         else:
             lines = [f"best {name}: {self.best:.6g} at step {best_step}"]
         if self.ended:
-            text = f"{self.waited} evaluations without a better value (training.watch.stop_after)"
+            text = f"{plural(self.waited, 'evaluation')} without a better value (training.watch.stop_after)"
             lines.append(f"stopped after step {step}: {text}")
         return lines
 
