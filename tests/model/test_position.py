@@ -4,17 +4,19 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 import torch
 from model.kinds import make_batch, make_config, make_ranker
-from support import Recorder, feed_config, feed_values, write_feed
+from support import Recorder, feed_values, write_feed
 
 from recap.config.file.load import config_of
 from recap.config.model import PositionDebiasConfig
 from recap.config.recap import JobMode
 from recap.data.encoding.encoder import RowEncoder
 from recap.errors import ConfigError
+from recap.evaluation.asked import Asked
 from recap.evaluation.run import evaluate_run
 from recap.inference.files import predict_files
 from recap.inference.predictor import Predictor
@@ -78,7 +80,10 @@ def test_scores_ignore_the_position_but_training_does_not() -> None:
 
 def test_the_position_column_is_read_only_in_training(tmp_path: Path) -> None:
     debias = {"position_debias": {"feature": "hour"}, "embeddings": {"language": 4}}
-    config = feed_config(write_feed(tmp_path), tmp_path / "run", model=debias)
+    values = feed_values(write_feed(tmp_path), tmp_path / "run")
+    values["model"] |= debias
+    del values["features"]["vectors"]
+    config = config_of(values)
     columns = {
         mode: RowEncoder.for_job(config, LANGUAGES, mode, config.train_data if mode != "inference" else None).columns
         for mode in JobMode
@@ -89,12 +94,17 @@ def test_the_position_column_is_read_only_in_training(tmp_path: Path) -> None:
         JobMode.INFERENCE: False,
     }
     file = tmp_path / "validation" / "part-0.parquet"
-    pq.write_table(pq.read_table(file).drop_columns(["hour"]), file)
+    table = pq.read_table(file).drop_columns(["hour"])
+    pq.write_table(table, file)
+    pyarrow.csv.write_csv(table.drop_columns(["vector", "topics"]), tmp_path / "rows.csv")
     train(config, Recorder())
-    assert evaluate_run(config, tmp_path / "run").splits["validation"].metrics.keys() == {"like", "share"}
     predictor = Predictor.open(find_model_directory(tmp_path / "run"))
-    predict_files(predictor, [str(file)], tmp_path / "predictions", overwrite=False)
-    assert pq.read_table(tmp_path / "predictions").num_rows == 250
+    for data in (file, tmp_path / "rows.csv"):
+        asked = Asked(data=[str(data)])
+        assert evaluate_run(config, tmp_path / "run", asked=asked).splits["data"].metrics.keys() == {"like", "share"}
+        predict_files(predictor, [str(data)], tmp_path / data.suffix, overwrite=False)
+        assert pq.read_table(tmp_path / data.suffix).num_rows == 250
+    assert evaluate_run(config, tmp_path / "run").splits["validation"].metrics.keys() == {"like", "share"}
 
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
