@@ -154,6 +154,7 @@ def vocabulary(
     from recap.cli.console import Console
     from recap.data.formats.files import find_files
     from recap.data.tools.vocabulary import count_values, write_table
+    from recap.text import plural
 
     several = len(set(columns)) > 1
     files = {name: output / f"{quote(name, safe='')}.parquet" if several else output for name in columns}
@@ -164,7 +165,7 @@ def vocabulary(
         tables = count_values(inputs, list(files), schema, min_count=min_count, after_rows=count)
     for name, file in files.items():
         write_table(tables[name], file)
-        console.say(f"written: {file}, {tables[name].num_rows:,} values; a 'vocabulary' for column {name!r}")
+        console.say(f"written: {file}, {plural(tables[name].num_rows, 'value')}; a 'vocabulary' for column {name!r}")
 
 
 @app.command()
@@ -184,6 +185,7 @@ def analysis(
     from recap.data.formats.files import find_files
     from recap.data.tools.analysis import analyse
     from recap.data.tools.vocabulary import write_table
+    from recap.text import plural
 
     loaded = load_config(config, overrides or [], set_files or [])
     inputs: list[str | Path] = [config, *find_files(loaded.train_data.source.inputs)]
@@ -192,7 +194,8 @@ def analysis(
     with console.counting("rows analysed") as count:
         table = analyse(loaded, count)
     write_table(table, output)
-    console.say(f"written: {output}, {table.num_rows:,} values; for model.featurization.analysis of z_score_log")
+    values = plural(table.num_rows, "value")
+    console.say(f"written: {output}, {values}; for model.featurization.analysis of z_score_log")
 
 
 @app.command()

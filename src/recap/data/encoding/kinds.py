@@ -185,7 +185,7 @@ def _parsed(texts: pa.Array, name: str, location: Location, expected: str, rows:
         return digits.cast(pa.int64())
     except pa.ArrowInvalid:
         large = [text is not None and not -(2**63) <= int(text) < 2**63 for text in digits.to_pylist()]
-        raise _misfit(texts, np.array(large), name, location, "an integer of 64 bits", rows) from None
+        raise _misfit(texts, np.array(large), name, location, "a whole number of 64 bits", rows) from None
 
 
 def whole_numbers(values: pa.Array, name: str, location: Location, rows: Rows | None = None) -> pa.Array:

@@ -1,6 +1,7 @@
 """`Source`: the files of a data set as one list of chunks. `Loader`: reads chunks into batches; may skip bad data."""
 
 import os
+import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -169,7 +170,7 @@ class Source:
         gone = [f"{name} is gone" for name in contents if name not in self.contents]
         new = [f"{name} is new" for name in self.contents if name not in contents]
         other = [
-            f"{name} was {contents[name]}, is {content}"
+            f"{name} was {_shown(contents[name])}, is {_shown(content)}"
             for name, content in self.contents.items()
             if contents.get(name, content) != content
         ]
@@ -181,6 +182,11 @@ def _content(chunks: Sequence[Chunk]) -> str:
     rows = [chunk.rows for chunk in chunks]
     size = chunks[0].stamp[1] if chunks else 0
     return f"{sum(rows)} rows in {len(rows)} parts ({sha256(repr(rows).encode()).hexdigest()[:8]}), {size} bytes"
+
+
+def _shown(content: str) -> str:
+    """`_content` for a message: 1 part, not 1 parts."""
+    return re.sub(r"\b1 (row|part|byte)s\b", r"1 \1", content)
 
 
 def _interleaved(chunks: Iterable[Chunk], files: int) -> Iterator[Chunk]:

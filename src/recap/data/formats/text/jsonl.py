@@ -311,7 +311,7 @@ def _as_scalar(kind: pa.DataType, value: Value) -> Any:
     if pa.types.is_integer(kind) and isinstance(value, bool | bytes | str):
         return parse_integer(value.decode() if isinstance(value, bytes) else str(value))
     nouns = {"bool": "true or false", "null": "null"}
-    expected = "an integer of 64 bits" if pa.types.is_integer(kind) else nouns.get(str(kind), "a number")
+    expected = "a whole number of 64 bits" if pa.types.is_integer(kind) else nouns.get(str(kind), "a number")
     raise misfit(_noun(value), expected)
 
 
