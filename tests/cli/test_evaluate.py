@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -13,7 +15,7 @@ from typer.testing import CliRunner
 
 from recap.cli.main import app
 from recap.config.file.load import load_config
-from recap.errors import ConfigError, InputError
+from recap.errors import ConfigError, DataError, InputError
 from recap.model.directory import verify_model
 from recap.runs import Run
 from recap.training.trainer import train
@@ -32,8 +34,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def evaluate(*arguments: str | Path) -> str:
-    """What the command prints."""
-    done = CliRunner().invoke(app, ["evaluate", *map(str, arguments)])
+    """The output of the command."""
+    return recap("evaluate", *arguments)
+
+
+def recap(*arguments: str | Path) -> str:
+    """The output of a command."""
+    done = CliRunner().invoke(app, [*map(str, arguments)])
     if done.exception is not None:
         raise done.exception
     return done.output
@@ -65,7 +72,8 @@ def test_other_files_are_evaluated_as_a_split_and_written_only_on_request(folder
     table = pq.read_table(folder / "validation")
     pq.write_table(table, folder / "new.parquet")
     evaluate(folder / "run", "training.num_eval_steps=1")
-    assert "not written, being of other data" in evaluate(folder / "run", "--data", folder / "new.parquet")
+    text = evaluate(folder / "run", "--data", folder / "new.parquet")
+    assert "not saved, because these are other files; to save it, add --output FILE" in text
     assert (folder / "run" / "evaluation.json").read_bytes() == before
     output = folder / "results" / "new.json"
     evaluate(folder / "run", "--data", folder / "new.parquet", "--output", output, "which_metrics=[count, auc]")
@@ -85,6 +93,27 @@ def test_other_files_are_evaluated_as_a_split_and_written_only_on_request(folder
         evaluate(folder / "run", folder / "new.parquet")
 
 
+def test_more_texts_mean_null_in_csv_files_on_request(folder: Path, tmp_path: Path) -> None:
+    values = feed_values(folder, tmp_path / "run")
+    values["training"]["num_train_steps"] = 1
+    values["features"].pop("vectors")
+    (tmp_path / "ranker.yaml").write_text(yaml.safe_dump(values))
+    train(load_config(tmp_path / "ranker.yaml"), Recorder())
+    table = pq.read_table(folder / "validation")
+    table = table.drop_columns([field.name for field in table.schema if pa.types.is_nested(field.type)])
+    file = tmp_path / "day.csv"
+    pacsv.write_csv(
+        table.drop_columns("age").append_column("age", pa.array(["-", *["2.5"] * (table.num_rows - 1)])), file
+    )
+    run, predict = tmp_path / "run", ["predict", tmp_path / "run", file, "--output", tmp_path / "scored"]
+    for command in (["evaluate", run, "--data", file], predict):
+        with pytest.raises(DataError, match=r"column 'age', row 0: found '-', expected a number; .*--null-value"):
+            recap(*command)
+        recap(*command, "--null-value", "-", "--null-value", "?")
+    evaluate(run, "--data", file, "--null-value", "-", "--output", tmp_path / "result.json")
+    assert written(tmp_path / "result.json")["overrides"] == ["--null-value -"]
+
+
 def test_files_of_an_expanded_glob_are_all_evaluated(folder: Path) -> None:
     files = sorted((folder / "train").glob("*.parquet"))
     output = folder / "expanded.json"
@@ -94,7 +123,7 @@ def test_files_of_an_expanded_glob_are_all_evaluated(folder: Path) -> None:
 
 def test_a_checkpoint_is_not_changed_by_its_evaluation(folder: Path) -> None:
     checkpoint = Run(folder / "run").checkpoint()
-    assert "not written, being of a model directory; to keep it, add --output FILE" in evaluate(checkpoint)
+    assert "not saved, because this is a model directory" in evaluate(checkpoint)
     verify_model(checkpoint)
     assert not (checkpoint / "evaluation.json").exists()
     with pytest.raises(InputError, match="is in the model directory"):
@@ -119,7 +148,7 @@ def test_overrides_that_an_evaluation_does_not_read_are_refused(
 
 
 def test_overrides_that_validation_sets_inherit_are_read(folder: Path) -> None:
-    assert "not written" in evaluate(folder / "ranker.yaml", "train_data.global_batch_size=32")
+    assert "because there are overrides" in evaluate(folder / "ranker.yaml", "train_data.global_batch_size=32")
 
 
 @pytest.mark.parametrize(
@@ -127,6 +156,10 @@ def test_overrides_that_validation_sets_inherit_are_read(folder: Path) -> None:
     [
         (["ranker.yaml", "training.save_dir=none"], "none: no checkpoint of this configuration yet; train it first: "),
         (["run", "--schema=x"], "--schema: requires --data"),
+        (["run", "--null-value=-"], "--null-value: requires --data"),
+        (["run", "--data=validation/*.parquet", "--null-value=-"], "--null-value: .* is parquet; only CSV has texts"),
+        (["run", "run"], "unexpected argument 'run': evaluate one run at a time; docs/comparing.md shows"),
+        (["run", "ranker.yaml", "--data=x"], "unexpected argument 'ranker.yaml': evaluate one run at a time"),
         (["run", "--follow", "--data=x"], "--data: --follow evaluates the validation sets only"),
         (["run", "--data=train/part-0.parquet", "--data=rows.csv"], "is csv and .* is parquet; evaluate one format"),
         (["run", "--data=train/part-0.parquet", "--split=no"], "split: unknown split 'no'. Known: again, validation"),

@@ -1,5 +1,6 @@
 """`recap evaluate`: metrics of a trained model on the validation sets."""
 
+import os
 import shlex
 from contextlib import suppress
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from recap.cli.options import (
+    NullValues,
     Overrides,
     Overwrite,
     SchemaFile,
@@ -65,6 +67,7 @@ def evaluate(
     ] = None,
     overwrite: Overwrite = False,
     schema: SchemaFile = None,
+    null_values: NullValues = None,
     follow: Annotated[
         bool,
         typer.Option("--follow", help="Evaluate every checkpoint of a run as it appears, until training has finished."),
@@ -84,12 +87,19 @@ def evaluate(
     Prints a table, and writes all metrics to evaluation.json in the run. Results of other files or with overrides are
     written only with --output.
     """
-    _check_options(follow=follow, timeout=timeout, step=step, data=data, output=output, schema=schema)
+    _check_options(follow=follow, timeout=timeout, step=step, data=data, output=output)
+    for option, value in (("--schema", schema), ("--null-value", null_values)):
+        if value and not data:
+            raise InputError(f"{option}: requires --data; add --data, or leave out {option}")
     overrides, data = list(overrides or []), list(data or [])
+    if runs := [text for text in overrides if _is_source(text)]:
+        raise InputError(
+            f"unexpected argument {runs[0]!r}: evaluate one run at a time; docs/comparing.md shows how to compare runs"
+        )
     if data:  # a glob that the shell expanded
-        data += [text for text in overrides if "=" not in text or Path(text).exists()]
+        data += [text for text in overrides if "=" not in text or os.path.exists(text)]
         overrides = [text for text in overrides if text not in data]
-    elif files := [text for text in overrides if "=" not in text and Path(text).exists()]:
+    elif files := [text for text in overrides if "=" not in text and os.path.exists(text)]:
         raise InputError(f"unexpected argument {files[0]!r}; to evaluate files, write --data {files[0]}")
     # A run to follow may not exist yet.
     run = source if source.is_dir() or (follow and source.suffix not in (".yaml", ".yml")) else None
@@ -113,9 +123,18 @@ def evaluate(
             f"{config.training.save_dir}: no checkpoint of this configuration yet; train it first: "
             f"recap train {shlex.quote(str(source))}"
         )
-    recorded = [*(f"--set-file {file}" for file in set_files or []), *overrides]
-    asked = Asked(tuple(data), schema, tuple(recorded))
+    options = {"--set-file": set_files, "--null-value": null_values}
+    recorded = [f"{option} {value}" for option, values in options.items() for value in values or []] + overrides
+    asked = Asked(tuple(data), schema, tuple(null_values or ()), tuple(recorded))
     _evaluate(config, run or Path(config.training.save_dir), split, parse_step(step), asked, output)
+
+
+def _is_source(text: str) -> bool:
+    """Whether an argument is a run or a configuration file."""
+    from recap.runs import Run
+
+    file = Path(text) if text.endswith((".yaml", ".yml")) else Run(text).config_file
+    return "=" not in text and os.path.exists(file)
 
 
 def _check_options(
@@ -125,15 +144,12 @@ def _check_options(
     step: str | None,
     data: list[str] | None,
     output: Path | None,
-    schema: str | None,
 ) -> None:
     """Raise InputError for options that exclude each other."""
     if timeout is not None and not follow:
         raise InputError("--timeout: requires --follow; add --follow, or leave out --timeout")
     if step is not None and follow:
         raise InputError("--step: --follow evaluates every checkpoint; leave out one of the two")
-    if schema is not None and not data:
-        raise InputError("--schema: requires --data; add --data, or leave out --schema")
     for name, value in (("--data", data), ("--output", output)):
         if follow and value:
             raise InputError(f"{name}: --follow evaluates the validation sets only; leave out one of the two")
@@ -189,9 +205,12 @@ def _evaluate(
     from recap.cli.console import Console
     from recap.evaluation.run import evaluate_run, result_file
     from recap.native.allocator import tune_process
+    from recap.runs import better_checkpoint, find_model_directory
 
     console = Console()
     tune_process()
+    if step is None and (remark := better_checkpoint(run, find_model_directory(run))) is not None:
+        console.say(remark)
     report = evaluate_run(config, run, split, step, console.say, asked=asked, output=output)
     for name, result in report.splits.items():
         console.table(f"{name}, {report.model}", result.metrics)
@@ -202,8 +221,12 @@ def _evaluate(
         if result.conflicts:
             console.conflicts(f"{name}, cosine similarity of the tasks' gradients", result.conflicts)
     file = result_file(run, asked, output)
-    reason = "of other data or with overrides" if asked.data or asked.overrides else "of a model directory"
-    console.say(f"not written, being {reason}; to keep it, add --output FILE" if file is None else f"written: {file}")
+    if file is not None:
+        console.say(f"written: {file}")
+        return
+    reasons = {"these are other files": asked.data, "there are overrides": asked.overrides}
+    reason = " and ".join(text for text, given in reasons.items() if given) or "this is a model directory"
+    console.say(f"not saved, because {reason}; to save it, add --output FILE")
 
 
 def _follow(load: "Callable[[], RecapConfig]", run: Path, split: str | None, timeout: float | None) -> None:

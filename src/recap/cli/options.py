@@ -38,6 +38,16 @@ SchemaFile = Annotated[
     ),
 ]
 
+NullValues = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--null-value",
+        metavar="TEXT",
+        help="Text that means null in CSV files, besides those of the configuration. May be repeated.",
+        show_default=False,
+    ),
+]
+
 StepOption = Annotated[
     str | None,
     typer.Option(

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from recap.cli.options import Overwrite, SchemaFile, SetFiles, StepOption, parse_step
+from recap.cli.options import NullValues, Overwrite, SchemaFile, SetFiles, StepOption, parse_step
 
 
 def predict(
@@ -40,6 +40,7 @@ def predict(
     ] = None,
     set_files: SetFiles = None,
     schema: SchemaFile = None,
+    null_values: NullValues = None,
     step: StepOption = None,
 ) -> None:
     """Predict the tasks and the score of every row of the inputs."""
@@ -47,12 +48,24 @@ def predict(
     from recap.inference.files import predict_files
     from recap.inference.predictor import Predictor
     from recap.native.allocator import tune_process
-    from recap.runs import find_model_directory
+    from recap.runs import better_checkpoint, find_model_directory
     from recap.text import plural
 
     console = Console()
     tune_process()
-    predictor = Predictor.open(find_model_directory(model, parse_step(step)), overrides or [], set_files or [])
+    folder = find_model_directory(model, parse_step(step))
+    if step is None and (remark := better_checkpoint(model, folder)) is not None:
+        console.say(remark)
+    predictor = Predictor.open(folder, overrides or [], set_files or [])
     with console.counting("rows predicted") as count:
-        files = predict_files(predictor, inputs, output, schema, overwrite=overwrite, after_rows=count, say=console.say)
+        files = predict_files(
+            predictor,
+            inputs,
+            output,
+            schema,
+            null_values=null_values or [],
+            overwrite=overwrite,
+            after_rows=count,
+            say=console.say,
+        )
     console.say(f"written: {plural(len(files), 'file')} in {output}")

@@ -27,6 +27,8 @@ class Asked:
     """Files, URLs or globs to evaluate instead of the validation sets."""
     schema: str | None = None
     """The JSON file that lists the columns of TFRecord files of `data`."""
+    null_values: Sequence[str] = ()
+    """Texts that mean null in CSV files of `data`, besides those of the configuration."""
     overrides: Sequence[str] = ()
     """The overrides that the configuration has already, to be recorded."""
 
@@ -57,20 +59,19 @@ def check_overrides(plain: RecapConfig, asked: RecapConfig, *, chooses_run: bool
         )
 
 
-def with_other_data(
-    config: RecapConfig, inputs: Sequence[str], split: str | None = None, schema_path: str | None = None
-) -> RecapConfig:
-    """`config` with the files that `inputs` match as its only validation set, `OTHER_DATA`.
+def with_other_data(config: RecapConfig, asked: Asked, split: str | None = None) -> RecapConfig:
+    """`config` with the files of `asked.data` as its only validation set, `OTHER_DATA`.
 
     Labels, rates and options of the format are those of validation set `split`, by default of the first one, or of
     `train_data` if there is none. Raises DataError for a glob without files, InputError for files of several formats.
     """
     name = split if split is not None else next(iter(config.validation_data), None)
     like = config.train_data if name is None else config.validation_data[name]
+    inputs, schema_path = asked.data, asked.schema
     if schema_path is None and isinstance(like.source, TfRecordConfig):
         schema_path = like.source.schema_path
     files = find_files(inputs)
-    sources = [guess_source(file, inputs, schema_path, like.source) for file in files]
+    sources = [guess_source(file, inputs, schema_path, like.source, asked.null_values) for file in files]
     for file, source in zip(files, sources, strict=True):
         if source.kind != sources[0].kind:
             raise InputError(

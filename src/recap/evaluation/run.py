@@ -81,7 +81,7 @@ def evaluate_run(
     if split is not None or not asked.data:
         check_splits(config, split)
     if asked.data:
-        config, split = with_other_data(config, asked.data, split, asked.schema), None
+        config, split = with_other_data(config, asked, split), None
     folder = find_model_directory(run, step)
     model = open_model(folder)
     combined = evaluation_config(config, model.config, folder)

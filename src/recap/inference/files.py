@@ -29,6 +29,7 @@ def predict_files(
     output: Path,
     schema_path: str | None = None,
     *,
+    null_values: Sequence[str] = (),
     overwrite: bool = False,
     after_rows: Callable[[int], None] = lambda rows: None,
     say: Say = lambda text: None,
@@ -36,15 +37,16 @@ def predict_files(
     """Write a file for each input file: for every row the carried columns, the prediction of each task, and the score.
 
     Each input is read in the format of its extension. `schema_path`: the JSON file that lists the columns of TFRecord
-    files, by default that of the training data. Output files keep their path below the common folder of the inputs and
-    are written atomically. Raises DataError for inputs that cannot be read, InputError if an output exists or two
-    inputs would have the same output, and RunError if one cannot be written. Shows the features with the most unknown
-    values at the end; raises DataError, after all files are written, if they exceed `features.max_unknown`.
+    files, by default that of the training data. `null_values`: texts that mean null in CSV, besides those of the
+    training data. Output files keep their path below the common folder of the inputs and are written atomically. Raises
+    DataError for inputs that cannot be read, InputError if an output exists or two inputs would have the same output,
+    and RunError if one cannot be written. Shows the features with the most unknown values at the end; raises DataError,
+    after all files are written, if they exceed `features.max_unknown`.
     """
     training_source = predictor.config.train_data.source
     if schema_path is None and isinstance(training_source, TfRecordConfig):
         schema_path = training_source.schema_path
-    files = TableFiles.open(inputs, schema_path, predictor.encoder.types, like=training_source)
+    files = TableFiles.open(inputs, schema_path, predictor.encoder.types, training_source, null_values)
     target_of = output_files(files.files, output, ".parquet")
     targets = list(target_of.values())
     _check_targets(targets, overwrite=overwrite)

@@ -18,7 +18,7 @@ from recap.data.formats.tables import TableFiles
 from recap.data.formats.text.csv import CsvFormat
 from recap.data.formats.text.jsonl import JsonLinesFormat
 from recap.data.formats.text.lines import _index
-from recap.errors import DataError
+from recap.errors import DataError, InputError
 
 TEXT, FLOAT, INTEGER = pa.string(), pa.float64(), pa.int64()
 
@@ -210,6 +210,11 @@ def test_lines_that_end_the_process_in_arrow_are_refused(
     ("name", "text", "error"),
     [
         ("x.csv", "a,id\n1,2\nx,3\n", r"x.csv:3: column 'a', row 1: found 'x', expected a number; if .* `null_values`"),
+        (
+            "x.csv",
+            'a,id\n"-1.018,49",2\n',
+            r"found '-1.018,49', expected a number; if its .* decimal comma, write -1018.49$",
+        ),
         ("x.csv", 'a,id\n1,"2\n3"\n4,5\n', "x.csv:2: row 0: a quoted value does not end in its line"),
         ("x.csv", 'a,id\n1,2\n4,"5\n', "x.csv:3: row 1: a quoted value does not end in its line"),
         ("x.csv", "a,id\n1,2\r3,4\n", "x.csv:2: row 0: the line holds a carriage return outside quotes"),
@@ -312,6 +317,10 @@ def test_csv_to_predict_is_read_like_that_of_training(tmp_path: Path) -> None:
         (tmp_path / name).write_text(text)
         files = TableFiles.open([str(tmp_path / name)], types={"a": TEXT, "b": TEXT}, like=training)
         assert [table.to_pylist() for _, table in files.tables()] == [[{"a": None, "b": "1"}]]
+        more = TableFiles.open([str(tmp_path / name)], types={"a": TEXT, "b": TEXT}, like=training, null_values=["1"])
+        assert [table.to_pylist() for _, table in more.tables()] == [[{"a": None, "b": None}]]
+    with pytest.raises(InputError, match=r"--null-value: '1\|2' cannot occur"):
+        TableFiles.open([str(tmp_path / "a.csv")], like=training, null_values=["1|2"])
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import assert_never
 
+from recap.config.base import all_problems
 from recap.config.data import (
     ArrowConfig,
     CsvConfig,
@@ -23,7 +24,7 @@ from recap.data.formats.recognize import recognize
 from recap.data.formats.text.csv import CsvFormat, guess_delimiter
 from recap.data.formats.text.jsonl import JsonLinesFormat
 from recap.data.formats.tfrecord.reader import TfRecordFormat
-from recap.errors import DataError
+from recap.errors import DataError, InputError
 
 
 def open_format(config: SourceConfig, types: ColumnTypes) -> Format:
@@ -73,17 +74,25 @@ def stem(file: str) -> str:
 
 
 def guess_source(
-    file: str, inputs: Sequence[str], schema_path: str | None = None, like: SourceConfig | None = None
+    file: str,
+    inputs: Sequence[str],
+    schema_path: str | None = None,
+    like: SourceConfig | None = None,
+    null_values: Sequence[str] = (),
 ) -> SourceConfig:
     """The source config for `inputs`, of the format of `file`, one of the files they match.
 
     The extension decides. Without a known one the first bytes do, unless the file is text, which may mean anything.
     CSV has the delimiter and null values of `like`, if that is of CSV files; else its first line decides the delimiter.
-    Raises DataError for such text, and for TFRecord without `schema_path`.
+    `null_values`: more texts that mean null in CSV. Raises DataError for such text, and for TFRecord without
+    `schema_path`; InputError for null values that cannot occur, or if the format is not CSV.
     """
     extension = Path(file.removesuffix(".gz")).suffix.lower()
     globs = list(inputs)
-    match EXTENSIONS.get(extension) or _recognized(file):
+    kind = EXTENSIONS.get(extension) or _recognized(file)
+    if null_values and kind != "csv":
+        raise InputError(f"--null-value: {file} is {kind}; only CSV has texts that mean null, so leave the option out")
+    match kind:
         case "arrow":
             return ArrowConfig(kind="arrow", inputs=globs)
         case "csv":
@@ -93,7 +102,12 @@ def guess_source(
                 else CsvConfig(kind="csv", inputs=globs, delimiter=guess_delimiter(file))
             )
             delimiter = "\t" if extension == ".tsv" else csv.delimiter
-            return csv.model_copy(update={"inputs": globs, "delimiter": delimiter, "num_files_to_keep": None})
+            nulls = list(dict.fromkeys([*csv.null_values, *null_values]))
+            update = {"inputs": globs, "delimiter": delimiter, "null_values": nulls, "num_files_to_keep": None}
+            csv = csv.model_copy(update=update)
+            for _, problem in all_problems(csv) if null_values else ():
+                raise InputError(f"--null-value: {problem}")
+            return csv
         case "jsonl":
             return JsonLinesConfig(kind="jsonl", inputs=globs)
         case "tfrecord" if schema_path is not None:

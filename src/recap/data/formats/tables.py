@@ -50,13 +50,16 @@ class TableFiles:
         schema_path: str | None = None,
         types: ColumnTypes | None = None,
         like: SourceConfig | None = None,
+        null_values: Sequence[str] = (),
     ) -> Self:
         """The files that globs match, each of the format that its extension says.
 
         `schema_path`: the JSON file that lists the columns of TFRecord files. `like`: a source whose CSV files have the
-        same delimiter and null values. Raises DataError if a glob matches no file.
+        same delimiter and null values. `null_values`: more texts that mean null in CSV. Raises DataError if a glob
+        matches no file, InputError for null values in files that are not CSV.
         """
-        return cls({file: guess_source(file, inputs, schema_path, like) for file in find_files(inputs)}, types)
+        files = find_files(inputs)
+        return cls({file: guess_source(file, inputs, schema_path, like, null_values) for file in files}, types)
 
     @property
     def source(self) -> SourceConfig:

@@ -15,7 +15,7 @@ from recap.data.formats.blocks import MAX_LINE_BYTES, first_line
 from recap.data.formats.files import stamp
 from recap.data.formats.format import ColumnTypes
 from recap.data.formats.text.lines import BYTE_ORDER_MARK, BadLines, TextFormat, count_lines, without_lines
-from recap.data.formats.text.values import cast_texts, parse_texts
+from recap.data.formats.text.values import cast_texts, decimal_comma, parse_texts
 from recap.errors import DataError
 from recap.text import plural, shorten
 
@@ -26,6 +26,9 @@ _MAX_QUOTED_LINES = 100
 """Lines that a quoted value with line breaks may spread over, for messages; after more, a quote was not closed."""
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 """Delimiters that are suggested, with their names."""
+_NULL_HINT = (
+    "; if it means null, add it to `null_values` of the source, or as --null-value to predict or evaluate --data"
+)
 _NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$|^[+-]?[iI]nf$"
 _CODE = r"^[+-]?0[0-9]|^[+-]?[0-9]{16,}$"
 """Digits that a float would change: with leading zeros, or too many."""
@@ -167,8 +170,9 @@ class CsvFormat(TextFormat):
             values = cast_texts(texts, kind)
             if values is None:
                 values, wrong = parse_texts(texts, kind, self.null_values)
-                hint = "; if it means null, add it to `null_values` of the source"
-                misfits |= {row: (name, message + hint) for row, message in wrong.items() if row not in misfits}
+                for row, message in wrong.items():
+                    hint = "" if decimal_comma(texts[row].as_py()) else _NULL_HINT
+                    misfits.setdefault(row, (name, message + hint))
                 if not wrong:
                     self._irregular.add(name)
             columns[name] = values

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from recap.text import shorten
 
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[+-]?(inf(inity)?|nan)", re.ASCII | re.I)
+_DECIMAL_COMMA = re.compile(r"[+-]?([0-9]*|[0-9]{1,3}(\.[0-9]{3})+),[0-9]+", re.ASCII)
 _WHOLE = re.compile(r"([+-]?[0-9]+)(\.0*)?")
 _BOOLEANS = {"true": True, "false": False}
 _EXACT = 2**53
@@ -32,7 +33,15 @@ def parse_number(text: str) -> float:
         return float(text)
     if text.lower() in _BOOLEANS:
         return float(_BOOLEANS[text.lower()])
-    raise misfit(repr(text), "a number")
+    raise misfit(repr(text), f"a number{decimal_comma(text)}")
+
+
+def decimal_comma(text: str) -> str:
+    """A hint for a number that is written with a decimal comma, such as `18,49`; else nothing."""
+    if not _DECIMAL_COMMA.fullmatch(text.strip()):
+        return ""
+    point = text.strip().replace(".", "").replace(",", ".")
+    return f"; if its comma is a decimal comma, write {shorten(point)}"
 
 
 def parse_integer(text: str) -> int:
@@ -46,7 +55,7 @@ def parse_integer(text: str) -> int:
         return int(number)
     if text.lower() in _BOOLEANS:
         return int(_BOOLEANS[text.lower()])
-    raise misfit(repr(text), "an integer of 64 bits")
+    raise misfit(repr(text), f"a whole number of 64 bits{decimal_comma(text)}")
 
 
 def parse_boolean(text: str) -> bool:
