@@ -15,9 +15,13 @@ _MAX_COMPARED = 2000
 
 
 def suggest(name: str, known: list[str]) -> str:
-    """`Known: a, b.`, followed by `Did you mean 'a'?` if a known name is close to `name`."""
+    """`Known: a, b.`, followed by `Did you mean 'a'?` if a known name is close to `name`.
+
+    If a known name is empty or has spaces around it, all are in quotes.
+    """
     near = get_close_matches(name, known, n=1) if len(known) <= _MAX_COMPARED else []
-    listed = ", ".join(known[:_MAX_LISTED]) if known else "none"
+    needs_quotes = any(not text or text != text.strip() for text in known)
+    listed = ", ".join(map(repr if needs_quotes else str, known[:_MAX_LISTED])) if known else "none"
     if len(known) > _MAX_LISTED:
         listed += f", … ({len(known):,} in all)"
     return f"Known: {listed}." + (f" Did you mean {near[0]!r}?" if near else "")

@@ -31,7 +31,8 @@ def message(item: Any, known: list[str], node: Node | None) -> str:
         case "model_type" | "dict_type" | "model_attributes_type":
             return f"expected a mapping, found {shown}"
         case "too_short" | "string_too_short":
-            return f"must not be empty, found {shown}"
+            is_column = item["loc"][0] == "features" and item["loc"][-1] in ("name", "column", "user", "timestamp")
+            return f"must not be empty, found {shown}{'; name the column in the file' if is_column else ''}"
         case kind if kind in _EXPECTED:
             return f"expected {_EXPECTED[kind]}, found {shown}"
         case kind if kind in _BOUNDS:
