@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from data.stream_law import assert_resumes_everywhere
@@ -186,10 +187,13 @@ def test_a_position_in_other_data_is_refused(tmp_path: Path) -> None:
     state = open_feed(tmp_path, JobMode.TRAIN).state_dict()
     write_feed(tmp_path, train_rows=599)
     (tmp_path / "train" / "part-1.parquet").rename(tmp_path / "train" / "part-9.parquet")
+    short = tmp_path / "train" / "part-2.parquet"
+    pq.write_table(pq.read_table(short).slice(0, 1), short)
     with pytest.raises(DataError, match="the data files have changed since the checkpoint") as caught:
         open_feed(tmp_path, JobMode.TRAIN).load_state_dict(state)
     lines = str(caught.value).splitlines()
     assert re.fullmatch(r"  part-0.parquet was 200 rows .*, is 199 rows in 3 parts \(\w{8}\), \d+ bytes", lines[1])
+    assert re.fullmatch(r"  part-2.parquet was 200 rows in 3 parts .*, is 1 row in 1 part .*", lines[2])
     assert lines[3:5] == ["  part-1.parquet is gone", "  part-9.parquet is new"]
     assert "pass --accept-changed-data to continue with these" in lines[5]
 
