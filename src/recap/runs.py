@@ -269,3 +269,13 @@ def find_model_directory(path: Path, step: Step | None = None) -> Path:
     if step is not None:
         raise CheckpointError(f"{path}: a model directory has no step {step}; use the folder of the run")
     return path
+
+
+def better_checkpoint(path: Path, used: Path) -> str | None:
+    """A remark that another checkpoint of the run at `path` was better by the watched metric than `used`, if so."""
+    with suppress(CheckpointError):
+        best = Run(path).best
+        if best is not None and best.exists() and best.name != used.name:
+            step = int(best.name.removeprefix("step_"))
+            return f"using {used.name}, the latest; the watched metric was best at step {step}: --step best"
+    return None

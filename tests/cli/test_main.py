@@ -128,7 +128,8 @@ def test_train_ends_with_the_next_command(tmp_path: Path) -> None:
 def test_evaluate_and_predict_open_the_best_checkpoint(tmp_path: Path) -> None:
     values = feed_values(write_feed(tmp_path), tmp_path / "run")
     values["training"] |= {"num_train_steps": 2, "eval_log_every_n": 1}
-    values["training"]["watch"] = {"metric": "auc", "split": "validation"}
+    values["training"]["watch"] = {"metric": "log_loss", "split": "validation"}
+    values["optimizer"]["backbone"] = {"kind": "constant", "learning_rate": 3.0}  # makes the second step worse
     config = tmp_path / "ranker.yaml"
     config.write_text(yaml.safe_dump(values))
     output = run("train", config).stdout
@@ -138,6 +139,10 @@ def test_evaluate_and_predict_open_the_best_checkpoint(tmp_path: Path) -> None:
         "predict", tmp_path / "run", tmp_path / "validation/*.parquet", f"--output={tmp_path}/p", "--step=best"
     )
     assert predicted.returncode == 0
+    assert "the watched metric" not in predicted.stdout + predicted.stderr
+    latest = run("evaluate", tmp_path / "run", "--split", "validation")
+    remark = f"the watched metric was best at step {int(best.removeprefix('step_'))}: --step best"
+    assert (remark in latest.stdout + latest.stderr) is (best != "step_00000002")
     refused = run("evaluate", tmp_path / "run", "--step", "last")
     assert (refused.returncode, refused.stderr) == (2, "--step: expected a whole number or 'best', found 'last'\n")
 
