@@ -225,7 +225,7 @@ def _evaluate(
         console.say(f"written: {file}")
         return
     reasons = {"these are other files": asked.data, "there are overrides": asked.overrides}
-    reason = " and ".join(text for text, given in reasons.items() if given) or "this is a model directory"
+    reason = next((text for text, applies in reasons.items() if applies), "this is a model directory")
     console.say(f"not saved, because {reason}; to save it, add --output FILE")
 
 
