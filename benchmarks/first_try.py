@@ -226,7 +226,7 @@ def train_lightgbm(folder: Path, ending: str) -> Metrics:
 
 def labels_of(table: pandas.DataFrame, task: str, data: dict[str, object]) -> np.ndarray:
     """The labels of a task, 0 or 1."""
-    values = table[data.get("column", task)].to_numpy(float)
+    values: np.ndarray = table[data.get("column", task)].to_numpy(float)
     return (values >= data["at_least"]).astype(float) if "at_least" in data else values
 
 

@@ -168,8 +168,8 @@ def _read(file: str, above: list[str], problems: list[Problem]) -> Node:
     elif any(_same(base, other) for other in chain):
         problems.append(Problem(named.origin, BASE, f"builds on itself: {' → '.join([*chain, base])}"))
     elif not _is_file(base):
-        found = "is not a regular file" if os.path.exists(base) else "no such file; the path is relative to this file"
-        problems.append(Problem(named.origin, BASE, f"{shorten(base, 300)}: {found}"))
+        state = "is not a regular file" if os.path.exists(base) else "no such file; the path is relative to this file"
+        problems.append(Problem(named.origin, BASE, f"{shorten(base, 300)}: {state}"))
     elif len(chain) > _MAX_BASES:
         text = f"more than {_MAX_BASES} files build on each other; merge some of them"
         problems.append(Problem(named.origin, BASE, text))
