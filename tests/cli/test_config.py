@@ -69,11 +69,14 @@ def test_new_writes_a_valid_configuration_with_or_without_data(tmp_path: Path) -
     (tmp_path / "new.yaml").write_text(written.stdout)
     assert run("config", "check", "new.yaml", folder=tmp_path).returncode == 0
     write_feed(tmp_path)
+    (tmp_path / "analysis.parquet").unlink()  # which the command writes
     files = ["train/part-0.parquet", "train/part-1.parquet"]
     written = run("config", "new", "--from-data", *files, "--output", "data.yaml", folder=tmp_path)
     assert (written.returncode, written.stderr) == (
         0,
-        "written: vocabularies/language.parquet, 4 values\nwritten: data.yaml\n",
+        "written: vocabularies/language.parquet, 4 values\n"
+        "written: analysis.parquet, 3 values\n"
+        "written: data.yaml\n",
     )
     assert load_config(tmp_path / "data.yaml").train_data.source.inputs == files
     assert run("config", "check", "data.yaml", "--data", folder=tmp_path).returncode == 0
@@ -114,10 +117,10 @@ def test_on_a_terminal_an_error_shows_the_line_of_the_file(tmp_path: Path) -> No
     os.close(master)
     assert done.returncode == 2
     assert printed.splitlines() == [
-        "ranker.yaml:32:11: model.backbone.kind: 'maksnet' is unknown. Known: mlp,",
+        "ranker.yaml:34:11: model.backbone.kind: 'maksnet' is unknown. Known: mlp,",
         "mask_net, dcn, dlrm, gdcn, final_mlp, wukong, rank_mixer. Did you mean",
         "'mask_net'?",
-        "   32 │     kind: maksnet",
+        "   34 │     kind: maksnet",
         "      │           ^^^^^^^",
         "",
         "1 problem",
