@@ -235,6 +235,17 @@ def test_every_valid_file_reads_back_as_itself_when_dumped(tmp_path: Path) -> No
         assert load_config(tmp_path / file.name) == config
 
 
+def test_a_null_that_overrides_train_data_reads_back_as_null(tmp_path: Path) -> None:
+    files = "{kind: parquet, inputs: train/*.parquet, num_files_to_keep: null}"
+    nulls = ["weight=null", "rectify_labels=null", f"source={files}", "tasks.share={weight: null, at_least: null}"]
+    config = load_config(VALID[0], [f"validation_data.train.{null}" for null in nulls])
+    split = config.validation_data["train"]
+    assert (split.weight, split.rectify_labels, split.source.num_files_to_keep) == (None, None, None)
+    assert (split.tasks["share"].weight, split.tasks["share"].at_least) == (None, None)
+    (tmp_path / "stored.yaml").write_text(dump_config(config))
+    assert load_config(tmp_path / "stored.yaml", stored=True) == config
+
+
 def test_the_order_of_features_and_tasks_is_a_difference_but_not_that_of_labels() -> None:
     config = load_config(VALID[0])
     same = load_config(

@@ -29,23 +29,36 @@ EVERY_STEP = {"checkpoint_every_n": 1, "train_log_every_n": 1}
 
 @pytest.fixture(scope="module")
 def bad_feed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A feed with an infinite value in the vector of one row."""
-    return with_infinity(write_feed(tmp_path_factory.mktemp("bad")), *BAD_ROW)
+    """A feed with weights, one of which is so large that the losses of its row overflow."""
+    return with_overflow(write_feed(tmp_path_factory.mktemp("bad")), *BAD_ROW)
 
 
-def with_infinity(feed: Path, name: str, row: int) -> Path:
-    file = feed / "train" / name
-    table = pq.read_table(file)
-    vectors = np.stack(table.column("vector").to_numpy(zero_copy_only=False))
-    vectors[row, 2] = np.inf
-    column = pa.FixedSizeListArray.from_arrays(vectors.ravel(), 4)
-    pq.write_table(table.set_column(table.schema.get_field_index("vector"), "vector", column), file, row_group_size=70)
+def with_overflow(feed: Path, name: str, row: int) -> Path:
+    """Adds the column `weight` if it is missing, and makes row `row` of file `name` a heavy positive."""
+    for file in (feed / "train").glob("*.parquet"):
+        table = pq.read_table(file)
+        columns = {column: table.column(column).to_numpy().copy() for column in ("like", "share")}
+        weights = table.column("weight").to_numpy().copy() if "weight" in table.column_names else np.ones(len(table))
+        if file.name == name:
+            weights[row], columns["like"][row], columns["share"][row] = 3e38, 1, 1
+        rest = table.drop_columns([name for name in (*columns, "weight") if name in table.column_names])
+        for column, values in {**columns, "weight": weights}.items():
+            rest = rest.append_column(column, pa.array(values))
+        pq.write_table(rest, file, row_group_size=70)
     return feed
 
 
 def configured(feed: Path, run: Path, policy: dict[str, Any] | None = None, **sections: dict[str, Any]) -> RecapConfig:
-    training = {"non_finite": policy or {"kind": "raise"}, **sections.pop("training", {})}
-    return feed_config(feed, run, training=training, **sections)
+    values = feed_values(feed, run)
+    values["training"] |= {"non_finite": policy or {"kind": "raise"}, **sections.pop("training", {})}
+    for name, section in sections.items():
+        values[name] |= section
+    if "weight" in pq.read_schema(feed / "train" / "part-0.parquet").names:
+        values["train_data"]["weight"] = "weight"
+        values["validation_data"]["validation"]["weight"] = None
+        for task in values["model"]["tasks"].values():
+            task["pos_weight"] = 10.0
+    return config_of(values)
 
 
 def bad_step(feed: Path, run: Path) -> int:
@@ -115,10 +128,8 @@ def test_a_skipped_step_changes_nothing_and_is_counted(
 ) -> None:
     bad, recorder = bad_step(bad_feed, tmp_path / "raising"), Recorder()
     training = {**EVERY_STEP, "num_train_steps": bad + 1, "gradient_accumulation": parts}
-    values = feed_values(bad_feed, tmp_path / "run")
-    values["training"] |= {"non_finite": SKIP, **training}
-    values["optimizer"]["balancing"] = {"kind": balancing}
-    train(config_of(values), recorder)
+    optimizer = {"balancing": {"kind": balancing}}
+    train(configured(bad_feed, tmp_path / "run", SKIP, training=training, optimizer=optimizer), recorder)
     assert recorder.steps == [step for step in range(1, bad + 2) if step != bad]
     assert_equal_states(state_of(tmp_path / "run", bad - 1), state_of(tmp_path / "run", bad))
     assert all(value.isfinite().all() for value in files(tmp_path / "run", bad + 1, "weights.safetensors").values())

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from recap.config.base import KeyPath
+from recap.config.data import DataConfig
 from recap.config.file.environment import KnownSecrets, escape, hide, secrets
+from recap.config.file.keys import is_table
 from recap.config.file.layers import assemble, inherit_train_data
 from recap.config.file.node import Node, node_of, nodes_along, scalars
 from recap.config.file.validate import in_order, located, validate
@@ -98,9 +100,23 @@ def show_config(resolved: Resolved) -> str:
     return dump_config(resolved.config, comments)
 
 
+def _state_nulls(values: dict[str, Any], inherited: dict[str, Any], path: KeyPath) -> None:
+    """Add the nulls of a validation set to its `values` that would otherwise read back as values of `train_data`."""
+    if values.get("kind") != inherited.get("kind"):  # a choice of another kind inherits nothing
+        return
+    for key, item in inherited.items():
+        if key not in values and not is_table(RecapConfig, path):
+            values[key] = None
+        elif isinstance(item, dict) and isinstance(values.get(key), dict):
+            _state_nulls(values[key], item, (*path, key))
+
+
 def stored_values(config: RecapConfig) -> Any:
     """The plain values of a configuration, as `load_config` reads them; secrets are references."""
     values = _escaped(config.model_dump(mode="json"))
+    inherited = {key: item for key, item in values["train_data"].items() if key in DataConfig.model_fields}
+    for name, data in values["validation_data"].items():
+        _state_nulls(data, inherited, ("validation_data", name))
     for path, reference in config.secrets.items():
         parent, key = _shortened(values, path)
         # A field of one or many accepts a scalar and stores a list.
