@@ -74,9 +74,7 @@ def test_new_writes_a_valid_configuration_with_or_without_data(tmp_path: Path) -
     written = run("config", "new", "--from-data", *files, "--output", "data.yaml", folder=tmp_path)
     assert (written.returncode, written.stderr) == (
         0,
-        "written: vocabularies/language.parquet, 4 values\n"
-        "written: analysis.parquet, 3 values\n"
-        "written: data.yaml\n",
+        "written: vocabularies/language.parquet, 4 values\nwritten: analysis.parquet, 3 values\nwritten: data.yaml\n",
     )
     assert load_config(tmp_path / "data.yaml").train_data.source.inputs == files
     assert run("config", "check", "data.yaml", "--data", folder=tmp_path).returncode == 0
