@@ -91,16 +91,7 @@ def evaluate(
     for option, value in (("--schema", schema), ("--null-value", null_values)):
         if value and not data:
             raise InputError(f"{option}: requires --data; add --data, or leave out {option}")
-    overrides, data = list(overrides or []), list(data or [])
-    if runs := [text for text in overrides if _is_source(text)]:
-        raise InputError(
-            f"unexpected argument {runs[0]!r}: evaluate one run at a time; docs/comparing.md shows how to compare runs"
-        )
-    if data:  # a glob that the shell expanded
-        data += [text for text in overrides if "=" not in text or os.path.exists(text)]
-        overrides = [text for text in overrides if text not in data]
-    elif files := [text for text in overrides if "=" not in text and os.path.exists(text)]:
-        raise InputError(f"unexpected argument {files[0]!r}; to evaluate files, write --data {files[0]}")
+    overrides, data = _sorted_arguments(overrides or [], data or [])
     # A run to follow may not exist yet.
     run = source if source.is_dir() or (follow and source.suffix not in (".yaml", ".yml")) else None
 
@@ -127,6 +118,20 @@ def evaluate(
     recorded = [f"{option} {value}" for option, values in options.items() for value in values or []] + overrides
     asked = Asked(tuple(data), schema, tuple(null_values or ()), tuple(recorded))
     _evaluate(config, run or Path(config.training.save_dir), split, parse_step(step), asked, output)
+
+
+def _sorted_arguments(arguments: list[str], data: list[str]) -> tuple[list[str], list[str]]:
+    """The overrides among `arguments`, and all files to evaluate. Raises InputError for other arguments."""
+    if runs := [text for text in arguments if _is_source(text)]:
+        raise InputError(
+            f"unexpected argument {runs[0]!r}: evaluate one run at a time; docs/comparing.md shows how to compare runs"
+        )
+    if data:  # a glob that the shell expanded
+        files = [*data, *(text for text in arguments if "=" not in text or os.path.exists(text))]
+        return [text for text in arguments if text not in files], files
+    if files := [text for text in arguments if "=" not in text and os.path.exists(text)]:
+        raise InputError(f"unexpected argument {files[0]!r}; to evaluate files, write --data {files[0]}")
+    return arguments, []
 
 
 def _is_source(text: str) -> bool:

@@ -268,11 +268,9 @@ def _infer_kind(column: pa.ChunkedArray, nulls: Sequence[str]) -> pa.DataType:
     present = present.filter(pc.invert(pc.is_in(present, pa.array(nulls, pa.string()))))
     if not len(present):
         return pa.string()
-    try:
+    with suppress(pa.ArrowInvalid):  # not all of them are integers
         if pc.all(pc.equal(present.cast(pa.int64()).cast(pa.string()), present)).as_py():
             return pa.int64()
-    except pa.ArrowInvalid:
-        pass
     if pc.all(pc.match_substring_regex(present, _NUMBER)).as_py():
         return pa.string() if pc.any(pc.match_substring_regex(present, _CODE)).as_py() else pa.float64()
     return pa.bool_() if pc.all(pc.is_in(pc.utf8_lower(present), pa.array(["true", "false"]))).as_py() else pa.string()

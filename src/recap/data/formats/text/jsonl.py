@@ -4,6 +4,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from io import BytesIO
 from typing import Any
@@ -81,14 +82,12 @@ class JsonLinesFormat(TextFormat):
             return schema.empty_table()
         if _is_regular(text, count):
             kinds = [(field.name, _written_type(field, _peek(text, _PEEKED_LINES))) for field in schema]
-            try:
+            with suppress(pa.ArrowInvalid):  # the lines are read one by one below
                 table = _read(text, pa.schema(kinds))
                 if table.num_rows == count:
                     if not text.isascii():
                         table.validate(full=True)  # Arrow's reader does not check that strings are UTF-8
                     return table.select(schema.names).cast(schema)
-            except pa.ArrowInvalid:
-                pass  # read line by line below
         return self._parse_slowly(text, schema)
 
     def _parse_slowly(self, text: bytes, schema: pa.Schema) -> pa.Table:
@@ -319,12 +318,10 @@ def _infer_block(text: bytes) -> pa.DataType:
     """The keys of some lines with the types of their values, as a struct; without bad lines."""
     count = count_lines(text)
     if _is_regular(text, count) and _colons(text) <= _MAX_TYPE_KEYS and not _LONG_INTEGER.search(text):
-        try:
+        with suppress(pa.ArrowInvalid, UnicodeDecodeError):  # the lines are read one by one below
             table = _read(text, None)
             if table.num_rows == count:
                 return pa.struct([(field.name, _settled(field.type)) for field in table.schema])
-        except (pa.ArrowInvalid, UnicodeDecodeError):
-            pass
     kind: pa.DataType = pa.struct([])
     for line in text.removesuffix(b"\n").split(b"\n"):
         value = _decode_or_none(line)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -111,10 +111,8 @@ def times_of(column: pa.ChunkedArray, name: str) -> npt.NDArray[np.int64 | np.fl
 
 def _parsed(texts: pa.Array, name: str) -> pa.Array:
     for kind in (pa.timestamp("us"), pa.timestamp("us", "UTC")):
-        try:
+        with suppress(pa.ArrowException):  # the next kind, or the error below
             return texts.cast(kind)
-        except pa.ArrowException:
-            pass
     text = next((value for value in texts.to_pylist() if value is not None), None)
     raise DataError(f"column {name!r}: found {text!r}, expected a time such as 2026-01-31 18:00:00")
 
