@@ -8,41 +8,33 @@ from typing import Any
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from recap.published import names
+
 FOLDER = Path(__file__).parents[1] / "golden"
 TOLERANCE: dict[str, Any] = {"atol": 1e-5, "rtol": 1e-4}
 
-_NAMES = [
-    (r"^_preprocessor\._before_concat_layers\.2\.layer\.", "inputs.featurization.batch_norm."),
-    (r"^_preprocessor\.layer_norm\.layer\.", "inputs.featurization.layer_norm."),
+_PARTS = [
     (r"^_before_concat_layers\.2\.layer\.", "batch_norm."),
     (r"^layer_norm\.layer\.", "layer_norm."),
-    (r"^_(user|author)_embedding_layer_norm\.", r"inputs.vector_norms.\1_embedding."),
-    (r"^_affine_maps\.(\w+)\.weight", r"towers.\1.affine_map.scale"),
-    (r"^_affine_maps\.(\w+)\.bias", r"towers.\1.affine_map.bias"),
-    (r"^_towers\.(\w+)\.", r"towers.\1.network."),
-    (r"^_backbone\.", "sharing.backbone."),
-    (r"_dense_layers\.", "mlp."),
-    (r"_mask_blocks\.", "blocks."),
-    (r"\._input_layer_norm\.", ".input_norm."),
-    (r"\._layer_norm\.", ".output_norm."),
-    (r"\._mask_layer\.", ".mask."),
-    (r"\._hidden_layer\.", ".hidden."),
+    (r"^_dense_layers\.", "mlp."),
+    (r"^_mask_blocks\.", "blocks."),
 ]
+"""Names in golden files of a part of the model, which lack the names of the modules around it."""
 _CONFIGURED = re.compile(r"_calibrators|_before_concat_layers\.3")  # ours come from the configuration
 
 
 def our_name(published: str) -> str:
     """Our name of a published parameter."""
-    for pattern, ours in _NAMES:
+    for pattern, ours in _PARTS:
         published = re.sub(pattern, ours, published)
-    return published
+    return names.our_name(published, [], {})
 
 
 def read(name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors and the configuration of a golden file."""
     with safe_open(FOLDER / f"{name}.safetensors", "pt") as file:
-        names = file.keys()  # safe_open cannot be iterated itself
-        tensors = {key: file.get_tensor(key) for key in names}
+        keys = file.keys()  # safe_open cannot be iterated itself
+        tensors = {key: file.get_tensor(key) for key in keys}
         return tensors, {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
 
 
