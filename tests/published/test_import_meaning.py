@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from published.files import complete_values, imported, read_back, refusals
 
@@ -182,6 +182,8 @@ def test_numbers_and_booleans_are_those_of_yaml_1_1(tmp_path: Path, published: d
     assert config == before
 
 
+@example("08")  # octal digits only: text
+@example("09.5")
 @given(st.from_regex(r"[-+]?[0-9_:.eEoOxXabf]{1,8}|yes|no|on|off|Yes|FALSE|~|null|2023-04-05|=", fullmatch=True))
 def test_scalars_of_yaml_1_1_are_those_of_pyyaml_except_dates_and_exponents(text: str) -> None:
     try:

@@ -64,7 +64,8 @@ class _OldLoader(_Composer):
     }
 
 
-_OldLoader.add_implicit_resolver(f"{_PREFIX}float", re.compile(f"(?:{_FLOAT.pattern})$"), list("-+.0123456789"))
+_EXPONENT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$")
+_OldLoader.add_implicit_resolver(f"{_PREFIX}float", _EXPONENT, list("-+.0123456789"))
 
 
 def parse(
