@@ -19,7 +19,7 @@ from recap.config.base import BaseConfig, Name, NonNegativeInt
 from recap.config.file.load import load_config
 from recap.config.file.node import plain
 from recap.config.file.yaml import parse
-from recap.config.metrics import SPECS, WatchedMetric
+from recap.config.evaluation.metrics import SPECS, WatchedMetric
 from recap.config.recap import RecapConfig
 from recap.errors import ConfigError, InputError, Problem, RecapError
 from recap.evaluation.result import EvaluationReport

@@ -10,8 +10,8 @@ import yaml
 from config.corpus import VALID, mutations
 from jsonschema import Draft202012Validator
 
+from recap.config.evaluation.metrics import LOWER_IS_BETTER, WATCHABLE
 from recap.config.file.json_schema import DIALECT, field_text, models, schema, schema_text
-from recap.config.metrics import LOWER_IS_BETTER, WATCHABLE
 from recap.config.training import WatchConfig
 
 ROOT = Path(__file__).parents[2]

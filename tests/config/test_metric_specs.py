@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from recap.config.metrics import (
+from recap.config.evaluation.metrics import (
     BINARY_METRICS,
     GROUPED_METRICS,
     METRICS,

@@ -12,10 +12,10 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
+from recap.config.evaluation.metrics import METRIC_NAMES
 from recap.config.file import reference
 from recap.config.file.keys import is_model
 from recap.config.file.load import load_config
-from recap.config.metrics import METRIC_NAMES
 from recap.config.training import TrainingConfig
 from recap.published.form.config import PublishedConfig
 from recap.published.form.section import Refused

@@ -12,7 +12,7 @@ from support import Recorder, feed_config, write_feed
 from typer.testing import CliRunner
 
 from recap.cli.main import app
-from recap.config.metrics import BINARY_METRICS, REGRESSION_METRICS, MetricsConfig
+from recap.config.evaluation.metrics import BINARY_METRICS, REGRESSION_METRICS, MetricsConfig
 from recap.config.recap import JobMode, RecapConfig
 from recap.data.encoding.encoder import RowEncoder
 from recap.data.formats.location import Location

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
 from torch import Tensor
 
-from recap.config.metrics import BINARY_METRICS, GROUPED_METRICS
+from recap.config.evaluation.metrics import BINARY_METRICS, GROUPED_METRICS
 from recap.errors import RunError
 from recap.evaluation.metrics.lists import grouped_auc
 from recap.evaluation.metrics.ranking import auc_standard_error

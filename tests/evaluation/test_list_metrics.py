@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import label_ranking_average_precision_score, precision_score, recall_score
 
-from recap.config.metrics import MetricsConfig
+from recap.config.evaluation.metrics import MetricsConfig
 from recap.evaluation.metrics.lists import list_metrics
 from recap.evaluation.metrics.rows import Rows
 from recap.evaluation.metrics.suite import MetricSuite

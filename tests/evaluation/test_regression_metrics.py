@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from recap.config.metrics import BINARY_METRICS, REGRESSION_METRICS
+from recap.config.evaluation.metrics import BINARY_METRICS, REGRESSION_METRICS
 from recap.errors import RunError
 from recap.evaluation.metrics.rows import MAX_ROWS, Rows
 from recap.evaluation.metrics.suite import MetricSuite

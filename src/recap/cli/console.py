@@ -20,8 +20,8 @@ from recap.cli.tables import (
     loss_table,
     metric_tables,
 )
+from recap.config.evaluation.metrics import METRICS, format_metric
 from recap.config.file.environment import hide
-from recap.config.metrics import METRICS, format_metric
 from recap.data.tools.inspect import Inspection
 from recap.reporting import Record, Reporter
 from recap.text import plural, wrapped

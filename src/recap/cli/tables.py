@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from rich.markup import escape
 from rich.table import Table
 
+from recap.config.evaluation.metrics import TaskKind, bound_of, format_metric, metrics_of, spec_of
 from recap.config.file.environment import hide
-from recap.config.metrics import TaskKind, bound_of, format_metric, metrics_of, spec_of
 from recap.data.tools.inspect import Inspection
 from recap.text import plural
 

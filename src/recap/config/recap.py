@@ -30,8 +30,9 @@ from recap.config.checks.tasks import (
 from recap.config.checks.warnings import norm_warnings, split_warnings
 from recap.config.checks.weights import frozen_problems, warm_start_problems
 from recap.config.data import DataConfig, TrainDataConfig, ValidationDataConfig
+from recap.config.evaluation.metrics import MetricName, MetricsConfig
+from recap.config.evaluation.strata import StratumConfig
 from recap.config.features import FeaturesConfig
-from recap.config.metrics import MetricName, MetricsConfig, StratumConfig
 from recap.config.model import ModelConfig
 from recap.config.optimizer import OptimizerConfig
 from recap.config.training import TrainingConfig

@@ -18,7 +18,7 @@ from recap.config.base import (
     PositiveInt,
     Problems,
 )
-from recap.config.metrics import WatchedMetric
+from recap.config.evaluation.metrics import WatchedMetric
 
 
 class MlflowConfig(BaseConfig):

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from recap.config.metrics import LOWER_IS_BETTER
+from recap.config.evaluation.metrics import LOWER_IS_BETTER
 from recap.config.training import WatchConfig
 from recap.evaluation.result import TaskMetrics
 from recap.text import plural

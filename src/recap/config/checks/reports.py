@@ -6,8 +6,9 @@ from recap.config.base import Problems
 from recap.config.checks.common import twice, unknown
 from recap.config.data import ValidationDataConfig
 from recap.config.discrete import HashSpace, IntegerSpace, VocabularySpace
+from recap.config.evaluation.metrics import BINARY_METRICS, GROUPED_METRICS, REGRESSION_METRICS
+from recap.config.evaluation.strata import StratumConfig
 from recap.config.features import FeaturesConfig
-from recap.config.metrics import BINARY_METRICS, GROUPED_METRICS, REGRESSION_METRICS, StratumConfig
 from recap.config.model import ModelConfig
 from recap.config.training import TrainingConfig
 from recap.text import suggest

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from recap.config.metrics import SPECS, bound_of
+from recap.config.evaluation.metrics import SPECS, bound_of
 from recap.evaluation.metrics.ranking import auc_variance
 from recap.evaluation.metrics.rows import Floats, Rows, Sampling, changes
 

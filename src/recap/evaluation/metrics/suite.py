@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from torch import Tensor
 
-from recap.config.metrics import GROUPED_METRICS, MetricsConfig, TaskKind, bound_of, metrics_of, spec_of
+from recap.config.evaluation.metrics import GROUPED_METRICS, MetricsConfig, TaskKind, bound_of, metrics_of, spec_of
 from recap.errors import RunError
 from recap.evaluation.metrics.lists import grouped_auc, list_metrics
 from recap.evaluation.metrics.ranking import Histogram, auc_standard_error, exact_metrics

@@ -4,7 +4,7 @@ import re
 
 from recap.config.base import DEFAULT, Check, Name, Problems
 from recap.config.checks.common import unknown
-from recap.config.metrics import BINARY_METRICS, metrics_of
+from recap.config.evaluation.metrics import BINARY_METRICS, metrics_of
 from recap.published.form.data import Data
 from recap.published.form.model import Model
 from recap.published.form.rates import LearningRate

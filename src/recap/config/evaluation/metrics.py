@@ -9,9 +9,9 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
-from recap.config.base import BaseConfig, Check, Name, PositiveInt, Problems
+from recap.config.base import BaseConfig, Check, PositiveInt, Problems
 
 TaskKind = Literal["binary", "regression"]
 """What a task predicts: a probability, or a number."""
@@ -291,18 +291,3 @@ class MetricsConfig(BaseConfig):
     def _ranks_ascend(self) -> Problems:
         if self.hit_at != sorted(set(self.hit_at)):
             yield ("hit_at",), f"must be ascending, found {self.hit_at}"
-
-
-def _code_or_string(value: object) -> object:
-    if isinstance(value, bool) or not isinstance(value, int | str):
-        raise ValueError("expected a whole number or text")
-    return value
-
-
-class StratumConfig(BaseConfig):
-    """The rows with one value of a discrete feature, whose metrics are reported separately."""
-
-    feature: Name
-    """A discrete feature with one code per row, not hashed; its embedding may have width 0."""
-    value: Annotated[int | str, BeforeValidator(_code_or_string)]
-    """The value that selects rows: an integer code, or an entry of the vocabulary as a string."""
