@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from recap.errors import InputError
+from recap.evaluation.metrics.estimate import Estimates
 from recap.reporting import Record
 from recap.runs import Run
 from recap.storage import replace_text
@@ -19,6 +20,10 @@ Gates = Mapping[str, Mapping[str, float]]
 """Gate → expert → mean weight; the weights of a gate sum to 1."""
 Conflicts = Mapping[str, Mapping[str, float]]
 """Task → task → mean cosine similarity of their gradients; NaN where one of the two never has a gradient."""
+Intervals = Mapping[str, Mapping[str, tuple[float, float]]]
+"""Task → metric → (low, high)."""
+SCORE = "(score)"
+"""The final score among tasks."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,16 @@ class SplitResult:
     """The `source.inputs` of the split."""
     model: str = ""
     """The checkpoint, if it is not that of the report: the result of an earlier evaluation."""
+    intervals: Intervals = field(default_factory=dict)
+    """Of 95 %; of the metrics that have one."""
+    users: int = 0
+    """Distinct users, or rows where the data have no users; an estimate beyond `metrics.rows.MAX_ROWS` rows."""
+    rows: str = ""
+    """A fingerprint of users, labels and weights: equal for evaluations of the same rows, in any order."""
+    estimates: Estimates = field(default_factory=dict)
+    """The value of each metric without each bucket of users."""
+    score: Mapping[str, float] = field(default_factory=dict)
+    """The metrics of the final score; its intervals and estimates are those of `SCORE`."""
 
 
 @dataclass(frozen=True)
