@@ -1,0 +1,58 @@
+"""The gate of `recap compare`: what a model must fulfil to replace another."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from recap.config.base import BaseConfig, Check, Name, NonNegativeFloat, Problems, RootConfig
+from recap.config.evaluation.metrics import METRIC_NAMES, spec_of
+from recap.text import suggest
+
+Severity = Literal["error", "warning"]
+"""The severities of checks at which a command may fail; `warning` includes errors."""
+
+
+class RuleConfig(BaseConfig):
+    """A condition on one metric, of some or of all tasks that have it."""
+
+    metric: Name
+    """The name of a metric, as `evaluation.json` has it: `auc`, or `hit_at_3`."""
+    tasks: Annotated[list[Name], Field(min_length=1)] | None = None
+    """Optional; default: all tasks that have the metric."""
+    not_worse_by: NonNegativeFloat | None = None
+    """The 95% interval of the difference must lie above a loss of this size. Optional."""
+    better_by: NonNegativeFloat | None = None
+    """The 95% interval of the difference must lie above a gain of this size. Optional."""
+    at_least: float | None = None
+    """The lowest value of the metric that is accepted. Optional."""
+    at_most: float | None = None
+    """The highest value of the metric that is accepted. Optional."""
+
+    def checks(self) -> tuple[Check, ...]:
+        return self._is_known, self._has_a_condition, self._has_a_direction, self._is_not_empty
+
+    def _is_known(self) -> Problems:
+        if spec_of(self.metric) is None:
+            yield ("metric",), f"unknown metric {self.metric!r}. {suggest(self.metric, list(METRIC_NAMES))}"
+
+    def _has_a_condition(self) -> Problems:
+        conditions = ("not_worse_by", "better_by", "at_least", "at_most")
+        if all(getattr(self, name) is None for name in conditions):
+            yield (), f"requires nothing; set one of {', '.join(conditions)}"
+
+    def _has_a_direction(self) -> Problems:
+        spec = spec_of(self.metric)
+        for name in ("not_worse_by", "better_by"):
+            if spec is not None and spec.better is None and getattr(self, name) is not None:
+                yield (name,), f"{self.metric} is neither better higher nor better lower; use at_least and at_most"
+
+    def _is_not_empty(self) -> Problems:
+        if self.at_least is not None and self.at_most is not None and self.at_least > self.at_most:
+            yield ("at_most",), f"is below at_least, so no value passes: {self.at_most:g} < {self.at_least:g}"
+
+
+class GateConfig(RootConfig):
+    """A gate: all its rules must hold."""
+
+    rules: Annotated[list[RuleConfig], Field(min_length=1)]
+    """The conditions."""

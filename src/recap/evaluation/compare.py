@@ -1,0 +1,201 @@
+"""Compares two models on the same rows: the difference of every metric, and a verdict."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from recap.config.evaluation.metrics import LOWER_IS_BETTER, METRICS, spec_of
+from recap.errors import InputError
+from recap.evaluation.metrics.estimate import FEW_BUCKETS, Difference, Estimate, difference
+from recap.evaluation.result import SCORE, SplitResult
+from recap.text import plural
+
+Outcome = Literal["better", "worse", "mixed", "cannot be told"]
+_LEVEL = 0.05
+"""The chance with which a verdict names a task that did not change."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a model is better than its baseline."""
+
+    outcome: Outcome
+    text: str
+    """A sentence with the difference and the number of users."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A model against a baseline, on the same rows of a split."""
+
+    users: int
+    baseline: Mapping[str, Mapping[str, float]]
+    """Task → metric → value of the baseline, for the tasks that both models have."""
+    candidate: Mapping[str, Mapping[str, float]]
+    """The same of the model."""
+    differences: Mapping[str, Mapping[str, Difference]]
+    """Task → metric → model minus baseline, for metrics with intervals; `SCORE` is the final score."""
+    mean: Difference | None
+    """Of the headline metric, over the tasks that have it; None if no task has it."""
+    verdict: Verdict
+    left_out: tuple[str, ...] = ()
+    """The tasks that only one of the models has."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; undefined numbers are null."""
+        of_tasks = {
+            task: {metric: _plain(item) for metric, item in metrics.items()}
+            for task, metrics in self.differences.items()
+        }
+        content = {
+            "verdict": self.verdict.outcome,
+            "text": self.verdict.text,
+            "users": self.users,
+            "mean_auc": None if self.mean is None else _plain(self.mean),
+            "differences": of_tasks,
+        }
+        return content | ({"left_out": list(self.left_out)} if self.left_out else {})
+
+
+def compare(baseline: SplitResult, candidate: SplitResult) -> Comparison:
+    """`candidate` against `baseline`. Raises InputError if they are results of different rows, or without intervals."""
+    if not baseline.estimates or not candidate.estimates:
+        raise InputError("an evaluation without intervals cannot be compared; run 'recap evaluate' again")
+    if baseline.rows != candidate.rows:
+        raise InputError(
+            "the models were evaluated on different rows, or with different labels or weights; evaluate both on the "
+            "same files: --data FILES"
+        )
+    tasks = [task for task in candidate.estimates if task in baseline.estimates]
+    if not [task for task in tasks if task != SCORE]:
+        raise InputError("the models have no task in common, so there is nothing to compare")
+    differences = {task: _differences(baseline.estimates[task], candidate.estimates[task]) for task in tasks}
+    names = [task for task in tasks if task != SCORE]
+    both = {*baseline.metrics} ^ {*candidate.metrics}
+    mean = _mean_difference(baseline, candidate, names)
+    return Comparison(
+        candidate.users,
+        {task: baseline.metrics[task] for task in names},
+        {task: candidate.metrics[task] for task in names},
+        differences,
+        mean,
+        _verdict(differences, mean, candidate.users),
+        tuple(sorted(both)),
+    )
+
+
+def gain(metric: str, value: float) -> float:
+    """A difference of `metric` with the sign of an improvement."""
+    return -value if metric in LOWER_IS_BETTER else value
+
+
+def _differences(baseline: Mapping[str, Estimate], candidate: Mapping[str, Estimate]) -> dict[str, Difference]:
+    shared = [name for name in candidate if name in baseline]
+    return {name: difference(candidate[name], baseline[name]) for name in shared}
+
+
+def headline_of(metrics: Iterable[str]) -> str | None:
+    """The metric by which a task is judged: AUC, or XAUC of a regression."""
+    present = set(metrics)
+    return next((spec.name for spec in METRICS if spec.headline and spec.name in present), None)
+
+
+def _mean_difference(baseline: SplitResult, candidate: SplitResult, tasks: Iterable[str]) -> Difference | None:
+    """The difference of the mean headline metric, over the tasks in which both models have it."""
+    pairs = []
+    for task in tasks:
+        name = headline_of(candidate.estimates[task])
+        if name is not None and name in baseline.estimates[task]:
+            pair = candidate.estimates[task][name], baseline.estimates[task][name]
+            if all(math.isfinite(estimate.value) and math.isfinite(estimate.standard_error) for estimate in pair):
+                pairs.append(pair)
+    buckets = {estimate.buckets for pair in pairs for estimate in pair}
+    if not pairs or len(buckets) > 1:  # tasks whose rows lie in different buckets have no common mean
+        return None
+    return difference(_mean(one for one, _ in pairs), _mean(other for _, other in pairs))
+
+
+def _mean(estimates: Iterable[Estimate]) -> Estimate:
+    listed = list(estimates)
+    return Estimate(
+        float(np.mean([estimate.value for estimate in listed])),
+        np.mean([estimate.replicates for estimate in listed], axis=0),
+    )
+
+
+def _verdict(differences: Mapping[str, Mapping[str, Difference]], mean: Difference | None, users: int) -> Verdict:
+    """The verdict by the mean of the headline metric, unless a single task clearly moves the other way.
+
+    Tasks are looked at with the correction of Holm (Scandinavian Journal of Statistics 1979), which holds the chance of
+    any false claim at `_LEVEL`.
+    """
+    by_task = {}
+    for task, metrics in differences.items():
+        name = headline_of(metrics)
+        if name is not None and task != SCORE and math.isfinite(metrics[name].p):
+            by_task[task] = metrics[name]
+    certain = _holm(by_task)
+    up = [task for task in certain if by_task[task].value > 0]
+    down = [task for task in certain if by_task[task].value < 0]
+    on = f"on {plural(users, 'user')}"
+    if mean is None:
+        return Verdict("cannot be told", f"cannot be told {on}: no task has an AUC with an interval in both models")
+    size = f"mean AUC {mean.value:+.4f} [{mean.low:+.4f}, {mean.high:+.4f}] {on}"
+    tasks = "; ".join(
+        f"{word}: {', '.join(f'{task} ({by_task[task].value:+.4f})' for task in names)}"
+        for word, names in (("better", up), ("worse", down))
+        if names
+    )
+    outcome: Outcome = "cannot be told"
+    if mean.is_certain:
+        outcome = "better" if mean.value > 0 else "worse"
+    if (outcome == "better" and down) or (outcome == "worse" and up) or (up and down):
+        outcome = "mixed"
+    elif outcome == "cannot be told" and (up or down):
+        outcome = "better" if up else "worse"
+    text = f"{outcome}: {size}" + (f"; {tasks}" if tasks else "")
+    if outcome == "cannot be told" and math.isfinite(mean.detectable):
+        text += f"; these users could show a difference of {mean.detectable:.4f}"
+        if mean.value:
+            text += f", and {_factor(mean.users_factor)} the users this one"
+    return Verdict(outcome, text)
+
+
+def _factor(factor: float) -> str:
+    return f"{factor:,.0f} times" if factor < 10_000 else "more than 10,000 times"
+
+
+def _holm(differences: Mapping[str, Difference]) -> list[str]:
+    """The tasks whose difference is certain after the correction, in their order."""
+    certain: set[str] = set()
+    ordered = sorted(differences, key=lambda task: differences[task].p)
+    for position, task in enumerate(ordered):
+        if differences[task].p > _LEVEL / (len(ordered) - position):
+            break
+        certain.add(task)
+    return [task for task in differences if task in certain]
+
+
+def _plain(item: Difference) -> dict[str, float | None]:
+    values = {"value": item.value, "low": item.low, "high": item.high, "p": item.p, "detectable": item.detectable}
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
+
+
+def format_difference(metric: str, item: Difference) -> str:
+    """A difference and its interval for a person: `+0.0012 [-0.0003, +0.0027]`."""
+    value, low, high = (_signed(metric, number) for number in (item.value, item.low, item.high))
+    return f"{value} [{low}, {high}]"
+
+
+def _signed(metric: str, value: float) -> str:
+    spec = spec_of(metric)
+    return "-" if math.isnan(value) else format(value, "+" + (spec.format if spec is not None else ".4f"))
+
+
+def few_buckets(result: SplitResult) -> bool:
+    """Whether there are too few buckets of users for certain intervals."""
+    counts = [estimate.buckets for metrics in result.estimates.values() for estimate in metrics.values()]
+    return bool(counts) and max(counts) < FEW_BUCKETS
