@@ -1,10 +1,11 @@
 """Samples of the rows of a data set, spread over its files, with their tables."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 import pyarrow as pa
 
+from recap.data.batch import Batch
 from recap.data.coverage import Coverage
 from recap.data.formats.format import Chunk
 from recap.data.stream.source import Source
@@ -12,6 +13,8 @@ from recap.errors import DataError
 
 MAX_ROWS = 50_000
 """Rows of a sample."""
+_MAX_BYTES = 128 << 20
+"""Memory of the batches of a sample."""
 _CHUNKS = 8
 """Chunks that they come from if there are more rows."""
 _MAX_SMALL_CHUNKS = 200
@@ -40,9 +43,24 @@ def first_rows(table: pa.Table, count: int) -> pa.Table:
 def sampled_coverage(source: Source) -> Coverage:
     """The coverage of some rows of `source`, with unknown and missing values apart; unreadable chunks are left out."""
     coverage = Coverage(source.encoder)
+    for batch, table in _samples(source, 1.0):
+        coverage.add(batch, table)
+    return coverage
+
+
+def sampled_batches(source: Source) -> list[Batch]:
+    """The same rows as batches, a batch for each chunk; fewer if they would take more than 128 MiB.
+
+    They are the same for the same files, on every rank.
+    """
+    share = _MAX_BYTES / max(MAX_ROWS * source.encoder.row_bytes, 1)
+    return [batch for batch, _ in _samples(source, min(share, 1.0))]
+
+
+def _samples(source: Source, share: float) -> Iterator[tuple[Batch, pa.Table]]:
+    """The first rows of the sampled chunks, or a share of them, without unreadable chunks."""
     for chunk, rows in sampled_chunks(source.chunks):
         with suppress(DataError):
             table = source.loader.format.read(chunk.file, chunk.number, source.encoder.columns)
-            table = first_rows(table, rows)
-            coverage.add(source.encoder.encode(table, chunk.location()), table)
-    return coverage
+            table = first_rows(table, max(int(rows * share), 1))
+            yield source.encoder.encode(table, chunk.location()), table

@@ -1,0 +1,213 @@
+"""The values of every column in a few groups, so that one count or one sum for each describes how a model treats it.
+
+A numeric column has ten ranges with about equally many rows of a sample, and missing values apart; a binary column its
+two values; a discrete column its most frequent values, the unknown ones, and all others.
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recap.config.discrete import HashSpace
+from recap.config.features import Column, FeaturesConfig
+from recap.data.batch import Batch
+from recap.data.encoding.assets import Assets, column_width, discrete_columns
+
+RANGES = 10
+"""Ranges of a numeric column; fewer where it has few values."""
+CODES = 64
+"""The most frequent values of a discrete column that stand for themselves."""
+MISSING, UNKNOWN, OTHERS = "missing", "unknown or missing", "others"
+Stratum = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Bin:
+    """The rows in which a column has some values."""
+
+    text: str
+    """The values, as a person writes them: `8`, `en`, `1 to 24`, `missing`."""
+    stratum: Stratum | None = None
+    """The same rows as an entry of `strata`; None if none selects them."""
+
+
+@dataclass(frozen=True, eq=False)
+class BinnedColumn:
+    """One column, and the bins of its values."""
+
+    feature: str
+    """Its name; `NAME[2]` for the third value of a list."""
+    role: str
+    """The tensor of `Batch` that holds it."""
+    index: int
+    """Its place there."""
+    bins: Sequence[Bin]
+    known: Tensor
+    """Ascending: the lower ends of all ranges but the first [N] float32, or the codes of the first bins [N] int64."""
+
+    def of(self, batch: Batch) -> Tensor:
+        """[B] int64, the bin of each row."""
+        values = getattr(batch, self.role)[:, self.index].contiguous()
+        known = self.known.to(values.device)
+        if self.role == "discrete":
+            place = torch.searchsorted(known, values).clamp(max=len(known) - 1)
+            return torch.where(known[place] == values, place, len(known))
+        values = values.float()
+        return torch.where(torch.isfinite(values), torch.searchsorted(known, values, right=True), len(known) + 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Bins:
+    """The bins of some columns, one after the other."""
+
+    columns: Sequence[BinnedColumn]
+    left_out: int = 0
+    """Columns that were left out, because there are too many."""
+
+    @classmethod
+    def of(
+        cls,
+        features: FeaturesConfig,
+        assets: Assets,
+        sample: Sequence[Batch],
+        chosen: Collection[str] | None = None,
+        max_bins: int | None = None,
+    ) -> "Bins":
+        """Bins that fit the rows of `sample`.
+
+        `chosen`: the features to bin; default: all but vectors and histories. `max_bins`: leave out the last columns
+        beyond so many bins.
+        """
+        columns: list[BinnedColumn] = []
+        total = left_out = 0
+        for name, column in _columns(features, assets, sample):
+            if chosen is not None and name not in chosen:
+                continue
+            if max_bins is not None and total + len(column.bins) > max_bins:
+                left_out += 1
+                continue
+            columns.append(column)
+            total += len(column.bins)
+        return cls(columns, left_out)
+
+    def __len__(self) -> int:
+        return sum(len(column.bins) for column in self.columns)
+
+    @property
+    def starts(self) -> list[int]:
+        """The first bin of each column."""
+        sizes = [len(column.bins) for column in self.columns]
+        return np.cumsum([0, *sizes[:-1]]).tolist() if sizes else []
+
+    def index(self, batch: Batch) -> Tensor:
+        """[columns, B] int64, the bin of each row, counted over all columns."""
+        parts = [column.of(batch) + start for column, start in zip(self.columns, self.starts, strict=True)]
+        return torch.stack(parts) if parts else torch.zeros((0, len(batch)), dtype=torch.int64)
+
+    def without_hashed(self, features: FeaturesConfig) -> "Bins":
+        """The columns whose values have names, for which hashes leave only numbers."""
+        hashed = {name for name in features.discrete if _is_hashed(features, name)}
+        columns = [column for column in self.columns if column.feature.partition("[")[0] not in hashed]
+        return replace(self, columns=columns)
+
+
+def _columns(features: FeaturesConfig, assets: Assets, sample: Sequence[Batch]) -> Iterator[tuple[str, BinnedColumn]]:
+    """The feature and the bins of every column, in the order of the configuration."""
+    for role, columns in (("continuous", features.continuous), ("binary", features.binary)):
+        start = 0
+        for column in columns:
+            for place, name in enumerate(value_names(column, assets), start):
+                yield column.name, _numeric(name, role, place, sample, is_list=name != column.name)
+            start += column_width(column, assets)
+    for feature, places in discrete_columns(features).items():
+        table = features.table_of(feature, features.discrete[feature])
+        names = _ValueNames(table, assets, hashed=_is_hashed(features, feature))
+        length = features.discrete[feature].length
+        for number, place in enumerate(range(places.start, places.stop, features.codes_per_value(table))):
+            name = feature if length == 1 else f"{feature}[{number}]"
+            yield feature, _discrete(name, place, sample, names, is_list=length > 1)
+
+
+def value_names(column: Column, assets: Assets) -> list[str]:
+    """The names of the values that the model reads of a numeric column: `NAME`, or `NAME[0]`, … of a list."""
+    if column.length == 1:
+        return [column.name]
+    read = [True] * column.read if column.mask is None else assets[column.name].to_pylist()
+    return [f"{column.name}[{index}]" for index, is_read in enumerate(read) if is_read]
+
+
+def _is_hashed(features: FeaturesConfig, name: str) -> bool:
+    return isinstance(features.code_spaces.get(features.table_of(name, features.discrete[name])), HashSpace)
+
+
+def _values(sample: Sequence[Batch], role: str, index: int) -> Tensor:
+    parts = [getattr(batch, role)[:, index] for batch in sample]
+    return torch.cat(parts) if parts else torch.zeros(0)
+
+
+def _numeric(name: str, role: str, index: int, sample: Sequence[Batch], *, is_list: bool) -> BinnedColumn:
+    values = _values(sample, role, index).float()
+    ends = range_ends(values[torch.isfinite(values)].numpy()) if role == "continuous" else [1.0]
+    feature = {"feature": name}
+    if role == "binary":
+        bins = [Bin(str(value), feature | {"value": value}) for value in (0, 1)]
+    else:
+        bounds = [*zip([None, *ends], [*ends, None], strict=True)]
+        bins = [Bin(_range_text(low, high), feature | _range(low, high)) for low, high in bounds]
+        bins = [Bin("any value")] if not ends else bins
+    if is_list:
+        bins = [Bin(item.text) for item in bins]
+    return BinnedColumn(name, role, index, [*bins, Bin(MISSING)], torch.tensor(ends, dtype=torch.float32))
+
+
+def range_ends(values: Any) -> list[float]:
+    """The inner ends of at most `RANGES` ranges with about equally many of the `values` [N], ascending.
+
+    Each is one of the values and begins a range; fewer where values repeat, none below two distinct values.
+    """
+    if not len(values):
+        return []
+    ends = np.quantile(values, np.arange(1, RANGES) / RANGES, method="higher")
+    return [float(end) for end in np.unique(ends) if end > values.min()]
+
+
+def _range(low: float | None, high: float | None) -> dict[str, float]:
+    bounds = {"at_least": low, "below": high}
+    return {key: bound for key, bound in bounds.items() if bound is not None}
+
+
+def _range_text(low: float | None, high: float | None) -> str:
+    if low is None or high is None:
+        return f"below {high:.6g}" if low is None else f"{low:.6g} or more"
+    return f"{low:.6g} to {high:.6g}"
+
+
+@dataclass(frozen=True)
+class _ValueNames:
+    """The values that the codes of a table stand for."""
+
+    table: str
+    assets: Assets
+    hashed: bool
+
+    def __getitem__(self, code: int) -> str | int:
+        if self.table in self.assets:
+            return str(self.assets[self.table][code - 1].as_py())
+        return code - 1
+
+
+def _discrete(name: str, index: int, sample: Sequence[Batch], names: _ValueNames, *, is_list: bool) -> BinnedColumn:
+    codes, counts = np.unique(_values(sample, "discrete", index).numpy().astype(np.int64), return_counts=True)
+    frequent = np.argsort(-counts, kind="stable")[:CODES]
+    known = sorted({0, *codes[frequent].tolist()})
+    bins = [Bin(MISSING if names.hashed else UNKNOWN)]
+    for code in known[1:]:
+        value = names[code]
+        named = not (is_list or names.hashed)
+        text = f"hash {code}" if names.hashed else str(value)
+        bins.append(Bin(text, {"feature": name, "value": value} if named else None))
+    return BinnedColumn(name, "discrete", index, [*bins, Bin(OTHERS)], torch.tensor(known, dtype=torch.int64))
