@@ -44,7 +44,7 @@ class BinnedColumn:
     role: str
     """The tensor of `Batch` that holds it."""
     index: int
-    """Its place there."""
+    """Its column there."""
     bins: Sequence[Bin]
     known: Tensor
     """Ascending: the lower ends of all ranges but the first [N] float32, or the codes of the first bins [N] int64."""
@@ -54,8 +54,8 @@ class BinnedColumn:
         values = getattr(batch, self.role)[:, self.index].contiguous()
         known = self.known.to(values.device)
         if self.role == "discrete":
-            place = torch.searchsorted(known, values).clamp(max=len(known) - 1)
-            return torch.where(known[place] == values, place, len(known))
+            position = torch.searchsorted(known, values).clamp(max=len(known) - 1)
+            return torch.where(known[position] == values, position, len(known))
         values = values.float()
         return torch.where(torch.isfinite(values), torch.searchsorted(known, values, right=True), len(known) + 1)
 
@@ -79,8 +79,8 @@ class Bins:
     ) -> "Bins":
         """Bins that fit the rows of `sample`.
 
-        `chosen`: the features to bin; default: all but vectors and histories. `max_bins`: leave out the last columns
-        beyond so many bins.
+        `chosen`: the features to bin; default: all but vectors and histories. `max_bins`: leave out columns
+        beyond this number of bins.
         """
         columns: list[BinnedColumn] = []
         total = left_out = 0
@@ -120,16 +120,16 @@ def _columns(features: FeaturesConfig, assets: Assets, sample: Sequence[Batch]) 
     for role, columns in (("continuous", features.continuous), ("binary", features.binary)):
         start = 0
         for column in columns:
-            for place, name in enumerate(value_names(column, assets), start):
-                yield column.name, _numeric(name, role, place, sample, is_list=name != column.name)
+            for position, name in enumerate(value_names(column, assets), start):
+                yield column.name, _numeric(name, role, position, sample, is_list=name != column.name)
             start += column_width(column, assets)
-    for feature, places in discrete_columns(features).items():
+    for feature, positions in discrete_columns(features).items():
         table = features.table_of(feature, features.discrete[feature])
         names = _ValueNames(table, assets, hashed=_is_hashed(features, feature))
         length = features.discrete[feature].length
-        for number, place in enumerate(range(places.start, places.stop, features.codes_per_value(table))):
+        for number, position in enumerate(range(positions.start, positions.stop, features.codes_per_value(table))):
             name = feature if length == 1 else f"{feature}[{number}]"
-            yield feature, _discrete(name, place, sample, names, is_list=length > 1)
+            yield feature, _discrete(name, position, sample, names, is_list=length > 1)
 
 
 def value_names(column: Column, assets: Assets) -> list[str]:

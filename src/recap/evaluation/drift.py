@@ -135,7 +135,7 @@ def drift(
     ]
     vectors.sort(key=lambda item: np.nan_to_num(item.cosine, nan=-1.0))
     tasks = [_task(task, column, before, after) for column, task in enumerate(config.tasks)]
-    return Drift((before.rows, after.rows), features, vectors, tasks)
+    return Drift((before.rows, after.rows), tuple(features), tuple(vectors), tuple(tasks))
 
 
 def psi(reference: npt.NDArray[Any], rows: npt.NDArray[Any]) -> float:
@@ -194,8 +194,8 @@ def _predicted(scorer: Scorer, batches: Sequence[Batch]) -> Tensor:
 
 def _features(bins: Bins, before: Counts, after: Counts) -> Iterator[FeatureDrift]:
     for column, start in zip(bins.columns, bins.starts, strict=True):
-        places = slice(start, start + len(column.bins))
-        one, other = before[places], after[places]
+        positions = slice(start, start + len(column.bins))
+        one, other = before[positions], after[positions]
         shares = [
             Share(bin_.text, share, now)
             for bin_, share, now in zip(column.bins, _shares(one), _shares(other), strict=True)
