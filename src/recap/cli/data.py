@@ -1,4 +1,4 @@
-"""`recap data`: simulate, convert, inspect and serve data, and compute what a configuration needs from it."""
+"""`recap data`: simulate, convert, split, inspect and serve data, and compute what a configuration needs from it."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,7 +8,7 @@ import typer
 
 from recap.cli.options import ConfigFile, Overrides, Overwrite, SchemaFile, SetFiles, check_output
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Simulate, convert, inspect and serve data.")
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Simulate, convert, split, inspect and serve data.")
 
 Inputs = Annotated[
     list[str], typer.Argument(metavar="INPUT", help="Files, URLs, or globs of them.", show_default=False)
@@ -93,6 +93,44 @@ def convert(
         f"written: {plural(len(written), 'file')} in {output}"
         + (f"; {plural(len(skipped), 'file')} already exist" if skipped else "")
     )
+
+
+@app.command()
+def split(
+    inputs: Inputs,
+    by: Annotated[str, typer.Option("--by", metavar="COLUMN", help="Column of the time.", show_default=False)],
+    output: Annotated[Path, typer.Option(help="Folder to write to.", show_default=False)],
+    days: Annotated[bool, typer.Option("--days", help="One file per day.")] = False,
+    hours: Annotated[bool, typer.Option("--hours", help="One file per hour.")] = False,
+    at: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--at",
+            metavar="TIME",
+            help="First moment of a file: a date, a time, or a number as in the column. May be repeated, ascending.",
+            show_default=False,
+        ),
+    ] = None,
+    timezone: Annotated[
+        str, typer.Option(metavar="NAME", help="Time zone of days, hours and TIME, such as Asia/Shanghai.")
+    ] = "UTC",
+    schema: SchemaFile = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Split the rows of data files by time.
+
+    Writes one Parquet file per window of time, named by its start, such as 2026-01-31.parquet.
+    """
+    from recap.cli.console import Console
+    from recap.data.tools.split import parse_cut, split_files
+    from recap.text import plural
+
+    cut = parse_cut(days=days, hours=hours, at=at or [], timezone=timezone)
+    console = Console()
+    with console.counting("rows split") as count:
+        written = split_files(inputs, output, by, cut, schema, overwrite=overwrite, after_rows=count)
+    for file, rows in written.items():
+        console.say(f"written: {file}, {plural(rows, 'row')}")
 
 
 @app.command()
