@@ -85,7 +85,7 @@ class Evaluations:
 
         try:
             with self.consensus.local.interruptible():
-                metrics = Metrics(self.config, split, self.runtime.ranks)
+                metrics = Metrics(self.config, split, self.runtime.ranks, intervals=False)
                 evaluate(self.scorer, stream, [metrics], max_batches(self.config), after_batch)
                 return metrics.result()
         except StopNow:

@@ -1,7 +1,8 @@
 """AUC, PR-AUC and NRCE, which need all predictions at once.
 
-They are exact while `rows.RowSample` holds all rows. All rows also enter a histogram of fixed size, which is used once
-some rows are dropped; the metrics then come with bounds. Which of the two is used depends on the number of rows alone.
+They are exact while `rows.RowSample` holds all rows. Beyond that they come from `Histogram`, of fixed size, with
+bounds. Which of the two is used depends on the number of rows alone. Their replicates come from `CoarseHistogram`,
+which has a part for each bucket of users.
 """
 
 import math
@@ -11,12 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recap.evaluation.metrics.rows import Rows
-from recap.evaluation.metrics.sums import EPSILON, base_entropy, cross_entropy
+from recap.evaluation.metrics.buckets import BUCKETS, Totals
+from recap.evaluation.metrics.rows import Rows, changes
+from recap.evaluation.metrics.sums import EPSILON, base_entropy
 
 BINS = 65_536
 LOGIT_LIMIT = 16.0
 """Bins divide the logits from −16 to 16 evenly, 4.9e-4 wide; logits beyond fall into the outermost bins."""
+COARSE_BINS = 2048
+"""Bins of the same range, for the difference that a bucket makes."""
 
 
 class Histogram:
@@ -24,61 +28,100 @@ class Histogram:
 
     def __init__(self, tasks: int) -> None:
         self.tasks = tasks
-        self.bins = torch.zeros(2 * tasks * BINS, 2, dtype=torch.float64)  # (label, task, bin), (Σ w, Σ wp)
+        self.weights, self.predictions = torch.zeros(2, tasks, 2, BINS, dtype=torch.float64)  # (task, label, bin)
 
     def update(self, probabilities: Tensor, labels: Tensor, weights: Tensor) -> None:
         """Add rows: [B, T] float64 each."""
-        cell = _bin(probabilities) + BINS * torch.arange(self.tasks)  # [B, T]
-        cell = cell + self.tasks * BINS * labels.long()
-        values = torch.stack([weights, weights * probabilities], dim=2)  # [B, T, 2]
-        self.bins.index_add_(0, cell.flatten(), values.flatten(0, 1))
+        cells = _cells(probabilities, labels, BINS)
+        self.weights.view(-1).scatter_add_(0, cells, weights.T.flatten())
+        self.predictions.view(-1).scatter_add_(0, cells, (weights * probabilities).T.flatten())
 
     def merge(self, other: "Histogram") -> None:
         """Add the rows of `other`."""
-        self.bins += other.bins
+        self.weights += other.weights
+        self.predictions += other.predictions
 
     def metrics(self, task: int) -> dict[str, float]:
         """auc, pr_auc and nrce of the task in column `task`, each with the bound of its error.
 
         That of AUC is ½ Σ_b P_b·N_b / (P·N) over bins b: the pairs whose order a bin hides.
         """
-        bins = self.bins.view(2, self.tasks, BINS, 2)[:, task]
-        negatives, positives = bins[0, :, 0], bins[1, :, 0]
+        negatives, positives = self.weights[task]
         bound = 0.5 * (negatives * positives).sum() / (negatives.sum() * positives.sum())
-        scores = bins[:, :, 1] / bins[:, :, 0]
+        scores = self.predictions[task] / self.weights[task]
         bounds = {
             "auc_bound": bound.item(),
             "pr_auc_bound": _average_precision_bound(negatives, positives).item(),
             "nrce_bound": _nrce_bound(negatives, positives, scores).item(),
         }
-        return _metrics(negatives, positives, scores) | bounds
+        values = _metrics(negatives, positives, scores)
+        return {name: value.item() for name, value in values.items()} | bounds
+
+
+class CoarseHistogram:
+    """auc, pr_auc and nrce of T tasks, close enough to tell what the rows of a bucket change."""
+
+    def __init__(self, tasks: int, groups: int = BUCKETS) -> None:
+        """`groups`: the number of buckets."""
+        self.tasks, self.groups = tasks, groups
+        self._weights = torch.zeros(tasks, groups, 2, COARSE_BINS, dtype=torch.float64)  # a task fits into a cache
+
+    def update(self, predictions: Tensor, labels: Tensor, weights: Tensor, buckets: Tensor) -> None:
+        """Add rows: probabilities, labels and weights [B, T] float64, buckets [B] int64."""
+        bins = _bin(predictions.T.float(), COARSE_BINS) + COARSE_BINS * (labels.T > 0)  # [T, B]
+        parts = torch.arange(self.tasks)[:, None] * self.groups + buckets
+        self._weights.view(-1).scatter_add_(0, (2 * COARSE_BINS * parts + bins).flatten(), weights.T.flatten())
+
+    def merge(self, other: "CoarseHistogram") -> None:
+        """Add the rows of `other`."""
+        self._weights += other._weights
+
+    def totals(self) -> Totals:
+        """`weights`: [groups, T, 2, COARSE_BINS] float64, of negatives and of positives."""
+        return {"weights": self._weights.transpose(0, 1)}
+
+    def compute(self, totals: Totals) -> dict[str, Tensor]:
+        """Metric → [*leading, T] float64."""
+        centres = (torch.arange(COARSE_BINS, dtype=torch.float64) + 0.5) / COARSE_BINS
+        scores = ((2 * centres - 1) * LOGIT_LIMIT).sigmoid()
+        by_task = []
+        for task in range(self.tasks):
+            weights = totals["weights"][..., task, :, :]
+            used = weights.flatten(0, -2).any(dim=0)
+            negatives, positives = weights[..., used].unbind(-2)
+            by_task.append(_metrics(negatives, positives, scores[used]))
+        return {name: torch.stack([values[name] for values in by_task], dim=-1) for name in by_task[0]}
 
 
 def exact_metrics(rows: Rows) -> dict[str, float]:
-    """auc, pr_auc, nrce and auc_bound, which is 0."""
-    predictions, labels, weights = map(torch.from_numpy, (rows.predictions, rows.labels, rows.weights))
-    distinct, tie = torch.unique(predictions, return_inverse=True)
-    empty = torch.zeros(len(distinct), dtype=torch.float64)
-    negatives = empty.index_add(0, tie, weights * (1 - labels))
-    positives = empty.index_add(0, tie, weights * labels)
-    return {**_metrics(negatives, positives, distinct), "auc_bound": 0.0}
+    """auc, pr_auc, nrce and auc_bound, which is 0; of predictions that are float32 numbers, at least 0."""
+    bits = torch.from_numpy((rows.predictions.astype(np.float32) + 0).view(np.int32))  # in the same order; + 0: no −0
+    ordered, order = bits.sort()
+    starts = np.flatnonzero(changes(ordered.numpy()))
+    weights, labels = rows.weights[order.numpy()], rows.labels[order.numpy()]
+    parts = (weights * (1 - labels), weights * labels)
+    sums = [np.add.reduceat(part, starts) if len(starts) else part for part in parts]
+    distinct = ordered.numpy()[starts].view(np.float32).astype(np.float64)
+    negatives, positives, scores = map(torch.from_numpy, (*sums, distinct))
+    values = _metrics(negatives, positives, scores)
+    return {name: value.item() for name, value in values.items()} | {"auc_bound": 0.0}
 
 
 def auc(negatives: Tensor, positives: Tensor) -> Tensor:
     """Area under the ROC curve, ties counting half; NaN unless both labels occur.
 
-    Arguments: weights of the negatives and of the positives at each score, scores ascending, [N] each.
+    Arguments: weights of the negatives and of the positives at each score, scores ascending, [*leading, N] each.
     """
-    below = negatives.cumsum(0) - negatives
-    return (positives * (below + 0.5 * negatives)).sum() / (positives.sum() * negatives.sum())
+    below = negatives.cumsum(-1) - 0.5 * negatives
+    return (positives * below).sum(-1) / (positives.sum(-1) * negatives.sum(-1))
 
 
 def average_precision(negatives: Tensor, positives: Tensor) -> Tensor:
     """Σ precision · gain in recall, from the highest score down; NaN without positives. Arguments as for `auc`."""
-    above_positives = positives.flip(0).cumsum(0)
-    above = above_positives + negatives.flip(0).cumsum(0)
+    above_positives = positives.flip(-1).cumsum(-1)
+    above = above_positives + negatives.flip(-1).cumsum(-1)
     precision = torch.where(above > 0, above_positives / above, 0.0)
-    return (precision * positives.flip(0)).sum() / positives.sum()
+    return (precision * positives.flip(-1)).sum(-1) / positives.sum(-1)
 
 
 def auc_standard_error(auc_value: float, positives: float, negatives: float) -> float:
@@ -98,33 +141,46 @@ def auc_variance(auc_value: Any, positives: Any, negatives: Any) -> Any:
     return np.maximum(variance, 0.0) / (positives * negatives)
 
 
-def _bin(probabilities: Tensor) -> Tensor:
+def _cells(probabilities: Tensor, labels: Tensor, bins: int) -> Tensor:
+    """[B, T] → [T · B] int64, the cell (task, label, bin) of each, tasks first."""
+    rows = 2 * torch.arange(probabilities.shape[1])[:, None] + (labels.T > 0)
+    return (rows * bins + _bin(probabilities.T, bins)).flatten()
+
+
+def _bin(probabilities: Tensor, bins: int) -> Tensor:
     """The bin of each probability."""
-    logits = probabilities.log() - torch.log1p(-probabilities)
-    scaled = (logits.clamp(-LOGIT_LIMIT, LOGIT_LIMIT) + LOGIT_LIMIT) / (2 * LOGIT_LIMIT)
-    return (scaled * BINS).long().clamp(max=BINS - 1)
+    scaled = (probabilities.logit().clamp_(-LOGIT_LIMIT, LOGIT_LIMIT) + LOGIT_LIMIT) * (bins / (2 * LOGIT_LIMIT))
+    return scaled.clamp_(max=bins - 1).long()
 
 
-def _metrics(negatives: Tensor, positives: Tensor, scores: Tensor) -> dict[str, float]:
+def _metrics(negatives: Tensor, positives: Tensor, scores: Tensor) -> dict[str, Tensor]:
+    """Arguments as for `_nrce`."""
     return {
-        "auc": auc(negatives, positives).item(),
-        "pr_auc": average_precision(negatives, positives).item(),
-        "nrce": _nrce(negatives, positives, scores).item(),
+        "auc": auc(negatives, positives),
+        "pr_auc": average_precision(negatives, positives),
+        "nrce": _nrce(negatives, positives, scores),
     }
 
 
 def _nrce(negatives: Tensor, positives: Tensor, scores: Tensor) -> Tensor:
     """RCE after scaling the predictions so that their mean is the mean label.
 
-    `scores` is [N], or [2, N] where the negatives and positives of a bin have different means.
+    Weights are [*leading, N]; `scores` is [N], or [2, N] where the negatives and positives of a bin have different
+    means, which are undefined where there are none.
     """
-    weights = torch.stack([negatives, positives])  # [2, N]
-    scores = torch.where(weights > 0, scores.expand_as(weights), 0.5)
-    total = weights.sum()
-    rate, mean = positives.sum() / total, (weights * scores).sum() / total
-    labels = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
-    entropy = (weights * cross_entropy(scores * rate / mean, labels)).sum() / total
-    return 100 * (1 - entropy / base_entropy(rate))
+    of_negatives, of_positives = scores if scores.dim() == 2 else (scores, scores)
+    if scores.dim() == 2:
+        of_negatives = torch.where(negatives > 0, of_negatives, 0.5)
+        of_positives = torch.where(positives > 0, of_positives, 0.5)
+    clicks = positives.sum(-1)
+    total = clicks + negatives.sum(-1)
+    rate, mean = clicks / total, ((negatives * of_negatives).sum(-1) + (positives * of_positives).sum(-1)) / total
+    factor = (rate / mean)[..., None]
+    low, high = (
+        (column * factor).clamp(EPSILON, 1 - EPSILON) for column in (of_negatives, of_positives)
+    )
+    entropy = (negatives * torch.log1p(-low)).sum(-1) + (positives * high.log()).sum(-1)
+    return 100 * (1 + entropy / total / base_entropy(rate))
 
 
 def _average_precision_bound(negatives: Tensor, positives: Tensor) -> Tensor:

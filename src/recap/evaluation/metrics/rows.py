@@ -1,6 +1,6 @@
 """The rows of metrics that need all rows together, in bounded memory: all of them, or a sample."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -57,6 +57,8 @@ class RowSample:
     def __init__(self, tasks: int, max_rows: int = MAX_ROWS, seed: int = 0) -> None:
         """Samples that are merged need different seeds."""
         self.tasks, self.max_rows = tasks, max_rows
+        self.seen = 0
+        """The number of rows so far."""
         self.has_users = True
         """Whether all rows so far have a user."""
         self._seed, self._count = seed, 0
@@ -66,38 +68,50 @@ class RowSample:
     @property
     def is_complete(self) -> bool:
         """Whether no row was dropped; a function of the number of rows alone."""
-        return len(self) <= self.max_rows and self._limit == np.inf
+        return self.seen <= self.max_rows
 
     def __len__(self) -> int:
-        return sum(len(part.values) for part in self._parts)
+        return sum(len(part.keys) for part in self._parts)
 
     def add(self, predictions: Tensor, labels: Tensor, weights: Tensor, users: Tensor | None = None) -> None:
         """Add rows: [B, T] each, users [B] int64."""
         numbers = np.arange(self._count, self._count + len(labels)) + (self._seed << 40)
         self._count += len(labels)
+        self.seen += len(labels)
         self.has_users = self.has_users and users is not None
         known = np.zeros(len(labels), np.int64) if users is None else users.numpy()
         keys = _uniform(hash_ids(numbers)) * (1.0 if users is None else _user_draws(known))
-        values = torch.stack([predictions, labels, weights], dim=1).float()
+        values = torch.stack([column.T.float() for column in (predictions, labels, weights)])
         self._add([_Part(values.numpy(), known, keys)])
 
     def merge(self, other: "RowSample") -> None:
         """Add the rows of `other`."""
         self._limit = min(self._limit, other._limit)
+        self.seen += other.seen
         self.has_users = self.has_users and other.has_users
         self._add(other._parts)
+
+    def blocks(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """The rows in blocks: predictions, labels and weights [B, T] float64 each."""
+        for part in self._parts:
+            predictions, labels, weights = torch.from_numpy(part.values).double().transpose(1, 2)
+            yield predictions, labels, weights
 
     def of_task(self, task: int) -> tuple[Rows, Sampling | None]:
         """The rows of the task in column `task`, and how they were sampled; None if they are all rows.
 
         Users are undefined without `has_users`.
         """
+        users, values, sampling = self.all()
+        return Rows(users, *values[:, task].astype(np.float64)), sampling
+
+    def all(self) -> tuple[Integers, npt.NDArray[np.float32], Sampling | None]:
+        """Users [N]; predictions, labels and weights [3, T, N] of all tasks; and how the rows were sampled."""
         part = self._joined()
-        rows = Rows(part.users, *np.ascontiguousarray(part.values[:, :, task].astype(np.float64).T))
         if self.is_complete:
-            return rows, None
+            return part.users, part.values, None
         user_draws = _user_draws(part.users) if self.has_users else np.ones(len(part.users))
-        return rows, Sampling(user_draws, part.keys / user_draws, min(self._limit, 1.0))
+        return part.users, part.values, Sampling(user_draws, part.keys / user_draws, min(self._limit, 1.0))
 
     def _add(self, parts: "Sequence[_Part]") -> None:
         self._parts += parts
@@ -106,7 +120,7 @@ class RowSample:
 
     def _joined(self) -> "_Part":
         """All rows as one part, with at most `max_rows` rows."""
-        empty = _Part(np.zeros((0, 3, self.tasks), np.float32), np.zeros(0, np.int64), np.zeros(0))
+        empty = _Part(np.zeros((3, self.tasks, 0), np.float32), np.zeros(0, np.int64), np.zeros(0))
         joined = self._parts[0] if len(self._parts) == 1 else _concatenated([empty, *self._parts])
         if len(joined.keys) > self.max_rows:
             self._limit = min(self._limit, float(np.partition(joined.keys, self.max_rows)[self.max_rows]))
@@ -119,18 +133,18 @@ class RowSample:
 class _Part(NamedTuple):
     """Rows that were added together."""
 
-    values: npt.NDArray[np.float32]  # [N, 3, T]: prediction, label, weight
+    values: npt.NDArray[np.float32]  # [3, T, N]: prediction, label, weight
     users: Integers  # [N]
     keys: Floats  # [N]: u·r
 
     def where(self, mask: npt.NDArray[np.bool_]) -> "_Part":
         """The rows where `mask` is true."""
-        return self if mask.all() else _Part(self.values[mask], self.users[mask], self.keys[mask])
+        return self if mask.all() else _Part(self.values[..., mask], self.users[mask], self.keys[mask])
 
 
 def _concatenated(parts: Sequence[_Part]) -> _Part:
     values, users, keys = zip(*parts, strict=True)
-    return _Part(np.concatenate(values), np.concatenate(users), np.concatenate(keys))
+    return _Part(np.concatenate(values, axis=2), np.concatenate(users), np.concatenate(keys))
 
 
 def _user_draws(users: Integers) -> Floats:

@@ -5,25 +5,29 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from recap.evaluation.metrics.buckets import BUCKETS, BucketSums, Totals
+
 EPSILON = 1e-7
 """Probabilities are clipped to [ε, 1 − ε] before a logarithm; ε is about the resolution of a float32 sigmoid."""
 
 
 class Sums:
-    """Named sums over rows for T tasks, [T] float64 each."""
+    """Named sums over the rows of each bucket for T tasks, [groups, T] float64 each."""
 
-    def __init__(self, names: Sequence[str], tasks: int) -> None:
-        self.totals = {name: torch.zeros(tasks, dtype=torch.float64) for name in names}
+    def __init__(self, names: Sequence[str], tasks: int, groups: int = BUCKETS) -> None:
+        self.by_bucket = {name: torch.zeros(groups, tasks, dtype=torch.float64) for name in names}
+        self._shape = (tasks, groups)
 
-    def add(self, values: Mapping[str, Tensor]) -> None:
-        """Add rows: [B, T] for each name."""
+    def add(self, values: Mapping[str, Tensor], buckets: Tensor) -> None:
+        """Add rows: [B, T] for each name, buckets [B] int64."""
+        by_bucket = BucketSums(buckets, *self._shape)
         for name, value in values.items():
-            self.totals[name] += value.sum(dim=0)
+            self.by_bucket[name] += by_bucket(value)
 
     def merge(self, other: "Sums") -> None:
         """Add the rows of `other`."""
-        for name, total in other.totals.items():
-            self.totals[name] += total
+        for name, total in other.by_bucket.items():
+            self.by_bucket[name] += total
 
 
 class BinarySums:
@@ -39,33 +43,38 @@ class BinarySums:
 
     NAMES = ("rows", "positive_rows", "weight", "label", "prediction", "selected", "hits", "cross_entropy")
 
-    def __init__(self, tasks: int, threshold: float = 0.5) -> None:
-        self.sums, self.threshold = Sums(self.NAMES, tasks), threshold
+    def __init__(self, tasks: int, threshold: float = 0.5, groups: int = BUCKETS) -> None:
+        """`groups`: the number of buckets."""
+        self.sums, self.threshold = Sums(self.NAMES, tasks, groups), threshold
 
-    def update(self, probabilities: Tensor, labels: Tensor, weights: Tensor) -> None:
-        """Add rows: [B, T] float64 each."""
+    def update(self, predictions: Tensor, labels: Tensor, weights: Tensor, buckets: Tensor) -> None:
+        """Add rows: probabilities, labels and weights [B, T] float64, buckets [B] int64."""
         counted = (weights > 0).double()
-        selected = weights * (probabilities >= self.threshold)
+        selected = weights * (predictions >= self.threshold)
         self.sums.add(
             {
                 "rows": counted,
                 "positive_rows": counted * labels,
                 "weight": weights,
                 "label": weights * labels,
-                "prediction": weights * probabilities,
+                "prediction": weights * predictions,
                 "selected": selected,
                 "hits": selected * labels,
-                "cross_entropy": weights * cross_entropy(probabilities, labels),
-            }
+                "cross_entropy": weights * cross_entropy(predictions, labels),
+            },
+            buckets,
         )
 
     def merge(self, other: "BinarySums") -> None:
         """Add the rows of `other`."""
         self.sums.merge(other.sums)
 
-    def compute(self) -> dict[str, Tensor]:
-        """Metric → [T] float64."""
-        totals = self.sums.totals
+    def totals(self) -> Totals:
+        """Name → [groups, T] float64."""
+        return self.sums.by_bucket
+
+    def compute(self, totals: Totals) -> dict[str, Tensor]:
+        """Metric → [*leading, T] float64 from sums of this shape."""
         ctr, pctr = totals["label"] / totals["weight"], totals["prediction"] / totals["weight"]
         log_loss = totals["cross_entropy"] / totals["weight"]
         ne = log_loss / base_entropy(ctr)
@@ -91,11 +100,12 @@ class RegressionSums:
 
     NAMES = ("rows", "weight", "label", "prediction", "absolute", "squared")
 
-    def __init__(self, tasks: int) -> None:
-        self.sums = Sums(self.NAMES, tasks)
+    def __init__(self, tasks: int, groups: int = BUCKETS) -> None:
+        """`groups`: the number of buckets."""
+        self.sums = Sums(self.NAMES, tasks, groups)
 
-    def update(self, predictions: Tensor, labels: Tensor, weights: Tensor) -> None:
-        """Add rows: [B, T] float64 each."""
+    def update(self, predictions: Tensor, labels: Tensor, weights: Tensor, buckets: Tensor) -> None:
+        """Add rows: [B, T] float64 each, buckets [B] int64."""
         error = predictions - labels
         self.sums.add(
             {
@@ -105,16 +115,20 @@ class RegressionSums:
                 "prediction": weights * predictions,
                 "absolute": weights * error.abs(),
                 "squared": weights * error.square(),
-            }
+            },
+            buckets,
         )
 
     def merge(self, other: "RegressionSums") -> None:
         """Add the rows of `other`."""
         self.sums.merge(other.sums)
 
-    def compute(self) -> dict[str, Tensor]:
-        """Metric → [T] float64."""
-        totals = self.sums.totals
+    def totals(self) -> Totals:
+        """Name → [groups, T] float64."""
+        return self.sums.by_bucket
+
+    def compute(self, totals: Totals) -> dict[str, Tensor]:
+        """Metric → [*leading, T] float64 from sums of this shape."""
         weight = totals["weight"]
         return {
             "count": totals["rows"],
@@ -126,9 +140,8 @@ class RegressionSums:
 
 
 def cross_entropy(probabilities: Tensor, labels: Tensor) -> Tensor:
-    """−y·log p − (1 − y)·log(1 − p) of each entry, float64, with p clipped to [ε, 1 − ε]."""
-    clipped = probabilities.clamp(EPSILON, 1 - EPSILON)
-    return -(labels * clipped.log() + (1 - labels) * torch.log1p(-clipped))
+    """−ln p where the label is 1, −ln(1 − p) where it is 0; [B, T] float64 each, with p clipped to [ε, 1 − ε]."""
+    return -torch.where(labels > 0, probabilities, 1 - probabilities).clamp(EPSILON, 1 - EPSILON).log()
 
 
 def base_entropy(rate: Tensor) -> Tensor:

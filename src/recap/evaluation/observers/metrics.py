@@ -1,20 +1,33 @@
 """The metrics of all rows."""
 
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
 from torch import Tensor
 
 from recap.config.recap import RecapConfig
 from recap.data.batch import Batch
 from recap.distributed import Ranks
-from recap.evaluation.metrics.suite import MetricSuite
-from recap.evaluation.result import TaskMetrics
+from recap.evaluation.metrics.estimate import Estimate
+from recap.evaluation.metrics.seen import joint_fingerprint
+from recap.evaluation.metrics.suite import MetricSuite, SuiteResult
+from recap.evaluation.result import Intervals, TaskMetrics
 from recap.model.scorer import Scores
 
 
 class Metrics:
-    """The metrics of the tasks that a split evaluates; rank 0 computes them from the rows of all ranks."""
+    """The metrics of the tasks that a split evaluates; rank 0 computes them from the rows of all ranks.
 
-    def __init__(self, config: RecapConfig, split: str, ranks: Ranks) -> None:
-        self._suite = MetricSuite(config.tasks, config.which_metrics, config.regressions, config.metrics)
+    Add no rows after the first result is read.
+    """
+
+    def __init__(self, config: RecapConfig, split: str, ranks: Ranks, *, intervals: bool = True) -> None:
+        """`intervals`: whether metrics have estimates, and so intervals."""
+        self._suite = MetricSuite(
+            config.tasks, config.which_metrics, config.regressions, config.metrics, intervals=intervals
+        )
         chosen = config.validation_data[split].evaluation_tasks
         self._tasks = config.tasks if chosen is None else chosen
         self._ranks = ranks
@@ -33,6 +46,40 @@ class Metrics:
             self._suite.update(*rows)
 
     def result(self) -> TaskMetrics:
-        computed = self._suite.compute()
-        metrics: TaskMetrics = self._ranks.broadcast_object({task: computed[task] for task in self._tasks})
-        return metrics
+        return self.computed.metrics
+
+    def intervals(self) -> Intervals:
+        """Task → metric → the interval of 95 %, of the metrics that have one."""
+        return intervals_of(self.computed.estimates)
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for the same rows, in any order."""
+        return joint_fingerprint(self.computed.rows)
+
+    @cached_property
+    def computed(self) -> SuiteResult:
+        """Everything that the suite knows, of the tasks that the split evaluates; every rank must read it."""
+        metrics, estimates, users, rows = self._suite.result()
+        plain = {
+            task: {name: [item.value, *item.replicates.tolist()] for name, item in estimates.get(task, {}).items()}
+            for task in self._tasks
+        }
+        content: Any = self._ranks.broadcast_object(
+            {
+                "metrics": {task: metrics[task] for task in self._tasks},
+                "estimates": plain if estimates else {},
+                "users": users,
+                "rows": {task: rows[task] for task in self._tasks},
+            }
+        )
+        content["estimates"] = {
+            task: {name: Estimate(values[0], np.array(values[1:])) for name, values in items.items()}
+            for task, items in content["estimates"].items()
+        }
+        return SuiteResult(**content)
+
+
+def intervals_of(estimates: Mapping[str, Mapping[str, Estimate]]) -> Intervals:
+    """Task → metric → the interval of 95 %."""
+    return {task: {name: item.interval() for name, item in items.items()} for task, items in estimates.items()}
