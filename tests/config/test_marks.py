@@ -41,6 +41,7 @@ def test_these_fields_may_change_on_resume() -> None:
         "training.non_finite",
         "training.preemption_grace_seconds",
         "training.threads",
+        "features.request",
         "features.max_unknown",
         "train_data.source",
         "train_data.on_bad_data",

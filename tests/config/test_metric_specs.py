@@ -44,7 +44,8 @@ def test_names_are_unique_and_aliases_name_one_metric() -> None:
 
 def test_reports_are_in_the_order_of_the_table() -> None:
     assert BINARY_METRICS[:4] == ("count", "positives", "ctr", "pctr")
-    assert BINARY_METRICS[-4:] == GROUPED_METRICS == ("grouped_auc", "positive_rank", "reciprocal_rank", "hit_at")
+    assert BINARY_METRICS[-5:] == GROUPED_METRICS
+    assert GROUPED_METRICS == ("grouped_auc", "positive_rank", "reciprocal_rank", "hit_at", "ndcg_at")
     assert REGRESSION_METRICS == ("count", "mean_label", "mean_prediction", "mae", "rmse", "xauc")
 
 

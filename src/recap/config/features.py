@@ -159,13 +159,19 @@ class FeaturesConfig(BaseConfig):
     default: no column."""
     timestamp: Name | None = None
     """Column of the time when the impression was served; copied to the predictions. Optional; default: no column."""
+    request: Annotated[Name | None, FreeOnResume()] = None
+    """Column of the request whose results the rows are: one list that the user saw, which metrics rank. Read in
+    evaluation only. Optional; default: no column."""
+    names: Annotated[dict[Name, Name], FreeOnResume()] = {}
+    """Vector, or numeric column of several values → text file with a name for each of its values, one per line. Reports
+    use them. Optional; default: NAME[0], NAME[1], …"""
     max_unknown: Annotated[float | None, Field(ge=0, le=1), FreeOnResume()] = None
     """Largest share of the values of a feature that may be unknown, missing or not finite: above it, training,
     evaluation, prediction and `config check --data` stop with an error. Optional; default: an error only if none of
     the values that are present is known. 1 accepts everything."""
 
     def checks(self) -> tuple[Check, ...]:
-        return self._shared_tables_exist, self._histories_have_plain_names
+        return self._shared_tables_exist, self._histories_have_plain_names, self._names_are_of_lists
 
     def _shared_tables_exist(self) -> Problems:
         for path, column in self._coded():
@@ -188,6 +194,12 @@ class FeaturesConfig(BaseConfig):
                     ("histories", name),
                     f"{name!r} contains '/', which is reserved; rename the history",
                 )
+
+    def _names_are_of_lists(self) -> Problems:
+        lists = [column.name for column in (*self.continuous, *self.binary) if column.length > 1] + list(self.vectors)
+        for name in self.names:
+            if name not in lists:
+                yield ("names", name), f"unknown vector or column of several values {name!r}. {suggest(name, lists)}"
 
     def _coded(self) -> list[tuple[KeyPath, object]]:
         """Every column that may have codes, with its path in this section."""

@@ -16,7 +16,7 @@ from recap.config.checks.inputs import (
     prediction_problems,
 )
 from recap.config.checks.networks import batch_problems, product_problems
-from recap.config.checks.reports import metric_problems, stratum_problems, watch_problems
+from recap.config.checks.reports import list_problems, metric_problems, stratum_problems, watch_problems
 from recap.config.checks.tables import table_problems
 from recap.config.checks.tasks import (
     balancing_problems,
@@ -30,7 +30,7 @@ from recap.config.checks.tasks import (
 from recap.config.checks.warnings import norm_warnings, split_warnings
 from recap.config.checks.weights import frozen_problems, warm_start_problems
 from recap.config.data import DataConfig, TrainDataConfig, ValidationDataConfig
-from recap.config.evaluation.metrics import MetricName, MetricsConfig
+from recap.config.evaluation.metrics import ListKind, MetricName, MetricsConfig
 from recap.config.evaluation.strata import StratumConfig
 from recap.config.features import FeaturesConfig
 from recap.config.model import ModelConfig
@@ -76,7 +76,7 @@ class RecapConfig(RootConfig):
     which_metrics: Annotated[list[MetricName] | None, Field(min_length=1), FreeOnResume()] = None
     """Metrics to report. Optional; default: all."""
     metrics: Annotated[MetricsConfig, FreeOnResume()] = MetricsConfig()
-    """Parameters of metrics: the threshold of precision and recall, and the ranks of `hit_at`."""
+    """Parameters of metrics: the threshold of precision and recall, the lists, and the ranks of metrics of lists."""
     strata: Annotated[dict[Name, StratumConfig], FreeOnResume()] = {}
     """Subsets of rows, by name, for which `recap evaluate` reports metrics separately."""
 
@@ -95,6 +95,7 @@ class RecapConfig(RootConfig):
             lambda: task_problems(self.model.tasks, self.data_sets()),
             lambda: chain_problems(self.model, self.train_data),
             lambda: metric_problems(self.which_metrics, self.model),
+            lambda: list_problems(self.metrics, self.features),
             lambda: watch_problems(self.training, self.validation_data, self.which_metrics, self.features, self.model),
             lambda: stratum_problems(self.strata, self.features),
             lambda: weight_problems(self.scoring.weights, self.model.tasks),
@@ -131,6 +132,12 @@ class RecapConfig(RootConfig):
     def regressions(self) -> list[str]:
         """The regression tasks, in the order of tasks."""
         return self.model.regressions
+
+    @property
+    def lists(self) -> ListKind | None:
+        """What a list of the metrics that rank is; None if there are no lists."""
+        default: ListKind | None = "request" if self.features.request is not None else "user"
+        return self.metrics.lists or (default if self.features.request or self.features.user else None)
 
     def data_sets(self) -> Iterator[tuple[KeyPath, DataConfig]]:
         """The path and data set of `train_data`, then of each split in `validation_data`."""

@@ -81,7 +81,8 @@ class WatchConfig(BaseConfig):
     """Watches a metric at each evaluation of a split, and keeps the checkpoint of its best value."""
 
     metric: WatchedMetric
-    """The metric to watch; log_loss, ne, positive_rank, mae and rmse are better when lower, the others when higher."""
+    """The metric to watch; ece, log_loss, brier, ne, positive_rank, mae and rmse are better when lower, the others when
+    higher."""
     split: Name
     """The name of the split in `validation_data`."""
     tasks: Annotated[list[Name], Field(min_length=1)] | None = None

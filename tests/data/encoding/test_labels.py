@@ -1,4 +1,4 @@
-"""Labels, their weights, rectification, and users."""
+"""Labels, their weights, rectification, users, and lists."""
 
 import re
 from pathlib import Path
@@ -18,6 +18,7 @@ from recap.config.file.load import config_of
 from recap.config.recap import JobMode
 from recap.data.batch import Batch
 from recap.data.encoding.assets import load_assets
+from recap.data.encoding.encoder import RowEncoder
 from recap.data.open import open_stream
 from recap.distributed import ONE_RANK
 from recap.errors import ConfigError, DataError
@@ -105,6 +106,53 @@ def test_a_task_without_labels_has_weight_zero() -> None:
     assert batch.weights is not None
     assert batch.labels.tolist() == [[0, 1]]
     assert batch.weights.tolist() == [[0, 1]]
+
+
+DAY = 86_400_000
+FIVE = {"user": ["ann", "ann", "ann", "bob", "bob"], "request": [1, 1, 2, 3, 3], "t": [0, DAY - 1, DAY, 0, -1]}
+
+
+def lists(metrics: dict[str, Any], features: dict[str, Any], mode: JobMode = JobMode.EVALUATE, **columns: Any) -> Any:
+    """The lists of five rows, as numbers of their lists in the order of appearance; None if they are those of users."""
+    folder = Path("feed")
+    values = feed_values(folder, folder / "run") | {"metrics": metrics}
+    values["features"] = {"continuous": ["x"], **features}
+    values["model"]["embeddings"] = {}
+    config = config_of(values)
+    table = pa.table({"x": [1.0] * 5, "like": [0] * 5, "share": [0] * 5, **FIVE, **columns})
+    found = RowEncoder.for_job(config, {}, mode, config.validation_data["validation"]).encode(table, LOCATION).lists
+    order = list(dict.fromkeys(found.tolist())) if found is not None else []
+    return None if found is None else [order.index(value) for value in found.tolist()]
+
+
+def test_a_list_holds_the_rows_of_a_user_a_request_or_a_user_and_day() -> None:
+    user, request, time = {"user": "user"}, {"request": "request"}, {"timestamp": "t"}
+    assert lists({}, user) is lists({"lists": "user"}, user | request) is None
+    assert lists({}, request) == lists({"lists": "request"}, user | request) == [0, 0, 1, 2, 2]
+    assert lists({"lists": "user_day"}, user | time) == [0, 0, 1, 2, 3]
+    days = pa.array(FIVE["t"], pa.timestamp("ms"))
+    assert lists({"lists": "user_day"}, user | time, t=days) == [0, 0, 1, 2, 3]
+    assert lists({}, user | request, JobMode.TRAIN) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "features", "message"),
+    [
+        ("request", {"user": "user"}, "metrics.lists: request needs features.request, the column of the request"),
+        ("user", {"request": "request"}, "metrics.lists: user needs features.user, the column of the user"),
+        ("user_day", {"user": "user"}, "metrics.lists: user_day needs features.timestamp, the column of the timestamp"),
+    ],
+)
+def test_lists_need_their_columns(kind: str, features: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        lists({"lists": kind}, features)
+
+
+def test_every_row_needs_a_list() -> None:
+    with pytest.raises(DataError, match="column 'request', row 101: is null; every row needs a request"):
+        lists({}, {"request": "request"}, request=[1, None, 1, 1, 1])
+    with pytest.raises(DataError, match="column 't', row 102: is null; every row needs a time"):
+        lists({"lists": "user_day"}, {"user": "user", "timestamp": "t"}, t=[1, 1, None, 1, 1])
 
 
 def test_users_are_equal_if_and_only_if_their_ids_are() -> None:

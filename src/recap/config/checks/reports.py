@@ -6,7 +6,7 @@ from recap.config.base import Problems
 from recap.config.checks.common import twice, unknown
 from recap.config.data import ValidationDataConfig
 from recap.config.discrete import HashSpace, IntegerSpace, VocabularySpace
-from recap.config.evaluation.metrics import BINARY_METRICS, GROUPED_METRICS, REGRESSION_METRICS
+from recap.config.evaluation.metrics import BINARY_METRICS, GROUPED_METRICS, REGRESSION_METRICS, MetricsConfig
 from recap.config.evaluation.strata import StratumConfig
 from recap.config.features import FeaturesConfig
 from recap.config.model import ModelConfig
@@ -24,6 +24,14 @@ def metric_problems(which_metrics: Sequence[str] | None, model: ModelConfig) -> 
             yield ("which_metrics", index), f"{name!r} is a metric of regression tasks, and there are none; remove it"
         if name not in REGRESSION_METRICS and len(model.regressions) == len(model.tasks):
             yield ("which_metrics", index), f"{name!r} is a metric of binary tasks, and there are none; remove it"
+
+
+def list_problems(metrics: MetricsConfig, features: FeaturesConfig) -> Problems:
+    """The columns that make a list are set."""
+    needed = {"user": ["user"], "request": ["request"], "user_day": ["user", "timestamp"]}
+    for name in needed[metrics.lists] if metrics.lists is not None else []:
+        if getattr(features, name) is None:
+            yield ("metrics", "lists"), f"{metrics.lists} needs features.{name}, the column of the {name}; set it"
 
 
 def watch_problems(
@@ -44,8 +52,11 @@ def watch_problems(
         return
     if which_metrics is not None and watch.metric not in which_metrics:
         yield (*path, "metric"), f"{watch.metric!r} is not in which_metrics; add it"
-    if watch.metric in GROUPED_METRICS and features.user is None:
-        yield (*path, "metric"), f"{watch.metric} needs features.user, the column of the user; set it"
+    if watch.metric in GROUPED_METRICS and features.user is None and features.request is None:
+        yield (
+            (*path, "metric"),
+            f"{watch.metric} needs features.user or features.request, the column of the user or request; set one",
+        )
     chosen = validation_data[watch.split].evaluation_tasks
     evaluated = list(model.tasks) if chosen is None else chosen
     for index, task in enumerate(watch.tasks or []):

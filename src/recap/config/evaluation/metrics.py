@@ -30,10 +30,10 @@ class MetricSpec:
     """The lowest and the highest possible value."""
     better: Literal["higher", "lower"] | None = None
     """None where neither is better."""
-    needs: Literal["user"] | None = None
-    """`user`: it ranks the rows of each user, so `features.user` must be set."""
+    needs: Literal["lists"] | None = None
+    """`lists`: it ranks the rows of each list, so `features.user` or `features.request` must be set."""
     at_ranks: bool = False
-    """Whether it has a value for each rank k of `metrics.hit_at`, reported as `NAME_k`."""
+    """Whether it has a value for each rank k of the field of `metrics` of its name, reported as `NAME_k`."""
     aliases: tuple[str, ...] = ()
     """Other names in the published form, in lower case with underscores."""
     label: str = ""
@@ -79,7 +79,24 @@ METRICS = (
         "ctr", _BINARY, "Σ wy / Σ w, the mean label", label="CTR", format=".5f", column_of=_BINARY, column_rank=1
     ),
     MetricSpec("pctr", _BINARY, "Σ wp / Σ w, the mean prediction", label="PCTR", format=".5f"),
-    MetricSpec("calibration", _BINARY, "pctr / ctr; 1 is best", (0, math.inf), column_of=_BINARY),
+    MetricSpec(
+        "calibration",
+        _BINARY,
+        "pctr / ctr (PCOC, predicted clicks over clicks); 1 is best",
+        (0, math.inf),
+        column_of=_BINARY,
+    ),
+    MetricSpec(
+        "ece",
+        _BINARY,
+        "expected calibration error: Σ over bins of abs(Σ wp − Σ wy) / Σ w, with `metrics.calibration_bins` (20) bins "
+        "of equal weight by prediction (Naeini et al., AAAI 2015; equal-mass: Nixon et al., CVPR Workshops 2019)",
+        better="lower",
+        label="ECE",
+        format=".5f",
+        column_of=_BINARY,
+        column_rank=8,
+    ),
     MetricSpec(
         "precision", _BINARY, "share of positives among the rows with p ≥ `metrics.threshold` (0.5)", better="higher"
     ),
@@ -93,6 +110,16 @@ METRICS = (
         format=".5f",
         column_of=_BINARY,
         column_rank=6,
+    ),
+    MetricSpec(
+        "brier",
+        _BINARY,
+        "mean squared error Σ w(p − y)² / Σ w (Brier, Monthly Weather Review 1950)",
+        better="lower",
+        label="Brier score",
+        format=".5f",
+        column_of=_BINARY,
+        column_rank=9,
     ),
     MetricSpec(
         "ne",
@@ -145,9 +172,9 @@ METRICS = (
     MetricSpec(
         "grouped_auc",
         _BINARY,
-        "mean of the users' own AUC, weighted by their rows (arXiv:1706.06978)",
+        "mean AUC of lists with both labels, weighted by their rows (arXiv:1706.06978)",
         better="higher",
-        needs="user",
+        needs="lists",
         label="grouped AUC",
         column_of=_BINARY,
         column_rank=5,
@@ -155,27 +182,37 @@ METRICS = (
     MetricSpec(
         "positive_rank",
         _BINARY,
-        "mean rank of positives in their user's list, highest prediction first",
+        "mean rank of positives in their list, highest prediction first",
         (1, math.inf),
         "lower",
-        needs="user",
+        needs="lists",
         aliases=("positive_ranks",),
     ),
     MetricSpec(
         "reciprocal_rank",
         _BINARY,
-        "mean over users with a positive of 1 / rank of their first positive (MRR)",
+        "mean over lists with a positive of 1 / rank of their first positive (MRR)",
         better="higher",
-        needs="user",
+        needs="lists",
     ),
     MetricSpec(
         "hit_at",
         _BINARY,
-        "share of users whose first positive has rank ≤ k, among users with a positive",
+        "share of lists whose first positive has rank ≤ k, among lists with a positive",
         better="higher",
-        needs="user",
+        needs="lists",
         at_ranks=True,
         aliases=("hit_at_k",),
+    ),
+    MetricSpec(
+        "ndcg_at",
+        _BINARY,
+        "mean over lists with a positive of DCG / ideal DCG of the first k, with the label as gain and the discount "
+        "1 / log2(1 + rank) (Järvelin & Kekäläinen, TOIS 2002)",
+        better="higher",
+        needs="lists",
+        at_ranks=True,
+        label="NDCG",
     ),
     MetricSpec("mean_label", _REGRESSION, "Σ wy / Σ w", _VALUE, format=".5g", column_of=_REGRESSION, column_rank=3),
     MetricSpec(
@@ -229,7 +266,7 @@ def metrics_of(kind: TaskKind) -> tuple[MetricSpec, ...]:
 METRIC_NAMES = tuple(spec.name for spec in METRICS)
 BINARY_METRICS = tuple(spec.name for spec in metrics_of("binary"))
 REGRESSION_METRICS = tuple(spec.name for spec in metrics_of("regression"))
-GROUPED_METRICS = tuple(spec.name for spec in METRICS if spec.needs == "user")
+GROUPED_METRICS = tuple(spec.name for spec in METRICS if spec.needs == "lists")
 WATCHABLE = tuple(spec.name for spec in METRICS if spec.better is not None and not spec.at_ranks)
 LOWER_IS_BETTER = frozenset(spec.name for spec in METRICS if spec.better == "lower")
 
@@ -277,17 +314,35 @@ def metrics_table(kind: TaskKind) -> str:
     return "\n".join(lines)
 
 
+ListKind = Literal["user", "request", "user_day"]
+
+
 class MetricsConfig(BaseConfig):
     """Parameters of metrics."""
 
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """Calibrated probability from which `precision` and `recall` count a row as predicted positive."""
+    calibration_bins: Annotated[int, Field(ge=1, le=1000)] = 20
+    """Bins of equal weight of `ece` and of reliability curves."""
+    lists: ListKind | None = None
+    """What a list is, for the metrics that rank: the rows of a `user`, of a `request` (`features.request`), or of a
+    user and day in UTC, `user_day` (`features.timestamp`: timestamps, or milliseconds since 1970). Optional; default:
+    request if `features.request` is set, else user."""
     hit_at: Annotated[list[PositiveInt], Field(min_length=1)] = [1, 3, 10]
     """Ranks k of `hit_at`, ascending; each is reported as `hit_at_k`."""
+    ndcg_at: Annotated[list[Annotated[PositiveInt, Field(le=1000)]], Field(min_length=1)] = [10]
+    """Ranks k of `ndcg_at`, ascending, at most 1,000; each is reported as `ndcg_at_k`."""
 
     def checks(self) -> tuple[Check, ...]:
         return (self._ranks_ascend,)
 
+    def ranks(self, spec: MetricSpec) -> list[int]:
+        """The ranks k for which a metric with `at_ranks` is reported."""
+        ranks: list[int] = getattr(self, spec.name)
+        return ranks
+
     def _ranks_ascend(self) -> Problems:
-        if self.hit_at != sorted(set(self.hit_at)):
-            yield ("hit_at",), f"must be ascending, found {self.hit_at}"
+        for name in ("hit_at", "ndcg_at"):
+            ranks: list[int] = getattr(self, name)
+            if ranks != sorted(set(ranks)):
+                yield (name,), f"must be ascending, found {ranks}"

@@ -31,7 +31,7 @@ def message(item: Any, known: list[str], node: Node | None) -> str:
         case "model_type" | "dict_type" | "model_attributes_type":
             return f"expected a mapping, found {shown}"
         case "too_short" | "string_too_short":
-            is_column = item["loc"][0] == "features" and item["loc"][-1] in ("name", "column", "user", "timestamp")
+            is_column = item["loc"][0] == "features" and item["loc"][-1] in _COLUMN_FIELDS
             return f"must not be empty, found {shown}{'; name the column in the file' if is_column else ''}"
         case kind if kind in _EXPECTED:
             return f"expected {_EXPECTED[kind]}, found {shown}"
@@ -45,6 +45,7 @@ def message(item: Any, known: list[str], node: Node | None) -> str:
             return f"{item['msg']}, found {shown}"
 
 
+_COLUMN_FIELDS = ("name", "column", "user", "timestamp", "request")
 _EXPECTED = {
     "list_type": "a list",
     "string_type": "text",

@@ -126,11 +126,12 @@ def carried_values(table: pa.Table, column: CarriedColumn, location: Location) -
 
 
 def milliseconds(
-    table: pa.Table, name: str, needed: npt.NDArray[np.bool_], location: Location
+    table: pa.Table, name: str, needed: npt.NDArray[np.bool_], location: Location, reason: str
 ) -> npt.NDArray[np.int64]:
     """Times [B] int64 in milliseconds; undefined where not `needed` [B].
 
-    Timestamps of any unit count from 1970 in UTC. Raises DataError for other types, and for a null that is needed.
+    Timestamps of any unit count from 1970 in UTC. Raises DataError for other types, and for a null that is needed,
+    with the `reason`.
     """
     values, _ = values_of(table, name, 1, location)
     if pa.types.is_timestamp(values.type):
@@ -138,7 +139,7 @@ def milliseconds(
     values = integers_of(values, name, location, "timestamps, or integers: times in milliseconds")
     missing = rows_where(values.is_null().to_numpy(zero_copy_only=False) & needed)
     if missing:
-        raise location.error(name, "is null, but the label is 1; positives need all their times", missing)
+        raise location.error(name, f"is null{reason}", missing)
     times: npt.NDArray[np.int64] = values.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
     return times
 

@@ -1,8 +1,9 @@
 """Rows of a table → `Batch`, with checks of types and values; errors name file, column and row."""
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, reduce
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -46,7 +47,7 @@ class RowEncoder:
     features: FeaturesConfig
     assets: Assets
     labels: LabelEncoder | None = None
-    """Encodes labels, weights and users; None for inference."""
+    """Encodes labels, weights, users and lists; None for inference."""
     unread: Collection[str] = ()
     """Discrete features that are not read; their codes are 0."""
 
@@ -66,6 +67,12 @@ class RowEncoder:
         if mode is JobMode.INFERENCE or data is None:
             return cls(config.features, assets, unread=unread)
         return cls(config.features, assets, LabelEncoder.for_job(config, mode, data), unread)
+
+    def labels_only(self) -> "RowEncoder":
+        """An encoder of labels and weights alone, without features and users; for data sets with labels."""
+        assert self.labels is not None
+        none: dict[str, Any] = {"continuous": [], "binary": [], "discrete": {}, "vectors": {}, "histories": {}}
+        return RowEncoder(self.features.model_copy(update=none), {}, replace(self.labels, user=None))
 
     @cached_property
     def read_features(self) -> FeaturesConfig:
@@ -139,6 +146,7 @@ class RowEncoder:
             labels=labels,
             weights=weights,
             user=self.labels.encode_users(table, location) if self.labels is not None else None,
+            lists=self.labels.encode_lists(table, location) if self.labels is not None else None,
             histories={name: tensor for history in histories for name, tensor in history.items()},
         )
 

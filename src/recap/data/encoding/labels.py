@@ -1,4 +1,4 @@
-"""What training and evaluation read besides the features: labels, their weights, and users."""
+"""What training and evaluation read besides the features: labels, their weights, users, and lists."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,13 +21,16 @@ from recap.data.encoding.columns import (
     rows_where,
     values_of,
 )
-from recap.data.encoding.hashing import ids_of
+from recap.data.encoding.hashing import hash_ids, ids_of
 from recap.data.formats.location import Location
+
+_DAY = 86_400_000
+"""Milliseconds."""
 
 
 @dataclass(frozen=True, eq=False)
 class LabelEncoder:
-    """Turns the label columns of a table into labels and weights [B, T], and the user column into users [B]."""
+    """Turns label columns of a table into labels and weights [B, T], and columns of ids into users and lists [B]."""
 
     tasks: Sequence[str]
     """The task axis T."""
@@ -43,6 +46,10 @@ class LabelEncoder:
     """The column of the weights of the rows, for tasks without their own."""
     user: str | None = None
     """The user column."""
+    request: str | None = None
+    """The request column; only if a list holds the rows of a request."""
+    timestamp: str | None = None
+    """The column of times; only if a list holds the rows of a user and day."""
 
     @classmethod
     def for_job(cls, config: RecapConfig, mode: JobMode, data: DataConfig) -> "LabelEncoder":
@@ -51,6 +58,7 @@ class LabelEncoder:
         In evaluation, weights undo down-sampling; in training they do if `sampling_correction` is `weights`.
         """
         objectives = {name: task.objective for name, task in config.model.tasks.items()}
+        lists = config.lists if mode is JobMode.EVALUATE else None
         return cls(
             config.tasks,
             data.labels,
@@ -59,6 +67,8 @@ class LabelEncoder:
             weigh_samples=mode is not JobMode.TRAIN or config.train_data.sampling_correction == "weights",
             weight=data.weight,
             user=config.features.user,
+            request=config.features.request if lists == "request" else None,
+            timestamp=config.features.timestamp if lists == "user_day" else None,
         )
 
     @property
@@ -66,14 +76,15 @@ class LabelEncoder:
         """The columns this encoder reads."""
         names = [self._column(task) for task in self.tasks if task in self.labels]
         names += [*self._times, *self._weight_columns]
-        return [*names, self.user] if self.user is not None else names
+        return [*names, *(name for name in (self.user, self.request, self.timestamp) if name is not None)]
 
     @property
     def types(self) -> dict[str, pa.DataType]:
         """Column → the type to read it as, in formats that do not store types."""
         numbers = [*map(self._column, self.labels), *self._weight_columns]
-        types = dict.fromkeys(numbers, pa.float64()) | dict.fromkeys(self._times, pa.int64())
-        return types if self.user is None else types | {self.user: pa.string()}
+        times = self._times if self.timestamp is None else [*self._times, self.timestamp]
+        types = dict.fromkeys(numbers, pa.float64()) | dict.fromkeys(times, pa.int64())
+        return types | {name: pa.string() for name in (self.user, self.request) if name is not None}
 
     def _column(self, task: str) -> str:
         return self.labels[task].column or task
@@ -130,8 +141,9 @@ class LabelEncoder:
             return label
         positive = label == 1
         window = int(self.rectify.window_hours * 3_600_000)
+        reason = ", but the label is 1; positives need all their times"
         served, impressed, engaged = (
-            milliseconds(table, name, positive, location)
+            milliseconds(table, name, positive, location, reason)
             for name in (self.rectify.served_at, self.rectify.impressed_at, self.rectify.engaged_at[task])
         )
         late = positive & ~((impressed - served < window) & (engaged - served < window))
@@ -153,13 +165,31 @@ class LabelEncoder:
 
     def encode_users(self, table: pa.Table, location: Location) -> Tensor | None:
         """[B] int64, equal for equal ids, as in `ids_of`; None without a user column. Raises DataError."""
-        if self.user is None:
+        return None if self.user is None else _ids(table, self.user, "user", location)
+
+    def encode_lists(self, table: pa.Table, location: Location) -> Tensor | None:
+        """[B] int64, equal for the rows of one list; None if a list holds the rows of a user. Raises DataError.
+
+        The ids of requests are those of `ids_of`; of a user and day, a hash of both. Days are in UTC.
+        """
+        if self.request is not None:
+            return _ids(table, self.request, "request", location)
+        if self.timestamp is None:
             return None
-        values, _ = values_of(table, self.user, 1, location)
-        users, missing = ids_of(values, self.user, location)
-        if missing is not None:
-            raise location.error(self.user, "is null; every row needs a user", rows_where(missing))
-        return torch.tensor(users)  # a copy, since Arrow's memory is read-only
+        assert self.user is not None
+        users = _ids(table, self.user, "user", location).numpy()
+        every, reason = np.ones(table.num_rows, np.bool_), "; every row needs a time, since lists are by user and day"
+        times = milliseconds(table, self.timestamp, every, location, reason)
+        return torch.from_numpy(hash_ids(hash_ids(users).view(np.int64) + times // _DAY).view(np.int64))
+
+
+def _ids(table: pa.Table, column: str, role: str, location: Location) -> Tensor:
+    """[B] int64. Raises DataError for nulls, and types that are no ids."""
+    values, _ = values_of(table, column, 1, location)
+    ids, missing = ids_of(values, column, location)
+    if missing is not None:
+        raise location.error(column, f"is null; every row needs a {role}", rows_where(missing))
+    return torch.tensor(ids)  # a copy, since Arrow's memory is read-only
 
 
 def _row_weights(table: pa.Table, column: str, location: Location) -> Floats:

@@ -30,7 +30,7 @@ from recap.errors import ConfigError, DataError, Problem
 from recap.text import plural
 
 DataProblems = Iterator[tuple[KeyPath, DataError]]
-_NEEDS_POSITIVES = {"recall", "calibration", "pr_auc", "positive_rank", "reciprocal_rank", "hit_at"}
+_NEEDS_POSITIVES = {"recall", "calibration", "pr_auc", "positive_rank", "reciprocal_rank", "hit_at", "ndcg_at"}
 _NEEDS_BOTH_CLASSES = {"auc", "grouped_auc", "ne", "rce", "nrce"}
 
 
@@ -183,17 +183,21 @@ def _pretrained_problems(config: RecapConfig, assets: Assets) -> DataProblems:
 
 
 def _label_encoders(job: RowEncoder, path: KeyPath) -> Encoders:
-    """An encoder for each label of a data set, for its rectification, and for users."""
+    """An encoder for each label of a data set, for its rectification, and for users and lists."""
     labels = job.labels
     assert labels is not None
-    alone = replace(labels, tasks=[], rectify=None, user=None)
+    alone = replace(labels, tasks=[], rectify=None, user=None, request=None, timestamp=None)
     parts: dict[KeyPath, LabelEncoder] = {}
     if labels.user is not None:
         parts["features", "user"] = replace(alone, user=labels.user)
+    if labels.request is not None:
+        parts["features", "request"] = replace(alone, request=labels.request)
+    if labels.timestamp is not None:
+        parts["features", "timestamp"] = replace(alone, user=labels.user, timestamp=labels.timestamp)
     for task in labels.labels:
         parts[*path, "tasks", task] = replace(alone, tasks=[task])
     if labels.rectify is not None:
-        parts[*path, "rectify_labels"] = replace(labels, user=None)
+        parts[*path, "rectify_labels"] = replace(labels, user=None, request=None, timestamp=None)
     return {key: RowEncoder(FeaturesConfig(), {}, part) for key, part in parts.items()}
 
 
