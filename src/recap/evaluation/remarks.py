@@ -4,6 +4,8 @@ import math
 from collections.abc import Iterator
 
 from recap.config.training import WatchConfig
+from recap.evaluation.metrics.buckets import BUCKETS
+from recap.evaluation.metrics.estimate import FEW_BUCKETS, Estimates
 from recap.evaluation.result import TaskMetrics
 
 _TOO_EASY = 0.995
@@ -12,8 +14,11 @@ _MIN_ROWS = 20
 """Positives and negatives without which an AUC may be high by chance."""
 
 
-def remarks(split: str, metrics: TaskMetrics, watch: WatchConfig | None = None) -> Iterator[tuple[str, str]]:
+def remarks(
+    split: str, metrics: TaskMetrics, watch: WatchConfig | None = None, estimates: Estimates | None = None
+) -> Iterator[tuple[str, str]]:
     """The subject and the text of each remark; none on metrics that were not computed. `watch`: the watched metric."""
+    yield from _few_users(split, estimates or {})
     for task, values in metrics.items():
         positives, count = values.get("positives", math.nan), values.get("count", math.nan)
         if values.get("auc", 0.0) > _TOO_EASY and min(positives, count - positives) >= _MIN_ROWS:
@@ -29,6 +34,19 @@ def remarks(split: str, metrics: TaskMetrics, watch: WatchConfig | None = None) 
     if watch is not None and watch.split == split and _is_undefined(watch, metrics):
         text = f"{watch.metric} of {split} is undefined, so no checkpoint can be the best"
         yield "watch", f"warning: training.watch: {text}"
+
+
+def _few_users(split: str, estimates: Estimates) -> Iterator[tuple[str, str]]:
+    buckets = {task: max(item.buckets for item in items.values()) for task, items in estimates.items() if items}
+    few = {task: count for task, count in buckets.items() if count < FEW_BUCKETS}
+    if few:
+        fewest = min(few.values())
+        tasks = "" if len(few) == len(buckets) else f" of {', '.join(few)}"
+        text = (
+            f"the users{tasks} fill {fewest} of {BUCKETS} buckets, too few for reliable intervals; evaluate more users, "
+            "some hundred at least"
+        )
+        yield "buckets", f"warning: {split}: {text}"
 
 
 def _is_undefined(watch: WatchConfig, metrics: TaskMetrics) -> bool:

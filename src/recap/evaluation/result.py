@@ -8,11 +8,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
 from recap.errors import InputError
-from recap.evaluation.metrics.estimate import Estimates
+from recap.evaluation.metrics.estimate import Estimate, Estimates
 from recap.reporting import Record
 from recap.runs import Run
-from recap.storage import replace_text
+from recap.storage import atomic_write, replace_text, writing
 
 TaskMetrics = Mapping[str, Mapping[str, float]]
 """Task → metric → value; NaN where a metric is undefined."""
@@ -78,6 +83,10 @@ class EvaluationReport:
             "unknown": {name: split.unknown for name, split in self.splits.items() if split.unknown},
             "data": {name: split.data for name, split in self.splits.items() if split.data},
             "models": {name: split.model for name, split in self.splits.items() if split.model},
+            "intervals": {name: split.intervals for name, split in self.splits.items() if split.intervals},
+            "score": {name: split.score for name, split in self.splits.items() if split.score},
+            "users": {name: split.users for name, split in self.splits.items() if split.users},
+            "rows": {name: split.rows for name, split in self.splits.items() if split.rows},
         }
         content: dict[str, Any] = {"model": self.model}
         if self.overrides:
@@ -89,9 +98,10 @@ class EvaluationReport:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:
         """The inverse of `to_json`. Raises KeyError, TypeError or ValueError for invalid content."""
-        values = {name: content.get(name, {}) for name in ("data", "models")}
+        values = {name: content.get(name, {}) for name in ("data", "models", "users", "rows")}
         decoded = {name: _null_to_nan(part) for name, part in content.items() if name not in ("model", *values)}
-        sections = {name: decoded.get(name, {}) for name in ("strata", "gates", "conflicts", "unknown")}
+        parts = ("strata", "gates", "conflicts", "unknown", "intervals", "score")
+        sections = {name: decoded.get(name, {}) for name in parts}
         return cls(
             str(content["model"]),
             {
@@ -100,6 +110,8 @@ class EvaluationReport:
                     **{name: part.get(split, {}) for name, part in sections.items()},
                     data=values["data"].get(split, {}),
                     model=values["models"].get(split, ""),
+                    users=int(values["users"].get(split, 0)),
+                    rows=str(values["rows"].get(split, "")),
                 )
                 for split, metrics in dict(decoded["splits"]).items()
             },
@@ -107,16 +119,20 @@ class EvaluationReport:
         )
 
     def write(self, file: Path, *, keep_others: bool = False) -> None:
-        """Write the report as JSON. `keep_others`: with the splits that only the file has. Raises RunError."""
+        """Write the report as JSON, and estimates beside it, see `estimates_file`. Raises RunError.
+
+        `keep_others`: with the splits that only the file has.
+        """
         splits = dict(self.splits)
         if keep_others:
             with suppress(InputError):
-                before = self.read_file(file)
+                before = self.read_estimates(file)
                 for name, result in before.splits.items():
                     model = before.model_of(name)
                     splits.setdefault(name, replace(result, model="" if model == self.model else model))
-        content = replace(self, splits=splits).to_json()
-        replace_text(file, json.dumps(content, indent=1, allow_nan=False) + "\n")
+        report = replace(self, splits=splits)
+        _write_estimates(estimates_file(file), splits)
+        replace_text(file, json.dumps(report.to_json(), indent=1, allow_nan=False) + "\n")
 
     @classmethod
     def read(cls, run: Run) -> Self:
@@ -133,6 +149,56 @@ class EvaluationReport:
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise InputError(f"{file}: damaged; run 'recap evaluate {file.parent}' again") from None
 
+    @classmethod
+    def read_estimates(cls, file: Path) -> Self:
+        """A report with its estimates, as far as the file beside it has them. Raises InputError as `read_file`."""
+        report = cls.read_file(file)
+        beside = estimates_file(file)
+        try:
+            read = _read_estimates(beside, report.splits) if beside.exists() else {}
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+            raise InputError(f"{beside}: damaged; run 'recap evaluate {file.parent}' again") from None
+        splits = {name: replace(split, estimates=read.get(name, {})) for name, split in report.splits.items()}
+        return replace(report, splits=splits)
+
+
+def estimates_file(file: Path) -> Path:
+    """The file with the replicates of the estimates of a report: beside it, with the suffix `.safetensors`."""
+    return file.with_suffix(".safetensors")
+
+
+def _write_estimates(file: Path, splits: Mapping[str, SplitResult]) -> None:
+    """Write the replicates: [metrics, G] float64 for each task of a split that its metadata names."""
+    arrays: dict[str, npt.NDArray[np.float64]] = {}
+    names: dict[str, str] = {}
+    for split, result in splits.items():
+        for task, metrics in result.estimates.items():
+            if metrics:
+                key = str(len(arrays))
+                arrays[key] = np.stack([estimate.replicates for estimate in metrics.values()])
+                names[key] = json.dumps({"split": split, "rows": result.rows, "task": task, "metrics": list(metrics)})
+    with writing(file):
+        if arrays:
+            with atomic_write(file) as temporary:
+                temporary.write_bytes(save(arrays, names))
+        else:
+            file.unlink(missing_ok=True)
+
+
+def _read_estimates(file: Path, splits: Mapping[str, SplitResult]) -> dict[str, dict[str, dict[str, Estimate]]]:
+    """Split → task → metric → estimate. Those of other rows than the report's are left out: a write was cut short."""
+    read: dict[str, dict[str, dict[str, Estimate]]] = {}
+    with safe_open(file, "numpy") as tensors:
+        for key, text in tensors.metadata().items():
+            name = json.loads(text)
+            result = splits.get(name["split"])
+            if result is not None and result.rows == name["rows"]:
+                values = result.score if name["task"] == SCORE else result.metrics[name["task"]]
+                pairs = zip(name["metrics"], tensors.get_tensor(key), strict=True)
+                estimates = {metric: Estimate(values[metric], row) for metric, row in pairs}
+                read.setdefault(name["split"], {})[name["task"]] = estimates
+    return read
+
 
 def records(step: int, split: str, metrics: TaskMetrics) -> Iterator[Record]:
     """The lines of metrics.jsonl and evaluations.jsonl: one record per task, undefined values as None."""
@@ -144,10 +210,14 @@ def _nan_to_null(value: Any) -> Any:
     """JSON has no NaN: undefined values become null."""
     if isinstance(value, Mapping):
         return {key: _nan_to_null(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return [_nan_to_null(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _null_to_nan(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _null_to_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return tuple(_null_to_nan(item) for item in value)
     return math.nan if value is None else value

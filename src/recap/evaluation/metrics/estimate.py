@@ -17,7 +17,7 @@ POWER = 0.8
 Replicates = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Estimate:
     """The value of a metric, and its value without each bucket of users.
 
