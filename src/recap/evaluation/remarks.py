@@ -43,8 +43,8 @@ def _few_users(split: str, estimates: Estimates) -> Iterator[tuple[str, str]]:
         fewest = min(few.values())
         tasks = "" if len(few) == len(buckets) else f" of {', '.join(few)}"
         text = (
-            f"the users{tasks} fill {fewest} of {BUCKETS} buckets, too few for reliable intervals; evaluate more users, "
-            "some hundred at least"
+            f"the users{tasks} fill {fewest} of {BUCKETS} buckets, too few for reliable intervals; evaluate more, "
+            "some hundred users at least"
         )
         yield "buckets", f"warning: {split}: {text}"
 
