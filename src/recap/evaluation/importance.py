@@ -1,0 +1,228 @@
+"""Feature importance: how much worse a model ranks and predicts when the values of a feature change places.
+
+Permutation importance (Breiman, Machine Learning 2001; Fisher, Rudin & Dominici, JMLR 2019): the rows of a sample
+exchange the values of one feature, so that it says nothing any more, while its distribution stays. Features that say
+the same stand in for each other, so each of them may look unimportant alone: put them into one group.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recap.config.features import FeaturesConfig
+from recap.config.recap import RecapConfig
+from recap.data.batch import Batch, assemble
+from recap.data.encoding.assets import Assets, column_width, discrete_columns
+from recap.data.encoding.value_names import value_names
+from recap.errors import InputError
+from recap.evaluation.compare import gain
+from recap.evaluation.metrics.estimate import Difference, Estimates, difference
+from recap.evaluation.metrics.suite import MetricSuite
+from recap.model.score_rows import score_rows
+from recap.model.scorer import Scorer
+from recap.text import suggest
+
+MAX_ROWS = 20_000
+"""Rows that are scored once for each feature."""
+_BLOCK = 4096
+"""Rows that are scored at once."""
+_METRICS = ("auc", "rce", "xauc", "rmse")
+_MAX_VALUES = 20
+"""Values of a vector or column that are listed."""
+
+
+@dataclass(frozen=True)
+class FeatureImportance:
+    """The importance of one feature, or of a group of features."""
+
+    name: str
+    features: Sequence[str]
+    losses: Mapping[str, Mapping[str, Difference]]
+    """Task → metric → how much worse the model is without it, above 0 for a useful one: metrics of the data as they
+    are, minus those with its values permuted (for metrics that are better lower, the other way round)."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; undefined numbers are null."""
+        return {
+            "name": self.name,
+            "features": list(self.features),
+            "losses": {
+                task: {metric: _plain(loss) for metric, loss in losses.items()} for task, losses in self.losses.items()
+            },
+        }
+
+
+@dataclass(frozen=True)
+class ValueImportance:
+    """The values of a vector or column of several values that move the logit of a task most."""
+
+    feature: str
+    task: str
+    values: Sequence[tuple[str, float]]
+    """Name → mean of |∂logit/∂x · (x − x̄)| over rows, the largest first."""
+
+
+def feature_groups(features: FeaturesConfig, groups: Mapping[str, Sequence[str]] | None = None) -> dict[str, list[str]]:
+    """Name → its features: the `groups`, and every other feature alone. Raises InputError for unknown features."""
+    known = features.inputs
+    grouped: dict[str, list[str]] = {}
+    for name, members in (groups or {}).items():
+        for member in members:
+            if member not in known:
+                raise InputError(f"group {name!r}: unknown feature {member!r}. {suggest(member, known)}")
+        grouped[name] = list(members)
+    inside = {member for members in grouped.values() for member in members}
+    return grouped | {name: [name] for name in known if name not in inside}
+
+
+def sample_of(batches: Sequence[Batch], max_rows: int = MAX_ROWS) -> Batch:
+    """At most `max_rows` rows, spread evenly over `batches`, as one batch."""
+    total = sum(map(len, batches))
+    if total <= max_rows:
+        return assemble([(batch, slice(0, len(batch))) for batch in batches])
+    chosen = np.arange(max_rows, dtype=np.int64) * total // max_rows
+    ends = np.cumsum([len(batch) for batch in batches])
+    parts = np.split(chosen, np.searchsorted(chosen, ends[:-1]))
+    starts = ends - [len(batch) for batch in batches]
+    return assemble([(batch, part - start) for batch, part, start in zip(batches, parts, starts, strict=True)])
+
+
+def importance(
+    scorer: Scorer,
+    rows: Batch,
+    config: RecapConfig,
+    assets: Assets,
+    groups: Mapping[str, Sequence[str]] | None = None,
+) -> list[FeatureImportance]:
+    """The importance of every feature on `rows`, which have labels; the largest mean loss of AUC first.
+
+    The permutation is the same for every feature and depends on the seed of the run alone. Scores the rows once for
+    each feature.
+    """
+    order = torch.from_numpy(np.random.default_rng(config.training.seed).permutation(len(rows)))
+    plain = _estimates(scorer, rows, config)
+    result = []
+    for name, features in feature_groups(config.features, groups).items():
+        permuted = _estimates(scorer, permuted_rows(rows, features, order, config.features, assets), config)
+        losses = {
+            task: {metric: _loss(metric, plain[task][metric], permuted[task][metric]) for metric in metrics}
+            for task, metrics in plain.items()
+        }
+        result.append(FeatureImportance(name, features, losses))
+    return sorted(result, key=_mean_loss, reverse=True)
+
+
+def permuted_rows(rows: Batch, names: Sequence[str], order: Tensor, features: FeaturesConfig, assets: Assets) -> Batch:
+    """`rows` in which features `names` have the values of the rows in `order` [B]."""
+    tensors = dict(rows.tensors())
+    for role, columns in (("continuous", features.continuous), ("binary", features.binary)):
+        start = 0
+        for column in columns:
+            end = start + column_width(column, assets)
+            if column.name in names:
+                tensors[role] = _with_columns(tensors[role], slice(start, end), order)
+            start = end
+    for name, positions in discrete_columns(features).items():
+        if name in names:
+            tensors["discrete"] = _with_columns(tensors["discrete"], positions, order)
+    for name in tensors:
+        kind, _, rest = name.partition("/")
+        feature = rest if kind == "vectors" else rest.partition("/")[0]
+        if kind in ("vectors", "histories") and feature in names:
+            tensors[name] = tensors[name].index_select(0, order)
+    return rows.with_tensors(tensors)
+
+
+def value_importance(scorer: Scorer, rows: Batch, config: RecapConfig, assets: Assets) -> list[ValueImportance]:
+    """The values of each vector, and of each numeric column of several values, that move the logits most.
+
+    By the gradient at the rows times the deviation from the mean, in absolute value; a first-order measure.
+    """
+    names = value_names(config.features, assets)
+    parts = _value_parts(config.features, assets)
+    if not parts:
+        return []
+    was_training = scorer.training
+    scorer.eval()
+    try:
+        totals = _gradients(scorer, rows, {tensor for _, tensor, _ in parts}, len(config.tasks))
+    finally:
+        scorer.train(was_training)
+    result = []
+    for feature, tensor, columns in parts:
+        for index, task in enumerate(config.tasks):
+            sums = totals[tensor][index][columns]
+            top = sums.argsort(descending=True, stable=True)[:_MAX_VALUES].tolist()
+            values = [(names[feature][position], sums[position].item() / max(len(rows), 1)) for position in top]
+            result.append(ValueImportance(feature, task, values))
+    return result
+
+
+def _value_parts(features: FeaturesConfig, assets: Assets) -> list[tuple[str, str, slice]]:
+    """Feature, tensor of the batch and columns there, of everything that has several values."""
+    parts = []
+    for role, columns in (("continuous", features.continuous), ("binary", features.binary)):
+        start = 0
+        for column in columns:
+            end = start + column_width(column, assets)
+            if end - start > 1:
+                parts.append((column.name, role, slice(start, end)))
+            start = end
+    return parts + [(name, f"vectors/{name}", slice(None)) for name in features.vectors]
+
+
+def _gradients(scorer: Scorer, rows: Batch, names: set[str], tasks: int) -> dict[str, Tensor]:
+    """Tensor of the batch → Σ |∂logit/∂x · (x − x̄)| over rows, [T, columns] float64."""
+    means = {name: rows.tensors()[name].float().nan_to_num(0.0).mean(dim=0) for name in names}
+    totals = {name: torch.zeros(tasks, len(mean), dtype=torch.float64) for name, mean in means.items()}
+    for start in range(0, len(rows), _BLOCK):
+        tensors = rows.rows(slice(start, start + _BLOCK)).tensors()
+        leaves = {name: tensors[name].float().nan_to_num(0.0).requires_grad_() for name in names}
+        outputs = scorer.ranker.raw_outputs(rows.with_tensors(tensors | leaves))
+        for index, output in enumerate(outputs):
+            gradients = torch.autograd.grad(output.sum(), list(leaves.values()), retain_graph=True, allow_unused=True)
+            for (name, leaf), gradient in zip(leaves.items(), gradients, strict=True):
+                if gradient is not None:
+                    moved = (gradient * (leaf.detach() - means[name])).abs()
+                    totals[name][index] += moved.double().sum(dim=0).cpu()
+    return totals
+
+
+def _estimates(scorer: Scorer, rows: Batch, config: RecapConfig) -> Estimates:
+    suite = MetricSuite(config.tasks, _METRICS, config.regressions, config.metrics)
+    was_training = scorer.training
+    scorer.eval()
+    try:
+        for start in range(0, len(rows), _BLOCK):
+            block = rows.rows(slice(start, start + _BLOCK))
+            predictions = score_rows(scorer, block).calibrated_probabilities.cpu()
+            assert block.labels is not None
+            assert block.weights is not None
+            suite.update(predictions, block.labels.cpu(), block.weights.cpu(), block.user)
+    finally:
+        scorer.train(was_training)
+    return suite.result().estimates
+
+
+def _loss(metric: str, plain: Any, permuted: Any) -> Difference:
+    return difference(plain, permuted) if gain(metric, 1.0) > 0 else difference(permuted, plain)
+
+
+def _mean_loss(item: FeatureImportance) -> float:
+    values = [losses[name].value for losses in item.losses.values() for name in ("auc", "xauc") if name in losses]
+    return float(np.nan_to_num(values).mean()) if values else 0.0
+
+
+def _with_columns(tensor: Tensor, columns: slice, order: Tensor) -> Tensor:
+    changed = tensor.clone()
+    changed[:, columns] = tensor[order][:, columns]
+    return changed
+
+
+def _plain(loss: Difference) -> dict[str, float | None]:
+    values = {"value": loss.value, "low": loss.low, "high": loss.high}
+    return {name: value if np.isfinite(value) else None for name, value in values.items()}
