@@ -18,7 +18,7 @@ from recap.data.encoding.assets import Assets
 from recap.data.open import open_source
 from recap.data.sample import sampled_batches
 from recap.errors import DataError
-from recap.evaluation.bins import MISSING, UNKNOWN, Bins, range_ends
+from recap.evaluation.observers.bins import MISSING, UNKNOWN, Bins, range_ends
 from recap.model.score_rows import score_rows
 from recap.model.scorer import Scorer
 

@@ -75,11 +75,11 @@ class Bins:
         assets: Assets,
         sample: Sequence[Batch],
         chosen: Collection[str] | None = None,
-        max_bins: int | None = None,
+        limit: int | None = None,
     ) -> "Bins":
         """Bins that fit the rows of `sample`.
 
-        `chosen`: the features to bin; default: all but vectors and histories. `max_bins`: leave out columns
+        `chosen`: the features to bin; default: all but vectors and histories. `limit`: leave out columns
         beyond this number of bins.
         """
         columns: list[BinnedColumn] = []
@@ -87,7 +87,7 @@ class Bins:
         for name, column in _columns(features, assets, sample):
             if chosen is not None and name not in chosen:
                 continue
-            if max_bins is not None and total + len(column.bins) > max_bins:
+            if limit is not None and total + len(column.bins) > limit:
                 left_out += 1
                 continue
             columns.append(column)
