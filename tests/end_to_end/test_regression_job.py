@@ -62,8 +62,8 @@ def test_a_regression_is_trained_evaluated_and_predicted_in_its_unit(tmp_path: P
     assert "pr_auc" in shown
     written = json.loads((run / "evaluation.json").read_text())["splits"]["validation"]
     assert tuple(written["time"]) == REGRESSION_METRICS
-    hits = tuple(f"hit_at_{rank}" for rank in MetricsConfig().hit_at)
-    assert tuple(written["like"]) == tuple(name for name in BINARY_METRICS if name != "hit_at") + hits
+    at_ranks = (*(f"hit_at_{rank}" for rank in MetricsConfig().hit_at), "ndcg_at_10")
+    assert tuple(written["like"]) == (*(name for name in BINARY_METRICS if not name.endswith("_at")), *at_ranks)
     metrics = written["time"]
     table = pq.read_table(feed / "validation" / "part-0.parquet")
     times = table.column("time").to_numpy()

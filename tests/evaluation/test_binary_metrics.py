@@ -10,14 +10,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import average_precision_score, brier_score_loss, log_loss, roc_auc_score
 from torch import Tensor
 
-from recap.config.evaluation.metrics import BINARY_METRICS, GROUPED_METRICS
+from recap.config.evaluation.metrics import BINARY_METRICS, GROUPED_METRICS, MetricsConfig
 from recap.errors import RunError
-from recap.evaluation.metrics.lists import grouped_auc
+from recap.evaluation.metrics.buckets import values
+from recap.evaluation.metrics.list_rows import ListRows
+from recap.evaluation.metrics.lists import ListMetrics
 from recap.evaluation.metrics.ranking import auc_standard_error
-from recap.evaluation.metrics.rows import MAX_ROWS, Rows
+from recap.evaluation.metrics.rows import MAX_ROWS
 from recap.evaluation.metrics.suite import MetricSuite
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -54,7 +57,7 @@ def assert_equal_metrics(left: dict[str, dict[str, float]], right: dict[str, dic
 
 
 def test_all_metrics_are_reported_in_the_order_of_the_table() -> None:
-    reported = [*BINARY_METRICS[:-1], "hit_at_1", "hit_at_3", "hit_at_10"]
+    reported = [*BINARY_METRICS[:-2], "hit_at_1", "hit_at_3", "hit_at_10", "ndcg_at_10"]
     assert list(compute(make_rows(50))["task0"]) == reported
     assert compute(make_rows(50))["task0"]["auc_bound"] == 0
 
@@ -129,6 +132,21 @@ def test_scikit_learn_agrees(count: int, seed: int, ties: bool) -> None:
     assert metrics["auc"] == pytest.approx(roc_auc_score(truth, score, sample_weight=weight))
     assert metrics["pr_auc"] == pytest.approx(average_precision_score(truth, score, sample_weight=weight))
     assert metrics["log_loss"] == pytest.approx(log_loss(truth, score, sample_weight=weight))
+    assert metrics["brier"] == pytest.approx(brier_score_loss(truth, score, sample_weight=weight))
+
+
+@settings(max_examples=25)
+@given(st.integers(1, 15), st.integers(1, 12), st.integers(0, 10**6), st.integers(1, 3))
+def test_scikit_learn_agrees_on_the_error_of_bins_of_equal_weight(size: int, bins: int, seed: int, times: int) -> None:
+    random = np.random.default_rng(seed)
+    scores, labels = random.permutation(size * bins) / (size * bins) + 1e-3, random.integers(0, 2, size * bins)
+    rates, means = calibration_curve(labels, scores, n_bins=bins, strategy="quantile")
+    weights = torch.full((size * bins * times, 1), 0.5)
+    for max_rows in (MAX_ROWS, 0):
+        suite = MetricSuite(["a"], ["ece"], config=MetricsConfig(calibration_bins=bins), max_rows=max_rows)
+        columns = [torch.from_numpy(np.repeat(column, times))[:, None] for column in (scores, labels)]
+        suite.update(*columns, weights)
+        assert suite.compute()["a"]["ece"] == pytest.approx(np.abs(rates - means).mean(), abs=1e-6)
 
 
 @settings(max_examples=25)
@@ -165,9 +183,11 @@ def slow_grouped_auc(users: Tensor, scores: Tensor, labels: Tensor, weights: Ten
 @given(st.integers(1, 150), st.integers(0, 10**6), st.booleans())
 def test_grouped_auc_is_the_mean_over_users_of_their_own_auc(count: int, seed: int, ties: bool) -> None:
     probabilities, labels, weights, users = make_rows(count, seed, tasks=1, ties=ties)
-    columns = [tensor[:, 0].double() for tensor in (probabilities, labels, weights)]
-    value = grouped_auc(Rows(users.numpy(), *(column.numpy() for column in columns)))["grouped_auc"]
-    assert value == pytest.approx(slow_grouped_auc(users, *columns), nan_ok=True)
+    columns = [tensor[:, 0] for tensor in (probabilities, labels, weights)]
+    family = ListMetrics((1,), (1,))
+    totals = family.totals(ListRows(users.numpy(), torch.stack(columns)[:, None].numpy()))
+    value = values(family, totals)["grouped_auc"].item()
+    assert value == pytest.approx(slow_grouped_auc(users, *(column.double() for column in columns)), nan_ok=True)
 
 
 @pytest.mark.filterwarnings("error")

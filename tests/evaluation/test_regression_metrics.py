@@ -144,7 +144,7 @@ def test_tasks_have_the_metrics_of_their_kind() -> None:
     made.update(predictions, labels, torch.ones(2, 3), torch.zeros(2, dtype=torch.int64))
     metrics = made.compute()
     assert list(metrics) == ["watched", "like", "time"]
-    assert list(metrics["like"]) == [*BINARY_METRICS[:-1], "hit_at_1", "hit_at_3", "hit_at_10"]
+    assert list(metrics["like"]) == [*BINARY_METRICS[:-2], "hit_at_1", "hit_at_3", "hit_at_10", "ndcg_at_10"]
     assert tuple(metrics["time"]) == REGRESSION_METRICS
     assert (metrics["like"]["auc"], metrics["time"]["mae"], metrics["watched"]["xauc"]) == (1, 0, 0)
     chosen = MetricSuite(["watched", "like"], ["auc", "rmse"], ["watched"]).compute()

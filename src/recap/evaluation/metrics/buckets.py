@@ -15,8 +15,18 @@ Totals = Mapping[str, Tensor]
 """Name → sums over rows, with a leading axis of buckets or without one."""
 
 
-class Statistic(Protocol):
-    """A family of metrics of T tasks, each a function of sums over rows; the sums do not depend on their order."""
+class Family(Protocol):
+    """A family of metrics of T tasks, each a function of sums over rows."""
+
+    def compute(self, totals: Totals) -> dict[str, Tensor]:
+        """Metric → [*leading, T] float64 from sums [*leading, …], NaN where undefined.
+
+        Leading axes are those of the argument: none for the sum over buckets, one for the sums without each bucket.
+        """
+
+
+class Statistic(Family, Protocol):
+    """A family whose sums grow row by row; they do not depend on the order of rows."""
 
     def update(self, predictions: Tensor, labels: Tensor, weights: Tensor, buckets: Tensor) -> None:
         """Add rows: [B, T] float64 each, `buckets` [B] int64. Rows of weight 0 do not count."""
@@ -26,12 +36,6 @@ class Statistic(Protocol):
 
     def totals(self) -> Totals:
         """The sums of each bucket, [BUCKETS, …] float64 each."""
-
-    def compute(self, totals: Totals) -> dict[str, Tensor]:
-        """Metric → [*leading, T] float64 from sums [*leading, …], NaN where undefined.
-
-        Leading axes are those of the argument: none for the sum over buckets, one for the sums without each bucket.
-        """
 
 
 class BucketSums:
@@ -62,11 +66,11 @@ def buckets_of_hashes(hashes: Unsigned) -> Unsigned:
     return hashes % np.uint64(BUCKETS)
 
 
-def values(statistic: Statistic, totals: Totals) -> dict[str, Tensor]:
+def values(family: Family, totals: Totals) -> dict[str, Tensor]:
     """Metric → [T], over all buckets."""
-    return statistic.compute({name: total.sum(dim=0) for name, total in totals.items()})
+    return family.compute({name: total.sum(dim=0) for name, total in totals.items()})
 
 
-def replicates(statistic: Statistic, totals: Totals) -> dict[str, Tensor]:
+def replicates(family: Family, totals: Totals) -> dict[str, Tensor]:
     """Metric → [BUCKETS, T], the value without the rows of each bucket."""
-    return statistic.compute({name: total.sum(dim=0) - total for name, total in totals.items()})
+    return family.compute({name: total.sum(dim=0) - total for name, total in totals.items()})

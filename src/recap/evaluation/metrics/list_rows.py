@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -90,7 +91,7 @@ class ListRows:
         self,
         lists: Integers,
         values: _Columns,
-        buckets: Integers | None = None,
+        buckets: npt.NDArray[np.integer[Any]] | None = None,
         sampling: Sampling | None = None,
     ) -> None:
         """`lists` [N], the id of the list of each row. `values` [3, T, N]: predictions, labels and weights.
@@ -106,9 +107,18 @@ class ListRows:
         first = self._order[self._starts]
         self._buckets = np.zeros(len(first), np.int64) if buckets is None else buckets[first].astype(np.int64)
         self._draws = np.ones(len(first)) if sampling is None else sampling.user_draws[first]
+        self._ranked: dict[int, RankedLists] = {}
 
     def of_task(self, task: int) -> RankedLists:
         """The lists in which the task in column `task` has a positive."""
+        if task in self._ranked:
+            return self._ranked[task]
+        ranked = self._rank(task)
+        if self.sampling is not None:  # asked for once more, for the bounds
+            self._ranked[task] = ranked
+        return ranked
+
+    def _rank(self, task: int) -> RankedLists:
         predictions, labels, weights = self._values[:, task]
         weight = weights[self._order].astype(np.float64)
         counted = weight > 0

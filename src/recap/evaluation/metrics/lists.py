@@ -1,121 +1,146 @@
-"""Metrics of lists, the rows of one user ordered by prediction: AUC within lists, and ranks of positives.
+"""Metrics of lists of rows ordered by prediction: AUC within lists, ranks of positives, hits and NDCG.
 
-Of a sample they are estimates, weighted by the inverse of the chance with which a user and its rows were sampled
-(Horvitz and Thompson, JASA 1952), and come with bounds of `DEVIATIONS` standard errors.
+A list holds the rows of a user, of a request, or of a user and day (`metrics.lists`). All metrics are ratios of sums
+over lists. Of a sample they are estimates, weighted by the inverse of the chance with which a list and its rows were
+sampled (Horvitz and Thompson, JASA 1952), and come with bounds of `DEVIATIONS` standard errors.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from recap.config.evaluation.metrics import SPECS, bound_of
+from recap.evaluation.metrics.buckets import Totals
+from recap.evaluation.metrics.list_rows import ListRows, RankedLists
 from recap.evaluation.metrics.ranking import auc_variance
-from recap.evaluation.metrics.rows import Floats, Rows, Sampling, changes
+from recap.evaluation.metrics.rows import Floats
 
 DEVIATIONS = 3.0
 """Standard errors that make a bound: of 1,000 samples, 3 exceed it."""
-_FEWEST = 5
-"""Positives, and negatives, from which the sampled rows of a thinned user stand for all of them."""
+_ROUNDING = 1e-6
+"""Ranks are sums of weights; a rank counts as at most k up to this much above it."""
 
 
-class _Users(NamedTuple):
-    """Rows with, for each, the share of its user's rows that are in the sample, and the chance of its user."""
+@dataclass(frozen=True)
+class ListMetrics:
+    """grouped_auc, positive_rank, reciprocal_rank, hit_at_k and ndcg_at_k of the lists of each task.
 
-    rows: Rows
-    shares: Floats
-    chances: Floats
+    A list holds its rows with a weight above 0, the highest prediction first. The rank of a row is 1, plus the weight
+    of the rows above it, plus half the weight of other rows with the same prediction: its mean rank over all orders of
+    a tie, in a list where a row of weight w stands for w rows.
 
-    def at(self, positions: npt.NDArray[np.intp]) -> "_Users":
-        return _Users(self.rows.at(positions), self.shares[positions], self.chances[positions])
-
-
-def grouped_auc(rows: Rows, sampling: Sampling | None = None) -> dict[str, float]:
-    """The mean AUC of users, weighted by their rows (Zhou et al., KDD 2018, arXiv:1706.06978).
-
-    NaN where no user has both labels. `grouped_auc_bound` only of a sample.
+    - grouped_auc: the mean AUC of lists, weighted by their rows (Zhou et al., KDD 2018, arXiv:1706.06978). NaN where no
+      list has both labels. The others are NaN without positives.
+    - positive_rank: the weighted mean rank of positives.
+    - Over lists with a positive, each counted once; of a sample, over the lists that are there whole:
+      reciprocal_rank, the mean of 1 / the best rank of a positive; hit_at_k, the share whose best rank is at most k;
+      ndcg_at_k, the mean of DCG@k over the best possible DCG@k, with the label as gain and the discount
+      1 / log2(1 + rank) (Järvelin & Kekäläinen, TOIS 2002), the mean over all orders of a tie (McSherry & Najork, ECIR
+      2008).
     """
-    users = _users(rows, sampling)
-    rows, shares, chances = users.at(np.lexsort((users.rows.predictions, users.rows.users)))
-    weights = rows.weights / shares
-    positives, negatives = weights * rows.labels, weights * (1 - rows.labels)
-    new_user = changes(rows.users)
-    new_tie = new_user | changes(rows.predictions)
-    user, tie = np.cumsum(new_user) - 1, np.cumsum(new_tie) - 1
-    below = np.r_[0.0, np.cumsum(negatives)]
-    tie_start, user_start = np.flatnonzero(new_tie), np.flatnonzero(new_user)
-    tied = np.bincount(tie, negatives, minlength=len(tie_start))
-    under = below[tie_start][tie] - below[user_start][user] + 0.5 * tied[tie]
-    won = np.bincount(user, positives * under)
-    positive, negative = np.bincount(user, positives), np.bincount(user, negatives)
-    both = (positive > 0) & (negative > 0)
+
+    hit_at: Sequence[int]
+    ndcg_at: Sequence[int]
+
+    @property
+    def _of_lists(self) -> list[str]:
+        """The metrics in which each list counts once."""
+        return ["reciprocal_rank", *map(SPECS["hit_at"].at, self.hit_at), *map(SPECS["ndcg_at"].at, self.ndcg_at)]
+
+    @property
+    def names(self) -> list[str]:
+        """The metrics, as reported."""
+        return ["grouped_auc", "positive_rank", *self._of_lists]
+
+    def totals(self, rows: ListRows, groups: int = 1) -> dict[str, Tensor]:
+        """Sum → [groups, T] float64, over the lists of each bucket."""
+        sums = {name: np.zeros((groups, rows.tasks)) for name in (*self.names, "auc_weight", "rank_weight", "lists")}
+        for task in range(rows.tasks):
+            lists = rows.of_task(task)
+            for name, values in self._sums(lists).items():
+                sums[name][:, task] = np.bincount(lists.buckets, values, minlength=groups)
+        return {name: torch.from_numpy(total) for name, total in sums.items()}
+
+    def compute(self, totals: Totals) -> dict[str, Tensor]:
+        """Metric → [*leading, T] from sums [*leading, T]."""
+        means = {name: totals[name] / totals["lists"] for name in self._of_lists}
+        return {
+            "grouped_auc": totals["grouped_auc"] / totals["auc_weight"],
+            "positive_rank": totals["positive_rank"] / totals["rank_weight"],
+            **means,
+        }
+
+    def bounds(self, rows: ListRows, task: int, values: dict[str, float]) -> dict[str, float]:
+        """The bounds of the metrics of one task in a sample, around their `values`; {} if `rows` are all rows."""
+        if rows.sampling is None:
+            return {}
+        lists = rows.of_task(task)
+        by_list = self._by_list(lists)
+        bounds = [_auc_bound(lists, values["grouped_auc"]), _rank_bound(lists, values["positive_rank"])]
+        bounds += [_mean_bound(by_list[name][lists.whole], rows.sampling.limit) for name in self._of_lists]
+        return dict(zip(map(bound_of, self.names), bounds, strict=True))
+
+    def _sums(self, lists: RankedLists) -> dict[str, Floats]:
+        """What each list adds to the sums, [L] each."""
+        auc_weights = lists.auc_weights / lists.chances
+        ranks = lists.weights * lists.ranks
+        whole = lists.whole.astype(np.float64)
+        return {
+            "grouped_auc": lists.areas * auc_weights,
+            "auc_weight": auc_weights,
+            "positive_rank": lists.sum(ranks) / lists.chances,
+            "rank_weight": lists.positives / lists.chances,
+            "lists": whole,
+            **{name: values * whole for name, values in self._by_list(lists).items()},
+        }
+
+    def _by_list(self, lists: RankedLists) -> dict[str, Floats]:
+        """The metrics in which each list counts once, [L] each."""
+        first = lists.first_ranks
+        hits = [(first <= k + _ROUNDING).astype(np.float64) for k in self.hit_at]
+        gains = [_ndcg(lists, k) for k in self.ndcg_at]
+        return dict(zip(self._of_lists, [1 / first, *hits, *gains], strict=True))
+
+
+def cumulative_discount(ranks: Floats, limit: int) -> Floats:
+    """Σ 1 / log2(1 + r) over ranks r up to min(`ranks`, `limit`); linear between whole ranks."""
+    whole = np.arange(limit + 1)
+    sums = np.cumsum(np.r_[0.0, 1 / np.log2(1 + whole[1:])])
+    discounts: Floats = np.interp(ranks, whole, sums)
+    return discounts
+
+
+def _ndcg(lists: RankedLists, limit: int) -> Floats:
+    """NDCG@limit of each list [L]: a tie takes the mean discount of its places."""
+    discounts = cumulative_discount(lists.above + lists.tied, limit) - cumulative_discount(lists.above, limit)
+    return lists.sum(lists.weights / lists.tied * discounts) / cumulative_discount(lists.positives, limit)
+
+
+def _auc_bound(lists: RankedLists, value: float) -> float:
+    both = lists.auc_weights > 0
     if not both.any():
-        return _undefined(["grouped_auc"], sampling)
-    share, chance = shares[user_start][both], chances[user_start][both]
-    areas = won[both] / (positive * negative)[both]
-    weight = (positive + negative)[both]
-    total = (weight / chance).sum()
-    value = float((areas * (weight / chance)).sum() / total)
-    if sampling is None:
-        return {"grouped_auc": value}
-    counted = rows.weights > 0
-    counts = [np.bincount(user, counted & (rows.labels == label))[both] for label in (1, 0)]
-    within = (1 - share) * auc_variance(areas, *counts)
-    variance = ((1 - chance) * (areas - value) ** 2 + within) * (weight / chance) ** 2
-    return {"grouped_auc": value, bound_of("grouped_auc"): float(DEVIATIONS * np.sqrt(variance.sum()) / total)}
+        return float("nan")
+    areas, weights = lists.areas[both], (lists.auc_weights / lists.chances)[both]
+    within = (1 - lists.shares[both]) * auc_variance(areas, lists.positive_rows[both], lists.negative_rows[both])
+    variance = ((1 - lists.chances[both]) * (areas - value) ** 2 + within) * weights**2
+    return float(DEVIATIONS * np.sqrt(variance.sum()) / weights.sum())
 
 
-def list_metrics(rows: Rows, hit_at: Sequence[int], sampling: Sampling | None = None) -> dict[str, float]:
-    """positive_rank, reciprocal_rank and hit_at_k of the lists of users; NaN without positives.
-
-    A list holds the rows of one user with a weight above 0, the highest prediction first. The rank of a row is 1, plus
-    the weight of the rows above it, plus half the weight of other rows with the same prediction: its mean rank over
-    all orders of a tie, in a list where a row of weight w stands for w rows. positive_rank is the weighted mean over
-    positives. Over lists with a positive, each counted once: reciprocal_rank is the mean of 1 / the best rank of a
-    positive, hit_at_k the share whose best rank is at most k; of a sample, over the lists that are there whole.
-    """
-    users = _users(rows, sampling)
-    users = users.at(np.flatnonzero(users.rows.weights > 0))
-    # Sort by all columns, so that sums do not depend on the order of the rows.
-    rows = users.rows
-    rows, shares, chances = users.at(np.lexsort((rows.labels, rows.weights, -rows.predictions, rows.users)))
-    weights = rows.weights / shares
-    positive = rows.labels > 0
-    names = ["positive_rank", "reciprocal_rank", *map(SPECS["hit_at"].at, hit_at)]
-    if not positive.any():
-        return _undefined(names, sampling)
-    new_user = changes(rows.users)
-    new_tie = new_user | changes(rows.predictions)
-    user, tie = np.cumsum(new_user) - 1, np.cumsum(new_tie) - 1
-    before = np.r_[0.0, np.cumsum(weights)]
-    above = before[np.flatnonzero(new_tie)][tie] - before[np.flatnonzero(new_user)][user]
-    others = np.maximum(np.bincount(tie, weights)[tie] - weights, 0.0)
-    ranks = 1 + above + others / 2
-    best = np.full(user[-1] + 1, np.inf)
-    whole = positive & (shares == 1)
-    np.minimum.at(best, user[whole], ranks[whole])
-    first = best[np.isfinite(best)]
-    rank = float(np.average(ranks[positive], weights=(weights / chances)[positive]))
-    by_list = [1 / first, *((first <= k).astype(np.float64) for k in hit_at)]
-    values = [rank, *(float(value.mean()) if len(first) else np.nan for value in by_list)]
-    metrics = dict(zip(names, values, strict=True))
-    if sampling is None:
-        return metrics
-    noise = np.sqrt((1 - shares) * weights * (above + others / 2))  # the standard error of a rank in a thinned list
-    columns = (column[positive] for column in (weights / chances, ranks - rank, shares, chances, noise))
-    bounds = [_rank_bound(user[positive], *columns), *(_mean_bound(value, sampling.limit) for value in by_list)]
-    return metrics | dict(zip(map(bound_of, names), bounds, strict=True))
-
-
-def _rank_bound(
-    user: npt.NDArray[np.intp], weights: Floats, deviations: Floats, shares: Floats, chances: Floats, noise: Floats
-) -> float:
-    """The bound of a mean rank, from its positives: their users were sampled, and in thinned lists their rows too."""
-    of_users = np.bincount(user, np.sqrt(1 - chances) * weights * deviations) ** 2
-    of_ranks = np.bincount(user, weights * noise) ** 2
-    of_rows = (1 - shares) * (weights * deviations) ** 2
-    return float(DEVIATIONS * np.sqrt(of_users.sum() + of_ranks.sum() + of_rows.sum()) / weights.sum())
+def _rank_bound(lists: RankedLists, value: float) -> float:
+    """The bound of a mean rank: its lists were sampled, and in thinned lists the rows too."""
+    weights = lists.weights / lists.chances[lists.owners]
+    if not len(weights):
+        return float("nan")
+    missing = 1 - lists.shares[lists.owners]
+    deviations = lists.ranks - value
+    noise = np.sqrt(missing * (lists.weights * (lists.ranks - 1)))  # the standard error of a rank in a thinned list
+    of_lists = lists.sum(np.sqrt(1 - lists.chances)[lists.owners] * weights * deviations) ** 2
+    of_ranks = lists.sum(weights * noise) ** 2
+    of_rows = missing * (weights * deviations) ** 2
+    return float(DEVIATIONS * np.sqrt(of_lists.sum() + of_ranks.sum() + of_rows.sum()) / weights.sum())
 
 
 def _mean_bound(values: Floats, share: float) -> float:
@@ -123,34 +148,3 @@ def _mean_bound(values: Floats, share: float) -> float:
     if not len(values):
         return float("nan")
     return float(DEVIATIONS * (np.sqrt((1 - share) * values.var() / len(values)) + 1 / len(values)))
-
-
-def _undefined(names: Sequence[str], sampling: Sampling | None) -> dict[str, float]:
-    return dict.fromkeys([*names, *(map(bound_of, names) if sampling is not None else ())], float("nan"))
-
-
-def _users(rows: Rows, sampling: Sampling | None) -> _Users:
-    """The users that represent all of them: whole ones, and thinned ones with enough positives and negatives.
-
-    Given the draws of its rows, a user is among them if its own draw is below t / R. R is the largest of the `_FEWEST`
-    smallest draws of its positives, or of its negatives, whichever is larger; 1 if it has fewer of one of them. t / R
-    is therefore the chance of the user, at most 1: users of many rows are certain to be among them.
-    """
-    ones = np.ones(len(rows.users))
-    if sampling is None:
-        return _Users(rows, ones, ones)
-    user_draws, row_draws, limit = sampling
-    _, user = np.unique(rows.users, return_inverse=True)
-    needed = np.zeros(user.max(initial=-1) + 1)
-    for label in (0, 1):
-        mine = np.flatnonzero((rows.labels == label) & (rows.weights > 0))
-        mine = mine[np.lexsort((row_draws[mine], user[mine]))]
-        start = np.flatnonzero(changes(user[mine]))
-        number = np.arange(len(mine)) - start[np.cumsum(changes(user[mine])) - 1]
-        last = np.ones(len(needed))
-        fifth = mine[number == _FEWEST - 1]
-        last[user[fifth]] = row_draws[fifth]
-        needed = np.maximum(needed, last)
-    chances = np.minimum(limit / needed[user], 1.0)
-    mask = np.flatnonzero(user_draws < chances)
-    return _Users(rows, np.minimum(limit / user_draws, 1.0), chances).at(mask)

@@ -1,4 +1,4 @@
-"""AUC, PR-AUC and NRCE, which need all predictions at once.
+"""AUC, PR-AUC, NRCE and ECE, which need all predictions at once.
 
 They are exact while `rows.RowSample` holds all rows. Beyond that they come from `Histogram`, of fixed size, with
 bounds. Which of the two is used depends on the number of rows alone. Their replicates come from `CoarseHistogram`,
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from recap.evaluation.metrics.buckets import BUCKETS, Totals
+from recap.evaluation.metrics.reliability import expected_calibration_error
 from recap.evaluation.metrics.rows import Rows, changes
 from recap.evaluation.metrics.sums import EPSILON, base_entropy
 
@@ -26,8 +27,8 @@ COARSE_BINS = 2048
 class Histogram:
     """Weight, and weight times probability, of the negatives and positives of T tasks by bins of the logit."""
 
-    def __init__(self, tasks: int) -> None:
-        self.tasks = tasks
+    def __init__(self, tasks: int, calibration_bins: int = 20) -> None:
+        self.tasks, self.calibration_bins = tasks, calibration_bins
         self.weights, self.predictions = torch.zeros(2, tasks, 2, BINS, dtype=torch.float64)  # (task, label, bin)
 
     def update(self, probabilities: Tensor, labels: Tensor, weights: Tensor) -> None:
@@ -42,7 +43,7 @@ class Histogram:
         self.predictions += other.predictions
 
     def metrics(self, task: int) -> dict[str, float]:
-        """auc, pr_auc and nrce of the task in column `task`, each with the bound of its error.
+        """auc, pr_auc, nrce and ece of the task in column `task`; the first three with bounds of their errors.
 
         That of AUC is ½ Σ_b P_b·N_b / (P·N) over bins b: the pairs whose order a bin hides.
         """
@@ -54,16 +55,16 @@ class Histogram:
             "pr_auc_bound": _average_precision_bound(negatives, positives).item(),
             "nrce_bound": _nrce_bound(negatives, positives, scores).item(),
         }
-        values = _metrics(negatives, positives, scores)
+        values = _metrics(negatives, positives, scores, self.calibration_bins)
         return {name: value.item() for name, value in values.items()} | bounds
 
 
 class CoarseHistogram:
-    """auc, pr_auc and nrce of T tasks, close enough to tell what the rows of a bucket change."""
+    """auc, pr_auc, nrce and ece of T tasks, close enough to tell what the rows of a bucket change."""
 
-    def __init__(self, tasks: int, groups: int = BUCKETS) -> None:
+    def __init__(self, tasks: int, groups: int = BUCKETS, calibration_bins: int = 20) -> None:
         """`groups`: the number of buckets."""
-        self.tasks, self.groups = tasks, groups
+        self.tasks, self.groups, self.calibration_bins = tasks, groups, calibration_bins
         self._weights = torch.zeros(tasks, groups, 2, COARSE_BINS, dtype=torch.float64)  # a task fits into a cache
 
     def update(self, predictions: Tensor, labels: Tensor, weights: Tensor, buckets: Tensor) -> None:
@@ -89,12 +90,12 @@ class CoarseHistogram:
             weights = totals["weights"][..., task, :, :]
             used = weights.flatten(0, -2).any(dim=0)
             negatives, positives = weights[..., used].unbind(-2)
-            by_task.append(_metrics(negatives, positives, scores[used]))
+            by_task.append(_metrics(negatives, positives, scores[used], self.calibration_bins))
         return {name: torch.stack([values[name] for values in by_task], dim=-1) for name in by_task[0]}
 
 
-def exact_metrics(rows: Rows) -> dict[str, float]:
-    """auc, pr_auc, nrce and auc_bound, which is 0; of predictions that are float32 numbers, at least 0."""
+def exact_metrics(rows: Rows, calibration_bins: int = 20) -> dict[str, float]:
+    """auc, pr_auc, nrce, ece and auc_bound, which is 0; of predictions that are float32 numbers, at least 0."""
     bits = torch.from_numpy((rows.predictions.astype(np.float32) + 0).view(np.int32))  # in the same order; + 0: no −0
     ordered, order = bits.sort()
     starts = np.flatnonzero(changes(ordered.numpy()))
@@ -103,7 +104,7 @@ def exact_metrics(rows: Rows) -> dict[str, float]:
     sums = [np.add.reduceat(part, starts) if len(starts) else part for part in parts]
     distinct = ordered.numpy()[starts].view(np.float32).astype(np.float64)
     negatives, positives, scores = map(torch.from_numpy, (*sums, distinct))
-    values = _metrics(negatives, positives, scores)
+    values = _metrics(negatives, positives, scores, calibration_bins)
     return {name: value.item() for name, value in values.items()} | {"auc_bound": 0.0}
 
 
@@ -153,32 +154,35 @@ def _bin(probabilities: Tensor, bins: int) -> Tensor:
     return scaled.clamp_(max=bins - 1).long()
 
 
-def _metrics(negatives: Tensor, positives: Tensor, scores: Tensor) -> dict[str, Tensor]:
-    """Arguments as for `_nrce`."""
-    return {
-        "auc": auc(negatives, positives),
-        "pr_auc": average_precision(negatives, positives),
-        "nrce": _nrce(negatives, positives, scores),
-    }
+def _metrics(negatives: Tensor, positives: Tensor, scores: Tensor, calibration_bins: int) -> dict[str, Tensor]:
+    """Weights are [*leading, N], ascending by prediction.
 
-
-def _nrce(negatives: Tensor, positives: Tensor, scores: Tensor) -> Tensor:
-    """RCE after scaling the predictions so that their mean is the mean label.
-
-    Weights are [*leading, N]; `scores` is [N], or [2, N] where the negatives and positives of a bin have different
-    means, which are undefined where there are none.
+    `scores`: their predictions [N], or [2, N] where the negatives and positives of a bin have different means, which
+    are undefined where there are none.
     """
     of_negatives, of_positives = scores if scores.dim() == 2 else (scores, scores)
     if scores.dim() == 2:
         of_negatives = torch.where(negatives > 0, of_negatives, 0.5)
         of_positives = torch.where(positives > 0, of_positives, 0.5)
+    predictions = negatives * of_negatives + positives * of_positives
+    return {
+        "auc": auc(negatives, positives),
+        "pr_auc": average_precision(negatives, positives),
+        "nrce": _nrce(negatives, positives, of_negatives, of_positives),
+        "ece": expected_calibration_error(negatives + positives, predictions, positives, calibration_bins),
+    }
+
+
+def _nrce(negatives: Tensor, positives: Tensor, of_negatives: Tensor, of_positives: Tensor) -> Tensor:
+    """RCE after scaling the predictions so that their mean is the mean label.
+
+    Weights are [*leading, N]; `of_negatives` and `of_positives` [N] are their predictions.
+    """
     clicks = positives.sum(-1)
     total = clicks + negatives.sum(-1)
     rate, mean = clicks / total, ((negatives * of_negatives).sum(-1) + (positives * of_positives).sum(-1)) / total
     factor = (rate / mean)[..., None]
-    low, high = (
-        (column * factor).clamp(EPSILON, 1 - EPSILON) for column in (of_negatives, of_positives)
-    )
+    low, high = ((column * factor).clamp(EPSILON, 1 - EPSILON) for column in (of_negatives, of_positives))
     entropy = (negatives * torch.log1p(-low)).sum(-1) + (positives * high.log()).sum(-1)
     return 100 * (1 + entropy / total / base_entropy(rate))
 

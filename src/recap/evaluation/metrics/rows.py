@@ -52,6 +52,7 @@ class RowSample:
     A user has a draw u in (0, 1], the hash of its id, and a row a draw r in (0, 1], the hash of its number; the rows
     with the smallest u·r remain, all below a limit t. So a user is there with the share min(1, t / u) of its rows:
     whole if u < t, otherwise thinned, but at least to the share t. Rows without users have u = 1: a uniform sample.
+    Where the lists of metrics are not those of users, lists take the place of users.
     """
 
     def __init__(self, tasks: int, max_rows: int = MAX_ROWS, seed: int = 0) -> None:
@@ -73,8 +74,15 @@ class RowSample:
     def __len__(self) -> int:
         return sum(len(part.keys) for part in self._parts)
 
-    def add(self, predictions: Tensor, labels: Tensor, weights: Tensor, users: Tensor | None = None) -> None:
-        """Add rows: [B, T] each, users [B] int64."""
+    def add(
+        self,
+        predictions: Tensor,
+        labels: Tensor,
+        weights: Tensor,
+        users: Tensor | None = None,
+        buckets: Tensor | None = None,
+    ) -> None:
+        """Add rows: [B, T] each, users [B] int64, buckets [B] int64 below 256 (default: 0)."""
         numbers = np.arange(self._count, self._count + len(labels)) + (self._seed << 40)
         self._count += len(labels)
         self.seen += len(labels)
@@ -82,7 +90,8 @@ class RowSample:
         known = np.zeros(len(labels), np.int64) if users is None else users.numpy()
         keys = _uniform(hash_ids(numbers)) * (1.0 if users is None else _user_draws(known))
         values = torch.stack([column.T.float() for column in (predictions, labels, weights)])
-        self._add([_Part(values.numpy(), known, keys)])
+        of_rows = np.zeros(len(known), np.uint8) if buckets is None else buckets.numpy().astype(np.uint8)
+        self._add([_Part(values.numpy(), known, of_rows, keys)])
 
     def merge(self, other: "RowSample") -> None:
         """Add the rows of `other`."""
@@ -102,16 +111,17 @@ class RowSample:
 
         Users are undefined without `has_users`.
         """
-        users, values, sampling = self.all()
+        users, _, values, sampling = self.all()
         return Rows(users, *values[:, task].astype(np.float64)), sampling
 
-    def all(self) -> tuple[Integers, npt.NDArray[np.float32], Sampling | None]:
-        """Users [N]; predictions, labels and weights [3, T, N] of all tasks; and how the rows were sampled."""
+    def all(self) -> tuple[Integers, npt.NDArray[np.uint8], npt.NDArray[np.float32], Sampling | None]:
+        """Users [N]; buckets [N]; predictions, labels and weights [3, T, N]; and how the rows were sampled."""
         part = self._joined()
         if self.is_complete:
-            return part.users, part.values, None
+            return part.users, part.buckets, part.values, None
         user_draws = _user_draws(part.users) if self.has_users else np.ones(len(part.users))
-        return part.users, part.values, Sampling(user_draws, part.keys / user_draws, min(self._limit, 1.0))
+        sampling = Sampling(user_draws, part.keys / user_draws, min(self._limit, 1.0))
+        return part.users, part.buckets, part.values, sampling
 
     def _add(self, parts: "Sequence[_Part]") -> None:
         self._parts += parts
@@ -120,7 +130,9 @@ class RowSample:
 
     def _joined(self) -> "_Part":
         """All rows as one part, with at most `max_rows` rows."""
-        empty = _Part(np.zeros((3, self.tasks, 0), np.float32), np.zeros(0, np.int64), np.zeros(0))
+        empty = _Part(
+            np.zeros((3, self.tasks, 0), np.float32), np.zeros(0, np.int64), np.zeros(0, np.uint8), np.zeros(0)
+        )
         joined = self._parts[0] if len(self._parts) == 1 else _concatenated([empty, *self._parts])
         if len(joined.keys) > self.max_rows:
             self._limit = min(self._limit, float(np.partition(joined.keys, self.max_rows)[self.max_rows]))
@@ -135,16 +147,19 @@ class _Part(NamedTuple):
 
     values: npt.NDArray[np.float32]  # [3, T, N]: prediction, label, weight
     users: Integers  # [N]
+    buckets: npt.NDArray[np.uint8]  # [N]
     keys: Floats  # [N]: u·r
 
     def where(self, mask: npt.NDArray[np.bool_]) -> "_Part":
         """The rows where `mask` is true."""
-        return self if mask.all() else _Part(self.values[..., mask], self.users[mask], self.keys[mask])
+        if mask.all():
+            return self
+        return _Part(self.values[..., mask], self.users[mask], self.buckets[mask], self.keys[mask])
 
 
 def _concatenated(parts: Sequence[_Part]) -> _Part:
-    values, users, keys = zip(*parts, strict=True)
-    return _Part(np.concatenate(values, axis=2), np.concatenate(users), np.concatenate(keys))
+    values, *columns = zip(*parts, strict=True)
+    return _Part(np.concatenate(values, axis=2), *map(np.concatenate, columns))
 
 
 def _user_draws(users: Integers) -> Floats:

@@ -11,16 +11,17 @@ from torch import Tensor
 from recap.config.evaluation.metrics import GROUPED_METRICS, MetricsConfig, TaskKind, bound_of, metrics_of, spec_of
 from recap.data.encoding.hashing import hash_ids, mix
 from recap.errors import RunError
-from recap.evaluation.metrics.buckets import BUCKETS, Statistic, buckets_of_hashes, replicates, values
+from recap.evaluation.metrics.buckets import BUCKETS, Family, Statistic, Totals, buckets_of_hashes, replicates, values
 from recap.evaluation.metrics.estimate import Estimate, Estimates
-from recap.evaluation.metrics.lists import grouped_auc, list_metrics
+from recap.evaluation.metrics.list_rows import ListRows
+from recap.evaluation.metrics.lists import ListMetrics
 from recap.evaluation.metrics.ranking import CoarseHistogram, Histogram, auc_standard_error, exact_metrics
 from recap.evaluation.metrics.rows import MAX_ROWS, RowSample
 from recap.evaluation.metrics.seen import NO_USER, DistinctUsers, Fingerprints
 from recap.evaluation.metrics.sums import BinarySums, RegressionSums
 from recap.evaluation.metrics.xauc import xauc, xauc_bound
 
-RANKING = frozenset({"auc", "auc_se", "auc_bound", "pr_auc", "nrce"})
+RANKING = frozenset({"auc", "auc_se", "auc_bound", "pr_auc", "nrce", "ece"})
 """The metrics that need all predictions at once."""
 NOT_ESTIMATED = frozenset({"count", "positives", "auc_se", "auc_bound"})
 """The metrics without intervals: counts, and errors."""
@@ -36,7 +37,7 @@ class SuiteResult(NamedTuple):
     estimates: Estimates
     """The metrics that have intervals; empty if none were asked for."""
     users: int
-    """Distinct users with a weight above 0 in some task, and rows without users."""
+    """Distinct users with a weight above 0 in some task; of rows without users, distinct lists, or the rows."""
     rows: dict[str, str]
     """Task → fingerprint of its users, labels and weights."""
 
@@ -74,17 +75,27 @@ class MetricSuite:
             kind.rows = RowSample(len(kind.columns), max_rows, seed) if kind.needs_rows else None
         self._groups, self._seed, self._count = groups, seed, 0
         self._users, self._userless, self._fingerprints = DistinctUsers(), 0, Fingerprints(len(self.tasks))
-        self._waiting: list[tuple[Tensor, Tensor, Tensor, Tensor | None]] = []
+        self._waiting: list[tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]] = []
 
-    def update(self, predictions: Tensor, labels: Tensor, weights: Tensor, users: Tensor | None = None) -> None:
-        """Add rows: [B, T] each, users [B] int64. Without users there are no list metrics.
+    def update(
+        self,
+        predictions: Tensor,
+        labels: Tensor,
+        weights: Tensor,
+        users: Tensor | None = None,
+        lists: Tensor | None = None,
+    ) -> None:
+        """Add rows: [B, T] each, users and ids of lists [B] int64, by default the users.
 
-        Rows of weight 0 do not count. Raises RunError for a probability outside [0, 1] or a non-finite prediction.
+        Without lists there are no list metrics. Rows of weight 0 do not count. Raises RunError for a probability
+        outside [0, 1] or a non-finite prediction.
         """
         self._check_predictions(predictions)
+        lists = users if lists is None else lists
+        users = lists if users is None else users
         if self._waiting and (self._waiting[-1][3] is None) != (users is None):
             self._flush()
-        self._waiting.append((predictions, labels, weights, users))
+        self._waiting.append((predictions, labels, weights, users, lists))
         if sum(len(part[0]) for part in self._waiting) >= BLOCK:
             self._flush()
 
@@ -118,11 +129,14 @@ class MetricSuite:
         """Add the waiting rows."""
         if not self._waiting:
             return
-        *columns, users = zip(*self._waiting, strict=True)
+        *columns, users, lists = zip(*self._waiting, strict=True)
         # The values of a task lie side by side.
         predictions, labels, weights = (torch.cat(column).T.contiguous() for column in columns)  # [T, B]
         self._waiting = []
-        known = None if users[0] is None else torch.cat([part for part in users if part is not None])
+        known, listed = (
+            None if parts[0] is None else torch.cat([part for part in parts if part is not None])
+            for parts in (users, lists)
+        )
         numbers = np.arange(self._count, self._count + labels.shape[1]) + (self._seed << 40)
         self._count += labels.shape[1]
         hashes = mix(hash_ids(numbers if known is None else known.numpy()))
@@ -135,7 +149,7 @@ class MetricSuite:
         self._fingerprints.add(NO_USER if known is None else hashes, labels.float().numpy(), weights.float().numpy())
         for kind in self._kinds:
             p, y, w = (column[kind.columns].double().T for column in (predictions, labels, weights))
-            kind.update(p, y, w, buckets, known)
+            kind.update(p, y, w, buckets, listed)
 
     def _check_predictions(self, predictions: Tensor) -> None:
         if not predictions.numel():
@@ -184,13 +198,13 @@ class _KindMetrics:
         raise NotImplementedError
 
     def update(
-        self, predictions: Tensor, labels: Tensor, weights: Tensor, buckets: Tensor, users: Tensor | None
+        self, predictions: Tensor, labels: Tensor, weights: Tensor, buckets: Tensor, lists: Tensor | None
     ) -> None:
-        """Add rows: [B, T] float64 of the tasks of this kind, buckets [B] and users [B] int64."""
+        """Add rows: [B, T] float64 of the tasks of this kind, buckets [B] and ids of lists [B] int64."""
         for statistic in self.statistics:
             statistic.update(predictions, labels, weights, buckets)
         if self.rows is not None:
-            self.rows.add(predictions, labels, weights, users)
+            self.rows.add(predictions, labels, weights, lists, buckets)
 
     def merge(self, other: "_KindMetrics") -> None:
         """Add the rows of `other`."""
@@ -202,7 +216,7 @@ class _KindMetrics:
     def compute(self) -> dict[int, _Computed]:
         """Column → its metrics, in the order of reports."""
         totals = [statistic.totals() for statistic in self.statistics]
-        pairs = list(zip(self.statistics, totals, strict=True))
+        pairs: list[tuple[Family, Totals]] = [*zip(self.statistics, totals, strict=True), *self.families_of_rows()]
         by_task = {name: value for pair in pairs for name, value in values(*pair).items()}
         of_groups = [replicates(*pair) for pair in pairs] if self.groups > 1 else []
         without = {name: value for part in of_groups for name, value in part.items()}
@@ -217,6 +231,10 @@ class _KindMetrics:
             task.values = _chosen(task.values, self.names, exact=self.rows is None or self.rows.is_complete)
             computed[column] = task
         return computed
+
+    def families_of_rows(self) -> list[tuple[Family, Totals]]:
+        """The families whose sums need all rows, with their sums."""
+        return []
 
     def add_of_rows(self, index: int, task: _Computed) -> None:
         """Add the metrics of the task in column `index` that read the rows."""
@@ -233,8 +251,9 @@ class _BinaryMetrics(_KindMetrics):
         """Of all rows; None while the sample has all of them."""
         statistics: list[Statistic] = [BinarySums(tasks, config.threshold, groups)]
         if self._ranks and groups > 1:
-            statistics.append(CoarseHistogram(tasks, groups))
-        self.hit_at = config.hit_at
+            statistics.append(CoarseHistogram(tasks, groups, config.calibration_bins))
+        self._lists, self._calibration_bins = ListMetrics(config.hit_at, config.ndcg_at), config.calibration_bins
+        self._list_rows: ListRows | None = None
         super().__init__(columns, names, groups, statistics)
 
     @property
@@ -242,12 +261,19 @@ class _BinaryMetrics(_KindMetrics):
         return self._ranks or self._has_lists
 
     def update(
-        self, predictions: Tensor, labels: Tensor, weights: Tensor, buckets: Tensor, users: Tensor | None
+        self, predictions: Tensor, labels: Tensor, weights: Tensor, buckets: Tensor, lists: Tensor | None
     ) -> None:
         histogram = self._histogram_for(len(labels))
         if histogram is not None:
             histogram.update(predictions, labels, weights)
-        super().update(predictions, labels, weights, buckets, users)
+        super().update(predictions, labels, weights, buckets, lists)
+
+    def families_of_rows(self) -> list[tuple[Family, Totals]]:
+        if self.rows is None or not self._has_lists or not self.rows.has_users:
+            return []
+        lists, buckets, values, sampling = self.rows.all()
+        self._list_rows = ListRows(lists, values, buckets, sampling)
+        return [(self._lists, self._lists.totals(self._list_rows, self.groups))]
 
     def merge(self, other: "_KindMetrics") -> None:
         assert isinstance(other, _BinaryMetrics)
@@ -261,22 +287,23 @@ class _BinaryMetrics(_KindMetrics):
         if self.rows is None:
             return
         found = task.values
-        rows, sampling = self.rows.of_task(index)
+        rows, _ = self.rows.of_task(index)
         if self._ranks:
-            coarse = {name: found[name] for name in ("auc", "pr_auc", "nrce") if name in found}
-            found |= exact_metrics(rows) if self._histogram is None else self._histogram.metrics(index)
+            coarse = {name: found[name] for name in ("auc", "pr_auc", "nrce", "ece") if name in found}
+            bins = self._calibration_bins
+            found |= exact_metrics(rows, bins) if self._histogram is None else self._histogram.metrics(index)
             found["auc_se"] = auc_standard_error(found["auc"], found["positives"], found["count"] - found["positives"])
             for name, value in coarse.items():
                 task.without[name] = found[name] + (task.without[name] - value)
-        if self._has_lists and self.rows.has_users:
-            found |= grouped_auc(rows, sampling) | list_metrics(rows, self.hit_at, sampling)
+        if self._list_rows is not None:
+            found |= self._lists.bounds(self._list_rows, index, found)
 
     def _histogram_for(self, more: int) -> Histogram | None:
         """The histogram of all rows, made before `more` rows are too many for the sample."""
         if self._histogram is not None or not self._ranks or self.rows is None:
             return self._histogram
         if self.rows.seen + more > self.rows.max_rows:
-            self._histogram = Histogram(len(self.columns))
+            self._histogram = Histogram(len(self.columns), self._calibration_bins)
             for block in self.rows.blocks():
                 self._histogram.update(*block)
         return self._histogram
@@ -293,9 +320,9 @@ class _RegressionMetrics(_KindMetrics):
         return "xauc" in self.names
 
     def update(
-        self, predictions: Tensor, labels: Tensor, weights: Tensor, buckets: Tensor, users: Tensor | None
+        self, predictions: Tensor, labels: Tensor, weights: Tensor, buckets: Tensor, lists: Tensor | None
     ) -> None:
-        """`users` are not read: XAUC compares the rows of all users."""
+        """`lists` are not read: XAUC compares the rows of all lists."""
         super().update(predictions, labels, weights, buckets, None)
 
     def add_of_rows(self, index: int, task: _Computed) -> None:

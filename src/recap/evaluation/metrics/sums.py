@@ -31,7 +31,7 @@ class Sums:
 
 
 class BinarySums:
-    """count, positives, ctr, pctr, calibration, precision, recall, log_loss, ne and rce of T tasks.
+    """count, positives, ctr, pctr, calibration, precision, recall, log_loss, brier, ne and rce of T tasks.
 
     A row counts as predicted positive where its probability is at least `threshold`: precision is the share of
     positives among those rows, recall the share of all positives that those rows contain. ne is the normalized entropy
@@ -41,7 +41,7 @@ class BinarySums:
     positive; recall without a positive.
     """
 
-    NAMES = ("rows", "positive_rows", "weight", "label", "prediction", "selected", "hits", "cross_entropy")
+    NAMES = ("rows", "positive_rows", "weight", "label", "prediction", "selected", "hits", "cross_entropy", "squared")
 
     def __init__(self, tasks: int, threshold: float = 0.5, groups: int = BUCKETS) -> None:
         """`groups`: the number of buckets."""
@@ -61,6 +61,7 @@ class BinarySums:
                 "selected": selected,
                 "hits": selected * labels,
                 "cross_entropy": weights * cross_entropy(predictions, labels),
+                "squared": weights * (predictions - labels).square(),
             },
             buckets,
         )
@@ -87,6 +88,7 @@ class BinarySums:
             "precision": totals["hits"] / totals["selected"],
             "recall": totals["hits"] / totals["label"],
             "log_loss": log_loss,
+            "brier": totals["squared"] / totals["weight"],
             "ne": ne,
             "rce": 100 * (1 - ne),
         }

@@ -39,11 +39,12 @@ class Metrics:
         """Add the rows of `batch` with their predictions [B, T]."""
         assert batch.labels is not None
         assert batch.weights is not None
-        users = [] if batch.user is None else [batch.user]
-        columns = [predictions, batch.labels, batch.weights, *users]
+        ids = {"users": batch.user, "lists": batch.lists}
+        known = {name: column for name, column in ids.items() if column is not None}
+        columns = [predictions, batch.labels, batch.weights, *known.values()]
         rows = self._ranks.all_gather([column.cpu() for column in columns])
         if self._ranks.is_first:
-            self._suite.update(*rows)
+            self._suite.update(*rows[:3], **dict(zip(known, rows[3:], strict=True)))
 
     def result(self) -> TaskMetrics:
         return self.computed.metrics
