@@ -71,6 +71,11 @@ class Run:
         return self.path / "profile"
 
     @property
+    def report(self) -> Path:
+        """The folder that `recap report` writes."""
+        return self.path / "report"
+
+    @property
     def checkpoints_folder(self) -> Path:
         """The folder of checkpoints."""
         return self.path / "checkpoints"

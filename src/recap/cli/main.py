@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from recap import __version__
-from recap.cli import config, data, evaluate, model, predict, train
+from recap.cli import config, data, evaluate, model, predict, report, train
 from recap.cli.messages import print_error
 from recap.cli.streams import protect_streams
 from recap.config.file.environment import hide
@@ -44,6 +44,7 @@ app = typer.Typer(
 )
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
+app.command("report")(report.report)
 app.command("predict")(predict.predict)
 app.add_typer(config.app, name="config")
 app.add_typer(data.app, name="data")

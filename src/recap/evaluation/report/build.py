@@ -1,0 +1,120 @@
+"""`recap report`: evaluates a checkpoint, and a baseline on the same rows, and writes the report."""
+
+import json
+import math
+from pathlib import Path
+
+from recap.errors import InputError
+from recap.evaluation.compare import compare, few_buckets
+from recap.evaluation.report.card import model_card
+from recap.evaluation.report.content import Content
+from recap.evaluation.report.facts import config_changes, facts
+from recap.evaluation.report.page import check_installed, page
+from recap.evaluation.report.results import task_results, verdict
+from recap.evaluation.report.sides import Side, common_tasks, evaluated, side_config
+from recap.evaluation.report.training import training_curves
+from recap.evaluation.result import SplitResult
+from recap.evaluation.run import check_splits
+from recap.reporting import Say, say_to_stderr
+from recap.runs import Run, Step
+from recap.runtime import start_runtime
+from recap.storage import check_local, replace_text
+from recap.text import shorten
+
+PAGE, NUMBERS, CARD = "index.html", "report.json", "model_card.md"
+"""The files of a report."""
+
+
+def report(
+    run: Path,
+    baseline: Path | None = None,
+    split: str | None = None,
+    step: Step | None = None,
+    output: Path | None = None,
+    say: Say = say_to_stderr,
+) -> Path:
+    """Write the report of `run` on a validation set, by default the first, into `output`; return the page.
+
+    `output`: by default `report` in the run. Raises InputError if the extra `report` is not installed, if `output`
+    holds files that no report wrote, or for a model directory without `output`.
+    """
+    check_installed()
+    side = Side.open(run, step)
+    folder = _folder(side, output)
+    other = Side.open(baseline) if baseline is not None else None
+    content = gather(side, other, split, say)
+    folder.mkdir(parents=True, exist_ok=True)
+    replace_text(folder / NUMBERS, json.dumps(content.to_json(), indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+    replace_text(folder / CARD, model_card(content))
+    replace_text(folder / PAGE, page(content))
+    return folder / PAGE
+
+
+def gather(side: Side, baseline: Side | None, split: str | None, say: Say) -> Content:
+    """Evaluate `side`, and `baseline` on the same rows. Raises ConfigError for an unknown split."""
+    config = Run(side.path).config if side.is_run else side.model.config
+    check_splits(config, split)
+    name = split if split is not None else next(iter(config.validation_data))
+    tasks, runtime = common_tasks(side, baseline), start_runtime()
+    result = evaluated(side, side_config(side, config, name, tasks), name, runtime, say)
+    theirs, comparison = None, None
+    if baseline is not None:
+        theirs = evaluated(baseline, side_config(baseline, config, name, tasks), name, runtime, say)
+        comparison = compare(theirs, result)
+    rows, score = task_results(result, theirs, comparison, config.regressions)
+    training = {"model": training_curves(side.records(), name)}
+    if baseline is not None and (curves := training_curves(baseline.records(), name)):
+        training["baseline"] = curves
+    return Content(
+        title=side.path.resolve().name,
+        model=side.folder.name,
+        split=name,
+        rows=_rows(result),
+        users=result.users,
+        verdict=verdict(comparison, rows, result.users),
+        tasks=rows,
+        score=score,
+        baseline=baseline.name if baseline is not None else "",
+        remarks=_remarks(side, baseline, result),
+        training=training if any(training.values()) else {},
+        strata=result.strata,
+        gates=result.gates,
+        conflicts=result.conflicts,
+        config_changes=config_changes(baseline.model.config, side.model.config) if baseline is not None else (),
+        facts=facts(side, baseline, config, name, runtime),
+    )
+
+
+def _folder(side: Side, output: Path | None) -> Path:
+    """The folder to write. Raises InputError unless it is new, empty of pages, or holds a report."""
+    if output is None and not side.is_run:
+        raise InputError(f"{side.path}: is a model directory, whose files must not change; add --output DIR")
+    folder = output if output is not None else Run(side.path).report
+    check_local(folder)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--output: {folder} is not a folder; choose another --output")
+    if not (folder / NUMBERS).exists():
+        for name in (PAGE, CARD):
+            if (folder / name).exists():
+                raise InputError(f"--output: {folder / name} exists, and no report wrote it; choose another --output")
+    return folder
+
+
+def _rows(result: SplitResult) -> int:
+    counts = [metrics.get("count", math.nan) for metrics in result.metrics.values()]
+    return int(max((count for count in counts if math.isfinite(count)), default=0))
+
+
+def _remarks(side: Side, baseline: Side | None, result: SplitResult) -> list[str]:
+    remarks = []
+    if few_buckets(result):
+        remarks.append("So few users that the intervals themselves are uncertain.")
+    if baseline is not None:
+        ours, others = side.model.config.tasks, baseline.model.config.tasks
+        for whose, only in (
+            ("this model", [task for task in ours if task not in others]),
+            ("the baseline", [task for task in others if task not in ours]),
+        ):
+            if only:
+                remarks.append(f"Left out, because only {whose} predicts it: {shorten(', '.join(only), 200)}.")
+    return remarks

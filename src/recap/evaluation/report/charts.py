@@ -1,0 +1,214 @@
+"""The charts of a report: Vega-Lite specifications without data, which the page adds.
+
+The fields of the data are fixed names such as `x`, `y` and `series`, never names of tasks or features: those would have
+to be escaped, since Vega-Lite reads dots and brackets in the name of a field as a path.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import altair as alt
+
+ROWS = "rows"
+"""The name of the data of every chart."""
+SIDES = ["this model", "baseline"]
+_HEIGHT = 240
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart of one task, and its text."""
+
+    key: str
+    title: str
+    summary: str
+    """What it shows and how to read it."""
+    columns: Sequence[tuple[str, str]]
+    """(field, heading) of the table of its numbers."""
+    spec: dict[str, Any]
+
+
+def training_charts() -> list[Chart]:
+    """Losses, the AUC and learning rates by step."""
+    import altair as alt
+
+    step = alt.X("x:Q", title="step", axis=alt.Axis(tickCount=5, format="~s"))
+    line = alt.Chart(_data()).mark_line(strokeWidth=1.5)
+    points = alt.Chart(_data()).mark_point(filled=True, size=22, opacity=1)
+    dash = _dash("part", ["training", "validation"])
+    loss = line.encode(step, _y("loss, nats"), _side(), strokeDash=dash)
+    loss += points.transform_filter("datum.part == 'validation'").encode(step, _y("loss, nats"), _side())
+    auc = line.encode(step, _y("AUC"), _side()) + points.encode(step, _y("AUC"), _side())
+    rate = line.encode(
+        step,
+        alt.Y("y:Q", title="learning rate", axis=alt.Axis(format=".1~e", tickCount=5)),
+        strokeDash=_dash("series", ["tower", "backbone"]),
+    )
+    of_step = [("series", "model"), ("x", "step")]
+    return [
+        Chart(
+            "loss",
+            "Loss",
+            "Training loss as it was minimised, and log loss on the split at evaluations. A validation loss that rises "
+            "while the training loss falls means overfitting.",
+            [*of_step, ("part", "rows"), ("y", "loss")],
+            _spec(loss),
+        ),
+        Chart(
+            "auc",
+            "AUC",
+            "AUC on the split at the evaluations of the training; XAUC for a regression.",
+            [*of_step, ("y", "AUC")],
+            _spec(auc),
+        ),
+        Chart(
+            "rate",
+            "Learning rate",
+            "Learning rates of the backbone and of the task's tower.",
+            [("series", "part"), ("x", "step"), ("y", "rate")],
+            _spec(rate),
+        ),
+    ]
+
+
+def curve_charts() -> list[Chart]:
+    """ROC, precision and recall, reliability, and the histogram of predictions."""
+    import altair as alt
+
+    unit, few = alt.Scale(domain=[0, 1]), alt.Axis(tickCount=5)
+    powers = alt.Axis(values=[10.0**power for power in range(-7, 1)], format="~g")
+    line = alt.Chart(_data()).mark_line(strokeWidth=2, clip=True)
+    order = alt.Order("order:Q")
+    diagonal = alt.Chart(alt.InlineData([{"x": 0, "y": 0}, {"x": 1, "y": 1}])).mark_line(
+        strokeDash=[2, 3], strokeWidth=1, color="#888888"
+    )
+    diagonal = diagonal.encode(x="x:Q", y="y:Q")
+    roc = diagonal + line.encode(
+        alt.X("x:Q", title="false positive rate", scale=unit, axis=few),
+        alt.Y("y:Q", title="true positive rate", scale=unit, axis=few),
+        _side(),
+        order,
+    )
+    pr = line.encode(
+        alt.X("x:Q", title="recall", scale=unit, axis=few), alt.Y("y:Q", title="precision", axis=few), _side(), order
+    )
+    log = alt.Scale(type="log", nice=False)
+    points = alt.Chart(_data()).encode(
+        alt.X("x:Q", title="mean prediction of the bin", scale=log, axis=powers),
+        alt.Y("y:Q", title="share of positives", scale=log, axis=powers),
+        _side(),
+        shape=alt.Shape(
+            "part:N",
+            title=None,
+            scale=alt.Scale(domain=["calibrated", "before calibration"], range=["circle", "diamond"]),
+        ),
+    )
+    bars = points.mark_rule().encode(alt.Y2("high:Q"), y=alt.Y("low:Q", scale=log))
+    ideal = (
+        alt.Chart(_data())
+        .mark_line(strokeDash=[2, 3], strokeWidth=1, color="#888888")
+        .encode(x=alt.X("x:Q"), y=alt.Y("x:Q"))
+    )
+    reliability = ideal + bars + points.mark_point(filled=True, size=45, opacity=1)
+    histogram = (
+        alt.Chart(_data())
+        .mark_line(interpolate="step-after", strokeWidth=2)
+        .encode(
+            alt.X("x:Q", title="predicted probability", scale=log, axis=powers),
+            alt.Y("y:Q", title="share of the class", axis=alt.Axis(format="~%")),
+            alt.Color("series:N", title=None, scale=alt.Scale(domain=["positives", "negatives"])),
+            strokeDash=_dash("series", ["positives", "negatives"]),
+        )
+    )
+    return [
+        Chart(
+            "roc",
+            "ROC curve",
+            "Share of the positives found against the share of negatives taken for positives, at every threshold. The "
+            "diagonal is chance; the area below is the AUC.",
+            [("series", "model"), ("x", "false positive rate"), ("y", "true positive rate")],
+            _spec(roc),
+        ),
+        Chart(
+            "pr",
+            "Precision and recall",
+            "Share of positives among the rows above a threshold, against the share of all positives that they hold.",
+            [("series", "model"), ("x", "recall"), ("y", "precision")],
+            _spec(pr),
+        ),
+        Chart(
+            "reliability",
+            "Reliability",
+            "Observed rate against the mean prediction, in bins of equal numbers of rows, with intervals of 95 %. "
+            "Points on the dotted line are calibrated; above it, predictions are too low. Bins without positives are "
+            "not drawn.",
+            [
+                ("series", "model"),
+                ("part", "probability"),
+                ("count", "rows"),
+                ("positives", "positives"),
+                ("x", "mean prediction"),
+                ("y", "share of positives"),
+            ],
+            _spec(reliability),
+        ),
+        Chart(
+            "histogram",
+            "Predictions",
+            "Distribution of the predicted probabilities of positives and negatives. The further apart, the better the "
+            "ranking.",
+            [("series", "class"), ("x", "from"), ("y", "share")],
+            _spec(histogram),
+        ),
+    ]
+
+
+def importance_chart() -> Chart:
+    """The loss that a task suffers without each group of features."""
+    import altair as alt
+
+    base = alt.Chart(_data()).encode(y=alt.Y("name:N", title=None, sort=None, axis=alt.Axis(labelLimit=220)))
+    bars = base.mark_bar(height={"band": 0.6}).encode(x=alt.X("y:Q", title="importance"))
+    errors = base.mark_rule(strokeWidth=1.5, color="#888888").encode(x="low:Q", x2="high:Q")
+    return Chart(
+        "importance",
+        "Feature importance",
+        "How much the metric suffers when the values of a group of features are shuffled, with intervals of 95 %.",
+        [("name", "features"), ("y", "importance"), ("low", "from"), ("high", "to")],
+        _spec(bars + errors, height=None),
+    )
+
+
+def _data() -> "alt.NamedData":
+    import altair as alt
+
+    return alt.NamedData(ROWS)
+
+
+def _y(title: str) -> "alt.Y":
+    import altair as alt
+
+    return alt.Y("y:Q", title=title, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=5))
+
+
+def _side() -> "alt.Color":
+    import altair as alt
+
+    return alt.Color("series:N", legend=None, scale=alt.Scale(domain=SIDES))
+
+
+def _dash(field: str, domain: list[str]) -> "alt.StrokeDash":
+    import altair as alt
+
+    return alt.StrokeDash(f"{field}:N", title=None, scale=alt.Scale(domain=domain, range=[[1, 0], [5, 3]]))
+
+
+def _spec(chart: Any, height: int | None = _HEIGHT) -> dict[str, Any]:
+    """The specification, without the theme, the data, and `height` if that is None: the page adds them."""
+    size = {} if height is None else {"height": height}
+    spec: dict[str, Any] = chart.properties(width="container", **size).to_dict()
+    for name in ("config", "$schema", "datasets") if "datasets" not in spec else ("config", "$schema"):
+        spec.pop(name, None)
+    return spec

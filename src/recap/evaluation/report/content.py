@@ -1,0 +1,101 @@
+"""`Content`: everything that a report shows. The page, the JSON and the model card are made of it alone."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, Literal
+
+from recap.evaluation.metrics.estimate import Difference
+
+State = Literal["better", "worse", "mixed", "unclear", "alone"]
+"""The verdict against a baseline: better, worse, better in some and worse in other tasks, not to be told; or none."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One metric of one task, with its interval of 95 %, of the model and of the baseline."""
+
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+    baseline: float = math.nan
+    change: Difference | None = None
+    """The model minus the baseline, paired by buckets of users; None without a baseline, or without estimates."""
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """The metrics of a task, or of the final score."""
+
+    task: str
+    is_regression: bool
+    metrics: Mapping[str, Measured]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the first screen says."""
+
+    state: State
+    headline: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Content:
+    """A report. Fields that are mappings or lists of plain values are shown as they are; empty ones are left out."""
+
+    title: str
+    """The name of the run."""
+    model: str
+    """The name of the checkpoint."""
+    split: str
+    rows: int
+    """Rows of the split with a weight above 0, of the task that has most."""
+    users: int
+    """Distinct users; 0 if the data have no users."""
+    verdict: Verdict
+    tasks: Sequence[TaskResult]
+    score: TaskResult | None = None
+    """The metrics of the final score."""
+    baseline: str = ""
+    """The name of the baseline and its checkpoint; empty without one."""
+    remarks: Sequence[str] = ()
+    """What limits the report, such as tasks that the baseline does not have."""
+    findings: Sequence[Mapping[str, Any]] = ()
+    """The checks that failed: code, severity, subject, text, advice, page."""
+    training: Mapping[str, Any] = field(default_factory=dict)
+    """See `training_curves`; for the run, and for the baseline if that is a run."""
+    curves: Mapping[str, Any] = field(default_factory=dict)
+    """`model` and `baseline` → task → the curves of the task."""
+    strata: Mapping[str, Any] = field(default_factory=dict)
+    """Stratum → task → metric → value."""
+    slices: Sequence[Mapping[str, Any]] = ()
+    """Slices, the worst first."""
+    importance: Mapping[str, Any] = field(default_factory=dict)
+    """Group of features → task → [loss of the metric, low, high]."""
+    gates: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    conflicts: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    drift: Sequence[Mapping[str, Any]] = ()
+    what_if: Mapping[str, Any] = field(default_factory=dict)
+    """What the sliders of the score's weights need."""
+    config_changes: Sequence[Sequence[str]] = ()
+    """[path, value of the baseline, value of the run] of every setting that differs."""
+    facts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Heading → name → text: data, time, versions, hardware, checksums."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of `report.json`; numbers that are undefined are null."""
+        values: dict[str, Any] = plain(self)
+        return values
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON has it: dataclasses as objects, NaN and ∞ as null."""
+    if is_dataclass(value):
+        return {item.name: plain(getattr(value, item.name)) for item in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

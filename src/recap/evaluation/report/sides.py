@@ -1,0 +1,90 @@
+"""The model and the baseline of a report, evaluated on the same rows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recap.config.recap import JobMode, RecapConfig
+from recap.data.open import check_caches_fit, open_stream
+from recap.errors import InputError
+from recap.evaluation.asked import validated
+from recap.evaluation.result import SplitResult
+from recap.evaluation.run import evaluate_split, evaluation_config
+from recap.model.directory import SavedModel, open_model
+from recap.model.scorer import Scorer
+from recap.reporting import Say
+from recap.runs import Run, Step, find_model_directory
+from recap.runtime import Runtime
+from recap.storage import MANIFEST
+from recap.text import shorten
+
+
+@dataclass(frozen=True)
+class Side:
+    """A checkpoint, and the run it is of."""
+
+    path: Path
+    """The run or model directory that was asked for."""
+    folder: Path
+    """The model directory."""
+    model: SavedModel
+
+    @classmethod
+    def open(cls, path: Path, step: Step | None = None) -> "Side":
+        """Raises CheckpointError if there is no complete model."""
+        folder = find_model_directory(path, step)
+        return cls(path, folder, open_model(folder))
+
+    @property
+    def is_run(self) -> bool:
+        """Whether it is a run, rather than a model directory."""
+        return not (self.path / MANIFEST).exists()
+
+    @property
+    def name(self) -> str:
+        """The run with its checkpoint, or the model directory."""
+        name = self.path.resolve().name
+        return f"{name}, {self.folder.name}" if self.is_run else name
+
+    def records(self) -> list[dict[str, Any]]:
+        """The records of its training; empty for a model directory."""
+        return Run(self.path).metrics if self.is_run else []
+
+
+def side_config(side: Side, config: RecapConfig, split: str, tasks: Sequence[str]) -> RecapConfig:
+    """The features and the model of `side`, and only validation set `split` of `config`, with the labels of `tasks`."""
+    if list(side.model.config.tasks) == list(config.tasks) == list(tasks):
+        return evaluation_config(config, side.model.config, side.folder)
+    asked, trained = config.model_dump(), side.model.config.model_dump()
+    data = asked["validation_data"][split]
+    evaluated = [task for task in data["evaluation_tasks"] or config.tasks if task in tasks]
+    labels = {task: data["tasks"].get(task, trained["train_data"]["tasks"][task]) for task in side.model.config.tasks}
+    values = trained | {name: asked[name] for name in ("which_metrics", "metrics")}
+    values |= {"validation_data": {split: data | {"tasks": labels, "evaluation_tasks": evaluated}}, "strata": {}}
+    values["training"] |= {name: asked["training"][name] for name in ("num_eval_steps", "threads")} | {"watch": None}
+    values["features"]["max_unknown"] = config.features.max_unknown
+    return validated(values, side.folder)
+
+
+def common_tasks(side: Side, baseline: Side | None) -> list[str]:
+    """The tasks that both models predict. Raises InputError if there are none."""
+    tasks = list(side.model.config.tasks)
+    if baseline is None:
+        return tasks
+    common = [task for task in tasks if task in baseline.model.config.tasks]
+    if not common:
+        theirs = shorten(", ".join(baseline.model.config.tasks))
+        raise InputError(
+            f"--baseline: {baseline.path} predicts {theirs}, and {side.path} {shorten(', '.join(tasks))}; choose a "
+            "baseline with a task in common"
+        )
+    return common
+
+
+def evaluated(side: Side, config: RecapConfig, split: str, runtime: Runtime, say: Say) -> SplitResult:
+    """The result of one pass over the split. Raises DataError if the files lack a column that the model reads."""
+    scorer = Scorer.of(config, side.model.ranker.to(runtime.device))
+    stream = open_stream(config, side.model.assets, JobMode.EVALUATE, split, say)
+    check_caches_fit({split: stream})
+    return evaluate_split(scorer, stream, config, split, side.model.assets, runtime)

@@ -1,0 +1,114 @@
+"""Contents of reports, made up, for tests of the page."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from recap.evaluation.metrics.estimate import Difference
+from recap.evaluation.report.content import Content, Measured, TaskResult, Verdict
+from recap.evaluation.report.training import training_curves
+
+HOSTILE = "<script>alert(1)</script>"
+POINTS = 200
+
+
+def content(tasks: int = 4, *, hostile: bool = True, baseline: bool = True, groups: int = 6) -> Content:
+    """A report in which every section is filled, with as many points as a curve may have."""
+    random = np.random.default_rng(0)
+    names = [f"is_task_{number}" for number in range(tasks - hostile)] + ([HOSTILE] if hostile else [])
+    results = [TaskResult(name, is_regression=False, metrics=_metrics(random, baseline=baseline)) for name in names]
+    curves = {name: _curves(random) for name in names}
+    run = _training(random, names)
+    return Content(
+        title=f"run {HOSTILE}" if hostile else "wide",
+        model="step_00002400",
+        split="validation",
+        rows=100_000,
+        users=12_345,
+        verdict=Verdict(
+            "better",
+            "Better than the baseline",
+            f"Mean AUC +0.0031 [+0.0012, +0.0050] on 12,345 users; better: {names[-1]} (+0.0055).",
+        ),
+        tasks=results,
+        baseline="base, step_00002400" if baseline else "",
+        remarks=["Only this model predicts a.b[0]; the comparison is of the other tasks."],
+        findings=[
+            {
+                "code": "R004",
+                "severity": "warning",
+                "subject": names[-1],
+                "text": "Predictions are 1.33 times the rate.",
+                "advice": "Calibrate the model: recap calibrate RUN.",
+                "page": "checks.md#r004",
+            }
+        ],
+        training={"model": run, **({"baseline": run} if baseline else {})},
+        curves={"model": curves, **({"baseline": curves} if baseline else {})},
+        strata={f"language is {HOSTILE}": {name: {"positives": 20.0, "auc": 0.8, "rce": 3.0} for name in names}},
+        importance={
+            f"feature[{number}].{HOSTILE}": {name: [float(random.random()), 0.1, 0.9] for name in names}
+            for number in range(groups)
+        },
+        gates={f"{name} gate": {f"expert {number}": 0.25 for number in range(4)} for name in names},
+        conflicts={name: {other: float(random.normal() / 3) for other in names} for name in names},
+        config_changes=[("model.backbone", "{kind: mlp}", HOSTILE)],
+        facts={"Data": {"evaluated": HOSTILE, "rows": "100,000"}, "Versions": {"recap": "0.1.0"}},
+    )
+
+
+def _metrics(random: np.random.Generator, *, baseline: bool) -> dict[str, Measured]:
+    def measured(value: float, width: float) -> Measured:
+        change = float(random.normal() * width)
+        difference = Difference(change, change - width / 2, change + width / 2, float(random.random() / 20), width)
+        cell = Measured(value, value - width, value + width)
+        return Measured(cell.value, cell.low, cell.high, value - change, difference) if baseline else cell
+
+    return {
+        "count": Measured(100_000.0),
+        "positives": Measured(float(random.integers(100, 20_000))),
+        "auc": measured(0.7 + 0.2 * float(random.random()), 0.004),
+        "rce": measured(20 * float(random.random()), 0.6),
+        "calibration": measured(1 + 0.1 * float(random.normal()), 0.03),
+        "grouped_auc": Measured(math.nan),
+    }
+
+
+def _training(random: np.random.Generator, names: list[str]) -> dict[str, Any]:
+    """The curves of a run, from records as a run writes them."""
+    records: list[dict[str, Any]] = []
+    for number in range(POINTS):
+        step, loss = 12 * (number + 1), 0.3 + 0.4 * math.exp(-number / 40)
+        noisy = {f"loss/{name}": loss + 0.02 * float(random.normal()) for name in names}
+        rates = {f"rate/towers/{name}": 2e-3 * (1 - number / POINTS) for name in names}
+        records.append({"step": step, "split": "train", "loss": loss, **noisy, **rates, "rate/backbone": 1e-3})
+        if number % 5 == 4:
+            values = {"auc": 0.9 - loss / 3, "log_loss": loss + 0.02}
+            records += [{"step": step, "split": "validation", "task": name, **values} for name in names]
+    return training_curves(records, "validation")
+
+
+def _curves(random: np.random.Generator) -> dict[str, Any]:
+    line = [round(float(x), 4) for x in np.linspace(0, 1, 100)]
+    rates = [float(f"{x:.4g}") for x in np.geomspace(0.001, 0.5, 20)]
+    bins = {
+        "prediction": rates,
+        "rate": [float(f"{x * (1 + 0.2 * random.normal()):.4g}") for x in rates],
+        "low": [float(f"{0.7 * x:.4g}") for x in rates],
+        "high": [float(f"{1.4 * x:.4g}") for x in rates],
+        "count": [5000.0] * 20,
+        "positives": [float(round(5000 * x)) for x in rates],
+    }
+    edges = [float(f"{x:.4g}") for x in np.geomspace(1e-4, 1, 41)]
+    bell = np.exp(-((np.arange(40) - 25) ** 2) / 40)
+    shares = [float(f"{x:.4g}") for x in bell / bell.sum()]
+    return {
+        "roc": {"x": line, "y": [round(x**0.3, 4) for x in line]},
+        "pr": {"x": line, "y": [round(0.6 * (1 - x) ** 0.7 + 0.05, 4) for x in line]},
+        "reliability": {
+            "calibrated": bins,
+            "before calibration": bins | {"rate": [float(f"{0.6 * x:.4g}") for x in rates]},
+        },
+        "histogram": {"edges": edges, "positives": shares[5:] + shares[:5], "negatives": shares},
+    }
