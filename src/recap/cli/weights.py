@@ -1,0 +1,207 @@
+"""`recap weights`: other weights of the score, tried on real lists of a validation set."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from recap.cli.options import Overwrite, StepOption, check_output, config_file, parse_step
+from recap.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from rich.table import Table
+
+    from recap.evaluation.weights.lists import ListSample
+    from recap.evaluation.weights.pareto import Front
+    from recap.evaluation.weights.suggest import Suggestion
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Find weights of the score, by re-ranking real lists of a validation set.",
+)
+
+_Source = Annotated[
+    Path,
+    typer.Argument(
+        metavar="CONFIG_OR_RUN",
+        help="Configuration file, run, checkpoint or model directory.",
+        show_default=False,
+    ),
+]
+_Split = Annotated[
+    str | None, typer.Option(help="Validation set of the lists; default: the first.", show_default=False)
+]
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+@app.callback()
+def _group() -> None:
+    pass
+
+
+@app.command()
+def suggest(
+    source: _Source,
+    at_most: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--at-most",
+            metavar="TASK=RATE",
+            help="Highest expected engagements of a task: per 1,000 impressions, such as 1.5, or as a factor of the "
+            "current ranking, such as 0.9x. May be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    at_least: Annotated[
+        list[str] | None,
+        typer.Option("--at-least", metavar="TASK=RATE", help="As --at-most, the lowest.", show_default=False),
+    ] = None,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--keep",
+            metavar="TASK",
+            help="Task that must not get worse: --at-least TASK=1x, or --at-most for one of negative weight. May be "
+            "repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    split: _Split = None,
+    step: StepOption = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="YAML file of the weights to write, for --set-file.", show_default=False),
+    ] = None,
+    overwrite: Overwrite = False,
+    as_json: _Json = False,
+) -> None:
+    """Suggest weights that reach a target at the least loss of all else.
+
+    Only the weights of tasks with a target change. Expected engagements are what the model itself predicts for each
+    row, counted by attention: 1 / log2(place + 1) for the first 10 places of a list.
+    """
+    import json
+
+    if output is not None:
+        check_output(output, [config_file(source)], overwrite=overwrite)
+
+    from recap.evaluation.weights.lists import TOP
+    from recap.evaluation.weights.suggest import Target, kept, suggest
+    from recap.storage import replace_text
+    from recap.text import plural
+
+    targets = [Target.parse("--at-most", text, "at most") for text in at_most or []]
+    targets += [Target.parse("--at-least", text, "at least") for text in at_least or []]
+    if not targets and not keep:
+        raise InputError("no target; add --at-most TASK=RATE, --at-least TASK=RATE or --keep TASK")
+    sample = _sample(source, split, step)
+    suggestion = suggest(sample, [*targets, *(kept(sample, task) for task in keep or [])])
+    text = _yaml(suggestion.weights)
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        replace_text(output, text)
+    if as_json:
+        print(json.dumps(suggestion.to_json(), indent=1, ensure_ascii=False))
+        return
+    _print(_suggestion_table(suggestion))
+    lists = f"{plural(suggestion.lists, 'list')} of together {plural(suggestion.rows, 'row')}"
+    print(
+        f"in {lists}; {suggestion.overlap:.0%} of the first {TOP} rows stay there, Kendall's tau "
+        f"{suggestion.kendall:.3f}; the expected engagements are those that the model itself predicts\n"
+    )
+    print(text, end="")
+    if output is not None:
+        print(f"written: {output}")
+
+
+@app.command()
+def pareto(
+    source: _Source,
+    tasks: Annotated[str, typer.Option(metavar="A,B", help="The two tasks.", show_default=False)],
+    split: _Split = None,
+    step: StepOption = None,
+    as_json: _Json = False,
+) -> None:
+    """Show what two tasks cost each other: the rankings in which neither can gain without a loss of the other.
+
+    Each row ranks by these two tasks alone; a task of negative weight is better when lower.
+    """
+    import json
+
+    from recap.evaluation.weights.pareto import pareto
+
+    front = pareto(_sample(source, split, step), [task.strip() for task in tasks.split(",")])
+    if as_json:
+        print(json.dumps(front.to_json(), indent=1, ensure_ascii=False))
+    else:
+        _print(_front_table(front))
+
+
+def _sample(source: Path, split: str | None, step: str | None) -> "ListSample":
+    from recap.cli.console import Console
+    from recap.config.file.load import load_config
+    from recap.evaluation.weights.sample import sample_lists
+    from recap.native.allocator import tune_process
+
+    config = load_config(config_file(source), stored=source.is_dir())
+    tune_process()
+    run = source if source.is_dir() else Path(config.training.save_dir)
+    return sample_lists(config, run, split, parse_step(step), Console().say)
+
+
+def _yaml(weights: "Mapping[str, float]") -> str:
+    """The weights as a section of a configuration."""
+    import yaml
+
+    return yaml.safe_dump({"scoring": {"weights": dict(weights)}}, sort_keys=False, allow_unicode=True)
+
+
+def _suggestion_table(suggestion: "Suggestion") -> "Table":
+    from rich.markup import escape
+
+    table = _table("expected engagements per 1,000 impressions")
+    table.add_column("task", no_wrap=True)
+    for name in ("weight", "new", "expected", "new", "change"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for task in suggestion.tasks:
+        change = f"{task.new_expected / task.expected - 1:+.1%}" if task.expected else "-"
+        numbers = (task.weight, task.new_weight, task.expected, task.new_expected)
+        table.add_row(escape(task.task), *(f"{number:.4g}" for number in numbers), change)
+    return table
+
+
+def _front_table(front: "Front") -> "Table":
+    from rich.markup import escape
+
+    table = _table("Pareto front, expected engagements per 1,000 impressions")
+    table.add_column("", no_wrap=True)
+    for task in front.tasks:
+        table.add_column(escape(task), justify="right", no_wrap=True)
+        table.add_column("to current", justify="right", no_wrap=True)
+        table.add_column("weight", justify="right", no_wrap=True)
+    for number, point in enumerate((front.current, *front.points)):
+        cells = []
+        for task in front.tasks:
+            rate, now = point.expected[task], front.current.expected[task]
+            change = f"{rate / now - 1:+.1%}" if now and number else "-"
+            cells += [f"{rate:.4g}", change, f"{point.weights.get(task, 0.0):.4g}"]
+        table.add_row("" if number else "current", *cells)
+    return table
+
+
+def _table(title: str) -> "Table":
+    from rich.table import Table
+
+    return Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+
+
+def _print(table: "Table") -> None:
+    import rich.console
+
+    console = rich.console.Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 160
+    console.print(table)
