@@ -52,7 +52,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         files = sorted(file for file in temporary.rglob("*") if file.is_file())
         listed = {file.relative_to(temporary).as_posix(): _digest(file) for file in files}
         with writing(temporary / MANIFEST) as manifest:
-            manifest.write_text(json.dumps({"format": FORMAT, "sha256": listed}, indent=1) + "\n")
+            manifest.write_text(_manifest_text(FORMAT, listed))
         folders = [folder for folder in temporary.rglob("*") if folder.is_dir()]
         for entry in [*files, temporary / MANIFEST, *folders, temporary]:
             _sync(entry)
@@ -168,6 +168,42 @@ def check_format(path: Path, manifest: Manifest) -> None:
             f"{path}: has format {manifest.format}, of a later recap; this one reads formats up to {FORMAT}. Update "
             "recap to open it"
         )
+
+
+def add_file(path: Path, name: str, text: str) -> None:
+    """Write file `name` into a complete directory, and list it in the manifest; replaces the one before.
+
+    A process killed meanwhile leaves a complete directory: with the file before, with the new one, or without it. The
+    other files keep their checksums, unverified. Raises RunError and CheckpointError.
+    """
+    manifest, file = read_manifest(path), path / name
+    with writing(file), atomic_write(file) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+        _sync(temporary)
+        if name in manifest.files:
+            _list_files(path, manifest, {other: sha for other, sha in manifest.files.items() if other != name})
+    _sync(path)
+    _list_files(path, manifest, {**manifest.files, name: _digest(file)})
+
+
+def remove_file(path: Path, name: str) -> None:
+    """Delete file `name` of a complete directory, and take it off the manifest. Raises RunError and CheckpointError."""
+    manifest = read_manifest(path)
+    _list_files(path, manifest, {other: sha for other, sha in manifest.files.items() if other != name})
+    with writing(path / name) as file:
+        file.unlink(missing_ok=True)
+
+
+def _list_files(path: Path, manifest: Manifest, files: Mapping[str, str]) -> None:
+    """Replace the manifest of a directory by one of `files`, on disk when this returns."""
+    with writing(path / MANIFEST) as file, atomic_write(file) as temporary:
+        temporary.write_text(_manifest_text(manifest.format, files))
+        _sync(temporary)
+    _sync(path)
+
+
+def _manifest_text(version: int, files: Mapping[str, str]) -> str:
+    return json.dumps({"format": version, "sha256": dict(sorted(files.items()))}, indent=1) + "\n"
 
 
 def _is_inside(name: str) -> bool:

@@ -13,6 +13,14 @@ from recap.data.batch import Batch
 from recap.data.encoding.encoder import RowEncoder
 from recap.data.encoding.labels import LabelEncoder
 from recap.data.formats.location import Location
+from recap.model.calibration import (
+    AffineMap,
+    FittedCalibration,
+    FittedTask,
+    IsotonicMap,
+    Offset,
+    sampling_ratios,
+)
 from recap.model.ranker import Ranker
 
 BACKBONES: dict[str, dict[str, Any]] = {
@@ -212,3 +220,17 @@ def make_ranker(config: RecapConfig, seed: int = 0) -> Ranker:
     """A ranker with random weights."""
     torch.manual_seed(seed)
     return Ranker(config, {"language": pa.array(["en", "ja"])})
+
+
+def make_fitted(config: RecapConfig) -> FittedCalibration:
+    """A fitted calibration of every binary task, with all that one may have."""
+    offsets = tuple(Offset(value=code - 1, code=code, offset=0.1 * code, positives=20) for code in (2, 7))
+    maps = (AffineMap(slope=1.5, intercept=-0.5), IsotonicMap(knots=(-2.0, 0.0, 0.3), values=(-3.0, 0.5, 0.6)))
+    tasks = {
+        task: FittedTask(map=part, positives=100, offsets=offsets)
+        for task, part in zip(config.tasks, maps, strict=True)
+        if task not in config.regressions
+    }
+    return FittedCalibration(
+        split="validation", data=[], rows=1000, sampling=sampling_ratios(config), by="hour", tasks=tasks
+    )

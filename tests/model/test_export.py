@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from model.golden import TOLERANCE
-from model.kinds import CASES, OTHERS, make_batch, make_config, make_ranker
+from model.kinds import CASES, OTHERS, make_batch, make_config, make_fitted, make_ranker
 from torch.export import Dim, ExportedProgram, ShapesCollection
 from torch.testing import assert_close
 
@@ -20,7 +20,7 @@ def make_scorer(case: str) -> Scorer:
     ranker = make_ranker(config)
     with torch.no_grad():
         ranker(make_batch(config, rows=50, seed=3))  # moves the running statistics of BatchNorm
-    return Scorer.of(config, ranker).eval()
+    return Scorer.of(config, ranker, make_fitted(config)).eval()
 
 
 def make_unlabelled(case: str, rows: int, seed: int = 0) -> Batch:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from model.kinds import CASES, make_batch, make_config, make_ranker
+from model.kinds import CASES, make_batch, make_config, make_fitted, make_ranker
 
 from recap.model.score_rows import score_rows
 from recap.model.scorer import Scorer
@@ -25,7 +25,7 @@ def threads() -> Iterator[None]:
 @pytest.mark.parametrize("case", CASES)
 def test_a_row_has_the_same_scores_in_every_place_of_every_batch(case: str) -> None:
     config = make_config(case)
-    scorer = Scorer.of(config, make_ranker(config)).eval()
+    scorer = Scorer.of(config, make_ranker(config), make_fitted(config)).eval()
     batch = make_batch(config, rows=DISTINCT)
     alone = [score_rows(scorer, batch.rows(slice(row, row + 1))) for row in range(DISTINCT)]
     for size in (7, 100, 1500):

@@ -140,7 +140,7 @@ class _Follower:
         self, model: SavedModel, config: RecapConfig, streams: dict[str, BatchStream], step: int
     ) -> list[Record]:
         """Evaluate a checkpoint on all streams; return the records."""
-        scorer = Scorer.of(config, model.ranker.to(self.runtime.device))
+        scorer = Scorer.of(config, model.ranker.to(self.runtime.device), model.calibration)
         lines: list[Record] = []
         for split, stream in streams.items():
             observer = Metrics(config, split, self.runtime.ranks)

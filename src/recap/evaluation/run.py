@@ -86,7 +86,7 @@ def evaluate_run(
     model = open_model(folder)
     combined = evaluation_config(config, model.config, folder)
     runtime = start_runtime()
-    scorer = Scorer.of(combined, model.ranker.to(runtime.device))
+    scorer = Scorer.of(combined, model.ranker.to(runtime.device), model.calibration)
     splits: dict[str, SplitResult] = {}
     inputs = stored_values(config)["validation_data"]
     for name in config.validation_data if split is None else [split]:

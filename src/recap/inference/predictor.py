@@ -47,7 +47,7 @@ class Predictor:
 
     def __init__(self, model: SavedModel, runtime: Runtime) -> None:
         self.config, self.runtime = model.config, runtime
-        self.scorer = Scorer.of(model.config, model.ranker.to(runtime.device)).eval()
+        self.scorer = Scorer.of(model.config, model.ranker.to(runtime.device), model.calibration).eval()
         self.encoder = RowEncoder.for_job(model.config, model.assets, JobMode.INFERENCE)
 
     @classmethod

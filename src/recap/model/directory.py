@@ -1,8 +1,10 @@
 """Writes, verifies and opens model directories, which hold everything that scoring needs.
 
-Those are `config.yaml`, `weights.safetensors`, `assets/` and a manifest with the checksum of each file.
+Those are `config.yaml`, `weights.safetensors`, `assets/`, `calibration.json` where one was fitted, and a manifest with
+the checksum of each file.
 """
 
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -27,16 +30,28 @@ from recap.config.recap import RecapConfig
 from recap.data.encoding.analysis import load_analysis
 from recap.data.encoding.assets import Assets, asset_path, load_assets, save_asset, saved_assets
 from recap.errors import CheckpointError, ConfigError, RecapError
+from recap.model.calibration import FittedCalibration
 from recap.model.inputs.featurization import ZScoreLog
 from recap.model.inputs.tables import load_pretrained
 from recap.model.ranker import Ranker
 from recap.runtime import free_memory
-from recap.storage import MANIFEST, Manifest, check_format, verify, writing
+from recap.storage import (
+    MANIFEST,
+    Manifest,
+    atomic_directory,
+    check_format,
+    read_manifest,
+    read_regular,
+    verify,
+    writing,
+)
 from recap.text import shorten
 
 WEIGHTS = "weights.safetensors"
+CALIBRATION = "calibration.json"
 MODEL_FILES = (STORED, WEIGHTS)
 """The files that every model directory has."""
+_MAX_CALIBRATION_BYTES = 1 << 28
 _DTYPES = {"F32": torch.float32, "F64": torch.float64, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64}
 """Name in safetensors files → type; of these only float32 and int64 are written."""
 _SPARE = 1000
@@ -52,6 +67,7 @@ class SavedModel:
     config: RecapConfig
     assets: Assets
     ranker: Ranker
+    calibration: FittedCalibration | None = None
 
 
 def build_ranker(config: RecapConfig, assets: Assets) -> Ranker:
@@ -93,6 +109,19 @@ def write_model(folder: Path, config: RecapConfig, assets: Assets, weights: Mapp
         save_file(dict(weights), file)
 
 
+def copy_model(folder: Path, copy: Path, texts: Mapping[str, str]) -> None:
+    """Copy a model directory, without the state of a run, with other `texts`, by file name. Raises RunError."""
+    names = [name for name in read_manifest(folder).files if name in MODEL_FILES or name.startswith("assets/")]
+    with atomic_directory(copy) as temporary:
+        for name in names:
+            with writing(temporary / name) as file:
+                file.parent.mkdir(exist_ok=True)
+                shutil.copyfile(folder / name, file)
+        for name, text in texts.items():
+            with writing(temporary / name) as file:
+                file.write_text(text, encoding="utf-8")
+
+
 def open_model(folder: Path, overrides: Sequence[str] = (), set_files: Sequence[str] = ()) -> SavedModel:
     """Verify and open a model directory, with `overrides` and `set_files` merged over its configuration.
 
@@ -105,13 +134,14 @@ def open_model(folder: Path, overrides: Sequence[str] = (), set_files: Sequence[
         check_shapes(folder, config, assets)
         ranker = build_ranker(config, assets)
         ranker.load_state_dict(read_weights(folder))
+        calibration = read_calibration(folder, config)
     except RecapError as error:
         if existed and not folder.exists():
             raise CheckpointError(
                 f"{folder}: was deleted while it was read, as training deletes old checkpoints; run the command again"
             ) from error
         raise
-    return SavedModel(config, assets, ranker)
+    return SavedModel(config, assets, ranker, calibration)
 
 
 def open_inputs(
@@ -188,6 +218,32 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
                 f"{file}: {shorten(name)} has values that are NaN or infinite; use another checkpoint"
             )
     return weights
+
+
+def read_calibration(folder: Path, config: RecapConfig) -> FittedCalibration | None:
+    """What `recap calibrate` fitted; None if the manifest lists none. Raises CheckpointError for one that does not fit.
+
+    `config`: of the model, with overrides, which may not change the correction of sampling rates that came before.
+    """
+    if CALIBRATION not in read_manifest(folder).files:
+        return None
+    file = folder / CALIBRATION
+    try:
+        fitted = FittedCalibration.model_validate_json(read_regular(file, _MAX_CALIBRATION_BYTES))
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be read ({error.strerror})") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        misfit: str | None = shorten(f"{where}: {first['msg']}" if where else first["msg"], 200)
+    else:
+        misfit = fitted.misfit(config)
+    if misfit is not None:
+        raise CheckpointError(
+            f"{file}: not a calibration of this model ({misfit}); remove it with 'recap calibrate --remove', or fit it "
+            "again with --overwrite"
+        )
+    return fitted
 
 
 def weight_shapes(config: RecapConfig, assets: Assets) -> dict[str, Tensor]:

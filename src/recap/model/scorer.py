@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from recap.config.recap import RecapConfig
 from recap.data.batch import Batch
-from recap.model.calibration import Calibration
+from recap.model.calibration import Calibration, FittedCalibration, FittedMaps
 from recap.model.ranker import Ranker
 
 EPSILON = 0.001
@@ -36,7 +36,7 @@ torch.export.register_dataclass(Scores, serialized_type_name="recap.Scores")
 
 
 class Scorer(nn.Module):
-    """ranker → calibration → score.
+    """ranker → calibration → score; the calibration is the correction of sampling rates, then what was fitted.
 
     With tasks `like` and `report`, `scoring.weights: {like: 0.5, report: -369.0}` and likes whose negatives were
     sampled at a rate of 0.1:
@@ -53,20 +53,29 @@ class Scorer(nn.Module):
         tensor([0.0010, 0.0008], dtype=torch.float64)
     """
 
-    def __init__(self, ranker: Ranker, calibration: Calibration, formula: "ScoreFormula") -> None:
+    def __init__(
+        self, ranker: Ranker, calibration: Calibration, formula: "ScoreFormula", fitted: FittedMaps | None = None
+    ) -> None:
+        """`fitted`: follows `calibration`, if there is one."""
         super().__init__()
-        self.ranker, self.calibration, self.formula = ranker, calibration, formula
+        self.ranker, self.calibration, self.formula, self.fitted = ranker, calibration, formula, fitted
 
     @classmethod
-    def of(cls, config: RecapConfig, ranker: Ranker) -> Self:
-        """The scorer of a trained `ranker`, with the score weights of `config`, on the ranker's device."""
-        scorer = cls(ranker, Calibration.of(config), ScoreFormula(config.scoring.weights, config.tasks))
+    def of(cls, config: RecapConfig, ranker: Ranker, fitted: FittedCalibration | None = None) -> Self:
+        """The scorer of a trained `ranker`, with the score weights of `config`, on the ranker's device.
+
+        `fitted`: that of the model directory, if it has one.
+        """
+        maps = FittedMaps(fitted, config) if fitted is not None else None
+        scorer = cls(ranker, Calibration.of(config), ScoreFormula(config.scoring.weights, config.tasks), maps)
         return scorer.to(next(ranker.parameters()).device)
 
     def forward(self, batch: Batch) -> Scores:
         """Score the rows of `batch`; labels, weights and users are not read."""
         logits, probabilities = self.ranker(batch)
         calibrated = self.calibration(probabilities)
+        if self.fitted is not None:
+            calibrated = self.fitted(calibrated, batch.discrete)
         return Scores(logits, probabilities, calibrated, self.formula(calibrated))
 
 
