@@ -69,7 +69,7 @@ class CoarseHistogram:
 
     def update(self, predictions: Tensor, labels: Tensor, weights: Tensor, buckets: Tensor) -> None:
         """Add rows: probabilities, labels and weights [B, T] float64, buckets [B] int64."""
-        bins = _bin(predictions.T.float(), COARSE_BINS) + COARSE_BINS * (labels.T > 0)  # [T, B]
+        bins = bins_of(predictions.T.float(), COARSE_BINS) + COARSE_BINS * (labels.T > 0)  # [T, B]
         parts = torch.arange(self.tasks)[:, None] * self.groups + buckets
         self._weights.view(-1).scatter_add_(0, (2 * COARSE_BINS * parts + bins).flatten(), weights.T.flatten())
 
@@ -145,11 +145,11 @@ def auc_variance(auc_value: Any, positives: Any, negatives: Any) -> Any:
 def _cells(probabilities: Tensor, labels: Tensor, bins: int) -> Tensor:
     """[B, T] → [T · B] int64, the cell (task, label, bin) of each, tasks first."""
     rows = 2 * torch.arange(probabilities.shape[1])[:, None] + (labels.T > 0)
-    return (rows * bins + _bin(probabilities.T, bins)).flatten()
+    return (rows * bins + bins_of(probabilities.T, bins)).flatten()
 
 
-def _bin(probabilities: Tensor, bins: int) -> Tensor:
-    """The bin of each probability."""
+def bins_of(probabilities: Tensor, bins: int) -> Tensor:
+    """The bin of each probability of `bins` of the logit."""
     scaled = (probabilities.logit().clamp_(-LOGIT_LIMIT, LOGIT_LIMIT) + LOGIT_LIMIT) * (bins / (2 * LOGIT_LIMIT))
     return scaled.clamp_(max=bins - 1).long()
 
