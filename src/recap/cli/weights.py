@@ -89,7 +89,7 @@ def suggest(
         check_output(output, [config_file(source)], overwrite=overwrite)
 
     from recap.evaluation.weights.lists import TOP
-    from recap.evaluation.weights.suggest import Target, kept, suggest
+    from recap.evaluation.weights.suggest import Target, keeping, suggest
     from recap.storage import replace_text
     from recap.text import plural
 
@@ -98,7 +98,7 @@ def suggest(
     if not targets and not keep:
         raise InputError("no target; add --at-most TASK=RATE, --at-least TASK=RATE or --keep TASK")
     sample = _sample(source, split, step)
-    suggestion = suggest(sample, [*targets, *(kept(sample, task) for task in keep or [])])
+    suggestion = suggest(sample, [*targets, *(keeping(sample, task) for task in keep or [])])
     text = _yaml(suggestion.weights)
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,7 @@ from evaluation.weights.lists import TASKS, WEIGHTS, sample_of
 
 from recap.errors import InputError
 from recap.evaluation.weights.pareto import POINTS, pareto
-from recap.evaluation.weights.suggest import Target, kept, suggest
+from recap.evaluation.weights.suggest import Target, keeping, suggest
 
 
 def at_most(text: str) -> Target:
@@ -43,13 +43,13 @@ def test_targets_are_met_together_and_no_more_than_needed() -> None:
     sample = sample_of()
     now = sample.expected(sample.order(WEIGHTS))
     limit = round(0.97 * now["report"], 4)
-    found = suggest(sample, [at_most(f"report={limit}"), kept(sample, "like"), at_least("watch_time=1.5x")])
+    found = suggest(sample, [at_most(f"report={limit}"), keeping(sample, "like"), at_least("watch_time=1.5x")])
     rates = {task.task: task.new_expected for task in found.tasks}
     assert rates["report"] <= limit
     assert rates["like"] >= now["like"] * (1 - 1e-9)
     assert rates["watch_time"] == pytest.approx(1.5 * now["watch_time"], rel=0.03)
     assert found.weights["watch_time"] > 0
-    assert kept(sample, "report") == Target("report", "at most", 1.0, relative=True)
+    assert keeping(sample, "report") == Target("report", "at most", 1.0, relative=True)
     nothing = suggest(sample, [at_most("report=1.1x")])
     assert dict(nothing.weights) == WEIGHTS
     assert nothing.kendall == 1

@@ -2,7 +2,7 @@
 
 The engagement of a row is Σ wₜ·ωₜ·yₜ over the tasks: the weight of the task in the score, the weight of the row and
 its label. It is negative where a row was reported, say. A list is the rows of one user, or of one request, with
-a positive weight; lists of one row have no order, so they are left out. Rows of equal score share their places: each
+a positive weight; lists of one row have no order, so they are left out. Rows of equal score share their ranks: each
 has the mean engagement of them all.
 """
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from recap.evaluation.metrics.buckets import BUCKETS, Totals
 from recap.evaluation.metrics.estimate import Estimate
 from recap.evaluation.metrics.rows import MAX_ROWS, Floats, changes
-from recap.evaluation.metrics.whole_lists import WholeLists, places_in_lists
+from recap.evaluation.metrics.whole_lists import WholeLists, ranks_in_lists
 
 
 class ScoreSums:
@@ -53,8 +53,8 @@ class ScoreSums:
         """Add rows: [B, T] float64 each, buckets [B] int64, score [B] float64, ids of lists [B] int64, if there are."""
         counted = (weights * (self.weights != 0) > 0).any(dim=1)
         if not counted.all():
-            kept = [column[counted] for column in (predictions, labels, weights, buckets, score)]
-            predictions, labels, weights, buckets, score = kept
+            chosen = [column[counted] for column in (predictions, labels, weights, buckets, score)]
+            predictions, labels, weights, buckets, score = chosen
             lists = None if lists is None else lists[counted]
         self._contributions.index_add_(0, buckets, (predictions * self.weights).abs())
         self._rows += torch.bincount(buckets, minlength=BUCKETS)
@@ -114,7 +114,7 @@ class ScoreSums:
         draws, score, engagement, bucket = draws[long], score[long], engagement[long], bucket[long]
         new_list = changes(draws)
         starts, sizes = np.flatnonzero(new_list), sizes[sizes > 1]
-        number, places = np.cumsum(new_list) - 1, places_in_lists(starts, len(draws))
+        number, ranks = np.cumsum(new_list) - 1, ranks_in_lists(starts, len(draws))
         bucket_of_list = bucket[starts]
 
         def by_list(column: Floats) -> Floats:
@@ -126,7 +126,7 @@ class ScoreSums:
         tie = np.cumsum(new_list | changes(score)) - 1
         in_tie = np.bincount(tie)
         best = engagement[np.lexsort((-engagement, draws))]
-        discount = 1 / np.log2(places + 2.0)
+        discount = 1 / np.log2(ranks + 2.0)
         gains = np.maximum(engagement, 0)
         most = by_list(np.maximum(best, 0) * discount)
         dcg = by_list((np.bincount(tie, gains) / in_tie)[tie] * discount)
@@ -137,7 +137,7 @@ class ScoreSums:
         shared = (np.bincount(tie, engagement) / in_tie)[tie]
         mean = by_list(engagement) / np.maximum(sizes, 1)
         for k in self.hit_at:
-            first, shown = places < k, np.minimum(sizes, k).astype(np.float64)
+            first, shown = ranks < k, np.minimum(sizes, k).astype(np.float64)
             totals[f"shown_{k}"] = by_bucket(shown)
             totals[f"engagement_{k}"] = by_bucket(by_list(shared * first))
             totals[f"best_{k}"] = by_bucket(by_list(best * first))

@@ -27,7 +27,7 @@ class ListedRows(NamedTuple):
         """The `count` rows of each list with the smallest hash of their values; lists in the order of their draws."""
         order = np.lexsort((_row_hashes(self.values), self.draws))
         starts = np.flatnonzero(changes(self.draws[order]))
-        return self.at(order[places_in_lists(starts, len(order)) < count])
+        return self.at(order[ranks_in_lists(starts, len(order)) < count])
 
 
 class WholeLists:
@@ -35,7 +35,7 @@ class WholeLists:
 
     The limit is the largest power of 2 whose lists have at most `max_rows` rows, so which lists remain depends neither
     on the order of the rows nor on the order of merging. Every list has the same chance, whatever its rows are.
-    `longest`: of a longer list only so many rows count, the first by a hash of their values.
+    `longest`: of a longer list only that number of rows count, the first by a hash of their values.
     """
 
     def __init__(self, width: int, max_rows: int, longest: int | None = None) -> None:
@@ -81,10 +81,10 @@ class WholeLists:
         return rows if self._bits == 64 else rows.at(np.flatnonzero(rows.draws < np.uint64(1 << self._bits)))
 
 
-def places_in_lists(starts: Positions, rows: int) -> Positions:
+def ranks_in_lists(starts: Positions, rows: int) -> Positions:
     """[N]: the place of each row in its list, from 0; `starts` [L] are the first rows of lists, side by side."""
-    places: Positions = np.arange(rows) - np.repeat(starts, np.diff(starts, append=rows))
-    return places
+    ranks: Positions = np.arange(rows) - np.repeat(starts, np.diff(starts, append=rows))
+    return ranks
 
 
 def _row_hashes(values: npt.NDArray[np.floating[Any]]) -> Unsigned:

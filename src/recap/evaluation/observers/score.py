@@ -1,6 +1,7 @@
 """The final score: the metrics of its order, and real lists to try other weights on."""
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,8 +26,16 @@ def _lists(batch: Batch) -> Tensor | None:
     return batch.user if batch.lists is None else batch.lists
 
 
+class ScoreResult(NamedTuple):
+    """The metrics of the score, see `ScoreSums`."""
+
+    metrics: Mapping[str, float]
+    estimates: Mapping[str, Estimate]
+    """Those of all but the number of lists."""
+
+
 class ScoreMetrics:
-    """The metrics of the score, with the value without each bucket of users. Empty if no task has a weight."""
+    """The metrics of the order that the score gives to lists, and of what each task adds to it."""
 
     def __init__(self, config: RecapConfig, ranks: Ranks) -> None:
         weights = torch.tensor([config.scoring.weights.get(task, 0.0) for task in config.tasks], dtype=torch.float64)
@@ -49,14 +58,16 @@ class ScoreMetrics:
                 predictions, labels, weights, bucket_of(users), score, gathered[4] if lists is not None else None
             )
 
-    def result(self) -> Mapping[str, Estimate]:
-        """Metric → estimate."""
+    def result(self) -> ScoreResult:
+        """Empty if no task has a weight."""
         if self._sums is None:
-            return {}
-        estimates = self._sums.estimates()
-        plain = {name: [estimate.value, *estimate.replicates.tolist()] for name, estimate in estimates.items()}
+            return ScoreResult({}, {})
+        own = self._sums.estimates()
+        plain = {name: [estimate.value, *estimate.replicates.tolist()] for name, estimate in own.items()}
         shared = self._ranks.broadcast_object(plain)
-        return {name: Estimate(value, np.array(others)) for name, (value, *others) in shared.items()}
+        estimates = {name: Estimate(values[0], np.array(values[1:])) for name, values in shared.items()}
+        values = {name: estimate.value for name, estimate in estimates.items()}
+        return ScoreResult(values, {name: item for name, item in estimates.items() if name != "lists"})
 
     def _numbers(self, rows: int) -> Tensor:
         """The numbers of the next rows: without users, each row counts as one."""

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recap.evaluation.metrics.rows import Floats
-from recap.evaluation.metrics.whole_lists import ListedRows, Positions, places_in_lists
+from recap.evaluation.metrics.whole_lists import ListedRows, Positions, ranks_in_lists
 
 TOP = 5
 """Rows at the top of a list whose overlap is measured."""
@@ -72,12 +72,12 @@ class ListSample:
         chosen = long[: min(MAX_LISTS, max(1, MAX_BYTES * _CHARACTER_BITS // (bits * MAX_ROWS)))]
         starts, sizes = starts[chosen], sizes[chosen]
         own = np.cumsum(sizes) - sizes
-        at = np.repeat(starts, sizes) + places_in_lists(own, int(sizes.sum()))
+        at = np.repeat(starts, sizes) + ranks_in_lists(own, int(sizes.sum()))
         columns = [_decoded(_encoded(column), len(at)) for column in values[at].T]
         table = np.stack(columns, axis=1)
         used = {task: float(weights[task]) for task in tasks if weights.get(task)}
-        kept = [task for task in tasks if task in regressions]
-        return cls(list(tasks), used, kept, table[:, :count], table[:, count:], sizes, round(len(long) / share))
+        numbers = [task for task in tasks if task in regressions]
+        return cls(list(tasks), used, numbers, table[:, :count], table[:, count:], sizes, round(len(long) / share))
 
     def to_json(self) -> dict[str, Any]:
         """Compact: columns in base64, see `_encoded`."""
@@ -126,14 +126,14 @@ class ListSample:
         return np.repeat(np.arange(len(self.sizes)), self.sizes)
 
     @cached_property
-    def places(self) -> Positions:
-        """[N]: places 0, 1, … of each list."""
-        return places_in_lists(self.starts, len(self.numbers))
+    def ranks(self) -> Positions:
+        """[N]: ranks 0, 1, … of each list."""
+        return ranks_in_lists(self.starts, len(self.numbers))
 
     @cached_property
     def attention(self) -> Floats:
         """[N]: the share of the attention to all lists that each place has."""
-        attention = np.where(self.places < SEEN, 1 / np.log2(self.places + 2.0), 0.0)
+        attention = np.where(self.ranks < SEEN, 1 / np.log2(self.ranks + 2.0), 0.0)
         shares: Floats = attention / attention.sum()
         return shares
 
@@ -161,7 +161,7 @@ class ListSample:
     def kendall(self, one: Positions, other: Positions) -> float:
         """Mean over lists of Kendall's τ of two orders, −1 to 1."""
         ranks = np.empty((2, len(one)), np.intp)
-        ranks[0, one] = ranks[1, other] = self.places
+        ranks[0, one] = ranks[1, other] = self.ranks
         agreements = np.empty(len(self.sizes))
         for number, (start, size) in enumerate(zip(self.starts, self.sizes, strict=True)):
             first, second = (np.sign(np.subtract.outer(row, row)) for row in ranks[:, start : start + size])
@@ -171,7 +171,7 @@ class ListSample:
     def overlap(self, one: Positions, other: Positions) -> float:
         """Mean over lists of the share of the first `TOP` rows that two orders have in common."""
         top = np.zeros((2, len(one)), bool)
-        top[0, one] = top[1, other] = self.places < TOP
+        top[0, one] = top[1, other] = self.ranks < TOP
         return float((np.add.reduceat(top[0] & top[1], self.starts, dtype=np.intp) / TOP).mean())
 
     def equalized(self) -> dict[str, float]:

@@ -66,8 +66,8 @@ def pareto(sample: ListSample, tasks: Sequence[str]) -> Front:
         [[sign * point.expected[task] for sign, task in zip(signs, tasks, strict=True)] for point in points]
     )
     # The ends maximise one task alone, so another point may equal them in it and be better in the other.
-    kept = [index for index, gain in enumerate(gains) if not _is_beaten(gain, gains)]
-    chosen = [kept[index] for index in _spread(gains[kept])]
+    front = [index for index, gain in enumerate(gains) if not _is_beaten(gain, gains)]
+    chosen = [front[index] for index in _spread(gains[front])]
     return Front((tasks[0], tasks[1]), [points[index] for index in chosen], _point(sample, sample.weights, tasks))
 
 
@@ -89,8 +89,8 @@ def _spread(gains: Floats) -> list[int]:
     extent = np.ptp(gains, axis=0)
     steps = np.abs(np.diff(gains, axis=0) / np.where(extent > 0, extent, 1)).sum(axis=1)
     along = np.r_[0.0, np.cumsum(steps)]
-    places = np.searchsorted(along, np.linspace(0, along[-1], POINTS) - 1e-12)
-    return sorted(set(places.tolist()))
+    chosen = np.searchsorted(along, np.linspace(0, along[-1], POINTS) - 1e-12)
+    return sorted(set(chosen.tolist()))
 
 
 def _point(sample: ListSample, weights: Weights, tasks: Sequence[str]) -> Point:

@@ -100,7 +100,7 @@ class Suggestion:
         return {**vars(self), "weights": dict(self.weights), "tasks": [vars(task) for task in self.tasks]}
 
 
-def kept(sample: ListSample, task: str) -> Target:
+def keeping(sample: ListSample, task: str) -> Target:
     """The target of a task that must not get worse: a task of negative weight is better when lower."""
     return Target(task, "at most" if sample.weights.get(task, 0.0) < 0 else "at least", 1.0, relative=True)
 
@@ -265,11 +265,11 @@ class _Search:
         if len(self.targets) > 1:
             first, *others = self.targets
             rates = self.sample.expected(self.sample.order(_Search(self.sample, [first]).weights()))
-            found = ", ".join(
+            rates_of_others = ", ".join(
                 f"{other.task} has {rates[other.task]:.4g}{self._factor(rates[other.task], other.task)}"
                 for other in others
             )
-            message += f". With {first.task} {self._described(first)} alone, {found}"
+            message += f". With {first.task} {self._described(first)} alone, {rates_of_others}"
         return InputError(message)
 
     def _described(self, target: Target) -> str:
