@@ -53,8 +53,20 @@ def sampled_batches(source: Source) -> list[Batch]:
 
     They are the same for the same files, on every rank.
     """
-    share = _MAX_BYTES / max(MAX_ROWS * source.encoder.row_bytes, 1)
-    return [batch for batch, _ in _samples(source, min(share, 1.0))]
+    return [batch for batch, _ in sampled_rows(source)]
+
+
+SampledRows = Sequence[tuple[Batch, pa.Table]]
+"""Batches, each with the table it was encoded from."""
+
+
+def sampled_rows(source: Source) -> Iterator[tuple[Batch, pa.Table]]:
+    """As `sampled_batches`, with the tables of the batches."""
+    return _samples(source, _share_that_fits(source))
+
+
+def _share_that_fits(source: Source) -> float:
+    return min(_MAX_BYTES / max(MAX_ROWS * source.encoder.row_bytes, 1), 1.0)
 
 
 def _samples(source: Source, share: float) -> Iterator[tuple[Batch, pa.Table]]:

@@ -104,10 +104,10 @@ def importance(
     each feature.
     """
     order = torch.from_numpy(np.random.default_rng(config.training.seed).permutation(len(rows)))
-    plain = _estimates(scorer, rows, config)
+    plain = estimates_of(scorer, rows, config)
     result = []
     for name, features in feature_groups(config.features, groups).items():
-        permuted = _estimates(scorer, permuted_rows(rows, features, order, config.features, assets), config)
+        permuted = estimates_of(scorer, permuted_rows(rows, features, order, config.features, assets), config)
         losses = {
             task: {metric: _loss(metric, plain[task][metric], permuted[task][metric]) for metric in metrics}
             for task, metrics in plain.items()
@@ -192,19 +192,26 @@ def _gradients(scorer: Scorer, rows: Batch, names: set[str], tasks: int) -> dict
     return totals
 
 
-def _estimates(scorer: Scorer, rows: Batch, config: RecapConfig) -> Estimates:
-    suite = MetricSuite(config.tasks, _METRICS, config.regressions, config.metrics)
-    was_training = scorer.training
+def estimates_of(scorer: Scorer, rows: Batch, config: RecapConfig, metrics: Sequence[str] = _METRICS) -> Estimates:
+    """The metrics of the model on `rows`, which have labels."""
+    device, was_training = next(scorer.parameters()).device, scorer.training
     scorer.eval()
     try:
-        for start in range(0, len(rows), _BLOCK):
-            block = rows.rows(slice(start, start + _BLOCK))
-            predictions = score_rows(scorer, block).calibrated_probabilities.cpu()
-            assert block.labels is not None
-            assert block.weights is not None
-            suite.update(predictions, block.labels.cpu(), block.weights.cpu(), block.user)
+        blocks = [rows.rows(slice(start, start + _BLOCK)) for start in range(0, len(rows), _BLOCK)]
+        scores = [score_rows(scorer, block.to(device)).calibrated_probabilities.cpu() for block in blocks]
     finally:
         scorer.train(was_training)
+    return estimates_of_predictions(torch.cat(scores), rows, config, metrics)
+
+
+def estimates_of_predictions(
+    predictions: Tensor, rows: Batch, config: RecapConfig, metrics: Sequence[str] = _METRICS
+) -> Estimates:
+    """The metrics of `predictions` [B, T] on `rows`, which have labels."""
+    assert rows.labels is not None
+    assert rows.weights is not None
+    suite = MetricSuite(config.tasks, metrics, config.regressions, config.metrics)
+    suite.update(predictions, rows.labels, rows.weights, rows.user)
     return suite.result().estimates
 
 

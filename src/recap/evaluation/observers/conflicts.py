@@ -1,12 +1,13 @@
 """How strongly the gradients of the tasks conflict on shared parameters."""
 
+from collections.abc import Iterable
 from itertools import islice
 
 import torch
 
 from recap.config.optimizer import GradNormConfig, PcGradConfig
 from recap.config.recap import RecapConfig
-from recap.data.stream.batch_stream import BatchStream
+from recap.data.batch import Batch
 from recap.evaluation.result import Conflicts
 from recap.model.gradients import TaskGradients, cosines
 from recap.model.objective.objective import Objective
@@ -21,7 +22,7 @@ def measures_conflicts(config: RecapConfig) -> bool:
     return isinstance(config.optimizer.balancing, PcGradConfig | GradNormConfig)
 
 
-def conflicts(ranker: Ranker, stream: BatchStream, config: RecapConfig, split: str, runtime: Runtime) -> Conflicts:
+def conflicts(ranker: Ranker, stream: Iterable[Batch], config: RecapConfig, split: str, runtime: Runtime) -> Conflicts:
     """The mean cosine similarity of the tasks' gradients with respect to all shared parameters.
 
     Over the first batches of `stream` (`MAX_BATCHES`, or `training.num_eval_steps` if that is less), in evaluation

@@ -1,0 +1,1 @@
+"""Checks of a trained model: each has a code, a severity, a sentence and advice."""
