@@ -58,6 +58,8 @@ class SplitResult:
     """The value of each metric without each bucket of users."""
     score: Mapping[str, float] = field(default_factory=dict)
     """The metrics of the final score; its intervals and estimates are those of `SCORE`."""
+    uncalibrated: TaskMetrics = field(default_factory=dict)
+    """The metrics of probabilities before calibration; of the tasks that it changes."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,7 @@ class EvaluationReport:
             "data": {name: split.data for name, split in self.splits.items() if split.data},
             "models": {name: split.model for name, split in self.splits.items() if split.model},
             "intervals": {name: split.intervals for name, split in self.splits.items() if split.intervals},
+            "uncalibrated": {name: split.uncalibrated for name, split in self.splits.items() if split.uncalibrated},
             "score": {name: split.score for name, split in self.splits.items() if split.score},
             "users": {name: split.users for name, split in self.splits.items() if split.users},
             "rows": {name: split.rows for name, split in self.splits.items() if split.rows},
@@ -100,7 +103,7 @@ class EvaluationReport:
         """The inverse of `to_json`. Raises KeyError, TypeError or ValueError for invalid content."""
         values = {name: content.get(name, {}) for name in ("data", "models", "users", "rows")}
         decoded = {name: _null_to_nan(part) for name, part in content.items() if name not in ("model", *values)}
-        parts = ("strata", "gates", "conflicts", "unknown", "intervals", "score")
+        parts = ("strata", "gates", "conflicts", "unknown", "intervals", "score", "uncalibrated")
         sections = {name: decoded.get(name, {}) for name in parts}
         return cls(
             str(content["model"]),

@@ -1,0 +1,72 @@
+"""The metrics of probabilities before calibration."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from model.kinds import make_batch, make_fitted, make_ranker
+from support import Recorder, feed_config, write_feed
+from typer.testing import CliRunner
+
+from recap.cli.main import app
+from recap.config.recap import RecapConfig
+from recap.distributed import ONE_RANK
+from recap.evaluation.metrics.suite import MetricSuite
+from recap.evaluation.observers.uncalibrated import PROBABILITY_METRICS, Uncalibrated
+from recap.evaluation.result import EvaluationReport, TaskMetrics
+from recap.model.scorer import Scorer, Scores
+from recap.training.trainer import train
+
+SAMPLED = {"like": {"neg_downsampling_rate": 0.5}, "share": {}}
+
+
+def sampled(folder: Path) -> RecapConfig:
+    source = {"inputs": str(folder / "train" / "*.parquet")}
+    return feed_config(folder, folder / "run", train_data={"source": source, "tasks": SAMPLED})
+
+
+def observe(scorer: Scorer, config: RecapConfig) -> TaskMetrics:
+    observer = Uncalibrated(config, "validation", scorer, ONE_RANK)
+    before, after = torch.rand(40, 2), torch.rand(40, 2)
+    batch = make_batch(config)
+    observer.update(batch, Scores(before, before, after, before[:, 0]))
+    expected = MetricSuite(config.tasks, PROBABILITY_METRICS, intervals=False)
+    assert batch.labels is not None
+    assert batch.weights is not None
+    expected.update(before, batch.labels, batch.weights)
+    found = observer.result()
+    for task, metrics in found.items():
+        assert metrics == pytest.approx(expected.compute()[task], nan_ok=True)
+    return found
+
+
+def test_they_are_of_the_tasks_that_calibration_changes() -> None:
+    config = sampled(Path("feed"))
+    plain = feed_config(Path("feed"), Path("run"))
+    ranker = make_ranker(config)
+    assert list(observe(Scorer.of(config, ranker), config)) == ["like"]
+    assert list(observe(Scorer.of(plain, ranker, make_fitted(plain)), plain)) == ["like", "share"]
+    assert observe(Scorer.of(plain, ranker), plain) == {}
+
+
+def test_only_chosen_metrics_are_reported() -> None:
+    for chosen, found in ((["auc", "brier"], {"like": ["brier"]}), (["auc"], {})):
+        config = sampled(Path("feed")).model_copy(update={"which_metrics": chosen})
+        observer = Uncalibrated(config, "validation", Scorer.of(config, make_ranker(config)), ONE_RANK)
+        assert {task: list(metrics) for task, metrics in observer.result().items()} == found
+
+
+def test_an_evaluation_shows_and_writes_them_beside_the_calibrated_ones(tmp_path: Path) -> None:
+    config = sampled(write_feed(tmp_path))
+    train(config, Recorder())
+    shown = CliRunner().invoke(app, ["evaluate", str(tmp_path / "run")]).output
+    assert "validation, probabilities before → after calibration" in shown
+    file = tmp_path / "run" / "evaluation.json"
+    before = json.loads(file.read_text())["uncalibrated"]["validation"]["like"]
+    result = EvaluationReport.read_file(file).splits["validation"]
+    assert list(before) == list(PROBABILITY_METRICS)
+    assert result.uncalibrated == {"like": before}
+    after = result.metrics["like"]
+    assert before["calibration"] > after["calibration"]
+    assert f"{before['calibration']:.4f} → {after['calibration']:.4f}" in shown
