@@ -6,25 +6,36 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import rich.console
 
+from recap.cli.comparison import comparison_tables
 from recap.cli.progress import LiveProgress, Pace
 from recap.cli.streams import lasting
 from recap.cli.tables import (
     Evaluation,
+    Intervals,
     bounds_text,
+    change_table,
     cosine_table,
+    gain_table,
     gate_table,
     inspection_table,
     loss_table,
     metric_tables,
+    score_table,
+    score_text,
 )
 from recap.config.evaluation.metrics import METRICS, format_metric
 from recap.config.file.environment import hide
 from recap.data.tools.inspect import Inspection
+from recap.evaluation.compare import Comparison
 from recap.reporting import Record, Reporter
 from recap.text import plural, wrapped
+
+if TYPE_CHECKING:
+    from recap.evaluation.calibrate.gain import SplitGain
 
 _PLAIN_WIDTH = 160
 """Width of the output, in columns, if it is not a terminal."""
@@ -115,16 +126,40 @@ class Console(Reporter):
         if best is not None:
             self.say(f"best checkpoint: {best}")
 
-    def table(self, title: str, evaluation: Evaluation) -> None:
-        """Show the metrics of each task as a table."""
-        for table in metric_tables(title, evaluation, self._out.width):
+    def table(self, title: str, evaluation: Evaluation, intervals: Intervals | None = None) -> None:
+        """Show the metrics of each task as a table, the main ones with half the width of their intervals."""
+        for table in metric_tables(title, evaluation, self._out.width, intervals):
             self._out.print(table)
         if bounds := bounds_text(evaluation):
             self.say(bounds)
 
+    def uncalibrated(self, title: str, before: Evaluation, after: Evaluation) -> None:
+        """Show the metrics of the tasks that calibration changes, before and after it."""
+        self._out.print(change_table(title, before, after, self._out.width))
+
+    def score(self, title: str, score: Mapping[str, float], intervals: Mapping[str, tuple[float, float]]) -> None:
+        """Show the metrics of the final score."""
+        if "lists" in score:
+            self._out.print(score_table(title, score, intervals))
+        self.say(score_text(score, intervals))
+
     def conflicts(self, title: str, cosines: Evaluation) -> None:
         """Show the cosine similarity of the gradients of each pair of tasks."""
         self._out.print(cosine_table(title, cosines, self._out.width))
+
+    def comparison(self, title: str, comparison: Comparison) -> None:
+        """Show the differences of a model from a baseline, and the verdict."""
+        for table in comparison_tables(title, comparison, self._out.width):
+            self._out.print(table)
+        self.say(comparison.verdict.text)
+        if comparison.left_out:
+            self.say(f"left out, since only one of them predicts it: {', '.join(comparison.left_out)}")
+
+    def gain(self, gain: "SplitGain") -> None:
+        """Show what a calibration changed for each task, and that it left the order of rows as it was."""
+        self._out.print(gain_table(gain))
+        if (change := gain.auc_change) is not None:
+            self.say(f"AUC: unchanged (by at most {change:.0e})" if change else "AUC: unchanged")
 
     def gates(self, title: str, gates: Mapping[str, Mapping[str, float]]) -> None:
         """Show the mean weight of each expert at each gate."""

@@ -74,7 +74,7 @@ def compare(baseline: SplitResult, candidate: SplitResult) -> Comparison:
         raise InputError("the models have no task in common, so there is nothing to compare")
     differences = {task: _differences(baseline.estimates[task], candidate.estimates[task]) for task in tasks}
     names = [task for task in tasks if task != SCORE]
-    both = {*baseline.metrics} ^ {*candidate.metrics}
+    only_one = {*baseline.metrics} ^ {*candidate.metrics}
     mean = _mean_difference(baseline, candidate, names)
     return Comparison(
         candidate.users,
@@ -83,7 +83,7 @@ def compare(baseline: SplitResult, candidate: SplitResult) -> Comparison:
         differences,
         mean,
         _verdict(differences, mean, candidate.users),
-        tuple(sorted(both)),
+        tuple(sorted(only_one)),
     )
 
 

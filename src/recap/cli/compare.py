@@ -1,0 +1,98 @@
+"""`recap compare`: the differences of models from a baseline, on the same rows."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from recap.cli.options import Overwrite, check_output
+from recap.errors import RunError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from recap.evaluation.gate import Judgement
+
+
+def compare(
+    baseline: Annotated[
+        Path,
+        typer.Argument(metavar="BASELINE", help="Run, checkpoint or model directory.", show_default=False),
+    ],
+    models: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="MODEL...", help="Runs, checkpoints or model directories to compare with it.", show_default=False
+        ),
+    ],
+    split: Annotated[
+        str | None,
+        typer.Option(help="Validation set of the baseline to evaluate on; default: the first.", show_default=False),
+    ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--data",
+            metavar="FILES",
+            help="Evaluate on these files, URLs or globs instead. May be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    gate: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="YAML file of rules that every model must fulfil; otherwise the exit code is 1.",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="JSON file to write, with all differences.", show_default=False)
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Compare models with a baseline: the difference of every metric with its interval, and a verdict.
+
+    All are evaluated on the same rows, so what they share cancels out.
+    """
+    from recap.evaluation.gate import judge, load_gate
+
+    rules = load_gate(str(gate)) if gate is not None else None
+    if output is not None:
+        check_output(output, [*([gate] if gate is not None else [])], overwrite=overwrite)
+
+    from recap.cli.console import Console
+    from recap.evaluation.compare_models import compare_models
+    from recap.native.allocator import tune_process
+    from recap.storage import replace_text
+
+    console = Console()
+    tune_process()
+    compared = compare_models(baseline, models, split, data or (), console.say)
+    contents, failed = [], 0
+    for name, comparison in compared.comparisons.items():
+        console.comparison(f"{name} against {compared.baseline}, {compared.split}", comparison)
+        content = {"model": name, "baseline": compared.baseline, "split": compared.split, **comparison.to_json()}
+        if rules is not None:
+            judgements = judge(rules, comparison)
+            content["gate"] = [vars(item) for item in judgements]
+            failed += sum(not item.passed for item in judgements)
+            for line in _lines(judgements):
+                console.say(line)
+        contents.append(content)
+    if output is not None:
+        replace_text(output, json.dumps(contents, indent=1, allow_nan=False) + "\n")
+        console.say(f"written: {output}")
+    if failed:
+        raise RunError(f"{gate}: the gate is closed: {failed} of its conditions do not hold")
+
+
+def _lines(judgements: "Sequence[Judgement]") -> list[str]:
+    """The conditions that do not hold, or that all do."""
+    lines = [
+        f"gate: {item.task}: {item.metric} {item.found}, required: {item.condition}"
+        for item in judgements
+        if not item.passed
+    ]
+    return lines or [f"gate: open, all {len(judgements)} conditions hold"]

@@ -1,0 +1,57 @@
+"""`recap compare`: evaluates models on the same rows and compares each with the baseline."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from recap.errors import InputError
+from recap.evaluation.asked import OTHER_DATA, Asked, with_other_data
+from recap.evaluation.compare import Comparison, compare
+from recap.evaluation.report.sides import Side, common_tasks, evaluated, side_config
+from recap.evaluation.run import check_splits
+from recap.reporting import Say
+from recap.runs import Run
+from recap.runtime import start_runtime
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Models against a baseline."""
+
+    baseline: str
+    split: str
+    comparisons: Mapping[str, Comparison]
+    """The name of each model → its comparison."""
+
+
+def compare_models(
+    baseline: Path, models: Sequence[Path], split: str | None, data: Sequence[str], say: Say
+) -> Compared:
+    """Evaluate `baseline` and `models` on a validation set of the baseline, or on the files `data`.
+
+    Each model reads the rows with its own features; labels and rates are those of the baseline. Raises ConfigError for
+    an unknown split, CheckpointError for a missing model, DataError for files that lack a column of a model.
+    """
+    first, runtime = Side.open(baseline), start_runtime()
+    config = Run(first.path).config if first.is_run else first.model.config
+    if data:
+        config, split = with_other_data(config, Asked(tuple(data)), split), OTHER_DATA
+    check_splits(config, split)
+    name = split if split is not None else next(iter(config.validation_data))
+    sides = [Side.open(path) for path in models]
+    names = [side.name for side in (first, *sides)]
+    if len({*names}) < len(names):  # folders of one name in different places
+        names = [f"{side.path}, {side.folder.name}" if side.is_run else str(side.path) for side in (first, *sides)]
+    if len({*names}) < len(names):
+        raise InputError("a model is given twice; name each once")
+    results, left_out = {}, {}
+    for side, label in zip((first, *sides), names, strict=True):
+        tasks = common_tasks(side, first)
+        left_out[label] = tuple(sorted({*first.model.config.tasks} ^ {*side.model.config.tasks}))
+        say(f"evaluating {label} on {name}")
+        results[label] = evaluated(side, side_config(side, config, name, tasks), name, runtime, say)
+    of_baseline = results.pop(names[0])
+    comparisons = {
+        label: replace(compare(of_baseline, result), left_out=left_out[label]) for label, result in results.items()
+    }
+    return Compared(names[0], name, comparisons)

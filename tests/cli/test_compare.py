@@ -1,0 +1,86 @@
+"""`recap compare`: models on the same rows, and gates."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from support import Recorder, feed_values, write_feed
+from typer.testing import CliRunner
+
+from recap.cli.main import app
+from recap.config.file.load import config_of
+from recap.errors import CheckpointError, ConfigError, DataError, InputError, RunError
+from recap.training.trainer import train
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A feed, a trained run, one hardly trained, and one without a task."""
+    folder = write_feed(tmp_path_factory.mktemp("compare"), train_rows=2000, validation_rows=800)
+    for name, steps in (("good", 60), ("bad", 1), ("one_task", 1)):
+        values = feed_values(folder, folder / name)
+        values["training"] |= {"num_train_steps": steps, "checkpoint_every_n": steps, "eval_log_every_n": None}
+        if name == "one_task":
+            for section in (values["model"], values["train_data"]):
+                del section["tasks"]["share"]
+            values["optimizer"]["towers"] = {"default": values["optimizer"]["backbone"]}
+            values.pop("scoring", None)
+        train(config_of(values), Recorder())
+    return folder
+
+
+def compare(*arguments: str | Path) -> str:
+    done = CliRunner().invoke(app, ["compare", *map(str, arguments)])
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return done.output
+
+
+def test_the_better_model_is_told_apart_on_the_same_rows(folder: Path, tmp_path: Path) -> None:
+    output = compare(folder / "bad", folder / "good", "--output", tmp_path / "differences.json")
+    assert "better: mean AUC +0." in output
+    (content,) = json.loads((tmp_path / "differences.json").read_text())
+    assert content["verdict"] == "better"
+    assert content["model"] == "good, step_00000060"
+    difference = content["differences"]["like"]["auc"]
+    assert 0 < difference["low"] < difference["value"] < difference["high"]
+    assert "worse: mean AUC -0." in compare(folder / "good", folder / "bad")
+    with pytest.raises(InputError, match="already exists"):
+        compare(folder / "bad", folder / "good", "--output", tmp_path / "differences.json")
+
+
+def test_equal_models_cannot_be_told_apart(folder: Path) -> None:
+    output = compare(folder / "good", folder / "good" / "checkpoints" / "step_00000060")
+    assert "cannot be told: mean AUC +0.0000 [+0.0000, +0.0000]" in output
+
+
+def test_other_files_and_tasks_that_only_one_model_has(folder: Path) -> None:
+    output = compare(folder / "one_task", folder / "good", "--data", folder / "train" / "part-0.parquet")
+    assert "left out, since only one of them predicts it: share" in output
+
+
+def test_a_gate_opens_for_the_better_model_only(folder: Path, tmp_path: Path) -> None:
+    gate = tmp_path / "gate.yaml"
+    gate.write_text("rules: [{metric: auc, not_worse_by: 0.01}, {metric: log_loss, tasks: [like], better_by: 0}]")
+    assert "gate: open, all 3 conditions hold" in compare(folder / "bad", folder / "good", "--gate", gate)
+    with pytest.raises(RunError, match="the gate is closed: 3 of its conditions do not hold"):
+        compare(folder / "good", folder / "bad", "--gate", gate)
+
+
+def test_misuse_is_refused(folder: Path, tmp_path: Path) -> None:
+    gate = tmp_path / "gate.yaml"
+    gate.write_text(yaml.safe_dump({"rules": [{"metric": "auc", "tasks": ["lik"], "at_least": 0.5}]}))
+    good = folder / "good"
+    with pytest.raises(ConfigError, match=r"rules\.0\.tasks: unknown task 'lik'.*Did you mean 'like'"):
+        compare(good, folder / "bad", "--gate", gate)
+    with pytest.raises(ConfigError, match="unknown split 'valid'"):
+        compare(good, folder / "bad", "--split", "valid")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        compare(good, folder / "bad", "--gate", tmp_path / "missing.yaml")
+    with pytest.raises(CheckpointError, match="no such folder"):
+        compare(good, folder / "missing")
+    with pytest.raises(InputError, match="given twice"):
+        compare(good, good)
+    with pytest.raises(DataError, match="missing"):
+        compare(good, folder / "bad", "--data", tmp_path / "missing.parquet")
