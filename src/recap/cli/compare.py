@@ -85,7 +85,8 @@ def compare(
         replace_text(output, json.dumps(contents, indent=1, allow_nan=False) + "\n")
         console.say(f"written: {output}")
     if failed:
-        raise RunError(f"{gate}: the gate is closed: {failed} of its conditions do not hold")
+        verb = "does" if failed == 1 else "do"
+        raise RunError(f"{gate}: the gate is closed: {failed} of its conditions {verb} not hold")
 
 
 def _lines(judgements: "Sequence[Judgement]") -> list[str]:
