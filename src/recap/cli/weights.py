@@ -5,7 +5,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from recap.cli.options import Overwrite, StepOption, check_output, config_file, parse_step
+from recap.cli.options import (
+    Overrides,
+    Overwrite,
+    StepOption,
+    check_output,
+    config_file,
+    load_to_evaluate,
+    parse_step,
+)
 from recap.errors import InputError
 
 if TYPE_CHECKING:
@@ -45,6 +53,7 @@ def _group() -> None:
 @app.command()
 def suggest(
     source: _Source,
+    overrides: Overrides = None,
     at_most: Annotated[
         list[str] | None,
         typer.Option(
@@ -97,7 +106,7 @@ def suggest(
     targets += [Target.parse("--at-least", text, "at least") for text in at_least or []]
     if not targets and not keep:
         raise InputError("no target; add --at-most TASK=RATE, --at-least TASK=RATE or --keep TASK")
-    sample = _sample(source, split, step)
+    sample = _sample(source, overrides, split, step)
     suggestion = suggest(sample, [*targets, *(keeping(sample, task) for task in keep or [])])
     text = _yaml(suggestion.weights)
     if output is not None:
@@ -121,6 +130,7 @@ def suggest(
 def pareto(
     source: _Source,
     tasks: Annotated[str, typer.Option(metavar="A,B", help="The two tasks.", show_default=False)],
+    overrides: Overrides = None,
     split: _Split = None,
     step: StepOption = None,
     as_json: _Json = False,
@@ -133,23 +143,22 @@ def pareto(
 
     from recap.evaluation.weights.pareto import pareto
 
-    front = pareto(_sample(source, split, step), [task.strip() for task in tasks.split(",")])
+    front = pareto(_sample(source, overrides, split, step), [task.strip() for task in tasks.split(",")])
     if as_json:
         print(json.dumps(front.to_json(), indent=1, ensure_ascii=False))
     else:
         _print(_front_table(front))
 
 
-def _sample(source: Path, split: str | None, step: str | None) -> "ListSample":
-    from recap.cli.console import Console
-    from recap.config.file.load import load_config
+def _sample(source: Path, overrides: list[str] | None, split: str | None, step: str | None) -> "ListSample":
+    """The lists; notes on the data go to standard error, so that JSON stays alone on standard output."""
     from recap.evaluation.weights.sample import sample_lists
     from recap.native.allocator import tune_process
 
-    config = load_config(config_file(source), stored=source.is_dir())
+    is_run = source.is_dir()
+    config = load_to_evaluate(source, overrides or [], [], is_run=is_run)
     tune_process()
-    run = source if source.is_dir() else Path(config.training.save_dir)
-    return sample_lists(config, run, split, parse_step(step), Console().say)
+    return sample_lists(config, source if is_run else Path(config.training.save_dir), split, parse_step(step))
 
 
 def _yaml(weights: "Mapping[str, float]") -> str:
