@@ -135,7 +135,8 @@ class ListRows:
         sizes = self._sizes[chosen]
         owners = np.repeat(np.arange(len(chosen)), sizes)
         rows = np.arange(len(owners)) + np.repeat(self._starts[chosen] - (np.cumsum(sizes) - sizes), sizes)
-        rows = rows[np.argsort(_keys(owners, predictions[self._order[rows]]))]
+        keys = _keys(owners, predictions[self._order[rows]])
+        rows = rows[np.argsort(keys, kind="stable")]  # Timsort, fast because the lists are in order
         return _ranked(
             owners,
             predictions[self._order[rows]],

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from recap.evaluation.metrics.buckets import BUCKETS, Totals
 from recap.evaluation.metrics.reliability import expected_calibration_error
-from recap.evaluation.metrics.rows import Rows, changes
+from recap.evaluation.metrics.rows import Floats, Rows, changes
 from recap.evaluation.metrics.sums import EPSILON, base_entropy
 
 BINS = 65_536
@@ -95,17 +95,30 @@ class CoarseHistogram:
 
 
 def exact_metrics(rows: Rows, calibration_bins: int = 20) -> dict[str, float]:
-    """auc, pr_auc, nrce, ece and auc_bound, which is 0; of predictions that are float32 numbers, at least 0."""
-    bits = torch.from_numpy((rows.predictions.astype(np.float32) + 0).view(np.int32))  # in the same order; + 0: no −0
-    ordered, order = bits.sort()
-    starts = np.flatnonzero(changes(ordered.numpy()))
-    weights, labels = rows.weights[order.numpy()], rows.labels[order.numpy()]
-    parts = (weights * (1 - labels), weights * labels)
-    sums = [np.add.reduceat(part, starts) if len(starts) else part for part in parts]
-    distinct = ordered.numpy()[starts].view(np.float32).astype(np.float64)
-    negatives, positives, scores = map(torch.from_numpy, (*sums, distinct))
+    """auc, pr_auc, nrce, ece and auc_bound, which is 0; of probabilities that are float32 numbers."""
+    negatives, positives, scores = map(torch.from_numpy, _by_score(rows))
     values = _metrics(negatives, positives, scores, calibration_bins)
     return {name: value.item() for name, value in values.items()} | {"auc_bound": 0.0}
+
+
+def _by_score(rows: Rows) -> tuple[Floats, Floats, Floats]:
+    """The weights of the negatives and of the positives at each distinct score; the scores, ascending."""
+    bits = (rows.predictions.astype(np.float32) + np.float32(0)).view(np.int32)  # in the same order; + 0: no −0
+    weight = rows.weights.max(initial=0.0)
+    if (rows.weights == weight).all():  # the label becomes the last bit, so that sorting takes it along
+        keys = torch.from_numpy(2 * bits + (rows.labels > 0)).sort().values.numpy()
+        ordered, labels = keys >> 1, keys & 1
+        starts = np.flatnonzero(changes(ordered))
+        counts = np.diff(starts, append=len(keys))
+        hits = np.add.reduceat(labels, starts) if len(starts) else labels
+        negatives, positives = weight * (counts - hits), weight * hits
+    else:
+        by_bits = torch.from_numpy(bits).sort()
+        ordered, order = by_bits.values.numpy(), by_bits.indices.numpy()
+        starts = np.flatnonzero(changes(ordered))
+        weights, hits = rows.weights[order], rows.labels[order]
+        negatives, positives = (np.add.reduceat(weights * part, starts) for part in (1 - hits, hits))
+    return negatives, positives, ordered[starts].view(np.float32).astype(np.float64)
 
 
 def auc(negatives: Tensor, positives: Tensor) -> Tensor:
