@@ -26,6 +26,9 @@ def report(
         Path | None,
         typer.Option(metavar="DIR", help="Folder to write; default: report in the run.", show_default=False),
     ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Leave out feature importance, drift and checks, which score more rows.")
+    ] = False,
 ) -> None:
     """Write a report of a run: one HTML page that opens offline.
 
@@ -42,4 +45,4 @@ def report(
     tune_process()
     if chosen is None and (remark := better_checkpoint(run, find_model_directory(run))) is not None:
         console.say(remark)
-    console.say(f"written: {write_report(run, baseline, split, chosen, output, console.say)}")
+    console.say(f"written: {write_report(run, baseline, split, chosen, output, console.say, quick=quick)}")

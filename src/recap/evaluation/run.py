@@ -1,5 +1,6 @@
 """`recap evaluate`: evaluates a checkpoint of a run on its validation sets and writes `evaluation.json`."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,16 +13,18 @@ from recap.data.open import check_caches_fit, open_stream
 from recap.data.sample import sampled_coverage
 from recap.data.stream.batch_stream import BatchStream
 from recap.errors import ConfigError
-from recap.evaluation.asked import PLAIN, Asked, validated, with_other_data
+from recap.evaluation.asked import FREE_FEATURES, PLAIN, Asked, validated, with_other_data
 from recap.evaluation.evaluate import evaluate
 from recap.evaluation.observers.conflicts import conflicts, measures_conflicts
 from recap.evaluation.observers.coverage import UnknownValues
 from recap.evaluation.observers.gates import GateMeans
-from recap.evaluation.observers.metrics import Metrics
+from recap.evaluation.observers.metrics import Metrics, intervals_of
 from recap.evaluation.observers.observer import Observer
+from recap.evaluation.observers.score import ScoreMetrics
 from recap.evaluation.observers.strata import Strata
+from recap.evaluation.observers.uncalibrated import Uncalibrated
 from recap.evaluation.remarks import remarks
-from recap.evaluation.result import EvaluationReport, SplitResult
+from recap.evaluation.result import SCORE, EvaluationReport, SplitResult
 from recap.model.directory import open_model
 from recap.model.scorer import Scorer
 from recap.reporting import Say, say_to_stderr
@@ -52,7 +55,7 @@ def evaluation_config(asked: RecapConfig, trained: RecapConfig, folder: Path) ->
     """
     reports = asked.model_dump(include={"training", "validation_data", "which_metrics", "metrics", "strata"})
     values = trained.model_dump() | reports
-    values["features"]["max_unknown"] = asked.features.max_unknown
+    values["features"] |= {name: getattr(asked.features, name) for name in FREE_FEATURES}
     return validated(values, folder)
 
 
@@ -112,9 +115,15 @@ def result_file(run: Path, asked: Asked, output: Path | None) -> Path | None:
 
 
 def evaluate_split(
-    scorer: Scorer, stream: BatchStream, config: RecapConfig, split: str, assets: Assets, runtime: Runtime
+    scorer: Scorer,
+    stream: BatchStream,
+    config: RecapConfig,
+    split: str,
+    assets: Assets,
+    runtime: Runtime,
+    others: Sequence[Observer] = (),
 ) -> SplitResult:
-    """Everything that `recap evaluate` measures on one split.
+    """Everything that `recap evaluate` measures on one split. `others`: observers that see the same rows.
 
     Raises DataError for features with more unknown values than `features.max_unknown`.
     """
@@ -122,11 +131,16 @@ def evaluate_split(
     strata = Strata(config, split, assets, runtime.ranks) if config.strata else None
     gates = GateMeans(scorer.ranker, runtime.ranks) if scorer.ranker.sharing.gates else None
     unknown = UnknownValues(stream.source.encoder, runtime.ranks)
-    observers: list[Observer] = [observer for observer in (metrics, strata, gates, unknown) if observer is not None]
+    score = ScoreMetrics(config, runtime.ranks)
+    uncalibrated = Uncalibrated(config, split, scorer, runtime.ranks)
+    parts = (metrics, strata, gates, unknown, score, uncalibrated, *others)
+    observers: list[Observer] = [observer for observer in parts if observer is not None]
     evaluate(scorer, stream, observers, max_batches(config))
     shares = _unknown_shares(unknown, stream, config.features.max_unknown, split)
-    task_metrics = metrics.result()
-    for _, text in remarks(split, task_metrics):
+    task_metrics, estimates, users, _ = metrics.computed
+    of_score = score.result()
+    of_all = {**estimates, SCORE: of_score.estimates} if of_score.estimates else estimates
+    for _, text in remarks(split, task_metrics, estimates=estimates):
         stream.say(text)
     return SplitResult(
         task_metrics,
@@ -134,6 +148,12 @@ def evaluate_split(
         gates.result() if gates is not None else {},
         conflicts(scorer.ranker, stream.restarted(), config, split, runtime) if measures_conflicts(config) else {},
         shares,
+        intervals=intervals_of(of_all),
+        users=users,
+        rows=metrics.fingerprint,
+        estimates=of_all,
+        score=of_score.metrics,
+        uncalibrated=uncalibrated.result(),
     )
 
 

@@ -53,6 +53,46 @@ def content(tasks: int = 4, *, hostile: bool = True, baseline: bool = True, grou
         },
         gates={f"{name} gate": {f"expert {number}": 0.25 for number in range(4)} for name in names},
         conflicts={name: {other: float(random.normal() / 3) for other in names} for name in names},
+        slices={
+            "slices": [
+                {
+                    "kind": "calibration",
+                    "task": name,
+                    "feature": HOSTILE,
+                    "values": "en",
+                    "rows": 4000,
+                    "positives": 300,
+                    "calibration": 1.4,
+                    "calibration_interval": [1.2, 1.6],
+                    "calibration_of_others": 1.01,
+                    "rce": 7.5,
+                    "rce_interval": [5.0, 10.0],
+                    "rce_of_others": math.nan,
+                    "p": 1e-7,
+                }
+                for name in names
+            ],
+            "looks": 400,
+            "more": 2,
+            "left_out": 0,
+        },
+        drift={
+            "rows": [50_000, 50_000],
+            "tasks": [
+                {"task": name, "psi": 0.3, "mean_prediction": [0.1, 0.12], "mean_label": [0.1, math.nan]}
+                for name in names
+            ],
+            "features": [
+                {
+                    "feature": f"feature[{number}].{HOSTILE}",
+                    "psi": 0.01 * number,
+                    "missing": [0.0, 0.5],
+                    "bins": [{"values": "1 to 24", "reference": 0.1, "rows": 0.2}],
+                }
+                for number in range(groups)
+            ],
+            "vectors": [{"feature": "user", "cosine": 0.98, "norm": [1.0, 1.1]}],
+        },
         config_changes=[("model.backbone", "{kind: mlp}", HOSTILE)],
         facts={"Data": {"evaluated": HOSTILE, "rows": "100,000"}, "Versions": {"recap": "0.1.0"}},
     )

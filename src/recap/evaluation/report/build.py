@@ -2,22 +2,28 @@
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from recap.config.recap import RecapConfig
 from recap.errors import InputError
-from recap.evaluation.compare import compare, few_buckets
+from recap.evaluation.compare import Comparison, compare, few_buckets
+from recap.evaluation.observers.curves import Curves
+from recap.evaluation.observers.score import SampledLists
 from recap.evaluation.report.card import model_card
 from recap.evaluation.report.content import Content
 from recap.evaluation.report.facts import config_changes, facts
 from recap.evaluation.report.page import check_installed, page
 from recap.evaluation.report.results import task_results, verdict
+from recap.evaluation.report.sections import NO_SECTIONS, sampled_sections
 from recap.evaluation.report.sides import Side, common_tasks, evaluated, side_config
-from recap.evaluation.report.training import training_curves
+from recap.evaluation.report.training import rounded, training_curves
 from recap.evaluation.result import SplitResult
 from recap.evaluation.run import check_splits
 from recap.reporting import Say, say_to_stderr
 from recap.runs import Run, Step
-from recap.runtime import start_runtime
+from recap.runtime import Runtime, start_runtime
 from recap.storage import check_local, replace_text
 from recap.text import shorten
 
@@ -32,17 +38,20 @@ def report(
     step: Step | None = None,
     output: Path | None = None,
     say: Say = say_to_stderr,
+    *,
+    quick: bool = False,
 ) -> Path:
     """Write the report of `run` on a validation set, by default the first, into `output`; return the page.
 
-    `output`: by default `report` in the run. Raises InputError if the extra `report` is not installed, if `output`
-    holds files that no report wrote, or for a model directory without `output`.
+    `output`: by default `report` in the run. `quick`: without the sections that score further rows. Raises InputError
+    if the extra `report` is not installed, if `output` holds files that no report wrote, or for a model directory
+    without `output`.
     """
     check_installed()
     side = Side.open(run, step)
     folder = _folder(side, output)
     other = Side.open(baseline) if baseline is not None else None
-    content = gather(side, other, split, say)
+    content = gather(side, other, split, say, quick=quick)
     folder.mkdir(parents=True, exist_ok=True)
     replace_text(folder / NUMBERS, json.dumps(content.to_json(), indent=1, allow_nan=False, ensure_ascii=False) + "\n")
     replace_text(folder / CARD, model_card(content))
@@ -50,21 +59,22 @@ def report(
     return folder / PAGE
 
 
-def gather(side: Side, baseline: Side | None, split: str | None, say: Say) -> Content:
+def gather(side: Side, baseline: Side | None, split: str | None, say: Say, *, quick: bool = False) -> Content:
     """Evaluate `side`, and `baseline` on the same rows. Raises ConfigError for an unknown split."""
     config = Run(side.path).config if side.is_run else side.model.config
     check_splits(config, split)
     name = split if split is not None else next(iter(config.validation_data))
-    tasks, runtime = common_tasks(side, baseline), start_runtime()
-    result = evaluated(side, side_config(side, config, name, tasks), name, runtime, say)
-    theirs, comparison = None, None
+    runtime = start_runtime()
+    tasks = common_tasks(side, baseline)
+    own = side_config(side, config, name, tasks)
+    curves, lists = Curves(own, name, runtime.ranks), SampledLists(own, runtime.ranks)
+    result = evaluated(side, own, name, runtime, say, [curves, lists])
+    shown, comparison, theirs = {"model": _plain_curves(curves)}, None, None
     if baseline is not None:
-        theirs = evaluated(baseline, side_config(baseline, config, name, tasks), name, runtime, say)
-        comparison = compare(theirs, result)
+        theirs, comparison, shown["baseline"] = _compared(baseline, config, name, tasks, result, runtime, say)
     rows, score = task_results(result, theirs, comparison, config.regressions)
-    training = {"model": training_curves(side.records(), name)}
-    if baseline is not None and (curves := training_curves(baseline.records(), name)):
-        training["baseline"] = curves
+    sections = NO_SECTIONS if quick else sampled_sections(side, own, name, result, runtime, say)
+    sample = lists.result()
     return Content(
         title=side.path.resolve().name,
         model=side.folder.name,
@@ -75,14 +85,47 @@ def gather(side: Side, baseline: Side | None, split: str | None, say: Say) -> Co
         tasks=rows,
         score=score,
         baseline=baseline.name if baseline is not None else "",
-        remarks=_remarks(side, baseline, result),
-        training=training if any(training.values()) else {},
+        remarks=[*_remarks(side, baseline, result), *sections.remarks],
+        findings=sections.findings,
+        training=_training(side, baseline, name),
+        curves=shown,
         strata=result.strata,
+        importance=sections.importance,
         gates=result.gates,
-        conflicts=result.conflicts,
+        conflicts=result.conflicts or sections.conflicts,
+        drift=sections.drift,
+        what_if=sample.to_json() if sample is not None else {},
         config_changes=config_changes(baseline.model.config, side.model.config) if baseline is not None else (),
         facts=facts(side, baseline, config, name, runtime),
     )
+
+
+def _compared(
+    baseline: Side,
+    config: RecapConfig,
+    split: str,
+    tasks: Sequence[str],
+    result: SplitResult,
+    runtime: Runtime,
+    say: Say,
+) -> tuple[SplitResult, Comparison, dict[str, Any]]:
+    """The result of the baseline, its comparison with `result`, and its curves."""
+    own = side_config(baseline, config, split, tasks)
+    curves = Curves(own, split, runtime.ranks)
+    theirs = evaluated(baseline, own, split, runtime, say, [curves])
+    return theirs, compare(theirs, result), _plain_curves(curves)
+
+
+def _plain_curves(curves: Curves) -> dict[str, Any]:
+    curves_of: dict[str, Any] = rounded({task: each.to_json() for task, each in curves.result().items()})
+    return curves_of
+
+
+def _training(side: Side, baseline: Side | None, split: str) -> dict[str, Any]:
+    """The curves of training of the sides that are runs."""
+    sides = {"model": side} | ({"baseline": baseline} if baseline is not None else {})
+    curves = {name: training_curves(each.records(), split) for name, each in sides.items()}
+    return {name: each for name, each in curves.items() if each}
 
 
 def _folder(side: Side, output: Path | None) -> Path:

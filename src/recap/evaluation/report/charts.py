@@ -78,7 +78,7 @@ def curve_charts() -> list[Chart]:
     import altair as alt
 
     unit, few = alt.Scale(domain=[0, 1]), alt.Axis(tickCount=5)
-    powers = alt.Axis(values=[10.0**power for power in range(-7, 1)], format="~g")
+    powers = alt.Axis(values=[digit * 10.0**power for power in range(-7, 1) for digit in (1, 2, 5)], format="~g")
     line = alt.Chart(_data()).mark_line(strokeWidth=2, clip=True)
     order = alt.Order("order:Q")
     diagonal = alt.Chart(alt.InlineData([{"x": 0, "y": 0}, {"x": 1, "y": 1}])).mark_line(
@@ -95,23 +95,19 @@ def curve_charts() -> list[Chart]:
         alt.X("x:Q", title="recall", scale=unit, axis=few), alt.Y("y:Q", title="precision", axis=few), _side(), order
     )
     log = alt.Scale(type="log", nice=False)
-    points = alt.Chart(_data()).encode(
-        alt.X("x:Q", title="mean prediction of the bin", scale=log, axis=powers),
-        alt.Y("y:Q", title="share of positives", scale=log, axis=powers),
-        _side(),
-        shape=alt.Shape(
-            "part:N",
-            title=None,
-            scale=alt.Scale(domain=["calibrated", "before calibration"], range=["circle", "diamond"]),
-        ),
+    base = alt.Chart(_data()).encode(alt.X("x:Q", title="mean prediction of the bin", scale=log, axis=powers), _side())
+    bars = base.mark_rule().encode(alt.Y2("high:Q"), y=alt.Y("low:Q", scale=log))
+    parts = alt.Scale(domain=["calibrated", "before calibration"], range=["circle", "diamond"])
+    points = base.mark_point(filled=True, size=45, opacity=1).encode(
+        y=alt.Y("y:Q", title="share of positives", scale=log, axis=powers),
+        shape=alt.Shape("part:N", title=None, scale=parts),
     )
-    bars = points.mark_rule().encode(alt.Y2("high:Q"), y=alt.Y("low:Q", scale=log))
     ideal = (
         alt.Chart(_data())
         .mark_line(strokeDash=[2, 3], strokeWidth=1, color="#888888")
         .encode(x=alt.X("x:Q"), y=alt.Y("x:Q"))
     )
-    reliability = ideal + bars + points.mark_point(filled=True, size=45, opacity=1)
+    reliability = ideal + bars + points
     histogram = (
         alt.Chart(_data())
         .mark_line(interpolate="step-after", strokeWidth=2)
@@ -170,13 +166,16 @@ def importance_chart() -> Chart:
     import altair as alt
 
     base = alt.Chart(_data()).encode(y=alt.Y("name:N", title=None, sort=None, axis=alt.Axis(labelLimit=220)))
-    bars = base.mark_bar(height={"band": 0.6}).encode(x=alt.X("y:Q", title="importance"))
+    bars = base.mark_bar(height={"band": 0.6}).encode(
+        x=alt.X("y:Q", title="AUC lost without the feature", axis=alt.Axis(tickCount=8))
+    )
     errors = base.mark_rule(strokeWidth=1.5, color="#888888").encode(x="low:Q", x2="high:Q")
     return Chart(
         "importance",
         "Feature importance",
-        "How much the metric suffers when the values of a group of features are shuffled, with intervals of 95 %.",
-        [("name", "features"), ("y", "importance"), ("low", "from"), ("high", "to")],
+        "How much AUC (XAUC of a regression) the model loses when rows exchange their values of a feature, with "
+        "intervals of 95 %. Features that say the same stand in for each other, so that each may look unimportant.",
+        [("name", "features"), ("y", "AUC lost"), ("low", "from"), ("high", "to")],
         _spec(bars + errors, height=None),
     )
 

@@ -70,15 +70,16 @@ class Content:
     """`model` and `baseline` → task → the curves of the task."""
     strata: Mapping[str, Any] = field(default_factory=dict)
     """Stratum → task → metric → value."""
-    slices: Sequence[Mapping[str, Any]] = ()
-    """Slices, the worst first."""
+    slices: Mapping[str, Any] = field(default_factory=dict)
+    """See `Slices.to_json`."""
     importance: Mapping[str, Any] = field(default_factory=dict)
     """Group of features → task → [loss of the metric, low, high]."""
     gates: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     conflicts: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    drift: Sequence[Mapping[str, Any]] = ()
+    drift: Mapping[str, Any] = field(default_factory=dict)
+    """See `Drift.to_json`."""
     what_if: Mapping[str, Any] = field(default_factory=dict)
-    """What the sliders of the score's weights need."""
+    """The lists that the sliders of the weights re-rank; see `ListSample.to_json`."""
     config_changes: Sequence[Sequence[str]] = ()
     """[path, value of the baseline, value of the run] of every setting that differs."""
     facts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)

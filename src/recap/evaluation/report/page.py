@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from base64 import b64encode
 from functools import cache
 from importlib import resources
@@ -11,7 +12,16 @@ from typing import Any
 from recap.errors import InputError
 from recap.evaluation.report.charts import Chart, curve_charts, importance_chart, training_charts
 from recap.evaluation.report.content import Content, plain
-from recap.evaluation.report.tables import Table, first_tables, heat_table, metric_tables, strata_tables, words_table
+from recap.evaluation.report.tables import (
+    Table,
+    drift_tables,
+    first_tables,
+    heat_table,
+    metric_tables,
+    slice_tables,
+    strata_tables,
+    words_table,
+)
 from recap.evaluation.report.training import thinned
 
 TEMPLATES = "templates"
@@ -46,6 +56,7 @@ def page(content: Content) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["breaks"] = _with_breaks
     environment.filters["brief"] = lambda value: f"{value:.6g}" if isinstance(value, float) else value
     charts = _charts(content)
     data = chart_data(content) | {
@@ -63,6 +74,13 @@ def page(content: Content) -> str:
         scripts=scripts,
         policy=_policy(scripts),
     )
+
+
+def _with_breaks(text: str) -> Any:
+    """Escaped text that may break after `_`, `.`, `/` and `-`, and within very long words."""
+    from markupsafe import Markup, escape
+
+    return Markup("<wbr>").join(map(escape, re.findall(r"[^_./-]{1,24}[_./-]?|[_./-]", text)))
 
 
 def chart_data(content: Content) -> dict[str, Any]:
@@ -105,7 +123,8 @@ def _tables(content: Content) -> dict[str, list[Table]]:
     tables: dict[str, list[Table]] = {
         "tasks": first_tables(content),
         "metrics": metric_tables(content),
-        "strata": strata_tables(content),
+        "strata": [*slice_tables(content), *strata_tables(content)],
+        "drift": drift_tables(content),
         "gates": [],
         "conflicts": [],
         "config": [],

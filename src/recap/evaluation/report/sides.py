@@ -9,6 +9,7 @@ from recap.config.recap import JobMode, RecapConfig
 from recap.data.open import check_caches_fit, open_stream
 from recap.errors import InputError
 from recap.evaluation.asked import validated
+from recap.evaluation.observers.observer import Observer
 from recap.evaluation.result import SplitResult
 from recap.evaluation.run import evaluate_split, evaluation_config
 from recap.model.directory import SavedModel, open_model
@@ -54,15 +55,19 @@ class Side:
 
 def side_config(side: Side, config: RecapConfig, split: str, tasks: Sequence[str]) -> RecapConfig:
     """The features and the model of `side`, and only validation set `split` of `config`, with the labels of `tasks`."""
+    if side.model.config.features != config.features:
+        config = config.model_copy(update={"strata": {}})  # the strata of features that this side may not have
     if list(side.model.config.tasks) == list(config.tasks) == list(tasks):
         return evaluation_config(config, side.model.config, side.folder)
     asked, trained = config.model_dump(), side.model.config.model_dump()
     data = asked["validation_data"][split]
-    evaluated = [task for task in data["evaluation_tasks"] or config.tasks if task in tasks]
+    chosen = config.validation_data[split].evaluation_tasks or config.tasks
     labels = {task: data["tasks"].get(task, trained["train_data"]["tasks"][task]) for task in side.model.config.tasks}
-    values = trained | {name: asked[name] for name in ("which_metrics", "metrics")}
-    values |= {"validation_data": {split: data | {"tasks": labels, "evaluation_tasks": evaluated}}, "strata": {}}
-    values["training"] |= {name: asked["training"][name] for name in ("num_eval_steps", "threads")} | {"watch": None}
+    data |= {"tasks": labels, "evaluation_tasks": [task for task in chosen if task in tasks]}
+    reports = {name: asked[name] for name in ("which_metrics", "metrics") if name in asked}
+    values = {name: value for name, value in trained.items() if name not in ("which_metrics", "metrics")} | reports
+    values |= {"validation_data": {split: data}, "strata": {}}
+    values["training"] |= {"num_eval_steps": config.training.num_eval_steps, "watch": None}
     values["features"]["max_unknown"] = config.features.max_unknown
     return validated(values, side.folder)
 
@@ -82,9 +87,18 @@ def common_tasks(side: Side, baseline: Side | None) -> list[str]:
     return common
 
 
-def evaluated(side: Side, config: RecapConfig, split: str, runtime: Runtime, say: Say) -> SplitResult:
-    """The result of one pass over the split. Raises DataError if the files lack a column that the model reads."""
-    scorer = Scorer.of(config, side.model.ranker.to(runtime.device))
+def scorer_of(side: Side, config: RecapConfig, runtime: Runtime) -> Scorer:
+    """The scorer of a side, with the calibration in its model directory."""
+    return Scorer.of(config, side.model.ranker.to(runtime.device), side.model.calibration)
+
+
+def evaluated(
+    side: Side, config: RecapConfig, split: str, runtime: Runtime, say: Say, others: Sequence[Observer] = ()
+) -> SplitResult:
+    """The result of one pass over the split, which `others` see too.
+
+    Raises DataError if the files lack a column that the model reads.
+    """
     stream = open_stream(config, side.model.assets, JobMode.EVALUATE, split, say)
     check_caches_fit({split: stream})
-    return evaluate_split(scorer, stream, config, split, side.model.assets, runtime)
+    return evaluate_split(scorer_of(side, config, runtime), stream, config, split, side.model.assets, runtime, others)

@@ -3,8 +3,10 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from recap.config.evaluation.metrics import format_metric
+from recap.evaluation.drift import LARGE
 from recap.evaluation.report.content import Content, Measured, TaskResult
 from recap.evaluation.report.results import better, signed, title_of
 from recap.evaluation.result import SCORE
@@ -144,6 +146,110 @@ def strata_tables(content: Content) -> list[Table]:
             heads = ["stratum", "task", *map(title_of, names)]
             tables.append(Table("Strata", heads, chosen, words=frozenset({0, 1})))
     return tables
+
+
+def slice_tables(content: Content) -> list[Table]:
+    """The slices that were found, the surest first."""
+    slices = content.slices.get("slices", ())
+    if not slices:
+        return []
+    rows = []
+    for item in slices:
+        wrong = "calibration" if item["kind"] == "calibration" else "ranking and loss"
+        rows.append(
+            [
+                Cell(f"{item['feature']}: {item['values']}"),
+                Cell(item["task"], task=item["task"]),
+                Cell(wrong),
+                Cell(f"{item['rows']:,}", value=item["rows"]),
+                Cell(f"{item['positives']:,}", value=item["positives"]),
+                _interval_cell("calibration", item["calibration"], item["calibration_interval"]),
+                Cell(shown("calibration", item["calibration_of_others"]), value=item["calibration_of_others"]),
+                _interval_cell("rce", item["rce"], item["rce_interval"]),
+                Cell(shown("rce", item["rce_of_others"]), value=item["rce_of_others"]),
+                Cell(f"{item['p']:.2g}", value=item["p"]),
+            ]
+        )
+    heads = ["slice", "task", "worse by", "rows", "positives"]
+    heads += ["calibration", "of the others", "RCE", "of the others", "p"]
+    note = (
+        f"Values of single columns where the model does worse than on the other rows, the surest first, out of "
+        f"{content.slices['looks']:,} looks; p is corrected for all of them."
+    )
+    if content.slices["more"]:
+        note += f" {content.slices['more']:,} more are not listed."
+    if content.slices["left_out"]:
+        note += f" {content.slices['left_out']:,} columns were not looked at, for lack of memory."
+    return [Table("Slices", heads, rows, note, frozenset({0, 1, 2}))]
+
+
+def _interval_cell(metric: str, value: float, interval: Sequence[float]) -> Cell:
+    low, high = interval
+    return value_cell(metric, Measured(value, low, high))
+
+
+def drift_tables(content: Content) -> list[Table]:
+    """How the split differs from the training rows: tasks, features and vectors."""
+    drift = content.drift
+    if not drift:
+        return []
+    tasks = [
+        [
+            Cell(item["task"]),
+            _psi_cell(item["psi"]),
+            *(_number_cell(value) for value in (*item["mean_prediction"], *item["mean_label"])),
+        ]
+        for item in drift["tasks"]
+    ]
+    features = [
+        [
+            Cell(item["feature"]),
+            _psi_cell(item["psi"]),
+            *(_number_cell(value, ".2%") for value in item["missing"]),
+            Cell(_largest_shift(item["bins"])),
+        ]
+        for item in drift["features"][:MAX_ROWS]
+    ]
+    vectors = [
+        [Cell(item["feature"]), *(_number_cell(value) for value in (item["cosine"], *item["norm"]))]
+        for item in drift["vectors"][:MAX_ROWS]
+    ]
+    before, after = drift["rows"]
+    note = (
+        f"Samples of {before:,} training rows and {after:,} rows of the split. PSI, the population stability index: "
+        "little below 0.1, a large shift above 0.25."
+    )
+    heads = ["mean prediction, training", "split", "mean label, training", "split"]
+    tables = [
+        Table("Predictions and labels", ["task", "PSI of predictions", *heads], tasks, note),
+        Table(
+            "Features",
+            ["feature", "PSI", "missing, training", "split", "largest change of share"],
+            features,
+            cut_note(len(drift["features"]), MAX_ROWS),
+            frozenset({0, 4}),
+        ),
+        Table("Vectors", ["vector", "cosine of the means", "mean length, training", "split"], vectors),
+    ]
+    return [table for table in tables if table.rows]
+
+
+def _psi_cell(value: float) -> Cell:
+    tone = "worse" if value > LARGE else ""
+    return replace(_number_cell(value, ".3f"), tone=tone)
+
+
+def _largest_shift(bins: Sequence[Mapping[str, Any]]) -> str:
+    largest = max(bins, key=lambda item: abs(item["rows"] - item["reference"]), default=None)
+    if largest is None:
+        return ""
+    return f"{largest['values']}: {largest['reference']:.1%} → {largest['rows']:.1%}"
+
+
+def _number_cell(value: float | None, form: str = ".4g") -> Cell:
+    if value is None or math.isnan(value):
+        return Cell("–", value=math.nan)
+    return Cell(format(value, form).replace("-", "−"), value=value)
 
 
 def heat_table(title: str, corner: str, values: Mapping[str, Mapping[str, float]], note: str, digits: int = 2) -> Table:

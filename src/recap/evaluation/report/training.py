@@ -26,7 +26,7 @@ def training_curves(records: Sequence[dict[str, Any]], split: str) -> dict[str, 
     if logged:
         curves["losses"] = {
             "steps": steps,
-            "all": [_rounded(record.get("loss")) for record in logged],
+            "all": [rounded(record.get("loss")) for record in logged],
             "tasks": _columns(logged, "loss/"),
         }
         if rates := _columns(logged, "rate/"):
@@ -46,7 +46,7 @@ def _evaluations(records: Sequence[dict[str, Any]], points: int) -> dict[str, An
         by_task.setdefault(record["task"], {})[record["step"]] = record
     tasks = {
         task: {
-            name: [_rounded(by_step.get(step, {}).get(name)) for step in steps]
+            name: [rounded(by_step.get(step, {}).get(name)) for step in steps]
             for name in EVALUATED
             if any(name in record for record in by_step.values())
         }
@@ -57,7 +57,7 @@ def _evaluations(records: Sequence[dict[str, Any]], points: int) -> dict[str, An
 
 def _columns(records: Sequence[dict[str, Any]], prefix: str) -> dict[str, list[float | None]]:
     names = dict.fromkeys(name for record in records for name in record if name.startswith(prefix))
-    return {name.removeprefix(prefix): [_rounded(record.get(name)) for record in records] for name in names}
+    return {name.removeprefix(prefix): [rounded(record.get(name)) for record in records] for name in names}
 
 
 def thinned(values: Sequence[Any], points: int) -> list[Any]:
@@ -67,5 +67,10 @@ def thinned(values: Sequence[Any], points: int) -> list[Any]:
     return [values[index * (len(values) - 1) // (points - 1)] for index in range(points)]
 
 
-def _rounded(value: Any) -> float | None:
+def rounded(value: Any) -> Any:
+    """Numbers with five digits, also those within mappings and lists; None for everything else."""
+    if isinstance(value, dict):
+        return {name: rounded(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [rounded(item) for item in value]
     return float(f"{value:.5g}") if isinstance(value, int | float) else None

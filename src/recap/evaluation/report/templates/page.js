@@ -44,7 +44,7 @@
       font: getComputedStyle(document.body).fontFamily,
       view: { stroke: null },
       axis: { labelColor: soft, titleColor: soft, gridColor: line, domainColor: soft, tickColor: soft, labelFontSize: 12, titleFontSize: 12, titleFontWeight: "normal" },
-      legend: { labelColor: ink, labelFontSize: 12, orient: "top", symbolStrokeWidth: 2, columnPadding: 16, offset: 4 },
+      legend: { labelColor: ink, labelFontSize: 12, orient: "top", symbolBaseFillColor: soft, symbolBaseStrokeColor: soft, symbolStrokeWidth: 2, columnPadding: 16, offset: 4 },
       range: { category: [color("--blue"), color("--other")] },
       bar: { color: color("--blue") },
     };

@@ -1,0 +1,63 @@
+"""The sections of a report that look further than the evaluation: feature importance, drift and checks."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from recap.config.recap import RecapConfig
+from recap.errors import DataError
+from recap.evaluation.compare import headline_of
+from recap.evaluation.drift import drift, read_sample
+from recap.evaluation.importance import FeatureImportance, importance, sample_of
+from recap.evaluation.report.sides import Side, scorer_of
+from recap.evaluation.result import Conflicts, SplitResult
+from recap.reporting import Say
+from recap.runtime import Runtime
+from recap.text import plural
+
+
+@dataclass(frozen=True)
+class Sections:
+    """What samples of the split and of the training rows say, as plain values; see `Content`."""
+
+    findings: Sequence[Mapping[str, Any]] = ()
+    importance: Mapping[str, Any] = field(default_factory=dict)
+    drift: Mapping[str, Any] = field(default_factory=dict)
+    conflicts: Conflicts = field(default_factory=dict)
+    remarks: Sequence[str] = ()
+
+
+NO_SECTIONS = Sections()
+
+
+def sampled_sections(
+    side: Side, config: RecapConfig, split: str, result: SplitResult, runtime: Runtime, say: Say
+) -> Sections:
+    """The sections that score samples of rows; those that need training files which are gone say so in a remark."""
+    scorer, assets, remarks = scorer_of(side, config, runtime), side.model.assets, list[str]()
+    sample = read_sample(config, assets, split)
+    shift = None
+    try:
+        shift = drift(config, assets, scorer, read_sample(config, assets), sample)
+    except DataError as error:
+        remarks.append(f"Without drift, because the training data cannot be read: {error}")
+    rows = sample_of(sample)
+    say(f"feature importance: scoring {len(rows):,} rows for each of {plural(len(config.features.inputs), 'feature')}")
+    important = importance(scorer, rows, config, assets)
+    return Sections(
+        importance=importance_by_task(important, list(result.metrics)),
+        drift=shift.to_json() if shift is not None else {},
+        remarks=remarks,
+    )
+
+
+def importance_by_task(features: Sequence[FeatureImportance], tasks: Sequence[str]) -> dict[str, Any]:
+    """Feature or group → task → [loss of the headline metric, low, high]."""
+    return {
+        feature.name: {
+            task: [losses[name].value, losses[name].low, losses[name].high]
+            for task, losses in feature.losses.items()
+            if task in tasks and (name := headline_of(losses)) is not None
+        }
+        for feature in features
+    }
