@@ -88,6 +88,9 @@ def write_feed(
     make = history_table if histories else feed_table
     for split, rows, count, seed in (("train", train_rows, files, 1), ("validation", validation_rows, 1, 2)):
         table = make(rows, seed)
+        if split == "validation":  # later than the training rows
+            served = pa.array(table.column("served_at_ms").to_numpy() + train_rows * 1000)
+            table = table.set_column(table.column_names.index("served_at_ms"), "served_at_ms", served)
         (folder / split).mkdir(parents=True, exist_ok=True)
         for number in range(count):
             start, end = rows * number // count, rows * (number + 1) // count

@@ -29,6 +29,7 @@ ROOMS = (
     "tracking",
     "training",
     "inference",
+    "backtest",
     "export",
     "serving",
     "tuning",

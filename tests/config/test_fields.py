@@ -10,6 +10,7 @@ import pytest
 from pydantic import BaseModel
 from support import Recorder, write_feed, write_formats
 
+from recap.backtest.run import backtest
 from recap.config.base import BaseConfig
 from recap.config.data import ServiceConfig
 from recap.config.file.json_schema import models
@@ -85,6 +86,8 @@ def run_jobs(folder: Path) -> None:
             evaluate_run(config, folder / name)
         predictor = Predictor.open(find_model_directory(folder / name))
         predict_files(predictor, ["validation/*.parquet"], folder / f"{name}-predictions", overwrite=False)
+    section = "backtest={inputs: [train/*.parquet], window: file, first: 1, gap: 0, holdout: 0}"
+    backtest(load_config(VALID / "whole.yaml", [section, *WARM]), folder / "backtest", Recorder())
 
 
 WARM = ["training.initial_checkpoint_dir=null", "training.num_train_steps=1"]

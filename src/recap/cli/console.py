@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import rich.console
+import rich.table
 
 from recap.cli.comparison import comparison_tables
 from recap.cli.progress import LiveProgress, Pace
@@ -142,6 +143,10 @@ class Console(Reporter):
         if "lists" in score:
             self._out.print(score_table(title, score, intervals))
         self.say(score_text(score, intervals))
+
+    def show(self, table: rich.table.Table) -> None:
+        """Show any table."""
+        self._out.print(table)
 
     def conflicts(self, title: str, cosines: Evaluation) -> None:
         """Show the cosine similarity of the gradients of each pair of tasks."""

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from recap import __version__
-from recap.cli import calibrate, compare, config, data, evaluate, model, predict, report, train, weights
+from recap.cli import backtest, calibrate, compare, config, data, evaluate, model, predict, report, train, weights
 from recap.cli.messages import print_error
 from recap.cli.streams import protect_streams
 from recap.config.file.environment import hide
@@ -47,6 +47,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("calibrate")(calibrate.calibrate)
 app.command("compare")(compare.compare)
 app.command("report")(report.report)
+app.command("backtest")(backtest.backtest)
 app.command("predict")(predict.predict)
 app.add_typer(config.app, name="config")
 app.add_typer(data.app, name="data")

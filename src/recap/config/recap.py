@@ -30,6 +30,7 @@ from recap.config.checks.tasks import (
 from recap.config.checks.warnings import norm_warnings, split_warnings
 from recap.config.checks.weights import frozen_problems, warm_start_problems
 from recap.config.data import DataConfig, TrainDataConfig, ValidationDataConfig
+from recap.config.evaluation.backtest import BacktestConfig
 from recap.config.evaluation.metrics import ListKind, MetricName, MetricsConfig
 from recap.config.evaluation.strata import StratumConfig
 from recap.config.features import FeaturesConfig
@@ -79,6 +80,8 @@ class RecapConfig(RootConfig):
     """Parameters of metrics: the threshold of precision and recall, the lists, and the ranks of metrics of lists."""
     strata: Annotated[dict[Name, StratumConfig], FreeOnResume()] = {}
     """Subsets of rows, by name, for which `recap evaluate` reports metrics separately."""
+    backtest: Annotated[BacktestConfig, FreeOnResume()] = BacktestConfig()
+    """How `recap backtest` trains and evaluates in the order of time."""
 
     _secrets: dict[KeyPath, str] = PrivateAttr(default_factory=dict)
 

@@ -1,14 +1,12 @@
 """`recap config check --data`: checks the files and columns that a configuration names, without reading all rows."""
 
-import filecmp
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
 import pyarrow as pa
 
 from recap.config.base import KeyPath, dotted
-from recap.config.checks.warnings import is_training_split
 from recap.config.data import Inputs, SkipConfig
 from recap.config.discrete import Discrete, SharedTable, VocabularySpace
 from recap.config.features import FeaturesConfig
@@ -21,13 +19,12 @@ from recap.data.encoding.assets import Assets, code_of, discrete_size, load_asse
 from recap.data.encoding.encoder import RowEncoder
 from recap.data.encoding.labels import LabelEncoder
 from recap.data.encoding.pretrained import pretrained_rows
-from recap.data.formats.files import find_files, stamp
+from recap.data.formats.files import find_files
 from recap.data.formats.format import Chunk, Format, list_chunks, no_rows
-from recap.data.formats.object_stores import is_remote
 from recap.data.formats.open import open_format
+from recap.data.tools.overlap import overlap_warnings
 from recap.data.tools.values import Encoders, Sample, class_counts, errors_of_columns, unknown_problems, value_warnings
 from recap.errors import ConfigError, DataError, Problem
-from recap.text import plural
 
 DataProblems = Iterator[tuple[KeyPath, DataError]]
 _NEEDS_POSITIVES = {"recall", "calibration", "pr_auc", "positive_rank", "reciprocal_rank", "hit_at", "ndcg_at"}
@@ -59,7 +56,7 @@ def check_data(resolved: Resolved) -> DataReport:
     if paths:
         problems = [Problem(origin_at(root, path, key=True), dotted(path), text) for text, path in paths.items()]
         raise ConfigError(in_order(problems))
-    findings = list(_overlap_warnings(samples, config))
+    findings = list(overlap_warnings(samples, config))
     for sample in samples:
         reported = {path for path, _ in findings}  # what is wrong with a feature in one data set often is in all
         findings += [(path, text) for path, text in value_warnings(sample, config) if path not in reported]
@@ -133,38 +130,6 @@ def _sample_problems(sample: Sample, config: RecapConfig) -> DataProblems:
             missing = "no positives" if lacks_positives else "no negatives"
             text = f"{watch.metric} of {task} is undefined on {sample.name}, which has {missing}; watch other tasks"
             yield ("training", "watch"), DataError(text)
-
-
-def _same_file(file: str, sizes: Mapping[int, Sequence[str]]) -> str | None:
-    """The file among others, by their size, that is `file` or has its content; None without one."""
-    size = stamp(file)[1]
-    for other in sizes.get(size, ()):
-        if file == other or (not is_remote(file) and not is_remote(other) and filecmp.cmp(file, other, shallow=False)):
-            return other
-    return None
-
-
-def _overlap_warnings(samples: Sequence[Sample], config: RecapConfig) -> Iterator[tuple[KeyPath, str]]:
-    """Files of validation sets that are also training files, by name or content.
-
-    Sets with the same `inputs` are left out: `RecapConfig.warnings` has them.
-    """
-    train = next((sample for sample in samples if sample.path == ("train_data",)), None)
-    if train is None:
-        return
-    sizes: dict[int, list[str]] = {}
-    for file in train.files:
-        sizes.setdefault(stamp(file)[1], []).append(file)
-    for sample in samples:
-        inputs = None if sample is train else config.validation_data[sample.name].source.inputs
-        if inputs in (None, config.train_data.source.inputs) or is_training_split(sample.name):
-            continue
-        shared = [(file, same) for file in sample.files if (same := _same_file(file, sizes)) is not None]
-        if shared:
-            file, same = shared[0]
-            which = f"{file} is" if file == same else f"{file} has the rows of {same},"
-            more = f", and so are {plural(len(shared) - 1, 'other file')}" if len(shared) > 1 else ""
-            yield (*sample.path, "source", "inputs"), f"{which} a training file{more}; hold rows out for validation"
 
 
 def _pretrained_problems(config: RecapConfig, assets: Assets) -> DataProblems:

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from recap.data.formats.tables import TableFiles
 from recap.data.tools.outputs import check_folder
 from recap.data.tools.parts import write_parts
-from recap.data.tools.times import DAY, HOUR, SECOND, from_epoch, is_date, microseconds_of
+from recap.data.tools.times import DAY, HOUR, SECOND, from_epoch, is_date, microseconds_of, name_of
 from recap.errors import DataError, InputError
 from recap.storage import check_not_an_input
 from recap.text import plural, shorten
@@ -58,8 +58,7 @@ class Cut:
         `first`: the first time of its rows, which names the window before all `times`.
         """
         if self.step:
-            start = _EPOCH + timedelta(microseconds=window * self.step)
-            return start.strftime("%Y-%m-%d" if self.step == DAY else "%Y-%m-%dT%H")
+            return name_of(window * self.step, "day" if self.step == DAY else "hour")
         moment = self.times[window - 1] if window else first
         start = _EPOCH + timedelta(microseconds=int(self._local(np.array([moment], np.int64))[0]))
         text = start.strftime("%Y-%m-%dT%H-%M-%S")

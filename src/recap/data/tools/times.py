@@ -124,6 +124,12 @@ def shown(microseconds: int) -> str:
         return f"{microseconds} µs since 1970"
 
 
+def name_of(microseconds: int, unit: str) -> str:
+    """The name of the day or hour that begins at a time, such as `2026-01-31` or `2026-01-31T18`."""
+    start = _EPOCH + timedelta(microseconds=microseconds)
+    return start.strftime("%Y-%m-%d" if unit == "day" else "%Y-%m-%dT%H")
+
+
 def time_range(files: TableFiles, file: str, column: str) -> tuple[int, int] | None:
     """The first and the last time in a file, in microseconds since 1970; None for a file without rows.
 

@@ -1,0 +1,1 @@
+"""Backtests: train on the past, evaluate on what comes next."""

@@ -1,0 +1,198 @@
+"""What a backtest has done: `backtest.json`, from which a repeated command continues."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self
+
+from recap.backtest.windows import Window
+from recap.config.file.diff import describe_changes, differences
+from recap.config.file.load import dump_config, load_stored_beside
+from recap.config.recap import RecapConfig
+from recap.errors import CheckpointError, InputError
+from recap.evaluation.drift import Drift
+from recap.evaluation.result import SplitResult, TaskMetrics
+from recap.storage import replace_text
+
+RECORD, CONFIG, CHART, HOLDOUT = "backtest.json", "backtest.yaml", "backtest.svg", "holdout.json"
+"""The files of a backtest in its folder, beside the run of each fold."""
+_FREE = (
+    ("training", "save_dir"),
+    ("training", "watch"),
+    ("validation_data",),
+    ("train_data", "source", "inputs"),
+    ("backtest", "inputs"),
+)
+"""What may change in the configuration: a backtest replaces it, or compares the files themselves."""
+Interval = tuple[float, float]
+Pair = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A model evaluated on rows that are later than those it was trained on."""
+
+    model: str
+    """Its checkpoint, relative to the folder of the backtest."""
+    rows: int
+    metrics: TaskMetrics
+    intervals: Mapping[str, Mapping[str, Interval]]
+    """Task → metric → its interval of 95 %."""
+    features: Mapping[str, float]
+    """Feature → population stability index against the training rows, largest first."""
+    predictions: Mapping[str, Pair]
+    """Task → mean prediction of training rows, and of the rows evaluated; both of a sample."""
+
+    @classmethod
+    def of(cls, model: str, rows: int, result: SplitResult, drift: Drift) -> Self:
+        """From an evaluation and its drift."""
+        return cls(
+            model,
+            rows,
+            result.metrics,
+            {task: dict(values) for task, values in result.intervals.items() if task in result.metrics},
+            {feature.feature: feature.psi for feature in drift.features},
+            {task.task: task.mean_prediction for task in drift.tasks},
+        )
+
+
+@dataclass(frozen=True)
+class Fold(Measured):
+    """One window, evaluated by a model trained before it."""
+
+    window: str = ""
+    trained_on: tuple[str, ...] = ()
+    """The windows of its training rows; with `mode: continue` those that are new."""
+
+
+@dataclass(frozen=True)
+class HoldoutUse(Measured):
+    """An evaluation of the hold-out."""
+
+    at: str = ""
+    """The time of the evaluation in UTC."""
+    windows: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Record:
+    """The content of `backtest.json`."""
+
+    windows: Sequence[Window]
+    holdout: int
+    """How many of the last windows are the hold-out."""
+    folds: Sequence[Fold] = ()
+    """The finished folds, in the order of time."""
+    holdout_uses: Sequence[HoldoutUse] = field(default_factory=tuple)
+    """Every evaluation of the hold-out; one unless `--again` was given."""
+
+    def with_fold(self, fold: Fold) -> "Record":
+        """With one more finished fold."""
+        return replace(self, folds=(*self.folds, fold))
+
+    def with_holdout_use(self, use: HoldoutUse) -> "Record":
+        """With one more evaluation of the hold-out."""
+        return replace(self, holdout_uses=(*self.holdout_uses, use))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; undefined ones are null."""
+        plain: dict[str, Any] = _plain(asdict(self))
+        return plain
+
+    @classmethod
+    def read(cls, file: Path) -> Self:
+        """The record in a file. Raises InputError if it is damaged."""
+        try:
+            content = _numbers(json.loads(file.read_text(encoding="utf-8")))
+            windows = [Window(**_tuples(item)) for item in content["windows"]]
+            folds = [Fold(**_measured(item)) for item in content["folds"]]
+            uses = [HoldoutUse(**_measured(item)) for item in content["holdout_uses"]]
+            return cls(tuple(windows), content["holdout"], tuple(folds), tuple(uses))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            raise InputError(f"{file}: damaged; restore it from a copy, or choose another --output") from None
+
+    def write(self, folder: Path) -> None:
+        """Write `backtest.json` in a folder. Raises RunError."""
+        replace_text(folder / RECORD, json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n")
+
+
+def open_record(config: RecapConfig, folder: Path, windows: Sequence[Window]) -> Record:
+    """The record in `folder`, or a new one, which is written with the configuration.
+
+    Raises InputError for a folder that no backtest wrote, CheckpointError if the configuration or the files changed:
+    new windows may follow the old ones, unless there is a hold-out, which is fixed.
+    """
+    new = Record(tuple(windows), config.backtest.holdout)
+    if not (folder / RECORD).exists():
+        if folder.exists() and any(folder.iterdir()):
+            raise InputError(f"--output: {folder} is not empty, and holds no {RECORD}; choose another --output")
+        folder.mkdir(parents=True, exist_ok=True)
+        replace_text(folder / CONFIG, dump_config(config))
+        new.write(folder)
+        return new
+    before = Record.read(folder / RECORD)
+    if (folder / CONFIG).exists():
+        _check_config(config, folder / CONFIG)
+    _check_windows(before, windows, folder)
+    return replace(before, windows=tuple(windows))
+
+
+def _check_config(config: RecapConfig, file: Path) -> None:
+    changes = differences(load_stored_beside(file, config), config)
+    changes = {path: change for path, change in changes.items() if not any(path[: len(at)] == at for at in _FREE)}
+    if changes:
+        lines = "\n".join(f"  {line}" for line in describe_changes(changes))
+        raise CheckpointError(
+            f"{file.parent}: this backtest began with another configuration; restore it, or choose another --output:\n"
+            f"{lines}"
+        )
+
+
+def _check_windows(before: Record, windows: Sequence[Window], folder: Path) -> None:
+    advice = "restore the files, or choose another --output"
+    for old, new in zip(before.windows, windows, strict=False):
+        if old != new:
+            problem = f"the files of {old.name} changed" if old.name == new.name else f"{new.name} is in its place"
+            raise CheckpointError(f"{folder}: this backtest began with other data ({problem}); {advice}")
+    if len(windows) < len(before.windows):
+        raise CheckpointError(f"{folder}: {before.windows[len(windows)].name} of this backtest has no files; {advice}")
+    if before.holdout and len(windows) > len(before.windows):
+        raise CheckpointError(
+            f"{folder}: {windows[len(before.windows)].name} is new, but this backtest has a hold-out, which is fixed; "
+            "name the files in backtest.inputs without the new ones, or choose another --output"
+        )
+
+
+def half_width(measured: Measured, task: str, metric: str) -> float:
+    """Half the width of the interval of a metric; NaN without one."""
+    low, high = measured.intervals.get(task, {}).get(metric, (math.nan, math.nan))
+    return (high - low) / 2
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _numbers(value: Any, key: str = "") -> Any:
+    """The inverse of `_plain`, but for `times`, which may be null."""
+    if isinstance(value, dict):
+        return {name: _numbers(item, name) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_numbers(item) for item in value]
+    return math.nan if value is None and key != "times" else value
+
+
+def _tuples(item: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in item.items()}
+
+
+def _measured(item: Mapping[str, Any]) -> dict[str, Any]:
+    values = _tuples(item)
+    values["intervals"] = {task: _tuples(metrics) for task, metrics in item["intervals"].items()}
+    return values | {"predictions": _tuples(item["predictions"])}

@@ -1,0 +1,179 @@
+"""`recap backtest`: train on the past, evaluate on what comes next, window by window."""
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from recap.cli.options import ConfigFile, Overrides, SetFiles
+from recap.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from recap.backtest.record import Measured, Record
+    from recap.cli.console import Console
+    from recap.config.evaluation.metrics import TaskKind
+
+_KINDS: "dict[TaskKind, tuple[str, str]]" = {
+    "binary": ("ctr", "pctr"),
+    "regression": ("mean_label", "mean_prediction"),
+}
+"""Kind of task → the metrics that are its mean label and mean prediction."""
+_MAX_SHIFTED = 5
+"""Features that one line of drift names."""
+
+
+def backtest(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    first: Annotated[
+        int | None,
+        typer.Option("--first", metavar="N", help="Windows to train on before the first evaluation.", show_default="1"),
+    ] = None,
+    mode: Annotated[
+        str | None,
+        typer.Option(
+            "--mode",
+            metavar="MODE",
+            help="retrain: a new model on all earlier windows; continue: the previous model, on the new windows.",
+            show_default="retrain",
+        ),
+    ] = None,
+    window: Annotated[
+        str | None, typer.Option("--window", metavar="UNIT", help="day, hour or file.", show_default="day")
+    ] = None,
+    gap: Annotated[
+        int | None,
+        typer.Option("--gap", metavar="N", help="Windows between training and evaluation.", show_default="0"),
+    ] = None,
+    holdout: Annotated[
+        int | None,
+        typer.Option("--holdout", metavar="K", help="Windows at the end that no fold reads.", show_default="0"),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", metavar="DIR", help="Folder to write to; default: training.save_dir with -backtest behind it."
+        ),
+    ] = None,
+    holdout_final: Annotated[
+        bool, typer.Option("--holdout-final", help="Then evaluate the last model on the hold-out, once.")
+    ] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="With --holdout-final: although it was evaluated before. This is recorded.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print backtest.json instead of a table.")] = False,
+    set_files: SetFiles = None,
+) -> None:
+    """Evaluate each day by a model that was trained on earlier days only.
+
+    Trains a run per fold, prints a table of metrics by window with drift, and writes backtest.json. Run the same
+    command again to continue. The options are short for the section backtest of the configuration.
+    """
+    from recap.cli.messages import print_warnings
+    from recap.config.file.load import resolve
+
+    if again and not holdout_final:
+        raise InputError("--again: requires --holdout-final; add --holdout-final, or leave out --again")
+    options = {"first": first, "mode": mode, "window": window, "gap": gap, "holdout": holdout}
+    stated = [f"backtest.{name}={value}" for name, value in options.items() if value is not None]
+    resolved = resolve(config, [*(overrides or []), *stated], set_files or [])
+    loaded = resolved.config
+    save_dir = Path(loaded.training.save_dir)
+    folder = save_dir.with_name(f"{save_dir.name}-backtest") if output is None else output
+
+    from recap.backtest.run import backtest as run
+    from recap.backtest.run import evaluate_holdout
+    from recap.cli.console import Console
+    from recap.native.allocator import tune_process
+    from recap.reporting import Reporter
+
+    print_warnings(resolved.warnings)
+    tune_process()
+    console = Console()
+    reporter = Reporter() if as_json else console
+    record = run(loaded, folder, reporter)
+    if holdout_final:
+        record = evaluate_holdout(loaded, folder, record, reporter, again=again)
+    if as_json:
+        print(json.dumps(record.to_json(), indent=1, ensure_ascii=False))
+        return
+    _show(console, record, loaded.regressions, folder, holdout_final=holdout_final)
+
+
+def _show(console: "Console", record: "Record", regressions: list[str], folder: Path, *, holdout_final: bool) -> None:
+    from recap.backtest.record import CHART, RECORD
+
+    measured: dict[str, Measured] = {fold.window: fold for fold in record.folds}
+    if holdout_final:
+        measured["hold-out"] = record.holdout_uses[-1]
+    console.say("")
+    for kind in _KINDS:
+        table = _table(measured, kind, regressions)
+        if table.row_count:
+            console.show(table)
+    for name, part in measured.items():
+        console.say(f"drift of {name}: {_drift_text(part)}")
+    if holdout_final and len(record.holdout_uses) > 1:
+        first = record.holdout_uses[0].at
+        console.say(f"warning: the hold-out was evaluated {len(record.holdout_uses)} times, the first at {first}")
+    elif record.holdout and not record.holdout_uses:
+        console.say("the hold-out was not read; evaluate it once, at the end: --holdout-final")
+    files = [str(folder / name) for name in (RECORD, CHART) if (folder / name).exists()]
+    console.say(f"written: {', '.join(files)}")
+    if len(files) == 1:
+        console.say("no chart, because vl-convert is not installed: pip install 'recap-ranker[report]'")
+
+
+def _table(measured: "dict[str, Measured]", kind: "TaskKind", regressions: list[str]) -> "Table":
+    """The metrics of the tasks of one kind, a row per window and task, with half the width of their intervals."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from recap.backtest.chart import HEADLINES
+    from recap.backtest.record import half_width
+    from recap.cli.tables import MAX_NAME_WIDTH, shortened
+    from recap.config.evaluation.metrics import SPECS, format_metric
+
+    label, prediction = _KINDS[kind]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("window", no_wrap=True)
+    table.add_column("task", no_wrap=True)
+    for name in (label, prediction, "in training", *HEADLINES[kind]):
+        table.add_column(SPECS[name].title if name in SPECS else name, justify="right", no_wrap=True)
+    for window, part in measured.items():
+        shown = window
+        for task, metrics in part.metrics.items():
+            if (task in regressions) != (kind == "regression"):
+                continue
+            values = {name: metrics.get(name, math.nan) for name in (label, prediction, *HEADLINES[kind])}
+            cells = [format_metric(name, values[name]) for name in (label, prediction)]
+            cells.append(format_metric(prediction, part.predictions.get(task, (math.nan, math.nan))[0]))
+            for name in HEADLINES[kind]:
+                half = half_width(part, task, name)
+                cells.append(
+                    format_metric(name, values[name]) + ("" if math.isnan(half) else f" ± {format_metric(name, half)}")
+                )
+            table.add_row(shown, escape(shortened(task, MAX_NAME_WIDTH)), *cells)
+            shown = ""
+    return table
+
+
+def _drift_text(part: "Measured") -> str:
+    """The features whose distribution shifted most."""
+    from recap.evaluation.drift import LARGE, SOME
+
+    shifted = [(name, psi) for name, psi in part.features.items() if psi >= SOME]
+    if not shifted:
+        largest = next(iter(part.features.items()), None)
+        return "no features to compare" if largest is None else f"no feature shifted (largest PSI: {_psi(*largest)})"
+    parts = [_psi(name, psi) + (" (large)" if psi >= LARGE else "") for name, psi in shifted[:_MAX_SHIFTED]]
+    more = f" and {len(shifted) - _MAX_SHIFTED} more" if len(shifted) > _MAX_SHIFTED else ""
+    return f"PSI of {', '.join(parts)}{more}"
+
+
+def _psi(name: str, psi: float) -> str:
+    return f"{name} {psi:.3f}"

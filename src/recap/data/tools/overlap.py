@@ -1,0 +1,84 @@
+"""`recap config check --data`: validation rows that are also training rows, or earlier than some of them."""
+
+import filecmp
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+
+from recap.config.checks.warnings import is_training_split
+from recap.config.recap import RecapConfig
+from recap.data.formats.files import stamp
+from recap.data.formats.object_stores import is_remote
+from recap.data.formats.open import open_format
+from recap.data.sample import first_rows, sampled_chunks
+from recap.data.tools.times import microseconds_of, shown
+from recap.data.tools.values import Finding, Sample
+from recap.errors import DataError
+from recap.text import plural
+
+
+def overlap_warnings(samples: Sequence[Sample], config: RecapConfig) -> Iterator[Finding]:
+    """Files of validation sets that are also training files, by name or content, or that begin before these end.
+
+    Sets with the same `inputs` are left out, for `RecapConfig.warnings` has them, and those named after the training
+    data.
+    """
+    train = next((sample for sample in samples if sample.path == ("train_data",)), None)
+    if train is None:
+        return
+    sizes: dict[int, list[str]] = {}
+    for file in train.files:
+        sizes.setdefault(stamp(file)[1], []).append(file)
+    end = _times(train, config)
+    for sample in samples:
+        inputs = None if sample is train else config.validation_data[sample.name].source.inputs
+        if inputs in (None, config.train_data.source.inputs) or is_training_split(sample.name):
+            continue
+        path = (*sample.path, "source", "inputs")
+        shared = [(file, same) for file in sample.files if (same := _same_file(file, sizes)) is not None]
+        if shared:
+            file, same = shared[0]
+            which = f"{file} is" if file == same else f"{file} has the rows of {same},"
+            more = f", and so are {plural(len(shared) - 1, 'other file')}" if len(shared) > 1 else ""
+            yield path, f"{which} a training file{more}; hold rows out for validation"
+            continue
+        begin = _times(sample, config)
+        if end is not None and begin is not None and begin[0] < end[1]:
+            yield (
+                path,
+                f"{sample.name} begins at {shown(begin[0])}, before the training data end, at {shown(end[1])}, so the "
+                "model knows the future of these rows, which flatters it; split by time: recap data split",
+            )
+
+
+def _times(sample: Sample, config: RecapConfig) -> tuple[int, int] | None:
+    """The first and the last time among rows of a data set: those of some chunks, and of the first and last ones.
+
+    None without `features.timestamp`, or if it cannot be read, which is reported where it is needed: in predictions.
+    """
+    column = config.features.timestamp
+    if column is None:
+        return None
+    data = config.train_data if sample.path == ("train_data",) else config.validation_data[sample.name]
+    chosen = {chunk: chunk.rows for chunk in (sample.chunks[0], sample.chunks[-1])}
+    chosen = dict(sampled_chunks(sample.chunks)) | chosen
+    times = []
+    with suppress(DataError):
+        format_ = open_format(data.source, {})
+        for chunk, rows in chosen.items():
+            if column not in format_.schema(chunk.file).names:
+                return None
+            table = first_rows(format_.read(chunk.file, chunk.number, [column]), rows)
+            if table.num_rows:
+                values = microseconds_of(table.column(column), column)
+                times += [int(values.min()), int(values.max())]
+        return min(times), max(times)
+    return None
+
+
+def _same_file(file: str, sizes: Mapping[int, Sequence[str]]) -> str | None:
+    """The file among others, by their size, that is `file` or has its content; None without one."""
+    size = stamp(file)[1]
+    for other in sizes.get(size, ()):
+        if file == other or (not is_remote(file) and not is_remote(other) and filecmp.cmp(file, other, shallow=False)):
+            return other
+    return None
