@@ -15,7 +15,7 @@ from recap.config.evaluation.metrics import BINARY_METRICS, REGRESSION_METRICS
 from recap.errors import RunError
 from recap.evaluation.metrics.rows import MAX_ROWS, Rows
 from recap.evaluation.metrics.suite import MetricSuite
-from recap.evaluation.metrics.xauc import xauc
+from recap.evaluation.metrics.xauc import xauc, xauc_by_bucket
 
 Columns = tuple[Tensor, Tensor, Tensor]
 SPREADS = [0.01, 1.0, 5.0]
@@ -112,6 +112,30 @@ def test_the_xauc_of_a_sample_is_within_its_bound_of_that_of_all_rows() -> None:
         assert metrics["xauc_bound"] < 0.02
         assert metrics["xauc"] == pytest.approx(exact.compute()[task]["xauc"], abs=metrics["xauc_bound"])
         assert metrics["mae"] == exact.compute()[task]["mae"]
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 60), st.integers(0, 10**6), st.booleans())
+def test_an_xauc_without_a_bucket_is_that_of_the_other_rows(count: int, seed: int, ties: bool) -> None:
+    columns = [tensor[:, 0].double().numpy() for tensor in make_rows(count, seed, ties=ties)]
+    rows = Rows(np.zeros(count, np.int64), *columns)
+    buckets = np.random.default_rng(seed).integers(0, 5, count).astype(np.uint8)
+    value, without = xauc_by_bucket(rows, buckets, 6)
+    assert value == pytest.approx(xauc(rows), nan_ok=True)
+    expected = [xauc(rows.at(np.flatnonzero(buckets != bucket))) for bucket in range(6)]
+    assert without == pytest.approx(expected, nan_ok=True)
+
+
+def test_the_interval_of_an_xauc_is_that_of_its_users() -> None:
+    predictions, labels, weights = make_rows(2000, tasks=1)
+    users = torch.randint(0, 300, (2000,))
+    by_user, by_row = (MetricSuite(["time"], ["xauc"], ["time"]) for _ in range(2))
+    by_user.update(predictions, labels, weights, users)
+    by_row.update(predictions.repeat(3, 1), labels.repeat(3, 1), weights.repeat(3, 1), users.repeat(3))
+    one, other = (made.result().estimates["time"]["xauc"] for made in (by_user, by_row))
+    assert one.value == pytest.approx(other.value, abs=1e-3)
+    assert one.standard_error == pytest.approx(other.standard_error, rel=1e-3)  # copies of rows tell nothing new
+    assert 0.002 < one.standard_error < 0.02
 
 
 def test_many_rows_do_not_take_quadratic_time() -> None:

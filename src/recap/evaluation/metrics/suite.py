@@ -19,7 +19,7 @@ from recap.evaluation.metrics.ranking import CoarseHistogram, Histogram, auc_sta
 from recap.evaluation.metrics.rows import MAX_ROWS, RowSample
 from recap.evaluation.metrics.seen import NO_USER, DistinctUsers, Fingerprints
 from recap.evaluation.metrics.sums import BinarySums, RegressionSums
-from recap.evaluation.metrics.xauc import xauc, xauc_bound
+from recap.evaluation.metrics.xauc import xauc, xauc_bound, xauc_by_bucket
 
 RANKING = frozenset({"auc", "auc_se", "auc_bound", "pr_auc", "nrce", "ece"})
 """The metrics that need all predictions at once."""
@@ -329,7 +329,12 @@ class _RegressionMetrics(_KindMetrics):
         if self.rows is None:
             return
         rows, sampling = self.rows.of_task(index)
-        task.values["xauc"] = xauc(rows)
+        if self.groups > 1:
+            _, buckets, *_ = self.rows.all()
+            task.values["xauc"], without = xauc_by_bucket(rows, buckets, self.groups)
+            task.without["xauc"] = torch.from_numpy(without)
+        else:
+            task.values["xauc"] = xauc(rows)
         if sampling is not None:
             task.values[bound_of("xauc")] = xauc_bound(task.values["xauc"], rows)
 

@@ -1,10 +1,12 @@
 """XAUC: the share of pairs of rows that the predictions of a regression order correctly."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
+import numpy.typing as npt
 
-from recap.evaluation.metrics.rows import Rows, changes
+from recap.evaluation.metrics.rows import Floats, Rows, changes
 
 
 def xauc_bound(value: float, rows: Rows) -> float:
@@ -22,27 +24,93 @@ def xauc_bound(value: float, rows: Rows) -> float:
 def xauc(rows: Rows) -> float:
     """The weighted share of pairs with different labels that predictions order as the labels do; ties count half.
 
-    Zhan et al., KDD 2022 (arXiv:2206.06003). The weight of a pair is the product of its rows' weights. O(N log² N).
-    NaN where no pair counts.
+    Zhan et al., KDD 2022 (arXiv:2206.06003). The weight of a pair is the product of its rows' weights. NaN where
+    no pair counts. Values are float32 numbers. O(N log N).
     """
-    rows = rows.at(np.flatnonzero(rows.weights > 0))
-    _, predictions, labels, weights = rows.at(np.argsort(rows.predictions, kind="stable"))
-    rank = np.unique(labels, return_inverse=True)[1].reshape(-1)
-    tie = np.cumsum(changes(predictions))
-    won = pairs = 0.0
-    # From the highest bit down, two ranks first differ in one bit, so each pair is counted once.
-    for level in range(int(rank.max(initial=0)).bit_length()):
-        family, is_high = rank >> (level + 1), (rank >> level & 1).astype(np.float64)
-        order = np.argsort(family, kind="stable")  # by prediction within each family
-        same, ties, high, weight = family[order], tie[order], is_high[order], weights[order]
-        low = weight * (1 - high)
-        below = np.r_[0.0, np.cumsum(low)]
-        new_family = changes(same)
-        new_tie = new_family | changes(ties)
-        start = np.flatnonzero(new_family)
-        group = np.cumsum(new_tie) - 1
-        before = below[np.flatnonzero(new_tie)][group] - below[start][np.cumsum(new_family) - 1]
-        tied = np.bincount(group, low)[group]
-        won += float((weight * high * (before + 0.5 * tied)).sum())
-        pairs += float((np.add.reduceat(weight * high, start) * np.add.reduceat(low, start)).sum())
+    won, pairs = (float(column.sum()) for column in _pairs(rows))
     return won / pairs if pairs else math.nan
+
+
+def xauc_by_bucket(rows: Rows, buckets: npt.NDArray[np.uint8], groups: int) -> tuple[float, Floats]:
+    """The XAUC, and [groups] the XAUC of the rows that are not in each bucket; `buckets` [N].
+
+    Pairs without rows of a bucket: all pairs, less those of its rows, plus those within it, which that counts twice.
+    """
+    order = np.argsort(buckets, kind="stable")
+    rows, starts = rows.at(order), np.searchsorted(buckets[order], np.arange(groups + 1))
+    sums = []
+    of_rows = _pairs(rows)
+    within = [[column.sum() / 2 for column in _pairs(rows.at(part))] for part in _slices(starts)]
+    for column, inner in zip(of_rows, np.array(within).T, strict=True):
+        before = np.r_[0.0, np.cumsum(column)]
+        sums.append(np.r_[column.sum() / 2, column.sum() / 2 - np.diff(before[starts]) + inner])
+    won, pairs = sums
+    # Rounding leaves a little of what was taken off.
+    values = np.divide(won, pairs, out=np.full(groups + 1, math.nan), where=pairs > 1e-9 * pairs[0])
+    return float(values[0]), values[1:]
+
+
+def _slices(starts: npt.NDArray[np.intp]) -> list[npt.NDArray[np.intp]]:
+    return [np.arange(start, stop) for start, stop in pairwise(starts)]
+
+
+def _pairs(rows: Rows) -> tuple[Floats, Floats]:
+    """For each row [N], the weight of the pairs with it that are won, and of all that count; both rows have each."""
+    weights = rows.weights
+    prediction, label = map(_ascending, (rows.predictions, rows.labels))
+    # Ties: the row with the lower label comes last by prediction, and of equal labels the last comes first by label,
+    # so that the places of no such pair are in the same order.
+    by_prediction = np.argsort(prediction << np.uint64(32) | (np.uint64(0xFFFF_FFFF) - label))
+    label, weight = label[by_prediction], weights[by_prediction]
+    new_prediction = changes(prediction[by_prediction])
+    tied = _sums(weight, new_prediction) - _sums(weight, new_prediction | changes(label))
+    by_label = np.argsort(label << np.uint64(32) | np.arange(len(label), dtype=np.uint64)[::-1])
+    equal = np.empty(len(label))
+    equal[by_label] = _sums(weight[by_label], changes(label[by_label]))
+    won, pairs = np.empty((2, len(label)))
+    won[by_prediction] = _in_order(by_label, weight) + weight * tied / 2
+    pairs[by_prediction] = weight * np.maximum(weight.sum() - equal, 0.0)
+    return won, pairs
+
+
+def _ascending(values: Floats) -> npt.NDArray[np.uint64]:
+    """[N] float32 numbers → [N] integers of 32 bits in the same order."""
+    bits = (values.astype(np.float32) + np.float32(0)).view(np.uint32).astype(np.uint64)  # + 0: −0 is equal to 0
+    return np.where(bits >> np.uint64(31), np.uint64(0xFFFF_FFFF) - bits, bits | np.uint64(1 << 31))
+
+
+def _sums(weights: Floats, is_new: npt.NDArray[np.bool_]) -> Floats:
+    """[N]: the weight of the group of each row; groups lie side by side."""
+    group = np.cumsum(is_new) - 1
+    sums: Floats = np.bincount(group, weights)[group] if len(group) else weights
+    return sums
+
+
+def _in_order(places: npt.NDArray[np.intp], weights: Floats) -> Floats:
+    """A permutation [N], and a weight for each place [N] → for each place, the weight of pairs in ascending order.
+
+    The weight of a pair is the product of both. Blocks of places are sorted, then merged two by two; a pair is counted
+    when its places first meet in a block.
+    """
+    count = len(places)
+    blocks = 1 << max(count.bit_length() - 4, 0)
+    size = -(-count // blocks)
+    missing = blocks * size - count
+    all_weights = np.r_[weights, np.zeros(missing)]
+    keys = np.r_[places, np.arange(count, count + missing)].astype(np.int32).reshape(blocks, size)
+    found = np.zeros(len(all_weights))
+    for column in range(size - 1):
+        one, others = keys[:, column, None], keys[:, column + 1 :]
+        products = np.where(one < others, all_weights[one] * all_weights[others], 0.0)
+        found[one[:, 0]] += products.sum(axis=1)
+        found[others] += products
+    while blocks > 1:
+        blocks, size = blocks // 2, size * 2
+        marked = 2 * keys.reshape(blocks, size) + (np.arange(size) >= size // 2).astype(np.int32)
+        marked.sort(axis=1, kind="stable")  # Timsort merges two sorted halves in linear time
+        is_late, keys = (marked & 1).astype(np.bool_), marked >> 1
+        weight = all_weights[keys]
+        late = np.cumsum(weight * is_late, axis=1)
+        early = np.cumsum(weight, axis=1) - late
+        found[keys] += weight * np.where(is_late, early, late[:, -1:] - late)
+    return found[:count]
