@@ -146,9 +146,17 @@ def write_production(folder: Path) -> None:
 def ours(folder: Path, batch: int) -> float:
     """Examples/s of `recap train`."""
     steps, warm_up = (60, 15) if batch < 1000 else (20, 5)
+    clock = Clock(warm_up)
+    tune_process()
+    train(config_of(production_values(folder, batch, steps)), clock)
+    return clock.speed
+
+
+def production_values(folder: Path, batch: int, steps: int) -> dict[str, Any]:
+    """The configuration of the production shape; its rows are those of `write_production(folder / "production")`."""
     tower = {"kind": "mlp", "layer_sizes": [256, 128], "batch_norm": {"affine": False}}
     block = {"output_size": 1024, "aggregation_size": 1024}
-    values = {
+    return {
         "training": {"save_dir": str(folder / f"run-{time.time_ns()}"), "num_train_steps": steps},
         "features": {
             "continuous": [{"name": "continuous", "length": CONTINUOUS}],
@@ -177,10 +185,6 @@ def ours(folder: Path, batch: int) -> float:
             "towers": {"default": {"kind": "constant", "learning_rate": RATE}},
         },
     }
-    clock = Clock(warm_up)
-    tune_process()
-    train(config_of(values), clock)
-    return clock.speed
 
 
 class PlainRanker(nn.Module):

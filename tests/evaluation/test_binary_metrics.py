@@ -40,7 +40,8 @@ def make_rows(count: int, seed: int = 0, tasks: int = 2, ties: bool = False) -> 
 
 def compute(rows: Columns, cuts: list[int] | None = None, max_rows: int = MAX_ROWS) -> dict[str, dict[str, float]]:
     """All metrics after one update per part of the rows."""
-    suite = MetricSuite([f"task{index}" for index in range(rows[0].shape[1])], max_rows=max_rows)
+    tasks = [f"task{index}" for index in range(rows[0].shape[1])]
+    suite = MetricSuite(tasks, max_rows=max_rows, intervals=False)
     for part in torch.arange(len(rows[0])).tensor_split(cuts or []):
         suite.update(*(tensor[part] for tensor in rows))
     return suite.compute()
@@ -112,7 +113,7 @@ def test_metrics_do_not_depend_on_batches_merges_and_order(
         whole = {task: without_lists(metrics) for task, metrics in whole.items()}
     shuffled = torch.randperm(count)
     assert_equal_metrics(whole, compute(tuple(tensor[shuffled] for tensor in rows), sorted(cuts), max_rows))  # type: ignore[arg-type]
-    parts = [MetricSuite(["task0", "task1"], max_rows=max_rows) for _ in range(3)]
+    parts = [MetricSuite(["task0", "task1"], max_rows=max_rows, intervals=False) for _ in range(3)]
     for index, part in enumerate(parts):
         part.update(*(tensor[index::3] for tensor in rows))
     parts[2].merge(parts[1])

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -125,6 +126,7 @@ def t_probability(t: float, freedom: int) -> float:
     return (1 + between) / 2
 
 
+@cache
 def t_quantile(probability: float, freedom: int) -> float:
     """The t with P(T ≤ t) = `probability`, which is in (0, 1); NaN below 1 degree of freedom."""
     if freedom < 1:
