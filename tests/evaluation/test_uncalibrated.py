@@ -1,4 +1,4 @@
-"""The metrics of probabilities before calibration."""
+"""The metrics of probabilities before calibration, and other lists, in the jobs of a run."""
 
 import json
 from pathlib import Path
@@ -57,12 +57,23 @@ def test_only_chosen_metrics_are_reported() -> None:
         assert {task: list(metrics) for task, metrics in observer.result().items()} == found
 
 
-def test_an_evaluation_shows_and_writes_them_beside_the_calibrated_ones(tmp_path: Path) -> None:
-    config = sampled(write_feed(tmp_path))
-    train(config, Recorder())
-    shown = CliRunner().invoke(app, ["evaluate", str(tmp_path / "run")]).output
+def evaluated(run: Path, *arguments: str) -> str:
+    result = CliRunner().invoke(app, ["evaluate", str(run), *arguments])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sampled")
+    train(sampled(write_feed(folder)), Recorder())
+    return folder / "run"
+
+
+def test_an_evaluation_shows_and_writes_them_beside_the_calibrated_ones(run: Path) -> None:
+    shown = evaluated(run)
     assert "validation, probabilities before → after calibration" in shown
-    file = tmp_path / "run" / "evaluation.json"
+    file = run / "evaluation.json"
     before = json.loads(file.read_text())["uncalibrated"]["validation"]["like"]
     result = EvaluationReport.read_file(file).splits["validation"]
     assert list(before) == list(PROBABILITY_METRICS)
@@ -70,3 +81,14 @@ def test_an_evaluation_shows_and_writes_them_beside_the_calibrated_ones(tmp_path
     after = result.metrics["like"]
     assert before["calibration"] > after["calibration"]
     assert f"{before['calibration']:.4f} → {after['calibration']:.4f}" in shown
+
+
+def test_a_model_trained_without_requests_is_evaluated_on_their_lists(run: Path, tmp_path: Path) -> None:
+    by_request, by_user = (tmp_path / f"{name}.json" for name in ("request", "user"))
+    evaluated(run, "--output", str(by_user))
+    evaluated(run, "features.request=hour", "--output", str(by_request))
+    one, other = (
+        EvaluationReport.read_file(file).splits["validation"].metrics["like"] for file in (by_request, by_user)
+    )
+    assert one["auc"] == other["auc"]
+    assert one["ndcg_at_10"] != other["ndcg_at_10"]
