@@ -17,9 +17,10 @@ from recap.cli.options import (
     StepOption,
     check_output,
     config_file,
+    load_to_evaluate,
     parse_step,
 )
-from recap.errors import ConfigError, InputError
+from recap.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -96,7 +97,7 @@ def evaluate(
     run = source if source.is_dir() or (follow and source.suffix not in (".yaml", ".yml")) else None
 
     def load() -> "RecapConfig":
-        return _load(source, overrides, set_files or [], is_run=run is not None)
+        return load_to_evaluate(source, overrides, set_files or [], is_run=run is not None)
 
     if follow:
         _follow(load, run or Path(load().training.save_dir), split, timeout)
@@ -186,31 +187,16 @@ def _prepare(output: Path, inputs: "list[str | Path]", run: Path, *, overwrite: 
         raise InputError(f"--output: cannot create {output.parent} ({error.strerror}); choose another") from None
 
 
-def _load(source: Path, overrides: list[str], set_files: list[str], *, is_run: bool) -> "RecapConfig":
-    """The configuration with its overrides. Raises ConfigError for overrides that an evaluation does not read."""
-    from recap.config.file.load import load_config
-
-    file = config_file(source)
-    config = load_config(file, overrides, set_files, stored=is_run)
-    plain = config
-    if overrides or set_files:
-        with suppress(ConfigError):  # a file that is valid only with its overrides
-            plain = load_config(file, stored=is_run)
-
-        from recap.evaluation.asked import check_overrides
-
-        check_overrides(plain, config, chooses_run=not is_run)
-    return config
-
-
 def _evaluate(
     config: "RecapConfig", run: Path, split: str | None, step: "Step | None", asked: "Asked", output: Path | None
 ) -> None:
     """Evaluate one checkpoint and print the results."""
     from recap.cli.console import Console
+    from recap.evaluation.result import SCORE
     from recap.evaluation.run import evaluate_run, result_file
     from recap.native.allocator import tune_process
     from recap.runs import better_checkpoint, find_model_directory
+    from recap.text import plural
 
     console = Console()
     tune_process()
@@ -218,7 +204,14 @@ def _evaluate(
         console.say(remark)
     report = evaluate_run(config, run, split, step, console.say, asked=asked, output=output)
     for name, result in report.splits.items():
-        console.table(f"{name}, {report.model}", result.metrics)
+        users = f", {plural(result.users, 'user')}" if result.users else ""
+        console.table(f"{name}, {report.model}{users}", result.metrics, result.intervals)
+        if result.uncalibrated:
+            console.uncalibrated(f"{name}, probabilities before → after calibration", result.uncalibrated, result.metrics)
+        if result.score:
+            console.score(f"final score, {name}", result.score, result.intervals.get(SCORE, {}))
+        else:
+            console.say("no metrics of the final score, because scoring.weights is empty")
         for stratum, metrics in result.strata.items():
             console.stratum(stratum, metrics)
         if result.gates:

@@ -2,12 +2,16 @@
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from recap.errors import InputError
+from recap.errors import ConfigError, InputError
+
+if TYPE_CHECKING:
+    from recap.config.recap import RecapConfig
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="Configuration file.", show_default=False)]
 
@@ -81,6 +85,23 @@ def config_file(source: Path) -> Path:
         state = f"not a run: it has no {file.name}" if source.is_dir() else "no such file or folder"
         raise InputError(f"{source}: {state}; expected a configuration file or the folder of a run")
     return file
+
+
+def load_to_evaluate(source: Path, overrides: list[str], set_files: list[str], *, is_run: bool) -> "RecapConfig":
+    """The configuration with its overrides. Raises ConfigError for overrides that an evaluation does not read."""
+    from recap.config.file.load import load_config
+
+    file = config_file(source)
+    config = load_config(file, overrides, set_files, stored=is_run)
+    plain = config
+    if overrides or set_files:
+        with suppress(ConfigError):  # a file that is valid only with its overrides
+            plain = load_config(file, stored=is_run)
+
+        from recap.evaluation.asked import check_overrides
+
+        check_overrides(plain, config, chooses_run=not is_run)
+    return config
 
 
 def check_output(file: Path, inputs: Sequence[str | Path] = (), *, overwrite: bool) -> None:

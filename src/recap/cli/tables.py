@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from rich.markup import escape
 from rich.table import Table
@@ -11,19 +12,33 @@ from recap.config.file.environment import hide
 from recap.data.tools.inspect import Inspection
 from recap.text import plural
 
+if TYPE_CHECKING:
+    from recap.evaluation.calibrate.gain import SplitGain
+
 MAX_NAME_WIDTH = 24
 """Characters of a task's name, if space is short."""
+_GAIN_NAME_WIDTH = 16
 _LOSS_WIDTH = 7
 _GAP = 3
 """Spaces between pairs of task and loss."""
 _MAX_VALUE_WIDTH = 20
 
+_MARGINS = {"calibration": 4.6, "rce": 4.4, "auc": 0.5, "xauc": 0.5}
+"""The metrics whose interval a table shows, with a rank among those of columns: the highest is dropped first."""
+
 Evaluation = Mapping[str, Mapping[str, float]]
 """Task → metric → value."""
+Intervals = Mapping[str, Mapping[str, tuple[float, float]]]
+"""Task → metric → (low, high)."""
 
 
-def metric_tables(title: str, evaluation: Evaluation, width: int) -> Iterator[Table]:
-    """Metrics, one row per task; binary tasks and regressions in separate tables."""
+def metric_tables(
+    title: str, evaluation: Evaluation, width: int, intervals: Intervals | None = None
+) -> Iterator[Table]:
+    """Metrics, one row per task; binary tasks and regressions in separate tables.
+
+    Of the metrics of `_MARGINS`, half the width of the interval is shown too, as far as it fits.
+    """
     regressions = {task: metrics for task, metrics in evaluation.items() if _is_regression(metrics)}
     binary = {task: metrics for task, metrics in evaluation.items() if task not in regressions}
     kinds: dict[TaskKind, Evaluation] = {"binary": binary, "regression": regressions}
@@ -34,8 +49,13 @@ def metric_tables(title: str, evaluation: Evaluation, width: int) -> Iterator[Ta
             task: [format_metric(name, metrics.get(name, math.nan)) for name in names]
             for task, metrics in tasks.items()
         }
+        margins = {
+            name: [_margin(name, (intervals or {}).get(task, {}).get(name)) for task in tasks]
+            for name in names
+            if name in _MARGINS
+        }
         if rows:
-            yield _task_table(title, names, rows, width)
+            yield _task_table(title, names, rows, width, margins)
 
 
 def bounds_text(evaluation: Evaluation) -> str:
@@ -57,22 +77,45 @@ def cosine_table(title: str, cosines: Evaluation, width: int) -> Table:
     return _task_table(title, list(cosines), rows, width)
 
 
-def _task_table(title: str, names: Sequence[str], rows: Mapping[str, Sequence[str]], width: int) -> Table:
-    widths = {
-        name: 2 + max(map(len, (name, *values)))
-        for name, values in zip(names, zip(*rows.values(), strict=True), strict=True)
-    }
+def _margin(metric: str, interval: tuple[float, float] | None) -> str:
+    """Half the width of an interval, as ` ± 0.0038`; empty where it is undefined."""
+    if interval is None or not all(map(math.isfinite, interval)):
+        return ""
+    return f" ± {format_metric(metric, (interval[1] - interval[0]) / 2)}"
+
+
+def _task_table(
+    title: str,
+    names: Sequence[str],
+    rows: Mapping[str, Sequence[str]],
+    width: int,
+    margins: Mapping[str, Sequence[str]] | None = None,
+) -> Table:
+    """`margins`: by column, the text after the value of each row."""
+    margins = {name: texts for name, texts in (margins or {}).items() if any(texts)}
+    columns = dict(zip(names, zip(*rows.values(), strict=True), strict=True))
+    extra = {name: max(map(len, texts)) for name, texts in margins.items()}
+    widths = {name: 2 + max(map(len, (name, *values))) for name, values in columns.items()}
+    widths |= {name: max(widths[name], 2 + max(map(len, columns[name])) + extra[name]) for name in margins}
     longest = max(map(len, ("task", *rows)))
-    for name in sorted(widths, key=_column_rank, reverse=True):
-        if _column_rank(name) and min(longest, MAX_NAME_WIDTH) + sum(widths.values()) > width:
-            del widths[name]
+    optional = [(_column_rank(name), name, False) for name in widths]
+    optional += [(_MARGINS[name], name, True) for name in margins]
+    for rank, name, is_margin in sorted(optional, reverse=True):
+        if rank and min(longest, MAX_NAME_WIDTH) + sum(widths.values()) > width:
+            if is_margin and name in widths:
+                widths[name] = 2 + max(map(len, (name, *columns[name])))
+                del extra[name]
+            elif not is_margin:
+                del widths[name]
     name_width = max(min(longest, MAX_NAME_WIDTH), min(longest, width - sum(widths.values())))
     table = _table(title)
     table.add_column("task", no_wrap=True, min_width=name_width)
     for name in widths:
         table.add_column(name, justify="right", no_wrap=True)
-    for task, values in rows.items():
-        cells = (value for name, value in zip(names, values, strict=True) if name in widths)
+    for index, task in enumerate(rows):
+        cells = (
+            columns[name][index] + (margins[name][index].ljust(extra[name]) if name in extra else "") for name in widths
+        )
         table.add_row(escape(shortened(task, name_width)), *cells)
     return table
 
@@ -85,6 +128,63 @@ def _is_regression(metrics: Mapping[str, float]) -> bool:
 def _column_rank(name: str) -> int:
     spec = spec_of(name)
     return spec.column_rank if spec is not None else 0
+
+
+def change_table(title: str, before: Evaluation, after: Evaluation, width: int) -> Table:
+    """The metrics of `before`, each as BEFORE → AFTER; one row per task."""
+    names = list(next(iter(before.values())))
+    rows = {
+        task: [
+            f"{format_metric(name, metrics[name])} → {format_metric(name, after[task].get(name, math.nan))}"
+            for name in names
+        ]
+        for task, metrics in before.items()
+    }
+    return _task_table(title, names, rows, width)
+
+
+def score_table(title: str, score: Mapping[str, float], intervals: Mapping[str, tuple[float, float]]) -> Table:
+    """The engagement at the top of lists: one row per rank k."""
+    table = _table(title)
+    for name in ("first rows", "engagement", "random order", "best order", "uplift"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for k in [int(name.removeprefix("uplift_")) for name in score if name.startswith("uplift_")]:
+        names = [f"{name}_{k}" for name in ("engagement", "random", "best", "uplift")]
+        cells = [format_metric(name, score[name]) for name in names]
+        for index in (0, 3):
+            cells[index] += _margin(names[index], intervals.get(names[index]))
+        table.add_row(str(k), *cells)
+    return table
+
+
+def score_text(score: Mapping[str, float], intervals: Mapping[str, tuple[float, float]]) -> str:
+    """The order of lists, and the share of each task in the score, the largest first."""
+    of_lists = "no NDCG of the score, because there are no lists (features.user, features.request); "
+    if "ndcg" in score:
+        margin = _margin("ndcg", intervals.get("ndcg"))
+        of_lists = f"NDCG {format_metric('ndcg', score['ndcg'])}{margin} of {plural(int(score['lists']), 'list')}; "
+    shares = {name.removeprefix("share/"): share for name, share in score.items() if name.startswith("share/")}
+    ordered = sorted(shares.items(), key=lambda item: -item[1])
+    return of_lists + "shares of the score: " + ", ".join(f"{task} {share:.1%}" for task, share in ordered)
+
+
+def gain_table(gain: "SplitGain") -> Table:
+    """What a calibration changed: one row per task, in 80 columns."""
+    table = _table(f"{gain.split}, {gain.rows:,} rows, before → after calibration")
+    table.add_column("task", no_wrap=True)
+    fields = [name for name in gain.metrics if name.startswith("field_rce_")]
+    names = ["rce", "calibration", *(fields[:1] or ["ece"])]
+    for name in ("Δ log loss", *(name.replace("field_rce_", "field-rce ") for name in names)):
+        table.add_column(escape(shortened(name, 15)), justify="right", no_wrap=True)
+    for task, change in gain.tasks.items():
+        cells = [f"{-change.log_loss.value:+.5f}"]
+        for name in names:
+            before, after = change.before[name], change.after[name]
+            margin = f" ± {after.half_width():.2f}" if name == "calibration" else ""
+            digits = {"ece": 4, "rce": 1}.get(name, 2)
+            cells.append(f"{before.value:.{digits}f} → {after.value:.{digits}f}{margin}")
+        table.add_row(escape(shortened(task, _GAIN_NAME_WIDTH)), *cells)
+    return table
 
 
 def gate_table(title: str, gates: Mapping[str, Mapping[str, float]]) -> Table:

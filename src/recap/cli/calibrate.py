@@ -1,0 +1,112 @@
+"""`recap calibrate`: probabilities that agree with what happens, from the rows of a validation set."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from recap.cli.options import (
+    Overrides,
+    Overwrite,
+    SetFiles,
+    StepOption,
+    load_to_evaluate,
+    parse_step,
+)
+from recap.errors import InputError
+
+
+def calibrate(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CONFIG_OR_RUN",
+            help="Configuration file, run, checkpoint or model directory.",
+            show_default=False,
+        ),
+    ],
+    overrides: Overrides = None,
+    split: Annotated[
+        str | None,
+        typer.Option(help="Validation set to fit on; not the rows of the training.", show_default=False),
+    ] = None,
+    method: Annotated[
+        Literal["affine", "isotonic"],
+        typer.Option(
+            help="The map of each task, on logits: 'affine', a slope and an intercept, or 'isotonic', a rising line "
+            "with corners, for tasks with 10,000 positives.",
+        ),
+    ] = "affine",
+    by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FEATURE",
+            help="Discrete feature each of whose values gets an offset of its own, as far as its rows show one.",
+            show_default=False,
+        ),
+    ] = None,
+    evaluate_on: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Validation set to show the gain on; default: all others, or half of the users if there is no other.",
+            show_default=False,
+        ),
+    ] = None,
+    step: StepOption = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Model directory to write, with the calibration; default: the checkpoint itself is calibrated.",
+            show_default=False,
+        ),
+    ] = None,
+    overwrite: Overwrite = False,
+    remove: Annotated[bool, typer.Option("--remove", help="Remove the calibration from the checkpoint.")] = False,
+    set_files: SetFiles = None,
+) -> None:
+    """Fit the probabilities of a model to a validation set, and keep the maps with the model.
+
+    Evaluation and prediction use them from then on. Shows log loss, RCE and calibration of other rows, before → after.
+    """
+    if remove:
+        options = {"--split": split, "--by": by, "--evaluate-on": evaluate_on, "--output": output}
+        _remove(source, step, options, overrides or [], set_files or [])
+        return
+    if split is None:
+        raise InputError("--split: missing; name the validation set to fit on")
+    if output is not None:
+        from recap.data.tools.outputs import check_folder
+
+        check_folder(output.parent)
+    config = load_to_evaluate(source, overrides or [], set_files or [], is_run=source.is_dir())
+    run = source if source.is_dir() else Path(config.training.save_dir)
+
+    from recap.cli.console import Console
+    from recap.evaluation.calibrate.calibrate import Fit, calibrate_run
+    from recap.native.allocator import tune_process
+
+    console = Console()
+    tune_process()
+    fit = Fit(split, method, by, evaluate_on, parse_step(step), output, overwrite)
+    calibrated = calibrate_run(config, run, fit, console.say)
+    for gain in calibrated.gains:
+        console.gain(gain)
+    console.say(f"written: {calibrated.file}")
+
+
+def _remove(
+    source: Path, step: str | None, options: Mapping[str, object], overrides: list[str], set_files: list[str]
+) -> None:
+    """Remove the calibration. Raises InputError for options of a fit."""
+    for option, value in options.items():
+        if value is not None:
+            raise InputError(f"{option}: --remove fits nothing; leave out one of the two")
+    config = load_to_evaluate(source, overrides, set_files, is_run=source.is_dir())
+
+    from recap.evaluation.calibrate.calibrate import remove_calibration
+
+    run = source if source.is_dir() else Path(config.training.save_dir)
+    print(f"removed: {remove_calibration(run, parse_step(step))}")

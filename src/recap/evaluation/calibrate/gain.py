@@ -1,0 +1,137 @@
+"""The metrics of a split before and after a fitted calibration, on the same rows."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recap.config.recap import RecapConfig
+from recap.data.encoding.assets import discrete_columns
+from recap.evaluation.calibrate.rows import SplitRows
+from recap.evaluation.metrics.estimate import Difference, Estimate, difference
+from recap.evaluation.metrics.suite import MetricSuite
+from recap.evaluation.observers.columns import WEIGHT, ColumnSums, field_rce, max_bins
+from recap.model.calibration import FittedCalibration, FittedMaps, has_one_code
+
+METRICS = ("log_loss", "rce", "calibration", "ece", "auc")
+
+
+@dataclass(frozen=True)
+class TaskGain:
+    """What a calibration changed for one task."""
+
+    before: Mapping[str, Estimate]
+    after: Mapping[str, Estimate]
+
+    @property
+    def log_loss(self) -> Difference:
+        """Log loss before minus after; above 0 if the calibration helps."""
+        return difference(self.before["log_loss"], self.after["log_loss"])
+
+    def to_json(self) -> dict[str, Any]:
+        """Metric → its value and interval before and after; null where undefined."""
+        metrics: dict[str, Any] = {
+            name: {"before": _estimate(self.before[name]), "after": _estimate(self.after[name])} for name in self.before
+        }
+        gain = self.log_loss
+        metrics["log_loss"]["gain"] = _numbers({"value": gain.value, "interval": [gain.low, gain.high]})
+        return metrics
+
+
+@dataclass(frozen=True)
+class SplitGain:
+    """What a calibration changed on the rows of one split."""
+
+    split: str
+    rows: int
+    tasks: Mapping[str, TaskGain]
+    """The tasks that have a fitted calibration."""
+    monotone: bool
+    """Whether the calibration has no offsets, so that it keeps the order of rows."""
+
+    @property
+    def metrics(self) -> list[str]:
+        """Every metric that a task has."""
+        return list(dict.fromkeys(name for task in self.tasks.values() for name in task.before))
+
+    @property
+    def auc_change(self) -> float | None:
+        """The largest change of an AUC, which can only be of rows whose float32 probabilities became equal.
+
+        None for a calibration with offsets, which may change the order of rows.
+        """
+        changes = [abs(task.after["auc"].value - task.before["auc"].value) for task in self.tasks.values()]
+        return max(changes, default=0.0) if self.monotone else None
+
+    def to_json(self) -> dict[str, Any]:
+        """The entry of this split in `calibration.json`."""
+        return {
+            "split": self.split,
+            "rows": self.rows,
+            "tasks": {name: task.to_json() for name, task in self.tasks.items()},
+        }
+
+
+def measure_gain(rows: SplitRows, fitted: FittedCalibration, config: RecapConfig, split: str) -> SplitGain:
+    """`METRICS` and Field-RCE of `rows`, which are of `split`, by their probabilities and by the calibrated ones.
+
+    Field-RCE is of the discrete features with one code per row among `metrics.fields`, and of that of the offsets.
+    """
+    after = FittedMaps(fitted, config)(rows.probabilities, rows.codes)
+    before, calibrated = (_estimates(rows, predictions, fitted, config) for predictions in (rows.probabilities, after))
+    tasks = {task: TaskGain(before[task], calibrated[task]) for task in config.tasks if task in fitted.tasks}
+    return SplitGain(split, rows.total, tasks, monotone=fitted.by is None)
+
+
+def _estimates(
+    rows: SplitRows, predictions: Tensor, fitted: FittedCalibration, config: RecapConfig
+) -> dict[str, dict[str, Estimate]]:
+    """Task → metric → estimate."""
+    suite = MetricSuite(config.tasks, METRICS, config.regressions, config.metrics)
+    suite.update(predictions, rows.labels, rows.weights, rows.users)
+    estimates = {
+        task: {name: of[name] for name in METRICS if name in of} for task, of in suite.result().estimates.items()
+    }
+    fields = dict.fromkeys([*config.metrics.fields, *([] if fitted.by is None else [fitted.by])])
+    for field in fields:
+        if field not in config.features.discrete or not has_one_code(config, field):
+            continue
+        codes = rows.codes[:, discrete_columns(config.features)[field].start]
+        for column, estimate in enumerate(_field_rce(rows, predictions, codes)):
+            estimates[config.tasks[column]][f"field_rce_{field}"] = estimate
+    return estimates
+
+
+def _field_rce(rows: SplitRows, predictions: Tensor, codes: Tensor) -> list[Estimate]:
+    """The Field-RCE of each task over the values `codes` [N]; none of a feature with too many values to sum."""
+    known, value = np.unique(codes.numpy(), return_inverse=True)
+    tasks = predictions.shape[1]
+    if len(known) > max_bins(tasks):
+        return []
+    sums = ColumnSums.of(len(known), tasks)
+    index = torch.from_numpy(value).unsqueeze(0)
+    sums.add(index, predictions.double(), rows.labels.double(), rows.weights.double(), rows.buckets)
+    by_bucket = sums.sums.transpose(0, 1)  # [G, bins, sums, T]
+    whole = by_bucket.sum(dim=0)
+    values, replicates = field_rce(whole), field_rce(whole - by_bucket)
+    occupied = by_bucket[:, :, WEIGHT].sum(dim=1) > 0  # [G, T]
+    return [Estimate(values[task].item(), replicates[occupied[:, task], task].numpy()) for task in range(tasks)]
+
+
+def _estimate(estimate: Estimate) -> dict[str, Any]:
+    return _numbers({"value": estimate.value, "interval": list(estimate.interval())})
+
+
+def _numbers(content: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN: undefined values become null."""
+
+    def finite(value: Any) -> Any:
+        if isinstance(value, list):
+            return [finite(item) for item in value]
+        return value if math.isfinite(value) else None
+
+    return {name: finite(value) for name, value in content.items()}

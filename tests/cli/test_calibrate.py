@@ -1,0 +1,189 @@
+"""`recap calibrate`: what is fitted, shown, kept and refused."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from support import Recorder, feed_values, write_feed
+from typer.testing import CliRunner
+
+from recap.cli.main import app
+from recap.config.file.load import load_config
+from recap.errors import CheckpointError, ConfigError, InputError
+from recap.evaluation.calibrate import rows as calibrate_rows
+from recap.inference.predictor import Predictor
+from recap.model.directory import open_model
+from recap.runs import Run
+from recap.storage import verify
+from recap.training.trainer import train
+
+TASKS = ("like", "share")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A feed, and a run with validation sets, of which `same` has the file of `calibration`."""
+    folder = write_feed(tmp_path_factory.mktemp("feed"), validation_rows=3000)
+    rows = pq.read_table(folder / "validation")
+    for name, start in (("calibration", 0), ("other", 1500)):
+        pq.write_table(rows.slice(start, 1500), folder / f"{name}.parquet")
+    values = feed_values(folder, folder / "run")
+    values["training"] |= {"num_train_steps": 20, "checkpoint_every_n": 10, "eval_log_every_n": None}
+    values["validation_data"] = {
+        name: {"source": {"inputs": str(folder / f"{file}.parquet")}}
+        for name, file in (("calibration", "calibration"), ("other", "other"), ("same", "calibration"))
+    }
+    values["validation_data"]["of_training"] = {"source": {"inputs": values["train_data"]["source"]["inputs"]}}
+    (folder / "ranker.yaml").write_text(yaml.safe_dump(values))
+    train(load_config(folder / "ranker.yaml"), Recorder())
+    return folder
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    """A copy of the run."""
+    shutil.copytree(trained / "run", tmp_path / "run")
+    return tmp_path / "run"
+
+
+def recap(*arguments: str | Path) -> str:
+    """The output of a command."""
+    done = CliRunner().invoke(app, [*map(str, arguments)])
+    if done.exception is not None:
+        raise done.exception
+    return done.output
+
+
+def evaluated(run: Path, split: str) -> dict[str, dict[str, float]]:
+    """Task → metric → value."""
+    recap("evaluate", run, "--split", split)
+    metrics: dict[str, dict[str, float]] = json.loads((run / "evaluation.json").read_text())["splits"][split]
+    return metrics
+
+
+def test_a_calibrated_run_evaluates_and_predicts_with_its_calibration(run: Path, trained: Path) -> None:
+    before = evaluated(run, "calibration"), evaluated(run, "other")
+    text = recap("calibrate", run, "--split", "calibration")
+    assert "fitted 2 tasks on calibration, 1,500 rows" in text
+    assert "other, 1,500 rows, before → after calibration" in text
+    assert "AUC: unchanged" in text
+    assert "same: not evaluated, since it shares files with calibration" in text
+    assert "of_training: not evaluated, since it shares files with train_data" in text
+    checkpoint = Run(run).checkpoint()
+    assert f"written: {checkpoint / 'calibration.json'}" in text
+    verify(checkpoint)
+    after = evaluated(run, "calibration"), evaluated(run, "other")
+    gains = json.loads((checkpoint / "calibration.json").read_text())["gains"]
+    for task in TASKS:
+        assert after[0][task]["calibration"] == pytest.approx(1, abs=1e-5)
+        assert after[0][task]["log_loss"] < before[0][task]["log_loss"]
+        assert after[1][task]["auc"] == pytest.approx(before[1][task]["auc"], abs=1e-9)
+        of_task = gains[0]["tasks"][task]
+        for metric in ("log_loss", "rce", "calibration"):
+            assert of_task[metric]["before"]["value"] == pytest.approx(before[1][task][metric], rel=1e-6)
+            assert of_task[metric]["after"]["value"] == pytest.approx(after[1][task][metric], rel=1e-6)
+        gain = before[1][task]["log_loss"] - after[1][task]["log_loss"]
+        assert of_task["log_loss"]["gain"]["value"] == pytest.approx(gain, abs=1e-8)
+    assert Predictor.open(checkpoint).scorer.fitted is not None
+    assert Predictor.open(Run(run).checkpoint(10)).scorer.fitted is None
+
+    with pytest.raises(InputError, match=r"step_00000020: is calibrated already; add --overwrite .* or --remove"):
+        recap("calibrate", run, "--split", "calibration")
+    recap("calibrate", run, "--split", "calibration", "--overwrite")  # fits the same model, not the calibrated one
+    assert json.loads((checkpoint / "calibration.json").read_text())["gains"] == gains
+    assert "removed" in recap("calibrate", run, "--remove")
+    assert evaluated(run, "other") == before[1]
+    with pytest.raises(InputError, match="has no calibration to remove"):
+        recap("calibrate", run, "--remove")
+
+
+def test_a_resumed_run_does_not_carry_the_calibration_on(run: Path, trained: Path) -> None:
+    recap("calibrate", run, "--split", "calibration")
+    config = load_config(trained / "ranker.yaml", [f"training.save_dir={run}", "training.num_train_steps=30"])
+    train(config, Recorder())
+    assert open_model(Run(run).checkpoint(20)).calibration is not None
+    assert open_model(Run(run).checkpoint(30)).calibration is None
+
+
+def test_a_copy_is_calibrated_and_the_run_stays_as_it_is(run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copies" / "model"
+    arguments = ["calibrate", run, "--split", "calibration", "--evaluate-on", "other", "--step", "10", "--by", "hour"]
+    text = recap(*arguments, "--output", copy)
+    assert "AUC" not in text  # offsets may change the order of rows
+    assert {file.name for file in copy.iterdir()} == {
+        "assets",
+        "calibration.json",
+        "config.yaml",
+        "manifest.json",
+        "weights.safetensors",
+    }
+    calibration = open_model(copy).calibration
+    assert calibration is not None
+    assert [offset.value for offset in calibration.tasks["like"].offsets] != []
+    assert open_model(Run(run).checkpoint(10)).calibration is None
+    with pytest.raises(InputError, match=r"--output: .*model already exists; add --overwrite"):
+        recap(*arguments, "--output", copy)
+    recap(*arguments, "--output", copy, "--overwrite")
+    for folder in (run, Run(run).checkpoint(20)):
+        with pytest.raises(InputError, match="exists and is not a calibrated copy"):
+            recap(*arguments, "--output", folder, "--overwrite")
+    with pytest.raises(InputError, match="is in the model directory"):
+        recap(*arguments, "--output", copy / "inside")
+
+
+def test_with_one_split_half_of_the_users_show_the_gain(run: Path, trained: Path, tmp_path: Path) -> None:
+    values = yaml.safe_load((trained / "ranker.yaml").read_text())
+    values["validation_data"] = {"calibration": values["validation_data"]["calibration"]}
+    values["training"]["save_dir"] = str(run)
+    (tmp_path / "one.yaml").write_text(yaml.safe_dump(values))
+    text = recap("calibrate", tmp_path / "one.yaml", "--split", "calibration", "--method", "isotonic")
+    assert "calibration, the other half of its users, " in text
+    assert "like: affine, since isotonic needs 10,000 positives" in text
+    checkpoint = json.loads((Run(run).checkpoint() / "calibration.json").read_text())
+    assert checkpoint["rows"] == 1500
+    assert 0 < checkpoint["gains"][0]["rows"] < 1500
+
+
+def test_tasks_with_few_positives_are_left_alone(run: Path, trained: Path, tmp_path: Path) -> None:
+    rows = pq.read_table(trained / "calibration.parquet")
+    likes = np.flatnonzero(rows.column("like").to_numpy() == 1)
+    pq.write_table(rows.take(np.setdiff1d(np.arange(len(rows)), likes[30:])), tmp_path / "few.parquet")
+    arguments = ["calibrate", run, "--split", "calibration", "--evaluate-on", "other"]
+    inputs = f"validation_data.calibration.source.inputs={tmp_path / 'few.parquet'}"
+    assert "like: left alone (30 positives, fewer than 50)" in recap(*arguments, inputs)
+    calibration = open_model(Run(run).checkpoint()).calibration
+    assert calibration is not None
+    assert list(calibration.tasks) == ["share"]
+
+
+def test_a_large_split_is_sampled_and_the_sample_is_fair(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibrate_rows, "MAX_ROWS", 400)
+    text = recap("calibrate", run, "--split", "calibration", "--evaluate-on", "other")
+    assert "fitted 2 tasks on calibration, a fair sample of 400 of 1,500 rows" in text
+    assert "other, 1,500 rows, before → after calibration" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--split: missing"),
+        (["--split", "train_data"], "--split: the model fits the rows that it was trained on too well.*calibration"),
+        (["--split", "of_training"], r"--split: 'of_training' holds .*part-0.parquet, which the model was trained on"),
+        (["--split", "calibratio"], "unknown split 'calibratio'.*Did you mean 'calibration'"),
+        (["--split", "calibration", "--evaluate-on", "calibration"], "has the rows that the calibration is fitted on"),
+        (["--split", "calibration", "--evaluate-on", "same"], "has the rows that the calibration is fitted on"),
+        (["--split", "calibration", "--evaluate-on", "of_training"], "--evaluate-on: .*was trained on"),
+        (["--split", "calibration", "--by", "ours"], "--by: unknown discrete feature 'ours'.*Did you mean 'hour'"),
+        (["--split", "calibration", "training.seed=3"], "leave out these overrides"),
+        (["--split", "calibration", "--remove"], "--split: --remove fits nothing"),
+        (["--split", "calibration", "--step", "7"], "no checkpoint of step 7"),
+    ],
+)
+def test_misuse_is_refused_and_changes_nothing(run: Path, arguments: list[str], message: str) -> None:
+    with pytest.raises((InputError, ConfigError, CheckpointError), match=message):
+        recap("calibrate", run, *arguments)
+    assert open_model(Run(run).checkpoint()).calibration is None
