@@ -1,11 +1,14 @@
 """`recap report`: a page that shows how good a model is."""
 
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from recap.cli.options import StepOption, parse_step
+from recap.config.evaluation.gate import Severity
+from recap.errors import InputError, RunError
 
 
 def report(
@@ -29,20 +32,38 @@ def report(
     quick: Annotated[
         bool, typer.Option("--quick", help="Leave out feature importance, drift and checks, which score more rows.")
     ] = False,
+    fail_on: Annotated[
+        Severity | None,
+        typer.Option(help="Exit with 1 if a check of this severity or worse failed.", show_default=False),
+    ] = None,
 ) -> None:
     """Write a report of a run: one HTML page that opens offline.
 
     Evaluates the checkpoint, and the baseline on the same rows. Writes index.html, the same numbers as report.json, and
     model_card.md.
     """
+    if quick and fail_on is not None:
+        raise InputError("--fail-on: --quick leaves the checks out; leave out one of the two")
+
     from recap.cli.console import Console
+    from recap.evaluation.checks.run import failing
     from recap.evaluation.report.build import report as write_report
     from recap.native.allocator import tune_process
     from recap.runs import better_checkpoint, find_model_directory
+    from recap.text import plural
 
     console = Console()
     chosen = parse_step(step)
     tune_process()
     if chosen is None and (remark := better_checkpoint(run, find_model_directory(run))) is not None:
         console.say(remark)
-    console.say(f"written: {write_report(run, baseline, split, chosen, output, console.say, quick=quick)}")
+    file, findings = write_report(run, baseline, split, chosen, output, console.say, quick=quick)
+    for code, items in groupby(findings, key=lambda item: item.code):
+        group = list(items)
+        for item in group:
+            console.say(f"{item.severity} {code}: {item.text}")
+        console.say(f"  {group[0].advice}")
+    console.say(f"written: {file}")
+    if fail_on is not None and (failed := failing(findings, fail_on)):
+        codes = ", ".join(dict.fromkeys(item.code for item in failed))
+        raise RunError(f"--fail-on {fail_on}: {plural(len(failed), 'finding')} of checks: {codes}")

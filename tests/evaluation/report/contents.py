@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from recap.evaluation.checks.finding import finding
 from recap.evaluation.metrics.estimate import Difference
 from recap.evaluation.report.content import Content, Measured, TaskResult, Verdict
 from recap.evaluation.report.training import training_curves
@@ -34,16 +35,7 @@ def content(tasks: int = 4, *, hostile: bool = True, baseline: bool = True, grou
         tasks=results,
         baseline="base, step_00002400" if baseline else "",
         remarks=["Only this model predicts a.b[0]; the comparison is of the other tasks."],
-        findings=[
-            {
-                "code": "R004",
-                "severity": "warning",
-                "subject": names[-1],
-                "text": "Predictions are 1.33 times the rate.",
-                "advice": "Calibrate the model: recap calibrate RUN.",
-                "page": "checks.md#r004",
-            }
-        ],
+        findings=[finding("R003", names[-1], "Predictions are 1.33 times the rate.")],
         training={"model": run, **({"baseline": run} if baseline else {})},
         curves={"model": curves, **({"baseline": curves} if baseline else {})},
         strata={f"language is {HOSTILE}": {name: {"positives": 20.0, "auc": 0.8, "rce": 3.0} for name in names}},

@@ -8,6 +8,7 @@ from typing import Any
 
 from recap.config.recap import RecapConfig
 from recap.errors import InputError
+from recap.evaluation.checks.finding import Finding
 from recap.evaluation.compare import Comparison, compare, few_buckets
 from recap.evaluation.observers.curves import Curves
 from recap.evaluation.observers.score import SampledLists
@@ -40,8 +41,10 @@ def report(
     say: Say = say_to_stderr,
     *,
     quick: bool = False,
-) -> Path:
-    """Write the report of `run` on a validation set, by default the first, into `output`; return the page.
+) -> tuple[Path, Sequence[Finding]]:
+    """Write the report of `run` on a validation set, by default the first, into `output`.
+
+    Returns the page, and the checks that failed.
 
     `output`: by default `report` in the run. `quick`: without the sections that score further rows. Raises InputError
     if the extra `report` is not installed, if `output` holds files that no report wrote, or for a model directory
@@ -56,7 +59,7 @@ def report(
     replace_text(folder / NUMBERS, json.dumps(content.to_json(), indent=1, allow_nan=False, ensure_ascii=False) + "\n")
     replace_text(folder / CARD, model_card(content))
     replace_text(folder / PAGE, page(content))
-    return folder / PAGE
+    return folder / PAGE, content.findings
 
 
 def gather(side: Side, baseline: Side | None, split: str | None, say: Say, *, quick: bool = False) -> Content:
@@ -96,7 +99,7 @@ def gather(side: Side, baseline: Side | None, split: str | None, say: Say, *, qu
         drift=sections.drift,
         what_if=sample.to_json() if sample is not None else {},
         config_changes=config_changes(baseline.model.config, side.model.config) if baseline is not None else (),
-        facts=facts(side, baseline, config, name, runtime),
+        facts=facts(side, baseline, config, name, sections.window, runtime),
     )
 
 

@@ -32,10 +32,7 @@ def model_card(content: Content) -> str:
     lines += [f"- {_text(remark)}" for remark in content.remarks]
     if content.findings:
         lines += ["", "## Checks", ""]
-        lines += [
-            _text(f"{item['code']} {item['subject']}: {item['text']} {item['advice']}", "- ")
-            for item in content.findings
-        ]
+        lines += [_text(f"{item.severity} {item.code}: {item.text}", "- ") for item in content.findings]
     for heading, values in content.facts.items():
         lines += ["", f"## {_text(heading)}", "", *(_text(f"{name}: {value}", "- ") for name, value in values.items())]
     return "\n".join(lines).rstrip() + "\n"

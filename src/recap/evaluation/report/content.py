@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
+from recap.evaluation.checks.finding import Finding
 from recap.evaluation.metrics.estimate import Difference
 
 State = Literal["better", "worse", "mixed", "unclear", "alone"]
@@ -62,8 +63,8 @@ class Content:
     """The name of the baseline and its checkpoint; empty without one."""
     remarks: Sequence[str] = ()
     """What limits the report, such as tasks that the baseline does not have."""
-    findings: Sequence[Mapping[str, Any]] = ()
-    """The checks that failed: code, severity, subject, text, advice, page."""
+    findings: Sequence[Finding] = ()
+    """The checks that failed."""
     training: Mapping[str, Any] = field(default_factory=dict)
     """See `training_curves`; for the run, and for the baseline if that is a run."""
     curves: Mapping[str, Any] = field(default_factory=dict)

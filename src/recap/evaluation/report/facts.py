@@ -1,6 +1,7 @@
 """The facts of a report: where its numbers come from."""
 
 import platform
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -25,9 +26,9 @@ _MAX_CHANGES = 300
 
 
 def facts(
-    side: Side, baseline: Side | None, config: RecapConfig, split: str, runtime: Runtime
+    side: Side, baseline: Side | None, config: RecapConfig, split: str, window: Mapping[str, str], runtime: Runtime
 ) -> dict[str, dict[str, str]]:
-    """Heading → name → text."""
+    """Heading → name → text. `window`: facts about the time of the data."""
     values = stored_values(config)
     training = config.training
     sides = {"model": side} | ({"baseline": baseline} if baseline is not None else {})
@@ -37,6 +38,7 @@ def facts(
             "evaluated": _inputs(values["validation_data"][split]),
             "trained on": _inputs(values["train_data"]),
             "batches evaluated": "all" if training.num_eval_steps < 0 else f"{training.num_eval_steps:,}",
+            **window,
         },
         "Training": _training(side, config),
         "Versions": {

@@ -4,12 +4,15 @@ import hashlib
 import json
 import re
 from base64 import b64encode
+from collections.abc import Sequence
 from functools import cache
 from importlib import resources
 from importlib.util import find_spec
+from itertools import groupby
 from typing import Any
 
 from recap.errors import InputError
+from recap.evaluation.checks.finding import CHECKS, CheckSpec, Finding
 from recap.evaluation.report.charts import Chart, curve_charts, importance_chart, training_charts
 from recap.evaluation.report.content import Content, plain
 from recap.evaluation.report.tables import (
@@ -69,6 +72,7 @@ def page(content: Content) -> str:
         content=content,
         charts=charts,
         tables=_tables(content),
+        checks=_checks(content.findings),
         style=_template("page.css"),
         data=script_json(data),
         scripts=scripts,
@@ -81,6 +85,12 @@ def _with_breaks(text: str) -> Any:
     from markupsafe import Markup, escape
 
     return Markup("<wbr>").join(map(escape, re.findall(r"[^_./-]{1,24}[_./-]?|[_./-]", text)))
+
+
+def _checks(findings: Sequence[Finding]) -> list[tuple[CheckSpec, str, list[str]]]:
+    """Each check that failed, with its severity and what it found."""
+    groups = groupby(findings, key=lambda item: (item.code, item.severity))
+    return [(CHECKS[code], severity, [item.text for item in items]) for (code, severity), items in groups]
 
 
 def chart_data(content: Content) -> dict[str, Any]:

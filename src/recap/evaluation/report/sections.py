@@ -5,7 +5,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from recap.config.recap import RecapConfig
+from recap.data.tools.times import shown
 from recap.errors import DataError
+from recap.evaluation.checks.finding import Finding
+from recap.evaluation.checks.gather import gather
+from recap.evaluation.checks.run import find
 from recap.evaluation.compare import headline_of
 from recap.evaluation.drift import drift, read_sample
 from recap.evaluation.importance import FeatureImportance, importance, sample_of
@@ -20,10 +24,12 @@ from recap.text import plural
 class Sections:
     """What samples of the split and of the training rows say, as plain values; see `Content`."""
 
-    findings: Sequence[Mapping[str, Any]] = ()
+    findings: Sequence[Finding] = ()
     importance: Mapping[str, Any] = field(default_factory=dict)
     drift: Mapping[str, Any] = field(default_factory=dict)
     conflicts: Conflicts = field(default_factory=dict)
+    window: Mapping[str, str] = field(default_factory=dict)
+    """When the training rows end, and when the split begins."""
     remarks: Sequence[str] = ()
 
 
@@ -44,10 +50,15 @@ def sampled_sections(
     rows = sample_of(sample)
     say(f"feature importance: scoring {len(rows):,} rows for each of {plural(len(config.features.inputs), 'feature')}")
     important = importance(scorer, rows, config, assets)
+    evidence = gather(config, assets, scorer, split, result, runtime, side.records(), drift=shift, importance=important)
+    times = {"training rows end": evidence.overlap.training_ends, "split begins": evidence.overlap.split_starts}
     return Sections(
-        importance=importance_by_task(important, list(result.metrics)),
-        drift=shift.to_json() if shift is not None else {},
-        remarks=remarks,
+        find(evidence),
+        importance_by_task(important, list(result.metrics)),
+        shift.to_json() if shift is not None else {},
+        evidence.conflicts,
+        {name: shown(time) for name, time in times.items() if time is not None},
+        remarks,
     )
 
 

@@ -181,6 +181,7 @@
       return line;
     }));
     find("yaml").value = yaml();
+    find("yaml").rows = find("yaml").value.split("\n").length;
     find("copied").textContent = "";
     showList(after);
   };
