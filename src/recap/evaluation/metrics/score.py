@@ -105,8 +105,7 @@ class ScoreSums:
     def _list_totals(self) -> dict[str, Tensor]:
         draws, values = self._lists.rows()
         score, engagement, bucket = values.astype(np.float64).T
-        # By all columns, so that sums do not depend on the order of the rows.
-        order = np.lexsort((engagement, -score, draws))
+        order = np.lexsort((-score, draws))
         draws, score, engagement, bucket = draws[order], score[order], engagement[order], bucket[order].astype(np.intp)
         starts = np.flatnonzero(changes(draws))
         sizes = np.diff(starts, append=len(draws))
