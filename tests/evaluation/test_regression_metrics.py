@@ -138,6 +138,12 @@ def test_the_interval_of_an_xauc_is_that_of_its_users() -> None:
     assert 0.002 < one.standard_error < 0.02
 
 
+def test_an_xauc_of_equal_labels_is_undefined_whatever_the_weights() -> None:
+    random = np.random.default_rng(0)
+    rows = Rows(np.zeros(1000, np.int64), random.random(1000), np.ones(1000), random.random(1000) * 1e-3)
+    assert math.isnan(xauc(rows))
+
+
 def test_many_rows_do_not_take_quadratic_time() -> None:
     values = np.arange(30_000, dtype=np.float64)
     users, weights = np.zeros(30_000, np.int64), np.ones(30_000)

@@ -27,8 +27,8 @@ def xauc(rows: Rows) -> float:
     Zhan et al., KDD 2022 (arXiv:2206.06003). The weight of a pair is the product of its rows' weights. NaN where
     no pair counts. Values are float32 numbers. O(N log N).
     """
-    won, pairs = (float(column.sum()) for column in _pairs(rows))
-    return won / pairs if pairs else math.nan
+    won, pairs = (column.sum(keepdims=True) for column in _pairs(rows))
+    return float(_share(won, pairs, rows)[0])
 
 
 def xauc_by_bucket(rows: Rows, buckets: npt.NDArray[np.uint8], groups: int) -> tuple[float, Floats]:
@@ -45,9 +45,14 @@ def xauc_by_bucket(rows: Rows, buckets: npt.NDArray[np.uint8], groups: int) -> t
         before = np.r_[0.0, np.cumsum(column)]
         sums.append(np.r_[column.sum() / 2, column.sum() / 2 - np.diff(before[starts]) + inner])
     won, pairs = sums
-    # Rounding leaves a little of what was taken off.
-    values = np.divide(won, pairs, out=np.full(groups + 1, math.nan), where=pairs > 1e-9 * pairs[0])
+    values = _share(won, pairs, rows)
     return float(values[0]), values[1:]
+
+
+def _share(won: Floats, pairs: Floats, rows: Rows) -> Floats:
+    """won / pairs, NaN without pairs; where weights cancel out, rounding leaves less than 1e-12 of all pairs."""
+    shares: Floats = np.full(len(pairs), math.nan)
+    return np.divide(won, pairs, out=shares, where=pairs > 1e-12 * rows.weights.sum() ** 2)
 
 
 def _slices(starts: npt.NDArray[np.intp]) -> list[npt.NDArray[np.intp]]:
@@ -59,7 +64,7 @@ def _pairs(rows: Rows) -> tuple[Floats, Floats]:
     weights = rows.weights
     prediction, label = map(_ascending, (rows.predictions, rows.labels))
     # Ties: the row with the lower label comes last by prediction, and of equal labels the last comes first by label,
-    # so that the places of no such pair are in the same order.
+    # so that the positions of no such pair are in the same order.
     by_prediction = np.argsort(prediction << np.uint64(32) | (np.uint64(0xFFFF_FFFF) - label))
     label, weight = label[by_prediction], weights[by_prediction]
     new_prediction = changes(prediction[by_prediction])
@@ -86,24 +91,24 @@ def _sums(weights: Floats, is_new: npt.NDArray[np.bool_]) -> Floats:
     return sums
 
 
-def _in_order(places: npt.NDArray[np.intp], weights: Floats) -> Floats:
-    """A permutation [N], and a weight for each place [N] → for each place, the weight of pairs in ascending order.
+def _in_order(positions: npt.NDArray[np.intp], weights: Floats) -> Floats:
+    """A permutation [N], and a weight for each position [N] → for each, the weight of its pairs in ascending order.
 
-    The weight of a pair is the product of both. Blocks of places are sorted, then merged two by two; a pair is counted
-    when its places first meet in a block.
+    The weight of a pair is the product of both. Blocks of positions are sorted, then merged two by two; a pair is
+    counted when its positions first meet in a block.
     """
-    count = len(places)
+    count = len(positions)
     blocks = 1 << max(count.bit_length() - 4, 0)
     size = -(-count // blocks)
     missing = blocks * size - count
     all_weights = np.r_[weights, np.zeros(missing)]
-    keys = np.r_[places, np.arange(count, count + missing)].astype(np.int32).reshape(blocks, size)
-    found = np.zeros(len(all_weights))
+    keys = np.r_[positions, np.arange(count, count + missing)].astype(np.int32).reshape(blocks, size)
+    sums = np.zeros(len(all_weights))
     for column in range(size - 1):
         one, others = keys[:, column, None], keys[:, column + 1 :]
         products = np.where(one < others, all_weights[one] * all_weights[others], 0.0)
-        found[one[:, 0]] += products.sum(axis=1)
-        found[others] += products
+        sums[one[:, 0]] += products.sum(axis=1)
+        sums[others] += products
     while blocks > 1:
         blocks, size = blocks // 2, size * 2
         marked = 2 * keys.reshape(blocks, size) + (np.arange(size) >= size // 2).astype(np.int32)
@@ -112,5 +117,5 @@ def _in_order(places: npt.NDArray[np.intp], weights: Floats) -> Floats:
         weight = all_weights[keys]
         late = np.cumsum(weight * is_late, axis=1)
         early = np.cumsum(weight, axis=1) - late
-        found[keys] += weight * np.where(is_late, early, late[:, -1:] - late)
-    return found[:count]
+        sums[keys] += weight * np.where(is_late, early, late[:, -1:] - late)
+    return sums[:count]

@@ -127,16 +127,16 @@ def threshold_curves(negatives: _Floats, positives: _Floats) -> tuple[Points, Po
     ROC without negatives.
     """
     used = np.flatnonzero(negatives + positives)[::-1]
-    found, taken = np.cumsum(positives[used]), np.cumsum(negatives[used])
-    if not len(used) or not found[-1]:
+    hits, false_hits = np.cumsum(positives[used]), np.cumsum(negatives[used])
+    if not len(used) or not hits[-1]:
         return {}, {}
-    recall = found / found[-1]
+    recall = hits / hits[-1]
     chosen = _spread(recall)
-    precision = found / (found + taken)
+    precision = hits / (hits + false_hits)
     curve = {"x": recall[chosen].tolist(), "y": precision[chosen].tolist()}
-    if not taken[-1]:
+    if not false_hits[-1]:
         return {}, curve
-    false = np.r_[0.0, taken / taken[-1]]
+    false = np.r_[0.0, false_hits / false_hits[-1]]
     true = np.r_[0.0, recall]
     chosen = _spread(false + true)
     return {"x": false[chosen].tolist(), "y": true[chosen].tolist()}, curve

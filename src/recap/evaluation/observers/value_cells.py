@@ -58,9 +58,9 @@ class ValueCells:
         ends = [_quantile(weights, share) for weights in (predictions, labels) for share in (_TAIL, 1 - _TAIL)]
         low, high = float(centres[min(ends)]), float(centres[max(ends)])
         edges = np.linspace(low, high, VALUE_BINS + 1) if high > low else np.array([low, low])
-        place = np.clip(np.searchsorted(edges, centres, side="right") - 1, 0, len(edges) - 2)
+        index = np.clip(np.searchsorted(edges, centres, side="right") - 1, 0, len(edges) - 2)
         shares = {
-            name: np.bincount(place, weights, minlength=len(edges) - 1) / weights.sum()
+            name: np.bincount(index, weights, minlength=len(edges) - 1) / weights.sum()
             for name, weights in (("predictions", predictions), ("labels", labels))
         }
         return {"edges": edges.tolist(), **{name: share.tolist() for name, share in shares.items()}}
