@@ -53,6 +53,7 @@ def test_these_fields_may_change_on_resume() -> None:
         "which_metrics",
         "metrics",
         "strata",
+        "slices",
         "backtest",
     ]
 

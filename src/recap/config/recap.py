@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, PrivateAttr
 
@@ -16,7 +16,7 @@ from recap.config.checks.inputs import (
     prediction_problems,
 )
 from recap.config.checks.networks import batch_problems, product_problems
-from recap.config.checks.reports import list_problems, metric_problems, stratum_problems, watch_problems
+from recap.config.checks.reports import field_problems, list_problems, metric_problems, stratum_problems, watch_problems
 from recap.config.checks.tables import table_problems
 from recap.config.checks.tasks import (
     balancing_problems,
@@ -80,6 +80,9 @@ class RecapConfig(RootConfig):
     """Parameters of metrics: the threshold of precision and recall, the lists, and the ranks of metrics of lists."""
     strata: Annotated[dict[Name, StratumConfig], FreeOnResume()] = {}
     """Subsets of rows, by name, for which `recap evaluate` reports metrics separately."""
+    slices: Annotated[Literal["auto"] | None, FreeOnResume()] = None
+    """`auto`: `recap evaluate` looks at every value of every column for rows where the model does worse than elsewhere.
+    Optional; off by default."""
     backtest: Annotated[BacktestConfig, FreeOnResume()] = BacktestConfig()
     """How `recap backtest` trains and evaluates in the order of time."""
 
@@ -101,6 +104,7 @@ class RecapConfig(RootConfig):
             lambda: list_problems(self.metrics, self.features),
             lambda: watch_problems(self.training, self.validation_data, self.which_metrics, self.features, self.model),
             lambda: stratum_problems(self.strata, self.features),
+            lambda: field_problems(self.metrics.fields, self.features),
             lambda: weight_problems(self.scoring.weights, self.model.tasks),
             lambda: rate_problems(self.model.tasks, self.optimizer),
             lambda: batch_problems(self.training, self.train_data, self.features, self.model),

@@ -30,6 +30,7 @@ class Batch:
     weights: Tensor | None = None  # [B, T] float32, ≥ 0
     user: Tensor | None = None  # [B] int64, equal for rows of one user
     lists: Tensor | None = None  # [B] int64, equal for rows of one list; None if a list holds the rows of a user
+    times: Tensor | None = None  # [B] int64, in milliseconds since 1970; only where a stratum selects by time
     histories: dict[str, Tensor] = field(default_factory=dict)  # keys as in `encode_history`; padded to [B, L, …]
 
     def __len__(self) -> int:

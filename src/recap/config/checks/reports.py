@@ -1,13 +1,21 @@
 """Checks of metrics and strata against tasks, data sets and features."""
 
 from collections.abc import Mapping, Sequence
+from typing import assert_never
 
-from recap.config.base import Problems
+from recap.config.base import KeyPath, Problems
 from recap.config.checks.common import twice, unknown
 from recap.config.data import ValidationDataConfig
 from recap.config.discrete import HashSpace, IntegerSpace, VocabularySpace
 from recap.config.evaluation.metrics import BINARY_METRICS, GROUPED_METRICS, REGRESSION_METRICS, MetricsConfig
-from recap.config.evaluation.strata import StratumConfig
+from recap.config.evaluation.strata import (
+    HoursStratum,
+    PeriodStratum,
+    QuantileStratum,
+    RangeStratum,
+    StratumConfig,
+    ValueStratum,
+)
 from recap.config.features import FeaturesConfig
 from recap.config.model import ModelConfig
 from recap.config.training import TrainingConfig
@@ -77,22 +85,68 @@ def _has_metric(model: ModelConfig, task: str, metric: str) -> bool:
 
 
 def stratum_problems(strata: Mapping[str, StratumConfig], features: FeaturesConfig) -> Problems:
-    """A stratum selects a value that the feature can have."""
+    """A stratum selects values that its feature can have, and times only if rows have them."""
     for name, stratum in strata.items():
-        path, value = ("strata", name), stratum.value
-        if stratum.feature not in features.discrete:
-            yield (*path, "feature"), unknown(stratum.feature, "discrete feature", features.discrete)
-            continue
-        codes = features.discrete[stratum.feature]
-        if codes.length > 1:
-            yield (*path, "feature"), f"{stratum.feature!r} has {codes.length} codes per row; a stratum needs one"
-        space = features.code_spaces.get(features.table_of(stratum.feature, codes))
-        if isinstance(space, HashSpace):
-            yield (
-                (*path, "feature"),
-                f"{stratum.feature!r} is hashed, so its values share codes; use size or a vocabulary",
-            )
-        elif isinstance(space, IntegerSpace) and not (isinstance(value, int) and 0 <= value < space.size):
-            yield (*path, "value"), f"{stratum.feature!r} has the codes 0 to {space.size - 1}, found {value!r}"
-        elif isinstance(space, VocabularySpace) and not isinstance(value, str):
-            yield (*path, "value"), f"{stratum.feature!r} has a vocabulary; quote the value, found {value!r}"
+        path = ("strata", name)
+        match stratum:
+            case ValueStratum():
+                yield from _value_problems(path, stratum, features)
+            case RangeStratum() | QuantileStratum():
+                yield from _range_problems((*path, "feature"), stratum.feature, features)
+            case PeriodStratum() | HoursStratum():
+                if features.timestamp is None:
+                    yield path, "selects by time, which needs features.timestamp, the column of the time; set it"
+            case _:
+                assert_never(stratum)
+
+
+def field_problems(fields: Sequence[str], features: FeaturesConfig) -> Problems:
+    """Field-RCE is of features with one value per row."""
+    numeric = {column.name: column.length for column in (*features.continuous, *features.binary)}
+    lengths = numeric | {name: discrete.length for name, discrete in features.discrete.items()}
+    for index, name in enumerate(fields):
+        path = ("metrics", "fields", index)
+        if name not in lengths:
+            yield path, unknown(name, "continuous, binary or discrete feature", lengths)
+        elif lengths[name] > 1:
+            yield path, f"{name!r} has {lengths[name]} values per row; Field-RCE needs one"
+        elif name in fields[:index]:
+            yield path, twice(name)
+
+
+def _range_problems(path: KeyPath, name: str, features: FeaturesConfig) -> Problems:
+    columns = {column.name: column for column in features.continuous}
+    if name in features.discrete or name in [column.name for column in features.binary]:
+        kind = "discrete" if name in features.discrete else "binary"
+        yield path, f"{name!r} is a {kind} feature, and ranges are of continuous ones; select a value"
+    elif name not in columns:
+        yield path, unknown(name, "continuous feature", columns)
+    elif columns[name].length > 1:
+        yield path, f"{name!r} has {columns[name].length} values per row; a stratum needs one"
+
+
+def _value_problems(path: KeyPath, stratum: ValueStratum, features: FeaturesConfig) -> Problems:
+    name, value = stratum.feature, stratum.value
+    binary = {column.name: column for column in features.binary}
+    if name in binary:
+        if binary[name].length > 1:
+            yield (*path, "feature"), f"{name!r} has {binary[name].length} values per row; a stratum needs one"
+        if value not in (0, 1):
+            yield (*path, "value"), f"{name!r} is binary, with the values 0 and 1; found {value!r}"
+        return
+    if name in [column.name for column in features.continuous]:
+        yield (*path, "value"), f"{name!r} is continuous; select a range with at_least and below"
+        return
+    if name not in features.discrete:
+        yield (*path, "feature"), unknown(name, "discrete feature", features.discrete)
+        return
+    codes = features.discrete[name]
+    if codes.length > 1:
+        yield (*path, "feature"), f"{name!r} has {codes.length} codes per row; a stratum needs one"
+    space = features.code_spaces.get(features.table_of(name, codes))
+    if isinstance(space, HashSpace):
+        yield (*path, "feature"), f"{name!r} is hashed, so its values share codes; use size or a vocabulary"
+    elif isinstance(space, IntegerSpace) and not (isinstance(value, int) and 0 <= value < space.size):
+        yield (*path, "value"), f"{name!r} has the codes 0 to {space.size - 1}, found {value!r}"
+    elif isinstance(space, VocabularySpace) and not isinstance(value, str):
+        yield (*path, "value"), f"{name!r} has a vocabulary; quote the value, found {value!r}"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from recap.config.base import BaseConfig, Check, PositiveInt, Problems
+from recap.config.base import BaseConfig, Check, Name, PositiveInt, Problems
 
 TaskKind = Literal["binary", "regression"]
 """What a task predicts: a probability, or a number."""
@@ -34,6 +34,8 @@ class MetricSpec:
     """`lists`: it ranks the rows of each list, so `features.user` or `features.request` must be set."""
     at_ranks: bool = False
     """Whether it has a value for each rank k of the field of `metrics` of its name, reported as `NAME_k`."""
+    of_fields: bool = False
+    """Whether it has a value for each feature of `metrics.fields`, reported as `NAME_FEATURE`."""
     aliases: tuple[str, ...] = ()
     """Other names in the published form, in lower case with underscores."""
     label: str = ""
@@ -96,6 +98,16 @@ METRICS = (
         format=".5f",
         column_of=_BINARY,
         column_rank=8,
+    ),
+    MetricSpec(
+        "field_rce",
+        _BINARY,
+        "field-level relative calibration error: the mean over the values of a feature, by weight, of "
+        "abs(Σ wp − Σ wy) / (Σ wy + ε·Σ w), with ε 5% of `ctr` (Pan et al., WWW 2020, arXiv:1905.10713)",
+        (0, math.inf),
+        "lower",
+        of_fields=True,
+        label="Field-RCE",
     ),
     MetricSpec(
         "precision", _BINARY, "share of positives among the rows with p ≥ `metrics.threshold` (0.5)", better="higher"
@@ -267,7 +279,7 @@ METRIC_NAMES = tuple(spec.name for spec in METRICS)
 BINARY_METRICS = tuple(spec.name for spec in metrics_of("binary"))
 REGRESSION_METRICS = tuple(spec.name for spec in metrics_of("regression"))
 GROUPED_METRICS = tuple(spec.name for spec in METRICS if spec.needs == "lists")
-WATCHABLE = tuple(spec.name for spec in METRICS if spec.better is not None and not spec.at_ranks)
+WATCHABLE = tuple(spec.name for spec in METRICS if spec.better is not None and not spec.at_ranks and not spec.of_fields)
 LOWER_IS_BETTER = frozenset(spec.name for spec in METRICS if spec.better == "lower")
 
 if TYPE_CHECKING:
@@ -293,6 +305,9 @@ def spec_of(reported: str) -> MetricSpec | None:
     """The metric reported as `auc` or `hit_at_3`, for example; None if it is unknown."""
     if reported in SPECS:
         return SPECS[reported]
+    of_field = next((spec for spec in METRICS if spec.of_fields and reported.startswith(f"{spec.name}_")), None)
+    if of_field is not None:
+        return of_field
     match = _AT_RANK.fullmatch(reported)
     spec = SPECS.get(match[1]) if match is not None else None
     return spec if spec is not None and spec.at_ranks else None
@@ -309,6 +324,7 @@ def metrics_table(kind: TaskKind) -> str:
     lines = ["| name | range | better | definition |", "|---|---|---|---|"]
     for spec in metrics_of(kind):
         name = f"`{spec.name}` as `{spec.at(1)}`, …" if spec.at_ranks else f"`{spec.name}`"
+        name = f"`{spec.name}` as `{spec.name}_FEATURE`" if spec.of_fields else name
         low, high = (f"{bound:.3g}".replace("inf", "∞").replace("-", "−") for bound in spec.range)
         lines.append(f"| {name} | {low} to {high} | {spec.better or '–'} | {spec.definition} |")
     return "\n".join(lines)
@@ -332,6 +348,8 @@ class MetricsConfig(BaseConfig):
     """Ranks k of `hit_at`, ascending; each is reported as `hit_at_k`."""
     ndcg_at: Annotated[list[Annotated[PositiveInt, Field(le=1000)]], Field(min_length=1)] = [10]
     """Ranks k of `ndcg_at`, ascending, at most 1,000; each is reported as `ndcg_at_k`."""
+    fields: list[Name] = []
+    """Features with one value per row, for each of which `recap evaluate` reports `field_rce`, as `field_rce_NAME`."""
 
     def checks(self) -> tuple[Check, ...]:
         return (self._ranks_ascend,)

@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from recap.config.base import KeyPath, dotted
 from recap.config.data import DataConfig
 from recap.config.discrete import SharedCodes, stated_kinds
+from recap.config.evaluation.strata import ValueStratum, stated_kind
 from recap.config.file.environment import KnownSecrets, keep_text, substitute
 from recap.config.file.keys import is_table, models_at
 from recap.config.file.node import Node, node_at, scalars
@@ -100,7 +101,7 @@ def _kind_of(mapping: dict[str, Node], path: KeyPath) -> str | None:
     if any(issubclass(model, SharedCodes) for model in models_at(RecapConfig, path)):
         kinds = stated_kinds(mapping)
         return kinds[0] if len(kinds) == 1 else None
-    return None
+    return stated_kind(mapping) if ValueStratum in models_at(RecapConfig, path) else None
 
 
 def inherit_train_data(root: Node) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from recap.config.data import DataConfig
 from recap.config.discrete import ListElement, Vocabulary
+from recap.config.evaluation.strata import feature_of
 from recap.config.features import Column, FeaturesConfig, VectorColumn
 from recap.config.recap import JobMode, RecapConfig
 from recap.data.batch import Batch
@@ -63,7 +64,7 @@ class RowEncoder:
         debias = config.model.position_debias
         unread = {debias.feature} if debias is not None and mode is not JobMode.TRAIN else set[str]()
         if mode is JobMode.EVALUATE:
-            unread -= {stratum.feature for stratum in config.strata.values()}
+            unread -= {name for name in map(feature_of, config.strata.values()) if name is not None}
         if mode is JobMode.INFERENCE or data is None:
             return cls(config.features, assets, unread=unread)
         return cls(config.features, assets, LabelEncoder.for_job(config, mode, data), unread)
@@ -147,6 +148,7 @@ class RowEncoder:
             weights=weights,
             user=self.labels.encode_users(table, location) if self.labels is not None else None,
             lists=self.labels.encode_lists(table, location) if self.labels is not None else None,
+            times=self.labels.encode_times(table, location) if self.labels is not None else None,
             histories={name: tensor for history in histories for name, tensor in history.items()},
         )
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from recap.config.data import DataConfig, DataTaskConfig, RectifyLabelsConfig
+from recap.config.evaluation.strata import HoursStratum, PeriodStratum
 from recap.config.features import Column
 from recap.config.loss import RegressionConfig
 from recap.config.recap import JobMode, RecapConfig
@@ -50,6 +51,8 @@ class LabelEncoder:
     """The request column; only if a list holds the rows of a request."""
     timestamp: str | None = None
     """The column of times; only if a list holds the rows of a user and day."""
+    strata_time: str | None = None
+    """The column of times; only if a stratum selects by time."""
 
     @classmethod
     def for_job(cls, config: RecapConfig, mode: JobMode, data: DataConfig) -> "LabelEncoder":
@@ -69,6 +72,7 @@ class LabelEncoder:
             user=config.features.user,
             request=config.features.request if lists == "request" else None,
             timestamp=config.features.timestamp if lists == "user_day" else None,
+            strata_time=config.features.timestamp if mode is JobMode.EVALUATE and _by_time(config) else None,
         )
 
     @property
@@ -76,13 +80,14 @@ class LabelEncoder:
         """The columns this encoder reads."""
         names = [self._column(task) for task in self.tasks if task in self.labels]
         names += [*self._times, *self._weight_columns]
-        return [*names, *(name for name in (self.user, self.request, self.timestamp) if name is not None)]
+        ids = (self.user, self.request, self.timestamp, self.strata_time)
+        return [*names, *(name for name in ids if name is not None)]
 
     @property
     def types(self) -> dict[str, pa.DataType]:
         """Column → the type to read it as, in formats that do not store types."""
         numbers = [*map(self._column, self.labels), *self._weight_columns]
-        times = self._times if self.timestamp is None else [*self._times, self.timestamp]
+        times = [*self._times, *(name for name in (self.timestamp, self.strata_time) if name is not None)]
         types = dict.fromkeys(numbers, pa.float64()) | dict.fromkeys(times, pa.int64())
         return types | {name: pa.string() for name in (self.user, self.request) if name is not None}
 
@@ -181,6 +186,17 @@ class LabelEncoder:
         every, reason = np.ones(table.num_rows, np.bool_), "; every row needs a time, since lists are by user and day"
         times = milliseconds(table, self.timestamp, every, location, reason)
         return torch.from_numpy(hash_ids(hash_ids(users).view(np.int64) + times // _DAY).view(np.int64))
+
+    def encode_times(self, table: pa.Table, location: Location) -> Tensor | None:
+        """[B] int64, in milliseconds since 1970; None unless a stratum selects by time. Raises DataError."""
+        if self.strata_time is None:
+            return None
+        every, reason = np.ones(table.num_rows, np.bool_), "; every row needs a time, since a stratum selects by it"
+        return torch.from_numpy(milliseconds(table, self.strata_time, every, location, reason))
+
+
+def _by_time(config: RecapConfig) -> bool:
+    return any(isinstance(stratum, PeriodStratum | HoursStratum) for stratum in config.strata.values())
 
 
 def _ids(table: pa.Table, column: str, role: str, location: Location) -> Tensor:

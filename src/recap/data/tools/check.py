@@ -9,6 +9,7 @@ import pyarrow as pa
 from recap.config.base import KeyPath, dotted
 from recap.config.data import Inputs, SkipConfig
 from recap.config.discrete import Discrete, SharedTable, VocabularySpace
+from recap.config.evaluation.strata import ValueStratum
 from recap.config.features import FeaturesConfig
 from recap.config.featurization import ZScoreLogConfig
 from recap.config.file.load import Resolved
@@ -75,6 +76,8 @@ def _problems(config: RecapConfig, samples: list[Sample]) -> DataProblems:
         except DataError as error:
             yield path, error
     for name, stratum in config.strata.items():
+        if not isinstance(stratum, ValueStratum) or stratum.feature not in config.features.discrete:
+            continue
         if config.features.table_of(stratum.feature, config.features.discrete[stratum.feature]) in assets:
             try:
                 code_of(stratum.feature, stratum.value, config.features, assets)
@@ -151,7 +154,7 @@ def _label_encoders(job: RowEncoder, path: KeyPath) -> Encoders:
     """An encoder for each label of a data set, for its rectification, and for users and lists."""
     labels = job.labels
     assert labels is not None
-    alone = replace(labels, tasks=[], rectify=None, user=None, request=None, timestamp=None)
+    alone = replace(labels, tasks=[], rectify=None, user=None, request=None, timestamp=None, strata_time=None)
     parts: dict[KeyPath, LabelEncoder] = {}
     if labels.user is not None:
         parts["features", "user"] = replace(alone, user=labels.user)
@@ -159,10 +162,12 @@ def _label_encoders(job: RowEncoder, path: KeyPath) -> Encoders:
         parts["features", "request"] = replace(alone, request=labels.request)
     if labels.timestamp is not None:
         parts["features", "timestamp"] = replace(alone, user=labels.user, timestamp=labels.timestamp)
+    elif labels.strata_time is not None:
+        parts["features", "timestamp"] = replace(alone, strata_time=labels.strata_time)
     for task in labels.labels:
         parts[*path, "tasks", task] = replace(alone, tasks=[task])
     if labels.rectify is not None:
-        parts[*path, "rectify_labels"] = replace(labels, user=None, request=None, timestamp=None)
+        parts[*path, "rectify_labels"] = replace(labels, user=None, request=None, timestamp=None, strata_time=None)
     return {key: RowEncoder(FeaturesConfig(), {}, part) for key, part in parts.items()}
 
 

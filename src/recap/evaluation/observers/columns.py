@@ -4,22 +4,30 @@ Only used when asked for: it costs about 70 ns for each row and column of 8 task
 bins · `BUCKETS` · tasks · 5 · 8 bytes, at most `MAX_BYTES`; columns beyond are left out, and the result says how many.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Self
 
 import torch
 from torch import Tensor
 
+from recap.config.recap import RecapConfig
 from recap.data.batch import Batch
+from recap.data.encoding.assets import Assets
+from recap.data.sample import sampled_batches
+from recap.data.stream.source import Source
 from recap.distributed import Ranks
 from recap.evaluation.metrics.buckets import BUCKETS, bucket_of
+from recap.evaluation.metrics.estimate import Estimate
 from recap.evaluation.metrics.sums import cross_entropy
 from recap.evaluation.observers.bins import Bins
 from recap.model.scorer import Scores
 
 MAX_BYTES = 256 << 20
 """Memory of the sums."""
+EPSILON = 0.05
+"""Share of the mean label, see `field_rce`."""
 WEIGHT, LABEL, PREDICTION, LOSS, VARIANCE = range(5)
 """Σ w, Σ wy, Σ wp, the cross entropy Σ w·ce(p, y), and the variance Σ w²p(1 − p) of Σ wy for independent rows."""
 _SUMS = 5
@@ -73,25 +81,73 @@ class ColumnSums:
 
 
 class Columns:
-    """Collects `ColumnSums` of the calibrated predictions."""
+    """Collects `ColumnSums` of the binary tasks that a split evaluates."""
 
-    def __init__(self, bins: Bins, tasks: Sequence[int], ranks: Ranks) -> None:
-        """`tasks`: the binary tasks to sum, by their columns in `Scores`."""
-        self.bins, self.sums = bins, ColumnSums.of(len(bins), len(tasks))
-        self._tasks, self._ranks, self._rows = list(tasks), ranks, 0
+    def __init__(
+        self,
+        config: RecapConfig,
+        split: str,
+        bins: Bins,
+        ranks: Ranks,
+        predictions: Callable[[Scores], Tensor] = attrgetter("calibrated_probabilities"),
+    ) -> None:
+        """`predictions`: those to sum, [B, T]; default: the calibrated ones."""
+        chosen = config.validation_data[split].evaluation_tasks or config.tasks
+        self.tasks = [task for task in config.tasks if task in chosen and task not in config.regressions]
+        self._columns = [config.tasks.index(task) for task in self.tasks]
+        self.bins, self.sums = bins, ColumnSums.of(len(bins), len(self.tasks))
+        self._predictions, self._ranks, self._rows = predictions, ranks, 0
 
     def update(self, batch: Batch, scores: Scores) -> None:
-        self.add(batch, scores.calibrated_probabilities)
-
-    def add(self, batch: Batch, predictions: Tensor) -> None:
-        """Add the rows of `batch` with their predictions [B, T]."""
         assert batch.labels is not None
         assert batch.weights is not None
         numbers = torch.arange(self._rows, self._rows + len(batch))  # without users, rows are independent
         self._rows += len(batch)
         buckets = bucket_of(numbers if batch.user is None else batch.user.cpu())
-        rows = (column[:, self._tasks].cpu().double() for column in (predictions, batch.labels, batch.weights))
-        self.sums.add(self.bins.index(batch).cpu(), *rows, buckets)
+        predictions, labels, weights = (
+            column[:, self._columns].cpu().double()
+            for column in (self._predictions(scores), batch.labels, batch.weights)
+        )
+        self.sums.add(self.bins.index(batch).cpu(), predictions, labels, weights, buckets)
 
     def result(self) -> ColumnSums:
+        """Of the rows of all ranks; every rank must call it."""
         return ColumnSums(*self._ranks.all_reduce([self.sums.sums, self.sums.counts]))
+
+
+def bins_of(config: RecapConfig, assets: Assets, source: Source, fields: Sequence[str] | None = None) -> Bins:
+    """The bins of the features `fields`, by default of every column whose values have names, of a sample of `source`.
+
+    They are the same on every rank. Columns whose sums do not fit `MAX_BYTES` are left out.
+    """
+    sample = sampled_batches(source)
+    limit = max_bins(len(config.tasks) - len(config.regressions))
+    bins = Bins.of(config.features, assets, sample, fields, limit=limit)
+    return bins if fields is not None else bins.without_hashed(config.features)
+
+
+def field_rce(sums: Tensor) -> Tensor:
+    """Field-level relative calibration error of the values of one feature: [..., bins, _SUMS, T] → [..., T], ≥ 0.
+
+    Σ over values of W · abs(Σ wp − Σ wy) / (Σ wy + ε·W), over Σ w, with W the weight of a value (Pan et al., WWW 2020,
+    arXiv:1905.10713, equation 5). ε, which keeps values without positives finite, is 0.01 there, for click rates of
+    about 0.2; here it is `EPSILON` of the mean label, so that rare tasks are measured alike. NaN without positives.
+    """
+    weight, label, prediction = (sums[..., index, :] for index in (WEIGHT, LABEL, PREDICTION))
+    epsilon = EPSILON * label.sum(dim=-2, keepdim=True) / weight.sum(dim=-2, keepdim=True)
+    errors = weight * (prediction - label).abs() / (label + epsilon * weight)
+    return errors.nan_to_num(0.0).sum(dim=-2) / torch.where(label.sum(dim=-2) > 0, weight.sum(dim=-2), torch.nan)
+
+
+def field_estimates(columns: Columns, sums: ColumnSums, suffix: str = "") -> dict[str, dict[str, Estimate]]:
+    """Task → `field_rce_FEATURE` → estimate, of each column. `suffix`: of the names."""
+    estimates: dict[str, dict[str, Estimate]] = {task: {} for task in columns.tasks}
+    for column, start in zip(columns.bins.columns, columns.bins.starts, strict=True):
+        part = sums.sums[start : start + len(column.bins)].transpose(0, 1)  # [G, bins, _SUMS, T]
+        total = part.sum(dim=0)
+        whole, replicates = field_rce(total), field_rce(total - part)
+        occupied = part[:, :, WEIGHT].sum(dim=1) > 0  # [G, T]
+        for index, task in enumerate(columns.tasks):
+            estimate = Estimate(whole[index].item(), replicates[occupied[:, index], index].numpy())
+            estimates[task][f"field_rce_{column.feature}{suffix}"] = estimate
+    return estimates
