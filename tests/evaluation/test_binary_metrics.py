@@ -16,7 +16,8 @@ from torch import Tensor
 
 from recap.config.evaluation.metrics import BINARY_METRICS, GROUPED_METRICS, MetricsConfig
 from recap.errors import RunError
-from recap.evaluation.metrics.buckets import values
+from recap.evaluation.metrics.buckets import bucket_of, values
+from recap.evaluation.metrics.estimate import Estimate
 from recap.evaluation.metrics.list_rows import ListRows
 from recap.evaluation.metrics.lists import ListMetrics
 from recap.evaluation.metrics.ranking import auc_standard_error
@@ -163,6 +164,23 @@ def test_binned_metrics_stay_within_their_bounds(count: int, seed: int, ties: bo
         assert abs(metrics["nrce"] - exact[task]["nrce"]) <= metrics["nrce_bound"] + 1e-6
 
 
+@pytest.mark.parametrize("max_rows", [MAX_ROWS, 0])
+def test_the_interval_of_the_calibration_error_is_that_of_leaving_out_buckets(max_rows: int) -> None:
+    *rows, users = make_rows(3000, tasks=1)
+    rows[0] = rows[0] * 0.8
+    suite = MetricSuite(["a"], ["ece"], max_rows=max_rows)
+    suite.update(*rows, users)
+    buckets = bucket_of(users)
+    without = []
+    for bucket in buckets.unique():
+        others = MetricSuite(["a"], ["ece"], intervals=False)
+        others.update(*(column[buckets != bucket] for column in rows))
+        without.append(others.compute()["a"]["ece"])
+    estimate = suite.result().estimates["a"]["ece"]
+    expected = Estimate(estimate.value, np.array(without)).standard_error
+    assert estimate.standard_error == pytest.approx(expected, rel=0.1)
+
+
 def test_bins_resolve_rare_rates() -> None:
     rates = torch.logspace(-6, -0.001, 2000, dtype=torch.float64)[:, None]
     suite = MetricSuite(["a"], ["auc_bound"], max_rows=0)
@@ -202,8 +220,13 @@ def test_edge_cases_give_nan_or_numbers_but_never_raise(labels: list[float], wei
     one_class = len(set(labels)) < 2 or not weight
     for name in ("auc", "ne", "rce", "nrce", "grouped_auc", "auc_se"):
         assert math.isnan(metrics[name]) == one_class, name
+    for name in ("ece", "brier", "log_loss"):
+        assert math.isnan(metrics[name]) == (metrics["count"] == 0), name
+    for name in ("ndcg_at_10", "reciprocal_rank", "hit_at_1"):
+        assert math.isnan(metrics[name]) == (metrics["positives"] == 0), name
     if not one_class:
-        assert metrics["auc"] == 1
+        assert metrics["auc"] == metrics["ndcg_at_10"] == 1
+        assert metrics["ece"] == metrics["brier"] == 0
         assert metrics["log_loss"] == pytest.approx(1e-7, rel=1e-3)
 
 
