@@ -54,6 +54,7 @@ def test_suggested_weights_are_shown_and_written_for_set_file(folder: Path) -> N
     assert found["weights"] == config.scoring.weights
     like = next(task for task in found["tasks"] if task["task"] == "like")
     assert like["new_expected"] >= 1.01 * like["expected"]
+    assert "the current ranking reaches this already" in recap("weights", "suggest", folder / "run", "--keep=like")
     with pytest.raises(InputError, match=r"less\.yaml already exists; add --overwrite"):
         recap(*arguments, "--output", output)
 

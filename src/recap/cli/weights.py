@@ -122,6 +122,8 @@ def suggest(
         f"{suggestion.kendall:.3f}; the expected engagements are those that the model itself predicts\n"
     )
     print(text, end="")
+    if suggestion.kendall == 1:
+        print("\nthe current ranking reaches this already")
     if output is not None:
         print(f"written: {output}")
 
@@ -176,7 +178,7 @@ def _suggestion_table(suggestion: "Suggestion") -> "Table":
     for name in ("weight", "new", "expected", "new", "change"):
         table.add_column(name, justify="right", no_wrap=True)
     for task in suggestion.tasks:
-        change = f"{task.new_expected / task.expected - 1:+.1%}" if task.expected else "-"
+        change = _change(task.new_expected, task.expected)
         numbers = (task.weight, task.new_weight, task.expected, task.new_expected)
         table.add_row(escape(task.task), *(f"{number:.4g}" for number in numbers), change)
     return table
@@ -195,10 +197,14 @@ def _front_table(front: "Front") -> "Table":
         cells = []
         for task in front.tasks:
             rate, now = point.expected[task], front.current.expected[task]
-            change = f"{rate / now - 1:+.1%}" if now and number else "-"
-            cells += [f"{rate:.4g}", change, f"{point.weights.get(task, 0.0):.4g}"]
+            cells += [f"{rate:.4g}", _change(rate, now) if number else "-", f"{point.weights.get(task, 0.0):.4g}"]
         table.add_row("" if number else "current", *cells)
     return table
+
+
+def _change(rate: float, now: float) -> str:
+    """In percent, without a negative zero; `-` where nothing is expected now."""
+    return f"{round(rate / now - 1, 3) + 0.0:+.1%}" if now else "-"
 
 
 def _table(title: str) -> "Table":

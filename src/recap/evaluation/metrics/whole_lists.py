@@ -41,7 +41,7 @@ class WholeLists:
     def __init__(self, width: int, max_rows: int, longest: int | None = None) -> None:
         """`width`: the values of a row."""
         self.max_rows, self.longest = max_rows, longest
-        self._bits = 64
+        self._bits, self._count = 64, 0
         self._parts = [ListedRows(np.zeros(0, np.uint64), np.zeros((0, width), np.float32))]
 
     @property
@@ -68,12 +68,14 @@ class WholeLists:
         while len(rows.draws) > self.max_rows:
             self._bits -= 1
             rows = self._below(rows)
-        self._parts = [rows]
+        self._parts, self._count = [rows], len(rows.draws)
         return rows
 
     def _add(self, rows: ListedRows) -> None:
-        self._parts.append(self._below(rows))
-        if sum(len(part.draws) for part in self._parts) > 2 * self.max_rows:  # not at every batch
+        retained = self._below(rows)
+        self._parts.append(retained)
+        self._count += len(retained.draws)
+        if self._count > 2 * self.max_rows:  # not at every batch
             self.rows()
 
     def _below(self, rows: ListedRows) -> ListedRows:
