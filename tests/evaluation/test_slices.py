@@ -35,13 +35,13 @@ def test_each_value_has_the_sums_that_pandas_finds_in_its_rows(tmp_path: Path) -
     config = feed_config(write_feed(tmp_path), tmp_path / "run")
     batches = [replace(make_batch(config, 300, seed), user=torch.arange(300) // 7) for seed in range(3)]
     bins = Bins.of(config.features, load_assets(config.features), batches)
-    columns = Columns(bins, [1], ONE_RANK)
+    columns = Columns(config, "validation", bins, ONE_RANK)
     torch.manual_seed(0)
     predictions = [torch.rand(300, 2) for _ in batches]
     for batch, predicted in zip(batches, predictions, strict=True):
         columns.update(batch, scores_of(predicted))
     result = columns.result()
-    assert result.counts[:, 0].sum() == 900 * len(bins.columns)
+    assert result.counts[:, 0, 1].sum() == 900 * len(bins.columns)
 
     def joined(name: str) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
         return torch.cat([getattr(batch, name) for batch in batches]).double().numpy()
@@ -65,9 +65,9 @@ def test_each_value_has_the_sums_that_pandas_finds_in_its_rows(tmp_path: Path) -
                 selected = value >= bin_.stratum.get("at_least", -np.inf)
                 selected &= value < bin_.stratum.get("below", np.inf)
             expected = rows[selected].groupby("bucket").sum().reindex(range(BUCKETS), fill_value=0)
-            found = result.sums[start + number, :, :4, 0]
+            found = result.sums[start + number, :, :4, 1]
             assert found.numpy() == pytest.approx(expected.to_numpy())
-    ranges = result.counts[: len(bins.columns[0].bins) - 1, 0]
+    ranges = result.counts[: len(bins.columns[0].bins) - 1, 0, 1]
     assert len(ranges) == 10
     assert ranges.max() <= ranges.min() + 2
 

@@ -20,6 +20,8 @@ from recap.cli.tables import (
     bounds_text,
     change_table,
     cosine_table,
+    drift_tables,
+    field_table,
     gain_table,
     gate_table,
     inspection_table,
@@ -27,6 +29,8 @@ from recap.cli.tables import (
     metric_tables,
     score_table,
     score_text,
+    slice_table,
+    slices_text,
 )
 from recap.config.evaluation.metrics import METRICS, format_metric
 from recap.config.file.environment import hide
@@ -37,6 +41,8 @@ from recap.text import plural, wrapped
 
 if TYPE_CHECKING:
     from recap.evaluation.calibrate.gain import SplitGain
+    from recap.evaluation.drift import Drift
+    from recap.evaluation.slices import Slices
 
 _PLAIN_WIDTH = 160
 """Width of the output, in columns, if it is not a terminal."""
@@ -162,13 +168,31 @@ class Console(Reporter):
 
     def gain(self, gain: "SplitGain") -> None:
         """Show what a calibration changed for each task, and that it left the order of rows as it was."""
-        self._out.print(gain_table(gain))
+        self._out.print(gain_table(gain, self._out.width))
         if (change := gain.auc_change) is not None:
-            self.say(f"AUC: unchanged (by at most {change:.0e})" if change else "AUC: unchanged")
+            self.say(f"AUC: unchanged to {change:.0e}" if change else "AUC: unchanged")
 
     def gates(self, title: str, gates: Mapping[str, Mapping[str, float]]) -> None:
         """Show the mean weight of each expert at each gate."""
         self._out.print(gate_table(title, gates))
+
+    def fields(self, title: str, evaluation: Evaluation, intervals: Intervals) -> None:
+        """Show the Field-RCE of each task by the features of `metrics.fields`, if there are any."""
+        table = field_table(title, evaluation, intervals)
+        if table is not None:
+            self._out.print(table)
+
+    def slices(self, split: str, slices: "Slices") -> None:
+        """Show the slices that do worse than the other rows, or that there are none."""
+        if slices.slices:
+            self._out.print(slice_table(f"slices of {split} that do worse than its other rows", slices))
+        self.say(slices_text(split, slices))
+
+    def drift(self, split: str, drift: "Drift") -> None:
+        """Show how the rows of a split differ from training rows."""
+        for table in drift_tables(split, drift):
+            self._out.print(table)
+        self.say(f"drift of {split}: {drift.rows[1]:,} rows against {drift.rows[0]:,} training rows, both sampled")
 
     def stratum(self, name: str, evaluation: Evaluation) -> None:
         """Show the rows and headline metrics of each task on one line."""

@@ -81,6 +81,14 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    slices: Annotated[
+        bool,
+        typer.Option("--slices", help="Find the values of columns where the model does worse than elsewhere."),
+    ] = False,
+    drift: Annotated[
+        bool,
+        typer.Option("--drift", help="Compare features, predictions and labels with a sample of the training rows."),
+    ] = False,
     set_files: SetFiles = None,
 ) -> None:
     """Evaluate a run on its validation sets, or on other files.
@@ -88,7 +96,14 @@ def evaluate(
     Prints a table, and writes all metrics to evaluation.json in the run. Results of other files or with overrides are
     written only with --output.
     """
-    _check_options(follow=follow, timeout=timeout, step=step, data=data, output=output)
+    _check_options(
+        follow=follow,
+        timeout=timeout,
+        step=step,
+        data=data,
+        output=output,
+        looks={"--slices": slices, "--drift": drift},
+    )
     for option, value in (("--schema", schema), ("--null-value", null_values)):
         if value and not data:
             raise InputError(f"{option}: requires --data; add --data, or leave out {option}")
@@ -118,7 +133,8 @@ def evaluate(
     options = {"--set-file": set_files, "--null-value": null_values}
     recorded = [f"{option} {value}" for option, values in options.items() for value in values or []] + overrides
     asked = Asked(tuple(data), schema, tuple(null_values or ()), tuple(recorded))
-    _evaluate(config, run or Path(config.training.save_dir), split, parse_step(step), asked, output)
+    config = config.model_copy(update={"slices": "auto"}) if slices else config
+    _evaluate(config, run or Path(config.training.save_dir), split, parse_step(step), asked, output, with_drift=drift)
 
 
 def _sorted_arguments(arguments: list[str], data: list[str]) -> tuple[list[str], list[str]]:
@@ -150,12 +166,15 @@ def _check_options(
     step: str | None,
     data: list[str] | None,
     output: Path | None,
+    looks: dict[str, bool],
 ) -> None:
-    """Raise InputError for options that exclude each other."""
+    """Raise InputError for options that exclude each other. `looks`: further results, by option."""
     if timeout is not None and not follow:
         raise InputError("--timeout: requires --follow; add --follow, or leave out --timeout")
     if step is not None and follow:
         raise InputError("--step: --follow evaluates every checkpoint; leave out one of the two")
+    for name in (name for name, is_on in looks.items() if is_on and follow):
+        raise InputError(f"{name}: --follow measures only metrics; leave out one of the two")
     for name, value in (("--data", data), ("--output", output)):
         if follow and value:
             raise InputError(f"{name}: --follow evaluates the validation sets only; leave out one of the two")
@@ -188,7 +207,14 @@ def _prepare(output: Path, inputs: "list[str | Path]", run: Path, *, overwrite: 
 
 
 def _evaluate(
-    config: "RecapConfig", run: Path, split: str | None, step: "Step | None", asked: "Asked", output: Path | None
+    config: "RecapConfig",
+    run: Path,
+    split: str | None,
+    step: "Step | None",
+    asked: "Asked",
+    output: Path | None,
+    *,
+    with_drift: bool,
 ) -> None:
     """Evaluate one checkpoint and print the results."""
     from recap.cli.console import Console
@@ -202,18 +228,25 @@ def _evaluate(
     tune_process()
     if step is None and (remark := better_checkpoint(run, find_model_directory(run))) is not None:
         console.say(remark)
-    report = evaluate_run(config, run, split, step, console.say, asked=asked, output=output)
+    report = evaluate_run(config, run, split, step, console.say, asked=asked, output=output, with_drift=with_drift)
     for name, result in report.splits.items():
         users = f", {plural(result.users, 'user')}" if result.users else ""
         console.table(f"{name}, {report.model}{users}", result.metrics, result.intervals)
         if result.uncalibrated:
-            console.uncalibrated(f"{name}, probabilities before → after calibration", result.uncalibrated, result.metrics)
+            console.uncalibrated(
+                f"{name}, probabilities before → after calibration", result.uncalibrated, result.metrics
+            )
         if result.score:
             console.score(f"final score, {name}", result.score, result.intervals.get(SCORE, {}))
         else:
             console.say("no metrics of the final score, because scoring.weights is empty")
         for stratum, metrics in result.strata.items():
             console.stratum(stratum, metrics)
+        console.fields(f"Field-RCE, {name}", result.metrics, result.intervals)
+        if result.slices is not None:
+            console.slices(name, result.slices)
+        if result.drift is not None:
+            console.drift(name, result.drift)
         if result.gates:
             console.gates(f"gates, {name}", result.gates)
         if result.conflicts:

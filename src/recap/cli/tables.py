@@ -14,14 +14,20 @@ from recap.text import plural
 
 if TYPE_CHECKING:
     from recap.evaluation.calibrate.gain import SplitGain
+    from recap.evaluation.drift import Drift
+    from recap.evaluation.slices import Slices
 
 MAX_NAME_WIDTH = 24
 """Characters of a task's name, if space is short."""
-_GAIN_NAME_WIDTH = 16
+_GAIN_WIDTH = 64
+"""Columns of the table of a calibration, without the names of tasks."""
 _LOSS_WIDTH = 7
 _GAP = 3
 """Spaces between pairs of task and loss."""
 _MAX_VALUE_WIDTH = 20
+_MAX_ROWS = 20
+"""Slices, and drifting features, that are shown."""
+_FIELD = "field_rce_"
 
 _MARGINS = {"calibration": 4.6, "rce": 4.4, "auc": 0.5, "xauc": 0.5}
 """The metrics whose interval a table shows, with a rank among those of columns: the highest is dropped first."""
@@ -78,10 +84,8 @@ def cosine_table(title: str, cosines: Evaluation, width: int) -> Table:
 
 
 def _margin(metric: str, interval: tuple[float, float] | None) -> str:
-    """Half the width of an interval, as ` ± 0.0038`; empty where it is undefined."""
-    if interval is None or not all(map(math.isfinite, interval)):
-        return ""
-    return f" ± {format_metric(metric, (interval[1] - interval[0]) / 2)}"
+    """Half the width of an interval; `-` where it is undefined."""
+    return format_metric(metric, math.nan if interval is None else (interval[1] - interval[0]) / 2)
 
 
 def _task_table(
@@ -91,33 +95,35 @@ def _task_table(
     width: int,
     margins: Mapping[str, Sequence[str]] | None = None,
 ) -> Table:
-    """`margins`: by column, the text after the value of each row."""
-    margins = {name: texts for name, texts in (margins or {}).items() if any(texts)}
-    columns = dict(zip(names, zip(*rows.values(), strict=True), strict=True))
-    extra = {name: max(map(len, texts)) for name, texts in margins.items()}
-    widths = {name: 2 + max(map(len, (name, *values))) for name, values in columns.items()}
-    widths |= {name: max(widths[name], 2 + max(map(len, columns[name])) + extra[name]) for name in margins}
+    """`margins`: by column, half the width of the interval of each row."""
+    columns: dict[str, Sequence[str]] = dict(zip(names, zip(*rows.values(), strict=True), strict=True))
+    full = {name: _with_margins(columns[name], texts) for name, texts in (margins or {}).items() if {*texts} != {"-"}}
+    widths = {name: 2 + max(map(len, (name, *full.get(name, values)))) for name, values in columns.items()}
     longest = max(map(len, ("task", *rows)))
-    optional = [(_column_rank(name), name, False) for name in widths]
-    optional += [(_MARGINS[name], name, True) for name in margins]
+    optional: list[tuple[float, str, bool]] = [(_column_rank(name), name, False) for name in widths]
+    optional += [(_MARGINS[name], name, True) for name in full]
     for rank, name, is_margin in sorted(optional, reverse=True):
         if rank and min(longest, MAX_NAME_WIDTH) + sum(widths.values()) > width:
-            if is_margin and name in widths:
-                widths[name] = 2 + max(map(len, (name, *columns[name])))
-                del extra[name]
-            elif not is_margin:
+            if not is_margin:
                 del widths[name]
+            elif name in widths:
+                widths[name] = 2 + max(map(len, (name, *columns[name])))
+                del full[name]
     name_width = max(min(longest, MAX_NAME_WIDTH), min(longest, width - sum(widths.values())))
     table = _table(title)
     table.add_column("task", no_wrap=True, min_width=name_width)
     for name in widths:
         table.add_column(name, justify="right", no_wrap=True)
+    shown = columns | full
     for index, task in enumerate(rows):
-        cells = (
-            columns[name][index] + (margins[name][index].ljust(extra[name]) if name in extra else "") for name in widths
-        )
-        table.add_row(escape(shortened(task, name_width)), *cells)
+        table.add_row(escape(shortened(task, name_width)), *(shown[name][index] for name in widths))
     return table
+
+
+def _with_margins(values: Sequence[str], margins: Sequence[str]) -> list[str]:
+    """Such as `0.8509 ± 0.0038`, with ± in one column."""
+    width = max(map(len, margins))
+    return [f"{value} ± {margin:>{width}}" for value, margin in zip(values, margins, strict=True)]
 
 
 def _is_regression(metrics: Mapping[str, float]) -> bool:
@@ -168,8 +174,8 @@ def score_text(score: Mapping[str, float], intervals: Mapping[str, tuple[float, 
     return of_lists + "shares of the score: " + ", ".join(f"{task} {share:.1%}" for task, share in ordered)
 
 
-def gain_table(gain: "SplitGain") -> Table:
-    """What a calibration changed: one row per task, in 80 columns."""
+def gain_table(gain: "SplitGain", width: int) -> Table:
+    """What a calibration changed: one row per task, in at least 80 columns."""
     table = _table(f"{gain.split}, {gain.rows:,} rows, before → after calibration")
     table.add_column("task", no_wrap=True)
     fields = [name for name in gain.metrics if name.startswith("field_rce_")]
@@ -183,7 +189,7 @@ def gain_table(gain: "SplitGain") -> Table:
             margin = f" ± {after.half_width():.2f}" if name == "calibration" else ""
             digits = {"ece": 4, "rce": 1}.get(name, 2)
             cells.append(f"{before.value:.{digits}f} → {after.value:.{digits}f}{margin}")
-        table.add_row(escape(shortened(task, _GAIN_NAME_WIDTH)), *cells)
+        table.add_row(escape(shortened(task, max(width - _GAIN_WIDTH, 16))), *cells)
     return table
 
 
@@ -195,6 +201,82 @@ def gate_table(title: str, gates: Mapping[str, Mapping[str, float]]) -> Table:
     for gate, weights in gates.items():
         table.add_row(escape(gate), escape("  ".join(f"{name} {mean:.3f}" for name, mean in weights.items())))
     return table
+
+
+def field_table(title: str, evaluation: Evaluation, intervals: Intervals) -> Table | None:
+    """Field-RCE with half the width of its interval, one row per task and one column per feature; None without any."""
+    names = list(dict.fromkeys(name for metrics in evaluation.values() for name in metrics if name.startswith(_FIELD)))
+    if not names:
+        return None
+    table = _table(title)
+    table.add_column("task", no_wrap=True)
+    for name in names:
+        table.add_column(escape(shortened(name.removeprefix(_FIELD), MAX_NAME_WIDTH)), justify="right", no_wrap=True)
+    for task, metrics in evaluation.items():
+        if any(name in metrics for name in names):
+            low, high = zip(*(intervals.get(task, {}).get(name, (math.nan, math.nan)) for name in names), strict=True)
+            cells = [
+                f"{format_metric(name, metrics.get(name, math.nan))} ± {(up - down) / 2:.4f}"
+                for name, down, up in zip(names, low, high, strict=True)
+            ]
+            table.add_row(escape(shortened(task, MAX_NAME_WIDTH)), *cells)
+    return table
+
+
+def slice_table(title: str, slices: "Slices") -> Table:
+    """The slices that do worse than the other rows, in the order of the result."""
+    table = _table(title)
+    for name in ("slice", "task"):
+        table.add_column(name, no_wrap=True)
+    for name in ("worse in", "rows", "positives", "calibration", "of others", "RCE", "of others", "p"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for item in slices.slices[:_MAX_ROWS]:
+        name = f"{shortened(item.feature, MAX_NAME_WIDTH)} = {shortened(item.values, MAX_NAME_WIDTH)}"
+        low, high = item.calibration_interval
+        numbers = [
+            f"{item.rows:,}",
+            f"{item.positives:,}",
+            f"{format_metric('calibration', item.calibration)} ± {(high - low) / 2:.4f}",
+            format_metric("calibration", item.calibration_of_others),
+            format_metric("rce", item.rce),
+            format_metric("rce", item.rce_of_others),
+            f"{item.p:.1e}",
+        ]
+        table.add_row(
+            escape(name), escape(shortened(item.task, MAX_NAME_WIDTH)), item.kind.replace("rce", "RCE"), *numbers
+        )
+    return table
+
+
+def slices_text(split: str, slices: "Slices") -> str:
+    """How much was looked at, and what is not shown."""
+    hidden = max(len(slices.slices) - _MAX_ROWS, 0) + slices.more
+    text = f"{split}: {slices.looks:,} looks at values of columns, p corrected for all of them"
+    text += "" if slices.slices else "; no slice does worse than the other rows"
+    text += f"; {hidden:,} more slices" if hidden else ""
+    return text + (f"; {plural(slices.left_out, 'column')} not looked at, to bound memory" if slices.left_out else "")
+
+
+def drift_tables(split: str, drift: "Drift") -> Iterator[Table]:
+    """The features that differ most from training rows, then the tasks."""
+    features = _table(f"drift of {split} from training rows")
+    features.add_column("feature", no_wrap=True)
+    for name in ("PSI", "missing or unknown", "cosine of means"):
+        features.add_column(name, justify="right", no_wrap=True)
+    for item in drift.features[:_MAX_ROWS]:
+        missing = " → ".join(f"{share:.2%}" for share in item.missing)
+        features.add_row(escape(shortened(item.feature, 2 * MAX_NAME_WIDTH)), f"{item.psi:.4f}", missing, "")
+    for vector in drift.vectors[:_MAX_ROWS]:
+        features.add_row(escape(shortened(vector.feature, 2 * MAX_NAME_WIDTH)), "", "", f"{vector.cosine:.4f}")
+    yield features
+    tasks = _table("")
+    tasks.add_column("task", no_wrap=True)
+    for name in ("PSI of predictions", "mean prediction", "mean label"):
+        tasks.add_column(name, justify="right", no_wrap=True)
+    for task in drift.tasks:
+        means = [" → ".join(f"{mean:.5g}" for mean in pair) for pair in (task.mean_prediction, task.mean_label)]
+        tasks.add_row(escape(shortened(task.task, MAX_NAME_WIDTH)), f"{task.psi:.4f}", *means)
+    yield tasks
 
 
 def inspection_table(inspection: Inspection) -> Table:

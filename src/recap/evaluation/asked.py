@@ -37,7 +37,8 @@ PLAIN = Asked()
 """An evaluation as the configuration says."""
 FREE_FEATURES = ("request", "max_unknown")
 """The fields of `features` that an evaluation reads from its configuration, not from the model."""
-_READ = (("validation_data",), ("which_metrics",), ("metrics",), ("strata",), *(("features", n) for n in FREE_FEATURES))
+_SECTIONS = ("validation_data", "which_metrics", "metrics", "strata", "slices")
+_READ = (*((name,) for name in _SECTIONS), *(("features", name) for name in FREE_FEATURES))
 _READ_OF_TRAINING = ("num_eval_steps", "threads")
 
 
@@ -56,8 +57,8 @@ def check_overrides(plain: RecapConfig, asked: RecapConfig, *, chooses_run: bool
         lines = "\n".join(f"  {line}" for line in describe_changes(unread))
         raise ConfigError(
             "an evaluation takes features, model and weights from the checkpoint, and reads only validation_data, "
-            "which_metrics, metrics, strata, features.max_unknown, features.request and training.num_eval_steps; "
-            f"leave out these overrides:\n{lines}"
+            "which_metrics, metrics, strata, slices, features.max_unknown, features.request and "
+            f"training.num_eval_steps; leave out these overrides:\n{lines}"
         )
 
 

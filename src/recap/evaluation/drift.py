@@ -97,17 +97,23 @@ class Drift:
     def from_json(cls, content: Mapping[str, Any]) -> Self:
         """The inverse of `to_json`. Raises KeyError or TypeError for invalid content."""
 
-        def pairs(values: Mapping[str, Any]) -> dict[str, Any]:
-            return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-
         features = [
-            FeatureDrift(**pairs({**item, "bins": ()}) | {"bins": tuple(Share(**share) for share in item["bins"])})
+            FeatureDrift(**_decoded({**item, "bins": ()}) | {"bins": tuple(Share(**share) for share in item["bins"])})
             for item in content["features"]
         ]
-        vectors = [VectorDrift(**pairs(item)) for item in content["vectors"]]
-        tasks = [TaskDrift(**pairs(item)) for item in content["tasks"]]
+        vectors = [VectorDrift(**_decoded(item)) for item in content["vectors"]]
+        tasks = [TaskDrift(**_decoded(item)) for item in content["tasks"]]
         reference, rows = content["rows"]
         return cls((reference, rows), tuple(features), tuple(vectors), tuple(tasks))
+
+
+def _decoded(value: Any) -> Any:
+    """JSON has no NaN and no tuples."""
+    if isinstance(value, Mapping):
+        return {key: _decoded(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return tuple(map(_decoded, value))
+    return float("nan") if value is None else value
 
 
 def read_sample(config: RecapConfig, assets: Assets, split: str | None = None) -> list[Batch]:

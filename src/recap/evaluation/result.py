@@ -14,7 +14,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from recap.errors import InputError
+from recap.evaluation.drift import Drift
 from recap.evaluation.metrics.estimate import Estimate, Estimates
+from recap.evaluation.slices import Slices
 from recap.reporting import Record
 from recap.runs import Run
 from recap.storage import atomic_write, replace_text, writing
@@ -60,6 +62,10 @@ class SplitResult:
     """The metrics of the final score; its intervals and estimates are those of `SCORE`."""
     uncalibrated: TaskMetrics = field(default_factory=dict)
     """The metrics of probabilities before calibration; of the tasks that it changes."""
+    slices: Slices | None = None
+    """The slices that do worse than the other rows, if `slices` of the configuration asks for them."""
+    drift: Drift | None = None
+    """The shift from the training rows, if it is asked for."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,8 @@ class EvaluationReport:
             "score": {name: split.score for name, split in self.splits.items() if split.score},
             "users": {name: split.users for name, split in self.splits.items() if split.users},
             "rows": {name: split.rows for name, split in self.splits.items() if split.rows},
+            "slices": {name: split.slices.to_json() for name, split in self.splits.items() if split.slices is not None},
+            "drift": {name: split.drift.to_json() for name, split in self.splits.items() if split.drift is not None},
         }
         content: dict[str, Any] = {"model": self.model}
         if self.overrides:
@@ -101,7 +109,7 @@ class EvaluationReport:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:
         """The inverse of `to_json`. Raises KeyError, TypeError or ValueError for invalid content."""
-        values = {name: content.get(name, {}) for name in ("data", "models", "users", "rows")}
+        values = {name: content.get(name, {}) for name in ("data", "models", "users", "rows", "slices", "drift")}
         decoded = {name: _null_to_nan(part) for name, part in content.items() if name not in ("model", *values)}
         parts = ("strata", "gates", "conflicts", "unknown", "intervals", "score", "uncalibrated")
         sections = {name: decoded.get(name, {}) for name in parts}
@@ -115,6 +123,8 @@ class EvaluationReport:
                     model=values["models"].get(split, ""),
                     users=int(values["users"].get(split, 0)),
                     rows=str(values["rows"].get(split, "")),
+                    slices=Slices.from_json(values["slices"][split]) if split in values["slices"] else None,
+                    drift=Drift.from_json(values["drift"][split]) if split in values["drift"] else None,
                 )
                 for split, metrics in dict(decoded["splits"]).items()
             },

@@ -1,8 +1,9 @@
 """`recap evaluate`: evaluates a checkpoint of a run on its validation sets and writes `evaluation.json`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from recap.config.base import dotted
 from recap.config.file.load import stored_values, unread_secrets
@@ -14,7 +15,10 @@ from recap.data.sample import sampled_coverage
 from recap.data.stream.batch_stream import BatchStream
 from recap.errors import ConfigError
 from recap.evaluation.asked import FREE_FEATURES, PLAIN, Asked, validated, with_other_data
+from recap.evaluation.drift import drift, read_sample
 from recap.evaluation.evaluate import evaluate
+from recap.evaluation.metrics.estimate import Estimates
+from recap.evaluation.observers.by_column import ByColumn
 from recap.evaluation.observers.conflicts import conflicts, measures_conflicts
 from recap.evaluation.observers.coverage import UnknownValues
 from recap.evaluation.observers.gates import GateMeans
@@ -32,6 +36,8 @@ from recap.runs import Run, Step, find_model_directory
 from recap.runtime import Runtime, start_runtime
 from recap.storage import MANIFEST
 from recap.text import suggest
+
+T = TypeVar("T")
 
 
 def check_splits(config: RecapConfig, split: str | None) -> None:
@@ -53,7 +59,7 @@ def evaluation_config(asked: RecapConfig, trained: RecapConfig, folder: Path) ->
 
     Raises ConfigError if they do not fit together.
     """
-    reports = asked.model_dump(include={"training", "validation_data", "which_metrics", "metrics", "strata"})
+    reports = asked.model_dump(include={"training", "validation_data", "which_metrics", "metrics", "strata", "slices"})
     values = trained.model_dump() | reports
     values["features"] |= {name: getattr(asked.features, name) for name in FREE_FEATURES}
     return validated(values, folder)
@@ -74,12 +80,13 @@ def evaluate_run(
     *,
     asked: Asked = PLAIN,
     output: Path | None = None,
+    with_drift: bool = False,
 ) -> EvaluationReport:
     """Evaluate a checkpoint of `run` on the validation sets of `config`, or on one, or on other data.
 
     Features and model are those of the checkpoint; `config` gives data, metrics and number of batches. Writes
-    `output`, by default the `evaluation.json` of the run if there is one, see `result_file`. Raises ConfigError for an
-    unknown split, CheckpointError for a missing step.
+    `output`, by default the `evaluation.json` of the run if there is one, see `result_file`. `with_drift`: compare the
+    rows with those of the training data. Raises ConfigError for an unknown split, CheckpointError for a missing step.
     """
     if split is not None or not asked.data:
         check_splits(config, split)
@@ -96,6 +103,9 @@ def evaluate_run(
         stream = open_stream(combined, model.assets, JobMode.EVALUATE, name, say)
         check_caches_fit({name: stream})
         result = evaluate_split(scorer, stream, combined, name, model.assets, runtime)
+        if with_drift:
+            samples = read_sample(combined, model.assets), read_sample(combined, model.assets, name)
+            result = replace(result, drift=drift(combined, model.assets, scorer, *samples))
         splits[name] = replace(result, data=inputs[name]["source"]["inputs"])
     report = EvaluationReport(folder.name, splits, asked.overrides)
     file = result_file(run, asked, output)
@@ -128,20 +138,27 @@ def evaluate_split(
     Raises DataError for features with more unknown values than `features.max_unknown`.
     """
     metrics = Metrics(config, split, runtime.ranks)
-    strata = Strata(config, split, assets, runtime.ranks) if config.strata else None
+    strata = Strata(config, split, assets, runtime.ranks, stream.source) if config.strata else None
     gates = GateMeans(scorer.ranker, runtime.ranks) if scorer.ranker.sharing.gates else None
     unknown = UnknownValues(stream.source.encoder, runtime.ranks)
     score = ScoreMetrics(config, runtime.ranks)
     uncalibrated = Uncalibrated(config, split, scorer, runtime.ranks)
-    parts = (metrics, strata, gates, unknown, score, uncalibrated, *others)
+    by_column = ByColumn(config, split, assets, stream.source, scorer, runtime.ranks)
+    parts = (metrics, strata, gates, unknown, score, uncalibrated, by_column, *others)
     observers: list[Observer] = [observer for observer in parts if observer is not None]
     evaluate(scorer, stream, observers, max_batches(config))
     shares = _unknown_shares(unknown, stream, config.features.max_unknown, split)
     task_metrics, estimates, users, _ = metrics.computed
+    of_columns = by_column.result()
+    task_metrics = _merged(task_metrics, _values(of_columns.fields))
+    estimates = _merged(estimates, of_columns.fields)
     of_score = score.result()
     of_all = {**estimates, SCORE: of_score.estimates} if of_score.estimates else estimates
     for _, text in remarks(split, task_metrics, estimates=estimates):
         stream.say(text)
+    before = uncalibrated.result()
+    fields_before = _values(of_columns.uncalibrated_fields)
+    before = _merged(before, {task: fields_before.get(task, {}) for task in before})
     return SplitResult(
         task_metrics,
         strata.result() if strata is not None else {},
@@ -153,8 +170,19 @@ def evaluate_split(
         rows=metrics.fingerprint,
         estimates=of_all,
         score=of_score.metrics,
-        uncalibrated=uncalibrated.result(),
+        uncalibrated=before,
+        slices=of_columns.slices,
     )
+
+
+def _merged(first: Mapping[str, Mapping[str, T]], second: Mapping[str, Mapping[str, T]]) -> dict[str, dict[str, T]]:
+    """The metrics of both, by task."""
+    tasks = list(dict.fromkeys([*first, *second]))
+    return {task: {**first.get(task, {}), **second.get(task, {})} for task in tasks}
+
+
+def _values(estimates: Estimates) -> dict[str, dict[str, float]]:
+    return {task: {name: item.value for name, item in items.items()} for task, items in estimates.items()}
 
 
 def _unknown_shares(unknown: UnknownValues, stream: BatchStream, limit: float | None, split: str) -> dict[str, float]:

@@ -11,6 +11,7 @@ since the jackknife of few positives is too small just where they happen to be f
 questions by Holm's method (1979): the chance that any slice is listed by mistake is at most 5 %.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple, Self
@@ -89,9 +90,27 @@ class Slices:
     def from_json(cls, content: Mapping[str, Any]) -> Self:
         """The inverse of `to_json`. Raises KeyError or TypeError for invalid content."""
         values = {key: content[key] for key in ("looks", "more", "left_out")}
-        pairs = ("calibration_interval", "rce_interval")
-        slices = [SliceResult(**{**item, **{key: tuple(item[key]) for key in pairs}}) for item in content["slices"]]
+        slices = [
+            SliceResult(**{**item, **{key: _decoded(item[key]) for key in _MAY_BE_NAN}}) for item in content["slices"]
+        ]
         return cls(tuple(slices), **values)
+
+
+_MAY_BE_NAN = (
+    "calibration",
+    "calibration_interval",
+    "calibration_of_others",
+    "rce",
+    "rce_interval",
+    "rce_of_others",
+)
+
+
+def _decoded(value: Any) -> Any:
+    """JSON has no NaN and no tuples."""
+    if isinstance(value, list | tuple):
+        return tuple(map(_decoded, value))
+    return math.nan if value is None else value
 
 
 def find_slices(bins: Bins, sums: ColumnSums, tasks: Sequence[str]) -> Slices:

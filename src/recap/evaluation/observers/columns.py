@@ -139,8 +139,8 @@ def field_rce(sums: Tensor) -> Tensor:
     return errors.nan_to_num(0.0).sum(dim=-2) / torch.where(label.sum(dim=-2) > 0, weight.sum(dim=-2), torch.nan)
 
 
-def field_estimates(columns: Columns, sums: ColumnSums, suffix: str = "") -> dict[str, dict[str, Estimate]]:
-    """Task → `field_rce_FEATURE` → estimate, of each column. `suffix`: of the names."""
+def field_estimates(columns: Columns, sums: ColumnSums) -> dict[str, dict[str, Estimate]]:
+    """Task → `field_rce_FEATURE` → estimate, of each column."""
     estimates: dict[str, dict[str, Estimate]] = {task: {} for task in columns.tasks}
     for column, start in zip(columns.bins.columns, columns.bins.starts, strict=True):
         part = sums.sums[start : start + len(column.bins)].transpose(0, 1)  # [G, bins, _SUMS, T]
@@ -149,5 +149,5 @@ def field_estimates(columns: Columns, sums: ColumnSums, suffix: str = "") -> dic
         occupied = part[:, :, WEIGHT].sum(dim=1) > 0  # [G, T]
         for index, task in enumerate(columns.tasks):
             estimate = Estimate(whole[index].item(), replicates[occupied[:, index], index].numpy())
-            estimates[task][f"field_rce_{column.feature}{suffix}"] = estimate
+            estimates[task][f"field_rce_{column.feature}"] = estimate
     return estimates
