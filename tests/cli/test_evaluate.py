@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from recap.cli.main import app
 from recap.config.file.load import load_config
 from recap.errors import ConfigError, DataError, InputError
+from recap.evaluation.result import estimates_file
 from recap.model.directory import verify_model
 from recap.runs import Run
 from recap.training.trainer import train
@@ -53,9 +54,13 @@ def written(file: Path) -> dict[str, Any]:
 
 def test_a_split_keeps_the_results_of_the_others(folder: Path) -> None:
     file = folder / "run" / "evaluation.json"
-    evaluate(folder / "run")
+    text = evaluate(folder / "run")
     both = written(file)
     assert both["splits"].keys() == {"validation", "again"}
+    low, high = both["intervals"]["validation"]["like"]["auc"]
+    assert f"{(low + high) / 2:.4f} ± {(high - low) / 2:.4f}" in text
+    assert both["rows"]["validation"] == both["rows"]["again"]
+    assert estimates_file(file).exists()
     assert both["data"] == {name: [str(folder / "validation" / "*.parquet")] for name in both["splits"]}
     evaluate(folder / "run", "--split=again")
     assert written(file)["splits"] == both["splits"]

@@ -1,5 +1,6 @@
 """The output of a run, on a terminal of 80 columns and without a terminal."""
 
+import math
 import os
 import pty
 import re
@@ -153,6 +154,24 @@ def test_a_table_of_metrics_drops_columns_before_it_cuts_numbers(
     assert {"task", "rce", "auc", "calibration"} <= set(lines[0].split())
     assert all(line.split()[lines[0].split().index("auc")] == "0.7800" for line in lines[1:])
     assert len({line.split()[0] for line in lines[1:]}) == count
+
+
+@pytest.mark.parametrize("width", [60, 80, 160])
+def test_a_table_shows_half_the_width_of_intervals_as_far_as_they_fit(
+    width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics = {"positives": 1408, "ctr": 0.0133, "calibration": 1.02, "log_loss": 0.05, "rce": 12.3, "auc": 0.78}
+    intervals = {TASKS[0]: {"calibration": (0.99, 1.05), "rce": (math.nan, 14.0), "auc": (0.7762, 0.7838)}}
+    console = Console()
+    monkeypatch.setattr(console._out, "width", width)
+    console.table("validation", dict.fromkeys(TASKS[:2], metrics), intervals)
+    _, header, one, other = capsys.readouterr().out.splitlines()
+    assert max(map(len, map(str.rstrip, (header, one, other)))) <= width
+    assert ("0.7800 ± 0.0038" in one) == (width > 60)
+    assert ("1.0200 ± 0.0300" in one) == (width > 80)
+    assert "12.30 ±" not in one
+    assert other.index("0.7800") == one.index("0.7800")
+    assert ("0.7800 ±      -" in other) == (width > 60)
 
 
 def test_before_the_first_step_the_live_view_is_only_a_bar() -> None:

@@ -2,9 +2,11 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from recap.config.training import WatchConfig
+from recap.evaluation.metrics.estimate import Estimate
 from recap.evaluation.remarks import remarks
 
 
@@ -37,3 +39,17 @@ def test_a_watched_metric_that_is_undefined_is_remarked_on_for_its_split() -> No
     assert list(remarks("validation", metrics, watch)) == [("watch", text)]
     assert list(remarks("other", metrics, watch)) == []
     assert list(remarks("validation", metrics, watch.model_copy(update={"tasks": ["share"]}))) == []
+
+
+def test_tasks_of_too_few_users_for_reliable_intervals_are_remarked_on() -> None:
+    def estimates(like: int, share: int) -> dict[str, dict[str, Estimate]]:
+        return {task: {"auc": Estimate(0.5, np.zeros(count))} for task, count in (("like", like), ("share", share))}
+
+    metrics: dict[str, dict[str, float]] = {"like": {}, "share": {}}
+    assert list(remarks("validation", metrics, estimates=estimates(20, 64))) == []
+    ((_, one),) = remarks("validation", metrics, estimates=estimates(19, 64))
+    assert one.startswith(
+        "warning: validation: the users of like fill 19 of 64 buckets, too few for reliable intervals"
+    )
+    ((_, both),) = remarks("validation", metrics, estimates=estimates(19, 3))
+    assert both.startswith("warning: validation: the users fill 3 of 64 buckets")

@@ -2,12 +2,15 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from recap.errors import InputError
-from recap.evaluation.result import EvaluationReport, SplitResult, records
+from recap.evaluation.metrics.estimate import Estimate
+from recap.evaluation.result import SCORE, EvaluationReport, SplitResult, estimates_file, records
 from recap.runs import Run
 
 METRICS = {"like": {"count": 3.0, "auc": math.nan}, "share": {"count": 3.0, "auc": 0.75}}
@@ -63,3 +66,54 @@ def test_each_task_is_one_record() -> None:
         {"step": 6, "split": "validation", "task": "like", "count": 3.0, "auc": None},
         {"step": 6, "split": "validation", "task": "share", "count": 3.0, "auc": 0.75},
     ]
+
+
+def measured(rows: str) -> SplitResult:
+    """A result with intervals and the metrics of the score."""
+    replicates = np.array([0.5, math.nan, 0.25])
+    return SplitResult(
+        METRICS,
+        intervals={"share": {"auc": (0.5, math.nan)}, SCORE: {"ndcg": (0.25, 0.75)}},
+        users=3,
+        rows=rows,
+        estimates={"share": {"auc": Estimate(0.75, replicates)}, SCORE: {"ndcg": Estimate(0.5, replicates[::2])}},
+        score={"ndcg": 0.5},
+    )
+
+
+def test_intervals_lie_in_the_report_and_replicates_beside_it(tmp_path: Path) -> None:
+    file = tmp_path / "results" / "a.json"
+    file.parent.mkdir()
+    report = EvaluationReport("step_00000012", {"validation": measured("ab"), "test": SplitResult(METRICS)})
+    report.write(file)
+    content = json.loads(file.read_text())
+    assert content["intervals"]["validation"]["share"] == {"auc": [0.5, None]}
+    assert (content["users"], content["rows"]) == ({"validation": 3}, {"validation": "ab"})
+    assert content["score"] == {"validation": {"ndcg": 0.5}}
+    assert sorted(path.name for path in file.parent.iterdir()) == ["a.json", "a.safetensors"]
+    read = EvaluationReport.read_estimates(file)
+    assert read.to_json() == report.to_json()
+    again = read.splits["validation"].estimates
+    assert [again["share"]["auc"].value, again[SCORE]["ndcg"].value] == [0.75, 0.5]
+    np.testing.assert_array_equal(again["share"]["auc"].replicates, [0.5, math.nan, 0.25])
+    assert read.splits["test"].estimates == {}
+
+
+def test_replicates_of_other_splits_are_kept_and_of_other_rows_are_not_read(tmp_path: Path) -> None:
+    file = tmp_path / "evaluation.json"
+    EvaluationReport("step_00000012", {"validation": measured("ab")}).write(file)
+    EvaluationReport("step_00000012", {"test": measured("cd")}).write(file, keep_others=True)
+    read = EvaluationReport.read_estimates(file)
+    assert {name: list(split.estimates) for name, split in read.splits.items()} == {
+        "test": ["share", SCORE],
+        "validation": ["share", SCORE],
+    }
+    kept = estimates_file(file).read_bytes()
+    splits = {name: replace(split, rows=split.rows + "0", estimates={}) for name, split in read.splits.items()}
+    EvaluationReport("step_00000012", splits).write(file)
+    assert not estimates_file(file).exists()
+    estimates_file(file).write_bytes(kept)  # as if the writing of both files had been cut short
+    assert all(not split.estimates for split in EvaluationReport.read_estimates(file).splits.values())
+    estimates_file(file).write_bytes(kept[:100])
+    with pytest.raises(InputError, match=r"evaluation\.safetensors: damaged; run 'recap evaluate"):
+        EvaluationReport.read_estimates(file)
