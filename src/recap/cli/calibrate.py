@@ -87,9 +87,12 @@ def calibrate(
     from recap.cli.console import Console
     from recap.evaluation.calibrate.calibrate import Fit, calibrate_run
     from recap.native.allocator import tune_process
+    from recap.runs import better_checkpoint, find_model_directory
 
     console = Console()
     tune_process()
+    if step is None and (remark := better_checkpoint(run, find_model_directory(run))) is not None:
+        console.say(remark)
     fit = Fit(split, method, by, evaluate_on, parse_step(step), output, overwrite)
     calibrated = calibrate_run(config, run, fit, console.say)
     for gain in calibrated.gains:

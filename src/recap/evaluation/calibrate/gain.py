@@ -1,7 +1,7 @@
 """The metrics of a split before and after a fitted calibration, on the same rows."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from recap.evaluation.metrics.suite import MetricSuite
 from recap.evaluation.observers.columns import WEIGHT, ColumnSums, field_rce, max_bins
 from recap.model.calibration import FittedCalibration, FittedMaps, has_one_code
 
+_BLOCK = 1 << 16
 METRICS = ("log_loss", "rce", "calibration", "ece", "auc")
 
 
@@ -49,7 +50,7 @@ class SplitGain:
     split: str
     rows: int
     tasks: Mapping[str, TaskGain]
-    """The tasks that have a fitted calibration."""
+    """The tasks that have a fitted calibration, and labels here."""
     monotone: bool
     """Whether the calibration has no offsets, so that it keeps the order of rows."""
 
@@ -65,7 +66,7 @@ class SplitGain:
         None for a calibration with offsets, which may change the order of rows.
         """
         changes = [abs(task.after["auc"].value - task.before["auc"].value) for task in self.tasks.values()]
-        return max(changes, default=0.0) if self.monotone else None
+        return max(filter(math.isfinite, changes), default=0.0) if self.monotone else None
 
     def to_json(self) -> dict[str, Any]:
         """The entry of this split in `calibration.json`."""
@@ -83,7 +84,11 @@ def measure_gain(rows: SplitRows, fitted: FittedCalibration, config: RecapConfig
     """
     after = FittedMaps(fitted, config)(rows.probabilities, rows.codes)
     before, calibrated = (_estimates(rows, predictions, fitted, config) for predictions in (rows.probabilities, after))
-    tasks = {task: TaskGain(before[task], calibrated[task]) for task in config.tasks if task in fitted.tasks}
+    tasks = {
+        task: TaskGain(before[task], calibrated[task])
+        for task in config.tasks
+        if task in fitted.tasks and not math.isnan(before[task]["log_loss"].value)
+    }
     return SplitGain(split, rows.total, tasks, monotone=fitted.by is None)
 
 
@@ -92,7 +97,8 @@ def _estimates(
 ) -> dict[str, dict[str, Estimate]]:
     """Task → metric → estimate."""
     suite = MetricSuite(config.tasks, METRICS, config.regressions, config.metrics)
-    suite.update(predictions, rows.labels, rows.weights, rows.users)
+    for part in _blocks(len(rows)):
+        suite.update(predictions[part], rows.labels[part], rows.weights[part], rows.users[part])
     estimates = {
         task: {name: of[name] for name in METRICS if name in of} for task, of in suite.result().estimates.items()
     }
@@ -113,13 +119,20 @@ def _field_rce(rows: SplitRows, predictions: Tensor, codes: Tensor) -> list[Esti
     if len(known) > max_bins(tasks):
         return []
     sums = ColumnSums.of(len(known), tasks)
-    index = torch.from_numpy(value).unsqueeze(0)
-    sums.add(index, predictions.double(), rows.labels.double(), rows.weights.double(), rows.buckets)
+    index, buckets = torch.from_numpy(value).unsqueeze(0), rows.buckets
+    for part in _blocks(len(rows)):
+        labels, weights = rows.labels[part].double(), rows.weights[part].double()
+        sums.add(index[:, part], predictions[part].double(), labels, weights, buckets[part])
     by_bucket = sums.sums.transpose(0, 1)  # [G, bins, sums, T]
     whole = by_bucket.sum(dim=0)
     values, replicates = field_rce(whole), field_rce(whole - by_bucket)
     occupied = by_bucket[:, :, WEIGHT].sum(dim=1) > 0  # [G, T]
     return [Estimate(values[task].item(), replicates[occupied[:, task], task].numpy()) for task in range(tasks)]
+
+
+def _blocks(rows: int) -> Iterator[slice]:
+    """Rows to add at once, which bounds memory."""
+    return (slice(start, start + _BLOCK) for start in range(0, rows, _BLOCK))
 
 
 def _estimate(estimate: Estimate) -> dict[str, Any]:

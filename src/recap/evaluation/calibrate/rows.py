@@ -9,6 +9,7 @@ from torch import Tensor
 
 from recap.data.batch import Batch
 from recap.data.stream.batch_stream import BatchStream
+from recap.errors import DataError
 from recap.evaluation.evaluate import evaluate
 from recap.evaluation.metrics.buckets import bucket_of
 from recap.model.calibration import logits_of
@@ -83,9 +84,14 @@ class TaskRows:
 
 
 def collect_rows(scorer: Scorer, stream: BatchStream) -> SplitRows:
-    """All rows of `stream`, or a fair sample of `MAX_ROWS`. `scorer`: without a fitted calibration."""
+    """All rows of `stream`, or a fair sample of `MAX_ROWS`. `scorer`: without a fitted calibration.
+
+    Raises DataError without rows.
+    """
     collector = RowCollector()
     evaluate(scorer, stream, [collector])
+    if not collector.total:
+        raise DataError("the split has no rows")
     return collector.result()
 
 
@@ -93,7 +99,7 @@ class RowCollector:
     """Holds the rows with the smallest of one random number per row, so that each row has the same chance."""
 
     def __init__(self) -> None:
-        self._total = 0
+        self.total = 0
         self._random = torch.Generator().manual_seed(0)
         self._parts: list[tuple[Tensor, ...]] = []
 
@@ -102,10 +108,10 @@ class RowCollector:
         assert batch.labels is not None
         assert batch.weights is not None
         rows = len(batch)
-        users = torch.arange(self._total, self._total + rows) if batch.user is None else batch.user
+        users = torch.arange(self.total, self.total + rows) if batch.user is None else batch.user
         columns = (scores.calibrated_probabilities, batch.labels, batch.weights, users, batch.discrete)
         keys = torch.rand(rows, generator=self._random, dtype=torch.float64)
-        self._total += rows
+        self.total += rows
         # Clones, since readers reuse the memory of batches.
         self._parts.append((keys, *(column.cpu().clone() for column in columns)))
         if sum(len(part[0]) for part in self._parts) > 2 * MAX_ROWS:
@@ -122,4 +128,4 @@ class RowCollector:
         """The rows, in the order of the stream; at least one was added."""
         self._reduce()
         _, *columns = self._parts[0]
-        return SplitRows(self._total, *columns)
+        return SplitRows(self.total, *columns)
