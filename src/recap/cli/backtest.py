@@ -31,32 +31,45 @@ def backtest(
     overrides: Overrides = None,
     first: Annotated[
         int | None,
-        typer.Option("--first", metavar="N", help="Windows to train on before the first evaluation.", show_default="1"),
+        typer.Option(
+            "--first",
+            metavar="N",
+            help="Windows to train on before the first evaluation; default: 1.",
+            show_default=False,
+        ),
     ] = None,
     mode: Annotated[
         str | None,
         typer.Option(
             "--mode",
             metavar="MODE",
-            help="retrain: a new model on all earlier windows; continue: the previous model, on the new windows.",
-            show_default="retrain",
+            help="retrain: a new model on all earlier windows (default); continue: the last model, on the new ones.",
+            show_default=False,
         ),
     ] = None,
     window: Annotated[
-        str | None, typer.Option("--window", metavar="UNIT", help="day, hour or file.", show_default="day")
+        str | None,
+        typer.Option("--window", metavar="UNIT", help="day, hour or file; default: day.", show_default=False),
     ] = None,
     gap: Annotated[
         int | None,
-        typer.Option("--gap", metavar="N", help="Windows between training and evaluation.", show_default="0"),
+        typer.Option(
+            "--gap", metavar="N", help="Windows between training and evaluation; default: 0.", show_default=False
+        ),
     ] = None,
     holdout: Annotated[
         int | None,
-        typer.Option("--holdout", metavar="K", help="Windows at the end that no fold reads.", show_default="0"),
+        typer.Option(
+            "--holdout", metavar="K", help="Windows at the end that no fold reads; default: 0.", show_default=False
+        ),
     ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", metavar="DIR", help="Folder to write to; default: training.save_dir with -backtest behind it."
+            "--output",
+            metavar="DIR",
+            help="Folder to write to; default: training.save_dir with -backtest behind it.",
+            show_default=False,
         ),
     ] = None,
     holdout_final: Annotated[
@@ -71,7 +84,8 @@ def backtest(
     """Evaluate each day by a model that was trained on earlier days only.
 
     Trains a run per fold, prints a table of metrics by window with drift, and writes backtest.json. Run the same
-    command again to continue. The options are short for the section backtest of the configuration.
+    command again to continue. The options override the
+    section backtest of the configuration.
     """
     from recap.cli.messages import print_warnings
     from recap.config.file.load import resolve
@@ -142,8 +156,9 @@ def _table(measured: "dict[str, Measured]", kind: "TaskKind", regressions: list[
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("window", no_wrap=True)
     table.add_column("task", no_wrap=True)
-    for name in (label, prediction, "in training", *HEADLINES[kind]):
-        table.add_column(SPECS[name].title if name in SPECS else name, justify="right", no_wrap=True)
+    titles = {name: SPECS[name].title for name in (label, prediction, *HEADLINES[kind])}
+    for title in (titles.pop(label), titles[prediction], f"{titles.pop(prediction)} in training", *titles.values()):
+        table.add_column(title, justify="right", no_wrap=True)
     for window, part in measured.items():
         shown = window
         for task, metrics in part.metrics.items():
