@@ -16,7 +16,7 @@ from recap.text import plural
 
 _DATE = re.compile(r"(?<!\d)(\d{4})([-/_]?)(\d{2})\2(\d{2})(?:[-/_T ]?(?:hour=|hr=|h=)?(\d{2}))?(?!\d)")
 """A date in a path, and the hour that may follow: 2026-01-31, 20260131T18, 2026/01/31/18, date=20260131/hour=18."""
-_ADVICE = "split the files by time: recap data split FILES --by COLUMN --days --output DIR"
+_ADVICE = "split the files by time: recap data split FILES --by COLUMN --days --timezone NAME --output DIR"
 
 
 @dataclass(frozen=True)
