@@ -88,3 +88,12 @@ def test_a_sample_is_deterministic_and_drift_survives_json(tmp_path: Path) -> No
 
 def test_the_index_of_empty_bins_is_finite() -> None:
     assert 0 < psi(np.array([10.0, 0.0]), np.array([0.0, 10.0])) < np.inf
+
+
+def test_a_column_of_one_value_has_one_bin(tmp_path: Path) -> None:
+    config = feed_config(write_feed(tmp_path), tmp_path / "run")
+    (sample,) = rows(config, [1])
+    constant = replace(sample, continuous=torch.ones_like(sample.continuous))
+    age = next(item for item in compared(config, [constant], [constant]).features if item.feature == "age")
+    assert [(share.values, share.rows) for share in age.bins] == [("any value", 1.0)]
+    assert age.psi == 0

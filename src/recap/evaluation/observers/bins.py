@@ -158,7 +158,7 @@ def _numeric(name: str, role: str, index: int, sample: Sequence[Batch], *, is_li
     else:
         bounds = [*zip([None, *ends], [*ends, None], strict=True)]
         bins = [Bin(_range_text(low, high), feature | _range(low, high)) for low, high in bounds]
-        bins = [Bin("any value")] if not ends else bins
+        bins = bins if ends else [Bin(bins[0].text)]  # which is all rows
     if is_list:
         bins = [Bin(item.text) for item in bins]
     return BinnedColumn(name, role, index, [*bins, Bin(MISSING)], torch.tensor(ends, dtype=torch.float32))
@@ -181,9 +181,9 @@ def _range(low: float | None, high: float | None) -> dict[str, float]:
 
 
 def _range_text(low: float | None, high: float | None) -> str:
-    if low is None or high is None:
-        return f"below {high:.6g}" if low is None else f"{low:.6g} or more"
-    return f"{low:.6g} to {high:.6g}"
+    if high is None:
+        return "any value" if low is None else f"{low:.6g} or more"
+    return f"below {high:.6g}" if low is None else f"{low:.6g} to {high:.6g}"
 
 
 @dataclass(frozen=True)
