@@ -26,7 +26,7 @@ from recap.config.file.load import load_config
 from recap.data.formats.location import Location
 from recap.data.simulate.world import BLOCK_ROWS, TASKS
 from recap.data.simulate.writer import BLOCKS_PER_FILE, simulate
-from recap.evaluation.calibrate.calibrate import Fit, calibrate_run
+from recap.evaluation.calibrate.run import Fit, calibrate_run
 from recap.inference.predictor import Predictor
 from recap.reporting import Reporter
 from recap.runs import Run

@@ -158,6 +158,11 @@ def test_tasks_with_few_positives_are_left_alone(run: Path, trained: Path, tmp_p
     calibration = open_model(Run(run).checkpoint()).calibration
     assert calibration is not None
     assert list(calibration.tasks) == ["share"]
+    pq.write_table(rows.slice(0, 40), tmp_path / "few.parquet")
+    before = (Run(run).checkpoint() / "calibration.json").read_bytes()
+    with pytest.raises(InputError, match="no task can be calibrated on 'calibration'; nothing was written"):
+        recap(*arguments, inputs, "--overwrite")
+    assert (Run(run).checkpoint() / "calibration.json").read_bytes() == before
 
 
 def test_a_large_split_is_sampled_and_the_sample_is_fair(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,7 +94,7 @@ def _measure(config: RecapConfig, run: Run, plan: FoldPlan, reporter: Reporter, 
     result = evaluate_run(config, run.path, NEXT, say=reporter.say, output=output).splits[NEXT]
     checkpoint = find_model_directory(run.path)
     model = open_model(checkpoint)
-    scorer = Scorer.of(config, model.ranker.to(start_runtime().device))
+    scorer = Scorer.of(config, model.ranker.to(start_runtime().device), model.calibration)
     shift = drift(
         config, model.assets, scorer, read_sample(config, model.assets), read_sample(config, model.assets, NEXT)
     )

@@ -85,7 +85,7 @@ def calibrate(
     run = source if source.is_dir() else Path(config.training.save_dir)
 
     from recap.cli.console import Console
-    from recap.evaluation.calibrate.calibrate import Fit, calibrate_run
+    from recap.evaluation.calibrate.run import Fit, calibrate_run
     from recap.native.allocator import tune_process
     from recap.runs import better_checkpoint, find_model_directory
 
@@ -109,7 +109,7 @@ def _remove(
             raise InputError(f"{option}: --remove fits nothing; leave out one of the two")
     config = load_to_evaluate(source, overrides, set_files, is_run=source.is_dir())
 
-    from recap.evaluation.calibrate.calibrate import remove_calibration
+    from recap.evaluation.calibrate.run import remove_calibration
 
     run = source if source.is_dir() else Path(config.training.save_dir)
     print(f"removed: {remove_calibration(run, parse_step(step))}")
