@@ -87,6 +87,14 @@ def test_a_stratum_of_a_feature_with_a_shared_vocabulary_is_checked() -> None:
     assert any(message in line for line in found), found
 
 
+@pytest.mark.usefixtures("feed")
+def test_the_columns_of_lists_are_checked_in_validation_sets() -> None:
+    found = problems("features.request=reqest_id")
+    assert any("features.request: validation/part-0.parquet: column 'reqest_id': is missing" in line for line in found)
+    found = problems("features.timestamp=language", "metrics.lists=user_day")
+    assert any("features.timestamp: validation/part-0.parquet: column 'language'" in line for line in found), found
+
+
 def test_problems_of_histories_and_shared_tables_have_their_origin(feed: Path) -> None:
     file = next(file for file in VALID if file.stem == "histories")
     table = pq.read_table(feed / "train" / "part-0.parquet")
