@@ -181,6 +181,14 @@ def feed_config(folder: Path, save_dir: Path, **sections: dict[str, Any]) -> Rec
     return config_of(values)
 
 
+def at_half(config: RecapConfig) -> RecapConfig:
+    """`config` with towers that start at a probability of ½, whatever the labels."""
+    values = config.model_dump()
+    for task in values["model"]["tasks"].values():
+        task["initial_rate"] = "none"
+    return config_of(values)
+
+
 class Recorder(Reporter):
     """A reporter that records its calls; `after_step` maps a step to a function to call after it."""
 

@@ -38,6 +38,7 @@ def test_these_fields_may_change_on_resume() -> None:
         "training.eval_timeout_in_s",
         "training.watch.stop_after",
         "training.mlflow",
+        "training.batch_norm_rows",
         "training.non_finite",
         "training.preemption_grace_seconds",
         "training.threads",

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from model.kinds import make_config, make_ranker
-from support import Recorder, feed_config, feed_values
+from support import Recorder, at_half, feed_config, feed_values
 from torch.testing import assert_close
 from training.runs import assert_same_run, files, interrupt, records
 
@@ -75,9 +75,9 @@ def test_a_failure_while_averages_are_applied_restores_the_weights() -> None:
 
 def test_averaging_does_not_change_training(feed: Path, tmp_path: Path) -> None:
     """The raw weights saved at every step equal those of a run without an average, and give the average."""
-    plain = averaged(feed, tmp_path / "plain", None, checkpoint_every_n=1)
+    plain = at_half(averaged(feed, tmp_path / "plain", None, checkpoint_every_n=1))
     train(plain, Recorder())
-    train(averaged(feed, tmp_path / "ema", checkpoint_every_n=1, eval_log_every_n=3), Recorder())
+    train(at_half(averaged(feed, tmp_path / "ema", checkpoint_every_n=1, eval_log_every_n=3)), Recorder())
     last = files(tmp_path / "ema", 12, WEIGHTS)
     raw = [files(tmp_path / "ema", step, RAW) for step in range(1, 13)]
     for step, weights in enumerate(raw, start=1):

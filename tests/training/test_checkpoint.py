@@ -147,7 +147,7 @@ def test_the_layout_of_a_checkpoint_stays_readable_for_older_runs(feed: Path, tm
     assert names == {"weights", "raw_weights", "optimizer", "balancing"}
     state = Run(tmp_path / "run").state(6)
     top_level = {"step", "evaluated_step", "best_step", "skipped_steps", "rolled_back", "finished"}
-    assert state.keys() == top_level | {"loss_sums", "loss_steps", "stream", "watch", "loss_scale"}
+    assert state.keys() == top_level | {"loss_sums", "loss_steps", "stream", "watch", "loss_scale", "initial_rates"}
     assert state["stream"].keys() == {"row", "files", "skipped"}
     assert state["watch"].keys() == {"best", "waited", "cuts"}
     assert state["loss_scale"].keys() == {"factor", "good_steps"}

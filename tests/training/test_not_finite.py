@@ -57,7 +57,7 @@ def configured(feed: Path, run: Path, policy: dict[str, Any] | None = None, **se
         values["train_data"]["weight"] = "weight"
         values["validation_data"]["validation"]["weight"] = None
         for task in values["model"]["tasks"].values():
-            task["pos_weight"] = 10.0
+            task |= {"pos_weight": 10.0, "initial_rate": "none"}  # the rate would be that of the heavy row
     return config_of(values)
 
 

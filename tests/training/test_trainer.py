@@ -12,7 +12,7 @@ from training.runs import assert_same_run, files, interrupt, records
 
 from recap.config.recap import RecapConfig
 from recap.data.encoding.assets import load_assets
-from recap.errors import CheckpointError, Interrupted, RunError
+from recap.errors import CheckpointError, DataError, Interrupted, RunError
 from recap.model.directory import build_ranker, open_model
 from recap.runs import Run, find_model_directory
 from recap.runtime import seed_torch
@@ -216,7 +216,7 @@ def test_an_evaluation_that_times_out_is_stopped_and_training_continues(feed: Pa
     train(feed_config(feed, tmp_path / "run", training={"eval_timeout_in_s": 1e-6}), recorder)
     assert recorder.steps[-1] == 12
     assert recorder.evaluated_at == []
-    assert recorder.messages[0].startswith("evaluation of validation at step 6 exceeded 1e-06 s and was stopped")
+    assert recorder.messages[1].startswith("evaluation of validation at step 6 exceeded 1e-06 s and was stopped")
 
 
 def test_evaluation_does_not_change_training(feed: Path, tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_invalid_labels_stop_the_run_with_file_and_row(tmp_path: Path) -> None:
     table = pq.read_table(file)
     bad = pa.array([9, *table.column("like").to_pylist()[1:]])
     pq.write_table(table.set_column(table.schema.get_field_index("like"), "like", bad), file)
-    with pytest.raises(RunError, match=r"part-0.parquet: column 'like', row 0: found 9"):
+    with pytest.raises(DataError, match=r"part-0.parquet: column 'like', row 0: found 9"):
         train(feed_config(feed, tmp_path / "run"), Recorder())
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from support import Recorder, feed_config, feed_values
+from support import Recorder, at_half, feed_config, feed_values
 from torch import Tensor
 from training.runs import files
 
@@ -16,8 +16,8 @@ from recap.errors import CheckpointError, ConfigError
 from recap.model.directory import SavedModel, new_ranker
 from recap.runs import find_model_directory
 from recap.runtime import seed_torch
+from recap.training.start.warm_start import start_from
 from recap.training.trainer import train
-from recap.training.warm_start import start_from
 
 WEIGHTS = "weights.safetensors"
 
@@ -62,12 +62,14 @@ def test_mapped_modules_load_from_their_old_names(feed: Path, tmp_path: Path, ol
 
 
 def test_fresh_modules_start_as_in_a_new_model(feed: Path, tmp_path: Path, old: Path) -> None:
-    config = warm(
-        feed,
-        tmp_path / "run",
-        old,
-        {"map": {"towers.like": "towers.share"}, "fresh": ["inputs.embeddings.tables", "sharing", "towers.share"]},
-        embeddings={"default": 6},
+    config = at_half(
+        warm(
+            feed,
+            tmp_path / "run",
+            old,
+            {"map": {"towers.like": "towers.share"}, "fresh": ["inputs.embeddings.tables", "sharing", "towers.share"]},
+            embeddings={"default": 6},
+        )
     )
     recorder = Recorder()
     weights, before, new = started(config, recorder), files(old, 2, WEIGHTS), fresh(config)

@@ -22,7 +22,7 @@ from recap.model.directory import SavedModel, write_model
 from recap.model.names import is_below
 from recap.model.ranker import Ranker
 from recap.storage import atomic_directory
-from recap.training.warm_start import start_from
+from recap.training.start.warm_start import start_from
 
 WORDS: Assets = {"language": pa.array(["en", "ja"])}
 Change = Callable[[dict[str, Any]], None]
@@ -66,7 +66,7 @@ def test_columns_in_another_order_are_refused_for_every_kind_of_model(case: str,
     read = ("inputs.featurization", "sharing", "cascade", "towers")
     start_from(old, reordered(config, [path for path in read if any(is_below(name, path) for name in weights)]))
     same = SavedModel(config, WORDS, make_ranker(config, seed=1))
-    assert start_from(old, same) == []
+    assert start_from(old, same).messages == []
     batch = make_batch(config)
     outputs = [ranker.eval()(batch).logits for ranker in (make_ranker(config), same.ranker)]
     assert torch.equal(*outputs)
@@ -205,7 +205,7 @@ def test_other_changes_are_reported(tmp_path: Path) -> None:
     values = deepcopy(RICH)
     values["features"]["histories"]["watched"]["keep"] = "first"
     values["features"]["discrete"]["language"]["vocabulary"] = "today.parquet"
-    assert start_from(old, model_of(values, RICH_ASSETS)) == [
+    assert start_from(old, model_of(values, RICH_ASSETS)).messages == [
         f"changed since {old}: features.histories.watched.keep: last → first"
     ]
 
@@ -242,7 +242,7 @@ def test_the_rows_of_a_table_follow_their_values(
     rows = before.ranker.state_dict()["inputs.embeddings.tables.language.weight"]
     with torch.no_grad():
         rows[0] = 7.0  # what training made of unknown values
-    messages = start_from(written(before, tmp_path_factory.mktemp("old") / "model"), after)
+    messages = start_from(written(before, tmp_path_factory.mktemp("old") / "model"), after).messages
     result = after.ranker.state_dict()["inputs.embeddings.tables.language.weight"]
     expected = [rows[0], *(rows[old[1].index(value) + 1] if value in old[1] else None for value in new[1])]
     for code, row in enumerate(expected):

@@ -8,6 +8,7 @@ from recap.config.backbones import BackboneConfig, CrossConfig
 from recap.config.base import (
     BaseConfig,
     Check,
+    FreeOnResume,
     Name,
     NonNegativeInt,
     OrderMatters,
@@ -100,7 +101,19 @@ class AffineMapConfig(BaseConfig):
     scale: float = 1.0
     """Initial value of the scale."""
     bias: float = 0.0
-    """Initial value of the bias."""
+    """Initial value of the bias. 0 leaves it to `initial_rate`; any other value is where the task starts."""
+
+
+def _is_rate(value: object) -> object:
+    if value not in ("auto", "none") and not (isinstance(value, float) and 0 < value < 1):
+        raise ValueError("expected auto, none, or a number above 0 and below 1")
+    return value
+
+
+InitialRate = Annotated[
+    Literal["auto", "none"] | Annotated[float, Field(gt=0, lt=1)],
+    BeforeValidator(_is_rate, json_schema_input_type=Literal["auto", "none"] | Annotated[float, Field(gt=0, lt=1)]),
+]
 
 
 class TaskConfig(BaseConfig):
@@ -110,6 +123,12 @@ class TaskConfig(BaseConfig):
     """The network that predicts the logit, or the raw value of a regression."""
     affine_map: AffineMapConfig | None = None
     """Learns a scale and a bias of the logit. Optional; off by default."""
+    initial_rate: Annotated[InitialRate, FreeOnResume()] = "auto"
+    """The rate at which a new tower starts: its last bias is the constant output that has the least loss for a task
+    with this share of positives, ln(rate / (1 − rate)) without `pos_weight`. Weight decay leaves that bias alone.
+    `auto` counts the labels of the first rows of the training data, and starts a regression at the mean of its
+    transformed labels. A number is the weighted share of positives among the rows as trained on. `none` starts at
+    an output of 0, a probability of ½, as published."""
     objective: ObjectiveConfig = BinaryConfig(kind="binary")
     """`binary` predicts whether something happens, `regression` predicts a number."""
     loss: BinaryLossConfig = BceConfig(kind="bce")
@@ -122,7 +141,14 @@ class TaskConfig(BaseConfig):
     """Adds a loss on the order of each user's rows. Optional; off by default."""
 
     def checks(self) -> tuple[Check, ...]:
-        return (self._regression_has_no_positives,)
+        return self._regression_has_no_positives, self._has_one_start
+
+    def _has_one_start(self) -> Problems:
+        if isinstance(self.initial_rate, float) and self.affine_map is not None and self.affine_map.bias:
+            yield (
+                ("initial_rate",),
+                f"affine_map.bias: {self.affine_map.bias:g} also sets where the task starts; remove one of them",
+            )
 
     def _regression_has_no_positives(self) -> Problems:
         if isinstance(self.objective, RegressionConfig):
@@ -133,6 +159,11 @@ class TaskConfig(BaseConfig):
                 )
             if self.pos_weight != 1:
                 yield ("pos_weight",), "a regression task has no positives; remove it, or use loss_weight"
+            if isinstance(self.initial_rate, float):
+                yield (
+                    ("initial_rate",),
+                    "a regression task has no rate; use auto, which starts it at the mean label, or none",
+                )
             if self.pairwise is not None:
                 yield ("pairwise",), "a regression task has no positives and negatives to pair; remove it"
 

@@ -165,6 +165,10 @@ class TrainingConfig(BaseConfig):
     Optional; default: 1."""
     ema: EmaConfig | None = None
     """Evaluates and saves a moving average of the weights. Optional; off by default."""
+    batch_norm_rows: Annotated[PositiveInt | None, FreeOnResume()] = None
+    """Number of training rows, from the first, over which the running statistics of BatchNorm are estimated anew for
+    every evaluation and checkpoint (PreciseBN, arXiv:2105.07576), for better calibrated predictions. Takes a forward
+    pass over them each time. Optional; default: the running statistics of training, of its last micro-batches."""
     non_finite: Annotated[NonFiniteConfig, FreeOnResume()] = RaiseConfig()
     """What to do when losses, gradients or running statistics of a step are not finite."""
     preemption_grace_seconds: Annotated[PositiveFloat, FreeOnResume()] = 30.0

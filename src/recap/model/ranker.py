@@ -94,6 +94,12 @@ class Ranker(nn.Module):
         """The parameters of a task's tower, including its affine map."""
         return self.towers.named(task).parameters()
 
+    def last_bias(self, task: str) -> nn.Parameter:
+        """The bias that a task's tower adds last."""
+        tower = self.towers.named(task)
+        assert isinstance(tower, Tower)
+        return tower.last_bias
+
     def shared_parameters(self) -> Iterator[nn.Parameter]:
         """All parameters outside the towers."""
         for name, module in self.named_children():

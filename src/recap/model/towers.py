@@ -30,6 +30,14 @@ class Tower(nn.Module):
         self.network = _build_network(config.tower, layout)
         self.affine_map = AffineMap(config.affine_map) if config.affine_map is not None else nn.Identity()
 
+    @property
+    def last_bias(self) -> nn.Parameter:
+        """The bias that is added last, a scalar or [1]: that of the affine map, else of the last Linear."""
+        if isinstance(self.affine_map, AffineMap):
+            return self.affine_map.bias
+        (*_, last) = (module for module in self.network.modules() if isinstance(module, nn.Linear))
+        return last.bias
+
     def forward(self, inputs: Tensor) -> Tensor:
         """[B, layout.width] → [B]."""
         logits: Tensor = self.affine_map(self.network(inputs).squeeze(1))

@@ -14,7 +14,7 @@ from recap.data.stream.batch_stream import BatchStream
 from recap.errors import CheckpointError
 from recap.model.directory import weight_mismatches
 from recap.model.ranker import Ranker
-from recap.training.average import WeightAverage
+from recap.training.saved_weights import SavedWeights
 
 
 class Stateful(Protocol):
@@ -54,13 +54,13 @@ class Progress:
 
 
 class ModelWeights:
-    """The weights of a model directory: the moving averages if configured, else those of the ranker."""
+    """The weights of a model directory."""
 
-    def __init__(self, ranker: Ranker, average: WeightAverage) -> None:
-        self._ranker, self._average = ranker, average
+    def __init__(self, ranker: Ranker, saved: SavedWeights) -> None:
+        self._ranker, self._saved = ranker, saved
 
     def state_dict(self) -> Mapping[str, Tensor]:
-        with self._average.applied():
+        with self._saved.applied():
             state: dict[str, Tensor] = self._ranker.state_dict()
         return state
 

@@ -20,7 +20,7 @@ from recap.model.directory import SavedModel, new_ranker
 from recap.model.frozen import freeze
 from recap.model.summary import forward_flops
 from recap.reporting import Reporter
-from recap.runs import Run, RunResult, find_model_directory
+from recap.runs import Run, RunResult
 from recap.runtime import restored_threads, seed_torch, start_runtime, use_threads
 from recap.signals import Signals, StopNow, collected_signals
 from recap.storage import replace_text
@@ -29,7 +29,6 @@ from recap.training.average import WeightAverage
 from recap.training.balancing.build import build_balancing
 from recap.training.checkpoints import Checkpoints, check_resumable
 from recap.training.evaluations import Evaluations, Stopped
-from recap.training.first_rows import FirstRows
 from recap.training.log import TrainLog, describe_limits, describe_setup, weight_norms
 from recap.training.loss_scale import LossScale
 from recap.training.non_finite import RolledBack, RowLosses, build_policy, describe
@@ -37,10 +36,13 @@ from recap.training.optimizer.memory import check_memory
 from recap.training.optimizer.scheduled import ScheduledOptimizer
 from recap.training.parallel import DataParallel
 from recap.training.profile import Profile, span
+from recap.training.saved_weights import SavedWeights
+from recap.training.start.first_rows import FirstRows
+from recap.training.start.initial_rates import InitialRates
+from recap.training.start.new_run import start_new_run
 from recap.training.state import ModelWeights, Progress, StreamPosition, TrainState
 from recap.training.step import TrainStep
 from recap.training.step_guard import not_finite
-from recap.training.warm_start import start_from
 from recap.training.watch import Watch
 
 
@@ -116,6 +118,7 @@ class Trainer:
         check_memory(config, ranker)
         self.model, self.average = SavedModel(config, assets, ranker), WeightAverage(config.training.ema, ranker)
         strategy = DataParallel(ranks, self.consensus)
+        self.saved_weights = SavedWeights(config, ranker, self.average, self.stream, self.runtime, strategy)
         self.balancing = build_balancing(config, ranker.parameters(), self.runtime.device, strategy)
         self.watch = Watch(config.training.watch)
         self.optimizer = ScheduledOptimizer(
@@ -138,7 +141,7 @@ class Trainer:
         self.trackers, self.log = Trackers([]), TrainLog(config, self.stream)
         self.first_rows = FirstRows(self.stream, config.features.max_unknown, ranks, reporter.say)
         self.position = StreamPosition(self.stream, accept_changes=accept_changed_data)
-        self.progress = Progress()
+        self.progress, self.initial_rates = Progress(), InitialRates()
         self.state = self._all_state()
         self.checkpoints = Checkpoints(config, assets)
         self._restore_or_start()
@@ -153,12 +156,14 @@ class Trainer:
         """The state that checkpoints hold; add further stateful parts here."""
         return TrainState.of(
             self.progress,
-            weights=ModelWeights(self.model.ranker, self.average),
+            weights=ModelWeights(self.model.ranker, self.saved_weights),
             raw_weights=self.average,
+            running_statistics=self.saved_weights,
             optimizer=self.optimizer,
             balancing=self.balancing,
             loss_scale=self.loss_scale,
             watch=self.watch,
+            initial_rates=self.initial_rates,
             log=self.log,
             stream=self.position,
         )
@@ -185,24 +190,18 @@ class Trainer:
         self.ranks.check_equal(facts)
 
     def _restore_or_start(self) -> None:
-        """Restore the latest checkpoint; in a new run, warm-start the weights if configured."""
+        """Restore the latest checkpoint; in a new run, warm-start the weights and set the initial rates."""
         local = self.checkpoints.latest_valid_step(self.reporter.say) if self.ranks.is_first else None
         step = self.ranks.broadcast_object(local)
         if step is None:
-            self._warm_start()
-            return
-        checkpoint = self.checkpoints.run.checkpoint_path(step)
-        for change in check_resumable(checkpoint, self.config, self.model.assets):
-            self.reporter.say(f"changed since {checkpoint.name}: {change}")
-        self.checkpoints.restore(step, self.state)
-
-    def _warm_start(self) -> None:
-        path = self.config.training.initial_checkpoint_dir
-        if path is None:
-            return
-        for line in start_from(find_model_directory(Path(path)), self.model):
-            self.reporter.say(line)
-        self.average.restart()
+            start_new_run(self.model, self.initial_rates, self.stream, self.ranks, self.reporter.say)
+            self.average.restart()
+        else:
+            checkpoint = self.checkpoints.run.checkpoint_path(step)
+            for change in check_resumable(checkpoint, self.config, self.model.assets):
+                self.reporter.say(f"changed since {checkpoint.name}: {change}")
+            self.checkpoints.restore(step, self.state)
+        self.optimizer.spare_decay([self.model.ranker.last_bias(task) for task in self.initial_rates.rates])
 
     def run(self, profile: Profile) -> RunResult:
         """Train to the end. Raises Interrupted after a signal, with every finished step saved."""
@@ -282,6 +281,7 @@ class Trainer:
                 progress.step = step
             else:
                 self.average.update(step)
+                self.saved_weights.forget()
                 progress.step = step
                 loss = self.log.add(losses)
                 self.reporter.advance(step, loss, self.stream.batch_rows, self.log.losses, self.log.waited)
@@ -332,8 +332,9 @@ class Trainer:
         if not self._evaluation_is_due():
             return False
         started, step = time.monotonic(), self.progress.step
+        self.saved_weights.estimate()
         try:
-            with span("evaluation"), self.average.applied():
+            with span("evaluation"), self.saved_weights.applied():
                 evaluations = self.evaluations(step, self.trackers)
         except Stopped:
             return False
@@ -349,7 +350,10 @@ class Trainer:
 
     def _save_if_due(self) -> None:
         is_best = self.progress.best_step == self.progress.step
-        if self._is_due(self.config.training.checkpoint_every_n) or is_best or self.consensus.signals:
+        is_due = self._is_due(self.config.training.checkpoint_every_n) or is_best
+        if is_due:
+            self.saved_weights.estimate()
+        if is_due or self.consensus.signals:
             self._save()
 
     def _save(self) -> None:

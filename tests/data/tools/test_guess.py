@@ -140,9 +140,7 @@ def test_the_starter_config_is_valid_fits_the_data_and_trains(file: Path, tmp_pa
     written = started(tmp_path, file, "0.2")
     trained(written)
     config = load_config(written)
-    bias = config.model.tasks["is_clicked"].affine_map
-    assert bias is not None
-    assert bias.bias == pytest.approx(np.log(0.25 / 0.75), abs=0.3)
+    assert config.model.tasks["is_clicked"].initial_rate == "auto"
     assert [column.name for column in config.features.ids] == ["post_id", "trace_id"]
     words = pq.read_table(tmp_path / "vocabularies" / "language.parquet")
     assert sorted(words.column("value").to_pylist()) == ["en", "ja", "pt"]

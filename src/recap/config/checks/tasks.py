@@ -1,6 +1,7 @@
 """Checks of tasks against their labels, learning rates, score weights and losses."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 from recap.config.base import DEFAULT, Problems
 from recap.config.checks.common import DataSets, Tasks, twice, unknown
@@ -54,6 +55,8 @@ def chain_problems(model: ModelConfig, train_data: TrainDataConfig) -> Problems:
         if task in model.regressions:
             path = ("model", "cascade", "chain", index)
             yield path, f"{task!r} is a regression task; list binary tasks only"
+    if isinstance(cascade, EsmmConfig):
+        yield from _rates_along(cascade.chain, model.tasks)
     if not isinstance(cascade, EsmmConfig) or train_data.sampling_correction != "calibration":
         return
     for index, task in enumerate(cascade.chain):
@@ -63,6 +66,19 @@ def chain_problems(model: ModelConfig, train_data: TrainDataConfig) -> Problems:
                 ("model", "cascade", "chain", index),
                 f"{task!r} is down-sampled in train_data.tasks, and esmm cannot calibrate the factors of a product; "
                 "set train_data.sampling_correction: weights, or use aitm",
+            )
+
+
+def _rates_along(chain: Sequence[str], tasks: Tasks) -> Problems:
+    """The initial rates of tasks whose probabilities multiply do not rise."""
+    rates = {task: tasks[task].initial_rate for task in chain if task in tasks}
+    numbers = [(task, rate) for task, rate in rates.items() if isinstance(rate, float)]
+    for (before, higher), (task, rate) in pairwise(numbers):
+        if rate >= higher:
+            yield (
+                ("model", "tasks", task, "initial_rate"),
+                f"{rate:g} is not below {higher:g}, the rate of {before!r}, of which {task!r} is a part in "
+                "model.cascade; lower it, or use auto",
             )
 
 

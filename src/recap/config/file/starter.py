@@ -81,8 +81,8 @@ EXAMPLE = Columns(
     user=[Guess("user_id", "groups rows for metrics per user")],
     timestamp=[Guess("served_at_ms", "when the impression was served")],
     labels=[
-        Label("is_favorited", "0 or 1; 20% are 1", 5.0, {"affine_map": {"bias": -1.39}}),
-        Label("is_reported", "0 or 1; 0.27% are 1; counts against", -370.0, {"affine_map": {"bias": -5.91}}),
+        Label("is_favorited", "0 or 1; 20% are 1", 5.0),
+        Label("is_reported", "0 or 1; 0.27% are 1; counts against", -370.0),
     ],
 )
 
@@ -209,7 +209,7 @@ def _model(columns: Columns, sizes: Sizes, analysis: str | None) -> Iterator[str
     yield f"    layer_sizes: [{sizes.width}, {sizes.width}]"
     yield "    final_layer_activation: true"
     yield "  sharing: {kind: share_all}      # every tower reads the backbone"
-    yield "  tasks:                          # bias: the log-odds of the rate, where a tower starts"
+    yield "  tasks:"
     first, *others = columns.labels
     tower = f"{{kind: mlp, layer_sizes: [{sizes.width // 2}]}}"
     yield _task(first, f"&tower {tower}" if others else tower)

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -172,6 +172,18 @@ class BatchStream:
         """A copy of this stream that starts at the first row."""
         stream = copy(self)  # shares `skipped`, so that bad data is reported once
         stream.row = 0
+        return stream
+
+    def labels_only(self) -> "BatchStream":
+        """A copy that starts at the first row and reads labels and weights alone, in this process and for all ranks.
+
+        It skips bad data without a report: this stream reports it later.
+        """
+        stream = copy(self)
+        loader = replace(self.source.loader, encoder=self.source.encoder.labels_only())
+        stream.readers = Readers(loader, self.readers.count, cache=False)
+        stream.row, stream.skipped = 0, []
+        stream.say, stream.ranks = (lambda line: None), ONE_RANK
         return stream
 
     def __iter__(self) -> Generator[Batch, None, None]:

@@ -27,7 +27,10 @@ class NetworkConverter:
         """An entry of `model.tasks`."""
         kind, entries = self._network(path, task, to_logit=True)
         tower = self.tree.mapping(path, {"kind": self.tree.node(kind, path), **entries})
-        return self.tree.mapping(path, {"tower": tower, **self.tree.copy_fields(path, "affine_map", "pos_weight")})
+        start = {"initial_rate": self.tree.node("none", path)}  # the published towers start at ½
+        return self.tree.mapping(
+            path, {"tower": tower, **self.tree.copy_fields(path, "affine_map", "pos_weight"), **start}
+        )
 
     def _network(self, path: KeyPath, network: TaskModel, *, to_logit: bool = False) -> tuple[str, Entries]:
         """Kind and fields of a network. `to_logit`: it is a tower, so leave out its last layer."""

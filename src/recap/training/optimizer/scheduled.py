@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from recap.config.base import DEFAULT
-from recap.config.optimizer import LearningRateConfig
+from recap.config.optimizer import AdamWConfig, LearningRateConfig
 from recap.config.recap import RecapConfig
 from recap.model.ranker import Ranker
 from recap.native.torch_private import foreach_add_
@@ -54,9 +54,19 @@ class ScheduledOptimizer:
         if optimizer.tables is not None:
             shared = [parameter for parameter in shared if parameter not in tables]
         groups = [[*shared, *others.values()], *(list(ranker.tower_parameters(task)) for task in tasks)]
+        self._groups = list(self.schedules)
+        """The schedule of each parameter group."""
+        if isinstance(optimizer.algorithm, AdamWConfig):  # which decays by group
+            last = [ranker.last_bias(task) for task in tasks]
+            groups = [
+                [parameter for parameter in group if all(parameter is not bias for bias in last)] for group in groups
+            ]
+            groups += [[bias] for bias in last]
+            self._groups += self._groups[1:]
         self._algorithms = [build_algorithm(optimizer.algorithm, groups)]
         if optimizer.tables is not None:
             self.schedules[TABLES] = optimizer.tables.learning_rate
+            self._groups.append(TABLES)
             sparse = optimizer.tables.sparse
             if sparse:
                 ranker.inputs.embeddings.make_gradients_sparse()
@@ -69,6 +79,21 @@ class ScheduledOptimizer:
         )
         self._penalties = [(parameters, strength) for parameters, strength in penalties if strength and parameters]
         self._names |= {parameter: name for name, parameter in others.items()}
+
+    def spare_decay(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Let neither `network_l2` nor the weight decay of AdamW move `parameters`, the last biases of towers.
+
+        A bias that starts at log-odds far from 0 would be drawn to a probability of ½.
+        """
+        spared = set(parameters)
+        self._penalties = [
+            ([parameter for parameter in penalised if parameter not in spared], strength)
+            for penalised, strength in self._penalties
+        ]
+        for algorithm in self._algorithms:
+            for group in algorithm.param_groups:
+                if "weight_decay" in group and spared.issuperset(group["params"]):
+                    group["weight_decay"] = 0.0
 
     def rates(self, step: int) -> dict[str, float]:
         """The rate of each group at step number `step`, counted from 1, after all cuts so far."""
@@ -86,7 +111,7 @@ class ScheduledOptimizer:
         """Update the weights, as step number `step`, counted from 1."""
         rates = self.rates(step)
         groups = [group for algorithm in self._algorithms for group in algorithm.param_groups]
-        for group, name in zip(groups, self.schedules, strict=True):
+        for group, name in zip(groups, self._groups, strict=True):
             group["lr"] = rates[name]
         for parameters, strength in self._penalties:
             _add_to_gradients(parameters, strength)

@@ -1,6 +1,5 @@
 """Labels: columns that are named like an engagement, and those that the user names."""
 
-import math
 import re
 from typing import Any
 
@@ -103,9 +102,7 @@ def _binary(name: str, numbers: Numbers, comment: str) -> Label:
     rate, missing = float(known.mean()) if len(known) else 0.0, 1 - len(known) / len(numbers)
     weight = (-1 if against(name) else 1) * float(f"{1 / rate:.2g}") if rate else 0.0
     comment += f"; {rate:.2%} are 1" + (f", {missing:.0%} missing" if missing else "")
-    bounded = min(max(rate, 1 / (len(known) + 2)), 1 - 1 / (len(known) + 2)) if len(known) else 0.5
-    bias = round(math.log(bounded / (1 - bounded)), 2)
-    return Label(name, comment + ("; counts against" if against(name) else ""), weight, {"affine_map": {"bias": bias}})
+    return Label(name, comment + ("; counts against" if against(name) else ""), weight)
 
 
 def _regression(name: str, known: Numbers) -> Label:

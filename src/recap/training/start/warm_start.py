@@ -4,8 +4,9 @@ Weights are used for what they were trained for only. The rows of a table follow
 shrink and change its order. Weights that read the inputs need the same inputs in the same order.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from recap.config.base import KeyPath, ShapesWeights, dotted
 from recap.config.discrete import IntegerCodes
@@ -37,8 +38,17 @@ _MORE = 997
 """Values of the vector that `_with_more_inputs` adds: enough to change every share of the inputs."""
 
 
-def start_from(folder: Path, model: SavedModel) -> list[str]:
-    """Load weights of the model in `folder` into the ranker of `model`; return messages for the user.
+class Warm(NamedTuple):
+    """What a warm start did."""
+
+    messages: list[str]
+    """For the user."""
+    names: Collection[str]
+    """The weights of the new model that come from the old one."""
+
+
+def start_from(folder: Path, model: SavedModel) -> Warm:
+    """Load weights of the model in `folder` into the ranker of `model`.
 
     `training.initial_weights` maps names between the models; without it all weights must fit. Raises ConfigError for
     unknown names, and CheckpointError for weights that are missing, have another shape or another meaning; both load
@@ -66,7 +76,7 @@ def start_from(folder: Path, model: SavedModel) -> list[str]:
         lines.append(f"{len(start.taken)} of {len(start.new)} weights come from {folder}, the others start fresh")
     if unused:
         lines.append(f"unused weights of {folder}: {', '.join(unused)}")
-    return lines + start.other_changes()
+    return Warm(lines + start.other_changes(), start.taken.keys())
 
 
 class _WarmStart:
