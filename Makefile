@@ -14,19 +14,20 @@ help:  ## list the targets
 
 $(BIN)/recap: pyproject.toml constraints.txt
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[report]'
 	@touch $@
 
 $(VENV)/.tests: $(BIN)/recap
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,check,docs]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[report,test,check,docs]'
 	@touch $@
 
-run: $(BIN)/recap  ## simulate a feed, train, evaluate, predict, compare with the truth
+run: $(BIN)/recap  ## simulate a feed, train, evaluate, predict, compare with the truth, write a report
 	$(BIN)/recap data simulate --output data/simulated
 	$(BIN)/recap train recipes/simulated/ranker.yaml
 	$(BIN)/recap evaluate runs/simulated
 	test -d runs/simulated/predictions || $(BIN)/recap predict runs/simulated 'data/simulated/validation/*.parquet' --output runs/simulated/predictions
 	$(BIN)/python recipes/simulated/report.py data/simulated runs/simulated
+	$(BIN)/recap report runs/simulated
 
 test: $(VENV)/.tests  ## run all tests, the slow ones too
 	$(BIN)/python -m pytest --numprocesses 2

@@ -9,17 +9,30 @@ from recap.evaluation.checks.finding import finding
 from recap.evaluation.metrics.estimate import Difference
 from recap.evaluation.report.content import Content, Measured, TaskResult, Verdict
 from recap.evaluation.report.training import training_curves
+from recap.evaluation.result import SCORE
 
 HOSTILE = "<script>alert(1)</script>"
 POINTS = 200
 
 
-def content(tasks: int = 4, *, hostile: bool = True, baseline: bool = True, groups: int = 6) -> Content:
+def content(
+    tasks: int = 4, *, hostile: bool = True, regression: bool = True, baseline: bool = True, groups: int = 6
+) -> Content:
     """A report in which every section is filled, with as many points as a curve may have."""
     random = np.random.default_rng(0)
     names = [f"is_task_{number}" for number in range(tasks - hostile)] + ([HOSTILE] if hostile else [])
     results = [TaskResult(name, is_regression=False, metrics=_metrics(random, baseline=baseline)) for name in names]
     curves = {name: _curves(random) for name in names}
+    if regression:
+        results.append(TaskResult("watch time", is_regression=True, metrics=_regression()))
+        curves["watch time"] = _regression_curves()
+    score = {
+        "lists": Measured(500.0),
+        "ndcg": Measured(0.69, 0.68, 0.70),
+        "uplift_10": Measured(0.43, 0.41, 0.45),
+        **{f"contribution/{name}": Measured(0.1, 0.09, 0.11) for name in names},
+        **{f"share/{name}": Measured(1 / len(names)) for name in names},
+    }
     run = _training(random, names)
     return Content(
         title=f"run {HOSTILE}" if hostile else "wide",
@@ -33,6 +46,7 @@ def content(tasks: int = 4, *, hostile: bool = True, baseline: bool = True, grou
             f"Mean AUC +0.0031 [+0.0012, +0.0050] on 12,345 users; better: {names[-1]} (+0.0055).",
         ),
         tasks=results,
+        score=TaskResult(SCORE, is_regression=False, metrics=score),
         baseline="base, step_00002400" if baseline else "",
         remarks=["Only this model predicts a.b[0]; the comparison is of the other tasks."],
         findings=[finding("R003", names[-1], "Predictions are 1.33 times the rate.")],
@@ -104,6 +118,19 @@ def _metrics(random: np.random.Generator, *, baseline: bool) -> dict[str, Measur
         "rce": measured(20 * float(random.random()), 0.6),
         "calibration": measured(1 + 0.1 * float(random.normal()), 0.03),
         "grouped_auc": Measured(math.nan),
+    }
+
+
+def _regression() -> dict[str, Measured]:
+    change = Difference(-0.2, -0.3, -0.1, 0.001, 0.1)
+    return {"count": Measured(100_000.0), "mae": Measured(2.1, 2.0, 2.2, 2.3, change), "rmse": Measured(4.0)}
+
+
+def _regression_curves() -> dict[str, Any]:
+    bins = {"prediction": [1.0, 2.0, 4.0], "label": [1.1, 2.1, 3.8], "low": [1.0, 2.0, 3.5], "high": [1.2, 2.2, 4.1]}
+    return {
+        "means": bins | {"count": [100.0, 100.0, 100.0]},
+        "values": {"edges": [0.0, 2.0, 4.0, 6.0], "predictions": [0.2, 0.5, 0.3], "labels": [0.3, 0.4, 0.3]},
     }
 
 

@@ -66,8 +66,8 @@ def test_it_opens_without_errors_and_fetches_nothing(browser: Any, file: Path) -
         opened = Opened(browser, file, color_scheme=scheme)
         assert opened.messages == []
         assert [url for url in opened.requests if url != file.as_uri()] == []
-        assert opened.page.locator("figure[data-chart] .plot svg").count() == 8
-        assert opened.page.locator("figure[data-chart] [role=img][aria-label]").count() == 8
+        assert opened.page.locator("figure[data-chart] .plot svg:visible").count() == 8
+        assert opened.page.locator("figure[data-chart] [role=img][aria-label]:visible").count() == 8
 
 
 @in_browser
@@ -78,9 +78,13 @@ def test_names_that_are_scripts_are_text_everywhere(browser: Any, file: Path) ->
     opened.page.wait_for_function("name => document.body.dataset.drawn === name", arg=HOSTILE)
     assert opened.page.input_value("#task-curves") == HOSTILE
     assert HOSTILE in opened.page.locator("figure[data-chart=importance] svg").text_content()
-    for summary in opened.page.locator("summary").all():
+    for summary in opened.page.locator("summary:visible").all():
         summary.click()
     assert opened.page.locator("figure[data-chart=roc] details tbody tr").count() > 10
+    opened.page.select_option("#task-training", "watch time")
+    opened.page.wait_for_function("document.body.dataset.drawn === 'watch time'")
+    shown = opened.page.locator("#curves figure:visible").evaluate_all("all => all.map(each => each.dataset.chart)")
+    assert shown == ["means", "values"]
     assert opened.messages == []
     assert opened.page.locator("script").count() == 3
 

@@ -69,7 +69,7 @@ def gather(side: Side, baseline: Side | None, split: str | None, say: Say, *, qu
     name = split if split is not None else next(iter(config.validation_data))
     runtime = start_runtime()
     tasks = common_tasks(side, baseline)
-    own = side_config(side, config, name, tasks)
+    own = side_config(side, config.model_copy(update={"slices": "auto"}), name, tasks)
     curves, lists = Curves(own, name, runtime.ranks), SampledLists(own, runtime.ranks)
     result = evaluated(side, own, name, runtime, say, [curves, lists])
     shown, comparison, theirs = {"model": _plain_curves(curves)}, None, None
@@ -93,6 +93,7 @@ def gather(side: Side, baseline: Side | None, split: str | None, say: Say, *, qu
         training=_training(side, baseline, name),
         curves=shown,
         strata=result.strata,
+        slices=result.slices.to_json() if result.slices is not None else {},
         importance=sections.importance,
         gates=result.gates,
         conflicts=result.conflicts or sections.conflicts,

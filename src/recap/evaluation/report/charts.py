@@ -78,7 +78,9 @@ def curve_charts() -> list[Chart]:
     import altair as alt
 
     unit, few = alt.Scale(domain=[0, 1]), alt.Axis(tickCount=5)
-    powers = alt.Axis(values=[digit * 10.0**power for power in range(-7, 1) for digit in (1, 2, 5)], format="~g")
+    powers = alt.Axis(
+        values=[digit * 10.0**power for power in range(-7, 1) for digit in (1, 2, 5)], format="~g", labelSeparation=8
+    )
     line = alt.Chart(_data()).mark_line(strokeWidth=2, clip=True)
     order = alt.Order("order:Q")
     diagonal = alt.Chart(alt.InlineData([{"x": 0, "y": 0}, {"x": 1, "y": 1}])).mark_line(
@@ -157,6 +159,48 @@ def curve_charts() -> list[Chart]:
             "ranking.",
             [("series", "class"), ("x", "from"), ("y", "share")],
             _spec(histogram),
+        ),
+    ]
+
+
+def regression_charts() -> list[Chart]:
+    """Mean labels by prediction, and the distributions of both."""
+    import altair as alt
+
+    few = alt.Axis(tickCount=5, format="~s")
+    base = alt.Chart(_data()).encode(alt.X("x:Q", title="mean prediction of the bin", axis=few), _side())
+    bars = base.mark_rule().encode(alt.Y2("high:Q"), y=alt.Y("low:Q"))
+    points = base.mark_point(filled=True, size=45, opacity=1).encode(y=alt.Y("y:Q", title="mean label", axis=few))
+    ideal = (
+        alt.Chart(_data())
+        .mark_line(strokeDash=[2, 3], strokeWidth=1, color="#888888")
+        .encode(x=alt.X("x:Q"), y=alt.Y("x:Q"))
+    )
+    values = (
+        alt.Chart(_data())
+        .mark_line(interpolate="step-after", strokeWidth=2)
+        .encode(
+            alt.X("x:Q", title="value", axis=few),
+            alt.Y("y:Q", title="share of the rows", axis=alt.Axis(format="~%")),
+            alt.Color("series:N", title=None, scale=alt.Scale(domain=["predictions", "labels"])),
+            strokeDash=_dash("series", ["predictions", "labels"]),
+        )
+    )
+    return [
+        Chart(
+            "means",
+            "Mean label by prediction",
+            "Mean label against the mean prediction, in bins of equal numbers of rows, with intervals of 95 %. Points "
+            "on the dotted line have no bias.",
+            [("series", "model"), ("count", "rows"), ("x", "mean prediction"), ("y", "mean label")],
+            _spec(ideal + bars + points),
+        ),
+        Chart(
+            "values",
+            "Predictions and labels",
+            "Distributions of the predicted values and of the labels; values beyond the axis count at its ends.",
+            [("series", "values"), ("x", "from"), ("y", "share")],
+            _spec(values),
         ),
     ]
 

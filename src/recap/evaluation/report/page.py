@@ -13,7 +13,7 @@ from typing import Any
 
 from recap.errors import InputError
 from recap.evaluation.checks.finding import CHECKS, CheckSpec, Finding
-from recap.evaluation.report.charts import Chart, curve_charts, importance_chart, training_charts
+from recap.evaluation.report.charts import Chart, curve_charts, importance_chart, regression_charts, training_charts
 from recap.evaluation.report.content import Content, plain
 from recap.evaluation.report.tables import (
     Table,
@@ -21,6 +21,7 @@ from recap.evaluation.report.tables import (
     first_tables,
     heat_table,
     metric_tables,
+    score_tables,
     slice_tables,
     strata_tables,
     words_table,
@@ -121,9 +122,12 @@ def _thin(value: Any, points: int) -> Any:
 
 
 def _charts(content: Content) -> dict[str, list[Chart]]:
+    """Section → its charts."""
+    regressions = content.curves and any(task.is_regression for task in content.tasks)
+    binary = content.curves and any(not task.is_regression for task in content.tasks)
     return {
         "training": training_charts() if content.training else [],
-        "curves": curve_charts() if content.curves else [],
+        "curves": [*(curve_charts() if binary else []), *(regression_charts() if regressions else [])],
         "importance": [importance_chart()] if content.importance else [],
     }
 
@@ -132,6 +136,7 @@ def _tables(content: Content) -> dict[str, list[Table]]:
     """Section → its tables."""
     tables: dict[str, list[Table]] = {
         "tasks": first_tables(content),
+        "score": score_tables(content),
         "metrics": metric_tables(content),
         "strata": [*slice_tables(content), *strata_tables(content)],
         "drift": drift_tables(content),

@@ -16,6 +16,8 @@ _HEADLINES = {
     "mixed": "Better and worse",
     "cannot be told": "No certain difference",
 }
+OF_ORDER = ("ndcg", "engagement_", "uplift_")
+"""The metrics of the final score that are better higher."""
 _STATES: dict[str, State] = {"better": "better", "worse": "worse", "mixed": "mixed", "cannot be told": "unclear"}
 
 
@@ -72,9 +74,10 @@ def _alone(tasks: Sequence[TaskResult], users: int) -> Verdict:
 def better(metric: str, change: Difference) -> str:
     """Whether a change is "better", "worse", or "unclear" as its interval contains 0 or the metric has no direction."""
     spec = spec_of(metric)
-    if spec is None or spec.better is None or not change.is_certain:
+    direction = spec.better if spec is not None else "higher" if metric.startswith(OF_ORDER) else None
+    if direction is None or not change.is_certain:
         return "unclear"
-    return "better" if (change.value > 0) == (spec.better == "higher") else "worse"
+    return "better" if (change.value > 0) == (direction == "higher") else "worse"
 
 
 def change_text(metric: str, change: Difference) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from recap.config.recap import JobMode, RecapConfig
 from recap.data.open import check_caches_fit, open_stream
 from recap.errors import InputError
-from recap.evaluation.asked import validated
+from recap.evaluation.asked import FREE_FEATURES, validated
 from recap.evaluation.observers.observer import Observer
 from recap.evaluation.result import SplitResult
 from recap.evaluation.run import evaluate_split, evaluation_config
@@ -55,8 +55,9 @@ class Side:
 
 def side_config(side: Side, config: RecapConfig, split: str, tasks: Sequence[str]) -> RecapConfig:
     """The features and the model of `side`, and only validation set `split` of `config`, with the labels of `tasks`."""
-    if side.model.config.features != config.features:
-        config = config.model_copy(update={"strata": {}})  # the strata of features that this side may not have
+    if side.model.config.features != config.features:  # leave out what names features that this side may not have
+        metrics = config.metrics.model_copy(update={"fields": []})
+        config = config.model_copy(update={"strata": {}, "slices": None, "metrics": metrics})
     if list(side.model.config.tasks) == list(config.tasks) == list(tasks):
         return evaluation_config(config, side.model.config, side.folder)
     asked, trained = config.model_dump(), side.model.config.model_dump()
@@ -64,11 +65,12 @@ def side_config(side: Side, config: RecapConfig, split: str, tasks: Sequence[str
     chosen = config.validation_data[split].evaluation_tasks or config.tasks
     labels = {task: data["tasks"].get(task, trained["train_data"]["tasks"][task]) for task in side.model.config.tasks}
     data |= {"tasks": labels, "evaluation_tasks": [task for task in chosen if task in tasks]}
-    reports = {name: asked[name] for name in ("which_metrics", "metrics") if name in asked}
-    values = {name: value for name, value in trained.items() if name not in ("which_metrics", "metrics")} | reports
+    reports = ("which_metrics", "metrics", "slices")
+    values = {name: value for name, value in trained.items() if name not in reports}
+    values |= {name: asked[name] for name in reports if name in asked}
     values |= {"validation_data": {split: data}, "strata": {}}
     values["training"] |= {"num_eval_steps": config.training.num_eval_steps, "watch": None}
-    values["features"]["max_unknown"] = config.features.max_unknown
+    values["features"] |= {name: getattr(config.features, name) for name in FREE_FEATURES}
     return validated(values, side.folder)
 
 

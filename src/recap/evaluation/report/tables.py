@@ -8,14 +8,15 @@ from typing import Any
 from recap.config.evaluation.metrics import format_metric
 from recap.evaluation.drift import LARGE
 from recap.evaluation.report.content import Content, Measured, TaskResult
-from recap.evaluation.report.results import better, signed, title_of
-from recap.evaluation.result import SCORE
+from recap.evaluation.report.results import OF_ORDER, better, signed, title_of
 
 FIRST = {"binary": ("positives", "auc", "rce", "calibration"), "regression": ("count", "mae", "rmse", "xauc")}
 """The columns of the first screen by kind of task."""
+_CONTRIBUTION, _SHARE = "contribution/", "share/"
+"""Of the metrics of the score, those with the name of a task."""
 MAX_ROWS = 60
 """Rows of a table whose size grows with the square of the tasks, or with tasks and metrics."""
-_CHANGES = ("auc", "rce", "rmse", "xauc")
+_CHANGES = ("auc", "rce", "mae", "rmse", "xauc")
 """Those of them whose change is shown, with a baseline."""
 
 
@@ -67,6 +68,54 @@ def first_tables(content: Content) -> list[Table]:
     return tables
 
 
+def score_tables(content: Content) -> list[Table]:
+    """How well the score orders lists, and what each task adds to it."""
+    if content.score is None:
+        return []
+    metrics, tables = content.score.metrics, []
+    rows = [_ranking_row(name, metrics) for name in metrics if name.startswith(OF_ORDER)]
+    if rows:
+        heads = ["measure", "this model", "random order", "best order", *(["change"] if content.baseline else [])]
+        lists = metrics["lists"].value if "lists" in metrics else math.nan
+        note = (
+            f"Of {lists:,.0f} lists. Engagement: the mean of Σ weight · label over the first rows. Uplift: its place "
+            "between a random order, 0, and the best one, 1."
+        )
+        cut = len(heads)
+        tables.append(Table("Order of lists", heads, [row[:cut] for row in rows], note))
+    tasks = [name.removeprefix(_SHARE) for name in metrics if name.startswith(_SHARE)]
+    shares = sorted(tasks, key=lambda task: -metrics[f"{_SHARE}{task}"].value)
+    if shares:
+        tasks_of = [[Cell(task, task=task), *_parts_of(task, metrics)] for task in shares]
+        heads = ["task", "share of the score", "mean of |weight · probability|"]
+        tables.append(Table("What each task adds to the score", heads, tasks_of))
+    return tables
+
+
+def _ranking_row(name: str, metrics: Mapping[str, Measured]) -> list[Cell]:
+    measured = metrics[name]
+    kind, _, rank = name.partition("_")
+    random, best = (metrics.get(f"{bound}_{rank}") for bound in ("random", "best"))
+    if kind == "engagement":
+        title, bounds = f"engagement of the first {rank}", [value_cell(name, random), value_cell(name, best)]
+    elif kind == "uplift":
+        title, bounds = f"uplift of the first {rank}", [Cell("0", value=0.0), Cell("1", value=1.0)]
+    else:
+        title, bounds = "NDCG", [Cell("–", value=math.nan), Cell("1", value=1.0)]
+    return [Cell(title), value_cell(name, measured), *bounds, change_cell(name, measured)]
+
+
+def _parts_of(task: str, metrics: Mapping[str, Measured]) -> Iterable[Cell]:
+    share = metrics[f"{_SHARE}{task}"]
+    detail = f"[{share.low:.1%}, {share.high:.1%}]" if math.isfinite(share.low) else ""
+    yield Cell("–" if math.isnan(share.value) else f"{share.value:.1%}", detail, share.value)
+    yield value_cell(f"{_CONTRIBUTION}{task}", metrics.get(f"{_CONTRIBUTION}{task}"))
+
+
+def _change_of(name: str, measured: Measured) -> Cell | None:
+    return change_cell(name, measured) if measured.change is not None else None
+
+
 def _first_cells(task: TaskResult, names: Sequence[str], changed: Sequence[str]) -> Iterable[Cell]:
     for name in names:
         measured = task.metrics.get(name)
@@ -76,19 +125,14 @@ def _first_cells(task: TaskResult, names: Sequence[str], changed: Sequence[str])
 
 
 def metric_tables(content: Content) -> list[Table]:
-    """Every metric of the score and of every task, with its interval and change: a row for each task."""
-    results = [*([content.score] if content.score is not None else []), *content.tasks]
+    """Every metric of every task, with its interval and change: a row for each task."""
     tables = []
     for title, chosen in (
-        ("Final score", [result for result in results if result.task == SCORE]),
-        ("Binary tasks", [result for result in results if result.task != SCORE and not result.is_regression]),
-        ("Regressions", [result for result in results if result.is_regression]),
+        ("Binary tasks", [result for result in content.tasks if not result.is_regression]),
+        ("Regressions", [result for result in content.tasks if result.is_regression]),
     ):
-        names = list(dict.fromkeys(name for result in chosen for name in result.metrics))
-        rows = [
-            [Cell("score" if result.task == SCORE else result.task), *_measured_cells(result, names)]
-            for result in chosen[:MAX_ROWS]
-        ]
+        names = dict.fromkeys(name for result in chosen for name in result.metrics)
+        rows = [[Cell(result.task), *_measured_cells(result, list(names))] for result in chosen[:MAX_ROWS]]
         if rows:
             tables.append(Table(title, ["task", *map(title_of, names)], rows, cut_note(len(chosen), MAX_ROWS)))
     return tables
@@ -97,8 +141,8 @@ def metric_tables(content: Content) -> list[Table]:
 def _measured_cells(result: TaskResult, names: Sequence[str]) -> Iterable[Cell]:
     for name in names:
         measured = result.metrics.get(name)
-        cell, change = value_cell(name, measured), change_cell(name, measured)
-        yield cell if measured is None or measured.change is None else replace(cell, change=change)
+        cell = value_cell(name, measured)
+        yield cell if measured is None else replace(cell, change=_change_of(name, measured))
 
 
 def cut_note(count: int, limit: int) -> str:

@@ -8,6 +8,8 @@
   // Rows of each chart for a task. Field names are fixed; names of tasks and features are only values.
   const each = (part, use) => sides.flatMap(([side, series]) => (part[side] ? use(part[side], series) ?? [] : []));
   const points = (xs, ys, more) => xs.map((x, i) => ({ x, y: ys[i], order: i, ...more })).filter((row) => row.y !== null);
+  const steps = (names, bins) => // a step for each bin, the last one up to its end
+    (bins ? names.flatMap((series) => points(bins.edges, [...bins[series], bins[series].at(-1)], { series })) : []);
   const evaluated = (name, part) => (run, series) => {
     const found = run.evaluations?.tasks[task]?.[name];
     return found && points(run.evaluations.steps, found, { series, ...(part && { part }) });
@@ -28,10 +30,12 @@
     reliability: () => each(data.curves, (tasks, series) => Object.entries(tasks[task]?.reliability ?? {}).flatMap(([part, bins]) =>
       bins.prediction.map((x, i) => ({ x, y: bins.rate[i], low: Math.max(bins.low[i], bins.rate[i] / 20), high: bins.high[i], count: bins.count[i], positives: bins.positives[i], series, part }))
         .filter((row) => row.x > 0 && row.y > 0))),
-    histogram: () => {
-      const bins = data.curves.model?.[task]?.histogram;
-      return bins ? ["positives", "negatives"].flatMap((series) => points(bins.edges, [...bins[series], bins[series].at(-1)], { series })) : [];
-    },
+    histogram: () => steps(["positives", "negatives"], data.curves.model?.[task]?.histogram),
+    means: () => each(data.curves, (tasks, series) => {
+      const bins = tasks[task]?.means;
+      return bins && bins.prediction.map((x, i) => ({ x, y: bins.label[i], low: bins.low[i], high: bins.high[i], count: bins.count[i], series }));
+    }),
+    values: () => steps(["predictions", "labels"], data.curves.model?.[task]?.values),
     importance: () => (data.importance[task] ?? []).map(([name, y, low, high]) => ({ name, y, low, high })),
   };
 
@@ -65,16 +69,19 @@
   const draw = (figure) => {
     const key = figure.dataset.chart, chart = data.charts[key], values = rows[key]();
     const plot = figure.querySelector(".plot"), empty = values.length === 0;
-    plot.hidden = empty;
-    figure.querySelector(".empty").hidden = !empty;
-    figure.querySelector("details").hidden = empty;
+    figure.hidden = empty;
     if (figure.querySelector("details").open) fill(figure, chart, values);
     if (empty) return undefined;
     const spec = { height: 24 * values.length, ...chart.spec, datasets: { ...chart.spec.datasets, rows: values } };
     return vegaEmbed(plot.firstElementChild, spec, { actions: false, renderer: "svg", config: theme(), tooltip: false });
   };
   const figures = [...document.querySelectorAll("figure[data-chart]")];
-  const drawAll = () => Promise.all(figures.map(draw)).then(() => { document.body.dataset.drawn = task; });
+  const drawAll = () => Promise.all(figures.map(draw)).then(() => {
+    for (const group of document.querySelectorAll(".charts")) {
+      group.nextElementSibling.hidden = group.querySelector("figure:not([hidden])") !== null;
+    }
+    document.body.dataset.drawn = task;
+  });
 
   const select = (name) => {
     task = name;
