@@ -115,10 +115,14 @@ def test_the_xauc_of_a_sample_is_within_its_bound_of_that_of_all_rows() -> None:
 
 
 @settings(max_examples=30)
-@given(st.integers(0, 60), st.integers(0, 10**6), st.booleans())
-def test_an_xauc_without_a_bucket_is_that_of_the_other_rows(count: int, seed: int, ties: bool) -> None:
-    columns = [tensor[:, 0].double().numpy() for tensor in make_rows(count, seed, ties=ties)]
-    rows = Rows(np.zeros(count, np.int64), *columns)
+@given(st.integers(0, 60), st.integers(0, 10**6), st.booleans(), st.booleans())
+def test_an_xauc_without_a_bucket_is_that_of_the_other_rows(count: int, seed: int, ties: bool, weigh: bool) -> None:
+    predictions, labels, weights = make_rows(count, seed, ties=ties)
+    weights = weights if weigh else torch.full_like(weights, 0.3)
+    rows = Rows(
+        np.zeros(count, np.int64), *(tensor[:, 0].double().numpy() for tensor in (predictions, labels, weights))
+    )
+    assert xauc(rows) == pytest.approx(slow_xauc(predictions[:, 0], labels[:, 0], weights[:, 0]), nan_ok=True)
     buckets = np.random.default_rng(seed).integers(0, 5, count).astype(np.uint8)
     value, without = xauc_by_bucket(rows, buckets, 6)
     assert value == pytest.approx(xauc(rows), nan_ok=True)

@@ -101,12 +101,14 @@ def _in_order(positions: npt.NDArray[np.intp], weights: Floats) -> Floats:
     blocks = 1 << max(count.bit_length() - 4, 0)
     size = -(-count // blocks)
     missing = blocks * size - count
-    all_weights = np.r_[weights, np.zeros(missing)]
+    are_equal = bool((weights == weights[:1]).all())  # then pairs are counted, in half the time
+    kind = np.dtype(np.int32 if are_equal else np.float64)
+    all_weights = np.r_[np.ones(count) if are_equal else weights, np.zeros(missing)].astype(kind)
     keys = np.r_[positions, np.arange(count, count + missing)].astype(np.int32).reshape(blocks, size)
-    sums = np.zeros(len(all_weights))
+    sums = np.zeros(len(all_weights), kind)
     for column in range(size - 1):
         one, others = keys[:, column, None], keys[:, column + 1 :]
-        products = np.where(one < others, all_weights[one] * all_weights[others], 0.0)
+        products = np.where(one < others, all_weights[one] * all_weights[others], 0)
         sums[one[:, 0]] += products.sum(axis=1)
         sums[others] += products
     while blocks > 1:
@@ -115,7 +117,7 @@ def _in_order(positions: npt.NDArray[np.intp], weights: Floats) -> Floats:
         marked.sort(axis=1, kind="stable")  # Timsort merges two sorted halves in linear time
         is_late, keys = (marked & 1).astype(np.bool_), marked >> 1
         weight = all_weights[keys]
-        late = np.cumsum(weight * is_late, axis=1)
-        early = np.cumsum(weight, axis=1) - late
+        late = np.cumsum(weight * is_late, axis=1, dtype=kind)
+        early = np.cumsum(weight, axis=1, dtype=kind) - late
         sums[keys] += weight * np.where(is_late, early, late[:, -1:] - late)
-    return sums[:count]
+    return sums[:count] * (weights[0] ** 2 if are_equal and count else 1.0)
