@@ -127,6 +127,18 @@ def test_a_bad_slice_comes_first_with_its_words() -> None:
     assert blind[0].rce < blind[0].rce_of_others
 
 
+def test_of_two_values_that_differ_only_the_wrong_one_is_reported() -> None:
+    _, sums = sums_of(0, 0.2, factor=1.5)
+    right = [number for number in range(70, 80) if number != 73]
+    two = ColumnSums(
+        torch.stack([sums.sums[right].sum(dim=0), sums.sums[73]]),
+        torch.stack([sums.counts[right].sum(dim=0), sums.counts[73]]),
+    )
+    column = BinnedColumn("has_video", "binary", 0, [Bin("0"), Bin("1")], torch.ones(1))
+    found = find_slices(Bins([column]), two, ["like"]).slices
+    assert {item.values for item in found} == {"1"}
+
+
 def test_where_nothing_is_wrong_nothing_is_reported() -> None:
     looks = [find_slices(*sums_of(seed, rate), ["like"]) for seed in range(20) for rate in (0.2, 0.01)]
     assert sum(bool(found.slices) for found in looks) <= 4  # of 40; 95 % of the time at most 4, if each has 5 %
@@ -139,6 +151,7 @@ def test_p_values_are_those_of_student_corrected_by_holm(monkeypatch: pytest.Mon
     sides = np.array([2 if item.kind == "calibration" else 1 for item in questions])
     raw = sides * stats.t.sf([item.t for item in questions], [item.freedom for item in questions])
     rejected, corrected = multipletests(np.minimum(raw, 1), alpha=module.LEVEL, method="holm")[:2]
+    rejected &= [item.is_worse for item in questions]
     listed = find_slices(bins, sums, ["like"]).slices
     assert sorted(item.p for item in listed) == pytest.approx(sorted(corrected[rejected]), rel=1e-6, abs=1e-13)
     monkeypatch.setattr(module, "MAX_SLICES", 1)

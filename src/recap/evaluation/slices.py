@@ -2,8 +2,8 @@
 
 Two questions are asked of every value and binary task:
 
-- calibration: is Σ wp / Σ wy (PCOC) of the slice that of the other rows? By d = (Σ wy − c · Σ wp) / Σ w of the slice,
-  with c = Σ wy / Σ wp of the others. Two-sided.
+- calibration: is Σ wp / Σ wy (PCOC) of the slice another than that of the other rows, and further from 1? By
+  d = (Σ wy − c · Σ wp) / Σ w of the slice, with c = Σ wy / Σ wp of the others. Two-sided.
 - rce: is the relative cross entropy of the slice below that of the others? One-sided.
 
 The standard error is that of the jackknife over buckets of users; for calibration at least that of independent rows,
@@ -123,7 +123,8 @@ def find_slices(bins: Bins, sums: ColumnSums, tasks: Sequence[str]) -> Slices:
         corrected = max(corrected, min(1.0, p * (len(questions) - rank)))
         if corrected > LEVEL:
             break
-        significant.append((question, corrected))
+        if question.is_worse:
+            significant.append((question, corrected))
     significant.sort(key=lambda item: (item[0].kind, -item[0].t))
     listed = [_result(bins, sums, tasks, question, p) for question, p in significant[:MAX_SLICES]]
     return Slices(tuple(listed), len(questions), max(len(significant) - MAX_SLICES, 0), bins.left_out)
@@ -140,6 +141,8 @@ class _Question(NamedTuple):
     t: float
     """The deviation in standard errors, above 0 where it is bad."""
     freedom: int
+    is_worse: bool
+    """Whether the slice is worse than the others; where they differ, one of them may be fine."""
 
     @property
     def p(self) -> float:
@@ -156,6 +159,7 @@ def _questions(bins: Bins, column: int, sums: ColumnSums) -> Iterator[_Question]
     others = total - slices
     rows, positives = counts.unbind(dim=1)  # [bins, T]
     one, rest = _sum(slices), _sum(others)
+    worse = ~(_pcoc(one).log().abs() < _pcoc(rest).log().abs())  # [bins, T]; also without a positive
     expected = one[:, PREDICTION] / one[:, WEIGHT] * rest[:, LABEL] / rest[:, PREDICTION] * rows
     other_rows, other_positives = rows.sum(dim=0) - rows, positives.sum(dim=0) - positives
     freedom = (slices[:, :, WEIGHT] > 0).sum(dim=1) - 1  # [bins, T]
@@ -170,7 +174,8 @@ def _questions(bins: Bins, column: int, sums: ColumnSums) -> Iterator[_Question]
     for kind, (t, certain) in kinds.items():
         asked = enough & certain & t.isfinite()
         for bin_, task in asked.nonzero().tolist():
-            yield _Question(kind, column, bin_, task, t[bin_, task].item(), int(freedom[bin_, task]))
+            is_worse = kind == "rce" or bool(worse[bin_, task])
+            yield _Question(kind, column, bin_, task, t[bin_, task].item(), int(freedom[bin_, task]), is_worse)
 
 
 def _of_column(bins: Bins, column: int, sums: ColumnSums) -> tuple[Tensor, Tensor]:
