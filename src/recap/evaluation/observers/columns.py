@@ -1,6 +1,6 @@
 """Sums over the rows of every value of every column, from which slices and Field-RCE follow.
 
-Only used when asked for: it costs about 70 ns for each row and column of 8 tasks. The sums take
+Only used when asked for: it costs about 0.2 µs for each row and column of 8 tasks. The sums take
 bins · `BUCKETS` · tasks · 5 · 8 bytes, at most `MAX_BYTES`; columns beyond are left out, and the result says how many.
 """
 
@@ -99,6 +99,8 @@ class Columns:
         self._predictions, self._ranks, self._rows = predictions, ranks, 0
 
     def update(self, batch: Batch, scores: Scores) -> None:
+        if not self._columns:  # only regressions
+            return
         assert batch.labels is not None
         assert batch.weights is not None
         numbers = torch.arange(self._rows, self._rows + len(batch))  # without users, rows are independent
