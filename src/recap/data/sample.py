@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from typing import TypeVar
 
 import pyarrow as pa
 
@@ -10,6 +11,8 @@ from recap.data.coverage import Coverage
 from recap.data.formats.format import Chunk
 from recap.data.stream.source import Source
 from recap.errors import DataError
+
+Item = TypeVar("Item")
 
 MAX_ROWS = 50_000
 """Rows of a sample."""
@@ -22,22 +25,42 @@ _MAX_SMALL_CHUNKS = 200
 
 
 def sampled_chunks(chunks: Sequence[Chunk]) -> list[tuple[Chunk, int]]:
-    """The chunks to sample, each with the number of its first rows to take.
+    """The chunks to sample, each with the number of its rows to take.
 
-    All rows if they are few; else a few chunks, spread evenly, of each file at most the first if there are several.
+    All rows if they are few; else a few chunks, spread evenly, of each file at most one if there are several: from the
+    first chunk of the first file to the last one of the last, for rows are often in the order of time.
     """
     if len(chunks) <= _MAX_SMALL_CHUNKS and sum(chunk.rows for chunk in chunks) <= MAX_ROWS:
         return [(chunk, chunk.rows) for chunk in chunks]
-    firsts = list({chunk.file: chunk for chunk in reversed(chunks)}.values())[::-1]
-    chosen = list(chunks) if len(firsts) == 1 else firsts
-    if len(chosen) > _CHUNKS:
-        chosen = [chosen[index * (len(chosen) - 1) // (_CHUNKS - 1)] for index in range(_CHUNKS)]
+    files: dict[str, list[Chunk]] = {}
+    for chunk in chunks:
+        files.setdefault(chunk.file, []).append(chunk)
+    groups = _spread(list(files.values()))
+    chosen = (
+        _spread(groups[0])
+        if len(groups) == 1
+        else [group[index * (len(group) - 1) // (len(groups) - 1)] for index, group in enumerate(groups)]
+    )
     return [(chunk, MAX_ROWS // len(chosen)) for chunk in chosen]
+
+
+def _spread(items: list[Item]) -> list[Item]:
+    """At most `_CHUNKS` of the items, from the first to the last."""
+    if len(items) <= _CHUNKS:
+        return items
+    return [items[index * (len(items) - 1) // (_CHUNKS - 1)] for index in range(_CHUNKS)]
 
 
 def first_rows(table: pa.Table, count: int) -> pa.Table:
     """At most `count` rows, copied, so that the memory of the others is freed."""
     return table if table.num_rows <= count else table.take(pa.array(range(count)))
+
+
+def spread_rows(table: pa.Table, count: int) -> pa.Table:
+    """At most `count` rows, spread evenly, for rows are often in the order of time; copied as in `first_rows`."""
+    if table.num_rows <= count:
+        return table
+    return table.take(pa.array([index * table.num_rows // count for index in range(count)]))
 
 
 def sampled_coverage(source: Source) -> Coverage:
@@ -70,9 +93,9 @@ def _share_that_fits(source: Source) -> float:
 
 
 def _samples(source: Source, share: float) -> Iterator[tuple[Batch, pa.Table]]:
-    """The first rows of the sampled chunks, or a share of them, without unreadable chunks."""
+    """Rows of the sampled chunks, or a share of them, without unreadable chunks."""
     for chunk, rows in sampled_chunks(source.chunks):
         with suppress(DataError):
             table = source.loader.format.read(chunk.file, chunk.number, source.encoder.columns)
-            table = first_rows(table, max(int(rows * share), 1))
+            table = spread_rows(table, max(int(rows * share), 1))
             yield source.encoder.encode(table, chunk.location()), table

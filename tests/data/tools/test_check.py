@@ -250,6 +250,20 @@ def test_columns_named_like_an_outcome_are_a_warning_already_when_they_tell_much
     )
 
 
+def test_validation_rows_that_are_earlier_than_training_rows_are_a_warning(folder: Path) -> None:
+    time = 1_714_521_600 + np.arange(2000)
+    pq.write_table(feed_table_of(2000, time=time), folder / "train.parquet", row_group_size=500)
+    for name, start in (("later", 2000), ("overlapping", 1990)):
+        pq.write_table(feed_table_of(300, time=time[0] + start + np.arange(300)), folder / f"{name}.parquet")
+    sets = {name: {"source": {"inputs": f"{name}.parquet"}} for name in ("later", "overlapping")}
+    file = small_run(folder, features={"timestamp": "time"}, validation_data=sets)
+    assert [line for line in report(file) if "begins" in line] == [
+        "validation_data.overlapping.source.inputs: overlapping begins at 2024-05-01 00:33:10 UTC, before the training "
+        "data end, at 2024-05-01 00:33:19 UTC, so the model knows the future of these rows, which flatters it; split by "
+        "time: recap data split"
+    ]
+
+
 def test_validation_files_that_are_also_training_files_are_named(folder: Path) -> None:
     pq.write_table(feed_table_of(1500), folder / "train.parquet")
     shutil.copy(folder / "train.parquet", folder / "copy.parquet")

@@ -9,7 +9,7 @@ from recap.config.recap import RecapConfig
 from recap.data.formats.files import stamp
 from recap.data.formats.object_stores import is_remote
 from recap.data.formats.open import open_format
-from recap.data.sample import first_rows, sampled_chunks
+from recap.data.sample import sampled_chunks
 from recap.data.tools.times import microseconds_of, shown
 from recap.data.tools.values import Finding, Sample
 from recap.errors import DataError
@@ -59,15 +59,14 @@ def _times(sample: Sample, config: RecapConfig) -> tuple[int, int] | None:
     if column is None:
         return None
     data = config.train_data if sample.path == ("train_data",) else config.validation_data[sample.name]
-    chosen = {chunk: chunk.rows for chunk in (sample.chunks[0], sample.chunks[-1])}
-    chosen = dict(sampled_chunks(sample.chunks)) | chosen
-    times = []
+    sampled = [chunk for chunk, _ in sampled_chunks(sample.chunks)]
+    times: list[int] = []
     with suppress(DataError):
         format_ = open_format(data.source, {})
-        for chunk, rows in chosen.items():
+        for chunk in dict.fromkeys([sample.chunks[0], sample.chunks[-1], *sampled]):
             if column not in format_.schema(chunk.file).names:
                 return None
-            table = first_rows(format_.read(chunk.file, chunk.number, [column]), rows)
+            table = format_.read(chunk.file, chunk.number, [column])
             if table.num_rows:
                 values = microseconds_of(table.column(column), column)
                 times += [int(values.min()), int(values.max())]
