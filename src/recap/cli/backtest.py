@@ -126,7 +126,7 @@ def _show(console: "Console", record: "Record", regressions: list[str], folder: 
         measured["hold-out"] = record.holdout_uses[-1]
     console.say("")
     for kind in _KINDS:
-        table = _table(measured, kind, regressions)
+        table = _table(measured, kind, regressions, console.width)
         if table.row_count:
             console.show(table)
     for name, part in measured.items():
@@ -142,39 +142,61 @@ def _show(console: "Console", record: "Record", regressions: list[str], folder: 
         console.say("no chart, because vl-convert is not installed: pip install 'recap-ranker[report]'")
 
 
-def _table(measured: "dict[str, Measured]", kind: "TaskKind", regressions: list[str]) -> "Table":
-    """The metrics of the tasks of one kind, a row per window and task, with half the width of their intervals."""
+def _table(measured: "dict[str, Measured]", kind: "TaskKind", regressions: list[str], width: int) -> "Table":
+    """The metrics of the tasks of one kind, a row per window and task, with half the width of their intervals.
+
+    A narrow terminal has fewer columns: the mean predictions and labels leave first, then the last metrics.
+    """
     from rich.markup import escape
     from rich.table import Table
 
     from recap.backtest.chart import HEADLINES
-    from recap.backtest.record import half_width
     from recap.cli.tables import MAX_NAME_WIDTH, shortened
-    from recap.config.evaluation.metrics import SPECS, format_metric
+    from recap.config.evaluation.metrics import SPECS
 
     label, prediction = _KINDS[kind]
+    metrics = HEADLINES[kind]
+    rows = [
+        (window, shortened(task, MAX_NAME_WIDTH), _cells(part, task, kind))
+        for window, part in measured.items()
+        for task in part.metrics
+        if (task in regressions) == (kind == "regression")
+    ]
+    names = (label, prediction, prediction, *metrics)
+    titles = [SPECS[name].title + (" in training" if index == 2 else "") for index, name in enumerate(names)]
+    widths = [2 + max(map(len, column)) for column in zip(titles, *(cells for *_, cells in rows), strict=True)]
+    used = sum(max((len(row[index]) for row in rows), default=0) + 2 for index in (0, 1))
+    columns = list(range(len(titles)))
+    for column in (2, 1, 0, *range(len(titles) - 1, 3, -1)):
+        if used + sum(widths[index] for index in columns) > width:
+            columns.remove(column)
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("window", no_wrap=True)
     table.add_column("task", no_wrap=True)
-    titles = {name: SPECS[name].title for name in (label, prediction, *HEADLINES[kind])}
-    for title in (titles.pop(label), titles[prediction], f"{titles.pop(prediction)} in training", *titles.values()):
-        table.add_column(title, justify="right", no_wrap=True)
-    for window, part in measured.items():
+    for column in columns:
+        table.add_column(titles[column], justify="right", no_wrap=True)
+    shown = ""
+    for window, task, cells in rows:
+        table.add_row("" if window == shown else window, escape(task), *(cells[column] for column in columns))
         shown = window
-        for task, metrics in part.metrics.items():
-            if (task in regressions) != (kind == "regression"):
-                continue
-            values = {name: metrics.get(name, math.nan) for name in (label, prediction, *HEADLINES[kind])}
-            cells = [format_metric(name, values[name]) for name in (label, prediction)]
-            cells.append(format_metric(prediction, part.predictions.get(task, (math.nan, math.nan))[0]))
-            for name in HEADLINES[kind]:
-                half = half_width(part, task, name)
-                cells.append(
-                    format_metric(name, values[name]) + ("" if math.isnan(half) else f" ± {format_metric(name, half)}")
-                )
-            table.add_row(shown, escape(shortened(task, MAX_NAME_WIDTH)), *cells)
-            shown = ""
     return table
+
+
+def _cells(part: "Measured", task: str, kind: "TaskKind") -> list[str]:
+    """Mean label, mean prediction, that of training rows, and each metric with half the width of its interval."""
+    from recap.backtest.chart import HEADLINES
+    from recap.backtest.record import half_width
+    from recap.config.evaluation.metrics import format_metric
+
+    label, prediction = _KINDS[kind]
+    metrics = part.metrics[task]
+    cells = [format_metric(name, metrics.get(name, math.nan)) for name in (label, prediction)]
+    cells.append(format_metric(prediction, part.predictions.get(task, (math.nan, math.nan))[0]))
+    for name in HEADLINES[kind]:
+        half = half_width(part, task, name)
+        uncertainty = "" if math.isnan(half) else f" ± {format_metric(name, half)}"
+        cells.append(format_metric(name, metrics.get(name, math.nan)) + uncertainty)
+    return cells
 
 
 def _drift_text(part: "Measured") -> str:

@@ -150,6 +150,11 @@ class Console(Reporter):
             self._out.print(score_table(title, score, intervals))
         self.say(score_text(score, intervals))
 
+    @property
+    def width(self) -> int:
+        """Columns of the terminal."""
+        return self._out.width
+
     def show(self, table: rich.table.Table) -> None:
         """Show any table."""
         self._out.print(table)
