@@ -202,8 +202,9 @@ def _read_estimates(file: Path, splits: Mapping[str, SplitResult]) -> dict[str, 
     """Split → task → metric → estimate. Those of other rows than the report's are left out: a write was cut short."""
     read: dict[str, dict[str, dict[str, Estimate]]] = {}
     with safe_open(file, "numpy") as tensors:
-        for key, text in tensors.metadata().items():
-            name = json.loads(text)
+        names = {key: text for key, text in tensors.metadata().items() if key.isdigit()}
+        for key in sorted(names, key=int):
+            name = json.loads(names[key])
             result = splits.get(name["split"])
             if result is not None and result.rows == name["rows"]:
                 values = result.score if name["task"] == SCORE else result.metrics[name["task"]]

@@ -120,10 +120,9 @@ class ListRows:
 
     def _rank(self, task: int) -> RankedLists:
         predictions, labels, weights = self._values[:, task]
-        weight = weights[self._order].astype(np.float64)
-        counted = weight > 0
-        positive = counted & (labels[self._order] > 0)
-        negative = counted & ~positive
+        counted = weights > 0
+        positive = (counted & (labels > 0))[self._order]
+        negative = counted[self._order] & ~positive
         # A list without positives counts nowhere, so a rare task has few rows to sort by prediction.
         mask = np.add.reduceat(positive, self._starts, dtype=np.int64) > 0 if len(self._starts) else np.zeros(0, bool)
         shares = chances = np.ones(len(self._starts))
@@ -135,12 +134,13 @@ class ListRows:
         sizes = self._sizes[chosen]
         owners = np.repeat(np.arange(len(chosen)), sizes)
         rows = np.arange(len(owners)) + np.repeat(self._starts[chosen] - (np.cumsum(sizes) - sizes), sizes)
-        keys = _keys(owners, predictions[self._order[rows]])
-        rows = rows[np.argsort(keys, kind="stable")]  # Timsort, fast because the lists are in order
+        places = np.argsort(_keys(owners, predictions[self._order[rows]]), kind="stable")  # Timsort: lists are in order
+        rows = rows[places]
+        positions = self._order[rows]
         return _ranked(
             owners,
-            predictions[self._order[rows]],
-            weight[rows] / np.repeat(shares[chosen], sizes),
+            predictions[positions],
+            weights[positions].astype(np.float64) / np.repeat(shares[chosen], sizes),
             positive[rows],
             negative[rows],
             (self._buckets[chosen], shares[chosen], chances[chosen]),

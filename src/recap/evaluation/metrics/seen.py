@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recap.data.encoding.hashing import Unsigned, hash_ids, hash_text
+from recap.evaluation.metrics.rows import changes
 
 SKETCH = 65_536
 """Users up to which their number is exact; beyond, its standard error is 0.4 %."""
@@ -47,7 +48,8 @@ class DistinctUsers:
         return round((len(hashes) - 1) / (float(self._limit) / 2.0**64))
 
     def _smallest(self) -> Unsigned:
-        hashes = np.unique(np.concatenate([np.zeros(0, np.uint64), *self._parts]))
+        hashes = np.sort(np.concatenate([np.zeros(0, np.uint64), *self._parts]))  # faster than np.unique, which hashes
+        hashes = hashes[changes(hashes)]
         if len(hashes) > self.size:
             self._limit = hashes[self.size - 1]
         if self._limit is not None:

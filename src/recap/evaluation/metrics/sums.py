@@ -21,8 +21,11 @@ class Sums:
     def add(self, values: Mapping[str, Tensor], buckets: Tensor) -> None:
         """Add rows: [B, T] for each name, buckets [B] int64."""
         by_bucket = BucketSums(buckets, *self._shape)
+        sums: dict[int, Tensor] = {}
         for name, value in values.items():
-            self.by_bucket[name] += by_bucket(value)
+            if id(value) not in sums:  # several names may have the same values
+                sums[id(value)] = by_bucket(value)
+            self.by_bucket[name] += sums[id(value)]
 
     def merge(self, other: "Sums") -> None:
         """Add the rows of `other`."""
@@ -49,14 +52,16 @@ class BinarySums:
 
     def update(self, predictions: Tensor, labels: Tensor, weights: Tensor, buckets: Tensor) -> None:
         """Add rows: probabilities, labels and weights [B, T] float64, buckets [B] int64."""
+        weighted = weights * labels
         counted = (weights > 0).double()
+        is_plain = torch.equal(counted, weights)  # each row counts once or not at all
         selected = weights * (predictions >= self.threshold)
         self.sums.add(
             {
-                "rows": counted,
-                "positive_rows": counted * labels,
+                "rows": weights if is_plain else counted,
+                "positive_rows": weighted if is_plain else counted * labels,
                 "weight": weights,
-                "label": weights * labels,
+                "label": weighted,
                 "prediction": weights * predictions,
                 "selected": selected,
                 "hits": selected * labels,
