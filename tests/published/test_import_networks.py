@@ -101,3 +101,10 @@ def test_dlrm_is_converted_as_backbone_and_as_tower(tmp_path: Path, published: d
     top = {"top_mlp": {"layer_sizes": [6], "final_layer_activation": True}}
     assert converted["is_favorited"] == {"kind": "dlrm", **dlrm, **top}
     assert converted["is_reported"] == {"kind": "dlrm", "bottom_mlp": dlrm["bottom_mlp"]}
+
+
+def test_imported_towers_start_at_a_half_as_published(tmp_path: Path, published: dict[str, Any]) -> None:
+    result = imported(tmp_path, published)
+    config = read_back(tmp_path, result)
+    assert {task.initial_rate for task in config.model.tasks.values()} == {"none"}
+    assert result.text.count("initial_rate: none") == len(config.tasks)
