@@ -102,7 +102,8 @@ class AdamWConfig(BaseConfig):
     epsilon: Epsilon = 1e-7
     """Added to the square root of the mean of squared gradients."""
     weight_decay: NonNegativeFloat = 0.01
-    """Decay of all weights, including biases and norms, per step and unit of the learning rate."""
+    """Decay of all weights, including biases and norms, per step and unit of the learning rate; only the biases that
+    `initial_rate` set do not decay."""
 
 
 class SgdConfig(BaseConfig):
@@ -266,7 +267,8 @@ class OptimizerConfig(BaseConfig):
     embedding_l2: NonNegativeFloat = 0.0
     """λ of the penalty λ/2·‖W‖² on embedding tables, which adds λ·W to their gradients."""
     network_l2: NonNegativeFloat = 0.0
-    """λ of the same penalty on all other weights, including biases and norms."""
+    """λ of the same penalty on all other weights, including biases and norms, except the biases that `initial_rate`
+    set."""
     backbone: LearningRateConfig
     """Learning rate of all weights except those of towers and, if `tables` is set, of embedding tables."""
     towers: dict[Name, LearningRateConfig]

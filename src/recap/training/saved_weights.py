@@ -40,11 +40,9 @@ class SavedWeights:
         self.ranker, self.average, self.stream = ranker, average, stream
         self.runtime, self.strategy = runtime, strategy
         ranker.train()
-        self.layers = {
-            name: layer
-            for name, layer in ranker.named_modules()
-            if isinstance(layer, nn.BatchNorm1d) and layer.training
-        }
+        named = {name: layer for name, layer in ranker.named_modules() if isinstance(layer, nn.BatchNorm1d)}
+        self.names = [name for name, layer in named.items() if layer.training]
+        self.layers = [named[name] for name in self.names]
         self.estimates: list[Tensor] = []
         """The estimated statistics of the current weights; empty if they are not estimated."""
 
@@ -53,7 +51,7 @@ class SavedWeights:
         """The running means and variances by name."""
         return {
             f"{name}.{key}": buffer
-            for name, layer in self.layers.items()
+            for name, layer in zip(self.names, self.layers, strict=True)
             for key, buffer in layer.named_buffers(recurse=False)
             if buffer.is_floating_point()
         }
@@ -72,23 +70,33 @@ class SavedWeights:
             return
         statistics = list(self._statistics.values())
         before = [tensor.clone() for tensor in statistics]
-        counts = {name: layer.num_batches_tracked for name, layer in self.layers.items()}
-        momenta = [layer.momentum for layer in self.layers.values()]
+        try:
+            with self._averaging(), self.average.applied(), torch.no_grad(), self.runtime.autocast():
+                for number, batch in enumerate(self._micro_batches(self.rows), start=1):
+                    for layer in self.layers:
+                        layer.momentum = 1 / number
+                    self.ranker.raw_outputs(batch)
+            self.strategy.average_statistics(statistics)
+            estimates = [tensor.clone() for tensor in statistics]
+        finally:  # training goes on with its own, also after a signal or bad data
+            for tensor, value in zip(statistics, before, strict=True):
+                tensor.copy_(value)
+        self.estimates = estimates
+
+    @contextmanager
+    def _averaging(self) -> Iterator[None]:
+        """For the block: evaluation mode, in which BatchNorm alone works as in training, and counts no batches."""
+        settings = [(layer.momentum, layer.num_batches_tracked) for layer in self.layers]
         self.ranker.eval()
-        for layer in self.layers.values():
+        for layer in self.layers:
             layer.train()
             layer.num_batches_tracked = None
-        with self.average.applied(), torch.no_grad(), self.runtime.autocast():
-            for number, batch in enumerate(self._micro_batches(self.rows), start=1):
-                for layer in self.layers.values():
-                    layer.momentum = 1 / number
-                self.ranker.raw_outputs(batch)
-        for (name, layer), momentum in zip(self.layers.items(), momenta, strict=True):
-            layer.momentum, layer.num_batches_tracked = momentum, counts[name]
-        self.ranker.train()
-        self.strategy.average_statistics(statistics)
-        self.estimates = before
-        self._swap()
+        try:
+            yield
+        finally:
+            for layer, (momentum, batches) in zip(self.layers, settings, strict=True):
+                layer.momentum, layer.num_batches_tracked = momentum, batches
+            self.ranker.train()
 
     def _micro_batches(self, rows: int) -> Iterator[Batch]:
         """This rank's share of the first rows of the training stream, at most one epoch."""

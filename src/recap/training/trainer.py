@@ -332,7 +332,8 @@ class Trainer:
         if not self._evaluation_is_due():
             return False
         started, step = time.monotonic(), self.progress.step
-        self.saved_weights.estimate()
+        with self.signals.interruptible():
+            self.saved_weights.estimate()
         try:
             with span("evaluation"), self.saved_weights.applied():
                 evaluations = self.evaluations(step, self.trackers)
