@@ -39,7 +39,8 @@ def training_charts() -> list[Chart]:
     points = alt.Chart(_data()).mark_point(filled=True, size=22, opacity=1)
     dash = _dash("part", ["training", "validation"])
     loss = line.encode(step, _y("loss, nats"), _side(), strokeDash=dash)
-    loss += points.transform_filter("datum.part == 'validation'").encode(step, _y("loss, nats"), _side())
+    of_validation = alt.condition("datum.part == 'validation'", alt.value(22), alt.value(0))
+    loss += points.encode(step, _y("loss, nats"), _side(), size=of_validation)
     auc = line.encode(step, _y("AUC"), _side()) + points.encode(step, _y("AUC"), _side())
     rate = line.encode(
         step,

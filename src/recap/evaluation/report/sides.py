@@ -11,7 +11,7 @@ from recap.errors import InputError
 from recap.evaluation.asked import FREE_FEATURES, validated
 from recap.evaluation.observers.observer import Observer
 from recap.evaluation.result import SplitResult
-from recap.evaluation.run import evaluate_split, evaluation_config
+from recap.evaluation.run import evaluate_split
 from recap.model.directory import SavedModel, open_model
 from recap.model.scorer import Scorer
 from recap.reporting import Say
@@ -53,24 +53,28 @@ class Side:
         return Run(self.path).metrics if self.is_run else []
 
 
+_REPORTS = ("which_metrics", "metrics", "strata", "slices")
+_ROWS = ("user", "timestamp", *FREE_FEATURES)
+"""The features that describe rows, not the input of a model."""
+
+
 def side_config(side: Side, config: RecapConfig, split: str, tasks: Sequence[str]) -> RecapConfig:
-    """The features and the model of `side`, and only validation set `split` of `config`, with the labels of `tasks`."""
+    """The model of `side`; from `config` what an evaluation reads, with validation set `split`, labels of `tasks`.
+
+    Raises ConfigError if they do not fit together.
+    """
     if side.model.config.features != config.features:  # leave out what names features that this side may not have
         metrics = config.metrics.model_copy(update={"fields": []})
         config = config.model_copy(update={"strata": {}, "slices": None, "metrics": metrics})
-    if list(side.model.config.tasks) == list(config.tasks) == list(tasks):
-        return evaluation_config(config, side.model.config, side.folder)
     asked, trained = config.model_dump(), side.model.config.model_dump()
     data = asked["validation_data"][split]
     chosen = config.validation_data[split].evaluation_tasks or config.tasks
     labels = {task: data["tasks"].get(task, trained["train_data"]["tasks"][task]) for task in side.model.config.tasks}
     data |= {"tasks": labels, "evaluation_tasks": [task for task in chosen if task in tasks]}
-    reports = ("which_metrics", "metrics", "slices")
-    values = {name: value for name, value in trained.items() if name not in reports}
-    values |= {name: asked[name] for name in reports if name in asked}
-    values |= {"validation_data": {split: data}, "strata": {}}
+    values = {name: value for name, value in trained.items() if name not in _REPORTS}
+    values |= {name: asked[name] for name in _REPORTS if name in asked} | {"validation_data": {split: data}}
     values["training"] |= {"num_eval_steps": config.training.num_eval_steps, "watch": None}
-    values["features"] |= {name: getattr(config.features, name) for name in FREE_FEATURES}
+    values["features"] |= {name: getattr(config.features, name) for name in _ROWS}
     return validated(values, side.folder)
 
 
