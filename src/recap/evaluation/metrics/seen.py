@@ -27,9 +27,9 @@ class DistinctUsers:
 
     def add(self, hashes: Unsigned) -> None:
         """Add the users of rows, [B]."""
-        kept = hashes if self._limit is None else hashes[hashes <= self._limit]
-        self._parts.append(kept)
-        self._pending += len(kept)
+        smallest = hashes if self._limit is None else hashes[hashes <= self._limit]
+        self._parts.append(smallest)
+        self._pending += len(smallest)
         if self._pending > self.size:
             self._smallest()
 

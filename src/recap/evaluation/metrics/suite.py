@@ -286,17 +286,19 @@ class _BinaryMetrics(_KindMetrics):
     def add_of_rows(self, index: int, task: _Computed) -> None:
         if self.rows is None:
             return
-        found = task.values
+        metrics = task.values
         rows, _ = self.rows.of_task(index)
         if self._ranks:
-            coarse = {name: found[name] for name in ("auc", "pr_auc", "nrce", "ece") if name in found}
+            coarse = {name: metrics[name] for name in ("auc", "pr_auc", "nrce", "ece") if name in metrics}
             bins = self._calibration_bins
-            found |= exact_metrics(rows, bins) if self._histogram is None else self._histogram.metrics(index)
-            found["auc_se"] = auc_standard_error(found["auc"], found["positives"], found["count"] - found["positives"])
+            metrics |= exact_metrics(rows, bins) if self._histogram is None else self._histogram.metrics(index)
+            metrics["auc_se"] = auc_standard_error(
+                metrics["auc"], metrics["positives"], metrics["count"] - metrics["positives"]
+            )
             for name, value in coarse.items():
-                task.without[name] = found[name] + (task.without[name] - value)
+                task.without[name] = metrics[name] + (task.without[name] - value)
         if self._list_rows is not None:
-            found |= self._lists.bounds(self._list_rows, index, found)
+            metrics |= self._lists.bounds(self._list_rows, index, metrics)
 
     def _histogram_for(self, more: int) -> Histogram | None:
         """The histogram of all rows, made before `more` rows are too many for the sample."""
