@@ -11,12 +11,13 @@ import pytest
 import torch
 import yaml
 from model.kinds import make_batch
-from support import LANGUAGES, Recorder, feed_config, feed_values, write_feed
+from support import LANGUAGES, Recorder, feed_config, feed_table, feed_values, write_feed
 
 from recap.cli.console import Console
 from recap.config.file.load import config_of, load_config
 from recap.config.recap import JobMode, RecapConfig
 from recap.data.encoding.assets import load_assets
+from recap.data.formats.location import Location
 from recap.data.open import open_source
 from recap.distributed import ONE_RANK
 from recap.errors import ConfigError, DataError
@@ -153,6 +154,16 @@ def test_strata_by_time_need_the_column_of_the_time() -> None:
     values["strata"] = {"night": {"hours": [22, 6]}}
     with pytest.raises(ConfigError, match=r"strata\.night: selects by time, which needs features\.timestamp"):
         config_of(values)
+
+
+def test_times_in_seconds_are_refused(tmp_path: Path) -> None:
+    config = with_strata(write_feed(tmp_path), {"night": {"hours": [22, 6]}})
+    encoder = open_source(config, load_assets(config.features), JobMode.EVALUATE, "validation").encoder
+    table = feed_table(3)
+    seconds = pa.array([1_714_521_600] * 3)
+    table = table.set_column(table.schema.get_field_index("served_at_ms"), "served_at_ms", seconds)
+    with pytest.raises(DataError, match="holds 1714521600, a time in seconds by its size; strata by time need milli"):
+        encoder.encode(table, Location("rows"))
 
 
 def test_another_kind_of_stratum_replaces_that_of_the_base(tmp_path: Path) -> None:

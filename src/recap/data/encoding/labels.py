@@ -27,6 +27,8 @@ from recap.data.formats.location import Location
 
 _DAY = 86_400_000
 """Milliseconds."""
+_SECONDS_FROM, _SECONDS_TO = 10**9, 10**11
+"""Seconds from 2001 on; as milliseconds they would be in early 1970 to 1973."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,7 +194,12 @@ class LabelEncoder:
         if self.strata_time is None:
             return None
         every, reason = np.ones(table.num_rows, np.bool_), "; every row needs a time, since a stratum selects by it"
-        return torch.from_numpy(milliseconds(table, self.strata_time, every, location, reason))
+        times = milliseconds(table, self.strata_time, every, location, reason)
+        in_seconds = rows_where((times >= _SECONDS_FROM) & (times < _SECONDS_TO))
+        if in_seconds:
+            text = f"holds {times[in_seconds[0]]}, a time in seconds by its size; strata by time need milliseconds"
+            raise location.error(self.strata_time, text, in_seconds)
+        return torch.from_numpy(times)
 
 
 def _by_time(config: RecapConfig) -> bool:

@@ -1,7 +1,8 @@
 """The metrics of strata: rows selected by the values of a feature, or by time."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import assert_never
+from dataclasses import replace
+from typing import Any, assert_never
 
 import torch
 from torch import Tensor
@@ -45,9 +46,10 @@ class Strata:
         self._metrics = {name: Metrics(config, split, ranks) for name in config.strata}
 
     def update(self, batch: Batch, scores: Scores) -> None:
+        unread: dict[str, Any] = {"vectors": {}, "histories": {}}  # which need not be copied
         for name, metrics in self._metrics.items():
             index = self._selections[name](batch).nonzero()[:, 0]
-            metrics.add(batch.rows(index), scores.calibrated_probabilities[index])
+            metrics.add(replace(batch, **unread).rows(index), scores.calibrated_probabilities[index])
 
     def result(self) -> Mapping[str, TaskMetrics]:
         """Stratum → task → metric → value."""
