@@ -1,6 +1,7 @@
 """`recap report`: what it writes, with which baseline, and what it refuses."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from typer.testing import CliRunner
 
 from recap.cli.main import app
 from recap.config.file.load import load_config
-from recap.errors import CheckpointError, ConfigError, InputError
+from recap.errors import CheckpointError, ConfigError, InputError, RunError
 from recap.evaluation.report import page
 from recap.evaluation.result import EvaluationReport
 from recap.runs import Run
@@ -90,6 +91,23 @@ def test_a_model_against_itself_differs_in_nothing(folder: Path, tmp_path: Path)
     changes = [cell["change"] for task in numbers["tasks"] for cell in task["metrics"].values() if cell["change"]]
     assert {change["value"] for change in changes} <= {0.0, None}
     assert numbers["config_changes"] == []
+
+
+def test_failed_checks_are_on_the_terminal_in_the_report_and_in_the_exit_code(folder: Path, tmp_path: Path) -> None:
+    command = ["report", str(folder / "run"), "--output", str(tmp_path), "--fail-on"]
+    done = CliRunner().invoke(app, [*command, "warning"])
+    assert isinstance(done.exception, RunError)
+    failed = re.findall(r"(?:error|warning) (R\d+): ", done.output)
+    assert f"--fail-on warning: {len(failed)} findings of checks: {', '.join(dict.fromkeys(failed))}" == str(
+        done.exception
+    )
+    findings = json.loads((tmp_path / "report.json").read_text())["findings"]
+    assert [item["code"] for item in findings if item["severity"] != "note"] == failed
+    assert all(f"{item['severity']} {item['code']}" in (tmp_path / "model_card.md").read_text() for item in findings)
+    with pytest.raises(InputError, match="--fail-on: --quick leaves the checks out; leave out one of the two"):
+        report(folder / "run", "--output", tmp_path, "--quick", "--fail-on", "error")
+    report(folder / "run", "--output", tmp_path, "--quick")
+    assert json.loads((tmp_path / "report.json").read_text())["findings"] == []
 
 
 def test_misuse_is_refused_before_anything_is_written(
