@@ -86,8 +86,12 @@ def run_jobs(folder: Path) -> None:
             evaluate_run(config, folder / name)
         predictor = Predictor.open(find_model_directory(folder / name))
         predict_files(predictor, ["validation/*.parquet"], folder / f"{name}-predictions", overwrite=False)
-    section = "backtest={inputs: [train/*.parquet], window: file, first: 1, gap: 0, holdout: 0}"
-    backtest(load_config(VALID / "whole.yaml", [section, *WARM]), folder / "backtest", Recorder())
+    section = "backtest={inputs: [train/*.parquet], window: file, mode: continue}"
+    backtest(
+        load_config(VALID / "whole.yaml", [section, "train_data.source.num_files_to_keep=null", *WARM]),
+        folder / "backtest",
+        Recorder(),
+    )
 
 
 WARM = ["training.initial_checkpoint_dir=null", "training.num_train_steps=1"]
