@@ -259,8 +259,8 @@ def test_validation_rows_that_are_earlier_than_training_rows_are_a_warning(folde
     file = small_run(folder, features={"timestamp": "time"}, validation_data=sets)
     assert [line for line in report(file) if "begins" in line] == [
         "validation_data.overlapping.source.inputs: overlapping begins at 2024-05-01 00:33:10 UTC, before the training "
-        "data end, at 2024-05-01 00:33:19 UTC, so the model knows the future of these rows, which flatters it; split by "
-        "time: recap data split"
+        "data end, at 2024-05-01 00:33:19 UTC, so the model knows the future of these rows, which flatters it; split "
+        "by time: recap data split"
     ]
 
 
