@@ -1,6 +1,7 @@
 """Results of the model and of the baseline side by side, and the verdict."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 
 from recap.config.evaluation.metrics import METRICS, format_metric, spec_of
@@ -50,7 +51,7 @@ def verdict(comparison: Comparison | None, tasks: Sequence[TaskResult], users: i
     if comparison is None:
         return _alone(tasks, users)
     outcome = comparison.verdict.outcome
-    text = comparison.verdict.text.removeprefix(f"{outcome}: ")
+    text = re.sub(r"(?<!\w)-(?=\d)", "−", comparison.verdict.text.removeprefix(f"{outcome}: "))
     return Verdict(_STATES[outcome], _HEADLINES[outcome], text[:1].upper() + text[1:] + ".")
 
 

@@ -10,6 +10,7 @@ from recap.errors import DataError
 from recap.evaluation.checks.finding import Finding
 from recap.evaluation.checks.gather import gather
 from recap.evaluation.checks.run import find
+from recap.evaluation.checks.trees import is_installed
 from recap.evaluation.compare import headline_of
 from recap.evaluation.drift import drift, read_sample
 from recap.evaluation.importance import FeatureImportance, importance, sample_of
@@ -50,7 +51,20 @@ def sampled_sections(
     rows = sample_of(sample)
     say(f"feature importance: scoring {len(rows):,} rows for each of {plural(len(config.features.inputs), 'feature')}")
     important = importance(scorer, rows, config, assets)
-    evidence = gather(config, assets, scorer, split, result, runtime, side.records(), drift=shift, importance=important)
+    trees = ", and boosted trees" if is_installed() else ""
+    say(f"checks: comparing with training rows{trees}")
+    evidence = gather(
+        config,
+        assets,
+        scorer,
+        split,
+        result,
+        runtime,
+        side.records(),
+        slices=result.slices,
+        drift=shift,
+        importance=important,
+    )
     times = {"training rows end": evidence.overlap.training_ends, "split begins": evidence.overlap.split_starts}
     return Sections(
         find(evidence),

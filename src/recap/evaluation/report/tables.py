@@ -305,7 +305,7 @@ def heat_table(title: str, corner: str, values: Mapping[str, Mapping[str, float]
         cells = [Cell(name)]
         for column in columns:
             value = row.get(column, math.nan)
-            text = "–" if math.isnan(value) else f"{value:.{digits}f}".replace("-", "−")
+            text = "–" if math.isnan(value) else f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
             heat = 0.0 if math.isnan(value) else round(min(abs(value), 1.0), 3)
             cells.append(Cell(text, value=value, tone="warm" if value >= 0 else "cold", heat=heat))
         rows.append(cells)
