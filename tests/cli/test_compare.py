@@ -1,16 +1,21 @@
 """`recap compare`: models on the same rows, and gates."""
 
+import io
 import json
+import re
 from pathlib import Path
 
 import pytest
+import rich.console
 import yaml
 from support import Recorder, feed_values, write_feed
 from typer.testing import CliRunner
 
+from recap.cli.comparison import comparison_tables
 from recap.cli.main import app
 from recap.config.file.load import config_of
 from recap.errors import CheckpointError, ConfigError, DataError, InputError, RunError
+from recap.evaluation.compare_models import compare_models
 from recap.training.trainer import train
 
 
@@ -50,6 +55,17 @@ def test_the_better_model_is_told_apart_on_the_same_rows(folder: Path, tmp_path:
         compare(folder / "bad", folder / "good", "--output", tmp_path / "differences.json")
 
 
+def test_a_narrow_terminal_shows_every_difference(folder: Path) -> None:
+    comparison = compare_models(folder / "bad", [folder / "good"], None, (), lambda text: None)
+    for width, form in ((60, r"like +auc +\+0\.\d{4} ± 0\.\d{4} +better"), (100, r"like +auc +0.* \[\+0\.\d{4}, ")):
+        console = rich.console.Console(width=width, file=io.StringIO())
+        for table in comparison_tables("title", comparison.comparisons["good, step_00000060"], width):
+            console.print(table)
+        text = console.file.getvalue()
+        assert re.search(form, text)
+        assert "…" not in text
+
+
 def test_equal_models_cannot_be_told_apart(folder: Path) -> None:
     output = compare(folder / "good", folder / "good" / "checkpoints" / "step_00000060")
     assert "cannot be told: mean AUC +0.0000 [+0.0000, +0.0000]" in output
@@ -58,6 +74,7 @@ def test_equal_models_cannot_be_told_apart(folder: Path) -> None:
 def test_other_files_and_tasks_that_only_one_model_has(folder: Path) -> None:
     output = compare(folder / "one_task", folder / "good", "--data", folder / "train" / "part-0.parquet")
     assert "left out, since only one of them predicts it: share" in output
+    assert "left out, since only one of them predicts it: share" in compare(folder / "good", folder / "one_task")
 
 
 def test_a_gate_opens_for_the_better_model_only(folder: Path, tmp_path: Path) -> None:
@@ -74,6 +91,9 @@ def test_misuse_is_refused(folder: Path, tmp_path: Path) -> None:
     good = folder / "good"
     with pytest.raises(ConfigError, match=r"rules\.0\.tasks: unknown task 'lik'.*Did you mean 'like'"):
         compare(good, folder / "bad", "--gate", gate)
+    for model in (good, good / "checkpoints" / "step_00000060"):
+        with pytest.raises(InputError, match="overwritten by its own output"):
+            compare(good, model, "--output", model / "config.yaml", "--overwrite")
     with pytest.raises(ConfigError, match="unknown split 'valid'"):
         compare(good, folder / "bad", "--split", "valid")
     with pytest.raises(ConfigError, match="cannot be read"):

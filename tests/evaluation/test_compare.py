@@ -1,6 +1,7 @@
 """Comparisons say which model is better only where the users show it, and gates open only on such numbers."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from recap.errors import ConfigError, InputError
 from recap.evaluation.compare import Comparison, compare
 from recap.evaluation.gate import judge, load_gate
 from recap.evaluation.metrics.estimate import Estimate
-from recap.evaluation.result import SplitResult
+from recap.evaluation.result import SCORE, SplitResult
 
 NOISE = np.random.default_rng(0).normal(size=(4, 64))
 
@@ -62,9 +63,16 @@ def test_errors_that_both_models_share_cancel_out() -> None:
 
 
 def test_a_comparison_names_the_difference_it_could_show_and_the_users_it_would_take() -> None:
+    assert "could show" not in against({"a": (0.8, 0.0)}).verdict.text  # the same model
     text = against({"a": (0.8002, 1e-4)}).verdict.text
     assert "these users could show a difference of 0.00" in text
-    assert "times the users this one" in text
+    assert "times as many" in text
+
+
+def test_an_infinite_metric_has_no_interval_and_no_warning() -> None:
+    without_positives = against({"a": (0.8, 0.0)}, calibration=np.inf).differences["a"]["calibration"]
+    assert np.isinf(without_positives.value)
+    assert np.isnan(without_positives.low)
 
 
 def test_only_results_of_the_same_rows_and_of_common_tasks_compare() -> None:
@@ -75,6 +83,51 @@ def test_only_results_of_the_same_rows_and_of_common_tasks_compare() -> None:
     with pytest.raises(InputError, match="without intervals"):
         compare(SplitResult({"a": {"auc": 0.8}}), result({"a": (0.8, 0.0)}))
     assert compare(result({"a": (0.8, 0.0)}), result({"a": (0.8, 0.0), "b": (0.7, 0.0)})).left_out == ("b",)
+
+
+def plain(estimates: Mapping[str, Estimate]) -> SplitResult:
+    """A result with these AUCs."""
+    of_tasks = {task: {"auc": estimate} for task, estimate in estimates.items()}
+    return SplitResult({task: {"auc": each.value} for task, each in estimates.items()}, estimates=of_tasks, users=5000)
+
+
+def test_equal_models_are_told_apart_as_rarely_as_the_level_says() -> None:
+    random = np.random.default_rng(1)
+    baseline = plain({str(task): Estimate(0.8, np.full(64, 0.8)) for task in range(8)})
+    draws, told = 400, 0
+    for noise in random.normal(size=(draws, 8, 64)) * 1e-3:
+        candidate = {str(task): Estimate(0.8 + row.mean(), 0.8 - row / 63) for task, row in enumerate(noise)}
+        told += compare(baseline, plain(candidate)).verdict.outcome != "cannot be told"
+    assert told < draws * 0.085  # 5.5 %, and 2.6 standard errors more
+
+
+def test_tasks_of_different_users_are_judged_without_a_mean() -> None:
+    buckets = {"a": 64, "b": 30}
+    other = plain({task: Estimate(0.8, np.full(count, 0.8)) for task, count in buckets.items()})
+    one = plain({"a": Estimate(0.82, np.full(64, 0.82)), "b": Estimate(0.8, np.full(30, 0.8))})
+    verdict = compare(other, one).verdict
+    assert verdict.outcome == "better"
+    assert "no mean over tasks" in verdict.text
+    assert "a (+0.0200)" in verdict.text
+
+
+def test_one_more_task_of_the_baseline_does_not_make_its_rows_others() -> None:
+    both = replace(result({"a": (0.8, 0.0), "b": (0.8, 0.0)}, rows="ab"), rows_by_task={"a": "1", "b": "2"})
+    one = replace(result({"a": (0.82, 1e-4)}, rows="a"), rows_by_task={"a": "1"})
+    assert compare(both, one).verdict.outcome == "better"
+    with pytest.raises(InputError, match="different rows"):
+        compare(both, replace(one, rows_by_task={"a": "3"}))
+
+
+@pytest.mark.parametrize(("engagement", "compared"), [(0.3, True), (0.4, False)])
+def test_scores_are_compared_if_they_weigh_the_labels_alike(engagement: float, compared: bool) -> None:
+    def scored(random: float) -> SplitResult:
+        one = result({"a": (0.8, 0.0)})
+        values = {"ndcg": 0.5, "random_1": random}
+        of_score = {name: Estimate(value, np.full(64, value)) for name, value in values.items()}
+        return replace(one, score=values, estimates={**one.estimates, SCORE: of_score})
+
+    assert (SCORE in compare(scored(0.3), scored(engagement)).differences) is compared
 
 
 def gate(folder: Path, text: str) -> Any:
@@ -117,6 +170,13 @@ def test_a_loss_that_the_interval_cannot_exclude_keeps_the_gate_closed(tmp_path:
         ("rules: [{metric: auc, not_worse_by: -1}]", "not_worse_by"),
         ("rule: [{metric: auc, at_least: 1}]", r"gate.yaml:1:1"),
         ("[auc]", "expected a mapping of sections"),
+        ("rules: [{metric: roc_auc, at_least: 0}]", "Did you mean 'auc'"),
+        (f"rules: [{{metric: {'z' * 500}, at_least: 0}}]", "unknown metric 'zzz.*…. Known"),
+        ("rules: [{metric: hit_at, at_least: 0}]", "add a rank, such as hit_at_3"),
+        ("rules: [{metric: field_rce, at_most: 1}]", "add a feature"),
+        ("rules: [{metric: auc, at_least: 85}]", "no value passes: auc is in 0 to 1, found 85"),
+        ("rules: [{metric: auc, tasks: [a, a], at_least: 0}]", "a is listed twice"),
+        ("rules: [{metric: auc, at_least: 0}, {metric: auc, at_least: 0}]", r"rules\.1: repeats rules\.0"),
     ],
 )
 def test_mistakes_in_a_gate_are_named(text: str, problem: str, tmp_path: Path) -> None:

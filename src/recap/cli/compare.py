@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from recap.cli.options import Overwrite, check_output
+from recap.cli.options import Overwrite, check_output, model_files
 from recap.errors import RunError
 
 if TYPE_CHECKING:
@@ -60,7 +60,8 @@ def compare(
 
     rules = load_gate(str(gate)) if gate is not None else None
     if output is not None:
-        check_output(output, [*([gate] if gate is not None else [])], overwrite=overwrite)
+        inputs = [file for path in (baseline, *models) for file in model_files(path)]
+        check_output(output, [*inputs, *(data or ()), *([gate] if gate is not None else [])], overwrite=overwrite)
 
     from recap.cli.console import Console
     from recap.evaluation.compare_models import compare_models
@@ -69,7 +70,7 @@ def compare(
 
     console = Console()
     tune_process()
-    compared = compare_models(baseline, models, split, data or (), console.say)
+    compared = compare_models(baseline, models, split, data or (), console.say, gate=rules)
     contents, failed = [], 0
     for name, comparison in compared.comparisons.items():
         console.comparison(f"{name} against {compared.baseline}, {compared.split}", comparison)

@@ -104,6 +104,17 @@ def load_to_evaluate(source: Path, overrides: list[str], set_files: list[str], *
     return config
 
 
+def model_files(path: Path) -> list[Path]:
+    """The files of a run, or of a model directory, without what others may have written beside them."""
+    from recap.runs import Run
+    from recap.storage import MANIFEST
+
+    if (path / MANIFEST).exists():
+        return [file for file in path.rglob("*") if file.is_file()]
+    run = Run(path)
+    return [run.config_file, run.metrics_file, run.evaluation_file, *run.checkpoints_folder.rglob("*.*")]
+
+
 def check_output(file: Path, inputs: Sequence[str | Path] = (), *, overwrite: bool) -> None:
     """Raise InputError unless `file` can be written: it does not exist, or may be replaced and is none of `inputs`."""
     from recap.storage import check_local, check_not_an_input

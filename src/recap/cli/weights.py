@@ -12,6 +12,7 @@ from recap.cli.options import (
     check_output,
     config_file,
     load_to_evaluate,
+    model_files,
     parse_step,
 )
 from recap.errors import InputError
@@ -95,7 +96,8 @@ def suggest(
     import json
 
     if output is not None:
-        check_output(output, [config_file(source)], overwrite=overwrite)
+        inputs = [config_file(source), *(model_files(source) if source.is_dir() else [])]
+        check_output(output, inputs, overwrite=overwrite)
 
     from recap.evaluation.weights.lists import TOP
     from recap.evaluation.weights.suggest import Target, keeping, suggest

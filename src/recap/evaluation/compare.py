@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from recap.config.evaluation.metrics import LOWER_IS_BETTER, METRICS, spec_of
+from recap.config.evaluation.metrics import LOWER_IS_BETTER, METRICS, SPECS, spec_of
 from recap.errors import InputError
 from recap.evaluation.metrics.estimate import FEW_BUCKETS, Difference, Estimate, difference
 from recap.evaluation.result import SCORE, SplitResult
@@ -15,7 +15,9 @@ from recap.text import plural
 
 Outcome = Literal["better", "worse", "mixed", "cannot be told"]
 _LEVEL = 0.05
-"""The chance with which a verdict names a task that did not change."""
+"""The chance with which a verdict claims a change where there is none, by the mean."""
+_ALONE = _LEVEL / 10
+"""The same by single tasks, where the mean did not move."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def compare(baseline: SplitResult, candidate: SplitResult) -> Comparison:
     """`candidate` against `baseline`. Raises InputError if they are results of different rows, or without intervals."""
     if not baseline.estimates or not candidate.estimates:
         raise InputError("an evaluation without intervals cannot be compared; run 'recap evaluate' again")
-    if baseline.rows != candidate.rows:
+    if not _have_the_same_rows(baseline, candidate):
         raise InputError(
             "the models were evaluated on different rows, or with different labels or weights; evaluate both on the "
             "same files: --data FILES"
@@ -72,6 +74,8 @@ def compare(baseline: SplitResult, candidate: SplitResult) -> Comparison:
     tasks = [task for task in candidate.estimates if task in baseline.estimates]
     if not [task for task in tasks if task != SCORE]:
         raise InputError("the models have no task in common, so there is nothing to compare")
+    if not _have_the_same_engagement(baseline.score, candidate.score):
+        tasks = [task for task in tasks if task != SCORE]
     differences = {task: _differences(baseline.estimates[task], candidate.estimates[task]) for task in tasks}
     names = [task for task in tasks if task != SCORE]
     only_one = {*baseline.metrics} ^ {*candidate.metrics}
@@ -84,6 +88,26 @@ def compare(baseline: SplitResult, candidate: SplitResult) -> Comparison:
         mean,
         _verdict(differences, mean, candidate.users),
         tuple(sorted(only_one)),
+    )
+
+
+def _have_the_same_rows(one: SplitResult, other: SplitResult) -> bool:
+    """Whether the rows of the tasks that both have are equal."""
+    tasks = one.rows_by_task.keys() & other.rows_by_task.keys()
+    if tasks:
+        return all(one.rows_by_task[task] == other.rows_by_task[task] for task in tasks)
+    return one.rows == other.rows
+
+
+def _have_the_same_engagement(one: Mapping[str, float], other: Mapping[str, float]) -> bool:
+    """Whether both scores weigh the labels alike; else theirs are metrics of different things.
+
+    The mean engagement of a random order depends on labels and weights alone.
+    """
+    return one.keys() == other.keys() and all(
+        math.isclose(one[name], other[name], rel_tol=1e-6, abs_tol=1e-12) or one[name] != one[name]
+        for name in one
+        if name.startswith(("random_", "best_"))
     )
 
 
@@ -130,50 +154,63 @@ def _verdict(differences: Mapping[str, Mapping[str, Difference]], mean: Differen
     """The verdict by the mean of the headline metric, unless a single task clearly moves the other way.
 
     Tasks are looked at with the correction of Holm (Scandinavian Journal of Statistics 1979), which holds the chance of
-    any false claim at `_LEVEL`.
+    any false claim at a level: `_ALONE` where there is a mean and it did not move, else `_LEVEL`. So equal models are
+    told apart with a chance of at most `_LEVEL` + `_ALONE`.
     """
-    by_task = {}
+    by_task: dict[str, Difference] = {}
+    titles: set[str] = set()
     for task, metrics in differences.items():
         name = headline_of(metrics)
         if name is not None and task != SCORE and math.isfinite(metrics[name].p):
             by_task[task] = metrics[name]
-    certain = _holm(by_task)
+            titles.add(SPECS[name].title)
+    on = f"on {plural(users, 'user')}"
+    if not by_task:
+        return Verdict("cannot be told", f"cannot be told {on}: no task has an AUC with an interval in both models")
+    certain = _holm(by_task, _LEVEL if mean is None or mean.is_certain else _ALONE)
     up = [task for task in certain if by_task[task].value > 0]
     down = [task for task in certain if by_task[task].value < 0]
-    on = f"on {plural(users, 'user')}"
-    if mean is None:
-        return Verdict("cannot be told", f"cannot be told {on}: no task has an AUC with an interval in both models")
-    size = f"mean AUC {mean.value:+.4f} [{mean.low:+.4f}, {mean.high:+.4f}] {on}"
+    size = f"no mean over tasks, since their rows are of different users, {on}"
+    if mean is not None:
+        size = f"mean {' and '.join(sorted(titles))} {mean.value:+.4f} [{mean.low:+.4f}, {mean.high:+.4f}] {on}"
     tasks = "; ".join(
         f"{word}: {', '.join(f'{task} ({by_task[task].value:+.4f})' for task in names)}"
         for word, names in (("better", up), ("worse", down))
         if names
     )
-    outcome: Outcome = "cannot be told"
-    if mean.is_certain:
-        outcome = "better" if mean.value > 0 else "worse"
-    if (outcome == "better" and down) or (outcome == "worse" and up) or (up and down):
-        outcome = "mixed"
-    elif outcome == "cannot be told" and (up or down):
-        outcome = "better" if up else "worse"
+    outcome = _outcome(mean, bool(up), bool(down))
     text = f"{outcome}: {size}" + (f"; {tasks}" if tasks else "")
-    if outcome == "cannot be told" and math.isfinite(mean.detectable):
-        text += f"; these users could show a difference of {mean.detectable:.4f}"
+    if outcome == "cannot be told" and mean is not None and mean.detectable > 0:
+        text += f"; these users could show a difference of {_small(mean.detectable)}"
         if mean.value:
-            text += f", and {_factor(mean.users_factor)} the users this one"
+            text += f"; this one would take {_factor(mean.users_factor)} as many"
     return Verdict(outcome, text)
+
+
+def _outcome(mean: Difference | None, up: bool, down: bool) -> Outcome:
+    """By the mean, and by whether tasks got better, or worse."""
+    if mean is not None and mean.is_certain:
+        up, down = up or mean.value > 0, down or mean.value < 0
+    if up and down:
+        return "mixed"
+    return "better" if up else "worse" if down else "cannot be told"
+
+
+def _small(value: float) -> str:
+    """A positive number with 4 decimals, or with a digit that is not 0."""
+    return f"{value:.4f}" if value >= 1e-4 else f"{value:.1g}"
 
 
 def _factor(factor: float) -> str:
     return f"{factor:,.0f} times" if factor < 10_000 else "more than 10,000 times"
 
 
-def _holm(differences: Mapping[str, Difference]) -> list[str]:
-    """The tasks whose difference is certain after the correction, in their order."""
+def _holm(differences: Mapping[str, Difference], level: float) -> list[str]:
+    """The tasks whose difference is certain at `level` after the correction, in their order."""
     certain: set[str] = set()
     ordered = sorted(differences, key=lambda task: differences[task].p)
     for position, task in enumerate(ordered):
-        if differences[task].p > _LEVEL / (len(ordered) - position):
+        if differences[task].p > level / (len(ordered) - position):
             break
         certain.add(task)
     return [task for task in differences if task in certain]

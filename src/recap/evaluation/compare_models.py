@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from recap.config.evaluation.gate import GateConfig
 from recap.errors import InputError
 from recap.evaluation.asked import OTHER_DATA, Asked, with_other_data
 from recap.evaluation.compare import Comparison, compare
+from recap.evaluation.gate import check_tasks
 from recap.evaluation.report.sides import Side, common_tasks, evaluated, side_config
 from recap.evaluation.run import check_splits
 from recap.reporting import Say
@@ -25,12 +27,19 @@ class Compared:
 
 
 def compare_models(
-    baseline: Path, models: Sequence[Path], split: str | None, data: Sequence[str], say: Say
+    baseline: Path,
+    models: Sequence[Path],
+    split: str | None,
+    data: Sequence[str],
+    say: Say,
+    *,
+    gate: GateConfig | None = None,
 ) -> Compared:
     """Evaluate `baseline` and `models` on a validation set of the baseline, or on the files `data`.
 
-    Each model reads the rows with its own features; labels and rates are those of the baseline. Raises ConfigError for
-    an unknown split, CheckpointError for a missing model, DataError for files that lack a column of a model.
+    Each model reads the rows with its own features; labels, rates and users are those of the baseline. Raises
+    ConfigError for an unknown split or a task of `gate` that a model lacks, CheckpointError for a missing model,
+    DataError for files that lack a column of a model.
     """
     first, runtime = Side.open(baseline), start_runtime()
     config = Run(first.path).config if first.is_run else first.model.config
@@ -45,6 +54,9 @@ def compare_models(
     if len({*names}) < len(names):
         raise InputError("a model is given twice; name each once")
     results, left_out = {}, {}
+    if gate is not None:
+        for side in sides:
+            check_tasks(gate, common_tasks(side, first))
     for side, label in zip((first, *sides), names, strict=True):
         tasks = common_tasks(side, first)
         left_out[label] = tuple(sorted({*first.model.config.tasks} ^ {*side.model.config.tasks}))

@@ -1,7 +1,7 @@
 """Judges a comparison by the rules of a gate."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from recap.config.evaluation.gate import GateConfig, RuleConfig
@@ -10,7 +10,7 @@ from recap.config.file.layers import read_mapping
 from recap.config.file.validate import validate
 from recap.errors import ConfigError, Problem
 from recap.evaluation.compare import Comparison, format_difference, gain
-from recap.text import suggest
+from recap.text import shorten, suggest
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ def load_gate(file: str) -> GateConfig:
 
 def judge(gate: GateConfig, comparison: Comparison) -> list[Judgement]:
     """Every condition of every rule. Raises ConfigError for a task or a metric that the comparison does not have."""
+    check_tasks(gate, list(comparison.candidate))
     return [
         judgement
         for index, rule in enumerate(gate.rules)
@@ -42,13 +43,17 @@ def judge(gate: GateConfig, comparison: Comparison) -> list[Judgement]:
     ]
 
 
+def check_tasks(gate: GateConfig, known: Sequence[str]) -> None:
+    """Raise ConfigError for a rule on a task that is not `known`."""
+    for index, rule in enumerate(gate.rules):
+        for task in rule.tasks or []:
+            if task not in known:
+                raise ConfigError(f"rules.{index}.tasks: unknown task {shorten(repr(task))}. {suggest(task, [*known])}")
+
+
 def _tasks(rule: RuleConfig, index: int, comparison: Comparison) -> list[str]:
     """The tasks of a rule."""
-    known = list(comparison.candidate)
-    for task in rule.tasks or []:
-        if task not in known:
-            raise ConfigError(f"rules.{index}.tasks: unknown task {task!r}. {suggest(task, known)}")
-    tasks = [task for task in rule.tasks or known if rule.metric in comparison.candidate[task]]
+    tasks = [task for task in rule.tasks or comparison.candidate if rule.metric in comparison.candidate[task]]
     missing = sorted({*(rule.tasks or [])} - {*tasks})
     if missing or not tasks:
         raise ConfigError(

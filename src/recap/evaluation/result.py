@@ -56,6 +56,8 @@ class SplitResult:
     """Distinct users, or rows where the data have no users; an estimate beyond `metrics.rows.MAX_ROWS` rows."""
     rows: str = ""
     """A fingerprint of users, labels and weights: equal for evaluations of the same rows, in any order."""
+    rows_by_task: Mapping[str, str] = field(default_factory=dict)
+    """The same of each task; not in `evaluation.json`."""
     estimates: Estimates = field(default_factory=dict)
     """The value of each metric without each bucket of users."""
     score: Mapping[str, float] = field(default_factory=dict)

@@ -148,7 +148,7 @@ def evaluate_split(
     observers: list[Observer] = [observer for observer in parts if observer is not None]
     evaluate(scorer, stream, observers, max_batches(config))
     shares = _unknown_shares(unknown, stream, config.features.max_unknown, split)
-    task_metrics, estimates, users, _ = metrics.computed
+    task_metrics, estimates, users, rows = metrics.computed
     of_columns = by_column.result()
     task_metrics = _merged(task_metrics, _values(of_columns.fields))
     estimates = _merged(estimates, of_columns.fields)
@@ -168,6 +168,7 @@ def evaluate_split(
         intervals=intervals_of(of_all),
         users=users,
         rows=metrics.fingerprint,
+        rows_by_task=rows,
         estimates=of_all,
         score=of_score.metrics,
         uncalibrated=before,

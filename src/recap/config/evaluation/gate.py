@@ -1,12 +1,13 @@
 """The gate of `recap compare`: what a model must fulfil to replace another."""
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from recap.config.base import BaseConfig, Check, Name, NonNegativeFloat, Problems, RootConfig
-from recap.config.evaluation.metrics import METRIC_NAMES, spec_of
-from recap.text import suggest
+from recap.config.evaluation.metrics import METRIC_NAMES, METRICS, spec_of
+from recap.text import shorten, suggest
 
 Severity = Literal["error", "warning"]
 """The severities of checks at which a command may fail; `warning` includes errors."""
@@ -29,11 +30,22 @@ class RuleConfig(BaseConfig):
     """The highest value of the metric that is accepted. Optional."""
 
     def checks(self) -> tuple[Check, ...]:
-        return self._is_known, self._has_a_condition, self._has_a_direction, self._is_not_empty
+        return self._is_known, self._names_tasks_once, self._has_a_condition, self._has_a_direction, self._is_not_empty
 
     def _is_known(self) -> Problems:
-        if spec_of(self.metric) is None:
-            yield ("metric",), f"unknown metric {self.metric!r}. {suggest(self.metric, list(METRIC_NAMES))}"
+        spec = spec_of(self.metric)
+        if spec is None:
+            name = next((spec.name for spec in METRICS if self.metric in spec.aliases), None)
+            hint = suggest(self.metric, list(METRIC_NAMES)) if name is None else f"Did you mean {name!r}?"
+            yield ("metric",), f"unknown metric {shorten(repr(self.metric))}. {hint}"
+        elif self.metric == spec.name and (spec.at_ranks or spec.of_fields):
+            of = f"a rank, such as {spec.at(3)}" if spec.at_ranks else f"a feature, such as {spec.name}_country"
+            yield ("metric",), f"{self.metric} has a value for each of several; add {of}"
+
+    def _names_tasks_once(self) -> Problems:
+        for index, task in enumerate(self.tasks or []):
+            if task in (self.tasks or [])[:index]:
+                yield ("tasks", index), f"{shorten(task)} is listed twice; remove one"
 
     def _has_a_condition(self) -> Problems:
         conditions = ("not_worse_by", "better_by", "at_least", "at_most")
@@ -49,6 +61,11 @@ class RuleConfig(BaseConfig):
     def _is_not_empty(self) -> Problems:
         if self.at_least is not None and self.at_most is not None and self.at_least > self.at_most:
             yield ("at_most",), f"is below at_least, so no value passes: {self.at_most:g} < {self.at_least:g}"
+        spec = spec_of(self.metric)
+        low, high = spec.range if spec is not None else (-math.inf, math.inf)
+        for name, limit in (("at_least", self.at_least), ("at_most", self.at_most)):
+            if limit is not None and (limit > high if name == "at_least" else limit < low):
+                yield (name,), f"no value passes: {self.metric} is in {low:.4g} to {high:.4g}, found {limit:g}"
 
 
 class GateConfig(RootConfig):
@@ -56,3 +73,11 @@ class GateConfig(RootConfig):
 
     rules: Annotated[list[RuleConfig], Field(min_length=1)]
     """The conditions."""
+
+    def checks(self) -> tuple[Check, ...]:
+        return (self._has_no_rule_twice,)
+
+    def _has_no_rule_twice(self) -> Problems:
+        for index, rule in enumerate(self.rules):
+            if rule in self.rules[:index]:
+                yield ("rules", index), f"repeats rules.{self.rules.index(rule)}; remove one"

@@ -13,6 +13,8 @@ _GAP = 0.02
 _MIN_POSITIVES = 200
 _OFF, _FAR_OFF = 0.05, math.log(2)
 """|ln PCOC| that is worth a warning, and an error."""
+_LEVEL = 0.05
+"""The chance of a finding where there is nothing to find, over all tasks (Bonferroni)."""
 _TOO_EASY = 0.995
 _DOMINANT = 0.8
 _TREES_BETTER = 0.002
@@ -57,7 +59,7 @@ def miscalibrated_tasks(evidence: Evidence) -> Iterator[Finding]:
         estimate = metrics.get("calibration")
         if estimate is None or not estimate.value > 0 or estimate.buckets < FEW_BUCKETS:
             continue
-        low, high = estimate.interval()
+        low, high = estimate.interval(1 - _LEVEL / max(len(evidence.result.estimates), 1))
         off = abs(math.log(estimate.value))
         if off > math.log1p(_OFF) and not low <= 1 <= high and _positives(evidence, task) >= 50:
             word = "over-predicted" if estimate.value > 1 else "under-predicted"
@@ -110,7 +112,8 @@ def dominated_score(evidence: Evidence) -> Iterator[Finding]:
 def worse_than_trees(evidence: Evidence) -> Iterator[Finding]:
     """R011."""
     for task, item in evidence.trees.items():
-        if item.high < 0 and item.value < -_TREES_BETTER and _positives(evidence, task) >= _MIN_POSITIVES:
+        certain = item.p < _LEVEL / len(evidence.trees)
+        if certain and item.value < -_TREES_BETTER and _positives(evidence, task) >= _MIN_POSITIVES:
             yield finding(
                 "R011",
                 task,

@@ -95,7 +95,9 @@ def difference(one: Estimate, other: Estimate) -> Difference:
             "both models on the same data"
         )
     value, freedom = one.value - other.value, one.buckets - 1
-    error = _standard_error(one.replicates - other.replicates)
+    with np.errstate(invalid="ignore"):  # ∞ − ∞, as of predictions over labels without a positive
+        changes = one.replicates - other.replicates
+    error = _standard_error(changes)
     half = t_quantile((1 + LEVEL) / 2, freedom) * error
     detectable = half + t_quantile(POWER, freedom) * error
     t = abs(value) / error if error else math.inf if value else 0.0
@@ -105,7 +107,7 @@ def difference(one: Estimate, other: Estimate) -> Difference:
 
 def _standard_error(replicates: Replicates) -> float:
     groups = len(replicates)
-    if groups < 2:
+    if groups < 2 or not np.isfinite(replicates).all():
         return math.nan
     return math.sqrt((groups - 1) / groups * float(((replicates - replicates.mean()) ** 2).sum()))
 

@@ -11,6 +11,7 @@ from recap.errors import InputError
 from recap.evaluation.metrics.rows import Floats
 from recap.evaluation.weights.lists import ListSample, Weights
 from recap.evaluation.weights.suggest import DIGITS, check_task, check_weights
+from recap.text import shorten
 
 POINTS = 11
 _RATIOS = 65
@@ -54,7 +55,7 @@ def pareto(sample: ListSample, tasks: Sequence[str]) -> Front:
     """
     check_weights(sample)
     if len(tasks) != 2 or tasks[0] == tasks[1]:
-        raise InputError(f"--tasks: expected two different tasks, such as A,B; found {','.join(tasks)!r}")
+        raise InputError(f"--tasks: expected two different tasks, such as A,B; found {shorten(repr(','.join(tasks)))}")
     for task in tasks:
         check_task(sample, task)
         if not sample.means[task]:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from recap.errors import InputError
 from recap.evaluation.weights.lists import ListSample, Weights
+from recap.text import shorten
 from recap.text import suggest as suggest_name
 
 DIGITS = 4
@@ -49,7 +50,7 @@ class Target:
         if not task or not math.isfinite(value):
             raise InputError(
                 f"{option}: expected TASK=RATE, per 1,000 impressions, or TASK=FACTORx of the current ranking, such as "
-                f"is_reported=0.9x; found {text!r}"
+                f"is_reported=0.9x; found {shorten(repr(text))}"
             )
         return cls(task, side, value, relative)
 
@@ -151,7 +152,7 @@ def check_weights(sample: ListSample) -> None:
 def check_task(sample: ListSample, task: str) -> None:
     """Raise InputError for an unknown task."""
     if task not in sample.tasks:
-        raise InputError(f"unknown task {task!r}. {suggest_name(task, list(sample.tasks))}")
+        raise InputError(f"unknown task {shorten(repr(task))}. {suggest_name(task, list(sample.tasks))}")
 
 
 _Changes = list[float]
