@@ -16,10 +16,10 @@ from typing import Annotated
 from pydantic import Field, ValidationError
 
 from recap.config.base import BaseConfig, Name, NonNegativeInt
+from recap.config.evaluation.metrics import SPECS, WatchedMetric
 from recap.config.file.load import load_config
 from recap.config.file.node import plain
 from recap.config.file.yaml import parse
-from recap.config.evaluation.metrics import SPECS, WatchedMetric
 from recap.config.recap import RecapConfig
 from recap.errors import ConfigError, InputError, Problem, RecapError
 from recap.evaluation.result import EvaluationReport
@@ -173,7 +173,7 @@ def _line(name: str, seeds: str, cells: Sequence[str]) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code."""
-    from recap.cli.console import Console
+    from recap.cli.terminal.console import Console
     from recap.native.allocator import tune_process
 
     if len(arguments) != 1:

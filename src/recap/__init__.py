@@ -63,7 +63,7 @@ def train(config: "RecapConfig | str | Path", *, reporter: "Reporter | None" = N
     `recap.Reporter()` shows nothing. Raises ConfigError, DataError, CheckpointError and RunError. In the main thread,
     Ctrl-C and SIGTERM save a checkpoint and then raise Interrupted.
     """
-    from recap.cli.console import Console
+    from recap.cli.terminal.console import Console
     from recap.config.file.load import load_config
     from recap.config.recap import RecapConfig
     from recap.errors import InputError

@@ -11,8 +11,8 @@ import yaml
 from support import Recorder, feed_values, write_feed
 from typer.testing import CliRunner
 
-from recap.cli.comparison import comparison_tables
 from recap.cli.main import app
+from recap.cli.terminal.comparison import comparison_tables
 from recap.config.file.load import config_of
 from recap.errors import CheckpointError, ConfigError, DataError, InputError, RunError
 from recap.evaluation.compare_models import compare_models

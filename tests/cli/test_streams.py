@@ -11,8 +11,8 @@ import pytest
 from support import feed_config
 
 from recap.cli import main as command_line
-from recap.cli.console import Console
-from recap.cli.streams import LastingStream
+from recap.cli.terminal.console import Console
+from recap.cli.terminal.streams import LastingStream
 from recap.runs import Run
 from recap.training.trainer import train
 

@@ -40,7 +40,7 @@ from recap.cli.main import main
 main()
 """
 """The command line, with a method (module, class, name) that hangs at the end of a given call."""
-START = ("recap.cli.console", "Console", "__init__")
+START = ("recap.cli.terminal.console", "Console", "__init__")
 OPEN = ("recap.data.stream.source", "Source", "_list_file")
 READ = ("recap.data.stream.source", "Loader", "load")
 STEP = ("recap.training.step", "TrainStep", "_gradients")

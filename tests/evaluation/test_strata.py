@@ -13,7 +13,7 @@ import yaml
 from model.kinds import make_batch
 from support import LANGUAGES, Recorder, feed_config, feed_table, feed_values, write_feed
 
-from recap.cli.console import Console
+from recap.cli.terminal.console import Console
 from recap.config.file.load import config_of, load_config
 from recap.config.recap import JobMode, RecapConfig
 from recap.data.encoding.assets import load_assets

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from recap.backtest.record import Measured, Record
-    from recap.cli.console import Console
+    from recap.cli.terminal.console import Console
     from recap.config.evaluation.metrics import TaskKind
 
 _KINDS: "dict[TaskKind, tuple[str, str]]" = {
@@ -87,7 +87,7 @@ def backtest(
     command again to continue. The options override the
     section backtest of the configuration.
     """
-    from recap.cli.messages import print_warnings
+    from recap.cli.terminal.messages import print_warnings
     from recap.config.file.load import resolve
 
     if again and not holdout_final:
@@ -101,7 +101,7 @@ def backtest(
 
     from recap.backtest.run import backtest as run
     from recap.backtest.run import evaluate_holdout
-    from recap.cli.console import Console
+    from recap.cli.terminal.console import Console
     from recap.native.allocator import tune_process
     from recap.reporting import Reporter
 
@@ -151,7 +151,7 @@ def _table(measured: "dict[str, Measured]", kind: "TaskKind", regressions: list[
     from rich.table import Table
 
     from recap.backtest.chart import HEADLINES
-    from recap.cli.tables import MAX_NAME_WIDTH, shortened
+    from recap.cli.terminal.tables import MAX_NAME_WIDTH, shortened
     from recap.config.evaluation.metrics import SPECS
 
     label, prediction = _KINDS[kind]

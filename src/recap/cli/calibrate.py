@@ -84,7 +84,7 @@ def calibrate(
     config = load_to_evaluate(source, overrides or [], set_files or [], is_run=source.is_dir())
     run = source if source.is_dir() else Path(config.training.save_dir)
 
-    from recap.cli.console import Console
+    from recap.cli.terminal.console import Console
     from recap.evaluation.calibrate.run import Fit, calibrate_run
     from recap.native.allocator import tune_process
     from recap.runs import better_checkpoint, find_model_directory

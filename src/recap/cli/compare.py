@@ -63,7 +63,7 @@ def compare(
         inputs = [file for path in (baseline, *models) for file in model_files(path)]
         check_output(output, [*inputs, *(data or ()), *([gate] if gate is not None else [])], overwrite=overwrite)
 
-    from recap.cli.console import Console
+    from recap.cli.terminal.console import Console
     from recap.evaluation.compare_models import compare_models
     from recap.native.allocator import tune_process
     from recap.storage import replace_text

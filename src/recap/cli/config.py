@@ -27,7 +27,7 @@ def check(
     ] = False,
 ) -> None:
     """Check a configuration and report all its problems."""
-    from recap.cli.messages import print_warnings
+    from recap.cli.terminal.messages import print_warnings
     from recap.config.file.load import resolve
     from recap.text import plural, shorten
 
@@ -158,7 +158,7 @@ def import_(
     Prints a remark for each value that changes its meaning. If some fields cannot be converted, prints the reason for
     each and writes nothing.
     """
-    from recap.cli.messages import print_remarks
+    from recap.cli.terminal.messages import print_remarks
     from recap.published.convert.config import import_config
 
     imported = import_config(str(file))

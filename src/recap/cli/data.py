@@ -36,7 +36,7 @@ def simulate(
 
     Writes impressions with labels as Parquet, and their true probabilities beside them.
     """
-    from recap.cli.console import Console
+    from recap.cli.terminal.console import Console
     from recap.data.simulate import simulate as run
 
     console = Console()
@@ -74,7 +74,7 @@ def convert(
 
     Writes one output file per input file. Keeps existing ones, so that an interrupted conversion can be resumed.
     """
-    from recap.cli.console import Console
+    from recap.cli.terminal.console import Console
     from recap.data.tools.convert import ENDINGS, convert_files
     from recap.errors import InputError
     from recap.text import plural, suggest
@@ -121,7 +121,7 @@ def split(
 
     Writes one Parquet file per window of time, named by its start, such as 2026-01-31.parquet.
     """
-    from recap.cli.console import Console
+    from recap.cli.terminal.console import Console
     from recap.data.tools.split import parse_cut, split_files
     from recap.text import plural
 
@@ -145,7 +145,7 @@ def inspect(
     """
     import json
 
-    from recap.cli.console import Console
+    from recap.cli.terminal.console import Console
     from recap.data.tools.inspect import inspect_files
 
     if as_json:
@@ -189,7 +189,7 @@ def vocabulary(
     """
     from urllib.parse import quote
 
-    from recap.cli.console import Console
+    from recap.cli.terminal.console import Console
     from recap.data.formats.files import find_files
     from recap.data.tools.vocabulary import count_values, write_table
     from recap.text import plural
@@ -218,7 +218,7 @@ def analysis(
 
     Reads all training data, and measures values after the logarithm.
     """
-    from recap.cli.console import Console
+    from recap.cli.terminal.console import Console
     from recap.config.file.load import load_config
     from recap.data.formats.files import find_files
     from recap.data.tools.analysis import analyse
@@ -251,7 +251,7 @@ def serve(
     """
     from threading import Event
 
-    from recap.cli.console import Console
+    from recap.cli.terminal.console import Console
     from recap.config.file.load import load_config
 
     loaded = load_config(config, overrides or [], set_files or [])

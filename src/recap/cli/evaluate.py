@@ -217,7 +217,7 @@ def _evaluate(
     with_drift: bool,
 ) -> None:
     """Evaluate one checkpoint and print the results."""
-    from recap.cli.console import Console
+    from recap.cli.terminal.console import Console
     from recap.evaluation.result import SCORE
     from recap.evaluation.run import evaluate_run, result_file
     from recap.native.allocator import tune_process
@@ -262,7 +262,7 @@ def _evaluate(
 
 def _follow(load: "Callable[[], RecapConfig]", run: Path, split: str | None, timeout: float | None) -> None:
     """Evaluate each checkpoint as it appears."""
-    from recap.cli.console import Console
+    from recap.cli.terminal.console import Console
     from recap.evaluation.follow import follow
     from recap.native.allocator import tune_process
     from recap.tracking.open import open_evaluation_tracker

@@ -10,8 +10,8 @@ from typer.core import TyperGroup
 
 from recap import __version__
 from recap.cli import backtest, calibrate, compare, config, data, evaluate, model, predict, report, train, weights
-from recap.cli.messages import print_error
-from recap.cli.streams import protect_streams
+from recap.cli.terminal.messages import print_error
+from recap.cli.terminal.streams import protect_streams
 from recap.config.file.environment import hide
 from recap.errors import InputError, Interrupted, RecapError
 from recap.signals import Terminated, stopped_by_signals

@@ -44,7 +44,7 @@ def predict(
     step: StepOption = None,
 ) -> None:
     """Predict the tasks and the score of every row of the inputs."""
-    from recap.cli.console import Console
+    from recap.cli.terminal.console import Console
     from recap.inference.files import predict_files
     from recap.inference.predictor import Predictor
     from recap.native.allocator import tune_process

@@ -45,7 +45,7 @@ def report(
     if quick and fail_on is not None:
         raise InputError("--fail-on: --quick leaves the checks out; leave out one of the two")
 
-    from recap.cli.console import Console
+    from recap.cli.terminal.console import Console
     from recap.evaluation.checks.run import failing
     from recap.evaluation.report.build import report as write_report
     from recap.native.allocator import tune_process

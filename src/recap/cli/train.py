@@ -13,7 +13,7 @@ from recap.reporting import say_to_stderr
 from recap.signals import Terminated
 
 if TYPE_CHECKING:
-    from recap.cli.console import Console
+    from recap.cli.terminal.console import Console
     from recap.config.recap import RecapConfig
 
 _PROFILE_STEPS = 20
@@ -40,7 +40,7 @@ def train(
 
     Run the same command again to resume.
     """
-    from recap.cli.messages import print_warnings
+    from recap.cli.terminal.messages import print_warnings
     from recap.config.file.load import resolve
 
     # Before torch is imported, so that mistakes answer at once.
@@ -54,7 +54,7 @@ def train(
         if is_first:
             say_to_stderr("loading PyTorch and listing the data files …")
 
-        from recap.cli.console import Console
+        from recap.cli.terminal.console import Console
         from recap.native.allocator import tune_process
         from recap.training.trainer import train as run
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from rich.markup import escape
 from rich.table import Table
 
-from recap.cli.tables import MAX_NAME_WIDTH, shortened
+from recap.cli.terminal.tables import MAX_NAME_WIDTH, shortened
 from recap.config.evaluation.metrics import format_metric, spec_of
 from recap.config.file.environment import hide
 from recap.evaluation.compare import Comparison, format_difference, gain

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import rich.console
 import rich.table
 
-from recap.cli.comparison import comparison_tables
-from recap.cli.progress import LiveProgress, Pace
-from recap.cli.streams import lasting
-from recap.cli.tables import (
+from recap.cli.terminal.comparison import comparison_tables
+from recap.cli.terminal.progress import LiveProgress, Pace
+from recap.cli.terminal.streams import lasting
+from recap.cli.terminal.tables import (
     Evaluation,
     Intervals,
     bounds_text,

@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from recap.cli.tables import loss_table
+from recap.cli.terminal.tables import loss_table
 
 _DECAY = 0.98
 """Decay of the displayed moving averages, which cover about 50 steps."""
