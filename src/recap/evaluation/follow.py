@@ -143,7 +143,7 @@ class _Follower:
         scorer = Scorer.of(config, model.ranker.to(self.runtime.device), model.calibration)
         lines: list[Record] = []
         for split, stream in streams.items():
-            observer = Metrics(config, split, self.runtime.ranks)
+            observer = Metrics(config, split, self.runtime.ranks, intervals=False)
             evaluate(scorer, stream.restarted(), [observer], max_batches(config), lambda _: self._check_signals())
             metrics = observer.result()
             self.reporter.evaluated(step, split, metrics)
