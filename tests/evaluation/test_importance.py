@@ -9,7 +9,7 @@ from support import Recorder, feed_config, write_feed
 from recap.config.recap import JobMode, RecapConfig
 from recap.data.batch import Batch
 from recap.data.encoding.assets import load_assets
-from recap.data.encoding.value_names import value_names
+from recap.data.encoding.value_names import MAX_BYTES, value_names
 from recap.data.open import open_source
 from recap.data.sample import sampled_batches
 from recap.errors import ConfigError, DataError, InputError
@@ -56,7 +56,7 @@ def test_a_group_of_features_is_permuted_together(trained: tuple[RecapConfig, Sc
     assert not {"followers", "in_network"} & {item.name for item in found}
     alone = {item.name: item for item in importance(scorer, rows, config, assets)}
     assert group.losses["like"]["auc"].value > alone["in_network"].losses["like"]["auc"].value
-    with pytest.raises(InputError, match="unknown feature 'folowers'.*Did you mean 'followers'"):
+    with pytest.raises(InputError, match=r"unknown feature 'folowers'.*Did you mean 'followers'"):
         importance(scorer, rows, config, assets, {"reach": ["folowers"]})
 
 
@@ -109,10 +109,18 @@ def test_names_of_values_come_from_the_file_of_the_column(tmp_path: Path) -> Non
 
     names.write_text("sport\nnews\n<b>\nmusic\n\n")
     known = value_names(config(names={"vector": str(names)}).features, {})
-    assert known["vector"] == ["sport", "news", "<b>", "music"]
+    assert known["vector"] == ["vector[sport]", "vector[news]", "vector[<b>]", "vector[music]"]
     assert known["age"] == ["age"]
     assert value_names(config().features, {})["vector"] == ["vector[0]", "vector[1]", "vector[2]", "vector[3]"]
-    for content, problem in (("a\nb\n", "found 2 lines, expected 4"), ("a\n\nb\nc\n", ":2: empty")):
+    names.write_bytes(f"\ufeffone line\u2028to people\r\nb\rc\n{'z' * 500}".encode())
+    listed = value_names(config(names={"vector": str(names)}).features, {})["vector"]
+    assert listed == [f"vector[{name}]" for name in ("one line\u2028to people", "b", "c", "z" * 99 + "…")]
+    wrong = {
+        "a\nb\n": "found 2 lines, expected 4",
+        "a\n\nb\nc\n": ":2: empty",
+        "z" * (MAX_BYTES + 1): "found 16,777,217 bytes, expected at most 16,777,216",
+    }
+    for content, problem in wrong.items():
         names.write_text(content)
         with pytest.raises(DataError, match=problem):
             value_names(config(names={"vector": str(names)}).features, {})

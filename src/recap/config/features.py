@@ -164,7 +164,7 @@ class FeaturesConfig(BaseConfig):
     evaluation only. Optional; default: no column."""
     names: Annotated[dict[Name, Name], FreeOnResume()] = {}
     """Vector, or numeric column of several values → text file with a name for each of its values, one per line. Reports
-    use them. Optional; default: NAME[0], NAME[1], …"""
+    then show NAME[weekday], for example. Optional; default: NAME[0], NAME[1], …"""
     max_unknown: Annotated[float | None, Field(ge=0, le=1), FreeOnResume()] = None
     """Largest share of the values of a feature that may be unknown, missing or not finite: above it, training,
     evaluation, prediction and `config check --data` stop with an error. Optional; default: an error only if none of

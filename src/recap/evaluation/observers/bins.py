@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from recap.config.discrete import HashSpace
-from recap.config.features import Column, FeaturesConfig
+from recap.config.features import FeaturesConfig
 from recap.data.batch import Batch
 from recap.data.encoding.assets import Assets, column_width, discrete_columns
+from recap.data.encoding.value_names import value_names
 
 RANGES = 10
 """Ranges of a numeric column; fewer where it has few values."""
@@ -40,7 +41,7 @@ class BinnedColumn:
     """One column, and the bins of its values."""
 
     feature: str
-    """Its name; `NAME[2]` for the third value of a list."""
+    """Its name; `NAME[2]` for the third value of a list, or `NAME[weekday]` if `features.names` names it."""
     role: str
     """The tensor of `Batch` that holds it."""
     index: int
@@ -117,11 +118,12 @@ class Bins:
 
 def _columns(features: FeaturesConfig, assets: Assets, sample: Sequence[Batch]) -> Iterator[tuple[str, BinnedColumn]]:
     """The feature and the bins of every column, in the order of the configuration."""
+    names = value_names(features, assets)
     for role, columns in (("continuous", features.continuous), ("binary", features.binary)):
         start = 0
         for column in columns:
-            for position, name in enumerate(value_names(column, assets), start):
-                yield column.name, _numeric(name, role, position, sample, is_list=name != column.name)
+            for position, name in enumerate(names[column.name], start):
+                yield column.name, _numeric(name, role, position, sample, is_list=column.length > 1)
             start += column_width(column, assets)
     for feature, positions in discrete_columns(features).items():
         table = features.table_of(feature, features.discrete[feature])
@@ -130,14 +132,6 @@ def _columns(features: FeaturesConfig, assets: Assets, sample: Sequence[Batch]) 
         for number, position in enumerate(range(positions.start, positions.stop, features.codes_per_value(table))):
             name = feature if length == 1 else f"{feature}[{number}]"
             yield feature, _discrete(name, position, sample, names, is_list=length > 1)
-
-
-def value_names(column: Column, assets: Assets) -> list[str]:
-    """The names of the values that the model reads of a numeric column: `NAME`, or `NAME[0]`, … of a list."""
-    if column.length == 1:
-        return [column.name]
-    read = [True] * column.read if column.mask is None else assets[column.name].to_pylist()
-    return [f"{column.name}[{index}]" for index, is_read in enumerate(read) if is_read]
 
 
 def _is_hashed(features: FeaturesConfig, name: str) -> bool:
