@@ -114,6 +114,12 @@ SCHEDULE = {"kind": "linear_ramp_to_constant", "learning_rate": 1e-3, "num_ramp_
             evidence(trees={"like": Difference(-0.01, -0.012, -0.008, 1e-6, 2e-3)}),
             evidence(trees={"like": Difference(-0.01, -0.025, 0.005, 0.2, 2e-2)}),
         ),
+        (
+            "R011",
+            "like",
+            evidence(trees={"like": Difference(-0.01, -0.0195, -0.0005, 0.04, 1e-2)}),
+            evidence(trees=dict.fromkeys(("like", "share"), Difference(-0.01, -0.0195, -0.0005, 0.04, 1e-2))),
+        ),
         ("R012", "", evidence(records=losses(FALLING)), evidence(records=losses(FLAT))),
         ("R013", "", evidence(records=losses(FLAT)), evidence(records=losses(FALLING))),
         (
@@ -188,6 +194,16 @@ def test_every_check_is_documented_with_its_code() -> None:
         assert spec.advice in re.sub(r"\s+", " ", page)
 
 
+def test_a_task_is_miscalibrated_if_that_is_certain_among_all_tasks() -> None:
+    noise = np.random.default_rng(0).normal(size=64)
+    noise -= noise.mean()
+    estimate = Estimate(1.06, 1.06 + 0.0278 * noise / np.sqrt(63 / 64 * (noise**2).sum()))  # 2.16 standard errors off
+    for tasks, found in ((["like"], True), (["like", "share"], False)):
+        of_tasks = {task: {"calibration": estimate} for task in tasks}
+        evidence = Evidence(config(), "validation", SplitResult(GOOD, estimates=of_tasks))
+        assert any(item.code == "R003" for item in find(evidence)) is found
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A feed whose validation rows follow the training rows, and a run on it."""
@@ -254,7 +270,7 @@ def test_data_that_are_made_wrong_are_found(code: str, trained: Path, tmp_path: 
     size = rows.num_rows
     wrong: dict[str, pa.Table] = {
         "R005": rows_of(trained, age=pc.cast(rows["like"], pa.float32())),
-        "R007": rows_of(trained, served_at_ms=pc.subtract(rows["served_at_ms"], 86_400_000)),
+        "R007": rows_of(trained, served_at_ms=pc.subtract(rows["served_at_ms"], 86_400_000 + 1_000_000)),
         "R008": pa.concat_tables([pq.read_table(trained / "train" / "part-0.parquet"), rows]),
         "R009": rows_of(trained, like=pa.array([1] * 50 + [0] * (size - 50), pa.int8())),
         "R010": rows_of(trained, followers=pa.array(np.full(size, 1e6, np.float32))),
