@@ -6,6 +6,7 @@ deleted one is never taken for a complete one. `verify` checks a directory when 
 """
 
 import errno
+import fcntl
 import json
 import os
 import re
@@ -176,22 +177,37 @@ def add_file(path: Path, name: str, text: str) -> None:
     A process killed meanwhile leaves a complete directory: with the file before, with the new one, or without it. The
     other files keep their checksums, unverified. Raises RunError and CheckpointError.
     """
-    manifest, file = read_manifest(path), path / name
-    with writing(file), atomic_write(file) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-        _sync(temporary)
-        if name in manifest.files:
-            _list_files(path, manifest, {other: sha for other, sha in manifest.files.items() if other != name})
-    _sync(path)
-    _list_files(path, manifest, {**manifest.files, name: _digest(file)})
+    with _locked(path):
+        manifest, file = read_manifest(path), path / name
+        with writing(file), atomic_write(file) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+            _sync(temporary)
+            if name in manifest.files:
+                _list_files(path, manifest, {other: sha for other, sha in manifest.files.items() if other != name})
+        _sync(path)
+        _list_files(path, manifest, {**manifest.files, name: _digest(file)})
 
 
 def remove_file(path: Path, name: str) -> None:
     """Delete file `name` of a complete directory, and take it off the manifest. Raises RunError and CheckpointError."""
-    manifest = read_manifest(path)
-    _list_files(path, manifest, {other: sha for other, sha in manifest.files.items() if other != name})
-    with writing(path / name) as file:
-        file.unlink(missing_ok=True)
+    with _locked(path):
+        manifest = read_manifest(path)
+        _list_files(path, manifest, {other: sha for other, sha in manifest.files.items() if other != name})
+        with writing(path / name) as file:
+            file.unlink(missing_ok=True)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Wait until no other process changes the directory: two at once could list the checksum of a replaced file."""
+    with writing(path):
+        descriptor = os.open(path, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # file systems without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _list_files(path: Path, manifest: Manifest, files: Mapping[str, str]) -> None:

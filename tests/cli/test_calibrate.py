@@ -18,7 +18,7 @@ from recap.evaluation.calibrate import rows as calibrate_rows
 from recap.inference.predictor import Predictor
 from recap.model.directory import open_model
 from recap.runs import Run
-from recap.storage import verify
+from recap.storage import add_file, verify
 from recap.training.trainer import train
 
 TASKS = ("like", "share")
@@ -37,7 +37,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         name: {"source": {"inputs": str(folder / f"{file}.parquet")}}
         for name, file in (("calibration", "calibration"), ("other", "other"), ("same", "calibration"))
     }
+    values["train_data"]["source"]["num_files_to_keep"] = 2
     values["validation_data"]["of_training"] = {"source": {"inputs": values["train_data"]["source"]["inputs"]}}
+    shutil.copy(folder / "train" / "part-0.parquet", folder / "copied.parquet")
+    values["validation_data"]["copied"] = {"source": {"inputs": str(folder / "copied.parquet")}}
     (folder / "ranker.yaml").write_text(yaml.safe_dump(values))
     train(load_config(folder / "ranker.yaml"), Recorder())
     return folder
@@ -99,6 +102,22 @@ def test_a_calibrated_run_evaluates_and_predicts_with_its_calibration(run: Path,
     assert evaluated(run, "other") == before[1]
     with pytest.raises(InputError, match="has no calibration to remove"):
         recap("calibrate", run, "--remove")
+
+
+def test_a_calibration_that_cannot_be_read_is_fitted_again_or_removed(run: Path) -> None:
+    checkpoint = Run(run).checkpoint()
+    for arguments in (["--split", "calibration", "--evaluate-on", "other", "--overwrite"], ["--remove"]):
+        add_file(checkpoint, "calibration.json", "{}")
+        with pytest.raises(CheckpointError, match=r"not a calibration of this model.*--remove.*--overwrite"):
+            recap("evaluate", run)
+        recap("calibrate", run, *arguments)
+        assert (open_model(checkpoint).calibration is None) == (arguments == ["--remove"])
+
+
+def test_files_beyond_num_files_to_keep_were_not_trained_on(run: Path, trained: Path) -> None:
+    inputs = f"validation_data.of_training.source.inputs={trained / 'train' / 'part-2.parquet'}"
+    arguments = ["calibrate", run, "--split", "of_training", "--evaluate-on", "other"]
+    assert "fitted 1 task on of_training, 200 rows" in recap(*arguments, inputs)
 
 
 def test_a_resumed_run_does_not_carry_the_calibration_on(run: Path, trained: Path) -> None:
@@ -178,6 +197,7 @@ def test_a_large_split_is_sampled_and_the_sample_is_fair(run: Path, monkeypatch:
         ([], "--split: missing"),
         (["--split", "train_data"], "--split: the model fits the rows that it was trained on too well.*calibration"),
         (["--split", "of_training"], r"--split: 'of_training' holds .*part-0.parquet, which the model was trained on"),
+        (["--split", "copied"], r"--split: 'copied' holds .*copied.parquet, which the model was trained on"),
         (["--split", "calibratio"], "unknown split 'calibratio'.*Did you mean 'calibration'"),
         (["--split", "calibration", "--evaluate-on", "calibration"], "has the rows that the calibration is fitted on"),
         (["--split", "calibration", "--evaluate-on", "same"], "has the rows that the calibration is fitted on"),

@@ -41,7 +41,7 @@ def make_rows(true: Callable[[Tensor], Tensor], seed: int, rows: int = 60_000) -
     offset = torch.tensor([0.0, 0.6, -0.6])[codes[:, 1]].unsqueeze(1)
     labels = torch.rand(rows, 2, generator=random) < (true(logits) + offset).sigmoid()
     users = torch.randint(0, 3000, (rows,), generator=random)
-    return SplitRows(rows, logits.sigmoid(), labels.float(), torch.ones(rows, 2), users, codes)
+    return SplitRows(rows, logits.sigmoid(), labels.float(), torch.ones(rows, 2), users, {"language": codes[:, 1]})
 
 
 def bent(logits: Tensor) -> Tensor:
@@ -87,17 +87,31 @@ def test_a_fit_depends_on_no_row_without_weight() -> None:
     assert calibrating.fit(replace(rows, weights=weights)).tasks == calibrating.fit(rows.select(half)).tasks
 
 
+def test_rows_count_by_what_they_tell_and_not_by_the_size_of_their_weights() -> None:
+    rows = make_rows(bent, 0, 4000)
+    calibrating = Calibrating(CONFIG, ASSETS, "validation", [], by="language")
+    plain, large = (calibrating.fit(replace(rows, weights=rows.weights * weight)).tasks["like"] for weight in (1, 1e9))
+    assert large.positives == plain.positives
+    for offset, other in zip(plain.offsets, large.offsets, strict=True):
+        assert other.offset == pytest.approx(offset.offset, abs=1e-9)
+    heavy = rows.weights.clone()
+    heavy[:3] = 1e6
+    left = calibrating.fit(replace(rows, weights=heavy)).left
+    assert "by their weights, as good as " in left["like"]
+    assert ", fewer than 50" in left["like"]
+
+
 def test_a_sample_of_rows_is_fair_and_the_same_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_ROWS", 500)
     rows, samples = make_rows(bent, 2, 10_000), []
     for size in (100, 333):
-        collector = RowCollector()
+        collector = RowCollector({"language": 1})
         for start in range(0, 10_000, size):
             part = slice(start, start + size)
             batch = Batch(
                 continuous=torch.zeros(len(rows.users[part]), 0),
                 binary=torch.zeros(len(rows.users[part]), 0),
-                discrete=rows.codes[part],
+                discrete=torch.stack([rows.users, rows.codes["language"]], dim=1)[part],
                 vectors={},
                 labels=rows.labels[part],
                 weights=rows.weights[part],
@@ -109,6 +123,8 @@ def test_a_sample_of_rows_is_fair_and_the_same_every_time(monkeypatch: pytest.Mo
     for sample in samples:
         assert (len(sample), sample.total, sample.is_sample) == (500, 10_000, True)
         assert torch.equal(sample.probabilities, samples[0].probabilities)
+        assert list(sample.codes) == ["language"]
+        assert sample.codes["language"].max() == 2
     positions = torch.isin(rows.probabilities[:, 0], samples[0].probabilities[:, 0]).nonzero()[:, 0]
     assert 4500 < positions.double().mean() < 5500
 

@@ -175,6 +175,14 @@ def test_a_copy_is_a_model_directory_that_predicts_with_the_calibration(model: P
             {"tasks": {"like": {"map": {"kind": "isotonic", "knots": [1.0], "values": [0, 1]}, "positives": 9}}},
             "as many values as knots",
         ),
+        (
+            {"tasks": {"like": {"map": {"kind": "isotonic", "knots": [0.0, 1e9], "values": [0, 1]}, "positives": 9}}},
+            "less than or equal to 1000000",
+        ),
+        (
+            {"tasks": {"like": {"map": {"kind": "isotonic", "knots": [0, 1e-320], "values": [0, 1]}, "positives": 9}}},
+            "at least 1e-100 apart",
+        ),
         ({"tasks": {"lik": json.loads(task(AFFINE).model_dump_json())}}, "'lik' is not a binary task"),
         ({"by": "user"}, "by: 'user' is not a discrete feature"),
         ({"sampling": {"like": 0.1, "share": 1.0}}, "after another correction of the sampling rates of 'like'"),

@@ -107,6 +107,14 @@ def test_a_rare_task_starts_at_its_rate_and_not_at_a_half(rare: Path, tmp_path: 
     assert bias(number, "share") == bias(ranker, "share")
 
 
+def test_every_row_counts_once_whatever_the_size_of_a_batch(rare: Path, tmp_path: Path) -> None:
+    for size in (64, 1000, 3 * ROWS):
+        config = config_for(rare, tmp_path, {"share": {}, "never": {}}, train_data={"global_batch_size": size})
+        _, rates, messages = started(config)
+        assert rates == {"share": RATE, "never": 0.5 / (ROWS + 1)}
+        assert messages[0].startswith("initial rates of 3,072 rows: ")
+
+
 def test_rates_follow_weights_thresholds_and_label_kinds(rare: Path, tmp_path: Path) -> None:
     regression = {"objective": {"kind": "regression"}}
     tasks = {

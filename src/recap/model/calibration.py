@@ -60,20 +60,24 @@ class _Part(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+_Logit = Annotated[float, Field(ge=-1e6, le=1e6)]
+"""Far more than a fit gives, and small enough that sums and products stay finite."""
+
+
 class AffineMap(_Part):
     """z → slope · z + intercept, with z the logit of a probability."""
 
     kind: Literal["affine"] = "affine"
-    slope: Annotated[float, Field(gt=0)]
-    intercept: float
+    slope: Annotated[float, Field(gt=0, le=1e6)]
+    intercept: _Logit
 
 
 class IsotonicMap(_Part):
     """Straight lines through the points (knot, value), both logits; beyond the outer points the slope is 1."""
 
     kind: Literal["isotonic"] = "isotonic"
-    knots: Annotated[tuple[float, ...], Field(min_length=1, max_length=1000)]
-    values: tuple[float, ...]
+    knots: Annotated[tuple[_Logit, ...], Field(min_length=1, max_length=1000)]
+    values: tuple[_Logit, ...]
 
     @model_validator(mode="after")
     def _ascends(self) -> Self:
@@ -82,6 +86,8 @@ class IsotonicMap(_Part):
         for points in (self.knots, self.values):
             if any(before >= after for before, after in pairwise(points)):
                 raise ValueError("expected knots and values that ascend")
+        if any(after - before < 1e-100 for before, after in pairwise(self.knots)):
+            raise ValueError("expected knots at least 1e-100 apart")
         return self
 
 
@@ -92,7 +98,7 @@ class Offset(_Part):
     """The value, for readers."""
     code: Annotated[int, Field(ge=0, lt=2**63)]
     """Its code, which the scorer looks up."""
-    offset: float
+    offset: _Logit
     positives: int
 
 
@@ -191,11 +197,15 @@ class FittedMaps(nn.Module):
 
     def forward(self, probabilities: Tensor, codes: Tensor) -> Tensor:
         """[B, T] in [0, 1] and the discrete codes [B, D] → [B, T]."""
+        return self.mapped(probabilities, None if self.column is None else codes[:, self.column])
+
+    def mapped(self, probabilities: Tensor, codes: Tensor | None) -> Tensor:
+        """[B, T] in [0, 1] and the codes [B] of the feature of the offsets, if there is one → [B, T]."""
         logits = logits_of(probabilities)
         segment = (logits.unsqueeze(2) >= self.boundaries).sum(dim=2) + self.first  # [B, T]
         mapped = self.values[segment] + self.slopes[segment] * (logits - self.anchors[segment])
-        if self.column is not None:
-            mapped = mapped + self._offset(codes[:, self.column])
+        if codes is not None:
+            mapped = mapped + self._offset(codes)
         return torch.where(self.is_fitted, mapped.sigmoid().to(probabilities.dtype), probabilities)
 
     def _offset(self, codes: Tensor) -> Tensor:

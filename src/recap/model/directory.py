@@ -122,11 +122,14 @@ def copy_model(folder: Path, copy: Path, texts: Mapping[str, str]) -> None:
                 file.write_text(text, encoding="utf-8")
 
 
-def open_model(folder: Path, overrides: Sequence[str] = (), set_files: Sequence[str] = ()) -> SavedModel:
+def open_model(
+    folder: Path, overrides: Sequence[str] = (), set_files: Sequence[str] = (), *, calibrated: bool = True
+) -> SavedModel:
     """Verify and open a model directory, with `overrides` and `set_files` merged over its configuration.
 
     It may come from elsewhere: only files that its manifest lists are read, and nothing of the environment. Raises
     CheckpointError if it is missing or damaged, ConfigError for overrides of anything its weights depend on.
+    `calibrated`: whether to read its fitted calibration, if it has one.
     """
     existed = folder.exists()
     try:
@@ -134,7 +137,7 @@ def open_model(folder: Path, overrides: Sequence[str] = (), set_files: Sequence[
         check_shapes(folder, config, assets)
         ranker = build_ranker(config, assets)
         ranker.load_state_dict(read_weights(folder))
-        calibration = read_calibration(folder, config)
+        calibration = read_calibration(folder, config) if calibrated else None
     except RecapError as error:
         if existed and not folder.exists():
             raise CheckpointError(

@@ -175,14 +175,14 @@ class BatchStream:
         return stream
 
     def labels_only(self) -> "BatchStream":
-        """A copy that starts at the first row and reads labels and weights alone, in this process and for all ranks.
+        """A copy that reads labels and weights alone, once each, in this process and for all ranks.
 
         It skips bad data without a report: this stream reports it later.
         """
         stream = copy(self)
         loader = replace(self.source.loader, encoder=self.source.encoder.labels_only())
         stream.readers = Readers(loader, self.readers.count, cache=False)
-        stream.row, stream.skipped = 0, []
+        stream.row, stream.skipped, stream.epochs, stream.keep_partial = 0, [], 1, True
         stream.say, stream.ranks = (lambda line: None), ONE_RANK
         return stream
 

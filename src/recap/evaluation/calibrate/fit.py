@@ -65,7 +65,7 @@ def fit_affine(logits: Floats, labels: Floats, weights: Floats) -> tuple[float, 
 
 def fit_shift(logits: Floats, labels: Floats, weights: Floats) -> float:
     """The c with Σ w·σ(z + c) = Σ w·y, which minimises the log loss of σ(z + c); both labels occur."""
-    low, high = -60.0, 60.0  # brackets Newton's steps
+    low, high = -200.0, 200.0  # brackets Newton's steps; the logits of float32 are within ±106
     shift, wanted = 0.0, (weights * labels).sum()
     for _ in range(_MAX_STEPS):
         probabilities = sigmoid(logits + shift)
@@ -170,16 +170,23 @@ def fit_offsets(logits: Floats, labels: Floats, weights: Floats, codes: Integers
 
     Offsets are normal with mean 0 and variance τ², estimated from one Newton step u = score / information of each
     value, by DerSimonian & Laird (Controlled Clinical Trials 1986). Each is then the maximum of its log likelihood
-    − offset² / (2 τ²). Values with fewer positive rows, or negative rows, than `min_positives` have none.
+    − offset² / (2 τ²). Values with fewer positive rows, or negative rows, than `min_positives` have none; rows count
+    by (Σ w)² / Σ w² (Kish 1965).
+
+    Shrinking needs the variance of the scores, Σ w²·(y − p)², which is their information if all weights are 1. So the
+    weights are scaled until both have one size: weights all multiplied by one number change nothing.
     """
     known, value = np.unique(codes, return_inverse=True)
     positives = np.bincount(value, labels).astype(np.int64)
-    counted = np.minimum(positives, np.bincount(value) - positives) >= min_positives
+    counts = [_effective(value, weights * of, len(known)) for of in (labels, 1 - labels)]
+    counted = np.minimum(*counts) >= min_positives
     selected = counted[value]
     logits, labels, weights = logits[selected], labels[selected], weights[selected]
     value = (np.cumsum(counted) - 1)[value[selected]]
     count = int(counted.sum())
     offsets = np.zeros(count)
+    errors = weights * (labels - sigmoid(logits)) ** 2
+    weights = weights * errors.sum() / max((weights * errors).sum(), np.finfo(float).tiny)
     variance = _variance_of_offsets(logits, labels, weights, value, count)
     for _ in range(_MAX_STEPS if variance > 0 else 0):
         score, information = _score(logits + offsets[value], labels, weights, value, count)
@@ -188,6 +195,12 @@ def fit_offsets(logits: Floats, labels: Floats, weights: Floats, codes: Integers
         if np.abs(step).max() < 1e-10:
             break
     return Offsets(known[counted], offsets, positives[counted], variance)
+
+
+def _effective(groups: npt.NDArray[np.intp], weights: Floats, count: int) -> Floats:
+    """The number of rows of equal weight that tell as much as those of each group, [count]."""
+    squares = _sums(groups, weights**2, count)
+    return np.rint(_sums(groups, weights, count) ** 2 / np.where(squares > 0, squares, 1))
 
 
 def _variance_of_offsets(logits: Floats, labels: Floats, weights: Floats, value: Integers, count: int) -> float:

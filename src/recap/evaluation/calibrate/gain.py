@@ -80,10 +80,11 @@ class SplitGain:
 def measure_gain(rows: SplitRows, fitted: FittedCalibration, config: RecapConfig, split: str) -> SplitGain:
     """`METRICS` and Field-RCE of `rows`, which are of `split`, by their probabilities and by the calibrated ones.
 
-    Field-RCE is of the discrete features with one code per row among `metrics.fields`, and of that of the offsets.
+    Field-RCE is of the features of `rows.codes`.
     """
-    after = FittedMaps(fitted, config)(rows.probabilities, rows.codes)
-    before, calibrated = (_estimates(rows, predictions, fitted, config) for predictions in (rows.probabilities, after))
+    codes = None if fitted.by is None else rows.codes[fitted.by]
+    after = FittedMaps(fitted, config).mapped(rows.probabilities, codes)
+    before, calibrated = (_estimates(rows, predictions, config) for predictions in (rows.probabilities, after))
     tasks = {
         task: TaskGain(before[task], calibrated[task])
         for task in config.tasks
@@ -92,9 +93,14 @@ def measure_gain(rows: SplitRows, fitted: FittedCalibration, config: RecapConfig
     return SplitGain(split, rows.total, tasks, monotone=fitted.by is None)
 
 
-def _estimates(
-    rows: SplitRows, predictions: Tensor, fitted: FittedCalibration, config: RecapConfig
-) -> dict[str, dict[str, Estimate]]:
+def code_columns(config: RecapConfig, by: str | None) -> dict[str, int]:
+    """Feature → its column of `Batch.discrete`, for `metrics.fields` with one code per row and the feature `by`."""
+    fields = dict.fromkeys([*config.metrics.fields, *([] if by is None else [by])])
+    columns, known = discrete_columns(config.features), config.features.discrete
+    return {field: columns[field].start for field in fields if field in known and has_one_code(config, field)}
+
+
+def _estimates(rows: SplitRows, predictions: Tensor, config: RecapConfig) -> dict[str, dict[str, Estimate]]:
     """Task → metric → estimate."""
     suite = MetricSuite(config.tasks, METRICS, config.regressions, config.metrics)
     for part in _blocks(len(rows)):
@@ -102,11 +108,7 @@ def _estimates(
     estimates = {
         task: {name: of[name] for name in METRICS if name in of} for task, of in suite.result().estimates.items()
     }
-    fields = dict.fromkeys([*config.metrics.fields, *([] if fitted.by is None else [fitted.by])])
-    for field in fields:
-        if field not in config.features.discrete or not has_one_code(config, field):
-            continue
-        codes = rows.codes[:, discrete_columns(config.features)[field].start]
+    for field, codes in rows.codes.items():
         for column, estimate in enumerate(_field_rce(rows, predictions, codes)):
             estimates[config.tasks[column]][f"field_rce_{field}"] = estimate
     return estimates

@@ -1,5 +1,6 @@
 """The predictions and labels of a split, in bounded memory."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,7 +31,8 @@ class SplitRows:
     labels: Tensor  # [N, T] float32
     weights: Tensor  # [N, T] float32
     users: Tensor  # [N] int64; without users, numbers of rows
-    codes: Tensor  # [N, D] int64
+    codes: Mapping[str, Tensor]
+    """Discrete feature → its codes [N] int64."""
 
     @property
     def buckets(self) -> Tensor:
@@ -47,8 +49,9 @@ class SplitRows:
 
     def select(self, mask: Tensor) -> "SplitRows":
         """The rows where `mask` [N] is true."""
-        columns = (column[mask] for column in (self.probabilities, self.labels, self.weights, self.users, self.codes))
-        return SplitRows(int(mask.sum()), *columns)
+        codes = {feature: of_feature[mask] for feature, of_feature in self.codes.items()}
+        probabilities, labels, weights = (columns[mask] for columns in (self.probabilities, self.labels, self.weights))
+        return SplitRows(int(mask.sum()), probabilities, labels, weights, self.users[mask], codes)
 
     def of_task(self, task: int) -> "TaskRows":
         """The rows that have a label and a weight for the task in column `task`."""
@@ -63,6 +66,24 @@ class SplitRows:
 
 
 @dataclass(frozen=True)
+class Count:
+    """A number of weighted rows."""
+
+    rows: int
+    effective: int
+    """The number of rows of equal weight that tell as much: (Σ w)² / Σ w² (Kish 1965)."""
+
+    @classmethod
+    def of(cls, weights: Floats) -> "Count":
+        """The count of rows with these weights > 0."""
+        return cls(len(weights), round(float(weights.sum() ** 2 / (weights**2).sum())) if len(weights) else 0)
+
+    def __str__(self) -> str:
+        by_weight = f" (by their weights, as good as {self.effective:,})" if self.effective != self.rows else ""
+        return f"{self.rows:,}{by_weight}"
+
+
+@dataclass(frozen=True)
 class TaskRows:
     """The rows of one task, as `fit` takes them."""
 
@@ -73,22 +94,22 @@ class TaskRows:
     """[N] bool, which rows of the split these are."""
 
     @property
-    def positives(self) -> int:
+    def positives(self) -> Count:
         """Positive rows."""
-        return int((self.labels == 1).sum())
+        return Count.of(self.weights[self.labels == 1])
 
     @property
-    def negatives(self) -> int:
+    def negatives(self) -> Count:
         """Negative rows."""
-        return len(self.labels) - self.positives
+        return Count.of(self.weights[self.labels != 1])
 
 
-def collect_rows(scorer: Scorer, stream: BatchStream) -> SplitRows:
+def collect_rows(scorer: Scorer, stream: BatchStream, columns: Mapping[str, int]) -> SplitRows:
     """All rows of `stream`, or a fair sample of `MAX_ROWS`. `scorer`: without a fitted calibration.
 
-    Raises DataError without rows.
+    `columns`: feature → its column of `Batch.discrete`, for the codes to hold. Raises DataError without rows.
     """
-    collector = RowCollector()
+    collector = RowCollector(columns)
     evaluate(scorer, stream, [collector])
     if not collector.total:
         raise DataError("the split has no rows")
@@ -98,8 +119,10 @@ def collect_rows(scorer: Scorer, stream: BatchStream) -> SplitRows:
 class RowCollector:
     """Holds the rows with the smallest of one random number per row, so that each row has the same chance."""
 
-    def __init__(self) -> None:
+    def __init__(self, columns: Mapping[str, int]) -> None:
+        """`columns`: as `collect_rows`."""
         self.total = 0
+        self._columns = dict(columns)
         self._random = torch.Generator().manual_seed(0)
         self._parts: list[tuple[Tensor, ...]] = []
 
@@ -109,7 +132,8 @@ class RowCollector:
         assert batch.weights is not None
         rows = len(batch)
         users = torch.arange(self.total, self.total + rows) if batch.user is None else batch.user
-        columns = (scores.calibrated_probabilities, batch.labels, batch.weights, users, batch.discrete)
+        codes = [batch.discrete[:, column] for column in self._columns.values()]
+        columns = (scores.calibrated_probabilities, batch.labels, batch.weights, users, *codes)
         keys = torch.rand(rows, generator=self._random, dtype=torch.float64)
         self.total += rows
         # Clones, since readers reuse the memory of batches.
@@ -127,5 +151,7 @@ class RowCollector:
     def result(self) -> SplitRows:
         """The rows, in the order of the stream; at least one was added."""
         self._reduce()
-        _, *columns = self._parts[0]
-        return SplitRows(self.total, *columns)
+        _, probabilities, labels, weights, users, *codes = self._parts[0]
+        return SplitRows(
+            self.total, probabilities, labels, weights, users, dict(zip(self._columns, codes, strict=True))
+        )

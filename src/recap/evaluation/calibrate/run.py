@@ -1,18 +1,19 @@
 """`recap calibrate`: from a run and the name of a split to `calibration.json` and its gain on other rows."""
 
+import filecmp
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from recap.config.data import Inputs
+from recap.config.data import SourceConfig
 from recap.config.file.load import stored_values
 from recap.config.recap import JobMode, RecapConfig
 from recap.data.formats.files import find_files
 from recap.data.open import open_stream
 from recap.errors import InputError
-from recap.evaluation.calibrate.gain import SplitGain, measure_gain
+from recap.evaluation.calibrate.gain import SplitGain, code_columns, measure_gain
 from recap.evaluation.calibrate.rows import SplitRows, collect_rows
 from recap.evaluation.calibrate.tasks import Calibrating, Method, check_feature, describe
 from recap.evaluation.run import check_splits, evaluation_config
@@ -65,16 +66,16 @@ def calibrate_run(config: RecapConfig, run: Path, fit: Fit, say: Say = say_to_st
             _check_split(config, split, option)
     folder = find_model_directory(run, fit.step)
     _check_target(folder, fit)
-    model = open_model(folder)
+    model = open_model(folder, calibrated=False)
     combined = evaluation_config(config, model.config, folder)
     if fit.by is not None:
         check_feature(combined, fit.by)
-    _check_rows(config, model, fit)
+    _check_rows(config, model, fit, say)
     others = _other_splits(config, fit, say)
     runtime = start_runtime()
     inputs = stored_values(config)["validation_data"][fit.split]["source"]["inputs"]
     calibrating = Calibrating(combined, model.assets, fit.split, inputs, fit.method, fit.by)
-    rows = _rows(model, combined, fit.split, runtime, say)
+    rows = _rows(model, calibrating, fit.split, runtime, say)
     fitted = calibrating.fit(rows)
     say(f"fitted {plural(len(fitted.tasks), 'task')} on {fit.split}, {_size(rows)}")
     for line in describe(fitted):
@@ -82,7 +83,7 @@ def calibrate_run(config: RecapConfig, run: Path, fit: Fit, say: Say = say_to_st
     if not fitted.tasks:
         raise InputError(f"--split: no task can be calibrated on {fit.split!r}; nothing was written")
     gains = [
-        measure_gain(_rows(model, combined, split, runtime, say), fitted, combined, split) for split in others
+        measure_gain(_rows(model, calibrating, split, runtime, say), fitted, combined, split) for split in others
     ] or [_gain_on_half(calibrating, rows)]
     fitted = fitted.model_copy(update={"gains": tuple(gain.to_json() for gain in gains)})
     return Calibrated(_save(folder, fitted, fit), fitted, gains)
@@ -125,19 +126,21 @@ def _check_writable(folder: Path) -> None:
         raise InputError(f"{folder}: cannot be written; add --output FOLDER for a calibrated copy")
 
 
-def _check_rows(config: RecapConfig, model: SavedModel, fit: Fit) -> None:
+def _check_rows(config: RecapConfig, model: SavedModel, fit: Fit, say: Say) -> None:
     """Raise InputError if the model was trained on the rows to fit on, or the gain would be shown on the same rows."""
+    if not any(_files(trained.train_data.source) for trained in (config, model.config)):
+        say(f"the training files are not here, so nothing shows whether {fit.split} holds rows of them")
     for option, split in (("--split", fit.split), ("--evaluate-on", fit.evaluate_on)):
         if split is None:
             continue
         for trained in (config, model.config):
-            if shared := _shared_files(trained.train_data.source.inputs, _inputs(config, split)):
+            if shared := _shared_files(trained.train_data.source, _source(config, split)):
                 raise InputError(
                     f"{option}: {split!r} holds {shared[0]}, which the model was trained on, so its probabilities are "
                     "better there than on other rows; choose another split"
                 )
     if fit.evaluate_on is not None and (
-        fit.evaluate_on == fit.split or _shared_files(_inputs(config, fit.split), _inputs(config, fit.evaluate_on))
+        fit.evaluate_on == fit.split or _shared_files(_source(config, fit.split), _source(config, fit.evaluate_on))
     ):
         raise InputError(
             f"--evaluate-on: {fit.evaluate_on!r} has the rows that the calibration is fitted on; choose another split, "
@@ -151,8 +154,8 @@ def _other_splits(config: RecapConfig, fit: Fit, say: Say) -> list[str]:
         return [fit.evaluate_on]
     others = []
     for name in config.validation_data:
-        fitted_on = {"train_data": config.train_data.source.inputs, fit.split: _inputs(config, fit.split)}
-        shared = [other for other, inputs in fitted_on.items() if _shared_files(inputs, _inputs(config, name))]
+        fitted_on = {"train_data": config.train_data.source, fit.split: _source(config, fit.split)}
+        shared = [other for other, source in fitted_on.items() if _shared_files(source, _source(config, name))]
         if name != fit.split and shared:
             say(f"{name}: not evaluated, since it shares files with {shared[0]}")
         elif name != fit.split:
@@ -161,8 +164,8 @@ def _other_splits(config: RecapConfig, fit: Fit, say: Say) -> list[str]:
     return others
 
 
-def _inputs(config: RecapConfig, split: str) -> Inputs:
-    return config.validation_data[split].source.inputs
+def _source(config: RecapConfig, split: str) -> SourceConfig:
+    return config.validation_data[split].source
 
 
 def _gain_on_half(calibrating: Calibrating, rows: SplitRows) -> SplitGain:
@@ -172,10 +175,12 @@ def _gain_on_half(calibrating: Calibrating, rows: SplitRows) -> SplitGain:
     return measure_gain(rows.select(~half), fitted, calibrating.config, f"{calibrating.split}, {HALVES}")
 
 
-def _rows(model: SavedModel, config: RecapConfig, split: str, runtime: Runtime, say: Say) -> SplitRows:
+def _rows(model: SavedModel, calibrating: Calibrating, split: str, runtime: Runtime, say: Say) -> SplitRows:
     """The rows of a split, with the probabilities of the model without its fitted calibration."""
-    scorer = Scorer.of(config, model.ranker.to(runtime.device))
-    rows = collect_rows(scorer, open_stream(config, model.assets, JobMode.EVALUATE, split, say))
+    config = calibrating.config
+    stream = open_stream(config, model.assets, JobMode.EVALUATE, split, say)
+    columns = code_columns(config, calibrating.by)
+    rows = collect_rows(Scorer.of(config, model.ranker.to(runtime.device)), stream, columns)
     if rows.is_sample:
         say(f"{split}: {_size(rows)}")
     return rows
@@ -196,18 +201,31 @@ def _save(folder: Path, fitted: FittedCalibration, fit: Fit) -> Path:
     return (fit.output or folder) / CALIBRATION
 
 
-def _shared_files(one: Inputs, other: Inputs) -> list[str]:
-    """The files that both name, also through a link or another path; none if they cannot be listed."""
+def _shared_files(one: SourceConfig, other: SourceConfig) -> list[str]:
+    """The files of `other` that `one` has too: also through a link or another path, or as a copy, byte for byte."""
+    known: dict[object, list[str]] = {}
+    for file in _files(one):
+        for key in _keys(file):
+            known.setdefault(key, []).append(file)
+    return [file for file in _files(other) if _is_among(file, known)]
+
+
+def _files(source: SourceConfig) -> list[str]:
+    """The files of a source; none if they cannot be listed."""
     with suppress(InputError):
-        known = {_identity(file) for file in find_files(one)}
-        return [file for file in find_files(other) if _identity(file) in known]
+        return find_files(source.inputs)[: source.num_files_to_keep]
     return []
 
 
-def _identity(file: str) -> object:
-    """Device and inode of a local file, else its name."""
+def _keys(file: str) -> tuple[object, object]:
+    """Device and inode of a local file and its size; its name twice if it is elsewhere."""
     try:
         status = os.stat(file)
     except (OSError, ValueError):
-        return file
-    return status.st_dev, status.st_ino
+        return file, file
+    return (status.st_dev, status.st_ino), status.st_size
+
+
+def _is_among(file: str, known: Mapping[object, Sequence[str]]) -> bool:
+    identity, size = _keys(file)
+    return identity in known or any(filecmp.cmp(file, other, shallow=False) for other in known.get(size, ()))

@@ -7,7 +7,7 @@ import numpy as np
 
 from recap.config.discrete import HashSpace
 from recap.config.recap import RecapConfig
-from recap.data.encoding.assets import Assets, discrete_columns
+from recap.data.encoding.assets import Assets
 from recap.errors import InputError
 from recap.evaluation.calibrate.fit import (
     NoSlope,
@@ -27,7 +27,7 @@ from recap.model.calibration import (
     has_one_code,
     sampling_ratios,
 )
-from recap.text import plural, suggest
+from recap.text import suggest
 
 MIN_POSITIVES = 50
 """Positive rows, and negative ones, without which a task is left alone."""
@@ -84,11 +84,11 @@ class Calibrating:
         if evaluated is not None and task not in evaluated:
             raise NotFitted(f"{self.split} does not evaluate it")
         for count, noun in ((of_task.positives, "positive"), (of_task.negatives, "negative")):
-            if count < MIN_POSITIVES:
-                raise NotFitted(f"{plural(count, noun)}, fewer than {MIN_POSITIVES}")
+            if count.effective < MIN_POSITIVES:
+                raise NotFitted(f"{count} {noun}{'' if count.rows == 1 else 's'}, fewer than {MIN_POSITIVES}")
         fitted, note = _fit_map(self.method, of_task)
         if self.by is None:
-            return FittedTask(map=fitted, positives=of_task.positives, note=note)
+            return FittedTask(map=fitted, positives=of_task.positives.rows, note=note)
         return self._with_offsets(fitted, note, rows, of_task)
 
     def _with_offsets(
@@ -96,8 +96,7 @@ class Calibrating:
     ) -> FittedTask:
         """Offsets by value, and the map shifted so that the mean prediction is the mean label again."""
         assert self.by is not None
-        column = discrete_columns(self.config.features)[self.by].start
-        codes = rows.codes[of_task.mask, column].numpy()
+        codes = rows.codes[self.by][of_task.mask].numpy()
         logits = _mapped(fitted, of_task.logits)
         by_value = fit_offsets(logits, of_task.labels, of_task.weights, codes, MIN_POSITIVES_OF_VALUE)
         shift = fit_shift(logits + by_value.of(codes), of_task.labels, of_task.weights)
@@ -109,7 +108,7 @@ class Calibrating:
         if not offsets:
             note += f"; no value of {self.by} has {MIN_POSITIVES_OF_VALUE} positives and negatives"
         return FittedTask(
-            map=_shifted(fitted, shift), positives=of_task.positives, note=note.removeprefix("; "), offsets=offsets
+            map=_shifted(fitted, shift), positives=of_task.positives.rows, note=note.removeprefix("; "), offsets=offsets
         )
 
     def _value(self, code: int) -> str | int:
@@ -129,10 +128,10 @@ def _fit_map(method: Method, rows: TaskRows) -> tuple[AffineMap | IsotonicMap, s
     """The map of one task, and why it is not of the kind that `method` asks for."""
     columns, note = (rows.logits, rows.labels, rows.weights), ""
     if method == "isotonic":
-        if rows.positives >= MIN_POSITIVES_OF_ISOTONIC:
+        if rows.positives.effective >= MIN_POSITIVES_OF_ISOTONIC:
             knots, values = fit_isotonic(*columns, KNOTS)
             return IsotonicMap(knots=tuple(knots), values=tuple(values)), note
-        note = f"affine, since isotonic needs {MIN_POSITIVES_OF_ISOTONIC:,} positives, and it has {rows.positives:,}"
+        note = f"affine, since isotonic needs {MIN_POSITIVES_OF_ISOTONIC:,} positives, and it has {rows.positives}"
     try:
         slope, intercept = fit_affine(*columns)
     except NoSlope as reason:

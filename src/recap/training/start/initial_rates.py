@@ -89,7 +89,7 @@ def _counted(
             rows += len(batch)
             for count in counts.values():
                 count.add(batch)
-            if rows >= _ROWS or labels.epoch >= 1 or all(count.is_enough for count in counts.values()):
+            if rows >= _ROWS or all(count.is_enough for count in counts.values()):
                 break
     listed = ", ".join(f"{task} {counts[task].describe()}" for task in started if task in counts)
     say(f"initial rates of {plural(rows, 'row')}: {listed}")
