@@ -12,7 +12,6 @@ differs from 1 by about 1 / √positives.
 
 import argparse
 import json
-import math
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -99,13 +98,15 @@ def calibrations(config: RecapConfig, model: SavedModel) -> Calibrations:
     """The calibration of every binary task, over all training rows and all rows of the first validation set."""
     on_train = config.model_copy(update={"validation_data": {"train": config.train_data.model_copy()}})
     split = next(iter(config.validation_data))
-    sums = [
-        totals(changed, model, name) for changed, name in ((on_train, "train"), (config, split))
-    ]  # per split: Σ w·p, Σ w·label, positives, [T] each
+    (trained_on, train_labels, _), (predicted, labels, positives) = (
+        totals(on_train, model, "train"),
+        totals(config, model, split),
+    )
     return {
         task: (
-            float(sums[1][2][index]),
-            *(float(predicted[index] / max(labels[index], math.ulp(0))) for predicted, labels, _ in sums),
+            positives[index].item(),
+            (trained_on[index] / train_labels[index]).item(),
+            (predicted[index] / labels[index]).item(),
         )
         for index, task in enumerate(config.tasks)
         if task not in config.regressions
