@@ -55,6 +55,14 @@ def test_suggested_weights_are_shown_and_written_for_set_file(folder: Path) -> N
     like = next(task for task in found["tasks"] if task["task"] == "like")
     assert like["new_expected"] >= 1.01 * like["expected"]
     assert "the current ranking reaches this already" in recap("weights", "suggest", folder / "run", "--keep=like")
+    doubled = json.loads(recap(*arguments[:3], "scoring.weights.share=-4", *arguments[3:], "--json"))
+    assert doubled["weights"]["share"] == -4
+    with pytest.raises(InputError, match=r"weights\.safetensors: would be overwritten"):
+        recap(
+            *arguments[:2], folder / "run", "--keep=like", "--overwrite", "--output", next(folder.rglob("weights.s*"))
+        )
+    with pytest.raises(InputError, match=r"unknown task 'zzz.*…\. Known: like"):
+        recap("weights", "suggest", folder / "run", "--keep", "z" * 500)
     with pytest.raises(InputError, match=r"less\.yaml already exists; add --overwrite"):
         recap(*arguments, "--output", output)
 

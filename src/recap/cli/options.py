@@ -87,8 +87,13 @@ def config_file(source: Path) -> Path:
     return file
 
 
-def load_to_evaluate(source: Path, overrides: list[str], set_files: list[str], *, is_run: bool) -> "RecapConfig":
-    """The configuration with its overrides. Raises ConfigError for overrides that an evaluation does not read."""
+def load_to_evaluate(
+    source: Path, overrides: list[str], set_files: list[str], *, is_run: bool, chooses_weights: bool = False
+) -> "RecapConfig":
+    """The configuration with its overrides. Raises ConfigError for overrides that an evaluation does not read.
+
+    `chooses_weights`: whether `scoring.weights` are read too.
+    """
     from recap.config.file.load import load_config
 
     file = config_file(source)
@@ -100,7 +105,7 @@ def load_to_evaluate(source: Path, overrides: list[str], set_files: list[str], *
 
         from recap.evaluation.asked import check_overrides
 
-        check_overrides(plain, config, chooses_run=not is_run)
+        check_overrides(plain, config, chooses_run=not is_run, chooses_weights=chooses_weights)
     return config
 
 

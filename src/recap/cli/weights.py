@@ -160,7 +160,7 @@ def _sample(source: Path, overrides: list[str] | None, split: str | None, step: 
     from recap.native.allocator import tune_process
 
     is_run = source.is_dir()
-    config = load_to_evaluate(source, overrides or [], [], is_run=is_run)
+    config = load_to_evaluate(source, overrides or [], [], is_run=is_run, chooses_weights=True)
     tune_process()
     return sample_lists(config, source if is_run else Path(config.training.save_dir), split, parse_step(step))
 

@@ -42,13 +42,17 @@ _READ = (*((name,) for name in _SECTIONS), *(("features", name) for name in FREE
 _READ_OF_TRAINING = ("num_eval_steps", "threads")
 
 
-def check_overrides(plain: RecapConfig, asked: RecapConfig, *, chooses_run: bool) -> None:
+def check_overrides(
+    plain: RecapConfig, asked: RecapConfig, *, chooses_run: bool, chooses_weights: bool = False
+) -> None:
     """Raise ConfigError, which lists them, for overrides of what an evaluation does not read.
 
     `plain`: the configuration without the overrides. `chooses_run`: whether `training.save_dir` is read, as that of a
-    configuration file.
+    configuration file. `chooses_weights`: whether `scoring.weights` are read.
     """
     read = [*_READ, *(("training", name) for name in (*_READ_OF_TRAINING, *(["save_dir"] if chooses_run else [])))]
+    if chooses_weights:
+        read.append(("scoring", "weights"))
     changes = differences(plain, asked)
     if any(path[0] == "validation_data" for path in changes):
         read.append(("train_data",))  # which validation sets inherit

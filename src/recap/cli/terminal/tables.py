@@ -158,7 +158,7 @@ def score_table(title: str, score: Mapping[str, float], intervals: Mapping[str, 
         names = [f"{name}_{k}" for name in ("engagement", "random", "best", "uplift")]
         cells = [format_metric(name, score[name]) for name in names]
         for index in (0, 3):
-            cells[index] += _margin(names[index], intervals.get(names[index]))
+            cells[index] = _with_margins([cells[index]], [_margin(names[index], intervals.get(names[index]))])[0]
         table.add_row(str(k), *cells)
     return table
 
@@ -167,8 +167,8 @@ def score_text(score: Mapping[str, float], intervals: Mapping[str, tuple[float, 
     """The order of lists, and the share of each task in the score, the largest first."""
     of_lists = "no NDCG of the score, because there are no lists (features.user, features.request); "
     if "ndcg" in score:
-        margin = _margin("ndcg", intervals.get("ndcg"))
-        of_lists = f"NDCG {format_metric('ndcg', score['ndcg'])}{margin} of {plural(int(score['lists']), 'list')}; "
+        ndcg = _with_margins([format_metric("ndcg", score["ndcg"])], [_margin("ndcg", intervals.get("ndcg"))])[0]
+        of_lists = f"NDCG {ndcg.strip()} of {plural(int(score['lists']), 'list')}; "
     shares = {name.removeprefix("share/"): share for name, share in score.items() if name.startswith("share/")}
     ordered = sorted(shares.items(), key=lambda item: -item[1])
     return of_lists + "shares of the score: " + ", ".join(f"{task} {share:.1%}" for task, share in ordered)

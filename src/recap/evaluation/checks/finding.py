@@ -120,7 +120,7 @@ CHECKS = {
             "warning",
             "The values of a feature differ between the training rows and the split, by a PSI above 0.25; or a "
             "label rate by half.",
-            "Look for a change of how the column is made; train on newer rows.",
+            "Look for a change of how the column is made, or a split of other hours or days; train on newer rows.",
         ),
         CheckSpec(
             "R011",

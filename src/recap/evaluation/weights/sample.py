@@ -5,6 +5,7 @@ from pathlib import Path
 from recap.config.recap import JobMode, RecapConfig
 from recap.data.open import check_caches_fit, open_stream
 from recap.errors import InputError
+from recap.evaluation.asked import validated
 from recap.evaluation.evaluate import evaluate
 from recap.evaluation.observers.score import SampledLists
 from recap.evaluation.run import check_splits, evaluation_config, max_batches
@@ -21,6 +22,8 @@ def sample_lists(
 ) -> ListSample:
     """Score a validation set of `config`, by default the first, with a checkpoint of `run`, and sample its lists.
 
+    The current weights are those of `config`.
+
     Raises InputError if it has no list that is long enough, ConfigError for an unknown split, CheckpointError for a
     missing step.
     """
@@ -29,6 +32,8 @@ def sample_lists(
     folder = find_model_directory(run, step)
     model = open_model(folder)
     combined = evaluation_config(config, model.config, folder)
+    scoring = combined.scoring.model_dump() | {"weights": config.scoring.weights}
+    combined = validated(combined.model_dump() | {"scoring": scoring}, folder)
     runtime = start_runtime()
     scorer = Scorer.of(combined, model.ranker.to(runtime.device), model.calibration)
     stream = open_stream(combined, model.assets, JobMode.EVALUATE, name, say)

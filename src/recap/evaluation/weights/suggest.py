@@ -146,7 +146,10 @@ def compare(sample: ListSample, weights: Weights) -> Suggestion:
 def check_weights(sample: ListSample) -> None:
     """Raise InputError if no task has a weight."""
     if not sample.weights:
-        raise InputError("scoring.weights: no task has a weight, so there is no ranking to start from; add weights")
+        raise InputError(
+            "scoring.weights: no task has a weight, so there is no ranking to start from; add weights, such as the "
+            f"override scoring.weights.{sample.tasks[0]}=1"
+        )
 
 
 def check_task(sample: ListSample, task: str) -> None:
