@@ -183,6 +183,7 @@ class BatchStream:
         loader = replace(self.source.loader, encoder=self.source.encoder.labels_only())
         stream.readers = Readers(loader, self.readers.count, cache=False)
         stream.row, stream.skipped, stream.epochs, stream.keep_partial = 0, [], 1, True
+        stream.sampler = None  # its weights undo its sampling, so the rows before it have the same weighted means
         stream.say, stream.ranks = (lambda line: None), ONE_RANK
         return stream
 
