@@ -61,9 +61,10 @@ def recap(*arguments: str | Path) -> str:
     return done.output
 
 
-def evaluated(run: Path, split: str) -> dict[str, dict[str, float]]:
-    """Task → metric → value."""
-    recap("evaluate", run, "--split", split)
+def evaluated(run: Path, split: str, *, fitted_here: bool = False) -> dict[str, dict[str, float]]:
+    """Task → metric → value. `fitted_here`: whether the calibration was fitted on this split, which is said."""
+    text = recap("evaluate", run, "--split", split)
+    assert (f"{split}: the calibration was fitted on these rows" in text) == fitted_here
     metrics: dict[str, dict[str, float]] = json.loads((run / "evaluation.json").read_text())["splits"][split]
     return metrics
 
@@ -79,7 +80,7 @@ def test_a_calibrated_run_evaluates_and_predicts_with_its_calibration(run: Path,
     checkpoint = Run(run).checkpoint()
     assert f"written: {checkpoint / 'calibration.json'}" in text
     verify(checkpoint)
-    after = evaluated(run, "calibration"), evaluated(run, "other")
+    after = evaluated(run, "calibration", fitted_here=True), evaluated(run, "other")
     gains = json.loads((checkpoint / "calibration.json").read_text())["gains"]
     for task in TASKS:
         assert after[0][task]["calibration"] == pytest.approx(1, abs=1e-5)
@@ -94,6 +95,7 @@ def test_a_calibrated_run_evaluates_and_predicts_with_its_calibration(run: Path,
     assert Predictor.open(checkpoint).scorer.fitted is not None
     assert Predictor.open(Run(run).checkpoint(10)).scorer.fitted is None
 
+    recap("calibrate", run, "--split", "calibration", "--evaluate-on", "other", "--output", run.parent / "copy")
     with pytest.raises(InputError, match=r"step_00000020: is calibrated already; add --overwrite .* or --remove"):
         recap("calibrate", run, "--split", "calibration")
     recap("calibrate", run, "--split", "calibration", "--overwrite")  # fits the same model, not the calibrated one
@@ -112,6 +114,12 @@ def test_a_calibration_that_cannot_be_read_is_fitted_again_or_removed(run: Path)
             recap("evaluate", run)
         recap("calibrate", run, *arguments)
         assert (open_model(checkpoint).calibration is None) == (arguments == ["--remove"])
+    recap("calibrate", run, "--split", "calibration", "--evaluate-on", "other")
+    (checkpoint / "calibration.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"damaged .*; remove it with 'recap calibrate --remove', or use another"):
+        recap("evaluate", run)
+    recap("calibrate", run, "--remove")
+    open_model(checkpoint)
 
 
 def test_files_beyond_num_files_to_keep_were_not_trained_on(run: Path, trained: Path) -> None:

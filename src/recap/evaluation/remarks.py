@@ -15,9 +15,22 @@ _MIN_ROWS = 20
 
 
 def remarks(
-    split: str, metrics: TaskMetrics, watch: WatchConfig | None = None, estimates: Estimates | None = None
+    split: str,
+    metrics: TaskMetrics,
+    watch: WatchConfig | None = None,
+    estimates: Estimates | None = None,
+    *,
+    fitted_here: bool = False,
 ) -> Iterator[tuple[str, str]]:
-    """The subject and the text of each remark; none on metrics that were not computed. `watch`: the watched metric."""
+    """The subject and the text of each remark; none on metrics that were not computed.
+
+    `watch`: the watched metric. `fitted_here`: whether the calibration was fitted on the rows of this split.
+    """
+    if fitted_here:
+        text = (
+            "the calibration was fitted on these rows, so log loss, RCE and calibration are better than on other rows"
+        )
+        yield "fitted", f"warning: {split}: {text}"
     yield from _few_users(split, estimates or {})
     for task, values in metrics.items():
         positives, count = values.get("positives", math.nan), values.get("count", math.nan)

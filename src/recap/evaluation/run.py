@@ -29,6 +29,7 @@ from recap.evaluation.observers.strata import Strata
 from recap.evaluation.observers.uncalibrated import Uncalibrated
 from recap.evaluation.remarks import remarks
 from recap.evaluation.result import SCORE, EvaluationReport, SplitResult
+from recap.model.calibration import FittedCalibration
 from recap.model.directory import open_model
 from recap.model.scorer import Scorer
 from recap.reporting import Say, say_to_stderr
@@ -124,6 +125,12 @@ def result_file(run: Path, asked: Asked, output: Path | None) -> Path | None:
     return Run(run).evaluation_file if asked == PLAIN and not (run / MANIFEST).exists() else None
 
 
+def _is_of(fitted: FittedCalibration, config: RecapConfig, split: str) -> bool:
+    """Whether a calibration was fitted on the rows of `split`."""
+    inputs = config.validation_data[split].model_dump(mode="json")["source"]["inputs"]
+    return fitted.split == split and bool(fitted.data == inputs)
+
+
 def evaluate_split(
     scorer: Scorer,
     stream: BatchStream,
@@ -154,7 +161,8 @@ def evaluate_split(
     estimates = _merged(estimates, of_columns.fields)
     of_score = score.result()
     of_all = {**estimates, SCORE: of_score.estimates} if of_score.estimates else estimates
-    for _, text in remarks(split, task_metrics, estimates=estimates):
+    fitted_here = scorer.fitted is not None and _is_of(scorer.fitted.fitted, config, split)
+    for _, text in remarks(split, task_metrics, estimates=estimates, fitted_here=fitted_here):
         stream.say(text)
     before = uncalibrated.result()
     fields_before = _values(of_columns.uncalibrated_fields)

@@ -178,7 +178,7 @@ class FittedMaps(nn.Module):
     def __init__(self, fitted: FittedCalibration, config: RecapConfig) -> None:
         """`fitted`: without `misfit` to `config`."""
         super().__init__()
-        tasks = config.tasks
+        self.fitted, tasks = fitted, config.tasks
         maps = [_segments(fitted.tasks[task].map) if task in fitted.tasks else _IDENTITY for task in tasks]
         count = max(len(boundaries) for boundaries, _ in maps)
         # Derived from calibration.json, so not saved with the weights.

@@ -110,7 +110,7 @@ def _check_split(config: RecapConfig, split: str, option: str) -> None:
 
 def _check_target(folder: Path, fit: Fit) -> None:
     """Raise InputError if the calibration cannot be saved."""
-    if CALIBRATION in read_manifest(folder).files and not fit.overwrite:
+    if fit.output is None and CALIBRATION in read_manifest(folder).files and not fit.overwrite:
         raise InputError(f"{folder}: is calibrated already; add --overwrite to fit it again, or --remove to undo it")
     if fit.output is None:
         _check_writable(folder)
