@@ -64,7 +64,7 @@ def comparison_tables(title: str, comparison: Comparison, width: int) -> Iterato
 
 
 def _title(*, is_wide: bool) -> str:
-    return "difference [95 %]" if is_wide else "difference"
+    return "difference [95%]" if is_wide else "difference"
 
 
 def _difference(metric: str, difference: Difference, *, is_wide: bool) -> str:
