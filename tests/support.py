@@ -100,6 +100,7 @@ def write_feed(
     pq.write_table(pa.table({"place": [2, 0, 1], "value": ["ja", "pt", "en"]}), folder / "ordered.parquet")
     pq.write_table(pa.table({"word": ["en", "ja"], "row": [[1.0, 2.0], [3.0, 4.0]]}), folder / "pretrained.parquet")
     np.save(folder / "mask.npy", np.array([1, 0, 1]))
+    (folder / "names.txt").write_text("sport\nnews\n")
     analysis = {"name": ["age", "followers"], "mean": [1.4, 2.1], "deviation": [1.3, 1.9]}
     pq.write_table(pa.table(analysis), folder / "analysis.parquet")
     return folder

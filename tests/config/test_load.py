@@ -88,6 +88,7 @@ def test_training_has_the_published_defaults() -> None:
         "preemption_grace_seconds": 30.0,
         "ema": None,
         "mlflow": None,
+        "batch_norm_rows": None,
         "precision": "auto",
         "compile": False,
         "seed": 0,

@@ -43,6 +43,7 @@ def test_these_fields_may_change_on_resume() -> None:
         "training.preemption_grace_seconds",
         "training.threads",
         "features.request",
+        "features.names",
         "features.max_unknown",
         "train_data.source",
         "train_data.on_bad_data",

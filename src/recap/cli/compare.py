@@ -93,7 +93,7 @@ def compare(
 def _lines(judgements: "Sequence[Judgement]") -> list[str]:
     """The conditions that do not hold, or that all do."""
     lines = [
-        f"gate: {item.task}: {item.metric} {item.found}, required: {item.condition}"
+        f"gate: {item.task}: {item.metric} {item.actual}, required: {item.condition}"
         for item in judgements
         if not item.passed
     ]

@@ -21,7 +21,7 @@ class Judgement:
     metric: str
     condition: str
     """Such as `not worse by 0.001`."""
-    found: str
+    actual: str
     passed: bool
     """False also where the metric or its interval is undefined: a gate does not open on missing numbers."""
 
@@ -72,11 +72,11 @@ def _judgements(rule: RuleConfig, task: str, comparison: Comparison) -> Iterator
         yield Judgement(task, rule.metric, f"at most {rule.at_most:g}", shown, value <= rule.at_most)
     difference = comparison.differences.get(task, {}).get(rule.metric)
     low = math.nan
-    found = "no interval"
+    actual = "no interval"
     if difference is not None:
         low = min(gain(rule.metric, difference.low), gain(rule.metric, difference.high))
-        found = format_difference(rule.metric, difference)
+        actual = format_difference(rule.metric, difference)
     if rule.not_worse_by is not None:
-        yield Judgement(task, rule.metric, f"not worse by {rule.not_worse_by:g}", found, low >= -rule.not_worse_by)
+        yield Judgement(task, rule.metric, f"not worse by {rule.not_worse_by:g}", actual, low >= -rule.not_worse_by)
     if rule.better_by is not None:
-        yield Judgement(task, rule.metric, f"better by {rule.better_by:g}", found, low > rule.better_by)
+        yield Judgement(task, rule.metric, f"better by {rule.better_by:g}", actual, low > rule.better_by)

@@ -177,10 +177,11 @@ def _value_parts(features: FeaturesConfig, assets: Assets) -> list[tuple[str, st
 
 def _gradients(scorer: Scorer, rows: Batch, names: set[str], tasks: int) -> dict[str, Tensor]:
     """Tensor of the batch → Σ |∂logit/∂x · (x − x̄)| over rows, [T, columns] float64."""
-    means = {name: rows.tensors()[name].float().nan_to_num(0.0).mean(dim=0) for name in names}
+    device = next(scorer.parameters()).device
+    means = {name: rows.tensors()[name].float().nan_to_num(0.0).mean(dim=0).to(device) for name in names}
     totals = {name: torch.zeros(tasks, len(mean), dtype=torch.float64) for name, mean in means.items()}
     for start in range(0, len(rows), _BLOCK):
-        tensors = rows.rows(slice(start, start + _BLOCK)).tensors()
+        tensors = rows.rows(slice(start, start + _BLOCK)).to(device).tensors()
         leaves = {name: tensors[name].float().nan_to_num(0.0).requires_grad_() for name in names}
         outputs = scorer.ranker.raw_outputs(rows.with_tensors(tensors | leaves))
         for index, output in enumerate(outputs):

@@ -9,7 +9,7 @@ from recap.evaluation.checks.finding import Finding, finding
 from recap.text import plural, shorten
 
 _SHARED = 20
-"""Rows in common from which sharing is no chance."""
+"""Rows in common above which sharing is more than chance."""
 _SHARED_SHARE = 0.005
 _SHIFT = 0.25
 _UNKNOWN, _MISSING = 0.2, 0.5

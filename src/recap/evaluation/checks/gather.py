@@ -93,13 +93,13 @@ def _leaks(rows: SampledRows, config: RecapConfig) -> list[ColumnAuc]:
         return []
     names = [name for name in config.features.columns if all(name in table.column_names for _, table in rows)]
     binary = [index for index, task in enumerate(config.tasks) if task not in config.regressions]
-    found: dict[tuple[str, str], ColumnAuc] = {}
+    by_column: dict[tuple[str, str], ColumnAuc] = {}
     batch, table = max(rows, key=lambda item: len(item[0]))
     assert batch.labels is not None
     labels = {config.tasks[index]: batch.labels[:, index].double().numpy() for index in binary}
     for auc in leaks(column_aucs(table.select(names), labels)):
-        found[auc.column, auc.label] = auc
-    return list(found.values())
+        by_column[auc.column, auc.label] = auc
+    return list(by_column.values())
 
 
 def _overlap(
@@ -138,9 +138,9 @@ def _times(source: Source, files: Sequence[str], column: str) -> Iterator[tuple[
     with suppress(DataError):
         tables = TableFiles(dict.fromkeys(files, source.loader.config))
         for file in files:
-            found = time_range(tables, file, column)
-            if found is not None:
-                yield found
+            ends = time_range(tables, file, column)
+            if ends is not None:
+                yield ends
 
 
 def _digests(rows: SampledRows) -> Iterator[bytes]:

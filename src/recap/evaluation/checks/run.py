@@ -30,10 +30,10 @@ _CHECKS: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
 
 def find(evidence: Evidence) -> list[Finding]:
     """The findings of all checks, the most severe first, in the order of their codes."""
-    found = [item for check in _CHECKS for item in check(evidence)]
-    return sorted(found, key=lambda item: (SEVERITIES.index(item.severity), item.code))
+    findings = [item for check in _CHECKS for item in check(evidence)]
+    return sorted(findings, key=lambda item: (SEVERITIES.index(item.severity), item.code))
 
 
-def failing(found: Sequence[Finding], at: Severity) -> list[Finding]:
+def failing(findings: Sequence[Finding], at: Severity) -> list[Finding]:
     """The findings that are at least as severe as `at`."""
-    return [item for item in found if SEVERITIES.index(item.severity) <= SEVERITIES.index(at)]
+    return [item for item in findings if SEVERITIES.index(item.severity) <= SEVERITIES.index(at)]

@@ -6,6 +6,7 @@ two values; a discrete column its most frequent values, the unknown ones, and al
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -118,11 +119,11 @@ class Bins:
 
 def _columns(features: FeaturesConfig, assets: Assets, sample: Sequence[Batch]) -> Iterator[tuple[str, BinnedColumn]]:
     """The feature and the bins of every column, in the order of the configuration."""
-    names = value_names(features, assets)
+    numeric = value_names(features, assets)
     for role, columns in (("continuous", features.continuous), ("binary", features.binary)):
         start = 0
         for column in columns:
-            for position, name in enumerate(names[column.name], start):
+            for position, name in enumerate(numeric[column.name], start):
                 yield column.name, _numeric(name, role, position, sample, is_list=column.length > 1)
             start += column_width(column, assets)
     for feature, positions in discrete_columns(features).items():
@@ -151,7 +152,8 @@ def _numeric(name: str, role: str, index: int, sample: Sequence[Batch], *, is_li
         bins = [Bin(str(value), feature | {"value": value}) for value in (0, 1)]
     else:
         bounds = [*zip([None, *ends], [*ends, None], strict=True)]
-        bins = [Bin(_range_text(low, high), feature | _range(low, high)) for low, high in bounds]
+        texts = range_texts(ends)
+        bins = [Bin(text, feature | _range(*bound)) for text, bound in zip(texts, bounds, strict=True)]
         bins = bins if ends else [Bin(bins[0].text)]  # which is all rows
     if is_list:
         bins = [Bin(item.text) for item in bins]
@@ -174,10 +176,23 @@ def _range(low: float | None, high: float | None) -> dict[str, float]:
     return {key: bound for key, bound in bounds.items() if bound is not None}
 
 
-def _range_text(low: float | None, high: float | None) -> str:
-    if high is None:
-        return "any value" if low is None else f"{low:.6g} or more"
-    return f"below {high:.6g}" if low is None else f"{low:.6g} to {high:.6g}"
+def range_texts(ends: Sequence[float]) -> list[str]:
+    """The ranges between `ends`, ascending, for a person, with as few digits as tell the ends apart, but three."""
+    if not ends:
+        return ["any value"]
+    digits = next((count for count in range(3, 9) if len({_number(end, count) for end in ends}) == len(ends)), 9)
+    texts = [_number(end, digits) for end in ends]
+    return [f"below {texts[0]}", *(f"{low} to {high}" for low, high in pairwise(texts)), f"{texts[-1]} or more"]
+
+
+def _number(value: float, digits: int) -> str:
+    """`0.0123`, `1,230` or `1.23 M` with `digits` digits; whole below a million."""
+    size = abs(float(f"{value:.{digits}g}"))
+    if size < 1000:
+        return f"{value:.{digits}g}"
+    if size < 1e6:
+        return f"{value:,.{max(digits - len(str(int(size))), 0)}f}"
+    return f"{value / 1e6:,.{digits}g} M" if size < 1e9 else f"{value / 1e9:.{digits}g} G"
 
 
 @dataclass(frozen=True)
