@@ -1,6 +1,7 @@
 """From probabilities as sampled to those of the population: the correction of rates, and what was fitted."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,19 @@ def test_a_model_directory_gains_and_loses_its_calibration_and_is_complete_all_a
     remove_file(model, CALIBRATION)
     assert rows() is None
     assert not (model / CALIBRATION).exists()
+
+
+def test_writers_at_once_leave_a_complete_directory(model: Path) -> None:
+    def write(rows: int) -> None:
+        for _ in range(10):
+            add_file(model, CALIBRATION, content(rows=rows))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, range(4)))
+    verify(model)
+    calibration = open_model(model).calibration
+    assert calibration is not None
+    assert calibration.rows in range(4)
 
 
 def test_a_file_that_the_manifest_does_not_list_is_not_read(model: Path) -> None:

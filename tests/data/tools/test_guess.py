@@ -357,6 +357,8 @@ def test_users_name_labels_of_every_kind(tmp_path: Path) -> None:
     assert config.tasks == ["rating_at_least_4", "rating_at_least_2.5", "y", "seconds", "is_clicked"]
     assert config.train_data.tasks["rating_at_least_4"].column == "rating"
     assert config.regressions == ["seconds"]
+    starts = [(task.initial_rate, task.affine_map and task.affine_map.bias) for task in config.model.tasks.values()]
+    assert set(starts) == {("auto", None), ("auto", 0.0)}  # the data alone says where a tower starts
     assert "rating" not in config.features.inputs
 
 

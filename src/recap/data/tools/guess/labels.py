@@ -107,7 +107,7 @@ def _binary(name: str, numbers: Numbers, comment: str) -> Label:
 
 def _regression(name: str, known: Numbers) -> Label:
     mean, deviation = (float(f"{number:.3g}") for number in (known.mean(), known.std()))
-    task: dict[str, Any] = {"objective": {"kind": "regression"}, "affine_map": {"scale": deviation, "bias": mean}}
+    task: dict[str, Any] = {"objective": {"kind": "regression"}, "affine_map": {"scale": deviation}}
     if deviation:
         task["loss_weight"] = float(f"{1 / deviation**2:.3g}")
     weight = float(f"{1 / mean:.2g}") if mean > 0 else 0.0
