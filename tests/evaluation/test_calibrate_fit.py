@@ -67,6 +67,18 @@ def test_the_affine_map_is_that_of_scikit_learn(intercept: float) -> None:
     assert (weights * predicted).sum() == pytest.approx((weights * labels).sum(), rel=1e-9)
 
 
+def test_a_saturated_model_is_fitted_as_any_other() -> None:
+    logits, labels, weights = make_rows(lambda z: z, rows=2000)
+    slope, shift = fit_affine(logits, labels, weights)
+    assert fit_affine(100 * logits, labels, weights) == pytest.approx((slope / 100, shift), abs=1e-9)
+    certain = np.where(np.random.default_rng(0).random(2000) < 0.9, labels, 1 - labels) == 1
+    inputs = np.where(certain, 17.0, -105.0)
+    slope, shift = fit_affine(inputs, labels, weights)
+    for rows in (certain, ~certain):
+        expected = np.average(labels[rows], weights=weights[rows])
+        assert sigmoid(slope * inputs + shift)[rows].mean() == pytest.approx(expected)
+
+
 @settings(max_examples=50)
 @given(st.integers(2, 400), st.integers(0, 2**31))
 def test_the_isotonic_values_are_those_of_scikit_learn(rows: int, seed: int) -> None:
@@ -121,7 +133,7 @@ def test_an_isotonic_map_ascends_on_any_rows(rows: int, seed: int, count: int) -
 def test_rows_that_determine_no_slope_say_why() -> None:
     logits, labels, weights = make_rows(lambda z: z)
     for columns, reason in (
-        ((logits, (logits > -2).astype(float), weights), "separable"),
+        ((logits, (logits > -2).astype(float), weights), "the best slope is above 100"),
         ((-logits, labels, weights), "ranks its negatives above its positives"),
         ((np.zeros(len(logits)), labels, weights), "gives all rows the same probability"),
     ):

@@ -12,7 +12,7 @@ Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
 MAX_SLOPE = 100.0
-"""Steeper than this, positives and negatives are separable, and the best slope is infinite."""
+"""Steeper than this, positives and negatives are separable, or all rows have nearly the same probability."""
 _MIN_SLOPE = 0.01
 """Between two points of an isotonic map."""
 _MAX_STEPS = 100
@@ -35,7 +35,9 @@ def fit_affine(logits: Floats, labels: Floats, weights: Floats) -> tuple[float, 
     if not spread > 1e-9:
         raise NoSlope("the model gives all rows the same probability")
     inputs = (logits - centre) / spread
-    slope, intercept = spread, centre  # the identity
+    rate = (weights * labels).sum() / total
+    # Not the identity, where the probabilities of a saturated model leave no curvature.
+    slope, intercept = 0.0, np.log(rate) - np.log1p(-rate)
     loss = _log_loss(slope * inputs + intercept, labels, weights)
     for _ in range(_MAX_STEPS):
         probabilities = sigmoid(slope * inputs + intercept)
@@ -57,7 +59,7 @@ def fit_affine(logits: Floats, labels: Floats, weights: Floats) -> tuple[float, 
             break
         slope, intercept, loss = trial[0], trial[1], lower
     if slope > MAX_SLOPE * spread:
-        raise NoSlope("its positives and negatives are separable")
+        raise NoSlope(f"the best slope is above {MAX_SLOPE:g}")
     if not slope > 0:
         raise NoSlope("the model ranks its negatives above its positives")
     return float(slope / spread), float(intercept - slope * centre / spread)
@@ -76,7 +78,7 @@ def fit_shift(logits: Floats, labels: Floats, weights: Floats) -> float:
         curvature = (weights * probabilities * (1 - probabilities)).sum()
         trial = shift - excess / curvature if curvature > 0 else low
         shift = trial if low < trial < high else (low + high) / 2
-    return shift
+    return float(shift)
 
 
 def isotonic(logits: Floats, labels: Floats, weights: Floats) -> Floats:
