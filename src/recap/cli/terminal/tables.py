@@ -121,9 +121,10 @@ def _task_table(
 
 
 def _with_margins(values: Sequence[str], margins: Sequence[str]) -> list[str]:
-    """Such as `0.8509 ± 0.0038`, with ± in one column."""
+    """Such as `0.8509 ± 0.0038`, with ± in one column; an undefined value alone."""
     width = max(map(len, margins))
-    return [f"{value} ± {margin:>{width}}" for value, margin in zip(values, margins, strict=True)]
+    pairs = zip(values, margins, strict=True)
+    return [value if value == "-" else f"{value} ± {margin:>{width}}" for value, margin in pairs]
 
 
 def _is_regression(metrics: Mapping[str, float]) -> bool:
