@@ -185,6 +185,11 @@ def test_tasks_with_few_positives_are_left_alone(run: Path, trained: Path, tmp_p
     calibration = open_model(Run(run).checkpoint()).calibration
     assert calibration is not None
     assert list(calibration.tasks) == ["share"]
+    pq.write_table(rows.slice(0, 400), tmp_path / "few.parquet")
+    alone = [f"validation_data={{calibration: {{source: {{inputs: {tmp_path / 'few.parquet'}}}}}}}", "--overwrite"]
+    text = recap("calibrate", run, "--split", "calibration", *alone)
+    assert "calibration, the other half of its users: too few rows to show the gain of share" in text
+    assert Path(Run(run).checkpoint() / "calibration.json").exists()
     pq.write_table(rows.slice(0, 40), tmp_path / "few.parquet")
     before = (Run(run).checkpoint() / "calibration.json").read_bytes()
     with pytest.raises(InputError, match="no task can be calibrated on 'calibration'; nothing was written"):

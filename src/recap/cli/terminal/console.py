@@ -173,6 +173,8 @@ class Console(Reporter):
 
     def gain(self, gain: "SplitGain") -> None:
         """Show what a calibration changed for each task, and that it left the order of rows as it was."""
+        if not gain.tasks:
+            return
         self._out.print(gain_table(gain, self._out.width))
         if (change := gain.auc_change) is not None:
             self.say(f"AUC: unchanged to {change:.0e}" if change else "AUC: unchanged")

@@ -85,6 +85,9 @@ def calibrate_run(config: RecapConfig, run: Path, fit: Fit, say: Say = say_to_st
     gains = [
         measure_gain(_rows(model, calibrating, split, runtime, say), fitted, combined, split) for split in others
     ] or [_gain_on_half(calibrating, rows)]
+    for gain in gains:
+        if unseen := [task for task in fitted.tasks if task not in gain.tasks]:
+            say(f"{gain.split}: too few rows to show the gain of {', '.join(unseen)}")
     fitted = fitted.model_copy(update={"gains": tuple(gain.to_json() for gain in gains)})
     return Calibrated(_save(folder, fitted, fit), fitted, gains)
 
