@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,6 +13,7 @@ from recap.config.file.load import dump_config, load_stored_beside
 from recap.config.recap import RecapConfig
 from recap.errors import CheckpointError, InputError
 from recap.evaluation.drift import Drift
+from recap.evaluation.plain import from_plain, to_plain
 from recap.evaluation.result import SplitResult, TaskMetrics
 from recap.storage import replace_text
 
@@ -98,17 +99,17 @@ class Record:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; undefined ones are null."""
-        plain: dict[str, Any] = _plain(asdict(self))
-        return plain
+        content: dict[str, Any] = to_plain(self)
+        return content
 
     @classmethod
     def read(cls, file: Path) -> Self:
         """The record in a file. Raises InputError if it is damaged."""
         try:
-            content = _numbers(json.loads(file.read_text(encoding="utf-8")))
-            windows = [Window(**_tuples(item)) for item in content["windows"]]
-            folds = [Fold(**_measured(item)) for item in content["folds"]]
-            uses = [HoldoutUse(**_measured(item)) for item in content["holdout_uses"]]
+            content = json.loads(file.read_text(encoding="utf-8"))
+            windows = [_window(item) for item in content["windows"]]
+            folds = [Fold(**from_plain(item)) for item in content["folds"]]
+            uses = [HoldoutUse(**from_plain(item)) for item in content["holdout_uses"]]
             return cls(tuple(windows), content["holdout"], tuple(folds), tuple(uses))
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise InputError(f"{file}: damaged; restore it from a copy, or choose another --output") from None
@@ -171,28 +172,6 @@ def half_width(measured: Measured, task: str, metric: str) -> float:
     return (high - low) / 2
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _numbers(value: Any, key: str = "") -> Any:
-    """The inverse of `_plain`, but for `times`, which may be null."""
-    if isinstance(value, dict):
-        return {name: _numbers(item, name) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_numbers(item) for item in value]
-    return math.nan if value is None and key != "times" else value
-
-
-def _tuples(item: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in item.items()}
-
-
-def _measured(item: Mapping[str, Any]) -> dict[str, Any]:
-    values = _tuples(item)
-    values["intervals"] = {task: _tuples(metrics) for task, metrics in item["intervals"].items()}
-    return values | {"predictions": _tuples(item["predictions"])}
+def _window(item: Mapping[str, Any]) -> Window:
+    window = Window(**from_plain(item))
+    return replace(window, times=None) if item["times"] is None else window

@@ -10,6 +10,7 @@ import numpy as np
 from recap.config.evaluation.metrics import LOWER_IS_BETTER, METRICS, SPECS, spec_of
 from recap.errors import InputError
 from recap.evaluation.metrics.estimate import FEW_BUCKETS, Difference, Estimate, difference
+from recap.evaluation.plain import to_plain
 from recap.evaluation.result import SCORE, SplitResult
 from recap.text import plural
 
@@ -48,16 +49,12 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; undefined numbers are null."""
-        of_tasks = {
-            task: {metric: _plain(item) for metric, item in metrics.items()}
-            for task, metrics in self.differences.items()
-        }
         content = {
             "verdict": self.verdict.outcome,
             "text": self.verdict.text,
             "users": self.users,
-            "mean_auc": None if self.mean is None else _plain(self.mean),
-            "differences": of_tasks,
+            "mean_auc": to_plain(self.mean),
+            "differences": to_plain(self.differences),
         }
         return content | ({"left_out": list(self.left_out)} if self.left_out else {})
 
@@ -214,11 +211,6 @@ def _holm(differences: Mapping[str, Difference], level: float) -> list[str]:
             break
         certain.add(task)
     return [task for task in differences if task in certain]
-
-
-def _plain(item: Difference) -> dict[str, float | None]:
-    values = {"value": item.value, "low": item.low, "high": item.high, "p": item.p, "detectable": item.detectable}
-    return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
 def format_difference(metric: str, item: Difference) -> str:

@@ -19,6 +19,7 @@ from recap.data.open import open_source
 from recap.data.sample import sampled_batches
 from recap.errors import DataError
 from recap.evaluation.observers.bins import MISSING, UNKNOWN, Bins, range_ends
+from recap.evaluation.plain import from_plain
 from recap.model.score_rows import score_rows
 from recap.model.scorer import Scorer
 
@@ -96,24 +97,14 @@ class Drift:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:
         """The inverse of `to_json`. Raises KeyError or TypeError for invalid content."""
-
         features = [
-            FeatureDrift(**_decoded({**item, "bins": ()}) | {"bins": tuple(Share(**share) for share in item["bins"])})
+            FeatureDrift(**from_plain({**item, "bins": ()}) | {"bins": tuple(Share(**share) for share in item["bins"])})
             for item in content["features"]
         ]
-        vectors = [VectorDrift(**_decoded(item)) for item in content["vectors"]]
-        tasks = [TaskDrift(**_decoded(item)) for item in content["tasks"]]
+        vectors = [VectorDrift(**from_plain(item)) for item in content["vectors"]]
+        tasks = [TaskDrift(**from_plain(item)) for item in content["tasks"]]
         reference, rows = content["rows"]
         return cls((reference, rows), tuple(features), tuple(vectors), tuple(tasks))
-
-
-def _decoded(value: Any) -> Any:
-    """JSON has no NaN and no tuples."""
-    if isinstance(value, Mapping):
-        return {key: _decoded(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return tuple(map(_decoded, value))
-    return float("nan") if value is None else value
 
 
 def read_sample(config: RecapConfig, assets: Assets, split: str | None = None) -> list[Batch]:

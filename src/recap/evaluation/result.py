@@ -1,7 +1,6 @@
 """The result of an evaluation: by split, and as the file `evaluation.json`."""
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -16,6 +15,7 @@ from safetensors.numpy import save
 from recap.errors import InputError
 from recap.evaluation.drift import Drift
 from recap.evaluation.metrics.estimate import Estimate, Estimates
+from recap.evaluation.plain import from_plain, to_plain
 from recap.evaluation.slices import Slices
 from recap.reporting import Record
 from recap.runs import Run
@@ -105,14 +105,14 @@ class EvaluationReport:
         if self.overrides:
             content["overrides"] = list(self.overrides)
         content["splits"] = {name: split.metrics for name, split in self.splits.items()}
-        encoded: dict[str, Any] = _nan_to_null(content | {name: part for name, part in sections.items() if part})
+        encoded: dict[str, Any] = to_plain(content | {name: part for name, part in sections.items() if part})
         return encoded
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:
         """The inverse of `to_json`. Raises KeyError, TypeError or ValueError for invalid content."""
         values = {name: content.get(name, {}) for name in ("data", "models", "users", "rows", "slices", "drift")}
-        decoded = {name: _null_to_nan(part) for name, part in content.items() if name not in ("model", *values)}
+        decoded = {name: from_plain(part) for name, part in content.items() if name not in ("model", *values)}
         parts = ("strata", "gates", "conflicts", "unknown", "intervals", "score", "uncalibrated")
         sections = {name: decoded.get(name, {}) for name in parts}
         return cls(
@@ -219,21 +219,4 @@ def _read_estimates(file: Path, splits: Mapping[str, SplitResult]) -> dict[str, 
 def records(step: int, split: str, metrics: TaskMetrics) -> Iterator[Record]:
     """The lines of metrics.jsonl and evaluations.jsonl: one record per task, undefined values as None."""
     for task, values in metrics.items():
-        yield {"step": step, "split": split, "task": task, **_nan_to_null(values)}
-
-
-def _nan_to_null(value: Any) -> Any:
-    """JSON has no NaN: undefined values become null."""
-    if isinstance(value, Mapping):
-        return {key: _nan_to_null(item) for key, item in value.items()}
-    if isinstance(value, tuple):
-        return [_nan_to_null(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _null_to_nan(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _null_to_nan(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return tuple(_null_to_nan(item) for item in value)
-    return math.nan if value is None else value
+        yield {"step": step, "split": split, "task": task, **to_plain(values)}

@@ -11,7 +11,6 @@ since the jackknife of few positives is too small just where they happen to be f
 questions by Holm's method (1979): the chance that any slice is listed by mistake is at most 5 %.
 """
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple, Self
@@ -23,6 +22,7 @@ from recap.evaluation.metrics.estimate import FEW_BUCKETS, Estimate, t_probabili
 from recap.evaluation.metrics.sums import base_entropy
 from recap.evaluation.observers.bins import Bin, Bins, Stratum
 from recap.evaluation.observers.columns import LABEL, LOSS, PREDICTION, VARIANCE, WEIGHT, ColumnSums
+from recap.evaluation.plain import from_plain
 
 LEVEL = 0.05
 """The chance of any slice by mistake."""
@@ -91,7 +91,7 @@ class Slices:
         """The inverse of `to_json`. Raises KeyError or TypeError for invalid content."""
         values = {key: content[key] for key in ("looks", "more", "left_out")}
         slices = [
-            SliceResult(**{**item, **{key: _decoded(item[key]) for key in _MAY_BE_NAN}}) for item in content["slices"]
+            SliceResult(**{**item, **{key: from_plain(item[key]) for key in _MAY_BE_NAN}}) for item in content["slices"]
         ]
         return cls(tuple(slices), **values)
 
@@ -104,13 +104,6 @@ _MAY_BE_NAN = (
     "rce_interval",
     "rce_of_others",
 )
-
-
-def _decoded(value: Any) -> Any:
-    """JSON has no NaN and no tuples."""
-    if isinstance(value, list | tuple):
-        return tuple(map(_decoded, value))
-    return math.nan if value is None else value
 
 
 def find_slices(bins: Bins, sums: ColumnSums, tasks: Sequence[str]) -> Slices:
