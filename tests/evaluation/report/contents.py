@@ -50,6 +50,11 @@ def content(
         baseline="base, step_00002400" if baseline else "",
         remarks=["Only this model predicts a.b[0]; the comparison is of the other tasks."],
         findings=[finding("R003", names[-1], "Predictions are 1.33 times the rate.")],
+        checked=True,
+        uncalibrated={names[-1]: {"calibration": 0.8, "log_loss": 0.31}},
+        value_importance={
+            name: {HOSTILE: [[f"{HOSTILE}[{number}]", 1 / (number + 1)] for number in range(20)]} for name in names
+        },
         training={"model": run, **({"baseline": run} if baseline else {})},
         curves={"model": curves, **({"baseline": curves} if baseline else {})},
         strata={f"language is {HOSTILE}": {name: {"positives": 20.0, "auc": 0.8, "rce": 3.0} for name in names}},
@@ -74,7 +79,7 @@ def content(
                     "rce": 7.5,
                     "rce_interval": [5.0, 10.0],
                     "rce_of_others": math.nan,
-                    "p": 1e-7,
+                    "p": 0.0,
                 }
                 for name in names
             ],
@@ -93,7 +98,7 @@ def content(
                     "feature": f"feature[{number}].{HOSTILE}",
                     "psi": 0.01 * number,
                     "missing": [0.0, 0.5],
-                    "bins": [{"values": "1 to 24", "reference": 0.1, "rows": 0.2}],
+                    "bins": [{"values": "1 to 1,240", "reference": 0.1, "rows": 0.2}],
                 }
                 for number in range(groups)
             ],

@@ -1,12 +1,14 @@
 """`recap report`: what it writes, with which baseline, and what it refuses."""
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from click.testing import Result
 from support import Recorder, feed_values, write_feed
 from typer.testing import CliRunner
 
@@ -18,6 +20,8 @@ from recap.evaluation.result import EvaluationReport
 from recap.runs import Run
 from recap.training.trainer import train
 
+NAMES = ["sport", "news", "<b>", "music"]
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -28,7 +32,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(values))
         train(load_config(folder / f"{name}.yaml"), Recorder())
 
+    (folder / "names.txt").write_text("\n".join(NAMES))
     values = feed_values(folder, folder / "run")
+    values["features"]["names"] = {"vector": str(folder / "names.txt")}
     trained("run", values)
     values = feed_values(folder, folder / "fewer")
     values["features"]["continuous"] = ["followers"]
@@ -46,17 +52,25 @@ def report(*arguments: str | Path) -> str:
     return done.output
 
 
-def test_a_report_holds_the_numbers_of_evaluate_and_the_curves_of_training(folder: Path) -> None:
-    assert str(folder / "run" / "report" / "index.html") in report(folder / "run")
-    numbers = json.loads((folder / "run" / "report" / "report.json").read_text())
+@pytest.fixture(scope="module")
+def done(folder: Path) -> Result:
+    """What `recap report` said of the run, with checks that fail it."""
+    return CliRunner().invoke(app, ["report", str(folder / "run"), "--fail-on", "warning"])
+
+
+def numbers_in(folder: Path) -> Any:
+    return json.loads((folder / "report.json").read_text())
+
+
+def test_a_report_holds_the_numbers_of_evaluate_and_the_curves_of_training(folder: Path, done: Result) -> None:
+    assert str(folder / "run" / "report" / "index.html") in done.output
+    numbers = numbers_in(folder / "run" / "report")
     assert CliRunner().invoke(app, ["evaluate", str(folder / "run")]).exit_code == 0
     result = EvaluationReport.read(Run(folder / "run")).splits["validation"]
     for task in numbers["tasks"]:
         for name, measured in task["metrics"].items():
-            assert (
-                measured["value"] == pytest.approx(result.metrics[task["task"]][name], nan_ok=True)
-                or measured["value"] is None
-            )
+            value = result.metrics[task["task"]][name]
+            assert measured["value"] == (pytest.approx(value) if math.isfinite(value) else None)
     like = numbers["tasks"][0]["metrics"]["auc"]
     assert (like["low"], like["high"]) == pytest.approx(result.intervals["like"]["auc"])
     assert numbers["training"]["model"]["losses"]["steps"] == [3, 6, 9, 12]
@@ -68,9 +82,30 @@ def test_a_report_holds_the_numbers_of_evaluate_and_the_curves_of_training(folde
     assert "| like |" in card
 
 
+def test_single_values_of_vectors_are_listed_by_task_under_their_names(folder: Path, done: Result) -> None:
+    values = numbers_in(folder / "run" / "report")["value_importance"]
+    assert list(values) == ["like", "share"]
+    assert {name for name, _ in values["like"]["vector"]} == {f"vector[{name}]" for name in NAMES}
+    moved = [each for _, each in values["like"]["vector"]]
+    assert moved == sorted(moved, reverse=True)
+    assert moved[-1] > 0
+
+
+def test_failed_checks_are_on_the_terminal_in_the_report_and_in_the_exit_code(folder: Path, done: Result) -> None:
+    assert isinstance(done.exception, RunError)
+    failed = re.findall(r"(?:error|warning) (R\d+): ", done.output)
+    assert f"--fail-on warning: {len(failed)} findings of checks: {', '.join(dict.fromkeys(failed))}" == str(
+        done.exception
+    )
+    findings = numbers_in(folder / "run" / "report")["findings"]
+    assert [item["code"] for item in findings if item["severity"] != "note"] == failed
+    card = (folder / "run" / "report" / "model_card.md").read_text()
+    assert all(f"{item['severity']} {item['code']}" in card for item in findings)
+
+
 def test_a_baseline_with_other_features_and_tasks_is_compared_on_the_same_rows(folder: Path, tmp_path: Path) -> None:
-    report(folder / "run", "--baseline", folder / "fewer", "--output", tmp_path / "new")
-    numbers = json.loads((tmp_path / "new" / "report.json").read_text())
+    report(folder / "run", "--baseline", folder / "fewer", "--output", tmp_path / "new", "--quick")
+    numbers = numbers_in(tmp_path / "new")
     (like,) = numbers["tasks"]
     assert like["metrics"]["auc"]["change"]["value"] == pytest.approx(
         like["metrics"]["auc"]["value"] - like["metrics"]["auc"]["baseline"]
@@ -78,41 +113,25 @@ def test_a_baseline_with_other_features_and_tasks_is_compared_on_the_same_rows(f
     assert numbers["remarks"] == ["Left out, because only this model predicts it: share."]
     assert ["features.continuous.0", "age", "followers"] not in numbers["config_changes"]
     assert any(path.startswith("features.continuous") for path, *_ in numbers["config_changes"])
-    report(
-        folder / "fewer", "--baseline", folder / "run" / "checkpoints" / "step_00000012", "--output", tmp_path / "new"
-    )
-    assert json.loads((tmp_path / "new" / "report.json").read_text())["baseline"] == "step_00000012"
 
 
 def test_a_model_against_itself_differs_in_nothing(folder: Path, tmp_path: Path) -> None:
-    report(folder / "run", "--baseline", folder / "run", "--output", tmp_path)
-    numbers = json.loads((tmp_path / "report.json").read_text())
+    checkpoint = folder / "run" / "checkpoints" / "step_00000012"
+    report(folder / "run", "--baseline", checkpoint, "--output", tmp_path, "--quick")
+    numbers = numbers_in(tmp_path)
+    assert numbers["baseline"] == "step_00000012"
     assert numbers["verdict"]["state"] == "unclear"
     changes = [cell["change"] for task in numbers["tasks"] for cell in task["metrics"].values() if cell["change"]]
     assert {change["value"] for change in changes} <= {0.0, None}
     assert numbers["config_changes"] == []
-
-
-def test_failed_checks_are_on_the_terminal_in_the_report_and_in_the_exit_code(folder: Path, tmp_path: Path) -> None:
-    command = ["report", str(folder / "run"), "--output", str(tmp_path), "--fail-on"]
-    done = CliRunner().invoke(app, [*command, "warning"])
-    assert isinstance(done.exception, RunError)
-    failed = re.findall(r"(?:error|warning) (R\d+): ", done.output)
-    assert f"--fail-on warning: {len(failed)} findings of checks: {', '.join(dict.fromkeys(failed))}" == str(
-        done.exception
-    )
-    findings = json.loads((tmp_path / "report.json").read_text())["findings"]
-    assert [item["code"] for item in findings if item["severity"] != "note"] == failed
-    assert all(f"{item['severity']} {item['code']}" in (tmp_path / "model_card.md").read_text() for item in findings)
-    with pytest.raises(InputError, match="--fail-on: --quick leaves the checks out; leave out one of the two"):
-        report(folder / "run", "--output", tmp_path, "--quick", "--fail-on", "error")
-    report(folder / "run", "--output", tmp_path, "--quick")
-    assert json.loads((tmp_path / "report.json").read_text())["findings"] == []
+    assert (numbers["checked"], numbers["findings"], numbers["importance"]) == (False, [], {})
 
 
 def test_misuse_is_refused_before_anything_is_written(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    with pytest.raises(InputError, match="--fail-on: --quick leaves the checks out; leave out one of the two"):
+        report(folder / "run", "--output", tmp_path / "new", "--quick", "--fail-on", "error")
     checkpoint = folder / "run" / "checkpoints" / "step_00000012"
     with pytest.raises(InputError, match="is a model directory, whose files must not change; add --output DIR"):
         report(checkpoint)

@@ -7,7 +7,7 @@ from evaluation.report.contents import HOSTILE, content
 
 from recap.evaluation.metrics.estimate import Difference
 from recap.evaluation.report.card import model_card
-from recap.evaluation.report.results import better, change_text, signed
+from recap.evaluation.report.results import better, change_text, shown, signed
 from recap.evaluation.report.training import POINTS, training_curves
 
 
@@ -47,10 +47,12 @@ def test_a_change_is_better_or_worse_by_the_direction_of_its_metric(
     assert better(metric, Difference(*change, p=0.5, detectable=0.01)) == outcome
 
 
-def test_changes_have_signs_except_where_they_round_to_nothing() -> None:
+def test_numbers_have_signs_except_where_they_round_to_nothing() -> None:
     assert change_text("auc", Difference(-0.01234, -0.02, 0.001, 0.1, 0.01)) == "−0.0123 [−0.0200, +0.0010]"
     assert signed("auc", -0.00001) == "0.0000"
-    assert signed("auc", math.nan) == "-"
+    assert [signed("auc", value) for value in (math.nan, math.inf, -math.inf)] == ["–", "+∞", "−∞"]
+    assert [shown("rce", value) for value in (-0.001, -0.0, -12.345)] == ["0.00", "0.00", "−12.35"]
+    assert signed("rce", -0.001) == signed("rce", 0.001) == "0.00"
 
 
 def test_the_model_card_holds_names_as_text() -> None:

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from evaluation.report.contents import HOSTILE, content
 
 from recap.evaluation.report.content import plain
-from recap.evaluation.report.page import page, script_json
+from recap.evaluation.report.page import _with_breaks, page, script_json
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -36,8 +37,8 @@ def browser() -> Iterator[Any]:
 class Opened:
     """A page in a browser, with everything it complained about and asked for."""
 
-    def __init__(self, browser: Any, file: Path, **options: Any) -> None:
-        self.page = browser.new_context(**options).new_page()
+    def __init__(self, browser: Any, file: Path) -> None:
+        self.page = browser.new_page()
         self.messages: list[str] = []
         self.requests: list[str] = []
         self.page.on("console", lambda message: self.messages.append(message.text))
@@ -52,54 +53,75 @@ class Opened:
         cells = self.page.locator(f"{table} tbody tr > :nth-child({index + 1})").all_inner_texts()
         return [cell.split("\n")[0] for cell in cells]
 
+    def select(self, task: str) -> None:
+        self.page.select_option("#task-curves", task)
+        self.page.wait_for_function("name => document.body.dataset.drawn === name", arg=task)
+
 
 @pytest.fixture(scope="module")
-def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole() -> str:
+    """The page as HTML."""
+    return page(content(3))
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory, whole: str) -> Path:
     file = tmp_path_factory.mktemp("report") / "index.html"
-    file.write_text(page(content(3)), encoding="utf-8")
+    file.write_text(whole, encoding="utf-8")
     return file
 
 
+@pytest.fixture(scope="module")
+def opened(browser: Any, file: Path) -> Iterator[Opened]:
+    """One page for all tests, each of which leaves it whole."""
+    opened = Opened(browser, file)
+    yield opened
+    assert opened.messages == []
+    assert opened.requests == [file.as_uri()]
+
+
 @in_browser
-def test_it_opens_without_errors_and_fetches_nothing(browser: Any, file: Path) -> None:
-    for scheme in ("light", "dark"):
-        opened = Opened(browser, file, color_scheme=scheme)
-        assert opened.messages == []
-        assert [url for url in opened.requests if url != file.as_uri()] == []
+def test_it_draws_every_chart_in_light_and_dark_and_does_not_scroll_sideways(opened: Opened) -> None:
+    for scheme, width in (("dark", 390), ("light", 1280)):
+        opened.page.set_viewport_size({"width": width, "height": 844})
+        opened.page.emulate_media(color_scheme=scheme)
         assert opened.page.locator("figure[data-chart] .plot svg:visible").count() == 8
         assert opened.page.locator("figure[data-chart] [role=img][aria-label]:visible").count() == 8
+        assert opened.page.evaluate("document.documentElement.scrollWidth") == width
 
 
 @in_browser
-def test_names_that_are_scripts_are_text_everywhere(browser: Any, file: Path) -> None:
-    opened = Opened(browser, file)
+def test_names_that_are_scripts_are_text_everywhere(opened: Opened) -> None:
     assert HOSTILE in opened.column("#tasks", 0)
-    opened.page.select_option("#task-training", HOSTILE)
-    opened.page.wait_for_function("name => document.body.dataset.drawn === name", arg=HOSTILE)
+    opened.select(HOSTILE)
     assert opened.page.input_value("#task-curves") == HOSTILE
     assert HOSTILE in opened.page.locator("figure[data-chart=importance] svg").text_content()
     for summary in opened.page.locator("summary:visible").all():
         summary.click()
     assert opened.page.locator("figure[data-chart=roc] details tbody tr").count() > 10
-    opened.page.select_option("#task-training", "watch time")
-    opened.page.wait_for_function("document.body.dataset.drawn === 'watch time'")
-    shown = opened.page.locator("#curves figure:visible").evaluate_all("all => all.map(each => each.dataset.chart)")
-    assert shown == ["means", "values"]
-    assert opened.messages == []
+    assert opened.column("#values", 0)[:2] == [f"{HOSTILE}[0]", f"{HOSTILE}[1]"]
+    assert opened.column("#values", 1)[:3] == ["1", "0.5", "0.333"]
     assert opened.page.locator("script").count() == 3
 
 
 @in_browser
-def test_a_column_sorts_by_its_numbers_in_both_directions_from_the_keyboard(browser: Any, file: Path) -> None:
-    opened = Opened(browser, file)
+def test_a_task_has_the_charts_of_its_kind_and_a_sentence_in_place_of_those_without_data(opened: Opened) -> None:
+    opened.select("watch time")
+    shown = opened.page.locator("#curves figure:visible").evaluate_all("all => all.map(each => each.dataset.chart)")
+    assert shown == ["means", "values"]
+    empty = opened.page.locator("#training .empty:visible").all_inner_texts()
+    assert empty[:2] == [
+        "The training recorded no loss of this task.",
+        "The training recorded no AUC of this task on this split.",
+    ]
 
+
+@in_browser
+def test_a_column_sorts_by_its_numbers_in_both_directions_from_the_keyboard(opened: Opened) -> None:
     def values() -> list[float]:
         return [float(text.replace(",", "")) for text in opened.column("#tasks", 1)]
 
-    for _ in range(40):
-        opened.page.keyboard.press("Tab")
-        if opened.page.evaluate("document.activeElement.innerText") == "positives":
-            break
+    opened.page.locator("#tasks thead button", has_text="positives").focus()
     opened.page.keyboard.press("Enter")
     assert values() == sorted(values(), reverse=True)
     assert opened.page.get_attribute("#tasks thead th:nth-child(2)", "aria-sort") == "descending"
@@ -109,8 +131,7 @@ def test_a_column_sorts_by_its_numbers_in_both_directions_from_the_keyboard(brow
 
 
 @in_browser
-def test_the_keyboard_reaches_every_control(browser: Any, file: Path) -> None:
-    opened = Opened(browser, file)
+def test_the_keyboard_reaches_every_control(opened: Opened) -> None:
     controls = opened.page.evaluate(
         "[...document.querySelectorAll('a, button, select, summary')].filter(each => each.checkVisibility()).length"
     )
@@ -121,11 +142,24 @@ def test_the_keyboard_reaches_every_control(browser: Any, file: Path) -> None:
     assert reached == controls
 
 
-@in_browser
-@pytest.mark.parametrize("width", [390, 1280])
-def test_it_does_not_scroll_sideways(browser: Any, file: Path, width: int) -> None:
-    opened = Opened(browser, file, viewport={"width": width, "height": 844})
-    assert opened.page.evaluate("document.documentElement.scrollWidth") == width
+def test_the_first_screen_counts_the_checks_that_failed(whole: str) -> None:
+    assert '<p>Checks: <a href="#checks">1 warning</a></p>' in whole
+    assert 'id="checks"' in whole
+    none = page(replace(content(2), findings=[], training={}, curves={}, importance={}))
+    assert "<p>Checks: none failed</p>" in none
+    assert "Checks: " not in page(replace(content(2), findings=[], checked=False, training={}, curves={}))
+
+
+def test_p_values_of_zero_and_calibration_are_told_as_they_are(whole: str) -> None:
+    assert "&lt; 1e-16" in whole
+    assert re.search(r"0\.8000 → \d\.\d{4}", whole)
+    assert "0.31000 → –" in whole
+
+
+def test_short_names_do_not_break_and_long_ones_only_after_their_separators() -> None:
+    assert _with_breaks("is_negative_feedback") == "is_negative_feedback"
+    assert _with_breaks("a_very_long_name_of_some_task & co") == "a_very_long_name_of_<wbr>some_task &amp; co"
+    assert _with_breaks("x" * 30) == "x" * 24 + "<wbr>" + "x" * 6
 
 
 def test_fifty_tasks_with_long_training_and_many_features_fit_into_two_megabytes() -> None:
@@ -140,3 +174,4 @@ def test_data_cannot_end_their_script_element() -> None:
     html = page(content(2, baseline=False))
     assert "<script>alert" not in html
     assert "default-src &#39;none&#39;" in html
+    assert "unsafe-eval" not in html.partition("</head>")[0]

@@ -3,9 +3,9 @@
 import math
 import re
 
-from recap.config.evaluation.metrics import format_metric, spec_of
+from recap.config.evaluation.metrics import spec_of
 from recap.evaluation.report.content import Content, Measured, TaskResult
-from recap.evaluation.report.results import change_text
+from recap.evaluation.report.results import change_text, shown
 from recap.text import shorten
 
 _BINARY = ("positives", "auc", "rce", "calibration")
@@ -51,9 +51,9 @@ def _table(columns: tuple[str, ...], tasks: list[TaskResult]) -> list[str]:
 
 
 def _cell(name: str, cell: Measured) -> str:
-    text = format_metric(name, cell.value)
+    text = shown(name, cell.value)
     if math.isfinite(cell.low):
-        text += f" [{format_metric(name, cell.low)}, {format_metric(name, cell.high)}]"
+        text += f" [{shown(name, cell.low)}, {shown(name, cell.high)}]"
     if cell.change is not None and (spec := spec_of(name)) is not None and spec.better is not None:
         text += f" ({change_text(name, cell.change)})"
     return text

@@ -28,6 +28,8 @@ class Chart:
     columns: Sequence[tuple[str, str]]
     """(field, heading) of the table of its numbers."""
     spec: dict[str, Any]
+    empty: str = ""
+    """Stands in its place for a task without data; if empty, the chart is left out."""
 
 
 def training_charts() -> list[Chart]:
@@ -36,17 +38,19 @@ def training_charts() -> list[Chart]:
 
     step = alt.X("x:Q", title="step", axis=alt.Axis(tickCount=5, format="~s"))
     line = alt.Chart(_data()).mark_line(strokeWidth=1.5)
-    points = alt.Chart(_data()).mark_point(filled=True, size=22, opacity=1)
+    points = alt.Chart(_data()).mark_point(filled=True, opacity=1)
+    size = alt.condition("datum.dot", alt.value(22), alt.value(0))
     dash = _dash("part", ["training", "validation"])
     loss = line.encode(step, _y("loss, nats"), _side(), strokeDash=dash)
-    of_validation = alt.condition("datum.part == 'validation'", alt.value(22), alt.value(0))
-    loss += points.encode(step, _y("loss, nats"), _side(), size=of_validation)
-    auc = line.encode(step, _y("AUC"), _side()) + points.encode(step, _y("AUC"), _side())
-    rate = line.encode(
-        step,
-        alt.Y("y:Q", title="learning rate", axis=alt.Axis(format=".1~e", tickCount=5)),
-        strokeDash=_dash("series", ["tower", "backbone"]),
+    loss += points.encode(step, _y("loss, nats"), _side(), size=size)
+    auc = line.encode(step, _y("AUC"), _side()) + points.encode(step, _y("AUC"), _side(), size=size)
+    height = alt.Y(
+        "y:Q",
+        title="learning rate",
+        axis=alt.Axis(format=".1~e", tickCount=5, labelExpr="datum.value ? datum.label : '0'"),
     )
+    rate = line.encode(step, height, strokeDash=_dash("series", ["tower", "backbone"]))
+    rate += points.encode(step, height, size=size)
     of_step = [("series", "model"), ("x", "step")]
     return [
         Chart(
@@ -56,6 +60,7 @@ def training_charts() -> list[Chart]:
             "while the training loss falls means overfitting.",
             [*of_step, ("part", "rows"), ("y", "loss")],
             _spec(loss),
+            "The training recorded no loss of this task.",
         ),
         Chart(
             "auc",
@@ -63,6 +68,7 @@ def training_charts() -> list[Chart]:
             "AUC on the split at the evaluations of the training; XAUC for a regression.",
             [*of_step, ("y", "AUC")],
             _spec(auc),
+            "The training recorded no AUC of this task on this split.",
         ),
         Chart(
             "rate",
@@ -70,12 +76,16 @@ def training_charts() -> list[Chart]:
             "Learning rates of the backbone and of the task's tower.",
             [("series", "part"), ("x", "step"), ("y", "rate")],
             _spec(rate),
+            "The training recorded no learning rates.",
         ),
     ]
 
 
-def curve_charts() -> list[Chart]:
-    """ROC, precision and recall, reliability, and the histogram of predictions."""
+def curve_charts(*, uncalibrated: bool) -> list[Chart]:
+    """ROC, precision and recall, reliability, and the histogram of predictions.
+
+    `uncalibrated`: reliability before calibration too.
+    """
     import altair as alt
 
     unit, few = alt.Scale(domain=[0, 1]), alt.Axis(tickCount=5)
@@ -102,9 +112,10 @@ def curve_charts() -> list[Chart]:
     bars = base.mark_rule().encode(alt.Y2("high:Q"), y=alt.Y("low:Q", scale=log))
     parts = alt.Scale(domain=["calibrated", "before calibration"], range=["circle", "diamond"])
     points = base.mark_point(filled=True, size=45, opacity=1).encode(
-        y=alt.Y("y:Q", title="share of positives", scale=log, axis=powers),
-        shape=alt.Shape("part:N", title=None, scale=parts),
+        y=alt.Y("y:Q", title="share of positives", scale=log, axis=powers)
     )
+    if uncalibrated:
+        points = points.encode(shape=alt.Shape("part:N", title=None, scale=parts))
     ideal = (
         alt.Chart(_data())
         .mark_line(strokeDash=[2, 3], strokeWidth=1, color="#888888")
@@ -217,7 +228,7 @@ def importance_chart() -> Chart:
     errors = base.mark_rule(strokeWidth=1.5, color="#888888").encode(x="low:Q", x2="high:Q")
     return Chart(
         "importance",
-        "Feature importance",
+        "AUC lost without a feature",
         "How much AUC (XAUC of a regression) the model loses when rows exchange their values of a feature, with "
         "intervals of 95 %. Features that say the same stand in for each other, so that each may look unimportant.",
         [("name", "features"), ("y", "AUC lost"), ("low", "from"), ("high", "to")],

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from recap.evaluation.checks.finding import Finding
 from recap.evaluation.metrics.estimate import Difference
+from recap.evaluation.result import TaskMetrics
 
 State = Literal["better", "worse", "mixed", "unclear", "alone"]
 """The verdict against a baseline: better, worse, better in some and worse in other tasks, not to be told; or none."""
@@ -65,16 +66,22 @@ class Content:
     """What limits the report, such as tasks that the baseline does not have."""
     findings: Sequence[Finding] = ()
     """The checks that failed."""
+    checked: bool = False
+    """Whether the checks ran."""
     training: Mapping[str, Any] = field(default_factory=dict)
     """See `training_curves`; for the run, and for the baseline if that is a run."""
     curves: Mapping[str, Any] = field(default_factory=dict)
     """`model` and `baseline` → task → the curves of the task."""
+    uncalibrated: TaskMetrics = field(default_factory=dict)
+    """The metrics of probabilities before calibration, of the tasks that it changes."""
     strata: Mapping[str, Any] = field(default_factory=dict)
     """Stratum → task → metric → value."""
     slices: Mapping[str, Any] = field(default_factory=dict)
     """See `Slices.to_json`."""
     importance: Mapping[str, Any] = field(default_factory=dict)
     """Group of features → task → [loss of the metric, low, high]."""
+    value_importance: Mapping[str, Any] = field(default_factory=dict)
+    """Task → feature → [[name of a value, how much it moves the logit], …]; see `value_importance`."""
     gates: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     conflicts: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     drift: Mapping[str, Any] = field(default_factory=dict)

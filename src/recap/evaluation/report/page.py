@@ -4,7 +4,8 @@ import hashlib
 import json
 import re
 from base64 import b64encode
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
 from importlib.util import find_spec
@@ -12,11 +13,12 @@ from itertools import groupby
 from typing import Any
 
 from recap.errors import InputError
-from recap.evaluation.checks.finding import CHECKS, CheckSpec, Finding
+from recap.evaluation.checks.finding import CHECKS, SEVERITIES, CheckSpec, Finding
 from recap.evaluation.report.charts import Chart, curve_charts, importance_chart, regression_charts, training_charts
 from recap.evaluation.report.content import Content, plain
 from recap.evaluation.report.tables import (
     Table,
+    calibration_tables,
     drift_tables,
     first_tables,
     heat_table,
@@ -27,14 +29,17 @@ from recap.evaluation.report.tables import (
     words_table,
 )
 from recap.evaluation.report.training import thinned
+from recap.text import plural
 
 TEMPLATES = "templates"
-_POINTS, _MIN_POINTS, _ALL_POINTS = 100, 20, 2500
+_POINTS, _MIN_POINTS, _ALL_POINTS = 100, 20, 2200
 """Points of a curve at most, at least where it has them, and of one curve of all tasks together."""
 _MAX_TASKS = 100
 """Tasks with charts."""
 _MAX_GROUPS = 30
 """Groups of features in a chart."""
+_VALUES, _MIN_VALUES, _ALL_VALUES = 40, 8, 400
+"""Single values of a task at most, at least where it has them, and of all tasks together."""
 _PACKAGES = {"altair": "altair", "vl_convert": "vl-convert-python", "jinja2": "jinja2"}
 
 
@@ -48,8 +53,8 @@ def check_installed() -> None:
 def page(content: Content) -> str:
     """The page as HTML.
 
-    Its policy allows only the scripts in it, by their checksums, and no request at all. Vega compiles expressions, so
-    `unsafe-eval` is allowed to those scripts.
+    Its policy allows only the scripts in it, by their checksums, and no request at all; `page.js` has Vega interpret
+    expressions, so that none is compiled.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -74,6 +79,7 @@ def page(content: Content) -> str:
         charts=charts,
         tables=_tables(content),
         checks=_checks(content.findings),
+        failed=_counts(content.findings),
         style=_template("page.css"),
         data=script_json(data),
         scripts=scripts,
@@ -82,10 +88,17 @@ def page(content: Content) -> str:
 
 
 def _with_breaks(text: str) -> Any:
-    """Escaped text that may break after `_`, `.`, `/` and `-`, and within very long words."""
+    """Escaped text in which words beyond 24 characters may break, after `_`, `.`, `/` or `-` where they have them."""
     from markupsafe import Markup, escape
 
-    return Markup("<wbr>").join(map(escape, re.findall(r"[^_./-]{1,24}[_./-]?|[_./-]", text)))
+    words = (re.findall(r"\S{1,24}(?!\S)|\S{0,23}[_./-]|\S{1,24}", word) for word in text.split())
+    return Markup(" ").join(Markup("<wbr>").join(map(escape, parts)) for parts in words)
+
+
+def _counts(findings: Sequence[Finding]) -> str:
+    """The number of findings of each severity, such as `1 error, 5 warnings`."""
+    counts = Counter(item.severity for item in findings)
+    return ", ".join(plural(counts[severity], severity) for severity in SEVERITIES if counts[severity])
 
 
 def _checks(findings: Sequence[Finding]) -> list[tuple[CheckSpec, str, list[str]]]:
@@ -102,6 +115,7 @@ def chart_data(content: Content) -> dict[str, Any]:
         side: {task: _thin(by_task[task], points) for task in tasks if task in by_task}
         for side, by_task in content.curves.items()
     }
+    limit = max(_MIN_VALUES, min(_VALUES, _ALL_VALUES // max(len(tasks), 1)))
     importance: dict[str, list[Any]] = {}
     for task in tasks:
         rows = [[name, *values] for name, by_task in content.importance.items() if (values := by_task.get(task))]
@@ -110,8 +124,15 @@ def chart_data(content: Content) -> dict[str, Any]:
         "training": content.training,
         "curves": curves,
         "importance": importance if content.importance else {},
+        "values": {task: _largest(content.value_importance.get(task, {}), limit) for task in tasks},
         "what_if": content.what_if,
     }
+
+
+def _largest(values: Mapping[str, Sequence[tuple[str, float]]], limit: int) -> list[Any]:
+    """The `limit` values of all features that move the logit most, the largest first, with three digits."""
+    rows = [(name, float(f"{moved:.3g}")) for listed in values.values() for name, moved in listed]
+    return sorted(rows, key=lambda row: -row[1])[:limit]
 
 
 def _thin(value: Any, points: int) -> Any:
@@ -125,9 +146,17 @@ def _charts(content: Content) -> dict[str, list[Chart]]:
     """Section → its charts."""
     regressions = content.curves and any(task.is_regression for task in content.tasks)
     binary = content.curves and any(not task.is_regression for task in content.tasks)
+    uncalibrated = any(
+        "before calibration" in curves.get("reliability", ())
+        for by_task in content.curves.values()
+        for curves in by_task.values()
+    )
     return {
         "training": training_charts() if content.training else [],
-        "curves": [*(curve_charts() if binary else []), *(regression_charts() if regressions else [])],
+        "curves": [
+            *(curve_charts(uncalibrated=uncalibrated) if binary else []),
+            *(regression_charts() if regressions else []),
+        ],
         "importance": [importance_chart()] if content.importance else [],
     }
 
@@ -137,6 +166,7 @@ def _tables(content: Content) -> dict[str, list[Table]]:
     tables: dict[str, list[Table]] = {
         "tasks": first_tables(content),
         "score": score_tables(content),
+        "calibration": calibration_tables(content),
         "metrics": metric_tables(content),
         "strata": [*slice_tables(content), *strata_tables(content)],
         "drift": drift_tables(content),
@@ -170,7 +200,7 @@ def script_json(value: Any) -> str:
 def _policy(scripts: list[str]) -> str:
     hashes = " ".join(f"'sha256-{b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in scripts)
     return (
-        f"default-src 'none'; script-src {hashes} 'unsafe-eval'; style-src 'unsafe-inline'; img-src data:; "
+        f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data:; "
         "base-uri 'none'; form-action 'none'"
     )
 

@@ -86,12 +86,20 @@ def change_text(metric: str, change: Difference) -> str:
     return f"{signed(metric, change.value)} [{signed(metric, change.low)}, {signed(metric, change.high)}]"
 
 
+def shown(metric: str, value: float) -> str:
+    """A value for a person, with the sign of mathematics, and none where it rounds to 0."""
+    return "–" if math.isnan(value) else typeset(format_metric(metric, value))
+
+
+def typeset(text: str) -> str:
+    """A formatted number as it is printed: with a minus sign, which 0 has not, and ∞."""
+    return text.replace("-", "−" if re.search(r"[1-9]|inf", text) else "").replace("inf", "∞")
+
+
 def signed(metric: str, value: float) -> str:
     """The value of a change, always with its sign."""
-    text = format_metric(metric, value)
-    if not any(digit in text for digit in "123456789"):
-        return text.replace("-", "") if math.isfinite(value) else "-"
-    return text.replace("-", "−") if value < 0 else f"+{text}"
+    text = shown(metric, value)
+    return f"+{text}" if value > 0 and re.search(r"[1-9∞]", text) else text
 
 
 def title_of(metric: str) -> str:

@@ -13,7 +13,7 @@ from recap.evaluation.checks.run import find
 from recap.evaluation.checks.trees import is_installed
 from recap.evaluation.compare import headline_of
 from recap.evaluation.drift import drift, read_sample
-from recap.evaluation.importance import FeatureImportance, importance, sample_of
+from recap.evaluation.importance import FeatureImportance, ValueImportance, importance, sample_of, value_importance
 from recap.evaluation.report.sides import Side, scorer_of
 from recap.evaluation.result import Conflicts, SplitResult
 from recap.reporting import Say
@@ -27,6 +27,7 @@ class Sections:
 
     findings: Sequence[Finding] = ()
     importance: Mapping[str, Any] = field(default_factory=dict)
+    value_importance: Mapping[str, Any] = field(default_factory=dict)
     drift: Mapping[str, Any] = field(default_factory=dict)
     conflicts: Conflicts = field(default_factory=dict)
     window: Mapping[str, str] = field(default_factory=dict)
@@ -35,6 +36,8 @@ class Sections:
 
 
 NO_SECTIONS = Sections()
+_VALUE_ROWS = 4096
+"""Rows for the importance of single values, which takes a backward pass for each task."""
 
 
 def sampled_sections(
@@ -51,6 +54,7 @@ def sampled_sections(
     rows = sample_of(sample)
     say(f"feature importance: scoring {len(rows):,} rows for each of {plural(len(config.features.inputs), 'feature')}")
     important = importance(scorer, rows, config, assets)
+    values = value_importance(scorer, sample_of(sample, _VALUE_ROWS), config, assets)
     trees = ", and boosted trees" if is_installed() else ""
     say(f"checks: comparing with training rows{trees}")
     evidence = gather(
@@ -69,6 +73,7 @@ def sampled_sections(
     return Sections(
         find(evidence),
         importance_by_task(important, list(result.metrics)),
+        values_by_task(values, list(result.metrics)),
         shift.to_json() if shift is not None else {},
         evidence.conflicts,
         {name: shown(time) for name, time in times.items() if time is not None},
@@ -85,4 +90,12 @@ def importance_by_task(features: Sequence[FeatureImportance], tasks: Sequence[st
             if task in tasks and (name := headline_of(losses)) is not None
         }
         for feature in features
+    }
+
+
+def values_by_task(features: Sequence[ValueImportance], tasks: Sequence[str]) -> dict[str, Any]:
+    """Task → feature → [name of a value, how much it moves the logit], the largest first."""
+    return {
+        task: {item.feature: [[name, moved] for name, moved in item.values] for item in features if item.task == task}
+        for task in (tasks if features else ())
     }

@@ -5,10 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from recap.config.evaluation.metrics import format_metric
 from recap.evaluation.drift import LARGE
+from recap.evaluation.observers.uncalibrated import PROBABILITY_METRICS
 from recap.evaluation.report.content import Content, Measured, TaskResult
-from recap.evaluation.report.results import OF_ORDER, better, signed, title_of
+from recap.evaluation.report.results import OF_ORDER, better, shown, signed, title_of, typeset
 
 FIRST = {"binary": ("positives", "auc", "rce", "calibration"), "regression": ("count", "mae", "rmse", "xauc")}
 """The columns of the first screen by kind of task."""
@@ -16,6 +16,8 @@ _CONTRIBUTION, _SHARE = "contribution/", "share/"
 """Of the metrics of the score, those with the name of a task."""
 MAX_ROWS = 60
 """Rows of a table whose size grows with the square of the tasks, or with tasks and metrics."""
+_MIN_P = 1e-16
+"""Below it, a p-value is only said to be smaller: the arithmetic has no more digits."""
 _CHANGES = ("auc", "rce", "mae", "rmse", "xauc")
 """Those of them whose change is shown, with a baseline."""
 
@@ -171,6 +173,27 @@ def change_cell(name: str, measured: Measured | None) -> Cell:
     return Cell(mark + signed(name, change.value), detail, change.value, tone)
 
 
+def calibration_tables(content: Content) -> list[Table]:
+    """The metrics that calibration changes, before and after it."""
+    names = [name for name in PROBABILITY_METRICS if any(name in before for before in content.uncalibrated.values())]
+    rows = [
+        [
+            Cell(task.task, task=task.task),
+            *(_changed_cell(name, before.get(name, math.nan), task.metrics.get(name)) for name in names),
+        ]
+        for task in content.tasks
+        if (before := content.uncalibrated.get(task.task)) is not None
+    ]
+    if not rows:
+        return []
+    return [Table("Before → after calibration", ["task", *map(title_of, names)], rows)]
+
+
+def _changed_cell(name: str, before: float, after: Measured | None) -> Cell:
+    value = after.value if after is not None else math.nan
+    return Cell(f"{shown(name, before)} → {shown(name, value)}", value=value)
+
+
 def strata_tables(content: Content) -> list[Table]:
     """The headline metrics of each stratum and task."""
     rows = []
@@ -211,7 +234,7 @@ def slice_tables(content: Content) -> list[Table]:
                 Cell(shown("calibration", item["calibration_of_others"]), value=item["calibration_of_others"]),
                 _interval_cell("rce", item["rce"], item["rce_interval"]),
                 Cell(shown("rce", item["rce_of_others"]), value=item["rce_of_others"]),
-                Cell(f"{item['p']:.2g}", value=item["p"]),
+                Cell(_p_text(item["p"]), value=item["p"]),
             ]
         )
     heads = ["slice", "task", "worse by", "rows", "positives"]
@@ -225,6 +248,10 @@ def slice_tables(content: Content) -> list[Table]:
     if content.slices["left_out"]:
         note += f" {content.slices['left_out']:,} columns were not looked at, for lack of memory."
     return [Table("Slices", heads, rows, note, frozenset({0, 1, 2}))]
+
+
+def _p_text(p: float) -> str:
+    return f"{p:.2g}" if p >= _MIN_P else f"< {_MIN_P:.0e}"
 
 
 def _interval_cell(metric: str, value: float, interval: Sequence[float]) -> Cell:
@@ -290,10 +317,10 @@ def _largest_shift(bins: Sequence[Mapping[str, Any]]) -> str:
     return f"{largest['values']}: {largest['reference']:.1%} → {largest['rows']:.1%}"
 
 
-def _number_cell(value: float | None, form: str = ".4g") -> Cell:
+def _number_cell(value: float | None, form: str = "#.4g") -> Cell:
     if value is None or math.isnan(value):
         return Cell("–", value=math.nan)
-    return Cell(format(value, form).replace("-", "−"), value=value)
+    return Cell(typeset(format(value, form if abs(value) < 1000 else ",.0f")), value=value)
 
 
 def heat_table(title: str, corner: str, values: Mapping[str, Mapping[str, float]], note: str, digits: int = 2) -> Table:
@@ -305,7 +332,7 @@ def heat_table(title: str, corner: str, values: Mapping[str, Mapping[str, float]
         cells = [Cell(name)]
         for column in columns:
             value = row.get(column, math.nan)
-            text = "–" if math.isnan(value) else f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
+            text = "–" if math.isnan(value) else typeset(f"{value:.{digits}f}")
             heat = 0.0 if math.isnan(value) else round(min(abs(value), 1.0), 3)
             cells.append(Cell(text, value=value, tone="warm" if value >= 0 else "cold", heat=heat))
         rows.append(cells)
@@ -323,8 +350,3 @@ def _is_binary(content: Content, task: str) -> bool:
 
 def _change(task: TaskResult, name: str) -> bool:
     return name in task.metrics and task.metrics[name].change is not None
-
-
-def shown(metric: str, value: float) -> str:
-    """A value for a person, with the sign of mathematics."""
-    return "–" if math.isnan(value) else format_metric(metric, value).replace("-", "−")

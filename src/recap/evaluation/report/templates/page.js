@@ -10,19 +10,21 @@
   const points = (xs, ys, more) => xs.map((x, i) => ({ x, y: ys[i], order: i, ...more })).filter((row) => row.y !== null);
   const steps = (names, bins) => // a step for each bin, the last one up to its end
     (bins ? names.flatMap((series) => points(bins.edges, [...bins[series], bins[series].at(-1)], { series })) : []);
+  const dotted = (points) => points.map((row) => ({ ...row, dot: true }));
+  const sparse = (points) => (points.length > 5 ? points : dotted(points)); // a line of few points is hard to see
   const evaluated = (name, part) => (run, series) => {
     const found = run.evaluations?.tasks[task]?.[name];
-    return found && points(run.evaluations.steps, found, { series, ...(part && { part }) });
+    return found && dotted(points(run.evaluations.steps, found, { series, ...(part && { part }) }));
   };
   const rows = {
     loss: () => each(data.training, (run, series) => [
-      ...(run.losses?.tasks[task] ? points(run.losses.steps, run.losses.tasks[task], { series, part: "training" }) : []),
+      ...(run.losses?.tasks[task] ? sparse(points(run.losses.steps, run.losses.tasks[task], { series, part: "training" })) : []),
       ...(evaluated("log_loss", "validation")(run, series) ?? []),
     ]),
     auc: () => each(data.training, (run, series) => evaluated("auc")(run, series) ?? evaluated("xauc")(run, series)),
     rate: () => {
       const rates = data.training.model?.rates;
-      const of = (name, series) => (rates && name in rates.names ? points(rates.steps, rates.series[rates.names[name]], { series }) : []);
+      const of = (name, series) => (rates && name in rates.names ? sparse(points(rates.steps, rates.series[rates.names[name]], { series })) : []);
       return [...of(`towers/${task}`, "tower"), ...of("backbone", "backbone")];
     },
     roc: () => each(data.curves, (tasks, series) => tasks[task]?.roc && points(tasks[task].roc.x, tasks[task].roc.y, { series })),
@@ -50,11 +52,15 @@
       axis: { labelColor: soft, titleColor: soft, gridColor: line, domainColor: soft, tickColor: soft, labelFontSize: 12, titleFontSize: 12, titleFontWeight: "normal" },
       legend: { labelColor: ink, labelFontSize: 12, orient: "top", symbolBaseFillColor: soft, symbolBaseStrokeColor: soft, symbolStrokeWidth: 2, columnPadding: 16, offset: 4 },
       range: { category: [color("--blue"), color("--other")] },
-      bar: { color: color("--blue") },
+      mark: { color: color("--blue") },
     };
   };
 
-  const number = (value) => (typeof value === "number" ? String(Number(value.toPrecision(5))) : String(value ?? ""));
+  const number = (value) => {
+    if (typeof value !== "number") return String(value ?? "");
+    const size = Math.abs(value), text = size >= 1000 ? value.toLocaleString("en", { maximumFractionDigits: 0 }) : String(Number(value.toPrecision(5)));
+    return text.replace("-", "−");
+  };
   const fill = (figure, chart, values) => {
     const line = (tag, cells) => {
       const row = document.createElement("tr");
@@ -69,17 +75,34 @@
   const draw = (figure) => {
     const key = figure.dataset.chart, chart = data.charts[key], values = rows[key]();
     const plot = figure.querySelector(".plot"), empty = values.length === 0;
-    figure.hidden = empty;
+    const sentence = figure.querySelector(".empty");
+    figure.hidden = empty && !sentence;
+    figure.querySelector(".drawn").hidden = empty;
+    if (sentence) sentence.hidden = !empty;
     if (figure.querySelector("details").open) fill(figure, chart, values);
     if (empty) return undefined;
     const spec = { height: 24 * values.length, ...chart.spec, datasets: { ...chart.spec.datasets, rows: values } };
-    return vegaEmbed(plot.firstElementChild, spec, { actions: false, renderer: "svg", config: theme(), tooltip: false });
+    return vegaEmbed(plot.firstElementChild, spec, { actions: false, renderer: "svg", config: theme(), tooltip: false, ast: true });
+  };
+  const listValues = () => {
+    const body = document.querySelector("#values tbody");
+    if (!body) return;
+    const values = data.values[task] ?? [], largest = values[0]?.[1] || 1;
+    body.replaceChildren(...values.map(([name, moved]) => {
+      const row = document.createElement("tr"), head = document.createElement("th"), cell = document.createElement("td");
+      Object.assign(head, { textContent: name, scope: "row", className: "word" });
+      Object.assign(cell, { textContent: number(moved), className: "warm" });
+      cell.style.setProperty("--heat", moved / largest);
+      row.append(head, cell);
+      return row;
+    }));
   };
   const figures = [...document.querySelectorAll("figure[data-chart]")];
   const drawAll = () => Promise.all(figures.map(draw)).then(() => {
     for (const group of document.querySelectorAll(".charts")) {
       group.nextElementSibling.hidden = group.querySelector("figure:not([hidden])") !== null;
     }
+    listValues();
     document.body.dataset.drawn = task;
   });
 

@@ -95,8 +95,15 @@
     if (classes) made.className = classes;
     return made;
   };
-  const number = (value) => (value === 0 ? "0" : Math.abs(value) >= 1e5 || Math.abs(value) < 1e-3 ? value.toExponential(2) : String(Number(value.toPrecision(4))));
-  const change = (now, then) => (then ? `${now < then ? "−" : "+"}${Math.abs((now / then - 1) * 100).toFixed(1)}\u00a0%` : "–");
+  const number = (value) => {
+    const size = Math.abs(value), tiny = size < 1e-3 || size >= 1e9;
+    const text = size >= 1000 ? value.toLocaleString("en", { maximumFractionDigits: 0 }) : String(Number(value.toPrecision(4)));
+    return (!size ? "0" : tiny ? value.toExponential(2) : text).replaceAll("-", "−");
+  };
+  const change = (now, then) => {
+    const text = Math.abs((now / then - 1) * 100).toFixed(1), sign = text === "0.0" ? "" : now < then ? "−" : "+";
+    return then ? `${sign}${text}\u00a0%` : "–";
+  };
   const numeric = (value, text) => {
     const cell = element("td", text);
     cell.dataset.value = value;
@@ -175,7 +182,7 @@
       const expected = perThousand(task.predictions, after), observed = perThousand(task.labels, after);
       const gain = (expected - expectedBefore[index]) * Math.sign(current[index]);
       const text = change(expected, expectedBefore[index]);
-      const cell = element("td", text, !gain || /^[+−]0\.0/.test(text) ? "" : gain > 0 ? "better" : "worse");
+      const cell = element("td", text, !gain || text.startsWith("0.0") ? "" : gain > 0 ? "better" : "worse");
       line.append(head, numeric(expectedBefore[index], number(expectedBefore[index])), numeric(expected, number(expected)), cell);
       line.append(numeric(observed, change(observed, observedBefore[index])));
       return line;
