@@ -140,6 +140,11 @@ class RecapConfig(RootConfig):
         """The regression tasks, in the order of tasks."""
         return self.model.regressions
 
+    def evaluated_tasks(self, split: str) -> list[str]:
+        """The tasks that a validation set evaluates: `evaluation_tasks`, by default all."""
+        chosen = self.validation_data[split].evaluation_tasks
+        return self.tasks if chosen is None else chosen
+
     @property
     def lists(self) -> ListKind | None:
         """What a list of the metrics that rank is; None if there are no lists."""

@@ -1,9 +1,10 @@
 """The uncertainty of a metric, and of the difference of two: the delete-a-group jackknife over buckets of users."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,16 @@ class Estimate:
     value: float
     replicates: Replicates
     """[G], without each of the buckets that have rows of the task, in the order of buckets."""
+
+    @classmethod
+    def of(cls, numbers: Sequence[float]) -> Self:
+        """The inverse of `numbers`."""
+        return cls(numbers[0], np.array(numbers[1:]))
+
+    @property
+    def numbers(self) -> list[float]:
+        """The value, then the replicates."""
+        return [self.value, *self.replicates.tolist()]
 
     @property
     def buckets(self) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recap.evaluation.metrics.buckets import BUCKETS, Totals
+from recap.evaluation.metrics.buckets import BUCKETS, Totals, replicates, values
 from recap.evaluation.metrics.estimate import Estimate
 from recap.evaluation.metrics.rows import MAX_ROWS, Floats, changes
 from recap.evaluation.metrics.whole_lists import WholeLists, ranks_in_lists
@@ -85,8 +85,8 @@ class ScoreSums:
                     totals[f"{name}_{k}"] / totals[f"shown_{k}"] for name in ("engagement", "best", "random")
                 )
                 uplift = torch.where(best > random, (engagement - random) / (best - random), torch.nan)
-                values = {"engagement": engagement, "best": best, "random": random, "uplift": uplift}
-                metrics |= {f"{name}_{k}": value for name, value in values.items()}
+                at_rank = {"engagement": engagement, "best": best, "random": random, "uplift": uplift}
+                metrics |= {f"{name}_{k}": value for name, value in at_rank.items()}
         contributions = totals["contribution"] / totals["rows"][..., None]
         shares = contributions / contributions.sum(dim=-1, keepdim=True)
         for index, task in enumerate(self.tasks):
@@ -97,14 +97,15 @@ class ScoreSums:
     def estimates(self) -> dict[str, Estimate]:
         """Metric → its value, and the value without each bucket that has rows."""
         totals = self.totals()
-        values = self.compute({name: total.sum(dim=0) for name, total in totals.items()})
-        without = self.compute({name: total.sum(dim=0) - total for name, total in totals.items()})
-        occupied = self._rows > 0
-        return {name: Estimate(value.item(), without[name][occupied].numpy()) for name, value in values.items()}
+        without, occupied = replicates(self, totals), self._rows > 0
+        return {
+            name: Estimate(value.item(), without[name][occupied].numpy())
+            for name, value in values(self, totals).items()
+        }
 
     def _list_totals(self) -> dict[str, Tensor]:
-        draws, values = self._lists.rows()
-        score, engagement, bucket = values.astype(np.float64).T
+        draws, columns = self._lists.rows()
+        score, engagement, bucket = columns.astype(np.float64).T
         order = np.lexsort((-score, draws))
         draws, score, engagement, bucket = draws[order], score[order], engagement[order], bucket[order].astype(np.intp)
         starts = np.flatnonzero(changes(draws))

@@ -92,7 +92,7 @@ class Columns:
         predictions: Callable[[Scores], Tensor] = attrgetter("calibrated_probabilities"),
     ) -> None:
         """`predictions`: those to sum, [B, T]; default: the calibrated ones."""
-        chosen = config.validation_data[split].evaluation_tasks or config.tasks
+        chosen = config.evaluated_tasks(split)
         self.tasks = [task for task in config.tasks if task in chosen and task not in config.regressions]
         self._columns = [config.tasks.index(task) for task in self.tasks]
         self.bins, self.sums = bins, ColumnSums.of(len(bins), len(self.tasks))
@@ -141,15 +141,20 @@ def field_rce(sums: Tensor) -> Tensor:
     return errors.nan_to_num(0.0).sum(dim=-2) / torch.where(label.sum(dim=-2) > 0, weight.sum(dim=-2), torch.nan)
 
 
+def field_rce_estimates(sums: Tensor) -> list[Estimate]:
+    """The Field-RCE of each task, from the sums of the values of one feature, [bins, BUCKETS, _SUMS, T]."""
+    by_bucket = sums.transpose(0, 1)
+    whole = by_bucket.sum(dim=0)
+    values, replicates = field_rce(whole), field_rce(whole - by_bucket)
+    occupied = by_bucket[:, :, WEIGHT].sum(dim=1) > 0  # [BUCKETS, T]
+    return [Estimate(value, replicates[occupied[:, task], task].numpy()) for task, value in enumerate(values.tolist())]
+
+
 def field_estimates(columns: Columns, sums: ColumnSums) -> dict[str, dict[str, Estimate]]:
     """Task → `field_rce_FEATURE` → estimate, of each column."""
     estimates: dict[str, dict[str, Estimate]] = {task: {} for task in columns.tasks}
     for column, start in zip(columns.bins.columns, columns.bins.starts, strict=True):
-        part = sums.sums[start : start + len(column.bins)].transpose(0, 1)  # [G, bins, _SUMS, T]
-        total = part.sum(dim=0)
-        whole, replicates = field_rce(total), field_rce(total - part)
-        occupied = part[:, :, WEIGHT].sum(dim=1) > 0  # [G, T]
-        for index, task in enumerate(columns.tasks):
-            estimate = Estimate(whole[index].item(), replicates[occupied[:, index], index].numpy())
+        by_task = field_rce_estimates(sums.sums[start : start + len(column.bins)])
+        for task, estimate in zip(columns.tasks, by_task, strict=True):
             estimates[task][f"field_rce_{column.feature}"] = estimate
     return estimates

@@ -47,6 +47,5 @@ def conflicts(ranker: Ranker, stream: Iterable[Batch], config: RecapConfig, spli
     finally:
         ranker.train(was_training)
     means = (totals / counts).tolist()
-    chosen = config.validation_data[split].evaluation_tasks or config.tasks
-    columns = {task: config.tasks.index(task) for task in chosen}
+    columns = {task: config.tasks.index(task) for task in config.evaluated_tasks(split)}
     return {one: {other: means[row][column] for other, column in columns.items()} for one, row in columns.items()}

@@ -62,8 +62,7 @@ class Curves:
     """The curves of the tasks that a split evaluates."""
 
     def __init__(self, config: RecapConfig, split: str, ranks: Ranks) -> None:
-        chosen = config.validation_data[split].evaluation_tasks
-        tasks = config.tasks if chosen is None else chosen
+        tasks = config.evaluated_tasks(split)
         self.bins, self._ranks = config.metrics.calibration_bins, ranks
         columns = {task: config.tasks.index(task) for task in tasks}
         self._binary = {task: column for task, column in columns.items() if task not in config.regressions}

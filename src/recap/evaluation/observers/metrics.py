@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from recap.config.recap import RecapConfig
@@ -28,9 +27,7 @@ class Metrics:
         self._suite = MetricSuite(
             config.tasks, config.which_metrics, config.regressions, config.metrics, intervals=intervals
         )
-        chosen = config.validation_data[split].evaluation_tasks
-        self._tasks = config.tasks if chosen is None else chosen
-        self._ranks = ranks
+        self._tasks, self._ranks = config.evaluated_tasks(split), ranks
 
     def update(self, batch: Batch, scores: Scores) -> None:
         self.add(batch, scores.calibrated_probabilities)
@@ -62,10 +59,7 @@ class Metrics:
     def computed(self) -> SuiteResult:
         """Everything that the suite knows, of the tasks that the split evaluates; every rank must read it."""
         metrics, estimates, users, rows = self._suite.result()
-        plain = {
-            task: {name: [item.value, *item.replicates.tolist()] for name, item in estimates.get(task, {}).items()}
-            for task in self._tasks
-        }
+        plain = {task: {name: item.numbers for name, item in estimates.get(task, {}).items()} for task in self._tasks}
         content: Any = self._ranks.broadcast_object(
             {
                 "metrics": {task: metrics[task] for task in self._tasks},
@@ -75,7 +69,7 @@ class Metrics:
             }
         )
         content["estimates"] = {
-            task: {name: Estimate(values[0], np.array(values[1:])) for name, values in items.items()}
+            task: {name: Estimate.of(numbers) for name, numbers in items.items()}
             for task, items in content["estimates"].items()
         }
         return SuiteResult(**content)

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -62,10 +61,9 @@ class ScoreMetrics:
         """Empty if no task has a weight."""
         if self._sums is None:
             return ScoreResult({}, {})
-        own = self._sums.estimates()
-        plain = {name: [estimate.value, *estimate.replicates.tolist()] for name, estimate in own.items()}
+        plain = {name: estimate.numbers for name, estimate in self._sums.estimates().items()}
         shared = self._ranks.broadcast_object(plain)
-        estimates = {name: Estimate(values[0], np.array(values[1:])) for name, values in shared.items()}
+        estimates = {name: Estimate.of(numbers) for name, numbers in shared.items()}
         values = {name: estimate.value for name, estimate in estimates.items()}
         return ScoreResult(values, {name: item for name, item in estimates.items() if name != "lists"})
 

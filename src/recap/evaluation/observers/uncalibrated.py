@@ -18,15 +18,16 @@ class Uncalibrated:
     """
 
     def __init__(self, config: RecapConfig, split: str, scorer: Scorer, ranks: Ranks) -> None:
-        evaluated = config.validation_data[split].evaluation_tasks
-        names = config.tasks if evaluated is None else evaluated
         changed = scorer.calibration.ratios.cpu() != 1
         if scorer.fitted is not None:
             changed = changed | scorer.fitted.is_fitted.cpu()
         chosen = PROBABILITY_METRICS if config.which_metrics is None else config.which_metrics
         metrics = [name for name in PROBABILITY_METRICS if name in chosen]
-        tasks = [task for task in names if task not in config.regressions and changed[config.tasks.index(task)]]
-        tasks = tasks if metrics else []
+        tasks = [
+            task
+            for task in config.evaluated_tasks(split)
+            if metrics and task not in config.regressions and changed[config.tasks.index(task)]
+        ]
         self._columns, self._ranks = [config.tasks.index(task) for task in tasks], ranks
         self._suite = MetricSuite(tasks, metrics, config=config.metrics, intervals=False)
 
