@@ -37,9 +37,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         name: {"source": {"inputs": str(folder / f"{file}.parquet")}}
         for name, file in (("calibration", "calibration"), ("other", "other"), ("same", "calibration"))
     }
-    values["train_data"]["source"]["num_files_to_keep"] = 2
+    values["train_data"]["source"]["num_files_to_keep"] = 3
     values["validation_data"]["of_training"] = {"source": {"inputs": values["train_data"]["source"]["inputs"]}}
     shutil.copy(folder / "train" / "part-0.parquet", folder / "copied.parquet")
+    for path in (folder / "train" / "part-00.parquet", folder / "empty.parquet"):  # alike, but without rows
+        pq.write_table(rows.slice(0, 0), path)
     values["validation_data"]["copied"] = {"source": {"inputs": str(folder / "copied.parquet")}}
     (folder / "ranker.yaml").write_text(yaml.safe_dump(values))
     train(load_config(folder / "ranker.yaml"), Recorder())
@@ -126,6 +128,12 @@ def test_files_beyond_num_files_to_keep_were_not_trained_on(run: Path, trained: 
     inputs = f"validation_data.of_training.source.inputs={trained / 'train' / 'part-2.parquet'}"
     arguments = ["calibrate", run, "--split", "of_training", "--evaluate-on", "other"]
     assert "fitted 1 task on of_training, 200 rows" in recap(*arguments, inputs)
+
+
+def test_files_without_rows_are_not_copies_of_each_other(run: Path, trained: Path) -> None:
+    files = f"[{trained / 'calibration.parquet'}, {trained / 'empty.parquet'}]"
+    arguments = ["calibrate", run, "--split", "calibration", "--evaluate-on", "other"]
+    assert "fitted 2 tasks" in recap(*arguments, f"validation_data.calibration.source.inputs={files}")
 
 
 def test_a_resumed_run_does_not_carry_the_calibration_on(run: Path, trained: Path) -> None:

@@ -2,7 +2,7 @@
 
 import filecmp
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ from recap.config.data import SourceConfig
 from recap.config.file.load import stored_values
 from recap.config.recap import JobMode, RecapConfig
 from recap.data.formats.files import find_files
+from recap.data.formats.open import open_format
 from recap.data.open import open_stream
 from recap.errors import InputError
 from recap.evaluation.calibrate.gain import SplitGain, code_columns, measure_gain
@@ -206,11 +207,17 @@ def _save(folder: Path, fitted: FittedCalibration, fit: Fit) -> Path:
 
 def _shared_files(one: SourceConfig, other: SourceConfig) -> list[str]:
     """The files of `other` that `one` has too: also through a link or another path, or as a copy, byte for byte."""
-    known: dict[object, list[str]] = {}
+    identities, by_size = set[object](), dict[int | None, list[str]]()
     for file in _files(one):
-        for key in _keys(file):
-            known.setdefault(key, []).append(file)
-    return [file for file in _files(other) if _is_among(file, known)]
+        identity, size = _identity(file)
+        identities.add(identity)
+        by_size.setdefault(size, []).append(file)
+    shared = []
+    for file in _files(other):
+        identity, size = _identity(file)
+        if identity in identities or (size is not None and _is_copy(file, by_size.get(size, ()), other)):
+            shared.append(file)
+    return shared
 
 
 def _files(source: SourceConfig) -> list[str]:
@@ -220,15 +227,18 @@ def _files(source: SourceConfig) -> list[str]:
     return []
 
 
-def _keys(file: str) -> tuple[object, object]:
-    """Device and inode of a local file and its size; its name twice if it is elsewhere."""
+def _identity(file: str) -> tuple[object, int | None]:
+    """Device and inode of a local file, and its size; its name and None if it is elsewhere."""
     try:
         status = os.stat(file)
     except (OSError, ValueError):
-        return file, file
+        return file, None
     return (status.st_dev, status.st_ino), status.st_size
 
 
-def _is_among(file: str, known: Mapping[object, Sequence[str]]) -> bool:
-    identity, size = _keys(file)
-    return identity in known or any(filecmp.cmp(file, other, shallow=False) for other in known.get(size, ()))
+def _is_copy(file: str, others: Sequence[str], source: SourceConfig) -> bool:
+    """Whether a file of `source` is one of `others`, byte for byte. Files without rows are not: they are all alike."""
+    with suppress(OSError, InputError):
+        same = any(filecmp.cmp(file, other, shallow=False) for other in others)
+        return same and sum(open_format(source, {}).chunk_rows(file)) > 0
+    return False
