@@ -17,6 +17,7 @@ from recap.config.file.json_schema import models
 from recap.config.file.load import load_config
 from recap.data.open import open_sources
 from recap.data.remote.server import DataServer
+from recap.evaluation.report.build import report
 from recap.evaluation.run import evaluate_run
 from recap.inference.files import predict_files
 from recap.inference.predictor import Predictor
@@ -71,7 +72,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[Field]]:
 
 
 def run_jobs(folder: Path) -> None:
-    """Train, evaluate and predict with every valid file, in the folder of a feed."""
+    """Train, evaluate and predict with every valid file, report and backtest one, in the folder of a feed."""
     for file in sorted(VALID.glob("*.yaml")):
         name = file.stem
         overrides = [f"training.save_dir={folder}/{name}", "training.num_train_steps=2"]
@@ -86,6 +87,7 @@ def run_jobs(folder: Path) -> None:
             evaluate_run(config, folder / name)
         predictor = Predictor.open(find_model_directory(folder / name))
         predict_files(predictor, ["validation/*.parquet"], folder / f"{name}-predictions", overwrite=False)
+    report(folder / "metrics")
     section = "backtest={inputs: [train/*.parquet], window: file, mode: continue}"
     backtest(
         load_config(VALID / "whole.yaml", [section, "train_data.source.num_files_to_keep=null", *WARM]),

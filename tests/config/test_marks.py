@@ -44,6 +44,7 @@ def test_these_fields_may_change_on_resume() -> None:
         "training.threads",
         "features.request",
         "features.names",
+        "features.groups",
         "features.max_unknown",
         "train_data.source",
         "train_data.on_bad_data",

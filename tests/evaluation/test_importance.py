@@ -12,7 +12,7 @@ from recap.data.encoding.assets import load_assets
 from recap.data.encoding.value_names import MAX_BYTES, value_names
 from recap.data.open import open_source
 from recap.data.sample import sampled_batches
-from recap.errors import ConfigError, DataError, InputError
+from recap.errors import ConfigError, DataError
 from recap.evaluation.importance import importance, permuted_rows, sample_of, value_importance
 from recap.model.directory import open_model
 from recap.model.scorer import Scorer
@@ -51,13 +51,28 @@ def test_a_feature_that_the_label_depends_on_is_important_and_noise_is_not(
 def test_a_group_of_features_is_permuted_together(trained: tuple[RecapConfig, Scorer, Batch]) -> None:
     config, scorer, rows = trained
     assets = load_assets(config.features)
-    found = importance(scorer, rows, config, assets, {"reach": ["followers", "in_network"]})
-    group = next(item for item in found if item.name == "reach")
-    assert not {"followers", "in_network"} & {item.name for item in found}
+    groups = {"reach": ["followers", "in_network"]}
+    grouped = config.model_copy(update={"features": config.features.model_copy(update={"groups": groups})})
+    results = importance(scorer, rows, grouped, assets)
+    group = next(item for item in results if item.name == "reach")
+    assert not {"followers", "in_network"} & {item.name for item in results}
     alone = {item.name: item for item in importance(scorer, rows, config, assets)}
     assert group.losses["like"]["auc"].value > alone["in_network"].losses["like"]["auc"].value
-    with pytest.raises(InputError, match=r"unknown feature 'folowers'.*Did you mean 'followers'"):
-        importance(scorer, rows, config, assets, {"reach": ["folowers"]})
+
+
+@pytest.mark.parametrize(
+    ("groups", "problem"),
+    [
+        ({"reach": ["folowers"]}, "unknown feature 'folowers'.*Did you mean 'followers'"),
+        ({"reach": ["followers"], "all": ["age", "followers"]}, "'followers' is in group 'reach' already"),
+        ({"age": ["followers"]}, "'age' is a feature"),
+        ({"reach": []}, "reach"),
+    ],
+)
+def test_groups_are_of_features_and_do_not_overlap(groups: object, problem: str, tmp_path: Path) -> None:
+    write_feed(tmp_path)
+    with pytest.raises(ConfigError, match=problem):
+        feed_config(tmp_path, tmp_path / "run", features={"groups": groups})
 
 
 def test_permuting_a_feature_changes_its_values_alone(trained: tuple[RecapConfig, Scorer, Batch]) -> None:

@@ -165,13 +165,21 @@ class FeaturesConfig(BaseConfig):
     names: Annotated[dict[Name, Name], FreeOnResume()] = {}
     """Vector, or numeric column of several values → text file with a name for each of its values, one per line. Reports
     then show NAME[weekday], for example. Optional; default: NAME[0], NAME[1], …"""
+    groups: Annotated[dict[Name, Annotated[list[Name], Field(min_length=1)]], FreeOnResume()] = {}
+    """Features by name of their group, such as those that say the same: reports show the importance of a group as a
+    whole. Optional; default: each feature alone."""
     max_unknown: Annotated[float | None, Field(ge=0, le=1), FreeOnResume()] = None
     """Largest share of the values of a feature that may be unknown, missing or not finite: above it, training,
     evaluation, prediction and `config check --data` stop with an error. Optional; default: an error only if none of
     the values that are present is known. 1 accepts everything."""
 
     def checks(self) -> tuple[Check, ...]:
-        return self._shared_tables_exist, self._histories_have_plain_names, self._names_are_of_lists
+        return (
+            self._shared_tables_exist,
+            self._histories_have_plain_names,
+            self._names_are_of_lists,
+            self._groups_are_of_features,
+        )
 
     def _shared_tables_exist(self) -> Problems:
         for path, column in self._coded():
@@ -200,6 +208,18 @@ class FeaturesConfig(BaseConfig):
         for name in self.names:
             if name not in lists:
                 yield ("names", name), f"unknown vector or column of several values {name!r}. {suggest(name, lists)}"
+
+    def _groups_are_of_features(self) -> Problems:
+        groups: dict[str, str] = {}
+        for group, members in self.groups.items():
+            if group in self.inputs:
+                yield ("groups", group), f"{group!r} is a feature; choose another name for the group"
+            for index, name in enumerate(members):
+                if name not in self.inputs:
+                    yield ("groups", group, index), f"unknown feature {name!r}. {suggest(name, self.inputs)}"
+                elif name in groups:
+                    yield ("groups", group, index), f"{name!r} is in group {groups[name]!r} already"
+                groups.setdefault(name, group)
 
     def _coded(self) -> list[tuple[KeyPath, object]]:
         """Every column that may have codes, with its path in this section."""

@@ -2,7 +2,7 @@
 
 Permutation importance (Breiman, Machine Learning 2001; Fisher, Rudin & Dominici, JMLR 2019): the rows of a sample
 exchange the values of one feature, so that it says nothing any more, while its distribution stays. Features that say
-the same stand in for each other, so each of them may look unimportant alone: put them into one group.
+the same stand in for each other, so each of them may look unimportant alone: put them into one of `features.groups`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,13 +18,11 @@ from recap.config.recap import RecapConfig
 from recap.data.batch import Batch, assemble
 from recap.data.encoding.assets import Assets, column_width, discrete_columns
 from recap.data.encoding.value_names import value_names
-from recap.errors import InputError
 from recap.evaluation.compare import gain
 from recap.evaluation.metrics.estimate import Difference, Estimates, difference
 from recap.evaluation.metrics.suite import MetricSuite
 from recap.model.score_rows import score_rows
 from recap.model.scorer import Scorer
-from recap.text import suggest
 
 MAX_ROWS = 20_000
 """Rows that are scored once for each feature."""
@@ -66,17 +64,10 @@ class ValueImportance:
     """Name → mean of |∂logit/∂x · (x − x̄)| over rows, the largest first."""
 
 
-def feature_groups(features: FeaturesConfig, groups: Mapping[str, Sequence[str]] | None = None) -> dict[str, list[str]]:
-    """Name → its features: the `groups`, and every other feature alone. Raises InputError for unknown features."""
-    known = features.inputs
-    grouped: dict[str, list[str]] = {}
-    for name, members in (groups or {}).items():
-        for member in members:
-            if member not in known:
-                raise InputError(f"group {name!r}: unknown feature {member!r}. {suggest(member, known)}")
-        grouped[name] = list(members)
-    inside = {member for members in grouped.values() for member in members}
-    return grouped | {name: [name] for name in known if name not in inside}
+def feature_groups(features: FeaturesConfig) -> dict[str, list[str]]:
+    """Name → its features: the groups of the configuration, and every other feature alone."""
+    grouped = {name for members in features.groups.values() for name in members}
+    return dict(features.groups) | {name: [name] for name in features.inputs if name not in grouped}
 
 
 def sample_of(batches: Sequence[Batch], max_rows: int = MAX_ROWS) -> Batch:
@@ -96,9 +87,8 @@ def importance(
     rows: Batch,
     config: RecapConfig,
     assets: Assets,
-    groups: Mapping[str, Sequence[str]] | None = None,
 ) -> list[FeatureImportance]:
-    """The importance of every feature on `rows`, which have labels; the largest mean loss of AUC first.
+    """The importance of every feature or group on `rows`, which have labels; the largest mean loss of AUC first.
 
     The permutation is the same for every feature and depends on the seed of the run alone. Scores the rows once for
     each feature.
@@ -106,7 +96,7 @@ def importance(
     order = torch.from_numpy(np.random.default_rng(config.training.seed).permutation(len(rows)))
     plain = estimates_of(scorer, rows, config)
     result = []
-    for name, features in feature_groups(config.features, groups).items():
+    for name, features in feature_groups(config.features).items():
         permuted = estimates_of(scorer, permuted_rows(rows, features, order, config.features, assets), config)
         losses = {
             task: {metric: _loss(metric, plain[task][metric], permuted[task][metric]) for metric in metrics}

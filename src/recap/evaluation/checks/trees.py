@@ -34,7 +34,6 @@ _PARAMETERS = {
     "deterministic": True,
     "force_row_wise": True,
     "seed": 0,
-    "num_threads": 0,
     "verbosity": -1,
 }
 _ROUNDS, _PATIENCE = 200, 15
@@ -103,7 +102,7 @@ def _fitted(
         for mask in (~held_out, held_out)
     ]
     booster = lightgbm.train(
-        _PARAMETERS,
+        _PARAMETERS | {"num_threads": torch.get_num_threads()},
         parts[0],
         _ROUNDS,
         valid_sets=parts[1:],
