@@ -29,7 +29,7 @@ def useless_features(evidence: Evidence) -> Iterator[Finding]:
         if finite and not any(loss.low > 0 for loss in losses) and abs(sum(finite) / len(finite)) < _NO_USE:
             useless.append(item.name)
     if useless and len(useless) < len(evidence.importance):
-        yield finding("R006", "", f"{plural(len(useless), 'feature')} seem to add nothing: {_listed(useless)}")
+        yield finding("R006", "", f"no measurable effect of {plural(len(useless), 'feature')}: {_listed(useless)}")
 
 
 def time_overlap(evidence: Evidence) -> Iterator[Finding]:
