@@ -91,7 +91,7 @@ def suggest(
     """Suggest weights that reach a target at the least loss of all else.
 
     Only the weights of tasks with a target change. Expected engagements are what the model itself predicts for each
-    row, counted by attention: 1 / log2(place + 1) for the first 10 places of a list.
+    row, counted by attention: 1 / log2(rank + 1) for the first 10 ranks of a list.
     """
     import json
 
