@@ -25,7 +25,7 @@ NAMES = ["sport", "news", "<b>", "music"]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A feed, a run, and others that are its baselines."""
+    """A feed, a run, one that is its baseline, and one of regressions without users."""
     folder = write_feed(tmp_path_factory.mktemp("feed"))
 
     def trained(name: str, values: dict[str, Any]) -> None:
@@ -36,6 +36,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     values = feed_values(folder, folder / "run")
     values["features"]["names"] = {"vector": str(folder / "names.txt")}
     trained("run", values)
+    values = feed_values(folder, folder / "regressions")
+    del values["features"]["user"]
+    for task in values["model"]["tasks"].values():
+        task.pop("pos_weight", None)
+        task["objective"] = {"kind": "regression"}
+    values["training"] |= {"num_train_steps": 2, "eval_log_every_n": None}
+    trained("regressions", values)
     values = feed_values(folder, folder / "fewer")
     values["features"]["continuous"] = ["followers"]
     for section in ("model", "train_data"):
@@ -125,6 +132,18 @@ def test_a_model_against_itself_differs_in_nothing(folder: Path, tmp_path: Path)
     assert {change["value"] for change in changes} <= {0.0, None}
     assert numbers["config_changes"] == []
     assert (numbers["checked"], numbers["findings"], numbers["importance"]) == (False, [], {})
+
+
+def test_regressions_without_users_have_their_own_metrics_charts_and_intervals(folder: Path, tmp_path: Path) -> None:
+    report(folder / "regressions", "--output", tmp_path, "--quick")
+    numbers = numbers_in(tmp_path)
+    assert (numbers["rows"], numbers["users"]) == (250, 0)
+    assert numbers["remarks"] == ["Without features.user, intervals take each row as a user of its own."]
+    html = (tmp_path / "index.html").read_text()
+    assert re.findall(r'<figure data-chart="(\w+)">', html) == ["loss", "auc", "rate", "means", "values"]
+    assert "The training recorded no XAUC of this task on this split." in html
+    assert "by users" not in html
+    assert "by users" not in (tmp_path / "model_card.md").read_text()
 
 
 def test_misuse_is_refused_before_anything_is_written(

@@ -112,7 +112,7 @@ def test_a_task_has_the_charts_of_its_kind_and_a_sentence_in_place_of_those_with
     empty = opened.page.locator("#training .empty:visible").all_inner_texts()
     assert empty[:2] == [
         "The training recorded no loss of this task.",
-        "The training recorded no AUC of this task on this split.",
+        "The training recorded no AUC or XAUC of this task on this split.",
     ]
 
 

@@ -75,6 +75,7 @@ def gather(side: Side, baseline: Side | None, split: str | None, say: Say, *, qu
     shown, comparison, theirs = {"model": _plain_curves(curves)}, None, None
     if baseline is not None:
         theirs, comparison, shown["baseline"] = _compared(baseline, config, name, tasks, result, runtime, say)
+    users = result.users if own.features.user is not None else 0
     rows, score = task_results(result, theirs, comparison, config.regressions)
     sections = NO_SECTIONS if quick else sampled_sections(side, own, name, result, runtime, say)
     sample = lists.result()
@@ -83,12 +84,12 @@ def gather(side: Side, baseline: Side | None, split: str | None, say: Say, *, qu
         model=side.folder.name,
         split=name,
         rows=_rows(result),
-        users=result.users,
-        verdict=verdict(comparison, rows, result.users),
+        users=users,
+        verdict=verdict(comparison, rows, users),
         tasks=rows,
         score=score,
         baseline=baseline.name if baseline is not None else "",
-        remarks=[*_remarks(side, baseline, result), *sections.remarks],
+        remarks=[*_remarks(side, baseline, result, users), *sections.remarks],
         findings=sections.findings,
         checked=not quick,
         training=_training(side, baseline, name),
@@ -155,9 +156,11 @@ def _rows(result: SplitResult) -> int:
     return int(max((count for count in counts if math.isfinite(count)), default=0))
 
 
-def _remarks(side: Side, baseline: Side | None, result: SplitResult) -> list[str]:
+def _remarks(side: Side, baseline: Side | None, result: SplitResult, users: int) -> list[str]:
     remarks = []
-    if few_buckets(result):
+    if not users:
+        remarks.append("Without features.user, intervals take each row as a user of its own.")
+    elif few_buckets(result):
         remarks.append("So few users that the intervals themselves are uncertain.")
     if baseline is not None:
         ours, others = side.model.config.tasks, baseline.model.config.tasks

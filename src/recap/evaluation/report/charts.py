@@ -32,8 +32,8 @@ class Chart:
     """Stands in its place for a task without data; if empty, the chart is left out."""
 
 
-def training_charts() -> list[Chart]:
-    """Losses, the AUC and learning rates by step."""
+def training_charts(measure: str) -> list[Chart]:
+    """Losses, the `measure` of order and learning rates by step."""
     import altair as alt
 
     step = alt.X("x:Q", title="step", axis=alt.Axis(tickCount=5, format="~s"))
@@ -41,9 +41,9 @@ def training_charts() -> list[Chart]:
     points = alt.Chart(_data()).mark_point(filled=True, opacity=1)
     size = alt.condition("datum.dot", alt.value(22), alt.value(0))
     dash = _dash("part", ["training", "validation"])
-    loss = line.encode(step, _y("loss, nats"), _side(), strokeDash=dash)
-    loss += points.encode(step, _y("loss, nats"), _side(), size=size)
-    auc = line.encode(step, _y("AUC"), _side()) + points.encode(step, _y("AUC"), _side(), size=size)
+    loss = line.encode(step, _y("loss"), _side(), strokeDash=dash)
+    loss += points.encode(step, _y("loss"), _side(), size=size)
+    auc = line.encode(step, _y(measure), _side()) + points.encode(step, _y(measure), _side(), size=size)
     height = alt.Y(
         "y:Q",
         title="learning rate",
@@ -56,19 +56,19 @@ def training_charts() -> list[Chart]:
         Chart(
             "loss",
             "Loss",
-            "Training loss as it was minimised, and log loss on the split at evaluations. A validation loss that rises "
-            "while the training loss falls means overfitting.",
+            "Training loss as it was minimised, and the log loss (in nats) of a binary task on the split at "
+            "evaluations. A validation loss that rises while the training loss falls means overfitting.",
             [*of_step, ("part", "rows"), ("y", "loss")],
             _spec(loss),
             "The training recorded no loss of this task.",
         ),
         Chart(
             "auc",
-            "AUC",
-            "AUC on the split at the evaluations of the training; XAUC for a regression.",
-            [*of_step, ("y", "AUC")],
+            measure,
+            f"{measure} on the split at the evaluations of the training.",
+            [*of_step, ("y", measure)],
             _spec(auc),
-            "The training recorded no AUC of this task on this split.",
+            f"The training recorded no {measure} of this task on this split.",
         ),
         Chart(
             "rate",
@@ -179,7 +179,7 @@ def regression_charts() -> list[Chart]:
     """Mean labels by prediction, and the distributions of both."""
     import altair as alt
 
-    few = alt.Axis(tickCount=5, format="~s")
+    few = alt.Axis(tickCount=5, labelExpr="format(datum.value, abs(datum.value) < 1000 ? '~g' : '~s')")
     base = alt.Chart(_data()).encode(alt.X("x:Q", title="mean prediction of the bin", axis=few), _side())
     bars = base.mark_rule().encode(alt.Y2("high:Q"), y=alt.Y("low:Q"))
     points = base.mark_point(filled=True, size=45, opacity=1).encode(y=alt.Y("y:Q", title="mean label", axis=few))
@@ -217,21 +217,21 @@ def regression_charts() -> list[Chart]:
     ]
 
 
-def importance_chart() -> Chart:
-    """The loss that a task suffers without each group of features."""
+def importance_chart(measure: str) -> Chart:
+    """The `measure` of order that a task loses without each feature or group of features."""
     import altair as alt
 
     base = alt.Chart(_data()).encode(y=alt.Y("name:N", title=None, sort=None, axis=alt.Axis(labelLimit=220)))
     bars = base.mark_bar(height={"band": 0.6}).encode(
-        x=alt.X("y:Q", title="AUC lost without the feature", axis=alt.Axis(tickCount=8))
+        x=alt.X("y:Q", title=f"{measure} lost", axis=alt.Axis(tickCount=8))
     )
     errors = base.mark_rule(strokeWidth=1.5, color="#888888").encode(x="low:Q", x2="high:Q")
     return Chart(
         "importance",
-        "AUC lost without a feature",
-        "How much AUC (XAUC of a regression) the model loses when rows exchange their values of a feature, with "
-        "intervals of 95 %. Features that say the same stand in for each other, so that each may look unimportant.",
-        [("name", "features"), ("y", "AUC lost"), ("low", "from"), ("high", "to")],
+        f"{measure} lost without a feature",
+        f"How much {measure} the model loses when rows exchange their values of a feature, with intervals of 95 %. "
+        "Features that say the same stand in for each other, so that each may look unimportant.",
+        [("name", "features"), ("y", f"{measure} lost"), ("low", "from"), ("high", "to")],
         _spec(bars + errors, height=None),
     )
 

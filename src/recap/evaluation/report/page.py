@@ -144,20 +144,21 @@ def _thin(value: Any, points: int) -> Any:
 
 def _charts(content: Content) -> dict[str, list[Chart]]:
     """Section → its charts."""
-    regressions = content.curves and any(task.is_regression for task in content.tasks)
-    binary = content.curves and any(not task.is_regression for task in content.tasks)
+    kinds = {task.is_regression for task in content.tasks}
+    measure = "AUC or XAUC" if len(kinds) > 1 else "XAUC" if True in kinds else "AUC"
+    regressions, binary = (bool(content.curves) and kind in kinds for kind in (True, False))
     uncalibrated = any(
         "before calibration" in curves.get("reliability", ())
         for by_task in content.curves.values()
         for curves in by_task.values()
     )
     return {
-        "training": training_charts() if content.training else [],
+        "training": training_charts(measure) if content.training else [],
         "curves": [
             *(curve_charts(uncalibrated=uncalibrated) if binary else []),
             *(regression_charts() if regressions else []),
         ],
-        "importance": [importance_chart()] if content.importance else [],
+        "importance": [importance_chart(measure)] if content.importance else [],
     }
 
 

@@ -88,7 +88,8 @@ def score_tables(content: Content) -> list[Table]:
     tasks = [name.removeprefix(_SHARE) for name in metrics if name.startswith(_SHARE)]
     shares = sorted(tasks, key=lambda task: -metrics[f"{_SHARE}{task}"].value)
     if shares:
-        tasks_of = [[Cell(task, task=task), *_parts_of(task, metrics)] for task in shares]
+        known = {result.task for result in content.tasks}
+        tasks_of = [[Cell(task, task=task if task in known else ""), *_parts_of(task, metrics)] for task in shares]
         heads = ["task", "share of the score", "mean of |weight · probability|"]
         tables.append(Table("What each task adds to the score", heads, tasks_of))
     return tables
