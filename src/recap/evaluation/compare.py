@@ -9,7 +9,7 @@ import numpy as np
 
 from recap.config.evaluation.metrics import LOWER_IS_BETTER, METRICS, SPECS, spec_of
 from recap.errors import InputError
-from recap.evaluation.metrics.estimate import FEW_BUCKETS, Difference, Estimate, difference
+from recap.evaluation.metrics.estimate import FEW_BUCKETS, Difference, Estimate, difference, holm
 from recap.evaluation.plain import to_plain
 from recap.evaluation.result import SCORE, SplitResult
 from recap.text import plural
@@ -150,9 +150,8 @@ def _mean(estimates: Iterable[Estimate]) -> Estimate:
 def _verdict(differences: Mapping[str, Mapping[str, Difference]], mean: Difference | None, users: int) -> Verdict:
     """The verdict by the mean of the headline metric, unless a single task clearly moves the other way.
 
-    Tasks are looked at with the correction of Holm (Scandinavian Journal of Statistics 1979), which holds the chance of
-    any false claim at a level: `_ALONE` where there is a mean and it did not move, else `_LEVEL`. So equal models are
-    told apart with a chance of at most `_LEVEL` + `_ALONE`.
+    Tasks are looked at with the correction of `holm`, at the level `_ALONE` where there is a mean and it did not move,
+    else `_LEVEL`. So equal models are told apart with a chance of at most `_LEVEL` + `_ALONE`.
     """
     by_task: dict[str, Difference] = {}
     titles: set[str] = set()
@@ -164,7 +163,9 @@ def _verdict(differences: Mapping[str, Mapping[str, Difference]], mean: Differen
     on = f"on {plural(users, 'user')}"
     if not by_task:
         return Verdict("cannot be told", f"cannot be told {on}: no task has an AUC with an interval in both models")
-    certain = _holm(by_task, _LEVEL if mean is None or mean.is_certain else _ALONE)
+    level = _LEVEL if mean is None or mean.is_certain else _ALONE
+    corrected = holm([item.p for item in by_task.values()])
+    certain = [task for task, p in zip(by_task, corrected, strict=True) if p <= level]
     up = [task for task in certain if by_task[task].value > 0]
     down = [task for task in certain if by_task[task].value < 0]
     size = f"no mean over tasks, since their rows are of different users, {on}"
@@ -200,17 +201,6 @@ def _small(value: float) -> str:
 
 def _factor(factor: float) -> str:
     return f"{factor:,.0f} times" if factor < 10_000 else "more than 10,000 times"
-
-
-def _holm(differences: Mapping[str, Difference], level: float) -> list[str]:
-    """The tasks whose difference is certain at `level` after the correction, in their order."""
-    certain: set[str] = set()
-    ordered = sorted(differences, key=lambda task: differences[task].p)
-    for position, task in enumerate(ordered):
-        if differences[task].p > level / (len(ordered) - position):
-            break
-        certain.add(task)
-    return [task for task in differences if task in certain]
 
 
 def format_difference(metric: str, item: Difference) -> str:

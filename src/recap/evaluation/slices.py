@@ -8,7 +8,7 @@ Two questions are asked of every value and binary task:
 
 The standard error is that of the jackknife over buckets of users; for calibration at least that of independent rows,
 since the jackknife of few positives is too small just where they happen to be few. p-values are corrected for all
-questions by Holm's method (1979): the chance that any slice is listed by mistake is at most 5 %.
+questions by `holm`: the chance that any slice is listed by mistake is at most 5 %.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple, Self
 import torch
 from torch import Tensor
 
-from recap.evaluation.metrics.estimate import FEW_BUCKETS, Estimate, t_probability
+from recap.evaluation.metrics.estimate import FEW_BUCKETS, Estimate, holm, t_probability
 from recap.evaluation.metrics.sums import base_entropy
 from recap.evaluation.observers.bins import Bin, Bins, Stratum
 from recap.evaluation.observers.columns import LABEL, LOSS, PREDICTION, VARIANCE, WEIGHT, ColumnSums
@@ -109,15 +109,10 @@ _MAY_BE_NAN = (
 def find_slices(bins: Bins, sums: ColumnSums, tasks: Sequence[str]) -> Slices:
     """The slices among `bins` that do worse than the other rows. `tasks`: those of `sums`."""
     questions = [question for column in range(len(bins.columns)) for question in _questions(bins, column, sums)]
-    significant: list[tuple[_Question, float]] = []
-    corrected = 0.0
-    tests = sorted(((question.p, question) for question in questions if question.p <= LEVEL), key=lambda test: test[0])
-    for rank, (p, question) in enumerate(tests):
-        corrected = max(corrected, min(1.0, p * (len(questions) - rank)))
-        if corrected > LEVEL:
-            break
-        if question.is_worse:
-            significant.append((question, corrected))
+    corrected = holm([question.p for question in questions]).tolist()
+    significant = [
+        (question, p) for question, p in zip(questions, corrected, strict=True) if p <= LEVEL and question.is_worse
+    ]
     significant.sort(key=lambda item: (item[0].kind, -item[0].t))
     listed = [_result(bins, sums, tasks, question, p) for question, p in significant[:MAX_SLICES]]
     return Slices(tuple(listed), len(questions), max(len(significant) - MAX_SLICES, 0), bins.left_out)

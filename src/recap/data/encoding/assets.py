@@ -5,7 +5,7 @@ selects the values of a list column that are read.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from hashlib import sha256
 from io import BytesIO
@@ -109,6 +109,16 @@ def _hint(value: int | str, known: list[str]) -> str:
 def column_width(column: Column, assets: Assets) -> int:
     """The number of values of a numeric column that the model reads from each row."""
     return column.read if column.mask is None else int(assets[column.name].true_count)
+
+
+def numeric_columns(features: FeaturesConfig, assets: Assets) -> Iterator[tuple[Column, str, range]]:
+    """Each numeric column, with the tensor of `Batch` that holds it and its columns there."""
+    for role, columns in (("continuous", features.continuous), ("binary", features.binary)):
+        start = 0
+        for column in columns:
+            end = start + column_width(column, assets)
+            yield column, role, range(start, end)
+            start = end
 
 
 def asset_path(model_dir: Path, name: str) -> Path:

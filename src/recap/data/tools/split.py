@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -16,14 +16,13 @@ import pyarrow.compute as pc
 from recap.data.formats.tables import TableFiles
 from recap.data.tools.outputs import check_folder
 from recap.data.tools.parts import write_parts
-from recap.data.tools.times import DAY, HOUR, SECOND, from_epoch, is_date, microseconds_of, name_of
+from recap.data.tools.times import DAY, EPOCH, HOUR, SECOND, from_epoch, is_date, microseconds_of, name_of, times_in
 from recap.errors import DataError, InputError
 from recap.storage import check_not_an_input
 from recap.text import plural, shorten
 
 MAX_WINDOWS = 1000
 """Files that are written at once."""
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class Cut:
         if self.step:
             return name_of(window * self.step, "day" if self.step == DAY else "hour")
         moment = self.times[window - 1] if window else first
-        start = _EPOCH + timedelta(microseconds=int(self._local(np.array([moment], np.int64))[0]))
+        start = EPOCH + timedelta(microseconds=int(self._local(np.array([moment], np.int64))[0]))
         text = start.strftime("%Y-%m-%dT%H-%M-%S")
         return f"{text}.{start.microsecond:06}" if start.microsecond else text.removesuffix("T00-00-00")
 
@@ -96,7 +95,7 @@ def parse_time(text: str, zone: ZoneInfo, option: str) -> int:
             f"{option}: expected a date or time such as 2026-01-31 or 2026-01-31T18:00, or a number as in the column, "
             f"found {shorten(text)!r}"
         ) from None
-    since = (time if time.tzinfo is not None else time.replace(tzinfo=zone)) - _EPOCH
+    since = (time if time.tzinfo is not None else time.replace(tzinfo=zone)) - EPOCH
     return (since.days * 86_400 + since.seconds) * SECOND + since.microseconds
 
 
@@ -151,11 +150,7 @@ def _count(files: TableFiles, column: str, cut: Cut) -> tuple[Counter[int], dict
     for file in files.files_with_rows():
         if column not in files.schema(file).names:
             raise DataError(f"{file}: has no column {column!r}, which --by names")
-        for _, table in files.tables([column], files.chunks_of(file)):
-            try:
-                times = microseconds_of(table.column(column), column)
-            except DataError as error:
-                raise DataError(f"{file}: {error}") from None
+        for times in times_in(files, file, column):
             windows, counts = np.unique(cut.windows_of(times), return_counts=True)
             rows.update(dict(zip(windows.tolist(), counts.tolist(), strict=True)))
             first = int(times.min()) if len(times) else 0

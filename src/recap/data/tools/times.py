@@ -1,6 +1,7 @@
 """Times in the columns of data files: dates, timestamps, text, and numbers of an epoch in any unit."""
 
 import math
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
@@ -19,7 +20,7 @@ _SECONDS_BELOW = 1e11
 """Integer times below it are in seconds; each unit after that is 1,000 times finer."""
 _FIRST_DATE, _LAST_DATE = 19_000_101, 22_001_231
 """Range of dates in digits, such as 20230405."""
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def times_of(column: pa.ChunkedArray, name: str) -> npt.NDArray[np.int64 | np.float64]:
@@ -119,15 +120,24 @@ def is_date(time: float) -> bool:
 def shown(microseconds: int) -> str:
     """A time as text in UTC, such as `2026-01-31 18:00:00 UTC`; the number if it is beyond the calendar."""
     try:
-        return (_EPOCH + timedelta(microseconds=int(microseconds))).strftime("%Y-%m-%d %H:%M:%S UTC")
+        return (EPOCH + timedelta(microseconds=int(microseconds))).strftime("%Y-%m-%d %H:%M:%S UTC")
     except (OverflowError, ValueError):
         return f"{microseconds} µs since 1970"
 
 
 def name_of(microseconds: int, unit: str) -> str:
     """The name of the day or hour that begins at a time, such as `2026-01-31` or `2026-01-31T18`."""
-    start = _EPOCH + timedelta(microseconds=microseconds)
+    start = EPOCH + timedelta(microseconds=microseconds)
     return start.strftime("%Y-%m-%d" if unit == "day" else "%Y-%m-%dT%H")
+
+
+def times_in(files: TableFiles, file: str, column: str) -> Iterator[npt.NDArray[np.int64]]:
+    """The times of a file as `microseconds_of`, one array per chunk. Raises DataError, which names the file."""
+    for _, table in files.tables([column], files.chunks_of(file)):
+        try:
+            yield microseconds_of(table.column(column), column)
+        except DataError as error:
+            raise DataError(f"{file}: {error}") from None
 
 
 def time_range(files: TableFiles, file: str, column: str) -> tuple[int, int] | None:
@@ -135,14 +145,7 @@ def time_range(files: TableFiles, file: str, column: str) -> tuple[int, int] | N
 
     Reads the column. Raises DataError, which names the file.
     """
-    ranges: list[tuple[int, int]] = []
-    for _, table in files.tables([column], files.chunks_of(file)):
-        try:
-            times = microseconds_of(table.column(column), column)
-        except DataError as error:
-            raise DataError(f"{file}: {error}") from None
-        if len(times):
-            ranges.append((int(times.min()), int(times.max())))
+    ranges = [(int(times.min()), int(times.max())) for times in times_in(files, file, column) if len(times)]
     if not ranges:
         return None
     return min(first for first, _ in ranges), max(last for _, last in ranges)

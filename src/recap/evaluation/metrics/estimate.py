@@ -123,6 +123,18 @@ def _standard_error(replicates: Replicates) -> float:
     return math.sqrt((groups - 1) / groups * float(((replicates - replicates.mean()) ** 2).sum()))
 
 
+def holm(p_values: Sequence[float]) -> npt.NDArray[np.float64]:
+    """p-values corrected for their number, in their order (Holm, Scandinavian Journal of Statistics 1979).
+
+    The chance of any claim by mistake, where those at or below a level are claimed, is at most that level.
+    """
+    values = np.array(p_values, np.float64)
+    order = np.argsort(values, kind="stable")
+    corrected = np.empty(len(values))
+    corrected[order] = np.maximum.accumulate(np.minimum(values[order] * np.arange(len(values), 0, -1), 1.0))
+    return corrected
+
+
 def t_probability(t: float, freedom: int) -> float:
     """P(T ≤ t) of Student's t with whole degrees of freedom (Abramowitz & Stegun 26.7.3 and 26.7.4); NaN below 1."""
     if freedom < 1 or math.isnan(t):

@@ -7,7 +7,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from recap.evaluation.metrics.rows import Floats, Integers, Sampling, changes
+from recap.evaluation.metrics.rows import (
+    Floats,
+    Integers,
+    Sampling,
+    changes,
+    float_bits,
+    ranks_in_lists,
+    rows_of_lists,
+)
 
 _FEWEST = 5
 """Positives, and negatives, from which the sampled rows of a thinned list stand for all of them."""
@@ -133,7 +141,7 @@ class ListRows:
         chosen = np.flatnonzero(mask)
         sizes = self._sizes[chosen]
         owners = np.repeat(np.arange(len(chosen)), sizes)
-        rows = np.arange(len(owners)) + np.repeat(self._starts[chosen] - (np.cumsum(sizes) - sizes), sizes)
+        rows = rows_of_lists(self._starts[chosen], sizes)
         keys = _keys(owners, predictions[self._order[rows]])
         rows = rows[np.argsort(keys, kind="stable")]  # Timsort, fast because the lists are in order
         positions = self._order[rows]
@@ -160,9 +168,8 @@ class ListRows:
         needed = np.zeros(len(self._starts))
         for mask in (positive, negative):
             mine = np.flatnonzero(mask)
-            start = np.flatnonzero(changes(owners[mine]))
-            number = np.arange(len(mine)) - np.repeat(start, np.diff(start, append=len(mine)))
-            fifth = mine[number == _FEWEST - 1]
+            ranks = ranks_in_lists(np.flatnonzero(changes(owners[mine])), len(mine))
+            fifth = mine[ranks == _FEWEST - 1]
             last = np.ones(len(needed))
             last[owners[fifth]] = draws[fifth]
             needed = np.maximum(needed, last)
@@ -171,8 +178,7 @@ class ListRows:
 
 def _keys(owners: Integers, predictions: _Columns) -> npt.NDArray[np.uint64]:
     """[N] lists and predictions → [N], in the order of list first, then of the highest prediction."""
-    bits = (np.ascontiguousarray(predictions) + np.float32(0)).view(np.uint32)  # + 0: −0 is equal to 0
-    sign = np.uint32(1 << 31)
+    bits, sign = float_bits(predictions), np.uint32(1 << 31)
     descending = np.where(bits & sign, bits, bits ^ (sign - np.uint32(1)))
     return (owners.astype(np.uint64) << np.uint64(32)) | descending
 

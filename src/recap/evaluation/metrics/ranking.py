@@ -14,7 +14,7 @@ from torch import Tensor
 
 from recap.evaluation.metrics.buckets import BUCKETS, Totals
 from recap.evaluation.metrics.reliability import expected_calibration_error
-from recap.evaluation.metrics.rows import Floats, Rows, changes
+from recap.evaluation.metrics.rows import Floats, Rows, changes, float_bits
 from recap.evaluation.metrics.sums import EPSILON, base_entropy
 
 BINS = 65_536
@@ -103,7 +103,7 @@ def exact_metrics(rows: Rows, calibration_bins: int = 20) -> dict[str, float]:
 
 def _by_score(rows: Rows) -> tuple[Floats, Floats, Floats]:
     """The weights of the negatives and of the positives at each distinct score; the scores, ascending."""
-    bits = (rows.predictions.astype(np.float32) + np.float32(0)).view(np.int32)  # in the same order; + 0: no −0
+    bits = float_bits(rows.predictions).view(np.int32)  # in the same order
     weight = rows.weights.max(initial=0.0)
     if (rows.weights == weight).all():  # the label becomes the last bit, so that sorting takes it along
         keys = torch.from_numpy(2 * bits + (rows.labels > 0)).sort().values.numpy()

@@ -1,7 +1,7 @@
 """The rows of metrics that need all rows together, in bounded memory: all of them, or a sample."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ MAX_ROWS = 1_000_000
 """The maximum number of rows that metrics use; a row takes 16 bytes, plus 12 for each task."""
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
+Positions = npt.NDArray[np.intp]
 
 
 class Rows(NamedTuple):
@@ -24,7 +25,7 @@ class Rows(NamedTuple):
     labels: Floats
     weights: Floats
 
-    def at(self, positions: npt.NDArray[np.intp]) -> "Rows":
+    def at(self, positions: Positions) -> "Rows":
         """The rows at `positions`."""
         return Rows(self.users[positions], self.predictions[positions], self.labels[positions], self.weights[positions])
 
@@ -44,6 +45,23 @@ def changes(values: npt.NDArray[np.generic]) -> npt.NDArray[np.bool_]:
     """[N]: whether each value differs from the previous one; True for the first."""
     mask: npt.NDArray[np.bool_] = np.r_[True, values[1:] != values[:-1]][: len(values)]
     return mask
+
+
+def ranks_in_lists(starts: Positions, rows: int) -> Positions:
+    """[N]: the place of each row in its list, from 0; `starts` [L] are the first rows of lists, side by side."""
+    ranks: Positions = np.arange(rows) - np.repeat(starts, np.diff(starts, append=rows))
+    return ranks
+
+
+def rows_of_lists(starts: Positions, sizes: Positions) -> Positions:
+    """The first row and the size of each list [L] → the rows of all of them, list by list."""
+    rows: Positions = np.arange(sizes.sum()) + np.repeat(starts - (np.cumsum(sizes) - sizes), sizes)
+    return rows
+
+
+def float_bits(values: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.uint32]:
+    """The bits of values as float32, the same for equal ones: −0 becomes 0."""
+    return (np.ascontiguousarray(values, np.float32) + np.float32(0)).view(np.uint32)
 
 
 class RowSample:

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from recap.evaluation.metrics.buckets import BUCKETS, Totals, replicates, values
 from recap.evaluation.metrics.estimate import Estimate
-from recap.evaluation.metrics.rows import MAX_ROWS, Floats, changes
-from recap.evaluation.metrics.whole_lists import WholeLists, ranks_in_lists
+from recap.evaluation.metrics.rows import MAX_ROWS, Floats, changes, ranks_in_lists
+from recap.evaluation.metrics.whole_lists import WholeLists
 
 
 class ScoreSums:

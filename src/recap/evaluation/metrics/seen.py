@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recap.data.encoding.hashing import Unsigned, hash_ids, hash_text
-from recap.evaluation.metrics.rows import changes
+from recap.evaluation.metrics.rows import changes, float_bits
 
 SKETCH = 65_536
 """Users up to which their number is exact; beyond, its standard error is 0.4 %."""
@@ -71,7 +71,7 @@ class Fingerprints:
 
     def add(self, hashes: Unsigned, labels: npt.NDArray[np.float32], weights: npt.NDArray[np.float32]) -> None:
         """Add rows: hashes of users [B], labels and weights [T, B]."""
-        rows = _bits(labels) * self._LABEL + _bits(weights) * self._WEIGHT + self._ROW
+        rows = float_bits(labels) * self._LABEL + float_bits(weights) * self._WEIGHT + self._ROW
         self.sums += (rows * hashes * (weights > 0)).sum(axis=1, dtype=np.uint64)
 
     def merge(self, other: "Fingerprints") -> None:
@@ -91,7 +91,3 @@ def joint_fingerprint(by_task: Mapping[str, str]) -> str:
     """One fingerprint of the rows of all tasks, in any order of the tasks."""
     text = " ".join(f"{task}={by_task[task]}" for task in sorted(by_task))
     return f"{hash_text(text) & (1 << 64) - 1:016x}"
-
-
-def _bits(values: npt.NDArray[np.float32]) -> Unsigned:
-    return np.ascontiguousarray(values + np.float32(0)).view(np.uint32).astype(np.uint64)  # + 0: no −0

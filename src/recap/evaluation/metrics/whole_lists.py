@@ -6,11 +6,10 @@ import numpy as np
 import numpy.typing as npt
 
 from recap.data.encoding.hashing import Unsigned, hash_ids, mix
-from recap.evaluation.metrics.rows import changes
+from recap.evaluation.metrics.rows import Positions, changes, ranks_in_lists
 
 _SALT = np.uint64(0x5851F42D4C957F2D)
 """Draws of lists are independent of other hashes of the same ids."""
-Positions = npt.NDArray[np.intp]
 
 
 class ListedRows(NamedTuple):
@@ -81,12 +80,6 @@ class WholeLists:
     def _below(self, rows: ListedRows) -> ListedRows:
         """The rows of lists whose draw is below 2**bits."""
         return rows if self._bits == 64 else rows.at(np.flatnonzero(rows.draws < np.uint64(1 << self._bits)))
-
-
-def ranks_in_lists(starts: Positions, rows: int) -> Positions:
-    """[N]: the place of each row in its list, from 0; `starts` [L] are the first rows of lists, side by side."""
-    ranks: Positions = np.arange(rows) - np.repeat(starts, np.diff(starts, append=rows))
-    return ranks
 
 
 def _row_hashes(values: npt.NDArray[np.floating[Any]]) -> Unsigned:

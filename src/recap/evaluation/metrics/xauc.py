@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from recap.evaluation.metrics.rows import Floats, Rows, changes
+from recap.evaluation.metrics.rows import Floats, Rows, changes, float_bits
 
 
 def xauc_bound(value: float, rows: Rows) -> float:
@@ -80,7 +80,7 @@ def _pairs(rows: Rows) -> tuple[Floats, Floats]:
 
 def _ascending(values: Floats) -> npt.NDArray[np.uint64]:
     """[N] float32 numbers → [N] integers of 32 bits in the same order."""
-    bits = (values.astype(np.float32) + np.float32(0)).view(np.uint32).astype(np.uint64)  # + 0: −0 is equal to 0
+    bits = float_bits(values).astype(np.uint64)
     return np.where(bits >> np.uint64(31), np.uint64(0xFFFF_FFFF) - bits, bits | np.uint64(1 << 31))
 
 

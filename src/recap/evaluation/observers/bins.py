@@ -16,7 +16,7 @@ from torch import Tensor
 from recap.config.discrete import HashSpace
 from recap.config.features import FeaturesConfig
 from recap.data.batch import Batch
-from recap.data.encoding.assets import Assets, column_width, discrete_columns
+from recap.data.encoding.assets import Assets, discrete_columns, numeric_columns
 from recap.data.encoding.value_names import value_names
 
 RANGES = 10
@@ -120,17 +120,14 @@ class Bins:
 def _columns(features: FeaturesConfig, assets: Assets, sample: Sequence[Batch]) -> Iterator[tuple[str, BinnedColumn]]:
     """The feature and the bins of every column, in the order of the configuration."""
     numeric = value_names(features, assets)
-    for role, columns in (("continuous", features.continuous), ("binary", features.binary)):
-        start = 0
-        for column in columns:
-            for position, name in enumerate(numeric[column.name], start):
-                yield column.name, _numeric(name, role, position, sample, is_list=column.length > 1)
-            start += column_width(column, assets)
-    for feature, positions in discrete_columns(features).items():
+    for column, role, positions in numeric_columns(features, assets):
+        for position, name in enumerate(numeric[column.name], positions.start):
+            yield column.name, _numeric(name, role, position, sample, is_list=column.length > 1)
+    for feature, codes in discrete_columns(features).items():
         table = features.table_of(feature, features.discrete[feature])
         names = _ValueNames(table, assets, hashed=_is_hashed(features, feature))
         length = features.discrete[feature].length
-        for number, position in enumerate(range(positions.start, positions.stop, features.codes_per_value(table))):
+        for number, position in enumerate(range(codes.start, codes.stop, features.codes_per_value(table))):
             name = feature if length == 1 else f"{feature}[{number}]"
             yield feature, _discrete(name, position, sample, names, is_list=length > 1)
 

@@ -16,10 +16,10 @@ from recap.config.evaluation.strata import (
     ValueStratum,
     milliseconds_of,
 )
-from recap.config.features import Column
+from recap.config.features import FeaturesConfig
 from recap.config.recap import RecapConfig
 from recap.data.batch import Batch
-from recap.data.encoding.assets import Assets, code_of, column_width, discrete_columns
+from recap.data.encoding.assets import Assets, code_of, discrete_columns, numeric_columns
 from recap.data.sample import sampled_batches
 from recap.data.stream.source import Source
 from recap.distributed import Ranks
@@ -70,13 +70,13 @@ def _selection(stratum: StratumConfig, config: RecapConfig, assets: Assets, samp
             code = code_of(stratum.feature, stratum.value, features, assets)
             return lambda batch: batch.discrete[:, column] == code
         case ValueStratum():
-            column, value = _position(features.binary, stratum.feature, assets), int(stratum.value)
+            column, value = _position(stratum.feature, features, assets), int(stratum.value)
             return lambda batch: batch.binary[:, column] == value
         case RangeStratum():
-            column = _position(features.continuous, stratum.feature, assets)
+            column = _position(stratum.feature, features, assets)
             return _between(column, stratum.at_least, stratum.below)
         case QuantileStratum():
-            column = _position(features.continuous, stratum.feature, assets)
+            column = _position(stratum.feature, features, assets)
             return _between(column, *_quantiles(sample, column, stratum.quantiles))
         case PeriodStratum():
             since, before = (
@@ -91,10 +91,9 @@ def _selection(stratum: StratumConfig, config: RecapConfig, assets: Assets, samp
             assert_never(stratum)
 
 
-def _position(columns: Sequence[Column], name: str, assets: Assets) -> int:
+def _position(feature: str, features: FeaturesConfig, assets: Assets) -> int:
     """The first value of a numeric feature in its tensor of `Batch`."""
-    names = [column.name for column in columns]
-    return sum(column_width(column, assets) for column in columns[: names.index(name)])
+    return next(positions.start for column, _, positions in numeric_columns(features, assets) if column.name == feature)
 
 
 def _between(column: int, low: float | None, high: float | None) -> Selection:

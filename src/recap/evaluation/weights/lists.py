@@ -20,8 +20,8 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from recap.evaluation.metrics.rows import Floats
-from recap.evaluation.metrics.whole_lists import ListedRows, Positions, ranks_in_lists
+from recap.evaluation.metrics.rows import Floats, Positions, ranks_in_lists, rows_of_lists
+from recap.evaluation.metrics.whole_lists import ListedRows
 
 TOP = 5
 """Rows at the top of a list whose overlap is measured."""
@@ -71,8 +71,7 @@ class ListSample:
         bits = sum(1 if _are_bits(column) else 16 for column in values.T)
         chosen = long[: min(MAX_LISTS, max(1, MAX_BYTES * _CHARACTER_BITS // (bits * MAX_ROWS)))]
         starts, sizes = starts[chosen], sizes[chosen]
-        own = np.cumsum(sizes) - sizes
-        at = np.repeat(starts, sizes) + ranks_in_lists(own, int(sizes.sum()))
+        at = rows_of_lists(starts, sizes)
         columns = [_decoded(_encoded(column), len(at)) for column in values[at].T]
         table = np.stack(columns, axis=1)
         used = {task: float(weights[task]) for task in tasks if weights.get(task)}
