@@ -21,7 +21,7 @@ from recap.distributed import ONE_RANK
 from recap.evaluation import slices as module
 from recap.evaluation.metrics.buckets import BUCKETS, bucket_of
 from recap.evaluation.metrics.sums import cross_entropy
-from recap.evaluation.observers.bins import Bin, BinnedColumn, Bins
+from recap.evaluation.observers.bins import Bin, BinnedColumn, Bins, range_texts
 from recap.evaluation.observers.columns import LABEL, LOSS, PREDICTION, WEIGHT, Columns, ColumnSums, max_bins
 from recap.evaluation.slices import Slices, find_slices
 from recap.model.scorer import Scores
@@ -169,6 +169,19 @@ def test_columns_beyond_the_memory_are_left_out_and_counted(tmp_path: Path) -> N
     assert max_bins(8) * BUCKETS * 8 * 5 * 8 <= 256 << 20
     chosen = Bins.of(config.features, assets, sample, ["hour"])
     assert [column.feature for column in chosen.columns] == ["hour"]
+
+
+@pytest.mark.parametrize(
+    ("ends", "texts"),
+    [
+        ([], ["any value"]),
+        ([620535.0, 2095760.0], ["below 620,535", "620,535 to 2.1 M", "2.1 M or more"]),
+        ([-0.012345, 12.3456], ["below -0.0123", "-0.0123 to 12.3", "12.3 or more"]),
+        ([1651234567.0, 1651244567.0], ["below 1.65123 G", "1.65123 G to 1.65124 G", "1.65124 G or more"]),
+    ],
+)
+def test_ranges_have_as_many_digits_as_tell_their_ends_apart(ends: list[float], texts: list[str]) -> None:
+    assert range_texts(ends) == texts
 
 
 def test_a_value_that_the_sample_lacks_counts_among_the_others(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ def model_card(content: Content) -> str:
         "",
         f"Checkpoint `{content.model}`, evaluated on {content.rows:,} rows of the split {_text(content.split)}"
         + (f", compared with {_text(content.baseline)}" if content.baseline else "")
-        + f". Intervals are of 95 %{', by users' if content.users else ''}.",
+        + f". Intervals are of 95%{', by users' if content.users else ''}.",
         "",
     ]
     for columns, tasks in (

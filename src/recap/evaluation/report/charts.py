@@ -151,7 +151,7 @@ def curve_charts(*, uncalibrated: bool) -> list[Chart]:
         Chart(
             "reliability",
             "Reliability",
-            "Observed rate against the mean prediction, in bins of equal numbers of rows, with intervals of 95 %. "
+            "Observed rate against the mean prediction, in bins of equal numbers of rows, with intervals of 95%. "
             "Points on the dotted line are calibrated; above it, predictions are too low. Bins without positives are "
             "not drawn.",
             [
@@ -202,7 +202,7 @@ def regression_charts() -> list[Chart]:
         Chart(
             "means",
             "Mean label by prediction",
-            "Mean label against the mean prediction, in bins of equal numbers of rows, with intervals of 95 %. Points "
+            "Mean label against the mean prediction, in bins of equal numbers of rows, with intervals of 95%. Points "
             "on the dotted line have no bias.",
             [("series", "model"), ("count", "rows"), ("x", "mean prediction"), ("y", "mean label")],
             _spec(ideal + bars + points),
@@ -229,7 +229,7 @@ def importance_chart(measure: str) -> Chart:
     return Chart(
         "importance",
         f"{measure} lost without a feature",
-        f"How much {measure} the model loses when rows exchange their values of a feature, with intervals of 95 %. "
+        f"How much {measure} the model loses when rows exchange their values of a feature, with intervals of 95%. "
         "Features that say the same stand in for each other, so that each may look unimportant.",
         [("name", "features"), ("y", f"{measure} lost"), ("low", "from"), ("high", "to")],
         _spec(bars + errors, height=None),

@@ -15,7 +15,7 @@ State = Literal["better", "worse", "mixed", "unclear", "alone"]
 
 @dataclass(frozen=True)
 class Measured:
-    """One metric of one task, with its interval of 95 %, of the model and of the baseline."""
+    """One metric of one task, with its interval of 95%, of the model and of the baseline."""
 
     value: float
     low: float = math.nan

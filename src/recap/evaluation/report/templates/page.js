@@ -85,10 +85,11 @@
     return vegaEmbed(plot.firstElementChild, spec, { actions: false, renderer: "svg", config: theme(), tooltip: false, ast: true });
   };
   const listValues = () => {
-    const body = document.querySelector("#values tbody");
-    if (!body) return;
+    const box = document.getElementById("values");
+    if (!box) return;
     const values = data.values[task] ?? [], largest = values[0]?.[1] || 1;
-    body.replaceChildren(...values.map(([name, moved]) => {
+    box.hidden = values.length === 0;
+    box.querySelector("tbody").replaceChildren(...values.map(([name, moved]) => {
       const row = document.createElement("tr"), head = document.createElement("th"), cell = document.createElement("td");
       Object.assign(head, { textContent: name, scope: "row", className: "word" });
       Object.assign(cell, { textContent: number(moved), className: "warm" });

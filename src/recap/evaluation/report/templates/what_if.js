@@ -102,7 +102,7 @@
   };
   const change = (now, then) => {
     const text = Math.abs((now / then - 1) * 100).toFixed(1), sign = text === "0.0" ? "" : now < then ? "−" : "+";
-    return then ? `${sign}${text}\u00a0%` : "–";
+    return then ? `${sign}${text}%` : "–";
   };
   const numeric = (value, text) => {
     const cell = element("td", text);
@@ -174,7 +174,7 @@
   const update = () => {
     const after = ordered(scored(weights)), places = placesOf(after);
     const same = kendall(placesBefore, places), kept = overlap(placesBefore, places);
-    find("summary").textContent = `Rank correlation with the current order (Kendall's τ): ${same.toFixed(3)}. Of the first ${TOP} rows, ${(100 * kept).toFixed(0)}\u00a0% are the same.`;
+    find("summary").textContent = `Rank correlation with the current order (Kendall's τ): ${same.toFixed(3)}. Of the first ${TOP} rows, ${(100 * kept).toFixed(0)}% are the same.`;
     Object.assign(find("summary").dataset, { kendall: same, overlap: kept });
     find("tasks").replaceChildren(...tasks.map((task, index) => {
       const line = document.createElement("tr"), head = element("th", task.name, "word");
