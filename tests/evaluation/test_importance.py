@@ -45,7 +45,7 @@ def test_a_feature_that_the_label_depends_on_is_important_and_noise_is_not(
     assert by_name["age"].low < 0.01
     assert by_name["vector"].value > 3 * abs(by_name["language"].value)
     again = importance(scorer, rows, config, load_assets(config.features))
-    assert [item.to_json() for item in again] == [item.to_json() for item in found]
+    assert again == found
 
 
 def test_a_group_of_features_is_permuted_together(trained: tuple[RecapConfig, Scorer, Batch]) -> None:

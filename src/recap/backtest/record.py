@@ -12,7 +12,6 @@ from recap.config.file.diff import describe_changes, differences
 from recap.config.file.load import dump_config, load_stored_beside
 from recap.config.recap import RecapConfig
 from recap.errors import CheckpointError, InputError
-from recap.evaluation.drift import Drift
 from recap.evaluation.plain import from_plain, to_plain
 from recap.evaluation.result import SplitResult, TaskMetrics
 from recap.storage import replace_text
@@ -47,15 +46,16 @@ class Measured:
     """Task → mean prediction of training rows, and of the rows evaluated; both of a sample."""
 
     @classmethod
-    def of(cls, model: str, rows: int, result: SplitResult, drift: Drift) -> Self:
-        """From an evaluation and its drift."""
+    def of(cls, model: str, rows: int, result: SplitResult) -> Self:
+        """From an evaluation with drift."""
+        assert result.drift is not None
         return cls(
             model,
             rows,
             result.metrics,
             {task: dict(values) for task, values in result.intervals.items() if task in result.metrics},
-            {feature.feature: feature.psi for feature in drift.features},
-            {task.task: task.mean_prediction for task in drift.tasks},
+            {feature.feature: feature.psi for feature in result.drift.features},
+            {task.task: task.mean_prediction for task in result.drift.tasks},
         )
 
 

@@ -15,13 +15,9 @@ from recap.config.recap import RecapConfig
 from recap.data.tools.outputs import check_folder
 from recap.errors import CheckpointError, InputError
 from recap.evaluation.asked import validated
-from recap.evaluation.drift import drift, read_sample
 from recap.evaluation.run import evaluate_run
-from recap.model.directory import open_model
-from recap.model.scorer import Scorer
 from recap.reporting import Reporter
-from recap.runs import Run, find_model_directory
-from recap.runtime import start_runtime
+from recap.runs import Run
 from recap.text import plural
 from recap.training.trainer import train
 
@@ -91,14 +87,9 @@ def _run_fold(config: RecapConfig, plan: FoldPlan, run: Run, previous: Path | No
 
 def _measure(config: RecapConfig, run: Run, plan: FoldPlan, reporter: Reporter, output: Path | None = None) -> Measured:
     """Evaluate the last checkpoint of a run on the window of a fold. `output`: see `evaluate_run`."""
-    result = evaluate_run(config, run.path, NEXT, say=reporter.say, output=output).splits[NEXT]
-    checkpoint = find_model_directory(run.path)
-    model = open_model(checkpoint)
-    scorer = Scorer.of(config, model.ranker.to(start_runtime().device), model.calibration)
-    shift = drift(
-        config, model.assets, scorer, read_sample(config, model.assets), read_sample(config, model.assets, NEXT)
-    )
-    return Measured.of(f"{run.path.name}/checkpoints/{checkpoint.name}", plan.evaluate.rows, result, shift)
+    report = evaluate_run(config, run.path, NEXT, say=reporter.say, output=output, with_drift=True)
+    model = f"{run.path.name}/checkpoints/{report.model}"
+    return Measured.of(model, plan.evaluate.rows, report.splits[NEXT])
 
 
 def _fold_config(config: RecapConfig, plan: FoldPlan, save_dir: Path, previous: Path | None) -> RecapConfig:

@@ -1,7 +1,7 @@
 """`Batch`: rows as tensors, the one form in which data reaches a model."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -59,6 +59,10 @@ class Batch:
         if isinstance(index, slice):
             return self._map(lambda tensor: tensor[index])
         return self._map(lambda tensor: tensor.index_select(0, index))
+
+    def blocks(self, rows: int) -> Iterator["Batch"]:
+        """The rows in order, at most `rows` at a time."""
+        return (self.rows(slice(start, start + rows)) for start in range(0, len(self), rows))
 
     def to(self, device: torch.device) -> "Batch":
         """The same rows on another device."""

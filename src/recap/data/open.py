@@ -97,6 +97,13 @@ def _open_readers(config: ReadersConfig, source: Source, *, cache: bool, name: s
             assert_never(config)
 
 
+def open_split(config: RecapConfig, assets: Assets, split: str, say: Say) -> BatchStream:
+    """The stream of a validation set, read alone by one rank. Raises DataError as `open_stream`, and for its cache."""
+    stream = open_stream(config, assets, JobMode.EVALUATE, split, say)
+    check_caches_fit({split: stream})
+    return stream
+
+
 def check_caches_fit(streams: dict[str, BatchStream]) -> None:
     """Raise DataError if the caches of all streams together do not fit into free memory.
 

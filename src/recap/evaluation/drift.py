@@ -18,16 +18,14 @@ from recap.data.encoding.assets import Assets
 from recap.data.open import open_source
 from recap.data.sample import sampled_batches
 from recap.errors import DataError
+from recap.evaluation.evaluate import predictions_of
 from recap.evaluation.observers.bins import MISSING, UNKNOWN, Bins, range_ends
 from recap.evaluation.plain import from_plain
-from recap.model.score_rows import score_rows
 from recap.model.scorer import Scorer
 
 SOME, LARGE = 0.1, 0.25
 """The usual reading of a PSI: little below the first, a large shift above the second (Siddiqi, Credit Risk Scorecards,
 2006)."""
-_BLOCK = 4096
-"""Rows that are scored at once."""
 Pair = tuple[float, float]
 """A value of the reference, and of the rows compared with it."""
 Counts = npt.NDArray[np.float64]
@@ -169,24 +167,10 @@ def _profile(bins: Bins, scorer: Scorer, batches: Sequence[Batch]) -> _Profile:
         counts,
         {name: vector.mean(dim=0).numpy() for name, vector in vectors.items()},
         {name: vector.norm(dim=1).mean().item() for name, vector in vectors.items()},
-        _predicted(scorer, batches),
+        predictions_of(scorer, batches).double(),
         torch.cat([batch.labels for batch in batches if batch.labels is not None]).double(),
         torch.cat([batch.weights for batch in batches if batch.weights is not None]).double(),
     )
-
-
-def _predicted(scorer: Scorer, batches: Sequence[Batch]) -> Tensor:
-    """[N, T] float64, the calibrated predictions; the scorer keeps its mode."""
-    device, was_training = next(scorer.parameters()).device, scorer.training
-    scorer.eval()
-    try:
-        blocks = [
-            batch.rows(slice(start, start + _BLOCK)) for batch in batches for start in range(0, len(batch), _BLOCK)
-        ]
-        scored = [score_rows(scorer, block.to(device)).calibrated_probabilities.cpu() for block in blocks]
-        return torch.cat(scored).double()
-    finally:
-        scorer.train(was_training)
 
 
 def _features(bins: Bins, before: Counts, after: Counts) -> Iterator[FeatureDrift]:

@@ -1,14 +1,34 @@
-"""`evaluate`: shows the rows of a split and their scores to observers."""
+"""`evaluate`: shows the rows of a split and their scores to observers; and the metrics of a sample of rows."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 
 import torch
+from torch import Tensor, nn
 
+from recap.config.recap import RecapConfig
+from recap.data.batch import Batch
 from recap.data.stream.batch_stream import BatchStream
+from recap.evaluation.metrics.estimate import Estimates
+from recap.evaluation.metrics.suite import MetricSuite
 from recap.evaluation.observers.observer import Observer
 from recap.model.score_rows import score_rows
 from recap.model.scorer import Scorer
+
+_BLOCK = 4096
+"""Rows of a sample that are scored at once."""
+
+
+@contextmanager
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """For the block: evaluation mode; afterwards the module has its mode again."""
+    was_training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(was_training)
 
 
 def evaluate(
@@ -24,15 +44,27 @@ def evaluate(
     evaluation.
     """
     device = next(scorer.parameters()).device
-    was_training = scorer.training
-    scorer.eval()
-    try:
-        with torch.inference_mode():
-            for number, batch in enumerate(islice(stream, max_batches), start=1):
-                on_device = batch.to(device)
-                scores = score_rows(scorer, on_device)
-                for observer in observers:
-                    observer.update(on_device, scores)
-                after_batch(number)
-    finally:
-        scorer.train(was_training)
+    with evaluation_mode(scorer), torch.inference_mode():
+        for number, batch in enumerate(islice(stream, max_batches), start=1):
+            on_device = batch.to(device)
+            scores = score_rows(scorer, on_device)
+            for observer in observers:
+                observer.update(on_device, scores)
+            after_batch(number)
+
+
+def predictions_of(scorer: Scorer, batches: Iterable[Batch]) -> Tensor:
+    """The calibrated predictions of all rows, [N, T] float32; the scorer keeps its mode."""
+    device = next(scorer.parameters()).device
+    with evaluation_mode(scorer):
+        blocks = [block for batch in batches for block in batch.blocks(_BLOCK)]
+        return torch.cat([score_rows(scorer, block.to(device)).calibrated_probabilities.cpu() for block in blocks])
+
+
+def estimates_of(predictions: Tensor, rows: Batch, config: RecapConfig, metrics: Sequence[str]) -> Estimates:
+    """`metrics` of `predictions` [B, T] on `rows`, which have labels."""
+    assert rows.labels is not None
+    assert rows.weights is not None
+    suite = MetricSuite(config.tasks, metrics, config.regressions, config.metrics)
+    suite.update(predictions, rows.labels, rows.weights, rows.user)
+    return suite.result().estimates

@@ -18,7 +18,6 @@ from recap.evaluation.observers.metrics import Metrics
 from recap.evaluation.result import records
 from recap.evaluation.run import check_splits, evaluation_config, max_batches
 from recap.model.directory import SavedModel, open_model
-from recap.model.scorer import Scorer
 from recap.reporting import Record, Reporter, Tracker
 from recap.runs import Run
 from recap.runtime import start_runtime
@@ -140,7 +139,7 @@ class _Follower:
         self, model: SavedModel, config: RecapConfig, streams: dict[str, BatchStream], step: int
     ) -> list[Record]:
         """Evaluate a checkpoint on all streams; return the records."""
-        scorer = Scorer.of(config, model.ranker.to(self.runtime.device), model.calibration)
+        scorer = model.scorer(config, self.runtime.device)
         lines: list[Record] = []
         for split, stream in streams.items():
             observer = Metrics(config, split, self.runtime.ranks, intervals=False)

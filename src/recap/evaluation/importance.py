@@ -7,7 +7,6 @@ the same stand in for each other, so each of them may look unimportant alone: pu
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,19 +15,18 @@ from torch import Tensor
 from recap.config.features import FeaturesConfig
 from recap.config.recap import RecapConfig
 from recap.data.batch import Batch, assemble
-from recap.data.encoding.assets import Assets, column_width, discrete_columns
+from recap.data.encoding.assets import Assets, discrete_columns, numeric_columns
 from recap.data.encoding.value_names import value_names
 from recap.evaluation.compare import gain
-from recap.evaluation.metrics.estimate import Difference, Estimates, difference
-from recap.evaluation.metrics.suite import MetricSuite
-from recap.model.score_rows import score_rows
+from recap.evaluation.evaluate import estimates_of, evaluation_mode, predictions_of
+from recap.evaluation.metrics.estimate import Difference, Estimate, Estimates, difference
 from recap.model.scorer import Scorer
 
 MAX_ROWS = 20_000
 """Rows that are scored once for each feature."""
 _BLOCK = 4096
-"""Rows that are scored at once."""
-_METRICS = ("auc", "rce", "xauc", "rmse")
+"""Rows of which gradients are taken at once."""
+METRICS = ("auc", "rce", "xauc", "rmse")
 _MAX_VALUES = 20
 """Values of a vector or column that are listed."""
 
@@ -42,16 +40,6 @@ class FeatureImportance:
     losses: Mapping[str, Mapping[str, Difference]]
     """Task → metric → how much worse the model is without it, above 0 for a useful one: metrics of the data as they
     are, minus those with its values permuted (for metrics that are better lower, the other way round)."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values; undefined numbers are null."""
-        return {
-            "name": self.name,
-            "features": list(self.features),
-            "losses": {
-                task: {metric: _plain(loss) for metric, loss in losses.items()} for task, losses in self.losses.items()
-            },
-        }
 
 
 @dataclass(frozen=True)
@@ -94,10 +82,10 @@ def importance(
     each feature.
     """
     order = torch.from_numpy(np.random.default_rng(config.training.seed).permutation(len(rows)))
-    plain = estimates_of(scorer, rows, config)
+    plain = _estimates(scorer, rows, config)
     result = []
     for name, features in feature_groups(config.features).items():
-        permuted = estimates_of(scorer, permuted_rows(rows, features, order, config.features, assets), config)
+        permuted = _estimates(scorer, permuted_rows(rows, features, order, config.features, assets), config)
         losses = {
             task: {metric: _loss(metric, plain[task][metric], permuted[task][metric]) for metric in metrics}
             for task, metrics in plain.items()
@@ -109,16 +97,12 @@ def importance(
 def permuted_rows(rows: Batch, names: Sequence[str], order: Tensor, features: FeaturesConfig, assets: Assets) -> Batch:
     """`rows` in which features `names` have the values of the rows in `order` [B]."""
     tensors = dict(rows.tensors())
-    for role, columns in (("continuous", features.continuous), ("binary", features.binary)):
-        start = 0
-        for column in columns:
-            end = start + column_width(column, assets)
-            if column.name in names:
-                tensors[role] = _with_columns(tensors[role], slice(start, end), order)
-            start = end
-    for name, positions in discrete_columns(features).items():
+    for column, role, positions in numeric_columns(features, assets):
+        if column.name in names:
+            tensors[role] = _with_columns(tensors[role], slice(positions.start, positions.stop), order)
+    for name, codes in discrete_columns(features).items():
         if name in names:
-            tensors["discrete"] = _with_columns(tensors["discrete"], positions, order)
+            tensors["discrete"] = _with_columns(tensors["discrete"], codes, order)
     for name in tensors:
         kind, _, rest = name.partition("/")
         feature = rest if kind == "vectors" else rest.partition("/")[0]
@@ -136,12 +120,8 @@ def value_importance(scorer: Scorer, rows: Batch, config: RecapConfig, assets: A
     parts = _value_parts(config.features, assets)
     if not parts:
         return []
-    was_training = scorer.training
-    scorer.eval()
-    try:
+    with evaluation_mode(scorer):
         totals = _gradients(scorer, rows, {tensor for _, tensor, _ in parts}, len(config.tasks))
-    finally:
-        scorer.train(was_training)
     result = []
     for feature, tensor, columns in parts:
         for index, task in enumerate(config.tasks):
@@ -154,14 +134,11 @@ def value_importance(scorer: Scorer, rows: Batch, config: RecapConfig, assets: A
 
 def _value_parts(features: FeaturesConfig, assets: Assets) -> list[tuple[str, str, slice]]:
     """Feature, tensor of the batch and columns there, of everything that has several values."""
-    parts = []
-    for role, columns in (("continuous", features.continuous), ("binary", features.binary)):
-        start = 0
-        for column in columns:
-            end = start + column_width(column, assets)
-            if end - start > 1:
-                parts.append((column.name, role, slice(start, end)))
-            start = end
+    parts = [
+        (column.name, role, slice(positions.start, positions.stop))
+        for column, role, positions in numeric_columns(features, assets)
+        if len(positions) > 1
+    ]
     return parts + [(name, f"vectors/{name}", slice(None)) for name in features.vectors]
 
 
@@ -170,8 +147,8 @@ def _gradients(scorer: Scorer, rows: Batch, names: set[str], tasks: int) -> dict
     device = next(scorer.parameters()).device
     means = {name: rows.tensors()[name].float().nan_to_num(0.0).mean(dim=0).to(device) for name in names}
     totals = {name: torch.zeros(tasks, len(mean), dtype=torch.float64) for name, mean in means.items()}
-    for start in range(0, len(rows), _BLOCK):
-        tensors = rows.rows(slice(start, start + _BLOCK)).to(device).tensors()
+    for block in rows.blocks(_BLOCK):
+        tensors = block.to(device).tensors()
         leaves = {name: tensors[name].float().nan_to_num(0.0).requires_grad_() for name in names}
         outputs = scorer.ranker.raw_outputs(rows.with_tensors(tensors | leaves))
         for index, output in enumerate(outputs):
@@ -183,30 +160,11 @@ def _gradients(scorer: Scorer, rows: Batch, names: set[str], tasks: int) -> dict
     return totals
 
 
-def estimates_of(scorer: Scorer, rows: Batch, config: RecapConfig, metrics: Sequence[str] = _METRICS) -> Estimates:
-    """The metrics of the model on `rows`, which have labels."""
-    device, was_training = next(scorer.parameters()).device, scorer.training
-    scorer.eval()
-    try:
-        blocks = [rows.rows(slice(start, start + _BLOCK)) for start in range(0, len(rows), _BLOCK)]
-        scores = [score_rows(scorer, block.to(device)).calibrated_probabilities.cpu() for block in blocks]
-    finally:
-        scorer.train(was_training)
-    return estimates_of_predictions(torch.cat(scores), rows, config, metrics)
+def _estimates(scorer: Scorer, rows: Batch, config: RecapConfig) -> Estimates:
+    return estimates_of(predictions_of(scorer, [rows]), rows, config, METRICS)
 
 
-def estimates_of_predictions(
-    predictions: Tensor, rows: Batch, config: RecapConfig, metrics: Sequence[str] = _METRICS
-) -> Estimates:
-    """The metrics of `predictions` [B, T] on `rows`, which have labels."""
-    assert rows.labels is not None
-    assert rows.weights is not None
-    suite = MetricSuite(config.tasks, metrics, config.regressions, config.metrics)
-    suite.update(predictions, rows.labels, rows.weights, rows.user)
-    return suite.result().estimates
-
-
-def _loss(metric: str, plain: Any, permuted: Any) -> Difference:
+def _loss(metric: str, plain: Estimate, permuted: Estimate) -> Difference:
     return difference(plain, permuted) if gain(metric, 1.0) > 0 else difference(permuted, plain)
 
 
@@ -219,8 +177,3 @@ def _with_columns(tensor: Tensor, columns: slice, order: Tensor) -> Tensor:
     changed = tensor.clone()
     changed[:, columns] = tensor[order][:, columns]
     return changed
-
-
-def _plain(loss: Difference) -> dict[str, float | None]:
-    values = {"value": loss.value, "low": loss.low, "high": loss.high}
-    return {name: value if np.isfinite(value) else None for name, value in values.items()}

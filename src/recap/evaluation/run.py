@@ -7,10 +7,10 @@ from typing import TypeVar
 
 from recap.config.base import dotted
 from recap.config.file.load import stored_values, unread_secrets
-from recap.config.recap import JobMode, RecapConfig
+from recap.config.recap import RecapConfig
 from recap.data.coverage import check_known, describe, too_unknown
 from recap.data.encoding.assets import Assets
-from recap.data.open import check_caches_fit, open_stream
+from recap.data.open import open_split
 from recap.data.sample import sampled_coverage
 from recap.data.stream.batch_stream import BatchStream
 from recap.errors import ConfigError
@@ -97,12 +97,11 @@ def evaluate_run(
     model = open_model(folder)
     combined = evaluation_config(config, model.config, folder)
     runtime = start_runtime()
-    scorer = Scorer.of(combined, model.ranker.to(runtime.device), model.calibration)
+    scorer = model.scorer(combined, runtime.device)
     splits: dict[str, SplitResult] = {}
     inputs = stored_values(config)["validation_data"]
     for name in config.validation_data if split is None else [split]:
-        stream = open_stream(combined, model.assets, JobMode.EVALUATE, name, say)
-        check_caches_fit({name: stream})
+        stream = open_split(combined, model.assets, name, say)
         result = evaluate_split(scorer, stream, combined, name, model.assets, runtime)
         if with_drift:
             samples = read_sample(combined, model.assets), read_sample(combined, model.assets, name)

@@ -15,7 +15,6 @@ from recap.data.encoding.encoder import RowEncoder
 from recap.data.formats.location import Location
 from recap.model.directory import SavedModel, open_model
 from recap.model.score_rows import score_rows
-from recap.model.scorer import Scorer
 from recap.runtime import Runtime, start_runtime
 
 ROWS_AT_ONCE = 8192
@@ -47,7 +46,7 @@ class Predictor:
 
     def __init__(self, model: SavedModel, runtime: Runtime) -> None:
         self.config, self.runtime = model.config, runtime
-        self.scorer = Scorer.of(model.config, model.ranker.to(runtime.device), model.calibration).eval()
+        self.scorer = model.scorer(model.config, runtime.device).eval()
         self.encoder = RowEncoder.for_job(model.config, model.assets, JobMode.INFERENCE)
 
     @classmethod

@@ -34,6 +34,7 @@ from recap.model.calibration import FittedCalibration
 from recap.model.inputs.featurization import ZScoreLog
 from recap.model.inputs.tables import load_pretrained
 from recap.model.ranker import Ranker
+from recap.model.scorer import Scorer
 from recap.runtime import free_memory
 from recap.storage import (
     MANIFEST,
@@ -68,6 +69,10 @@ class SavedModel:
     assets: Assets
     ranker: Ranker
     calibration: FittedCalibration | None = None
+
+    def scorer(self, config: RecapConfig, device: torch.device) -> Scorer:
+        """The scorer on `device`, with the fitted calibration, and the score weights and rates of `config`."""
+        return Scorer.of(config, self.ranker.to(device), self.calibration)
 
 
 def build_ranker(config: RecapConfig, assets: Assets) -> Ranker:

@@ -14,7 +14,8 @@ from recap.data.encoding.assets import discrete_columns
 from recap.evaluation.calibrate.rows import SplitRows
 from recap.evaluation.metrics.estimate import Difference, Estimate, difference
 from recap.evaluation.metrics.suite import MetricSuite
-from recap.evaluation.observers.columns import WEIGHT, ColumnSums, field_rce, max_bins
+from recap.evaluation.observers.columns import ColumnSums, field_rce_estimates, max_bins
+from recap.evaluation.plain import to_plain
 from recap.model.calibration import FittedCalibration, FittedMaps, has_one_code
 
 _BLOCK = 1 << 16
@@ -39,8 +40,9 @@ class TaskGain:
             name: {"before": _estimate(self.before[name]), "after": _estimate(self.after[name])} for name in self.before
         }
         gain = self.log_loss
-        metrics["log_loss"]["gain"] = _numbers({"value": gain.value, "interval": [gain.low, gain.high]})
-        return metrics
+        metrics["log_loss"]["gain"] = {"value": gain.value, "interval": [gain.low, gain.high]}
+        content: dict[str, Any] = to_plain(metrics)
+        return content
 
 
 @dataclass(frozen=True)
@@ -125,11 +127,7 @@ def _field_rce(rows: SplitRows, predictions: Tensor, codes: Tensor) -> list[Esti
     for part in _blocks(len(rows)):
         labels, weights = rows.labels[part].double(), rows.weights[part].double()
         sums.add(index[:, part], predictions[part].double(), labels, weights, buckets[part])
-    by_bucket = sums.sums.transpose(0, 1)  # [G, bins, sums, T]
-    whole = by_bucket.sum(dim=0)
-    values, replicates = field_rce(whole), field_rce(whole - by_bucket)
-    occupied = by_bucket[:, :, WEIGHT].sum(dim=1) > 0  # [G, T]
-    return [Estimate(values[task].item(), replicates[occupied[:, task], task].numpy()) for task in range(tasks)]
+    return field_rce_estimates(sums.sums)
 
 
 def _blocks(rows: int) -> Iterator[slice]:
@@ -138,15 +136,4 @@ def _blocks(rows: int) -> Iterator[slice]:
 
 
 def _estimate(estimate: Estimate) -> dict[str, Any]:
-    return _numbers({"value": estimate.value, "interval": list(estimate.interval())})
-
-
-def _numbers(content: dict[str, Any]) -> dict[str, Any]:
-    """JSON has no NaN: undefined values become null."""
-
-    def finite(value: Any) -> Any:
-        if isinstance(value, list):
-            return [finite(item) for item in value]
-        return value if math.isfinite(value) else None
-
-    return {name: finite(value) for name, value in content.items()}
+    return {"value": estimate.value, "interval": estimate.interval()}

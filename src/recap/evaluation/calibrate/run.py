@@ -9,10 +9,10 @@ from pathlib import Path
 
 from recap.config.data import SourceConfig
 from recap.config.file.load import stored_values
-from recap.config.recap import JobMode, RecapConfig
+from recap.config.recap import RecapConfig
 from recap.data.formats.files import find_files
 from recap.data.formats.open import open_format
-from recap.data.open import open_stream
+from recap.data.open import open_split
 from recap.errors import InputError
 from recap.evaluation.calibrate.gain import SplitGain, code_columns, measure_gain
 from recap.evaluation.calibrate.rows import SplitRows, collect_rows
@@ -20,7 +20,6 @@ from recap.evaluation.calibrate.tasks import Calibrating, Method, check_feature,
 from recap.evaluation.run import check_splits, evaluation_config
 from recap.model.calibration import FittedCalibration
 from recap.model.directory import CALIBRATION, SavedModel, copy_model, open_model
-from recap.model.scorer import Scorer
 from recap.reporting import Say, say_to_stderr
 from recap.runs import STATE, Step, find_model_directory
 from recap.runtime import Runtime, start_runtime
@@ -182,9 +181,9 @@ def _gain_on_half(calibrating: Calibrating, rows: SplitRows) -> SplitGain:
 def _rows(model: SavedModel, calibrating: Calibrating, split: str, runtime: Runtime, say: Say) -> SplitRows:
     """The rows of a split, with the probabilities of the model without its fitted calibration."""
     config = calibrating.config
-    stream = open_stream(config, model.assets, JobMode.EVALUATE, split, say)
+    stream = open_split(config, model.assets, split, say)
     columns = code_columns(config, calibrating.by)
-    rows = collect_rows(Scorer.of(config, model.ranker.to(runtime.device)), stream, columns)
+    rows = collect_rows(model.scorer(config, runtime.device), stream, columns)
     if rows.is_sample:
         say(f"{split}: {_size(rows)}")
     return rows

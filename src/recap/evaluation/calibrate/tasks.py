@@ -80,8 +80,7 @@ class Calibrating:
         """Raises NotFitted."""
         if task in self.config.regressions:
             raise NotFitted("a regression")
-        evaluated = self.config.validation_data[self.split].evaluation_tasks
-        if evaluated is not None and task not in evaluated:
+        if task not in self.config.evaluated_tasks(self.split):
             raise NotFitted(f"{self.split} does not evaluate it")
         for count, noun in ((of_task.positives, "positive"), (of_task.negatives, "negative")):
             if count.effective < MIN_POSITIVES:

@@ -19,7 +19,8 @@ from recap.errors import DataError
 from recap.evaluation.checks.evidence import Evidence, Overlap
 from recap.evaluation.checks.trees import against_trees
 from recap.evaluation.drift import Drift
-from recap.evaluation.importance import FeatureImportance, estimates_of, sample_of
+from recap.evaluation.evaluate import estimates_of, predictions_of
+from recap.evaluation.importance import METRICS, FeatureImportance, sample_of
 from recap.evaluation.metrics.estimate import Estimates
 from recap.evaluation.observers.conflicts import conflicts
 from recap.evaluation.result import Conflicts, SplitResult
@@ -32,6 +33,7 @@ _MAX_ROWS = 50_000
 _MAX_TIMED_FILES = 32
 """Files of which all times are read: the last of the training files, and the first of the split."""
 _BLOCK = 1024
+"""Rows of which gradients are taken at once."""
 
 
 def gather(
@@ -60,9 +62,8 @@ def gather(
     estimates: Estimates = {}
     cosines: Conflicts = {}
     if sample is not None:
-        estimates = estimates_of(scorer, sample, config)
-        blocks = [sample.rows(slice(start, start + _BLOCK)) for start in range(0, len(sample), _BLOCK)]
-        cosines = conflicts(scorer.ranker, blocks, config, split, runtime)
+        estimates = estimates_of(predictions_of(scorer, [sample]), sample, config, METRICS)
+        cosines = conflicts(scorer.ranker, sample.blocks(_BLOCK), config, split, runtime)
     return Evidence(
         config,
         split,

@@ -13,7 +13,7 @@ import torch
 
 from recap.config.recap import RecapConfig
 from recap.data.batch import Batch
-from recap.evaluation.importance import estimates_of, estimates_of_predictions
+from recap.evaluation.evaluate import estimates_of, predictions_of
 from recap.evaluation.metrics.estimate import Difference, difference
 from recap.model.scorer import Scorer
 
@@ -61,13 +61,13 @@ def against_trees(scorer: Scorer, training: Batch, rows: Batch, config: RecapCon
     able = sorted(able, key=lambda index: -counts[index].item())[:_MAX_TASKS]
     if not able:
         return {}
-    ours = estimates_of(scorer, rows, config, ("auc",))
+    ours = estimates_of(predictions_of(scorer, [rows]), rows, config, ("auc",))
     predictions = torch.zeros(len(rows), len(config.tasks))
     inputs, categories = _columns(training)
     tested, _ = _columns(rows)
     for index in able:
         predictions[:, index] = torch.from_numpy(_fitted(inputs, categories, training, index, tested))
-    theirs = estimates_of_predictions(predictions, rows, config, ("auc",))
+    theirs = estimates_of(predictions, rows, config, ("auc",))
     tasks = [config.tasks[index] for index in able]
     return {
         task: difference(ours[task]["auc"], theirs[task]["auc"])

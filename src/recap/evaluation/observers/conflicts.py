@@ -8,6 +8,7 @@ import torch
 from recap.config.optimizer import GradNormConfig, PcGradConfig
 from recap.config.recap import RecapConfig
 from recap.data.batch import Batch
+from recap.evaluation.evaluate import evaluation_mode
 from recap.evaluation.result import Conflicts
 from recap.model.gradients import TaskGradients, cosines
 from recap.model.objective.objective import Objective
@@ -33,9 +34,7 @@ def conflicts(ranker: Ranker, stream: Iterable[Batch], config: RecapConfig, spli
     objective = Objective(config).to(runtime.device)
     tasks = len(config.tasks)
     totals, counts = torch.zeros(2, tasks, tasks, dtype=torch.float64)
-    was_training = ranker.training
-    ranker.eval()
-    try:
+    with evaluation_mode(ranker):
         for batch in islice(stream, min(steps, MAX_BATCHES) if steps >= 0 else MAX_BATCHES):
             batch = batch.to(runtime.device)
             losses = objective(ranker.raw_outputs(batch), batch)
@@ -44,8 +43,6 @@ def conflicts(ranker: Ranker, stream: Iterable[Batch], config: RecapConfig, spli
             similarities = cosines(gradients.gram())
             totals += similarities.nan_to_num(0.0)
             counts += similarities.isfinite()
-    finally:
-        ranker.train(was_training)
     means = (totals / counts).tolist()
     columns = {task: config.tasks.index(task) for task in config.evaluated_tasks(split)}
     return {one: {other: means[row][column] for other, column in columns.items()} for one, row in columns.items()}

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from recap.config.recap import JobMode, RecapConfig
-from recap.data.open import check_caches_fit, open_stream
+from recap.config.recap import RecapConfig
+from recap.data.open import open_split
 from recap.errors import InputError
 from recap.evaluation.asked import validated
 from recap.evaluation.evaluate import evaluate
@@ -11,7 +11,6 @@ from recap.evaluation.observers.score import SampledLists
 from recap.evaluation.run import check_splits, evaluation_config, max_batches
 from recap.evaluation.weights.lists import MIN_ROWS, ListSample
 from recap.model.directory import open_model
-from recap.model.scorer import Scorer
 from recap.reporting import Say, say_to_stderr
 from recap.runs import Step, find_model_directory
 from recap.runtime import start_runtime
@@ -35,9 +34,8 @@ def sample_lists(
     scoring = combined.scoring.model_dump() | {"weights": config.scoring.weights}
     combined = validated(combined.model_dump() | {"scoring": scoring}, folder)
     runtime = start_runtime()
-    scorer = Scorer.of(combined, model.ranker.to(runtime.device), model.calibration)
-    stream = open_stream(combined, model.assets, JobMode.EVALUATE, name, say)
-    check_caches_fit({name: stream})
+    scorer = model.scorer(combined, runtime.device)
+    stream = open_split(combined, model.assets, name, say)
     observer = SampledLists(combined, runtime.ranks)
     evaluate(scorer, stream, [observer], max_batches(combined))
     sample = observer.result()
