@@ -71,6 +71,15 @@ def test_a_window_holds_its_first_moment_and_not_its_end(tmp_path: Path) -> None
     assert {file.stem: rows for file, rows in written.items()} == dict(zip(names, [4, 1, 5, 42, 48], strict=True))
 
 
+def test_windows_of_one_name_are_an_error(tmp_path: Path) -> None:
+    times = pa.array(int(datetime(2024, 10, 27, tzinfo=UTC).timestamp()) + np.arange(4) * 3600)
+    pq.write_table(pa.table({"time": times}), tmp_path / "0.parquet")
+    at = ["2024-10-27T02:30+02:00", "2024-10-27T02:30+01:00"]
+    cut = parse_cut(days=False, hours=False, at=at, timezone="Europe/Berlin")
+    with pytest.raises(InputError, match="2 windows would be named 2024-10-27T02-30-00, because the clocks of Europe/"):
+        split_files([str(tmp_path / "0.parquet")], tmp_path / "out", "time", cut)
+
+
 def test_dates_in_digits_are_days() -> None:
     times = microseconds_of(pa.chunked_array([[20240229, 20240301]]), "date")
     assert [str(np.datetime64(int(time), "us"))[:10] for time in times] == ["2024-02-29", "2024-03-01"]
@@ -109,7 +118,13 @@ def test_a_wrong_cut_is_an_error(options: dict[str, object], message: str) -> No
     [
         ("when", ["2024-05-02"], r"0.parquet: has no column 'when', which --by names"),
         ("lists", ["2024-05-02"], r"0.parquet: column 'lists': holds list<.*>, expected times"),
-        ("gaps", ["2024-05-02"], r"0.parquet: column 'gaps': 1 rows have no time; remove them"),
+        ("gaps", ["2024-05-02"], r"0.parquet: column 'gaps': no time in 1 row; remove it"),
+        ("before", ["2024-05-02"], r"0.parquet: column 'before': holds times before the year 2 or after 9998"),
+        ("unsigned", ["2024-05-02"], "all 3 rows are in one window of time"),
+        ("coarse", ["2024-05-02"], r"column 'coarse': holds times before the year 2 or after 9998"),
+        ("digits", ["2024-05-02"], r"column 'digits': found 20240230, which is no date"),
+        ("mixed", ["2024-05-02"], r"column 'mixed': some times have a time zone or an offset, others have none"),
+        ("words", ["2024-05-02"], r"column 'words': found 'now', expected a time such as"),
         ("time", ["2020-01-01"], r"all 3 rows are in one window of time"),
         ("time", [str(1000 + n) for n in range(1001)], "windows of time are more than 1,000"),
     ],
@@ -118,7 +133,19 @@ def test_rows_without_windows_are_an_error(column: str, at: list[str], message: 
     count = 1002 if "more than" in message else 3
     time = np.arange(1000, 1000 + count) if count > 3 else SECONDS[:3]
     gaps = [None if row == 1 else int(second) for row, second in enumerate(time)]
-    table = pa.table({"time": time, "gaps": gaps, "lists": [[1]] * count})
+    table = pa.table(
+        {
+            "time": time,
+            "gaps": gaps,
+            "lists": [[1]] * count,
+            "before": np.full(count, -99_999_999_999),
+            "unsigned": np.full(count, 2**64 - 1, np.uint64),
+            "coarse": pa.array(np.full(count, 2**62), pa.timestamp("ms")),
+            "digits": np.full(count, 20240230),
+            "mixed": ["2024-05-01", "2024-05-03T00:00:00Z", "2024-05-01"] * (count // 3),
+            "words": ["2024-05-01", "now", "2024-05-01"] * (count // 3),
+        }
+    )
     pq.write_table(table, tmp_path / "0.parquet")
     cut = parse_cut(days=False, hours=False, at=at, timezone="UTC")
     with pytest.raises((DataError, InputError), match=message):

@@ -127,6 +127,12 @@ def split_files(
             f"{files.files[0]}: {len(rows):,} windows of time are more than {MAX_WINDOWS:,}, which can be written at "
             "once; split into longer windows, or check the unit of the times"
         )
+    for name, count in Counter(names.values()).items():
+        if count > 1:
+            raise InputError(
+                f"--at: {plural(count, 'window')} would be named {name}, because the clocks of {cut.timezone} go back; "
+                "add --timezone UTC, with offsets in the times"
+            )
     check_folder(output)
     outputs = {window: output / f"{name}.parquet" for window, name in names.items()}
     check_not_an_input(outputs.values(), files.files)

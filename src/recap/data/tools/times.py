@@ -12,15 +12,20 @@ import pyarrow as pa
 from recap.data.encoding.kinds import decoded, is_text
 from recap.data.formats.tables import TableFiles
 from recap.errors import DataError
+from recap.text import plural, shorten
 
 SECOND = 1_000_000
 """Microseconds."""
 HOUR, DAY = 3600 * SECOND, 86_400 * SECOND
 _SECONDS_BELOW = 1e11
 """Integer times below it are in seconds; each unit after that is 1,000 times finer."""
+_TIMES = (pa.timestamp("us"), pa.timestamp("us", "UTC"))
+"""Times without and with a time zone."""
 _FIRST_DATE, _LAST_DATE = 19_000_101, 22_001_231
 """Range of dates in digits, such as 20230405."""
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_FIRST_TIME, _LAST_TIME = (int(np.datetime64(f"{year:04}", "us").astype(np.int64)) for year in (2, 9999))
+"""Microseconds; calendars end a year beyond, which no time zone reaches from here."""
 
 
 def times_of(column: pa.ChunkedArray, name: str) -> npt.NDArray[np.int64 | np.float64]:
@@ -39,17 +44,26 @@ def microseconds_of(column: pa.ChunkedArray, name: str) -> npt.NDArray[np.int64]
     """Times in microseconds since 1970 in UTC, [rows] int64.
 
     A timestamp without a time zone is in UTC. Numbers are dates in digits, such as 20230405, or count seconds,
-    milliseconds, microseconds or nanoseconds since 1970, as their size says. Raises DataError as `times_of`.
+    milliseconds, microseconds or nanoseconds since 1970, as their size says. Raises DataError as `times_of`, and for
+    times before the year 2 or after 9998.
     """
     values = _timestamps_or_numbers(column, name)
-    if pa.types.is_timestamp(values.type):
-        return _integers(values)
-    numbers = _numbers(values)
-    if not len(numbers):
+    if not len(values):
         return np.empty(0, np.int64)
+    times = _integers(values) if pa.types.is_timestamp(values.type) else _from_numbers(_numbers(values), name)
+    if times.min() < _FIRST_TIME or times.max() >= _LAST_TIME:
+        raise _beyond_calendar(name)
+    return times
+
+
+def _from_numbers(numbers: npt.NDArray[np.int64 | np.float64], name: str) -> npt.NDArray[np.int64]:
     if is_date(float(numbers.min())) and is_date(float(numbers.max())):
-        return _from_dates(numbers.astype(np.int64))
+        return _from_dates(numbers.astype(np.int64), name)
     return from_epoch(numbers)
+
+
+def _beyond_calendar(name: str) -> DataError:
+    return DataError(f"column {name!r}: holds times before the year 2 or after 9998; fix them, or their unit")
 
 
 def from_epoch(numbers: npt.NDArray[np.int64 | np.float64]) -> npt.NDArray[np.int64]:
@@ -66,7 +80,11 @@ def _timestamps_or_numbers(column: pa.ChunkedArray, name: str) -> pa.Array:
     if is_text(values.type):
         values = _parsed(values, name)
     if pa.types.is_date(values.type) or pa.types.is_timestamp(values.type):
-        values = values.cast(pa.timestamp("us"), safe=False)
+        is_finer = pa.types.is_timestamp(values.type) and values.type.unit == "ns"
+        try:
+            values = values.cast(pa.timestamp("us"), safe=not is_finer)
+        except pa.ArrowInvalid:
+            raise _beyond_calendar(name) from None
     elif not (
         pa.types.is_integer(values.type) or pa.types.is_floating(values.type) or pa.types.is_decimal(values.type)
     ):
@@ -75,7 +93,8 @@ def _timestamps_or_numbers(column: pa.ChunkedArray, name: str) -> pa.Array:
     if not missing and pa.types.is_floating(values.type):
         missing = int((~np.isfinite(values.to_numpy(zero_copy_only=False))).sum())
     if missing:
-        raise DataError(f"column {name!r}: {missing:,} rows have no time; remove them")
+        them = "it" if missing == 1 else "them"
+        raise DataError(f"column {name!r}: no time in {plural(missing, 'row')}; remove {them}")
     return values
 
 
@@ -86,23 +105,39 @@ def _integers(values: pa.Array) -> npt.NDArray[np.int64]:
 
 def _numbers(values: pa.Array) -> npt.NDArray[np.int64 | np.float64]:
     if pa.types.is_integer(values.type):
-        return _integers(values)
-    floats: npt.NDArray[np.float64] = values.cast(pa.float64()).to_numpy(zero_copy_only=False)
+        with suppress(pa.ArrowInvalid):  # unsigned, beyond int64
+            return _integers(values)
+    floats: npt.NDArray[np.float64] = values.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     return floats
 
 
 def _parsed(texts: pa.Array, name: str) -> pa.Array:
-    for kind in (pa.timestamp("us"), pa.timestamp("us", "UTC")):
+    for kind in _TIMES:
         with suppress(pa.ArrowException):  # the next kind, or the error below
             return texts.cast(kind)
-    text = next((value for value in texts.to_pylist() if value is not None), None)
-    raise DataError(f"column {name!r}: found {text!r}, expected a time such as 2026-01-31 18:00:00")
+    for text in texts.drop_null():
+        if not any(_is_time(text, kind) for kind in _TIMES):
+            raise DataError(
+                f"column {name!r}: found {shorten(str(text))!r}, expected a time such as 2026-01-31 18:00:00"
+            )
+    raise DataError(f"column {name!r}: some times have a time zone or an offset, others have none; write all alike")
 
 
-def _from_dates(digits: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Microseconds at the start of dates in digits."""
+def _is_time(text: pa.Scalar, kind: pa.DataType) -> bool:
+    try:
+        return bool(text.cast(kind).is_valid)
+    except pa.ArrowException:
+        return False
+
+
+def _from_dates(digits: npt.NDArray[np.int64], name: str) -> npt.NDArray[np.int64]:
+    """Microseconds at the start of dates in digits. Raises DataError for a day that no month has."""
     months = (digits // 10_000 - 1970) * 12 + digits // 100 % 100 - 1
     days = months.astype("datetime64[M]").astype("datetime64[D]") + (digits % 100 - 1)
+    wrong = days.astype("datetime64[M]").astype(np.int64) != months
+    wrong |= (digits // 100 % 100 - 1) // 12 != 0
+    if wrong.any():
+        raise DataError(f"column {name!r}: found {digits[wrong][0]}, which is no date; expected one such as 20260131")
     microseconds: npt.NDArray[np.int64] = days.astype("datetime64[us]").astype(np.int64)
     return microseconds
 
