@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from recap.errors import InputError
 from recap.evaluation.metrics.estimate import Estimate
@@ -54,7 +55,20 @@ def test_a_report_is_read_from_its_run(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["evaluation.json"]
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"model": "a", "splits": {"test": 3}, "gates": []}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[]",
+        "{}",
+        "[" * 100_000,
+        '{"model": "a", "splits": {"test": 3}}',
+        '{"model": "a", "splits": {"test": {"like": {"auc": "high"}}}}',
+        '{"model": "a", "splits": {}, "intervals": {"test": {"like": {"auc": [0.1]}}}}',
+        '{"model": "a", "splits": {}, "strata": {"test": {"like": {"auc": 0.1}}}}',
+        '{"model": "a", "splits": {}, "gates": []}',
+    ],
+)
 def test_a_damaged_file_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "evaluation.json").write_text(content)
     with pytest.raises(InputError, match=r"evaluation\.json: damaged"):
@@ -114,6 +128,15 @@ def test_replicates_of_other_splits_are_kept_and_of_other_rows_are_not_read(tmp_
     assert not estimates_file(file).exists()
     estimates_file(file).write_bytes(kept)  # as if the writing of both files had been cut short
     assert all(not split.estimates for split in EvaluationReport.read_estimates(file).splits.values())
-    estimates_file(file).write_bytes(kept[:100])
-    with pytest.raises(InputError, match=r"evaluation\.safetensors: damaged; run 'recap evaluate"):
-        EvaluationReport.read_estimates(file)
+    names = {"0": json.dumps({"split": "test", "rows": "cd0", "task": "share", "metrics": ["auc"]})}
+    for damaged in (kept[:100], save({"0": np.zeros(1)}), save({"0": np.zeros(1)}, names)):
+        estimates_file(file).write_bytes(damaged)
+        with pytest.raises(InputError, match=r"evaluation\.safetensors: damaged; run 'recap evaluate"):
+            EvaluationReport.read_estimates(file)
+    EvaluationReport("step_00000012", {"new": measured("ef")}).write(file, keep_others=True)
+    read = EvaluationReport.read_estimates(file)
+    assert {name: list(split.estimates) for name, split in read.splits.items()} == {
+        "new": ["share", SCORE],
+        "test": [],
+        "validation": [],
+    }

@@ -110,11 +110,10 @@ class EvaluationReport:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:
-        """The inverse of `to_json`. Raises KeyError, TypeError or ValueError for invalid content."""
+        """The inverse of `to_json`. Raises AttributeError, KeyError, TypeError or ValueError for invalid content."""
         values = {name: content.get(name, {}) for name in ("data", "models", "users", "rows", "slices", "drift")}
         decoded = {name: from_plain(part) for name, part in content.items() if name not in ("model", *values)}
-        parts = ("strata", "gates", "conflicts", "unknown", "intervals", "score", "uncalibrated")
-        sections = {name: decoded.get(name, {}) for name in parts}
+        sections = {name: _of_splits(decoded.get(name, {}), depth) for name, depth in _SECTIONS.items()}
         return cls(
             str(content["model"]),
             {
@@ -128,7 +127,7 @@ class EvaluationReport:
                     slices=Slices.from_json(values["slices"][split]) if split in values["slices"] else None,
                     drift=Drift.from_json(values["drift"][split]) if split in values["drift"] else None,
                 )
-                for split, metrics in dict(decoded["splits"]).items()
+                for split, metrics in _of_splits(decoded["splits"], 2).items()
             },
             tuple(content.get("overrides", ())),
         )
@@ -141,7 +140,9 @@ class EvaluationReport:
         splits = dict(self.splits)
         if keep_others:
             with suppress(InputError):
-                before = self.read_estimates(file)
+                before = self.read_file(file)
+                with suppress(InputError):  # damaged estimates; the metrics are kept
+                    before = self.read_estimates(file)
                 for name, result in before.splits.items():
                     model = before.model_of(name)
                     splits.setdefault(name, replace(result, model="" if model == self.model else model))
@@ -161,7 +162,7 @@ class EvaluationReport:
             return cls.from_json(json.loads(file.read_text(encoding="utf-8")))
         except FileNotFoundError:
             raise InputError(f"{file}: no such file; run 'recap evaluate {file.parent}' first") from None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise InputError(f"{file}: damaged; run 'recap evaluate {file.parent}' again") from None
 
     @classmethod
@@ -171,10 +172,28 @@ class EvaluationReport:
         beside = estimates_file(file)
         try:
             read = _read_estimates(beside, report.splits) if beside.exists() else {}
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError):
             raise InputError(f"{beside}: damaged; run 'recap evaluate {file.parent}' again") from None
         splits = {name: replace(split, estimates=read.get(name, {})) for name, split in report.splits.items()}
         return replace(report, splits=splits)
+
+
+_SECTIONS = {"strata": 3, "gates": 2, "conflicts": 2, "unknown": 1, "intervals": 2, "score": 1, "uncalibrated": 2}
+"""Section of `evaluation.json` → the depth of its mappings in a split."""
+
+
+def _of_splits(section: Any, depth: int) -> dict[str, Any]:
+    """Split → mappings of this depth with numbers or intervals. Raises AttributeError, TypeError or ValueError."""
+    return {split: _numbers(part, depth) for split, part in section.items()}
+
+
+def _numbers(part: Any, depth: int) -> Any:
+    if depth:
+        return {name: _numbers(value, depth - 1) for name, value in part.items()}
+    if isinstance(part, tuple):
+        low, high = part
+        return float(low), float(high)
+    return float(part)
 
 
 def estimates_file(file: Path) -> Path:
@@ -209,6 +228,8 @@ def _read_estimates(file: Path, splits: Mapping[str, SplitResult]) -> dict[str, 
             name = json.loads(names[key])
             result = splits.get(name["split"])
             if result is not None and result.rows == name["rows"]:
+                if tensors.get_slice(key).get_dtype() != "F64" or len(tensors.get_slice(key).get_shape()) != 2:
+                    raise ValueError("replicates are [metrics, buckets] float64")
                 values = result.score if name["task"] == SCORE else result.metrics[name["task"]]
                 pairs = zip(name["metrics"], tensors.get_tensor(key), strict=True)
                 estimates = {metric: Estimate(values[metric], row) for metric, row in pairs}
