@@ -3,6 +3,7 @@
 import json
 import signal
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from support import Recorder, feed_table, feed_values
 
 from recap.backtest.chart import chart
-from recap.backtest.record import RECORD, Record, open_record
+from recap.backtest.record import RECORD, Fold, Record, open_record
 from recap.backtest.run import NEXT, backtest, evaluate_holdout
 from recap.backtest.windows import find_windows, plan_folds
 from recap.cli.main import app
@@ -243,6 +244,31 @@ def test_only_an_empty_folder_or_that_of_the_backtest_is_written_to(days: Path, 
     (tmp_path / "damaged" / RECORD).write_text("{}")
     with pytest.raises(InputError, match=r"backtest.json: damaged"):
         backtest(config_for(days), tmp_path / "damaged", Reporter())
+
+
+def test_a_damaged_record_is_refused_and_so_is_one_without_its_configuration(days: Path, tmp_path: Path) -> None:
+    windows = find_windows(config_for(days))
+    fold = Fold("model", 9, {"like": {"auc": 0.5}}, {"like": {"auc": (0.4, 0.6)}}, {"hour": 0.1}, {"like": (0.5, 0.5)})
+    whole = replace(fold, window=windows[1].name, trained_on=(windows[0].name,))
+    file = tmp_path / RECORD
+    Record(windows, 0, [whole]).write(tmp_path)
+    assert Record.read(file).folds == (whole,)
+    changes: list[dict[str, Any]] = [
+        {"metrics": 5},
+        {"metrics": {"like": {"auc": "high"}}},
+        {"intervals": {"like": {"auc": (0.4,)}}},
+        {"features": {"hour": "much"}},
+        {"predictions": 5},
+        {"window": "../elsewhere"},
+        {"trained_on": ()},
+    ]
+    for change in changes:
+        Record(windows, 0, [replace(whole, **change)]).write(tmp_path)
+        with pytest.raises(InputError, match=r"backtest.json: damaged"):
+            Record.read(file)
+    Record(windows, 0, [whole]).write(tmp_path)
+    with pytest.raises(InputError, match=r"backtest.yaml: no such file; restore it"):
+        open_record(config_for(days), tmp_path, windows)
 
 
 def test_a_fold_does_not_choose_by_its_own_window(days: Path, tmp_path: Path) -> None:

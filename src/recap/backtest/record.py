@@ -12,7 +12,7 @@ from recap.config.file.diff import describe_changes, differences
 from recap.config.file.load import dump_config, load_stored_beside
 from recap.config.recap import RecapConfig
 from recap.errors import CheckpointError, InputError
-from recap.evaluation.plain import from_plain, to_plain
+from recap.evaluation.plain import from_plain, numbers, to_plain
 from recap.evaluation.result import SplitResult, TaskMetrics
 from recap.storage import replace_text
 
@@ -26,6 +26,8 @@ _FREE = (
     ("backtest", "inputs"),
 )
 """What may change in the configuration: a backtest replaces it, or compares the files themselves."""
+_DEPTHS = {"metrics": 2, "intervals": 2, "features": 1, "predictions": 1}
+"""The mappings of a `Measured` → their depth."""
 Interval = tuple[float, float]
 Pair = tuple[float, float]
 
@@ -108,9 +110,12 @@ class Record:
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
             windows = [_window(item) for item in content["windows"]]
-            folds = [Fold(**from_plain(item)) for item in content["folds"]]
-            uses = [HoldoutUse(**from_plain(item)) for item in content["holdout_uses"]]
-            return cls(tuple(windows), content["holdout"], tuple(folds), tuple(uses))
+            folds = [Fold(**_measured(item)) for item in content["folds"]]
+            uses = [HoldoutUse(**_measured(item)) for item in content["holdout_uses"]]
+            names = {window.name for window in windows}
+            if any(not fold.trained_on or not names.issuperset((fold.window, *fold.trained_on)) for fold in folds):
+                raise ValueError("a fold has windows that the backtest does not have")
+            return cls(tuple(windows), int(content["holdout"]), tuple(folds), tuple(uses))
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise InputError(f"{file}: damaged; restore it from a copy, or choose another --output") from None
 
@@ -134,8 +139,9 @@ def open_record(config: RecapConfig, folder: Path, windows: Sequence[Window]) ->
         new.write(folder)
         return new
     before = Record.read(folder / RECORD)
-    if (folder / CONFIG).exists():
-        _check_config(config, folder / CONFIG)
+    if not (folder / CONFIG).exists():
+        raise InputError(f"{folder / CONFIG}: no such file; restore it from a copy, or choose another --output")
+    _check_config(config, folder / CONFIG)
     _check_windows(before, windows, folder)
     return replace(before, windows=tuple(windows))
 
@@ -170,6 +176,11 @@ def half_width(measured: Measured, task: str, metric: str) -> float:
     """Half the width of the interval of a metric; NaN without one."""
     low, high = measured.intervals.get(task, {}).get(metric, (math.nan, math.nan))
     return (high - low) / 2
+
+
+def _measured(item: Mapping[str, Any]) -> dict[str, Any]:
+    values: dict[str, Any] = from_plain(item)
+    return values | {name: numbers(values[name], depth) for name, depth in _DEPTHS.items()}
 
 
 def _window(item: Mapping[str, Any]) -> Window:

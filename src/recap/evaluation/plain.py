@@ -24,3 +24,16 @@ def from_plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return tuple(from_plain(item) for item in value)
     return math.nan if value is None else value
+
+
+def numbers(value: Any, depth: int) -> Any:
+    """Mappings of this depth, of numbers or intervals, as floats.
+
+    Raises AttributeError, TypeError or ValueError for anything else.
+    """
+    if depth:
+        return {name: numbers(item, depth - 1) for name, item in value.items()}
+    if isinstance(value, tuple):
+        low, high = value
+        return float(low), float(high)
+    return float(value)

@@ -15,7 +15,7 @@ from safetensors.numpy import save
 from recap.errors import InputError
 from recap.evaluation.drift import Drift
 from recap.evaluation.metrics.estimate import Estimate, Estimates
-from recap.evaluation.plain import from_plain, to_plain
+from recap.evaluation.plain import from_plain, numbers, to_plain
 from recap.evaluation.slices import Slices
 from recap.reporting import Record
 from recap.runs import Run
@@ -184,16 +184,7 @@ _SECTIONS = {"strata": 3, "gates": 2, "conflicts": 2, "unknown": 1, "intervals":
 
 def _of_splits(section: Any, depth: int) -> dict[str, Any]:
     """Split → mappings of this depth with numbers or intervals. Raises AttributeError, TypeError or ValueError."""
-    return {split: _numbers(part, depth) for split, part in section.items()}
-
-
-def _numbers(part: Any, depth: int) -> Any:
-    if depth:
-        return {name: _numbers(value, depth - 1) for name, value in part.items()}
-    if isinstance(part, tuple):
-        low, high = part
-        return float(low), float(high)
-    return float(part)
+    return {split: numbers(part, depth) for split, part in section.items()}
 
 
 def estimates_file(file: Path) -> Path:
