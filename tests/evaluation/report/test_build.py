@@ -48,6 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for section in ("model", "train_data"):
         values[section]["tasks"].pop("share")
     values["scoring"]["weights"].pop("share")
+    values["training"] |= {"num_train_steps": 2, "eval_log_every_n": None}
     trained("fewer", values)
     return folder
 

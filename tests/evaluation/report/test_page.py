@@ -46,7 +46,7 @@ class Opened:
         self.page.on("dialog", lambda dialog: self.messages.append(f"dialog: {dialog.message}"))
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.goto(file.as_uri())
-        self.page.wait_for_function("document.body.dataset.drawn !== undefined")
+        self.page.wait_for_selector("body[data-drawn]")  # wait_for_function would need unsafe-eval
 
     def column(self, table: str, index: int) -> list[str]:
         """The text of a column, first lines only."""
@@ -55,7 +55,7 @@ class Opened:
 
     def select(self, task: str) -> None:
         self.page.select_option("#task-curves", task)
-        self.page.wait_for_function("name => document.body.dataset.drawn === name", arg=task)
+        sync_api.expect(self.page.locator("body")).to_have_attribute("data-drawn", task)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def test_it_draws_every_chart_in_light_and_dark_and_does_not_scroll_sideways(ope
     for scheme, width in (("dark", 390), ("light", 1280)):
         opened.page.set_viewport_size({"width": width, "height": 844})
         opened.page.emulate_media(color_scheme=scheme)
-        assert opened.page.locator("figure[data-chart] .plot svg:visible").count() == 8
+        sync_api.expect(opened.page.locator("figure[data-chart] .plot svg:visible")).to_have_count(8)
         assert opened.page.locator("figure[data-chart] [role=img][aria-label]:visible").count() == 8
         assert opened.page.evaluate("document.documentElement.scrollWidth") == width
 

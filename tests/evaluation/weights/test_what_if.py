@@ -95,7 +95,7 @@ def test_equalize_gives_each_task_the_same_share_and_yaml_has_the_weights(page: 
     assert weights_of(page.input_value("#wi-yaml")) == equal
     assert {task: float(field(page, task).input_value()) for task in equal} == equal
     page.get_by_role("button", name="Copy as YAML").click()
-    page.wait_for_function("document.getElementById('wi-copied').textContent !== ''")
+    sync_api.expect(page.locator("#wi-copied")).not_to_be_empty()
 
 
 def test_what_is_not_a_number_changes_nothing(page: Any) -> None:

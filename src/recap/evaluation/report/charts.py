@@ -245,7 +245,7 @@ def _data() -> "alt.NamedData":
 def _y(title: str) -> "alt.Y":
     import altair as alt
 
-    return alt.Y("y:Q", title=title, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=5))
+    return alt.Y("y:Q", title=title, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=5, format=".4~g"))
 
 
 def _side() -> "alt.Color":
