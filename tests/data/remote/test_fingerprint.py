@@ -45,6 +45,9 @@ LABEL_CHANGES: dict[str, Any] = {
     "weigh_samples": True,
     "weight": "weight",
     "user": None,
+    "request": "request_id",
+    "timestamp": "served_at_ms",
+    "strata_time": "served_at_ms",
 }
 ENCODER_CHANGES: dict[str, Any] = {
     "features": FeaturesConfig.model_validate(FEATURES | {"continuous": ["age"]}),
