@@ -1,7 +1,6 @@
 """What a backtest has done: `backtest.json`, from which a repeated command continues."""
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -170,12 +169,6 @@ def _check_windows(before: Record, windows: Sequence[Window], folder: Path) -> N
             f"{folder}: {windows[len(before.windows)].name} is new, but this backtest has a hold-out, which is fixed; "
             "name the files in backtest.inputs without the new ones, or choose another --output"
         )
-
-
-def half_width(measured: Measured, task: str, metric: str) -> float:
-    """Half the width of the interval of a metric; NaN without one."""
-    low, high = measured.intervals.get(task, {}).get(metric, (math.nan, math.nan))
-    return (high - low) / 2
 
 
 def _measured(item: Mapping[str, Any]) -> dict[str, Any]:

@@ -148,10 +148,9 @@ def _table(measured: "dict[str, Measured]", kind: "TaskKind", regressions: list[
     A narrow terminal has fewer columns: the mean predictions and labels leave first, then the last metrics.
     """
     from rich.markup import escape
-    from rich.table import Table
 
     from recap.backtest.chart import HEADLINES
-    from recap.cli.terminal.tables import MAX_NAME_WIDTH, shortened
+    from recap.cli.terminal.tables import MAX_NAME_WIDTH, plain_table, shortened
     from recap.config.evaluation.metrics import SPECS
 
     label, prediction = _KINDS[kind]
@@ -170,7 +169,7 @@ def _table(measured: "dict[str, Measured]", kind: "TaskKind", regressions: list[
     for column in (2, 1, 0, *range(len(titles) - 1, 3, -1)):
         if used + sum(widths[index] for index in columns) > width:
             columns.remove(column)
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = plain_table("")
     table.add_column("window", no_wrap=True)
     table.add_column("task", no_wrap=True)
     for column in columns:
@@ -185,18 +184,15 @@ def _table(measured: "dict[str, Measured]", kind: "TaskKind", regressions: list[
 def _cells(part: "Measured", task: str, kind: "TaskKind") -> list[str]:
     """Mean label, mean prediction, that of training rows, and each metric with half the width of its interval."""
     from recap.backtest.chart import HEADLINES
-    from recap.backtest.record import half_width
+    from recap.cli.terminal.tables import with_margin
     from recap.config.evaluation.metrics import format_metric
 
     label, prediction = _KINDS[kind]
     metrics = part.metrics[task]
     cells = [format_metric(name, metrics.get(name, math.nan)) for name in (label, prediction)]
     cells.append(format_metric(prediction, part.predictions.get(task, (math.nan, math.nan))[0]))
-    for name in HEADLINES[kind]:
-        half = half_width(part, task, name)
-        uncertainty = "" if math.isnan(half) else f" ± {format_metric(name, half)}"
-        cells.append(format_metric(name, metrics.get(name, math.nan)) + uncertainty)
-    return cells
+    intervals = part.intervals.get(task, {})
+    return cells + [with_margin(name, metrics.get(name, math.nan), intervals.get(name)) for name in HEADLINES[kind]]
 
 
 def _drift_text(part: "Measured") -> str:

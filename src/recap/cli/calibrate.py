@@ -10,22 +10,18 @@ from recap.cli.options import (
     Overrides,
     Overwrite,
     SetFiles,
+    Source,
     StepOption,
     load_to_evaluate,
     parse_step,
+    run_of,
+    say_better_checkpoint,
 )
 from recap.errors import InputError
 
 
 def calibrate(
-    source: Annotated[
-        Path,
-        typer.Argument(
-            metavar="CONFIG_OR_RUN",
-            help="Configuration file, run, checkpoint or model directory.",
-            show_default=False,
-        ),
-    ],
+    source: Source,
     overrides: Overrides = None,
     split: Annotated[
         str | None,
@@ -82,17 +78,15 @@ def calibrate(
 
         check_folder(output.parent)
     config = load_to_evaluate(source, overrides or [], set_files or [], is_run=source.is_dir())
-    run = source if source.is_dir() else Path(config.training.save_dir)
+    run = run_of(source, config)
 
     from recap.cli.terminal.console import Console
     from recap.evaluation.calibrate.run import Fit, calibrate_run
     from recap.native.allocator import tune_process
-    from recap.runs import better_checkpoint, find_model_directory
 
     console = Console()
     tune_process()
-    if step is None and (remark := better_checkpoint(run, find_model_directory(run))) is not None:
-        console.say(remark)
+    say_better_checkpoint(run, step, console.say)
     fit = Fit(split, method, by, evaluate_on, parse_step(step), output, overwrite)
     calibrated = calibrate_run(config, run, fit, console.say)
     for gain in calibrated.gains:
@@ -111,5 +105,4 @@ def _remove(
 
     from recap.evaluation.calibrate.run import remove_calibration
 
-    run = source if source.is_dir() else Path(config.training.save_dir)
-    print(f"removed: {remove_calibration(run, parse_step(step))}")
+    print(f"removed: {remove_calibration(run_of(source, config), parse_step(step))}")

@@ -14,11 +14,13 @@ from recap.cli.options import (
     Overwrite,
     SchemaFile,
     SetFiles,
+    Source,
     StepOption,
     check_output,
     config_file,
     load_to_evaluate,
     parse_step,
+    say_better_checkpoint,
 )
 from recap.errors import InputError
 
@@ -31,14 +33,7 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    source: Annotated[
-        Path,
-        typer.Argument(
-            metavar="CONFIG_OR_RUN",
-            help="Configuration file, run, checkpoint or model directory.",
-            show_default=False,
-        ),
-    ],
+    source: Source,
     overrides: Overrides = None,
     data: Annotated[
         list[str] | None,
@@ -221,13 +216,11 @@ def _evaluate(
     from recap.evaluation.result import SCORE
     from recap.evaluation.run import evaluate_run, result_file
     from recap.native.allocator import tune_process
-    from recap.runs import better_checkpoint, find_model_directory
     from recap.text import plural
 
     console = Console()
     tune_process()
-    if step is None and (remark := better_checkpoint(run, find_model_directory(run))) is not None:
-        console.say(remark)
+    say_better_checkpoint(run, step, console.say)
     report = evaluate_run(config, run, split, step, console.say, asked=asked, output=output, with_drift=with_drift)
     for name, result in report.splits.items():
         users = f", {plural(result.users, 'user')}" if result.users else ""

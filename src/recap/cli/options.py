@@ -12,8 +12,18 @@ from recap.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from recap.config.recap import RecapConfig
+    from recap.reporting import Say
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="Configuration file.", show_default=False)]
+
+Source = Annotated[
+    Path,
+    typer.Argument(
+        metavar="CONFIG_OR_RUN",
+        help="Configuration file, run, checkpoint or model directory.",
+        show_default=False,
+    ),
+]
 
 Overrides = Annotated[
     list[str] | None,
@@ -85,6 +95,19 @@ def config_file(source: Path) -> Path:
         state = f"not a run: it has no {file.name}" if source.is_dir() else "no such file or folder"
         raise InputError(f"{source}: {state}; expected a configuration file or the folder of a run")
     return file
+
+
+def run_of(source: Path, config: "RecapConfig") -> Path:
+    """The run or model directory `source`, or the run of the configuration file `source`."""
+    return source if source.is_dir() else Path(config.training.save_dir)
+
+
+def say_better_checkpoint(run: Path, step: "int | str | None", say: "Say") -> None:
+    """Say that another checkpoint than the latest, which is used without `step`, was better by the watched metric."""
+    from recap.runs import better_checkpoint, find_model_directory
+
+    if step is None and (remark := better_checkpoint(run, find_model_directory(run))) is not None:
+        say(remark)
 
 
 def load_to_evaluate(

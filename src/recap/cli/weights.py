@@ -8,12 +8,14 @@ import typer
 from recap.cli.options import (
     Overrides,
     Overwrite,
+    Source,
     StepOption,
     check_output,
     config_file,
     load_to_evaluate,
     model_files,
     parse_step,
+    run_of,
 )
 from recap.errors import InputError
 
@@ -32,14 +34,6 @@ app = typer.Typer(
     help="Find weights of the score, by re-ranking real lists of a validation set.",
 )
 
-_Source = Annotated[
-    Path,
-    typer.Argument(
-        metavar="CONFIG_OR_RUN",
-        help="Configuration file, run, checkpoint or model directory.",
-        show_default=False,
-    ),
-]
 _Split = Annotated[
     str | None, typer.Option(help="Validation set of the lists; default: the first.", show_default=False)
 ]
@@ -53,7 +47,7 @@ def _group() -> None:
 
 @app.command()
 def suggest(
-    source: _Source,
+    source: Source,
     overrides: Overrides = None,
     at_most: Annotated[
         list[str] | None,
@@ -99,6 +93,7 @@ def suggest(
         inputs = [config_file(source), *(model_files(source) if source.is_dir() else [])]
         check_output(output, inputs, overwrite=overwrite)
 
+    from recap.cli.terminal.console import Console
     from recap.evaluation.weights.lists import TOP
     from recap.evaluation.weights.suggest import Target, keeping, suggest
     from recap.storage import replace_text
@@ -117,7 +112,7 @@ def suggest(
     if as_json:
         print(json.dumps(suggestion.to_json(), indent=1, ensure_ascii=False))
         return
-    _print(_suggestion_table(suggestion))
+    Console().show(_suggestion_table(suggestion))
     lists = f"{plural(suggestion.lists, 'list')} of together {plural(suggestion.rows, 'row')}"
     print(
         f"in {lists}; {suggestion.overlap:.0%} of the first {TOP} rows stay there, Kendall's tau "
@@ -132,7 +127,7 @@ def suggest(
 
 @app.command()
 def pareto(
-    source: _Source,
+    source: Source,
     tasks: Annotated[str, typer.Option(metavar="A,B", help="The two tasks.", show_default=False)],
     overrides: Overrides = None,
     split: _Split = None,
@@ -145,13 +140,14 @@ def pareto(
     """
     import json
 
+    from recap.cli.terminal.console import Console
     from recap.evaluation.weights.pareto import pareto
 
     front = pareto(_sample(source, overrides, split, step), [task.strip() for task in tasks.split(",")])
     if as_json:
         print(json.dumps(front.to_json(), indent=1, ensure_ascii=False))
     else:
-        _print(_front_table(front))
+        Console().show(_front_table(front))
 
 
 def _sample(source: Path, overrides: list[str] | None, split: str | None, step: str | None) -> "ListSample":
@@ -159,10 +155,9 @@ def _sample(source: Path, overrides: list[str] | None, split: str | None, step: 
     from recap.evaluation.weights.sample import sample_lists
     from recap.native.allocator import tune_process
 
-    is_run = source.is_dir()
-    config = load_to_evaluate(source, overrides or [], [], is_run=is_run, chooses_weights=True)
+    config = load_to_evaluate(source, overrides or [], [], is_run=source.is_dir(), chooses_weights=True)
     tune_process()
-    return sample_lists(config, source if is_run else Path(config.training.save_dir), split, parse_step(step))
+    return sample_lists(config, run_of(source, config), split, parse_step(step))
 
 
 def _yaml(weights: "Mapping[str, float]") -> str:
@@ -175,7 +170,9 @@ def _yaml(weights: "Mapping[str, float]") -> str:
 def _suggestion_table(suggestion: "Suggestion") -> "Table":
     from rich.markup import escape
 
-    table = _table("expected engagements per 1,000 impressions")
+    from recap.cli.terminal.tables import plain_table
+
+    table = plain_table("expected engagements per 1,000 impressions")
     table.add_column("task", no_wrap=True)
     for name in ("weight", "new", "expected", "new", "change"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -189,7 +186,9 @@ def _suggestion_table(suggestion: "Suggestion") -> "Table":
 def _front_table(front: "Front") -> "Table":
     from rich.markup import escape
 
-    table = _table("Pareto front, expected engagements per 1,000 impressions")
+    from recap.cli.terminal.tables import plain_table
+
+    table = plain_table("Pareto front, expected engagements per 1,000 impressions")
     table.add_column("", no_wrap=True)
     for task in front.tasks:
         table.add_column(escape(task), justify="right", no_wrap=True)
@@ -207,18 +206,3 @@ def _front_table(front: "Front") -> "Table":
 def _change(rate: float, now: float) -> str:
     """In percent, without a negative zero; `-` where nothing is expected now."""
     return f"{round(rate / now - 1, 3) + 0.0:+.1%}" if now else "-"
-
-
-def _table(title: str) -> "Table":
-    from rich.table import Table
-
-    return Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-
-
-def _print(table: "Table") -> None:
-    import rich.console
-
-    console = rich.console.Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 160
-    console.print(table)

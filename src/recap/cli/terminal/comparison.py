@@ -5,9 +5,8 @@ from collections.abc import Iterator
 from rich.markup import escape
 from rich.table import Table
 
-from recap.cli.terminal.tables import MAX_NAME_WIDTH, shortened
+from recap.cli.terminal.tables import MAX_NAME_WIDTH, plain_table, shortened
 from recap.config.evaluation.metrics import format_metric, spec_of
-from recap.config.file.environment import hide
 from recap.evaluation.compare import Comparison, format_difference, gain
 from recap.evaluation.metrics.estimate import Difference
 from recap.evaluation.result import SCORE
@@ -24,7 +23,7 @@ def comparison_tables(title: str, comparison: Comparison, width: int) -> Iterato
     Below `_WIDE` columns, only the difference with half of its interval.
     """
     is_wide = width >= _WIDE
-    table = Table(title=hide(title), title_justify="left", box=None, pad_edge=False, header_style="bold")
+    table = plain_table(title)
     longest = max((len(task) for task in comparison.candidate), default=4)
     name_width = max(min(longest, MAX_NAME_WIDTH, width - (66 if is_wide else 44)), 8)
     table.add_column("task", no_wrap=True, min_width=name_width)
@@ -52,7 +51,7 @@ def comparison_tables(title: str, comparison: Comparison, width: int) -> Iterato
     score = comparison.differences.get(SCORE, {})
     shown = [name for name in score if name == "ndcg" or name.startswith("uplift_")]
     if shown:
-        table = Table(title="final score", title_justify="left", box=None, pad_edge=False, header_style="bold")
+        table = plain_table("final score")
         table.add_column("metric", no_wrap=True)
         table.add_column(_title(is_wide=is_wide), justify="right", no_wrap=True)
         table.add_column("", no_wrap=True)

@@ -110,7 +110,7 @@ def _task_table(
                 widths[name] = 2 + max(map(len, (name, *columns[name])))
                 del full[name]
     name_width = max(min(longest, MAX_NAME_WIDTH), min(longest, width - sum(widths.values())))
-    table = _table(title)
+    table = plain_table(title)
     table.add_column("task", no_wrap=True, min_width=name_width)
     for name in widths:
         table.add_column(name, justify="right", no_wrap=True)
@@ -118,6 +118,12 @@ def _task_table(
     for index, task in enumerate(rows):
         table.add_row(escape(shortened(task, name_width)), *(shown[name][index] for name in widths))
     return table
+
+
+def with_margin(metric: str, value: float, interval: tuple[float, float] | None) -> str:
+    """A value with half the width of its interval, if that is defined; `-` where the value is not."""
+    text, margin = format_metric(metric, value), _margin(metric, interval)
+    return text if "-" in (text, margin) else f"{text} ± {margin}"
 
 
 def _with_margins(values: Sequence[str], margins: Sequence[str]) -> list[str]:
@@ -152,14 +158,14 @@ def change_table(title: str, before: Evaluation, after: Evaluation, width: int) 
 
 def score_table(title: str, score: Mapping[str, float], intervals: Mapping[str, tuple[float, float]]) -> Table:
     """The engagement at the top of lists: one row per rank k."""
-    table = _table(title)
+    table = plain_table(title)
     for name in ("first rows", "engagement", "random order", "best order", "uplift"):
         table.add_column(name, justify="right", no_wrap=True)
     for k in [int(name.removeprefix("uplift_")) for name in score if name.startswith("uplift_")]:
         names = [f"{name}_{k}" for name in ("engagement", "random", "best", "uplift")]
         cells = [format_metric(name, score[name]) for name in names]
         for index in (0, 3):
-            cells[index] = _with_margins([cells[index]], [_margin(names[index], intervals.get(names[index]))])[0]
+            cells[index] = with_margin(names[index], score[names[index]], intervals.get(names[index]))
         table.add_row(str(k), *cells)
     return table
 
@@ -168,8 +174,8 @@ def score_text(score: Mapping[str, float], intervals: Mapping[str, tuple[float, 
     """The order of lists, and the share of each task in the score, the largest first."""
     of_lists = "no NDCG of the score, because there are no lists (features.user, features.request); "
     if "ndcg" in score:
-        ndcg = _with_margins([format_metric("ndcg", score["ndcg"])], [_margin("ndcg", intervals.get("ndcg"))])[0]
-        of_lists = f"NDCG {ndcg.strip()} of {plural(int(score['lists']), 'list')}; "
+        ndcg = with_margin("ndcg", score["ndcg"], intervals.get("ndcg"))
+        of_lists = f"NDCG {ndcg} of {plural(int(score['lists']), 'list')}; "
     shares = {name.removeprefix("share/"): share for name, share in score.items() if name.startswith("share/")}
     ordered = sorted(shares.items(), key=lambda item: -item[1])
     return of_lists + "shares of the score: " + ", ".join(f"{task} {share:.1%}" for task, share in ordered)
@@ -177,11 +183,11 @@ def score_text(score: Mapping[str, float], intervals: Mapping[str, tuple[float, 
 
 def gain_table(gain: "SplitGain", width: int) -> Table:
     """What a calibration changed: one row per task, in at least 80 columns."""
-    table = _table(f"{gain.split}, {gain.rows:,} rows, before → after calibration")
+    table = plain_table(f"{gain.split}, {gain.rows:,} rows, before → after calibration")
     table.add_column("task", no_wrap=True)
-    fields = [name for name in gain.metrics if name.startswith("field_rce_")]
+    fields = [name for name in gain.metrics if name.startswith(_FIELD)]
     names = ["rce", "calibration", *(fields[:1] or ["ece"])]
-    for name in ("Δ log loss", *(name.replace("field_rce_", "field-rce ") for name in names)):
+    for name in ("Δ log loss", *(name.replace(_FIELD, "field-rce ") for name in names)):
         table.add_column(escape(shortened(name, 15)), justify="right", no_wrap=True)
     for task, change in gain.tasks.items():
         cells = [f"{-change.log_loss.value:+.5f}"]
@@ -196,7 +202,7 @@ def gain_table(gain: "SplitGain", width: int) -> Table:
 
 def gate_table(title: str, gates: Mapping[str, Mapping[str, float]]) -> Table:
     """Mean weight of each expert, one row per gate."""
-    table = _table(title)
+    table = plain_table(title)
     table.add_column("gate", no_wrap=True)
     table.add_column("mean weight of each expert")
     for gate, weights in gates.items():
@@ -209,35 +215,31 @@ def field_table(title: str, evaluation: Evaluation, intervals: Intervals) -> Tab
     names = list(dict.fromkeys(name for metrics in evaluation.values() for name in metrics if name.startswith(_FIELD)))
     if not names:
         return None
-    table = _table(title)
+    table = plain_table(title)
     table.add_column("task", no_wrap=True)
     for name in names:
         table.add_column(escape(shortened(name.removeprefix(_FIELD), MAX_NAME_WIDTH)), justify="right", no_wrap=True)
     for task, metrics in evaluation.items():
         if any(name in metrics for name in names):
-            low, high = zip(*(intervals.get(task, {}).get(name, (math.nan, math.nan)) for name in names), strict=True)
-            cells = [
-                f"{format_metric(name, metrics.get(name, math.nan))} ± {(up - down) / 2:.4f}"
-                for name, down, up in zip(names, low, high, strict=True)
-            ]
+            of_task = intervals.get(task, {})
+            cells = [with_margin(name, metrics.get(name, math.nan), of_task.get(name)) for name in names]
             table.add_row(escape(shortened(task, MAX_NAME_WIDTH)), *cells)
     return table
 
 
 def slice_table(title: str, slices: "Slices") -> Table:
     """The slices that do worse than the other rows, in the order of the result."""
-    table = _table(title)
+    table = plain_table(title)
     for name in ("slice", "task"):
         table.add_column(name, no_wrap=True)
     for name in ("worse in", "rows", "positives", "calibration", "of others", "RCE", "of others", "p"):
         table.add_column(name, justify="right", no_wrap=True)
     for item in slices.slices[:_MAX_ROWS]:
         name = f"{shortened(item.feature, MAX_NAME_WIDTH)} = {shortened(item.values, MAX_NAME_WIDTH)}"
-        low, high = item.calibration_interval
         numbers = [
             f"{item.rows:,}",
             f"{item.positives:,}",
-            f"{format_metric('calibration', item.calibration)} ± {(high - low) / 2:.4f}",
+            with_margin("calibration", item.calibration, item.calibration_interval),
             format_metric("calibration", item.calibration_of_others),
             format_metric("rce", item.rce),
             format_metric("rce", item.rce_of_others),
@@ -260,7 +262,7 @@ def slices_text(split: str, slices: "Slices") -> str:
 
 def drift_tables(split: str, drift: "Drift") -> Iterator[Table]:
     """The features that differ most from training rows, then the tasks."""
-    features = _table(f"drift of {split} from training rows")
+    features = plain_table(f"drift of {split} from training rows")
     features.add_column("feature", no_wrap=True)
     for name in ("PSI", "missing or unknown", "cosine of means"):
         features.add_column(name, justify="right", no_wrap=True)
@@ -270,7 +272,7 @@ def drift_tables(split: str, drift: "Drift") -> Iterator[Table]:
     for vector in drift.vectors[:_MAX_ROWS]:
         features.add_row(escape(shortened(vector.feature, 2 * MAX_NAME_WIDTH)), "", "", f"{vector.cosine:.4f}")
     yield features
-    tasks = _table("")
+    tasks = plain_table("")
     tasks.add_column("task", no_wrap=True)
     for name in ("PSI of predictions", "mean prediction", "mean label"):
         tasks.add_column(name, justify="right", no_wrap=True)
@@ -283,7 +285,7 @@ def drift_tables(split: str, drift: "Drift") -> Iterator[Table]:
 def inspection_table(inspection: Inspection) -> Table:
     """The columns of data files, one row per column."""
     rows, files = inspection.rows, inspection.files
-    table = _table(f"{rows:,} rows of {inspection.format} in {plural(files, 'file')}")
+    table = plain_table(f"{rows:,} rows of {inspection.format} in {plural(files, 'file')}")
     table.add_column("column", no_wrap=True)
     table.add_column("type", no_wrap=True)
     for name in ("missing", "from", "to", "distinct", "ones"):
@@ -328,5 +330,6 @@ def shortened(name: str, width: int) -> str:
     return f"{name[: width - 1 - end]}…{name[-end:]}"
 
 
-def _table(title: str) -> Table:
+def plain_table(title: str) -> Table:
+    """A table without columns yet, with a bold header and no lines."""
     return Table(title=hide(title), title_justify="left", box=None, pad_edge=False, header_style="bold")
