@@ -9,10 +9,9 @@ from recap.errors import InputError
 from recap.evaluation.asked import OTHER_DATA, Asked, with_other_data
 from recap.evaluation.compare import Comparison, compare
 from recap.evaluation.gate import check_tasks
-from recap.evaluation.report.sides import Side, common_tasks, evaluated, side_config
-from recap.evaluation.run import check_splits
+from recap.evaluation.run import chosen_split
+from recap.evaluation.sides import Side, common_tasks, evaluated, side_config
 from recap.reporting import Say
-from recap.runs import Run
 from recap.runtime import start_runtime
 
 
@@ -42,11 +41,10 @@ def compare_models(
     DataError for files that lack a column of a model.
     """
     first, runtime = Side.open(baseline), start_runtime()
-    config = Run(first.path).config if first.is_run else first.model.config
+    config = first.config
     if data:
         config, split = with_other_data(config, Asked(tuple(data)), split), OTHER_DATA
-    check_splits(config, split)
-    name = split if split is not None else next(iter(config.validation_data))
+    name = chosen_split(config, split)
     sides = [Side.open(path) for path in models]
     names = [side.name for side in (first, *sides)]
     if len({*names}) < len(names):  # folders of one name in different places

@@ -55,6 +55,12 @@ def check_splits(config: RecapConfig, split: str | None) -> None:
             )
 
 
+def chosen_split(config: RecapConfig, split: str | None) -> str:
+    """`split`, by default the first validation set. Raises ConfigError as `check_splits`."""
+    check_splits(config, split)
+    return split if split is not None else next(iter(config.validation_data))
+
+
 def evaluation_config(asked: RecapConfig, trained: RecapConfig, folder: Path) -> RecapConfig:
     """Features and model of `trained`, in `folder`; data, metrics and number of batches of `asked`.
 

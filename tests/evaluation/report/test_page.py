@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from evaluation.report.contents import HOSTILE, content
 
-from recap.evaluation.report.content import plain
+from recap.evaluation.plain import to_plain
 from recap.evaluation.report.page import _with_breaks, page, script_json
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -170,7 +170,7 @@ def test_data_cannot_end_their_script_element() -> None:
     value = {HOSTILE: ["</script><script>", "<!--", "a\u2028b & c", float("nan")]}
     text = script_json(value)
     assert not re.search(r"[<>&\u2028\u2029]", text)
-    assert json.loads(text) == plain(value)
+    assert json.loads(text) == to_plain(value)
     html = page(content(2, baseline=False))
     assert "<script>alert" not in html
     assert "default-src &#39;none&#39;" in html

@@ -18,10 +18,10 @@ from recap.evaluation.report.facts import config_changes, facts
 from recap.evaluation.report.page import check_installed, page
 from recap.evaluation.report.results import task_results, verdict
 from recap.evaluation.report.sections import NO_SECTIONS, sampled_sections
-from recap.evaluation.report.sides import Side, common_tasks, evaluated, side_config
 from recap.evaluation.report.training import rounded, training_curves
 from recap.evaluation.result import SplitResult
-from recap.evaluation.run import check_splits
+from recap.evaluation.run import chosen_split
+from recap.evaluation.sides import Side, common_tasks, evaluated, side_config
 from recap.reporting import Say, say_to_stderr
 from recap.runs import Run, Step
 from recap.runtime import Runtime, start_runtime
@@ -64,9 +64,8 @@ def report(
 
 def gather(side: Side, baseline: Side | None, split: str | None, say: Say, *, quick: bool = False) -> Content:
     """Evaluate `side`, and `baseline` on the same rows. Raises ConfigError for an unknown split."""
-    config = Run(side.path).config if side.is_run else side.model.config
-    check_splits(config, split)
-    name = split if split is not None else next(iter(config.validation_data))
+    config = side.config
+    name = chosen_split(config, split)
     runtime = start_runtime()
     tasks = common_tasks(side, baseline)
     own = side_config(side, config.model_copy(update={"slices": "auto"}), name, tasks)

@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from recap.evaluation.checks.finding import Finding
 from recap.evaluation.metrics.estimate import Difference
+from recap.evaluation.plain import to_plain
 from recap.evaluation.result import TaskMetrics
 
 State = Literal["better", "worse", "mixed", "unclear", "alone"]
@@ -95,16 +96,5 @@ class Content:
 
     def to_json(self) -> dict[str, Any]:
         """The content of `report.json`; numbers that are undefined are null."""
-        values: dict[str, Any] = plain(self)
+        values: dict[str, Any] = to_plain(self)
         return values
-
-
-def plain(value: Any) -> Any:
-    """A value as JSON has it: dataclasses as objects, NaN and ∞ as null."""
-    if is_dataclass(value):
-        return {item.name: plain(getattr(value, item.name)) for item in fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -13,7 +13,7 @@ from recap.config.file.diff import ABSENT, differences
 from recap.config.file.load import stored_values
 from recap.config.file.yaml import render_inline
 from recap.config.recap import RecapConfig
-from recap.evaluation.report.sides import Side
+from recap.evaluation.sides import Side
 from recap.model.directory import WEIGHTS
 from recap.runtime import Runtime
 from recap.storage import read_manifest

@@ -14,8 +14,9 @@ from typing import Any
 
 from recap.errors import InputError
 from recap.evaluation.checks.finding import CHECKS, SEVERITIES, CheckSpec, Finding
+from recap.evaluation.plain import to_plain
 from recap.evaluation.report.charts import Chart, curve_charts, importance_chart, regression_charts, training_charts
-from recap.evaluation.report.content import Content, plain
+from recap.evaluation.report.content import Content
 from recap.evaluation.report.tables import (
     Table,
     calibration_tables,
@@ -192,7 +193,7 @@ def _tables(content: Content) -> dict[str, list[Table]]:
 
 def script_json(value: Any) -> str:
     """JSON that may stand in a script element: it holds no `<`, so nothing in it ends the element."""
-    text = json.dumps(plain(value), allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+    text = json.dumps(to_plain(value), allow_nan=False, ensure_ascii=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text

@@ -14,8 +14,8 @@ from recap.evaluation.checks.trees import is_installed
 from recap.evaluation.compare import headline_of
 from recap.evaluation.drift import drift, read_sample
 from recap.evaluation.importance import FeatureImportance, ValueImportance, importance, sample_of, value_importance
-from recap.evaluation.report.sides import Side, scorer_of
 from recap.evaluation.result import Conflicts, SplitResult
+from recap.evaluation.sides import Side
 from recap.reporting import Say
 from recap.runtime import Runtime
 from recap.text import plural
@@ -44,7 +44,7 @@ def sampled_sections(
     side: Side, config: RecapConfig, split: str, result: SplitResult, runtime: Runtime, say: Say
 ) -> Sections:
     """The sections that score samples of rows; those that need training files which are gone say so in a remark."""
-    scorer, assets, remarks = scorer_of(side, config, runtime), side.model.assets, list[str]()
+    scorer, assets, remarks = side.model.scorer(config, runtime.device), side.model.assets, list[str]()
     sample = read_sample(config, assets, split)
     shift = None
     try:

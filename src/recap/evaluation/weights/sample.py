@@ -8,7 +8,7 @@ from recap.errors import InputError
 from recap.evaluation.asked import validated
 from recap.evaluation.evaluate import evaluate
 from recap.evaluation.observers.score import SampledLists
-from recap.evaluation.run import check_splits, evaluation_config, max_batches
+from recap.evaluation.run import chosen_split, evaluation_config, max_batches
 from recap.evaluation.weights.lists import MIN_ROWS, ListSample
 from recap.model.directory import open_model
 from recap.reporting import Say, say_to_stderr
@@ -26,8 +26,7 @@ def sample_lists(
     Raises InputError if it has no list that is long enough, ConfigError for an unknown split, CheckpointError for a
     missing step.
     """
-    check_splits(config, split)
-    name = split if split is not None else next(iter(config.validation_data))
+    name = chosen_split(config, split)
     folder = find_model_directory(run, step)
     model = open_model(folder)
     combined = evaluation_config(config, model.config, folder)

@@ -1,19 +1,18 @@
-"""The model and the baseline of a report, evaluated on the same rows."""
+"""The models that a report or a comparison shows side by side, evaluated on the same rows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recap.config.recap import JobMode, RecapConfig
-from recap.data.open import check_caches_fit, open_stream
+from recap.config.recap import RecapConfig
+from recap.data.open import open_split
 from recap.errors import InputError
 from recap.evaluation.asked import FREE_FEATURES, validated
 from recap.evaluation.observers.observer import Observer
 from recap.evaluation.result import SplitResult
 from recap.evaluation.run import evaluate_split
 from recap.model.directory import SavedModel, open_model
-from recap.model.scorer import Scorer
 from recap.reporting import Say
 from recap.runs import Run, Step, find_model_directory
 from recap.runtime import Runtime
@@ -43,6 +42,11 @@ class Side:
         return not (self.path / MANIFEST).exists()
 
     @property
+    def config(self) -> RecapConfig:
+        """That of the run, or of the model directory."""
+        return Run(self.path).config if self.is_run else self.model.config
+
+    @property
     def name(self) -> str:
         """The run with its checkpoint, or the model directory."""
         name = self.path.resolve().name
@@ -68,9 +72,8 @@ def side_config(side: Side, config: RecapConfig, split: str, tasks: Sequence[str
         config = config.model_copy(update={"strata": {}, "slices": None, "metrics": metrics})
     asked, trained = config.model_dump(), side.model.config.model_dump()
     data = asked["validation_data"][split]
-    chosen = config.validation_data[split].evaluation_tasks or config.tasks
     labels = {task: data["tasks"].get(task, trained["train_data"]["tasks"][task]) for task in side.model.config.tasks}
-    data |= {"tasks": labels, "evaluation_tasks": [task for task in chosen if task in tasks]}
+    data |= {"tasks": labels, "evaluation_tasks": [task for task in config.evaluated_tasks(split) if task in tasks]}
     values = {name: value for name, value in trained.items() if name not in _REPORTS}
     values |= {name: asked[name] for name in _REPORTS if name in asked} | {"validation_data": {split: data}}
     values["training"] |= {"num_eval_steps": config.training.num_eval_steps, "watch": None}
@@ -93,11 +96,6 @@ def common_tasks(side: Side, baseline: Side | None) -> list[str]:
     return common
 
 
-def scorer_of(side: Side, config: RecapConfig, runtime: Runtime) -> Scorer:
-    """The scorer of a side, with the calibration in its model directory."""
-    return Scorer.of(config, side.model.ranker.to(runtime.device), side.model.calibration)
-
-
 def evaluated(
     side: Side, config: RecapConfig, split: str, runtime: Runtime, say: Say, others: Sequence[Observer] = ()
 ) -> SplitResult:
@@ -105,6 +103,6 @@ def evaluated(
 
     Raises DataError if the files lack a column that the model reads.
     """
-    stream = open_stream(config, side.model.assets, JobMode.EVALUATE, split, say)
-    check_caches_fit({split: stream})
-    return evaluate_split(scorer_of(side, config, runtime), stream, config, split, side.model.assets, runtime, others)
+    model = side.model
+    stream = open_split(config, model.assets, split, say)
+    return evaluate_split(model.scorer(config, runtime.device), stream, config, split, model.assets, runtime, others)
