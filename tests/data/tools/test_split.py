@@ -122,7 +122,7 @@ def test_a_wrong_cut_is_an_error(options: dict[str, object], message: str) -> No
         ("before", ["2024-05-02"], r"0.parquet: column 'before': holds times before the year 2 or after 9998"),
         ("unsigned", ["2024-05-02"], "all 3 rows are in one window of time"),
         ("coarse", ["2024-05-02"], r"column 'coarse': holds times before the year 2 or after 9998"),
-        ("digits", ["2024-05-02"], r"column 'digits': found 20240230, which is no date"),
+        ("digits", ["2024-05-02"], r"column 'digits': found 20240230, which is not a date"),
         ("mixed", ["2024-05-02"], r"column 'mixed': some times have a time zone or an offset, others have none"),
         ("words", ["2024-05-02"], r"column 'words': found 'now', expected a time such as"),
         ("time", ["2020-01-01"], r"all 3 rows are in one window of time"),
