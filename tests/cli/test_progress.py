@@ -88,7 +88,8 @@ def test_without_a_terminal_lines_are_plain_and_end_with_a_summary(tmp_path: Pat
     )
     assert "\x1b" not in done.stdout
     lines = done.stdout.splitlines()
-    assert re.fullmatch(r"[\d,]+ parameters, on \w+, (\d+ threads?, )?(float32|tf32|bf16)", lines[3])
+    setup = next(line for line in lines if " parameters, " in line)
+    assert re.fullmatch(r"[\d,]+ parameters, on \w+, (\d+ threads?, )?(float32|tf32|bf16)", setup)
     logged = [line for line in lines if re.match(r"step +\d+  epoch", line)]
     assert len(logged) == 4
     assert all(re.search(r"loss [\d.]+  [\d,]+ examples/s  data wait \d+%$", line) for line in logged)
