@@ -298,6 +298,8 @@ def test_the_command_prints_a_table_and_continues(
     assert json.loads(capsys.readouterr().out)["folds"][0]["window"] == "2024-05-03"
     with pytest.raises(InputError, match="--again: requires --holdout-final"):
         app(["backtest", str(file), "--again"], standalone_mode=False)
+    with pytest.raises(InputError, match="--holdout-final: requires a hold-out; add --holdout K"):
+        app(["backtest", str(file), "--holdout-final"], standalone_mode=False)
     with pytest.raises(InputError, match=r"backtest.mode: 'both' is unknown. Known: retrain, continue"):
         app(["backtest", str(file), "--mode", "both"], standalone_mode=False)
     record = Record(tuple(find_windows(config_for(days))), 0)

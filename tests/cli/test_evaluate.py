@@ -1,6 +1,7 @@
 """`recap evaluate`: what is evaluated, what is written, and what is refused."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,32 @@ def test_a_split_keeps_the_results_of_the_others(folder: Path) -> None:
     earlier = written(file)
     assert earlier["splits"]["validation"] == both["splits"]["validation"]
     assert (earlier["model"], earlier["models"]) == ("step_00000001", {"validation": "step_00000002"})
+
+
+def test_chosen_metrics_are_shown_below_a_title_in_one_line(folder: Path) -> None:
+    text = evaluate(folder / "run", "--split=again", 'which_metrics=["hit_at"]')
+    title, header, *_ = text.splitlines()
+    assert title.startswith("again, step_00000002, ")
+    assert header.split() == ["task", "hit_at_1", "hit_at_3", "hit_at_10"]
+
+
+def test_estimates_replace_no_other_file(folder: Path, tmp_path: Path) -> None:
+    data = ["--data", *folder.glob("validation/*.parquet")]
+    mine = tmp_path / "model.safetensors"
+    mine.write_text("mine")
+    with pytest.raises(InputError, match=r"model.safetensors already exists; add --overwrite"):
+        evaluate(folder / "run", *data, "--output", tmp_path / "model.json")
+    with pytest.raises(InputError, match=r"other.safetensors is the file of the estimates; name a JSON file"):
+        evaluate(folder / "run", *data, "--output", tmp_path / "other.safetensors")
+    assert (mine.read_text(), list(tmp_path.iterdir())) == ("mine", [mine])
+
+
+def test_a_run_that_cannot_be_written_to_is_refused_before_it_is_evaluated(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: (str(path), mode) != (str(folder / "run"), os.W_OK))
+    with pytest.raises(InputError, match="run: cannot be written to; write the result elsewhere with --output FILE"):
+        evaluate(folder / "run")
 
 
 def test_other_files_are_evaluated_as_a_split_and_written_only_on_request(folder: Path) -> None:

@@ -96,6 +96,8 @@ def backtest(
     stated = [f"backtest.{name}={value}" for name, value in options.items() if value is not None]
     resolved = resolve(config, [*(overrides or []), *stated], set_files or [])
     loaded = resolved.config
+    if holdout_final and not loaded.backtest.holdout:
+        raise InputError("--holdout-final: requires a hold-out; add --holdout K, in a new folder")
     save_dir = Path(loaded.training.save_dir)
     folder = save_dir.with_name(f"{save_dir.name}-backtest") if output is None else output
 

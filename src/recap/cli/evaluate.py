@@ -188,12 +188,19 @@ def _data_files(config: "RecapConfig", data: list[str], split: str | None) -> li
 
 
 def _prepare(output: Path, inputs: "list[str | Path]", run: Path, *, overwrite: bool) -> None:
-    """Create the folder of the output. Raises InputError for one of `inputs`, and for the records of `run`."""
+    """Create the folder of the output, and of the estimates beside it.
+
+    Raises InputError for one of `inputs`, and for the records of `run`.
+    """
     from recap.data.tools.outputs import check_folder
+    from recap.evaluation.result import estimates_file
     from recap.runs import Run
 
-    used = Run(run)
-    check_output(output, [*inputs, used.metrics_file, used.evaluations_file], overwrite=overwrite)
+    used, beside = Run(run), estimates_file(output)
+    if beside == output:
+        raise InputError(f"--output: {output} is the file of the estimates; name a JSON file, which they lie beside")
+    for file in (output, beside):
+        check_output(file, [*inputs, used.metrics_file, used.evaluations_file], overwrite=overwrite)
     check_folder(output.parent)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -218,6 +225,9 @@ def _evaluate(
     from recap.native.allocator import tune_process
     from recap.text import plural
 
+    file = result_file(run, asked, output)
+    if file is not None and file.parent.is_dir() and not os.access(file.parent, os.W_OK):
+        raise InputError(f"{file.parent}: cannot be written to; write the result elsewhere with --output FILE")
     console = Console()
     tune_process()
     say_better_checkpoint(run, step, console.say)
@@ -244,7 +254,6 @@ def _evaluate(
             console.gates(f"gates, {name}", result.gates)
         if result.conflicts:
             console.conflicts(f"{name}, cosine similarity of the tasks' gradients", result.conflicts)
-    file = result_file(run, asked, output)
     if file is not None:
         console.say(f"written: {file}")
         return

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from recap.config.evaluation.metrics import TaskKind, bound_of, format_metric, metrics_of, spec_of
 from recap.config.file.environment import hide
@@ -32,6 +33,8 @@ _FIELD = "field_rce_"
 _MARGINS = {"calibration": 4.6, "rce": 4.4, "auc": 0.5, "xauc": 0.5}
 """The metrics whose interval a table shows, with a rank among those of columns: the highest is dropped first."""
 
+_RANK_OF_OTHERS = 10
+"""That of metrics which are no usual columns: above all."""
 Evaluation = Mapping[str, Mapping[str, float]]
 """Task → metric → value."""
 Intervals = Mapping[str, Mapping[str, tuple[float, float]]]
@@ -50,7 +53,9 @@ def metric_tables(
     kinds: dict[TaskKind, Evaluation] = {"binary": binary, "regression": regressions}
     for kind, tasks in kinds.items():
         columns = [spec.name for spec in metrics_of(kind) if kind in spec.column_of]
-        names = [name for name in columns if any(name in metrics for metrics in tasks.values())]
+        reported = list(dict.fromkeys(name for metrics in tasks.values() for name in metrics))
+        # Without any of the usual columns, all that was asked for.
+        names = [name for name in columns if name in reported] or [name for name in reported if spec_of(name)]
         rows = {
             task: [format_metric(name, metrics.get(name, math.nan)) for name in names]
             for task, metrics in tasks.items()
@@ -111,6 +116,8 @@ def _task_table(
                 del full[name]
     name_width = max(min(longest, MAX_NAME_WIDTH), min(longest, width - sum(widths.values())))
     table = plain_table(title)
+    # A title that fits the terminal has one line, even above a narrow table.
+    table.title = Text(hide(title), "table.title", no_wrap=len(title) <= width, overflow="ignore")
     table.add_column("task", no_wrap=True, min_width=name_width)
     for name in widths:
         table.add_column(name, justify="right", no_wrap=True)
@@ -130,7 +137,7 @@ def _with_margins(values: Sequence[str], margins: Sequence[str]) -> list[str]:
     """Such as `0.8509 ± 0.0038`, with ± in one column; an undefined value alone."""
     width = max(map(len, margins))
     pairs = zip(values, margins, strict=True)
-    return [value if value == "-" else f"{value} ± {margin:>{width}}" for value, margin in pairs]
+    return [value if value in ("-", "inf") else f"{value} ± {margin:>{width}}" for value, margin in pairs]
 
 
 def _is_regression(metrics: Mapping[str, float]) -> bool:
@@ -140,7 +147,9 @@ def _is_regression(metrics: Mapping[str, float]) -> bool:
 
 def _column_rank(name: str) -> int:
     spec = spec_of(name)
-    return spec.column_rank if spec is not None else 0
+    if spec is None:
+        return 0
+    return spec.column_rank if spec.column_of else _RANK_OF_OTHERS
 
 
 def change_table(title: str, before: Evaluation, after: Evaluation, width: int) -> Table:
