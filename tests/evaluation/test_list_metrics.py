@@ -194,3 +194,11 @@ def test_without_a_positive_no_rank_is_defined() -> None:
     metrics = suite.compute()["a"]
     assert math.isnan(metrics["recall"])
     assert math.isnan(metrics["precision"])
+
+
+def test_a_list_of_weights_that_vanish_beside_those_of_others_does_not_count() -> None:
+    predictions = torch.tensor([0.9, 0.1, 0.9, 0.1], dtype=torch.float64)[:, None]
+    labels, weights = (torch.tensor(column).double()[:, None] for column in ([1, 0, 0, 1], [1e20, 1e20, 1e-20, 1e-20]))
+    suite = MetricSuite(["a"], ["grouped_auc"])
+    suite.update(predictions, labels, weights, torch.tensor([1, 1, 2, 2]))
+    assert suite.compute()["a"] == {"grouped_auc": 1.0}

@@ -34,7 +34,7 @@ class RankedLists:
     chances: Floats
     """[L], the chance with which the list was sampled; 1 of all rows."""
     negatives: Floats
-    """[L], their weight."""
+    """[L], their weight; 0 where it vanishes beside weights 1e16 times as large."""
     positive_rows: Integers
     """[L], their number."""
     negative_rows: Integers
@@ -81,13 +81,13 @@ class RankedLists:
     @cached_property
     def auc_weights(self) -> Floats:
         """[L], the weight of all rows of a list with both labels; 0 for others."""
-        weights: Floats = np.where(self.negative_rows > 0, self.positives + self.negatives, 0.0)
+        weights: Floats = np.where(self.negatives > 0, self.positives + self.negatives, 0.0)
         return weights
 
     @cached_property
     def areas(self) -> Floats:
         """[L], the AUC of a list with both labels; 0 for others."""
-        pairs = np.where(self.negative_rows > 0, self.positives * self.negatives, np.inf)
+        pairs = np.where(self.negatives > 0, self.positives * self.negatives, np.inf)
         areas: Floats = self.sum(self.weights * self.won) / pairs
         return areas
 
