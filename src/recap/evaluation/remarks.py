@@ -8,7 +8,7 @@ from recap.evaluation.metrics.buckets import BUCKETS
 from recap.evaluation.metrics.estimate import FEW_BUCKETS, Estimates
 from recap.evaluation.result import TaskMetrics
 
-_TOO_EASY = 0.995
+TOO_EASY = 0.995
 """AUC above which a feature most likely gives the label away."""
 _MIN_ROWS = 20
 """Positives and negatives without which an AUC may be high by chance."""
@@ -34,7 +34,7 @@ def remarks(
     yield from _few_users(split, estimates or {})
     for task, values in metrics.items():
         positives, count = values.get("positives", math.nan), values.get("count", math.nan)
-        if values.get("auc", 0.0) > _TOO_EASY and min(positives, count - positives) >= _MIN_ROWS:
+        if values.get("auc", 0.0) > TOO_EASY and min(positives, count - positives) >= _MIN_ROWS:
             yield (
                 f"easy {task}",
                 f"warning: {split}: {task} has an AUC of {values['auc']:.4f}; a feature may give the label away: "

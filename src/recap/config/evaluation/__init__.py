@@ -1,1 +1,1 @@
-"""What an evaluation reports: metrics, and the strata of rows."""
+"""What evaluations read: metrics, strata of rows, gates of comparisons, and backtests."""

@@ -1,15 +1,13 @@
 """`recap config check --data`: validation rows that are also training rows, or earlier than some of them."""
 
-import filecmp
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 from recap.config.checks.warnings import is_training_split
 from recap.config.recap import RecapConfig
-from recap.data.formats.files import stamp
-from recap.data.formats.object_stores import is_remote
 from recap.data.formats.open import open_format
 from recap.data.sample import sampled_chunks
+from recap.data.tools.shared import shared_files
 from recap.data.tools.times import microseconds_of, shown
 from recap.data.tools.values import Finding, Sample
 from recap.errors import DataError
@@ -25,17 +23,13 @@ def overlap_warnings(samples: Sequence[Sample], config: RecapConfig) -> Iterator
     train = next((sample for sample in samples if sample.path == ("train_data",)), None)
     if train is None:
         return
-    sizes: dict[int, list[str]] = {}
-    for file in train.files:
-        sizes.setdefault(stamp(file)[1], []).append(file)
     end = _times(train, config)
     for sample in samples:
         inputs = None if sample is train else config.validation_data[sample.name].source.inputs
         if inputs in (None, config.train_data.source.inputs) or is_training_split(sample.name):
             continue
         path = (*sample.path, "source", "inputs")
-        shared = [(file, same) for file in sample.files if (same := _same_file(file, sizes)) is not None]
-        if shared:
+        if shared := shared_files(train.files, sample.files, config.validation_data[sample.name].source):
             file, same = shared[0]
             which = f"{file} is" if file == same else f"{file} has the rows of {same},"
             more = f", and so are {plural(len(shared) - 1, 'other file')}" if len(shared) > 1 else ""
@@ -71,13 +65,4 @@ def _times(sample: Sample, config: RecapConfig) -> tuple[int, int] | None:
                 values = microseconds_of(table.column(column), column)
                 times += [int(values.min()), int(values.max())]
         return min(times), max(times)
-    return None
-
-
-def _same_file(file: str, sizes: Mapping[int, Sequence[str]]) -> str | None:
-    """The file among others, by their size, that is `file` or has its content; None without one."""
-    size = stamp(file)[1]
-    for other in sizes.get(size, ()):
-        if file == other or (not is_remote(file) and not is_remote(other) and filecmp.cmp(file, other, shallow=False)):
-            return other
     return None

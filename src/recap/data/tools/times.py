@@ -137,7 +137,9 @@ def _from_dates(digits: npt.NDArray[np.int64], name: str) -> npt.NDArray[np.int6
     wrong = days.astype("datetime64[M]").astype(np.int64) != months
     wrong |= (digits // 100 % 100 - 1) // 12 != 0
     if wrong.any():
-        raise DataError(f"column {name!r}: found {digits[wrong][0]}, which is not a date; expected one such as 20260131")
+        raise DataError(
+            f"column {name!r}: found {digits[wrong][0]}, which is not a date; expected one such as 20260131"
+        )
     microseconds: npt.NDArray[np.int64] = days.astype("datetime64[us]").astype(np.int64)
     return microseconds
 

@@ -1,6 +1,5 @@
 """`recap calibrate`: from a run and the name of a split to `calibration.json` and its gain on other rows."""
 
-import filecmp
 import os
 from collections.abc import Sequence
 from contextlib import suppress
@@ -11,8 +10,8 @@ from recap.config.data import SourceConfig
 from recap.config.file.load import stored_values
 from recap.config.recap import RecapConfig
 from recap.data.formats.files import find_files
-from recap.data.formats.open import open_format
 from recap.data.open import open_split
+from recap.data.tools.shared import shared_files
 from recap.errors import InputError
 from recap.evaluation.calibrate.gain import SplitGain, code_columns, measure_gain
 from recap.evaluation.calibrate.rows import SplitRows, collect_rows
@@ -205,18 +204,8 @@ def _save(folder: Path, fitted: FittedCalibration, fit: Fit) -> Path:
 
 
 def _shared_files(one: SourceConfig, other: SourceConfig) -> list[str]:
-    """The files of `other` that `one` has too: also through a link or another path, or as a copy, byte for byte."""
-    identities, by_size = set[object](), dict[int | None, list[str]]()
-    for file in _files(one):
-        identity, size = _identity(file)
-        identities.add(identity)
-        by_size.setdefault(size, []).append(file)
-    shared = []
-    for file in _files(other):
-        identity, size = _identity(file)
-        if identity in identities or (size is not None and _is_copy(file, by_size.get(size, ()), other)):
-            shared.append(file)
-    return shared
+    """The files of `other` that `one` has too."""
+    return [file for file, _ in shared_files(_files(one), _files(other), other)]
 
 
 def _files(source: SourceConfig) -> list[str]:
@@ -224,20 +213,3 @@ def _files(source: SourceConfig) -> list[str]:
     with suppress(InputError):
         return find_files(source.inputs)[: source.num_files_to_keep]
     return []
-
-
-def _identity(file: str) -> tuple[object, int | None]:
-    """Device and inode of a local file, and its size; its name and None if it is elsewhere."""
-    try:
-        status = os.stat(file)
-    except (OSError, ValueError):
-        return file, None
-    return (status.st_dev, status.st_ino), status.st_size
-
-
-def _is_copy(file: str, others: Sequence[str], source: SourceConfig) -> bool:
-    """Whether a file of `source` is one of `others`, byte for byte. Files without rows are not: they are all alike."""
-    with suppress(OSError, InputError):
-        same = any(filecmp.cmp(file, other, shallow=False) for other in others)
-        return same and sum(open_format(source, {}).chunk_rows(file)) > 0
-    return False

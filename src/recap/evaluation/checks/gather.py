@@ -14,6 +14,7 @@ from recap.data.open import open_source
 from recap.data.sample import SampledRows, sampled_rows
 from recap.data.stream.source import Source
 from recap.data.tools.leaks import ColumnAuc, column_aucs, leaks
+from recap.data.tools.shared import shared_files
 from recap.data.tools.times import time_range
 from recap.errors import DataError
 from recap.evaluation.checks.evidence import Evidence, Overlap
@@ -123,7 +124,7 @@ def _overlap(
     return Overlap(
         ends,
         starts,
-        [file for file in files if file in {*training_files}],
+        [file for file, _ in shared_files(training_files, files, source.loader.config)],
         sum(digest in known for digest in digests),
         len(digests),
         repeats / max(sum(len(batch) for batch, _ in training), 1),

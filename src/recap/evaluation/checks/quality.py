@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from recap.evaluation.checks.evidence import Evidence
 from recap.evaluation.checks.finding import Finding, finding
 from recap.evaluation.metrics.estimate import FEW_BUCKETS
+from recap.evaluation.remarks import TOO_EASY
 from recap.text import shorten
 
 _GAP = 0.02
@@ -15,7 +16,6 @@ _OFF, _FAR_OFF = 0.05, math.log(2)
 """|ln PCOC| that is worth a warning, and an error."""
 _LEVEL = 0.05
 """The chance of a finding where there is nothing to find, over all tasks (Bonferroni)."""
-_TOO_EASY = 0.995
 _DOMINANT = 0.8
 _TREES_BETTER = 0.002
 _MAX_SLICES = 5
@@ -131,7 +131,7 @@ def too_easy(evidence: Evidence) -> Iterator[Finding]:
             "R005", leak.column, f"{leak.column} alone ranks the rows of {leak.label} with an AUC of {leak.auc:.4f}"
         )
     for task, metrics in evidence.result.metrics.items():
-        if metrics.get("auc", 0.0) > _TOO_EASY and task not in named and _positives(evidence, task) >= 20:
+        if metrics.get("auc", 0.0) > TOO_EASY and task not in named and _positives(evidence, task) >= 20:
             yield finding(
                 "R005",
                 task,
