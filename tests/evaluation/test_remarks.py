@@ -23,7 +23,9 @@ from recap.evaluation.remarks import remarks
         ({"auc": 0.9949, "positives": 20, "count": 90}, None),
         ({"auc": math.nan, "positives": 0, "count": 9}, "validation: like has no positives in 9 rows, so metrics such"),
         ({"auc": math.nan, "positives": 9, "count": 9}, "validation: like has only positives in 9 rows, so metrics"),
-        ({"positives": 0, "count": 0}, None),
+        ({"positives": 1, "count": 1}, "validation: like has only positives in 1 row, "),
+        ({"positives": 0, "count": 0}, "validation: like has no row with a label and a weight"),
+        ({"rmse": math.nan, "count": 0}, "validation: like has no row with a label and a weight"),
         ({"rmse": 1.0, "count": 9}, None),
     ],
 )
@@ -47,6 +49,7 @@ def test_tasks_of_too_few_users_for_reliable_intervals_are_remarked_on() -> None
 
     metrics: dict[str, dict[str, float]] = {"like": {}, "share": {}}
     assert list(remarks("validation", metrics, estimates=estimates(20, 64))) == []
+    assert list(remarks("validation", metrics, estimates=estimates(0, 64))) == []
     ((_, one),) = remarks("validation", metrics, estimates=estimates(19, 64))
     assert one.startswith(
         "warning: validation: the users of like fill 19 of 64 buckets, too few for reliable intervals"

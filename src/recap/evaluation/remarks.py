@@ -7,6 +7,7 @@ from recap.config.training import WatchConfig
 from recap.evaluation.metrics.buckets import BUCKETS
 from recap.evaluation.metrics.estimate import FEW_BUCKETS, Estimates
 from recap.evaluation.result import TaskMetrics
+from recap.text import plural
 
 TOO_EASY = 0.995
 """AUC above which a feature most likely gives the label away."""
@@ -42,7 +43,10 @@ def remarks(
             )
         elif count > 0 and (positives == 0 or positives == count):
             classes = "no positives" if not positives else "only positives"
-            text = f"{task} has {classes} in {count:,.0f} rows, so metrics such as its AUC are undefined"
+            text = f"{task} has {classes} in {plural(round(count), 'row')}, so metrics such as its AUC are undefined"
+            yield f"classes {task}", f"warning: {split}: {text}"
+        elif count == 0:
+            text = f"{task} has no row with a label and a weight, so its metrics are undefined"
             yield f"classes {task}", f"warning: {split}: {text}"
     if watch is not None and watch.split == split and _is_undefined(watch, metrics):
         text = f"{watch.metric} of {split} is undefined, so no checkpoint can be the best"
@@ -51,7 +55,7 @@ def remarks(
 
 def _few_users(split: str, estimates: Estimates) -> Iterator[tuple[str, str]]:
     buckets = {task: max(item.buckets for item in items.values()) for task, items in estimates.items() if items}
-    few = {task: count for task, count in buckets.items() if count < FEW_BUCKETS}
+    few = {task: count for task, count in buckets.items() if 0 < count < FEW_BUCKETS}
     if few:
         fewest = min(few.values())
         tasks = "" if len(few) == len(buckets) else f" of {', '.join(few)}"
