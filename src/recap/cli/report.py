@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from recap.cli.options import StepOption, parse_step
-from recap.config.evaluation.gate import Severity
+from recap.cli.options import StepOption, parse_step, say_better_checkpoint
 from recap.errors import InputError, RunError
+from recap.evaluation.checks.finding import Severity
 
 
 def report(
@@ -49,14 +49,12 @@ def report(
     from recap.evaluation.checks.run import failing
     from recap.evaluation.report.build import report as write_report
     from recap.native.allocator import tune_process
-    from recap.runs import better_checkpoint, find_model_directory
     from recap.text import plural
 
     console = Console()
     chosen = parse_step(step)
     tune_process()
-    if chosen is None and (remark := better_checkpoint(run, find_model_directory(run))) is not None:
-        console.say(remark)
+    say_better_checkpoint(run, chosen, console.say)
     file, findings = write_report(run, baseline, split, chosen, output, console.say, quick=quick)
     for code, items in groupby(findings, key=lambda item: item.code):
         group = list(items)

@@ -1,16 +1,13 @@
 """The gate of `recap compare`: what a model must fulfil to replace another."""
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
 from recap.config.base import BaseConfig, Check, Name, NonNegativeFloat, Problems, RootConfig
 from recap.config.evaluation.metrics import METRIC_NAMES, METRICS, spec_of
 from recap.text import shorten, suggest
-
-Severity = Literal["error", "warning"]
-"""The severities of checks at which a command may fail; `warning` includes errors."""
 
 
 class RuleConfig(BaseConfig):
