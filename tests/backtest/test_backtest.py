@@ -240,6 +240,10 @@ def test_only_an_empty_folder_or_that_of_the_backtest_is_written_to(days: Path, 
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(InputError, match=r"is not empty, and holds no backtest.json"):
         backtest(config_for(days), tmp_path, Reporter())
+    values = config_for(days).model_dump()
+    values["train_data"]["source"]["inputs"] = [str(days / "**" / "*.parquet")]
+    with pytest.raises(InputError, match=r"--output: .*out is where .* looks for data"):
+        backtest(config_of(values), days / "out", Reporter())
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / RECORD).write_text("{}")
     with pytest.raises(InputError, match=r"backtest.json: damaged"):

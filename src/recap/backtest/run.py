@@ -3,6 +3,7 @@
 import gc
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from recap.backtest.chart import write_chart
 from recap.backtest.record import HOLDOUT, Fold, HoldoutUse, Measured, Record, open_record
 from recap.backtest.windows import FoldPlan, Window, find_windows, plan_folds
 from recap.config.base import KeyPath, dotted
-from recap.config.data import ValidationDataConfig
+from recap.config.data import DailyInputs, HourlyInputs, ValidationDataConfig
 from recap.config.recap import RecapConfig
 from recap.data.tools.outputs import check_folder
 from recap.errors import CheckpointError, InputError
@@ -32,6 +33,7 @@ def backtest(config: RecapConfig, folder: Path, reporter: Reporter) -> Record:
     windows, CheckpointError for a folder of another backtest, and what `train` and `evaluate_run` raise.
     """
     check_folder(folder)
+    _check_not_among_inputs(config, folder)
     _check_secrets(config)
     windows = find_windows(config)
     folds = plan_folds(config, windows)
@@ -127,6 +129,21 @@ def _joined(windows: Sequence[Window]) -> Window:
     """Several windows as one."""
     files = tuple(_paths(windows))
     return Window("holdout", files, sum(window.rows for window in windows), 0, None)
+
+
+def _check_not_among_inputs(config: RecapConfig, folder: Path) -> None:
+    """Raise InputError for a folder in which a glob would find the Parquet files of checkpoints as data."""
+    inputs = config.train_data.source.inputs if config.backtest.inputs is None else config.backtest.inputs
+    if isinstance(inputs, HourlyInputs | DailyInputs):
+        return
+    for pattern in inputs:
+        start, recursive, names = pattern.partition("**/")
+        finds_assets = bool(recursive) and fnmatch("assets.parquet", names)
+        if finds_assets and "://" not in start and folder.absolute().is_relative_to(Path(start).absolute()):
+            raise InputError(
+                f"--output: {folder} is where {pattern} looks for data, so its files would be read as data; choose "
+                "another --output"
+            )
 
 
 def _check_secrets(config: RecapConfig) -> None:
