@@ -241,3 +241,9 @@ def test_the_number_of_users_is_exact_or_close_and_merges(users: int) -> None:
     whole.add(hashes)
     assert parts[0].count() == whole.count()
     assert whole.count() == users if users <= 1000 else whole.count() == pytest.approx(users, rel=0.1)
+
+
+def test_a_difference_from_an_undefined_value_is_undefined() -> None:
+    undefined = difference(Estimate(math.nan, np.ones(3)), Estimate(1.0, np.ones(3)))
+    assert math.isnan(undefined.p)
+    assert not undefined.is_certain

@@ -111,7 +111,7 @@ def difference(one: Estimate, other: Estimate) -> Difference:
     error = _standard_error(changes)
     half = t_quantile((1 + LEVEL) / 2, freedom) * error
     detectable = half + t_quantile(POWER, freedom) * error
-    t = abs(value) / error if error else math.inf if value else 0.0
+    t = abs(value) / error if error else 0.0 if value == 0 else math.inf * abs(value)  # NaN of an undefined value
     p = 2 * (1 - t_probability(t, freedom))
     return Difference(value, value - half, value + half, p, detectable)
 
