@@ -55,11 +55,13 @@ def underfit(evidence: Evidence) -> Iterator[Finding]:
 
 def miscalibrated_tasks(evidence: Evidence) -> Iterator[Finding]:
     """R003."""
+    tasks = len(evidence.result.estimates)
+    corrected = f", interval corrected for {tasks} tasks" if tasks > 1 else ""
     for task, metrics in evidence.result.estimates.items():
         estimate = metrics.get("calibration")
         if estimate is None or not estimate.value > 0 or estimate.buckets < FEW_BUCKETS:
             continue
-        low, high = estimate.interval(1 - _LEVEL / max(len(evidence.result.estimates), 1))
+        low, high = estimate.interval(1 - _LEVEL / tasks)
         off = abs(math.log(estimate.value))
         if off > math.log1p(_OFF) and not low <= 1 <= high and _positives(evidence, task) >= 50:
             word = "over-predicted" if estimate.value > 1 else "under-predicted"
@@ -67,7 +69,8 @@ def miscalibrated_tasks(evidence: Evidence) -> Iterator[Finding]:
             yield finding(
                 "R003",
                 task,
-                f"{task} is {word} on {evidence.split}: PCTR/CTR {estimate.value:.3f} [{low:.3f}, {high:.3f}]",
+                f"{task} is {word} on {evidence.split}: PCTR/CTR {estimate.value:.3f} [{low:.3f}, {high:.3f}]"
+                + corrected,
                 "error" if certainly_far else None,
             )
 
@@ -84,7 +87,7 @@ def miscalibrated_slices(evidence: Evidence) -> Iterator[Finding]:
             item.task,
             f"{item.task} where {item.feature} is {shorten(item.values)}: PCTR/CTR {item.calibration:.3f} "
             f"[{low:.3f}, {high:.3f}] of {item.rows:,} rows, {item.calibration_of_others:.3f} elsewhere "
-            f"(p {item.p:.1g})",
+            f"(p {max(item.p, 1e-16):.0e})",
         )
     if len(slices) > _MAX_SLICES:
         yield finding(
