@@ -282,5 +282,5 @@ def better_checkpoint(path: Path, used: Path) -> str | None:
         best = Run(path).best
         if best is not None and best.exists() and best.name != used.name:
             step = int(best.name.removeprefix("step_"))
-            return f"using {used.name}, the latest; the watched metric was best at step {step}: --step best"
+            return f"{path}: using {used.name}, the latest; the watched metric was best at step {step}: --step best"
     return None

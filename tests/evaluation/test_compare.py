@@ -159,6 +159,19 @@ def test_a_loss_that_the_interval_cannot_exclude_keeps_the_gate_closed(tmp_path:
     assert not judge(gate(tmp_path, "rules: [{metric: auc, not_worse_by: 0.001}]"), comparison)[0].passed
 
 
+def test_rules_guard_the_metrics_of_the_final_score(tmp_path: Path) -> None:
+    def of_score(value: float) -> SplitResult:
+        return replace(
+            result({"a": (0.8, 0.0)}),
+            score={"ndcg": value},
+            estimates={**result({"a": (0.8, 0.0)}).estimates, SCORE: {"ndcg": Estimate(value, value + NOISE[3] / 1e3)}},
+        )
+
+    comparison = compare(of_score(0.5), of_score(0.52))
+    rules = gate(tmp_path, "rules: [{metric: ndcg, better_by: 0.01}, {metric: ndcg, at_least: 0.53}]")
+    assert [(item.task, item.passed) for item in judge(rules, comparison)] == [(SCORE, True), (SCORE, False)]
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
@@ -173,6 +186,10 @@ def test_a_loss_that_the_interval_cannot_exclude_keeps_the_gate_closed(tmp_path:
         ("rules: [{metric: roc_auc, at_least: 0}]", "Did you mean 'auc'"),
         (f"rules: [{{metric: {'z' * 500}, at_least: 0}}]", "unknown metric 'zzz.*…. Known"),
         ("rules: [{metric: hit_at, at_least: 0}]", "add a rank, such as hit_at_3"),
+        ("rules: [{metric: engagment_5, at_least: 1}]", "Did you mean 'engagement_5'"),
+        ("rules: [{metric: uplift, at_least: 0}]", "add a rank, such as uplift_3"),
+        ("rules: [{metric: uplift_3, at_least: 2}]", "no value passes"),
+        ("rules: [{metric: ndcg, tasks: [a], at_least: 0}]", "of the final score, not of tasks; remove tasks"),
         ("rules: [{metric: field_rce, at_most: 1}]", "add a feature"),
         ("rules: [{metric: auc, at_least: 85}]", "no value passes: auc is in 0 to 1, found 85"),
         ("rules: [{metric: auc, tasks: [a, a], at_least: 0}]", "a is listed twice"),
@@ -189,6 +206,7 @@ def test_mistakes_in_a_gate_are_named(text: str, problem: str, tmp_path: Path) -
     [
         ("{metric: auc, tasks: [ab], at_least: 0.5}", "unknown task 'ab'"),
         ("{metric: rce, at_least: 0.5}", "was not computed for any task"),
+        ("{metric: ndcg, at_least: 0.5}", r"ndcg needs features.user or .*scoring\.weights"),
         ("{metric: rce, tasks: [a], at_least: 0.5}", "was not computed for a"),
     ],
 )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from recap.cli.options import Overwrite, check_output, model_files
+from recap.cli.options import Overwrite, check_output, model_files, parse_step, say_better_checkpoint
 from recap.errors import RunError
 
 if TYPE_CHECKING:
@@ -39,6 +39,15 @@ def compare(
             show_default=False,
         ),
     ] = None,
+    step: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STEP",
+            help="Step of the checkpoints of all runs, or 'best' where training.watch is set; default: the latest. "
+            "Model directories are taken as they are.",
+            show_default=False,
+        ),
+    ] = None,
     gate: Annotated[
         Path | None,
         typer.Option(
@@ -58,6 +67,7 @@ def compare(
     """
     from recap.evaluation.gate import judge, load_gate
 
+    chosen = parse_step(step)
     rules = load_gate(str(gate)) if gate is not None else None
     if output is not None:
         inputs = [file for path in (baseline, *models) for file in model_files(path)]
@@ -70,7 +80,9 @@ def compare(
 
     console = Console()
     tune_process()
-    compared = compare_models(baseline, models, split, data or (), console.say, gate=rules)
+    for path in (baseline, *models):
+        say_better_checkpoint(path, chosen, console.say)
+    compared = compare_models(baseline, models, split, data or (), console.say, step=chosen, gate=rules)
     contents, failed = [], 0
     for name, comparison in compared.comparisons.items():
         console.comparison(f"{name} against {compared.baseline}, {compared.split}", comparison)
@@ -91,10 +103,14 @@ def compare(
 
 
 def _lines(judgements: "Sequence[Judgement]") -> list[str]:
-    """The conditions that do not hold, or that all do."""
+    """Each condition, and a summary if all hold."""
+    from recap.evaluation.result import SCORE
+
     lines = [
-        f"gate: {item.task}: {item.metric} {item.actual}, required: {item.condition}"
+        f"gate: {'ok   ' if item.passed else 'FAILS'} {'final score' if item.task == SCORE else item.task}: "
+        f"{item.metric} {item.actual}, required: {item.condition}"
         for item in judgements
-        if not item.passed
     ]
-    return lines or [f"gate: open, all {len(judgements)} conditions hold"]
+    if all(item.passed for item in judgements):
+        lines.append(f"gate: open, all {len(judgements)} conditions hold")
+    return lines

@@ -6,9 +6,20 @@ from typing import Annotated
 
 import typer
 
-from recap.cli.options import StepOption, parse_step, say_better_checkpoint
+from recap.cli.options import parse_step, say_better_checkpoint
 from recap.errors import InputError, RunError
 from recap.evaluation.checks.finding import Severity
+
+ReportStep = Annotated[
+    str | None,
+    typer.Option(
+        "--step",
+        metavar="STEP",
+        help="Step of the checkpoint, or 'best' where training.watch is set, which applies to a baseline too; default: "
+        "the latest.",
+        show_default=False,
+    ),
+]
 
 
 def report(
@@ -24,7 +35,7 @@ def report(
     split: Annotated[
         str | None, typer.Option(help="Name of a validation set; default: the first.", show_default=False)
     ] = None,
-    step: StepOption = None,
+    step: ReportStep = None,
     output: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Folder to write; default: report in the run.", show_default=False),
@@ -54,7 +65,8 @@ def report(
     console = Console()
     chosen = parse_step(step)
     tune_process()
-    say_better_checkpoint(run, chosen, console.say)
+    for each in (run, *([baseline] if baseline is not None else [])):
+        say_better_checkpoint(each, chosen, console.say)
     file, findings = write_report(run, baseline, split, chosen, output, console.say, quick=quick)
     for code, items in groupby(findings, key=lambda item: item.code):
         group = list(items)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -44,6 +44,8 @@ class Comparison:
     mean: Difference | None
     """Of the headline metric, over the tasks that have it; None if no task has it."""
     verdict: Verdict
+    score: Mapping[str, float] = field(default_factory=dict)
+    """The metrics of the final score of the model; empty unless both models weigh the tasks alike."""
     left_out: tuple[str, ...] = ()
     """The tasks that only one of the models has."""
 
@@ -84,6 +86,7 @@ def compare(baseline: SplitResult, candidate: SplitResult) -> Comparison:
         differences,
         mean,
         _verdict(differences, mean, candidate.users),
+        candidate.score if SCORE in tasks else {},
         tuple(sorted(only_one)),
     )
 

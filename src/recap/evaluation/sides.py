@@ -10,6 +10,7 @@ from recap.data.open import open_split
 from recap.errors import InputError
 from recap.evaluation.asked import FREE_FEATURES, validated
 from recap.evaluation.observers.observer import Observer
+from recap.evaluation.remarks import training_files
 from recap.evaluation.result import SplitResult
 from recap.evaluation.run import evaluate_split
 from recap.model.directory import SavedModel, open_model
@@ -36,10 +37,15 @@ class Side:
         folder = find_model_directory(path, step)
         return cls(path, folder, open_model(folder))
 
+    @classmethod
+    def open_as_is(cls, path: Path, step: Step | None) -> "Side":
+        """As `open`; a model directory, which has no steps, is taken as it is."""
+        return cls.open(path, step if is_run(path) else None)
+
     @property
     def is_run(self) -> bool:
         """Whether it is a run, rather than a model directory."""
-        return not (self.path / MANIFEST).exists()
+        return is_run(self.path)
 
     @property
     def config(self) -> RecapConfig:
@@ -55,6 +61,11 @@ class Side:
     def records(self) -> list[dict[str, Any]]:
         """The records of its training; empty for a model directory."""
         return Run(self.path).metrics if self.is_run else []
+
+
+def is_run(path: Path) -> bool:
+    """Whether `path` is a run, rather than a model directory."""
+    return not (path / MANIFEST).exists()
 
 
 _REPORTS = ("which_metrics", "metrics", "strata", "slices")
@@ -105,4 +116,6 @@ def evaluated(
     """
     model = side.model
     stream = open_split(config, model.assets, split, say)
+    for text in training_files(config, split, side.name):
+        say(text)
     return evaluate_split(model.scorer(config, runtime.device), stream, config, split, model.assets, runtime, others)

@@ -35,6 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "names.txt").write_text("\n".join(NAMES))
     values = feed_values(folder, folder / "run")
     values["features"]["names"] = {"vector": str(folder / "names.txt")}
+    values["training"]["watch"] = {"metric": "auc", "split": "validation"}
     trained("run", values)
     values = feed_values(folder, folder / "regressions")
     del values["features"]["user"]
@@ -121,6 +122,19 @@ def test_a_baseline_with_other_features_and_tasks_is_compared_on_the_same_rows(f
     assert numbers["remarks"] == ["Left out, because only this model predicts it: share."]
     assert ["features.continuous.0", "age", "followers"] not in numbers["config_changes"]
     assert any(path.startswith("features.continuous") for path, *_ in numbers["config_changes"])
+
+
+def test_step_best_applies_to_the_baseline_and_a_number_to_the_model_alone(folder: Path, tmp_path: Path) -> None:
+    run, fewer = folder / "run", folder / "fewer"
+    best = Run(run).best
+    assert best is not None
+    report(run, "--baseline", run, "--step", "best", "--output", tmp_path, "--quick")
+    assert numbers_in(tmp_path)["baseline"] == f"run, {best.name}"
+    report(fewer, "--baseline", run, "--step", "2", "--output", tmp_path, "--quick")
+    assert numbers_in(tmp_path)["baseline"] == "run, step_00000012"
+    remark = "The baseline has no best checkpoint, since it watched no metric; compared is fewer, step_00000002."
+    assert remark in report(run, "--baseline", fewer, "--step", "best", "--output", tmp_path, "--quick")
+    assert numbers_in(tmp_path)["remarks"][0] == remark
 
 
 def test_a_model_against_itself_differs_in_nothing(folder: Path, tmp_path: Path) -> None:

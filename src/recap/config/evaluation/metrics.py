@@ -313,6 +313,30 @@ def spec_of(reported: str) -> MetricSpec | None:
     return spec if spec is not None and spec.at_ranks else None
 
 
+SCORE_METRICS = (
+    MetricSpec("ndcg", (), "DCG of the order by the score / DCG of the best order, by engagement", better="higher"),
+    MetricSpec("engagement", (), "mean engagement of the first k rows of lists", _VALUE, "higher", at_ranks=True),
+    MetricSpec(
+        "uplift",
+        (),
+        "(engagement − random) / (best − random) of the first k rows",
+        (-math.inf, 1),
+        "higher",
+        at_ranks=True,
+    ),
+)
+"""The metrics of the final score that are better higher; their ranks k are those of `hit_at`."""
+
+
+def score_spec_of(reported: str) -> MetricSpec | None:
+    """The metric of the final score reported as `ndcg` or `uplift_3`, for example; None if it is unknown."""
+    match = _AT_RANK.fullmatch(reported)
+    for spec in SCORE_METRICS:
+        if spec.name == (match[1] if match is not None and spec.at_ranks else reported):
+            return spec
+    return None
+
+
 def format_metric(reported: str, value: float) -> str:
     """The value of a metric for a person; `-` where it is undefined."""
     spec = spec_of(reported)

@@ -67,8 +67,8 @@ CHECKS = {
             "R003",
             "Miscalibrated task",
             "warning",
-            "PCTR/CTR of a task is off by more than 5%, and its interval does not contain 1; an error beyond a "
-            "factor of 2.",
+            "PCTR/CTR of a task is off by more than 5%, and its interval, corrected for the number of tasks, does not "
+            "contain 1; an error beyond a factor of 2.",
             "Run `recap calibrate`; look for down-sampling rates that are not configured, and for drift.",
         ),
         CheckSpec(

@@ -55,13 +55,13 @@ def underfit(evidence: Evidence) -> Iterator[Finding]:
 
 def miscalibrated_tasks(evidence: Evidence) -> Iterator[Finding]:
     """R003."""
-    tasks = len(evidence.result.estimates)
-    corrected = f", interval corrected for {tasks} tasks" if tasks > 1 else ""
-    for task, metrics in evidence.result.estimates.items():
-        estimate = metrics.get("calibration")
-        if estimate is None or not estimate.value > 0 or estimate.buckets < FEW_BUCKETS:
+    of_tasks = evidence.result.estimates
+    estimates = {task: metrics["calibration"] for task, metrics in of_tasks.items() if "calibration" in metrics}
+    corrected = f", interval corrected for {len(estimates)} tasks" if len(estimates) > 1 else ""
+    for task, estimate in estimates.items():
+        if not estimate.value > 0 or estimate.buckets < FEW_BUCKETS:
             continue
-        low, high = estimate.interval(1 - _LEVEL / tasks)
+        low, high = estimate.interval(1 - _LEVEL / len(estimates))
         off = abs(math.log(estimate.value))
         if off > math.log1p(_OFF) and not low <= 1 <= high and _positives(evidence, task) >= 50:
             word = "over-predicted" if estimate.value > 1 else "under-predicted"

@@ -21,9 +21,9 @@ from recap.evaluation.report.sections import NO_SECTIONS, sampled_sections
 from recap.evaluation.report.training import rounded, training_curves
 from recap.evaluation.result import SplitResult
 from recap.evaluation.run import chosen_split
-from recap.evaluation.sides import Side, common_tasks, evaluated, side_config
+from recap.evaluation.sides import Side, common_tasks, evaluated, is_run, side_config
 from recap.reporting import Say, say_to_stderr
-from recap.runs import Run, Step
+from recap.runs import BEST, Run, Step
 from recap.runtime import Runtime, start_runtime
 from recap.storage import check_local, replace_text
 from recap.text import shorten
@@ -46,15 +46,17 @@ def report(
 
     Returns the page, and the checks that failed.
 
-    `output`: by default `report` in the run. `quick`: without the sections that score further rows. Raises InputError
-    if the extra `report` is not installed, if `output` holds files that no report wrote, or for a model directory
-    without `output`.
+    `step`: the checkpoint of `run`; "best" applies to `baseline` too, if it is a run that has one. `output`: by default
+    `report` in the run. `quick`: without the sections that score further rows. Raises InputError if the extra `report`
+    is not installed, if `output` holds files that no report wrote, or for a model directory without `output`.
     """
     check_installed()
     side = Side.open(run, step)
     folder = _folder(side, output)
-    other = Side.open(baseline) if baseline is not None else None
-    content = gather(side, other, split, say, quick=quick)
+    other, remarks = _open_baseline(baseline, step) if baseline is not None else (None, [])
+    for remark in remarks:
+        say(remark)
+    content = gather(side, other, split, say, remarks, quick=quick)
     folder.mkdir(parents=True, exist_ok=True)
     replace_text(folder / NUMBERS, json.dumps(content.to_json(), indent=1, allow_nan=False, ensure_ascii=False) + "\n")
     replace_text(folder / CARD, model_card(content))
@@ -62,8 +64,23 @@ def report(
     return folder / PAGE, content.findings
 
 
-def gather(side: Side, baseline: Side | None, split: str | None, say: Say, *, quick: bool = False) -> Content:
-    """Evaluate `side`, and `baseline` on the same rows. Raises ConfigError for an unknown split."""
+def _open_baseline(path: Path, step: Step | None) -> tuple[Side, list[str]]:
+    """The best checkpoint of a run if `step` is "best", else its latest, or a model directory; and remarks on it."""
+    if step != BEST or not is_run(path):
+        return Side.open(path), []
+    if Run(path).best is not None:
+        return Side.open(path, BEST), []
+    latest = Side.open(path)
+    return latest, [f"The baseline has no best checkpoint, since it watched no metric; compared is {latest.name}."]
+
+
+def gather(
+    side: Side, baseline: Side | None, split: str | None, say: Say, remarks: Sequence[str] = (), *, quick: bool = False
+) -> Content:
+    """Evaluate `side`, and `baseline` on the same rows. Raises ConfigError for an unknown split.
+
+    `remarks`: those that the content holds first.
+    """
     config = side.config
     name = chosen_split(config, split)
     runtime = start_runtime()
@@ -88,7 +105,7 @@ def gather(side: Side, baseline: Side | None, split: str | None, say: Say, *, qu
         tasks=rows,
         score=score,
         baseline=baseline.name if baseline is not None else "",
-        remarks=[*_remarks(side, baseline, result, users), *sections.remarks],
+        remarks=[*remarks, *_remarks(side, baseline, result, users), *sections.remarks],
         findings=sections.findings,
         checked=not quick,
         training=_training(side, baseline, name),
