@@ -153,6 +153,24 @@ def test_files_of_an_expanded_glob_are_all_evaluated(folder: Path) -> None:
     assert written(output)["splits"]["data"]["like"]["count"] == 600
 
 
+def test_training_files_are_named_as_such_in_one_line(folder: Path, tmp_path: Path) -> None:
+    first, *others = sorted((folder / "train").glob("*.parquet"))
+    text = evaluate(folder / "run", "--data", first, *others, "which_metrics=[count]")
+    which = f"{first.name} and {len(others)} other" + "s" * (len(others) > 1)
+    ending = "of this model; expect better values than on new rows"
+    assert text.count(f"warning: data: {which} are training files {ending}") == 1
+    copy = tmp_path / "copy.parquet"
+    copy.write_bytes(first.read_bytes())
+    text = evaluate(folder / "run", "--data", copy, "which_metrics=[count]")
+    assert f"warning: data: copy.parquet is a training file {ending}" in text
+    assert "training file" not in evaluate(folder / "run", 'which_metrics=["count"]')
+    text = evaluate(
+        folder / "run", f"validation_data.again.source.inputs=[{first}]", "--output", tmp_path / "again.json"
+    )
+    assert f"warning: again: {first.name} is a training file {ending}" in text
+    assert "warning: validation" not in text
+
+
 def test_a_checkpoint_is_not_changed_by_its_evaluation(folder: Path) -> None:
     checkpoint = Run(folder / "run").checkpoint()
     assert "not saved, because this is a model directory" in evaluate(checkpoint)

@@ -67,6 +67,20 @@ def test_suggested_weights_are_shown_and_written_for_set_file(folder: Path) -> N
         recap(*arguments, "--output", output)
 
 
+def test_a_weight_that_changes_its_sign_is_named_in_the_output_and_in_the_file(folder: Path) -> None:
+    output = folder / "weights" / "signs.yaml"
+    arguments = ["weights", "suggest", folder / "run", "--at-most", "like=0.91x"]
+    text = recap(*arguments, "--output", output)
+    new = load_config(folder / "ranker.yaml", [], [str(output)]).scoring.weights["like"]
+    note = f"like: the weight changes its sign, from 1 to {new:g}, so the score now counts it against a row"
+    assert new < 0
+    assert f"\nnote: {note}\n" in text
+    assert output.read_text().startswith(f"# {note}\nscoring:")
+    done = CliRunner().invoke(app, [*map(str, arguments), "--json"])
+    assert (f"note: {note}\n" in done.stderr, json.loads(done.stdout)["weights"]["like"]) == (True, new)
+    assert "sign" not in recap(*arguments[:3], "--at-least", "like=1.01x")
+
+
 def test_a_front_is_shown_as_a_table_and_as_json(folder: Path) -> None:
     text = recap("weights", "pareto", folder / "run", "--tasks", "like, share")
     assert text.splitlines()[2].startswith("current")
@@ -80,6 +94,7 @@ REFUSED = {
     "no target": ([], "no target; add --at-most TASK=RATE, --at-least TASK=RATE or --keep TASK"),
     "an unknown task": (["--keep=likes"], "unknown task 'likes'. Known: like, share. Did you mean 'like'?"),
     "out of reach": (["--at-most=share=0"], "share at most 0 is out of reach"),
+    "a factor without its x": (["--at-most=like=0.99"], "; did you mean like=0.99x?"),
     "short lists": (["--keep=like", "--split=very_short"], "very_short: no list has 5 rows or more"),
     "an unknown split": (["--keep=like", "--split=al"], "split: unknown split 'al'"),
 }

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import ndcg_score
 
 from recap.evaluation.metrics.buckets import BUCKETS, bucket_of
-from recap.evaluation.metrics.score import ScoreSums
+from recap.evaluation.metrics.score import MIN_LISTS, ScoreSums
 from recap.evaluation.metrics.whole_lists import WholeLists
 
 TASKS = ("like", "share", "report")
@@ -37,12 +37,13 @@ def sums(values: dict[str, torch.Tensor], max_rows: int = 10_000) -> ScoreSums:
 
 
 def test_the_order_of_lists_is_measured_as_by_scikit_learn() -> None:
-    values = rows(400, 60)
+    values = rows(400, 90)
     estimates = sums(values).estimates()
     columns = {name: column.numpy() for name, column in values.items()}
     engagement = (columns["labels"] * columns["weights"]) @ WEIGHTS.numpy()
     counted = (columns["weights"][:, [0, 2]] > 0).any(axis=1)
     ndcgs, shown, gained, best, random = [], 0, 0.0, 0.0, 0.0
+    gain, room, short = 0.0, 0.0, 0  # of lists of more than 3 rows; the number of others
     for user in np.unique(columns["lists"]):
         mine = counted & (columns["lists"] == user)
         if mine.sum() < 2:
@@ -51,14 +52,17 @@ def test_the_order_of_lists_is_measured_as_by_scikit_learn() -> None:
         if (gains > 0).any():
             ndcgs.append(ndcg_score([gains.clip(0)], [scores]))
         first = min(3, len(gains))
-        shown += first
-        gained += first_of(gains, scores, first)
-        best += np.sort(gains)[::-1][:first].sum()
-        random += gains.mean() * first
+        mine_gained, mine_best = first_of(gains, scores, first), np.sort(gains)[::-1][:first].sum()
+        mine_random = gains.mean() * first
+        shown, gained, best, random = shown + first, gained + mine_gained, best + mine_best, random + mine_random
+        short += len(gains) <= 3
+        if len(gains) > 3:
+            gain, room = gain + mine_gained - mine_random, room + mine_best - mine_random
     assert estimates["ndcg"].value == pytest.approx(np.mean(ndcgs))
     found = [estimates[name].value for name in ("engagement_3", "best_3", "random_3")]
     assert found == pytest.approx([gained / shown, best / shown, random / shown])
-    assert estimates["uplift_3"].value == pytest.approx((gained - random) / (best - random))
+    assert short > 3
+    assert estimates["uplift_3"].value == pytest.approx(gain / room)
 
 
 def first_of(gains: np.ndarray, scores: np.ndarray, count: int) -> float:
@@ -69,6 +73,17 @@ def first_of(gains: np.ndarray, scores: np.ndarray, count: int) -> float:
         total += tied.mean() * min(left, len(tied))
         left -= min(left, len(tied))
     return total
+
+
+@pytest.mark.parametrize(("lists", "defined"), [(MIN_LISTS - 1, False), (MIN_LISTS, True)])
+def test_uplift_is_of_lists_of_more_rows_than_ranks_and_undefined_for_few(lists: int, defined: bool) -> None:
+    values = rows(4 * lists, 1) | {"weights": torch.ones(4 * lists, 3, dtype=torch.float64)}
+    values["lists"] = torch.arange(lists).repeat(4)
+    alone = sums(values).estimates()["uplift_3"].value
+    short = rows(300, 1, seed=1) | {"lists": 1000 + torch.arange(100).repeat(3)}
+    with_short = sums({name: torch.cat([values[name], short[name]]) for name in values}).estimates()["uplift_3"].value
+    assert math.isfinite(alone) == defined
+    assert with_short == pytest.approx(alone, nan_ok=True)
 
 
 def test_each_task_adds_its_mean_weighted_prediction() -> None:

@@ -96,6 +96,7 @@ def suggest(
     from recap.cli.terminal.console import Console
     from recap.evaluation.weights.lists import TOP
     from recap.evaluation.weights.suggest import Target, keeping, suggest
+    from recap.reporting import say_to_stderr
     from recap.storage import replace_text
     from recap.text import plural
 
@@ -105,11 +106,14 @@ def suggest(
         raise InputError("no target; add --at-most TASK=RATE, --at-least TASK=RATE or --keep TASK")
     sample = _sample(source, overrides, split, step)
     suggestion = suggest(sample, [*targets, *(keeping(sample, task) for task in keep or [])])
-    text = _yaml(suggestion.weights)
+    notes = suggestion.sign_changes()
+    text = "".join(f"# {note}\n" for note in notes) + _yaml(suggestion.weights)
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
         replace_text(output, text)
     if as_json:
+        for note in notes:
+            say_to_stderr(f"note: {note}")
         print(json.dumps(suggestion.to_json(), indent=1, ensure_ascii=False))
         return
     Console().show(_suggestion_table(suggestion))
@@ -119,6 +123,8 @@ def suggest(
         f"{suggestion.kendall:.3f}; the expected engagements are those that the model itself predicts\n"
     )
     print(text, end="")
+    for note in notes:
+        print(f"note: {note}")
     if suggestion.kendall == 1:
         print("\nthe current ranking reaches this already")
     if output is not None:

@@ -1,9 +1,14 @@
-"""Remarks on the metrics of a split: tasks that are too easy, and tasks or watched metrics that are undefined."""
+"""Remarks on the metrics of a split: tasks that are too easy, tasks or watched metrics that are undefined, and
+training files among those evaluated.
+"""
 
 import math
 from collections.abc import Iterator
 
+from recap.config.checks.warnings import is_training_split
+from recap.config.recap import RecapConfig
 from recap.config.training import WatchConfig
+from recap.data.tools.shared import shared_with
 from recap.evaluation.metrics.buckets import BUCKETS
 from recap.evaluation.metrics.estimate import FEW_BUCKETS, Estimates
 from recap.evaluation.result import TaskMetrics
@@ -51,6 +56,24 @@ def remarks(
     if watch is not None and watch.split == split and _is_undefined(watch, metrics):
         text = f"{watch.metric} of {split} is undefined, so no checkpoint can be the best"
         yield "watch", f"warning: training.watch: {text}"
+
+
+def training_files(config: RecapConfig, split: str, name: str) -> Iterator[str]:
+    """A warning if `split` has training files of the model `name`, unless the split is named after them.
+
+    `config`: with the `train_data` of that model.
+    """
+    shared = (
+        [] if is_training_split(split) else shared_with(config.train_data.source, config.validation_data[split].source)
+    )
+    if shared:
+        file = shared[0].rpartition("/")[2]
+        which = (
+            f"{file} is a training file"
+            if len(shared) == 1
+            else f"{file} and {plural(len(shared) - 1, 'other')} are training files"
+        )
+        yield f"warning: {split}: {which} of {name}; expect better values than on new rows"
 
 
 def _few_users(split: str, estimates: Estimates) -> Iterator[tuple[str, str]]:

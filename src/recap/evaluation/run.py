@@ -27,7 +27,7 @@ from recap.evaluation.observers.observer import Observer
 from recap.evaluation.observers.score import ScoreMetrics
 from recap.evaluation.observers.strata import Strata
 from recap.evaluation.observers.uncalibrated import Uncalibrated
-from recap.evaluation.remarks import remarks
+from recap.evaluation.remarks import remarks, training_files
 from recap.evaluation.result import SCORE, EvaluationReport, SplitResult
 from recap.model.calibration import FittedCalibration
 from recap.model.directory import open_model
@@ -108,6 +108,8 @@ def evaluate_run(
     inputs = stored_values(config)["validation_data"]
     for name in config.validation_data if split is None else [split]:
         stream = open_split(combined, model.assets, name, say)
+        for text in training_files(combined, name, "this model"):
+            say(text)
         result = evaluate_split(scorer, stream, combined, name, model.assets, runtime)
         if with_drift:
             samples = read_sample(combined, model.assets), read_sample(combined, model.assets, name)

@@ -5,7 +5,9 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 
-from recap.config.data import SourceConfig
+from recap.config.data import DailyInputs, HourlyInputs, SourceConfig
+from recap.data.formats.files import find_files
+from recap.data.formats.object_stores import is_remote
 from recap.data.formats.open import open_format
 from recap.errors import InputError
 
@@ -30,6 +32,27 @@ def shared_files(files: Sequence[str], others: Sequence[str], source: SourceConf
         if same is not None:
             shared.append((file, same))
     return shared
+
+
+def files_of(source: SourceConfig) -> list[str]:
+    """The files of a source; none if they cannot be listed."""
+    with suppress(InputError):
+        return find_files(source.inputs)[: source.num_files_to_keep]
+    return []
+
+
+def shared_with(one: SourceConfig, other: SourceConfig) -> list[str]:
+    """The files of `other` that `one` has too. An object store is not listed for what can only be local files."""
+    others = files_of(other)
+    if _is_remote(one) and not any(map(is_remote, others)):
+        return []
+    return [file for file, _ in shared_files(files_of(one), others, other)]
+
+
+def _is_remote(source: SourceConfig) -> bool:
+    """Whether all files of a source are named by URLs."""
+    inputs = source.inputs
+    return all(map(is_remote, [inputs.data_root] if isinstance(inputs, HourlyInputs | DailyInputs) else inputs))
 
 
 def _identity(file: str) -> tuple[object, int | None]:

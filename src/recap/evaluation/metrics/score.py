@@ -17,6 +17,9 @@ from recap.evaluation.metrics.estimate import Estimate
 from recap.evaluation.metrics.rows import MAX_ROWS, Floats, changes, ranks_in_lists
 from recap.evaluation.metrics.whole_lists import WholeLists
 
+MIN_LISTS = 20
+"""Lists of more than k rows without which `uplift_k` is undefined."""
+
 
 class ScoreSums:
     """Metrics of the order that the score gives to lists:
@@ -27,7 +30,8 @@ class ScoreSums:
     - `engagement_k`: mean engagement of the first k rows of lists, harm included; `best_k` and `random_k`: the same in
       the best order, and in a random one.
     - `uplift_k`, at most 1: (engagement − random) / (best − random), the share of what ordering can gain; 0 as a
-      random order, below 0 worse than it.
+      random order, below 0 worse than it. Only lists of more than k rows count, since others add 0 to both differences:
+      their first k rows are all their rows, in any order. NaN with fewer than 20 such lists, which chance would decide.
 
     and of each task: `contribution/TASK`, the mean of |w·p| over all rows, and `share/TASK`, its share of the sum over
     tasks. NaN where undefined. Lists beyond `max_rows` rows are drawn, whole.
@@ -84,7 +88,8 @@ class ScoreSums:
                 engagement, best, random = (
                     totals[f"{name}_{k}"] / totals[f"shown_{k}"] for name in ("engagement", "best", "random")
                 )
-                uplift = torch.where(best > random, (engagement - random) / (best - random), torch.nan)
+                defined = (totals[f"longer_{k}"] >= MIN_LISTS) & (best > random)
+                uplift = torch.where(defined, (engagement - random) / (best - random), torch.nan)
                 at_rank = {"engagement": engagement, "best": best, "random": random, "uplift": uplift}
                 metrics |= {f"{name}_{k}": value for name, value in at_rank.items()}
         contributions = totals["contribution"] / totals["rows"][..., None]
@@ -139,6 +144,7 @@ class ScoreSums:
         for k in self.hit_at:
             first, shown = ranks < k, np.minimum(sizes, k).astype(np.float64)
             totals[f"shown_{k}"] = by_bucket(shown)
+            totals[f"longer_{k}"] = by_bucket((sizes > k).astype(np.float64))
             totals[f"engagement_{k}"] = by_bucket(by_list(shared * first))
             totals[f"best_{k}"] = by_bucket(by_list(best * first))
             totals[f"random_{k}"] = by_bucket(shown * mean)

@@ -22,6 +22,8 @@ DIGITS = 4
 _ROUNDS = 40
 _MOST = 1e5
 """The largest change of a weight, in equal contributions; beyond it other tasks do not matter."""
+_FACTOR = 2.0
+"""Rates out of reach up to this are likely meant as factors."""
 _PRECISION = 1e-4
 _ROUNDING = 1e-9
 _SLACK = 1e-3
@@ -95,6 +97,15 @@ class Suggestion:
     """The share of the first rows that both orders have in common."""
     lists: int
     rows: int
+
+    def sign_changes(self) -> list[str]:
+        """A sentence for each task that changes sides: counted for a row before, and against it now, or vice versa."""
+        return [
+            f"{task.task}: the weight changes its sign, from {task.weight:g} to {task.new_weight:g}, so the score now "
+            f"counts it {'for' if task.new_weight > 0 else 'against'} a row"
+            for task in self.tasks
+            if task.weight * task.new_weight < 0
+        ]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -260,7 +271,15 @@ class _Search:
             raise InputError(
                 f"{target.task} {self._described(target)} is out of reach: a ranking by it alone has {best:.4g} per "
                 f"1,000 impressions{self._factor(best, target.task)}, the current one {self.now[target.task]:.4g}"
+                f"{self._meant(target, best)}"
             )
+
+    def _meant(self, target: Target, best: float) -> str:
+        """The factor that a rate out of reach was most likely meant as: one up to 2 that can be reached."""
+        limit = target.value * self.now[target.task]
+        if target.relative or not 0 < target.value <= _FACTOR or target.sign * best < target.sign * limit:
+            return ""
+        return f"; did you mean {target.task}={target.value:g}x?"
 
     def _contradiction(self) -> InputError:
         """The error of targets that cannot be met together."""
