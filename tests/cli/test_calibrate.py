@@ -1,10 +1,12 @@
 """`recap calibrate`: what is fitted, shown, kept and refused."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -102,7 +104,7 @@ def test_a_calibrated_run_evaluates_and_predicts_with_its_calibration(run: Path,
         recap("calibrate", run, "--split", "calibration")
     recap("calibrate", run, "--split", "calibration", "--overwrite")  # fits the same model, not the calibrated one
     assert json.loads((checkpoint / "calibration.json").read_text())["gains"] == gains
-    assert "removed" in recap("calibrate", run, "--remove")
+    assert recap("calibrate", run, "--remove") == f"calibration removed from {checkpoint}\n"
     assert evaluated(run, "other") == before[1]
     with pytest.raises(InputError, match="has no calibration to remove"):
         recap("calibrate", run, "--remove")
@@ -203,6 +205,55 @@ def test_tasks_with_few_positives_are_left_alone(run: Path, trained: Path, tmp_p
     with pytest.raises(InputError, match="no task can be calibrated on 'calibration'; nothing was written"):
         recap(*arguments, inputs, "--overwrite")
     assert (Run(run).checkpoint() / "calibration.json").read_bytes() == before
+
+
+def test_tasks_that_get_worse_on_other_rows_are_left_as_they_were(run: Path, trained: Path, tmp_path: Path) -> None:
+    rows = pq.read_table(trained / "other.parquet")
+    before, of_split = evaluated(run, "other"), evaluated(run, "calibration")
+    arguments = ["calibrate", run, "--split", "calibration", "--evaluate-on", "other"]
+    inputs = f"validation_data.other.source.inputs={tmp_path / 'misleading.parquet'}"
+
+    def mislead(task: str) -> None:
+        """Labels all rows of `task` with what the calibration makes less probable on average."""
+        nonlocal rows
+        column = rows.column_names.index(task)
+        label = int(of_split[task]["calibration"] > 1)
+        labels = pa.array(np.full(len(rows), label), rows.schema.field(task).type)
+        rows = rows.set_column(column, rows.schema.field(task), labels)
+        pq.write_table(rows, tmp_path / "misleading.parquet")
+
+    mislead("like")
+    for by in ([], ["--by", "hour", "--overwrite"]):
+        text = recap(*arguments, inputs, *by)
+        assert re.search(r"warning: like: log loss \+\S+ on other, worse than before; it is left as it was", text)
+        calibration = open_model(Run(run).checkpoint()).calibration
+        assert calibration is not None
+        assert list(calibration.tasks) == ["share"]
+    recap(*arguments, "--overwrite", inputs)
+    assert evaluated(run, "other")["like"] == before["like"]
+    assert evaluated(run, "other")["share"] != before["share"]
+    recap("calibrate", Run(run).checkpoint(), "--remove")
+    mislead("share")
+    with pytest.raises(InputError, match="makes no task better on other rows; nothing was written"):
+        recap(*arguments, inputs)
+    assert open_model(Run(run).checkpoint()).calibration is None
+
+
+def test_rows_of_the_training_stay_so_if_train_data_is_overridden(run: Path, trained: Path, tmp_path: Path) -> None:
+    files = {name: str(trained / "train" / f"part-{part}.parquet") for name, part in (("calibration", 0), ("other", 1))}
+    trains = {"train_data": {"source": {"inputs": str(trained / "copied.parquet")}}}
+    both = {name: {"source": {"inputs": file}} for name, file in files.items()}
+    (tmp_path / "both.yaml").write_text(yaml.safe_dump(trains | {"validation_data": both}))
+    options = [f"train_data.source.inputs={trains['train_data']['source']['inputs']}"]
+    overrides = {name: f"validation_data.{name}.source.inputs={file}" for name, file in files.items()}
+    for source in (run, trained / "ranker.yaml"):
+        for changes in ([*options, overrides["calibration"]], ["--set-file", str(tmp_path / "both.yaml")]):
+            with pytest.raises((InputError, ConfigError), match=r"--split: 'calibration' holds .* which the model was"):
+                recap("calibrate", source, "--split", "calibration", *changes)
+    inputs = [f"train_data.source.inputs={trained / 'empty.parquet'}", overrides["other"]]
+    assert "other: not evaluated, since it shares files with train_data" in recap(
+        "calibrate", run, "--split", "calibration", *inputs
+    )
 
 
 def test_a_large_split_is_sampled_and_the_sample_is_fair(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,10 +15,11 @@ from recap.config.recap import RecapConfig
 from recap.data.batch import Batch
 from recap.errors import InputError
 from recap.evaluation.calibrate import rows as module
-from recap.evaluation.calibrate.gain import measure_gain
+from recap.evaluation.calibrate.gain import SplitGain, measure_gain
 from recap.evaluation.calibrate.rows import RowCollector, SplitRows
 from recap.evaluation.calibrate.tasks import Calibrating, check_feature
-from recap.model.calibration import IsotonicMap
+from recap.evaluation.calibrate.worse import without_worse
+from recap.model.calibration import AffineMap, FittedCalibration, IsotonicMap
 from recap.model.scorer import Scores
 
 ASSETS = {"language": pa.array(["en", "ja"])}
@@ -131,6 +132,46 @@ def test_a_sample_of_rows_is_fair_and_the_same_every_time(monkeypatch: pytest.Mo
 
 def test_a_feature_without_one_code_per_row_is_refused() -> None:
     values = feed_values(Path("feed"), Path("run"))
-    values["features"]["discrete"]["hour"] = {"hash": {"buckets": 30}}
-    with pytest.raises(InputError, match="--by: a row has several codes of 'hour'"):
+    hours = values["features"]["discrete"]
+    hours["hour"] = {"hash": {"buckets": 30}}
+    message = (
+        r"'hour', which is hashed 2 times \(features.discrete.hour.hash.hashes\); train with 'hashes: 1', or choose"
+    )
+    with pytest.raises(InputError, match=message):
         check_feature(config_of(values), "hour")
+    hours["hour"] = {"hash": {"buckets": 30, "hashes": 1}, "length": 3}
+    with pytest.raises(InputError, match="'hour', a list of 3 values; choose a feature with one code per row"):
+        check_feature(config_of(values), "hour")
+
+
+def test_tasks_that_certainly_get_worse_are_left_as_they_were_and_others_warned_of() -> None:
+    fitted = Calibrating(CONFIG, ASSETS, "validation", []).fit(make_rows(bent, 0))
+
+    def measured(like: AffineMap, rows: SplitRows, split: str) -> tuple[FittedCalibration, SplitGain, str]:
+        """`fitted` with another map of like, its gain, and the rise of the log loss of like."""
+        other = fitted.tasks["like"].model_copy(update={"map": like})
+        changed = fitted.model_copy(update={"tasks": fitted.tasks | {"like": other}})
+        gain = measure_gain(rows, changed, CONFIG, split)
+        return changed, gain, f"log loss {-gain.tasks['like'].log_loss.value:+.2g} on {split}"
+
+    lines: list[str] = []
+    steep, steep_gain, rise = measured(AffineMap(slope=3.0, intercept=1.0), make_rows(bent, 1), "test")
+    saved = without_worse(steep, [steep_gain], Path("run"), lines.append)
+    assert saved.tasks == {"share": fitted.tasks["share"]}
+    assert saved.left == {"like": f"{rise}, worse than before"}
+    assert list(saved.gains[0]["tasks"]) == ["share"]
+    assert lines == [f"warning: like: {rise}, worse than before; it is left as it was"]
+
+    lines.clear()
+    near, near_gain, rise = measured(AffineMap(slope=0.998, intercept=0.0), make_rows(lambda z: z, 0, 2000), "near")
+    like = replace(near_gain, tasks={"like": near_gain.tasks["like"]})
+    assert without_worse(near, [like], Path("run"), lines.append).tasks == near.tasks  # nothing shows that share is not
+    assert lines == [
+        f"warning: like: {rise}, not better than before, though that may be chance",
+        "`recap calibrate run --remove` takes the calibration off",
+    ]
+
+    for changed, gain in ((steep, steep_gain), (near, near_gain)):
+        alone = changed.model_copy(update={"tasks": {"like": changed.tasks["like"]}})
+        with pytest.raises(InputError, match="fitted on 'validation' makes no task better on other rows; nothing was"):
+            without_worse(alone, [gain], Path("run"), lines.append)

@@ -88,9 +88,7 @@ def calibrate(
     tune_process()
     say_better_checkpoint(run, step, console.say)
     fit = Fit(split, method, by, evaluate_on, parse_step(step), output, overwrite)
-    calibrated = calibrate_run(config, run, fit, console.say)
-    for gain in calibrated.gains:
-        console.gain(gain)
+    calibrated = calibrate_run(config, run, fit, console.say, console.gain)
     console.say(f"written: {calibrated.file}")
 
 
@@ -105,4 +103,4 @@ def _remove(
 
     from recap.evaluation.calibrate.run import remove_calibration
 
-    print(f"removed: {remove_calibration(run_of(source, config), parse_step(step))}")
+    print(f"calibration removed from {remove_calibration(run_of(source, config), parse_step(step))}")

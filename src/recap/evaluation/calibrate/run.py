@@ -1,21 +1,20 @@
 """`recap calibrate`: from a run and the name of a split to `calibration.json` and its gain on other rows."""
 
 import os
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from recap.config.data import SourceConfig
 from recap.config.file.load import stored_values
 from recap.config.recap import RecapConfig
-from recap.data.formats.files import find_files
 from recap.data.open import open_split
-from recap.data.tools.shared import shared_files
+from recap.data.tools.shared import files_of, shared_with
 from recap.errors import InputError
 from recap.evaluation.calibrate.gain import SplitGain, code_columns, measure_gain
 from recap.evaluation.calibrate.rows import SplitRows, collect_rows
 from recap.evaluation.calibrate.tasks import Calibrating, Method, check_feature, describe
+from recap.evaluation.calibrate.worse import without_worse
 from recap.evaluation.run import check_splits, evaluation_config
 from recap.model.calibration import FittedCalibration
 from recap.model.directory import CALIBRATION, SavedModel, copy_model, open_model
@@ -53,12 +52,20 @@ class Calibrated:
     """The `calibration.json`."""
     fitted: FittedCalibration
     gains: Sequence[SplitGain]
+    """Also of the tasks that got worse and are left as they were."""
 
 
-def calibrate_run(config: RecapConfig, run: Path, fit: Fit, say: Say = say_to_stderr) -> Calibrated:
+def calibrate_run(
+    config: RecapConfig,
+    run: Path,
+    fit: Fit,
+    say: Say = say_to_stderr,
+    show: Callable[[SplitGain], None] = lambda gain: None,
+) -> Calibrated:
     """Fit a calibration of a checkpoint of `run` on a validation set of `config`, and save it.
 
-    Raises InputError for the training split, an unknown split or feature, or a calibrated model without `overwrite`.
+    `show` gets the gain on each split, before anything is saved. Raises InputError for the training split, an unknown
+    split or feature, a calibrated model without `overwrite`, or if the calibration makes no task better.
     """
     for option, split in (("--split", fit.split), ("--evaluate-on", fit.evaluate_on)):
         if split is not None:
@@ -70,7 +77,7 @@ def calibrate_run(config: RecapConfig, run: Path, fit: Fit, say: Say = say_to_st
     if fit.by is not None:
         check_feature(combined, fit.by)
     _check_rows(config, model, fit, say)
-    others = _other_splits(config, fit, say)
+    others = _other_splits(config, model, fit, say)
     runtime = start_runtime()
     inputs = stored_values(config)["validation_data"][fit.split]["source"]["inputs"]
     calibrating = Calibrating(combined, model.assets, fit.split, inputs, fit.method, fit.by)
@@ -87,7 +94,8 @@ def calibrate_run(config: RecapConfig, run: Path, fit: Fit, say: Say = say_to_st
     for gain in gains:
         if unseen := [task for task in fitted.tasks if task not in gain.tasks]:
             say(f"{gain.split}: too few rows to show the gain of {', '.join(unseen)}")
-    fitted = fitted.model_copy(update={"gains": tuple(gain.to_json() for gain in gains)})
+        show(gain)
+    fitted = without_worse(fitted, gains, fit.output or folder, say)
     return Calibrated(_save(folder, fitted, fit), fitted, gains)
 
 
@@ -130,19 +138,19 @@ def _check_writable(folder: Path) -> None:
 
 def _check_rows(config: RecapConfig, model: SavedModel, fit: Fit, say: Say) -> None:
     """Raise InputError if the model was trained on the rows to fit on, or the gain would be shown on the same rows."""
-    if not any(_files(trained.train_data.source) for trained in (config, model.config)):
+    if not files_of(model.config.train_data.source):
         say(f"the training files are not here, so nothing shows whether {fit.split} holds rows of them")
     for option, split in (("--split", fit.split), ("--evaluate-on", fit.evaluate_on)):
         if split is None:
             continue
-        for trained in (config, model.config):
-            if shared := _shared_files(trained.train_data.source, _source(config, split)):
+        for trained in _training_sources(config, model):
+            if shared := shared_with(trained, _source(config, split)):
                 raise InputError(
                     f"{option}: {split!r} holds {shared[0]}, which the model was trained on, so its probabilities are "
                     "better there than on other rows; choose another split"
                 )
     if fit.evaluate_on is not None and (
-        fit.evaluate_on == fit.split or _shared_files(_source(config, fit.split), _source(config, fit.evaluate_on))
+        fit.evaluate_on == fit.split or shared_with(_source(config, fit.split), _source(config, fit.evaluate_on))
     ):
         raise InputError(
             f"--evaluate-on: {fit.evaluate_on!r} has the rows that the calibration is fitted on; choose another split, "
@@ -150,20 +158,27 @@ def _check_rows(config: RecapConfig, model: SavedModel, fit: Fit, say: Say) -> N
         )
 
 
-def _other_splits(config: RecapConfig, fit: Fit, say: Say) -> list[str]:
+def _other_splits(config: RecapConfig, model: SavedModel, fit: Fit, say: Say) -> list[str]:
     """The splits on which to show the gain: without rows that the model or the calibration is fitted on."""
     if fit.evaluate_on is not None:
         return [fit.evaluate_on]
     others = []
     for name in config.validation_data:
-        fitted_on = {"train_data": config.train_data.source, fit.split: _source(config, fit.split)}
-        shared = [other for other, source in fitted_on.items() if _shared_files(source, _source(config, name))]
+        fitted_on = [("train_data", trained) for trained in _training_sources(config, model)]
+        fitted_on.append((fit.split, _source(config, fit.split)))
+        shared = [other for other, source in fitted_on if shared_with(source, _source(config, name))]
         if name != fit.split and shared:
             say(f"{name}: not evaluated, since it shares files with {shared[0]}")
         elif name != fit.split:
             check_splits(config, name)
             others.append(name)
     return others
+
+
+def _training_sources(config: RecapConfig, model: SavedModel) -> list[SourceConfig]:
+    """What the checkpoint was trained on, whatever is overridden; and where `config` says that those rows are now."""
+    trained, asked = model.config.train_data.source, config.train_data.source
+    return [trained] if asked == trained else [trained, asked]
 
 
 def _source(config: RecapConfig, split: str) -> SourceConfig:
@@ -201,15 +216,3 @@ def _save(folder: Path, fitted: FittedCalibration, fit: Fit) -> Path:
     else:
         copy_model(folder, fit.output, {CALIBRATION: text})
     return (fit.output or folder) / CALIBRATION
-
-
-def _shared_files(one: SourceConfig, other: SourceConfig) -> list[str]:
-    """The files of `other` that `one` has too."""
-    return [file for file, _ in shared_files(_files(one), _files(other), other)]
-
-
-def _files(source: SourceConfig) -> list[str]:
-    """The files of a source; none if they cannot be listed."""
-    with suppress(InputError):
-        return find_files(source.inputs)[: source.num_files_to_keep]
-    return []

@@ -155,9 +155,14 @@ def check_feature(config: RecapConfig, by: str) -> None:
     if by not in config.features.discrete:
         raise InputError(f"--by: unknown discrete feature {by!r}. {suggest(by, list(config.features.discrete))}")
     if not has_one_code(config, by):
+        feature, one_code = config.features.discrete[by], "choose a feature with one code per row"
+        table = config.features.table_of(by, feature)
+        if feature.length > 1:
+            raise InputError(f"--by: a row has several codes of {by!r}, a list of {feature.length} values; {one_code}")
+        path = ".".join(map(str, config.features.path_of_table(table)))
         raise InputError(
-            f"--by: a row has several codes of {by!r}, which is a list or hashed more than once; choose a feature with "
-            "one code per row"
+            f"--by: a row has several codes of {by!r}, which is hashed {config.features.codes_per_value(table)} times "
+            f"({path}.hash.hashes); train with 'hashes: 1', or {one_code}"
         )
 
 
