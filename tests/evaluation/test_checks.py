@@ -204,6 +204,13 @@ def test_a_task_is_miscalibrated_if_that_is_certain_among_all_tasks() -> None:
         assert any(item.code == "R003" for item in find(evidence)) is found
 
 
+def test_an_interval_corrected_for_the_number_of_tasks_says_so() -> None:
+    off = {task: {**GOOD["like"], "calibration": 1.4} for task in ("like", "share")}
+    texts = [item.text for item in find(evidence(off)) if item.code == "R003"]
+    assert len(texts) == 2
+    assert all(text.endswith("], interval corrected for 2 tasks") for text in texts)
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A feed whose validation rows follow the training rows, and a run on it."""

@@ -15,8 +15,8 @@ ReportStep = Annotated[
     typer.Option(
         "--step",
         metavar="STEP",
-        help="Step of the checkpoint, or 'best' where training.watch is set, which applies to a baseline too; default: "
-        "the latest.",
+        help="Step of the checkpoint, of RUN alone, or 'best' where training.watch is set, of the baseline too; "
+        "default: the latest.",
         show_default=False,
     ),
 ]
@@ -65,8 +65,9 @@ def report(
     console = Console()
     chosen = parse_step(step)
     tune_process()
-    for each in (run, *([baseline] if baseline is not None else [])):
-        say_better_checkpoint(each, chosen, console.say)
+    say_better_checkpoint(run, chosen, console.say)
+    if baseline is not None:
+        say_better_checkpoint(baseline, chosen if chosen == "best" else None, console.say)
     file, findings = write_report(run, baseline, split, chosen, output, console.say, quick=quick)
     for code, items in groupby(findings, key=lambda item: item.code):
         group = list(items)
