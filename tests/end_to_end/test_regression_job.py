@@ -17,7 +17,7 @@ from recap.config.evaluation.metrics import REGRESSION_METRICS
 from recap.config.recap import JobMode, RecapConfig
 from recap.data.encoding.encoder import RowEncoder
 from recap.data.formats.location import Location
-from recap.errors import RunError
+from recap.errors import DataError
 from recap.inference.files import predict_files
 from recap.inference.predictor import Predictor
 from recap.runs import find_model_directory
@@ -95,7 +95,7 @@ def test_an_invalid_label_is_refused_with_file_and_row(
     transform: str, label: float, message: str, tmp_path: Path
 ) -> None:
     feed = with_times(write_feed(tmp_path / "feed"), label)
-    with pytest.raises(RunError, match=f"part-1.parquet: column 'time', row 5: {message}\nThe run stopped after step "):
+    with pytest.raises(DataError, match=f"part-1.parquet: column 'time', row 5: {message}"):
         train(timed(feed, tmp_path / "run", transform), Recorder())
 
 

@@ -182,7 +182,7 @@ def test_a_run_without_a_watched_metric_has_no_best_checkpoint(feed: Path, tmp_p
 @pytest.mark.parametrize(
     ("watch", "more", "message"),
     [
-        ({"metric": "ctr"}, {}, "metric: 'ctr' is unknown. Known: precision, recall, log_loss, ne"),
+        ({"metric": "ctr"}, {}, "metric: 'ctr' is unknown. Known: ece, precision, recall, log_loss, brier"),
         (
             {"split": "validaton"},
             {},
