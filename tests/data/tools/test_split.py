@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
 from recap.cli.main import app
 from recap.data.formats.tables import TableFiles
@@ -85,16 +86,17 @@ def test_dates_in_digits_are_days() -> None:
     assert [str(np.datetime64(int(time), "us"))[:10] for time in times] == ["2024-02-29", "2024-03-01"]
 
 
-def test_the_command_says_what_it_wrote(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_says_what_it_wrote(tmp_path: Path) -> None:
     inputs = write(tmp_path / "in", pa.array(SECONDS))
     command = ["data", "split", inputs, "--by", "time", "--hours", "--output", str(tmp_path / "out")]
-    app(command, standalone_mode=False)
-    out = capsys.readouterr().out
-    assert f"written: {tmp_path}/out/2024-05-01T20.parquet, 1 row" in out
-    assert "100 rows split" in out
-    with pytest.raises(InputError, match=r"2024-05-01T20.parquet: already exists; add --overwrite"):
-        app(command, standalone_mode=False)
-    app([*command, "--overwrite"], standalone_mode=False)
+    done = CliRunner().invoke(app, command)
+    assert done.exception is None
+    assert f"written: {tmp_path}/out/2024-05-01T20.parquet, 1 row" in done.output
+    assert "100 rows split" in done.output
+    again = CliRunner().invoke(app, command)
+    assert isinstance(again.exception, InputError)
+    assert "2024-05-01T20.parquet: already exists; add --overwrite" in str(again.exception)
+    assert CliRunner().invoke(app, [*command, "--overwrite"]).exception is None
 
 
 @pytest.mark.parametrize(
