@@ -1,7 +1,6 @@
 """`recap backtest`: train on the past, evaluate on what comes next, window by window."""
 
 import json
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,19 +10,8 @@ from recap.cli.options import ConfigFile, Overrides, SetFiles
 from recap.errors import InputError
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from recap.backtest.record import Measured, Record
     from recap.cli.terminal.console import Console
-    from recap.config.evaluation.metrics import TaskKind
-
-_KINDS: "dict[TaskKind, tuple[str, str]]" = {
-    "binary": ("ctr", "pctr"),
-    "regression": ("mean_label", "mean_prediction"),
-}
-"""Kind of task → the metrics that are its mean label and mean prediction."""
-_MAX_SHIFTED = 5
-"""Features that one line of drift names."""
 
 
 def backtest(
@@ -84,8 +72,7 @@ def backtest(
     """Evaluate each day by a model that was trained on earlier days only.
 
     Trains a run per fold, prints a table of metrics by window with drift, and writes backtest.json. Run the same
-    command again to continue. The options override the
-    section backtest of the configuration.
+    command again to continue. The options override the section backtest of the configuration.
     """
     from recap.cli.terminal.messages import print_warnings
     from recap.config.file.load import resolve
@@ -122,17 +109,18 @@ def backtest(
 
 def _show(console: "Console", record: "Record", regressions: list[str], folder: Path, *, holdout_final: bool) -> None:
     from recap.backtest.record import CHART, RECORD
+    from recap.cli.terminal.backtest import KINDS, backtest_table, drift_text
 
     measured: dict[str, Measured] = {fold.window: fold for fold in record.folds}
     if holdout_final:
         measured["hold-out"] = record.holdout_uses[-1]
     console.say("")
-    for kind in _KINDS:
-        table = _table(measured, kind, regressions, console.width)
+    for kind in KINDS:
+        table = backtest_table(measured, kind, regressions, console.width)
         if table.row_count:
             console.show(table)
     for name, part in measured.items():
-        console.say(f"drift of {name}: {_drift_text(part)}")
+        console.say(f"drift of {name}: {drift_text(part)}")
     if holdout_final and len(record.holdout_uses) > 1:
         first = record.holdout_uses[0].at
         console.say(f"warning: the hold-out was evaluated {len(record.holdout_uses)} times, the first at {first}")
@@ -142,73 +130,3 @@ def _show(console: "Console", record: "Record", regressions: list[str], folder: 
     console.say(f"written: {', '.join(files)}")
     if len(files) == 1:
         console.say("no chart, because vl-convert is not installed: pip install 'recap-ranker[report]'")
-
-
-def _table(measured: "dict[str, Measured]", kind: "TaskKind", regressions: list[str], width: int) -> "Table":
-    """The metrics of the tasks of one kind, a row per window and task, with half the width of their intervals.
-
-    A narrow terminal has fewer columns: the mean predictions and labels leave first, then the last metrics.
-    """
-    from rich.markup import escape
-
-    from recap.backtest.chart import HEADLINES
-    from recap.cli.terminal.tables import MAX_NAME_WIDTH, plain_table, shortened
-    from recap.config.evaluation.metrics import SPECS
-
-    label, prediction = _KINDS[kind]
-    metrics = HEADLINES[kind]
-    rows = [
-        (window, shortened(task, MAX_NAME_WIDTH), _cells(part, task, kind))
-        for window, part in measured.items()
-        for task in part.metrics
-        if (task in regressions) == (kind == "regression")
-    ]
-    names = (label, prediction, prediction, *metrics)
-    titles = [SPECS[name].title + (" in training" if index == 2 else "") for index, name in enumerate(names)]
-    widths = [2 + max(map(len, column)) for column in zip(titles, *(cells for *_, cells in rows), strict=True)]
-    used = sum(max((len(row[index]) for row in rows), default=0) + 2 for index in (0, 1))
-    columns = list(range(len(titles)))
-    for column in (2, 1, 0, *range(len(titles) - 1, 3, -1)):
-        if used + sum(widths[index] for index in columns) > width:
-            columns.remove(column)
-    table = plain_table("")
-    table.add_column("window", no_wrap=True)
-    table.add_column("task", no_wrap=True)
-    for column in columns:
-        table.add_column(titles[column], justify="right", no_wrap=True)
-    shown = ""
-    for window, task, cells in rows:
-        table.add_row("" if window == shown else window, escape(task), *(cells[column] for column in columns))
-        shown = window
-    return table
-
-
-def _cells(part: "Measured", task: str, kind: "TaskKind") -> list[str]:
-    """Mean label, mean prediction, that of training rows, and each metric with half the width of its interval."""
-    from recap.backtest.chart import HEADLINES
-    from recap.cli.terminal.tables import with_margin
-    from recap.config.evaluation.metrics import format_metric
-
-    label, prediction = _KINDS[kind]
-    metrics = part.metrics[task]
-    cells = [format_metric(name, metrics.get(name, math.nan)) for name in (label, prediction)]
-    cells.append(format_metric(prediction, part.predictions.get(task, (math.nan, math.nan))[0]))
-    intervals = part.intervals.get(task, {})
-    return cells + [with_margin(name, metrics.get(name, math.nan), intervals.get(name)) for name in HEADLINES[kind]]
-
-
-def _drift_text(part: "Measured") -> str:
-    """The features whose distribution shifted most."""
-    from recap.evaluation.drift import LARGE, SOME
-
-    shifted = [(name, psi) for name, psi in part.features.items() if psi >= SOME]
-    if not shifted:
-        largest = next(iter(part.features.items()), None)
-        return "no features to compare" if largest is None else f"no feature shifted (largest PSI: {_psi(*largest)})"
-    parts = [_psi(name, psi) + (" (large)" if psi >= LARGE else "") for name, psi in shifted[:_MAX_SHIFTED]]
-    more = f" and {len(shifted) - _MAX_SHIFTED} more" if len(shifted) > _MAX_SHIFTED else ""
-    return f"PSI of {', '.join(parts)}{more}"
-
-
-def _psi(name: str, psi: float) -> str:
-    return f"{name} {psi:.3f}"

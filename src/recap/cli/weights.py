@@ -22,11 +22,7 @@ from recap.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from rich.table import Table
-
     from recap.evaluation.weights.lists import ListSample
-    from recap.evaluation.weights.pareto import Front
-    from recap.evaluation.weights.suggest import Suggestion
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -94,6 +90,7 @@ def suggest(
         check_output(output, inputs, overwrite=overwrite)
 
     from recap.cli.terminal.console import Console
+    from recap.cli.terminal.weights import suggestion_table
     from recap.evaluation.weights.lists import TOP
     from recap.evaluation.weights.suggest import Target, keeping, suggest
     from recap.reporting import say_to_stderr
@@ -116,7 +113,7 @@ def suggest(
             say_to_stderr(f"note: {note}")
         print(json.dumps(suggestion.to_json(), indent=1, ensure_ascii=False))
         return
-    Console().show(_suggestion_table(suggestion))
+    Console().show(suggestion_table(suggestion))
     lists = f"{plural(suggestion.lists, 'list')} of together {plural(suggestion.rows, 'row')}"
     print(
         f"in {lists}; {suggestion.overlap:.0%} of the first {TOP} rows stay there, Kendall's tau "
@@ -147,13 +144,14 @@ def pareto(
     import json
 
     from recap.cli.terminal.console import Console
+    from recap.cli.terminal.weights import front_table
     from recap.evaluation.weights.pareto import pareto
 
     front = pareto(_sample(source, overrides, split, step), [task.strip() for task in tasks.split(",")])
     if as_json:
         print(json.dumps(front.to_json(), indent=1, ensure_ascii=False))
     else:
-        Console().show(_front_table(front))
+        Console().show(front_table(front))
 
 
 def _sample(source: Path, overrides: list[str] | None, split: str | None, step: str | None) -> "ListSample":
@@ -171,44 +169,3 @@ def _yaml(weights: "Mapping[str, float]") -> str:
     import yaml
 
     return yaml.safe_dump({"scoring": {"weights": dict(weights)}}, sort_keys=False, allow_unicode=True)
-
-
-def _suggestion_table(suggestion: "Suggestion") -> "Table":
-    from rich.markup import escape
-
-    from recap.cli.terminal.tables import plain_table
-
-    table = plain_table("expected engagements per 1,000 impressions")
-    table.add_column("task", no_wrap=True)
-    for name in ("weight", "new", "expected", "new", "change"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for task in suggestion.tasks:
-        change = _change(task.new_expected, task.expected)
-        numbers = (task.weight, task.new_weight, task.expected, task.new_expected)
-        table.add_row(escape(task.task), *(f"{number:.4g}" for number in numbers), change)
-    return table
-
-
-def _front_table(front: "Front") -> "Table":
-    from rich.markup import escape
-
-    from recap.cli.terminal.tables import plain_table
-
-    table = plain_table("Pareto front, expected engagements per 1,000 impressions")
-    table.add_column("", no_wrap=True)
-    for task in front.tasks:
-        table.add_column(escape(task), justify="right", no_wrap=True)
-        table.add_column("to current", justify="right", no_wrap=True)
-        table.add_column("weight", justify="right", no_wrap=True)
-    for number, point in enumerate((front.current, *front.points)):
-        cells = []
-        for task in front.tasks:
-            rate, now = point.expected[task], front.current.expected[task]
-            cells += [f"{rate:.4g}", _change(rate, now) if number else "-", f"{point.weights.get(task, 0.0):.4g}"]
-        table.add_row("" if number else "current", *cells)
-    return table
-
-
-def _change(rate: float, now: float) -> str:
-    """In percent, without a negative zero; `-` where nothing is expected now."""
-    return f"{round(rate / now - 1, 3) + 0.0:+.1%}" if now else "-"

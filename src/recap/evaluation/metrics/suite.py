@@ -1,5 +1,6 @@
 """All metrics of all tasks, over one stream of rows."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -184,7 +185,7 @@ class _Computed:
         }
 
 
-class _KindMetrics:
+class _KindMetrics(ABC):
     """The metrics of the tasks of one kind; `columns`: their positions among all tasks."""
 
     def __init__(self, columns: Sequence[int], names: Sequence[str], groups: int, statistics: list[Statistic]) -> None:
@@ -193,9 +194,9 @@ class _KindMetrics:
         self.rows: RowSample | None = None
 
     @property
+    @abstractmethod
     def needs_rows(self) -> bool:
         """Whether a metric reads the rows."""
-        raise NotImplementedError
 
     def update(
         self, predictions: Tensor, labels: Tensor, weights: Tensor, buckets: Tensor, lists: Tensor | None
@@ -236,6 +237,7 @@ class _KindMetrics:
         """The families whose sums need all rows, with their sums."""
         return []
 
+    @abstractmethod
     def add_of_rows(self, index: int, task: _Computed) -> None:
         """Add the metrics of the task in column `index` that read the rows."""
 

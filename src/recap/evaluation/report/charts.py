@@ -86,28 +86,50 @@ def curve_charts(*, uncalibrated: bool) -> list[Chart]:
 
     `uncalibrated`: reliability before calibration too.
     """
+    return [_roc(), _precision_and_recall(), _reliability(uncalibrated=uncalibrated), _predictions()]
+
+
+def _roc() -> Chart:
     import altair as alt
 
     unit, few = alt.Scale(domain=[0, 1]), alt.Axis(tickCount=5)
-    powers = alt.Axis(
-        values=[digit * 10.0**power for power in range(-7, 1) for digit in (1, 2, 5)], format="~g", labelSeparation=8
-    )
-    line = alt.Chart(_data()).mark_line(strokeWidth=2, clip=True)
-    order = alt.Order("order:Q")
     diagonal = alt.Chart(alt.InlineData([{"x": 0, "y": 0}, {"x": 1, "y": 1}])).mark_line(
         strokeDash=[2, 3], strokeWidth=1, color="#888888"
     )
-    diagonal = diagonal.encode(x="x:Q", y="y:Q")
-    roc = diagonal + line.encode(
+    curve = _curve().encode(
         alt.X("x:Q", title="false positive rate", scale=unit, axis=few),
         alt.Y("y:Q", title="true positive rate", scale=unit, axis=few),
-        _side(),
-        order,
     )
-    pr = line.encode(
-        alt.X("x:Q", title="recall", scale=unit, axis=few), alt.Y("y:Q", title="precision", axis=few), _side(), order
+    return Chart(
+        "roc",
+        "ROC curve",
+        "Share of the positives found against the share of negatives taken for positives, at every threshold. The "
+        "diagonal is chance; the area below is the AUC.",
+        [("series", "model"), ("x", "false positive rate"), ("y", "true positive rate")],
+        _spec(diagonal.encode(x="x:Q", y="y:Q") + curve),
     )
-    log = alt.Scale(type="log", nice=False)
+
+
+def _precision_and_recall() -> Chart:
+    import altair as alt
+
+    unit, few = alt.Scale(domain=[0, 1]), alt.Axis(tickCount=5)
+    curve = _curve().encode(
+        alt.X("x:Q", title="recall", scale=unit, axis=few), alt.Y("y:Q", title="precision", axis=few)
+    )
+    return Chart(
+        "pr",
+        "Precision and recall",
+        "Share of positives among the rows above a threshold, against the share of all positives that they hold.",
+        [("series", "model"), ("x", "recall"), ("y", "precision")],
+        _spec(curve),
+    )
+
+
+def _reliability(*, uncalibrated: bool) -> Chart:
+    import altair as alt
+
+    log, powers = alt.Scale(type="log", nice=False), _powers()
     base = alt.Chart(_data()).encode(alt.X("x:Q", title="mean prediction of the bin", scale=log, axis=powers), _side())
     bars = base.mark_rule().encode(alt.Y2("high:Q"), y=alt.Y("low:Q", scale=log))
     parts = alt.Scale(domain=["calibrated", "before calibration"], range=["circle", "diamond"])
@@ -121,58 +143,61 @@ def curve_charts(*, uncalibrated: bool) -> list[Chart]:
         .mark_line(strokeDash=[2, 3], strokeWidth=1, color="#888888")
         .encode(x=alt.X("x:Q"), y=alt.Y("x:Q"))
     )
-    reliability = ideal + bars + points
+    return Chart(
+        "reliability",
+        "Reliability",
+        "Observed rate against the mean prediction, in bins of equal numbers of rows, with intervals of 95%. "
+        "Points on the dotted line are calibrated; above it, predictions are too low. Bins without positives are "
+        "not drawn.",
+        [
+            ("series", "model"),
+            ("part", "probability"),
+            ("count", "rows"),
+            ("positives", "positives"),
+            ("x", "mean prediction"),
+            ("y", "share of positives"),
+        ],
+        _spec(ideal + bars + points),
+    )
+
+
+def _predictions() -> Chart:
+    import altair as alt
+
+    log = alt.Scale(type="log", nice=False)
     histogram = (
         alt.Chart(_data())
         .mark_line(interpolate="step-after", strokeWidth=2)
         .encode(
-            alt.X("x:Q", title="predicted probability", scale=log, axis=powers),
+            alt.X("x:Q", title="predicted probability", scale=log, axis=_powers()),
             alt.Y("y:Q", title="share of the class", axis=alt.Axis(format="~%")),
             alt.Color("series:N", title=None, scale=alt.Scale(domain=["positives", "negatives"])),
             strokeDash=_dash("series", ["positives", "negatives"]),
         )
     )
-    return [
-        Chart(
-            "roc",
-            "ROC curve",
-            "Share of the positives found against the share of negatives taken for positives, at every threshold. The "
-            "diagonal is chance; the area below is the AUC.",
-            [("series", "model"), ("x", "false positive rate"), ("y", "true positive rate")],
-            _spec(roc),
-        ),
-        Chart(
-            "pr",
-            "Precision and recall",
-            "Share of positives among the rows above a threshold, against the share of all positives that they hold.",
-            [("series", "model"), ("x", "recall"), ("y", "precision")],
-            _spec(pr),
-        ),
-        Chart(
-            "reliability",
-            "Reliability",
-            "Observed rate against the mean prediction, in bins of equal numbers of rows, with intervals of 95%. "
-            "Points on the dotted line are calibrated; above it, predictions are too low. Bins without positives are "
-            "not drawn.",
-            [
-                ("series", "model"),
-                ("part", "probability"),
-                ("count", "rows"),
-                ("positives", "positives"),
-                ("x", "mean prediction"),
-                ("y", "share of positives"),
-            ],
-            _spec(reliability),
-        ),
-        Chart(
-            "histogram",
-            "Predictions",
-            "Distribution of the predicted probabilities of positives and negatives. The further apart, the better the "
-            "ranking.",
-            [("series", "class"), ("x", "from"), ("y", "share")],
-            _spec(histogram),
-        ),
-    ]
+    return Chart(
+        "histogram",
+        "Predictions",
+        "Distribution of the predicted probabilities of positives and negatives. The further apart, the better the "
+        "ranking.",
+        [("series", "class"), ("x", "from"), ("y", "share")],
+        _spec(histogram),
+    )
+
+
+def _curve() -> Any:
+    """A line for each model through the points in their order."""
+    import altair as alt
+
+    return alt.Chart(_data()).mark_line(strokeWidth=2, clip=True).encode(_side(), alt.Order("order:Q"))
+
+
+def _powers() -> Any:
+    """An axis with ticks at 1, 2 and 5 times the powers of ten."""
+    import altair as alt
+
+    values = [digit * 10.0**power for power in range(-7, 1) for digit in (1, 2, 5)]
+    return alt.Axis(values=values, format="~g", labelSeparation=8)
 
 
 def regression_charts() -> list[Chart]:
