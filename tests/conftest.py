@@ -2,6 +2,7 @@
 
 import atexit
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from shutil import rmtree
 from tempfile import mkdtemp
@@ -10,6 +11,8 @@ import pytest
 import torch
 from hypothesis import settings
 from support import write_feed
+
+from recap.config.file import environment
 
 # What is remembered of files between runs is kept out of the user's home.
 os.environ["XDG_CACHE_HOME"] = mkdtemp(prefix="recap-cache-")
@@ -24,6 +27,15 @@ os.environ["OMP_NUM_THREADS"] = "1"
 def feed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small feed on disk, never to be changed."""
     return write_feed(tmp_path_factory.mktemp("feed"))
+
+
+@pytest.fixture(autouse=True)
+def forget_secrets() -> Iterator[None]:
+    """Forget the secrets of a test: a short one, such as -7, would be hidden in the paths that later tests print."""
+    before = dict(environment._SECRETS)
+    yield
+    environment._SECRETS.clear()
+    environment._SECRETS.update(before)
 
 
 settings.register_profile("recap", deadline=None)  # nothing is timed in a test
