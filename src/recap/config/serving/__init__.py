@@ -1,0 +1,1 @@
+"""What `recap serve` reads besides its models: the file of `--config`."""
