@@ -1,6 +1,6 @@
 """`RequestScorer`: scores requests, each a user and candidates; what depends on the user alone is computed once."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -31,6 +31,15 @@ class RequestScorer:
     def open(cls, folder: Path, overrides: Sequence[str] = ()) -> Self:
         """Open a model directory. Raises CheckpointError and ConfigError, as `Predictor.open`."""
         return cls(Predictor.open(folder, overrides))
+
+    @property
+    def schema(self) -> Mapping[str, pa.DataType]:
+        """The columns that a request must have, in `user` or `candidates`, each with the type that it is read as.
+
+        Any type that a column of a table may have is accepted.
+        """
+        types = self.predictor.encoder.types
+        return {name: types[name] for name in self.predictor.encoder.columns}
 
     def encode(self, user: pa.Table, candidates: pa.Table) -> EncodedRequest:
         """Check and encode a request: `user` one row, `candidates` N rows of the other columns. Raises DataError."""
