@@ -94,6 +94,12 @@ class Signature:
     regressions: Sequence[str]
     user: str | None
     """The column of the user, by which versions are split; optional in requests."""
+    carried: Sequence[str] = ()
+    """Columns that requests may hold besides, such as ids, and that `POST /v1/rank` repeats."""
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """Task → weight of the score, of the newest version."""
+    weights_from_requests: bool = False
+    """Whether requests may bring their own weights."""
 
 
 class Engine(Protocol):
