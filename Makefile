@@ -18,7 +18,7 @@ $(BIN)/recap: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.tests: $(BIN)/recap
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[report,test,check,docs]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[report,serve,onnx,traces,test,check,docs]'
 	@touch $@
 
 run: $(BIN)/recap  ## simulate a feed, train, evaluate, predict, compare with the truth, write a report
