@@ -1,6 +1,6 @@
 """Rows of a table → `Batch`, with checks of types and values; errors name file, column and row."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from recap.config.data import DataConfig
-from recap.config.discrete import ListElement, Vocabulary
+from recap.config.discrete import CodeSpace, IntegerSpace, ListElement, Vocabulary
 from recap.config.evaluation.strata import feature_of
 from recap.config.features import Column, FeaturesConfig, VectorColumn
 from recap.config.recap import JobMode, RecapConfig
@@ -31,6 +31,7 @@ from recap.data.encoding.columns import (
 from recap.data.encoding.histories import encode_history, event_types
 from recap.data.encoding.kinds import is_list
 from recap.data.encoding.labels import LabelEncoder
+from recap.data.encoding.plain import plain_codes, plain_numbers
 from recap.data.formats.format import check_unique
 from recap.data.formats.location import Location
 from recap.text import suggest
@@ -51,6 +52,8 @@ class RowEncoder:
     """Encodes labels, weights, users and lists; None for inference."""
     unread: Collection[str] = ()
     """Discrete features that are not read; their codes are 0."""
+    whole: FeaturesConfig | None = None
+    """All features of the model, where `features` are a part of them."""
 
     @classmethod
     def for_job(
@@ -75,6 +78,39 @@ class RowEncoder:
         none: dict[str, Any] = {"continuous": [], "binary": [], "discrete": {}, "vectors": {}, "histories": {}}
         return RowEncoder(self.features.model_copy(update=none), {}, replace(self.labels, user=None))
 
+    def part(self, names: Collection[str]) -> "RowEncoder":
+        """An encoder of the features `names` alone, in the same order, for inference."""
+        features = self.features
+        part: dict[str, Any] = {
+            role: [column for column in getattr(features, role) if column.name in names]
+            for role in ("continuous", "binary")
+        }
+        part |= {
+            role: {name: value for name, value in getattr(features, role).items() if name in names}
+            for role in ("discrete", "vectors", "histories")
+        }
+        return replace(self, features=features.model_copy(update=part), labels=None, whole=self._whole)
+
+    @property
+    def _whole(self) -> FeaturesConfig:
+        return self.features if self.whole is None else self.whole
+
+    @cached_property
+    def _spaces(self) -> Mapping[str, CodeSpace]:
+        """Table → its code space."""
+        return self._whole.code_spaces
+
+    @cached_property
+    def _plain_sizes(self) -> dict[str, int]:
+        """The discrete features that hold an integer, each with its number of values."""
+        found = {}
+        for name, discrete in self.read_features.discrete.items():
+            space = self._spaces[self.features.table_of(name, discrete)]
+            of = None if isinstance(discrete, Vocabulary) else discrete.of
+            if isinstance(space, IntegerSpace) and discrete.length == 1 and of is None:
+                found[name] = space.size
+        return found
+
     @cached_property
     def read_features(self) -> FeaturesConfig:
         """The features without the `unread` ones."""
@@ -97,7 +133,7 @@ class RowEncoder:
 
     def _readers(self) -> Iterator[tuple[str, pa.DataType]]:
         """The type in which each reader of a column wants it; a list may have several readers."""
-        features, spaces = self.read_features, self.features.code_spaces
+        features, spaces = self.read_features, self._spaces
         for column in (*features.continuous, *features.binary):
             yield _column_type(column.name, column.of, column.length, pa.float64())
         for name in features.vectors:
@@ -107,7 +143,7 @@ class RowEncoder:
             of = None if isinstance(discrete, Vocabulary) else discrete.of
             yield _column_type(name, of, discrete.length, arrow_type(spaces[table], self.assets.get(table)))
         for history in features.histories:
-            yield from ((name, pa.list_(kind)) for name, kind in event_types(history, features, self.assets))
+            yield from ((name, pa.list_(kind)) for name, kind in event_types(history, self._whole, self.assets))
         if self.labels is not None:
             yield from self.labels.types.items()
         else:
@@ -136,13 +172,12 @@ class RowEncoder:
     def encode(self, table: pa.Table, location: Location) -> Batch:
         """The rows of `table` as a batch. Raises DataError for wrong types and values, with all bad rows."""
         features = self.features
-        discrete = [torch.from_numpy(self._codes(table, name, location)) for name in features.discrete]
-        histories = [encode_history(table, name, features, self.assets, location) for name in features.histories]
+        histories = [encode_history(table, name, self._whole, self.assets, location) for name in features.histories]
         labels, weights = self.labels.encode(table, location) if self.labels is not None else (None, None)
         return Batch(
             continuous=self._numbers(table, features.continuous, location),
             binary=self._numbers(table, features.binary, location, binary=True),
-            discrete=_join(discrete, table.num_rows, torch.int64),
+            discrete=self._discrete(table, location),
             vectors={name: self._vector(table, name, vector, location) for name, vector in features.vectors.items()},
             labels=labels,
             weights=weights,
@@ -156,8 +191,19 @@ class RowEncoder:
         self, table: pa.Table, columns: Sequence[Column], location: Location, *, binary: bool = False
     ) -> Tensor:
         """Numeric columns side by side, [B, Σ width], in the widest dtype of the columns."""
+        names, matrix = plain_numbers(table, [column.name for column in columns if _is_plain(column)])
+        if binary and names:
+            if not ((matrix == 0) | (matrix == 1) | np.isnan(matrix)).all():
+                names = []  # read one by one, the wrong column is found
+            matrix = np.nan_to_num(matrix, copy=False)
+        if names == [column.name for column in columns]:
+            return torch.from_numpy(matrix)
+        plain = dict(zip(names, torch.from_numpy(matrix).split(1, dim=1), strict=False))
         parts: list[Tensor] = []
         for column in columns:
+            if column.name in plain:
+                parts.append(plain[column.name])
+                continue
             values = numbers_of(table, column, location, null=0.0 if binary else np.nan)
             if binary:
                 check_zero_or_one(values, column.name, location, "list it under continuous or discrete instead")
@@ -178,11 +224,23 @@ class RowEncoder:
             values = _mask_mantissa(values, vector.masked_mantissa_bits)
         return _cast(values, vector.dtype, name, location)
 
+    def _discrete(self, table: pa.Table, location: Location) -> Tensor:
+        """The codes of the discrete features side by side, [B, Σ length · codes of a value] int64."""
+        names, matrix = plain_codes(table, self._plain_sizes)
+        if names == list(self.features.discrete):
+            return torch.from_numpy(matrix)
+        plain = dict(zip(names, torch.from_numpy(matrix).split(1, dim=1), strict=False))
+        parts = [
+            plain[name] if name in plain else torch.from_numpy(self._codes(table, name, location))
+            for name in self.features.discrete
+        ]
+        return _join(parts, table.num_rows, torch.int64)
+
     def _codes(self, table: pa.Table, name: str, location: Location) -> npt.NDArray[np.int64]:
         """The codes of a discrete feature, [B, length · codes of a value] int64; 0 where it is not read."""
         discrete = self.features.discrete[name]
         table_name = self.features.table_of(name, discrete)
-        space = self.features.code_spaces[table_name]
+        space = self._spaces[table_name]
         if name not in self.read_features.discrete:
             return np.zeros((table.num_rows, discrete.length * space.codes), np.int64)
         of = None if isinstance(discrete, Vocabulary) else discrete.of
@@ -193,6 +251,12 @@ class RowEncoder:
             rows = np.repeat(present, discrete.length)
         codes = codes_of(values, space, self.assets.get(table_name), name, location, rows)
         return fill_rows(codes, valid, discrete.length * space.codes, 0)
+
+
+def _is_plain(column: Column) -> bool:
+    """Whether a column is read as float32 as it is, one number per row."""
+    changed = column.mask is not None or column.masked_mantissa_bits is not None or column.dtype != "float32"
+    return column.length == 1 and column.of is None and not changed
 
 
 def _column_type(name: str, of: ListElement | None, length: int, kind: pa.DataType) -> tuple[str, pa.DataType]:
