@@ -8,6 +8,7 @@ collective returns its input.
 import json
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ BUCKET_BYTES = 25 << 20
 """Maximum size of one all-reduce bucket."""
 _PARENT_SECONDS = 1.0
 """Time between two looks at whether torchrun is alive."""
+_GATHER_SECONDS = 0.05
+"""Time between two looks at whether all ranks have arrived in `Ranks.gather`."""
 _NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -135,6 +138,21 @@ class Ranks:
         """Wait until every rank has called this."""
         if self.is_distributed:
             _call(dist.all_reduce, torch.zeros(1))
+
+    def gather(self, name: str, value: Any) -> list[Any]:
+        """The values of all ranks, JSON, in rank order, when the last rank has called this, however long that takes.
+
+        For the end of work that each rank does by itself: a collective would give up after `TIMEOUT`. If a rank dies,
+        torchrun stops those that wait. `name`: different for each call of a run.
+        """
+        if not self.is_distributed:
+            return [value]
+        store = _store(TIMEOUT)
+        store.set(f"gather/{name}/{self.rank}", json.dumps(value))
+        keys = [f"gather/{name}/{rank}" for rank in range(self.world_size)]
+        while not store.check(keys):
+            time.sleep(_GATHER_SECONDS)
+        return [json.loads(store.get(key)) for key in keys]
 
     def check_equal(self, facts: Mapping[str, str]) -> None:
         """Raise InputError, which lists them, if any of the facts (name → text) differ from those of rank 0."""

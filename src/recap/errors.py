@@ -78,10 +78,17 @@ class ConfigError(InputError):
 class DataError(InputError):
     """Unusable data; the message names the file, column and row if they are known."""
 
-    def __init__(self, message: str, rows: Sequence[int] = ()) -> None:
-        """`rows`: indices of the bad rows, if the other rows of the chunk can be read without them."""
+    def __init__(
+        self, message: str, rows: Sequence[int] = (), column: str | None = None, reason: str | None = None
+    ) -> None:
+        """`rows`: indices of the bad rows, if the other rows of the chunk can be read without them.
+
+        `column`: the bad column, if one is. `reason`: the message without file, column and row; default: all of it.
+        """
         super().__init__(message)
         self.rows = tuple(rows)
+        self.column = column
+        self.reason = message if reason is None else reason
 
 
 class CheckpointError(InputError):

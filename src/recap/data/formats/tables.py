@@ -32,10 +32,16 @@ _Read = tuple[Chunk | None, pa.Table]
 class TableFiles:
     """Files of one or more formats, in the order of `files`."""
 
-    def __init__(self, sources: Mapping[str, SourceConfig], types: ColumnTypes | None = None) -> None:
-        """`sources`: each file with the config of its format. `types`: column → type, for formats that store none."""
+    def __init__(
+        self, sources: Mapping[str, SourceConfig], types: ColumnTypes | None = None, *, allow_torn: bool = False
+    ) -> None:
+        """`sources`: each file with the config of its format. `types`: column → type, for formats that store none.
+
+        `allow_torn`: of a file whose end is damaged, read the rows before; otherwise that is an error.
+        """
         self.files = list(sources)
         self._sources = dict(sources)
+        self._allow_torn = allow_torn
         readers: dict[str, Format] = {}
         for source in self._sources.values():
             if _key(source) not in readers:
@@ -101,7 +107,7 @@ class TableFiles:
     def chunks_of(self, file: str) -> list[Chunk]:
         """The chunks of a file that hold rows, listed once. Raises DataError."""
         if file not in self._chunks:
-            self._chunks[file] = list_chunks(self.format_of(file), file)
+            self._chunks[file] = list_chunks(self.format_of(file), file, allow_torn=self._allow_torn)
         return self._chunks[file]
 
     def chunks(self) -> list[Chunk]:
@@ -147,8 +153,8 @@ class TableFiles:
         try:
             listings: Iterable[_Listing] = chunks or ()
             if chunks is None:
-                listings = chain.from_iterable(_map_ahead(pool, self._list, files, 1))
-            yield from _map_ahead(pool, partial(self._read, columns), listings, _CHUNKS_AHEAD)
+                listings = chain.from_iterable(map_ahead(pool, self._list, files, 1))
+            yield from map_ahead(pool, partial(self._read, columns), listings, _CHUNKS_AHEAD)
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -180,7 +186,7 @@ def _until_end(reads: Iterator[_Read]) -> Iterator[tuple[Chunk, pa.Table]]:
         yield chunk, table
 
 
-def _map_ahead(
+def map_ahead(
     pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item], count: int
 ) -> Iterator[Result]:
     """The results of `function` for `items`, in order; `pool` computes up to `count` of them ahead."""

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, assert_never
+from typing import Any, BinaryIO, Literal, Self, assert_never
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +23,8 @@ from recap.data.formats.tfrecord.example import BYTES, FLOATS, INTEGERS, write_e
 from recap.data.formats.tfrecord.records import masked_crc
 from recap.errors import DataError
 
+StreamKind = Literal["arrow", "csv", "jsonl"]
+"""The formats that need no seeking."""
 ROW_GROUP_BYTES = 64 * 2**20
 """Maximum size of a Parquet row group in memory. A shuffle window has at least one, and three windows are in memory."""
 
@@ -53,16 +55,62 @@ def open_writer(kind: SourceKind, path: Path, schema: pa.Schema) -> Writer:
         case "arrow":
             return _ArrowWriter(pa.ipc.new_file(path, schema))
         case "csv":
-            lists = [field.name for field in schema if pa.types.is_nested(field.type)]
-            if lists:
-                raise DataError(f"CSV cannot hold lists, such as {', '.join(lists)}; choose another format")
-            return _CsvWriter(path, schema)
+            _check_csv(schema)
+            return _CsvWriter(pa.OSFile(str(path), "wb"), schema)
         case "jsonl":
-            return _JsonLinesWriter(path)
+            return _JsonLinesWriter(path.open("wb"))
         case "tfrecord":
             return _TfRecordWriter(path, schema)
         case _:
             assert_never(kind)
+
+
+def open_stream_writer(kind: StreamKind, stream: BinaryIO, schema: pa.Schema) -> Writer:
+    """A writer of format `kind` to a stream that cannot seek, such as a pipe; `close` leaves the stream open.
+
+    Each `write` is flushed. Raises DataError for columns the format cannot hold.
+    """
+    open_stream = pa.PythonFile(_Unclosed(stream), mode="w")
+    match kind:
+        case "arrow":
+            return _ArrowWriter(pa.ipc.new_stream(open_stream, schema))
+        case "csv":
+            _check_csv(schema)
+            return _CsvWriter(open_stream, schema)
+        case "jsonl":
+            return _JsonLinesWriter(open_stream)
+        case _:
+            assert_never(kind)
+
+
+class _Unclosed:
+    """What writes to a binary stream, without closing it."""
+
+    closed = False
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+
+    def write(self, data: Any) -> int:
+        self._stream.write(data)
+        self._stream.flush()
+        return len(data)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def close(self) -> None:
+        self._stream.flush()
+
+
+def _check_csv(schema: pa.Schema) -> None:
+    """Raise DataError for columns that CSV cannot hold."""
+    lists = [field.name for field in schema if pa.types.is_nested(field.type)]
+    if lists:
+        raise DataError(f"CSV cannot hold lists, such as {', '.join(lists)}; choose another format")
+    broken = next((name for name in schema.names if re.search(r"[\r\n\0]", name)), None)
+    if broken is not None:
+        raise DataError(f"column {broken!r}: CSV cannot hold a name with a line break or NUL; choose another format")
 
 
 class _ArrowWriter(Writer):
@@ -81,13 +129,8 @@ class _ArrowWriter(Writer):
 class _CsvWriter(Writer):
     """CSV, one line per row."""
 
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
-        broken = next((name for name in schema.names if re.search(r"[\r\n\0]", name)), None)
-        if broken is not None:
-            raise DataError(
-                f"column {broken!r}: CSV cannot hold a name with a line break or NUL; choose another format"
-            )
-        self.stream = pa.OSFile(str(path), "wb")
+    def __init__(self, stream: pa.NativeFile, schema: pa.Schema) -> None:
+        self.stream = stream
         pyarrow.csv.write_csv(schema.empty_table(), self.stream)  # the names
 
     def write(self, table: pa.Table) -> None:
@@ -178,16 +221,18 @@ def _parquet_columns(schema: pa.Schema) -> dict[str, str]:
 class _JsonLinesWriter(Writer):
     """A JSON object per row; NaN becomes null, decimals become numbers, and times become text."""
 
-    def __init__(self, path: Path) -> None:
-        self.stream = path.open("w", encoding="utf-8")
+    def __init__(self, stream: BinaryIO | pa.NativeFile) -> None:
+        self.stream = stream
 
     def write(self, table: pa.Table) -> None:
         for index, kind in enumerate(table.schema.types):
             if pa.types.is_temporal(kind) and getattr(kind, "unit", "") == "ns":  # Python's times have none
                 table = table.set_column(index, table.field(index).name, table.column(index).cast(pa.string()))
+        lines = []
         for row in table.to_pylist():
             values = {name: _without_nan(value) for name, value in row.items()}
-            self.stream.write(json.dumps(values, ensure_ascii=False, default=_as_json) + "\n")
+            lines.append(json.dumps(values, ensure_ascii=False, default=_as_json) + "\n")
+        self.stream.write("".join(lines).encode())
 
     def close(self) -> None:
         self.stream.close()
