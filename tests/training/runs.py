@@ -31,8 +31,9 @@ def assert_same_run(left: Path, right: Path, step: int) -> None:
         first, second = files(left, step, name), files(right, step, name)
         assert first.keys() == second.keys()
         assert all(torch.equal(first[key], second[key]) for key in first), name
-    state = [(Run(run).checkpoint_path(step) / "state.json").read_text() for run in (left, right)]
-    assert state[0] == state[1]
+    for name in ("state.json", "statistics.json"):
+        texts = [(Run(run).checkpoint_path(step) / name).read_text() for run in (left, right)]
+        assert texts[0] == texts[1], name
     assert records(left) == records(right)
 
 

@@ -1,7 +1,7 @@
 """Writes, verifies and opens model directories, which hold everything that scoring needs.
 
-Those are `config.yaml`, `weights.safetensors`, `assets/`, `calibration.json` where one was fitted, and a manifest with
-the checksum of each file.
+Those are `config.yaml`, `weights.safetensors`, `assets/`, `statistics.json` of the training rows, `calibration.json`
+where one was fitted, and a manifest with the checksum of each file.
 """
 
 import shutil
@@ -29,6 +29,7 @@ from recap.config.file.load import STORED, dump_config, load_config
 from recap.config.recap import RecapConfig
 from recap.data.encoding.analysis import load_analysis
 from recap.data.encoding.assets import Assets, asset_path, load_assets, save_asset, saved_assets
+from recap.data.statistics import Statistics
 from recap.errors import CheckpointError, ConfigError, RecapError
 from recap.model.calibration import FittedCalibration
 from recap.model.inputs.featurization import ZScoreLog
@@ -50,9 +51,11 @@ from recap.text import shorten
 
 WEIGHTS = "weights.safetensors"
 CALIBRATION = "calibration.json"
+STATISTICS = "statistics.json"
 MODEL_FILES = (STORED, WEIGHTS)
 """The files that every model directory has."""
 _MAX_CALIBRATION_BYTES = 1 << 28
+_MAX_STATISTICS_BYTES = 1 << 26
 _DTYPES = {"F32": torch.float32, "F64": torch.float64, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64}
 """Name in safetensors files → type; of these only float32 and int64 are written."""
 _SPARE = 1000
@@ -116,7 +119,8 @@ def write_model(folder: Path, config: RecapConfig, assets: Assets, weights: Mapp
 
 def copy_model(folder: Path, copy: Path, texts: Mapping[str, str]) -> None:
     """Copy a model directory, without the state of a run, with other `texts`, by file name. Raises RunError."""
-    names = [name for name in read_manifest(folder).files if name in MODEL_FILES or name.startswith("assets/")]
+    kept = (*MODEL_FILES, STATISTICS)
+    names = [name for name in read_manifest(folder).files if name in kept or name.startswith("assets/")]
     with atomic_directory(copy) as temporary:
         for name in names:
             with writing(temporary / name) as file:
@@ -254,6 +258,24 @@ def read_calibration(folder: Path, config: RecapConfig) -> FittedCalibration | N
             "again with --overwrite"
         )
     return fitted
+
+
+def read_statistics(folder: Path) -> Statistics | None:
+    """The statistics of the training rows; None if the manifest lists none, as before recap wrote them.
+
+    Raises CheckpointError for damaged ones.
+    """
+    if STATISTICS not in read_manifest(folder).files:
+        return None
+    file = folder / STATISTICS
+    try:
+        return Statistics.model_validate_json(read_regular(file, _MAX_STATISTICS_BYTES))
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be read ({error.strerror})") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise CheckpointError(f"{file}: damaged ({shorten(f'{where}: ' + first['msg'], 200)})") from None
 
 
 def weight_shapes(config: RecapConfig, assets: Assets) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ from recap.config.file.load import STORED, load_stored_beside
 from recap.config.recap import RecapConfig
 from recap.data.encoding.assets import Assets, load_assets
 from recap.errors import CheckpointError, RunError
-from recap.model.directory import MODEL_FILES, check_hashes, write_model
+from recap.model.directory import MODEL_FILES, STATISTICS, check_hashes, read_statistics, write_model
 from recap.reporting import Say
 from recap.runs import STATE, Run
 from recap.storage import (
@@ -38,6 +38,8 @@ TOP_LEVEL = ("progress", "log")
 """Parts whose values are at the top level of `state.json`; those of other parts are under their names."""
 WEIGHTS_PART = "weights"
 """The part that is stored as the model directory."""
+STATISTICS_PART = "statistics"
+"""The part that is `statistics.json` of the model directory."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,8 @@ class Checkpoints:
             file = _tensor_file(folder, name)
             tensors = load_file(file) if file.name in listed else {}
             values = content if name in TOP_LEVEL else content.get(name, {})
+            if name == STATISTICS_PART and (statistics := read_statistics(folder)) is not None:
+                values = statistics.model_dump(mode="json")
             if tensors or values:
                 try:
                     part.load_state_dict({**tensors, **values})
@@ -162,8 +166,12 @@ class Checkpoints:
                     if name != WEIGHTS_PART:
                         with writing(_tensor_file(folder, name)) as file:
                             save_file(dict(tensors), file)
+                values = dict(snapshot.values)
+                if statistics := values.pop(STATISTICS_PART, None):
+                    with writing(folder / STATISTICS) as file:
+                        file.write_text(json.dumps(statistics) + "\n", encoding="utf-8")
                 with writing(folder / STATE) as file:
-                    file.write_text(json.dumps(snapshot.values, indent=1) + "\n", encoding="utf-8")
+                    file.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
             self._delete_old(snapshot.best_step)
         except (RunError, OSError) as error:
             raise RunError(

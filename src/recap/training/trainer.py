@@ -39,7 +39,7 @@ from recap.training.profile import Profile, span
 from recap.training.saved_weights import SavedWeights
 from recap.training.start.first_rows import FirstRows
 from recap.training.start.initial_rates import InitialRates
-from recap.training.start.new_run import start_new_run
+from recap.training.start.new_run import TrainingStatistics, start_new_run
 from recap.training.state import ModelWeights, Progress, StreamPosition, TrainState
 from recap.training.step import TrainStep
 from recap.training.step_guard import not_finite
@@ -141,7 +141,7 @@ class Trainer:
         self.trackers, self.log = Trackers([]), TrainLog(config, self.stream)
         self.first_rows = FirstRows(self.stream, config.features.max_unknown, ranks, reporter.say)
         self.position = StreamPosition(self.stream, accept_changes=accept_changed_data)
-        self.progress, self.initial_rates = Progress(), InitialRates()
+        self.progress, self.initial_rates, self.statistics = Progress(), InitialRates(), TrainingStatistics()
         self.state = self._all_state()
         self.checkpoints = Checkpoints(config, assets)
         self._restore_or_start()
@@ -164,6 +164,7 @@ class Trainer:
             loss_scale=self.loss_scale,
             watch=self.watch,
             initial_rates=self.initial_rates,
+            statistics=self.statistics,
             log=self.log,
             stream=self.position,
         )
@@ -194,7 +195,7 @@ class Trainer:
         local = self.checkpoints.latest_valid_step(self.reporter.say) if self.ranks.is_first else None
         step = self.ranks.broadcast_object(local)
         if step is None:
-            start_new_run(self.model, self.initial_rates, self.stream, self.ranks, self.reporter.say)
+            start_new_run(self.model, self.initial_rates, self.statistics, self.stream, self.ranks, self.reporter.say)
             self.average.restart()
         else:
             checkpoint = self.checkpoints.run.checkpoint_path(step)

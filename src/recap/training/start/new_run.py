@@ -1,8 +1,18 @@
-"""The start of a new run: earlier weights if configured, then the rates of towers that start fresh."""
+"""The start of a new run: earlier weights if configured, the rates of fresh towers, statistics of the training rows."""
 
+from collections.abc import Mapping
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from recap.config.recap import JobMode, RecapConfig
+from recap.data.encoding.assets import Assets
+from recap.data.encoding.encoder import RowEncoder
+from recap.data.sample import sampled_batches
+from recap.data.statistics import Statistics, statistics_of
 from recap.data.stream.batch_stream import BatchStream
+from recap.data.stream.source import Source
 from recap.distributed import Ranks
 from recap.model.directory import SavedModel
 from recap.reporting import Say
@@ -11,8 +21,44 @@ from recap.training.start.initial_rates import InitialRates
 from recap.training.start.warm_start import start_from
 
 
-def start_new_run(model: SavedModel, rates: InitialRates, stream: BatchStream, ranks: Ranks, say: Say) -> None:
-    """Set the weights of `model`, which are random, and `rates`; every rank must call it.
+class TrainingStatistics:
+    """The statistics of the training rows when the run started, the same in all its checkpoints.
+
+    Empty in runs of an earlier recap, and on all ranks but the first of a new run, which writes the checkpoints.
+    """
+
+    def __init__(self) -> None:
+        self.value: Statistics | None = None
+
+    def state_dict(self) -> Mapping[str, Any]:
+        return {} if self.value is None else self.value.model_dump(mode="json")
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.value = Statistics.model_validate(state)
+
+    def start(self, config: RecapConfig, assets: Assets, source: Source) -> None:
+        """Read at most 50,000 rows, spread over the files of `source`; their weights undo down-sampling.
+
+        Parts of files that cannot be read are left out: training reports them.
+        """
+        population, labels = copy(source), source.encoder.labels
+        assert labels is not None
+        encoder = replace(source.encoder, labels=replace(labels, weigh_samples=True))
+        population.loader = replace(source.loader, encoder=encoder)
+        if batches := sampled_batches(population):
+            read = RowEncoder.for_job(config, assets, JobMode.INFERENCE)
+            self.value = statistics_of(read, config.tasks, batches)
+
+
+def start_new_run(
+    model: SavedModel,
+    rates: InitialRates,
+    statistics: TrainingStatistics,
+    stream: BatchStream,
+    ranks: Ranks,
+    say: Say,
+) -> None:
+    """Set the weights of `model`, which are random, `rates` and `statistics`; every rank must call it.
 
     Raises ConfigError and CheckpointError for a warm start that does not fit, DataError for bad labels.
     """
@@ -22,3 +68,5 @@ def start_new_run(model: SavedModel, rates: InitialRates, stream: BatchStream, r
         for line in warm.messages:
             say(line)
     rates.start(model, stream, warm.names if warm is not None else (), ranks, say)
+    if ranks.is_first:
+        statistics.start(model.config, model.assets, stream.source)
