@@ -13,7 +13,8 @@ from recap.data.batch import Batch
 from recap.data.coverage import Coverage
 from recap.data.encoding.encoder import RowEncoder
 from recap.data.formats.location import Location
-from recap.model.directory import SavedModel, open_model
+from recap.distributed import ONE_RANK, Ranks
+from recap.model.directory import SavedModel, model_checksum, open_model
 from recap.model.score_rows import score_rows
 from recap.runtime import Runtime, start_runtime
 
@@ -44,19 +45,24 @@ class Predictor:
         (torch.Size([250, 2]), torch.Size([250]))
     """
 
-    def __init__(self, model: SavedModel, runtime: Runtime) -> None:
-        self.config, self.runtime = model.config, runtime
+    def __init__(self, model: SavedModel, runtime: Runtime, checksum: str = "") -> None:
+        """`checksum`: of the files of the model; "" if it was not opened from files."""
+        self.config, self.runtime, self.checksum = model.config, runtime, checksum
         self.scorer = model.scorer(model.config, runtime.device).eval()
         self.encoder = RowEncoder.for_job(model.config, model.assets, JobMode.INFERENCE)
 
     @classmethod
-    def open(cls, folder: Path, overrides: Sequence[str] = (), set_files: Sequence[str] = ()) -> Self:
+    def open(
+        cls, folder: Path, overrides: Sequence[str] = (), set_files: Sequence[str] = (), *, ranks: Ranks = ONE_RANK
+    ) -> Self:
         """Open a model directory, with `overrides` and `set_files` merged over its configuration.
+
+        `ranks`: this process among those of the job, each of which uses a GPU of its own.
 
         Raises CheckpointError if the directory is missing or damaged, ConfigError for overrides that would give its
         weights another meaning.
         """
-        return cls(open_model(folder, overrides, set_files), start_runtime())
+        return cls(open_model(folder, overrides, set_files), start_runtime(ranks), model_checksum(folder))
 
     def predict(self, table: pa.Table, location: Location, coverage: Coverage | None = None) -> Predictions:
         """Score every row of `table`, and count its unknown values in `coverage`.
@@ -66,6 +72,10 @@ class Predictor:
         batch = self.encoder.encode(table, location)
         if coverage is not None:
             coverage.add(batch, table)
+        return self.score(batch)
+
+    def score(self, batch: Batch) -> Predictions:
+        """Score every row of `batch`."""
         starts = range(0, max(len(batch), 1), ROWS_AT_ONCE)
         parts = [self._score(batch.rows(slice(start, start + ROWS_AT_ONCE))) for start in starts]
         probabilities, scores = zip(*parts, strict=True)

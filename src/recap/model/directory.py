@@ -4,10 +4,12 @@ Those are `config.yaml`, `weights.safetensors`, `assets/`, `statistics.json` of 
 where one was fitted, and a manifest with the checksum of each file.
 """
 
+import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import sha256
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -129,6 +131,14 @@ def copy_model(folder: Path, copy: Path, texts: Mapping[str, str]) -> None:
         for name, text in texts.items():
             with writing(temporary / name) as file:
                 file.write_text(text, encoding="utf-8")
+
+
+def model_checksum(folder: Path) -> str:
+    """The sha256 of everything that scores depend on. Raises CheckpointError for a folder without a manifest."""
+    files = read_manifest(folder).files
+    read = (*MODEL_FILES, CALIBRATION)
+    own = {name: digest for name, digest in files.items() if name in read or name.startswith("assets/")}
+    return sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
 
 
 def open_model(
