@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
+from uuid import uuid4
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,7 @@ class Reason(Enum):
     OVERLOADED = ("overloaded", 503, "RESOURCE_EXHAUSTED")
     NOT_READY = ("not_ready", 503, "UNAVAILABLE")
     DEADLINE = ("deadline", 504, "DEADLINE_EXCEEDED")
+    CANCELLED = ("cancelled", 499, "CANCELLED")
     INTERNAL = ("internal", 500, "INTERNAL")
 
     def __init__(self, label: str, http_status: int, grpc_code: str) -> None:
@@ -63,6 +65,8 @@ class RankRequest:
     """Task → weight of the score, in place of those of the model."""
     protocol: str = "rest"
     """`rest` or `grpc`, for metrics."""
+    key: str = field(default_factory=lambda: uuid4().hex)
+    """Drawn by the server: names the request in its log, and decides whether it is logged."""
 
 
 @dataclass(frozen=True)

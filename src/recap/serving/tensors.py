@@ -4,7 +4,7 @@ A column is an input of shape [N], or [N, L] for lists of L values; with 1 inste
 Binary data is not copied, except BOOL and BYTES, whose layout differs from Arrow's.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from math import prod
@@ -23,6 +23,8 @@ from recap.text import plural, shorten, suggest
 _MAX_DIMENSIONS = 8
 _LENGTH_BYTES = 4
 """Bytes before each element of a BYTES tensor: its length, little-endian."""
+_UNSUPPORTED = ("shared_memory_region", "classification")
+"""Parameters of inputs and outputs in Triton's extensions of the protocol."""
 NO_VALUE = -1
 """Stands in outputs for a number that is not finite."""
 
@@ -249,17 +251,37 @@ def check_count(candidates: int, values: int, limits: LimitsConfig) -> None:
         )
 
 
+def check_outputs(wanted: Sequence[str], tasks: Sequence[str]) -> None:
+    """Raise RequestError unless `wanted` are outputs of a model."""
+    for name in wanted:
+        if name not in (known := [*tasks, SCORE]):
+            raise _invalid(f"output {_shown(name)}: unknown. {suggest(name, known)}")
+
+
+def check_parameters(parameters: Iterable[str], where: str) -> None:
+    """Raise RequestError for parameters that would change the answer, and are not supported; others are ignored."""
+    for name in _UNSUPPORTED:
+        if name in parameters:
+            raise _invalid(f"{where}: the parameter {name} is not supported; leave it out")
+
+
+def timeout_seconds(value: Any) -> float | None:
+    """The parameter `timeout` of a request, microseconds as Triton's clients send them, in seconds; 0 is none."""
+    if value is None or (type(value) is int and value == 0):
+        return None
+    if type(value) is not int or value < 0:
+        raise _invalid(f"timeout: found {shorten(repr(value))}, expected microseconds, a whole number")
+    return value / 1e6
+
+
 def response_tensors(response: RankResponse, wanted: Sequence[str] | None = None) -> list[InferTensor]:
     """The outputs `wanted`, by default all: each task FP32 [M], and `score` FP64 [M].
 
     Numbers that are not finite are -1: those of `RankResponse.failed`. Raises RequestError for an unknown output.
     """
-    known = [*response.tasks, SCORE]
-    for name in wanted or ():
-        if name not in known:
-            raise _invalid(f"output {_shown(name)}: unknown. {suggest(name, known)}")
+    check_outputs(wanted or (), response.tasks)
     tensors = []
-    for name in known if wanted is None else dict.fromkeys(wanted):
+    for name in [*response.tasks, SCORE] if wanted is None else dict.fromkeys(wanted):
         is_score = name == SCORE
         values = response.scores if is_score else response.probabilities[:, response.tasks.index(name)]
         if len(response.failed):

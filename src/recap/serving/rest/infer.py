@@ -12,6 +12,8 @@ from recap.serving.rest.body import parse_json
 from recap.serving.tensors import (
     InferTensor,
     bytes_of,
+    check_outputs,
+    check_parameters,
     checked_shape,
     describe_inputs,
     describe_outputs,
@@ -20,12 +22,12 @@ from recap.serving.tensors import (
     response_tensors,
     tensor_of_bytes,
     tensor_of_values,
+    timeout_seconds,
 )
 from recap.text import plural, shorten
 
 HEADER_LENGTH = "inference-header-content-length"
 """Header with the bytes of JSON in a body that goes on with binary data."""
-_UNSUPPORTED = ("shared_memory_region", "classification")
 
 
 @dataclass(frozen=True)
@@ -59,10 +61,12 @@ def decode_infer(
     if id_ is not None and not isinstance(id_, str):
         raise _invalid(f"id: found {_kind(id_)}, expected text")
     parameters = _parameters(parsed, "the request")
+    wanted, timeout = _outputs(parsed, parameters), timeout_seconds(parameters.get("timeout"))
+    check_outputs(wanted.names or (), signature.tasks)
     tensors = _inputs(parsed.get("inputs"), body[size:], limits)
     user, candidates = request_tables(tensors, signature, limits)
     request = RankRequest(signature.model, user, candidates, version, id_)
-    return request, _outputs(parsed, parameters), _timeout(parameters.get("timeout"))
+    return request, wanted, timeout
 
 
 def _header_size(text: str | None, size: int) -> int:
@@ -135,19 +139,8 @@ def _parameters(owner: Mapping[str, Any], where: str) -> Mapping[str, Any]:
         return {}
     if not isinstance(parameters, dict):
         raise _invalid(f"{where}: parameters is {_kind(parameters)}, expected an object")
-    for name in _UNSUPPORTED:
-        if name in parameters:
-            raise _invalid(f"{where}: the parameter {name} is not supported; leave it out")
+    check_parameters(parameters, where)
     return parameters
-
-
-def _timeout(value: Any) -> float | None:
-    """Microseconds, as Triton's clients send them, in seconds; 0 is none."""
-    if value is None or (type(value) is int and value == 0):
-        return None
-    if type(value) is not int or value < 0:
-        raise _invalid(f"timeout: found {shorten(repr(value))}, expected microseconds, a whole number")
-    return value / 1e6
 
 
 def encode_infer(response: RankResponse, wanted: Wanted) -> tuple[bytes, int | None]:

@@ -1,0 +1,123 @@
+"""ModelInferRequest → `RankRequest`, and `RankResponse` → ModelInferResponse."""
+
+from typing import Any
+
+import numpy as np
+
+from recap.config.serving.server import LimitsConfig
+from recap.serving.contract import RankRequest, RankResponse, Reason, RequestError, Signature
+from recap.serving.grpc.messages import message_class
+from recap.serving.tensors import (
+    InferTensor,
+    bytes_of,
+    check_outputs,
+    check_parameters,
+    checked_shape,
+    request_tables,
+    response_parameters,
+    response_tensors,
+    tensor_of_bytes,
+    tensor_of_values,
+    timeout_seconds,
+)
+from recap.text import plural, shorten
+
+_MODEL_INFER_RESPONSE = message_class("ModelInferResponse")
+_CONTENTS = {
+    "BOOL": "bool_contents",
+    **dict.fromkeys(("INT8", "INT16", "INT32"), "int_contents"),
+    "INT64": "int64_contents",
+    **dict.fromkeys(("UINT8", "UINT16", "UINT32"), "uint_contents"),
+    "UINT64": "uint64_contents",
+    "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+    "BYTES": "bytes_contents",
+}
+"""Datatype → the field of InferTensorContents with its values. FP16 has none: it is sent as raw data."""
+
+
+def decode_request(message: Any, signature: Signature, limits: LimitsConfig) -> tuple[RankRequest, float | None]:
+    """The request of a ModelInferRequest, and its parameter `timeout` in seconds. Raises RequestError."""
+    check_parameters(message.parameters, "the request")
+    timeout = timeout_seconds(_parameter(message, "timeout"))
+    for output in message.outputs:
+        check_parameters(output.parameters, f"output {_shown(output.name)}")
+    check_outputs(wanted_outputs(message) or (), signature.tasks)
+    user, candidates = request_tables(_tensors(message, limits), signature, limits)
+    version, id_ = message.model_version or None, message.id or None
+    return RankRequest(message.model_name, user, candidates, version, id_, protocol="grpc"), timeout
+
+
+def _parameter(message: Any, name: str) -> Any:
+    """The value of a parameter of the request; None without it."""
+    if name not in message.parameters:
+        return None
+    parameter = message.parameters[name]
+    chosen = parameter.WhichOneof("parameter_choice")
+    return None if chosen is None else getattr(parameter, chosen)
+
+
+def _tensors(message: Any, limits: LimitsConfig) -> list[InferTensor]:
+    raw, inputs = message.raw_input_contents, message.inputs
+    if raw and len(raw) != len(inputs):
+        raise _invalid(
+            f"found {plural(len(raw), 'element')} of raw_input_contents for {plural(len(inputs), 'input')}; "
+            "give one for each input, in their order, or none and use contents"
+        )
+    tensors = []
+    for index, tensor in enumerate(inputs):
+        check_parameters(tensor.parameters, f"input {_shown(tensor.name)}")
+        shape = checked_shape(tensor.name, tensor.datatype, list(tensor.shape), limits)
+        if not raw:
+            tensors.append(tensor_of_values(tensor.name, tensor.datatype, shape, _contents(tensor)))
+        elif tensor.HasField("contents"):
+            raise _invalid(f"input {_shown(tensor.name)}: has contents, although the request has raw_input_contents")
+        else:
+            tensors.append(tensor_of_bytes(tensor.name, tensor.datatype, shape, memoryview(raw[index])))
+    return tensors
+
+
+def _contents(tensor: Any) -> list[Any]:
+    """The typed values of an input. Raises RequestError if they stand in the field of another datatype."""
+    field = _CONTENTS.get(tensor.datatype)
+    if field is None:
+        raise _invalid(f"input {_shown(tensor.name)}: {tensor.datatype} has no contents; use raw_input_contents")
+    for found, _ in tensor.contents.ListFields():
+        if found.name != field:
+            raise _invalid(f"input {_shown(tensor.name)}: found {found.name}, expected {field} for {tensor.datatype}")
+    return list(getattr(tensor.contents, field))
+
+
+def wanted_outputs(message: Any) -> list[str] | None:
+    """The names of the outputs that a ModelInferRequest asks for; None: all."""
+    return [output.name for output in message.outputs] or None
+
+
+def encode_response(response: RankResponse, message: Any) -> Any:
+    """The ModelInferResponse to `message`, with raw data if the request had raw data. Raises RequestError."""
+    answer = _MODEL_INFER_RESPONSE(
+        model_name=response.model, model_version=response.version, id=response.id or message.id
+    )
+    for key, value in response_parameters(response).items():
+        parameter = answer.parameters[key]
+        if isinstance(value, int):
+            parameter.int64_param = value
+        else:
+            parameter.string_param = value
+    raw = bool(message.raw_input_contents)
+    for tensor in response_tensors(response, wanted_outputs(message)):
+        output = answer.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+        if raw:
+            answer.raw_output_contents.append(bytes(bytes_of(tensor)))
+        else:
+            values: np.ndarray = tensor.values.to_numpy()
+            getattr(output.contents, _CONTENTS[tensor.datatype]).extend(values)
+    return answer
+
+
+def _shown(name: str) -> str:
+    return shorten(repr(name))
+
+
+def _invalid(message: str) -> RequestError:
+    return RequestError(Reason.INVALID, message)

@@ -1,0 +1,95 @@
+"""The gRPC server of `recap serve`: service, limits, security, health."""
+
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health_pb2_grpc
+
+from recap.config.serving.server import AddressConfig, ServerConfig
+from recap.errors import InputError
+from recap.serving.contract import Engine
+from recap.serving.grpc.health import HealthService
+from recap.serving.grpc.service import InferenceService
+from recap.serving.security import Token
+from recap.serving.watch.watch import Watch
+
+_MAX_METADATA_BYTES = 16 * 1024
+_KEEPALIVE_MS = 60_000
+"""How often an idle connection is asked whether its client still lives."""
+_KEEPALIVE_TIMEOUT_MS = 20_000
+_MIN_PING_MS = 10_000
+"""Clients that ping more often are cut off."""
+
+
+class GrpcServer:
+    """A server that is bound to its port, and not started."""
+
+    def __init__(self, server: Any, health: HealthService, port: int) -> None:
+        self._server, self._health = server, health
+        self.port = port
+        """Also where the configuration takes a free one."""
+
+    async def start(self) -> None:
+        """Answer calls from now on."""
+        await self._server.start()
+
+    async def stop(self, seconds: float) -> None:
+        """Refuse new calls, finish open ones for at most `seconds`, and cancel the others."""
+        self._health.stop()
+        await self._server.stop(seconds)
+
+
+def build_server(engine: Engine, config: ServerConfig, watch: Watch) -> GrpcServer:
+    """The server of `config.address.grpc_port`. Call it on the event loop that runs it. Raises InputError."""
+    token = Token.read(config.address.token_file) if config.address.token_file is not None else None
+    limits = config.limits
+    message = min(limits.body_mib, limits.decompressed_mib) * 2**20
+    server = grpc.aio.server(
+        options=[
+            ("grpc.so_reuseport", 0),  # or two servers would share a port in silence
+            ("grpc.max_receive_message_length", message),  # of gzip: before and after
+            ("grpc.max_send_message_length", -1),
+            ("grpc.max_metadata_size", _MAX_METADATA_BYTES),
+            ("grpc.absolute_max_metadata_size", _MAX_METADATA_BYTES),
+            ("grpc.max_allowed_incoming_connections", limits.connections),
+            ("grpc.server_handshake_timeout_ms", round(limits.header_seconds * 1000)),
+            ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
+            ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.http2.min_ping_interval_without_data_ms", _MIN_PING_MS),
+        ],
+    )
+    server.add_generic_rpc_handlers((InferenceService(engine, config, watch).handlers(token),))
+    health = HealthService(engine)  # needs no token: probes have none
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    return GrpcServer(server, health, _bind(server, config.address))
+
+
+def _bind(server: Any, address: AddressConfig) -> int:
+    host = f"[{address.host}]" if ":" in address.host else address.host
+    target = f"{host}:{address.grpc_port}"
+    try:
+        if address.certificate is None or address.private_key is None:
+            return int(server.add_insecure_port(target))
+        return int(server.add_secure_port(target, _credentials(address)))
+    except RuntimeError:
+        raise InputError(
+            f"address.grpc_port: cannot listen on {target}; another process may use the port. "
+            "Choose another, or 0 for a free one"
+        ) from None
+
+
+def _credentials(address: AddressConfig) -> Any:
+    pair = (_read(address.private_key, "private_key"), _read(address.certificate, "certificate"))
+    authority = None if address.client_ca is None else _read(address.client_ca, "client_ca")
+    return grpc.ssl_server_credentials((pair,), authority, require_client_auth=authority is not None)
+
+
+def _read(path: str | None, field: str) -> bytes:
+    assert path is not None
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"address.{field}: cannot read {path}: {error.strerror}") from None
