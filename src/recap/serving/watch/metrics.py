@@ -1,6 +1,6 @@
 """The metrics of a server, in a Prometheus registry of its own."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
 
 from recap.serving.watch.distribution import Distribution
 
@@ -26,6 +26,7 @@ class Metrics:
     """Every metric, one attribute each. Values of labels come from the configuration and from loaded models only."""
 
     def __init__(self) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a gauge beside every counter, of no use in Prometheus
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         self.requests = Counter(
@@ -66,6 +67,12 @@ class Metrics:
             "recap_non_finite_predictions",
             "Candidates with a NaN or infinite prediction.",
             _OF_VERSION,
+            registry=registry,
+        )
+        self.log_rows = Counter(
+            "recap_request_log_rows",
+            "Rows of the request log by result (written, dropped, failed).",
+            ("result",),
             registry=registry,
         )
         self.probability = Distribution(

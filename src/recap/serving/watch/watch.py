@@ -1,24 +1,37 @@
-"""`Watch`: told by engine and protocols what happens in a server; shows it as metrics, traces and a log.
+"""`Watch`: engine and protocols tell it what happens in a server; it shows that as metrics, traces and a log.
 
-No method blocks or raises, and all may be called from any thread.
+No method but `loaded` and `close` blocks or raises, and all may be called from any thread.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext, suppress
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from time import monotonic
 from typing import Literal, Self
 
-import numpy as np
 from prometheus_client import generate_latest
 
 from recap.config.serving.server import ServerConfig
 from recap.inference.requests import RequestScorer
+from recap.model.directory import read_statistics
+from recap.reporting import Say, say_to_stderr
 from recap.serving.contract import RankRequest, RankResponse, Reason
+from recap.serving.watch.drift import Drift
 from recap.serving.watch.metrics import Metrics
+from recap.serving.watch.request_log import RequestLog, is_logged, rows_of
+from recap.serving.watch.traces import Traces
+from recap.serving.watch.worker import Worker
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 """The media type of `Watch.exposition`."""
+SHADOW = "shadow"
+"""Protocol of the requests that the server makes to itself."""
 Stage = Literal["decode", "queue", "encode", "model", "respond"]
+_CLOSE_SECONDS = 5.0
+_QUIET_SECONDS = 60.0
+"""Least time between two messages on failures of the log."""
 _UNKNOWN = "unknown"
 """Label of models and versions that the server does not have: their names come from clients."""
 
@@ -32,13 +45,19 @@ class Watch:
     stages join its trace; and `scores` and `log` for every response, shadow ones included.
     """
 
-    def __init__(self, config: ServerConfig | None = None) -> None:
-        """Opens the log and the traces of `config`. Raises ConfigError or InputError if they cannot work."""
-        self.config = config if config is not None else ServerConfig()
+    def __init__(self, config: ServerConfig | None = None, say: Say = say_to_stderr) -> None:
+        """Opens the log and the traces of `config`. Raises InputError if they cannot work."""
+        self.config, self._say = config if config is not None else ServerConfig(), say
         self.metrics = Metrics()
+        self.drift = Drift(self.metrics.registry)
         self._models = set(self.config.models)
         self._versions: dict[tuple[str, str], frozenset[str]] = {}
         """(model, version) → its regressions."""
+        self._traces = Traces(self.config.traces) if self.config.traces is not None else None
+        log = self.config.request_log
+        self._log = RequestLog(log) if log is not None else None
+        self._worker = Worker(self._tick, self._failed)
+        self._last_message = -_QUIET_SECONDS
 
     def __enter__(self) -> Self:
         return self
@@ -47,22 +66,39 @@ class Watch:
         self.close()
 
     def close(self) -> None:
-        """Finish the log and the traces; blocks for at most some seconds."""
+        """Finish the log and the traces; takes at most some seconds. Messages after it are ignored."""
+        if not self._worker.close(self._close_log, _CLOSE_SECONDS):
+            self._say("request log: the disk is too slow; the last rows are lost")
+        if self._traces is not None:
+            self._traces.close()
 
     # Models
 
     def loaded(self, model: str, version: str, folder: Path, scorer: RequestScorer) -> None:
-        """A version answers requests from now on, or runs as a shadow. `folder`: its model directory."""
+        """A version answers requests from now on, or runs as a shadow. `folder`: its model directory.
+
+        Raises CheckpointError for a damaged `statistics.json`; a model without one has no drift, which is said.
+        """
+        statistics = read_statistics(folder)
         self._models.add(model)
         self._versions[model, version] = frozenset(
             name for name, task in scorer.config.model.tasks.items() if task.objective.kind == "regression"
         )
         self.metrics.loaded.labels(model, version).set(1)
+        if statistics is None:
+            self._say(
+                f"model {model}, version {version}: has no statistics.json, as it was trained by an earlier recap; no "
+                "drift is shown"
+            )
+        else:
+            encoder = scorer.predictor.encoder
+            self.drift.loaded(model, version, encoder, statistics, list(scorer.config.tasks))
 
     def unloaded(self, model: str, version: str) -> None:
         """A version no longer answers requests."""
         if self._versions.pop((model, version), None) is not None:
             self.metrics.forget(model, version)
+            self.drift.unloaded(model, version)
 
     def reload(self, model: str, result: Literal["served", "refused"]) -> None:
         """A new version was found, and serves now or was refused."""
@@ -70,10 +106,9 @@ class Watch:
 
     # Requests
 
-    @contextmanager
-    def trace(self, protocol: str, headers: Mapping[str, str]) -> Iterator[None]:
+    def trace(self, protocol: str, headers: Mapping[str, str]) -> AbstractContextManager[None]:
         """The span of a request. `headers`: those of HTTP or gRPC, in lower case; `traceparent` names the parent."""
-        yield
+        return nullcontext() if self._traces is None else self._traces.request(protocol, headers)
 
     def request(
         self, protocol: str, model: str | None, version: str | None, reason: Reason | None, seconds: float
@@ -86,11 +121,14 @@ class Watch:
         self.metrics.requests.labels(name, known, protocol, outcome).inc()
         if reason is not None:
             self.metrics.failures.labels(name, protocol, reason.label).inc()
-        self.metrics.latency.labels("total").observe(seconds)
+        if protocol != SHADOW:
+            self.metrics.latency.labels("total").observe(seconds)
 
-    def stage(self, name: Stage, seconds: float) -> None:
-        """A stage of the request of this task ended now and took `seconds`."""
+    def stage(self, name: Stage, seconds: float, ended: float | None = None) -> None:
+        """A stage of the request of this task took `seconds` until `ended` of `time.monotonic()`, by default now."""
         self.metrics.latency.labels(name).observe(seconds)
+        if self._traces is not None:
+            self._traces.stage(name, seconds, ended)
 
     def batch(self, requests: int, candidates: int) -> None:
         """A forward pass with so much in it."""
@@ -115,12 +153,52 @@ class Watch:
             metric = self.metrics.value if task in regressions else self.metrics.probability
             metric.observe((task, model, version), column)
         self.metrics.score.observe((model, version), response.scores)
-        wrong = ~np.isfinite(response.probabilities).all(axis=1)
-        self.metrics.non_finite.labels(model, version).inc(int(wrong.sum()))
+        self.metrics.non_finite.labels(model, version).inc(len(response.failed))
 
     def log(self, request: RankRequest, response: RankResponse, *, returned: bool = True) -> None:
-        """Log a request and what a version answered, if its turn comes; `returned`: False for a shadow."""
+        """Log a request and what a version answered, and count it for drift, if it is sampled for that.
+
+        `returned`: False for a shadow. A thread does the work later; what it has no time for is dropped and counted.
+        """
+        if self.drift.wants(response.model, response.version):
+            self._worker.submit(partial(self.drift.sample, request, response), _bytes_of(request, response))
+        if self._log is None or self.config.request_log is None:
+            return
+        if is_logged(request.key, self.config.request_log.share):
+            write = partial(self._write, self._log, request, response, datetime.now(UTC), returned)
+            if not self._worker.submit(write, _bytes_of(request, response)):
+                self.metrics.log_rows.labels("dropped").inc(len(response.scores))
+
+    def _write(
+        self, log: RequestLog, request: RankRequest, response: RankResponse, time: datetime, returned: bool
+    ) -> None:
+        leave_out = self.config.request_log.leave_out if self.config.request_log is not None else ()
+        try:
+            log.write(rows_of(request, response, time, returned=returned, leave_out=leave_out), response.model)
+        except Exception:
+            self.metrics.log_rows.labels("failed").inc(len(response.scores))
+            raise
+        self.metrics.log_rows.labels("written").inc(len(response.scores))
+
+    def _close_log(self) -> None:
+        if self._log is not None:
+            self._log.close()
+
+    def _tick(self) -> None:
+        if self._log is not None:
+            self._log.tick()
+
+    def _failed(self, error: Exception) -> None:
+        """Of a job of the worker: requests go on, and a message is shown about once a minute."""
+        if monotonic() - self._last_message >= _QUIET_SECONDS:
+            self._last_message = monotonic()
+            with suppress(Exception):
+                self._say(f"request log or drift: {type(error).__name__}: {error}; requests are served on")
 
     def exposition(self) -> bytes:
         """The body of `/metrics`, of type `CONTENT_TYPE`."""
         return generate_latest(self.metrics.registry)
+
+
+def _bytes_of(request: RankRequest, response: RankResponse) -> int:
+    return int(request.user.nbytes + request.candidates.nbytes + response.probabilities.nbytes)
