@@ -1,23 +1,36 @@
 """`ServerConfig`: the file of `recap serve --config`; every section has defaults that work."""
 
+from ipaddress import ip_address
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from recap.config.base import (
     BaseConfig,
+    Check,
     Name,
     NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
+    Problems,
     Rate,
     RootConfig,
 )
 from recap.config.training import Precision
+from recap.text import shorten
 
-ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+MODEL_NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
+"""The pattern of names of models, and of their versions, since clients write them into paths."""
+ModelName = Annotated[str, Field(pattern=f"^{MODEL_NAME}$")]
 """The name of a model in paths: letters, digits, `.`, `_` and `-`."""
 Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class AddressConfig(BaseConfig):
@@ -40,6 +53,29 @@ class AddressConfig(BaseConfig):
     insecure: bool = False
     """Listen on an address that is not loopback without `token_file` or `client_ca`."""
 
+    def checks(self) -> tuple[Check, ...]:
+        return self._is_private, self._has_both_halves_of_tls, self._has_two_ports
+
+    def _is_private(self) -> Problems:
+        if not (_is_loopback(self.host) or self.token_file or self.client_ca or self.insecure):
+            yield (
+                ("host",),
+                f"{shorten(self.host)} can be reached from other machines; set address.token_file or "
+                "address.client_ca, so that only those who may can ask, or address.insecure=true (--insecure) where "
+                "something else protects the server",
+            )
+
+    def _has_both_halves_of_tls(self) -> Problems:
+        if (self.certificate is None) != (self.private_key is None):
+            name, other = ("private_key", "certificate") if self.certificate is None else ("certificate", "private_key")
+            yield (name,), f"TLS needs both; set address.{other} too"
+        elif self.client_ca is not None and self.certificate is None:
+            yield ("client_ca",), "certificates of clients need TLS; set address.certificate and address.private_key"
+
+    def _has_two_ports(self) -> Problems:
+        if self.http_port and self.http_port == self.grpc_port:
+            yield ("grpc_port",), f"{self.grpc_port} is the port of REST too; choose another"
+
 
 class BatchingConfig(BaseConfig):
     """How requests that wait share a forward pass. Batching never changes a score."""
@@ -47,7 +83,8 @@ class BatchingConfig(BaseConfig):
     max_candidates: PositiveInt = 4096
     """Candidates per forward pass; a larger request runs alone."""
     window_ms: NonNegativeFloat = 2.0
-    """Longest time that a request waits for others while the model is idle, in milliseconds."""
+    """Longest time that a request waits for others, which are being decoded, while the model is idle, in
+    milliseconds."""
     max_queue: PositiveInt = 256
     """Requests that may wait; another is refused with 503 and Retry-After."""
     threads: PositiveInt | None = None
@@ -124,6 +161,13 @@ class ServedModelConfig(BaseConfig):
     fallback: float | None = None
     """Score of a candidate whose score is not finite. Optional; default: the candidate has an error, and no score."""
 
+    def checks(self) -> tuple[Check, ...]:
+        return (self._has_two_versions,)
+
+    def _has_two_versions(self) -> Problems:
+        if self.rollout is not None and self.rollout.version == self.version:
+            yield ("rollout", "version"), f"{shorten(self.rollout.version)} is the version that is served already"
+
 
 class RequestLogConfig(BaseConfig):
     """A log of requests and responses in Parquet, in the layout that training reads."""
@@ -134,8 +178,13 @@ class RequestLogConfig(BaseConfig):
     """Share of the requests to log, by a hash of the request."""
     file_mib: PositiveInt = 64
     """Size at which a file ends, in MiB."""
+    file_minutes: PositiveFloat = 10.0
+    """Age at which a file ends, in minutes. Files can be read once they have ended."""
     max_gib: PositiveFloat = 10.0
     """Size of the folder at which the oldest files are deleted, in GiB."""
+    leave_out: list[Name] = []
+    """Columns that are not logged, such as ids of people. Without a column that the model reads, the log cannot be
+    scored again."""
 
 
 class ServerConfig(RootConfig):
@@ -157,7 +206,7 @@ class ServerConfig(RootConfig):
     """Memory for encoded histories of users between requests, in MiB; null turns the cache off."""
     request_log: RequestLogConfig | None = None
     """A log of requests and responses. Optional; off by default."""
-    traces: Name | None = None
+    traces: Annotated[str, Field(pattern=r"^https?://[^/\s]+$")] | None = None
     """Address of an OpenTelemetry collector (OTLP over gRPC), such as http://localhost:4317. Optional."""
     page: bool = False
     """Whether `/` is a page on which candidates are scored by hand."""
