@@ -25,7 +25,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 class Guard:
-    """ASGI middleware: refuses requests without the token, and answers with `X-Request-Id`, the client's or a new one."""
+    """ASGI middleware: refuses requests without the token; answers with `X-Request-Id`, the client's or a new one."""
 
     def __init__(self, app: ASGIApp, token: Token | None) -> None:
         self._app, self._token = app, token
