@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -16,6 +17,7 @@ import pyarrow as pa
 import pytest
 from google.protobuf import descriptor_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from serving.certificates import Authority, Pair
 
 from recap.config.serving.server import AddressConfig, LimitsConfig, ServerConfig
 from recap.errors import InputError
@@ -304,7 +306,7 @@ def test_the_deadline_of_a_call_is_that_of_its_request_and_a_client_that_leaves_
         await client.call("ModelInfer", raw_request(), timeout=5)
         deadline = engine.requests[-1].deadline
         assert deadline is not None
-        assert 0 < deadline - time.monotonic() <= 5
+        assert 0 < deadline - time.monotonic() < 6
 
         started = asyncio.Event()
 
@@ -417,3 +419,98 @@ def test_requests_are_counted_by_reason() -> None:
     assert 'reason="not_found"' in text
     assert 'protocol="grpc"' in text
     assert "other" not in text
+
+
+def test_calls_name_the_token_and_probes_need_none(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("0123456789abcdef\n")
+    file.chmod(0o600)
+
+    async def test(engine: ArithmeticEngine, client: Client) -> None:
+        for metadata in (None, [("authorization", "Bearer 0123456789abcdeF")]):
+            for method, message in (
+                ("ModelInfer", raw_request()),
+                ("ServerLive", message_class("ServerLiveRequest")()),
+            ):
+                error = await client.failure(message, method, metadata=metadata)
+                assert error.code() is grpc.StatusCode.UNAUTHENTICATED
+        assert not engine.requests
+        await client.call("ModelInfer", raw_request(), metadata=[("authorization", "Bearer 0123456789abcdef")])
+        health = await health_pb2_grpc.HealthStub(client.channel).Check(health_pb2.HealthCheckRequest())
+        assert health.status == health_pb2.HealthCheckResponse.SERVING
+
+    infer(test, ServerConfig(address=AddressConfig(grpc_port=0, token_file=str(file))))
+
+
+def test_with_mtls_only_clients_of_the_authority_are_answered(tmp_path: Path) -> None:
+    authority, other = Authority(tmp_path / "ours"), Authority(tmp_path / "theirs")
+    own, theirs, server = authority.pair("client"), other.pair("client"), authority.pair("server")
+    address = AddressConfig(
+        grpc_port=0,
+        certificate=str(server.certificate),
+        private_key=str(server.key),
+        client_ca=str(authority.certificate),
+    )
+
+    def credentials(pair: Pair | None) -> grpc.ChannelCredentials:
+        root = authority.certificate.read_bytes()
+        if pair is None:
+            return grpc.ssl_channel_credentials(root)
+        return grpc.ssl_channel_credentials(root, pair.key.read_bytes(), pair.certificate.read_bytes())
+
+    async def run() -> None:
+        engine = ArithmeticEngine()
+        for pair in (None, theirs):
+            async with serving(engine, ServerConfig(address=address), credentials=credentials(pair)) as client:
+                assert (await client.failure(raw_request())).code() is grpc.StatusCode.UNAVAILABLE
+        assert not engine.requests
+        async with serving(engine, ServerConfig(address=address), credentials=credentials(own)) as client:
+            await client.call("ModelInfer", raw_request())
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("field", ["certificate", "client_ca"])
+@pytest.mark.parametrize(("content", "text"), [(None, "cannot read .*No such file"), ("no PEM", "cannot be used")])
+def test_a_certificate_that_cannot_be_used_is_refused(
+    tmp_path: Path, field: str, content: str | None, text: str
+) -> None:
+    file, pair = tmp_path / "server.pem", Authority(tmp_path / "ours").pair("server")
+    if content is not None:
+        file.write_text(content)
+    address = AddressConfig(grpc_port=0, certificate=str(pair.certificate), private_key=str(pair.key))
+
+    async def run() -> None:
+        with pytest.raises(InputError, match=f"address.{field}: .*{text}"):
+            build_server(
+                ArithmeticEngine(), ServerConfig(address=address.model_copy(update={field: str(file)})), Watch()
+            )
+
+    asyncio.run(run())
+
+
+def test_a_stopping_server_ends_the_streams_of_health_and_finishes_calls() -> None:
+    async def run() -> None:
+        config, engine = ServerConfig(address=AddressConfig(grpc_port=0)), ArithmeticEngine()
+        started, release = asyncio.Event(), asyncio.Event()
+
+        async def slow() -> None:
+            started.set()
+            await release.wait()
+
+        engine.before = slow
+        server = build_server(engine, config, Watch())
+        await server.start()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+            states = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+            assert (await states.read()).status == health_pb2.HealthCheckResponse.SERVING
+            call = Client(channel).call("ModelInfer", raw_request())
+            await started.wait()
+            stopping = asyncio.create_task(server.stop(20))
+            assert (await states.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+            assert await states.read() is grpc.aio.EOF
+            release.set()
+            assert (await call).id == "r1"
+            await asyncio.wait_for(stopping, 10)
+
+    asyncio.run(run())

@@ -1,5 +1,6 @@
 """The gRPC server of `recap serve`: service, limits, security, health."""
 
+import ssl
 from pathlib import Path
 from typing import Any
 
@@ -70,10 +71,11 @@ def build_server(engine: Engine, config: ServerConfig, watch: Watch) -> GrpcServ
 def _bind(server: Any, address: AddressConfig) -> int:
     host = f"[{address.host}]" if ":" in address.host else address.host
     target = f"{host}:{address.grpc_port}"
+    secure = address.certificate is not None and address.private_key is not None
     try:
-        if address.certificate is None or address.private_key is None:
-            return int(server.add_insecure_port(target))
-        return int(server.add_secure_port(target, _credentials(address)))
+        if secure:
+            return int(server.add_secure_port(target, _credentials(address)))
+        return int(server.add_insecure_port(target))
     except RuntimeError:
         raise InputError(
             f"address.grpc_port: cannot listen on {target}; another process may use the port. "
@@ -82,9 +84,24 @@ def _bind(server: Any, address: AddressConfig) -> int:
 
 
 def _credentials(address: AddressConfig) -> Any:
-    pair = (_read(address.private_key, "private_key"), _read(address.certificate, "certificate"))
+    chain, key = _read(address.certificate, "certificate"), _read(address.private_key, "private_key")
     authority = None if address.client_ca is None else _read(address.client_ca, "client_ca")
-    return grpc.ssl_server_credentials((pair,), authority, require_client_auth=authority is not None)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)  # says why, where gRPC says only that it failed
+    try:
+        context.load_cert_chain(str(address.certificate), address.private_key)
+    except ssl.SSLError as error:
+        raise InputError(
+            f"address.certificate: {address.certificate} with {address.private_key} cannot be used "
+            f"({error.reason or error}); give a chain and its key, both in PEM"
+        ) from None
+    try:
+        if address.client_ca is not None:
+            context.load_verify_locations(address.client_ca)
+    except ssl.SSLError as error:
+        raise InputError(
+            f"address.client_ca: {address.client_ca} cannot be used ({error.reason or error}); give certificates in PEM"
+        ) from None
+    return grpc.ssl_server_credentials(((key, chain),), authority, require_client_auth=authority is not None)
 
 
 def _read(path: str | None, field: str) -> bytes:
