@@ -39,7 +39,7 @@ def start_runtime(ranks: Ranks = ONE_RANK, precision: Precision = "float32") -> 
     """The GPU of this rank if there is one, else the CPU. Raises InputError if there are more ranks than GPUs."""
     if not torch.cuda.is_available():
         if precision == "auto":
-            precision = "bf16" if _cpu_has_bf16() else "float32"
+            precision = "bf16" if cpu_has_bf16() else "float32"
         return Runtime(torch.device("cpu"), ranks, precision)
     if ranks.local_world_size > torch.cuda.device_count():
         raise InputError(
@@ -53,10 +53,16 @@ def start_runtime(ranks: Ranks = ONE_RANK, precision: Precision = "float32") -> 
     return Runtime(torch.device("cuda"), ranks, precision)
 
 
-def _cpu_has_bf16() -> bool:
+def cpu_has_bf16() -> bool:
     """Whether the CPU has bf16 instructions (AVX512-BF16 or AMX); False if this version of torch cannot tell."""
     features = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return bool(features.get("avx512_bf16") or features.get("amx_bf16"))
+
+
+def cpu_has_int8() -> bool:
+    """Whether the CPU has instructions for sums of int8 products; False if this version of torch cannot tell."""
+    features = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return any(features.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8"))
 
 
 @contextmanager

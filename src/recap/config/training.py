@@ -126,6 +126,7 @@ class InitialWeightsConfig(BaseConfig):
 
 
 Precision = Literal["auto", "float32", "tf32", "bf16", "float16"]
+InferencePrecision = Literal["auto", "float32", "bf16", "int8"]
 
 
 class TrainingConfig(BaseConfig):

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 from recap.config.recap import JobMode
+from recap.config.training import InferencePrecision
 from recap.data.batch import Batch
 from recap.data.coverage import Coverage
 from recap.data.encoding.encoder import RowEncoder
 from recap.data.formats.location import Location
 from recap.distributed import ONE_RANK, Ranks
 from recap.model.directory import SavedModel, model_checksum, open_model
+from recap.model.precision import lower_precision, resolve_precision
 from recap.model.score_rows import score_rows
 from recap.runtime import Runtime, start_runtime
 
@@ -45,24 +47,37 @@ class Predictor:
         (torch.Size([250, 2]), torch.Size([250]))
     """
 
-    def __init__(self, model: SavedModel, runtime: Runtime, checksum: str = "") -> None:
+    def __init__(
+        self, model: SavedModel, runtime: Runtime, checksum: str = "", precision: InferencePrecision = "float32"
+    ) -> None:
         """`checksum`: of the files of the model; "" if it was not opened from files."""
         self.config, self.runtime, self.checksum = model.config, runtime, checksum
+        self.precision = resolve_precision(precision, runtime.device)  # never `auto`
         self.scorer = model.scorer(model.config, runtime.device).eval()
+        lower_precision(self.scorer.ranker, self.precision)
         self.encoder = RowEncoder.for_job(model.config, model.assets, JobMode.INFERENCE)
 
     @classmethod
     def open(
-        cls, folder: Path, overrides: Sequence[str] = (), set_files: Sequence[str] = (), *, ranks: Ranks = ONE_RANK
+        cls,
+        folder: Path,
+        overrides: Sequence[str] = (),
+        set_files: Sequence[str] = (),
+        *,
+        precision: InferencePrecision = "float32",
+        ranks: Ranks = ONE_RANK,
     ) -> Self:
         """Open a model directory, with `overrides` and `set_files` merged over its configuration.
 
+        `precision`: float32 agrees with evaluation bit for bit; docs/precision.md has the trade-offs of the others.
         `ranks`: this process among those of the job, each of which uses a GPU of its own.
 
         Raises CheckpointError if the directory is missing or damaged, ConfigError for overrides that would give its
-        weights another meaning.
+        weights another meaning, and InputError for a precision that is unknown or that the hardware lacks.
         """
-        return cls(open_model(folder, overrides, set_files), start_runtime(ranks), model_checksum(folder))
+        runtime = start_runtime(ranks)
+        resolved = resolve_precision(precision, runtime.device)  # before anything is read
+        return cls(open_model(folder, overrides, set_files), runtime, model_checksum(folder), resolved)
 
     def predict(self, table: pa.Table, location: Location, coverage: Coverage | None = None) -> Predictions:
         """Score every row of `table`, and count its unknown values in `coverage`.

@@ -2,21 +2,35 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import pyarrow as pa
 
 from recap.config.checks.common import SCORE
+from recap.config.recap import RecapConfig
+from recap.config.training import InferencePrecision
 from recap.data.encoding.columns import carried_values, source_column
+from recap.data.encoding.encoder import RowEncoder
 from recap.data.formats.location import Location
 from recap.errors import InputError
-from recap.inference.predictor import Predictor
+from recap.inference.predictor import Predictions, Predictor
 from recap.runs import Run, Step, find_model_directory
 from recap.text import shorten
 
 Table = TypeVar("Table")
 _TABLE = "table"
 """Stands for the file name in errors."""
+
+
+class Predicts(Protocol):
+    """What scores tables: a `Predictor`, or an exported model."""
+
+    config: RecapConfig
+    encoder: RowEncoder
+
+    def predict(self, table: pa.Table, location: Location) -> Predictions:
+        """Score every row of `table`."""
+        ...
 
 
 class TableScorer:
@@ -27,18 +41,26 @@ class TableScorer:
     [{'is_favorited': 0.031, 'is_reported': 0.0002, 'score': 0.0165}]
     """
 
-    def __init__(self, predictor: Predictor) -> None:
+    def __init__(self, predictor: Predicts) -> None:
         self._predictor = predictor
         self.config = predictor.config
 
     @classmethod
-    def open(cls, path: str | Path | Run, step: Step | None = None, overrides: Sequence[str] = ()) -> Self:
+    def open(
+        cls,
+        path: str | Path | Run,
+        step: Step | None = None,
+        overrides: Sequence[str] = (),
+        precision: InferencePrecision = "float32",
+    ) -> Self:
         """Open a model directory, or a checkpoint of a run: that of `step`, by default the latest.
 
-        `overrides`, such as `scoring.weights.like=2`, change its configuration. Raises CheckpointError if the model is
-        missing or damaged, ConfigError for overrides that would give its weights another meaning.
+        `overrides`, such as `scoring.weights.like=2`, change its configuration. `precision`: `float32` agrees with
+        evaluation exactly; `bf16` and `int8` are faster; `auto` is bf16 where the hardware has it. Raises
+        CheckpointError if the model is missing or damaged, ConfigError for overrides that would give its weights
+        another meaning, InputError for a precision that is unknown or that the hardware lacks.
         """
-        return cls(Predictor.open(find_model_directory(Run(path).path, step), overrides))
+        return cls(Predictor.open(find_model_directory(Run(path).path, step), overrides, precision=precision))
 
     @property
     def tasks(self) -> list[str]:

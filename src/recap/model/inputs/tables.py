@@ -138,9 +138,12 @@ class LocalTables(Tables):
         return rows.squeeze(-2) if codes.shape[-1] == 1 else rows.sum(dim=-2)
 
     def set_rows(self, table: str, codes: Tensor, vectors: Tensor) -> None:
-        weight = cast(Tensor, self.tables.named(table).weight)
         with torch.no_grad():
-            weight[codes] = vectors
+            self.weight(table)[codes] = vectors
+
+    def weight(self, table: str) -> Tensor:
+        """The rows of a table, [N, width]."""
+        return cast(Tensor, self.tables.named(table).weight)
 
     def make_gradients_sparse(self) -> None:
         for table in self.tables.values():
