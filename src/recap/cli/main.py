@@ -9,7 +9,20 @@ import typer
 from typer.core import TyperGroup
 
 from recap import __version__
-from recap.cli import backtest, calibrate, compare, config, data, evaluate, model, predict, report, train, weights
+from recap.cli import (
+    backtest,
+    calibrate,
+    compare,
+    config,
+    data,
+    evaluate,
+    export,
+    model,
+    predict,
+    report,
+    train,
+    weights,
+)
 from recap.cli.terminal.messages import print_error
 from recap.cli.terminal.streams import protect_streams
 from recap.config.file.environment import hide
@@ -27,7 +40,7 @@ class _Commands(TyperGroup):
             option = getattr(error, "option_name", None)
             if isinstance(option, str) and "." in option:
                 key = option.lstrip("-").partition("=")[0]
-                name = f"--set {key}=…" if ctx.invoked_subcommand == "predict" else f"{key}=…, without dashes"
+                name = f"--set {key}=…" if ctx.invoked_subcommand in ("predict", "export") else f"{key}=…, without dashes"
                 error.message += f"; to override the configuration, write {name}"  # type: ignore[attr-defined]
             elif option == "--config":
                 error.message += "; the configuration is an argument: give its path alone"  # type: ignore[attr-defined]
@@ -49,6 +62,7 @@ app.command("compare")(compare.compare)
 app.command("report")(report.report)
 app.command("backtest")(backtest.backtest)
 app.command("predict")(predict.predict)
+app.command("export")(export.export)
 app.add_typer(config.app, name="config")
 app.add_typer(data.app, name="data")
 app.add_typer(model.app, name="model")

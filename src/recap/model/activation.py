@@ -37,5 +37,5 @@ class OutputActivation(nn.Module):
         probabilities = outputs.sigmoid()
         if not self.any_regression:
             return probabilities
-        values = torch.where(self.is_log, outputs.clamp(0, MAX_LOG).expm1(), outputs)
+        values = torch.where(self.is_log, outputs.clamp(0.0, MAX_LOG).expm1(), outputs)
         return torch.where(self.is_regression, values, probabilities)

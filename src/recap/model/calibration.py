@@ -155,7 +155,9 @@ def has_one_code(config: RecapConfig, feature: str) -> bool:
 
 def logits_of(probabilities: Tensor) -> Tensor:
     """log p − log(1 − p), float64; those of 0 and 1 are finite, and lie beyond those of all other float32."""
-    clamped = probabilities.double().clamp(_LEAST, _MOST)
+    # Tensors, because ONNX would round the constants of Python to float32.
+    least, most = (torch.tensor(limit, dtype=torch.float64) for limit in (_LEAST, _MOST))
+    clamped = probabilities.double().maximum(least).minimum(most)
     return clamped.log() - torch.log1p(-clamped)
 
 

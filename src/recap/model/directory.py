@@ -177,10 +177,11 @@ def open_inputs(
     if overrides or set_files:
         config = load_config(folder / STORED, overrides, set_files, stored=True)
         _refuse_other_weights(differences(trained, config), folder)
-    return config, _saved_assets(folder, manifest, config)
+    return config, read_assets(folder, manifest, config)
 
 
-def _saved_assets(folder: Path, manifest: Manifest, config: RecapConfig) -> Assets:
+def read_assets(folder: Path, manifest: Manifest, config: RecapConfig) -> Assets:
+    """The vocabularies and masks of a directory with `manifest`. Raises CheckpointError for one it does not list."""
     for name, file in saved_assets(config.features, folder).items():
         if file.relative_to(folder).as_posix() not in manifest.files:
             raise CheckpointError(f"{folder / MANIFEST}: does not list the vocabulary or mask of {name[:60]!r}")

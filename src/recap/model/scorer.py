@@ -90,10 +90,16 @@ class ScoreFormula(nn.Module):
         super().__init__()
         ordered = torch.tensor([weights.get(task, 0.0) for task in tasks], dtype=torch.float64)
         self.weights: Tensor
+        self.negative: Tensor
+        self.total: Tensor
+        self.epsilon: Tensor
         # Derived from the configuration, so not saved with the weights.
         self.register_buffer("weights", ordered, persistent=False)  # [T]
-        self.negative = float(-ordered.clamp(max=0).sum())
-        self.total = float(ordered.abs().sum())
+        # Scalars as tensors, because ONNX would round the constants of Python to float32.
+        self.register_buffer("negative", -ordered.clamp(max=0).sum(), persistent=False)
+        self.register_buffer("total", ordered.abs().sum(), persistent=False)
+        self.register_buffer("epsilon", torch.tensor(EPSILON, dtype=torch.float64), persistent=False)
+        self.all_zero = not ordered.any()
 
     def forward(self, probabilities: Tensor) -> Tensor:
         """Calibrated probabilities, or values of regressions, [B, T] → scores [B] float64, ≥ 0.
@@ -101,7 +107,7 @@ class ScoreFormula(nn.Module):
         Values are not limited to [0, 1], so a sum may fall below −N; the score is 0 then.
         """
         weighted = (probabilities.double() * self.weights).sum(dim=1)  # [B]
-        if self.total == 0:
+        if self.all_zero:
             return weighted.clamp(min=0)
-        below = (weighted + self.negative) / self.total * EPSILON
-        return torch.where(weighted < 0, below, weighted + EPSILON).clamp(min=0)
+        below = (weighted + self.negative) / self.total * self.epsilon
+        return torch.where(weighted < 0, below, weighted + self.epsilon).clamp(min=0)

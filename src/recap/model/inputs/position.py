@@ -39,4 +39,4 @@ class PositionDebias(nn.Module):
         if self.seen is None:
             return self.table(torch.zeros_like(codes))  # type: ignore[no-any-return]
         mean = self.seen.float() @ self.table.weight / self.seen.sum().clamp(min=1)  # [num_dims]
-        return mean.expand(len(codes), -1)
+        return mean.expand(codes.shape[0], -1)

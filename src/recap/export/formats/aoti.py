@@ -1,0 +1,56 @@
+"""The format `aoti`: machine code by AOTInductor, for the machine that compiles it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+
+from recap.errors import CheckpointError, InputError
+from recap.export.program import Program, Run
+
+FILE = "model.pt2"
+
+
+def check() -> None:
+    """Raise InputError unless there is a C++ compiler."""
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler:
+        raise InputError(
+            "--format aoti: needs a C++ compiler, and found none; install g++ or clang++, name one in the environment "
+            "variable CXX, or choose --format torch"
+        ) from None
+
+
+def write(program: Program, traced: ExportedProgram, folder: Path) -> None:
+    """Compile into `FILE`: a zip file of a shared library, its source, and the weights."""
+    from torch._inductor import aoti_compile_and_package
+    from torch._inductor.utils import fresh_cache
+
+    with fresh_cache():  # or gigabytes of copies of the weights would stay in the folder of temporary files
+        aoti_compile_and_package(traced, package_path=str(folder / FILE))
+
+
+def load(folder: Path, calls: int) -> Run:
+    """The program of `folder`. A runner serves one call at a time, so there is one for each of `calls`."""
+    from torch._inductor.package.package import load_package
+
+    try:
+        model = load_package(str(folder / FILE), num_runners=calls)
+    except Exception as error:  # of many classes
+        raise CheckpointError(
+            f"{folder / FILE}: torch cannot open it ({str(error)[:300]}); it runs on machines such as the one that "
+            "compiled it, with the same version of torch: export it here"
+        ) from None
+
+    def run(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        with torch.inference_mode():
+            outputs: dict[str, Tensor] = model({name: tensor.contiguous() for name, tensor in values.items()})
+        return outputs
+
+    return run

@@ -1,0 +1,96 @@
+"""The format `onnx`: a graph that onnxruntime runs, float32 with scores in float64."""
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+
+from recap.errors import CheckpointError, InputError
+from recap.export.program import Program, Run
+
+FILE = "model.onnx"
+_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+
+
+def check() -> None:
+    """Raise InputError unless the packages are installed."""
+    missing = [name for name in _PACKAGES if find_spec(name) is None]
+    if missing:
+        raise InputError(f"--format onnx: not installed: {', '.join(missing)}; run pip install 'recap-ranker[onnx]'")
+
+
+def write(program: Program, traced: ExportedProgram, folder: Path) -> None:
+    """Write `FILE`; beyond 2 GiB its weights are in a file beside it."""
+    dimensions = {each.name: each.dimensions for each in program.inputs}
+    with _quiet():
+        converted = torch.onnx.export(
+            traced,
+            input_names=[each.name for each in program.inputs],
+            output_names=program.outputs,
+            dynamic_shapes=(dimensions,),
+            custom_translation_table={torch.ops.aten.searchsorted.Tensor: _searchsorted},
+            dynamo=True,
+            verbose=False,
+        )
+        assert converted is not None
+        converted.save(str(folder / FILE))
+
+
+def load(folder: Path, threads: int) -> Run:
+    """The program in `folder`; several threads may call it. `threads`: of one call."""
+    check()
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    try:
+        session = onnxruntime.InferenceSession(folder / FILE, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its errors share no other class
+        raise CheckpointError(f"{folder / FILE}: onnxruntime cannot open it ({str(error)[:300]})") from None
+    names = [output.name for output in session.get_outputs()]
+
+    def run(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        arrays = {name: tensor.contiguous().numpy() for name, tensor in values.items()}
+        return dict(zip(names, map(torch.from_numpy, session.run(None, arrays)), strict=True))
+
+    return run
+
+
+def _searchsorted(sorted_sequence: Any, self: Any, **options: Any) -> Any:
+    """The number of values in `sorted_sequence` [V] below each of `self` [B]: a binary search, which ONNX lacks."""
+    from onnxscript import opset18 as op
+
+    assert not any(options.values())
+    count = sorted_sequence.shape[0]
+
+    def number(value: int) -> Any:
+        return op.Constant(value_ints=[value])
+
+    below = op.Mul(self, number(0))
+    for power in reversed(range(count.bit_length())):
+        further = op.Add(below, number(1 << power))
+        last = op.Gather(sorted_sequence, op.Sub(op.Min(further, number(count)), number(1)))
+        holds = op.And(op.LessOrEqual(further, number(count)), op.Less(last, self))
+        below = op.Where(holds, further, below)
+    return below
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's remarks on packages that are not needed, and on its own code."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
