@@ -16,7 +16,7 @@ from recap.config.base import (
     Rate,
     RootConfig,
 )
-from recap.config.training import Precision
+from recap.config.training import InferencePrecision
 from recap.text import shorten
 
 MODEL_NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
@@ -154,8 +154,9 @@ class ServedModelConfig(BaseConfig):
     """A second version beside it. Optional; off by default."""
     overrides: list[str] = []
     """Overrides of the model's configuration, such as scoring.weights.is_clicked=2."""
-    precision: Precision | Literal["int8"] = "float32"
-    """Arithmetic of the model."""
+    precision: InferencePrecision = "float32"
+    """Arithmetic of the model: `float32` agrees with `recap evaluate` exactly; `bf16` and `int8` are faster for large
+    models; `auto` is bf16 where the hardware has it."""
     weights_from_requests: bool = False
     """Whether requests may bring their own weights of the score."""
     fallback: float | None = None
