@@ -64,7 +64,7 @@ def assemble(
     for argument in set_files:
         root = _merge_file(root, argument, problems)
     for text in overrides:
-        _override(root, text, Origin(f"override {shorten(repr(text), 100)}"), problems)
+        override(root, text, Origin(f"override {shorten(repr(text), 100)}"), problems)
     substitute(root, problems)
     inherit_train_data(root)
     if known is None and len(list(islice(scalars(root), MAX_VALUES + 1))) > MAX_VALUES:
@@ -213,11 +213,11 @@ def _merge_file(root: Node, argument: str, problems: list[Problem]) -> Node:
     if not name or not file:
         problems.append(Problem(origin, "", "expected FILE, or section.key=FILE such as model.tasks=tasks.yaml"))
         return root
-    _set(root, name, _read_yaml(file, problems), origin, problems)
+    set_value(root, name, _read_yaml(file, problems), origin, problems)
     return root
 
 
-def _override(root: Node, text: str, origin: Origin, problems: list[Problem]) -> None:
+def override(root: Node, text: str, origin: Origin, problems: list[Problem]) -> None:
     """Set one `path.to.key=value` below `root`."""
     name, equals, written = text.partition("=")
     if not equals or not name:
@@ -226,10 +226,10 @@ def _override(root: Node, text: str, origin: Origin, problems: list[Problem]) ->
     count = len(problems)
     value = parse(written, origin.source, problems, located=False) or Node(None, origin)
     if len(problems) == count:
-        _set(root, name, value, origin, problems)
+        set_value(root, name, value, origin, problems)
 
 
-def _set(root: Node, name: str, value: Node, origin: Origin, problems: list[Problem]) -> None:
+def set_value(root: Node, name: str, value: Node, origin: Origin, problems: list[Problem]) -> None:
     """Set the value at the path `name`, or add the reason why there is no such path to `problems`."""
     keys = _steps(name)
     if not keys or len(keys) > _MAX_STEPS:

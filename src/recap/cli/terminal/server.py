@@ -1,0 +1,33 @@
+"""A server in a terminal: what it prints, and the signals that end it."""
+
+import asyncio
+import os
+import signal
+
+from recap.config.file.environment import hide
+from recap.config.serving.server import ServerConfig
+from recap.reporting import say_to_stderr
+from recap.serving.server import Addresses, serve
+
+
+async def serve_until_signal(config: ServerConfig) -> bool:
+    """Serve until SIGTERM or SIGINT; a second one ends the process at once. Returns whether all clients were done."""
+    stop = asyncio.Event()
+
+    def end(number: int) -> None:
+        if stop.is_set():
+            os._exit(128 + number)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, end, number)
+    return await serve(config, stop, _say, _say_started)
+
+
+def _say(text: str) -> None:
+    say_to_stderr(hide(text))
+
+
+def _say_started(addresses: Addresses) -> None:
+    grpc = f", gRPC on {addresses.grpc}" if addresses.grpc is not None else ""
+    _say(f"serving on {addresses.http}{grpc}; stop with Ctrl-C")

@@ -1,0 +1,161 @@
+"""`ServedModel`: which versions of a model are loaded, which of them answers, and when others take their place."""
+
+from collections.abc import Sequence
+from hashlib import blake2b
+from pathlib import Path
+
+from recap.config.serving.server import RolloutConfig, ServedModelConfig
+from recap.errors import CheckpointError, RecapError
+from recap.reporting import Say
+from recap.serving.contract import Reason, RequestError
+from recap.serving.models.version import Golden, Version, load_version
+from recap.serving.models.versions import State, find_versions, state_of
+from recap.serving.watch.watch import Watch
+from recap.text import shorten
+
+
+class ServedModel:
+    """A model and its versions: one that answers, and with a rollout a second one.
+
+    Attributes are replaced whole, so that the event loop may read them while `refresh` runs in another thread; a
+    version that was replaced lives until the last request that it answers has finished.
+    """
+
+    def __init__(self, name: str, config: ServedModelConfig, golden: Golden, say: Say, watch: Watch) -> None:
+        """Load the versions. Raises CheckpointError if none can be served."""
+        self.name, self.config = name, config
+        self._golden, self._say, self._watch = golden, say, watch
+        self._refused: dict[str, State] = {}
+        """Version → its state when it was refused; it is tried again when that changes."""
+        self._remarks: set[str] = set()
+        versions = find_versions(Path(config.path))
+        self.second: Version | None = None
+        """The version of the rollout."""
+        if config.rollout is not None:
+            self.second = self._load(config.rollout.version, self._named(versions, config.rollout.version, "rollout."))
+        self.current = self._first(versions)
+        """The version that answers."""
+
+    @property
+    def versions(self) -> Sequence[Version]:
+        """The loaded versions; the one that answers last."""
+        second = self.second
+        return [self.current] if second is None else [second, self.current]
+
+    @property
+    def shadow(self) -> Version | None:
+        """The version that scores too, without answering."""
+        return self.second if self.config.rollout is not None and self.config.rollout.kind == "shadow" else None
+
+    def version(self, name: str | None = None, user: object = None) -> Version:
+        """The version `name`, or the one that answers `user`. Raises RequestError for one that is not loaded."""
+        if name is not None:
+            for version in self.versions:
+                if version.name == name:
+                    return version
+            known = ", ".join(version.name for version in self.versions)
+            text = f"model {self.name}: version {shorten(repr(name))} is not loaded; loaded: {known}"
+            raise RequestError(Reason.NOT_FOUND, text)
+        second, rollout = self.second, self.config.rollout
+        if second is not None and rollout is not None and self._tries(rollout, user):
+            return second
+        return self.current
+
+    def refresh(self) -> None:
+        """Look for versions that are new or have changed, and load them. A bad one is refused, and the old one stays.
+
+        Runs in a thread of its own. Never raises for a bad version or a folder that cannot be read.
+        """
+        try:
+            versions = find_versions(Path(self.config.path))
+        except (CheckpointError, OSError) as error:
+            self._say_once(f"model {self.name}: {error}; version {self.current.name} stays")
+            return
+        before = {version.name for version in self.versions}
+        if self.second is not None:
+            self.second = self._reloaded(self.second.name, versions, self.second)
+        wanted = self.config.version or self._newest(versions)
+        if wanted is not None:
+            self.current = self._reloaded(wanted, versions, self.current)
+        for name in before - {version.name for version in self.versions}:
+            self._watch.unloaded(self.name, name)
+
+    def _tries(self, rollout: RolloutConfig, user: object) -> bool:
+        """Whether a user is among those that the rollout's version answers."""
+        return rollout.kind == "split" and user is not None and share_of(self.name, user) < rollout.share
+
+    def _newest(self, versions: dict[str, Path]) -> str | None:
+        """The newest version, except that of the rollout; None if that is the only one."""
+        second = self.config.rollout.version if self.config.rollout is not None else None
+        return next((name for name in reversed(versions) if name != second), None)
+
+    def _first(self, versions: dict[str, Path]) -> Version:
+        """The version to start with: the newest that is good, as a server that ran before would have."""
+        if self.config.version is not None:
+            return self._load(self.config.version, self._named(versions, self.config.version, ""))
+        second = self.config.rollout.version if self.config.rollout is not None else None
+        others = [name for name in reversed(versions) if name != second]
+        if not others:
+            raise CheckpointError(
+                f"{self.config.path}: holds only {second}, which models.{self.name}.rollout tries; add the version to "
+                "compare it with"
+            )
+        first: Exception | None = None
+        for name in others:
+            try:
+                return self._load(name, versions[name])
+            except RecapError as error:
+                first = first or error
+                self._refuse(name, versions[name], error, "an older version is tried")
+        assert first is not None
+        raise first
+
+    def _named(self, versions: dict[str, Path], name: str, field: str) -> Path:
+        if name not in versions:
+            raise CheckpointError(
+                f"models.{self.name}.{field}version: no version {shorten(repr(name))} in {self.config.path}; found: "
+                f"{shorten(', '.join(versions), 300)}"
+            )
+        return versions[name]
+
+    def _reloaded(self, name: str, versions: dict[str, Path], old: Version) -> Version:
+        """The version `name`, if it is good and not what `old` is already; else `old`."""
+        folder = versions.get(name)
+        if folder is None:
+            self._say_once(f"model {self.name}: version {name} is no longer in {self.config.path}; it is served on")
+            return old
+        state = state_of(folder)
+        if (name, folder, state) == (old.name, old.folder, old.state) or self._refused.get(name) == state:
+            return old
+        try:
+            version = self._load(name, folder)
+        except Exception as error:  # whatever is in the folder, the server goes on
+            self._refuse(name, folder, error, f"version {old.name} stays")
+            return old
+        self._watch.reload(self.name, "served")
+        return version
+
+    def _load(self, name: str, folder: Path) -> Version:
+        version = load_version(self.name, name, folder, self.config, self._golden)
+        self._refused.pop(name, None)
+        self._say(f"model {self.name}: version {name} is ready")
+        self._watch.loaded(self.name, name, folder, version.scorer)
+        return version
+
+    def _refuse(self, name: str, folder: Path, error: Exception, consequence: str) -> None:
+        self._refused[name] = state_of(folder)
+        text = str(error) if isinstance(error, RecapError) else f"{type(error).__name__}: {error}"
+        self._say(f"model {self.name}: version {name} is refused, {consequence}: {text}")
+        self._watch.reload(self.name, "refused")
+
+    def _say_once(self, text: str) -> None:
+        if text not in self._remarks:
+            self._remarks.add(text)
+            self._say(text)
+
+
+def share_of(model: str, user: object) -> float:
+    """A number in [0, 1) that is fixed for a user and a model, and even over users; not the same for two models."""
+    text = user.decode("utf-8", "replace") if isinstance(user, bytes) else str(user)
+    digest = blake2b(f"{model}\0{text}".encode("utf-8", "replace"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64

@@ -1,0 +1,85 @@
+"""`Version`: a model that is loaded, after it was verified, warmed and compared with its golden predictions."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+
+from recap.config.discrete import Vocabulary
+from recap.config.serving.server import ServedModelConfig
+from recap.data.encoding.kinds import is_list
+from recap.errors import CheckpointError
+from recap.inference.requests import RequestScorer
+from recap.serving.models.golden import check_golden, read_golden
+from recap.serving.models.versions import State, state_of
+
+Golden = Literal["required", "if_present", "off"]
+_WARM = (1, 100, 1000)
+"""Candidates of the requests that warm a model: memory is allocated and kernels are chosen before clients wait."""
+
+
+@dataclass(frozen=True, eq=False)
+class Version:
+    """A version that answers requests."""
+
+    model: str
+    name: str
+    folder: Path
+    state: State
+    """The files that were read."""
+    scorer: RequestScorer
+
+    @property
+    def tasks(self) -> Sequence[str]:
+        """The tasks, in the order of the columns of predictions."""
+        return self.scorer.config.tasks
+
+    @property
+    def regressions(self) -> Sequence[str]:
+        """The tasks that predict a value, not a probability."""
+        return self.scorer.config.regressions
+
+    @cached_property
+    def columns(self) -> Mapping[str, pa.DataType]:
+        """The columns that requests must have; lists of one length as `fixed_size_list`."""
+        features = self.scorer.config.features
+        lengths = {name: vector.length for name, vector in features.vectors.items()}
+        lengths |= {
+            column.name: column.length for column in (*features.continuous, *features.binary) if column.of is None
+        }
+        lengths |= {
+            name: discrete.length
+            for name, discrete in features.discrete.items()
+            if isinstance(discrete, Vocabulary) or discrete.of is None
+        }
+        return {
+            name: pa.list_(kind.value_type, lengths[name]) if is_list(kind) and name in lengths else kind
+            for name, kind in self.scorer.schema.items()
+        }
+
+    @property
+    def user(self) -> str | None:
+        """The column of the user."""
+        return self.scorer.config.features.user
+
+
+def load_version(model: str, name: str, folder: Path, config: ServedModelConfig, golden: Golden) -> Version:
+    """Verify, open, warm and check a version.
+
+    Raises CheckpointError if it is damaged, cannot score, or does not reproduce its golden predictions; ConfigError for
+    overrides that do not fit it.
+    """
+    state = state_of(folder)
+    scorer = RequestScorer.open(folder, config.overrides)
+    sample = read_golden(folder) if golden != "off" else None
+    if sample is not None:
+        check_golden(scorer, sample, folder, coarse=config.precision != "float32")
+    elif golden == "required":
+        raise CheckpointError(f"{folder}: has no golden.json; write it with 'recap model golden {folder} INPUT'")
+    for rows in _WARM:
+        empty = {column: pa.nulls(rows, kind) for column, kind in scorer.schema.items()}
+        scorer.score([scorer.encode(pa.table({}), pa.table(empty))])
+    return Version(model, name, folder, state, scorer)

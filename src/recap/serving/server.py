@@ -1,0 +1,101 @@
+"""`serve`: models, engine and protocols of one process, in one event loop, from start to end."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+from recap.config.serving.server import ServerConfig
+from recap.errors import RunError
+from recap.reporting import Say, say_to_stderr
+from recap.serving.engine.engine import RankingEngine
+from recap.serving.engine.shadow import background_pool
+from recap.serving.grpc.server import build_server
+from recap.serving.listener import Listener, bind
+from recap.serving.models.served import ServedModel
+from recap.serving.rest.app import build_app
+from recap.serving.watch.watch import Watch
+
+_LAST_SECONDS = 1.0
+"""Of the grace, kept for closing what does not end by itself."""
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Where a server listens."""
+
+    http: str
+    """Such as `http://127.0.0.1:8080`."""
+    grpc: str | None
+    """Such as `127.0.0.1:8081`; None if gRPC is off."""
+
+
+async def serve(
+    config: ServerConfig,
+    stop: asyncio.Event,
+    say: Say = say_to_stderr,
+    started: Callable[[Addresses], None] = lambda addresses: None,
+) -> bool:
+    """Load the models, and serve until `stop` is set; then finish open requests, for at most `grace_seconds`.
+
+    `started` is called when requests are answered. Returns whether all clients were done in time; if not, threads may
+    still run. Raises InputError for addresses that cannot be used and models that cannot be served, RunError if a
+    protocol ends by itself.
+    """
+    loop, loading = asyncio.get_running_loop(), background_pool("load")
+    with bind(config.address) as bound, Watch(config) as watch:
+        engine: RankingEngine | None = None
+        reloading: asyncio.Task[None] | None = None
+        try:
+            models = {
+                name: await loop.run_in_executor(
+                    loading, partial(ServedModel, name, model, config.reload.golden, say, watch)
+                )
+                for name, model in config.models.items()
+            }
+            engine = RankingEngine(config, models, watch, say)
+            listener = Listener(build_app(engine, config, watch), bound, config)
+            grpc = build_server(engine, config, watch) if config.address.grpc_port is not None else None
+            port = bound.getsockname()[1]
+            listening = asyncio.create_task(listener.serve())
+            if grpc is not None:
+                await grpc.start()
+            await asyncio.sleep(0)  # lets the listener start
+            started(_addresses(config, port, grpc.port if grpc is not None else None))
+            reloading = asyncio.create_task(_reload(models, config.reload.every_seconds, loading))
+            stopping = asyncio.create_task(stop.wait())
+            await asyncio.wait([listening, stopping], return_when=asyncio.FIRST_COMPLETED)
+            if not stopping.done():
+                stopping.cancel()
+                raise RunError("the HTTP server ended by itself") from listening.exception()
+            engine.drain()
+            say("stopping: open requests are finished first")
+            listener.stop()  # type: ignore[no-untyped-call]
+            ends = [listening]
+            if grpc is not None:
+                ends.append(asyncio.create_task(grpc.stop(config.grace_seconds)))
+            _, open_ends = await asyncio.wait(ends, timeout=max(config.grace_seconds - _LAST_SECONDS, 0.0))
+            for end in open_ends:
+                end.cancel()
+            return not open_ends
+        finally:
+            if reloading is not None:
+                reloading.cancel()
+            loading.shutdown(wait=False, cancel_futures=True)
+            if engine is not None:
+                engine.close()
+
+
+async def _reload(models: Mapping[str, ServedModel], seconds: float, pool: ThreadPoolExecutor) -> None:
+    """Look for other versions of the models from time to time, until cancelled."""
+    while True:
+        await asyncio.sleep(seconds)
+        for served in models.values():
+            await asyncio.get_running_loop().run_in_executor(pool, served.refresh)
+
+
+def _addresses(config: ServerConfig, http: int, grpc: int | None) -> Addresses:
+    host = f"[{config.address.host}]" if ":" in config.address.host else config.address.host
+    scheme = "http" if config.address.certificate is None else "https"
+    return Addresses(f"{scheme}://{host}:{http}", None if grpc is None else f"{host}:{grpc}")
