@@ -20,6 +20,7 @@ from recap.cli import (
     model,
     predict,
     report,
+    serve,
     train,
     weights,
 )
@@ -40,7 +41,9 @@ class _Commands(TyperGroup):
             option = getattr(error, "option_name", None)
             if isinstance(option, str) and "." in option:
                 key = option.lstrip("-").partition("=")[0]
-                name = f"--set {key}=…" if ctx.invoked_subcommand in ("predict", "export") else f"{key}=…, without dashes"
+                name = (
+                    f"--set {key}=…" if ctx.invoked_subcommand in ("predict", "export") else f"{key}=…, without dashes"
+                )
                 error.message += f"; to override the configuration, write {name}"  # type: ignore[attr-defined]
             elif option == "--config":
                 error.message += "; the configuration is an argument: give its path alone"  # type: ignore[attr-defined]
@@ -63,6 +66,7 @@ app.command("report")(report.report)
 app.command("backtest")(backtest.backtest)
 app.command("predict")(predict.predict)
 app.command("export")(export.export)
+app.command("serve")(serve.serve)
 app.add_typer(config.app, name="config")
 app.add_typer(data.app, name="data")
 app.add_typer(model.app, name="model")
