@@ -23,10 +23,10 @@ def small_model(folder: Path) -> Path:
 
 
 @contextmanager
-def running(model: Path, **sections: Any) -> Iterator[Addresses]:
-    """A server of `model` as `feed` on free ports; `sections`: other values of its configuration."""
+def running(folder: Path, **sections: Any) -> Iterator[Addresses]:
+    """A server of the model in `folder`, as `feed`, on free ports; `sections`: other values of its configuration."""
     address: Mapping[str, Any] = {"http_port": 0, **sections.pop("address", {})}
-    served = {"path": str(model), **sections.pop("model", {})}
+    served = {"path": str(folder), **sections.pop("model", {})}
     config = ServerConfig.model_validate({"models": {"feed": served}, "address": address, **sections})
     started: Queue[Addresses | BaseException] = Queue()
     stop = asyncio.Event()

@@ -38,9 +38,7 @@ class Token:
             )
         secret = content.decode("ascii", "replace").strip()
         if len(content) > _MAX_BYTES or not all("!" <= character <= "~" for character in secret):
-            raise InputError(
-                f"{where}: expected one line of at most {_MAX_BYTES} printable ASCII characters, no spaces"
-            )
+            raise InputError(f"{where}: expected one line of printable ASCII characters without spaces")
         if len(secret) < _MIN_CHARACTERS:
             raise InputError(
                 f"{where}: found {len(secret)} characters, expected at least {_MIN_CHARACTERS}; "

@@ -200,9 +200,10 @@ def _column(tensor: InferTensor, kind: pa.DataType | None) -> pa.Array:
     """A tensor as a column. `kind`: the type that the model reads, None for a column that it does not read."""
     rows, *rest = tensor.shape
     lists = kind is not None and is_list(kind)
-    fits = len(rest) <= 1 if kind is None else len(rest) == 1 if lists else prod(rest) == 1
+    length = fixed_length(kind)
+    fits = prod(rest) == 1 if not lists else len(rest) == 1 and length in (None, rest[0])
     if not fits:
-        expected = "[N, L]: L values for each candidate" if lists else "[N] or [N, 1]: one value for each candidate"
+        expected = f"[N, {length or 'L'}], a list for each candidate" if lists else "[N] or [N, 1]"
         raise _invalid(
             f"input {_shown(tensor.name)}: found shape {list(tensor.shape)}, expected {expected}; 1 in place of N "
             "for a column of the user"
@@ -242,9 +243,7 @@ def check_count(candidates: int, values: int, limits: LimitsConfig) -> None:
     if not candidates:
         raise _invalid("the request has no candidates; give at least 1")
     if candidates > limits.candidates:
-        raise RequestError(
-            Reason.TOO_LARGE, f"found {candidates:,} candidates, expected at most {limits.candidates:,}; send fewer"
-        )
+        raise _invalid(f"found {candidates:,} candidates, expected at most {limits.candidates:,}; send fewer")
     if values > limits.values:
         raise RequestError(
             Reason.TOO_LARGE, f"found {values:,} values, expected at most {limits.values:,} in a request; send fewer"
@@ -308,12 +307,20 @@ def bytes_of(tensor: InferTensor) -> memoryview:
 
 def describe_inputs(signature: Signature) -> list[tuple[str, str, list[int]]]:
     """Name, datatype and shape of each input, for metadata; -1 for a size that requests choose."""
-    return [(name, datatype_of(kind), [-1, -1] if is_list(kind) else [-1]) for name, kind in signature.columns.items()]
+    return [
+        (name, datatype_of(kind), [-1, fixed_length(kind) or -1] if is_list(kind) else [-1])
+        for name, kind in signature.columns.items()
+    ]
 
 
 def describe_outputs(signature: Signature) -> list[tuple[str, str, list[int]]]:
     """Name, datatype and shape of each output, for metadata."""
     return [*((task, "FP32", [-1]) for task in signature.tasks), (SCORE, "FP64", [-1])]
+
+
+def fixed_length(kind: pa.DataType | None) -> int | None:
+    """The length that every list of a column has; None if there is not one."""
+    return kind.list_size if kind is not None and pa.types.is_fixed_size_list(kind) else None
 
 
 def datatype_of(kind: pa.DataType) -> str:

@@ -72,7 +72,7 @@ def build_app(engine: Engine, config: ServerConfig, watch: Watch) -> Starlette:
 async def _no_route(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == Reason.METHOD.http_status:
-        allowed = (error.headers or {}).get("Allow", "")
+        allowed = ", ".join(sorted((error.headers or {}).get("Allow", "").split(", ")))
         problem = RequestError(Reason.METHOD, f"this path takes {allowed}, not {shorten(request.method, 20)}")
         return answer_error(problem, {"Allow": allowed})
     return answer_error(RequestError(Reason.NOT_FOUND, "no such path; /openapi.json lists them"))
@@ -95,6 +95,8 @@ class _Api:
 
     async def ready(self, request: Request) -> Response:
         model, version = request.path_params.get("model"), request.path_params.get("version")
+        if model is not None:
+            self._engine.signature(model, version)  # an unknown one is not found
         if not self._engine.ready(model, version):
             raise RequestError(Reason.NOT_READY, "not ready", retry_after=1)
         return json_answer({"ready": True} if model is None else {"name": model, "ready": True})

@@ -116,7 +116,8 @@ def _outputs(parsed: Mapping[str, Any], parameters: Mapping[str, Any]) -> Wanted
     all_binary = parameters.get("binary_data_output", False)
     if not isinstance(all_binary, bool):
         raise _invalid(f"binary_data_output: found {_kind(all_binary)}, expected true or false")
-    outputs = parsed.get("outputs") or []
+    outputs = parsed.get("outputs")
+    outputs = [] if outputs is None else outputs
     if not isinstance(outputs, list):
         raise _invalid(f"outputs: found {_kind(outputs)}, expected a list")
     binary: dict[str, bool] = {}

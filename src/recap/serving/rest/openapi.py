@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version as version_of
+from math import prod
 from typing import Any
 
 import pyarrow as pa
@@ -9,7 +10,7 @@ import pyarrow as pa
 from recap.config.serving.server import ServerConfig
 from recap.data.encoding.kinds import is_list
 from recap.serving.contract import Signature
-from recap.serving.tensors import DATATYPES
+from recap.serving.tensors import DATATYPES, describe_inputs, fixed_length
 
 Schema = dict[str, Any]
 
@@ -271,7 +272,11 @@ def _column(kind: pa.DataType) -> Schema:
     types = ["number", "boolean", "null"]
     if not pa.types.is_floating(element):
         types = ["integer", "string", "boolean", "null"]
-    return {"type": ["array", "null"], "items": {"type": types}} if is_list(kind) else {"type": types}
+    if not is_list(kind):
+        return {"type": types}
+    length = fixed_length(kind)
+    sizes = {} if length is None else {"minItems": length, "maxItems": length}
+    return {"type": ["array", "null"], "items": {"type": types}} | sizes
 
 
 def _example(signature: Signature) -> Schema:
@@ -279,12 +284,11 @@ def _example(signature: Signature) -> Schema:
 
 
 def _infer_example(signature: Signature) -> Schema:
+    """Two candidates without values."""
     inputs = []
-    for name, kind in signature.columns.items():
-        element = kind.value_type if is_list(kind) else kind
-        datatype = "FP32" if pa.types.is_floating(element) else "INT64" if pa.types.is_integer(element) else "BYTES"
-        shape = [2, 1] if is_list(kind) else [2]
-        inputs.append({"name": name, "datatype": datatype, "shape": shape, "data": [None, None]})
+    for name, datatype, shape in describe_inputs(signature):
+        sizes = [2, *(max(size, 1) for size in shape[1:])]
+        inputs.append({"name": name, "datatype": datatype, "shape": sizes, "data": [None] * prod(sizes)})
     return {"inputs": inputs}
 
 

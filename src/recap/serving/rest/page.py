@@ -23,8 +23,8 @@ def _page() -> tuple[str, str]:
     style, script = _read("page.css"), _read("page.js")
     html = _read("page.html").replace("/* page.css */", style).replace("/* page.js */", script)
     policy = (
-        f"default-src 'none'; script-src {_digest(script)}; style-src {_digest(style)}; connect-src 'self'; img-src data:; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        f"default-src 'none'; script-src {_digest(script)}; style-src {_digest(style)}; connect-src 'self'; "
+        "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
     return html, policy
 
