@@ -260,7 +260,10 @@ def load(url: str, bodies: Sequence[tuple[bytes, Mapping[str, str]]], folder: Pa
 def binary_bodies(case: Case, candidates: int) -> list[tuple[bytes, Mapping[str, str]]]:
     """Requests in binary, with their headers."""
     bodies = [binary_body(*request) for request in case.requests(candidates)]
-    return [(body, {"Inference-Header-Content-Length": str(size)}) for body, size in bodies]
+    return [
+        (body, {"Inference-Header-Content-Length": str(size), "Content-Type": "application/octet-stream"})
+        for body, size in bodies
+    ]
 
 
 def closed(users: int, seconds: int) -> dict[str, Any]:

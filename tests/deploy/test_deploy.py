@@ -1,0 +1,77 @@
+"""The files of deploy/ agree with each other, with the package and with the schemas of Kubernetes."""
+
+import re
+import shlex
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from recap.serving.configuration import load_server_config
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+DOCKERFILE = (DEPLOY / "Dockerfile").read_text()
+
+
+def documents(name: str) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all((DEPLOY / name).read_text()))
+
+
+def container_of(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The specification of the pod, and its container."""
+    for document in documents(name):
+        if document["kind"] == "Deployment":
+            pod = document["spec"]["template"]["spec"]
+        elif document["kind"] == "InferenceService":
+            pod = document["spec"]["predictor"]
+        else:
+            continue
+        (container,) = pod["containers"]
+        return pod, container
+    raise AssertionError(name)
+
+
+def test_the_manifest_is_valid_for_kubernetes() -> None:
+    validate = pytest.importorskip("kubernetes_validate")
+    for document in documents("kubernetes.yaml"):
+        validate.validate(document, validate.latest_version(), strict=True)
+
+
+@pytest.mark.parametrize("name", ["kubernetes.yaml", "kserve.yaml"])
+def test_a_pod_starts_the_server_as_the_configuration_says(name: str) -> None:
+    config = load_server_config(str(DEPLOY / "serve.yaml"), ["ranker=models"])
+    pod, container = container_of(name)
+    assert container["args"][0] == "serve"
+    assert container["args"][2:] == ["--config", "/etc/recap/serve.yaml"]
+    ports = {port["containerPort"] for port in container["ports"]}
+    assert config.address.http_port in ports
+    assert ports <= {config.address.http_port, config.address.grpc_port}
+    assert pod["terminationGracePeriodSeconds"] >= config.grace_seconds + 10
+    mounts = [mount["mountPath"] for mount in container["volumeMounts"]]
+    assert str(Path(config.address.token_file or "").parent) in mounts
+    for probe in ("startupProbe", "readinessProbe"):
+        assert container[probe]["httpGet"]["path"] == "/v2/health/ready"
+
+
+def test_the_image_copies_files_that_exist_and_are_not_ignored() -> None:
+    allowed = {line[1:] for line in (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines() if line[0] == "!"}
+    sources = [
+        source
+        for line in re.findall(r"^COPY (?!--from)(.*)$", DOCKERFILE, re.MULTILINE)
+        for source in shlex.split(line)[:-1]
+    ]
+    assert all((ROOT / source).exists() for source in sources)
+    assert set(sources) == allowed
+
+
+def test_the_image_installs_the_extra_and_the_torch_of_the_project() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    (extras,) = re.findall(r"'/src\[(.*)\]'", DOCKERFILE)
+    assert set(extras.split(",")) <= project["optional-dependencies"].keys()
+    (torch,) = re.findall(r"torch==\S+", DOCKERFILE)
+    assert torch in (ROOT / "constraints.txt").read_text().split()
+    (python,) = set(re.findall(r"^FROM python:(\S+)-slim", DOCKERFILE, re.MULTILINE))
+    assert project["requires-python"] == f">={python}"
