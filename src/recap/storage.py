@@ -244,6 +244,12 @@ def atomic_write(path: Path) -> Iterator[Path]:
         raise
 
 
+def remove_unfinished(path: Path) -> None:
+    """Delete what a killed `atomic_write` of `path` left. Raises RunError."""
+    with writing(_beside(path, _UNFINISHED)) as temporary:
+        temporary.unlink(missing_ok=True)
+
+
 def regular_status(path: str | Path) -> os.stat_result:
     """The status of a regular file.
 

@@ -40,6 +40,14 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
+def duration(seconds: float) -> str:
+    """A duration as text, such as 4.2 s, 3 min 20 s or 5 h 02 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
 def mean_deviation(values: Sequence[float], digits: int) -> str:
     """`mean ± sample standard deviation`; of a single value, the value."""
     text = f"{mean(values):.{digits}f}"

@@ -145,7 +145,8 @@ def test_scores_agree_with_the_predictions_of_files(run: recap.Run, rows: pa.Tab
     from recap.inference.predictor import Predictor
 
     pq.write_table(rows, tmp_path / "rows.parquet")
-    (target,) = predict_files(Predictor.open(run.checkpoint()), [str(tmp_path / "rows.parquet")], tmp_path / "out")
+    predictor = Predictor.open(run.checkpoint())
+    (target,) = predict_files(predictor, [str(tmp_path / "rows.parquet")], tmp_path / "out").files
     assert recap.Scorer.open(run.path)(rows).equals(pq.read_table(target))
 
 

@@ -16,9 +16,10 @@ import rich.console
 import yaml
 from support import feed_values, write_feed
 
-from recap.cli.terminal.console import Console, duration
+from recap.cli.terminal.console import Console
 from recap.cli.terminal.progress import LiveProgress, Pace, smoothed
 from recap.cli.terminal.tables import loss_table, shortened
+from recap.text import duration
 
 TASKS = [f"is_engaged_with_in_some_way_or_other_{number}" for number in range(10)]
 """Ten names that differ only at their ends."""

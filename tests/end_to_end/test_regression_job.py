@@ -73,7 +73,7 @@ def test_a_regression_is_trained_evaluated_and_predicted_in_its_unit(tmp_path: P
     logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["xauc"] for line in logged if line.get("task") == "time"][-1] == pytest.approx(metrics["xauc"])
     predictor = Predictor.open(find_model_directory(run))
-    (file,) = predict_files(predictor, [str(feed / "validation" / "*.parquet")], tmp_path / "out")
+    (file,) = predict_files(predictor, [str(feed / "validation" / "*.parquet")], tmp_path / "out").files
     predicted = pq.read_table(file)
     values = predicted.column("time").to_numpy()
     known = ~np.isnan(times)

@@ -10,6 +10,7 @@ import pytest
 from support import Recorder, feed_config, feed_table, write_feed
 
 from recap.errors import DataError, InputError
+from recap.inference.bulk import Progress
 from recap.inference.files import predict_files
 from recap.inference.predictor import Predictor
 from recap.runs import find_model_directory
@@ -28,7 +29,12 @@ def test_every_file_has_its_predictions_row_by_row_even_without_rows(predictor: 
     for number, rows in enumerate(sizes):
         pq.write_table(feed_table(rows, seed=number), tmp_path / f"{number}.parquet", row_group_size=30)
     counted: list[int] = []
-    files = predict_files(predictor, [str(tmp_path / "*.parquet")], tmp_path / "out", after_rows=counted.append)
+
+    class Counter(Progress):
+        def advance(self, rows: int) -> None:
+            counted.append(rows)
+
+    files = predict_files(predictor, [str(tmp_path / "*.parquet")], tmp_path / "out", progress=Counter()).files
     assert [pq.read_metadata(file).num_rows for file in files] == sizes
     assert counted == [30, 30, 30, 10, 1]
     ids = [pq.read_table(file).column("post_id").to_pylist() for file in (files[0], tmp_path / "0.parquet")]
@@ -47,10 +53,11 @@ def test_a_bad_file_leaves_the_files_before_it_and_no_part_of_its_own(predictor:
     lines: list[str] = []
     with pytest.raises(DataError, match=r"1.parquet: row group 1 cannot be read"):
         predict_files(predictor, inputs, tmp_path / "out", say=lines.append)
-    assert lines == ["1 of 2 files are written and complete; --overwrite replaces them"]
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["0.parquet"]
-    with pytest.raises(InputError, match=r"0.parquet: already exists; add --overwrite to replace it"):
-        predict_files(predictor, inputs, tmp_path / "out")
+    assert lines == ["1 of 2 files are written and complete; to continue, run the same command again"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["0.parquet", "_predictions.jsonl"]
+    pq.write_table(feed_table(60, seed=1), bad)
+    done = predict_files(predictor, inputs, tmp_path / "out")
+    assert (len(done.files), done.before, done.rows) == (2, 1, 60)
 
 
 def test_an_output_that_cannot_be_a_folder_or_a_file_is_refused(predictor: Predictor, tmp_path: Path) -> None:
@@ -122,7 +129,7 @@ def test_user_and_timestamp_are_carried_where_a_file_has_them(predictor: Predict
     whole = feed_table(10)
     pq.write_table(whole, tmp_path / "0.parquet")
     pq.write_table(whole.drop_columns(["user_id"]), tmp_path / "1.parquet")
-    files = predict_files(predictor, [str(tmp_path / "*.parquet")], tmp_path / "out")
+    files = predict_files(predictor, [str(tmp_path / "*.parquet")], tmp_path / "out").files
     tables = [pq.read_table(file) for file in files]
     assert tables[0].drop_columns(["user_id"]).equals(tables[1])
     pq.write_table(whole.drop_columns(["post_id"]), tmp_path / "1.parquet")
@@ -137,7 +144,7 @@ def test_ids_of_every_type_are_copied_as_they_are_or_refused(predictor: Predicto
     columns = [pa.nulls(4, kind) for kind in kinds] + [moments, moments.dictionary_encode()]
     for values in [*columns, pc.run_end_encode(moments)]:
         write_arrow(table.set_column(table.schema.get_field_index("post_id"), "post_id", values), tmp_path / "x.arrow")
-        (file,) = predict_files(predictor, [str(tmp_path / "x.arrow")], tmp_path / "out", overwrite=True)
+        (file,) = predict_files(predictor, [str(tmp_path / "x.arrow")], tmp_path / "out", overwrite=True).files
         assert pq.read_table(file).column("post_id").to_pylist() == values.to_pylist()
     intervals = pa.nulls(4, pa.month_day_nano_interval())
     write_arrow(table.set_column(table.schema.get_field_index("post_id"), "post_id", intervals), tmp_path / "x.arrow")

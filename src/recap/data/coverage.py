@@ -115,6 +115,22 @@ class Coverage:
         """Add the counts of all ranks; every rank must call it."""
         sums = ranks.all_reduce([count.cpu() for count in self.counts.values()])
         self.counts = dict(zip(self.counts, sums, strict=True))
+        if ranks.is_distributed:
+            names = self._separated()
+            own = self._missing or {}
+            counts = [self._missing is not None, *(own.get(name, 0) for name in names)]
+            was_counted, *missing = ranks.all_reduce([torch.tensor(counts, dtype=torch.float64)])[0].tolist()
+            self._missing = dict(zip(names, map(int, missing), strict=True)) if was_counted else None
+
+    def _separated(self) -> list[str]:
+        """The features whose missing values a table tells from unknown ones."""
+        histories = self.features.histories.items()
+        keys = (
+            key
+            for name, part in histories
+            for key, _ in ((f"{name}/ids", part.ids), *_attributes(name, part.attributes))
+        )
+        return list(dict.fromkeys([*self._discrete(), *(column.name for column in self.features.binary), *keys]))
 
     def _add_table(self, table: pa.Table, batch: Batch) -> None:
         """Count the null values of codes, which `batch` does not tell from unknown ones."""

@@ -1,145 +1,276 @@
-"""Bulk prediction: writes a Parquet file of predictions for each input file, a chunk at a time."""
+"""Bulk prediction into a folder: a file of predictions for each input file, resumable, shared by the ranks."""
 
 import os
-from collections.abc import Callable, Iterable, Sequence
-from itertools import groupby
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from recap.config.checks.common import SCORE
-from recap.config.data import TfRecordConfig
-from recap.config.features import CarriedColumn
-from recap.data.coverage import Coverage, check_known, describe
-from recap.data.encoding.columns import carried_values, empty_table, source_column
-from recap.data.formats.format import Chunk
-from recap.data.formats.location import Location
-from recap.data.formats.tables import TableFiles
+from recap.config.file.load import dump_config
+from recap.data.coverage import check_known, describe
+from recap.data.formats.files import read_bytes
+from recap.data.formats.writers import open_writer
+from recap.data.tools.convert import ENDINGS
 from recap.data.tools.outputs import output_files
-from recap.errors import InputError, RecapError
+from recap.distributed import ONE_RANK, Ranks
+from recap.errors import DataError, InputError, RecapError, RunError
+from recap.inference.bulk import BackgroundWriter, BulkOptions, BulkScorer, Progress, Scored
 from recap.inference.predictor import Predictor
+from recap.inference.record import Finished, Record, Unscored
 from recap.reporting import Say
-from recap.storage import atomic_write, writing
+from recap.signals import Terminated
+from recap.storage import atomic_write, failure, remove_unfinished, writing
+from recap.text import plural
+
+
+@dataclass
+class Predicted:
+    """What a bulk prediction did."""
+
+    files: list[Path] = field(default_factory=list)
+    """The files that are complete, in the order of the inputs."""
+    before: int = 0
+    """Of these, the files that were complete before."""
+    rows: int = 0
+    """Rows predicted now."""
+    unscored: int = 0
+    """Rows of all files with null predictions."""
+    failed: list[str] = field(default_factory=list)
+    """Inputs, or the ends of some, that could not be read."""
 
 
 def predict_files(
     predictor: Predictor,
     inputs: Sequence[str],
     output: Path,
-    schema_path: str | None = None,
+    options: BulkOptions | None = None,
     *,
-    null_values: Sequence[str] = (),
     overwrite: bool = False,
-    after_rows: Callable[[int], None] = lambda rows: None,
+    ranks: Ranks = ONE_RANK,
+    progress: Progress | None = None,
     say: Say = lambda text: None,
-) -> list[Path]:
+) -> Predicted:
     """Write a file for each input file: for every row the carried columns, the prediction of each task, and the score.
 
-    Each input is read in the format of its extension. `schema_path`: the JSON file that lists the columns of TFRecord
-    files, by default that of the training data. `null_values`: texts that mean null in CSV, besides those of the
-    training data. Output files keep their path below the common folder of the inputs and are written atomically. Raises
-    DataError for inputs that cannot be read, InputError if an output exists or two inputs would have the same output,
-    and RunError if one cannot be written. Shows the features with the most unknown values at the end; raises DataError,
-    after all files are written, if they exceed `features.max_unknown`.
+    Each input is read in the format of its extension. Output files keep their path below the common folder of the
+    inputs and are written atomically. Those that `output` holds already are kept if they are of the same model,
+    settings and unchanged inputs; `overwrite` replaces all. With `options.lists_bad`, rows that cannot be scored get
+    null predictions and are listed in `_errors.jsonl`, like files that cannot be read. Under torchrun each of the
+    `ranks` takes some files, and returns the result of all.
+
+    Raises DataError for inputs that cannot be read and for rows that cannot be scored, InputError if an output exists
+    that is not of this model and these settings, or two inputs would have the same output, and RunError if one cannot
+    be written. Shows the features with the most unknown values at the end; raises DataError, after all files are
+    written, if they exceed `features.max_unknown`.
     """
-    training_source = predictor.config.train_data.source
-    if schema_path is None and isinstance(training_source, TfRecordConfig):
-        schema_path = training_source.schema_path
-    files = TableFiles.open(inputs, schema_path, predictor.encoder.types, training_source, null_values)
-    target_of = output_files(files.files, output, ".parquet")
-    targets = list(target_of.values())
-    _check_targets(targets, overwrite=overwrite)
-    for file in files.files:
-        _check(predictor, files.schema(file), file)
-    _make_folders(targets)
-    coverage, written = Coverage(predictor.encoder), 0
-    try:
-        for carried, group in groupby(files.files, lambda file: _carried(predictor, files.schema(file))):
-            columns = [*predictor.encoder.columns, *map(source_column, carried)]
-            for file, tables in files.tables_by_file(columns, list(group)):
-                schema = _output_schema(carried, predictor.config.tasks, files.schema(file), file)
-                with writing(target_of[file]), atomic_write(target_of[file]) as temporary:
-                    _predict_file(predictor, carried, tables, temporary, schema, coverage, after_rows)
-                written += 1
-    except RecapError:
-        if written:
-            say(f"{written:,} of {len(targets):,} files are written and complete; --overwrite replaces them")
-        raise
-    text = describe(coverage.result(), coverage.rows)
-    if text is not None:
+    options = options or BulkOptions()
+    bulk = BulkScorer(predictor, inputs, options)
+    job = _Job(bulk, output, ranks, progress or Progress(), say)
+    job.plan(_settings(predictor, options), overwrite=overwrite)
+    result = job.run("run it again without --overwrite" if overwrite else "run the same command again")
+    bulk.coverage.all_reduce(ranks)
+    if ranks.is_first and (text := describe(bulk.coverage.result(), bulk.coverage.rows)) is not None:
         say(text)
     name = f"{output}: all files are written, but in the inputs"
-    check_known(coverage.result(), predictor.config.features.max_unknown, name)
-    return targets
+    check_known(bulk.coverage.result(), predictor.config.features.max_unknown, name)
+    return result
 
 
-def _check_targets(targets: Sequence[Path], *, overwrite: bool) -> None:
-    """Raise InputError for an output that exists and may not be replaced."""
-    for target in targets:
-        if os.path.lexists(target) and not overwrite:
-            raise InputError(f"{target}: already exists; add --overwrite to replace it, or choose another --output")
-
-
-def _make_folders(targets: Sequence[Path]) -> None:
-    """Create the folders of the output files. Raises InputError."""
-    for folder in {target.parent: None for target in targets}:
+def _settings(predictor: Predictor, options: BulkOptions) -> dict[str, str]:
+    """What the predictions for an input depend on."""
+    settings = {
+        "model": predictor.checksum,
+        "configuration": sha256(dump_config(predictor.config).encode()).hexdigest(),
+    }
+    if options.null_values:
+        settings["--null-value"] = ", ".join(options.null_values)
+    if options.schema_path is not None:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            settings["--schema"] = sha256(read_bytes(options.schema_path)).hexdigest()
         except OSError as error:
-            raise InputError(
-                f"--output: cannot create the folder {folder} ({error.strerror}); choose another"
-            ) from None
+            raise InputError(f"--schema: {options.schema_path} cannot be read ({failure(error)})") from None
+    return settings
 
 
-def _check(predictor: Predictor, schema: pa.Schema, file: str) -> None:
-    predictor.encoder.check(schema, file)
-    carried = _carried(predictor, schema)
-    for column in predictor.config.features.ids:
-        if column not in carried:
-            text = "is missing, but predictions carry features.ids; add it, or leave it out with --set features.ids=[…]"
-            raise Location(file).error(source_column(column), text)
-    _output_schema(carried, predictor.config.tasks, schema, file)
+class _Job:
+    """The files of one job, of which this rank takes its share."""
 
+    def __init__(self, bulk: BulkScorer, output: Path, ranks: Ranks, progress: Progress, say: Say) -> None:
+        self.bulk, self.output, self.ranks, self.progress, self.say = bulk, output, ranks, progress, say
+        self.targets = output_files(bulk.inputs, output, ENDINGS[bulk.kind])
+        self.record = Record(output, ranks.rank)
+        self.before: list[Finished] = []
+        self.done: list[Finished] = []
+        self.todo: list[str] = []
+        if not ranks.is_first:
+            bulk.unreadable = []  # rank 0 lists the files that no rank can open
 
-def _carried(predictor: Predictor, schema: pa.Schema) -> list[CarriedColumn]:
-    """The columns copied from a file: `features.ids`, and `user` and `timestamp` if the file has them."""
-    features = predictor.config.features
-    return [column for column in features.carried if source_column(column) in schema.names]
-
-
-def _output_schema(carried: Sequence[CarriedColumn], tasks: Sequence[str], schema: pa.Schema, file: str) -> pa.Schema:
-    """The columns of the predictions for a file with the columns of `schema`.
-
-    Raises DataError for a column that Parquet cannot store.
-    """
-    empty = empty_table({name: schema.field(name).type for name in map(source_column, carried)})
-    fields: list[pa.Field] = []
-    for column in carried:
-        field = pa.field(column.name, carried_values(empty, column, Location(file)).type)
+    def plan(self, settings: dict[str, str], *, overwrite: bool) -> None:
+        """Find what is left to do, check this rank's share of it, and start the record. Raises InputError, RunError."""
+        stamps = sorted(self.bulk.stamps.items())
+        self.ranks.check_equal({"the input files": str(stamps), "the model and its settings": str(settings)})
+        finished = self._finished(settings, overwrite=overwrite) if self.ranks.is_first else []
+        self.before = list(map(Finished.of, self.ranks.broadcast_object([asdict(done) for done in finished])))
+        complete = {done.output for done in self.before}
+        left = [file for file in self.bulk.stamps if self._name(file) not in complete]
+        share = shares({file: self.bulk.stamps[file][1] for file in left}, self.ranks.world_size)[self.ranks.rank]
+        error = None
         try:
-            pq.ParquetWriter(pa.BufferOutputStream(), pa.schema([field])).close()
-        except pa.ArrowNotImplementedError:
-            text = f"holds {field.type}, which Parquet cannot store; leave it out with --set features.ids=[…]"
-            raise Location(file).error(source_column(column), text) from None
-        fields.append(field)
-    fields += [pa.field(task, pa.float32()) for task in tasks]
-    return pa.schema([*fields, pa.field(SCORE, pa.float64())])
+            self.todo = self.bulk.check([file for file in left if file in share])
+        except RecapError as caught:
+            error = caught
+        self._meet("checked", error, None)
+        if self.ranks.is_first:
+            self._start(settings, left)
+        self.ranks.barrier()
+
+    def _finished(self, settings: dict[str, str], *, overwrite: bool) -> list[Finished]:
+        """The files that are complete for these settings. Raises InputError for files that may not be replaced."""
+        self.record.read()
+        differences = self.record.differences(settings)
+        present = sorted(name for name in self.record.outputs if os.path.lexists(self.output / name))
+        if self.record.settings is not None and differences and present and not overwrite:
+            raise InputError(
+                f"{self.output}: holds predictions of another model or other settings, which differ in: "
+                f"{', '.join(differences)}; add --overwrite to replace them, or choose another --output"
+            )
+        for file, target in self.targets.items():
+            if os.path.lexists(target) and not overwrite and self._name(file) not in self.record.outputs:
+                raise InputError(f"{target}: already exists; add --overwrite to replace it, or choose another --output")
+        if overwrite or differences:
+            others = [name for name in present if name not in set(map(self._name, self.targets))]
+            if differences and others:
+                self.say(f"{plural(len(others), 'file')} of other settings stay in {self.output}, such as {others[0]}")
+            return []
+        return [done for done in map(self._complete, self.targets) if done is not None]
+
+    def _complete(self, file: str) -> Finished | None:
+        """The record of a file whose predictions are complete, and still there."""
+        done = self.record.finished.get(self._name(file))
+        if done is None or (done.input, done.stamp) != (file, self.bulk.stamps.get(file)):
+            return None
+        if done.unscored and not self.bulk.lists_bad:
+            return None  # the error that these rows are now comes again
+        target = self.targets[file]
+        return done if target.is_file() and target.stat().st_size == done.bytes else None
+
+    def _start(self, settings: dict[str, str], files: Iterable[str]) -> None:
+        """Make the folders, remove what killed jobs left, and write the record. Raises InputError and RunError."""
+        targets = [self.targets[file] for file in files]
+        for folder in {self.output: None} | {target.parent: None for target in targets}:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise InputError(
+                    f"--output: cannot create the folder {folder} ({error.strerror}); choose another"
+                ) from None
+        for target in targets:
+            remove_unfinished(target)
+        current = {self._name(file) for file in self.targets}
+        same = self.record.settings == settings
+        others = [done for name, done in self.record.finished.items() if same and name not in current]
+        self.record.start(settings, sorted(current), [*others, *self.before])
+
+    def run(self, to_continue: str) -> Predicted:
+        """Predict the files of this rank; return the result of all ranks. Raises RecapError."""
+        for bad in self.bulk.unreadable:
+            self.record.add_error(bad)
+        self.progress.start(len(self.todo), self.bulk.rows(self.todo))
+        error = None
+        try:
+            for file, tables in self.bulk.scored(self.todo):
+                self._predict(file, tables)
+                self.progress.finish_file()
+        except RecapError as caught:
+            error = caught
+        except Terminated:
+            if self.ranks.is_first:
+                of = "of this rank's files" if self.ranks.is_distributed else "files"
+                count = f"{len(self.done):,} of {len(self.todo):,} {of}"
+                self.say(f"{count} are written and complete; to continue, {to_continue}")
+            raise
+        finally:
+            self.record.close()
+        answer = {
+            "done": [asdict(done) for done in self.done],
+            "failed": sorted({bad.file for bad in self.bulk.unreadable}),
+            "todo": len(self.todo),
+        }
+        answers = self._meet("predicted", error, answer, to_continue)
+        done = [*self.before, *(Finished.of(item) for part in answers for item in part["done"])]
+        by_name = {item.output: item for item in done}
+        failed = {file for part in answers for file in part["failed"]}
+        return Predicted(
+            [target for file, target in self.targets.items() if self._name(file) in by_name],
+            len(self.before),
+            sum(item["rows"] for part in answers for item in part["done"]),
+            sum(item.unscored for item in by_name.values()),
+            [file for file in self.bulk.inputs if file in failed],
+        )
+
+    def _predict(self, file: str, tables: Iterable[Scored]) -> None:
+        """Write the predictions for one file."""
+        target, bulk = self.targets[file], self.bulk
+        rows = unscored = 0
+        try:
+            with (
+                writing(target),
+                atomic_write(target) as temporary,
+                BackgroundWriter(open_writer(bulk.kind, temporary, bulk.schema(file)), file, bulk.kind) as writer,
+            ):
+                for table, bad in tables:
+                    for item in bad:
+                        self.record.add_error(item)
+                    writer.write(table)
+                    rows, unscored = rows + table.num_rows, unscored + len(bad)
+                    self.progress.advance(table.num_rows)
+        except DataError as error:
+            if not bulk.lists_bad:
+                raise
+            self._give_up(Unscored(file, None, error.column, error.reason))
+            for _ in tables:
+                pass
+            return
+        torn = [bad for bad in bulk.unreadable if bad.file == file]
+        for bad_end in torn:
+            self.record.add_error(bad_end)
+        done = Finished(file, bulk.stamps[file], self._name(file), target.stat().st_size, rows, unscored)
+        self.done.append(done)
+        if not torn:
+            self.record.add(done)
+
+    def _give_up(self, bad: Unscored) -> None:
+        self.bulk.unreadable.append(bad)
+        self.record.add_error(bad)
+
+    def _meet(self, name: str, error: RecapError | None, answer: Any, to_continue: str = "") -> list[Any]:
+        """Wait for all ranks; return their answers. Raises the errors of all on each of them."""
+        text = None if error is None else str(error)
+        answers = self.ranks.gather(name, [text, isinstance(error, InputError), answer])
+        texts = list(dict.fromkeys(text for text, _, _ in answers if text is not None))
+        if name == "predicted" and self.ranks.is_first:
+            self.record.join()
+            done, todo = (sum(part) for part in zip(*((len(a["done"]), a["todo"]) for _, _, a in answers), strict=True))
+            if texts and done:
+                self.say(f"{done:,} of {todo:,} files are written and complete; to continue, {to_continue}")
+        if not texts:
+            return [answer for _, _, answer in answers]
+        if error is not None and len(texts) == 1:
+            raise error
+        kind = InputError if all(is_input for text, is_input, _ in answers if text is not None) else RunError
+        raise kind("\n".join(texts))
+
+    def _name(self, file: str) -> str:
+        return self.targets[file].relative_to(self.output).as_posix()
 
 
-def _predict_file(
-    predictor: Predictor,
-    carried: Sequence[CarriedColumn],
-    tables: Iterable[tuple[Chunk, pa.Table]],
-    target: Path,
-    schema: pa.Schema,
-    coverage: Coverage,
-    after_rows: Callable[[int], None],
-) -> None:
-    with pq.ParquetWriter(target, schema, compression="zstd") as writer:
-        for chunk, table in tables:
-            location = chunk.location()
-            predictions = predictor.predict(table, location, coverage)
-            copied = [carried_values(table, column, location) for column in carried]
-            writer.write_table(pa.Table.from_arrays([*copied, *predictions.columns()], schema=schema))
-            after_rows(table.num_rows)
+def shares(sizes: dict[str, int], count: int) -> list[set[str]]:
+    """`count` disjoint sets of files with about equal sums of `sizes`: largest first, each to the smallest share."""
+    parts: list[set[str]] = [set() for _ in range(count)]
+    sums = [0] * count
+    for file in sorted(sizes, key=lambda file: (-sizes[file], file)):
+        smallest = sums.index(min(sums))
+        parts[smallest].add(file)
+        sums[smallest] += max(1, sizes[file])
+    return parts

@@ -37,9 +37,10 @@ from recap.config.file.environment import hide
 from recap.data.tools.inspect import Inspection
 from recap.evaluation.compare import Comparison
 from recap.reporting import Record, Reporter
-from recap.text import plural, wrapped
+from recap.text import duration, plural, wrapped
 
 if TYPE_CHECKING:
+    from recap.cli.terminal.predicting import BulkProgress
     from recap.evaluation.calibrate.gain import SplitGain
     from recap.evaluation.drift import Drift
     from recap.evaluation.slices import Slices
@@ -50,10 +51,10 @@ _HEADLINES = tuple(spec for spec in METRICS if spec.headline)
 
 
 class Console(Reporter):
-    """Shows the progress and results of commands on standard output."""
+    """Shows the progress and results of commands on standard output, or on standard error if that holds the result."""
 
-    def __init__(self) -> None:
-        self._out = rich.console.Console(highlight=False, file=lasting(sys.stdout))
+    def __init__(self, *, to_errors: bool = False) -> None:
+        self._out = rich.console.Console(highlight=False, file=lasting(sys.stderr if to_errors else sys.stdout))
         if not self._out.is_terminal:
             self._out.width = _PLAIN_WIDTH
         in_notebook = self._out.is_jupyter and find_spec("ipywidgets") is not None
@@ -229,10 +230,10 @@ class Console(Reporter):
             yield count
         self.say(f"{total:,} {noun} in {duration(time.monotonic() - started)}")
 
+    @contextmanager
+    def predicting(self) -> Iterator["BulkProgress"]:
+        """Show the progress of a bulk prediction."""
+        from recap.cli.terminal.predicting import BulkProgress
 
-def duration(seconds: float) -> str:
-    """A duration as text, such as 4.2 s, 3 min 20 s or 5 h 02 min."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+        with BulkProgress(self._out, self.say) as progress:
+            yield progress
