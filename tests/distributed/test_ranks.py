@@ -185,7 +185,7 @@ def test_only_train_runs_in_several_processes(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, env=ALL | ENVIRONMENT)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == (
-        "only 'recap train' can run in several processes; run this command without torchrun"
+        "only 'recap train' and 'recap predict' can run in several processes; run this command without torchrun"
     )
 
 

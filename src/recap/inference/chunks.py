@@ -113,8 +113,8 @@ def predictions_table(
     carried: list[pa.Array | pa.ChunkedArray] = list(encoded.carried)
     if encoded.unscored:
         unscored = sorted(encoded.unscored)
-        kept = finite.nonzero().flatten().numpy()
-        columns = [_with_nulls(column.take(pa.array(kept)), unscored, chunk.rows) for column in columns]
+        good = finite.nonzero().flatten().numpy()
+        columns = [_with_nulls(column.take(pa.array(good)), unscored, chunk.rows) for column in columns]
         fields = list(schema)[: len(schema) - len(columns)]
         carried = [_with_nulls(column, encoded.unreadable, chunk.rows) for column in carried] or [
             pa.nulls(chunk.rows, field.type) for field in fields
@@ -156,7 +156,7 @@ def _as_type(column: pa.Array | pa.ChunkedArray, kind: pa.DataType) -> pa.Array 
 def _places(rows: Sequence[int], missing: Sequence[int]) -> list[int]:
     """Where `rows` of a chunk are in a table without the rows `missing`, which are left out; all ascending."""
     left = np.setdiff1d(rows, missing)
-    return [int(place) for place in left - np.searchsorted(missing, left)]
+    return [int(index) for index in left - np.searchsorted(missing, left)]
 
 
 def _with_nulls(column: pa.Array | pa.ChunkedArray, rows: Sequence[int], count: int) -> pa.ChunkedArray:

@@ -171,8 +171,8 @@ def _rank_file(folder: Path, name: str, rank: int) -> Path:
 
 def _other_ranks(folder: Path, name: str) -> list[Path]:
     """The files that ranks above 0 left."""
-    found = [file for file in folder.glob(f"{name}.*.jsonl") if file.name.split(".")[1].isdigit()]
-    return sorted(found, key=lambda file: int(file.name.split(".")[1]))
+    ranked = [file for file in folder.glob(f"{name}.*.jsonl") if file.name.split(".")[1].isdigit()]
+    return sorted(ranked, key=lambda file: int(file.name.split(".")[1]))
 
 
 def _lines(file: Path) -> Iterator[str]:

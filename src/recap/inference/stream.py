@@ -82,7 +82,7 @@ def _columns(schema: pa.Schema) -> str:
 def _show(bad: Sequence[Unscored], before: int, say: Say) -> None:
     """Show the first rows and files that were not scored; `before` were shown or counted."""
     for item in bad[: max(0, _SHOWN - before)]:
-        place = ", ".join(
+        location = ", ".join(
             part
             for part in (
                 f"column {item.column!r}" if item.column is not None else "",
@@ -90,4 +90,4 @@ def _show(bad: Sequence[Unscored], before: int, say: Say) -> None:
             )
             if part
         )
-        say(": ".join(filter(None, (item.file, place, item.reason))))
+        say(": ".join(filter(None, (item.file, location, item.reason))))
