@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from recap.cli.options import ConfigFile, Overrides, Overwrite, SetFiles
+from recap.cli.options import ConfigFile, Overrides, Overwrite, SchemaFile, SetFiles, StepOption, parse_step
 from recap.errors import InputError
 
 if TYPE_CHECKING:
@@ -58,6 +58,40 @@ def summary(
     console.print(_tree(model.model, depth))
     for line in _totals(model, memory):
         console.print(line)
+
+
+@app.command()
+def golden(
+    model: Annotated[
+        Path,
+        typer.Argument(
+            metavar="MODEL_DIR", help="Model directory, checkpoint, or run (its latest checkpoint).", show_default=False
+        ),
+    ],
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="INPUT", help="Files, URLs, or globs of them; labels are not needed.", show_default=False
+        ),
+    ],
+    step: StepOption = None,
+    schema: SchemaFile = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write the predictions for the first 100 rows of INPUT into a model directory, as golden.json.
+
+    'recap serve' serves the model only if it predicts the same, within 1e-5 + 0.01%.
+    """
+    from recap.runs import find_model_directory
+    from recap.serving.models.golden import GOLDEN, write_golden
+    from recap.storage import read_manifest
+    from recap.text import plural
+
+    folder = find_model_directory(model, parse_step(step))
+    if GOLDEN in read_manifest(folder).files and not overwrite:
+        raise InputError(f"{folder / GOLDEN}: already exists; add --overwrite to replace it")
+    rows = write_golden(folder, inputs, schema)
+    print(f"written: {folder / GOLDEN} with {plural(rows, 'row')}")
 
 
 @app.command("import")

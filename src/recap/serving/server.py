@@ -50,7 +50,8 @@ async def serve(
         try:
             models = {
                 name: await loop.run_in_executor(
-                    loading, partial(ServedModel, name, model, config.reload.golden, say, watch)
+                    loading,
+                    partial(ServedModel, name, model, config.reload.golden, say, watch, _cache_bytes(config)),
                 )
                 for name, model in config.models.items()
             }
@@ -85,6 +86,12 @@ async def serve(
             loading.shutdown(wait=False, cancel_futures=True)
             if engine is not None:
                 engine.close()
+
+
+def _cache_bytes(config: ServerConfig) -> int:
+    """The share of a version in the memory for encoded histories."""
+    versions = len(config.models) + sum(model.rollout is not None for model in config.models.values())
+    return (config.history_cache_mib or 0) * 2**20 // versions
 
 
 async def _reload(models: Mapping[str, ServedModel], seconds: float, pool: ThreadPoolExecutor) -> None:

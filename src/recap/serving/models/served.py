@@ -21,10 +21,21 @@ class ServedModel:
     version that was replaced lives until the last request that it answers has finished.
     """
 
-    def __init__(self, name: str, config: ServedModelConfig, golden: Golden, say: Say, watch: Watch) -> None:
-        """Load the versions. Raises CheckpointError if none can be served."""
+    def __init__(
+        self,
+        name: str,
+        config: ServedModelConfig,
+        golden: Golden,
+        say: Say,
+        watch: Watch,
+        cache_bytes: int = 0,
+    ) -> None:
+        """Load the versions. Raises CheckpointError if none can be served.
+
+        `cache_bytes`: bound of the memory for encoded histories of users, of each version.
+        """
         self.name, self.config = name, config
-        self._golden, self._say, self._watch = golden, say, watch
+        self._golden, self._say, self._watch, self._cache_bytes = golden, say, watch, cache_bytes
         self._refused: dict[str, State] = {}
         """Version → its state when it was refused; it is tried again when that changes."""
         self._remarks: set[str] = set()
@@ -136,7 +147,7 @@ class ServedModel:
         return version
 
     def _load(self, name: str, folder: Path) -> Version:
-        version = load_version(self.name, name, folder, self.config, self._golden)
+        version = load_version(self.name, name, folder, self.config, self._golden, self._cache_bytes)
         self._refused.pop(name, None)
         self._say(f"model {self.name}: version {name} is ready")
         self._watch.loaded(self.name, name, folder, version.scorer)

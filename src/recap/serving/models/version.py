@@ -66,20 +66,31 @@ class Version:
         return self.scorer.config.features.user
 
 
-def load_version(model: str, name: str, folder: Path, config: ServedModelConfig, golden: Golden) -> Version:
-    """Verify, open, warm and check a version.
+def load_version(
+    model: str, name: str, folder: Path, config: ServedModelConfig, golden: Golden, cache_bytes: int = 0
+) -> Version:
+    """Verify, open, check and warm a version. `cache_bytes`: bound of the memory for encoded histories.
 
     Raises CheckpointError if it is damaged, cannot score, or does not reproduce its golden predictions; ConfigError for
     overrides that do not fit it.
     """
     state = state_of(folder)
-    scorer = RequestScorer.open(folder, config.overrides)
+    scorer = RequestScorer.open(folder, config.overrides, precision=config.precision, cache_bytes=cache_bytes)
     sample = read_golden(folder) if golden != "off" else None
     if sample is not None:
-        check_golden(scorer, sample, folder, coarse=config.precision != "float32")
+        check_golden(scorer, sample, folder, coarse=scorer.predictor.precision != "float32")
     elif golden == "required":
         raise CheckpointError(f"{folder}: has no golden.json; write it with 'recap model golden {folder} INPUT'")
-    for rows in _WARM:
-        empty = {column: pa.nulls(rows, kind) for column, kind in scorer.schema.items()}
-        scorer.score([scorer.encode(pa.table({}), pa.table(empty))])
+    _warm(scorer)
     return Version(model, name, folder, state, scorer)
+
+
+def _warm(scorer: RequestScorer) -> None:
+    """Score requests of several sizes, with histories as columns of the candidates, and of the user."""
+    histories = set(scorer.predictor.encoder.part(list(scorer.config.features.histories)).columns)
+    for of_user in (set(), histories) if histories else (set(),):
+        for rows in _WARM:
+            user = {name: pa.nulls(1, kind) for name, kind in scorer.schema.items() if name in of_user}
+            candidates = {name: pa.nulls(rows, kind) for name, kind in scorer.schema.items() if name not in of_user}
+            if candidates:
+                scorer.score([scorer.encode(pa.table(user), pa.table(candidates))])
