@@ -158,6 +158,69 @@ def inspect(
 
 
 @app.command()
+def compare(
+    one: Annotated[str, typer.Argument(metavar="ONE", help="Files: a path, URL or quoted glob.", show_default=False)],
+    other: Annotated[str, typer.Argument(metavar="OTHER", help="The files to compare.", show_default=False)],
+    keys: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--key",
+            metavar="NAME",
+            help="Column that tells rows apart: compare the values of rows with equal keys. May be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--column",
+            metavar="NAME",
+            help="Column to compare; default: all that both have. May be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    rows: Annotated[int, typer.Option(min=1, help="With --key: rows of ONE to look up in OTHER.")] = 200_000,
+    fail_above: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="Exit with 1 if a PSI or, with --key, a share of rows that differ is above this.",
+            show_default=False,
+        ),
+    ] = None,
+    schema: SchemaFile = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Compare the columns of two sets of files, such as training data and the request log of a server.
+
+    Without --key, compares distributions. With --key, compares the values of the same rows.
+    """
+    import json
+
+    from recap.cli.terminal.console import Console
+    from recap.cli.terminal.skew import skew_table
+    from recap.errors import RunError
+    from recap.evaluation.skew.run import compare_files
+    from recap.text import shorten
+
+    console = Console(to_errors=as_json)
+    with console.counting("rows read") as count:
+        skew = compare_files(one, other, keys or [], columns or [], schema, max_rows=rows, after_rows=count)
+    if as_json:
+        print(json.dumps(skew.to_json(), indent=1, ensure_ascii=False, allow_nan=False))
+    else:
+        console.show(skew_table(skew))
+        for name, only in (("ONE", skew.only[0]), ("OTHER", skew.only[1])):
+            if only:
+                console.say(f"only in {name}: {shorten(', '.join(only), 300)}")
+        if skew.not_compared:
+            console.say(f"not compared, because of their types: {shorten(', '.join(skew.not_compared), 300)}")
+    above = skew.above(fail_above) if fail_above is not None else []
+    if above:
+        raise RunError(f"above {fail_above:g}: {shorten(', '.join(above), 300)}")
+
+
+@app.command()
 def vocabulary(
     inputs: Inputs,
     columns: Annotated[
