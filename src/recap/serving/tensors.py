@@ -64,10 +64,9 @@ def checked_shape(name: str, datatype: object, shape: object, limits: LimitsConf
             f"input {_shown(name)}: found shape {shorten(str(list(shape)))}, expected whole numbers, at least 0"
         )
     if prod(shape) > limits.values:
-        raise RequestError(
-            Reason.TOO_LARGE,
+        raise _invalid(
             f"input {_shown(name)}: shape {shorten(str(list(shape)))} has more than {limits.values:,} values, "
-            "the limit of a request",
+            "the limit of a request"
         )
     return tuple(shape)
 
@@ -245,9 +244,7 @@ def check_count(candidates: int, values: int, limits: LimitsConfig) -> None:
     if candidates > limits.candidates:
         raise _invalid(f"found {candidates:,} candidates, expected at most {limits.candidates:,}; send fewer")
     if values > limits.values:
-        raise RequestError(
-            Reason.TOO_LARGE, f"found {values:,} values, expected at most {limits.values:,} in a request; send fewer"
-        )
+        raise _invalid(f"found {values:,} values, expected at most {limits.values:,} in a request; send fewer")
 
 
 def check_outputs(wanted: Sequence[str], tasks: Sequence[str]) -> None:

@@ -106,7 +106,7 @@ def _inputs(inputs: Any, binary: memoryview, limits: LimitsConfig) -> list[Infer
         tensors.append(tensor)
         values += len(tensor.values)
         if values > limits.values:
-            raise RequestError(Reason.TOO_LARGE, f"the inputs hold more than {limits.values:,} values; send fewer")
+            raise _invalid(f"the inputs hold more than {limits.values:,} values; send fewer")
     if start != len(binary):
         raise _invalid(f"{plural(len(binary) - start, 'byte')} of binary data belong to no input")
     return tensors
