@@ -86,8 +86,11 @@ def _options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    if context.invoked_subcommand != "train" and "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":
-        raise InputError("only 'recap train' can run in several processes; run this command without torchrun")
+    several = "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
+    if several and context.invoked_subcommand not in ("train", "predict"):
+        raise InputError(
+            "only 'recap train' and 'recap predict' can run in several processes; run this command without torchrun"
+        )
 
 
 def main() -> None:
