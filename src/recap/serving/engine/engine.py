@@ -77,12 +77,12 @@ class RankingEngine:
         if self._closed:
             raise RequestError(Reason.NOT_READY, ENDING)
         served = self._served(request.model)
+        if request.candidates.num_rows == 0:
+            raise RequestError(Reason.INVALID, "no candidates; a request has at least one")
         version = served.version(request.version, _user(request, served.current.user))
         weights = _checked_weights(request.weights, served, version)
         latest = started + self._config.limits.deadline_ms / 1000
         deadline = latest if request.deadline is None else min(request.deadline, latest)
-        if request.candidates.num_rows == 0:
-            raise RequestError(Reason.INVALID, "no candidates; a request has at least one")
         if deadline <= started:
             raise RequestError(Reason.DEADLINE, _LATE)
         if self._batches.waiting >= self._config.batching.max_queue:
