@@ -82,9 +82,9 @@ class Batch:
         return sum(tensor.element_size() * math.prod(tensor.shape[1:]) for tensor in self.tensors().values())
 
     def _present_fields(self) -> list[tuple[str, Any]]:
-        """The names and values of the fields that are not None."""
+        """The names and values of the fields that hold rows and are not None."""
         values = [(field.name, getattr(self, field.name)) for field in fields(self)]
-        return [(name, value) for name, value in values if value is not None]
+        return [(name, value) for name, value in values if isinstance(value, Tensor | dict)]
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
         return self.with_tensors({name: function(tensor) for name, tensor in self.tensors().items()})

@@ -13,7 +13,7 @@ the last elements of a tensor, or of the part of a thread, with other instructio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ ALIGNMENT = 64
 """Rows; a multiple of what a vector loop handles in one step."""
 BLOCK = 1024
 """Rows per forward pass on a GPU."""
+Result = TypeVar("Result")
 _MIN_SHARE = 256
 """Rows from which another thread helps."""
 
@@ -48,6 +49,27 @@ def score_rows(scorer: Scorer, batch: Batch) -> Scores:
         return _joined(list(_workers(threads).map(partial(_score_in_lanes, scorer), parts)))
     finally:
         torch.set_num_threads(threads)
+
+
+def row_multiple(device: torch.device) -> int:
+    """The results for a row depend on it alone if they are computed with a multiple of so many rows on `device`."""
+    return BLOCK if device.type == "cuda" else ALIGNMENT
+
+
+def in_lanes(function: Callable[[], Result], device: torch.device) -> Result:
+    """The result of `function`, which computes a `row_multiple` of rows, without gradients and as `score_rows` does."""
+    if device.type == "cuda":
+        with torch.inference_mode():
+            return function()
+    threads = torch.get_num_threads()
+    if threads > 1:
+        torch.set_num_threads(1)
+    try:
+        with torch.inference_mode(), _RowsInLanes():
+            return function()
+    finally:
+        if threads > 1:
+            torch.set_num_threads(threads)
 
 
 def _score_in_lanes(scorer: Scorer, batch: Batch) -> Scores:

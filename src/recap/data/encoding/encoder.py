@@ -17,7 +17,7 @@ from recap.config.evaluation.strata import feature_of
 from recap.config.features import Column, FeaturesConfig, VectorColumn
 from recap.config.recap import JobMode, RecapConfig
 from recap.data.batch import Batch
-from recap.data.encoding.assets import Assets
+from recap.data.encoding.assets import Assets, discrete_columns
 from recap.data.encoding.codes import arrow_type, codes_of
 from recap.data.encoding.columns import (
     Floats,
@@ -52,8 +52,6 @@ class RowEncoder:
     """Encodes labels, weights, users and lists; None for inference."""
     unread: Collection[str] = ()
     """Discrete features that are not read; their codes are 0."""
-    whole: FeaturesConfig | None = None
-    """All features of the model, where `features` are a part of them."""
 
     @classmethod
     def for_job(
@@ -79,7 +77,10 @@ class RowEncoder:
         return RowEncoder(self.features.model_copy(update=none), {}, replace(self.labels, user=None))
 
     def part(self, names: Collection[str]) -> "RowEncoder":
-        """An encoder of the features `names` alone, in the same order, for inference."""
+        """An encoder of the features `names` alone, for inference: its batches have no columns of other features.
+
+        Only `Batch.discrete` has all columns, with codes of 0.
+        """
         features = self.features
         part: dict[str, Any] = {
             role: [column for column in getattr(features, role) if column.name in names]
@@ -87,18 +88,19 @@ class RowEncoder:
         }
         part |= {
             role: {name: value for name, value in getattr(features, role).items() if name in names}
-            for role in ("discrete", "vectors", "histories")
+            for role in ("vectors", "histories")
         }
-        return replace(self, features=features.model_copy(update=part), labels=None, whole=self._whole)
-
-    @property
-    def _whole(self) -> FeaturesConfig:
-        return self.features if self.whole is None else self.whole
+        unread = {*self.unread, *(name for name in features.discrete if name not in names)}
+        return RowEncoder(features.model_copy(update=part), self.assets, unread=unread)
 
     @cached_property
     def _spaces(self) -> Mapping[str, CodeSpace]:
         """Table → its code space."""
-        return self._whole.code_spaces
+        return self.features.code_spaces
+
+    @cached_property
+    def _discrete_columns(self) -> Mapping[str, slice]:
+        return discrete_columns(self.features)
 
     @cached_property
     def _plain_sizes(self) -> dict[str, int]:
@@ -143,7 +145,7 @@ class RowEncoder:
             of = None if isinstance(discrete, Vocabulary) else discrete.of
             yield _column_type(name, of, discrete.length, arrow_type(spaces[table], self.assets.get(table)))
         for history in features.histories:
-            yield from ((name, pa.list_(kind)) for name, kind in event_types(history, self._whole, self.assets))
+            yield from ((name, pa.list_(kind)) for name, kind in event_types(history, self.features, self.assets))
         if self.labels is not None:
             yield from self.labels.types.items()
         else:
@@ -161,18 +163,22 @@ class RowEncoder:
 
     def check(self, schema: pa.Schema, file: str) -> None:
         """Raise DataError for the first column that `schema` lacks, or that has an unusable type."""
+        self.check_columns(schema, file)
+        self.encode(empty_table({name: schema.field(name).type for name in self.columns}), Location(file))
+
+    def check_columns(self, schema: pa.Schema, file: str) -> None:
+        """Raise DataError for the first column that `schema` lacks or holds twice, whatever their types."""
         check_unique(schema, self.columns, file)
         names = set(schema.names)
         for name in self.columns:
             if name not in names:
                 hint = suggest(name, schema.names)
                 raise Location(file).error(name, f"is missing, but the configuration reads it. {hint}")
-        self.encode(empty_table({name: schema.field(name).type for name in self.columns}), Location(file))
 
     def encode(self, table: pa.Table, location: Location) -> Batch:
         """The rows of `table` as a batch. Raises DataError for wrong types and values, with all bad rows."""
         features = self.features
-        histories = [encode_history(table, name, self._whole, self.assets, location) for name in features.histories]
+        histories = [encode_history(table, name, self.features, self.assets, location) for name in features.histories]
         labels, weights = self.labels.encode(table, location) if self.labels is not None else (None, None)
         return Batch(
             continuous=self._numbers(table, features.continuous, location),
@@ -198,7 +204,7 @@ class RowEncoder:
             matrix = np.nan_to_num(matrix, copy=False)
         if names == [column.name for column in columns]:
             return torch.from_numpy(matrix)
-        plain = dict(zip(names, torch.from_numpy(matrix).split(1, dim=1), strict=False))
+        plain = {name: torch.from_numpy(matrix[:, index : index + 1]) for index, name in enumerate(names)}
         parts: list[Tensor] = []
         for column in columns:
             if column.name in plain:
@@ -225,24 +231,24 @@ class RowEncoder:
         return _cast(values, vector.dtype, name, location)
 
     def _discrete(self, table: pa.Table, location: Location) -> Tensor:
-        """The codes of the discrete features side by side, [B, Σ length · codes of a value] int64."""
+        """The codes of the discrete features side by side, [B, Σ length · codes of a value] int64; 0 if not read."""
         names, matrix = plain_codes(table, self._plain_sizes)
         if names == list(self.features.discrete):
             return torch.from_numpy(matrix)
-        plain = dict(zip(names, torch.from_numpy(matrix).split(1, dim=1), strict=False))
-        parts = [
-            plain[name] if name in plain else torch.from_numpy(self._codes(table, name, location))
-            for name in self.features.discrete
-        ]
-        return _join(parts, table.num_rows, torch.int64)
+        places = self._discrete_columns
+        codes = np.zeros((table.num_rows, max((place.stop for place in places.values()), default=0)), np.int64)
+        if names:
+            codes[:, [places[name].start for name in names]] = matrix
+        for name in self.read_features.discrete:
+            if name not in names:
+                codes[:, places[name]] = self._codes(table, name, location)
+        return torch.from_numpy(codes)
 
     def _codes(self, table: pa.Table, name: str, location: Location) -> npt.NDArray[np.int64]:
-        """The codes of a discrete feature, [B, length · codes of a value] int64; 0 where it is not read."""
+        """The codes of a discrete feature, [B, length · codes of a value] int64."""
         discrete = self.features.discrete[name]
         table_name = self.features.table_of(name, discrete)
         space = self._spaces[table_name]
-        if name not in self.read_features.discrete:
-            return np.zeros((table.num_rows, discrete.length * space.codes), np.int64)
         of = None if isinstance(discrete, Vocabulary) else discrete.of
         values, valid = values_of(table, name, discrete.length, location, of)
         rows = None

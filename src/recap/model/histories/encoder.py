@@ -5,6 +5,9 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
+Encoded = tuple[Tensor, ...]
+"""What an encoder computes from the events alone; its tensors are its own business."""
+
 
 class HistoryEncoder(nn.Module, ABC):
     """Events [B, L, E], oldest first, `lengths` [B] of them valid in each row → [B, out_features].
@@ -17,6 +20,26 @@ class HistoryEncoder(nn.Module, ABC):
     @abstractmethod
     def forward(self, events: Tensor, lengths: Tensor, target: Tensor | None) -> Tensor:
         """[B, L, E] float32, [B] int64, and the candidate [B, E] for encoders that use it → [B, out_features]."""
+
+
+class CandidateEncoder(HistoryEncoder):
+    """An encoder that uses the candidate, and can encode the events of a user once for many candidates.
+
+    `attend(encode(events), targets)` equals `forward` of the same events, repeated for each target, to rounding: at
+    most 1e-5 of the largest output in float32, since sums are taken in another order.
+    """
+
+    @abstractmethod
+    def encode(self, events: Tensor) -> Encoded:
+        """The events of one user without padding, [L, E] float32, L ≥ 0 → what does not depend on the candidate."""
+
+    @abstractmethod
+    def attend(self, encoded: Encoded, targets: Tensor) -> Tensor:
+        """What `encode` returned and N candidates [N, E] → [N, out_features].
+
+        Computed with the candidates in the last dimension of every product, as in `score_rows`: the result for a
+        candidate does not depend on the others if N is a multiple of `score_rows.ALIGNMENT`.
+        """
 
 
 def padding_mask(events: Tensor, lengths: Tensor) -> Tensor:

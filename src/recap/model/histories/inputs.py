@@ -2,15 +2,15 @@
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
 
 from recap.config.base import DEFAULT
 from recap.config.features import FeaturesConfig
 from recap.config.histories import HistoryColumns, HistoryModelConfig, PoolingConfig
-from recap.data.batch import Batch
 from recap.model.histories import build_history_encoder
+from recap.model.histories.encoder import CandidateEncoder, Encoded
 from recap.model.inputs.featurization import finite, signed_log
+from recap.model.inputs.requests import RequestBatch
 from recap.model.inputs.tables import TableSpec
 from recap.model.layers import linear
 from recap.model.names import NamedModules
@@ -56,7 +56,7 @@ def _numbers(values: Tensor) -> Tensor:
 
 
 class Histories(nn.Module):
-    """`Batch` and embeddings by feature → [B, out_features], histories in the order of the configuration."""
+    """The encoders of the histories by name, in the order of the configuration."""
 
     def __init__(
         self, features: FeaturesConfig, models: Mapping[str, HistoryModelConfig], tables: Mapping[str, TableSpec]
@@ -75,12 +75,38 @@ class Histories(nn.Module):
         self.events, self.encoders = NamedModules(events), NamedModules(encoders)
         self.out_features = sum(encoder.out_features for encoder in encoders.values())
 
-    def forward(self, batch: Batch, embeddings: Mapping[str, Tensor]) -> Tensor:
-        """The outputs of the encoders, concatenated."""
-        outputs = []
-        for name in self.names:
-            target = self.targets.get(name)
-            candidate = embeddings[target].squeeze(1) if target is not None else None  # [B, width]
-            events = self.events.named(name)(batch.histories, embeddings)
-            outputs.append(self.encoders.named(name)(events, batch.histories[f"{name}/length"], candidate))
-        return torch.cat(outputs, dim=1)
+    def forward(
+        self, name: str, histories: Mapping[str, Tensor], embeddings: Mapping[str, Tensor], target: Tensor | None
+    ) -> Tensor:
+        """One history: `Batch.histories`, embeddings by feature, and the candidates [B, E] if its encoder uses them.
+
+        → [B, out_features of the encoder].
+        """
+        events = self.events.named(name)(histories, embeddings)
+        output: Tensor = self.encoders.named(name)(events, histories[f"{name}/length"], target)
+        return output
+
+    def encode(
+        self, name: str, histories: Mapping[str, Tensor], embeddings: Mapping[str, Tensor], max_length: int
+    ) -> Encoded:
+        """One history of one user, B = 1, without candidates; the events may be padded beyond `max_length`.
+
+        → what the encoder computes of the events alone: the vector [1, out_features] if it does not use candidates.
+        """
+        events = self.events.named(name)(histories, embeddings)
+        encoder, length = self.encoders.named(name), histories[f"{name}/length"]
+        if isinstance(encoder, CandidateEncoder):
+            return encoder.encode(events[0, : int(length)])
+        return (encoder(events[:, :max_length], length, None),)
+
+    def attend(self, name: str, batch: RequestBatch, targets: Tensor) -> Tensor:
+        """One history of the users of `batch`, for its candidates [M, E] → [M, out_features of the encoder]."""
+        encoder, encoded = self.encoders.named(name), batch.users.histories[name]
+        assert isinstance(encoder, CandidateEncoder)
+        outputs = targets.new_empty(len(targets), encoder.out_features)
+        for user, rows, count in batch.by_user():
+            if rows is None:
+                return encoder.attend(encoded[user], targets)
+            vectors = encoder.attend(encoded[user], targets.index_select(0, rows))[:count]
+            outputs[rows[:count]] = vectors.to(outputs.dtype)
+        return outputs

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from recap.config.histories import TransformerConfig
-from recap.model.histories.encoder import HistoryEncoder, padding_mask
+from recap.model.histories.encoder import CandidateEncoder, Encoded, padding_mask
 from recap.model.layers import Dropout, drop_rates, linear
 
 _POSITION_DEVIATION = 0.02
@@ -32,7 +32,31 @@ class _Block(nn.Module):
         queries, keys, values = (self._by_head(layer(normed)) for layer in (self.queries, self.keys, self.values))
         mixed = functional.scaled_dot_product_attention(queries, keys, values, attn_mask=visible)
         # [B, heads, N, W / heads]
-        tokens = tokens + self.dropout(self.joined(mixed.transpose(1, 2).flatten(2)))
+        return self._after_attention(tokens, mixed.transpose(1, 2).flatten(2))
+
+    def keys_and_values(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """[L, W] → keys and values of the tokens, [heads, L, W / heads] each."""
+        normed = self.attention_norm(tokens)[None]
+        return self._by_head(self.keys(normed))[0], self._by_head(self.values(normed))[0]
+
+    def attend(self, tokens: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Tokens [N, W], each of which attends to itself and L others, not to each other → [N, W].
+
+        `keys`, `values`: of the others, [heads, L, W / heads].
+        """
+        normed = self.attention_norm(tokens)[None]
+        query, key, value = (  # [heads, W / heads, N]
+            self._by_head(layer(normed))[0].transpose(1, 2) for layer in (self.queries, self.keys, self.values)
+        )
+        itself = (query * key).sum(dim=1, keepdim=True)  # [heads, 1, N]
+        similarity = torch.cat([torch.bmm(keys, query), itself], dim=1) / query.shape[1] ** 0.5  # [heads, L + 1, N]
+        others, own = similarity.softmax(dim=1).to(values.dtype).tensor_split((keys.shape[1],), dim=1)
+        mixed = torch.bmm(values.transpose(1, 2), others) + own * value  # [heads, W / heads, N]
+        return self._after_attention(tokens, mixed.flatten(0, 1).T)
+
+    def _after_attention(self, tokens: Tensor, mixed: Tensor) -> Tensor:
+        """Tokens and the values they attend to, […, W] both → […, W]."""
+        tokens = tokens + self.dropout(self.joined(mixed))
         added: Tensor = self.dropout(self.feed_forward(self.feed_forward_norm(tokens)))
         return tokens + added
 
@@ -42,7 +66,7 @@ class _Block(nn.Module):
         return tokens.reshape(rows, count, self.heads, width // self.heads).transpose(1, 2)
 
 
-class Transformer(HistoryEncoder):
+class Transformer(CandidateEncoder):
     """Events attend to themselves and earlier events, the candidate to all; its token is the output.
 
     No event attends to the candidate, so the tokens of the events are the same for every candidate. Positions are
@@ -78,3 +102,26 @@ class Transformer(HistoryEncoder):
             tokens = block(tokens, visible)
         output: Tensor = self.norm(tokens[:, -1])
         return output
+
+    def encode(self, events: Tensor) -> Encoded:
+        """The keys and values of the events in every block: 2 · blocks tensors [heads, L, width / heads]."""
+        from_newest = torch.arange(len(events), 0, -1, device=events.device)
+        tokens = (self.project(events) + self.positions(from_newest))[None]  # [1, L, W]
+        causal = torch.ones(1, 1, len(events), len(events), dtype=torch.bool, device=events.device).tril()
+        encoded: list[Tensor] = []
+        for index, block in enumerate(self._blocks):
+            encoded += block.keys_and_values(tokens[0])
+            if index < len(self.blocks) - 1 and len(events):
+                tokens = block(tokens, causal)
+        return tuple(encoded)
+
+    def attend(self, encoded: Encoded, targets: Tensor) -> Tensor:
+        tokens = self.project(targets) + self.positions.weight[0]
+        for index, block in enumerate(self._blocks):
+            tokens = block.attend(tokens, *encoded[2 * index : 2 * index + 2])
+        output: Tensor = self.norm(tokens)
+        return output
+
+    @property
+    def _blocks(self) -> list[_Block]:
+        return [block for block in self.blocks if isinstance(block, _Block)]

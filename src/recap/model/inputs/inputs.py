@@ -1,5 +1,8 @@
 """`Inputs`: the columns of a batch → one vector per row."""
 
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
+from hashlib import blake2b
 from typing import NamedTuple
 
 import torch
@@ -7,14 +10,19 @@ from torch import Tensor, nn
 
 from recap.config.featurization import BINARY
 from recap.config.recap import RecapConfig
-from recap.data.batch import Batch
-from recap.data.encoding.assets import Assets, column_width, discrete_columns, discrete_sizes
+from recap.data.batch import Batch, assemble
+from recap.data.encoding.assets import Assets, column_width, discrete_columns, discrete_sizes, numeric_columns
+from recap.model.histories.encoder import Encoded
 from recap.model.histories.inputs import Histories
 from recap.model.inputs.featurization import build_featurization
 from recap.model.inputs.layout import InputLayout
 from recap.model.inputs.position import PositionDebias
+from recap.model.inputs.requests import CONTINUOUS, Division, RequestBatch, Side, Users
 from recap.model.inputs.tables import LocalTables, Tables, table_specs
 from recap.model.names import NamedModules
+
+Recall = Callable[[bytes, Callable[[], Encoded]], Encoded]
+"""Key, and a function that computes its value → the value."""
 
 
 class _DiscreteFeature(NamedTuple):
@@ -32,6 +40,11 @@ class Inputs(nn.Module):
     def __init__(self, config: RecapConfig, assets: Assets) -> None:
         super().__init__()
         features, model = config.features, config.model
+        self.features = features.inputs
+        self.numeric: dict[str, dict[str, range]] = {CONTINUOUS: {}, BINARY: {}}
+        for column, role, places in numeric_columns(features, assets):
+            self.numeric[role][column.name] = places
+        self._all = Side(frozenset(self.features), dict.fromkeys(self.numeric))
         lengths = {name: vector.length for name, vector in features.vectors.items()}
         self.joins_binary = BINARY in model.featurization.join
         self.joined_vectors = [name for name in lengths if name in model.featurization.join]
@@ -52,7 +65,7 @@ class Inputs(nn.Module):
         if model.position_debias is not None:
             feature = model.position_debias.feature
             self.position = PositionDebias(model.position_debias, discrete_sizes(features, assets)[feature])
-            self.position_column = columns[feature].start
+            self.position_feature, self.position_column = feature, columns[feature].start
             numbers += self.position.out_features
         self.embeddings: Tables = LocalTables(table_specs(config, assets))
         tables = self.embeddings.by_feature
@@ -71,26 +84,114 @@ class Inputs(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """The input vectors of `batch`; labels, weights and users are not read."""
-        binary = batch.binary.float()
-        joined = [binary] if self.joins_binary else []
-        joined += [batch.vectors[name].float() for name in self.joined_vectors]
-        appended = torch.cat(joined, dim=1) if joined else binary[:, :0]
-        parts = [self.featurization(batch.continuous.float(), appended)]
-        if not self.joins_binary:
-            parts.append(binary)
-        parts += [self.vector_norms.named(name)(batch.vectors[name].float()) for name in self.vector_names]
-        if self.position is not None:
-            parts.append(self.position(batch.discrete[:, self.position_column]))
-        embeddings = self.embeddings(self._codes(batch))  # feature → [B, N, width]
+        if isinstance(batch, RequestBatch):
+            own, embeddings = self._pieces(batch, batch.users.division.candidates)
+            pieces = {name: [batch.repeated(piece)] for name, piece in batch.users.pieces.items()}
+            pieces |= {name: [piece] for name, piece in own.items()}
+            pieces |= {role: batch.alternating(role, own[role]) for role in (CONTINUOUS, BINARY)}
+        else:
+            own, embeddings = self._pieces(batch, self._all)
+            pieces = {name: [piece] for name, piece in own.items()}
         if self.histories is not None:
-            parts.append(self.histories(batch, embeddings))
-        parts += [embeddings[name].flatten(1) for name in self.discrete]
-        return torch.cat(parts, dim=1)
+            for name in self.histories.names:
+                if f"histories/{name}" in pieces:
+                    continue
+                target = self.histories.targets.get(name)
+                candidates = pieces[f"discrete/{target}"][0].squeeze(1) if target is not None else None  # [B, width]
+                if isinstance(batch, RequestBatch) and name in batch.users.histories:
+                    assert candidates is not None
+                    vector = self.histories.attend(name, batch, candidates)
+                else:
+                    vector = self.histories(name, batch.histories, embeddings, candidates)
+                pieces[f"histories/{name}"] = [vector]
+        return torch.cat(list(self._in_order(pieces)), dim=1)
 
-    def _codes(self, batch: Batch) -> dict[str, Tensor]:
-        """Feature → its codes, [B, N, codes per value], for every feature that has a table."""
+    def division(self, users: Collection[str]) -> Division:
+        """The division of the features in which `users` are those of users."""
+        return Division.of(self.features, users, self.numeric)
+
+    def encode_users(
+        self, batch: Batch, division: Division, multiple: int, device: torch.device, recall: Recall
+    ) -> Users:
+        """What depends on the users alone, on `device`; `batch` holds their columns in memory, [R, …].
+
+        Numbers, vectors and embeddings are computed with rows of zeros up to a `multiple` of rows, and each history
+        by itself, so the results for a user do not depend on the others. `recall`: the encoded history for a key, which
+        names its events, computed by a function if it is not known.
+        """
+        count, everything, zeros = len(batch), slice(None), batch.zeros(-len(batch) % multiple)
+        padded = assemble([(batch, everything), (zeros, everything)]).to(device)
+        pieces = {name: piece[:count] for name, piece in self._pieces(padded, division.users)[0].items()}
+        by_user: dict[str, list[Encoded]] = {}
+        if self.histories is not None:
+            for name in self.histories.names:
+                if name not in division.users.features:
+                    continue
+                parts = {key: part for key, part in batch.histories.items() if key.startswith(f"{name}/")}
+                rows = [{key: part[row : row + 1] for key, part in parts.items()} for row in range(count)]
+                encoded = [
+                    recall(_key(name, row), partial(self._encode_history, name, row, multiple, device)) for row in rows
+                ]
+                if name in self.histories.targets:
+                    by_user[name] = encoded
+                else:
+                    pieces[f"histories/{name}"] = torch.cat([vector for (vector,) in encoded])
+        return Users(division, count, pieces, by_user, multiple)
+
+    def _encode_history(self, name: str, row: Mapping[str, Tensor], multiple: int, device: torch.device) -> Encoded:
+        """`row`: the history of one user as in `Batch.histories`, [1, L, …]."""
+        assert self.histories is not None
+        length = row[f"{name}/ids"].shape[1]
+        padded = {
+            key: torch.cat([part, part.new_zeros(1, -length % multiple, *part.shape[2:])], dim=1).to(device)
+            if part.dim() > 1
+            else part.to(device)
+            for key, part in row.items()
+        }
+        embeddings = self.embeddings({feature: padded[feature] for feature in self.history_features if feature in row})
+        encoded = self.histories.encode(name, padded, embeddings, length)
+        return tuple(part.clone(memory_format=torch.contiguous_format) for part in encoded)  # not views of more
+
+    def _pieces(self, batch: Batch, side: Side) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """What one side has, except histories: by name [B, …]; and the embeddings of its features, [B, N, width]."""
+        columns = self.featurization.columns(batch.continuous.float(), side.numbers[CONTINUOUS])
+        pieces = {CONTINUOUS: columns, BINARY: batch.binary.float()}
+        for name in batch.vectors:
+            vector = batch.vectors[name].float()
+            pieces[f"vectors/{name}"] = vector if name in self.joined_vectors else self.vector_norms.named(name)(vector)
+        if self.position is not None and self.position_feature in side.features:
+            pieces["position"] = self.position(batch.discrete[:, self.position_column])
         codes = {
             name: torch.unflatten(batch.discrete[:, columns], 1, (length, -1))
             for name, (columns, length) in self.discrete.items()
+            if name in side.features
         }
-        return codes | {feature: batch.histories[feature] for feature in self.history_features}
+        codes |= {feature: batch.histories[feature] for feature in self.history_features if feature in batch.histories}
+        embeddings = self.embeddings(codes)
+        pieces |= {f"discrete/{name}": embeddings[name] for name in self.discrete if name in side.features}
+        return pieces, embeddings
+
+    def _in_order(self, pieces: Mapping[str, Sequence[Tensor]]) -> Iterator[Tensor]:
+        """The pieces as the network reads them, [B, …] each."""
+        joined = [*pieces[BINARY]] if self.joins_binary else []
+        joined += [part for name in self.joined_vectors for part in pieces[f"vectors/{name}"]]
+        yield from self.featurization.rows([*pieces[CONTINUOUS], *joined])
+        if not self.joins_binary:
+            yield from pieces[BINARY]
+        for name in self.vector_names:
+            yield from pieces[f"vectors/{name}"]
+        yield from pieces.get("position", ())
+        for name in self.histories.names if self.histories is not None else ():
+            yield from pieces[f"histories/{name}"]
+        for name in self.discrete:
+            yield from (part.flatten(1) for part in pieces[f"discrete/{name}"])
+
+
+def _key(name: str, row: Mapping[str, Tensor]) -> bytes:
+    """What names the events of a history: equal only for equal events, up to the collisions of a hash of 128 bits."""
+    digest = blake2b(name.encode(), digest_size=16)
+    length = int(row[f"{name}/length"])
+    for key, part in row.items():
+        digest.update(f"|{key}|{length}|".encode())
+        digest.update(part[:, :length].numpy().tobytes() if part.dim() > 1 else b"")
+    return digest.digest()
