@@ -59,7 +59,7 @@ def checked_shape(name: str, datatype: object, shape: object, limits: LimitsConf
     if not isinstance(shape, Sequence) or isinstance(shape, str | bytes) or not 1 <= len(shape) <= _MAX_DIMENSIONS:
         found = shorten(repr(shape))
         raise _invalid(f"input {_shown(name)}: found shape {found}, expected [N] for numbers or text, [N, L] for lists")
-    if any(type(size) is not int or size < 0 for size in shape):
+    if set(map(type, shape)) != {int} or min(shape) < 0:
         raise _invalid(
             f"input {_shown(name)}: found shape {shorten(str(list(shape)))}, expected whole numbers, at least 0"
         )

@@ -38,21 +38,22 @@ async def read_body(request: Request, limits: LimitsConfig) -> memoryview:
         raise RequestError(Reason.INVALID, "Content-Length: expected a whole number")
     if int(length) > limit:
         raise _too_large(limits)
-    chunks: list[bytes] = []
-    size = 0
+    body: bytes | bytearray = b""
     try:
         async with asyncio.timeout(limits.body_seconds):
             async for chunk in request.stream():
-                size += len(chunk)
-                if size > limit:
+                if len(body) + len(chunk) > limit:
                     raise _too_large(limits)
-                chunks.append(chunk)
+                if not body:
+                    body = chunk  # often all of it, which is then not copied
+                elif isinstance(body, bytearray):
+                    body += chunk
+                else:
+                    body = bytearray(body) + chunk
     except TimeoutError:
         raise RequestError(
             Reason.TIMEOUT, f"the body did not arrive within {limits.body_seconds:g} seconds, the limit"
         ) from None
-    chunks = [chunk for chunk in chunks if chunk]
-    body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
     if encoding == "identity":
         return memoryview(body)
     if len(body) < _THREAD_BYTES:
@@ -60,7 +61,7 @@ async def read_body(request: Request, limits: LimitsConfig) -> memoryview:
     return memoryview(await asyncio.to_thread(inflate, body, encoding, limits))
 
 
-def inflate(body: bytes, encoding: str, limits: LimitsConfig) -> bytes:
+def inflate(body: bytes | bytearray, encoding: str, limits: LimitsConfig) -> bytes:
     """The content of a body in `gzip`, of any number of members, or `deflate`, up to the limit. Raises RequestError."""
     limit = limits.decompressed_mib * _MIB
     parts: list[bytes] = []
@@ -99,7 +100,8 @@ def parse_json(body: memoryview, limits: LimitsConfig) -> Any:
 
 def nesting(text: memoryview) -> int:
     """The depth of the lists and objects of a JSON text, without parsing it; at least that of valid JSON."""
-    data = text.tobytes() if not isinstance(text.obj, bytes) or len(text.obj) != len(text) else text.obj
+    whole = isinstance(text.obj, bytes | bytearray) and len(text.obj) == len(text)
+    data = bytes(text.obj) if whole else text.tobytes()
     if b"\\" in data:
         data = re.sub(rb"\\.", b"", data, flags=re.DOTALL)
     brackets = data.translate(None, _DROP)

@@ -88,7 +88,7 @@ def _inputs(inputs: Any, binary: memoryview, limits: LimitsConfig) -> list[Infer
     for entry in inputs:
         if not isinstance(entry, dict) or not isinstance(name := entry.get("name"), str):
             raise _invalid(f"inputs: tensor {len(tensors)} is not an object with a `name`")
-        datatype, parameters = entry.get("datatype"), _parameters(entry, f"input {shorten(repr(name))}")
+        datatype, parameters = entry.get("datatype"), _parameters(entry, "input", name)
         shape = checked_shape(name, datatype, entry.get("shape"), limits)
         size = parameters.get("binary_data_size")
         if (size is None) == ("data" not in entry):
@@ -126,7 +126,7 @@ def _outputs(parsed: Mapping[str, Any], parameters: Mapping[str, Any]) -> Wanted
         if not isinstance(entry, dict) or not isinstance(name := entry.get("name"), str):
             raise _invalid(f"outputs: entry {len(names)} is not an object with a `name`")
         names.append(name)
-        wanted = _parameters(entry, f"output {shorten(repr(name))}").get("binary_data")
+        wanted = _parameters(entry, "output", name).get("binary_data")
         if wanted is not None and not isinstance(wanted, bool):
             raise _invalid(f"output {shorten(repr(name))}: binary_data is {_kind(wanted)}, expected true or false")
         if wanted is not None:
@@ -134,10 +134,12 @@ def _outputs(parsed: Mapping[str, Any], parameters: Mapping[str, Any]) -> Wanted
     return Wanted(names or None, binary, all_binary)
 
 
-def _parameters(owner: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+def _parameters(owner: Mapping[str, Any], noun: str, name: str | None = None) -> Mapping[str, Any]:
+    """The parameters of a request, or of its input or output `name`."""
     parameters = owner.get("parameters")
     if parameters is None:
         return {}
+    where = noun if name is None else f"{noun} {shorten(repr(name))}"
     if not isinstance(parameters, dict):
         raise _invalid(f"{where}: parameters is {_kind(parameters)}, expected an object")
     check_parameters(parameters, where)

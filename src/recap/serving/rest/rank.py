@@ -88,14 +88,14 @@ def _size(column: pa.Array) -> int:
 
 def _column(name: str, values: list[Any], signature: Signature, owner: str) -> pa.Array:
     """Values of JSON as an array; None is null. Raises RequestError that names the first that does not fit."""
-    kind = signature.columns.get(name)
+    kind, kinds = signature.columns.get(name), set(map(type, values))
     if kind is None or not is_list(kind):
-        wrong = next((row for row, value in enumerate(values) if isinstance(value, list | dict)), None)
-        if wrong is not None:
+        if kinds & {list, dict}:
+            wrong = next(row for row, value in enumerate(values) if isinstance(value, list | dict))
             raise _misfit(name, owner.format(wrong), values[wrong], "one value")
         return _array(name, values, kind, lambda index: owner.format(index))
-    wrong = next((row for row, value in enumerate(values) if value is not None and not isinstance(value, list)), None)
-    if wrong is not None:
+    if not kinds <= {list, type(None)}:
+        wrong = next(row for row, value in enumerate(values) if value is not None and not isinstance(value, list))
         raise _misfit(name, owner.format(wrong), values[wrong], "a list")
     offsets = np.zeros(len(values) + 1, np.int32)
     np.cumsum([0 if value is None else len(value) for value in values], out=offsets[1:])
