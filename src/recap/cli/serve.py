@@ -1,7 +1,5 @@
 """`recap serve`: models answer requests over HTTP and gRPC."""
 
-import os
-import sys
 from importlib.util import find_spec
 from typing import Annotated
 
@@ -72,8 +70,4 @@ def serve(
     from recap.cli.terminal.server import serve_until_signal
 
     tune_process()
-    if not asyncio.run(serve_until_signal(loaded)):
-        # Clients that never finish hold threads, which Python would wait for.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
+    asyncio.run(serve_until_signal(loaded))

@@ -39,9 +39,9 @@ async def serve(
 ) -> bool:
     """Load the models, and serve until `stop` is set; then finish open requests, for at most `grace_seconds`.
 
-    `started` is called when requests are answered. Returns whether all clients were done in time; if not, threads may
-    still run. Raises InputError for addresses that cannot be used and models that cannot be served, RunError if a
-    protocol ends by itself.
+    `started` is called when requests are answered. Returns whether all clients were done in time; if not, connections
+    and threads are left, and the process should end. Raises InputError for addresses that cannot be used and models
+    that cannot be served, RunError if a protocol ends by itself.
     """
     loop, loading = asyncio.get_running_loop(), background_pool("load")
     with bind(config.address) as bound, Watch(config) as watch:
@@ -77,8 +77,6 @@ async def serve(
             if grpc is not None:
                 ends.append(asyncio.create_task(grpc.stop(config.grace_seconds)))
             _, open_ends = await asyncio.wait(ends, timeout=max(config.grace_seconds - _LAST_SECONDS, 0.0))
-            for end in open_ends:
-                end.cancel()
             return not open_ends
         finally:
             if reloading is not None:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import sys
 
 from recap.config.file.environment import hide
 from recap.config.serving.server import ServerConfig
@@ -10,8 +11,8 @@ from recap.reporting import say_to_stderr
 from recap.serving.server import Addresses, serve
 
 
-async def serve_until_signal(config: ServerConfig) -> bool:
-    """Serve until SIGTERM or SIGINT; a second one ends the process at once. Returns whether all clients were done."""
+async def serve_until_signal(config: ServerConfig) -> None:
+    """Serve until SIGTERM or SIGINT; a second one ends the process at once."""
     stop = asyncio.Event()
 
     def end(number: int) -> None:
@@ -21,7 +22,11 @@ async def serve_until_signal(config: ServerConfig) -> bool:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, end, number)
-    return await serve(config, stop, _say, _say_started)
+    if not await serve(config, stop, _say, _say_started):
+        # Clients that never finish hold connections and threads, which Python would wait for.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def _say(text: str) -> None:

@@ -1,0 +1,114 @@
+"""`recap serve` as a process, and the server from start to end."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.request import Request, urlopen
+
+import pytest
+from serving.running import running, small_model
+
+from recap.errors import CheckpointError, InputError
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_model(tmp_path_factory.mktemp("model"))
+
+
+@contextmanager
+def process(folder: Path, *arguments: str) -> Iterator[tuple["subprocess.Popen[str]", int]]:
+    """`recap serve` of the model, and its port."""
+    command = [sys.executable, "-m", "recap", "serve", f"feed={folder}", "--port", "0", *arguments]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as served:
+        assert served.stderr is not None
+        try:
+            lines = iter(served.stderr.readline, "")
+            line = next(line for line in lines if line.startswith("serving on http://127.0.0.1:"))
+            yield served, int(line.split(";")[0].rpartition(":")[2])
+        finally:
+            served.kill()
+
+
+def rank(port: int) -> int:
+    """The status of a good request."""
+    rows = [{"age": 1.0, "in_network": True, "hour": hour, "vector": [0.5] * 4} for hour in (3, 4)]
+    body = json.dumps({"user": {"followers": 2.0, "language": "en"}, "candidates": rows}).encode()
+    request = Request(f"http://127.0.0.1:{port}/v1/rank", body, {"Content-Type": "application/json"})
+    with urlopen(request, timeout=20) as answer:
+        return int(answer.status)
+
+
+def stuck(port: int) -> socket.socket:
+    """A client that never sends the rest of its request."""
+    client = socket.create_connection(("127.0.0.1", port), timeout=20)
+    head = "POST /v1/rank HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+    client.sendall(head.encode())
+    return client
+
+
+@pytest.mark.slow
+def test_sigterm_ends_the_server_with_0_even_with_a_stuck_client(folder: Path) -> None:
+    with process(folder, "--set", "grace_seconds=2") as (served, port):
+        assert rank(port) == 200
+        with stuck(port):
+            served.send_signal(signal.SIGTERM)
+            assert served.wait(20) == 0
+        assert served.stderr is not None
+        assert "Traceback" not in served.stderr.read()
+
+
+@pytest.mark.slow
+def test_a_second_signal_ends_the_server_at_once(folder: Path) -> None:
+    with process(folder, "--set", "grace_seconds=1000") as (served, port), stuck(port):
+        served.send_signal(signal.SIGTERM)
+        assert served.stderr is not None
+        assert served.stderr.readline().startswith("stopping")
+        served.send_signal(signal.SIGINT)
+        assert served.wait(20) == 128 + signal.SIGINT
+
+
+def test_a_port_in_use_is_refused_before_models_are_loaded(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        message = rf"address.http_port: 127\.0\.0\.1:{port}: cannot listen \(Address already in use\); choose another"
+        with pytest.raises(InputError, match=message), running(tmp_path / "missing", address={"http_port": port}):
+            pass
+
+
+def test_an_address_of_another_machine_is_refused(tmp_path: Path) -> None:
+    address = {"host": "192.0.2.1", "insecure": True}
+    with pytest.raises(InputError, match=r"192\.0\.2\.1"), running(tmp_path, address=address):
+        pass
+
+
+def test_a_model_that_is_missing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no such folder"), running(tmp_path / "missing"):
+        pass
+
+
+def test_a_certificate_that_is_none_is_refused(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "c.pem").write_text("no certificate")
+    address = {"certificate": str(tmp_path / "c.pem"), "private_key": str(tmp_path / "c.pem")}
+    with pytest.raises(InputError, match=r"address\.certificate: .*c\.pem"), running(folder, address=address):
+        pass
+
+
+@pytest.mark.slow
+def test_a_new_version_is_taken_while_the_server_runs(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "v1").symlink_to(folder)
+    with running(tmp_path, reload={"every_seconds": 0.05}) as addresses:
+        for number in range(2, 5):
+            (tmp_path / f"v{number}").symlink_to(folder)
+            while version(addresses.http) != f"v{number}":
+                assert rank(int(addresses.http.rpartition(":")[2])) == 200
+
+
+def version(address: str) -> str:
+    with urlopen(f"{address}/v2/models/feed", timeout=20) as answer:
+        return str(json.load(answer)["versions"][-1])
