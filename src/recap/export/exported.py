@@ -39,7 +39,7 @@ class Exported:
     def __init__(self, config: RecapConfig, assets: Assets, run: Run) -> None:
         self.config, self._run = config, run
         self.encoder = RowEncoder.for_job(config, assets, JobMode.INFERENCE)
-        self._inputs = inputs_of(config, assets)
+        self.inputs = inputs_of(config, assets)
         self._tables = TableScorer(self)
 
     @classmethod
@@ -71,7 +71,7 @@ class Exported:
             coverage.add(batch, table)
         probabilities, scores = [torch.zeros((0, len(self.config.tasks)))], [torch.zeros(0, dtype=torch.float64)]
         for block in batch.blocks(ROWS_AT_ONCE):
-            outputs = self._run({each.name: each.of_batch(block) for each in self._inputs})
+            outputs = self._run({each.name: each.of_batch(block) for each in self.inputs})
             probabilities.append(torch.stack([outputs[task] for task in self.config.tasks], dim=1))
             scores.append(outputs[SCORE])
         return Predictions(torch.cat(probabilities), torch.cat(scores))

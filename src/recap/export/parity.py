@@ -16,7 +16,8 @@ from recap.model.score_rows import score_rows
 BATCHES = (1, 2, 5_000)
 """Rows of the batches that are compared."""
 ABSOLUTE, RELATIVE = 1e-5, 1e-4
-"""Tolerance of a probability, or of the value of a regression, v: ABSOLUTE + RELATIVE · |v|."""
+"""Tolerance of a probability or of the value of a regression, v: ABSOLUTE + RELATIVE · |v|; of a regression with
+`transform: log1p`, v is log1p of the value, which the network computes."""
 SCORE_RELATIVE = 1e-12
 """Tolerance of a score against the formula for the probabilities of the program itself, relative to Σ |wᵢ·pᵢ|: float32
 would miss it by far."""
@@ -110,9 +111,13 @@ def _outputs(program: Program, run: Run, values: dict[str, Tensor]) -> dict[str,
 
 
 def _differences(program: Program, expected: Tensor, found: dict[str, Tensor]) -> Iterator[Difference]:
-    for name, column in zip(program.tasks, expected.T, strict=True):
-        same = (column == found[name]) | (column.isnan() & found[name].isnan())
-        apart = torch.where(same, 0.0, (column - found[name]).abs()).nan_to_num(nan=torch.inf, posinf=torch.inf)
+    is_log = program.scorer.ranker.activation.is_log
+    for name, column, in_logs in zip(program.tasks, expected.T, is_log, strict=True):
+        actual = found[name]
+        if in_logs:
+            column, actual = column.log1p(), actual.log1p()
+        same = (column == actual) | (column.isnan() & actual.isnan())
+        apart = torch.where(same, 0.0, (column - actual).abs()).nan_to_num(nan=torch.inf, posinf=torch.inf)
         fits = apart <= ABSOLUTE + RELATIVE * column.abs()
         yield Difference(name, float(apart.max()), bool((fits | same).all()))
     formula = program.scorer.formula

@@ -66,7 +66,7 @@ def trace(program: Program) -> ExportedProgram:
     sizes = {ROWS: _ROWS_TRACED} | {name: min(most, _EVENTS_TRACED) for name, most in program.max_events.items()}
     dimensions: dict[str, Any] = {ROWS: Dim("rows", min=1)}
     for number, (name, most) in enumerate(program.max_events.items()):
-        dimensions[name] = Dim(f"events_{number}", min=1, max=most) if most > 1 else None
+        dimensions[name] = Dim(f"events_{number}", min=1, max=most) if most > 1 else Dim.STATIC
     example, shapes = {}, {}
     for each in program.inputs:
         shape = [sizes[size] if isinstance(size, str) else size for size in each.shape]
