@@ -52,12 +52,12 @@ class FeatureSums:
     def __init__(self, encoder: RowEncoder) -> None:
         features = encoder.features
         self._numbers = [
-            (column.name, role, places) for column, role, places in numeric_columns(features, encoder.assets)
+            (column.name, role, positions) for column, role, positions in numeric_columns(features, encoder.assets)
         ]
         self._vectors = list(features.vectors)
         codes = discrete_columns(features)
         self._codes = {name: codes[name] for name in encoder.read_features.discrete}
-        self._widths = {name: len(places) for name, _, places in self._numbers} | dict.fromkeys(self._vectors, 1)
+        self._widths = {name: len(positions) for name, _, positions in self._numbers} | dict.fromkeys(self._vectors, 1)
         self.rows = 0
         self.sums: npt.NDArray[np.float64] = np.zeros((3, sum(self._widths.values())))
         """Number, sum and sum of squares of the finite values of each number."""
@@ -66,7 +66,7 @@ class FeatureSums:
 
     def add(self, batch: Batch) -> None:
         """Add the rows of `batch`, which is on the CPU."""
-        parts = [getattr(batch, role)[:, places.start : places.stop] for _, role, places in self._numbers]
+        parts = [getattr(batch, role)[:, positions.start : positions.stop] for _, role, positions in self._numbers]
         parts += [batch.vectors[name].double().norm(dim=1, keepdim=True) for name in self._vectors]
         if parts:
             values = torch.cat([part.double() for part in parts], dim=1).numpy()

@@ -121,8 +121,8 @@ def write_model(folder: Path, config: RecapConfig, assets: Assets, weights: Mapp
 
 def copy_model(folder: Path, copy: Path, texts: Mapping[str, str]) -> None:
     """Copy a model directory, without the state of a run, with other `texts`, by file name. Raises RunError."""
-    kept = (*MODEL_FILES, STATISTICS)
-    names = [name for name in read_manifest(folder).files if name in kept or name.startswith("assets/")]
+    to_copy = (*MODEL_FILES, STATISTICS)
+    names = [name for name in read_manifest(folder).files if name in to_copy or name.startswith("assets/")]
     with atomic_directory(copy) as temporary:
         for name in names:
             with writing(temporary / name) as file:

@@ -14,7 +14,7 @@ USER = ("user_id", "language", "hour")
 
 def make_request(rows: int = 7, seed: int = 3, id_: str | None = "a") -> RankRequest:
     """A user, and candidates with all other columns of the feed but labels."""
-    table = feed_table(rows, seed).drop_columns(["like", "share"])
+    table = feed_table(rows, seed).drop_columns(["like", "share", "topics"])
     user = table.select(USER).slice(0, 1)
     return RankRequest("feed", user, table.drop_columns(list(USER)), id=id_)
 

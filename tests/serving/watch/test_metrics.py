@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +16,7 @@ from prometheus_client import CollectorRegistry, Histogram, Metric
 from prometheus_client.parser import text_string_to_metric_families
 from serving.watch.requests import answer, make_request
 
+from recap.inference.history_cache import HistoryCache
 from recap.inference.requests import RequestScorer
 from recap.serving.contract import RankResponse, Reason
 from recap.serving.watch.distribution import Distribution
@@ -75,6 +77,17 @@ def test_predictions_are_counted_by_task_and_version(watch: Watch, scorer: Reque
     assert value(watch, "recap_score_count", **of_version) == 7
 
 
+def test_the_cache_of_histories_is_shown(watch: Watch) -> None:
+    cache, of_version = HistoryCache(1 << 20), {"model": "feed", "version": "1"}
+    watch.caches.loaded("feed", "1", cache)
+    for _ in range(3):
+        cache.recall(b"key", lambda: (torch.ones(10),))
+    found = [
+        value(watch, f"recap_history_cache_{name}", **of_version) for name in ("hits_total", "misses_total", "bytes")
+    ]
+    assert found == [2, 1, cache.bytes]
+
+
 def test_an_unloaded_version_leaves_no_series(watch: Watch, scorer: RequestScorer) -> None:
     watch.request("rest", "feed", "1", None, 0.1)
     watch.scores("feed", "1", answer(scorer, make_request()))
@@ -105,16 +118,20 @@ def test_a_distribution_is_a_prometheus_histogram(values: list[float]) -> None:
     distribution = Distribution("x", "x", ("a",), bounds, ours)
     histogram = Histogram("x", "x", ("a",), buckets=bounds, registry=theirs)
     for part in (values[:7], values[7:]):
-        distribution.observe(("1",), np.array(part, np.float64))
-    histogram.labels("1")
-    distribution.observe(("1",), np.zeros(0))
+        distribution.observe([("1",), ("2",)], np.repeat(np.array(part, np.float64)[:, None], 2, axis=1))
+    for label in ("1", "2"):
+        histogram.labels(label)
     for item in values:
         if math.isfinite(item):
             histogram.labels("1").observe(item)
-    found = {(s.name, s.labels["le"]): s.value for m in ours.collect() for s in m.samples if "le" in s.labels}
-    assert found == {(s.name, s.labels["le"]): s.value for m in theirs.collect() for s in m.samples if "le" in s.labels}
-    (total,) = [s.value for m in ours.collect() for s in m.samples if s.name == "x_sum"]
-    assert total == pytest.approx(sum(item for item in values if math.isfinite(item)))
+            histogram.labels("2").observe(item)
+    buckets = [
+        {(s.labels["a"], s.labels["le"]): s.value for m in registry.collect() for s in m.samples if "le" in s.labels}
+        for registry in (ours, theirs)
+    ]
+    assert buckets[0] == buckets[1]
+    totals = [s.value for m in ours.collect() for s in m.samples if s.name == "x_sum"]
+    assert totals == [pytest.approx(sum(item for item in values if math.isfinite(item)))] * 2
 
 
 def test_the_documentation_lists_every_metric() -> None:

@@ -68,7 +68,7 @@ class KeyedRows:
     columns: Sequence[str]
     """Those to compare."""
     name: str
-    found: npt.NDArray[np.int64] = field(init=False)
+    matches: npt.NDArray[np.int64] = field(init=False)
     """How many partners each row has."""
     differences: dict[str, Difference] = field(init=False)
     not_compared: set[str] = field(default_factory=set)
@@ -86,7 +86,7 @@ class KeyedRows:
                 f"{shown(example['values'].as_py())}, and {repeated.true_count - 1:,} other keys repeat; add a --key "
                 "that tells them apart, such as the id of the request"
             )
-        self.found = np.zeros(self.table.num_rows, np.int64)
+        self.matches = np.zeros(self.table.num_rows, np.int64)
         self.differences = {column: Difference(column) for column in self.columns}
 
     def add(self, table: pa.Table, name: str) -> None:
@@ -96,14 +96,14 @@ class KeyedRows:
         rows = np.flatnonzero(partners.is_valid().to_numpy(zero_copy_only=False))
         if not len(rows):
             return
-        places = partners.take(pa.array(rows)).to_numpy(zero_copy_only=False)
-        np.add.at(self.found, places, 1)
-        if (self.found > 1).any():
-            key = self._keys[int(np.argmax(self.found > 1))].as_py()
+        positions = partners.take(pa.array(rows)).to_numpy(zero_copy_only=False)
+        np.add.at(self.matches, positions, 1)
+        if (self.matches > 1).any():
+            key = self._keys[int(np.argmax(self.matches > 1))].as_py()
             raise InputError(
                 f"--key: several rows of {name} have the key {shown(key)}; add a --key that tells them apart"
             )
-        ours, theirs = self.table.take(pa.array(places)), table.take(pa.array(rows))
+        ours, theirs = self.table.take(pa.array(positions)), table.take(pa.array(rows))
         names = keys.take(pa.array(rows))
         for column, difference in self.differences.items():
             one, other = values_in(ours.column(column)), values_in(theirs.column(column))

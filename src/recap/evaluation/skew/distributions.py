@@ -55,8 +55,8 @@ def _ranges(one: pa.Array, other: pa.Array) -> tuple[Counts, Counts]:
     ends = np.array(range_ends(_numbers(one.drop_null())))
     counts = []
     for values in (one, other):
-        places = np.searchsorted(ends, _numbers(values.drop_null()), side="right")
-        counts.append(np.append(np.bincount(places, minlength=len(ends) + 1), values.null_count))
+        bins = np.searchsorted(ends, _numbers(values.drop_null()), side="right")
+        counts.append(np.append(np.bincount(bins, minlength=len(ends) + 1), values.null_count))
     return _seen(counts[0], counts[1])
 
 
@@ -67,9 +67,9 @@ def _texts(one: pa.Array, other: pa.Array) -> tuple[Counts, Counts]:
     known = counted.field("values").take(pa.array(order))
     counts = []
     for values in (one, other):
-        places = pc.index_in(values.drop_null(), value_set=known).fill_null(len(known))
-        places = places.to_numpy(zero_copy_only=False)
-        counts.append(np.append(np.bincount(places, minlength=len(known) + 1), values.null_count))
+        bins = pc.index_in(values.drop_null(), value_set=known).fill_null(len(known))
+        bins = bins.to_numpy(zero_copy_only=False)
+        counts.append(np.append(np.bincount(bins, minlength=len(known) + 1), values.null_count))
     return _seen(counts[0], counts[1])
 
 

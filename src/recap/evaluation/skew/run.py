@@ -86,16 +86,16 @@ def compare_files(
     if key:
         return _by_key(sets, (one, other), key, common, only, max_rows, after_rows)
     tables = [_sample(files, common, after_rows) for files in sets]
-    found, not_compared = list[Distribution](), list[str]()
+    compared, not_compared = list[Distribution](), list[str]()
     for name in common:
         values = [values_in(table.column(name)) for table in tables]
         pair = alike(values[0], values[1]) if values[0] is not None and values[1] is not None else None
         if pair is None:
             not_compared.append(name)
         else:
-            found.append(distribution(name, *pair))
-    found.sort(key=lambda column: -column.psi)
-    return Skew((tables[0].num_rows, tables[1].num_rows), found, only, not_compared)
+            compared.append(distribution(name, *pair))
+    compared.sort(key=lambda column: -column.psi)
+    return Skew((tables[0].num_rows, tables[1].num_rows), compared, only, not_compared)
 
 
 def _by_key(
@@ -118,15 +118,15 @@ def _by_key(
     for _, table in sets[1].tables([*key, *common]):
         rows.add(table, inputs[1])
         after_rows(table.num_rows)
-    partners = int(rows.found.sum())
+    partners = int(rows.matches.sum())
     if not partners:
         raise InputError(
             f"--key: none of the {plural(count, 'row')} of {inputs[0]} has a row with the same "
             f"{', '.join(key)} in {inputs[1]}; compare columns of the same ids, or leave --key out"
         )
-    found = [item for name, item in rows.differences.items() if name not in rows.not_compared]
-    found.sort(key=lambda column: (-column.share, -(column.largest or 0.0)))
-    return Skew((count, partners), found, only, sorted(rows.not_compared))
+    compared = [item for name, item in rows.differences.items() if name not in rows.not_compared]
+    compared.sort(key=lambda column: (-column.share, -(column.largest or 0.0)))
+    return Skew((count, partners), compared, only, sorted(rows.not_compared))
 
 
 def _names(files: TableFiles) -> list[str]:

@@ -113,7 +113,7 @@ class _Api:
         return json_answer(describe_api(signatures, self._config))
 
     async def metrics(self, request: Request) -> Response:
-        return Response(self._watch.exposition(), media_type=CONTENT_TYPE)
+        return Response(await asyncio.to_thread(self._watch.exposition), media_type=CONTENT_TYPE)
 
     async def infer(self, request: Request) -> Response:
         """`POST …/infer`: JSON, or JSON with binary data behind it."""

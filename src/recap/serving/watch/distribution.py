@@ -24,14 +24,19 @@ class Distribution(Collector):
         self._lock = Lock()
         registry.register(self)
 
-    def observe(self, labels: tuple[str, ...], values: npt.NDArray[np.floating]) -> None:
-        """Count the finite ones of `values` [N]."""
-        values = values[np.isfinite(values)].astype(np.float64)
-        buckets = np.searchsorted(self._bounds, values, side="left")
-        counts = np.bincount(buckets, minlength=len(self._bounds) + 1)
+    def observe(self, series: Sequence[tuple[str, ...]], values: npt.NDArray[np.floating]) -> None:
+        """Count the finite ones of `values` [N, K], a column for each of K tuples of label values."""
+        finite = np.isfinite(values)
+        values = np.where(finite, values, 0.0)
+        size = len(self._bounds) + 2  # the last one takes what is not finite
+        buckets = np.where(finite, np.searchsorted(self._bounds, values, side="left"), size - 1)
+        buckets += np.arange(len(series)) * size
+        counts = np.bincount(buckets.reshape(-1), minlength=len(series) * size).reshape(len(series), size)[:, :-1]
+        sums = values.sum(axis=0, dtype=np.float64).tolist()
         with self._lock:
-            self._counts[labels] = self._counts.get(labels, 0) + counts
-            self._sums[labels] = self._sums.get(labels, 0.0) + float(values.sum())
+            for labels, count, total in zip(series, counts, sums, strict=True):
+                self._counts[labels] = self._counts.get(labels, 0) + count
+                self._sums[labels] = self._sums.get(labels, 0.0) + total
 
     def remove(self, labels: Mapping[str, str]) -> None:
         """Forget the series whose labels have these values."""

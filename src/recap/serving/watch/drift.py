@@ -84,18 +84,18 @@ class Drift(Collector):
 
     def wants(self, model: str, version: str) -> bool:
         """Whether it is time for another sample of a version."""
-        found = self._versions.get((model, version))
+        compared = self._versions.get((model, version))
         now = monotonic()
-        if found is None or now < found.next_sample:
+        if compared is None or now < compared.next_sample:
             return False
-        found.next_sample = now + _PAUSE
+        compared.next_sample = now + _PAUSE
         return True
 
     def sample(self, request: RankRequest, response: RankResponse) -> None:
         """Add up to 64 candidates of a request, spread evenly; runs in the thread of the worker."""
         started = monotonic()
-        found = self._versions.get((response.model, response.version))
-        if found is None:
+        compared = self._versions.get((response.model, response.version))
+        if compared is None:
             return
         scored = len(response.scores)
         rows = np.unique(np.linspace(0, scored - 1, min(_ROWS, scored)).astype(np.int64))
@@ -103,15 +103,15 @@ class Drift(Collector):
         zeros = pa.array(np.zeros(len(rows), np.int64))
         for name in request.user.column_names:
             table = table.append_column(name, request.user[name].take(zeros))
-        batch = found.encoder.encode(table, Location("request"))
+        batch = compared.encoder.encode(table, Location("request"))
         predictions = response.probabilities[rows].astype(np.float64)
         finite = np.isfinite(predictions)
         with self._lock:
-            slot = _slot(found, started)
+            slot = _slot(compared, started)
             slot.features.add(batch)
             slot.tasks += np.stack([finite.sum(axis=0), np.where(finite, predictions, 0.0).sum(axis=0)])
         now = monotonic()
-        found.next_sample = now + max(_PAUSE, _COST * (now - started))
+        compared.next_sample = now + max(_PAUSE, _COST * (now - started))
 
     def describe(self) -> list[GaugeMetricFamily]:
         """The gauges without values."""

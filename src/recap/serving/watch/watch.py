@@ -18,6 +18,7 @@ from recap.inference.requests import RequestScorer
 from recap.model.directory import read_statistics
 from recap.reporting import Say, say_to_stderr
 from recap.serving.contract import RankRequest, RankResponse, Reason
+from recap.serving.watch.caches import Caches
 from recap.serving.watch.drift import Drift
 from recap.serving.watch.metrics import Metrics
 from recap.serving.watch.request_log import RequestLog, is_logged, rows_of
@@ -49,7 +50,7 @@ class Watch:
         """Opens the log and the traces of `config`. Raises InputError if they cannot work."""
         self.config, self._say = config if config is not None else ServerConfig(), say
         self.metrics = Metrics()
-        self.drift = Drift(self.metrics.registry)
+        self.drift, self.caches = Drift(self.metrics.registry), Caches(self.metrics.registry)
         self._models = set(self.config.models)
         self._versions: dict[tuple[str, str], frozenset[str]] = {}
         """(model, version) → its regressions."""
@@ -85,6 +86,7 @@ class Watch:
             name for name, task in scorer.config.model.tasks.items() if task.objective.kind == "regression"
         )
         self.metrics.loaded.labels(model, version).set(1)
+        self.caches.loaded(model, version, scorer.cache)
         if statistics is None:
             self._say(
                 f"model {model}, version {version}: has no statistics.json, as it was trained by an earlier recap; no "
@@ -99,6 +101,7 @@ class Watch:
         if self._versions.pop((model, version), None) is not None:
             self.metrics.forget(model, version)
             self.drift.unloaded(model, version)
+            self.caches.unloaded(model, version)
 
     def reload(self, model: str, result: Literal["served", "refused"]) -> None:
         """A new version was found, and serves now or was refused."""
@@ -149,10 +152,14 @@ class Watch:
         regressions = self._versions.get((model, version))
         if regressions is None:  # unloaded since
             return
-        for task, column in zip(response.tasks, response.probabilities.T, strict=True):
-            metric = self.metrics.value if task in regressions else self.metrics.probability
-            metric.observe((task, model, version), column)
-        self.metrics.score.observe((model, version), response.scores)
+        of_kind = self.metrics.probability, self.metrics.value
+        for metric, is_regression in zip(of_kind, (False, True), strict=True):
+            chosen = [index for index, task in enumerate(response.tasks) if (task in regressions) == is_regression]
+            if chosen:
+                series = [(response.tasks[index], model, version) for index in chosen]
+                every = len(chosen) == len(response.tasks)
+                metric.observe(series, response.probabilities if every else response.probabilities[:, chosen])
+        self.metrics.score.observe([(model, version)], response.scores[:, None])
         self.metrics.non_finite.labels(model, version).inc(len(response.failed))
 
     def log(self, request: RankRequest, response: RankResponse, *, returned: bool = True) -> None:
