@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import orjson
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -63,8 +63,6 @@ def answered(handler: Handler) -> Handler:
             return await handler(request)
         except RequestError as error:
             return answer_error(error, _closing(request, error))
-        except ClientDisconnect:
-            return answer_error(RequestError(Reason.CANCELLED, "the client left"))
         except Exception:
             id_ = request.scope["request_id"]
             _LOG.exception("request %s failed", id_)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import orjson
 from isal import isal_zlib
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from recap.config.serving.server import LimitsConfig
 from recap.serving.contract import Reason, RequestError
@@ -28,7 +28,7 @@ _DEPTH[list(b"[{")], _DEPTH[list(b"]}")] = 1, -1
 
 
 async def read_body(request: Request, limits: LimitsConfig) -> memoryview:
-    """The body, decompressed. Raises RequestError: TOO_LARGE, TIMEOUT, MEDIA_TYPE, INVALID; ClientDisconnect."""
+    """The body, decompressed. Raises RequestError: TOO_LARGE, TIMEOUT, MEDIA_TYPE, INVALID."""
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in _WINDOW_BITS and encoding != "identity":
         raise RequestError(Reason.MEDIA_TYPE, "Content-Encoding: expected gzip, deflate or none")
@@ -54,6 +54,8 @@ async def read_body(request: Request, limits: LimitsConfig) -> memoryview:
         raise RequestError(
             Reason.TIMEOUT, f"the body did not arrive within {limits.body_seconds:g} seconds, the limit"
         ) from None
+    except ClientDisconnect:
+        raise RequestError(Reason.INVALID, "the body ends too early, or its chunks are malformed") from None
     if encoding == "identity":
         return memoryview(body)
     if len(body) < _THREAD_BYTES:
