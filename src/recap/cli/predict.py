@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, BinaryIO
+from typing import TYPE_CHECKING, Annotated, BinaryIO, cast
 
 import typer
 
@@ -13,6 +13,7 @@ from recap.cli.options import NullValues, Overwrite, SchemaFile, SetFiles, StepO
 from recap.errors import DataError, InputError, RunError
 
 if TYPE_CHECKING:
+    from recap.config.training import InferencePrecision
     from recap.inference.bulk import BulkOptions, OutputKind
     from recap.inference.files import Predicted
     from recap.reporting import Say
@@ -76,6 +77,15 @@ def predict(
         ),
     ] = None,
     set_files: SetFiles = None,
+    precision: Annotated[
+        str,
+        typer.Option(
+            "--precision",
+            metavar="PRECISION",
+            help="float32 agrees with evaluation exactly; bf16 and int8 are faster and differ slightly; auto is bf16 "
+            "where the hardware has it.",
+        ),
+    ] = "float32",
     schema: SchemaFile = None,
     null_values: NullValues = None,
     step: StepOption = None,
@@ -111,7 +121,9 @@ def predict(
         folder = find_model_directory(model, parse_step(step))
         if step is None and (remark := better_checkpoint(model, folder)) is not None:
             say(remark)
-        predictor = Predictor.open(folder, overrides or [], set_files or [], ranks=ranks)
+        predictor = Predictor.open(
+            folder, overrides or [], set_files or [], precision=cast("InferencePrecision", precision), ranks=ranks
+        )
         options = BulkOptions(kind, schema, tuple(null_values or ()), lists_bad=on_bad_data == "list")
         with _explained(options, say), console.predicting() if ranks.is_first else nullcontext() as progress:
             if to_stream:

@@ -82,6 +82,7 @@ def _settings(predictor: Predictor, options: BulkOptions) -> dict[str, str]:
     settings = {
         "model": predictor.checksum,
         "configuration": sha256(dump_config(predictor.config).encode()).hexdigest(),
+        "precision": predictor.precision,
     }
     if options.null_values:
         settings["--null-value"] = ", ".join(options.null_values)
