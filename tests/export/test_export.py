@@ -98,13 +98,13 @@ from safetensors.torch import load_file
 inputs, expected = load_file("sample_input.safetensors"), load_file("sample_output.safetensors")
 program = torch.export.load("model.pt2").module()
 with torch.inference_mode():
-    outputs = program(inputs)
+    outputs = program(*(inputs[name] for name in names))
 """,
     Format.AOTI: """
 import torch
 from safetensors.torch import load_file
 inputs, expected = load_file("sample_input.safetensors"), load_file("sample_output.safetensors")
-outputs = torch._inductor.aoti_load_package("model.pt2")(inputs)
+outputs = torch._inductor.aoti_load_package("model.pt2")(*(inputs[name] for name in names))
 """,
     Format.ONNX: """
 sys.modules["torch"] = None
@@ -120,8 +120,9 @@ outputs = dict(zip([output.name for output in session.get_outputs()], session.ru
 def runs_without_recap(folder: Path, stranger: str) -> None:
     """Run a program that cannot import recap in `folder`, over the sample."""
     code = f"""
-import sys
+import json, sys
 sys.modules["recap"] = None
+names = [each["name"] for each in json.load(open("signature.json"))["inputs"]]
 {stranger}
 assert outputs.keys() == expected.keys()
 for name in expected:
@@ -209,8 +210,13 @@ def test_any_value_of_the_right_shape_is_accepted(model: Path) -> None:
     unknown = {**values, "hour": torch.tensor([-1, 25, 2**62]), "watched/length": torch.tensor([-7, 0, 99])}
     known = {**values, "hour": torch.tensor([0, 0, 0]), "watched/length": torch.tensor([0, 0, 4])}
     vector = {"vector": torch.full((3, 4), torch.nan)}
-    for name, column in program({**unknown, **vector}).items():
-        assert torch.equal(column, program({**known, "vector": torch.zeros(3, 4)})[name])
+
+    def scored(values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        outputs: dict[str, torch.Tensor] = program(*(values[name] for name in program.names))
+        return outputs
+
+    for name, column in scored({**unknown, **vector}).items():
+        assert torch.equal(column, scored({**known, "vector": torch.zeros(3, 4)})[name])
 
 
 @pytest.mark.parametrize("failure", [RunError, KeyboardInterrupt])

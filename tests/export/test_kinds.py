@@ -36,7 +36,7 @@ def written_as_expected(program: Program, kinds: list[Format], folder: Path) -> 
     assert traced.graph_signature.buffers_to_mutate == {}  # so several threads may share it
     for kind in kinds:
         FORMATS[kind].write(program, traced, folder)
-        differences = compare(program, FORMATS[kind].load(folder, 1))
+        differences = compare(program, FORMATS[kind].load(folder, program.names, 1))
         assert all(each.fits for each in differences), describe(differences)
 
 

@@ -58,7 +58,9 @@ class Exported:
             raise CheckpointError(f"{folder}: its manifest does not list {functions.file}; export the model again")
         config = load_config(folder / STORED, stored=True)
         check_hashes(folder, manifest, config)
-        return cls(config, read_assets(folder, manifest, config), functions.load(folder, calls))
+        assets = read_assets(folder, manifest, config)
+        names = [each.name for each in inputs_of(config, assets)]
+        return cls(config, assets, functions.load(folder, names, calls))
 
     def __call__(self, table: Table) -> Table:
         """Score every row of `table`: a value of any kind that `recap.Scorer` takes; the result is of that kind."""

@@ -22,10 +22,11 @@ _ROWS_TRACED, _EVENTS_TRACED = 7, 3
 
 
 class Program(nn.Module):
-    """Input values by name → outputs by name: for each task [rows] float32, and `score` [rows] float64.
+    """The values of all `inputs`, in their order → outputs by name: each task [rows] float32, `score` [rows] float64.
 
-    Any value of the right dtype and shape is accepted: a code outside its table is 0, the unknown value; a number of
-    events is limited to those there are; numbers of vectors and binary features that are not finite are 0.
+    torch would mix up the inputs of a dict in another order. Any value of the right dtype and shape is accepted: a code
+    outside its table is 0, the unknown value; a number of events is limited to those there are; numbers of vectors and
+    binary features that are not finite are 0.
     """
 
     def __init__(self, scorer: Scorer, config: RecapConfig, assets: Assets) -> None:
@@ -37,8 +38,8 @@ class Program(nn.Module):
             f"events of {name}": history.max_length for name, history in config.features.histories.items()
         }
 
-    def forward(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        scores = self.scorer(self.batch(values))
+    def forward(self, *values: Tensor) -> dict[str, Tensor]:
+        scores = self.scorer(self.batch(dict(zip(self.names, values, strict=True))))
         probabilities = scores.calibrated_probabilities.unbind(dim=1)
         return {**dict(zip(self.tasks, probabilities, strict=True)), SCORE: scores.score}
 
@@ -56,6 +57,11 @@ class Program(nn.Module):
         return {each.name: each.of_batch(batch) for each in self.inputs}
 
     @property
+    def names(self) -> list[str]:
+        """The names of the inputs."""
+        return [each.name for each in self.inputs]
+
+    @property
     def outputs(self) -> list[str]:
         """The names of the outputs."""
         return [*self.tasks, SCORE]
@@ -67,12 +73,12 @@ def trace(program: Program) -> ExportedProgram:
     dimensions: dict[str, Any] = {ROWS: Dim("rows", min=1)}
     for number, (name, most) in enumerate(program.max_events.items()):
         dimensions[name] = Dim(f"events_{number}", min=1, max=most) if most > 1 else Dim.STATIC
-    example, shapes = {}, {}
+    example, shapes = [], []
     for each in program.inputs:
         shape = [sizes[size] if isinstance(size, str) else size for size in each.shape]
-        example[each.name] = torch.zeros(shape, dtype=each.dtype)
-        shapes[each.name] = {index: dimensions[name] for index, name in each.dimensions.items()}
-    return torch.export.export(program, (example,), dynamic_shapes=(shapes,))
+        example.append(torch.zeros(shape, dtype=each.dtype))
+        shapes.append({index: dimensions[name] for index, name in each.dimensions.items()})
+    return torch.export.export(program, tuple(example), dynamic_shapes=(tuple(shapes),))
 
 
 def _accepted(each: Input, values: Tensor) -> Tensor:

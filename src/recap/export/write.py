@@ -49,7 +49,7 @@ def export_model(model: SavedModel, kind: Format, output: Path, *, say: Say = la
     with atomic_directory(output) as folder:
         with writing(folder / FORMATS[kind].file):
             FORMATS[kind].write(program, traced, folder)
-        differences = compare(program, FORMATS[kind].load(folder, 1))
+        differences = compare(program, FORMATS[kind].load(folder, program.names, 1))
         say(describe(differences))
         require_fit(differences)
         _write_sample(program, folder)

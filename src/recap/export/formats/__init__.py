@@ -1,6 +1,6 @@
 """The formats of exported programs: each module checks what it needs, writes a program, and loads it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -29,9 +29,9 @@ class Functions:
     """Raises InputError if something is not installed that `write` needs."""
     write: Callable[[Program, ExportedProgram, Path], None]
     """Write the program into a folder."""
-    load: Callable[[Path, int], Run]
-    """Load the program of a folder, for so many calls at once. Raises CheckpointError, and InputError for a package
-    that is not installed."""
+    load: Callable[[Path, Sequence[str], int], Run]
+    """Load the program of a folder, with these inputs, for this many calls at once. Raises CheckpointError, and
+    InputError for a package that is not installed."""
 
 
 FORMATS = {

@@ -1,6 +1,6 @@
 """The format `aoti`: machine code by AOTInductor, for the machine that compiles it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from recap.errors import CheckpointError, InputError
+from recap.export.formats.quiet import quiet
 from recap.export.program import Program, Run
 
 FILE = "model.pt2"
@@ -32,11 +33,11 @@ def write(program: Program, traced: ExportedProgram, folder: Path) -> None:
     from torch._inductor import aoti_compile_and_package
     from torch._inductor.utils import fresh_cache
 
-    with fresh_cache():  # or gigabytes of copies of the weights would stay in the folder of temporary files
+    with quiet(), fresh_cache():  # or gigabytes of copies of the weights would stay in the folder of temporary files
         aoti_compile_and_package(traced, package_path=str(folder / FILE))
 
 
-def load(folder: Path, calls: int) -> Run:
+def load(folder: Path, inputs: Sequence[str], calls: int) -> Run:
     """The program of `folder`. A runner serves one call at a time, so there is one for each of `calls`."""
     from torch._inductor.package.package import load_package
 
@@ -50,7 +51,7 @@ def load(folder: Path, calls: int) -> Run:
 
     def run(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         with torch.inference_mode():
-            outputs: dict[str, Tensor] = model({name: tensor.contiguous() for name, tensor in values.items()})
+            outputs: dict[str, Tensor] = model(*(values[name].contiguous() for name in inputs))
         return outputs
 
     return run

@@ -1,9 +1,6 @@
 """The format `onnx`: a graph that onnxruntime runs, float32 with scores in float64."""
 
-import logging
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,6 +10,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from recap.errors import CheckpointError, InputError
+from recap.export.formats.quiet import quiet
 from recap.export.program import Program, Run
 
 FILE = "model.onnx"
@@ -28,11 +26,11 @@ def check() -> None:
 
 def write(program: Program, traced: ExportedProgram, folder: Path) -> None:
     """Write `FILE`; beyond 2 GiB its weights are in a file beside it."""
-    dimensions = {each.name: each.dimensions for each in program.inputs}
-    with _quiet():
+    dimensions = tuple(each.dimensions for each in program.inputs)
+    with quiet():
         converted = torch.onnx.export(
             traced,
-            input_names=[each.name for each in program.inputs],
+            input_names=program.names,
             output_names=program.outputs,
             dynamic_shapes=(dimensions,),
             custom_translation_table={torch.ops.aten.searchsorted.Tensor: _searchsorted},
@@ -43,13 +41,13 @@ def write(program: Program, traced: ExportedProgram, folder: Path) -> None:
         converted.save(str(folder / FILE))
 
 
-def load(folder: Path, threads: int) -> Run:
-    """The program in `folder`; several threads may call it. `threads`: of one call."""
+def load(folder: Path, inputs: Sequence[str], calls: int) -> Run:
+    """The program in `folder`; any number of threads may call it."""
     check()
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = torch.get_num_threads()
     try:
         session = onnxruntime.InferenceSession(folder / FILE, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors share no other class
@@ -57,7 +55,7 @@ def load(folder: Path, threads: int) -> Run:
     names = [output.name for output in session.get_outputs()]
 
     def run(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        arrays = {name: tensor.contiguous().numpy() for name, tensor in values.items()}
+        arrays = {name: values[name].contiguous().numpy() for name in inputs}
         return dict(zip(names, map(torch.from_numpy, session.run(None, arrays)), strict=True))
 
     return run
@@ -80,17 +78,3 @@ def _searchsorted(sorted_sequence: Any, self: Any, **options: Any) -> Any:
         holds = op.And(op.LessOrEqual(further, number(count)), op.Less(last, self))
         below = op.Where(holds, further, below)
     return below
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the exporter's remarks on packages that are not needed, and on its own code."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

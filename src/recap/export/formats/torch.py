@@ -1,6 +1,6 @@
 """The format `torch`: a program of `torch.export`, which runs wherever torch does."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -27,7 +27,7 @@ def write(program: Program, traced: ExportedProgram, folder: Path) -> None:
         traced.example_inputs = example
 
 
-def load(folder: Path, calls: int) -> Run:
+def load(folder: Path, inputs: Sequence[str], calls: int) -> Run:
     """The program of `folder`; it holds no state, so any number of threads may call it."""
     try:
         module = torch.export.load(folder / FILE).module()
@@ -36,7 +36,7 @@ def load(folder: Path, calls: int) -> Run:
 
     def run(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         with torch.inference_mode():
-            outputs: dict[str, Tensor] = module(dict(values))
+            outputs: dict[str, Tensor] = module(*(values[name] for name in inputs))
         return outputs
 
     return run
