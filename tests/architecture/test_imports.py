@@ -103,6 +103,7 @@ def test_parts_of_config_and_data_import_only_lower_parts() -> None:
             "formats",
             "encoding",
             "coverage",
+            "statistics",
             "stream",
             "remote",
             "open",
