@@ -10,8 +10,9 @@ the last elements of a tensor, or of the part of a thread, with other instructio
 - On a GPU, a forward pass takes `BLOCK` rows, since the choice of kernel depends on their number.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from functools import cache, partial
 from typing import Any, TypeVar
 
@@ -56,20 +57,24 @@ def row_multiple(device: torch.device) -> int:
     return BLOCK if device.type == "cuda" else ALIGNMENT
 
 
-def in_lanes(function: Callable[[], Result], device: torch.device) -> Result:
-    """The result of `function`, which computes a `row_multiple` of rows, without gradients and as `score_rows` does."""
-    if device.type == "cuda":
-        with torch.inference_mode():
-            return function()
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute without gradients, on one thread, so that no tensor is cut between threads."""
     threads = torch.get_num_threads()
     if threads > 1:
         torch.set_num_threads(1)
     try:
-        with torch.inference_mode(), _RowsInLanes():
-            return function()
+        with torch.inference_mode():
+            yield
     finally:
         if threads > 1:
             torch.set_num_threads(threads)
+
+
+def in_lanes(function: Callable[[], Result], device: torch.device) -> Result:
+    """The result of `function`, with products of rows in the lanes of vector registers; on a GPU as it is."""
+    with nullcontext() if device.type == "cuda" else _RowsInLanes():
+        return function()
 
 
 def _score_in_lanes(scorer: Scorer, batch: Batch) -> Scores:
