@@ -82,9 +82,9 @@ def _contents(tensor: Any) -> list[Any]:
     field = _CONTENTS.get(tensor.datatype)
     if field is None:
         raise _invalid(f"input {_shown(tensor.name)}: {tensor.datatype} has no contents; use raw_input_contents")
-    for found, _ in tensor.contents.ListFields():
-        if found.name != field:
-            raise _invalid(f"input {_shown(tensor.name)}: found {found.name}, expected {field} for {tensor.datatype}")
+    for given, _ in tensor.contents.ListFields():
+        if given.name != field:
+            raise _invalid(f"input {_shown(tensor.name)}: found {given.name}, expected {field} for {tensor.datatype}")
     return list(getattr(tensor.contents, field))
 
 
