@@ -54,11 +54,11 @@ class InferTensor:
 def checked_shape(name: str, datatype: object, shape: object, limits: LimitsConfig) -> tuple[int, ...]:
     """The shape, if it and `datatype` may be those of an input. Raises RequestError; allocates nothing."""
     if not isinstance(datatype, str) or datatype not in DATATYPES:
-        found = shorten(repr(datatype))
-        raise _invalid(f"input {_shown(name)}: found datatype {found}, expected one of {', '.join(DATATYPES)}")
+        text = shorten(repr(datatype))
+        raise _invalid(f"input {_shown(name)}: found datatype {text}, expected one of {', '.join(DATATYPES)}")
     if not isinstance(shape, Sequence) or isinstance(shape, str | bytes) or not 1 <= len(shape) <= _MAX_DIMENSIONS:
-        found = shorten(repr(shape))
-        raise _invalid(f"input {_shown(name)}: found shape {found}, expected [N] for numbers or text, [N, L] for lists")
+        text = shorten(repr(shape))
+        raise _invalid(f"input {_shown(name)}: found shape {text}, expected [N] for numbers or text, [N, L] for lists")
     if set(map(type, shape)) != {int} or min(shape) < 0:
         raise _invalid(
             f"input {_shown(name)}: found shape {shorten(str(list(shape)))}, expected whole numbers, at least 0"
@@ -233,8 +233,8 @@ def check_names(names: Sequence[str], signature: Signature, noun: str) -> None:
         raise _invalid(f"{noun} {_shown(unknown)}: the model does not read it; leave it out. {known}")
     if missing := [name for name in signature.columns if name not in given]:
         others = f", and so {'are' if len(missing) > 2 else 'is'} {plural(len(missing) - 1, 'other')}"
-        found = suggest(missing[0], [shorten(name) for name in names]).replace("Known:", "Found:", 1)
-        raise _invalid(f"{noun} {missing[0]!r}: is missing{others if len(missing) > 1 else ''}. {found}")
+        hint = suggest(missing[0], [shorten(name) for name in names]).replace("Known:", "Found:", 1)
+        raise _invalid(f"{noun} {missing[0]!r}: is missing{others if len(missing) > 1 else ''}. {hint}")
 
 
 def check_count(candidates: int, values: int, limits: LimitsConfig) -> None:

@@ -221,11 +221,11 @@ def _lower(headers: Mapping[str, str]) -> dict[str, str]:
 
 def _check_media_type(request: Request, accepted: tuple[str, ...], *, required: bool) -> None:
     """Raise RequestError for another Content-Type: those of forms and text may come from any page in a browser."""
-    found = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if found not in accepted and (found or required):
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind not in accepted and (kind or required):
         raise RequestError(
             Reason.MEDIA_TYPE,
-            f"Content-Type: found {shorten(repr(found)) if found else 'none'}, expected {' or '.join(accepted[:2])}",
+            f"Content-Type: found {shorten(repr(kind)) if kind else 'none'}, expected {' or '.join(accepted[:2])}",
         )
 
 

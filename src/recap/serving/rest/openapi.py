@@ -36,7 +36,7 @@ _COUNT: Schema = {"type": "integer", "minimum": 0}
 
 def describe_api(signatures: Sequence[Signature], config: ServerConfig) -> Schema:
     """The document. Requests that fit it may still be refused: a schema cannot say that lengths fit each other."""
-    schemas = _protocol_schemas(config)
+    schemas = _protocol_schemas() | _infer_schemas()
     paths: Schema = {
         "/v2": _get("Metadata of the server", _ref("ServerMetadata")),
         "/v2/health/live": _get("Whether the server runs", _object({"live": {"const": True}}), open_=True),
@@ -147,12 +147,9 @@ def _operation(
     return operation
 
 
-def _protocol_schemas(config: ServerConfig) -> Schema:
+def _protocol_schemas() -> Schema:
     """Schemas that do not depend on models."""
-    parameters = {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean"]}}
-    given = {"type": ["object", "null"]}
     datatype = {"enum": list(DATATYPES)}
-    shape = {"type": "array", "items": _COUNT, "minItems": 1, "maxItems": 8}
     described = {"type": "array", "items": _ref("TensorMetadata")}
     return {
         "Error": _object({"error": _TEXT}),
@@ -164,6 +161,16 @@ def _protocol_schemas(config: ServerConfig) -> Schema:
             {"name": _TEXT, "versions": _TEXTS, "platform": _TEXT, "inputs": described, "outputs": described}
         ),
         "Models": _object({"models": {"type": "array", "items": {"type": "object"}}}),
+    }
+
+
+def _infer_schemas() -> Schema:
+    """Requests and responses of the Open Inference Protocol."""
+    parameters = {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean"]}}
+    given = {"type": ["object", "null"]}
+    datatype = {"enum": list(DATATYPES)}
+    shape = {"type": "array", "items": _COUNT, "minItems": 1, "maxItems": 8}
+    return {
         "InferRequest": _object(
             {
                 "inputs": {
@@ -224,7 +231,6 @@ def _model_schemas(signature: Signature, config: ServerConfig) -> Schema:
     if signature.weights_from_requests:
         weights = _object({}, {task: {"type": "number", "minimum": -1e99, "maximum": 1e99} for task in signature.tasks})
         optional["weights"] = {"anyOf": [weights, {"type": "null"}]}
-    numbers = {"type": "array", "items": {"type": ["number", "null"]}}
     return {
         f"Columns.{name}": {
             **_object({}, columns),
@@ -241,30 +247,36 @@ def _model_schemas(signature: Signature, config: ServerConfig) -> Schema:
             },
             optional,
         ),
-        f"RankResponse.{name}": _object(
-            {
-                "model": {"const": name},
-                "version": _TEXT,
-                "order": {
-                    "type": "array",
-                    "items": _COUNT,
-                    "description": "Indices of the candidates that have a score, best first.",
-                },
-                "scores": {**numbers, "description": "By candidate, in the order of the request."},
-                "probabilities": {
-                    **_object(dict.fromkeys(signature.tasks, numbers)),
-                    "description": "By task and candidate: calibrated probabilities, or values of regressions.",
-                },
-                "ids": {
-                    **_object({}, {column: {"type": "array", "items": scalar} for column in extra}),
-                    "description": "Columns of the candidates that the model does not read, repeated.",
-                },
-                "errors": {"type": "array", "items": _object({"candidate": _COUNT, "error": _TEXT})},
-                "shed": {**_COUNT, "description": "Candidates at the end that were not scored."},
-            },
-            {"id": _TEXT},
-        ),
+        f"RankResponse.{name}": _rank_response(signature, extra),
     }
+
+
+def _rank_response(signature: Signature, extra: Sequence[str]) -> Schema:
+    """`extra`: the columns that are repeated."""
+    numbers = {"type": "array", "items": {"type": ["number", "null"]}}
+    return _object(
+        {
+            "model": {"const": signature.model},
+            "version": _TEXT,
+            "order": {
+                "type": "array",
+                "items": _COUNT,
+                "description": "Indices of the candidates that have a score, best first.",
+            },
+            "scores": {**numbers, "description": "By candidate, in the order of the request."},
+            "probabilities": {
+                **_object(dict.fromkeys(signature.tasks, numbers)),
+                "description": "By task and candidate: calibrated probabilities, or values of regressions.",
+            },
+            "ids": {
+                **_object({}, {column: {"type": "array"} for column in extra}),
+                "description": "Columns of the candidates that the model does not read, repeated.",
+            },
+            "errors": {"type": "array", "items": _object({"candidate": _COUNT, "error": _TEXT})},
+            "shed": {**_COUNT, "description": "Candidates at the end that were not scored."},
+        },
+        {"id": _TEXT},
+    )
 
 
 def _column(kind: pa.DataType) -> Schema:
