@@ -73,8 +73,8 @@ def compare(program: Program, run: Run) -> list[Difference]:
         scores = score_rows(program.scorer, program.batch(values))
         expected.append(scores.calibrated_probabilities)
         actual.append(_outputs(program, run, values))
-    found = {name: torch.cat([outputs[name] for outputs in actual]) for name in program.outputs}
-    return list(_differences(program, torch.cat(expected), found))
+    outputs = {name: torch.cat([of_batch[name] for of_batch in actual]) for name in program.outputs}
+    return list(_differences(program, torch.cat(expected), outputs))
 
 
 def require_fit(differences: list[Difference]) -> None:
@@ -110,10 +110,10 @@ def _outputs(program: Program, run: Run, values: dict[str, Tensor]) -> dict[str,
     return outputs
 
 
-def _differences(program: Program, expected: Tensor, found: dict[str, Tensor]) -> Iterator[Difference]:
+def _differences(program: Program, expected: Tensor, outputs: dict[str, Tensor]) -> Iterator[Difference]:
     is_log = program.scorer.ranker.activation.is_log
     for name, column, in_logs in zip(program.tasks, expected.T, is_log, strict=True):
-        actual = found[name]
+        actual = outputs[name]
         if in_logs:
             column, actual = column.log1p(), actual.log1p()
         same = (column == actual) | (column.isnan() & actual.isnan())
@@ -121,16 +121,16 @@ def _differences(program: Program, expected: Tensor, found: dict[str, Tensor]) -
         fits = apart <= ABSOLUTE + RELATIVE * column.abs()
         yield Difference(name, float(apart.max()), bool((fits | same).all()))
     formula = program.scorer.formula
-    probabilities = torch.stack([found[task] for task in program.tasks], dim=1)
+    probabilities = torch.stack([outputs[task] for task in program.tasks], dim=1)
     weighted = probabilities.double() * formula.weights
     scale = weighted.abs().sum(dim=1) + 1e-3
     # Where the sum is 0 but for rounding, its sign decides between two parts of the formula.
     decided = weighted.sum(dim=1).abs() > SCORE_RELATIVE * scale
-    apart = (formula(probabilities) - found[SCORE]).abs() / scale
+    apart = (formula(probabilities) - outputs[SCORE]).abs() / scale
     apart = torch.where(decided, apart, 0.0).nan_to_num(nan=torch.inf)
     known = probabilities.isfinite().all(dim=1)
     largest = float(torch.where(known, apart, 0.0).max())
-    is_double = found[SCORE].dtype == torch.float64
+    is_double = outputs[SCORE].dtype == torch.float64
     yield Difference(SCORE, largest, is_double and largest <= SCORE_RELATIVE)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch.export import ExportedProgram
 
-from recap.export.formats import aoti, onnx, torch
+from recap.export.formats import aoti, onnx, torch_export
 from recap.export.program import Program, Run
 
 
@@ -35,7 +35,7 @@ class Functions:
 
 
 FORMATS = {
-    Format.TORCH: Functions(torch.FILE, torch.check, torch.write, torch.load),
+    Format.TORCH: Functions(torch_export.FILE, torch_export.check, torch_export.write, torch_export.load),
     Format.AOTI: Functions(aoti.FILE, aoti.check, aoti.write, aoti.load),
     Format.ONNX: Functions(onnx.FILE, onnx.check, onnx.write, onnx.load),
 }
