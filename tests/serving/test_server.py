@@ -1,5 +1,6 @@
 """`recap serve` as a process, and the server from start to end."""
 
+import asyncio
 import json
 import signal
 import socket
@@ -8,12 +9,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 from urllib.request import Request, urlopen
 
 import pytest
 from serving.running import running, small_model
 
+from recap.config.serving.server import ServerConfig
 from recap.errors import CheckpointError, InputError
+from recap.serving import server
 
 
 @pytest.fixture(scope="module")
@@ -112,3 +116,17 @@ def test_a_new_version_is_taken_while_the_server_runs(folder: Path, tmp_path: Pa
 def version(address: str) -> str:
     with urlopen(f"{address}/v2/models/feed", timeout=20) as answer:
         return str(json.load(answer)["versions"][-1])
+
+
+def test_a_signal_while_models_are_loaded_ends_the_server(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stop, released = asyncio.Event(), Event()
+    monkeypatch.setattr(server, "_load", lambda *_: released.wait(20))
+    config = ServerConfig.model_validate({"models": {"feed": {"path": str(folder)}}, "address": {"http_port": 0}})
+
+    async def job() -> bool:
+        asyncio.get_running_loop().call_later(0.01, stop.set)
+        ended = await server.serve(config, stop)
+        released.set()
+        return ended
+
+    assert asyncio.run(job()) is False

@@ -1,14 +1,14 @@
 """`serve`: models, engine and protocols of one process, in one event loop, from start to end."""
 
 import asyncio
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 
 from recap.config.serving.server import ServerConfig
 from recap.errors import RunError
 from recap.reporting import Say, say_to_stderr
+from recap.serving.engine.batches import one_thread
 from recap.serving.engine.engine import RankingEngine
 from recap.serving.engine.shadow import background_pool
 from recap.serving.grpc.server import build_server
@@ -43,61 +43,69 @@ async def serve(
     and threads are left, and the process should end. Raises InputError for addresses that cannot be used and models
     that cannot be served, RunError if a protocol ends by itself.
     """
-    loop, loading = asyncio.get_running_loop(), background_pool("load")
+    stopping = asyncio.create_task(stop.wait())
     with bind(config.address) as bound, Watch(config) as watch:
-        engine: RankingEngine | None = None
-        reloading: asyncio.Task[None] | None = None
+        loading = asyncio.create_task(asyncio.to_thread(_load, config, watch, say))
+        await asyncio.wait([loading, stopping], return_when=asyncio.FIRST_COMPLETED)
+        if not loading.done():
+            return False
+        models = loading.result()
+        engine = RankingEngine(config, models, watch, say)
         try:
-            models = {
-                name: await loop.run_in_executor(
-                    loading,
-                    partial(ServedModel, name, model, config.reload.golden, say, watch, _cache_bytes(config)),
-                )
-                for name, model in config.models.items()
-            }
-            engine = RankingEngine(config, models, watch, say)
             listener = Listener(build_app(engine, config, watch), bound, config)
             grpc = build_server(engine, config, watch) if config.address.grpc_port is not None else None
-            port = bound.getsockname()[1]
+            addresses = _addresses(config, bound.getsockname()[1], grpc.port if grpc is not None else None)
             listening = asyncio.create_task(listener.serve())
             if grpc is not None:
                 await grpc.start()
             await asyncio.sleep(0)  # lets the listener start
-            started(_addresses(config, port, grpc.port if grpc is not None else None))
-            reloading = asyncio.create_task(_reload(models, config.reload.every_seconds, loading))
-            stopping = asyncio.create_task(stop.wait())
-            await asyncio.wait([listening, stopping], return_when=asyncio.FIRST_COMPLETED)
+            started(addresses)
+            async with _reloading(models, config.reload.every_seconds, say):
+                await asyncio.wait([listening, stopping], return_when=asyncio.FIRST_COMPLETED)
             if not stopping.done():
                 stopping.cancel()
                 raise RunError("the HTTP server ended by itself") from listening.exception()
             engine.drain()
             say("stopping: open requests are finished first")
             listener.stop()  # type: ignore[no-untyped-call]
-            ends = [listening]
-            if grpc is not None:
-                ends.append(asyncio.create_task(grpc.stop(config.grace_seconds)))
+            ends = [listening, *([asyncio.create_task(grpc.stop(config.grace_seconds))] if grpc is not None else [])]
             _, open_ends = await asyncio.wait(ends, timeout=max(config.grace_seconds - _LAST_SECONDS, 0.0))
             return not open_ends
         finally:
-            if reloading is not None:
-                reloading.cancel()
-            loading.shutdown(wait=False, cancel_futures=True)
-            if engine is not None:
-                engine.close()
+            engine.close()
 
 
-def _cache_bytes(config: ServerConfig) -> int:
-    """The share of a version in the memory for encoded histories."""
+def _load(config: ServerConfig, watch: Watch, say: Say) -> dict[str, ServedModel]:
+    """Load all models, in a thread of its own."""
+    one_thread()
     versions = len(config.models) + sum(model.rollout is not None for model in config.models.values())
-    return (config.history_cache_mib or 0) * 2**20 // versions
+    cache_bytes = (config.history_cache_mib or 0) * 2**20 // versions  # of each
+    return {
+        name: ServedModel(name, model, config.reload.golden, say, watch, cache_bytes)
+        for name, model in config.models.items()
+    }
 
 
-async def _reload(models: Mapping[str, ServedModel], seconds: float, pool: ThreadPoolExecutor) -> None:
-    """Look for other versions of the models from time to time, until cancelled."""
-    while True:
-        await asyncio.sleep(seconds)
-        for served in models.values():
-            await asyncio.get_running_loop().run_in_executor(pool, served.refresh)
+@asynccontextmanager
+async def _reloading(models: Mapping[str, ServedModel], seconds: float, say: Say) -> AsyncIterator[None]:
+    """Look for other versions of the models from time to time, in a thread that yields to those of requests."""
+
+    async def look() -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            for served in models.values():
+                try:
+                    await asyncio.get_running_loop().run_in_executor(pool, served.refresh)
+                except Exception as error:  # a file system that fails for a while
+                    say(f"model {served.name}: versions cannot be read ({type(error).__name__}: {error})")
+
+    pool = background_pool("load")
+    looking = asyncio.create_task(look())
+    try:
+        yield
+    finally:
+        looking.cancel()
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _addresses(config: ServerConfig, http: int, grpc: int | None) -> Addresses:

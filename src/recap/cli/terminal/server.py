@@ -10,10 +10,14 @@ from recap.config.serving.server import ServerConfig
 from recap.reporting import say_to_stderr
 from recap.serving.server import Addresses, serve
 
+_SWITCH_SECONDS = 0.001
+"""How long a thread holds the interpreter while others wait: the event loop waits this long for each busy thread."""
+
 
 async def serve_until_signal(config: ServerConfig) -> None:
     """Serve until SIGTERM or SIGINT; a second one ends the process at once."""
     stop = asyncio.Event()
+    sys.setswitchinterval(_SWITCH_SECONDS)
 
     def end(number: int) -> None:
         if stop.is_set():

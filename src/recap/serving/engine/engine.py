@@ -106,7 +106,7 @@ class RankingEngine:
         return response
 
     def drain(self) -> None:
-        """The server is about to end: it is no longer ready, and goes on to answer."""
+        """The server is about to end: it stops being ready, and goes on to answer."""
         self._draining = True
 
     def close(self) -> None:

@@ -133,7 +133,7 @@ class ServedModel:
         """The version `name`, if it is good and not what `old` is already; else `old`."""
         folder = versions.get(name)
         if folder is None:
-            self._say_once(f"model {self.name}: version {name} is no longer in {self.config.path}; it is served on")
+            self._say_once(f"model {self.name}: version {name} was removed from {self.config.path}; it is served on")
             return old
         state = state_of(folder)
         if (name, folder, state) == (old.name, old.folder, old.state) or self._refused.get(name) == state:
