@@ -17,11 +17,14 @@ import pyarrow as pa
 import pytest
 from google.protobuf import descriptor_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from hypothesis import given
+from hypothesis import strategies as st
 from serving.certificates import Authority, Pair
 
 from recap.config.serving.server import AddressConfig, LimitsConfig, ServerConfig
 from recap.errors import InputError
 from recap.serving.contract import RankRequest, RankResponse, Reason, RequestError, Signature
+from recap.serving.grpc.codec import decode_request
 from recap.serving.grpc.messages import SERVICE, message_class
 from recap.serving.grpc.server import build_server
 from recap.serving.watch.watch import Watch
@@ -514,3 +517,46 @@ def test_a_stopping_server_ends_the_streams_of_health_and_finishes_calls() -> No
             await asyncio.wait_for(stopping, 10)
 
     asyncio.run(run())
+
+
+VALUES: dict[str, st.SearchStrategy[Any]] = {
+    "bool_contents": st.booleans(),
+    "int_contents": st.integers(-(2**31), 2**31 - 1),
+    "int64_contents": st.integers(-(2**63), 2**63 - 1),
+    "uint64_contents": st.integers(0, 2**64 - 1),
+    "fp32_contents": st.floats(width=32),
+    "fp64_contents": st.floats(),
+    "bytes_contents": st.binary(max_size=5),
+}
+
+
+@st.composite
+def any_request(draw: st.DrawFn) -> Any:
+    """A message that is well formed, and seldom a request."""
+    message = InferRequest(model_name="feed", id=draw(st.text(max_size=3)))
+    names = st.sampled_from(["age", "hour", "language", "vector", "other", ""])
+    for name in draw(st.lists(names, max_size=6)):
+        datatype = draw(st.sampled_from(["BOOL", "INT8", "INT64", "UINT64", "FP16", "FP32", "FP64", "BYTES", "x"]))
+        shape = draw(st.lists(st.sampled_from([-1, 0, 1, 2, 3, 2**62]), max_size=3))
+        tensor = message.inputs.add(name=name, datatype=datatype, shape=shape)
+        for field in draw(st.lists(st.sampled_from(sorted(VALUES)), max_size=2)):
+            getattr(tensor.contents, field).extend(draw(st.lists(VALUES[field], max_size=6)))
+    if draw(st.booleans()):
+        sizes = st.lists(st.binary(max_size=24), min_size=len(message.inputs), max_size=len(message.inputs) + 1)
+        message.raw_input_contents.extend(draw(sizes))
+    for parameter in draw(st.lists(st.sampled_from(["timeout", "classification", "priority"]), max_size=2)):
+        message.parameters[parameter].int64_param = draw(st.integers(-1, 10))
+    return message
+
+
+@given(any_request())
+def test_any_message_is_a_request_or_refused(message: Any) -> None:
+    engine = ArithmeticEngine()
+    try:
+        request, _ = decode_request(message, engine.signature("feed"), LimitsConfig())
+    except RequestError as error:
+        assert error.reason in (Reason.INVALID, Reason.TOO_LARGE)
+    else:
+        assert sorted(request.user.column_names + request.candidates.column_names) == sorted(
+            engine.signature("feed").columns
+        )

@@ -17,6 +17,8 @@ from recap.serving.security import Token
 from recap.serving.watch.watch import Watch
 
 _MAX_METADATA_BYTES = 16 * 1024
+_MAX_CALLS = 1024
+"""Open calls of a connection; others wait in the client."""
 _KEEPALIVE_MS = 60_000
 """How often an idle connection is asked whether its client still lives."""
 _KEEPALIVE_TIMEOUT_MS = 20_000
@@ -55,6 +57,7 @@ def build_server(engine: Engine, config: ServerConfig, watch: Watch) -> GrpcServ
             ("grpc.max_metadata_size", _MAX_METADATA_BYTES),
             ("grpc.absolute_max_metadata_size", _MAX_METADATA_BYTES),
             ("grpc.max_allowed_incoming_connections", limits.connections),
+            ("grpc.max_concurrent_streams", _MAX_CALLS),
             ("grpc.server_handshake_timeout_ms", round(limits.header_seconds * 1000)),
             ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
             ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
