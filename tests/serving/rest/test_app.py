@@ -1,10 +1,13 @@
 """What REST does when the engine fails or is busy, or the client leaves: an engine that a test chooses."""
 
 import asyncio
+import gzip
 import json
+import random
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
@@ -15,19 +18,25 @@ from recap.serving.watch.watch import Watch
 
 
 class Engine:
-    """One model without columns; `answer` is its `rank`."""
+    """Models without columns; `answer` is their `rank`."""
 
-    def __init__(self, answer: Callable[[RankRequest], Awaitable[RankResponse]], *, is_ready: bool = True) -> None:
-        self.answer, self.is_ready = answer, is_ready
+    def __init__(
+        self,
+        answer: Callable[[RankRequest], Awaitable[RankResponse]],
+        *,
+        is_ready: bool = True,
+        models: Sequence[str] = ("feed",),
+    ) -> None:
+        self.answer, self.is_ready, self.names = answer, is_ready, models
 
     def models(self) -> Sequence[str]:
-        return ["feed"]
+        return self.names
 
     def ready(self, model: str | None = None, version: str | None = None) -> bool:
         return self.is_ready
 
     def signature(self, model: str, version: str | None = None) -> Signature:
-        return Signature("feed", ["1"], {}, ["like"], [], None)
+        return Signature(model, ["1"], {}, ["like"], [], None)
 
     async def rank(self, request: RankRequest) -> RankResponse:
         return await self.answer(request)
@@ -39,6 +48,34 @@ async def fail(request: RankRequest) -> RankResponse:
 
 async def overloaded(request: RankRequest) -> RankResponse:
     raise RequestError(Reason.OVERLOADED, "256 requests wait already", retry_after=3)
+
+
+async def score(request: RankRequest) -> RankResponse:
+    rows = request.candidates.num_rows
+    return RankResponse(
+        request.model, "1", ["like"], np.ones((rows, 1), np.float32), np.ones(rows), rows, id=request.id
+    )
+
+
+@pytest.mark.parametrize("encoding", [None, "gzip"])
+def test_a_large_body_is_decoded_beside_other_requests(encoding: str | None) -> None:
+    client = TestClient(build_app(Engine(score), ServerConfig(), Watch()))
+    text = random.Random(0).randbytes(600_000).hex()
+    body = json.dumps({"id": text, "candidates": [{}]}).encode()
+    headers = {"Content-Type": "application/json", "Content-Encoding": encoding or "identity"}
+    response = client.post("/v1/rank", content=gzip.compress(body) if encoding else body, headers=headers)
+    assert response.headers["content-encoding"] == "gzip"  # which the client accepts
+    assert response.json()["id"] == text
+
+
+def test_a_request_names_its_model_if_there_are_several() -> None:
+    client = TestClient(build_app(Engine(score, models=["feed", "ads"]), ServerConfig(), Watch()))
+    refused = client.post("/v1/rank", json={"candidates": [{}]})
+    assert refused.json() == {"error": "model: is missing, and the server has several: feed, ads"}
+    assert client.post("/v1/rank", json={"candidates": [{}], "model": "ads"}).json()["model"] == "ads"
+    assert client.post("/v1/models/ads/rank", json={"candidates": [{}]}).json()["model"] == "ads"
+    refused = client.post("/v1/models/ads/rank", json={"candidates": [{}], "model": "feed"})
+    assert refused.json() == {"error": "model: another than that of the path; leave it out"}
 
 
 def test_a_failure_of_the_server_is_logged_with_the_id_of_the_request_and_not_told(
