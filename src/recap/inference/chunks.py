@@ -168,7 +168,7 @@ def _with_nulls(column: pa.Array | pa.ChunkedArray, rows: Sequence[int], count: 
     chunked = column if isinstance(column, pa.ChunkedArray) else pa.chunked_array([column])
     taken, end = 0, 0
     for row in [*rows, count]:
-        pieces += chunked.slice(taken, row - end).chunks
+        pieces += [piece for piece in chunked.slice(taken, row - end).chunks if len(piece)]
         taken += row - end
         if row < count:
             pieces.append(pa.nulls(1, column.type))

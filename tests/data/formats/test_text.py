@@ -18,6 +18,7 @@ from recap.data.formats.tables import TableFiles
 from recap.data.formats.text.csv import CsvFormat
 from recap.data.formats.text.jsonl import JsonLinesFormat
 from recap.data.formats.text.lines import _index
+from recap.data.formats.writers import open_writer
 from recap.errors import DataError, InputError
 
 TEXT, FLOAT, INTEGER = pa.string(), pa.float64(), pa.int64()
@@ -329,3 +330,10 @@ def test_csv_to_predict_is_read_like_that_of_training(tmp_path: Path) -> None:
 def test_csv_settings_that_cannot_work_are_refused(key: str, value: Any, error: str) -> None:
     config = CsvConfig.model_validate({"kind": "csv", "inputs": ["x.csv"], key: value})
     assert [error in text for _, text in all_problems(config)] == [True]
+
+
+def test_an_empty_chunk_adds_nothing_to_csv(tmp_path: Path) -> None:
+    table = pa.table({"a": pa.chunked_array([pa.array([], pa.float64()), pa.array([1.5])])})
+    with open_writer("csv", tmp_path / "x.csv", table.schema) as writer:
+        writer.write(table)
+    assert (tmp_path / "x.csv").read_bytes() == b'"a"\n1.5\n'

@@ -92,7 +92,7 @@ class _Unclosed:
         self._stream = stream
 
     def write(self, data: Any) -> int:
-        self._stream.write(data)
+        self._stream.write(bytes(data))  # Arrow may use the memory again before a buffered stream has written it
         self._stream.flush()
         return len(data)
 
@@ -145,6 +145,7 @@ class _CsvWriter(Writer):
                     "choose another format"
                 )
         table = pa.table(columns, names=table.column_names)
+        table = table.combine_chunks()  # for an empty chunk, Arrow writes memory it did not fill (26.0)
         pyarrow.csv.write_csv(table, self.stream, pyarrow.csv.WriteOptions(include_header=False))
 
     def close(self) -> None:
