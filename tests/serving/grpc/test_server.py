@@ -16,6 +16,7 @@ import open_inference.grpc.protocol as published
 import pyarrow as pa
 import pytest
 from google.protobuf import descriptor_pb2
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,7 +25,7 @@ from serving.certificates import Authority, Pair
 from recap.config.serving.server import AddressConfig, LimitsConfig, ServerConfig
 from recap.errors import InputError
 from recap.serving.contract import RankRequest, RankResponse, Reason, RequestError, Signature
-from recap.serving.grpc.codec import decode_request
+from recap.serving.grpc.codec import decode_request, parse_infer
 from recap.serving.grpc.messages import SERVICE, message_class
 from recap.serving.grpc.server import build_server
 from recap.serving.watch.watch import Watch
@@ -553,10 +554,36 @@ def any_request(draw: st.DrawFn) -> Any:
 def test_any_message_is_a_request_or_refused(message: Any) -> None:
     engine = ArithmeticEngine()
     try:
-        request, _ = decode_request(message, engine.signature("feed"), LimitsConfig())
+        request, _ = decode_request(parse_infer(message.SerializeToString()), engine.signature("feed"), LimitsConfig())
     except RequestError as error:
         assert error.reason in (Reason.INVALID, Reason.TOO_LARGE)
     else:
         assert sorted(request.user.column_names + request.candidates.column_names) == sorted(
             engine.signature("feed").columns
         )
+
+
+@given(any_request())
+def test_raw_contents_are_cut_out_of_any_message(message: Any) -> None:
+    data = message.SerializeToString()
+    call = parse_infer(data)
+    assert [bytes(raw) for raw in call.raw] == list(message.raw_input_contents)
+    del message.raw_input_contents[:]
+    assert call.message == message
+    for raw in call.raw:
+        assert raw.obj is data
+
+
+@given(st.one_of(st.binary(max_size=40), any_request().map(lambda message: message.SerializeToString()[:-1])))
+def test_bytes_that_are_no_message_are_refused_as_protobuf_refuses_them(data: bytes) -> None:
+    try:
+        expected = InferRequest.FromString(data)
+    except DecodeError:
+        with pytest.raises(DecodeError):
+            parse_infer(data)
+    else:
+        try:
+            call = parse_infer(data)
+        except DecodeError:
+            return  # groups, which the protocol does not have
+        assert [bytes(raw) for raw in call.raw] == list(expected.raw_input_contents)

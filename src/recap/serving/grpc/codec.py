@@ -1,8 +1,10 @@
 """ModelInferRequest → `RankRequest`, and `RankResponse` → ModelInferResponse."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+from google.protobuf.message import DecodeError
 
 from recap.config.serving.server import LimitsConfig
 from recap.serving.contract import RankRequest, RankResponse, Reason, RequestError, Signature
@@ -23,6 +25,12 @@ from recap.serving.tensors import (
 from recap.text import plural, shorten
 
 _MODEL_INFER_RESPONSE = message_class("ModelInferResponse")
+_MODEL_INFER_REQUEST = message_class("ModelInferRequest")
+_VARINT, _LENGTH = 0, 2
+_FIXED = {1: 8, 5: 4}
+"""Wire type → bytes."""
+_RAW_KEY = _MODEL_INFER_REQUEST.DESCRIPTOR.fields_by_name["raw_input_contents"].number * 8 + _LENGTH
+_MAX_VARINT = 10
 _CONTENTS = {
     "BOOL": "bool_contents",
     **dict.fromkeys(("INT8", "INT16", "INT32"), "int_contents"),
@@ -36,14 +44,69 @@ _CONTENTS = {
 """Datatype → the field of InferTensorContents with its values. FP16 has none: it is sent as raw data."""
 
 
-def decode_request(message: Any, signature: Signature, limits: LimitsConfig) -> tuple[RankRequest, float | None]:
-    """The request of a ModelInferRequest, and its parameter `timeout` in seconds. Raises RequestError."""
+class InferCall(NamedTuple):
+    """A ModelInferRequest."""
+
+    message: Any
+    """All but raw_input_contents."""
+    raw: Sequence[memoryview]
+    """raw_input_contents, not copied."""
+
+    @property
+    def to_convert(self) -> int:
+        """The bytes of values that decoding converts one by one."""
+        texts = (len(raw) for raw, tensor in zip(self.raw, self.message.inputs, strict=False) if _is_text(tensor))
+        return int(self.message.ByteSize()) + sum(texts)
+
+
+def parse_infer(data: bytes) -> InferCall:
+    """A ModelInferRequest. Raises google.protobuf's DecodeError.
+
+    Protobuf would copy raw_input_contents twice, which may be megabytes. So they are cut out of the message before; in
+    its encoding each field is a key (number · 8 + wire type), then a varint, 4 or 8 bytes, or a length and bytes.
+    """
+    view, others, raw, start = memoryview(data), [], [], 0
+    while start < len(data):
+        key, end = _varint(data, start)
+        begin = end
+        if key % 8 == _LENGTH:
+            size, begin = _varint(data, end)
+            end = begin + size
+        elif key % 8 == _VARINT:
+            _, end = _varint(data, end)
+        elif key % 8 in _FIXED:
+            end += _FIXED[key % 8]
+        else:
+            raise DecodeError
+        if end > len(data):
+            raise DecodeError
+        if key == _RAW_KEY:
+            raw.append(view[begin:end])
+        else:
+            others.append(view[start:end])
+        start = end
+    return InferCall(_MODEL_INFER_REQUEST.FromString(b"".join(others)), raw)
+
+
+def _varint(data: bytes, start: int) -> tuple[int, int]:
+    """An integer of 7 bits a byte, the last of which is below 128, and its end."""
+    value = 0
+    for index, byte in enumerate(data[start : start + _MAX_VARINT]):
+        value |= (byte & 0x7F) << (7 * index)
+        if byte < 0x80:
+            return value, start + index + 1
+    raise DecodeError
+
+
+def decode_request(call: InferCall, signature: Signature, limits: LimitsConfig) -> tuple[RankRequest, float | None]:
+    """The request of a call, and its parameter `timeout` in seconds. Raises RequestError."""
+    message = call.message
     check_parameters(message.parameters, "the request")
     timeout = timeout_seconds(_parameter(message, "timeout"))
     for output in message.outputs:
         check_parameters(output.parameters, f"output {_shown(output.name)}")
     check_outputs(wanted_outputs(message) or (), signature.tasks)
-    user, candidates = request_tables(_tensors(message, limits), signature, limits)
+    user, candidates = request_tables(_tensors(call, limits), signature, limits)
     version, id_ = message.model_version or None, message.id or None
     return RankRequest(message.model_name, user, candidates, version, id_, protocol="grpc"), timeout
 
@@ -57,8 +120,8 @@ def _parameter(message: Any, name: str) -> Any:
     return None if chosen is None else getattr(parameter, chosen)
 
 
-def _tensors(message: Any, limits: LimitsConfig) -> list[InferTensor]:
-    raw, inputs = message.raw_input_contents, message.inputs
+def _tensors(call: InferCall, limits: LimitsConfig) -> list[InferTensor]:
+    raw, inputs = call.raw, call.message.inputs
     if raw and len(raw) != len(inputs):
         raise _invalid(
             f"found {plural(len(raw), 'element')} of raw_input_contents for {plural(len(inputs), 'input')}; "
@@ -73,7 +136,7 @@ def _tensors(message: Any, limits: LimitsConfig) -> list[InferTensor]:
         elif tensor.HasField("contents"):
             raise _invalid(f"input {_shown(tensor.name)}: has contents, although the request has raw_input_contents")
         else:
-            tensors.append(tensor_of_bytes(tensor.name, tensor.datatype, shape, memoryview(raw[index])))
+            tensors.append(tensor_of_bytes(tensor.name, tensor.datatype, shape, raw[index]))
     return tensors
 
 
@@ -93,10 +156,10 @@ def wanted_outputs(message: Any) -> list[str] | None:
     return [output.name for output in message.outputs] or None
 
 
-def encode_response(response: RankResponse, message: Any) -> Any:
-    """The ModelInferResponse to `message`, with raw data if the request had raw data. Raises RequestError."""
+def encode_response(response: RankResponse, call: InferCall) -> Any:
+    """The ModelInferResponse to a call, with raw data if the request had raw data. Raises RequestError."""
     answer = _MODEL_INFER_RESPONSE(
-        model_name=response.model, model_version=response.version, id=response.id or message.id
+        model_name=response.model, model_version=response.version, id=response.id or call.message.id
     )
     for key, value in response_parameters(response).items():
         parameter = answer.parameters[key]
@@ -104,15 +167,18 @@ def encode_response(response: RankResponse, message: Any) -> Any:
             parameter.int64_param = value
         else:
             parameter.string_param = value
-    raw = bool(message.raw_input_contents)
-    for tensor in response_tensors(response, wanted_outputs(message)):
+    for tensor in response_tensors(response, wanted_outputs(call.message)):
         output = answer.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
-        if raw:
+        if call.raw:
             answer.raw_output_contents.append(bytes(bytes_of(tensor)))
         else:
             values: np.ndarray = tensor.values.to_numpy()
             getattr(output.contents, _CONTENTS[tensor.datatype]).extend(values)
     return answer
+
+
+def _is_text(tensor: Any) -> bool:
+    return bool(tensor.datatype == "BYTES")
 
 
 def _shown(name: str) -> str:

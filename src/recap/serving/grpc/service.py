@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 
 from recap.config.serving.server import ServerConfig
 from recap.serving.contract import Engine, RankRequest, Reason, RequestError, Signature
-from recap.serving.grpc.codec import decode_request, encode_response
+from recap.serving.grpc.codec import InferCall, decode_request, encode_response, parse_infer
 from recap.serving.grpc.messages import SERVICE, message_class
 from recap.serving.security import Token
 from recap.serving.tensors import describe_inputs, describe_outputs
@@ -21,7 +21,7 @@ from recap.serving.watch.watch import Watch
 
 _LOG = logging.getLogger(__name__)
 _THREAD_BYTES = 2**20
-"""Size of a request from which it is decoded in a thread, so that other requests go on."""
+"""Size of the values to convert from which a request is decoded in a thread, so that other requests go on."""
 _INTERNAL = "the server failed; its log says why"
 
 Method = Callable[[Any, Any], Awaitable[Any]]
@@ -43,11 +43,12 @@ class InferenceService:
             "ModelMetadata": self._model_metadata,
             "ModelInfer": self._model_infer,
         }
+        parsers = {"ModelInfer": parse_infer}
         return grpc.method_handlers_generic_handler(
             SERVICE,
             {
                 name: grpc.unary_unary_rpc_method_handler(
-                    _answering(message_class(f"{name}Request"), method, token),
+                    _answering(message_class(f"{name}Request"), parsers.get(name), method, token),
                     response_serializer=message_class(f"{name}Response").SerializeToString,
                 )
                 for name, method in methods.items()
@@ -80,18 +81,19 @@ class InferenceService:
                 field.add(name=name, datatype=datatype, shape=shape)
         return answer
 
-    async def _model_infer(self, message: Any, context: Any) -> Any:
-        start, model, version, reason = time.monotonic(), message.model_name, message.model_version or None, None
+    async def _model_infer(self, call: InferCall, context: Any) -> Any:
+        start, reason = time.monotonic(), None
+        model, version = call.message.model_name, call.message.model_version or None
         try:
             with self._watch.trace("grpc", _headers(context)):
                 signature = self._engine.signature(model, version)
-                request, timeout = await self._decode(message, signature)
+                request, timeout = await self._decode(call, signature)
                 request = replace(request, deadline=_deadline(start, context.time_remaining(), timeout))
                 decoded = time.monotonic()
                 self._watch.stage("decode", decoded - start)
                 response = await self._engine.rank(request)
                 ranked = time.monotonic()
-                answer = encode_response(response, message)
+                answer = encode_response(response, call)
                 self._watch.stage("respond", time.monotonic() - ranked)
                 model, version = response.model, response.version
                 return answer
@@ -107,21 +109,22 @@ class InferenceService:
         finally:
             self._watch.request("grpc", model, version, reason, time.monotonic() - start)
 
-    async def _decode(self, message: Any, signature: Signature) -> tuple[RankRequest, float | None]:
-        if message.ByteSize() < _THREAD_BYTES:
-            return decode_request(message, signature, self._limits)
-        return await asyncio.to_thread(decode_request, message, signature, self._limits)
+    async def _decode(self, call: InferCall, signature: Signature) -> tuple[RankRequest, float | None]:
+        if call.to_convert < _THREAD_BYTES:
+            return decode_request(call, signature, self._limits)
+        return await asyncio.to_thread(decode_request, call, signature, self._limits)
 
 
-def _answering(kind: Any, method: Method, token: Token | None) -> Method:
-    """`method` on the bytes of a request, with failures as statuses."""
+def _answering(kind: Any, parse: Callable[[bytes], Any] | None, method: Method, token: Token | None) -> Method:
+    """`method` on the bytes of a request, with failures as statuses. `parse`: by default that of `kind`."""
+    parse = parse or kind.FromString
 
     async def answer(data: bytes, context: Any) -> Any:
         try:
             if token is not None:
                 token.check(_headers(context).get("authorization"))
             try:
-                message = kind.FromString(data)
+                message = parse(data)
             except DecodeError:
                 raise RequestError(Reason.INVALID, f"the message is not a {kind.DESCRIPTOR.name}") from None
             return await method(message, context)
