@@ -1,6 +1,7 @@
 """Score Parquet files with Spark: `recap.Scorer` in `mapInArrow`.
 
     pip install pyspark
+    export PYSPARK_PYTHON=$(which python)  # of the executors too
     spark-submit recipes/engines/spark_map_in_arrow.py runs/simulated data/candidates --output scored
 
 Each task opens the model once and computes with one thread, since Spark sets OMP_NUM_THREADS to the cores of a task.

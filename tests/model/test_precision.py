@@ -75,6 +75,7 @@ def test_a_model_in_lower_precision_scores_a_row_alike_in_every_batch(
     name: InferencePrecision, case: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(precision, "LARGE", 4)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     config = make_config(case)
     ranker = make_ranker(config)
     batch = make_batch(config, rows=DISTINCT)

@@ -26,7 +26,7 @@ def test_an_engine_scores_files_as_the_scorer_does(script: str, engine: str, tmp
     command = [sys.executable, str(RECIPES / "engines" / f"{script}.py"), str(tmp_path / "run")]
     done = subprocess.run(
         [*command, str(tmp_path / "train"), "--output", str(output)],
-        env=os.environ | {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "SPARK_LOCAL_IP": "127.0.0.1"},
+        env=os.environ | {"SPARK_LOCAL_IP": "127.0.0.1", "PYSPARK_PYTHON": sys.executable},
         capture_output=True,
         text=True,
     )
