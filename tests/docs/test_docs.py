@@ -71,6 +71,7 @@ def test_every_training_field_is_explained() -> None:
 
 def test_the_configuration_page_is_up_to_date() -> None:
     assert (ROOT / "docs" / "configuration.md").read_text() == reference.page(), "run make docs"
+    assert (ROOT / "docs" / "server-configuration.md").read_text() == reference.server_page(), "run make docs"
 
 
 def test_every_refused_published_field_is_explained() -> None:

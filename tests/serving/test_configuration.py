@@ -84,7 +84,10 @@ def test_loopback_needs_no_protection(host: str) -> None:
         (["address.private_key=k"], "address.private_key: TLS needs both; set address.certificate too"),
         (["address.client_ca=a"], "address.client_ca: certificates of clients need TLS"),
         (["address.grpc_port=8080"], "address.grpc_port: 8080 is the port of REST too"),
-        (["models.a.version=v1", "models.a.rollout={version: v1}"], "models.a.rollout.version: v1 is the version"),
+        (
+            ["models.a.version=v1", "models.a.rollout={kind: shadow, version: v1}"],
+            "models.a.rollout.version: v1 is the version",
+        ),
         (["limits.candidate=1"], "'candidate' is unknown"),
     ],
 )

@@ -307,7 +307,7 @@ def test_a_shadow_scores_the_same_candidates_and_its_failure_changes_no_answer(
         assert (await engine.rank(ask())).version == "v1"
         await until(lambda: b'protocol="shadow"' in watch.exposition())
 
-    run(two_versions, job, {"rollout": {"version": "v2"}})
+    run(two_versions, job, {"rollout": {"kind": "shadow", "version": "v2"}})
 
 
 def test_a_shadow_that_is_slow_leaves_requests_out(two_versions: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -320,7 +320,7 @@ def test_a_shadow_that_is_slow_leaves_requests_out(two_versions: Path, monkeypat
         await until(lambda: engine._shadow._waiting == 0)
         return gate.passes
 
-    assert run(two_versions, job, {"rollout": {"version": "v2"}}) == [1] * 16
+    assert run(two_versions, job, {"rollout": {"kind": "shadow", "version": "v2"}}) == [1] * 16
 
 
 def test_a_split_answers_a_user_with_one_version_that_the_response_names(two_versions: Path) -> None:
@@ -387,7 +387,7 @@ def test_the_signature_names_columns_tasks_versions_and_the_user(two_versions: P
     async def job(engine: RankingEngine, *_: Any) -> Any:
         return engine.models(), engine.signature("feed")
 
-    models, signature = run(two_versions, job, {"rollout": {"version": "v1"}})
+    models, signature = run(two_versions, job, {"rollout": {"kind": "shadow", "version": "v1"}})
     assert models == ["feed"]
     assert signature.versions == ["v1", "v2"]
     assert set(signature.columns) == set(FEATURES)

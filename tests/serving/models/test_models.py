@@ -196,7 +196,7 @@ def test_both_versions_of_a_rollout_answer_by_name(trained: Path, root: Path) ->
     assert served.shadow is served.version("v2")
     shutil.rmtree(root / "v1")
     with pytest.raises(CheckpointError, match=r"holds only v2, which models\.feed\.rollout tries"):
-        serve(root, rollout={"version": "v2"})
+        serve(root, rollout={"kind": "shadow", "version": "v2"})
 
 
 def test_a_split_gives_every_user_one_version_and_others_the_first(trained: Path, root: Path) -> None:

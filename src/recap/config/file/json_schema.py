@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from recap.config.file.layers import BASE
 from recap.config.recap import RecapConfig
+from recap.config.serving.server import ServerConfig
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _PART = "Part"
@@ -52,6 +53,15 @@ def schema() -> dict[str, Any]:
         "else": {"$ref": "#/$defs/RecapConfig"},
         "$defs": {**definitions, **_reachable(parts, definitions), "Reference": reference},
     }
+
+
+def server_definitions() -> dict[str, Any]:
+    """The definitions of the JSON Schema of a server's configuration, by the name of the section."""
+    root = ServerConfig.model_json_schema(ref_template="#/$defs/{model}")
+    definitions: dict[str, Any] = {**root.pop("$defs"), "ServerConfig": root}
+    for name, definition in definitions.items():
+        _describe(name, definition)
+    return {name: _finished(definition) for name, definition in definitions.items()}
 
 
 def schema_text() -> str:
@@ -108,6 +118,7 @@ def models() -> dict[str, type[BaseModel]]:
             walk(argument)
 
     walk(RecapConfig)
+    walk(ServerConfig)
     return models
 
 

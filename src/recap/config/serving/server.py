@@ -132,15 +132,26 @@ class ReloadConfig(BaseConfig):
     """Whether a version must reproduce its own `golden.json`."""
 
 
-class RolloutConfig(BaseConfig):
-    """Two versions of a model side by side."""
+class ShadowConfig(BaseConfig):
+    """A version that scores what another answers: it is logged and counted, and never returned."""
 
+    kind: Literal["shadow"]
     version: Name
     """The version to try: the name of its folder."""
-    kind: Literal["shadow", "split"] = "shadow"
-    """`shadow`: it scores too, is logged and counted, and never returned. `split`: it answers a share of the users."""
-    share: Rate = 0.1
-    """Share of the users, by a hash of the user."""
+
+
+class SplitConfig(BaseConfig):
+    """A version that answers a share of the users, always the same ones."""
+
+    kind: Literal["split"]
+    version: Name
+    """The version to try: the name of its folder."""
+    share: Rate
+    """Share of the users, by a hash of the user. Requests without a user get the other version."""
+
+
+RolloutConfig = Annotated[ShadowConfig | SplitConfig, Field(discriminator="kind")]
+"""Two versions of a model side by side."""
 
 
 class ServedModelConfig(BaseConfig):

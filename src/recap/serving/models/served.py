@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
 
-from recap.config.serving.server import RolloutConfig, ServedModelConfig
+from recap.config.serving.server import ServedModelConfig, ShadowConfig, SplitConfig
 from recap.errors import CheckpointError, RecapError
 from recap.reporting import Say
 from recap.serving.contract import Reason, RequestError
@@ -56,7 +56,7 @@ class ServedModel:
     @property
     def shadow(self) -> Version | None:
         """The version that scores too, without answering."""
-        return self.second if self.config.rollout is not None and self.config.rollout.kind == "shadow" else None
+        return self.second if isinstance(self.config.rollout, ShadowConfig) else None
 
     def version(self, name: str | None = None, user: object = None) -> Version:
         """The version `name`, or the one that answers `user`. Raises RequestError for one that is not loaded."""
@@ -68,9 +68,9 @@ class ServedModel:
             text = f"model {self.name}: version {shorten(repr(name))} is not loaded; loaded: {known}"
             raise RequestError(Reason.NOT_FOUND, text)
         second, rollout = self.second, self.config.rollout
-        if second is not None and rollout is not None and self._tries(rollout, user):
-            return second
-        return self.current
+        if second is None or user is None or not isinstance(rollout, SplitConfig):
+            return self.current
+        return second if share_of(self.name, user) < rollout.share else self.current
 
     def refresh(self) -> None:
         """Look for versions that are new or have changed, and load them. A bad one is refused, and the old one stays.
@@ -90,10 +90,6 @@ class ServedModel:
             self.current = self._reloaded(wanted, versions, self.current)
         for name in before - {version.name for version in self.versions}:
             self._watch.unloaded(self.name, name)
-
-    def _tries(self, rollout: RolloutConfig, user: object) -> bool:
-        """Whether a user is among those that the rollout's version answers."""
-        return rollout.kind == "split" and user is not None and share_of(self.name, user) < rollout.share
 
     def _newest(self, versions: dict[str, Path]) -> str | None:
         """The newest version, except that of the rollout; None if that is the only one."""
