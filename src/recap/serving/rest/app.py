@@ -29,7 +29,7 @@ DEADLINE = "x-request-deadline-ms"
 """Header: the milliseconds, counted from the arrival of the request, after which the client no longer waits."""
 _THREAD_BYTES = 2**20
 """Size of a body from which it is decoded in a thread, so that other requests go on."""
-_BINARY_TYPES = ("application/json", "application/octet-stream", "application/vnd.sagemaker-triton.binary+json")
+_TENSOR_TYPES = ("application/json", "application/octet-stream")
 
 Decoded = TypeVar("Decoded")
 
@@ -120,7 +120,7 @@ class _Api:
         model, version = _model_of(request)
 
         async def answer(seen: "_Seen") -> Response:
-            _check_media_type(request, _BINARY_TYPES, required=False)
+            _check_media_type(request, _TENSOR_TYPES, required=False)
             signature = self._engine.signature(model, version)
             body = await self._body(request, seen)
             length = request.headers.get(HEADER_LENGTH)
@@ -225,7 +225,7 @@ def _check_media_type(request: Request, accepted: tuple[str, ...], *, required: 
     if kind not in accepted and (kind or required):
         raise RequestError(
             Reason.MEDIA_TYPE,
-            f"Content-Type: found {shorten(repr(kind)) if kind else 'none'}, expected {' or '.join(accepted[:2])}",
+            f"Content-Type: found {shorten(repr(kind)) if kind else 'none'}, expected {' or '.join(accepted)}",
         )
 
 
