@@ -6,7 +6,7 @@ Models with random weights, one thread: half of 60 numbers and 20 codes and a ve
 of 64 to the candidate; one model has no history, the others one of `--events` events with an encoder each. Columns:
 `repeated` is the time of the model for the candidates as rows of a file, `once` that of the request, `cached` that of
 the next request of the same user, `encode` that of turning the tables of the request into tensors, all in
-milliseconds, medians; the gains are `repeated` / `once` and `repeated` / `cached`.
+milliseconds of CPU time, medians; the gains are `repeated` / `once` and `repeated` / `cached`.
 """
 
 import argparse
@@ -43,9 +43,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    print(
-        "| model | candidates | repeated | once | cached | gain | gain, cached | encode |\n|---|---|---|---|---|---|---|---|"
-    )
+    print("| model | candidates | repeated | once | cached | gain | gain, cached | encode |")
+    print("|---|---|---|---|---|---|---|---|")
     for name, encoder in ENCODERS.items():
         predictor = make_predictor(encoder, arguments.events)
         for candidates in arguments.candidates:

@@ -130,12 +130,13 @@ class RequestScorer:
             return candidates
         users = assemble([(request.user, everything) for request in requests])
         request_of = torch.arange(len(users)).repeat_interleave(torch.tensor([request.rows for request in requests]))
+        codes = users.discrete if len(users) == 1 else users.discrete[request_of]
         inputs = self.predictor.scorer.ranker.inputs
         with one_thread():
             encoded = inputs.encode_users(users, division, row_multiple(device), device, self._recall)
         # The codes of features of the other side are 0.
         columns = {field.name: getattr(candidates, field.name) for field in fields(Batch)}
-        columns["discrete"] = candidates.discrete + users.discrete[request_of]
+        columns["discrete"] = candidates.discrete + codes
         return RequestBatch(**columns, request_of=request_of, users=encoded)
 
     def _recall(self, key: bytes, encode: Callable[[], Encoded]) -> Encoded:

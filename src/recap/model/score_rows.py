@@ -53,7 +53,7 @@ def score_rows(scorer: Scorer, batch: Batch) -> Scores:
 
 
 def row_multiple(device: torch.device) -> int:
-    """The results for a row depend on it alone if they are computed with a multiple of so many rows on `device`."""
+    """The results for a row depend on it alone if `device` computes them with a multiple of this number of rows."""
     return BLOCK if device.type == "cuda" else ALIGNMENT
 
 

@@ -105,13 +105,13 @@ class RowEncoder:
     @cached_property
     def _plain_sizes(self) -> dict[str, int]:
         """The discrete features that hold an integer, each with its number of values."""
-        found = {}
+        sizes = {}
         for name, discrete in self.read_features.discrete.items():
             space = self._spaces[self.features.table_of(name, discrete)]
             of = None if isinstance(discrete, Vocabulary) else discrete.of
             if isinstance(space, IntegerSpace) and discrete.length == 1 and of is None:
-                found[name] = space.size
-        return found
+                sizes[name] = space.size
+        return sizes
 
     @cached_property
     def read_features(self) -> FeaturesConfig:
@@ -235,13 +235,13 @@ class RowEncoder:
         names, matrix = plain_codes(table, self._plain_sizes)
         if names == list(self.features.discrete):
             return torch.from_numpy(matrix)
-        places = self._discrete_columns
-        codes = np.zeros((table.num_rows, max((place.stop for place in places.values()), default=0)), np.int64)
+        columns = self._discrete_columns
+        codes = np.zeros((table.num_rows, max((column.stop for column in columns.values()), default=0)), np.int64)
         if names:
-            codes[:, [places[name].start for name in names]] = matrix
+            codes[:, [columns[name].start for name in names]] = matrix
         for name in self.read_features.discrete:
             if name not in names:
-                codes[:, places[name]] = self._codes(table, name, location)
+                codes[:, columns[name]] = self._codes(table, name, location)
         return torch.from_numpy(codes)
 
     def _codes(self, table: pa.Table, name: str, location: Location) -> npt.NDArray[np.int64]:

@@ -42,8 +42,8 @@ class Inputs(nn.Module):
         features, model = config.features, config.model
         self.features = features.inputs
         self.numeric: dict[str, dict[str, range]] = {CONTINUOUS: {}, BINARY: {}}
-        for column, role, places in numeric_columns(features, assets):
-            self.numeric[role][column.name] = places
+        for column, role, indices in numeric_columns(features, assets):
+            self.numeric[role][column.name] = indices
         self._all = Side(frozenset(self.features), dict.fromkeys(self.numeric))
         lengths = {name: vector.length for name, vector in features.vectors.items()}
         self.joins_binary = BINARY in model.featurization.join
@@ -97,7 +97,7 @@ class Inputs(nn.Module):
                 if f"histories/{name}" in pieces:
                     continue
                 target = self.histories.targets.get(name)
-                candidates = pieces[f"discrete/{target}"][0].squeeze(1) if target is not None else None  # [B, width]
+                candidates = pieces[f"discrete/{target}"][0] if target is not None else None  # [B, width]
                 if isinstance(batch, RequestBatch) and name in batch.users.histories:
                     assert candidates is not None
                     vector = self.histories.attend(name, batch, candidates)
@@ -168,7 +168,7 @@ class Inputs(nn.Module):
         }
         codes |= {feature: batch.histories[feature] for feature in self.history_features if feature in batch.histories}
         embeddings = self.embeddings(codes)
-        pieces |= {f"discrete/{name}": embeddings[name] for name in self.discrete if name in side.features}
+        pieces |= {f"discrete/{name}": embeddings[name].flatten(1) for name in self.discrete if name in side.features}
         return pieces, embeddings
 
     def _in_order(self, pieces: Mapping[str, Sequence[Tensor]]) -> Iterator[Tensor]:
@@ -184,7 +184,7 @@ class Inputs(nn.Module):
         for name in self.histories.names if self.histories is not None else ():
             yield from pieces[f"histories/{name}"]
         for name in self.discrete:
-            yield from (part.flatten(1) for part in pieces[f"discrete/{name}"])
+            yield from pieces[f"discrete/{name}"]
 
 
 def _key(name: str, row: Mapping[str, Tensor]) -> bytes:

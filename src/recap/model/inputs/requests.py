@@ -68,11 +68,11 @@ class Users:
     division: Division
     count: int
     """R."""
-    pieces: Mapping[str, Tensor]  # as `Inputs` names them, [R, …]
+    pieces: Mapping[str, Tensor]  # as `Inputs` names them, [R, n] each
     histories: Mapping[str, Sequence[Encoded]]
     """The histories whose encoders use the candidate: by name, one per user."""
     multiple: int
-    """Candidates attend to a history in multiples of so many rows, as `score_rows` computes."""
+    """Candidates attend to a history in multiples of this number of rows, `score_rows.row_multiple`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,9 +86,9 @@ class RequestBatch(Batch):
     users: Users
 
     def repeated(self, values: Tensor) -> Tensor:
-        """[R, …] → [M, …], those of the user of each candidate."""
-        if len(values) == 1:
-            return values.expand(len(self), *values.shape[1:])
+        """[R, n] → [M, n], those of the user of each candidate."""
+        if self.users.count == 1:
+            return values.expand(len(self), -1)
         return values.index_select(0, self.request_of)
 
     def alternating(self, role: str, own: Tensor) -> list[Tensor]:
