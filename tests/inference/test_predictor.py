@@ -5,14 +5,19 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support import LANGUAGES, Recorder, feed_config, write_feed
+import torch
+from support import LANGUAGES, Recorder, feed_config, feed_table, write_feed
 
+import recap
 from recap.config.file.load import load_config
+from recap.data.formats.location import Location
 from recap.data.tools.convert import convert_files
 from recap.errors import CheckpointError, ConfigError
 from recap.inference.files import predict_files
 from recap.inference.predictor import Predictor
+from recap.inference.requests import RequestScorer
 from recap.runs import find_model_directory
+from recap.runtime import cpu_has_int8
 from recap.training.trainer import train
 
 
@@ -54,6 +59,23 @@ def test_overrides_may_not_change_features_or_model(override: str, line: str, mo
     assert line in lines
 
 
+@pytest.mark.skipif(not cpu_has_int8(), reason="this CPU has no int8 products")
+def test_files_tables_and_requests_agree_in_lower_precision(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recap.model.precision.LARGE", 4)
+    table = feed_table(50)
+    exact = recap.Scorer.open(model)(table)["like"].to_numpy()
+    user, candidates = table.select(["hour"]).slice(0, 1), table.drop_columns(["hour"])
+    repeated = table.set_column(table.column_names.index("hour"), "hour", user["hour"].take(pa.array([0] * 50)))
+    for precision in ("bf16", "int8"):
+        rounded = recap.Scorer.open(model, precision=precision)(table)["like"].to_numpy()
+        assert 0 < abs(rounded - exact).max() < 0.02
+        scorer = RequestScorer.open(model, precision=precision)
+        (predictions,) = scorer.score([scorer.encode(user, candidates)])
+        expected = scorer.predictor.predict(repeated, Location("table"))
+        assert torch.equal(predictions.probabilities, expected.probabilities)
+        assert torch.equal(predictions.scores, expected.scores)
+
+
 def test_a_model_with_histories_predicts_the_same_from_every_format(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -69,7 +91,7 @@ def test_a_model_with_histories_predicts_the_same_from_every_format(
     predictor = Predictor.open(find_model_directory(tmp_path / "runs" / "histories"))
     convert_files(["validation/part-0.parquet"], tmp_path / "lines", "jsonl")
     predicted = [
-        pq.read_table(predict_files(predictor, [str(file)], tmp_path / f"out-{number}")[0])
+        pq.read_table(predict_files(predictor, [str(file)], tmp_path / f"out-{number}").files[0])
         for number, file in enumerate(["validation/part-0.parquet", next((tmp_path / "lines").iterdir())])
     ]
     assert predicted[0].num_rows == 250
