@@ -79,7 +79,7 @@ def _auto() -> InferencePrecision:
 
 def seconds_by_round(calls: Calls, options: argparse.Namespace) -> dict[str, np.ndarray]:
     """The seconds of each call in each round, [rounds]; the calls of a round follow each other."""
-    clock = time.thread_time if options.cpu_time else time.perf_counter
+    clock = time.process_time if options.cpu_time else time.perf_counter
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(options.rounds + 1):
         for name, call in calls.items():
@@ -163,8 +163,8 @@ def files(folder: Path, options: argparse.Namespace) -> None:
     }
     batch = production_batch(folder, predictors["float32"])
     calls |= {f"model {name}": partial(one.score, batch) for name, one in predictors.items()}
-    seconds = seconds_by_round(calls, argparse.Namespace(**vars(options) | {"cpu_time": False}))
-    print(f"recap predict, {rows:,} rows of the production shape, packed Parquet, wall time:")
+    seconds = seconds_by_round(calls, options)
+    print(f"recap predict, {rows:,} rows of the production shape, packed Parquet:")
     for name in predictors:
         share = np.median(seconds[f"model {name}"] * rows / len(batch) / seconds[name])
         print(

@@ -27,11 +27,12 @@ LAYERS = {"bf16": Bf16Linear, "int8": Int8Linear}
 DISTINCT = 5
 
 
-@pytest.fixture(params=["hardware", "fallback"])
+@pytest.fixture(params=["this machine", "plain", "no bf16"])
 def hardware(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on this machine, and as on one without the instructions and without torch's private functions."""
-    if request.param == "fallback":
+    """As on this machine, without torch's private functions, and without bf16 instructions."""
+    if request.param != "this machine":
         monkeypatch.setenv(SWITCH, "1")
+    if request.param == "no bf16":
         monkeypatch.setattr(precision, "cpu_has_bf16", lambda: False)
 
 

@@ -4,6 +4,9 @@ Products round their inputs and their weights; they are summed in float32 for bf
 rounded once, when a model is opened. Layers with fewer than `LARGE` inputs or outputs stay float32, since rounding
 their inputs takes longer than it saves, and so do the layers that compute logits (`ExactLinear`). With int8, embedding
 tables hold a byte for each number.
+
+As in `score_rows`, the result for a row depends on it alone, bit for bit: sums of integers are exact, and oneDNN sums
+bf16 products alike for all of a multiple of `ALIGNMENT` rows, though they are not in lanes, which a test checks.
 """
 
 from collections.abc import Mapping
