@@ -51,7 +51,7 @@ def serve(
     """
     missing = [name for name in _PACKAGES if find_spec(name) is None]
     if missing:
-        raise InputError(f"recap serve needs {', '.join(missing)}; install them: pip install 'recap-ranker[serve]'")
+        raise InputError(f"recap serve: not installed: {', '.join(missing)}; run pip install 'recap-ranker[serve]'")
 
     import asyncio
 
