@@ -7,15 +7,23 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from model.kinds import make_config, make_ranker
 from serving.running import small_model
-from support import feed_table
+from support import feed_table, history_table
 
 from recap.config.serving.server import ServedModelConfig
 from recap.errors import CheckpointError
+from recap.inference.predictor import Predictor
+from recap.inference.requests import RequestScorer
+from recap.model.directory import SavedModel
+from recap.runtime import start_runtime
 from recap.serving.contract import Reason, RequestError
+from recap.serving.models import golden
 from recap.serving.models.golden import GOLDEN, write_golden
 from recap.serving.models.served import ServedModel, share_of
 from recap.serving.models.versions import find_versions
@@ -221,3 +229,14 @@ def test_the_shares_of_a_user_in_two_models_and_of_all_users_are_unrelated() -> 
 def test_the_golden_rows_are_those_of_the_file(trained: Path) -> None:
     golden = json.loads((trained / GOLDEN).read_text())
     assert golden["rows"]["hour"] == feed_table(250, 2)["hour"].to_pylist()[:100]
+
+
+def test_golden_rows_keep_the_types_of_ids_and_histories() -> None:
+    config = make_config("history_din")
+    model = SavedModel(config, {"language": pa.array(["en", "ja"])}, make_ranker(config))
+    scorer = RequestScorer(Predictor(model, start_runtime()))
+    table = history_table(20).select(list(scorer.schema))
+    rows = json.loads(golden._text({name: table[name].to_pylist() for name in table.column_names}))
+    assert pa.types.is_integer(table["post"].type)
+    for task, values in golden._predict(scorer, golden._table(scorer, rows)).items():
+        np.testing.assert_array_equal(values, golden._predict(scorer, table)[task])

@@ -111,7 +111,13 @@ def _table(scorer: RequestScorer, rows: dict[str, list[Any]]) -> pa.Table:
     missing = [name for name in scorer.schema if name not in rows]
     if missing:
         raise InputError(f"no column {missing[0]}")
-    return pa.table({name: pa.array(rows[name], kind) for name, kind in scorer.schema.items()})
+    return pa.table({name: _column(rows[name], kind) for name, kind in scorer.schema.items()})
+
+
+def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
+    """Values of their own type, since ids may be numbers or text; of type `kind` where no value tells the type."""
+    column = pa.array(values)
+    return pa.array(values, kind) if "null" in str(column.type) else column
 
 
 def _text(content: Any) -> str:
