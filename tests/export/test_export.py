@@ -247,11 +247,11 @@ def test_only_an_exported_model_is_replaced_and_only_with_overwrite(exported: Pa
 
 
 def test_what_a_format_lacks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnx, "_PACKAGES", ("onnx", "onnx_nowhere"))
+    monkeypatch.setattr(onnx, "_TO_WRITE", ("onnx", "onnx_nowhere"))
     with pytest.raises(InputError, match=r"not installed: onnx_nowhere; run pip install 'recap-ranker\[onnx\]'"):
         check_export(Format.ONNX, tmp_path / "new", overwrite=False)
     monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("nowhere",))
-    with pytest.raises(InputError, match=r"--format aoti: needs a C\+\+ compiler, and found none; install g\+\+"):
+    with pytest.raises(InputError, match=r"format aoti: needs a C\+\+ compiler, and found none; install g\+\+"):
         aoti.check()
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from recap.errors import CheckpointError, InputError
+from recap.errors import CheckpointError, InputError, RunError
 from recap.export.formats.quiet import quiet
 from recap.export.program import Program, Run
 
@@ -23,18 +23,21 @@ def check() -> None:
         get_cpp_compiler()
     except InvalidCxxCompiler:
         raise InputError(
-            "--format aoti: needs a C++ compiler, and found none; install g++ or clang++, name one in the environment "
+            "format aoti: needs a C++ compiler, and found none; install g++ or clang++, name one in the environment "
             "variable CXX, or choose --format torch"
         ) from None
 
 
 def write(program: Program, traced: ExportedProgram, folder: Path) -> None:
-    """Compile into `FILE`: a zip file of a shared library, its source, and the weights."""
+    """Compile into `FILE`: a zip file of a shared library, its source, and the weights. Raises RunError."""
     from torch._inductor import aoti_compile_and_package
     from torch._inductor.utils import fresh_cache
 
-    with quiet(), fresh_cache():  # or gigabytes of copies of the weights would stay in the folder of temporary files
-        aoti_compile_and_package(traced, package_path=str(folder / FILE))
+    try:
+        with quiet(), fresh_cache():  # or copies of the weights would stay in the folder of temporary files
+            aoti_compile_and_package(traced, package_path=str(folder / FILE))
+    except RuntimeError as error:
+        raise RunError(f"torch cannot compile the model ({str(error)[-300:]}); choose --format torch") from error
 
 
 def load(folder: Path, inputs: Sequence[str], calls: int) -> Run:

@@ -9,41 +9,49 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from recap.errors import CheckpointError, InputError
+from recap.errors import CheckpointError, InputError, RunError
 from recap.export.formats.quiet import quiet
 from recap.export.program import Program, Run
 
 FILE = "model.onnx"
-_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+_TO_RUN = ("onnxruntime",)
+_TO_WRITE = ("onnx", "onnxscript", *_TO_RUN)
 
 
 def check() -> None:
     """Raise InputError unless the packages are installed."""
-    missing = [name for name in _PACKAGES if find_spec(name) is None]
+    _require(_TO_WRITE)
+
+
+def _require(packages: Sequence[str]) -> None:
+    missing = [name for name in packages if find_spec(name) is None]
     if missing:
-        raise InputError(f"--format onnx: not installed: {', '.join(missing)}; run pip install 'recap-ranker[onnx]'")
+        raise InputError(f"format onnx: not installed: {', '.join(missing)}; run pip install 'recap-ranker[onnx]'")
 
 
 def write(program: Program, traced: ExportedProgram, folder: Path) -> None:
-    """Write `FILE`; beyond 2 GiB its weights are in a file beside it."""
+    """Write `FILE`; beyond 2 GiB its weights are in a file beside it. Raises RunError."""
     dimensions = tuple(each.dimensions for each in program.inputs)
-    with quiet():
-        converted = torch.onnx.export(
-            traced,
-            input_names=program.names,
-            output_names=program.outputs,
-            dynamic_shapes=(dimensions,),
-            custom_translation_table={torch.ops.aten.searchsorted.Tensor: _searchsorted},
-            dynamo=True,
-            verbose=False,
-        )
-        assert converted is not None
-        converted.save(str(folder / FILE))
+    try:
+        with quiet():
+            converted = torch.onnx.export(
+                traced,
+                input_names=program.names,
+                output_names=program.outputs,
+                dynamic_shapes=(dimensions,),
+                custom_translation_table={torch.ops.aten.searchsorted.Tensor: _searchsorted},
+                dynamo=True,
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        raise RunError(f"torch cannot write the model as ONNX ({str(error)[-300:]}); choose --format torch") from error
+    assert converted is not None
+    converted.save(str(folder / FILE))
 
 
 def load(folder: Path, inputs: Sequence[str], calls: int) -> Run:
     """The program in `folder`; any number of threads may call it."""
-    check()
+    _require(_TO_RUN)
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
