@@ -367,16 +367,16 @@ def test_no_body_makes_the_server_fail(client: httpx.Client, data: st.DataObject
         assert "Traceback" not in refused(response, response.status_code)
 
 
-def test_a_token_is_needed_but_for_probes_and_the_page(model: Path, tmp_path: Path) -> None:
+def test_a_token_is_needed_but_for_probes_metrics_and_the_page(model: Path, tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_text(TOKEN + "\n")
     file.chmod(0o600)
     with running(model, page=True, address={"token_file": str(file)}) as at, httpx.Client(base_url=at.http) as client:
-        for path in ("/", "/v2/health/live", "/v2/health/ready"):
+        for path in ("/", "/metrics", "/v2/health/live", "/v2/health/ready"):
             assert client.get(path).status_code == 200
         for header in (None, "Bearer wrong-horse-battery", f"Basic {TOKEN}", TOKEN, "Bearer \xff"):
             headers = {} if header is None else {"Authorization": header.encode("latin-1")}
-            for path in ("/v2", "/v1/models", "/openapi.json", "/metrics", "/nothing"):
+            for path in ("/v2", "/v1/models", "/openapi.json", "/nothing"):
                 response = client.get(path, headers=headers)
                 assert "Authorization" in refused(response, 401)
                 assert response.headers["www-authenticate"] == "Bearer"

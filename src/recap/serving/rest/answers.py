@@ -16,8 +16,8 @@ from recap.serving.contract import Reason, RequestError
 from recap.serving.security import Token
 
 _LOG = logging.getLogger(__name__)
-OPEN_PATHS = frozenset({"/", "/v2/health/live", "/v2/health/ready"})
-"""Paths that need no token: the page holds nothing of the models, and probes have no secrets."""
+OPEN_PATHS = frozenset({"/", "/metrics", "/v2/health/live", "/v2/health/ready"})
+"""Paths that need no token: the page holds nothing of the models, and probes and Prometheus have no secrets."""
 _UNAVAILABLE = 503
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
 

@@ -43,7 +43,7 @@ def describe_api(signatures: Sequence[Signature], config: ServerConfig) -> Schem
         "/v2/health/ready": _get("Whether the server answers", _object({"ready": {"const": True}}), open_=True),
         "/v1/models": _get("The models with their columns and tasks", _ref("Models")),
         "/openapi.json": _get("This document", {"type": "object"}),
-        "/metrics": {"get": _operation("Metrics for Prometheus", {"text/plain": {"schema": _TEXT}})},
+        "/metrics": {"get": _operation("Metrics for Prometheus", {"text/plain": {"schema": _TEXT}}, open_=True)},
     }
     if config.page:
         paths["/"] = {"get": _operation("A page to score by hand", {"text/html": {"schema": _TEXT}}, open_=True)}
