@@ -4,15 +4,18 @@ import asyncio
 import json
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
+from urllib.error import URLError
 from urllib.request import Request, urlopen
 
 import pytest
+from serving.certificates import Authority, Pair
 from serving.running import running, small_model
 
 from recap.config.serving.server import ServerConfig
@@ -130,3 +133,23 @@ def test_a_signal_while_models_are_loaded_ends_the_server(folder: Path, monkeypa
         return ended
 
     assert asyncio.run(job()) is False
+
+
+def test_with_mtls_only_clients_of_the_authority_are_answered(folder: Path, tmp_path: Path) -> None:
+    ours, others = Authority(tmp_path / "ours"), Authority(tmp_path / "others")
+    pair, client, stranger = ours.pair("server"), ours.pair("client"), others.pair("client")
+    address = {"certificate": str(pair.certificate), "private_key": str(pair.key), "client_ca": str(ours.certificate)}
+    with running(folder, address=address) as addresses:
+        assert addresses.http.startswith("https://")
+
+        def ready(identity: Pair | None) -> int:
+            context = ssl.create_default_context(cafile=str(ours.certificate))
+            if identity is not None:
+                context.load_cert_chain(identity.certificate, identity.key)
+            with urlopen(f"{addresses.http}/v2/health/ready", timeout=20, context=context) as answer:
+                return int(answer.status)
+
+        assert ready(client) == 200
+        for identity in (None, stranger):
+            with pytest.raises((ssl.SSLError, URLError, ConnectionError)):
+                ready(identity)
