@@ -1,6 +1,8 @@
 """The gRPC server of `recap serve`: service, limits, security, health."""
 
+import asyncio
 import ssl
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ from recap.serving.security import Token
 from recap.serving.watch.watch import Watch
 
 _MAX_METADATA_BYTES = 16 * 1024
+_LAST_SECONDS = 0.5
+"""For what is left when all calls have been answered."""
 _MAX_CALLS = 1024
 """Open calls of a connection; others wait in the client."""
 _KEEPALIVE_MS = 60_000
@@ -29,8 +33,8 @@ _MIN_PING_MS = 10_000
 class GrpcServer:
     """A server that is bound to its port, and not started."""
 
-    def __init__(self, server: Any, health: HealthService, port: int) -> None:
-        self._server, self._health = server, health
+    def __init__(self, server: Any, service: InferenceService, health: HealthService, port: int) -> None:
+        self._server, self._service, self._health = server, service, health
         self.port = port
         """Also where the configuration takes a free one."""
 
@@ -41,7 +45,17 @@ class GrpcServer:
     async def stop(self, seconds: float) -> None:
         """Refuse new calls, finish open ones for at most `seconds`, and cancel the others."""
         self._health.stop()
-        await self._server.stop(seconds)
+        stopping = asyncio.create_task(self._server.stop(seconds))
+        while not stopping.done():
+            finished = asyncio.create_task(self._service.finished())
+            await asyncio.wait((stopping, finished), return_when=asyncio.FIRST_COMPLETED)
+            finished.cancel()
+            with suppress(TimeoutError):  # streams of health end, and calls begin that were sent before
+                await asyncio.wait_for(asyncio.shield(stopping), _LAST_SECONDS)
+            if self._service.is_idle:
+                break
+        await self._server.stop(None)  # or gRPC waits for connections without calls, whose clients do not close them
+        await stopping
 
 
 def build_server(engine: Engine, config: ServerConfig, watch: Watch) -> GrpcServer:
@@ -65,10 +79,11 @@ def build_server(engine: Engine, config: ServerConfig, watch: Watch) -> GrpcServ
             ("grpc.http2.min_ping_interval_without_data_ms", _MIN_PING_MS),
         ],
     )
-    server.add_generic_rpc_handlers((InferenceService(engine, config, watch).handlers(token),))
+    service = InferenceService(engine, config, watch)
+    server.add_generic_rpc_handlers((service.handlers(token),))
     health = HealthService(engine)  # needs no token: probes have none
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
-    return GrpcServer(server, health, _bind(server, config.address))
+    return GrpcServer(server, service, health, _bind(server, config.address))
 
 
 def _bind(server: Any, address: AddressConfig) -> int:

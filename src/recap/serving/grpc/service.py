@@ -32,6 +32,28 @@ class InferenceService:
 
     def __init__(self, engine: Engine, config: ServerConfig, watch: Watch) -> None:
         self._engine, self._limits, self._watch = engine, config.limits, watch
+        self._open = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def finished(self) -> None:
+        """Wait until no call is open: all responses have been sent."""
+        await self._idle.wait()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no call is open."""
+        return self._idle.is_set()
+
+    def _opened(self, context: Any) -> None:
+        self._open += 1
+        self._idle.clear()
+        context.add_done_callback(self._closed)
+
+    def _closed(self, context: Any) -> None:
+        self._open -= 1
+        if not self._open:
+            self._idle.set()
 
     def handlers(self, token: Token | None) -> Any:
         """What a grpc.aio server needs to call the methods. `token`: what calls must name."""
@@ -48,7 +70,7 @@ class InferenceService:
             SERVICE,
             {
                 name: grpc.unary_unary_rpc_method_handler(
-                    _answering(message_class(f"{name}Request"), parsers.get(name), method, token),
+                    self._answering(message_class(f"{name}Request"), parsers.get(name), method, token),
                     response_serializer=message_class(f"{name}Response").SerializeToString,
                 )
                 for name, method in methods.items()
@@ -114,27 +136,29 @@ class InferenceService:
             return decode_request(call, signature, self._limits)
         return await asyncio.to_thread(decode_request, call, signature, self._limits)
 
+    def _answering(
+        self, kind: Any, parse: Callable[[bytes], Any] | None, method: Method, token: Token | None
+    ) -> Method:
+        """`method` on the bytes of a request, with failures as statuses. `parse`: by default that of `kind`."""
+        parse = parse or kind.FromString
 
-def _answering(kind: Any, parse: Callable[[bytes], Any] | None, method: Method, token: Token | None) -> Method:
-    """`method` on the bytes of a request, with failures as statuses. `parse`: by default that of `kind`."""
-    parse = parse or kind.FromString
-
-    async def answer(data: bytes, context: Any) -> Any:
-        try:
-            if token is not None:
-                token.check(_headers(context).get("authorization"))
+        async def answer(data: bytes, context: Any) -> Any:
             try:
-                message = parse(data)
-            except DecodeError:
-                raise RequestError(Reason.INVALID, f"the message is not a {kind.DESCRIPTOR.name}") from None
-            return await method(message, context)
-        except RequestError as error:
-            await abort(context, error)
-        except Exception:
-            _LOG.exception("%s failed", kind.DESCRIPTOR.name)
-            await abort(context, RequestError(Reason.INTERNAL, _INTERNAL))
+                self._opened(context)
+                if token is not None:
+                    token.check(_headers(context).get("authorization"))
+                try:
+                    message = parse(data)
+                except DecodeError:
+                    raise RequestError(Reason.INVALID, f"the message is not a {kind.DESCRIPTOR.name}") from None
+                return await method(message, context)
+            except RequestError as error:
+                await abort(context, error)
+            except Exception:
+                _LOG.exception("%s failed", kind.DESCRIPTOR.name)
+                await abort(context, RequestError(Reason.INTERNAL, _INTERNAL))
 
-    return answer
+        return answer
 
 
 async def abort(context: Any, error: RequestError) -> NoReturn:
