@@ -49,15 +49,15 @@ def ordinary_values(program: Program, rows: int, events: int, seed: int) -> dict
 def hostile_values(program: Program, rows: int, events: int, seed: int) -> dict[str, Tensor]:
     """Input values of which about a third are missing, not finite, huge, negative or unknown, and lists are empty.
 
-    Vectors are not huge, because recap refuses huge ones.
+    Vectors and binary features are not huge, because recap refuses such data.
     """
     random = np.random.default_rng(seed)
     values = {}
     for each in program.inputs:
         array = _ordinary(each, _shape(each, rows, events, program), random)
         extremes = _NUMBERS if each.dtype == torch.float32 else np.append(_CODES, (each.largest or 0) + 1)
-        if each.source["kind"] == "vector":
-            extremes = extremes[~(np.abs(extremes) > 1)]
+        if each.source["kind"] in ("vector", "binary"):
+            extremes = extremes[~(np.isfinite(extremes) & (np.abs(extremes) > 1))]
         chosen = random.random(array.shape) < 1 / 3
         array[chosen] = random.choice(extremes, chosen.sum())
         values[each.name] = torch.from_numpy(array)
