@@ -12,7 +12,8 @@ from recap.export.parity import compare, describe
 from recap.export.program import Program, trace
 from recap.model.scorer import Scorer
 
-SIMPLER = {"mlp_rates", "dcn", "dlrm", "gdcn", "gdcn_stacked", "final_mlp", "wukong"} | {
+SIMPLER = {
+    *("mlp_rates", "dcn", "dlrm", "gdcn", "gdcn_stacked", "final_mlp", "wukong"),
     *("history_pooling_sum", "log1p_abs", "z_score_log", "position_debias"),
 }
 """Kinds whose operations another kind has too."""
