@@ -54,6 +54,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         listed = {file.relative_to(temporary).as_posix(): _digest(file) for file in files}
         with writing(temporary / MANIFEST) as manifest:
             manifest.write_text(_manifest_text(FORMAT, listed))
+        _give_mode_of(temporary / MANIFEST, files)
         folders = [folder for folder in temporary.rglob("*") if folder.is_dir()]
         for entry in [*files, temporary / MANIFEST, *folders, temporary]:
             _sync(entry)
@@ -315,6 +316,14 @@ def _digest(file: Path) -> str:
         while read := stream.readinto(block):
             digest.update(block[:read])
     return digest.hexdigest()
+
+
+def _give_mode_of(file: Path, others: Iterable[Path]) -> None:
+    """Let those read the other files who may read `file`: safetensors lets only the owner, whatever the umask."""
+    mode = stat.S_IMODE(file.stat().st_mode)
+    for other in others:
+        if stat.S_IMODE(other.stat().st_mode) != mode:
+            other.chmod(mode)
 
 
 def _sync(path: Path) -> None:

@@ -1,6 +1,8 @@
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from recap.errors import CheckpointError, RunError
 from recap.storage import (
@@ -26,6 +28,13 @@ def write(path: Path) -> Path:
 def test_a_written_directory_verifies(tmp_path: Path) -> None:
     verify(write(tmp_path / "model"))
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_whoever_may_read_the_manifest_may_read_the_weights(tmp_path: Path) -> None:
+    with atomic_directory(tmp_path / "model") as folder:
+        save_file({"weight": torch.zeros(1)}, folder / "weights.safetensors")
+    modes = {file.name: file.stat().st_mode for file in (tmp_path / "model").iterdir()}
+    assert modes["weights.safetensors"] == modes["manifest.json"]
 
 
 def test_a_failed_write_leaves_the_old_directory_alone(tmp_path: Path) -> None:
