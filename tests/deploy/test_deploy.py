@@ -14,6 +14,8 @@ from recap.serving.configuration import load_server_config
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text()
+OF_KSERVE = {"minReplicas", "maxReplicas", "scaleMetric", "scaleTarget"}
+"""Fields of a predictor besides those of a pod."""
 
 
 def documents(name: str) -> list[dict[str, Any]]:
@@ -34,9 +36,12 @@ def container_of(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     raise AssertionError(name)
 
 
-def test_the_manifest_is_valid_for_kubernetes() -> None:
+def test_the_manifests_are_valid_for_kubernetes() -> None:
     validate = pytest.importorskip("kubernetes_validate")
-    for document in documents("kubernetes.yaml"):
+    predictor, _ = container_of("kserve.yaml")
+    pod = {key: value for key, value in predictor.items() if key not in OF_KSERVE}
+    in_kserve = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "ranker"}, "spec": pod}
+    for document in [*documents("kubernetes.yaml"), in_kserve]:
         validate.validate(document, validate.latest_version(), strict=True)
 
 
@@ -52,6 +57,9 @@ def test_a_pod_starts_the_server_as_the_configuration_says(name: str) -> None:
     assert pod["terminationGracePeriodSeconds"] >= config.grace_seconds + 10
     mounts = [mount["mountPath"] for mount in container["volumeMounts"]]
     assert str(Path(config.address.token_file or "").parent) in mounts
+    # The token of a secret belongs to root and to this group.
+    assert pod["securityContext"]["fsGroup"] == pod["securityContext"]["runAsUser"]
+    assert f"USER {pod['securityContext']['runAsUser']}" in DOCKERFILE.splitlines()
     for probe in ("startupProbe", "readinessProbe"):
         assert container[probe]["httpGet"]["path"] == "/v2/health/ready"
 
