@@ -157,6 +157,7 @@ def test_a_request_whose_deadline_passes_while_it_waits_never_reaches_the_model(
         await until(gate.started.is_set)
         late = await reason_of(engine.rank(ask(deadline=time.monotonic() + 0.05)))
         assert late.reason is Reason.DEADLINE
+        assert min(engine._shedding._latencies) >= 0.04, "a server in which all are late sheds"
         past = await reason_of(engine.rank(ask(deadline=time.monotonic() - 1)))
         assert past.reason is Reason.DEADLINE
         gate.open()
@@ -164,7 +165,7 @@ def test_a_request_whose_deadline_passes_while_it_waits_never_reaches_the_model(
         await engine.rank(ask())
         return gate.passes
 
-    assert run(folder, job, batching={"threads": 1}) == [1, 1]
+    assert run(folder, job, batching={"threads": 1}, shedding={"target_ms": 20.0}) == [1, 1]
 
 
 def test_a_client_that_leaves_takes_its_request_out_of_the_queue(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,22 +293,25 @@ def test_what_is_not_finite_is_named_and_never_returned(
 
 
 def test_a_shadow_scores_the_same_candidates_and_its_failure_changes_no_answer(
-    two_versions: Path, monkeypatch: pytest.MonkeyPatch
+    two_versions: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async def job(engine: RankingEngine, served: ServedModel, watch: Watch) -> None:
         assert served.second is not None
-        seen: list[tuple[str, int, bool]] = []
+        seen: list[tuple[str, list[float], bool]] = []
         monkeypatch.setattr(
-            watch, "log", lambda _, answer, returned=True: seen.append((answer.version, len(answer.scores), returned))
+            watch,
+            "log",
+            lambda _, answer, returned=True: seen.append((answer.version, answer.scores.tolist(), returned)),
         )
-        assert (await engine.rank(ask())).version == "v1"
+        response = await engine.rank(ask(weights={"share": 7.0}))
         await until(lambda: len(seen) == 2)
-        assert seen == [("v1", 10, True), ("v2", 10, False)]
+        assert seen == [("v1", response.scores.tolist(), True), ("v2", response.scores.tolist(), False)]
         monkeypatch.setattr(served.second.scorer, "encode", None)
         assert (await engine.rank(ask())).version == "v1"
-        await until(lambda: b'protocol="shadow"' in watch.exposition())
+        await until(lambda: b'protocol="shadow",reason="internal"} 1.0' in watch.exposition())
 
-    run(two_versions, job, {"rollout": {"kind": "shadow", "version": "v2"}})
+    run(two_versions, job, {"rollout": {"kind": "shadow", "version": "v2"}, "weights_from_requests": True})
+    assert "the shadow v2 failed to score a request (TypeError" in capsys.readouterr().err
 
 
 def test_a_shadow_that_is_slow_leaves_requests_out(two_versions: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -318,6 +322,8 @@ def test_a_shadow_that_is_slow_leaves_requests_out(two_versions: Path, monkeypat
             await engine.rank(ask(count=2))
         gate.open()
         await until(lambda: engine._shadow._waiting == 0)
+        left_out = b'recap_request_failures_total{model="feed",protocol="shadow",reason="overloaded"} 4.0'
+        assert left_out in watch.exposition()
         return gate.passes
 
     assert run(two_versions, job, {"rollout": {"kind": "shadow", "version": "v2"}}) == [1] * 16

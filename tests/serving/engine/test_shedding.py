@@ -58,6 +58,13 @@ def test_a_server_that_is_no_longer_asked_recovers(shedding: Shedding, clock: Cl
     assert shedding.candidates(1000) == 625
 
 
+def test_requests_that_are_given_up_count_if_they_took_longer_than_the_target(shedding: Shedding, clock: Clock) -> None:
+    for seconds in (0.001, 0.1):
+        for _ in range(100):
+            shedding.abandoned(seconds)
+    assert second(shedding, clock, 0.1, 0) == 500
+
+
 def test_one_slow_answer_in_a_hundred_is_below_the_95th_percentile(shedding: Shedding, clock: Clock) -> None:
     shedding.answered(9.0)
     assert second(shedding, clock, 0.049) == 1000

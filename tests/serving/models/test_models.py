@@ -1,11 +1,13 @@
 """Versions of a model: which is found, checked, refused, and which answers."""
 
+import gc
 import json
 import os
 import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
+from weakref import ref
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +28,7 @@ from recap.serving.contract import Reason, RequestError
 from recap.serving.models import golden
 from recap.serving.models.golden import GOLDEN, write_golden
 from recap.serving.models.served import ServedModel, share_of
+from recap.serving.models.version import load_version
 from recap.serving.models.versions import find_versions
 from recap.serving.watch.watch import Watch
 from recap.storage import MANIFEST, add_file
@@ -138,6 +141,53 @@ def test_a_bad_version_is_refused_once_and_the_old_one_stays(trained: Path, root
     assert served.version().name == "v2"
 
 
+def test_the_newest_good_version_is_taken_and_the_folder_says_which(trained: Path, root: Path) -> None:
+    served = serve(root)
+    add_version(trained, root, "v2")
+    add_version(trained, root, "v3")
+    damage(root / "v3")
+    served.refresh()
+    assert served.version().name == "v2"
+    shutil.rmtree(root / "v2")
+    served.refresh()
+    assert served.version().name == "v1", "removing a version returns to the one before"
+
+
+def test_a_version_that_is_copied_under_its_name_is_taken_once_it_is_complete(
+    trained: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = serve(root)
+    (root / "v2").mkdir()
+    shutil.copy(trained / MANIFEST, root / "v2")
+
+    def while_copied(*arguments: Any) -> Any:
+        try:
+            return load_version(*arguments)
+        finally:
+            shutil.copytree(trained, root / "v2", dirs_exist_ok=True)
+
+    monkeypatch.setattr("recap.serving.models.served.load_version", while_copied)
+    served.refresh()
+    assert served.version().name == "v1"
+    served.refresh()
+    assert served.version().name == "v2"
+
+
+def test_a_replaced_version_is_freed(trained: Path, root: Path) -> None:
+    served = serve(root)
+    old = ref(served.version().scorer)
+    add_version(trained, root, "v2")
+    served.refresh()
+    gc.collect()
+    assert old() is None
+
+
+def test_a_version_that_fails_to_score_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RequestScorer, "score", lambda *_: 1 / 0)
+    with pytest.raises(CheckpointError, match=r"v1: cannot score a request \(ZeroDivisionError: division by zero\)"):
+        serve(root)
+
+
 def test_a_golden_mismatch_shows_row_task_and_both_values(trained: Path, root: Path) -> None:
     predict_otherwise(root / "v1")
     with pytest.raises(CheckpointError, match=r"golden.json: row 3: like is 0\.\d+, expected 0\.\d+; the model does"):
@@ -211,7 +261,8 @@ def test_a_split_gives_every_user_one_version_and_others_the_first(trained: Path
     add_version(trained, root, "v2")
     served = serve(root, rollout={"version": "v2", "kind": "split", "share": 0.25})
     chosen = {user: served.version(None, user).name for user in range(2000)}
-    assert chosen == {user: served.version(None, str(user)).name for user in range(2000)}
+    for kind in (str, float):
+        assert chosen == {user: served.version(None, kind(user)).name for user in range(2000)}
     assert Counter(chosen.values())["v2"] / 2000 == pytest.approx(0.25, abs=0.05)
     assert served.version(None, None).name == "v1"
 

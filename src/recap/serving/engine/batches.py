@@ -54,6 +54,7 @@ class Batches:
         self._lanes: dict[Version, deque[Waiting]] = {}
         self._decoding: dict[Version, int] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
         self.waiting = 0
         """Requests that are being decoded, or wait for a thread."""
 
@@ -69,8 +70,13 @@ class Batches:
         self._dispatch()
 
     async def submit(self, request: Waiting) -> Predictions:
-        """The predictions of a request. Cancelling drops it, unless the model runs already."""
+        """The predictions of a request. Cancelling drops it, unless the model runs already.
+
+        Raises RequestError after `close`.
+        """
         self._decoded(request.version)
+        if self._closed:
+            raise RequestError(Reason.NOT_READY, ENDING)
         self._lanes.setdefault(request.version, deque()).append(request)
         self._dispatch()
         return await request.future
@@ -82,6 +88,7 @@ class Batches:
                 if not request.future.done():
                     request.future.set_exception(RequestError(Reason.NOT_READY, ENDING))
         self._lanes.clear()
+        self._closed = True
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _decoded(self, version: Version) -> None:
@@ -168,11 +175,11 @@ def _score(version: Version, batch: list[Waiting]) -> list[Predictions | Excepti
         if len(batch) == 1:
             return [error]
         return [result for request in batch for result in _score(version, [request])]
-    return [_weighted(version, request.weights, result) for request, result in zip(batch, predictions, strict=True)]
+    return [weighted(version, request.weights, result) for request, result in zip(batch, predictions, strict=True)]
 
 
-def _weighted(version: Version, weights: Mapping[str, float] | None, predictions: Predictions) -> Predictions:
-    """The predictions with the score of the request's own weights."""
+def weighted(version: Version, weights: Mapping[str, float] | None, predictions: Predictions) -> Predictions:
+    """The predictions, with the score of the weights of a request if it has its own."""
     if weights is None:
         return predictions
     rows = len(predictions.scores)

@@ -39,7 +39,7 @@ class RankingEngine:
         self._encoders = ThreadPoolExecutor(threads, "encode", initializer=one_thread)
         self._batches = Batches(config.batching, threads, watch)
         self._shedding = Shedding(config.shedding)
-        self._shadow = Shadow(watch)
+        self._shadow = Shadow(watch, say)
         self._draining = self._closed = False
 
     def models(self) -> Sequence[str]:
@@ -94,7 +94,11 @@ class RankingEngine:
             async with asyncio.timeout_at(asyncio.get_running_loop().time() + deadline - started):
                 predictions = await self._score(scored, version, weights)
         except TimeoutError:
+            self._shedding.abandoned(time.monotonic() - started)
             raise RequestError(Reason.DEADLINE, _LATE) from None
+        except asyncio.CancelledError:
+            self._shedding.abandoned(time.monotonic() - started)
+            raise
         except RequestError:
             raise
         except Exception as error:
@@ -133,6 +137,7 @@ class RankingEngine:
             )
         except BaseException as error:
             self._batches.gone(version)
+            self._watch.queue(self._batches.waiting)
             if isinstance(error, DataError):
                 raise RequestError(Reason.INVALID, str(error)) from None
             raise

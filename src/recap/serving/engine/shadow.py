@@ -10,14 +10,18 @@ from contextlib import suppress
 
 import numpy as np
 
+from recap.errors import DataError
 from recap.inference.predictor import Predictions
+from recap.reporting import Say
 from recap.serving.contract import RankRequest, RankResponse, Reason
-from recap.serving.engine.batches import one_thread
+from recap.serving.engine.batches import one_thread, weighted
 from recap.serving.models.version import Version
 from recap.serving.watch.watch import Watch
 
 _MAX_WAITING = 16
 """Requests that wait for the shadow; further ones are left out, so that it never holds up the answers."""
+_QUIET_SECONDS = 60.0
+"""Least time between two messages on failures."""
 _LOWEST_PRIORITY = 19
 
 
@@ -29,14 +33,16 @@ def background_pool(name: str) -> ThreadPoolExecutor:
 class Shadow:
     """Scores in a thread of the lowest priority. Methods run on the event loop."""
 
-    def __init__(self, watch: Watch) -> None:
-        self._watch = watch
+    def __init__(self, watch: Watch, say: Say) -> None:
+        self._watch, self._say = watch, say
+        self._last_message = -_QUIET_SECONDS
         self._pool = background_pool("shadow")
         self._waiting = 0
 
     def score(self, request: RankRequest, version: Version) -> None:
-        """Score a request that was answered, some time; left out if too many wait."""
+        """Score a request that was answered, some time; left out, and counted as overloaded, if too many wait."""
         if self._waiting >= _MAX_WAITING:
+            self._watch.request("shadow", version.model, version.name, Reason.OVERLOADED, 0.0)
             return
         self._waiting += 1
         pending = asyncio.get_running_loop().run_in_executor(self._pool, self._score, request, version)
@@ -49,13 +55,21 @@ class Shadow:
 
     def _finished(self, done: "asyncio.Future[None]", version: Version, started: float) -> None:
         self._waiting -= 1
-        if not done.cancelled():
-            reason = Reason.INTERNAL if done.exception() is not None else None
-            self._watch.request("shadow", version.model, version.name, reason, time.monotonic() - started)
+        if done.cancelled():
+            return
+        error, now = done.exception(), time.monotonic()
+        reason = None if error is None else Reason.INVALID if isinstance(error, DataError) else Reason.INTERNAL
+        self._watch.request("shadow", version.model, version.name, reason, now - started)
+        if error is not None and now - self._last_message >= _QUIET_SECONDS:
+            self._last_message = now
+            self._say(
+                f"model {version.model}: the shadow {version.name} failed to score a request "
+                f"({type(error).__name__}: {error})"
+            )
 
     def _score(self, request: RankRequest, version: Version) -> None:
         (predictions,) = version.scorer.score([version.scorer.encode(request.user, request.candidates)])
-        response = response_of(request, version, predictions, None)
+        response = response_of(request, version, weighted(version, request.weights, predictions), None)
         self._watch.scores(request.model, version.name, response)
         self._watch.log(request, response, returned=False)
 

@@ -49,6 +49,14 @@ class Shedding:
         if self._config is not None:
             self._latencies.append(seconds)
 
+    def abandoned(self, seconds: float) -> None:
+        """A request was given up after this time: its deadline passed, or its client left.
+
+        It would have taken longer, so it counts if it took longer than the target already; below, it tells nothing.
+        """
+        if self._config is not None and seconds * 1000 > self._config.target_ms:
+            self._latencies.append(seconds)
+
     def _adapt(self) -> None:
         now = self._clock()
         if now - self._changed < (_EVERY if len(self._latencies) >= _MIN_ANSWERS else _LONGEST):

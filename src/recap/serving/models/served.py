@@ -73,7 +73,7 @@ class ServedModel:
         return second if share_of(self.name, user) < rollout.share else self.current
 
     def refresh(self) -> None:
-        """Look for versions that are new or have changed, and load them. A bad one is refused, and the old one stays.
+        """Take the newest good version, if it is new or has changed. A bad one is refused, and the old one stays.
 
         Runs in a thread of its own. Never raises for a bad version or a folder that cannot be read.
         """
@@ -85,35 +85,37 @@ class ServedModel:
         before = {version.name for version in self.versions}
         if self.second is not None:
             self.second = self._reloaded(self.second.name, versions, self.second)
-        wanted = self.config.version or self._newest(versions)
-        if wanted is not None:
-            self.current = self._reloaded(wanted, versions, self.current)
+        for name in [self.config.version] if self.config.version is not None else self._newest_first(versions):
+            version = self._reloaded(name, versions, self.current)
+            if version is not self.current or name == self.current.name:
+                self.current = version
+                break
         for name in before - {version.name for version in self.versions}:
             self._watch.unloaded(self.name, name)
 
-    def _newest(self, versions: dict[str, Path]) -> str | None:
-        """The newest version, except that of the rollout; None if that is the only one."""
+    def _newest_first(self, versions: dict[str, Path]) -> list[str]:
+        """All versions, except that of the rollout."""
         second = self.config.rollout.version if self.config.rollout is not None else None
-        return next((name for name in reversed(versions) if name != second), None)
+        return [name for name in reversed(versions) if name != second]
 
     def _first(self, versions: dict[str, Path]) -> Version:
-        """The version to start with: the newest that is good, as a server that ran before would have."""
+        """The version to start with: the newest that is good, as in `refresh`."""
         if self.config.version is not None:
             return self._load(self.config.version, self._named(versions, self.config.version, ""))
-        second = self.config.rollout.version if self.config.rollout is not None else None
-        others = [name for name in reversed(versions) if name != second]
+        others = self._newest_first(versions)
         if not others:
             raise CheckpointError(
-                f"{self.config.path}: holds only {second}, which models.{self.name}.rollout tries; add the version to "
-                "compare it with"
+                f"{self.config.path}: holds only {next(iter(versions))}, which models.{self.name}.rollout tries; add "
+                "the version to compare it with"
             )
         first: Exception | None = None
         for name in others:
+            state = state_of(versions[name])
             try:
                 return self._load(name, versions[name])
             except RecapError as error:
                 first = first or error
-                self._refuse(name, versions[name], error, "an older version is tried")
+                self._refuse(name, state, error, "an older version is tried")
         assert first is not None
         raise first
 
@@ -137,7 +139,7 @@ class ServedModel:
         try:
             version = self._load(name, folder)
         except Exception as error:  # whatever is in the folder, the server goes on
-            self._refuse(name, folder, error, f"version {old.name} stays")
+            self._refuse(name, state, error, f"version {old.name} stays")
             return old
         self._watch.reload(self.name, "served")
         return version
@@ -149,8 +151,9 @@ class ServedModel:
         self._watch.loaded(self.name, name, folder, version.scorer)
         return version
 
-    def _refuse(self, name: str, folder: Path, error: Exception, consequence: str) -> None:
-        self._refused[name] = state_of(folder)
+    def _refuse(self, name: str, state: State, error: Exception, consequence: str) -> None:
+        """`state`: before it was loaded; if it was being copied, it has another one now, and is tried again."""
+        self._refused[name] = state
         text = str(error) if isinstance(error, RecapError) else f"{type(error).__name__}: {error}"
         self._say(f"model {self.name}: version {name} is refused, {consequence}: {text}")
         self._watch.reload(self.name, "refused")
@@ -163,6 +166,8 @@ class ServedModel:
 
 def share_of(model: str, user: object) -> float:
     """A number in [0, 1) that is fixed for a user and a model, and even over users; not the same for two models."""
+    if isinstance(user, float) and user.is_integer():
+        user = int(user)
     text = user.decode("utf-8", "replace") if isinstance(user, bytes) else str(user)
     digest = blake2b(f"{model}\0{text}".encode("utf-8", "replace"), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64

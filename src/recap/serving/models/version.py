@@ -11,7 +11,7 @@ import pyarrow as pa
 from recap.config.discrete import Vocabulary
 from recap.config.serving.server import ServedModelConfig
 from recap.data.encoding.kinds import is_list
-from recap.errors import CheckpointError
+from recap.errors import CheckpointError, RecapError
 from recap.inference.requests import RequestScorer
 from recap.serving.models.golden import check_golden, read_golden
 from recap.serving.models.versions import State, state_of
@@ -77,11 +77,16 @@ def load_version(
     state = state_of(folder)
     scorer = RequestScorer.open(folder, config.overrides, precision=config.precision, cache_bytes=cache_bytes)
     sample = read_golden(folder) if golden != "off" else None
-    if sample is not None:
-        check_golden(scorer, sample, folder, coarse=scorer.predictor.precision != "float32")
-    elif golden == "required":
+    if sample is None and golden == "required":
         raise CheckpointError(f"{folder}: has no golden.json; write it with 'recap model golden {folder} INPUT'")
-    _warm(scorer)
+    try:
+        if sample is not None:
+            check_golden(scorer, sample, folder, coarse=scorer.predictor.precision != "float32")
+        _warm(scorer)
+    except RecapError:
+        raise
+    except Exception as error:
+        raise CheckpointError(f"{folder}: cannot score a request ({type(error).__name__}: {error})") from error
     return Version(model, name, folder, state, scorer)
 
 
