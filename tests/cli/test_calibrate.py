@@ -102,9 +102,12 @@ def test_a_calibrated_run_evaluates_and_predicts_with_its_calibration(run: Path,
     recap("calibrate", run, "--split", "calibration", "--evaluate-on", "other", "--output", run.parent / "copy")
     with pytest.raises(InputError, match=r"step_00000020: is calibrated already; add --overwrite .* or --remove"):
         recap("calibrate", run, "--split", "calibration")
-    recap("calibrate", run, "--split", "calibration", "--overwrite")  # fits the same model, not the calibrated one
+    recap("model", "golden", checkpoint, trained / "other.parquet")
+    # It fits the same model, not the calibrated one.
+    text = recap("calibrate", run, "--split", "calibration", "--overwrite")
+    assert f"{checkpoint / 'golden.json'} holds predictions from before; write it again" in text
     assert json.loads((checkpoint / "calibration.json").read_text())["gains"] == gains
-    assert recap("calibrate", run, "--remove") == f"calibration removed from {checkpoint}\n"
+    assert recap("calibrate", run, "--remove").startswith(f"calibration removed from {checkpoint}\n")
     assert evaluated(run, "other") == before[1]
     with pytest.raises(InputError, match="has no calibration to remove"):
         recap("calibrate", run, "--remove")

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -18,6 +18,9 @@ from recap.cli.options import (
     say_better_checkpoint,
 )
 from recap.errors import InputError
+
+if TYPE_CHECKING:
+    from recap.reporting import Say
 
 
 def calibrate(
@@ -90,6 +93,7 @@ def calibrate(
     fit = Fit(split, method, by, evaluate_on, parse_step(step), output, overwrite)
     calibrated = calibrate_run(config, run, fit, console.say, console.gain)
     console.say(f"written: {calibrated.file}")
+    _say_stale_golden(calibrated.file.parent, console.say)
 
 
 def _remove(
@@ -102,5 +106,19 @@ def _remove(
     config = load_to_evaluate(source, overrides, set_files, is_run=source.is_dir())
 
     from recap.evaluation.calibrate.run import remove_calibration
+    from recap.reporting import say_to_stderr
 
-    print(f"calibration removed from {remove_calibration(run_of(source, config), parse_step(step))}")
+    folder = remove_calibration(run_of(source, config), parse_step(step))
+    print(f"calibration removed from {folder}")
+    _say_stale_golden(folder, say_to_stderr)
+
+
+def _say_stale_golden(folder: Path, say: "Say") -> None:
+    from recap.serving.models.golden import GOLDEN
+    from recap.storage import read_manifest
+
+    if GOLDEN in read_manifest(folder).files:
+        say(
+            f"{folder / GOLDEN} holds predictions from before; write it again with 'recap model golden --overwrite', or "
+            "'recap serve' refuses the model"
+        )
