@@ -156,6 +156,12 @@ def test_keys_without_partners_and_with_several_are_named(tmp_path: Path) -> Non
     later = write(tmp_path, "later", changed(table, "post_id", np.arange(1000, 1050)))
     with pytest.raises(InputError, match=r"none of the 50 rows of .*one\.parquet has a row with the same post_id"):
         compare_files(one, later, ["post_id"])
-    other = pa.table({"x": [1]})
-    with pytest.raises(InputError, match="have no column in common besides the key"):
-        compare_files(one, write(tmp_path, "x", other))
+    other = write(tmp_path, "x", pa.table({"post_id": [1], "x": [1]}))
+    with pytest.raises(InputError, match="have no column in common besides the key; nothing to compare"):
+        compare_files(one, other, ["post_id"])
+
+
+def test_keys_may_be_bytes_that_are_no_text(tmp_path: Path) -> None:
+    table = pa.table({"key": [b"\xff", b"\xfe"], "x": [1, 2]})
+    skew = compare_files(write(tmp_path, "one", table), write(tmp_path, "other", table.slice(1)), ["key"])
+    assert (skew.rows, skew.worst) == ((2, 1), 0.0)

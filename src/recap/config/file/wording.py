@@ -39,6 +39,8 @@ def message(item: Any, known: list[str], node: Node | None) -> str:
             word, bound = _BOUNDS[kind]
             limit = context[bound]
             return f"must be {word} {limit if isinstance(limit, int) else f'{limit:g}'}, found {shown}"
+        case "string_pattern_mismatch":
+            return f"must match {context['pattern']}, found {shown}"
         case "one_of":
             return f"{item['msg']}; found {', '.join(map(str, item['input'])) or shown}"
         case _:

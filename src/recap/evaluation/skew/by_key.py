@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recap.errors import InputError
-from recap.evaluation.skew.values import Values, alike, values_in
+from recap.evaluation.skew.values import Values, alike, as_texts, values_in
 from recap.text import plural, shorten
 
 _SEPARATOR = "\x1f"
@@ -50,7 +50,7 @@ def keys_of(table: pa.Table, key: Sequence[str], name: str) -> pa.Array:
             )
         if values.flat.null_count:
             raise InputError(f"--key: column {shorten(repr(column))} of {name} has rows without a value")
-        parts.append(values.flat.cast(pa.large_string()))
+        parts.append(as_texts(values.flat))
     return pc.binary_join_element_wise(*parts, pa.scalar(_SEPARATOR, pa.large_string()))
 
 

@@ -81,7 +81,8 @@ def compare_files(
                 raise InputError(f"{option}: {inputs} has no column {column!r}. {suggest(column, known)}")
     common = [name for name in names[0] if name in names[1] and name not in key and (not columns or name in columns)]
     if not common:
-        raise InputError(f"{one} and {other} have no column in common besides the key; nothing to compare")
+        besides = " besides the key" if key else ""
+        raise InputError(f"{one} and {other} have no column in common{besides}; nothing to compare")
     only = (_without(names[0], names[1]), _without(names[1], names[0]))
     if key:
         return _by_key(sets, (one, other), key, common, only, max_rows, after_rows)

@@ -63,12 +63,12 @@ def alike(one: Values, other: Values) -> tuple[Values, Values] | None:
         return one, other
     if one.is_number and other.is_number:
         return one._replace(flat=floats_of(one.flat)), other._replace(flat=floats_of(other.flat))
-    texts = [_as_texts(values.flat) for values in (one, other)]
+    texts = [as_texts(values.flat) for values in (one, other)]
     return one._replace(flat=texts[0]), other._replace(flat=texts[1])
 
 
-def _as_texts(values: pa.Array) -> pa.Array:
-    """Text; whole numbers without a fraction."""
+def as_texts(values: pa.Array) -> pa.Array:
+    """Text; whole numbers without a fraction; bytes that are no text as hexadecimal digits."""
     if pa.types.is_floating(values.type):
         whole = pc.equal(values, pc.floor(values))
         integers = pc.if_else(pc.and_(whole, pc.less(pc.abs(values), 2.0**53)), values, None)
@@ -77,5 +77,5 @@ def _as_texts(values: pa.Array) -> pa.Array:
         )
     try:
         return values.cast(pa.large_string())
-    except pa.ArrowInvalid:  # bytes that are no text
+    except pa.ArrowInvalid:
         return pa.array([None if value is None else value.hex() for value in values.to_pylist()], pa.large_string())
