@@ -159,6 +159,7 @@ def test_a_copy_is_calibrated_and_the_run_stays_as_it_is(run: Path, tmp_path: Pa
         "calibration.json",
         "config.yaml",
         "manifest.json",
+        "statistics.json",
         "weights.safetensors",
     }
     calibration = open_model(copy).calibration

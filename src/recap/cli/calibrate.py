@@ -119,6 +119,6 @@ def _say_stale_golden(folder: Path, say: "Say") -> None:
 
     if GOLDEN in read_manifest(folder).files:
         say(
-            f"{folder / GOLDEN} holds predictions from before; write it again with 'recap model golden --overwrite', or "
-            "'recap serve' refuses the model"
+            f"{folder / GOLDEN} holds predictions from before; write it again with 'recap model golden --overwrite', "
+            "or 'recap serve' refuses the model"
         )
