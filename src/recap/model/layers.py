@@ -1,7 +1,12 @@
 """The layers that all networks are made of."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import local
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from recap.config.network import BatchNormConfig, DropoutConfig, LayerNormConfig
 from recap.native import plain
@@ -12,7 +17,7 @@ def linear(in_features: int, out_features: int, *, bias: bool = True, exact: boo
 
     `exact`: compute in float32 under autocast.
     """
-    layer = (ExactLinear if exact else nn.Linear)(in_features, out_features, bias=bias)
+    layer = (ExactLinear if exact else Linear)(in_features, out_features, bias=bias)
     nn.init.xavier_uniform_(layer.weight)
     if bias:
         nn.init.zeros_(layer.bias)
@@ -24,7 +29,50 @@ def batch_norm(config: BatchNormConfig, features: int) -> nn.BatchNorm1d:
     return nn.BatchNorm1d(features, affine=config.affine, momentum=config.momentum)
 
 
-class ExactLinear(nn.Linear):
+class _Lanes(local):
+    """Whether products of this thread have rows in the lanes of vector registers, as `score_rows` needs them."""
+
+    on = False
+
+
+_LANES = _Lanes()
+
+
+@contextmanager
+def rows_in_lanes() -> Iterator[None]:
+    """Let `affine` and `product` compute with rows in lanes, in this thread. Only for evaluation."""
+    before, _LANES.on = _LANES.on, True
+    try:
+        yield
+    finally:
+        _LANES.on = before
+
+
+def affine(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """W·x + b: […, in], [out, in] and [out] → […, out]."""
+    if torch.compiler.is_compiling() or not _LANES.on:
+        return functional.linear(rows, weight, bias)
+    flat = rows if rows.dim() == 2 else rows.reshape(-1, rows.shape[-1])
+    columns = weight @ flat.T if bias is None else torch.addmm(bias.unsqueeze(1), weight, flat.T)  # [out, rows]
+    return columns.T if rows.dim() == 2 else torch.unflatten(columns.T, 0, rows.shape[:-1])
+
+
+def product(left: Tensor, right: Tensor) -> Tensor:
+    """[…, N, K] and […, K, M] → […, N, M]."""
+    if torch.compiler.is_compiling() or not _LANES.on:
+        return left @ right
+    return (right.transpose(-1, -2) @ left.transpose(-1, -2)).transpose(-1, -2)
+
+
+class Linear(nn.Linear):
+    """`torch.nn.Linear` whose result for a row may depend on it alone, bit for bit; see `score_rows`."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - its name in nn.Linear
+        """[…, in_features] → […, out_features]."""
+        return affine(input, self.weight, self.bias)
+
+
+class ExactLinear(Linear):
     """A Linear layer that computes in float32 under autocast: bf16 would round a logit to two or three digits."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - its name in nn.Linear

@@ -14,12 +14,12 @@ from typing import assert_never
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from recap.config.training import InferencePrecision
 from recap.errors import InputError
 from recap.model.histories.din import Din
 from recap.model.inputs.tables import LocalTables, Tables
+from recap.model.layers import ExactLinear, affine
 from recap.model.names import NamedModules
 from recap.model.ranker import Ranker
 from recap.native.torch_private import int_product, packed_linear, packed_weight
@@ -73,7 +73,8 @@ def lower_precision(ranker: Ranker, precision: InferencePrecision) -> None:
 
 def _replace_layers(module: nn.Module, kind: "type[Bf16Linear | Int8Linear]") -> None:
     for name, child in module.named_children():
-        if type(child) is nn.Linear and min(child.in_features, child.out_features) >= LARGE:
+        rounds = isinstance(child, nn.Linear) and not isinstance(child, ExactLinear)
+        if rounds and min(child.in_features, child.out_features) >= LARGE:
             setattr(module, name, kind(child))
         elif not isinstance(child, Din):  # it computes with the weights of its layers
             _replace_layers(child, kind)
@@ -96,10 +97,10 @@ class Bf16Linear(nn.Module):
         if self.packed is not None:
             return packed_linear(rounded, self.packed, self.bias).float()
         if self.on_hardware:
-            return functional.linear(rounded, self.weight, self.bias).float()
+            return affine(rounded, self.weight, self.bias).float()
         # Without bf16 instructions, products of float32 are faster, and as row-independent as those of other layers.
         bias = self.bias.float() if self.bias is not None else None
-        return functional.linear(rounded.float(), self.weight.float(), bias).bfloat16().float()
+        return affine(rounded.float(), self.weight.float(), bias).bfloat16().float()
 
 
 class Int8Linear(nn.Module):

@@ -4,9 +4,9 @@ A sum in another order differs by about 1e-7, which is enough to break the ties 
 library chooses the order by the number of rows, by the place of a row and by the number of threads; torch computes
 the last elements of a tensor, or of the part of a thread, with other instructions. Therefore:
 
-- On a CPU, a forward pass runs on one thread, over a multiple of `ALIGNMENT` rows. Products are computed as (W·xᵀ)ᵀ,
-  which puts rows into the lanes of vector registers, where all are treated alike. Several threads share a batch by
-  rows.
+- On a CPU, a forward pass runs on one thread, over a multiple of `ALIGNMENT` rows. Products (`layers.affine` and
+  `layers.product`) are computed as (W·xᵀ)ᵀ, which puts rows into the lanes of vector registers, where all are treated
+  alike. Several threads share a batch by rows.
 - On a GPU, a forward pass takes `BLOCK` rows, since the choice of kernel depends on their number.
 """
 
@@ -14,14 +14,13 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from functools import cache, partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 
 from recap.data.batch import Batch
+from recap.model.layers import rows_in_lanes
 from recap.model.scorer import Scorer, Scores
 
 ALIGNMENT = 64
@@ -73,12 +72,12 @@ def one_thread() -> Iterator[None]:
 
 def in_lanes(function: Callable[[], Result], device: torch.device) -> Result:
     """The result of `function`, with products of rows in the lanes of vector registers; on a GPU as it is."""
-    with nullcontext() if device.type == "cuda" else _RowsInLanes():
+    with nullcontext() if device.type == "cuda" else rows_in_lanes():
         return function()
 
 
 def _score_in_lanes(scorer: Scorer, batch: Batch) -> Scores:
-    with _RowsInLanes():
+    with rows_in_lanes():
         return _score(scorer, batch, max(-(-len(batch) // ALIGNMENT), 1) * ALIGNMENT)
 
 
@@ -104,32 +103,3 @@ def _columns(scores: Scores) -> tuple[Tensor, ...]:
 def _workers(threads: int) -> ThreadPoolExecutor:
     """A pool of `threads` threads in each of which torch uses one thread."""
     return ThreadPoolExecutor(threads, "score", initializer=torch.set_num_threads, initargs=(1,))
-
-
-class _RowsInLanes(TorchFunctionMode):
-    """Replaces the products whose sums for a row depend on its place, on a CPU."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return _REPLACED.get(func, func)(*args, **(kwargs or {}))
-
-
-def _linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """[…, in] → […, out]."""
-    flat = rows.reshape(-1, rows.shape[-1]).T
-    columns = weight @ flat if bias is None else torch.addmm(bias[:, None], weight, flat)  # [out, rows]
-    return torch.unflatten(columns.T, 0, rows.shape[:-1])
-
-
-def _product(left: Tensor, right: Tensor) -> Tensor:
-    """[…, N, K] and […, K, M] → […, N, M]; the product with a vector is left as it is."""
-    if min(left.dim(), right.dim()) < 2:
-        return torch.matmul(left, right)
-    return torch.matmul(right.transpose(-1, -2), left.transpose(-1, -2)).transpose(-1, -2)
-
-
-_REPLACED: dict[Any, Callable[..., Tensor]] = {
-    functional.linear: _linear,
-    torch.matmul: _product,
-    Tensor.matmul: _product,
-    Tensor.__matmul__: _product,
-}

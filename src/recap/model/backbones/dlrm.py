@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from recap.model.inputs.layout import InputLayout
-from recap.model.layers import Mlp
+from recap.model.layers import Mlp, product
 
 
 class Dlrm(nn.Module):
@@ -40,6 +40,6 @@ class Dlrm(nn.Module):
         numbers = self.bottom_mlp(inputs[:, : self.numbers])  # [B, d]
         embeddings = torch.unflatten(inputs[:, self.numbers :], 1, (-1, self.bottom_mlp.out_features))
         fields = torch.cat([numbers.unsqueeze(1), embeddings], dim=1)  # [B, F, d]
-        products = (fields @ fields.transpose(1, 2))[:, self.pairs[0], self.pairs[1]]  # [B, F(F-1)/2]
+        products = product(fields, fields.transpose(1, 2))[:, self.pairs[0], self.pairs[1]]  # [B, F(F-1)/2]
         output: Tensor = self.top_mlp(torch.cat([numbers, products], dim=1))
         return output

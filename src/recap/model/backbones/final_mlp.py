@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from recap.config.backbones import FinalMlpConfig, GateConfig, InputsGateConfig, LearnedGateConfig
-from recap.model.layers import Mlp, linear
+from recap.model.layers import Mlp, linear, product
 
 
 class InputsGate(nn.Module):
@@ -57,7 +57,8 @@ class BilinearFusion(nn.Module):
         """[B, first] and [B, second] → [B, size]."""
         left = torch.unflatten(first, 1, (self.heads, -1)).transpose(0, 1)  # [heads, B, first / heads]
         right = torch.unflatten(second, 1, (self.heads, 1, -1)).transpose(0, 1)  # [heads, B, 1, second / heads]
-        products = torch.unflatten(left @ self.product, 2, (self.size, -1)) * right  # [heads, B, size, second / heads]
+        products = torch.unflatten(product(left, self.product), 2, (self.size, -1))  # [heads, B, size, second / heads]
+        products = products * right
         output: Tensor = self.first(first) + self.second(second) + products.sum(dim=(0, 3))
         return output
 

@@ -6,7 +6,7 @@ from torch.nn import functional
 
 from recap.config.backbones import RankMixerConfig
 from recap.errors import ConfigError
-from recap.model.layers import linear
+from recap.model.layers import linear, product
 
 
 class Tokens(nn.Module):
@@ -40,7 +40,7 @@ class TokenLinear(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """[B, N, in_features] → [B, N, out_features]."""
-        return (tokens.transpose(0, 1) @ self.weight).transpose(0, 1) + self.bias
+        return product(tokens.transpose(0, 1), self.weight).transpose(0, 1) + self.bias
 
 
 class RankMixerLayer(nn.Module):

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from recap.config.backbones import WukongConfig
 from recap.model.inputs.layout import InputLayout
-from recap.model.layers import Mlp, linear
+from recap.model.layers import Mlp, linear, product
 
 
 class Fields(nn.Module):
@@ -43,7 +43,7 @@ class FactorizationMachineBlock(nn.Module):
     def forward(self, fields: Tensor) -> Tensor:
         """[B, N, d] → [B, num_fmb_fields, d]."""
         compressed = self.projection(fields.transpose(1, 2))  # Xᵀ Y: [B, d, rank], without the N × N matrix X Xᵀ
-        products = (fields @ compressed).flatten(1)  # [B, N · rank]
+        products = product(fields, compressed).flatten(1)  # [B, N · rank]
         output: Tensor = torch.unflatten(self.mlp(self.norm(products)), 1, self.shape)
         return output
 

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from recap.config.backbones import BackboneConfig
 from recap.model.backbones import build_backbone
 from recap.model.inputs.layout import InputLayout
+from recap.model.layers import Linear
 
 
 class Experts(nn.Module):
@@ -26,7 +27,7 @@ class Gate(nn.Module):
 
     def __init__(self, in_features: int, experts: int) -> None:
         super().__init__()
-        self.linear = nn.Linear(in_features, experts, bias=False)
+        self.linear = Linear(in_features, experts, bias=False)
         nn.init.xavier_uniform_(self.linear.weight)
 
     def forward(self, inputs: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from recap.config.backbones import BackboneConfig
 from recap.config.sharing import SHARED, CgcConfig, PleConfig
 from recap.model.inputs.layout import InputLayout
+from recap.model.layers import product
 from recap.model.names import NamedModules
 from recap.model.sharing.experts import Experts, Gate, expert_names
 from recap.model.sharing.sharing import Sharing
@@ -52,7 +53,7 @@ class Level(nn.Module):
         own = {part: self.experts.named(part)(inputs[part]) for part in inputs if part != SHARED}
         shared = torch.stack(self.experts.named(SHARED)(inputs[SHARED]), dim=1)  # [B, shared experts, width]
         shared_weights = torch.stack([gate[:, -shared.shape[1] :] for gate in weights.values()], dim=1)
-        mixtures = dict(zip(weights, (shared_weights @ shared).unbind(dim=1), strict=True))
+        mixtures = dict(zip(weights, product(shared_weights, shared).unbind(dim=1), strict=True))
         for gate, parts in self.mixed_parts.items():
             for column, expert in enumerate(expert for part in parts for expert in own[part]):
                 mixtures[gate] = torch.addcmul(mixtures[gate], weights[gate][:, column : column + 1], expert)
