@@ -19,6 +19,7 @@ from recap.config.file.load import load_config
 from recap.config.training import TrainingConfig
 from recap.published.form.config import PublishedConfig
 from recap.published.form.section import Refused
+from recap.serving.configuration import load_server_config
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("recipes/*/README.md")]
@@ -72,6 +73,16 @@ def test_every_training_field_is_explained() -> None:
 def test_the_configuration_page_is_up_to_date() -> None:
     assert (ROOT / "docs" / "configuration.md").read_text() == reference.page(), "run make docs"
     assert (ROOT / "docs" / "server-configuration.md").read_text() == reference.server_page(), "run make docs"
+
+
+@pytest.mark.parametrize("page", ["serving", "monitoring"])
+def test_every_configuration_of_a_server_is_valid(page: str, tmp_path: Path) -> None:
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / f"{page}.md").read_text(), re.DOTALL)
+    assert blocks
+    for block in blocks:
+        file = tmp_path / "serve.yaml"
+        file.write_text(block)
+        load_server_config(str(file), ["ranker=models"])
 
 
 def test_every_refused_published_field_is_explained() -> None:
