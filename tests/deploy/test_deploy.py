@@ -58,8 +58,9 @@ def test_a_pod_starts_the_server_as_the_configuration_says(name: str) -> None:
     mounts = [mount["mountPath"] for mount in container["volumeMounts"]]
     assert str(Path(config.address.token_file or "").parent) in mounts
     # The token of a secret belongs to root and to this group.
-    assert pod["securityContext"]["fsGroup"] == pod["securityContext"]["runAsUser"]
-    assert f"USER {pod['securityContext']['runAsUser']}" in DOCKERFILE.splitlines()
+    security = pod["securityContext"] | container["securityContext"]
+    assert security["fsGroup"] == security["runAsUser"]
+    assert f"USER {security['runAsUser']}" in DOCKERFILE.splitlines()
     for probe in ("startupProbe", "readinessProbe"):
         assert container[probe]["httpGet"]["path"] == "/v2/health/ready"
 
