@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from recap.serving.configuration import load_server_config
+from recap.serving.security import Token
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -63,6 +64,24 @@ def test_a_pod_starts_the_server_as_the_configuration_says(name: str) -> None:
     assert f"USER {security['runAsUser']}" in DOCKERFILE.splitlines()
     for probe in ("startupProbe", "readinessProbe"):
         assert container[probe]["httpGet"]["path"] == "/v2/health/ready"
+
+
+def test_a_secret_is_read_as_kubernetes_mounts_it(tmp_path: Path) -> None:
+    (tmp_path / "..2026_11_28").mkdir()
+    secret = tmp_path / "..2026_11_28" / "token"
+    secret.write_text("c0ffee" * 10)
+    secret.chmod(mode_of_the_secret("kubernetes.yaml"))
+    (tmp_path / "..data").symlink_to("..2026_11_28")
+    (tmp_path / "token").symlink_to("..data/token")
+    Token.read(tmp_path / "token").check("Bearer " + "c0ffee" * 10)
+
+
+def mode_of_the_secret(name: str) -> int:
+    """The mode of the files of the secret that a pod mounts."""
+    pod, _ = container_of(name)
+    (mode,) = [volume["secret"]["defaultMode"] for volume in pod["volumes"] if "secret" in volume]
+    assert isinstance(mode, int)
+    return mode
 
 
 def test_the_image_copies_files_that_exist_and_are_not_ignored() -> None:
