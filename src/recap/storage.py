@@ -178,7 +178,7 @@ def add_file(path: Path, name: str, text: str) -> None:
     A process killed meanwhile leaves a complete directory: with the file before, with the new one, or without it. The
     other files keep their checksums, unverified. Raises RunError and CheckpointError.
     """
-    with _locked(path):
+    with locked(path):  # two processes at once could list the checksum of a replaced file
         manifest, file = read_manifest(path), path / name
         with writing(file), atomic_write(file) as temporary:
             temporary.write_text(text, encoding="utf-8")
@@ -191,7 +191,7 @@ def add_file(path: Path, name: str, text: str) -> None:
 
 def remove_file(path: Path, name: str) -> None:
     """Delete file `name` of a complete directory, and take it off the manifest. Raises RunError and CheckpointError."""
-    with _locked(path):
+    with locked(path):
         manifest = read_manifest(path)
         _list_files(path, manifest, {other: sha for other, sha in manifest.files.items() if other != name})
         with writing(path / name) as file:
@@ -199,13 +199,20 @@ def remove_file(path: Path, name: str) -> None:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Wait until no other process changes the directory: two at once could list the checksum of a replaced file."""
+def locked(path: Path, busy: str | None = None) -> Iterator[None]:
+    """Let no other process change the directory meanwhile; a killed process releases it.
+
+    If one does, wait for it; or raise InputError with the text `busy`.
+    """
     with writing(path):
         descriptor = os.open(path, os.O_RDONLY)
     try:
-        with suppress(OSError):  # file systems without locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy is not None else 0))
+        except BlockingIOError:
+            raise InputError(f"{path}: {busy}") from None
+        except OSError:
+            pass  # a file system without locks
         yield
     finally:
         os.close(descriptor)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from support import Recorder, feed_config, feed_table, write_feed
 
 from recap.errors import InputError
-from recap.inference.bulk import BulkOptions
+from recap.inference.bulk import BulkOptions, Progress
 from recap.inference.files import predict_files, shares
 from recap.inference.predictor import Predictor
 from recap.runs import find_model_directory
@@ -111,6 +111,16 @@ def test_a_file_that_recap_did_not_write_is_kept(folder: Path, predictor: Predic
         with pytest.raises(InputError, match=r"_predictions.jsonl: damaged, or not written by recap predict; remove"):
             predict_files(predictor, inputs(folder), tmp_path)
         assert (tmp_path / "_predictions.jsonl").read_text() == content
+
+
+def test_two_commands_never_write_into_one_folder(folder: Path, predictor: Predictor, tmp_path: Path) -> None:
+    class Second(Progress):
+        def start(self, files: int, rows: int) -> None:
+            with pytest.raises(InputError, match=r"another recap predict writes into this folder; wait for it, or"):
+                predict_files(predictor, inputs(folder), tmp_path, overwrite=True)
+
+    predict_files(predictor, inputs(folder), tmp_path, progress=Second())
+    assert predict_files(predictor, inputs(folder), tmp_path).before == 3
 
 
 def test_a_damaged_line_of_the_record_is_a_file_to_predict_again(

@@ -80,23 +80,25 @@ def test_lines_chunks_ends_and_files_that_cannot_be_read_are_listed(predictor: P
     content[offset : offset + 20] = b"\xff" * 20
     (tmp_path / "chunk.parquet").write_bytes(content)
     (tmp_path / "file.parquet").write_bytes(b"no Parquet")
+    pq.write_table(feed_table(0), tmp_path / "empty.parquet")
     pq.write_table(table.drop_columns(["hour"]), tmp_path / "hour.parquet")
     pq.write_table(table, tmp_path / "ok.parquet")
     lines: list[str] = []
     done = predict_files(predictor, [str(tmp_path / "*.parquet")], tmp_path / "out", LISTED, say=lines.append)
-    assert [file.name for file in done.files] == ["chunk.parquet", "ok.parquet"]
+    assert [file.name for file in done.files] == ["chunk.parquet", "empty.parquet", "ok.parquet"]
     assert [Path(file).name for file in done.failed] == ["file.parquet", "hour.parquet"]
-    scored, ok = (pq.read_table(file) for file in done.files)
-    assert scored.num_rows == 60
+    scored, empty, ok = (pq.read_table(file) for file in done.files)
+    assert (scored.num_rows, empty.num_rows, empty.schema) == (60, 0, ok.schema)
     assert scored.slice(0, 20).equals(ok.slice(0, 20))
     assert scored.slice(20, 20).column("score").null_count == 20
     assert scored.slice(40).equals(ok.slice(40))
     listed = errors(tmp_path / "out")
     assert [item["row"] for item in listed] == [None, None, *range(20, 40)]
+    assert listed[0]["reason"].startswith("not readable as Parquet"), "without the name of the file again"
     assert listed[1]["column"] == "hour"
     assert listed[1]["reason"].startswith("is missing, but the configuration reads it")
     again = predict_files(predictor, [str(tmp_path / "*.parquet")], tmp_path / "out", LISTED)
-    assert (again.before, again.unscored, len(again.failed)) == (2, 20, 2), "counted again, not forgotten"
+    assert (again.before, again.unscored, len(again.failed)) == (3, 20, 2), "counted again, not forgotten"
     assert sorted(map(str, errors(tmp_path / "out"))) == sorted(map(str, listed)), "listed once"
     with pytest.raises(DataError, match=r"file.parquet"):
         predict_files(predictor, [str(tmp_path / "*.parquet")], tmp_path / "out")

@@ -160,7 +160,7 @@ class BulkScorer:
             torn = self.files.format_of(file).torn_end(file)
             if torn is not None:
                 end = self.files.chunks_of(file)[-1]
-                self.unreadable.append(Unscored(file, end.first_row + end.rows, None, f"from here on: {torn.reason}"))
+                self.unreadable.append(Unscored.of(file, end.first_row + end.rows, torn, "from here on: "))
 
     def _for_each(self, files: Sequence[str], function: Callable[[str], Result]) -> dict[str, Result]:
         """File → result, computed in threads; a DataError is raised in order, or its file listed as unreadable."""
@@ -178,7 +178,7 @@ class BulkScorer:
                 if not isinstance(result, DataError):
                     results[file] = result
                 elif self.lists_bad:
-                    self.unreadable.append(Unscored(file, None, result.column, result.reason))
+                    self.unreadable.append(Unscored.of(file, None, result))
                 else:
                     raise result
         finally:

@@ -94,8 +94,8 @@ class ChunkReader:
         first = chunk.first_row + (rows[0] if rows else 0)
         for row in rows or range(chunk.rows):
             number = chunk.first_row + row
-            reason = error.reason if number == first or not rows else f"as row {first}: {error.reason}"
-            encoded.unscored.setdefault(row, Unscored(chunk.file, number, error.column, reason))
+            before = "" if number == first or not rows else f"as row {first}: "
+            encoded.unscored.setdefault(row, Unscored.of(chunk.file, number, error, before))
 
 
 def predictions_table(

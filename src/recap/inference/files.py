@@ -1,7 +1,8 @@
 """Bulk prediction into a folder: a file of predictions for each input file, resumable, shared by the ranks."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -20,7 +21,7 @@ from recap.inference.predictor import Predictor
 from recap.inference.record import Finished, Record, Unscored
 from recap.reporting import Say
 from recap.signals import Terminated
-from recap.storage import atomic_write, failure, remove_unfinished, writing
+from recap.storage import atomic_write, failure, locked, remove_unfinished, writing
 from recap.text import plural
 
 
@@ -67,8 +68,10 @@ def predict_files(
     options = options or BulkOptions()
     bulk = BulkScorer(predictor, inputs, options)
     job = _Job(bulk, output, ranks, progress or Progress(), say)
-    job.plan(_settings(predictor, options), overwrite=overwrite)
-    result = job.run("run it again without --overwrite" if overwrite else "run the same command again")
+    settings = _settings(predictor, options)
+    job.plan(settings, overwrite=overwrite)
+    with job.started(settings):
+        result = job.run("run it again without --overwrite" if overwrite else "run the same command again")
     bulk.coverage.all_reduce(ranks)
     if ranks.is_first and (text := describe(bulk.coverage.result(), bulk.coverage.rows)) is not None:
         say(text)
@@ -103,28 +106,29 @@ class _Job:
         self.record = Record(output, ranks.rank)
         self.before: list[Finished] = []
         self.done: list[Finished] = []
+        self.left: list[str] = []
+        """The files to predict, on all ranks."""
         self.todo: list[str] = []
+        """Those of this rank."""
         if not ranks.is_first:
             bulk.unreadable = []  # rank 0 lists the files that no rank can open
 
     def plan(self, settings: dict[str, str], *, overwrite: bool) -> None:
-        """Find what is left to do, check this rank's share of it, and start the record. Raises InputError, RunError."""
+        """Find what is left to do, and check this rank's share of it; writes nothing. Raises InputError, RunError."""
         stamps = sorted(self.bulk.stamps.items())
         self.ranks.check_equal({"the input files": str(stamps), "the model and its settings": str(settings)})
         finished = self._finished(settings, overwrite=overwrite) if self.ranks.is_first else []
         self.before = list(map(Finished.of, self.ranks.broadcast_object([asdict(done) for done in finished])))
         complete = {done.output for done in self.before}
-        left = [file for file in self.bulk.stamps if self._name(file) not in complete]
-        share = shares({file: self.bulk.stamps[file][1] for file in left}, self.ranks.world_size)[self.ranks.rank]
+        self.left = [file for file in self.bulk.stamps if self._name(file) not in complete]
+        sizes = {file: self.bulk.stamps[file][1] for file in self.left}
+        share = shares(sizes, self.ranks.world_size)[self.ranks.rank]
         error = None
         try:
-            self.todo = self.bulk.check([file for file in left if file in share])
+            self.todo = self.bulk.check([file for file in self.left if file in share])
         except RecapError as caught:
             error = caught
         self._meet("checked", error, None)
-        if self.ranks.is_first:
-            self._start(settings, left)
-        self.ranks.barrier()
 
     def _finished(self, settings: dict[str, str], *, overwrite: bool) -> list[Finished]:
         """The files that are complete for these settings. Raises InputError for files that may not be replaced."""
@@ -156,18 +160,33 @@ class _Job:
         target = self.targets[file]
         return done if target.is_file() and target.stat().st_size == done.bytes else None
 
-    def _start(self, settings: dict[str, str], files: Iterable[str]) -> None:
-        """Make the folders, remove what killed jobs left, and write the record. Raises InputError and RunError."""
-        targets = [self.targets[file] for file in files]
-        for folder in {self.output: None} | {target.parent: None for target in targets}:
+    @contextmanager
+    def started(self, settings: dict[str, str]) -> Iterator[None]:
+        """Make the folders, remove what killed jobs left, and write the record; the block is then the only writer.
+
+        Raises InputError and RunError.
+        """
+        with ExitStack() as stack:
+            if self.ranks.is_first:
+                self._make_folders()
+                busy = "another recap predict writes into this folder; wait for it, or choose another --output"
+                stack.enter_context(locked(self.output, busy))
+                self._start_record(settings)
+            self.ranks.barrier()
+            yield
+
+    def _make_folders(self) -> None:
+        for folder in {self.output: None} | {self.targets[file].parent: None for file in self.left}:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise InputError(
                     f"--output: cannot create the folder {folder} ({error.strerror}); choose another"
                 ) from None
-        for target in targets:
-            remove_unfinished(target)
+
+    def _start_record(self, settings: dict[str, str]) -> None:
+        for file in self.left:
+            remove_unfinished(self.targets[file])
         current = {self._name(file) for file in self.targets}
         same = self.record.settings == settings
         others = [done for name, done in self.record.finished.items() if same and name not in current]
@@ -229,7 +248,7 @@ class _Job:
         except DataError as error:
             if not bulk.lists_bad:
                 raise
-            self._give_up(Unscored(file, None, error.column, error.reason))
+            self._give_up(Unscored.of(file, None, error))
             for _ in tables:
                 pass
             return

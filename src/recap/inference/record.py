@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from recap.errors import InputError
+from recap.errors import DataError, InputError
 from recap.storage import AppendOnlyFile, atomic_write, writing
 
 RECORD = "_predictions"
@@ -28,6 +28,11 @@ class Unscored(NamedTuple):
     row: int | None
     column: str | None
     reason: str
+
+    @classmethod
+    def of(cls, file: str, row: int | None, error: DataError, before: str = "") -> Self:
+        """With the reason of `error`, after the text `before`."""
+        return cls(file, row, error.column, before + error.reason.removeprefix(f"{file}: "))
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from itertools import chain
 from typing import Self, TypeVar
@@ -101,8 +101,15 @@ class TableFiles:
         DataError if there is none.
         """
         if not self.chunks_of(file):
-            file = self.files_with_rows()[0]
+            file = self._first_with_rows()
         return self.format_of(file).schema(file)
+
+    def _first_with_rows(self) -> str:
+        for file in self.files:
+            with suppress(DataError):  # it is raised where that file is read
+                if self.chunks_of(file):
+                    return file
+        raise no_rows(self.files)
 
     def chunks_of(self, file: str) -> list[Chunk]:
         """The chunks of a file that hold rows, listed once. Raises DataError."""
