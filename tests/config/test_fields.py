@@ -15,6 +15,7 @@ from recap.config.base import BaseConfig
 from recap.config.data import ServiceConfig
 from recap.config.file.json_schema import models
 from recap.config.file.load import load_config
+from recap.config.recap import RecapConfig
 from recap.data.open import open_sources
 from recap.data.remote.server import DataServer
 from recap.evaluation.report.build import report
@@ -25,6 +26,8 @@ from recap.runs import find_model_directory
 from recap.training.trainer import train
 
 VALID = Path(__file__).parent / "valid"
+SECTIONS = models(RecapConfig)
+"""tests/serving/test_configuration.py does the same for the configuration of a server."""
 Field = tuple[str, str]
 """The class that declares a field, and its name."""
 
@@ -35,12 +38,12 @@ def declared(model: type[BaseModel], name: str) -> Field:
 
 def all_fields() -> set[Field]:
     """Every field except `kind`: builders match classes, and the type checker ensures that none is left out."""
-    return {declared(model, name) for model in models().values() for name in model.model_fields if name != "kind"}
+    return {declared(model, name) for model in SECTIONS.values() for name in model.model_fields if name != "kind"}
 
 
 def accessors() -> set[object]:
     """The code of every property and method of a section: it reads fields for its caller."""
-    members = [member for model in models().values() for base in model.__mro__ for member in vars(base).values()]
+    members = [member for model in SECTIONS.values() for base in model.__mro__ for member in vars(base).values()]
     functions = [member.fget if isinstance(member, property) else member for member in members]
     return {function.__code__ for function in functions if isinstance(function, FunctionType)}
 
@@ -127,7 +130,7 @@ def test_the_valid_files_use_every_field_and_every_kind() -> None:
     for file in VALID.glob("*.yaml"):
         walk(load_config(file))
     assert all_fields() - used == set()
-    assert models().keys() - kinds == set()
+    assert SECTIONS.keys() - kinds == set()
 
 
 def test_every_valid_file_loads() -> None:

@@ -11,7 +11,7 @@ from config.corpus import VALID, mutations
 from jsonschema import Draft202012Validator
 
 from recap.config.evaluation.metrics import LOWER_IS_BETTER, WATCHABLE
-from recap.config.file.json_schema import DIALECT, field_text, models, schema, schema_text
+from recap.config.file.json_schema import DIALECT, field_text, models, schema, schema_text, server_definitions
 from recap.config.training import WatchConfig
 
 ROOT = Path(__file__).parents[2]
@@ -53,7 +53,7 @@ def test_it_refuses_single_fields_that_the_loader_refuses(validator: Draft202012
 
 
 def test_every_field_and_every_section_is_described() -> None:
-    definitions = schema()["$defs"]
+    definitions = server_definitions() | schema()["$defs"]
     for name in models():
         definition = definitions.get(name) or definitions[f"{name}Part"]
         assert definition["description"], name

@@ -27,7 +27,8 @@ def running(folder: Path, **sections: Any) -> Iterator[Addresses]:
     """A server of the model in `folder`, as `feed`, on free ports; `sections`: other values of its configuration."""
     address: Mapping[str, Any] = {"http_port": 0, **sections.pop("address", {})}
     served = {"path": str(folder), **sections.pop("model", {})}
-    config = ServerConfig.model_validate({"models": {"feed": served}, "address": address, **sections})
+    models = {"feed": served, **sections.pop("models", {})}
+    config = ServerConfig.model_validate({"models": models, "address": address, **sections})
     started: Queue[Addresses | BaseException] = Queue()
     stop = asyncio.Event()
     loops: list[asyncio.AbstractEventLoop] = []

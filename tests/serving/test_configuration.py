@@ -1,9 +1,21 @@
 """The arguments and the file of `recap serve`: what they become, and the origin of every mistake."""
 
+import gzip
+import json
+import ssl
+import sys
 from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
 
 import pytest
+from serving.certificates import Authority
+from serving.running import running, small_model
+from serving.watch.requests import make_request
 
+from recap.config.base import BaseConfig
+from recap.config.file.json_schema import models
+from recap.config.serving.server import ServerConfig
 from recap.errors import ConfigError
 from recap.serving.configuration import load_server_config
 
@@ -93,3 +105,52 @@ def test_loopback_needs_no_protection(host: str) -> None:
 )
 def test_settings_that_contradict_each_other_are_refused(overrides: list[str], message: str) -> None:
     assert message in problems("a=/x", overrides=overrides)
+
+
+def test_every_field_is_read_by_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: set[tuple[str, str]] = set()
+
+    def record(self: BaseConfig, name: str) -> Any:
+        module = str(sys._getframe(1).f_globals["__name__"])
+        if module.startswith("recap.") and not module.startswith("recap.config"):
+            reads.add((type(self).__name__, name))
+        return object.__getattribute__(self, name)
+
+    model, versions = small_model(tmp_path / "model"), tmp_path / "versions"
+    versions.mkdir()
+    for version in ("v1", "v2"):
+        (versions / version).symlink_to(model)
+    token, authority = tmp_path / "token", Authority(tmp_path / "certificates")
+    token.write_text("0123456789abcdef")
+    token.chmod(0o600)
+    server, client = authority.pair("server"), authority.pair("client")
+    monkeypatch.setattr(BaseConfig, "__getattribute__", record)
+    monkeypatch.setattr("recap.serving.watch.worker._TICK_SECONDS", 0.01)
+    tls = {"certificate": str(server.certificate), "private_key": str(server.key)}
+    rollouts = {
+        "one": {"kind": "shadow", "version": "v1"},
+        "two": {"kind": "split", "version": "v1", "share": 0.5},
+    }
+    with running(
+        model,
+        address={"grpc_port": 0, "token_file": str(token), "client_ca": str(authority.certificate), **tls},
+        shedding={"target_ms": 1000.0},
+        request_log={"folder": str(tmp_path / "log"), "share": 1.0},
+        models={name: {"path": str(versions), "rollout": rollout} for name, rollout in rollouts.items()},
+    ) as addresses:
+        context = ssl.create_default_context(cafile=str(authority.certificate))
+        context.load_cert_chain(client.certificate, client.key)
+        request = make_request(3)
+        user = {name: request.user[name][0].as_py() for name in request.user.column_names}
+        body = {"user": user, "candidates": request.candidates.to_pylist()}
+        for name in rollouts:
+            content = gzip.compress(json.dumps({"model": name, **body}).replace("NaN", "null").encode())
+            headers = {"Content-Encoding": "gzip", "Authorization": f"Bearer {token.read_text()}"}
+            asked = Request(f"{addresses.http}/v1/rank", content, {"Content-Type": "application/json", **headers})
+            with urlopen(asked, timeout=20, context=context) as answer:
+                assert answer.status == 200
+    fields = {(name, field) for name, section in models(ServerConfig).items() for field in section.model_fields}
+    unread = {field for field in fields - reads if field[1] != "kind"}  # of kinds, the class is read
+    in_checks = {("AddressConfig", "insecure")}
+    in_time = {("SheddingConfig", "target_ms")}  # tests/serving/engine/test_shedding.py
+    assert unread == in_checks | in_time

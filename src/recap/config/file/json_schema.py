@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from recap.config.base import RootConfig
 from recap.config.file.layers import BASE
 from recap.config.recap import RecapConfig
 from recap.config.serving.server import ServerConfig
@@ -104,8 +105,8 @@ def _describe(name: str, definition: dict[str, Any]) -> None:
 
 
 @cache
-def models() -> dict[str, type[BaseModel]]:
-    """Every section by the name of its class."""
+def models(*roots: type[RootConfig]) -> dict[str, type[BaseModel]]:
+    """Every section of the configurations `roots`, by default of all, by the name of its class."""
     models: dict[str, type[BaseModel]] = {}
 
     def walk(annotation: Any) -> None:
@@ -117,8 +118,8 @@ def models() -> dict[str, type[BaseModel]]:
         for argument in getattr(annotation, "__args__", ()):
             walk(argument)
 
-    walk(RecapConfig)
-    walk(ServerConfig)
+    for root in roots or (RecapConfig, ServerConfig):
+        walk(root)
     return models
 
 

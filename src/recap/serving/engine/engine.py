@@ -137,7 +137,6 @@ class RankingEngine:
             )
         except BaseException as error:
             self._batches.gone(version)
-            self._watch.queue(self._batches.waiting)
             if isinstance(error, DataError):
                 raise RequestError(Reason.INVALID, str(error)) from None
             raise
