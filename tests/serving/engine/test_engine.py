@@ -275,10 +275,11 @@ def test_what_is_not_finite_is_named_and_never_returned(
         score = scorer.score
 
         def spoilt(requests: Any) -> list[Predictions]:
-            predictions = score(requests)
-            predictions[0].probabilities[1, 0] = torch.inf
-            predictions[0].scores[2] = torch.nan
-            return predictions
+            (predictions,) = score(requests)
+            spoilt = Predictions(predictions.probabilities.clone(), predictions.scores.clone())
+            spoilt.probabilities[1, 0] = torch.inf
+            spoilt.scores[2] = torch.nan
+            return [spoilt]
 
         monkeypatch.setattr(scorer, "score", spoilt)
         response = await engine.rank(ask())

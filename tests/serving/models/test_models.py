@@ -19,7 +19,7 @@ from serving.running import small_model
 from support import feed_table, history_table
 
 from recap.config.serving.server import ServedModelConfig
-from recap.errors import CheckpointError
+from recap.errors import CheckpointError, InputError
 from recap.inference.predictor import Predictor
 from recap.inference.requests import RequestScorer
 from recap.model.directory import SavedModel
@@ -186,6 +186,12 @@ def test_a_version_that_fails_to_score_is_refused(root: Path, monkeypatch: pytes
     monkeypatch.setattr(RequestScorer, "score", lambda *_: 1 / 0)
     with pytest.raises(CheckpointError, match=r"v1: cannot score a request \(ZeroDivisionError: division by zero\)"):
         serve(root)
+
+
+@pytest.mark.parametrize("override", ["scoring.weights.lke=2", "features.discrete.language.vocabulary=/missing"])
+def test_overrides_that_do_not_fit_are_refused_with_the_name_of_the_model(root: Path, override: str) -> None:
+    with pytest.raises(InputError, match=r"(?s)^models\.feed\.overrides: .*(lke|vocabulary)"):
+        serve(root, overrides=[override])
 
 
 def test_a_golden_mismatch_shows_row_task_and_both_values(trained: Path, root: Path) -> None:

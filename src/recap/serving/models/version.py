@@ -11,7 +11,7 @@ import pyarrow as pa
 from recap.config.discrete import Vocabulary
 from recap.config.serving.server import ServedModelConfig
 from recap.data.encoding.kinds import is_list
-from recap.errors import CheckpointError, RecapError
+from recap.errors import CheckpointError, ConfigError, InputError, RecapError
 from recap.inference.requests import RequestScorer
 from recap.serving.models.golden import check_golden, read_golden
 from recap.serving.models.versions import State, state_of
@@ -71,11 +71,16 @@ def load_version(
 ) -> Version:
     """Verify, open, check and warm a version. `cache_bytes`: bound of the memory for encoded histories.
 
-    Raises CheckpointError if it is damaged, cannot score, or does not reproduce its golden predictions; ConfigError for
+    Raises CheckpointError if it is damaged, cannot score, or does not reproduce its golden predictions; InputError for
     overrides that do not fit it.
     """
     state = state_of(folder)
-    scorer = RequestScorer.open(folder, config.overrides, precision=config.precision, cache_bytes=cache_bytes)
+    try:
+        scorer = RequestScorer.open(folder, config.overrides, precision=config.precision, cache_bytes=cache_bytes)
+    except ConfigError as error:
+        if not config.overrides:
+            raise
+        raise InputError(f"models.{model}.overrides: {error}") from error
     sample = read_golden(folder) if golden != "off" else None
     if sample is None and golden == "required":
         raise CheckpointError(f"{folder}: has no golden.json; write it with 'recap model golden {folder} INPUT'")
@@ -98,4 +103,6 @@ def _warm(scorer: RequestScorer) -> None:
             user = {name: pa.nulls(1, kind) for name, kind in scorer.schema.items() if name in of_user}
             candidates = {name: pa.nulls(rows, kind) for name, kind in scorer.schema.items() if name not in of_user}
             if candidates:
-                scorer.score([scorer.encode(pa.table(user), pa.table(candidates))])
+                (predictions,) = scorer.score([scorer.encode(pa.table(user), pa.table(candidates))])
+                if not predictions.probabilities.isfinite().all():
+                    raise ValueError("predictions of rows without values are not finite")
