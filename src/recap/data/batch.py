@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -72,9 +72,12 @@ class Batch:
         """A copy of the rows in new memory."""
         return self._map(torch.clone)
 
-    def zeros(self, rows: int) -> "Batch":
-        """A batch of `rows` rows of zeros, with the same columns."""
-        return self._map(lambda tensor: tensor.new_zeros((rows, *tensor.shape[1:])))
+    def padded(self, rows: int) -> "Batch":
+        """The rows, followed by rows of zeros up to `rows` rows."""
+        more = rows - len(self)
+        if more <= 0:
+            return self
+        return self._map(lambda tensor: torch.cat([tensor, tensor.new_zeros((more, *tensor.shape[1:]))]))
 
     @property
     def row_bytes(self) -> int:
@@ -83,8 +86,7 @@ class Batch:
 
     def _present_fields(self) -> list[tuple[str, Any]]:
         """The names and values of the fields that hold rows and are not None."""
-        values = [(field.name, getattr(self, field.name)) for field in fields(self)]
-        return [(name, value) for name, value in values if isinstance(value, Tensor | dict)]
+        return [(name, value) for name, value in vars(self).items() if isinstance(value, Tensor | dict)]
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
         return self.with_tensors({name: function(tensor) for name, tensor in self.tensors().items()})

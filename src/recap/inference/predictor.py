@@ -91,8 +91,8 @@ class Predictor:
 
     def score(self, batch: Batch) -> Predictions:
         """Score every row of `batch`."""
-        starts = range(0, max(len(batch), 1), ROWS_AT_ONCE)
-        parts = [self._score(batch.rows(slice(start, start + ROWS_AT_ONCE))) for start in starts]
+        blocks = batch.blocks(ROWS_AT_ONCE) if len(batch) > ROWS_AT_ONCE else [batch]
+        parts = [self._score(block) for block in blocks]
         probabilities, scores = zip(*parts, strict=True)
         return Predictions(torch.cat(probabilities), torch.cat(scores))
 

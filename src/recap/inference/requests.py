@@ -130,6 +130,8 @@ class RequestScorer:
             return candidates
         users = assemble([(request.user, everything) for request in requests])
         request_of = torch.arange(len(users)).repeat_interleave(torch.tensor([request.rows for request in requests]))
+        if not users.vectors and not users.histories:
+            return division.joined(users, candidates, request_of)
         codes = users.discrete if len(users) == 1 else users.discrete[request_of]
         inputs = self.predictor.scorer.ranker.inputs
         with one_thread():

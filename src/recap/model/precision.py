@@ -73,9 +73,9 @@ def lower_precision(ranker: Ranker, precision: InferencePrecision) -> None:
 
 def _replace_layers(module: nn.Module, kind: "type[Bf16Linear | Int8Linear]") -> None:
     for name, child in module.named_children():
-        rounds = isinstance(child, nn.Linear) and not isinstance(child, ExactLinear)
-        if rounds and min(child.in_features, child.out_features) >= LARGE:
-            setattr(module, name, kind(child))
+        linear = child if isinstance(child, nn.Linear) and not isinstance(child, ExactLinear) else None
+        if linear is not None and min(linear.in_features, linear.out_features) >= LARGE:
+            setattr(module, name, kind(linear))
         elif not isinstance(child, Din):  # it computes with the weights of its layers
             _replace_layers(child, kind)
 

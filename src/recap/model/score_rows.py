@@ -41,9 +41,9 @@ def score_rows(scorer: Scorer, batch: Batch) -> Scores:
     threads = torch.get_num_threads()
     share = -(-rows // min(threads, max(rows // _MIN_SHARE, 1)))
     size = max(-(-share // ALIGNMENT), 1) * ALIGNMENT
-    parts = [batch.rows(slice(start, start + size)) for start in range(0, max(rows, 1), size)]
     if threads == 1:
-        return _score_in_lanes(scorer, parts[0])
+        return _score_in_lanes(scorer, batch)
+    parts = [batch.rows(slice(start, start + size)) for start in range(0, max(rows, 1), size)]
     torch.set_num_threads(1)  # of this thread, and of the matrix library in all threads
     try:
         return _joined(list(_workers(threads).map(partial(_score_in_lanes, scorer), parts)))
@@ -84,11 +84,8 @@ def _score_in_lanes(scorer: Scorer, batch: Batch) -> Scores:
 def _score(scorer: Scorer, batch: Batch, rows: int) -> Scores:
     """The scores of `batch`, computed with rows of zeros up to `rows` rows."""
     count = len(batch)
-    if count < rows:
-        zeros = batch.zeros(rows - count).tensors()
-        batch = batch.with_tensors({name: torch.cat([values, zeros[name]]) for name, values in batch.tensors().items()})
     with torch.inference_mode():
-        return Scores(*(column[:count] for column in _columns(scorer(batch))))
+        return Scores(*(column[:count] for column in _columns(scorer(batch.padded(rows)))))
 
 
 def _joined(parts: Sequence[Scores]) -> Scores:

@@ -69,7 +69,7 @@ def forward_flops(ranker: Ranker, config: RecapConfig, assets: Assets) -> float:
 
 def synthetic_batch(config: RecapConfig, assets: Assets, rows: int) -> Batch:
     """Rows of zeros in every column that the model reads, without labels."""
-    return RowEncoder.for_job(config, assets, JobMode.INFERENCE).empty().zeros(rows)
+    return RowEncoder.for_job(config, assets, JobMode.INFERENCE).empty().padded(rows)
 
 
 def _modules(ranker: Ranker, batch: Batch) -> ModuleSummary:

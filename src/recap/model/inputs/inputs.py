@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from recap.config.featurization import BINARY
 from recap.config.recap import RecapConfig
-from recap.data.batch import Batch, assemble
+from recap.data.batch import Batch
 from recap.data.encoding.assets import Assets, column_width, discrete_columns, discrete_sizes, numeric_columns
 from recap.model.histories.encoder import Encoded
 from recap.model.histories.inputs import Histories
@@ -119,8 +119,8 @@ class Inputs(nn.Module):
         by itself, so the results for a user do not depend on the others. `recall`: the encoded history for a key, which
         names its events, computed by a function if it is not known.
         """
-        count, everything, zeros = len(batch), slice(None), batch.zeros(-len(batch) % multiple)
-        padded = assemble([(batch, everything), (zeros, everything)]).to(device)
+        count = len(batch)
+        padded = batch.padded(-(-count // multiple) * multiple).to(device)
         pieces = {name: piece[:count] for name, piece in self._pieces(padded, division.users)[0].items()}
         by_user: dict[str, list[Encoded]] = {}
         if self.histories is not None:
