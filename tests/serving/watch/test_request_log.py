@@ -114,6 +114,7 @@ def test_requests_with_other_types_have_files_of_their_own(scorer: RequestScorer
         for candidates in (request.candidates, wider, request.candidates):
             other = replace(request, candidates=candidates)
             watch.log(other, answer(scorer, other))
+    assert 'recap_request_log_rows_total{result="written"} 9.0' in watch.exposition().decode()
     assert sorted(pq.read_metadata(file).num_rows for file in log_files(tmp_path)) == [3, 6]
 
 
@@ -157,6 +158,17 @@ def test_a_full_disk_fails_no_request_and_is_counted(scorer: RequestScorer, tmp_
     assert 'recap_request_log_rows_total{result="failed"} 12.0' in watch.exposition().decode()
     assert len(lines) == 1, "one message a minute"
     assert "requests are served on" in lines[0]
+
+
+def test_rows_of_a_file_that_cannot_be_completed_count_as_failed(scorer: RequestScorer, tmp_path: Path) -> None:
+    request = make_request(4)
+    with Watch(config(tmp_path / "log"), say=lambda text: None) as watch:
+        for _ in range(3):
+            watch.log(request, answer(scorer, request))
+        watch._worker.submit(lambda: (tmp_path / "log").rename(tmp_path / "gone"), 0)
+    counted = watch.exposition().decode()
+    assert 'recap_request_log_rows_total{result="failed"} 12.0' in counted
+    assert 'result="written"' not in counted
 
 
 def test_what_the_thread_has_no_time_for_is_dropped_and_counted(

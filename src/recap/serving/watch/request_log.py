@@ -3,14 +3,14 @@
 import fcntl
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import blake2b
 from pathlib import Path
 from time import monotonic
-from typing import IO
+from typing import IO, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,7 @@ _GROUP_BYTES = 8 << 20
 """Memory of the rows of an open file that are not written yet."""
 _MAX_OPEN = 8
 """Open files: one for each model and set of column types."""
+Count = Callable[[Literal["written", "failed"], int], None]
 PROPENSITY = 1.0
 """The probability of the order that was served. The server sorts by score, so it is certain; a policy that explores
 would give its own here, per candidate."""
@@ -85,6 +86,7 @@ class _File:
     stream: IO[bytes]
     writer: pq.ParquetWriter
     opened: float
+    rows: int = 0
     waiting: list[pa.Table] = field(default_factory=list)
     waiting_bytes: int = 0
 
@@ -95,9 +97,12 @@ class RequestLog:
     A file has its name once it is complete; the oldest are deleted when the folder is full.
     """
 
-    def __init__(self, config: RequestLogConfig) -> None:
-        """Raises InputError for a folder that cannot be written, or that another server writes."""
-        self._config, self._folder = config, Path(config.folder)
+    def __init__(self, config: RequestLogConfig, count: Count = lambda result, rows: None) -> None:
+        """`count` is called with the rows of each file that is complete (`written`) or lost (`failed`).
+
+        Raises InputError for a folder that cannot be written, or that another server writes.
+        """
+        self._config, self._folder, self._count_rows = config, Path(config.folder), count
         self._files: dict[tuple[str, pa.Schema], _File] = {}
         self._count = 0
         self._lock = self._locked()
@@ -124,7 +129,12 @@ class RequestLog:
     def write(self, table: pa.Table, model: str) -> None:
         """Add rows. Raises OSError and ArrowException; the rows of the open file are then lost, not those before."""
         key = (model, table.schema)
-        file = self._files.get(key) or self._open(key)
+        try:
+            file = self._files.get(key) or self._open(key)
+        except BaseException:
+            self._count_rows("failed", table.num_rows)
+            raise
+        file.rows += table.num_rows
         file.waiting.append(table)
         file.waiting_bytes += table.nbytes
         try:
@@ -189,12 +199,14 @@ class RequestLog:
             self._drop(key)
             raise
         del self._files[key]
+        self._count_rows("written", file.rows)
         self._delete_old()
 
     def _drop(self, key: tuple[str, pa.Schema]) -> None:
         """Give up a file that cannot be written."""
         file = self._files.pop(key, None)
         if file is not None:
+            self._count_rows("failed", file.rows)
             file.writer.is_open = False  # its footer has no place to go
             with suppress(OSError):
                 file.stream.close()

@@ -56,7 +56,7 @@ class Watch:
         """(model, version) → its regressions."""
         self._traces = Traces(self.config.traces) if self.config.traces is not None else None
         log = self.config.request_log
-        self._log = RequestLog(log) if log is not None else None
+        self._log = RequestLog(log, self._count_log) if log is not None else None
         self._worker = Worker(self._tick, self._failed)
         self._last_message = -_QUIET_SECONDS
 
@@ -174,18 +174,21 @@ class Watch:
         if is_logged(request.key, self.config.request_log.share):
             write = partial(self._write, self._log, request, response, datetime.now(UTC), returned)
             if not self._worker.submit(write, _bytes_of(request, response)):
-                self.metrics.log_rows.labels("dropped").inc(len(response.scores))
+                self._count_log("dropped", len(response.scores))
 
     def _write(
         self, log: RequestLog, request: RankRequest, response: RankResponse, time: datetime, returned: bool
     ) -> None:
         leave_out = self.config.request_log.leave_out if self.config.request_log is not None else ()
         try:
-            log.write(rows_of(request, response, time, returned=returned, leave_out=leave_out), response.model)
+            rows = rows_of(request, response, time, returned=returned, leave_out=leave_out)
         except Exception:
-            self.metrics.log_rows.labels("failed").inc(len(response.scores))
+            self._count_log("failed", len(response.scores))
             raise
-        self.metrics.log_rows.labels("written").inc(len(response.scores))
+        log.write(rows, response.model)
+
+    def _count_log(self, result: str, rows: int) -> None:
+        self.metrics.log_rows.labels(result).inc(rows)
 
     def _close_log(self) -> None:
         if self._log is not None:
