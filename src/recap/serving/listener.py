@@ -10,14 +10,14 @@ from granian.constants import HTTPModes, Interfaces, SSLProtocols
 from granian.http import HTTP1Settings
 from granian.server.embed import Server
 
-from recap.config.serving.server import AddressConfig, ServerConfig
+from recap.config.serving.server import AddressConfig, LimitsConfig, ServerConfig
 from recap.errors import InputError
 
 _BACKLOG = 1024
 """Connections that wait to be accepted."""
 
 
-def bind(address: AddressConfig) -> socket.socket:
+def bind(address: AddressConfig, limits: LimitsConfig) -> socket.socket:
     """A socket that is bound to the address of REST, and does not listen yet. Raises InputError, also if in use."""
     field = f"address.http_port: {address.host}:{address.http_port}"
     try:
@@ -30,6 +30,9 @@ def bind(address: AddressConfig) -> socket.socket:
     try:
         # Not SO_REUSEPORT, with which two servers would share a port in silence.
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # A client that does not read its answers would hold its connection for ever; connections inherit this.
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
+            bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, round(limits.body_seconds * 1000)))
         bound.bind(resolved)
     except OSError as error:
         bound.close()

@@ -44,7 +44,7 @@ async def serve(
     that cannot be served, RunError if a protocol ends by itself.
     """
     stopping = asyncio.create_task(stop.wait())
-    with bind(config.address) as bound, Watch(config) as watch:
+    with bind(config.address, config.limits) as bound, Watch(config) as watch:
         loading = asyncio.create_task(asyncio.to_thread(_load, config, watch, say))
         await asyncio.wait([loading, stopping], return_when=asyncio.FIRST_COMPLETED)
         if not loading.done():

@@ -4,6 +4,7 @@ A column is an input of shape [N], or [N, L] for lists of L values; with 1 inste
 Binary data is not copied, except BOOL and BYTES, whose layout differs from Arrow's.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -224,7 +225,7 @@ def check_names(names: Sequence[str], signature: Signature, noun: str) -> None:
     """
     given = set(names)
     if len(given) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = next(name for name, times in Counter(names).items() if times > 1)
         raise _invalid(f"{noun} {_shown(twice)}: appears twice; give it once")
     carried = {*signature.carried, signature.user}
     if given - signature.columns.keys() - carried:

@@ -113,6 +113,7 @@ class Batches:
                     self._start(version, batch)
             if not lane:
                 del self._lanes[version]
+        self._watch.queue(self.waiting)
 
     def _wake_at(self, seconds: float) -> None:
         if self._timer is None:

@@ -44,6 +44,7 @@ class Guard:
                 added = MutableHeaders(scope=message)
                 added["X-Request-Id"] = scope["request_id"]
                 added["X-Content-Type-Options"] = "nosniff"
+                added["Server"] = "recap"  # not the name of the library
             await send(message)
 
         try:

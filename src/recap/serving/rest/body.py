@@ -19,6 +19,10 @@ _THREAD_BYTES = 64 * 1024
 _WINDOW_BITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 """Content-Encoding → the `wbits` of zlib."""
 _DAMAGED: tuple[type[Exception], ...] = (isal_zlib.error, zlib.error)  # type: ignore[assignment]
+_MAX_MEMBERS = 10_000
+"""Streams of gzip in a body."""
+_SLICE_BYTES = 16 * 1024
+"""What a second stream is inflated in pieces of: what follows a stream is copied at its end."""
 _MIN_COMPRESSED_BYTES = 4096
 """Size from which a response is compressed."""
 _KEEP = b'[]{}"'
@@ -64,26 +68,32 @@ async def read_body(request: Request, limits: LimitsConfig) -> memoryview:
 
 
 def inflate(body: bytes | bytearray, encoding: str, limits: LimitsConfig) -> bytes:
-    """The content of a body in `gzip`, of any number of members, or `deflate`, up to the limit. Raises RequestError."""
+    """The content of a body in `gzip`, of up to 10,000 members, or `deflate`, up to the limit. Raises RequestError."""
     limit = limits.decompressed_mib * _MIB
     parts: list[bytes] = []
-    size, rest = 0, body
+    size = start = members = 0
+    view, step = memoryview(body), len(body)
     try:
-        while rest or not parts:
+        while start < len(view) or not members:
             inflater = isal_zlib.decompressobj(_WINDOW_BITS[encoding])
-            part = inflater.decompress(rest, limit + 1 - size)
-            size += len(part)
-            if size > limit:
-                raise RequestError(
-                    Reason.TOO_LARGE,
-                    f"the body inflates to more than {limits.decompressed_mib} MiB, the limit",
-                )
-            if not inflater.eof:
-                raise RequestError(Reason.INVALID, f"the body ends before its {encoding} data does")
-            parts.append(part)
-            rest = inflater.unused_data
-            if rest and encoding == "deflate":
+            while not inflater.eof:
+                given = view[start : start + step]
+                if not given:
+                    raise RequestError(Reason.INVALID, f"the body ends before its {encoding} data does")
+                parts.append(inflater.decompress(given, limit + 1 - size))
+                size += len(parts[-1])
+                if size > limit:
+                    raise RequestError(
+                        Reason.TOO_LARGE,
+                        f"the body inflates to more than {limits.decompressed_mib} MiB, the limit",
+                    )
+                start += len(given) - len(inflater.unused_data)
+            members += 1
+            if start < len(view) and encoding == "deflate":
                 raise RequestError(Reason.INVALID, "the body goes on after its deflate data")
+            if members > _MAX_MEMBERS:
+                raise RequestError(Reason.INVALID, f"the body has more than {_MAX_MEMBERS:,} members of gzip")
+            step = _SLICE_BYTES
     except _DAMAGED:
         raise RequestError(Reason.INVALID, f"Content-Encoding is {encoding}, but the body is not") from None
     return parts[0] if len(parts) == 1 else b"".join(parts)
