@@ -190,8 +190,10 @@ def test_a_version_that_fails_to_score_is_refused(root: Path, monkeypatch: pytes
 
 @pytest.mark.parametrize("override", ["scoring.weights.lke=2", "features.discrete.language.vocabulary=/missing"])
 def test_overrides_that_do_not_fit_are_refused_with_the_name_of_the_model(root: Path, override: str) -> None:
+    messages: list[str] = []
     with pytest.raises(InputError, match=r"(?s)^models\.feed\.overrides: .*(lke|vocabulary)"):
-        serve(root, overrides=[override])
+        serve(root, messages, overrides=[override])
+    assert messages == [], "there is no older version to try"
 
 
 def test_a_golden_mismatch_shows_row_task_and_both_values(trained: Path, root: Path) -> None:

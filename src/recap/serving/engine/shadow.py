@@ -16,7 +16,7 @@ from recap.reporting import Say
 from recap.serving.contract import RankRequest, RankResponse, Reason
 from recap.serving.engine.batches import one_thread, weighted
 from recap.serving.models.version import Version
-from recap.serving.watch.watch import Watch
+from recap.serving.watch.watch import SHADOW, Watch
 
 _MAX_WAITING = 16
 """Requests that wait for the shadow; further ones are left out, so that it never holds up the answers."""
@@ -42,7 +42,7 @@ class Shadow:
     def score(self, request: RankRequest, version: Version) -> None:
         """Score a request that was answered, some time; left out, and counted as overloaded, if too many wait."""
         if self._waiting >= _MAX_WAITING:
-            self._watch.request("shadow", version.model, version.name, Reason.OVERLOADED, 0.0)
+            self._watch.request(SHADOW, version.model, version.name, Reason.OVERLOADED, 0.0)
             return
         self._waiting += 1
         pending = asyncio.get_running_loop().run_in_executor(self._pool, self._score, request, version)
@@ -59,7 +59,7 @@ class Shadow:
             return
         error, now = done.exception(), time.monotonic()
         reason = None if error is None else Reason.INVALID if isinstance(error, DataError) else Reason.INTERNAL
-        self._watch.request("shadow", version.model, version.name, reason, now - started)
+        self._watch.request(SHADOW, version.model, version.name, reason, now - started)
         if error is not None and now - self._last_message >= _QUIET_SECONDS:
             self._last_message = now
             self._say(

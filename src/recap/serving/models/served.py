@@ -115,7 +115,8 @@ class ServedModel:
                 return self._load(name, versions[name])
             except RecapError as error:
                 first = first or error
-                self._refuse(name, state, error, "an older version is tried")
+                if name != others[-1]:
+                    self._refuse(name, state, error, "an older version is tried")
         assert first is not None
         raise first
 
