@@ -163,7 +163,7 @@ def test_the_vectors_of_candidates_are_not_copied() -> None:
     [
         (lambda user, candidates: (user.drop_columns(["hour"]), candidates), "'hour': is missing"),
         (lambda user, candidates: (user, candidates.append_column("hour", candidates["age"])), "'hour': appears twice"),
-        (lambda user, candidates: (pa.concat_tables([user, user]), candidates), "found 2 users, expected 1"),
+        (lambda user, candidates: (pa.concat_tables([user, user]), candidates), "^request: found 2 users, expected 1"),
         (
             lambda user, candidates: (user.set_column(0, "hour", pa.array([1.5])), candidates),
             "'hour', row 0: found 1.5",

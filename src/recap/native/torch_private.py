@@ -93,7 +93,10 @@ def packed_linear(inputs: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor
 
 
 def int_product(left: Tensor, right: Tensor) -> Tensor:
-    """[N, K] int8 and [M, K] int8 → left · rightᵀ, [N, M]: int32, or float64 from the fallback, which is slow."""
+    """[N, K] int8 and [M, K] int8 → left · rightᵀ, [N, M]: int32, or float64 from the fallback, which is slow.
+
+    K ≥ 2: for K = 1, torch returns memory that it never wrote.
+    """
     multiply = _private(torch, "_int_mm")
     if multiply is None:
         return left.double() @ right.double().T

@@ -30,7 +30,7 @@ class Location:
             row = self.first_row + file_rows[0]
             parts.append(f"row {row}")
             where += f":{self.header_lines + row + 1}" if self.header_lines is not None else ""
-        return DataError(f"{where}: {', '.join(parts)}: {text}", file_rows, column, text)
+        return DataError(": ".join(filter(None, (where, ", ".join(parts), text))), file_rows, column, text)
 
     def _with_skipped(self, row: int) -> int:
         """Row `row` of the table, counted from `first_row` with the skipped rows."""
