@@ -107,7 +107,8 @@ class Int8Linear(nn.Module):
     """A Linear layer with products of 8-bit integers and exact sums in int32: […, in] → […, out] float32.
 
     y = (q(x) · q(W)ᵀ) · s(x) · s(W) + b, where q(v) = round(v / s) and s = max |v| / 127, with one scale s(x) for each
-    row and one s(W) for each output. A row that is not finite has outputs that are not finite.
+    row and one s(W) for each output. A row that is not finite has outputs that are not finite. `in` ≤ 133,143, so that
+    no sum passes int32.
     """
 
     def __init__(self, layer: nn.Linear) -> None:

@@ -127,3 +127,6 @@ def test_only_regular_files_are_read(tmp_path: Path) -> None:
         if "*" not in name:
             with pytest.raises(OSError, match=reason):
                 read_bytes(name)
+    (tmp_path / "caf\udce9").touch()
+    with pytest.raises(DataError, match=r"caf\\udce9': its name is not UTF-8 text; rename the file"):
+        find_files([str(tmp_path / "caf*")])

@@ -66,13 +66,19 @@ def _match_all(patterns: Sequence[str]) -> list[list[str]]:
 
 
 def _match(pattern: str) -> list[str]:
-    """The data files that one glob matches. Raises DataError for what is neither a file nor a folder."""
+    """The data files that one glob matches.
+
+    Raises DataError for what is neither a file nor a folder, and for a name that Arrow cannot open.
+    """
     files = [file for file in _glob(pattern) if not _is_marker(file, pattern)]
     for file in files if not is_remote(pattern) else ():
         try:
+            file.encode()
             regular_status(file)
         except OSError as error:
             raise DataError(f"{file}: cannot be read ({reason(error)}); give the path of a file") from None
+        except UnicodeEncodeError:
+            raise DataError(f"{file!a}: its name is not UTF-8 text; rename the file") from None
     return files
 
 
