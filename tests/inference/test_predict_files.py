@@ -75,6 +75,8 @@ def test_an_output_that_cannot_be_a_folder_or_a_file_is_refused(predictor: Predi
     os.mkfifo(tmp_path / "other" / "day.parquet")
     with pytest.raises(InputError, match=r"day.parquet: is not a regular file, which is never replaced"):
         predict_files(predictor, inputs, tmp_path / "other", overwrite=True)
+    with pytest.raises(InputError, match=r"--output: '.*caf\\udce9' is not UTF-8 text; choose another --output"):
+        predict_files(predictor, inputs, tmp_path / "caf\udce9")
 
 
 @pytest.mark.parametrize(

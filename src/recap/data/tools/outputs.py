@@ -43,8 +43,12 @@ def output_files(files: Sequence[str], folder: Path, extension: str) -> dict[str
 
 
 def check_folder(folder: Path) -> None:
-    """Raise InputError if `folder` is a URL, is or is below a file, or is part of a model directory."""
+    """Raise InputError if `folder` is a URL, is no UTF-8 text, is or is below a file, or is in a model directory."""
     check_local(folder)
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        raise InputError(f"--output: {str(folder)!a} is not UTF-8 text; choose another --output") from None
     for path in (folder, *folder.absolute().parents):
         if os.path.lexists(path) and not os.path.isdir(path):
             raise InputError(f"--output: {path} is not a folder; choose another --output")
