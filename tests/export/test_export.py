@@ -278,7 +278,13 @@ def test_a_damaged_or_foreign_folder_is_refused(exported: Path, model: Path, tmp
 
 
 def test_the_command_refuses_other_formats_and_what_is_no_model(tmp_path: Path) -> None:
-    for arguments in (["--format", "jit"], ["--format", "torch"]):
+    cases = {
+        "onx": "--format: unknown format 'onx'. Known: torch, aoti, onnx. Did you mean 'onnx'?",
+        "torch": "no checkpoint yet",
+    }
+    for name, message in cases.items():
+        arguments = ["--format", name]
         done = CliRunner().invoke(app, ["export", str(tmp_path), *arguments, "--output", str(tmp_path / "new")])
         assert done.exit_code != 0
+        assert message in str(done.exception)
     assert list(tmp_path.iterdir()) == []

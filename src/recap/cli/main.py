@@ -42,7 +42,9 @@ class _Commands(TyperGroup):
             if isinstance(option, str) and "." in option:
                 key = option.lstrip("-").partition("=")[0]
                 name = (
-                    f"--set {key}=…" if ctx.invoked_subcommand in ("predict", "export") else f"{key}=…, without dashes"
+                    f"--set {key}=…"
+                    if ctx.invoked_subcommand in ("predict", "export", "serve")
+                    else f"{key}=…, without dashes"
                 )
                 error.message += f"; to override the configuration, write {name}"  # type: ignore[attr-defined]
             elif option == "--config":

@@ -17,7 +17,7 @@ def serve(
         typer.Argument(
             metavar="[NAME=]PATH",
             help="Model directory, run, or folder of model directories, each of which is a version; the newest is "
-            "served. Named as its folder by default.",
+            "served, unless models.NAME.version is set. NAME is by default that of the folder.",
             show_default=False,
         ),
     ] = None,
@@ -35,14 +35,23 @@ def serve(
         ),
     ] = None,
     host: Annotated[
-        str | None, typer.Option(help="Address to listen on; default: 127.0.0.1.", show_default=False)
+        str | None, typer.Option(metavar="HOST", help="Address to listen on; default: 127.0.0.1.", show_default=False)
     ] = None,
-    port: Annotated[int | None, typer.Option(help="Port of REST; default: 8080.", show_default=False)] = None,
+    port: Annotated[
+        int | None, typer.Option(metavar="PORT", help="Port of REST; default: 8080.", show_default=False)
+    ] = None,
     grpc_port: Annotated[
-        int | None, typer.Option(help="Port of gRPC; default: gRPC is off.", show_default=False)
+        int | None, typer.Option(metavar="PORT", help="Port of gRPC; default: gRPC is off.", show_default=False)
     ] = None,
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Listen on an address that is not loopback without token or mTLS.")
+    ] = False,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check",
+            help="Load everything as for a start, print what would be served, and exit without listening.",
+        ),
     ] = False,
 ) -> None:
     """Serve models over HTTP and gRPC until SIGTERM or Ctrl-C.
@@ -67,7 +76,10 @@ def serve(
     given = {key: option for key, option in options.items() if option[1] is not None}
     loaded = load_server_config(config, models or [], given, overrides or [])
 
-    from recap.cli.terminal.server import serve_until_signal
+    from recap.cli.terminal.server import print_check, serve_until_signal
 
     tune_process()
+    if check:
+        print_check(loaded)
+        return
     asyncio.run(serve_until_signal(loaded))
