@@ -45,6 +45,7 @@ class GrpcServer:
     async def stop(self, seconds: float) -> None:
         """Refuse new calls, finish open ones for at most `seconds`, and cancel the others."""
         self._health.stop()
+        await self._service.refuse(_LAST_SECONDS)
         stopping = asyncio.create_task(self._server.stop(seconds))
         while not stopping.done():
             finished = asyncio.create_task(self._service.finished())

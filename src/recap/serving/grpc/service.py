@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError
 
 from recap.config.serving.server import ServerConfig
 from recap.serving.contract import Engine, RankRequest, Reason, RequestError, Signature
+from recap.serving.engine.batches import ENDING
 from recap.serving.grpc.codec import InferCall, decode_request, encode_response, parse_infer
 from recap.serving.grpc.messages import SERVICE, message_class
 from recap.serving.security import Token
@@ -22,6 +23,8 @@ from recap.serving.watch.watch import Watch
 _LOG = logging.getLogger(__name__)
 _THREAD_BYTES = 2**20
 """Size of the values to convert from which a request is decoded in a thread, so that other requests go on."""
+_QUIET_SECONDS = 0.1
+"""Without a new call for as long, none is on its way."""
 _INTERNAL = "the server failed; its log says why"
 
 Method = Callable[[Any, Any], Awaitable[Any]]
@@ -32,7 +35,8 @@ class InferenceService:
 
     def __init__(self, engine: Engine, config: ServerConfig, watch: Watch) -> None:
         self._engine, self._limits, self._watch = engine, config.limits, watch
-        self._open = 0
+        self._open = self._calls = 0
+        self._refusing = False
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -45,8 +49,19 @@ class InferenceService:
         """Whether no call is open."""
         return self._idle.is_set()
 
+    async def refuse(self, seconds: float) -> None:
+        """Refuse new calls from now on, and wait until none comes, at most `seconds`.
+
+        gRPC cancels calls that are on their way when it stops; a client takes UNAVAILABLE for what it is.
+        """
+        self._refusing, before, ends = True, -1, time.monotonic() + seconds
+        while self._calls != before and time.monotonic() < ends:
+            before = self._calls
+            await asyncio.sleep(_QUIET_SECONDS)
+
     def _opened(self, context: Any) -> None:
         self._open += 1
+        self._calls += 1
         self._idle.clear()
         context.add_done_callback(self._closed)
 
@@ -145,6 +160,8 @@ class InferenceService:
         async def answer(data: bytes, context: Any) -> Any:
             try:
                 self._opened(context)
+                if self._refusing:
+                    raise RequestError(Reason.NOT_READY, ENDING)
                 if token is not None:
                     token.check(_headers(context).get("authorization"))
                 try:
