@@ -62,7 +62,7 @@ def test_evaluation_and_prediction_report_unknown_values_and_refuse_a_feature_wi
     with pytest.raises(DataError, match=f"^{output}: all files are written, but in the inputs: {UNKNOWN.format(1200)}"):
         predict_files(Predictor.open(folder), [str(file)], output, say=lines.append)
     assert lines == ["unknown values: language 100% (of 1,200 rows)"]
-    (written,) = output.iterdir()
+    (written,) = output.glob("*.parquet")
     assert pq.read_metadata(written).num_rows == 1200
     accepted = Predictor.open(folder, ["features.max_unknown=1"])
     predict_files(accepted, [str(file)], output, overwrite=True)

@@ -142,7 +142,7 @@ def test_a_model_carries_its_mask_and_a_run_refuses_another(tmp_path: Path) -> N
         [str(feed / "validation" / "*.parquet")],
         tmp_path / "out",
     )
-    assert len(predicted) == 1
+    assert len(predicted.files) == 1
 
 
 def test_a_run_with_too_few_good_rows_for_a_step_fails(tmp_path: Path) -> None:

@@ -222,8 +222,8 @@ def test_commands_take_urls(folder: Path, store: str, tmp_path: Path) -> None:
 def test_predictions_from_a_store_are_those_from_local_files(folder: Path, store: str, tmp_path: Path) -> None:
     train(feed_config(folder, tmp_path / "run", training={"num_train_steps": 1}), Recorder())
     predictor = Predictor.open(find_model_directory(tmp_path / "run"))
-    local = predict_files(predictor, [f"{folder}/validation/*.parquet"], tmp_path / "local")
-    remote = predict_files(predictor, [f"{store}/validation/*.parquet"], tmp_path / "remote")
+    local = predict_files(predictor, [f"{folder}/validation/*.parquet"], tmp_path / "local").files
+    remote = predict_files(predictor, [f"{store}/validation/*.parquet"], tmp_path / "remote").files
     assert [path.name for path in remote] == [path.name for path in local] == ["part-0.parquet"]
     assert pq.read_table(remote[0]).equals(pq.read_table(local[0]))
 

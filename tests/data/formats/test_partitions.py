@@ -164,6 +164,6 @@ def test_predictions_carry_the_columns_of_folders(folder: Path, tmp_path: Path) 
     changes = {"training": {"num_train_steps": 1}, "train_data": data, "validation_data": {"validation": data}}
     train(feed_config(folder, tmp_path / "run", features=values, **changes), Recorder())
     predictor = Predictor.open(find_model_directory(tmp_path / "run"))
-    files = predict_files(predictor, [inputs], tmp_path / "out")
+    files = predict_files(predictor, [inputs], tmp_path / "out").files
     found = {pq.ParquetFile(file).read().column("language")[0].as_py() for file in files}
     assert found == {"7", "en", None}
