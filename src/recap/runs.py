@@ -276,11 +276,14 @@ def find_model_directory(path: Path, step: Step | None = None) -> Path:
     return path
 
 
-def better_checkpoint(path: Path, used: Path) -> str | None:
-    """A remark that another checkpoint of the run at `path` was better by the watched metric than `used`, if so."""
+def better_checkpoint(path: Path, used: Path, choice: str = "--step best") -> str | None:
+    """A remark that another checkpoint of the run at `path` was better by the watched metric than `used`, if so.
+
+    `choice`: the argument that uses that one.
+    """
     with suppress(CheckpointError):
         best = Run(path).best
         if best is not None and best.exists() and best.name != used.name:
             step = int(best.name.removeprefix("step_"))
-            return f"{path}: using {used.name}, the latest; the watched metric was best at step {step}: --step best"
+            return f"{path}: using {used.name}, the latest; the watched metric was best at step {step}: {choice}"
     return None

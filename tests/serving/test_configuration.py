@@ -79,7 +79,7 @@ def test_a_mistake_in_the_models_names_the_argument(arguments: list[str], messag
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "example.org"])
 def test_an_address_that_others_reach_needs_protection(host: str) -> None:
-    assert f"--host: address.host: {host} can be reached from other machines; set" in problems("a=/x", host=host)
+    assert f"--host: {host} can be reached from other machines; set" in problems("a=/x", host=host)
     for overrides in (["address.insecure=true"], ["address.token_file=t"]):
         assert load_server_config(None, ["a=/x"], {"address.host": ("--host", host)}, overrides).address.host == host
 

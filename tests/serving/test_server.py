@@ -17,7 +17,9 @@ from urllib.request import Request, urlopen
 import pytest
 from serving.certificates import Authority, Pair
 from serving.running import running, small_model
+from typer.testing import CliRunner
 
+from recap.cli.main import app
 from recap.config.serving.server import ServerConfig
 from recap.errors import CheckpointError, InputError
 from recap.serving import server
@@ -104,6 +106,34 @@ def test_a_certificate_that_is_none_is_refused(folder: Path, tmp_path: Path) -> 
     address = {"certificate": str(tmp_path / "c.pem"), "private_key": str(tmp_path / "c.pem")}
     with pytest.raises(InputError, match=r"address\.certificate: .*c\.pem"), running(folder, address=address):
         pass
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [("token_file", "found 5 characters"), ("certificate", r"address\.certificate: .* cannot be used")],
+)
+def test_token_and_certificates_are_checked_before_models_are_loaded(field: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("short")
+    (tmp_path / "file").chmod(0o600)
+    address = {field: str(tmp_path / "file")}
+    if field == "certificate":
+        address["private_key"] = address[field]
+    with pytest.raises(InputError, match=message), running(tmp_path / "missing", address=address):
+        pass
+
+
+def test_a_check_loads_everything_and_prints_what_would_be_served(folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "serve.yaml"
+    file.write_text(f"models: {{feed: {{path: {folder}}}}}\naddress: {{grpc_port: 8081}}\n")
+    done = CliRunner().invoke(app, ["serve", "--config", str(file), "--check"])
+    assert (done.exit_code, done.stdout) == (
+        0,
+        f"no problems. Would serve feed ({folder.name}) on http://127.0.0.1:8080, gRPC on 127.0.0.1:8081\n",
+    )
+    missing = CliRunner().invoke(app, ["serve", str(tmp_path / "missing"), "--check"])
+    assert isinstance(missing.exception, CheckpointError)
+    other = CliRunner().invoke(app, ["config", "check", str(file)])
+    assert f"{file}: looks like a file of a server; check it with: recap serve" in str(other.exception)
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from recap.cli.options import ConfigFile, Overrides, Overwrite, SchemaFile, SetFiles, check_output, config_file
+from recap.errors import ConfigError
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Write, check, show and compare configurations.")
 
@@ -31,7 +32,15 @@ def check(
     from recap.config.file.load import resolve
     from recap.text import plural, shorten
 
-    resolved = resolve(config, overrides or [], set_files or [])
+    try:
+        resolved = resolve(config, overrides or [], set_files or [])
+    except ConfigError as error:
+        from recap.serving.configuration import is_server_file
+
+        if not is_server_file(str(config)):
+            raise
+        text = f"{config}: looks like a file of a server; check it with: recap serve --config {config} --check"
+        raise ConfigError(text) from error
     warnings, looked_at = resolved.warnings, ""
     if data:
         from recap.data.tools.check import check_data

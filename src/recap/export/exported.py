@@ -23,7 +23,7 @@ from recap.export.write import SIGNATURE
 from recap.inference.predictor import ROWS_AT_ONCE, Predictions
 from recap.inference.table_scorer import Table, TableScorer
 from recap.model.directory import check_hashes, read_assets
-from recap.storage import check_format, read_regular, verify
+from recap.storage import check_format, read_manifest, read_regular, verify
 
 _MAX_SIGNATURE_BYTES = 1 << 26
 
@@ -77,6 +77,11 @@ class Exported:
             probabilities.append(torch.stack([outputs[task] for task in self.config.tasks], dim=1))
             scores.append(outputs[SCORE])
         return Predictions(torch.cat(probabilities), torch.cat(scores))
+
+
+def format_of(folder: Path) -> Format | None:
+    """The format of an exported model; None for a model directory. Raises CheckpointError if it is damaged."""
+    return _format(_content(folder), folder) if SIGNATURE in read_manifest(folder).files else None
 
 
 def _content(folder: Path) -> Mapping[str, Any]:

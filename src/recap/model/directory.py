@@ -208,7 +208,7 @@ def verify_model(folder: Path) -> Manifest:
     except CheckpointError as error:
         manifests = folder.parent.glob(f"*/{MANIFEST}") if folder.parent.is_dir() else ()
         others = sorted(manifest.parent.name for manifest in manifests if manifest.parent != folder)
-        advice = "use another checkpoint (--step) or model" if others else "use another model"
+        advice = "use another model"
         if str(error).startswith(f"{folder / CALIBRATION}:"):
             advice = f"remove it with 'recap calibrate --remove', or {advice}"
         known = f"; {folder.parent} also holds {', '.join(others)}" if others else ""

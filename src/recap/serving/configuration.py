@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from recap.config.base import dotted
@@ -11,7 +12,7 @@ from recap.config.file.layers import override, read_mapping, set_value
 from recap.config.file.node import Node, node_of
 from recap.config.file.validate import validate
 from recap.config.serving.server import MODEL_NAME, ServerConfig
-from recap.errors import Origin, Problem
+from recap.errors import ConfigError, Origin, Problem
 from recap.text import shorten
 
 _NAME = re.compile(MODEL_NAME)
@@ -38,12 +39,27 @@ def load_server_config(
     for text in overrides:
         override(root, text, Origin(f"--set {shorten(repr(text), 100)}"), problems)
     substitute(root, problems)
-    config = validate(ServerConfig, root, problems)
+    try:
+        config = validate(ServerConfig, root, problems)
+    except ConfigError as error:  # an option is the name of its key
+        names = {option for option, _ in (options or {}).values()}
+        raise ConfigError(
+            [replace(each, path="") if each.origin.source in names else each for each in error.problems]
+        ) from None
     if not config.models:
         text = "no models to serve; give model directories as arguments, or add models to the file"
         problems.append(Problem(root.origin, "models", text))
         validate(ServerConfig, root, problems)
     return config
+
+
+def is_server_file(file: str) -> bool:
+    """Whether `file` has sections, and all of them are those of a server."""
+    try:
+        sections = set(read_mapping(file, [], ServerConfig).value)
+    except ConfigError:
+        return False
+    return bool(sections) and sections <= ServerConfig.model_fields.keys()
 
 
 def _add_models(root: Node, models: Sequence[str], problems: list[Problem]) -> None:
@@ -71,7 +87,7 @@ def _add_models(root: Node, models: Sequence[str], problems: list[Problem]) -> N
 
 
 def _named(text: str) -> tuple[str, str]:
-    """The name and the path of an argument `PATH` or `NAME=PATH`; by default the name is that of the folder."""
+    """The name and the path of an argument `PATH` or `NAME=PATH`; by default it is named after the folder."""
     name, equals, path = text.partition("=")
     if equals and path and "/" not in name and not os.path.exists(text):
         return name, path

@@ -15,6 +15,7 @@ from recap.serving.grpc.server import build_server
 from recap.serving.listener import Listener, bind
 from recap.serving.models.served import ServedModel
 from recap.serving.rest.app import build_app
+from recap.serving.security import check_secrets
 from recap.serving.watch.watch import Watch
 
 _LAST_SECONDS = 1.0
@@ -43,6 +44,7 @@ async def serve(
     and threads are left, and the process should end. Raises InputError for addresses that cannot be used and models
     that cannot be served, RunError if a protocol ends by itself.
     """
+    check_secrets(config.address)
     stopping = asyncio.create_task(stop.wait())
     with bind(config.address, config.limits) as bound, Watch(config) as watch:
         loading = asyncio.create_task(asyncio.to_thread(_load, config, watch, say))
@@ -60,6 +62,8 @@ async def serve(
                 await grpc.start()
             await asyncio.sleep(0)  # lets the listener start
             started(addresses)
+            if config.page:
+                say(f"page: {addresses.http}/")
             async with _reloading(models, config.reload.every_seconds, say):
                 await asyncio.wait([listening, stopping], return_when=asyncio.FIRST_COMPLETED)
             if not stopping.done():
@@ -73,6 +77,14 @@ async def serve(
             return not open_ends
         finally:
             engine.close()
+
+
+def check_server(config: ServerConfig, say: Say = say_to_stderr) -> tuple[Addresses, dict[str, ServedModel]]:
+    """Where a server would listen, and its models, loaded as for a start. Raises InputError as `serve`."""
+    check_secrets(config.address)
+    with Watch(config) as watch:
+        models = _load(config, watch, say)
+    return _addresses(config, config.address.http_port, config.address.grpc_port), models
 
 
 def _load(config: ServerConfig, watch: Watch, say: Say) -> dict[str, ServedModel]:

@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -20,9 +21,11 @@ from support import feed_table, history_table
 
 from recap.config.serving.server import ServedModelConfig
 from recap.errors import CheckpointError, InputError
+from recap.export.write import SIGNATURE
 from recap.inference.predictor import Predictor
 from recap.inference.requests import RequestScorer
 from recap.model.directory import SavedModel
+from recap.runs import STATE, Run
 from recap.runtime import start_runtime
 from recap.serving.contract import Reason, RequestError
 from recap.serving.models import golden
@@ -101,6 +104,16 @@ def test_a_folder_without_versions_is_refused(tmp_path: Path, name: str, message
     (tmp_path / "empty").mkdir()
     with pytest.raises(CheckpointError, match=message):
         find_versions(tmp_path / name)
+
+
+def test_a_folder_of_runs_or_of_models_names_them(trained: Path, root: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=rf"^{tmp_path} holds the model feed; serve {root}$"):
+        find_versions(tmp_path)
+    shutil.rmtree(root)
+    for name in ("b", "a"):
+        (tmp_path / name).symlink_to(trained.parents[1])
+    with pytest.raises(CheckpointError, match=rf"^{tmp_path} holds the runs a, b; serve {tmp_path}/a {tmp_path}/b$"):
+        find_versions(tmp_path)
 
 
 def test_a_new_version_takes_over_and_the_old_one_is_unloaded(trained: Path, root: Path) -> None:
@@ -232,7 +245,48 @@ def test_a_server_starts_with_the_newest_good_version_and_tells_of_the_bad_one(t
     damage(root / "v2")
     messages: list[str] = []
     assert serve(root, messages).version().name == "v1"
-    assert "version v2 is refused, an older version is tried" in messages[0]
+    assert ["version v2 is refused, version v1 is served: " in text for text in messages] == [False, True]
+    assert not any("--step" in text for text in messages)
+    damage(root / "v1")
+    messages.clear()
+    with pytest.raises(CheckpointError, match=r"v2/weights\.safetensors: damaged"):
+        serve(root, messages)
+    assert messages == [], "the error of the newest says it"
+
+
+def test_the_best_checkpoint_of_a_run_is_served_on_request_and_named_otherwise(trained: Path, tmp_path: Path) -> None:
+    run, messages = Run(tmp_path / "run"), list[str]()
+
+    def save(step: int, best: int) -> None:
+        add_version(trained, run.checkpoints_folder, f"step_{step:08d}")
+        add_file(run.checkpoint_path(step), STATE, json.dumps({"best_step": best}))
+
+    save(1, 1)
+    served, latest = serve(run.path, version="best"), serve(run.path, messages)
+    save(2, 1)
+    latest.refresh()
+    latest.refresh()
+    remark = f"{run.path}: using step_00000002, the latest; the watched metric was best at step 1: "
+    assert [text for text in messages if "best" in text] == [f"{remark}--set models.feed.version=best"]
+    served.refresh()
+    assert served.version().name == "step_00000001"
+    save(3, 3)
+    served.refresh()
+    assert served.version().name == "step_00000003"
+    with pytest.raises(CheckpointError, match="not a run, so no version of it is known to be best"):
+        serve(run.checkpoints_folder, version="best")
+
+
+def test_an_exported_program_is_no_version(trained: Path, root: Path) -> None:
+    messages: list[str] = []
+    served = serve(root, messages)
+    add_version(trained, root, "v2")
+    add_file(root / "v2", SIGNATURE, '{"format": "onnx"}')
+    text = "v2: is an exported program (format onnx); serve the model directory or the run that it came from"
+    served.refresh()
+    assert messages[-1].endswith(text)
+    with pytest.raises(CheckpointError, match=re.escape(text)):
+        serve(root / "v2")
 
 
 def test_a_chosen_version_stays_and_an_unknown_one_is_refused(trained: Path, root: Path) -> None:

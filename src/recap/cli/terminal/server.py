@@ -8,7 +8,7 @@ import sys
 from recap.config.file.environment import hide
 from recap.config.serving.server import ServerConfig
 from recap.reporting import say_to_stderr
-from recap.serving.server import Addresses, serve
+from recap.serving.server import Addresses, check_server, serve
 
 _SWITCH_SECONDS = 0.001
 """How long a thread holds the interpreter while others wait: the event loop waits this long for each busy thread."""
@@ -33,10 +33,23 @@ async def serve_until_signal(config: ServerConfig) -> None:
         os._exit(0)
 
 
+def print_check(config: ServerConfig) -> None:
+    """Check everything that a start needs, except that the ports are free, and print what would be served."""
+    addresses, models = check_server(config, _say)
+    listed = ", ".join(
+        f"{name} ({' and '.join(version.name for version in reversed(model.versions))})"
+        for name, model in models.items()
+    )
+    print(hide(f"no problems. Would serve {listed} on {_where(addresses)}"))
+
+
 def _say(text: str) -> None:
     say_to_stderr(hide(text))
 
 
 def _say_started(addresses: Addresses) -> None:
-    grpc = f", gRPC on {addresses.grpc}" if addresses.grpc is not None else ""
-    _say(f"serving on {addresses.http}{grpc}; stop with Ctrl-C")
+    _say(f"serving on {_where(addresses)}; stop with Ctrl-C")
+
+
+def _where(addresses: Addresses) -> str:
+    return addresses.http + (f", gRPC on {addresses.grpc}" if addresses.grpc is not None else "")

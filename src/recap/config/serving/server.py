@@ -61,8 +61,8 @@ class AddressConfig(BaseConfig):
             yield (
                 ("host",),
                 f"{shorten(self.host)} can be reached from other machines; set address.token_file or "
-                "address.client_ca, so that only those who may can ask, or address.insecure=true (--insecure) where "
-                "something else protects the server",
+                "address.client_ca to restrict access, or address.insecure=true (--insecure) where something else "
+                "protects the server",
             )
 
     def _has_both_halves_of_tls(self) -> Problems:
@@ -127,7 +127,7 @@ class ReloadConfig(BaseConfig):
     """New versions of a model: each is verified, warmed and compared with its golden scores before it serves."""
 
     every_seconds: PositiveFloat = 10.0
-    """How often folders of models are looked at."""
+    """How often the folders of models are checked."""
     golden: Literal["required", "if_present", "off"] = "if_present"
     """Whether a version must reproduce its own `golden.json`."""
 
@@ -160,7 +160,8 @@ class ServedModelConfig(BaseConfig):
     path: Name
     """A model directory, a run, or a folder of model directories, each of which is a version."""
     version: Name | None = None
-    """The version to serve: the name of its folder. Optional; default: the newest, and reload when another appears."""
+    """The version to serve: the name of its folder, or `best`: the checkpoint of a run at which the metric of
+    `training.watch` was best. Optional; default: the newest."""
     rollout: RolloutConfig | None = None
     """A second version beside it. Optional; off by default."""
     overrides: list[str] = []

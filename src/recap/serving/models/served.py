@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
 
+from recap.config.base import dotted
 from recap.config.serving.server import ServedModelConfig, ShadowConfig, SplitConfig
 from recap.errors import CheckpointError, RecapError
 from recap.reporting import Say
+from recap.runs import BEST, better_checkpoint
 from recap.serving.contract import Reason, RequestError
 from recap.serving.models.version import Golden, Version, load_version
-from recap.serving.models.versions import State, find_versions, state_of
+from recap.serving.models.versions import State, best_version, find_versions, state_of
 from recap.serving.watch.watch import Watch
 from recap.text import shorten
 
@@ -46,6 +48,7 @@ class ServedModel:
             self.second = self._load(config.rollout.version, self._named(versions, config.rollout.version, "rollout."))
         self.current = self._first(versions)
         """The version that answers."""
+        self._say_if_another_is_better()
 
     @property
     def versions(self) -> Sequence[Version]:
@@ -79,19 +82,34 @@ class ServedModel:
         """
         try:
             versions = find_versions(Path(self.config.path))
+            chosen = self._chosen(versions)
         except (CheckpointError, OSError) as error:
             self._say_once(f"model {self.name}: {error}; version {self.current.name} stays")
             return
         before = {version.name for version in self.versions}
         if self.second is not None:
             self.second = self._reloaded(self.second.name, versions, self.second)
-        for name in [self.config.version] if self.config.version is not None else self._newest_first(versions):
+        for name in [chosen] if chosen is not None else self._newest_first(versions):
             version = self._reloaded(name, versions, self.current)
             if version is not self.current or name == self.current.name:
                 self.current = version
                 break
+        self._say_if_another_is_better()
         for name in before - {version.name for version in self.versions}:
             self._watch.unloaded(self.name, name)
+
+    def _chosen(self, versions: dict[str, Path]) -> str | None:
+        """The version of the configuration, `best` as its name; None: the newest. Raises CheckpointError."""
+        if self.config.version == BEST and BEST not in versions:
+            return best_version(Path(self.config.path))
+        return self.config.version
+
+    def _say_if_another_is_better(self) -> None:
+        if self.config.version is None:
+            choice = f"--set {dotted(('models', self.name, 'version'))}={BEST}"
+            remark = better_checkpoint(Path(self.config.path), self.current.folder, choice)
+            if remark is not None:
+                self._say_once(remark)
 
     def _newest_first(self, versions: dict[str, Path]) -> list[str]:
         """All versions, except that of the rollout."""
@@ -100,25 +118,27 @@ class ServedModel:
 
     def _first(self, versions: dict[str, Path]) -> Version:
         """The version to start with: the newest that is good, as in `refresh`."""
-        if self.config.version is not None:
-            return self._load(self.config.version, self._named(versions, self.config.version, ""))
+        chosen = self._chosen(versions)
+        if chosen is not None:
+            return self._load(chosen, self._named(versions, chosen, ""))
         others = self._newest_first(versions)
         if not others:
             raise CheckpointError(
                 f"{self.config.path}: holds only {next(iter(versions))}, which models.{self.name}.rollout tries; add "
                 "the version to compare it with"
             )
-        first: Exception | None = None
+        refused: list[tuple[str, State, RecapError]] = []
         for name in others:
             state = state_of(versions[name])
             try:
-                return self._load(name, versions[name])
+                version = self._load(name, versions[name])
             except RecapError as error:
-                first = first or error
-                if name != others[-1]:
-                    self._refuse(name, state, error, "an older version is tried")
-        assert first is not None
-        raise first
+                refused.append((name, state, error))
+                continue
+            for other in refused:
+                self._refuse(*other, f"version {name} is served")
+            return version
+        raise refused[0][2]
 
     def _named(self, versions: dict[str, Path], name: str, field: str) -> Path:
         if name not in versions:

@@ -12,6 +12,7 @@ from recap.config.discrete import Vocabulary
 from recap.config.serving.server import ServedModelConfig
 from recap.data.encoding.kinds import is_list
 from recap.errors import CheckpointError, ConfigError, InputError, RecapError
+from recap.export.exported import format_of
 from recap.inference.requests import RequestScorer
 from recap.serving.models.golden import check_golden, read_golden
 from recap.serving.models.versions import State, state_of
@@ -75,6 +76,10 @@ def load_version(
     overrides that do not fit it.
     """
     state = state_of(folder)
+    if (kind := format_of(folder)) is not None:
+        raise CheckpointError(
+            f"{folder}: is an exported program (format {kind.value}); serve the model directory or the run that it came from"
+        )
     try:
         scorer = RequestScorer.open(folder, config.overrides, precision=config.precision, cache_bytes=cache_bytes)
     except ConfigError as error:

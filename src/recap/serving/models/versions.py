@@ -2,12 +2,14 @@
 
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from recap.config.serving.server import MODEL_NAME
 from recap.errors import CheckpointError
-from recap.runs import Run
+from recap.runs import BEST, Run
 from recap.storage import MANIFEST
+from recap.text import shorten
 
 _VERSION = re.compile(MODEL_NAME)
 """Names of folders that are versions."""
@@ -32,12 +34,17 @@ def find_versions(root: Path) -> dict[str, Path]:
         if not _VERSION.fullmatch(folder.name):
             raise CheckpointError(f"{root}: the name of its folder is its version; use only letters, digits, . _ and -")
         return {folder.name: folder}
-    checkpoints = Run(root).checkpoints_folder
-    parent = checkpoints if checkpoints.is_dir() else root
-    folders = [folder for folder in parent.iterdir() if (folder / MANIFEST).exists() and _is_version(folder.name)]
+    folders = _folders_in(root)
     if not folders:
-        raise CheckpointError(f"{root}: no model directory in {parent}; train first, or copy one into it")
+        raise CheckpointError(_without_versions(root))
     return {folder.name: folder for folder in sorted(folders, key=lambda folder: _natural(folder.name))}
+
+
+def best_version(root: Path) -> str:
+    """The name of the checkpoint of the run at `root` at which the watched metric was best. Raises CheckpointError."""
+    if not Run(root).checkpoints_folder.is_dir():
+        raise CheckpointError(f"{root}: not a run, so no version of it is known to be best; name a version")
+    return Run(root).checkpoint(BEST).name
 
 
 def state_of(folder: Path) -> State:
@@ -50,6 +57,28 @@ def state_of(folder: Path) -> State:
             continue
         files.append((path.relative_to(folder).as_posix(), status.st_ino, status.st_size, status.st_mtime_ns))
     return frozenset(files)
+
+
+def _folders_in(root: Path) -> list[Path]:
+    """The model directories in a run, or in a folder of them."""
+    checkpoints = Run(root).checkpoints_folder
+    parent = checkpoints if checkpoints.is_dir() else root
+    return [folder for folder in parent.iterdir() if (folder / MANIFEST).exists() and _is_version(folder.name)]
+
+
+def _without_versions(root: Path) -> str:
+    """Why there is nothing to serve at `root`, and what to serve instead if it holds runs or models."""
+    inside = []
+    for folder in sorted(root.iterdir()):
+        with suppress(OSError):
+            if folder.is_dir() and _folders_in(folder):
+                inside.append(folder)
+    if not inside:
+        return f"{root}: no model directory in it; train first, or copy one into it"
+    noun = "run" if all(Run(folder).checkpoints_folder.is_dir() for folder in inside) else "model"
+    names = shorten(", ".join(folder.name for folder in inside), 300)
+    paths = shorten(" ".join(map(str, inside)), 300)
+    return f"{root} holds the {noun}{'s' if len(inside) > 1 else ''} {names}; serve {paths}"
 
 
 def _is_version(name: str) -> bool:
