@@ -1,7 +1,6 @@
 """The gRPC server of `recap serve`: service, limits, security, health."""
 
 import asyncio
-import ssl
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from recap.errors import InputError
 from recap.serving.contract import Engine
 from recap.serving.grpc.health import HealthService
 from recap.serving.grpc.service import InferenceService
-from recap.serving.security import Token
+from recap.serving.security import Token, check_tls
 from recap.serving.watch.watch import Watch
 
 _MAX_METADATA_BYTES = 16 * 1024
@@ -103,29 +102,9 @@ def _bind(server: Any, address: AddressConfig) -> int:
 
 
 def _credentials(address: AddressConfig) -> Any:
-    chain, key = _read(address.certificate, "certificate"), _read(address.private_key, "private_key")
-    authority = None if address.client_ca is None else _read(address.client_ca, "client_ca")
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)  # says why, where gRPC says only that it failed
-    try:
-        context.load_cert_chain(str(address.certificate), address.private_key)
-    except ssl.SSLError as error:
-        raise InputError(
-            f"address.certificate: {address.certificate} with {address.private_key} cannot be used "
-            f"({error.reason or error}); give a chain and its key, both in PEM"
-        ) from None
-    try:
-        if address.client_ca is not None:
-            context.load_verify_locations(address.client_ca)
-    except ssl.SSLError as error:
-        raise InputError(
-            f"address.client_ca: {address.client_ca} cannot be used ({error.reason or error}); give certificates in PEM"
-        ) from None
+    check_tls(address)  # says why, where gRPC says only that it failed
+    assert address.certificate is not None
+    assert address.private_key is not None
+    chain, key = Path(address.certificate).read_bytes(), Path(address.private_key).read_bytes()
+    authority = None if address.client_ca is None else Path(address.client_ca).read_bytes()
     return grpc.ssl_server_credentials(((key, chain),), authority, require_client_auth=authority is not None)
-
-
-def _read(path: str | None, field: str) -> bytes:
-    assert path is not None
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"address.{field}: cannot read {path}: {error.strerror}") from None

@@ -48,7 +48,7 @@ class ServedModel:
             self.second = self._load(config.rollout.version, self._named(versions, config.rollout.version, "rollout."))
         self.current = self._first(versions)
         """The version that answers."""
-        self._say_if_another_is_better()
+        self._say_if_another_is_better(versions)
 
     @property
     def versions(self) -> Sequence[Version]:
@@ -94,7 +94,7 @@ class ServedModel:
             if version is not self.current or name == self.current.name:
                 self.current = version
                 break
-        self._say_if_another_is_better()
+        self._say_if_another_is_better(versions)
         for name in before - {version.name for version in self.versions}:
             self._watch.unloaded(self.name, name)
 
@@ -104,8 +104,8 @@ class ServedModel:
             return best_version(Path(self.config.path))
         return self.config.version
 
-    def _say_if_another_is_better(self) -> None:
-        if self.config.version is None:
+    def _say_if_another_is_better(self, versions: dict[str, Path]) -> None:
+        if self.config.version is None and self.current.name == next(reversed(versions)):
             choice = f"--set {dotted(('models', self.name, 'version'))}={BEST}"
             remark = better_checkpoint(Path(self.config.path), self.current.folder, choice)
             if remark is not None:
