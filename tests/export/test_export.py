@@ -53,7 +53,7 @@ def exported(model: Path) -> Path:
     arguments = ["--format", "torch", "--output", str(folder), "--set", WEIGHTS]
     done = CliRunner().invoke(app, ["export", str(model), *arguments])
     assert done.exit_code == 0, done.output
-    assert "largest difference from recap over 5,003 hostile rows: like " in done.output
+    assert "largest difference from recap over 5,003 extreme rows: like " in done.output
     return folder
 
 

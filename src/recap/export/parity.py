@@ -1,4 +1,4 @@
-"""The check that an exported program computes what recap computes, over hostile inputs."""
+"""The check that an exported program computes what recap computes, over extreme inputs."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ def ordinary_values(program: Program, rows: int, events: int, seed: int) -> dict
     }
 
 
-def hostile_values(program: Program, rows: int, events: int, seed: int) -> dict[str, Tensor]:
+def extreme_values(program: Program, rows: int, events: int, seed: int) -> dict[str, Tensor]:
     """Input values of which about a third are missing, not finite, huge, negative or unknown, and lists are empty.
 
     Vectors and binary features are not huge, because recap refuses such data.
@@ -69,7 +69,7 @@ def compare(program: Program, run: Run) -> list[Difference]:
     expected, actual = [], []
     most = max(program.max_events.values(), default=1)
     for rows, events in zip(BATCHES, (1, most, min(most, _MANY_EVENTS)), strict=True):
-        values = hostile_values(program, rows, events, seed=rows)
+        values = extreme_values(program, rows, events, seed=rows)
         scores = score_rows(program.scorer, program.batch(values))
         expected.append(scores.calibrated_probabilities)
         actual.append(_outputs(program, run, values))
@@ -93,7 +93,7 @@ def describe(differences: list[Difference]) -> str:
     tasks = ", ".join(f"{each.output} {each.largest:.1e}" for each in differences[:-1])
     score = differences[-1].largest
     return (
-        f"largest difference from recap over {sum(BATCHES):,} hostile rows: {tasks} (tolerance {ABSOLUTE:.0e} + "
+        f"largest difference from recap over {sum(BATCHES):,} extreme rows: {tasks} (tolerance {ABSOLUTE:.0e} + "
         f"{RELATIVE:.0e} of the value); {SCORE} {score:.1e} from the formula, relative (tolerance {SCORE_RELATIVE:.0e})"
     )
 
@@ -103,7 +103,7 @@ def _outputs(program: Program, run: Run, values: dict[str, Tensor]) -> dict[str,
     try:
         outputs = run(values)
     except Exception as error:  # each runtime has its own
-        raise RunError(f"the exported program fails on {rows:,} hostile rows ({str(error)[:300]})") from error
+        raise RunError(f"the exported program fails on {rows:,} extreme rows ({str(error)[:300]})") from error
     for name in program.outputs:
         if name not in outputs or outputs[name].shape != (rows,):
             raise RunError(f"the exported program has no output {name!r} of {rows:,} rows; nothing was written")
