@@ -2,12 +2,18 @@
 
 import os
 import re
+import shlex
 import shutil
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from pydantic import BaseModel
@@ -109,12 +115,64 @@ def test_the_commands_of_the_readme_print_what_it_shows(tmp_path: Path) -> None:
     environment = {**os.environ, "PATH": path, "COLUMNS": "120"}
     examples = re.findall(r"^\$ (.*)\n((?:(?!\$ |```).*\n)*)", section, re.MULTILINE)
     assert len([command for command, _ in examples if command.startswith("recap ")]) >= 5
-    for command, shown in examples:
-        done = subprocess.run(command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        printed = [_without_numbers(line) for line in (done.stderr + done.stdout).splitlines()]
-        for line in shown.splitlines():
-            assert line == "…" or _without_numbers(line) in printed, f"{command}: {line!r} is not among {printed}"
+    (request,) = re.findall(r"```json\n(.*?)```", section, re.DOTALL)
+    (tmp_path / "request.json").write_text(request)
+    rest, grpc = _free_port(), _free_port()
+    with ExitStack() as stack:
+        for command, shown in examples:
+            if command.startswith("recap serve"):
+                command += f" --port {rest} --grpc-port {grpc}"
+                output = stack.enter_context(_served(command, tmp_path, environment))
+                shown = shown.replace("; stop", f", gRPC on 127.0.0.1:{grpc}; stop")
+            else:
+                done = _run(command.replace(":8080/", f":{rest}/"), tmp_path, environment)
+                output = done.stderr + done.stdout
+            printed = [_without_numbers(line) for line in output.splitlines()]
+            for line in shown.splitlines():
+                assert line == "…" or _without_numbers(line) in printed, f"{command}: {line!r} is not among {printed}"
+        for page in ("rest", "grpc"):
+            (client,) = _python_blocks(page)
+            (tmp_path / "client.py").write_text(client.replace("8080", str(rest)).replace("8081", str(grpc)))
+            assert re.match(r"\[\d", _run("python client.py", tmp_path, environment).stdout)
+    (script,) = [block for block in _python_blocks("export") if "candidates.csv" in block]
+    (tmp_path / "scores.py").write_text(script + 'np.save("scores.npy", scores)\n')
+    _run("python scores.py", tmp_path, environment)
+    scored = pq.read_table(tmp_path / "scored" / "candidates.parquet")["score"].to_numpy()
+    np.testing.assert_allclose(np.load(tmp_path / "scores.npy"), scored, rtol=1e-3)
+
+
+def _run(command: str, folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(command, shell=True, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@contextmanager
+def _served(command: str, folder: Path, environment: dict[str, str]) -> Iterator[str]:
+    """What a server prints until it listens; it is stopped at the end."""
+    with subprocess.Popen(
+        shlex.split(command), cwd=folder, env=environment, stderr=subprocess.PIPE, text=True
+    ) as server:
+        assert server.stderr is not None
+        lines = []
+        for line in server.stderr:
+            lines.append(line)
+            if line.startswith("serving on"):
+                break
+        try:
+            yield "".join(lines)
+        finally:
+            server.terminate()
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def _python_blocks(page: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / "docs" / f"{page}.md").read_text(), re.DOTALL)
 
 
 def _without_numbers(line: str) -> str:
@@ -124,7 +182,7 @@ def _without_numbers(line: str) -> str:
 
 @pytest.mark.slow
 def test_the_python_examples_run_in_order(tmp_path: Path) -> None:
-    code = "\n".join(re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(), re.DOTALL))
+    code = "\n".join(_python_blocks("python"))
     simulate = ["-m", "recap", "data", "simulate", "--output", "data/simulated", "--rows", "20000"]
     simulate += ["--validation-rows", "5000"]
     subprocess.run([sys.executable, *simulate], cwd=tmp_path, check=True, capture_output=True)

@@ -22,7 +22,7 @@ from recap.config.evaluation.metrics import WatchedMetric
 
 
 class MlflowConfig(BaseConfig):
-    """Logs the configuration and all metrics to an MLflow run (`pip install 'recap-ranker[mlflow]'`)."""
+    """Logs the configuration and all metrics to an MLflow run (in a checkout, `pip install '.[mlflow]'`)."""
 
     experiment: Name
     """Name of the experiment; created if it does not exist."""
