@@ -10,7 +10,15 @@ from sphinx.application import Sphinx
 project = "recap"
 extensions = ["myst_parser"]
 root_doc = "docs/index"
-include_patterns = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "docs/*.md", "docs/*.svg", "recipes/*/README.md"]
+include_patterns = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "SECURITY.md",
+    "docs/*.md",
+    "docs/*.svg",
+    "recipes/*/README.md",
+]
 myst_heading_anchors = 4
 suppress_warnings = ["myst.header"]  # some pages start with a table
 html_theme = "furo"
