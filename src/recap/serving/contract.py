@@ -3,6 +3,7 @@
 A protocol (`rest/`, `grpc/`) decodes a `RankRequest`, awaits `Engine.rank`, and encodes the `RankResponse`.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -14,6 +15,13 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from recap.errors import RecapError
+
+_KEY = re.compile(r"[!-~]{1,128}")
+
+
+def request_key(given: str | None) -> str:
+    """The id of a request: that of the client if it is 1 to 128 visible characters of ASCII, else a new one."""
+    return given if given is not None and _KEY.fullmatch(given) else uuid4().hex
 
 
 class Reason(Enum):
@@ -65,8 +73,9 @@ class RankRequest:
     """Task → weight of the score, in place of those of the model."""
     protocol: str = "rest"
     """`rest` or `grpc`, for metrics."""
-    key: str = field(default_factory=lambda: uuid4().hex)
-    """Drawn by the server: names the request in its log, and decides whether it is logged."""
+    key: str = field(default_factory=lambda: request_key(None))
+    """The id that the response names: `X-Request-Id` of REST, the `id` of gRPC. It names the request in the log, and
+    decides whether it is logged."""
 
 
 @dataclass(frozen=True)

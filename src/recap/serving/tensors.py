@@ -230,7 +230,7 @@ def check_names(names: Sequence[str], signature: Signature, noun: str) -> None:
     carried = {*signature.carried, signature.user}
     if given - signature.columns.keys() - carried:
         unknown = next(name for name in names if name not in signature.columns and name not in carried)
-        known = suggest(unknown, [*signature.columns, *signature.carried])
+        known = suggest(unknown, list(dict.fromkeys([*signature.columns, *signature.carried])))
         raise _invalid(f"{noun} {_shown(unknown)}: the model does not read it; leave it out. {known}")
     if missing := [name for name in signature.columns if name not in given]:
         others = f", and so {'are' if len(missing) > 2 else 'is'} {plural(len(missing) - 1, 'other')}"

@@ -158,6 +158,7 @@ def test_a_request_whose_deadline_passes_while_it_waits_never_reaches_the_model(
         late = await reason_of(engine.rank(ask(deadline=time.monotonic() + 0.05)))
         assert late.reason is Reason.DEADLINE
         assert min(engine._shedding._latencies) >= 0.04, "a server in which all are late sheds"
+        assert b"recap_queue_requests 0.0" in watch.exposition(), "nothing waits any more"
         past = await reason_of(engine.rank(ask(deadline=time.monotonic() - 1)))
         assert past.reason is Reason.DEADLINE
         gate.open()

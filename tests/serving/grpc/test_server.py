@@ -194,7 +194,11 @@ def test_raw_and_typed_requests_get_the_same_scores_in_their_own_form(compressio
         for request in engine.requests:
             assert request.user.column_names == ["hour"]
             assert request.candidates.column_names == ["age", "language", "vector"]
-            assert request.protocol == "grpc"
+            assert (request.protocol, request.key) == ("grpc", "r1")
+        message = raw_request()
+        message.id = ""
+        answer = await client.call("ModelInfer", message)
+        assert answer.id == engine.requests[-1].key, "one that the server makes"
 
     infer(test)
 

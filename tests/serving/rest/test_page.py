@@ -120,6 +120,17 @@ def test_csv_files_are_read_and_columns_of_nobody_are_not_sent(page: Page, tmp_p
     assert "holds a list of length 0, expected 4" in page.get_by_role("alert").inner_text()
 
 
+def test_a_new_page_shows_weights_columns_and_an_example_that_can_be_scored(page: Page, tmp_path: Path) -> None:
+    assert page.get_by_label("weight of share").input_value() == "5"
+    assert page.locator("#columns").get_by_text("followers").is_visible()
+    page.get_by_text("Score the candidates to see their order.").wait_for()
+    page.get_by_label("weight of like").fill("2")
+    page.get_by_role("button", name="Score").click()
+    page.locator("#rows tr").first.wait_for()
+    assert sorted(table(page)[0]) == [0, 1]
+    assert page.get_by_label("weight of like").input_value() == "2"
+
+
 def test_mistakes_are_told(page: Page) -> None:
     for text, message in (
         ("{", "not JSON"),

@@ -161,11 +161,11 @@ def test_models_describe_themselves(client: httpx.Client) -> None:
     ("method", "path", "status", "text"),
     [
         ("GET", "/nothing", 404, "no such path"),
+        ("GET", "/", 404, "the page is off; page: true in the server's configuration (--set page=true) turns it on"),
         ("GET", "/v2/models/fed", 404, "unknown model 'fed'. Known: feed. Did you mean 'feed'"),
         ("GET", "/v2/models/feed/versions/9/ready", 404, "version '9' is not loaded"),
         ("POST", "/v2/models/%ff%00/infer", 404, "unknown model"),
         ("POST", "/v2/models/feed/versions/..%2f..%2fetc/infer", 404, "no such path"),
-        ("GET", "/", 404, "no such path"),
         ("DELETE", "/v1/rank", 405, "this path takes POST, not DELETE"),
         ("POST", "/v2", 405, "this path takes GET, HEAD, not POST"),
     ],
@@ -207,6 +207,10 @@ def change(index: int, **values: Any) -> dict[str, Any]:
         (change(3, vector=[1, "x", 2, 3]), "candidate 3: column 'vector': found 'x', expected a number"),
         (change(3, vector=[1]), "column 'vector', row 3: holds a list of length 1, expected 4"),
         (change(3, language=1.5), "candidate 3: column 'language': found 1.5, expected text"),
+        (
+            {"candidates": [row | {"language": 1.5} for row in candidates()]},
+            "found 1.5, expected text or a whole number",
+        ),
         (change(3, hour=0.5), "column 'hour', row 3: found 0.5, expected a whole number"),
         (change(3, vector=[0] * 3000), "expected at most 2,000 in a request"),
         (change(3, age=[[[[[[[1]]]]]]]), "nested more than 8 levels"),
@@ -391,6 +395,7 @@ def test_a_token_is_needed_but_for_probes_metrics_and_the_page(model: Path, tmp_
         ("correct horse battery staple", 0o600, "without spaces"),
         ("ü" * 20, 0o600, "printable ASCII"),
         (TOKEN, 0o604, "chmod 600"),
+        ("short", 0o604, r"(?s)chmod 600.*found 5 characters"),
     ],
 )
 def test_a_token_that_protects_nothing_is_refused(content: str | None, mode: int, text: str, tmp_path: Path) -> None:

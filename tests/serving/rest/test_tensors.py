@@ -37,7 +37,7 @@ SIGNATURE = Signature(
     tasks=["like", "share"],
     regressions=[],
     user="user_id",
-    carried=["post_id"],
+    carried=["post_id", "hour"],
 )
 
 
@@ -93,6 +93,7 @@ def test_inputs_of_a_single_candidate_are_all_its_own() -> None:
         (lambda: request(vector=tensor("vector", "FP32", [1, 2])), r"input 'vector': found shape \[2\].*\[N, L\]"),
         (lambda: request(age=None), "input 'age': is missing. Found: hour, language, vector, watched"),
         (lambda: request(x=tensor("agee", "FP32", [1, 2])), "input 'agee': .*leave it out.*Did you mean 'age'"),
+        (lambda: request(x=tensor("zzz", "FP32", [1])), r"Known: age, hour, language, vector, watched, post_id\.?$"),
         (lambda: request(x=tensor("hour", "FP32", [1, 2])), "input 'hour': appears twice"),
         (list, "input 'age': is missing, and so are 4 others. Found: none"),
         (lambda: [tensor("age", "FP32", list(range(1001))), *request(age=None)], "at most 1,000; send fewer"),

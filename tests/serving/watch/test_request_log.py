@@ -1,5 +1,6 @@
 """The log of requests: what was served can be scored again, and logging never fails a request."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +19,7 @@ from recap.cli.main import app
 from recap.config.serving.server import RequestLogConfig, ServerConfig
 from recap.errors import InputError
 from recap.inference.requests import RequestScorer
+from recap.serving.contract import RankRequest
 from recap.serving.watch.request_log import RequestLog, is_logged, positions, rows_of
 from recap.serving.watch.watch import Watch
 
@@ -31,11 +33,37 @@ def log_one(scorer: RequestScorer, log: RequestLog, seed: int = 0, rows: int = 5
     log.write(rows_of(request, answer(scorer, request), datetime.now(UTC), returned=True), "feed")
 
 
+def retyped(request: RankRequest, types: dict[str, pa.DataType]) -> RankRequest:
+    """The same values as other types."""
+    user, candidates = (
+        pa.table({name: table[name].cast(types.get(name, table[name].type)) for name in table.column_names})
+        for table in (request.user, request.candidates)
+    )
+    return replace(request, user=user, candidates=candidates)
+
+
+FORMS: list[Callable[[RankRequest], RankRequest]] = [
+    lambda request: request,
+    lambda request: retyped(request, {"age": pa.float32(), "hour": pa.string(), "post_id": pa.string()}),
+    lambda request: retyped(request, {"hour": pa.float64(), "user_id": pa.string(), "language": pa.large_binary()}),
+    lambda request: retyped(request, {"followers": pa.float64(), "vector": pa.large_list(pa.float64())}),
+    lambda request: replace(request, user=request.user.drop_columns(["user_id"])),
+    lambda request: replace(
+        request,
+        user=request.user.drop_columns(["language"]),
+        candidates=request.candidates.append_column(
+            "language", request.user["language"].take(pa.array([0] * request.candidates.num_rows))
+        ),
+    ),
+]
+
+
 def test_predictions_of_the_log_are_those_that_were_served(model: Path, scorer: RequestScorer, tmp_path: Path) -> None:
     served = []
     with Watch(config(tmp_path / "log")) as watch:
-        for seed in range(6):
-            request = make_request(seed + 1, seed)
+        watch.loaded("feed", "1", model, scorer)
+        for seed, form in enumerate(FORMS):
+            request = form(make_request(seed + 1, seed))
             response = answer(scorer, request)
             watch.log(request, response)
             served.append(response)
@@ -43,6 +71,7 @@ def test_predictions_of_the_log_are_those_that_were_served(model: Path, scorer: 
         app, ["predict", str(model), str(tmp_path / "log" / "*.parquet"), f"--output={tmp_path}/p"]
     )
     assert done.exit_code == 0, done.output
+    assert len(log_files(tmp_path / "log")) == 1, "one schema, in whichever form clients send a column"
     predicted = pa.concat_tables(pq.read_table(file) for file in sorted((tmp_path / "p").rglob("*.parquet")))
     logged = read_log(tmp_path / "log")
     assert logged["served.score"].to_numpy().tolist() == predicted["score"].to_numpy().tolist()

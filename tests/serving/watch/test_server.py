@@ -1,6 +1,7 @@
 """What a running server shows and logs of real requests."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
@@ -15,7 +16,8 @@ from recap.cli.main import app
 from recap.inference.requests import RequestScorer
 
 
-def rank(address: str, rows: int, seed: int, **fields: Any) -> Any:
+def rank(address: str, rows: int, seed: int, headers: Mapping[str, str] | None = None, **fields: Any) -> Any:
+    """The answer, with the id that its header names as `request`."""
     request = make_request(rows, seed)
     body = {
         "user": {name: request.user[name][0].as_py() for name in request.user.column_names},
@@ -23,15 +25,17 @@ def rank(address: str, rows: int, seed: int, **fields: Any) -> Any:
         **fields,
     }
     content = json.dumps(body).replace("NaN", "null").encode()
-    with urlopen(Request(f"{address}/v1/rank", content, {"Content-Type": "application/json"}), timeout=60) as answer:
-        return json.loads(answer.read())
+    headers = {"Content-Type": "application/json", **(headers or {})}
+    with urlopen(Request(f"{address}/v1/rank", content, headers), timeout=60) as answer:
+        return {**json.loads(answer.read()), "request": answer.headers["X-Request-Id"]}
 
 
 def test_requests_are_counted_and_their_log_is_whole_when_the_server_ends(
     model: Path, scorer: RequestScorer, tmp_path: Path
 ) -> None:
     with running(model, request_log={"folder": str(tmp_path / "log"), "share": 1.0}) as addresses:
-        answers = [rank(addresses.http, 3 + seed, seed, id=str(seed)) for seed in range(4)]
+        answers = [rank(addresses.http, 3 + seed, seed, id=str(seed)) for seed in range(3)]
+        answers.append(rank(addresses.http, 6, 3, {"X-Request-Id": "abc"}, id="3"))
         with urlopen(f"{addresses.http}/metrics", timeout=60) as response:
             families = list(text_string_to_metric_families(response.read().decode()))
     values = {(sample.name, *sorted(sample.labels.values())): sample.value for f in families for sample in f.samples}
@@ -45,6 +49,8 @@ def test_requests_are_counted_and_their_log_is_whole_when_the_server_ends(
     log = read_log(tmp_path / "log")
     assert sorted(set(log["served.id"].to_pylist())) == ["0", "1", "2", "3"]
     assert log.num_rows == 18
+    assert answers[3]["request"] == "abc"
+    assert set(log["served.request"].to_pylist()) == {answer["request"] for answer in answers}
     done = CliRunner().invoke(
         app, ["predict", str(model), str(tmp_path / "log" / "*.parquet"), f"--output={tmp_path / 'predicted'}"]
     )

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recap.data.encoding.kinds import (
+    TEXT_OR_WHOLE,
     Rows,
     as_text,
     has_large_integers,
@@ -51,7 +52,7 @@ def ids_of(
     if pa.types.is_null(values.type):
         values = values.cast(pa.int64())
     if is_fractional(values.type):
-        values = whole_numbers(values, name, location, rows)
+        values = whole_numbers(values, name, location, rows, TEXT_OR_WHOLE)
     if pa.types.is_integer(values.type) and has_large_integers(values):
         values = values.cast(pa.string())
     kind = values.type

@@ -17,6 +17,7 @@ Rows = npt.NDArray[np.int64]
 """The row of each value, for messages."""
 _WHOLE = r"^[+-]?[0-9]+(\.0*)?\z"
 """Text of a whole number; pandas writes integers with nulls as 5.0."""
+TEXT_OR_WHOLE = "text or a whole number"
 _UUID_BYTES = 16
 
 
@@ -148,7 +149,7 @@ def texts_of(values: pa.Array, name: str, location: Location, expected: str, row
     if pa.types.is_null(values.type):
         return values.cast(pa.string())
     if is_fractional(values.type):
-        values = whole_numbers(values, name, location, rows)
+        values = whole_numbers(values, name, location, rows, TEXT_OR_WHOLE)
     values = as_text(values, name, location, rows)
     if pa.types.is_integer(values.type):
         return values.cast(pa.string())
@@ -188,31 +189,33 @@ def _parsed(texts: pa.Array, name: str, location: Location, expected: str, rows:
         raise _misfit(texts, np.array(large), name, location, "a whole number of 64 bits", rows) from None
 
 
-def whole_numbers(values: pa.Array, name: str, location: Location, rows: Rows | None = None) -> pa.Array:
-    """Floats and decimals as an array of integers; NaN is null.
+def whole_numbers(
+    values: pa.Array, name: str, location: Location, rows: Rows | None = None, expected: str = "a whole number"
+) -> pa.Array:
+    """Floats and decimals as an array of integers; NaN is null. `expected`: in place of a fraction, for messages.
 
     Decimals beyond 64 bits give an array of text. Raises DataError for fractions, infinities, and floats too large to
     tell neighbouring integers apart, with all bad rows.
     """
     if pa.types.is_decimal(values.type):
-        return _whole_decimals(values, name, location, rows)
+        return _whole_decimals(values, name, location, rows, expected)
     numbers = values.cast(pa.float64()).to_numpy(zero_copy_only=False)
     missing = np.isnan(numbers)
     known = np.where(missing, 0.0, numbers)
     fraction = known != np.trunc(known)
     if fraction.any() or np.isinf(known).any():
-        raise _misfit(values, fraction | np.isinf(known), name, location, "a whole number", rows)
+        raise _misfit(values, fraction | np.isinf(known), name, location, expected, rows)
     exact = 2.0 ** _MANTISSA_BITS[values.type]
     if (np.abs(known) > exact).any():
-        expected = f"at most {exact:,.0f}: a {values.type} cannot hold larger integers exactly; store integers or text"
-        raise _misfit(values, np.abs(known) > exact, name, location, expected, rows)
+        limit = f"at most {exact:,.0f}: a {values.type} cannot hold larger integers exactly; store integers or text"
+        raise _misfit(values, np.abs(known) > exact, name, location, limit, rows)
     return pa.array(known.astype(np.int64), mask=missing)
 
 
 _MANTISSA_BITS = {pa.float16(): 11, pa.float32(): 24, pa.float64(): 53}
 
 
-def _whole_decimals(values: pa.Array, name: str, location: Location, rows: Rows | None) -> pa.Array:
+def _whole_decimals(values: pa.Array, name: str, location: Location, rows: Rows | None, expected: str) -> pa.Array:
     try:
         # Arrow 26 cannot cast decimal32 to integers.
         return (values.cast(pa.decimal64(18, values.type.scale)) if values.type.bit_width == 32 else values).cast(
@@ -222,7 +225,7 @@ def _whole_decimals(values: pa.Array, name: str, location: Location, rows: Rows 
         numbers: list[Decimal | None] = values.to_pylist()
         wrong = np.array([number is not None and number != number.to_integral_value() for number in numbers])
         if wrong.any():
-            raise _misfit(values, wrong, name, location, "a whole number", rows) from None
+            raise _misfit(values, wrong, name, location, expected, rows) from None
         return pa.array([None if number is None else f"{number:.0f}" for number in numbers], pa.string())
 
 

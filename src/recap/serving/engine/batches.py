@@ -79,7 +79,10 @@ class Batches:
             raise RequestError(Reason.NOT_READY, ENDING)
         self._lanes.setdefault(request.version, deque()).append(request)
         self._dispatch()
-        return await request.future
+        try:
+            return await request.future
+        finally:
+            self._leave(request)
 
     def close(self) -> None:
         """Drop what waits, and let threads end."""
@@ -95,6 +98,16 @@ class Batches:
         self._decoding[version] -= 1
         if not self._decoding[version]:
             del self._decoding[version]
+
+    def _leave(self, request: Waiting) -> None:
+        """Take out a request that still waits: its client has left, or its deadline has passed."""
+        lane = self._lanes.get(request.version)
+        if request.started or lane is None or request not in lane:
+            return
+        lane.remove(request)
+        self.waiting -= 1
+        if not lane:
+            del self._lanes[request.version]
 
     def _dispatch(self) -> None:
         """Start passes while there are idle threads and requests that need not wait for others."""
@@ -113,7 +126,6 @@ class Batches:
                     self._start(version, batch)
             if not lane:
                 del self._lanes[version]
-        self._watch.queue(self.waiting)
 
     def _wake_at(self, seconds: float) -> None:
         if self._timer is None:

@@ -38,6 +38,7 @@ class RankingEngine:
         threads = config.batching.threads or available_cpus()
         self._encoders = ThreadPoolExecutor(threads, "encode", initializer=one_thread)
         self._batches = Batches(config.batching, threads, watch)
+        watch.queue(lambda: self._batches.waiting)
         self._shedding = Shedding(config.shedding)
         self._shadow = Shadow(watch, say)
         self._draining = self._closed = False
@@ -130,7 +131,6 @@ class RankingEngine:
         """Encode a request and let the model score it with others."""
         loop, started = asyncio.get_running_loop(), time.monotonic()
         self._batches.arriving(version)
-        self._watch.queue(self._batches.waiting)
         try:
             encoded: EncodedRequest = await loop.run_in_executor(
                 self._encoders, version.scorer.encode, request.user, request.candidates
@@ -148,7 +148,6 @@ class RankingEngine:
             raise RequestError(Reason.INVALID, str(error)) from None
         finally:
             waiting.future.cancel()
-            self._watch.queue(self._batches.waiting)
         self._watch.stage("queue", waiting.started - waiting.since, waiting.started)
         self._watch.stage("model", time.monotonic() - waiting.started)
         return predictions

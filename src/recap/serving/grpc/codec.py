@@ -7,7 +7,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from recap.config.serving.server import LimitsConfig
-from recap.serving.contract import RankRequest, RankResponse, Reason, RequestError, Signature
+from recap.serving.contract import RankRequest, RankResponse, Reason, RequestError, Signature, request_key
 from recap.serving.grpc.messages import message_class
 from recap.serving.tensors import (
     InferTensor,
@@ -108,7 +108,10 @@ def decode_request(call: InferCall, signature: Signature, limits: LimitsConfig) 
     check_outputs(wanted_outputs(message) or (), signature.tasks)
     user, candidates = request_tables(_tensors(call, limits), signature, limits)
     version, id_ = message.model_version or None, message.id or None
-    return RankRequest(message.model_name, user, candidates, version, id_, protocol="grpc"), timeout
+    request = RankRequest(
+        message.model_name, user, candidates, version, id_, protocol="grpc", key=request_key(message.id)
+    )
+    return request, timeout
 
 
 def _parameter(message: Any, name: str) -> Any:
@@ -156,10 +159,13 @@ def wanted_outputs(message: Any) -> list[str] | None:
     return [output.name for output in message.outputs] or None
 
 
-def encode_response(response: RankResponse, call: InferCall) -> Any:
-    """The ModelInferResponse to a call, with raw data if the request had raw data. Raises RequestError."""
+def encode_response(response: RankResponse, call: InferCall, key: str) -> Any:
+    """The ModelInferResponse to a call, with raw data if the request had raw data. Raises RequestError.
+
+    `key`: the id of the response if the request has none.
+    """
     answer = _MODEL_INFER_RESPONSE(
-        model_name=response.model, model_version=response.version, id=response.id or call.message.id
+        model_name=response.model, model_version=response.version, id=response.id or call.message.id or key
     )
     for key, value in response_parameters(response).items():
         parameter = answer.parameters[key]

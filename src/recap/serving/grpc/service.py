@@ -130,7 +130,7 @@ class InferenceService:
                 self._watch.stage("decode", decoded - start)
                 response = await self._engine.rank(request)
                 ranked = time.monotonic()
-                answer = encode_response(response, call)
+                answer = encode_response(response, call, request.key)
                 self._watch.stage("respond", time.monotonic() - ranked)
                 model, version = response.model, response.version
                 return answer

@@ -1,10 +1,8 @@
 """What all routes share: the token, the id of a request, and errors as `{"error": "…"}`."""
 
 import logging
-import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
-from uuid import uuid4
 
 import orjson
 from starlette.datastructures import Headers, MutableHeaders
@@ -12,14 +10,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from recap.serving.contract import Reason, RequestError
+from recap.serving.contract import Reason, RequestError, request_key
 from recap.serving.security import Token
 
 _LOG = logging.getLogger(__name__)
 OPEN_PATHS = frozenset({"/", "/metrics", "/v2/health/live", "/v2/health/ready"})
 """Paths that need no token: the page holds nothing of the models, and probes and Prometheus have no secrets."""
 _UNAVAILABLE = 503
-_REQUEST_ID = re.compile(r"[!-~]{1,128}")
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -36,8 +33,7 @@ class Guard:
                 await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        given = headers.get("x-request-id", "")
-        scope["request_id"] = given if _REQUEST_ID.fullmatch(given) else uuid4().hex
+        scope["request_id"] = request_key(headers.get("x-request-id"))
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -29,6 +29,7 @@ DEADLINE = "x-request-deadline-ms"
 """Header: the milliseconds, counted from the arrival of the request, after which the client no longer waits."""
 _THREAD_BYTES = 2**20
 """Size of a body from which it is decoded in a thread, so that other requests go on."""
+_NO_PAGE = "the page is off; page: true in the server's configuration (--set page=true) turns it on"
 _TENSOR_TYPES = ("application/json", "application/octet-stream")
 
 Decoded = TypeVar("Decoded")
@@ -75,7 +76,8 @@ async def _no_route(request: Request, error: Exception) -> Response:
         allowed = ", ".join(sorted((error.headers or {}).get("Allow", "").split(", ")))
         problem = RequestError(Reason.METHOD, f"this path takes {allowed}, not {shorten(request.method, 20)}")
         return answer_error(problem, {"Allow": allowed})
-    return answer_error(RequestError(Reason.NOT_FOUND, "no such path; /openapi.json lists them"))
+    text = _NO_PAGE if request.url.path == "/" else "no such path; /openapi.json lists them"
+    return answer_error(RequestError(Reason.NOT_FOUND, text))
 
 
 class _Api:
@@ -186,7 +188,8 @@ class _Api:
         limits = [self._limits.deadline_ms / 1000, _header_deadline(request.headers.get(DEADLINE)), timeout]
         deadline = seen.start + min(limit for limit in limits if limit is not None)
         self._watch.stage("decode", time.monotonic() - seen.received)
-        response = await _unless_left(request, self._engine.rank(replace(ranked, deadline=deadline)))
+        ranked = replace(ranked, deadline=deadline, key=request.scope["request_id"])
+        response = await _unless_left(request, self._engine.rank(ranked))
         seen.version, seen.ranked = response.version, time.monotonic()
         return response
 

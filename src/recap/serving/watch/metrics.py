@@ -39,7 +39,11 @@ class Metrics:
             "recap_request_failures", "Failed requests by reason.", ("model", "protocol", "reason"), registry=registry
         )
         self.latency = Histogram(
-            "recap_latency_seconds", "Time of a request by stage.", ("stage",), buckets=_SECONDS, registry=registry
+            "recap_latency_seconds",
+            "Time of a request by stage; total: of answered requests.",
+            ("stage",),
+            buckets=_SECONDS,
+            registry=registry,
         )
         self.batch_requests = Histogram(
             "recap_batch_requests", "Requests per forward pass.", buckets=_REQUESTS, registry=registry

@@ -3,7 +3,7 @@
 import fcntl
 import os
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from recap.config.serving.server import RequestLogConfig
 from recap.errors import InputError
 from recap.serving.contract import RankRequest, RankResponse
+from recap.serving.watch.log_types import uniform
 from recap.text import shorten
 
 PREFIX = "served."
@@ -49,14 +50,24 @@ def positions(scores: npt.NDArray[np.float64]) -> pa.Array:
 
 
 def rows_of(
-    request: RankRequest, response: RankResponse, time: datetime, *, returned: bool, leave_out: Collection[str] = ()
+    request: RankRequest,
+    response: RankResponse,
+    time: datetime,
+    *,
+    returned: bool,
+    leave_out: Collection[str] = (),
+    types: Mapping[str, pa.DataType] | None = None,
 ) -> pa.Table:
-    """The rows of the M scored candidates: the columns of the request, then those of the response."""
+    """The rows of the M scored candidates: the columns of the request, then those of the response.
+
+    `types`: from `log_types`; None: columns are logged as they came.
+    """
     count = len(response.scores)
     zeros = pa.array(np.zeros(count, np.int64))
     columns = {name: request.user[name].take(zeros) for name in request.user.column_names}
     candidates = request.candidates.slice(0, count)
     columns |= {name: candidates[name] for name in candidates.column_names}
+    columns = columns if types is None else uniform(columns, types, count)
     columns = {
         name: values for name, values in columns.items() if name not in leave_out and not name.startswith(PREFIX)
     }

@@ -3,7 +3,7 @@
 No method but `loaded` and `close` blocks or raises, and all may be called from any thread.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -11,6 +11,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Literal, Self
 
+import pyarrow as pa
 from prometheus_client import generate_latest
 
 from recap.config.serving.server import ServerConfig
@@ -20,6 +21,7 @@ from recap.reporting import Say, say_to_stderr
 from recap.serving.contract import RankRequest, RankResponse, Reason
 from recap.serving.watch.caches import Caches
 from recap.serving.watch.drift import Drift
+from recap.serving.watch.log_types import log_types
 from recap.serving.watch.metrics import Metrics
 from recap.serving.watch.request_log import RequestLog, is_logged, rows_of
 from recap.serving.watch.traces import Traces
@@ -54,6 +56,8 @@ class Watch:
         self._models = set(self.config.models)
         self._versions: dict[tuple[str, str], frozenset[str]] = {}
         """(model, version) → its regressions."""
+        self._types: dict[tuple[str, str], Mapping[str, pa.DataType]] = {}
+        """(model, version) → the types of its columns in the log."""
         self._traces = Traces(self.config.traces) if self.config.traces is not None else None
         log = self.config.request_log
         self._log = RequestLog(log, self._count_log) if log is not None else None
@@ -85,6 +89,7 @@ class Watch:
         self._versions[model, version] = frozenset(
             name for name, task in scorer.config.model.tasks.items() if task.objective.kind == "regression"
         )
+        self._types[model, version] = log_types(scorer)
         self.metrics.loaded.labels(model, version).set(1)
         self.caches.loaded(model, version, scorer.cache)
         if statistics is None:
@@ -99,6 +104,7 @@ class Watch:
     def unloaded(self, model: str, version: str) -> None:
         """A version no longer answers requests."""
         if self._versions.pop((model, version), None) is not None:
+            del self._types[model, version]
             self.metrics.forget(model, version)
             self.drift.unloaded(model, version)
             self.caches.unloaded(model, version)
@@ -124,7 +130,7 @@ class Watch:
         self.metrics.requests.labels(name, known, protocol, outcome).inc()
         if reason is not None:
             self.metrics.failures.labels(name, protocol, reason.label).inc()
-        if protocol != SHADOW:
+        if reason is None and protocol != SHADOW:
             self.metrics.latency.labels("total").observe(seconds)
 
     def stage(self, name: Stage, seconds: float, ended: float | None = None) -> None:
@@ -138,9 +144,9 @@ class Watch:
         self.metrics.batch_requests.observe(requests)
         self.metrics.batch_candidates.observe(candidates)
 
-    def queue(self, length: int) -> None:
-        """The requests that wait now."""
-        self.metrics.queue.set(length)
+    def queue(self, length: Callable[[], int]) -> None:
+        """`length` is the number of requests that wait, and is called when metrics are asked for."""
+        self.metrics.queue.set_function(length)
 
     def shed(self, model: str, candidates: int) -> None:
         """A request was answered without `candidates` of its candidates."""
@@ -172,16 +178,23 @@ class Watch:
         if self._log is None or self.config.request_log is None:
             return
         if is_logged(request.key, self.config.request_log.share):
-            write = partial(self._write, self._log, request, response, datetime.now(UTC), returned)
+            types = self._types.get((response.model, response.version))
+            write = partial(self._write, self._log, request, response, datetime.now(UTC), returned, types)
             if not self._worker.submit(write, _bytes_of(request, response)):
                 self._count_log("dropped", len(response.scores))
 
     def _write(
-        self, log: RequestLog, request: RankRequest, response: RankResponse, time: datetime, returned: bool
+        self,
+        log: RequestLog,
+        request: RankRequest,
+        response: RankResponse,
+        time: datetime,
+        returned: bool,
+        types: Mapping[str, pa.DataType] | None,
     ) -> None:
         leave_out = self.config.request_log.leave_out if self.config.request_log is not None else ()
         try:
-            rows = rows_of(request, response, time, returned=returned, leave_out=leave_out)
+            rows = rows_of(request, response, time, returned=returned, leave_out=leave_out, types=types)
         except Exception:
             self._count_log("failed", len(response.scores))
             raise

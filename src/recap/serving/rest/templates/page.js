@@ -17,7 +17,7 @@
     return (size && (size < 1e-4 || size >= 1e6) ? value.toExponential(2) : String(rounded(value))).replace("-", "−");
   };
 
-  let models = [], model = null, result = null, weights = [];
+  let models = [], model = null, result = null, weights = [], prefilled = "";
 
   // Requests
 
@@ -54,7 +54,9 @@
   };
   const choose = () => {
     model = models.find((item) => item.model === find("model").value) ?? models[0] ?? null;
-    find("result").hidden = true;
+    result = null;
+    find("result").hidden = !model;
+    find("order").hidden = true;
     if (!model) {
       find("about").textContent = "The server has no models.";
       return;
@@ -65,6 +67,14 @@
       line.append(element("td", name, "word"), element("td", kind.endsWith("s") ? `list of ${kind}` : kind, "word"));
       return line;
     }));
+    if (["", prefilled].includes(find("text").value)) find("text").value = prefilled = example();
+    controls();
+    set(model.tasks.map((task) => model.weights[task] ?? 0));
+  };
+  const example = () => {
+    const row = (value) => Object.fromEntries(Object.entries(model.columns).map(([name, kind]) => [name, lists(kind) || kind === "text" ? null : value]));
+    const lines = [row(0), row(1)].map((item) => `    ${JSON.stringify(item)}`);
+    return `{\n  "user": {},\n  "candidates": [\n${lines.join(",\n")}\n  ]\n}`;
   };
 
   // Input
@@ -176,9 +186,8 @@
       ...["place", "moved", "candidate", "score", ...model.tasks].map((name) => element("th", name)),
       ...extra.map((name) => element("th", name, "word")));
     for (const head of find("heads").children) head.scope = "col";
-    controls();
-    find("result").hidden = false;
-    set(model.tasks.map((task) => model.weights[task] ?? 0));
+    find("order").hidden = false;
+    update();
   };
   const scores = () => {
     const negative = -sum(weights.filter((weight) => weight < 0)), total = sum(weights.map(Math.abs));
@@ -191,6 +200,12 @@
     });
   };
   const update = () => {
+    find("yaml").value = yaml();
+    find("yaml").rows = Math.min(find("yaml").value.split("\n").length, 12);
+    if (!result) {
+      find("summary").textContent = "Score the candidates to see their order.";
+      return;
+    }
     const now = scores(), best = result.predictions.map((column) => Math.max(...column.map((value) => value ?? 0), 1e-12));
     const order = Array.from({ length: result.count }, (_, row) => row).filter((row) => now[row] !== null);
     order.sort((one, other) => now[other] - now[one] || one - other);
@@ -222,8 +237,6 @@
     if (answer.errors.length) notes.push(`${answer.errors.length} without a score: ${answer.errors[0].error}`);
     if (rows.length > SHOWN) notes.push(`the first ${SHOWN} are shown`);
     find("summary").textContent = notes.join(" · ");
-    find("yaml").value = yaml();
-    find("yaml").rows = Math.min(find("yaml").value.split("\n").length, 12);
   };
   const plain = /^[A-Za-z_][A-Za-z0-9_]*$/, words = /^(y|n|yes|no|on|off|true|false|null)$/i;
   const yaml = () => {
@@ -309,9 +322,7 @@
   });
   find("example").addEventListener("click", () => {
     if (!model) return fails(new Error("connect first"));
-    const row = (value) => Object.fromEntries(Object.entries(model.columns).map(([name, kind]) => [name, lists(kind) || kind === "text" ? null : value]));
-    const lines = [row(0), row(1)].map((item) => `    ${JSON.stringify(item)}`);
-    find("text").value = `{\n  "user": {},\n  "candidates": [\n${lines.join(",\n")}\n  ]\n}`;
+    find("text").value = prefilled = example();
   });
   connect();
 })();
