@@ -29,10 +29,10 @@ def uniform(columns: Mapping[str, pa.Array], types: Mapping[str, pa.DataType], r
     A model predicts the same from them, bit for bit. Values that do not fit, such as integers beyond 64 bits, keep the
     type in which they came; columns without a type do so too, and are last.
     """
-    found = {
+    typed = {
         name: _as_type(columns[name], kind) if name in columns else pa.nulls(rows, kind) for name, kind in types.items()
     }
-    return found | {name: values for name, values in columns.items() if name not in types}
+    return typed | {name: values for name, values in columns.items() if name not in types}
 
 
 def _as_type(values: pa.Array, kind: pa.DataType) -> pa.Array:
