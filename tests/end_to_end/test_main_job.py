@@ -105,9 +105,7 @@ def test_existing_predictions_are_replaced_only_with_overwrite(folder: Path) -> 
     file = next((folder / "kept").glob("*.parquet"))
     before = file.stat().st_mtime_ns
     assert "written: 0 files in kept; 1 file was complete before" in recap(folder, *arguments)
-    assert "differ in: configuration; add --overwrite" in recap(
-        folder, *arguments, "--set=scoring.weights={}", code=2
-    )
+    assert "differ in: configuration; add --overwrite" in recap(folder, *arguments, "--set=scoring.weights={}", code=2)
     assert file.stat().st_mtime_ns == before
     recap(folder, *arguments, "--overwrite")
     assert file.stat().st_mtime_ns != before
