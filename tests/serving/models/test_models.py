@@ -282,7 +282,7 @@ def test_an_exported_program_is_no_version(trained: Path, root: Path) -> None:
     served = serve(root, messages)
     add_version(trained, root, "v2")
     add_file(root / "v2", SIGNATURE, '{"format": "onnx"}')
-    text = "v2: is an exported program (format onnx); serve the model directory or the run that it came from"
+    text = "v2: is an exported program (onnx); serve the model directory or run that it came from"
     served.refresh()
     assert messages[-1].endswith(text)
     with pytest.raises(CheckpointError, match=re.escape(text)):

@@ -78,7 +78,7 @@ def load_version(
     state = state_of(folder)
     if (kind := format_of(folder)) is not None:
         raise CheckpointError(
-            f"{folder}: is an exported program (format {kind.value}); serve the model directory or run that it came from"
+            f"{folder}: is an exported program ({kind.value}); serve the model directory or run that it came from"
         )
     try:
         scorer = RequestScorer.open(folder, config.overrides, precision=config.precision, cache_bytes=cache_bytes)
