@@ -242,7 +242,7 @@ def test_values_of_one_column_may_have_several_types(client: httpx.Client) -> No
         (b"{}", {"content-type": "application/x-www-form-urlencoded"}, 415, "Content-Type"),
         (b"{}", {"content-encoding": "br"}, 415, "expected gzip, deflate or none"),
         (b"{}" * 20, {"content-encoding": "gzip"}, 400, "Content-Encoding is gzip, but the body is not"),
-        (gzip.compress(b"[]")[:-9], {"content-encoding": "gzip"}, 400, "ends before its gzip data"),
+        (gzip.compress(b"[]", mtime=0)[:-9], {"content-encoding": "gzip"}, 400, "ends before its gzip data"),
         (gzip.compress(bytes(3 << 20)), {"content-encoding": "gzip"}, 413, "inflates to more than 2 MiB"),
         (zlib.compress(bytes(3 << 20)), {"content-encoding": "deflate"}, 413, "inflates to more than 2 MiB"),
         (bytes(2 << 20), {}, 413, "larger than 1 MiB"),
