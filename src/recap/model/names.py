@@ -1,7 +1,6 @@
 """Modules named after features and tasks. Names are escaped, since torch allows no dot in the name of a module."""
 
 from collections.abc import Iterable, Mapping
-from functools import cache
 
 from torch import nn
 
@@ -34,7 +33,6 @@ def nearest(path: str, names: Iterable[str]) -> str:
     return suggest(path, list(dict.fromkeys(".".join(name.split(".")[:depth]) for name in inside)))
 
 
-@cache
 def key_of(name: str) -> str:
     """`name` with dots escaped, and with a suffix if it is an attribute of ModuleDict."""
     safe = name.replace("%", "%25").replace(".", "%2E")
