@@ -211,8 +211,8 @@ def locked(path: Path, busy: str | None = None) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy is not None else 0))
         except BlockingIOError:
             raise InputError(f"{path}: {busy}") from None
-        except OSError:
-            pass  # a file system without locks
+        except OSError:  # a file system without locks: the command works, without this protection
+            pass
         yield
     finally:
         os.close(descriptor)

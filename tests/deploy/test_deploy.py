@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from recap.serving.configuration import load_server_config
+from recap.serving.contract import RequestError
 from recap.serving.security import Token
 
 ROOT = Path(__file__).parents[2]
@@ -73,7 +74,10 @@ def test_a_secret_is_read_as_kubernetes_mounts_it(tmp_path: Path) -> None:
     secret.chmod(mode_of_the_secret("kubernetes.yaml"))
     (tmp_path / "..data").symlink_to("..2026_11_28")
     (tmp_path / "token").symlink_to("..data/token")
-    Token.read(tmp_path / "token").check("Bearer " + "c0ffee" * 10)
+    token = Token.read(tmp_path / "token")
+    token.check("Bearer " + "c0ffee" * 10)
+    with pytest.raises(RequestError):
+        token.check("Bearer " + "c0ffee" * 9)
 
 
 def mode_of_the_secret(name: str) -> int:

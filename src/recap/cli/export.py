@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from recap.cli.options import SetFiles, StepOption, parse_step
+from recap.cli.options import ModelDirectory, ModelOverrides, SetFiles, StepOption, parse_step, say_better_checkpoint
 from recap.errors import InputError
 
 if TYPE_CHECKING:
@@ -13,14 +13,7 @@ if TYPE_CHECKING:
 
 
 def export(
-    model: Annotated[
-        Path,
-        typer.Argument(
-            metavar="MODEL_DIR",
-            help="Model directory, checkpoint, or run (its latest checkpoint).",
-            show_default=False,
-        ),
-    ],
+    model: ModelDirectory,
     kind: Annotated[
         str,
         typer.Option(
@@ -33,20 +26,11 @@ def export(
     ],
     output: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write.", show_default=False)],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model that was exported before.")] = False,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="SECTION.KEY=VALUE",
-            help="Override of the model's configuration, such as scoring.weights.is_clicked=2. May be repeated.",
-            show_default=False,
-        ),
-    ] = None,
+    overrides: ModelOverrides = None,
     set_files: SetFiles = None,
     step: StepOption = None,
 ) -> None:
     """Export a model: features, network, calibration and score as one program, checked against recap."""
-    from recap.cli.options import say_better_checkpoint
     from recap.cli.terminal.console import Console
     from recap.export.write import check_export, export_model
     from recap.model.directory import open_model

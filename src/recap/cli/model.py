@@ -5,7 +5,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from recap.cli.options import ConfigFile, Overrides, Overwrite, SchemaFile, SetFiles, StepOption, parse_step
+from recap.cli.options import (
+    ConfigFile,
+    ModelDirectory,
+    Overrides,
+    Overwrite,
+    SchemaFile,
+    SetFiles,
+    StepOption,
+    parse_step,
+)
 from recap.errors import InputError
 
 if TYPE_CHECKING:
@@ -62,12 +71,7 @@ def summary(
 
 @app.command()
 def golden(
-    model: Annotated[
-        Path,
-        typer.Argument(
-            metavar="MODEL_DIR", help="Model directory, checkpoint, or run (its latest checkpoint).", show_default=False
-        ),
-    ],
+    model: ModelDirectory,
     inputs: Annotated[
         list[str],
         typer.Argument(

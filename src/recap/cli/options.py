@@ -34,6 +34,25 @@ Overrides = Annotated[
     ),
 ]
 
+ModelDirectory = Annotated[
+    Path,
+    typer.Argument(
+        metavar="MODEL_DIR",
+        help="Model directory, checkpoint, or run (its latest checkpoint).",
+        show_default=False,
+    ),
+]
+
+ModelOverrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="SECTION.KEY=VALUE",
+        help="Override of the model's configuration, such as scoring.weights.is_clicked=2. May be repeated.",
+        show_default=False,
+    ),
+]
+
 SetFiles = Annotated[
     list[str] | None,
     typer.Option(

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO, cast
 
 import typer
 
-from recap.cli.options import NullValues, Overwrite, SchemaFile, SetFiles, StepOption, parse_step
+from recap.cli.options import (
+    ModelDirectory,
+    ModelOverrides,
+    NullValues,
+    Overwrite,
+    SchemaFile,
+    SetFiles,
+    StepOption,
+    parse_step,
+    say_better_checkpoint,
+)
 from recap.errors import DataError, InputError, RunError
 
 if TYPE_CHECKING:
@@ -24,14 +34,7 @@ _ON_BAD_DATA = ("stop", "list")
 
 
 def predict(
-    model: Annotated[
-        Path,
-        typer.Argument(
-            metavar="MODEL_DIR",
-            help="Model directory, checkpoint, or run (its latest checkpoint).",
-            show_default=False,
-        ),
-    ],
+    model: ModelDirectory,
     inputs: Annotated[
         list[str],
         typer.Argument(
@@ -67,15 +70,7 @@ def predict(
         ),
     ] = "stop",
     overwrite: Overwrite = False,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="SECTION.KEY=VALUE",
-            help="Override of the model's configuration, such as scoring.weights.is_clicked=2. May be repeated.",
-            show_default=False,
-        ),
-    ] = None,
+    overrides: ModelOverrides = None,
     set_files: SetFiles = None,
     precision: Annotated[
         str,
@@ -109,7 +104,7 @@ def predict(
     from recap.inference.record import ERRORS
     from recap.inference.stream import predict_stream
     from recap.native.allocator import tune_process
-    from recap.runs import better_checkpoint, find_model_directory
+    from recap.runs import find_model_directory
     from recap.text import plural
 
     console = Console(to_errors=to_stream)
@@ -118,9 +113,9 @@ def predict(
         if to_stream and ranks.is_distributed:
             raise InputError("--output -: one process writes standard output; run without torchrun, or give a folder")
         say = console.say if ranks.is_first else lambda text: None
-        folder = find_model_directory(model, parse_step(step))
-        if step is None and (remark := better_checkpoint(model, folder)) is not None:
-            say(remark)
+        chosen = parse_step(step)
+        folder = find_model_directory(model, chosen)
+        say_better_checkpoint(model, chosen, say)
         predictor = Predictor.open(
             folder, overrides or [], set_files or [], precision=cast("InferencePrecision", precision), ranks=ranks
         )

@@ -50,7 +50,7 @@ def predict_stream(
                     result.rows, result.unscored = result.rows + table.num_rows, result.unscored + len(bad)
                     progress.advance(table.num_rows)
                 progress.finish_file()
-    except BrokenPipeError:
+    except BrokenPipeError:  # the reader, such as head, wants no more rows
         pass
     except OSError as error:
         raise RunError(f"standard output cannot be written ({failure(error)})") from None

@@ -158,10 +158,10 @@ class Int8Tables(Tables):
         return [part for table in tables for part in (table.bytes, table.scales, table.offsets)]
 
     def set_rows(self, table: str, codes: Tensor, vectors: Tensor) -> None:
-        raise NotImplementedError("rows are set before they are rounded")
+        raise AssertionError("rows are set before they are rounded")
 
     def make_gradients_sparse(self) -> None:
-        raise NotImplementedError("rounded tables have no gradients")
+        raise AssertionError("rounded tables have no gradients")
 
 
 class _Int8Table(nn.Module):
