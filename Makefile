@@ -17,8 +17,9 @@ $(BIN)/recap: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[report]'
 	@touch $@
 
-$(VENV)/.tests: $(BIN)/recap
+$(VENV)/.tests: $(BIN)/recap torchrec-cpu.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[report,serve,onnx,traces,test,check,docs]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --requirement torchrec-cpu.txt
 	@touch $@
 
 run: $(BIN)/recap  ## simulate a feed, train, evaluate, predict, compare with the truth, write a report
@@ -30,7 +31,7 @@ run: $(BIN)/recap  ## simulate a feed, train, evaluate, predict, compare with th
 	$(BIN)/recap report runs/simulated
 
 test: $(VENV)/.tests  ## run all tests, the slow ones too
-	$(BIN)/python -m pytest --numprocesses 2
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 check: $(VENV)/.tests  ## check format, lint and types
 	$(BIN)/ruff format --check .

@@ -19,6 +19,7 @@ from recap.config.base import (
     Problems,
 )
 from recap.config.evaluation.metrics import WatchedMetric
+from recap.config.sharded_tables import ShardedTablesConfig
 
 
 class MlflowConfig(BaseConfig):
@@ -182,6 +183,8 @@ class TrainingConfig(BaseConfig):
     threads: Annotated[PositiveInt | None, FreeOnResume()] = None
     """Threads that compute on a CPU; reading has its own. Optional; default: `OMP_NUM_THREADS`, else the CPUs that this
     process may use, its quota included, but one for a small network: its threads would wait for each other."""
+    sharded_tables: Annotated[ShardedTablesConfig | None, FreeOnResume()] = None
+    """Divides the embedding tables among the ranks. Optional; default: every rank holds all tables."""
     compile: bool = False
     """Whether to compile the network with torch.compile: minutes at the start, then faster steps."""
     seed: NonNegativeInt = 0
