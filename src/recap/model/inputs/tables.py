@@ -102,6 +102,9 @@ class Tables(nn.Module, ABC):
         {'post': torch.Size([2, 1, 16]), 'watched/ids': torch.Size([2, 2, 16])}
     """
 
+    is_sharded = False
+    """Whether each rank holds a part of each table, which the tables' own optimizer moves in the backward pass."""
+
     def __init__(self, specs: Sequence[TableSpec]) -> None:
         super().__init__()
         self.specs = {spec.name: spec for spec in specs}
