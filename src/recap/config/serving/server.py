@@ -26,9 +26,10 @@ ModelName = Annotated[str, Field(pattern=f"^{MODEL_NAME}$")]
 Port = Annotated[int, Field(ge=0, le=65535)]
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address."""
     try:
-        return ip_address(host).is_loopback
+        return ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host == "localhost"
 
@@ -57,7 +58,7 @@ class AddressConfig(BaseConfig):
         return self._is_private, self._has_both_halves_of_tls, self._has_two_ports
 
     def _is_private(self) -> Problems:
-        if not (_is_loopback(self.host) or self.token_file or self.client_ca or self.insecure):
+        if not (is_loopback(self.host) or self.token_file or self.client_ca or self.insecure):
             yield (
                 ("host",),
                 f"{shorten(self.host)} can be reached from other machines; set address.token_file or "
