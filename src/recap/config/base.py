@@ -120,6 +120,8 @@ MAX_INT = 2**31 - 1
 """The largest accepted count of steps, rows, codes or layers."""
 PositiveInt = Annotated[int, Field(gt=0, le=MAX_INT)]
 NonNegativeInt = Annotated[int, Field(ge=0, le=MAX_INT)]
+TableRows = Annotated[int, Field(gt=0, le=2**40)]
+"""Rows of an embedding table, which several machines may hold together."""
 PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0, le=1)]

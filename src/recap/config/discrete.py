@@ -5,7 +5,7 @@ from typing import Annotated, Any, TypeAlias
 
 from pydantic import Discriminator, Field, Tag
 
-from recap.config.base import BaseConfig, Check, Name, NonNegativeInt, PositiveInt, Problems
+from recap.config.base import BaseConfig, Check, Name, NonNegativeInt, PositiveInt, Problems, TableRows
 
 
 class ListElement(BaseConfig):
@@ -26,7 +26,7 @@ def element_problems(of: ListElement | None, length: int) -> Problems:
 class IntegerSpace(BaseConfig):
     """Integer codes 0 … size - 1; null and all other codes share one bucket for unknown values."""
 
-    size: PositiveInt
+    size: TableRows
     """Number of codes."""
 
     @property
@@ -55,7 +55,7 @@ class HashConfig(BaseConfig):
 
     With two hashes, hardly any two values share all rows (Svenstrup et al., NeurIPS 2017, without their weights)."""
 
-    buckets: PositiveInt
+    buckets: TableRows
     """Rows of the table, not counting the one for null."""
     hashes: Annotated[PositiveInt, Field(le=8)] = 2
     """Number of hashes, and so of rows per value."""

@@ -1,5 +1,6 @@
 """The messages for pydantic's errors."""
 
+import re
 from typing import Any
 
 from recap.config.file.environment import hide
@@ -34,7 +35,9 @@ def message(item: Any, known: list[str], node: Node | None) -> str:
             is_column = item["loc"][0] == "features" and item["loc"][-1] in _COLUMN_FIELDS
             return f"must not be empty, found {shown}{'; name the column in the file' if is_column else ''}"
         case kind if kind in _EXPECTED:
-            return f"expected {_EXPECTED[kind]}, found {shown}"
+            separated = kind == "int_type" and re.fullmatch(r"\d+(_\d+)+", str(item["input"]))
+            advice = f"; write {separated[0].replace('_', '')}" if separated else ""
+            return f"expected {_EXPECTED[kind]}, found {shown}{advice}"
         case kind if kind in _BOUNDS:
             word, bound = _BOUNDS[kind]
             limit = context[bound]
