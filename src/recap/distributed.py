@@ -21,7 +21,7 @@ from weakref import WeakKeyDictionary
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed import PrefixStore, Store, rendezvous  # type: ignore[attr-defined]
+from torch.distributed import GradBucket, PrefixStore, Store, rendezvous  # type: ignore[attr-defined]
 
 from recap.errors import InputError, LostRank, RecapError, RunError
 from recap.signals import Signals
@@ -117,6 +117,27 @@ class Ranks:
             gathered.append(torch.cat([part[:count] for part, count in zip(parts, rows, strict=True)]))
         return gathered
 
+    def send(self, data: bytes) -> Callable[[], None]:
+        """Start to send bytes to rank 0, which `receive`s them; the returned function waits until they are sent."""
+        tensors = [torch.tensor([len(data)]), torch.frombuffer(bytearray(data), dtype=torch.uint8)]
+        works: list[Any] = []
+        for tensor in tensors:
+            _call(lambda tensor=tensor: works.append(dist.isend(tensor, 0)))
+
+        def wait() -> None:
+            for work, _ in zip(works, tensors, strict=True):  # the tensors must live until then
+                _call(work.wait)
+
+        return wait
+
+    def receive(self, rank: int) -> bytes:
+        """The next bytes that `rank` sends, on rank 0."""
+        size = torch.zeros(1, dtype=torch.int64)
+        _call(dist.recv, size, rank)
+        data = torch.empty(int(size), dtype=torch.uint8)
+        _call(dist.recv, data, rank)
+        return data.numpy().tobytes()
+
     def broadcast_object(self, value: Any) -> Any:
         """The value of rank 0, on all ranks: JSON, in which NaN is allowed."""
         if not self.is_distributed:
@@ -153,6 +174,11 @@ class Ranks:
         while not store.check(keys):
             time.sleep(_GATHER_SECONDS)
         return [json.loads(store.get(key)) for key in keys]
+
+    def new_group(self) -> dist.ProcessGroup:
+        """A group of all ranks whose collectives may run in any order relative to those of other groups."""
+        group: dist.ProcessGroup = dist.new_group()
+        return group
 
     def check_equal(self, facts: Mapping[str, str]) -> None:
         """Raise InputError, which lists them, if any of the facts (name → text) differ from those of rank 0."""
@@ -298,10 +324,34 @@ def _call(collective: Callable[..., Any], *arguments: Any, **options: Any) -> No
     try:
         collective(*arguments, **options)
     except RuntimeError as error:
-        raise LostRank(
-            f"another process of this run ended or hangs ({_first_line(error)}). To resume from the last checkpoint, "
-            "run the same command again"
-        ) from None
+        raise _lost(error) from None
+
+
+def _lost(error: RuntimeError) -> LostRank:
+    return LostRank(
+        f"another process of this run ended or hangs ({_first_line(error)}). To resume from the last checkpoint, "
+        "run the same command again"
+    )
+
+
+def sum_bucket(group: dist.ProcessGroup | None, bucket: GradBucket) -> torch.futures.Future[Tensor]:
+    """A communication hook of `DistributedDataParallel`: sums over the ranks, which torch divides by their number."""
+    work = dist.all_reduce(bucket.buffer(), group=group, async_op=True)
+    assert work is not None
+    total: torch.futures.Future[Tensor] = work.get_future().then(lambda future: future.value()[0])
+    return total
+
+
+@contextmanager
+def lost_ranks_raised() -> Iterator[None]:
+    """For a block whose collectives torch starts, as in a backward pass: raises LostRank if one of them fails."""
+    try:
+        yield
+    except RuntimeError as error:
+        # The type does not tell Gloo's errors from those of a layer, such as one that is out of memory.
+        if isinstance(error, dist.DistError) or "gloo" in str(error):
+            raise _lost(error) from None
+        raise
 
 
 def _first_line(error: RuntimeError) -> str:

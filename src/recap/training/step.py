@@ -55,6 +55,10 @@ class TrainStep:
         self.loss_scale = LossScale(enabled=False) if loss_scale is None else loss_scale
         self.signals = Signals(0.0) if signals is None else signals
         self.raw_outputs = compiled(ranker.raw_outputs) if config.training.compile else ranker.raw_outputs
+        if balancing.sums_in_backward:
+            tables = config.optimizer.tables
+            sparse = tables is not None and tables.sparse
+            self.raw_outputs = strategy.sum_in_backward(ranker, self.raw_outputs, sparse_tables=sparse)
         self.statistics = running_statistics(ranker)
         strategy.check_batch(self.rows, self.micro_batches, 2 if self.statistics else 1)
 
@@ -92,15 +96,10 @@ class TrainStep:
         self.strategy.seed(self.seed, step)
         self.optimizer.zero_grad()
         losses = torch.zeros(len(self.tasks), dtype=torch.float64)  # [T]
-        for micro_batch in split_rows(batch, self.micro_batches):
-            with span("forward"), self.runtime.autocast():
-                micro_batch = micro_batch.to(self.runtime.device)
-                outputs = self.raw_outputs(micro_batch)
-            share = len(micro_batch) / self.rows
-            with span("backward"):
-                task_losses = self.objective(outputs, micro_batch)
-                self.balancing.backward(task_losses, share * self.loss_scale.factor)
-                losses += task_losses.losses.detach().cpu().double() * share
+        micro_batches = list(split_rows(batch, self.micro_batches))
+        for number, micro_batch in enumerate(micro_batches, start=1):
+            with self.strategy.micro_batch(is_last=number == len(micro_batches)):
+                losses += self._micro_batch(micro_batch)
         with span("backward"):  # the span includes all work on gradients
             losses = self.strategy.sum_losses(losses)
             self.strategy.average_statistics(self.statistics)
@@ -111,6 +110,18 @@ class TrainStep:
             self.guard.check_gradients(step)
             self._clip(step)
         return losses
+
+    def _micro_batch(self, micro_batch: Batch) -> Tensor:
+        """Add the gradients of a micro-batch; return the losses [T] float64, weighted by its share of the step."""
+        with span("forward"), self.runtime.autocast():
+            micro_batch = micro_batch.to(self.runtime.device)
+            outputs = self.raw_outputs(micro_batch)
+        share = len(micro_batch) / self.rows
+        with span("backward"):
+            task_losses = self.objective(outputs, micro_batch)
+            self.balancing.backward(task_losses, share * self.loss_scale.factor)
+            weighted: Tensor = task_losses.losses.detach().cpu().double() * share
+            return weighted
 
     def _clip(self, step: int) -> None:
         """Clip the gradients if configured. Raises NotFinite if their total norm overflows float32."""

@@ -17,6 +17,9 @@ class Balancing(ABC):
     Call `unscale` before `finish` if the share given to `backward` was multiplied by a loss scale.
     """
 
+    sums_in_backward = False
+    """Whether `backward` adds to `parameter.grad`, where the strategy may sum gradients over the ranks meanwhile."""
+
     def __init__(
         self,
         config: RecapConfig,

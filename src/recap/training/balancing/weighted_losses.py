@@ -15,6 +15,8 @@ from recap.training.parallel import ONE_PROCESS, Strategy
 class MeanOfLosses(Balancing):
     """The mean of weight · loss over the tasks, plus the penalty of the objective."""
 
+    sums_in_backward = True
+
     def backward(self, losses: TaskLosses, share: float) -> None:
         total = self.weighted(losses.losses * self.loss_weights).mean() + losses.penalty
         (total * share).backward()  # type: ignore[no-untyped-call]
