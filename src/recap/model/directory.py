@@ -7,7 +7,7 @@ where one was fitted, and a manifest with the checksum of each file.
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import count
@@ -35,7 +35,8 @@ from recap.data.statistics import Statistics
 from recap.errors import CheckpointError, ConfigError, RecapError
 from recap.model.calibration import FittedCalibration
 from recap.model.inputs.featurization import ZScoreLog
-from recap.model.inputs.tables import load_pretrained
+from recap.model.inputs.tables import BuildTables, load_pretrained
+from recap.model.names import is_below
 from recap.model.ranker import Ranker
 from recap.model.scorer import Scorer
 from recap.runtime import free_memory
@@ -52,13 +53,18 @@ from recap.storage import (
 from recap.text import shorten
 
 WEIGHTS = "weights.safetensors"
+TABLES = "inputs.embeddings"
+"""The path of the embedding tables in a ranker."""
 CALIBRATION = "calibration.json"
 STATISTICS = "statistics.json"
 MODEL_FILES = (STORED, WEIGHTS)
 """The files that every model directory has."""
+SHARDS = "shards"
+"""The folder of a checkpoint for tensors that the ranks of a run stored in parts."""
+SHARDS_INDEX = f"{SHARDS}/index.json"
 _MAX_CALIBRATION_BYTES = 1 << 28
 _MAX_STATISTICS_BYTES = 1 << 26
-_DTYPES = {"F32": torch.float32, "F64": torch.float64, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64}
+DTYPES = {"F32": torch.float32, "F64": torch.float64, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64}
 """Name in safetensors files → type; of these only float32 and int64 are written."""
 _SPARE = 1000
 """Parameters that `_at_most` allows for, so that the message can list those of a slightly different model."""
@@ -80,12 +86,15 @@ class SavedModel:
         return Scorer.of(config, self.ranker.to(device), self.calibration)
 
 
-def build_ranker(config: RecapConfig, assets: Assets) -> Ranker:
+def build_ranker(config: RecapConfig, assets: Assets, build_tables: BuildTables | None = None) -> Ranker:
     """A ranker with random weights, drawn from torch's current random state.
 
-    Raises ConfigError, which names the largest weight, if there is no memory for them.
+    `build_tables`: instead of whole embedding tables; it must itself see that there is memory for them. Raises
+    ConfigError, which names the largest weight, if there is no memory for the weights.
     """
     weights, free = weight_shapes(config, assets), free_memory()
+    if build_tables is not None:
+        weights = {name: tensor for name, tensor in weights.items() if not is_below(name, TABLES)}
     sizes = {name: tensor.numel() * tensor.element_size() for name, tensor in weights.items()}
     if sum(sizes.values()) > free:
         name = max(sizes, key=sizes.__getitem__)
@@ -94,12 +103,15 @@ def build_ranker(config: RecapConfig, assets: Assets) -> Ranker:
             f"it is {name}: {_shape(weights[name])} {_dtype(weights[name])}, {_gib(sizes[name])}. Lower the size, "
             "buckets or width of that table or layer, or use a machine with more memory"
         )
-    return Ranker(config, assets)
+    return Ranker(config, assets, build_tables)
 
 
-def new_ranker(config: RecapConfig, assets: Assets) -> Ranker:
-    """A ranker to train: random weights, the analysis of the data, pretrained rows of tables. Raises DataError."""
-    ranker, featurization = build_ranker(config, assets), config.model.featurization
+def new_ranker(config: RecapConfig, assets: Assets, build_tables: BuildTables | None = None) -> Ranker:
+    """A ranker to train: random weights, the analysis of the data, pretrained rows of tables. Raises DataError.
+
+    `build_tables`: as in `build_ranker`.
+    """
+    ranker, featurization = build_ranker(config, assets, build_tables), config.model.featurization
     if isinstance(featurization, ZScoreLogConfig):
         means, deviations = map(torch.from_numpy, load_analysis(featurization.analysis, config.features, assets))
         assert isinstance(ranker.inputs.featurization, ZScoreLog)
@@ -110,13 +122,18 @@ def new_ranker(config: RecapConfig, assets: Assets) -> Ranker:
 
 def write_model(folder: Path, config: RecapConfig, assets: Assets, weights: Mapping[str, Tensor]) -> None:
     """Write the files of a model directory into `folder`; `weights` are contiguous. Raises RunError."""
+    write_inputs(folder, config, assets)
+    with writing(folder / WEIGHTS) as file:
+        save_file(dict(weights), file)
+
+
+def write_inputs(folder: Path, config: RecapConfig, assets: Assets) -> None:
+    """Write the files of a model directory but its weights. Raises RunError."""
     with writing(folder / STORED) as file:
         file.write_text(dump_config(config), encoding="utf-8")
     for name, values in assets.items():
         with writing(asset_path(folder, name)) as file:
             save_asset(values, file)
-    with writing(folder / WEIGHTS) as file:
-        save_file(dict(weights), file)
 
 
 def copy_model(folder: Path, copy: Path, texts: Mapping[str, str]) -> None:
@@ -201,8 +218,15 @@ def check_hashes(folder: Path, manifest: Manifest, trained: RecapConfig) -> None
 def verify_model(folder: Path) -> Manifest:
     """The manifest of a model directory.
 
-    Raises CheckpointError, which lists the models beside it, unless it is a complete model directory.
+    Raises CheckpointError, which lists the models beside it, unless it is a complete model directory, and for a
+    checkpoint whose tables are in parts.
     """
+    if is_in_shards(folder):
+        raise CheckpointError(
+            f"{folder}: its tables are in the parts that the ranks of its run wrote, because of "
+            f"training.sharded_tables.consolidate: false. Run 'recap model consolidate {folder} --output DIR', and use "
+            "DIR"
+        )
     try:
         manifest = verify(folder, *MODEL_FILES)
     except CheckpointError as error:
@@ -215,6 +239,13 @@ def verify_model(folder: Path) -> Manifest:
         raise CheckpointError(f"{error}; {advice}{known}") from None
     check_format(folder, manifest)
     return manifest
+
+
+def is_in_shards(folder: Path) -> bool:
+    """Whether a directory is a checkpoint whose tables are in parts; False for one without a readable manifest."""
+    with suppress(CheckpointError):
+        return SHARDS_INDEX in read_manifest(folder).files
+    return False
 
 
 def _refuse_other_weights(changes: Mapping[KeyPath, tuple[Any, Any]], folder: Path) -> None:
@@ -236,7 +267,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{file}: cannot be read ({error})") from None
     for name, tensor in weights.items():
-        if tensor.is_floating_point() and tensor.dtype not in _DTYPES.values():
+        if tensor.is_floating_point() and tensor.dtype not in DTYPES.values():
             raise CheckpointError(f"{file}: {shorten(name)} holds {_dtype(tensor)}; use another checkpoint")
         if tensor.is_floating_point() and tensor.numel() and not all(map(torch.isfinite, tensor.aminmax())):
             raise CheckpointError(
@@ -314,7 +345,7 @@ def check_shapes(folder: Path, config: RecapConfig, assets: Assets) -> None:
         with safe_open(file, "pt") as content:
             slices = {name: content.get_slice(name) for name in content.keys()}  # noqa: SIM118 - it is no mapping
         weights = {
-            name: torch.empty(part.get_shape(), dtype=_DTYPES[part.get_dtype()], device="meta")
+            name: torch.empty(part.get_shape(), dtype=DTYPES[part.get_dtype()], device="meta")
             for name, part in slices.items()
         }
     except (OSError, SafetensorError, RuntimeError, KeyError) as error:

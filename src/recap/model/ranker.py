@@ -30,6 +30,7 @@ from recap.data.batch import Batch
 from recap.data.encoding.assets import Assets
 from recap.model.activation import OutputActivation
 from recap.model.inputs.inputs import Inputs
+from recap.model.inputs.tables import BuildTables
 from recap.model.names import NamedModules
 from recap.model.sharing import build_sharing
 from recap.model.sharing.cascade import build_cascade
@@ -50,10 +51,10 @@ class RankerOutput(NamedTuple):
 class Ranker(nn.Module):
     """inputs → sharing → cascade → towers → cascade → logits → probabilities."""
 
-    def __init__(self, config: RecapConfig, assets: Assets) -> None:
-        """`assets`: the vocabularies and masks of the features."""
+    def __init__(self, config: RecapConfig, assets: Assets, build_tables: BuildTables | None = None) -> None:
+        """`assets`: the vocabularies and masks of the features. `build_tables`: instead of whole tables."""
         super().__init__()
-        self.inputs = Inputs(config, assets)
+        self.inputs = Inputs(config, assets, build_tables)
         self.sharing = build_sharing(config.model, self.inputs.layout)
         self.cascade = build_cascade(config.model, self.sharing.layout)
         tasks = zip(config.model.tasks.items(), self.cascade.layouts, strict=True)

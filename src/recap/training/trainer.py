@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 
 from recap.config.file.load import dump_config
@@ -18,6 +19,7 @@ from recap.errors import DataError, Interrupted, LostRank, NotFinite, RecapError
 from recap.evaluation.observers.strata import check_strata
 from recap.model.directory import SavedModel, new_ranker
 from recap.model.frozen import freeze
+from recap.model.inputs.tables import BuildTables
 from recap.model.summary import forward_flops
 from recap.reporting import Reporter
 from recap.runs import Run, RunResult
@@ -37,12 +39,12 @@ from recap.training.optimizer.scheduled import ScheduledOptimizer
 from recap.training.parallel import DataParallel
 from recap.training.profile import Profile, span
 from recap.training.saved_weights import SavedWeights
+from recap.training.sharded_tables.tables import ShardedTables, not_finite_anywhere, table_group
 from recap.training.start.first_rows import FirstRows
 from recap.training.start.initial_rates import InitialRates
 from recap.training.start.new_run import TrainingStatistics, start_new_run
 from recap.training.state import ModelWeights, Progress, StreamPosition, TrainState
 from recap.training.step import TrainStep
-from recap.training.step_guard import not_finite
 from recap.training.watch import Watch
 
 
@@ -62,6 +64,7 @@ def train(
         run.lock() if ranks.is_first else nullcontext(),
         collected_signals(grace, may_interrupt=not ranks.is_distributed) as signals,
         restored_threads(),
+        table_group(ranks) if config.training.sharded_tables is not None else nullcontext(),
     ):
         reporter = reporter if ranks.is_first else Reporter()
         profile = Profile(profile_steps if ranks.is_first else 0, run.profile, reporter.say)
@@ -111,7 +114,10 @@ class Trainer:
         assets = load_assets(config.features)
         self.stream, validation = self._open_streams(assets)
         seed_torch(config.training.seed, 0)
-        ranker = new_ranker(config, assets).to(self.runtime.device)
+        build_tables: BuildTables | None = None
+        if config.training.sharded_tables is not None:
+            build_tables = partial(ShardedTables, config=config, runtime=self.runtime, say=reporter.say)
+        ranker = new_ranker(config, assets, build_tables).to(self.runtime.device)
         step_flops = 3 * forward_flops(ranker, config, assets) * config.train_data.global_batch_size / ranks.world_size
         use_threads(config.training.threads, step_flops / (config.training.gradient_accumulation or 1))
         freeze(ranker, config.optimizer.frozen)
@@ -143,7 +149,7 @@ class Trainer:
         self.position = StreamPosition(self.stream, accept_changes=accept_changed_data)
         self.progress, self.initial_rates, self.statistics = Progress(), InitialRates(), TrainingStatistics()
         self.state = self._all_state()
-        self.checkpoints = Checkpoints(config, assets)
+        self.checkpoints = Checkpoints(config, assets, ranks)
         self._restore_or_start()
         self.progress.rolled_back = rolled_back or self.progress.rolled_back
         self.saved_step = self.progress.step
@@ -276,6 +282,7 @@ class Trainer:
         progress, step = self.progress, self.progress.step + 1
         if batch is not None:
             try:
+                self.optimizer.prepare(step)
                 losses = self.train_step(batch, step)
             except NotFinite as error:
                 self._skip_or_fail(error, batch)
@@ -360,7 +367,7 @@ class Trainer:
 
     def _save(self) -> None:
         with span("checkpoint"):
-            bad = not_finite({**self.model.ranker.state_dict(), **self.optimizer.state_dict()})
+            bad = not_finite_anywhere({**self.model.ranker.state_dict(), **self.optimizer.state_dict()}, self.ranks)
             if bad:
                 raise RunError(
                     f"after step {self.progress.step} {bad[0]} is not finite; the step was not saved (last checkpoint: "
@@ -368,8 +375,7 @@ class Trainer:
                 )
             self.saved_step = self.progress.step
             self.progress.finished = self._is_last() and not self._evaluation_is_due()
-            if self.ranks.is_first:
-                self.checkpoints.save(self.state)
+            self.checkpoints.save(self.state)
 
     def _saved_before(self, error: DataError | LostRank) -> RecapError:
         """Save the finished steps, which bad data or another rank ended; return the error to raise."""

@@ -18,7 +18,7 @@ from recap.model.inputs.featurization import build_featurization
 from recap.model.inputs.layout import InputLayout
 from recap.model.inputs.position import PositionDebias
 from recap.model.inputs.requests import CONTINUOUS, Division, RequestBatch, Side, Users
-from recap.model.inputs.tables import LocalTables, Tables, table_specs
+from recap.model.inputs.tables import BuildTables, LocalTables, Tables, table_specs
 from recap.model.names import NamedModules
 
 Recall = Callable[[bytes, Callable[[], Encoded]], Encoded]
@@ -37,7 +37,7 @@ class _DiscreteFeature(NamedTuple):
 class Inputs(nn.Module):
     """`Batch` → [B, layout.width] float32: featurized numbers, vectors, the position, histories, embeddings."""
 
-    def __init__(self, config: RecapConfig, assets: Assets) -> None:
+    def __init__(self, config: RecapConfig, assets: Assets, build_tables: BuildTables | None = None) -> None:
         super().__init__()
         features, model = config.features, config.model
         self.features = features.inputs
@@ -67,7 +67,10 @@ class Inputs(nn.Module):
             self.position = PositionDebias(model.position_debias, discrete_sizes(features, assets)[feature])
             self.position_feature, self.position_column = feature, columns[feature].start
             numbers += self.position.out_features
-        self.embeddings: Tables = LocalTables(table_specs(config, assets))
+        specs = table_specs(config, assets)
+        self.embeddings: Tables = (
+            LocalTables(specs, config.training.seed) if build_tables is None else build_tables(specs)
+        )
         tables = self.embeddings.by_feature
         self.discrete = {
             name: _DiscreteFeature(columns[name], discrete.length)

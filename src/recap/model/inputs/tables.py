@@ -1,8 +1,9 @@
 """Embedding tables: their specification (`TableSpec`) and the lookup of codes (`Tables`)."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import cast
 
 import torch
@@ -18,6 +19,8 @@ from recap.model.names import NamedModules
 
 INITIAL_DEVIATION = 0.01
 """Rows start close to zero, so that a rarely seen code has little effect until it has been learned."""
+BLOCK_ROWS = 1 << 20
+"""The initial rows of a larger table are drawn in blocks of this many, each by itself."""
 
 
 @dataclass(frozen=True)
@@ -129,9 +132,10 @@ class Tables(nn.Module, ABC):
 class LocalTables(Tables):
     """Every rank holds all tables."""
 
-    def __init__(self, specs: Sequence[TableSpec]) -> None:
+    def __init__(self, specs: Sequence[TableSpec], seed: int = 0) -> None:
+        """`seed`: of the rows of tables of more than `BLOCK_ROWS`; others are drawn from torch's random state."""
         super().__init__(specs)
-        self.tables = NamedModules({spec.name: embedding_table(spec.num_embeddings, spec.width) for spec in specs})
+        self.tables = NamedModules({spec.name: _initial_table(spec, seed) for spec in specs})
 
     def forward(self, codes: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {feature: self._vectors(self.by_feature[feature].name, codes[feature]) for feature in codes}
@@ -154,6 +158,10 @@ class LocalTables(Tables):
             table.sparse = True
 
 
+BuildTables = Callable[[Sequence[TableSpec]], Tables]
+"""Builds the tables of a model."""
+
+
 def embedding_table(num_embeddings: int, width: int) -> nn.Embedding:
     """A table with rows close to zero; row 0, for unknown values, is zero."""
     table = nn.Embedding(num_embeddings, width)
@@ -161,6 +169,37 @@ def embedding_table(num_embeddings: int, width: int) -> nn.Embedding:
     with torch.no_grad():
         table.weight[0] = 0.0
     return table
+
+
+def initial_rows(spec: TableSpec, seed: int, ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, Tensor]]:
+    """The first row and the rows [N, width] of each block of a new table that overlaps any [start, end) of `ranges`.
+
+    A table of up to `BLOCK_ROWS` rows is one block, always drawn, from torch's random state. Every other block depends
+    on `seed`, its table and its place alone, so that no process must draw those of others.
+    """
+    count, ranges = spec.num_embeddings, list(ranges)
+    if count <= BLOCK_ROWS:
+        yield 0, embedding_table(count, spec.width).weight.detach()
+        return
+    for start in range(0, count, BLOCK_ROWS):
+        end = min(start + BLOCK_ROWS, count)
+        if any(first < end and start < last for first, last in ranges):
+            digest = blake2b(f"{seed}/{start}/{spec.name}".encode(), digest_size=8).digest()
+            generator = torch.Generator().manual_seed(int.from_bytes(digest, "little", signed=True))
+            rows = torch.empty(end - start, spec.width).normal_(std=INITIAL_DEVIATION, generator=generator)
+            if start == 0:
+                rows[0] = 0.0
+            yield start, rows
+
+
+def _initial_table(spec: TableSpec, seed: int) -> nn.Embedding:
+    if spec.num_embeddings <= BLOCK_ROWS:
+        return embedding_table(spec.num_embeddings, spec.width)
+    weight = torch.empty(spec.num_embeddings, spec.width)
+    if not weight.is_meta:
+        for start, rows in initial_rows(spec, seed, [(0, spec.num_embeddings)]):
+            weight[start : start + len(rows)] = rows
+    return nn.Embedding(spec.num_embeddings, spec.width, _weight=weight)
 
 
 def load_pretrained(tables: Tables, config: RecapConfig, assets: Assets) -> None:

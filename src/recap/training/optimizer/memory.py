@@ -1,6 +1,6 @@
 """The memory of training besides weights and activations: gradients, optimizer state, the moving average."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -69,18 +69,26 @@ def check_memory(config: RecapConfig, ranker: Ranker) -> None:
         )
 
 
-def _moment_bytes(algorithm: TableAlgorithmConfig, parameters: Collection[Tensor]) -> int:
+def state_bytes(algorithm: TableAlgorithmConfig, numbers: int, rows: int) -> int:
+    """The state for a weight of so many numbers, float32, which `rowwise_adagrad` keeps by row."""
     match algorithm:
         case AdamConfig() | AdamWConfig():
-            return 2 * _bytes(parameters)
+            return 8 * numbers
         case SgdConfig():
-            return _bytes(parameters) if algorithm.momentum else 0
+            return 4 * numbers if algorithm.momentum else 0
         case AdagradConfig():
-            return _bytes(parameters)
+            return 4 * numbers
         case RowwiseAdagradConfig():
-            return _bytes(parameter[:, 0] for parameter in parameters)
+            return 4 * rows
         case _:
             assert_never(algorithm)
+
+
+def _moment_bytes(algorithm: TableAlgorithmConfig, parameters: Iterable[Tensor]) -> int:
+    return sum(
+        state_bytes(algorithm, parameter.numel(), parameter.shape[0] if parameter.dim() else 1)
+        for parameter in parameters
+    )
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:

@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from recap.config.base import DEFAULT
 from recap.config.optimizer import AdamWConfig, LearningRateConfig
 from recap.config.recap import RecapConfig
+from recap.model.directory import TABLES as TABLES_PATH
 from recap.model.ranker import Ranker
 from recap.native.torch_private import foreach_add_
 from recap.training.optimizer.algorithms import build_algorithm
 from recap.training.optimizer.schedule import learning_rate
+from recap.training.sharded_tables.tables import ShardedTables
 
 SHARED, TABLES = "backbone", "tables"
 RateCut = Callable[[float], float]
@@ -49,7 +51,9 @@ class ScheduledOptimizer:
         self._cut = cut
         self._last_step = config.training.num_train_steps if last_step is None else last_step
         others = dict(others or {})
-        tables = dict.fromkeys(ranker.inputs.embeddings.parameters())
+        embeddings = ranker.inputs.embeddings
+        tables = dict.fromkeys(embeddings.parameters())
+        self._sharded = embeddings if isinstance(embeddings, ShardedTables) else None
         shared = list(ranker.shared_parameters())
         if optimizer.tables is not None:
             shared = [parameter for parameter in shared if parameter not in tables]
@@ -66,11 +70,12 @@ class ScheduledOptimizer:
         self._algorithms = [build_algorithm(optimizer.algorithm, groups)]
         if optimizer.tables is not None:
             self.schedules[TABLES] = optimizer.tables.learning_rate
-            self._groups.append(TABLES)
             sparse = optimizer.tables.sparse
             if sparse:
-                ranker.inputs.embeddings.make_gradients_sparse()
-            self._algorithms.append(build_algorithm(optimizer.tables.algorithm, [list(tables)], sparse=sparse))
+                embeddings.make_gradients_sparse()
+            if self._sharded is None:  # else they have an algorithm of their own
+                self._groups.append(TABLES)
+                self._algorithms.append(build_algorithm(optimizer.tables.algorithm, [list(tables)], sparse=sparse))
         self._names = {parameter: name for name, parameter in ranker.named_parameters()}
         # λ/2·‖W‖² has the gradient λ·W. Added to the gradient, it has the same meaning for every algorithm.
         penalties = (
@@ -106,6 +111,13 @@ class ScheduledOptimizer:
         """Clear all gradients."""
         for algorithm in self._algorithms:
             algorithm.zero_grad(set_to_none=True)
+        if self._sharded is not None:
+            self._sharded.forget()
+
+    def prepare(self, step: int) -> None:
+        """Before the forward pass of step number `step`: sharded tables read their rate in it."""
+        if self._sharded is not None:
+            self._sharded.set_rate(self.rates(step)[TABLES])
 
     def step(self, step: int) -> None:
         """Update the weights, as step number `step`, counted from 1."""
@@ -117,10 +129,16 @@ class ScheduledOptimizer:
             _add_to_gradients(parameters, strength)
         for algorithm in self._algorithms:
             algorithm.step()
+        if self._sharded is not None:
+            self._sharded.step()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The state of every parameter, such as its moments: `parameter/key` → tensor."""
-        return {
+        """The state of every parameter, such as its moments: `parameter/key` → tensor.
+
+        That of sharded tables has the names of whole ones, and `ShardedTensor`s as values.
+        """
+        sharded = {} if self._sharded is None else self._sharded.optimizer_state()
+        return {f"{TABLES_PATH}.{entry}": value for entry, value in sharded.items()} | {
             f"{name}/{key}": value
             for parameter, name in self._names.items()
             for algorithm in self._algorithms
@@ -129,6 +147,11 @@ class ScheduledOptimizer:
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """Restore what `state_dict` returned."""
+        if self._sharded is not None:
+            prefix = f"{TABLES_PATH}."
+            of_tables = {entry: value for entry, value in tensors.items() if entry.startswith(prefix)}
+            self._sharded.load_optimizer_state({entry[len(prefix) :]: value for entry, value in of_tables.items()})
+            tensors = {entry: value for entry, value in tensors.items() if entry not in of_tables}
         parameters = {name: parameter for parameter, name in self._names.items()}
         moved_by = {
             parameter: algorithm

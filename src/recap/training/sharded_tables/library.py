@@ -1,0 +1,34 @@
+"""TorchRec, loaded when a run first needs it, without the warnings and logs that it gives when all is well."""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from recap.errors import InputError
+
+
+def load_torchrec() -> None:
+    """Import TorchRec and set how it sums gradients. Raises InputError if it is not installed or does not load."""
+    with quiet():
+        try:
+            import torchrec  # noqa: F401
+            from torchrec.distributed.comm_ops import set_gradient_division
+        except (ImportError, OSError, RuntimeError, AttributeError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise InputError(
+                f"training.sharded_tables needs TorchRec, which does not load ({reason}); install it with 'pip install "
+                "recap[torchrec]' beside a GPU, or 'pip install --no-deps --requirement torchrec-cpu.txt' on a CPU, or "
+                "remove training.sharded_tables"
+            ) from None
+        for name in ("torchrec", "torch.fx._symbolic_trace"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        set_gradient_division(False)  # each rank's losses are weighted by its share of the rows already
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """For the block: no warnings, such as those on what TorchRec itself calls and torch will remove."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,134 @@
+"""The plan of sharded tables: which rank holds which part of each table, as TorchRec's planner finds it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from recap.config.base import DEFAULT
+from recap.config.optimizer import RowwiseAdagradConfig, TableAlgorithmConfig
+from recap.config.sharded_tables import ShardedTablesConfig
+from recap.distributed import Ranks
+from recap.errors import ConfigError
+from recap.model.inputs.tables import TableSpec
+from recap.training.optimizer.memory import state_bytes
+from recap.training.sharded_tables.library import quiet
+
+if TYPE_CHECKING:
+    from torchrec.distributed.types import ShardingPlan
+
+_MULTIPLE = 4
+"""The width of a part is a multiple of this."""
+
+
+@dataclass(frozen=True)
+class TablePlan:
+    """How one table is divided."""
+
+    spec: TableSpec
+    sharding: str
+    """`row_wise`, `table_wise` or `column_wise`."""
+    bytes_by_rank: tuple[int, ...]
+    """The weights and the state of the optimizer."""
+
+    def describe(self) -> str:
+        """The plan as one line."""
+        sizes = ", ".join(f"{size / 2**20:,.1f}" for size in self.bytes_by_rank)
+        spec = self.spec
+        return f"{spec.name}: {spec.num_embeddings:,} × {spec.width}, {self.sharding}, MiB by rank: {sizes}"
+
+
+@dataclass(frozen=True)
+class Planner:
+    """Finds a plan with TorchRec; every rank must find the same, so all arguments must agree between the ranks."""
+
+    config: ShardedTablesConfig
+    algorithm: TableAlgorithmConfig
+    ranks: Ranks
+    device_type: str
+    memory_bytes: int
+    """What a rank may use for tables and the state of their optimizer."""
+    batch_size: int
+    """Rows of a rank in a step."""
+    values: Mapping[str, Sequence[int]]
+    """Table → the codes per row of each of its features, at most."""
+
+    def __call__(
+        self, module: nn.Module, sharder: Any, specs: Mapping[str, TableSpec]
+    ) -> "tuple[ShardingPlan, list[TablePlan]]":
+        """The plan of all collections in `module`, and its tables. `specs`: TorchRec's name of a table → its spec.
+
+        Raises ConfigError, which names the largest table, if nothing fits.
+        """
+        from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
+        from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
+        from torchrec.distributed.planner.types import PlannerError
+
+        capacity = {"hbm_cap" if self.device_type == "cuda" else "ddr_cap": self.memory_bytes}
+        with quiet():
+            planner = EmbeddingShardingPlanner(
+                topology=Topology(
+                    world_size=self.ranks.world_size,
+                    local_world_size=self.ranks.local_world_size,
+                    compute_device=self.device_type,
+                    **capacity,
+                ),
+                batch_size=self.batch_size,
+                storage_reservation=FixedPercentageStorageReservation(0.0),
+                constraints={
+                    name: ParameterConstraints(
+                        sharding_types=self._sharding_types(spec),
+                        compute_kernels=["fused"],
+                        min_partition=self._part_width(spec.width),
+                        pooling_factors=[float(count) for count in self.values[spec.name]],
+                    )
+                    for name, spec in specs.items()
+                },
+                debug=False,
+            )
+            try:
+                plan = planner.plan(module, [sharder])
+            except PlannerError:
+                raise self._does_not_fit(list(specs.values())) from None
+        tables = [self._table(specs[name], part) for parts in plan.plan.values() for name, part in parts.items()]
+        return plan, tables
+
+    def _sharding_types(self, spec: TableSpec) -> list[str]:
+        given = self.config.tables
+        kind = given.get(spec.name, given.get(DEFAULT, "auto"))
+        if kind != "auto":
+            return [kind]
+        # Row-wise Adagrad would keep a sum for the columns of each part, not one for the row.
+        columns = [] if isinstance(self.algorithm, RowwiseAdagradConfig) else ["column_wise"]
+        return ["row_wise", "table_wise", *columns]
+
+    def _part_width(self, width: int) -> int:
+        """The width of a column-wise part: the narrowest that no rank needs two of."""
+        parts = range(_MULTIPLE, width + 1, _MULTIPLE)
+        return min(part for part in parts if width % part == 0 and part * self.ranks.world_size >= width)
+
+    def _table(self, spec: TableSpec, part: Any) -> TablePlan:
+        sizes = [0] * self.ranks.world_size
+        for shard in part.sharding_spec.shards:
+            rows, columns = shard.shard_sizes
+            sizes[shard.placement.rank()] += 4 * rows * columns + state_bytes(self.algorithm, rows * columns, rows)
+        return TablePlan(spec, part.sharding_type, tuple(sizes))
+
+    def _does_not_fit(self, specs: Sequence[TableSpec]) -> ConfigError:
+        numbers = {spec: spec.num_embeddings * spec.width for spec in specs}
+        sizes = {
+            spec: 4 * count + state_bytes(self.algorithm, count, spec.num_embeddings) for spec, count in numbers.items()
+        }
+        largest = max(sizes, key=sizes.__getitem__)
+        return ConfigError(
+            f"training.sharded_tables: no plan fits: the tables, the state of their optimizer and the vectors of a "
+            f"batch must fit {self.ranks.world_size} ranks of {_gib(self.memory_bytes)}, and the tables with their "
+            f"state take {_gib(sum(sizes.values()))}. Most of it is {largest.name!r}: {largest.num_embeddings:,} rows "
+            f"of width {largest.width}, {_gib(sizes[largest])}, divided {self._sharding_types(largest)[0]}. Use more "
+            "ranks, raise memory_gib if the machine has more, divide the table by rows, or make it smaller"
+        )
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:,.2f} GiB"
