@@ -1,4 +1,4 @@
-"""`recap model`: inspect a model, or import its weights, without training it."""
+"""`recap model`: inspect a model, import its weights, or make its tables whole, without training it."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -133,6 +133,43 @@ def import_(
     loaded = load_config(config, overrides or [], set_files or [])
 
     from recap.model.published_weights import import_weights
+
+    _check_output(output, overwrite)
+    imported = import_weights(loaded, weights, output, mapping)
+    print(f"all {imported.weights} weights of the model come from {weights}")
+    if imported.configured:
+        print(f"set by the configuration, not by the weights: {', '.join(imported.configured)}")
+    print(f"written: {output}")
+
+
+@app.command()
+def consolidate(
+    model: ModelDirectory,
+    step: StepOption = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Model directory to write.", show_default=False)
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write a model directory of a checkpoint whose tables are in parts.
+
+    A run with 'training.sharded_tables.consolidate: false' leaves such checkpoints. Needs no memory for whole tables.
+    """
+    from recap.runs import find_model_directory
+
+    if output is None:
+        raise InputError("--output: missing; name the model directory to write")
+    folder = find_model_directory(model, parse_step(step))
+    _check_output(output, overwrite)
+
+    from recap.training.sharded_tables.consolidate import consolidate as write_whole_tables
+
+    weights = write_whole_tables(folder, output)
+    print(f"written: {output} with {weights} weights of {folder}")
+
+
+def _check_output(output: Path, overwrite: bool) -> None:
+    """Raise InputError unless a model directory may be written to `output`."""
     from recap.storage import MANIFEST, check_local
 
     check_local(output)
@@ -143,11 +180,6 @@ def import_(
             else "it is not a model directory, so choose another"
         )
         raise InputError(f"--output: {output} already exists; {advice}")
-    imported = import_weights(loaded, weights, output, mapping)
-    print(f"all {imported.weights} weights of the model come from {weights}")
-    if imported.configured:
-        print(f"set by the configuration, not by the weights: {', '.join(imported.configured)}")
-    print(f"written: {output}")
 
 
 def _renamed(text: str) -> tuple[str, str]:

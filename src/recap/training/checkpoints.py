@@ -1,15 +1,17 @@
 """Checkpoints of a run: a model directory plus the state of training, written atomically, verified when opened."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from recap.config.base import FreeOnResume, KeyPath, dotted
@@ -18,8 +20,17 @@ from recap.config.file.keys import is_below_mark
 from recap.config.file.load import STORED, load_stored_beside
 from recap.config.recap import RecapConfig
 from recap.data.encoding.assets import Assets, load_assets
-from recap.errors import CheckpointError, RunError
-from recap.model.directory import MODEL_FILES, STATISTICS, check_hashes, read_statistics, write_model
+from recap.distributed import ONE_RANK, Ranks
+from recap.errors import CheckpointError, LostRank, RunError
+from recap.model.directory import (
+    MODEL_FILES,
+    SHARDS,
+    SHARDS_INDEX,
+    STATISTICS,
+    check_hashes,
+    read_statistics,
+    write_inputs,
+)
 from recap.reporting import Say
 from recap.runs import STATE, Run
 from recap.storage import (
@@ -32,7 +43,9 @@ from recap.storage import (
     verify,
     writing,
 )
-from recap.training.state import TrainState
+from recap.training.sharded_tables.checkpoints import JointWriter, Shards, fill_shards, is_sharded
+from recap.training.sharded_tables.shards import BlockFiles, StoredTensor, index_text, read_index, write_whole
+from recap.training.state import Stateful, TrainState
 
 TOP_LEVEL = ("progress", "log")
 """Parts whose values are at the top level of `state.json`; those of other parts are under their names."""
@@ -49,23 +62,28 @@ class _Snapshot:
     step: int
     best_step: int | None
     tensors: Mapping[str, Mapping[str, Tensor]]
-    """Part → its tensors."""
+    """Part → its whole tensors; empty on other ranks than the first."""
     values: Mapping[str, Any]
     """The content of `state.json`."""
+    shards: Shards
+    copies: Mapping[str, Tensor]
+    """The shards of this rank by key."""
 
 
 class Checkpoints:
     """Writes and restores the checkpoints of a run.
 
-    `save` copies the state, and a thread writes the copy while training continues; the next `save` waits for it.
+    `save` copies the state, and a thread writes the copy while training continues; the next `save` waits for it. Rank 0
+    writes, and every rank its part of sharded tables.
     """
 
-    def __init__(self, config: RecapConfig, assets: Assets) -> None:
-        self.config, self.assets = config, assets
+    def __init__(self, config: RecapConfig, assets: Assets, ranks: Ranks = ONE_RANK) -> None:
+        self.config, self.assets, self.ranks = config, assets, ranks
         self.run = Run(Path(config.training.save_dir))
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="recap-checkpoint")
         self._writing: Future[None] | None = None
         self._copies: dict[str, dict[str, Tensor]] = {}  # by part; reused, since allocating is slower than copying
+        self._joint: JointWriter | None = None
 
     def latest(self) -> Path | None:
         """The latest checkpoint, None before the first; waits for one that is being written."""
@@ -100,20 +118,27 @@ class Checkpoints:
         )
 
     def save(self, state: TrainState) -> None:
-        """Copy the state and start to write it as the checkpoint of its step.
+        """Copy the state and start to write it as the checkpoint of its step. Every rank must call it.
 
         Once written, the oldest checkpoints beyond `checkpoint_max_to_keep` are deleted, except the best. Raises
         RunError if the previous checkpoint could not be written.
         """
         self.wait()
+        if not self.ranks.is_first and self.config.training.sharded_tables is None:
+            return
+        content = state.state_dict()
+        shards = Shards.of(content)
+        if shards.index and self._joint is None:
+            self._joint = JointWriter(self.ranks)
         tensors: dict[str, Mapping[str, Tensor]] = {}
         values: dict[str, Any] = {}
-        for name, part in state.state_dict().items():
-            if of_part := {key: value for key, value in part.items() if isinstance(value, Tensor)}:
+        for name, part in content.items() if self.ranks.is_first else ():
+            if of_part := {key: value for key, value in part.items() if _is_whole(value)}:
                 tensors[name] = self._copied(name, of_part)
             if plain := {key: deepcopy(value) for key, value in part.items() if not isinstance(value, Tensor)}:
                 values |= plain if name in TOP_LEVEL else {name: plain}
-        snapshot = _Snapshot(state.progress.step, state.progress.best_step, tensors, values)
+        copies = self._copied(SHARDS, shards.local)
+        snapshot = _Snapshot(state.progress.step, state.progress.best_step, tensors, values, shards, copies)
         self._writing = self._writer.submit(self._write, snapshot)
 
     def wait(self) -> None:
@@ -125,18 +150,20 @@ class Checkpoints:
     def close(self) -> None:
         """Wait for the writer and stop it; do not call `save` afterwards."""
         self._writer.shutdown()
+        if self._joint is not None:
+            self._joint.close()
 
     def restore(self, step: int, state: TrainState) -> None:
         """Restore the state from the valid checkpoint of `step`; parts that it lacks are unchanged.
 
-        Raises CheckpointError if it belongs to another model.
+        Each rank reads only its part of sharded tables. Raises CheckpointError if it belongs to another model.
         """
         folder = self.run.checkpoint_path(step)
         content = json.loads((folder / STATE).read_text(encoding="utf-8"))
-        listed = read_manifest(folder).files
+        index = read_index(folder)
         for name, part in state.parts.items():
             file = _tensor_file(folder, name)
-            tensors = load_file(file) if file.name in listed else {}
+            tensors = self._restored(folder, name, part, index.get(name, {}))
             values = content if name in TOP_LEVEL else content.get(name, {})
             if name == STATISTICS_PART and (statistics := read_statistics(folder)) is not None:
                 values = statistics.model_dump(mode="json")
@@ -145,6 +172,28 @@ class Checkpoints:
                     part.load_state_dict({**tensors, **values})
                 except CheckpointError as error:
                     raise CheckpointError(f"{file}: {error}") from None
+
+    def _restored(
+        self, folder: Path, name: str, part: Stateful, in_blocks: Mapping[str, StoredTensor]
+    ) -> Mapping[str, Tensor]:
+        """The tensors of a part, by name; the live ones where they are sharded, with this rank's shards filled."""
+        file, listed = _tensor_file(folder, name), read_manifest(folder).files
+        live: dict[str, Any] = {}
+        if self.config.training.sharded_tables is not None:
+            live = {key: value for key, value in part.state_dict().items() if is_sharded(value)}
+        if not live and not in_blocks:
+            return load_file(file) if file.name in listed else {}
+        tensors: dict[str, Tensor] = {}
+        with ExitStack() as stack:
+            files = BlockFiles(folder, stack)
+            stored = (files.whole(file.name) if file.name in listed else {}) | dict(in_blocks)
+            for key, tensor in stored.items():
+                if key not in live:
+                    tensors[key] = files.read(tensor)
+                    continue
+                tensors[key] = live[key]
+                fill_shards(live[key], tensor, files, f"{file}: {key}")
+        return tensors
 
     def _copied(self, part: str, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Copies of the tensors on the CPU, in the memory of the previous copies."""
@@ -159,26 +208,48 @@ class Checkpoints:
 
     def _write(self, snapshot: _Snapshot) -> None:
         """Write and delete checkpoints, in the thread. Raises RunError, which names the last valid checkpoint."""
+        joint = self._joint if snapshot.shards.index else None
+        directory = atomic_directory if joint is None else joint.directory
         try:
-            with atomic_directory(self.run.checkpoint_path(snapshot.step)) as folder:
-                write_model(folder, self.config, self.assets, snapshot.tensors[WEIGHTS_PART])
-                for name, tensors in snapshot.tensors.items():
-                    if name != WEIGHTS_PART:
-                        with writing(_tensor_file(folder, name)) as file:
-                            save_file(dict(tensors), file)
-                values = dict(snapshot.values)
-                if statistics := values.pop(STATISTICS_PART, None):
-                    with writing(folder / STATISTICS) as file:
-                        file.write_text(json.dumps(statistics) + "\n", encoding="utf-8")
-                with writing(folder / STATE) as file:
-                    file.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-            self._delete_old(snapshot.best_step)
+            with directory(self.run.checkpoint_path(snapshot.step)) as folder:
+                if joint is not None:
+                    joint.write(folder, snapshot.shards, snapshot.copies)
+                if self.ranks.is_first:
+                    self._write_files(folder, snapshot)
+            if self.ranks.is_first:
+                self._delete_old(snapshot.best_step)
+        except LostRank:
+            raise
         except (RunError, OSError) as error:
             raise RunError(
                 f"{error}\nsaving step {snapshot.step} failed; the last valid checkpoint is "
                 f"{self.run.latest or 'none'}. Free space on the disk or fix it, then run the same command again to "
                 "resume"
             ) from error
+
+    def _write_files(self, folder: Path, snapshot: _Snapshot) -> None:
+        """Write everything but shards; those become whole tensors, or get an index."""
+        write_inputs(folder, self.config, self.assets)
+        parts: dict[str, Mapping[str, Tensor | StoredTensor]] = {WEIGHTS_PART: {}, **snapshot.tensors}
+        if snapshot.shards.index:
+            index = snapshot.shards.located(folder)
+            sharded = self.config.training.sharded_tables
+            if sharded is not None and sharded.consolidate:
+                parts |= {name: {**parts.get(name, {}), **tensors} for name, tensors in index.items()}
+            else:
+                with writing(folder / SHARDS_INDEX) as file:
+                    file.write_text(index_text(index), encoding="utf-8")
+        for name, tensors in parts.items():
+            with writing(_tensor_file(folder, name)) as file, ExitStack() as stack:
+                write_whole(file, tensors, BlockFiles(folder, stack))
+        if not (folder / SHARDS_INDEX).exists():
+            shutil.rmtree(folder / SHARDS, ignore_errors=True)
+        values = dict(snapshot.values)
+        if statistics := values.pop(STATISTICS_PART, None):
+            with writing(folder / STATISTICS) as file:
+                file.write_text(json.dumps(statistics) + "\n", encoding="utf-8")
+        with writing(folder / STATE) as file:
+            file.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
     def _delete_old(self, best_step: int | None) -> None:
         keep = self.config.training.checkpoint_max_to_keep
@@ -187,6 +258,10 @@ class Checkpoints:
         for step in list(self.run.checkpoints)[:-keep]:
             if step != best_step:
                 remove_directory(self.run.checkpoint_path(step))
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, Tensor) and not is_sharded(value)
 
 
 def _tensor_file(folder: Path, part: str) -> Path:

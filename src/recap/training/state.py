@@ -18,13 +18,17 @@ from recap.training.saved_weights import SavedWeights
 
 
 class Stateful(Protocol):
-    """A part of the state of a run: tensors, or plain JSON values, by name."""
+    """A part of the state of a run: tensors, or plain JSON values, by name.
+
+    A `ShardedTensor` is a tensor of which each rank holds a part. It has the name of the whole tensor, so checkpoints
+    do not depend on the ranks.
+    """
 
     def state_dict(self) -> Mapping[str, Any]:
         """The current state; tensors are not copied."""
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
+        """Restore what `state_dict` returned. A `ShardedTensor` is the live one, whose values are restored already."""
 
 
 @dataclass
