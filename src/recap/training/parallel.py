@@ -167,6 +167,8 @@ class _Network(nn.Module):
     def __init__(self, raw_outputs: RawOutputs, summed: Sequence[nn.Parameter]) -> None:
         super().__init__()
         self.raw_outputs, self.summed = raw_outputs, nn.ParameterList(summed)
+        self.unused = nn.Parameter(summed[0].new_empty(0))
+        """Without an unused parameter, `find_unused_parameters` writes a warning to stderr."""
 
     def forward(self, batch: Batch) -> list[Tensor]:
         return self.raw_outputs(batch)
