@@ -199,7 +199,7 @@ class Ranks:
             own = gradient.coalesce()
             indices, values = own.indices().T.contiguous(), own.values()
         indices, values = self.all_gather([indices, values])
-        return torch.sparse_coo_tensor(indices.T, values, parameter.shape).coalesce()
+        return torch.sparse_coo_tensor(indices.T, values, parameter.shape, check_invariants=False).coalesce()
 
 
 ONE_RANK = Ranks()

@@ -1,14 +1,23 @@
 """Checks of the collectives on three ranks; `torchrun` runs this file, and a test reads its output."""
 
 import math
+import os
 import sys
 
 import torch
+from model.kinds import make_batch, make_config, make_ranker
+from torch import Tensor
+from torch.testing import assert_close
 
 from recap import distributed as module
+from recap.data.batch import Batch
 from recap.distributed import Consensus, Ranks, joined_ranks
-from recap.errors import InputError
+from recap.errors import InputError, LostRank
+from recap.model.ranker import Ranker
 from recap.signals import Signals
+from recap.training.parallel import DataParallel, RawOutputs
+
+CASES = ("mlp-share_all", "dlrm-cgc", "mask_net-share_none", "history_transformer", "aitm", "position_debias")
 
 
 def check_sums(ranks: Ranks) -> None:
@@ -82,9 +91,109 @@ def check_facts(ranks: Ranks) -> None:
         assert ranks.rank != 1
 
 
+def run_backward(raw_outputs: RawOutputs, batch: Batch) -> None:
+    """Differentiate the sum of the squares of the outputs; the same dropout each time."""
+    torch.manual_seed(3)
+    outputs = raw_outputs(batch)
+    torch.autograd.backward(outputs, [2 * output.detach() for output in outputs])
+
+
+def gradients(ranker: Ranker) -> dict[str, Tensor | None]:
+    return {name: parameter.grad for name, parameter in ranker.named_parameters()}
+
+
+def check_backward(ranks: Ranks) -> None:
+    """A backward pass sums the gradients of every kind of model."""
+    for case in CASES:
+        config = make_config(case)
+        ranker, batch = make_ranker(config), make_batch(config, rows=40).rows(ranks.share(40))
+        run_backward(ranker.raw_outputs, batch)
+        own = {name: gradient for name, gradient in gradients(ranker).items() if gradient is not None}
+        sums = dict(zip(own, ranks.all_reduce(list(own.values())), strict=True))
+        strategy = DataParallel(ranks)
+        raw_outputs = strategy.sum_in_backward(ranker, ranker.raw_outputs)
+        for micro_batches in (1, 3, 1):
+            ranker.zero_grad()
+            for number in range(micro_batches):
+                with strategy.micro_batch(is_last=number == micro_batches - 1):
+                    run_backward(raw_outputs, batch)
+            of_step = gradients(ranker)
+            assert_close(of_step, {name: micro_batches * total for name, total in sums.items()}, rtol=1e-4, atol=1e-6)
+            for gathered in ranks.all_gather([total[None] for total in of_step.values() if total is not None]):
+                assert torch.equal(gathered, gathered[:1].expand_as(gathered)), "another sum on another rank"
+            # Nothing is left to sum.
+            parameters = list(ranker.parameters())
+            kept = strategy.reduce_gradients([parameter.grad for parameter in parameters], parameters)
+            assert all(left is right.grad for left, right in zip(kept, parameters, strict=True))
+
+
+def check_unused(ranks: Ranks) -> None:
+    """A parameter that some ranks use has the sum; one that none uses, a frozen one and sparse tables stay apart."""
+    config = make_config("mlp-share_none")
+    ranker, batch = make_ranker(config), make_batch(config, rows=40).rows(ranks.share(40))
+    ranker.towers.named("like").requires_grad_(False)
+    ranker.inputs.embeddings.make_gradients_sparse()
+
+    def one_task(batch: Batch) -> list[Tensor]:
+        """Rank 1 uses both towers, other ranks only the frozen one and the inputs."""
+        outputs = ranker.raw_outputs(batch)
+        return outputs if ranks.rank == 1 else outputs[:1]
+
+    strategy = DataParallel(ranks)
+    ranker.register_parameter("unused", torch.nn.Parameter(torch.ones(2)))
+    raw_outputs = strategy.sum_in_backward(ranker, one_task, sparse_tables=True)
+    run_backward(one_task, batch)
+    own = gradients(ranker)
+    for _ in range(2):
+        ranker.zero_grad()
+        with strategy.micro_batch(is_last=True):
+            run_backward(raw_outputs, batch)
+        parameters = list(ranker.parameters())
+        sums = strategy.reduce_gradients([parameter.grad for parameter in parameters], parameters)
+        expected = ranks.all_reduce_gradients(list(own.values()), parameters)
+        assert any(total is not None and total.is_sparse for total in sums)
+        for name, total, right in zip(own, sums, expected, strict=True):
+            assert (total is None) == (right is None) == (name == "unused" or name.startswith("towers.like.")), name
+            if total is not None and right is not None:
+                assert_close(total, right, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def check_lost(ranks: Ranks) -> None:
+    """A rank that ends in a backward pass of the others is told apart from a failure of a layer. The last check."""
+    config = make_config("mlp-share_all")
+    ranker, batch = make_ranker(config), make_batch(config, rows=40)
+    strategy = DataParallel(ranks)
+    raw_outputs = strategy.sum_in_backward(ranker, ranker.raw_outputs)
+
+    def failing(batch: Batch) -> list[Tensor]:
+        raise RuntimeError("no memory")
+
+    for function, error in ((failing, RuntimeError), (raw_outputs, LostRank)):
+        if error is LostRank:
+            ranks.barrier()
+            if ranks.rank == 2:
+                os._exit(0)
+        try:
+            with strategy.micro_batch(is_last=True):
+                run_backward(function, batch)
+        except RuntimeError as caught:
+            assert type(caught) is error
+        except LostRank as caught:
+            assert error is LostRank
+            assert str(caught).startswith("another process of this run ended or hangs ("), caught
+        else:
+            raise AssertionError("nothing was raised")
+
+
 if __name__ == "__main__":
     with joined_ranks() as joined:
-        for check in (check_sums, check_gradients, check_gathered, check_consensus, check_facts):
+        checks = (check_sums, check_gradients, check_gathered, check_consensus, check_facts, check_backward)
+        for check in (*checks, check_unused):
             check(joined)
             joined.barrier()
         sys.stdout.write(f"rank {joined.rank} of {joined.world_size} is done\n")  # in one piece
+        sys.stdout.flush()
+        check_lost(joined)
+        sys.stdout.write(f"rank {joined.rank} noticed\n")
+        sys.stdout.flush()
+        os._exit(0)
