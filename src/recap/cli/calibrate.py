@@ -12,6 +12,7 @@ from recap.cli.options import (
     SetFiles,
     Source,
     StepOption,
+    in_several_processes,
     load_to_evaluate,
     parse_step,
     run_of,
@@ -84,16 +85,20 @@ def calibrate(
     run = run_of(source, config)
 
     from recap.cli.terminal.console import Console
+    from recap.distributed import joined_ranks
     from recap.evaluation.calibrate.run import Fit, calibrate_run
     from recap.native.allocator import tune_process
 
     console = Console()
     tune_process()
-    say_better_checkpoint(run, step, console.say)
-    fit = Fit(split, method, by, evaluate_on, parse_step(step), output, overwrite)
-    calibrated = calibrate_run(config, run, fit, console.say, console.gain)
-    console.say(f"written: {calibrated.file}")
-    _say_stale_golden(calibrated.file.parent, console.say)
+    with joined_ranks() as ranks:
+        if ranks.is_first:
+            say_better_checkpoint(run, step, console.say)
+        fit = Fit(split, method, by, evaluate_on, parse_step(step), output, overwrite)
+        calibrated = calibrate_run(config, run, fit, console.say, console.gain, ranks)
+    if calibrated is not None:
+        console.say(f"written: {calibrated.file}")
+        _say_stale_golden(calibrated.file.parent, console.say)
 
 
 def _remove(
@@ -103,6 +108,8 @@ def _remove(
     for option, value in options.items():
         if value is not None:
             raise InputError(f"{option}: --remove fits nothing; leave out one of the two")
+    if in_several_processes():
+        raise InputError("--remove: scores nothing; run it without torchrun")
     config = load_to_evaluate(source, overrides, set_files, is_run=source.is_dir())
 
     from recap.evaluation.calibrate.run import remove_calibration

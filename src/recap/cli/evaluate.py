@@ -18,6 +18,7 @@ from recap.cli.options import (
     StepOption,
     check_output,
     config_file,
+    in_several_processes,
     load_to_evaluate,
     parse_step,
     say_better_checkpoint,
@@ -27,8 +28,10 @@ from recap.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from recap.cli.terminal.console import Console
     from recap.config.recap import RecapConfig
     from recap.evaluation.asked import Asked
+    from recap.evaluation.result import EvaluationReport
     from recap.runs import Step
 
 
@@ -164,6 +167,10 @@ def _check_options(
     looks: dict[str, bool],
 ) -> None:
     """Raise InputError for options that exclude each other. `looks`: further results, by option."""
+    if follow and in_several_processes():
+        raise InputError(
+            "--follow: evaluates in one process, since the training deletes old checkpoints; run it without torchrun"
+        )
     if timeout is not None and not follow:
         raise InputError("--timeout: requires --follow; add --follow, or leave out --timeout")
     if step is not None and follow:
@@ -220,18 +227,36 @@ def _evaluate(
 ) -> None:
     """Evaluate one checkpoint and print the results."""
     from recap.cli.terminal.console import Console
-    from recap.evaluation.result import SCORE
+    from recap.distributed import joined_ranks
     from recap.evaluation.run import evaluate_run, result_file
     from recap.native.allocator import tune_process
-    from recap.text import plural
 
     file = result_file(run, asked, output)
     if file is not None and file.parent.is_dir() and not os.access(file.parent, os.W_OK):
         raise InputError(f"{file.parent}: cannot be written to; write the result elsewhere with --output FILE")
     console = Console()
     tune_process()
-    say_better_checkpoint(run, step, console.say)
-    report = evaluate_run(config, run, split, step, console.say, asked=asked, output=output, with_drift=with_drift)
+    with joined_ranks() as ranks:
+        if ranks.is_first:
+            say_better_checkpoint(run, step, console.say)
+        report = evaluate_run(
+            config, run, split, step, console.say, asked=asked, output=output, with_drift=with_drift, ranks=ranks
+        )
+    if not ranks.is_first:
+        return
+    _show(report, console)
+    if file is not None:
+        console.say(f"written: {file}")
+        return
+    reasons = {"these are other files": asked.data, "there are overrides": asked.overrides}
+    reason = next((text for text, applies in reasons.items() if applies), "this is a model directory")
+    console.say(f"not saved, because {reason}; to save it, add --output FILE")
+
+
+def _show(report: "EvaluationReport", console: "Console") -> None:
+    from recap.evaluation.result import SCORE
+    from recap.text import plural
+
     for name, result in report.splits.items():
         users = f", {plural(result.users, 'user')}" if result.users else ""
         console.table(f"{name}, {report.model}{users}", result.metrics, result.intervals)
@@ -254,12 +279,6 @@ def _evaluate(
             console.gates(f"gates, {name}", result.gates)
         if result.conflicts:
             console.conflicts(f"{name}, cosine similarity of the tasks' gradients", result.conflicts)
-    if file is not None:
-        console.say(f"written: {file}")
-        return
-    reasons = {"these are other files": asked.data, "there are overrides": asked.overrides}
-    reason = next((text for text, applies in reasons.items() if applies), "this is a model directory")
-    console.say(f"not saved, because {reason}; to save it, add --output FILE")
 
 
 def _follow(load: "Callable[[], RecapConfig]", run: Path, split: str | None, timeout: float | None) -> None:

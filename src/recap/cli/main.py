@@ -24,11 +24,15 @@ from recap.cli import (
     train,
     weights,
 )
+from recap.cli.options import in_several_processes
 from recap.cli.terminal.messages import print_error
 from recap.cli.terminal.streams import protect_streams
 from recap.config.file.environment import hide
 from recap.errors import InputError, Interrupted, RecapError
 from recap.signals import Terminated, stopped_by_signals
+
+_OVER_RANKS = ("train", "evaluate", "calibrate", "predict")
+"""The commands that several processes can share."""
 
 
 class _Commands(TyperGroup):
@@ -88,10 +92,10 @@ def _options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    several = "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
-    if several and context.invoked_subcommand not in ("train", "predict"):
+    if in_several_processes() and context.invoked_subcommand not in _OVER_RANKS:
+        able = ", ".join(f"'recap {name}'" for name in _OVER_RANKS[:-1])
         raise InputError(
-            "only 'recap train' and 'recap predict' can run in several processes; run this command without torchrun"
+            f"only {able} and 'recap {_OVER_RANKS[-1]}' can run in several processes; run this command without torchrun"
         )
 
 

@@ -94,6 +94,11 @@ StepOption = Annotated[
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")]
 
 
+def in_several_processes() -> bool:
+    """Whether torchrun started this process and others."""
+    return "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
+
+
 def parse_step(text: str | None) -> int | Literal["best"] | None:
     """The value of `--step`. Raises InputError."""
     if text is None:

@@ -17,6 +17,7 @@ from recap.data.batch import Batch
 from recap.data.encoding.assets import Assets
 from recap.data.open import open_source
 from recap.data.sample import sampled_batches
+from recap.distributed import ONE_RANK, Ranks
 from recap.errors import DataError
 from recap.evaluation.evaluate import predictions_of
 from recap.evaluation.observers.bins import MISSING, UNKNOWN, Bins, range_ends
@@ -118,11 +119,17 @@ def read_sample(config: RecapConfig, assets: Assets, split: str | None = None) -
 
 
 def drift(
-    config: RecapConfig, assets: Assets, scorer: Scorer, reference: Sequence[Batch], rows: Sequence[Batch]
+    config: RecapConfig,
+    assets: Assets,
+    scorer: Scorer,
+    reference: Sequence[Batch],
+    rows: Sequence[Batch],
+    *,
+    ranks: Ranks = ONE_RANK,
 ) -> Drift:
-    """How `rows` differ from `reference`, as `read_sample` gives both."""
+    """How `rows` differ from `reference`, as `read_sample` gives both; the `ranks` share the work of the model."""
     bins = Bins.of(config.features, assets, reference)
-    before, after = _profile(bins, scorer, reference), _profile(bins, scorer, rows)
+    before, after = _profile(bins, scorer, reference, ranks), _profile(bins, scorer, rows, ranks)
     features = sorted(_features(bins, before.bins, after.bins), key=lambda item: -item.psi)
     vectors = [
         VectorDrift(name, _cosine(mean, after.means[name]), (before.norms[name], after.norms[name]))
@@ -157,7 +164,7 @@ class _Profile:
     weights: Tensor
 
 
-def _profile(bins: Bins, scorer: Scorer, batches: Sequence[Batch]) -> _Profile:
+def _profile(bins: Bins, scorer: Scorer, batches: Sequence[Batch], ranks: Ranks) -> _Profile:
     counts = np.zeros(len(bins))
     for batch in batches:
         counts += np.bincount(bins.index(batch).reshape(-1).numpy(), minlength=len(bins))
@@ -167,7 +174,7 @@ def _profile(bins: Bins, scorer: Scorer, batches: Sequence[Batch]) -> _Profile:
         counts,
         {name: vector.mean(dim=0).numpy() for name, vector in vectors.items()},
         {name: vector.norm(dim=1).mean().item() for name, vector in vectors.items()},
-        predictions_of(scorer, batches).double(),
+        predictions_of(scorer, batches, ranks).double(),
         torch.cat([batch.labels for batch in batches if batch.labels is not None]).double(),
         torch.cat([batch.weights for batch in batches if batch.weights is not None]).double(),
     )

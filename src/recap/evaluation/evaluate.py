@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from recap.config.recap import RecapConfig
 from recap.data.batch import Batch
 from recap.data.stream.batch_stream import BatchStream
+from recap.distributed import ONE_RANK, Ranks
 from recap.evaluation.metrics.estimate import Estimates
 from recap.evaluation.metrics.suite import MetricSuite
 from recap.evaluation.observers.observer import Observer
@@ -53,12 +54,18 @@ def evaluate(
             after_batch(number)
 
 
-def predictions_of(scorer: Scorer, batches: Iterable[Batch]) -> Tensor:
-    """The calibrated predictions of all rows, [N, T] float32; the scorer keeps its mode."""
+def predictions_of(scorer: Scorer, batches: Iterable[Batch], ranks: Ranks = ONE_RANK) -> Tensor:
+    """The calibrated predictions of all rows, [N, T] float32; the scorer keeps its mode.
+
+    Each rank computes a share of them, and has all. `batches`: at least one, the same on all ranks.
+    """
     device = next(scorer.parameters()).device
     with evaluation_mode(scorer):
         blocks = [block for batch in batches for block in batch.blocks(_BLOCK)]
-        return torch.cat([score_rows(scorer, block.to(device)).calibrated_probabilities.cpu() for block in blocks])
+        own = blocks[ranks.share(len(blocks))] or [blocks[0].rows(slice(0, 0))]
+        scored = [score_rows(scorer, block.to(device)).calibrated_probabilities.cpu() for block in own]
+        (predictions,) = ranks.all_gather([torch.cat(scored)])
+        return predictions
 
 
 def estimates_of(predictions: Tensor, rows: Batch, config: RecapConfig, metrics: Sequence[str]) -> Estimates:

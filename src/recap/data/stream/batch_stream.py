@@ -189,17 +189,15 @@ class BatchStream:
 
     def __iter__(self) -> Generator[Batch, None, None]:
         """Batches from the current position on; the position moves on before each batch is yielded."""
-        self._skip_bad_data(self.source.bad_data)
+        self.skip_bad_data(self.source.bad_data)
         read_rows = self.batch_rows if self.sampler is None else self.sampler.read_rows
         missing, selections = read_rows, list[Selection]()
         bad_rows = 0  # consecutive bad rows, counted in windows without a good one
         for window in self._windows():
-            self._skip_bad_data(window.bad_data)
+            self.skip_bad_data(window.bad_data)
             bad_rows = 0 if len(window.ends) else bad_rows + window.rows
             if bad_rows >= self.order.rows:
-                raise DataError(
-                    f"{self.source.files[0]} and the other files of the same inputs: every row is bad; fix the data"
-                )
+                raise self.every_row_bad()
             start = 0
             while start < len(window.ends):
                 count = min(missing, len(window.ends) - start)
@@ -225,7 +223,13 @@ class BatchStream:
         self.batch_start, self.row = self.row, end
         return batch
 
-    def _skip_bad_data(self, bad_data: Sequence[BadData]) -> None:
+    def every_row_bad(self) -> DataError:
+        """The error for data without a good row."""
+        return DataError(
+            f"{self.source.files[0]} and the other files of the same inputs: every row is bad; fix the data"
+        )
+
+    def skip_bad_data(self, bad_data: Sequence[BadData]) -> None:
         """Report bad data that has not been skipped before. Raises DataError beyond the budget."""
         for bad in bad_data:
             name = self.source.name_of(bad)

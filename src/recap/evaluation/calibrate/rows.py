@@ -10,9 +10,10 @@ from torch import Tensor
 
 from recap.data.batch import Batch
 from recap.data.stream.batch_stream import BatchStream
+from recap.distributed import ONE_RANK, Ranks
 from recap.errors import DataError
-from recap.evaluation.evaluate import evaluate
 from recap.evaluation.metrics.buckets import bucket_of
+from recap.evaluation.over_ranks import evaluate_over_ranks
 from recap.model.calibration import logits_of
 from recap.model.scorer import Scorer, Scores
 
@@ -104,13 +105,18 @@ class TaskRows:
         return Count.of(self.weights[self.labels != 1])
 
 
-def collect_rows(scorer: Scorer, stream: BatchStream, columns: Mapping[str, int]) -> SplitRows:
-    """All rows of `stream`, or a fair sample of `MAX_ROWS`. `scorer`: without a fitted calibration.
+def collect_rows(
+    scorer: Scorer, stream: BatchStream, columns: Mapping[str, int], ranks: Ranks = ONE_RANK
+) -> SplitRows | None:
+    """All rows of `stream`, or a fair sample of `MAX_ROWS`; each rank scores a share, and None on all but rank 0.
 
-    `columns`: feature → its column of `Batch.discrete`, for the codes to hold. Raises DataError without rows.
+    `scorer`: without a fitted calibration. `columns`: feature → its column of `Batch.discrete`, for the codes to hold.
+    Raises DataError without rows.
     """
     collector = RowCollector(columns)
-    evaluate(scorer, stream, [collector])
+    evaluate_over_ranks(scorer, stream, ranks, [], [collector], features=bool(columns))
+    if not ranks.is_first:
+        return None
     if not collector.total:
         raise DataError("the split has no rows")
     return collector.result()

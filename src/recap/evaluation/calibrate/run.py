@@ -6,16 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recap.config.data import SourceConfig
-from recap.config.file.load import stored_values
+from recap.config.file.load import dump_config, stored_values
 from recap.config.recap import RecapConfig
 from recap.data.open import open_split
 from recap.data.tools.shared import files_of, shared_with
+from recap.distributed import ONE_RANK, Ranks
 from recap.errors import InputError
 from recap.evaluation.calibrate.gain import SplitGain, code_columns, measure_gain
 from recap.evaluation.calibrate.rows import SplitRows, collect_rows
 from recap.evaluation.calibrate.tasks import Calibrating, Method, check_feature, describe
 from recap.evaluation.calibrate.worse import without_worse
-from recap.evaluation.run import check_splits, evaluation_config
+from recap.evaluation.run import check_splits, chosen_model, evaluation_config, quiet
 from recap.model.calibration import FittedCalibration
 from recap.model.directory import CALIBRATION, SavedModel, copy_model, open_model
 from recap.reporting import Say, say_to_stderr
@@ -61,26 +62,37 @@ def calibrate_run(
     fit: Fit,
     say: Say = say_to_stderr,
     show: Callable[[SplitGain], None] = lambda gain: None,
-) -> Calibrated:
+    ranks: Ranks = ONE_RANK,
+) -> Calibrated | None:
     """Fit a calibration of a checkpoint of `run` on a validation set of `config`, and save it.
 
-    `show` gets the gain on each split, before anything is saved. Raises InputError for the training split, an unknown
+    `show` gets the gain on each split, before anything is saved. Under torchrun every rank calls it and scores a share
+    of the rows; rank 0 fits and saves, and the others return None. Raises InputError for the training split, an unknown
     split or feature, a calibrated model without `overwrite`, or if the calibration makes no task better.
     """
     for option, split in (("--split", fit.split), ("--evaluate-on", fit.evaluate_on)):
         if split is not None:
             _check_split(config, split, option)
-    folder = find_model_directory(run, fit.step)
-    _check_target(folder, fit)
+    folder = chosen_model(run, fit.step, ranks)
+    if ranks.is_first:
+        _check_target(folder, fit)
+    else:
+        say = quiet
     model = open_model(folder, calibrated=False)
     combined = evaluation_config(config, model.config, folder)
+    ranks.check_equal({"the configuration": dump_config(combined), "the model": (folder / MANIFEST).read_text()})
     if fit.by is not None:
         check_feature(combined, fit.by)
     _check_rows(config, model, fit, say)
     others = _other_splits(config, model, fit, say)
-    runtime = start_runtime()
+    runtime = start_runtime(ranks)
     inputs = stored_values(config)["validation_data"][fit.split]["source"]["inputs"]
     calibrating = Calibrating(combined, model.assets, fit.split, inputs, fit.method, fit.by)
+    if not ranks.is_first:
+        for split in (fit.split, *others):
+            _collected(model, calibrating, split, runtime, say)
+        ranks.gather("calibrated", None)  # rank 0 may fit for a while after the last rows
+        return None
     rows = _rows(model, calibrating, fit.split, runtime, say)
     fitted = calibrating.fit(rows)
     say(f"fitted {plural(len(fitted.tasks), 'task')} on {fit.split}, {_size(rows)}")
@@ -96,7 +108,9 @@ def calibrate_run(
             say(f"{gain.split}: too few rows to show the gain of {', '.join(unseen)}")
         show(gain)
     fitted = without_worse(fitted, gains, fit.output or folder, say)
-    return Calibrated(_save(folder, fitted, fit), fitted, gains)
+    calibrated = Calibrated(_save(folder, fitted, fit), fitted, gains)
+    ranks.gather("calibrated", None)
+    return calibrated
 
 
 def remove_calibration(run: Path, step: Step | None = None) -> Path:
@@ -193,14 +207,21 @@ def _gain_on_half(calibrating: Calibrating, rows: SplitRows) -> SplitGain:
 
 
 def _rows(model: SavedModel, calibrating: Calibrating, split: str, runtime: Runtime, say: Say) -> SplitRows:
-    """The rows of a split, with the probabilities of the model without its fitted calibration."""
-    config = calibrating.config
-    stream = open_split(config, model.assets, split, say)
-    columns = code_columns(config, calibrating.by)
-    rows = collect_rows(model.scorer(config, runtime.device), stream, columns)
+    """The rows of a split, with the probabilities of the model without its fitted calibration; on rank 0."""
+    rows = _collected(model, calibrating, split, runtime, say)
+    assert rows is not None
     if rows.is_sample:
         say(f"{split}: {_size(rows)}")
     return rows
+
+
+def _collected(model: SavedModel, calibrating: Calibrating, split: str, runtime: Runtime, say: Say) -> SplitRows | None:
+    """As `_rows`, of which each rank scores a share; None on all but rank 0."""
+    config = calibrating.config
+    stream = open_split(config, model.assets, split, say)
+    runtime.ranks.check_equal({f"the files of {split}": str(stream.source.contents)})
+    columns = code_columns(config, calibrating.by)
+    return collect_rows(model.scorer(config, runtime.device), stream, columns, runtime.ranks)
 
 
 def _size(rows: SplitRows) -> str:
