@@ -15,6 +15,7 @@ from recap.errors import CheckpointError
 from recap.model.directory import weight_mismatches
 from recap.model.ranker import Ranker
 from recap.training.saved_weights import SavedWeights
+from recap.training.sharded_tables.checkpoints import is_sharded
 
 
 class Stateful(Protocol):
@@ -70,7 +71,11 @@ class ModelWeights:
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Load into the ranker. Raises CheckpointError, which lists the weights that do not fit."""
-        if problems := weight_mismatches(state, self._ranker.state_dict()):
+        whole = {name: weight for name, weight in state.items() if not is_sharded(weight)}
+        expected = {
+            name: weight for name, weight in self._ranker.state_dict().items() if not is_sharded(state.get(name))
+        }
+        if problems := weight_mismatches(whole, expected):
             raise CheckpointError(f"the weights belong to another model:\n  {problems}")
         self._ranker.load_state_dict(state)
 
