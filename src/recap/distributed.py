@@ -16,6 +16,7 @@ from datetime import timedelta
 from hashlib import sha256
 from threading import Event, Thread
 from typing import Any
+from uuid import uuid4
 from weakref import WeakKeyDictionary
 
 import torch
@@ -168,7 +169,8 @@ class Ranks:
         """
         if not self.is_distributed:
             return [value]
-        store = _store(TIMEOUT)
+        store = _joined
+        assert store is not None
         store.set(f"gather/{name}/{self.rank}", json.dumps(value))
         keys = [f"gather/{name}/{rank}" for rank in range(self.world_size)]
         while not store.check(keys):
@@ -245,8 +247,9 @@ def joined_ranks() -> Iterator[Ranks]:
     if not ranks.is_distributed:
         yield ranks
         return
+    global _joined
     try:
-        store = _store(TIMEOUT)
+        store = _joined = _agreed(_store(TIMEOUT), ranks)
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
             store=PrefixStore("recap/group", store),
@@ -269,6 +272,30 @@ def joined_ranks() -> Iterator[Ranks]:
     store.set(f"done/{ranks.rank}", "")
     store.wait([f"done/{rank}" for rank in range(ranks.world_size)])  # if one left early, the others would lose it
     dist.destroy_process_group()
+
+
+def _agreed(store: Store, ranks: Ranks) -> Store:
+    """A part of `store` that only these processes use. Raises RuntimeError if a rank does not come.
+
+    torchrun keeps the store when it starts the ranks again. Its count of restarts does not tell groups apart: each
+    machine has its own count, which does not grow when machines join. So each process shows a random token, and the
+    group is found when all its ranks have seen the same tokens. Those of dead processes see no more.
+    """
+    store.set(f"token/{ranks.rank}", uuid4().hex)
+    tokens = [f"token/{rank}" for rank in range(ranks.world_size)]
+    deadline = time.monotonic() + TIMEOUT.total_seconds()
+    while time.monotonic() < deadline:
+        if store.check(tokens):
+            group = sha256(b"".join(store.get(token) for token in tokens)).hexdigest()
+            store.set(f"{group}/seen/{ranks.rank}", "")
+            if store.check([f"{group}/seen/{rank}" for rank in range(ranks.world_size)]):
+                return PrefixStore(group, store)
+        time.sleep(_GATHER_SECONDS)
+    raise RuntimeError("not all ranks have started")
+
+
+_joined: Store | None = None
+"""The store of the ranks that `joined_ranks` connected last."""
 
 
 @contextmanager
@@ -298,7 +325,10 @@ def reported_by_another_rank(error: RecapError) -> bool:
     if error in _REPORTED:
         return _REPORTED[error]
     try:
-        return ranks_from_environment().is_distributed and _note_error(error, _store(timedelta(seconds=5)))
+        if not ranks_from_environment().is_distributed:
+            return False
+        start = PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), _store(timedelta(seconds=5)))
+        return _note_error(error, start)
     except (InputError, RuntimeError):  # no store, so no other rank could report
         return False
 
@@ -306,7 +336,7 @@ def reported_by_another_rank(error: RecapError) -> bool:
 def _store(timeout: timedelta) -> Store:
     """The key-value store of the ranks; torchrun hosts it, so it outlives them."""
     store, _, _ = next(rendezvous("env://", timeout=timeout))
-    return PrefixStore(f"recap/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    return PrefixStore("recap", store)
 
 
 def _note_error(error: RecapError, store: Store) -> bool:
@@ -355,7 +385,7 @@ def lost_ranks_raised() -> Iterator[None]:
 
 
 def _first_line(error: RuntimeError) -> str:
-    return str(error).strip().partition("\n")[0]
+    return str(error).strip().partition("\n")[0].rpartition("RuntimeError: ")[2]  # without torch's frame around it
 
 
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
