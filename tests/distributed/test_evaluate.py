@@ -114,6 +114,7 @@ def test_three_ranks_find_what_one_process_finds_bit_for_bit_and_tell_of_bad_row
             ["report", "run"],
             "only 'recap train', 'recap evaluate', 'recap calibrate' and 'recap predict' can run in several processes",
         ),
+        (["predict", "run", "in.parquet", "--output", "-"], "--output -: one process writes standard output"),
         (["serve", "run"], "run this command without torchrun"),
     ],
 )

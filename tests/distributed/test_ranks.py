@@ -179,13 +179,14 @@ def test_a_valid_environment_gives_the_rank(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.slow
-def test_only_train_runs_in_several_processes(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "recap", "evaluate", str(tmp_path)]
+def test_only_some_commands_run_in_several_processes(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "recap", "compare", str(tmp_path)]
     # Nobody listens at this port, so other ranks cannot be asked, and the error is printed.
     done = subprocess.run(command, capture_output=True, text=True, env=ALL | ENVIRONMENT)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == (
-        "only 'recap train' and 'recap predict' can run in several processes; run this command without torchrun"
+        "only 'recap train', 'recap evaluate', 'recap calibrate' and 'recap predict' can run in several processes; "
+        "run this command without torchrun"
     )
 
 

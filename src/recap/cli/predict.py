@@ -17,6 +17,7 @@ from recap.cli.options import (
     SchemaFile,
     SetFiles,
     StepOption,
+    in_several_processes,
     parse_step,
     say_better_checkpoint,
 )
@@ -96,6 +97,9 @@ def predict(
     if to_stream and overwrite:
         raise InputError("--overwrite: standard output replaces no file; leave the option out")
 
+    if to_stream and in_several_processes():
+        raise InputError("--output -: one process writes standard output; run without torchrun, or give a folder")
+
     from recap.cli.terminal.console import Console
     from recap.distributed import joined_ranks
     from recap.inference.bulk import BulkOptions
@@ -110,8 +114,6 @@ def predict(
     console = Console(to_errors=to_stream)
     tune_process()
     with joined_ranks() as ranks:
-        if to_stream and ranks.is_distributed:
-            raise InputError("--output -: one process writes standard output; run without torchrun, or give a folder")
         say = console.say if ranks.is_first else lambda text: None
         chosen = parse_step(step)
         folder = find_model_directory(model, chosen)
