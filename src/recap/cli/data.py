@@ -305,13 +305,48 @@ def serve(
     overrides: Overrides = None,
     set_files: SetFiles = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 chooses a free one.")] = 5005,
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 accepts any host.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 accepts any host, with a token, mTLS, or --insecure.")
+    ] = "127.0.0.1",
+    token_file: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="File with a token of at least 16 characters, which clients need.", show_default=False
+        ),
+    ] = None,
+    certificate: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="PEM file of the server's certificate chain; with --private-key, connections are encrypted.",
+            show_default=False,
+        ),
+    ] = None,
+    private_key: Annotated[
+        str | None, typer.Option(metavar="FILE", help="PEM file of the key of --certificate.", show_default=False)
+    ] = None,
+    client_ca: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="PEM file of the authority that signs the certificates which clients need: mTLS.",
+            show_default=False,
+        ),
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Listen on an address that is not loopback without token or mTLS.")
+    ] = False,
+    max_requests: Annotated[
+        int, typer.Option(min=1, help="Requests in work; each holds a row group in memory. More clients wait.")
+    ] = 16,
 ) -> None:
     """Read data for trainers on other hosts.
 
-    The trainers set `readers: {kind: service}`. Runs until it is stopped. Connections are neither authenticated nor
-    encrypted.
+    The trainers set `readers: {kind: service}`. SIGTERM or Ctrl-C finishes requests in work; a second one stops the
+    server at once.
     """
+    import os
+    import sys
     from threading import Event
 
     from recap.cli.terminal.console import Console
@@ -320,16 +355,23 @@ def serve(
     loaded = load_config(config, overrides or [], set_files or [])
 
     from recap.data.open import open_sources
+    from recap.data.remote.access import Access
     from recap.data.remote.server import DataServer
+    from recap.signals import Terminated
 
-    server = DataServer(open_sources(loaded), host, port)
+    access = Access(host, port, token_file, certificate, private_key, client_ca, insecure)
+    access.check()
     console = Console()
-    console.say(f"serving {', '.join(server.sets)} at {host}:{server.port}")
-    console.say("no authentication and no encryption: anyone who can connect can read these rows")
+    server = DataServer(open_sources(loaded), access, max_requests, console.say)
     try:
+        console.say(f"serving {', '.join(server.sets)} at {host}:{server.port}")
+        console.say(access.describe())
         Event().wait()
-    finally:
-        server.stop()
+    except Terminated:
+        console.say("stopping: requests in work are finished first")
+    if not server.stop():  # clients that do not read hold threads, which Python would wait for
+        sys.stdout.flush()
+        os._exit(0)
 
 
 def _check_parquet_output(file: Path, inputs: Iterable[str | Path], *, overwrite: bool) -> None:

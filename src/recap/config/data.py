@@ -12,6 +12,7 @@ from recap.config.base import (
     FreeOnResume,
     Globs,
     Name,
+    NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -254,9 +255,7 @@ def _one_or_many(value: object) -> object:
 
 
 class ServiceConfig(BaseConfig):
-    """Reads on other hosts or processes that run `recap data serve` with this configuration.
-
-    There is no authentication or encryption; use it in trusted networks only."""
+    """Reads on other hosts or processes that run `recap data serve` with this configuration."""
 
     kind: Literal["service"]
     address: Annotated[
@@ -264,12 +263,32 @@ class ServiceConfig(BaseConfig):
         BeforeValidator(_one_or_many, json_schema_input_type=Name | list[Name]),
         Field(min_length=1),
     ]
-    """HOST:PORT of a server, or a list of servers that share the work; a server that fails is skipped while others are
-    left."""
+    """HOST:PORT of a server, or a list of servers that share the work, also that of one that fails until it is back."""
     count: PositiveInt = 2
     """Windows requested in parallel, in addition to the one in use."""
     compression: Literal["none", "lz4", "zstd"] = "none"
     """Compression of the rows that servers send."""
+    wait_seconds: NonNegativeFloat = 60.0
+    """How long a run waits for a server while none can be reached, before it fails, in seconds."""
+    token_file: Name | None = None
+    """File with the token of the servers (`--token-file`). Optional; default: no token."""
+    server_ca: Name | None = None
+    """PEM file of the authority that signs the certificates of the servers; connections are then encrypted (TLS).
+    Optional; default: no encryption."""
+    certificate: Name | None = None
+    """PEM file of this run's certificate chain, for servers that demand one (`--client-ca`). Optional."""
+    private_key: Name | None = None
+    """PEM file of the key of `certificate`. Optional."""
+
+    def checks(self) -> tuple[Check, ...]:
+        return (self._has_both_halves_of_a_certificate,)
+
+    def _has_both_halves_of_a_certificate(self) -> Problems:
+        if (self.certificate is None) != (self.private_key is None):
+            name, other = ("private_key", "certificate") if self.certificate is None else ("certificate", "private_key")
+            yield (name,), f"a certificate needs its key; set {other} too"
+        elif self.certificate is not None and self.server_ca is None:
+            yield ("certificate",), "certificates need TLS; set server_ca too"
 
 
 ReadersConfig = Annotated[ThreadsConfig | ProcessesConfig | ServiceConfig, Field(discriminator="kind")]

@@ -28,6 +28,7 @@ from recap.config.recap import JobMode, RecapConfig
 from recap.data.encoding.assets import load_assets
 from recap.data.open import open_sources, open_stream
 from recap.data.remote import server as server_module
+from recap.data.remote.access import Access
 from recap.data.remote.server import DataServer
 from recap.data.remote.wire import PROTOCOL, SCHEMA, RowCodec, message
 from recap.data.stream.batch_stream import BatchStream
@@ -43,8 +44,8 @@ def serve() -> Iterator[Serve]:
     """Starts servers, and shuts them down after the test."""
     started: list[DataServer] = []
 
-    def start(config: RecapConfig, port: int = 0) -> DataServer:
-        started.append(DataServer(open_sources(config), "127.0.0.1", port))
+    def start(config: RecapConfig, port: int = 0, max_requests: int = 16) -> DataServer:
+        started.append(DataServer(open_sources(config), Access(port=port), max_requests))
         return started[-1]
 
     yield start
@@ -59,7 +60,8 @@ def config_with(feed: Path, readers: dict[str, Any] | None = None, **train_data:
 
 
 def readers_of(servers: Sequence[DataServer], **config: Any) -> dict[str, Any]:
-    return {"kind": "service", "address": [f"127.0.0.1:{server.port}" for server in servers], **config}
+    address = [f"127.0.0.1:{server.port}" for server in servers]
+    return {"kind": "service", "address": address, "wait_seconds": 0, **config}
 
 
 def stream_of(config: RecapConfig, split: str | None = None, say: Callable[[str], None] = print) -> BatchStream:
@@ -160,15 +162,15 @@ def test_a_lost_server_is_reported_and_the_last_one_ends_the_run(feed: Path, ser
     assert len(messages) == 1
     assert re.match(rf"lost the data server 127\.0\.0\.1:{servers[0].port} of 'train_data', 1 left: ", messages[0])
     servers[1].shutdown()
-    with pytest.raises(RunError, match=r"no data server is left for 'train_data'. Lost the last, ") as caught:
+    with pytest.raises(RunError, match=r"no data server is left for 'train_data'. Lost:\n  127.0.0.1:") as caught:
         deque(batches, maxlen=0)
     assert "Start one with 'recap data serve CONFIG'" in str(caught.value)
 
 
 def test_an_address_without_a_server_is_reported(feed: Path, serve: Serve) -> None:
     nobody = f"127.0.0.1:{unused_port()}"
-    with pytest.raises(RunError, match=f"no data server is left for 'train_data'. Lost the last, {nobody}: "):
-        stream_of(config_with(feed, {"kind": "service", "address": nobody}))
+    with pytest.raises(RunError, match=f"no data server is left for 'train_data'. Lost:\n  {nobody}: "):
+        stream_of(config_with(feed, {"kind": "service", "address": nobody, "wait_seconds": 0}))
     messages: list[str] = []
     both = readers_of([serve(config_with(feed))])
     both["address"].append(nobody)
@@ -245,7 +247,7 @@ class _OtherServer(flight.FlightServerBase):  # type: ignore[misc]
         return self.respond()
 
 
-_SETS = b'{"protocol": 3, "data_sets": '
+_SETS = b'{"protocol": 4, "data_sets": '
 
 
 @pytest.mark.parametrize(
@@ -272,15 +274,15 @@ def test_a_server_of_another_program_is_refused(answer: bytes, message: str, fee
     with _OtherServer(repeat(answer)) as server:
         address = f"127.0.0.1:{server.port}"
         with pytest.raises(DataError, match=message) as caught:
-            stream_of(config_with(feed, {"kind": "service", "address": address}))
+            stream_of(config_with(feed, {"kind": "service", "address": address, "wait_seconds": 0}))
         assert "\n" not in str(caught.value)
 
 
 def test_an_answer_beyond_the_limit_is_not_received(feed: Path) -> None:
     with _OtherServer([b" " * (20 << 20)]) as server:
         address = f"127.0.0.1:{server.port}"
-        with pytest.raises(RunError, match=f"no data server is left .* Lost the last, {address}: Flight"):
-            stream_of(config_with(feed, {"kind": "service", "address": address}))
+        with pytest.raises(RunError, match=f"no data server is left .* Lost:\n  {address}: Flight"):
+            stream_of(config_with(feed, {"kind": "service", "address": address, "wait_seconds": 0}))
 
 
 def other_responses(codec: RowCodec, rows: bytes) -> dict[str, tuple[Callable[[], Any], str]]:
@@ -347,14 +349,14 @@ def test_every_value_of_a_response_is_checked(feed: Path, serve: Serve) -> None:
 
 def test_a_server_stops_while_a_client_does_not_read(feed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_module, "STOP_SECONDS", 0.2)
-    server = DataServer(open_sources(config_with(feed)), "127.0.0.1", 0)
+    server = DataServer(open_sources(config_with(feed)), Access())
     release = Event()
-    monkeypatch.setattr(server_module, "_respond", lambda *_: (release.wait() for _ in range(1)))
+    monkeypatch.setattr(server_module, "_messages", lambda *_: (release.wait() for _ in range(1)))
     request = {"data_set": "train_data", "chunks": [0], "compression": "none"}
     request["fingerprint"] = server.fingerprints["train_data"]
     client = flight.FlightClient(f"grpc://127.0.0.1:{server.port}")
     unread = client.do_get(flight.Ticket(json.dumps(request).encode()))
-    server.stop()
+    assert not server.stop()
     release.set()
     with pytest.raises(flight.FlightError):
         unread.read_all()
@@ -372,7 +374,7 @@ def test_a_response_with_other_rows_is_refused(feed: Path, serve: Serve) -> None
 @pytest.mark.parametrize("address", ["localhost", "grpc://a:1", "a:0", "a:65536", [], ["a:1", 3], "a/b:1", ""])
 def test_an_invalid_address_is_refused(address: Any, feed: Path) -> None:
     with pytest.raises(ConfigError, match=r"train_data\.readers.*address"):
-        config_with(feed, {"kind": "service", "address": address})
+        config_with(feed, {"kind": "service", "address": address, "wait_seconds": 0})
 
 
 def test_a_port_in_use_is_refused(feed: Path, serve: Serve) -> None:
@@ -399,8 +401,8 @@ def test_the_command_serves_until_it_is_stopped(feed: Path, tmp_path: Path) -> N
         assert server.stdout is not None
         first = server.stdout.readline()
         assert first == f"serving train_data, validation at 127.0.0.1:{port}\n"
-        assert "no authentication and no encryption" in server.stdout.readline()
-        config = config_with(feed, {"kind": "service", "address": f"localhost:{port}"})
+        assert server.stdout.readline() == "anyone who can connect can read these rows; connections are not encrypted\n"
+        config = config_with(feed, {"kind": "service", "address": f"localhost:{port}", "wait_seconds": 0})
         batches = iter(stream_of(config))
         assert_same(next(batches), next(iter(stream_of(config_with(feed)))))
         server.kill()
@@ -410,8 +412,10 @@ def test_the_command_serves_until_it_is_stopped(feed: Path, tmp_path: Path) -> N
     with running(command) as server:
         assert server.stdout is not None
         server.stdout.readline()
-        server.send_signal(signal.SIGINT)
-        assert server.wait(60) == 130
+        server.stdout.readline()
+        server.send_signal(signal.SIGTERM)
+        assert server.stdout.readline() == "stopping: requests in work are finished first\n"
+        assert server.wait(60) == 0
 
 
 def test_inference_reads_without_servers(feed: Path) -> None:

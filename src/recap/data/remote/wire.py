@@ -2,9 +2,10 @@
 
 A response is a stream of messages. For each requested chunk it has one with JSON, which lists the bad rows of the chunk
 and their errors, or has the error that ends the response; then messages with the good rows: of each tensor in turn, the
-bytes of every row. The messages are the metadata of Arrow record batches without columns, because Arrow decompresses
-columns to any size before a client sees them. A client knows the size of every message, checks every value before it
-uses it, and limits what it receives: a server may be another program.
+bytes of every row. While a chunk is being read, `HEARTBEAT` shows that the server is alive. The messages are the
+metadata of Arrow record batches without columns, because Arrow decompresses columns to any size before a client sees
+them. A client knows the size of every message, checks every value before it uses it, and limits what it receives: a
+server may be another program.
 """
 
 import json
@@ -31,8 +32,13 @@ from recap.data.stream.source import Source
 from recap.native.buffers import new_array
 from recap.text import plural
 
-PROTOCOL = 3
+PROTOCOL = 4
 """Version of the wire format; client and server must have the same."""
+FULL = b"full"
+"""The extra information of the error of a server that has as many requests as it takes."""
+HEARTBEAT = b"alive"
+"""A message before the header of a chunk, while the server still reads it. A client ends a connection that stays silent
+although it asks for signs of life; gRPC servers refuse to be asked often without sending anything."""
 _MAX_MESSAGE_BYTES = 16 * 2**20
 MAX_HEADER_BYTES = 16 * 2**20
 """Of the metadata of a chunk, and of the description of a server."""
