@@ -115,9 +115,15 @@ class ScheduledOptimizer:
             self._sharded.forget()
 
     def prepare(self, step: int) -> None:
-        """Before the forward pass of step number `step`: sharded tables read their rate in it."""
+        """Clear all gradients before the forward passes of step number `step`, in which sharded tables read a rate."""
+        self.zero_grad()
         if self._sharded is not None:
             self._sharded.set_rate(self.rates(step)[TABLES])
+
+    def unscale(self, scale: float) -> None:
+        """Divide the gradients of sharded tables by `scale`; those of parameters are left to the balancing."""
+        if self._sharded is not None:
+            self._sharded.scale_gradients(1 / scale)
 
     def step(self, step: int) -> None:
         """Update the weights, as step number `step`, counted from 1."""
