@@ -250,6 +250,14 @@ class FeaturesConfig(BaseConfig):
         """The table whose width is `model.embeddings[name]`: that of a feature, or of the ids of a history."""
         return name if name in self.discrete else f"{name}/ids"
 
+    def width_name(self, table: str) -> str:
+        """The name in `model.embeddings` of a table's width; tables of a history are as wide as that of its ids."""
+        if table in self.discrete:
+            return table
+        history = table.partition("/")[0]
+        ids = self.table_of(f"{history}/ids", self.histories[history].ids)
+        return ids if ids in self.discrete else history
+
     def codes_per_value(self, table: str) -> int:
         """Rows of a table per value; above 1 if values are hashed several times."""
         return self.code_spaces[table].codes

@@ -17,6 +17,7 @@ from recap.config.checks.inputs import (
 )
 from recap.config.checks.networks import batch_problems, product_problems
 from recap.config.checks.reports import field_problems, list_problems, metric_problems, stratum_problems, watch_problems
+from recap.config.checks.sharded_tables import sharded_table_problems
 from recap.config.checks.tables import table_problems
 from recap.config.checks.tasks import (
     balancing_problems,
@@ -112,6 +113,7 @@ class RecapConfig(RootConfig):
             lambda: pair_problems(self.model.tasks, self.features),
             lambda: balancing_problems(self.model, self.optimizer),
             lambda: table_problems(self.optimizer, self.training, self.features, self.model),
+            lambda: sharded_table_problems(self.training, self.optimizer, self.features, self.model),
             lambda: frozen_problems(self.optimizer, self.model.tasks),
             lambda: warm_start_problems(self.training, self.model.tasks),
         )

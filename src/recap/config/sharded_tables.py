@@ -18,8 +18,8 @@ class ShardedTablesConfig(BaseConfig):
     `column_wise` some columns, `table_wise` one rank the whole table, and `auto` leaves the choice to TorchRec's
     planner. Default: auto."""
     memory_gib: Annotated[PositiveFloat | None, FreeOnResume()] = None
-    """Memory of a rank for tables and the state of their optimizer, in GiB; the plan keeps within it. Optional; default:
-    that of the GPU, or what is free of the machine's memory, divided by its ranks."""
+    """Memory of a rank for tables, the state of their optimizer and the vectors of a batch, in GiB; the plan keeps
+    within it. Optional; default: what is free of the GPU's memory, or of the machine's, divided by its ranks."""
     consolidate: Annotated[bool, FreeOnResume()] = True
     """Whether a checkpoint holds whole tables, as evaluation, prediction and serving read them. false leaves the parts
     as the ranks wrote them, which is faster: training resumes from them, and `recap model consolidate` makes a model

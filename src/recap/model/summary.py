@@ -12,6 +12,7 @@ from recap.config.recap import JobMode, RecapConfig
 from recap.data.batch import Batch
 from recap.data.encoding.assets import Assets
 from recap.data.encoding.encoder import RowEncoder
+from recap.model.inputs.tables import Tables
 from recap.model.ranker import Ranker
 
 ROWS = 8
@@ -62,9 +63,31 @@ def summarise(ranker: Ranker, config: RecapConfig, assets: Assets) -> ModelSumma
 def forward_flops(ranker: Ranker, config: RecapConfig, assets: Assets) -> float:
     """FLOPs of the forward pass for one example, in matrix products. Leaves the ranker in evaluation mode."""
     batch = synthetic_batch(config, assets, ROWS).to(next(ranker.parameters()).device)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        ranker.eval()(batch)
+    tables = ranker.inputs.embeddings
+    if tables.is_sharded:  # a lookup needs all ranks, and no product
+        ranker.inputs.embeddings = _Zeros(list(tables.specs.values()))
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            ranker.eval()(batch)
+    finally:
+        ranker.inputs.embeddings = tables
     return float(counter.get_total_flops()) / ROWS
+
+
+class _Zeros(Tables):
+    """Tables of zeros, without memory."""
+
+    def forward(self, codes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {
+            feature: torch.zeros(*values.shape[:-1], self.by_feature[feature].width, device=values.device)
+            for feature, values in codes.items()
+        }
+
+    def set_rows(self, table: str, codes: Tensor, vectors: Tensor) -> None:
+        """Does nothing."""
+
+    def make_gradients_sparse(self) -> None:
+        """Does nothing."""
 
 
 def synthetic_batch(config: RecapConfig, assets: Assets, rows: int) -> Batch:

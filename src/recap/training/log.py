@@ -1,5 +1,6 @@
 """Training records: mean losses since the last record, learning rates, speed."""
 
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,11 +12,14 @@ from torch.nn.utils import get_total_norm
 
 from recap.config.recap import RecapConfig
 from recap.data.stream.batch_stream import BatchStream
+from recap.model.directory import TABLES
+from recap.model.names import key_of
 from recap.model.ranker import Ranker
 from recap.reporting import Record
 from recap.runtime import Runtime
 from recap.text import plural
 from recap.training.profile import span
+from recap.training.sharded_tables.tables import ShardedTables
 from recap.training.state import Progress
 
 
@@ -97,9 +101,12 @@ class TrainLog:
         return sum(weight * loss for weight, loss in zip(self.loss_weights, losses, strict=True)) / len(self.tasks)
 
 
-def describe_setup(runtime: Runtime, ranker: nn.Module) -> str:
+def describe_setup(runtime: Runtime, ranker: Ranker) -> str:
     """The size of the model, the device, the threads of a CPU, and the precision, as text."""
     parameters = sum(parameter.numel() for parameter in ranker.parameters())
+    tables = ranker.inputs.embeddings
+    if tables.is_sharded:
+        parameters += sum(spec.num_embeddings * spec.width for spec in tables.specs.values())
     threads = [plural(torch.get_num_threads(), "thread")] if runtime.device.type == "cpu" else []
     return ", ".join([f"{parameters:,} parameters", f"on {runtime.device}", *threads, runtime.precision])
 
@@ -119,9 +126,14 @@ def describe_limits(config: RecapConfig, step: int, *, data_ended: bool, watch_e
 def weight_norms(ranker: Ranker) -> dict[str, float]:
     """`norm/PATH` → the L2 norm of all weights below PATH, for each top-level module with weights and each table.
 
-    Takes one pass over all weights.
+    Takes one pass over all weights. Every rank must call it, since sharded tables sum over the ranks.
     """
     tables = {name: module for name, module in ranker.named_modules() if isinstance(module, nn.Embedding)}
     parts = dict(ranker.named_children()) | tables
     weights = {name: list(module.parameters()) for name, module in parts.items()}
-    return {f"norm/{name}": get_total_norm(tensors).item() for name, tensors in weights.items() if tensors}
+    norms = {name: get_total_norm(tensors).item() for name, tensors in weights.items() if tensors}
+    if isinstance(ranker.inputs.embeddings, ShardedTables):
+        sharded = ranker.inputs.embeddings.norms()
+        norms["inputs"] = math.hypot(norms.get("inputs", 0.0), *sharded.values())
+        norms |= {f"{TABLES}.tables.{key_of(table)}": norm for table, norm in sharded.items()}
+    return {f"norm/{name}": norm for name, norm in norms.items()}

@@ -94,7 +94,7 @@ class TrainStep:
     def _gradients(self, batch: Batch, step: int) -> Tensor:
         """Set the gradients of the parameters for a step; return the losses, [T] float64."""
         self.strategy.seed(self.seed, step)
-        self.optimizer.zero_grad()
+        self.optimizer.prepare(step)
         losses = torch.zeros(len(self.tasks), dtype=torch.float64)  # [T]
         micro_batches = list(split_rows(batch, self.micro_batches))
         for number, micro_batch in enumerate(micro_batches, start=1):
@@ -106,6 +106,7 @@ class TrainStep:
             self.guard.check_losses(step, losses)
             if self.loss_scale.enabled:
                 self.balancing.unscale(self.loss_scale.factor)
+                self.optimizer.unscale(self.loss_scale.factor)
             self.balancing.finish(losses)
             self.guard.check_gradients(step)
             self._clip(step)

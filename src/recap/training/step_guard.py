@@ -6,17 +6,20 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from recap.distributed import Ranks
 from recap.errors import NotFinite
+from recap.model.directory import TABLES
 from recap.model.ranker import Ranker
 from recap.native.torch_private import foreach_norm, sparse_parts
 from recap.training.balancing.balancing import Balancing
+from recap.training.sharded_tables.tables import ShardedTables
 
 
 class StepGuard:
     """Checks the numbers of a step before the optimizer uses them, and can undo the step."""
 
     def __init__(self, tasks: Sequence[str], ranker: Ranker, balancing: Balancing) -> None:
-        self.tasks, self.balancing = tasks, balancing
+        self.tasks, self.balancing, self.tables = tasks, balancing, ranker.inputs.embeddings
         self.parameters: dict[str, nn.Parameter] = {**dict(ranker.named_parameters()), **balancing.parameters()}
         # The forward pass changes running statistics before the loss is known. Buffers are small.
         self.buffers = dict(ranker.named_buffers())
@@ -47,13 +50,33 @@ class StepGuard:
     def check_gradients(self, step: int) -> None:
         """Raise NotFinite if the norm of a gradient overflows float32, since optimizers square gradients."""
         gradients = {name: parameter.grad for name, parameter in self.parameters.items() if parameter.grad is not None}
-        if bad := _overflowing(gradients):
+        bad = _overflowing(gradients)
+        if isinstance(self.tables, ShardedTables):
+            norms = self.tables.gradient_norms()
+            bad += [f"{TABLES}.{table}" for table, norm in norms.items() if not math.isfinite(norm)]
+        if bad:
             raise NotFinite(step, "gradient", bad)
 
 
 def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
     """The names of the tensors that contain NaN or infinity."""
     return [name for name in _overflowing(tensors) if not bool(_values(tensors[name]).isfinite().all())]
+
+
+def not_finite_anywhere(tensors: Mapping[str, Tensor], ranks: Ranks) -> list[str]:
+    """The names of the tensors that contain NaN or infinity; of sharded ones, on any rank."""
+    from torch.distributed._shard.sharded_tensor import ShardedTensor
+
+    sharded = {name: tensor for name, tensor in tensors.items() if isinstance(tensor, ShardedTensor)}
+    bad = not_finite({name: tensor for name, tensor in tensors.items() if name not in sharded})
+    if sharded:
+        counts = [
+            len(not_finite({str(index): shard.tensor for index, shard in enumerate(tensor.local_shards())}))
+            for tensor in sharded.values()
+        ]
+        (totals,) = ranks.all_reduce([torch.tensor(counts)])
+        bad += [name for name, total in zip(sharded, totals.tolist(), strict=True) if total]
+    return bad
 
 
 def _overflowing(tensors: Mapping[str, Tensor]) -> list[str]:

@@ -39,12 +39,13 @@ from recap.training.optimizer.scheduled import ScheduledOptimizer
 from recap.training.parallel import DataParallel
 from recap.training.profile import Profile, span
 from recap.training.saved_weights import SavedWeights
-from recap.training.sharded_tables.tables import ShardedTables, not_finite_anywhere, table_group
+from recap.training.sharded_tables.tables import ShardedTables, table_group
 from recap.training.start.first_rows import FirstRows
 from recap.training.start.initial_rates import InitialRates
 from recap.training.start.new_run import TrainingStatistics, start_new_run
 from recap.training.state import ModelWeights, Progress, StreamPosition, TrainState
 from recap.training.step import TrainStep
+from recap.training.step_guard import not_finite_anywhere
 from recap.training.watch import Watch
 
 
@@ -282,7 +283,6 @@ class Trainer:
         progress, step = self.progress, self.progress.step + 1
         if batch is not None:
             try:
-                self.optimizer.prepare(step)
                 losses = self.train_step(batch, step)
             except NotFinite as error:
                 self._skip_or_fail(error, batch)

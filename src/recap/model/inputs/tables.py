@@ -61,7 +61,8 @@ def table_specs(config: RecapConfig, assets: Assets) -> list[TableSpec]:
     specs = []
     readers = _features_by_table(features)
     for name, codes in discrete_sizes(features, assets).items():
-        width = _width(features, widths, name)
+        owner = features.width_name(name)
+        width = widths[owner] if owner in widths else widths[DEFAULT]
         if width:
             specs.append(TableSpec(name, codes + 1, width, tuple(readers[name])))
     return specs
@@ -80,15 +81,6 @@ def _features_by_table(features: FeaturesConfig) -> dict[str, list[str]]:
         if feature != table:
             readers[table].append(feature)
     return readers
-
-
-def _width(features: FeaturesConfig, widths: Mapping[str, int], table: str) -> int:
-    """The width of a table; all tables of a history are as wide as that of its ids."""
-    if table not in features.discrete:
-        history = table.partition("/")[0]
-        ids = features.table_of(f"{history}/ids", features.histories[history].ids)
-        table = ids if ids in features.discrete else history
-    return widths[table] if table in widths else widths[DEFAULT]
 
 
 class Tables(nn.Module, ABC):

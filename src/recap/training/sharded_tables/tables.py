@@ -10,7 +10,7 @@ known to be good. So a step that is not finite moves no table, as it moves no ot
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -28,10 +28,9 @@ from recap.reporting import Say
 from recap.runtime import Runtime, free_memory
 from recap.training.sharded_tables.library import load_torchrec, quiet
 from recap.training.sharded_tables.plan import Planner
-from recap.training.step_guard import not_finite
 
 if TYPE_CHECKING:
-    from torch.distributed._shard.sharded_tensor import ShardedTensor
+    from torch.distributed._shard.sharded_tensor import Shard, ShardedTensor
 
 
 @dataclass(frozen=True)
@@ -107,9 +106,12 @@ class ShardedTables(Tables):
         """Table → the sums of Adagrad."""
         for spec in specs:
             name, collection = own_names[spec.name], self._collections[by_width[spec.name]]
-            self.weights[spec.name] = collection.weights[f"embeddings.{name}.weight"]
+            weight = collection.weights[f"embeddings.{name}.weight"]
+            self.weights[spec.name] = weight
             if not isinstance(algorithm, SgdConfig):
-                self.states[spec.name] = collection.states[f"embeddings.{name}.weight"][f"{name}.momentum1"]
+                own = collection.states.get(f"embeddings.{name}.weight", {}).get(f"{name}.momentum1")
+                by_row = isinstance(algorithm, RowwiseAdagradConfig)
+                self.states[spec.name] = _state(weight, [] if own is None else own.local_shards(), by_row=by_row)
         self.parts = {spec.name: list(self._parts(spec.name)) for spec in specs}
         """Table → the parts that this rank holds."""
         self._lookups: list[_Lookup] = []
@@ -400,20 +402,30 @@ def _flat(values: Tensor) -> Tensor:
     return values.flatten(0, 1)
 
 
-def not_finite_anywhere(tensors: Mapping[str, Tensor], ranks: Ranks) -> list[str]:
-    """The names of the tensors that contain NaN or infinity; of sharded ones, on any rank."""
-    from torch.distributed._shard.sharded_tensor import ShardedTensor
+def _state(weight: "ShardedTensor", own: "Sequence[Shard]", *, by_row: bool) -> "ShardedTensor":
+    """The state of a table from this rank's parts, which are divided as `weight` is; TorchRec makes it on some ranks.
 
-    sharded = {name: tensor for name, tensor in tensors.items() if isinstance(tensor, ShardedTensor)}
-    bad = not_finite({name: tensor for name, tensor in tensors.items() if name not in sharded})
-    if sharded:
-        counts = [
-            len(not_finite({str(index): shard.tensor for index, shard in enumerate(tensor.local_shards())}))
-            for tensor in sharded.values()
-        ]
-        (totals,) = ranks.all_reduce([torch.tensor(counts)])
-        bad += [name for name, total in zip(sharded, totals.tolist(), strict=True) if total]
-    return bad
+    `by_row`: it has a number for each row.
+    """
+    from torch.distributed._shard.sharded_tensor import Shard, ShardedTensor, ShardedTensorMetadata
+
+    dimensions = 1 if by_row else 2
+    metadata = weight.metadata()
+    shards = [
+        replace(part, shard_offsets=part.shard_offsets[:dimensions], shard_sizes=part.shard_sizes[:dimensions])
+        for part in metadata.shards_metadata
+    ]
+    tensors = {tuple(shard.metadata.shard_offsets[:dimensions]): shard.tensor for shard in own}
+    local = [
+        Shard(tensors[tuple(part.shard_offsets)].detach(), part)
+        for part in shards
+        if part.placement is not None and part.placement.rank() == dist.get_rank()
+    ]
+    return ShardedTensor._init_from_local_shards_and_global_metadata(
+        local,
+        ShardedTensorMetadata(shards, torch.Size(metadata.size[:dimensions]), metadata.tensor_properties),
+        process_group=weight._process_group,
+    )
 
 
 @contextmanager
