@@ -2,10 +2,13 @@
 
 python benchmarks/train.py [production|small] [--rounds 3] [--rechub PYTHON]
 
+For `production`: [--precision float32 bf16] [--clock wall|cpu]; `cpu`, with one thread, for a machine with other load.
+
 `production`: the published production shape, 48,115,108 parameters, at batches of 128 and 1024, from packed Parquet;
-compared with the same network in plain PyTorch (float32, plain Adam) and with the limit set by this CPU's bf16 matrix
-product. `small`: ten categorical columns, DCN-v2, batches of 4096, from Parquet; compared with plain loops over tensors
-in memory, in float32 and in bf16, and with torch-rechub if `--rechub` names an interpreter that has it.
+in float32 and, where the CPU has bf16 instructions or `--precision bf16` asks for it, in bf16; compared with its
+roofline (`roofline.py`), with the same network in plain PyTorch (float32, plain Adam), and in bf16 with recap without
+copies of weights. `small`: ten categorical columns, DCN-v2, batches of 4096, from Parquet; compared with plain loops
+over tensors in memory, in float32 and in bf16, and with torch-rechub if `--rechub` names an interpreter that has it.
 """
 
 import argparse
@@ -17,20 +20,25 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from roofline import NOW, Seconds, measure_roofline, seconds
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from recap.config.file.load import config_of
+from recap.data.encoding.assets import load_assets
 from recap.data.tools.convert import convert_files
 from recap.evaluation.run import evaluate_run
+from recap.model.directory import new_ranker
 from recap.native.allocator import tune_process
 from recap.reporting import Reporter
+from recap.runtime import cpu_has_bf16
 from recap.training.trainer import train
 
 TASKS = [f"task{number}" for number in range(10)]
@@ -50,28 +58,43 @@ def main() -> None:
     parser.add_argument("shape", nargs="?", choices=["production", "small"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rechub", metavar="PYTHON")
+    precisions = ["float32", *(["bf16"] if cpu_has_bf16() else [])]
+    parser.add_argument("--precision", nargs="+", choices=["float32", "bf16"], default=precisions)
+    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
     parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        kind, folder, *batch = options.child
-        print(json.dumps(CHILDREN[kind](Path(folder), *map(int, batch))))
+        kind, folder, *arguments = options.child
+        print(json.dumps(CHILDREN[kind](Path(folder), *map(json.loads, arguments))))
         return
     with tempfile.TemporaryDirectory() as made:
         if options.shape != "small":
-            _production(Path(made), options.rounds)
+            _production(Path(made), options.rounds, options.precision, options.clock)
         if options.shape != "production":
             _small(Path(made), options.rounds, options.rechub)
 
 
-def _production(folder: Path, rounds: int) -> None:
+def _production(folder: Path, rounds: int, precisions: Sequence[str], clock: Seconds) -> None:
     write_production(folder / "production")
-    for batch in (128, 1024):
-        speeds = _alternating(("limit", "baseline", "ours"), rounds, folder, batch)
-        limit, baseline, ours = (np.median(speeds[kind]) for kind in ("limit", "baseline", "ours"))
-        print(f"production shape, batch {batch}, examples/s, median of {rounds}:")
-        print(f"  plain PyTorch, float32 {baseline:>8,.0f}")
-        print(f"  recap                  {ours:>8,.0f} = {ours / baseline:.2f} × plain float32 (target: 5)")
-        print(f"  bf16 products alone    {limit:>8,.0f}; recap is at {ours / limit:.0%} of it (target at 1024: 80%)")
+    for precision in precisions:
+        kinds = ["ours", "baseline"] if precision == "float32" else ["ours", "baseline", "cast_each_step"]
+        for batch in (128, 1024):
+            results = _alternating(["roofline", *kinds], rounds, folder, batch, precision, clock)
+            products, memory, bandwidth = np.median(results["roofline"], axis=0)
+            print(f"production shape, batch {batch}, {precision}, {clock} time, median of {rounds}:")
+            print(f"  products alone          {products * 1e3:>8,.1f} ms")
+            print(f"  the optimizer's memory  {memory * 1e3:>8,.1f} ms at {bandwidth / 1e9:.1f} GB/s")
+            for kind in kinds:
+                step = float(np.median(results[kind]))
+                text = f"{NAMES[kind]:<23} {step * 1e3:>8,.1f} ms, {batch / step:>6,.0f} examples/s"
+                print(f"  {text}, {(products + memory) / step:.0%} of the roofline")
+            print(
+                f"  recap is {np.median(results['baseline']) / np.median(results['ours']):.2f} × plain float32", end=""
+            )
+            print(" (target: 80% of the roofline)", flush=True)
+
+
+NAMES = {"ours": "recap", "baseline": "plain PyTorch, float32", "cast_each_step": "recap without copies"}
 
 
 def _small(folder: Path, rounds: int, rechub: str | None) -> None:
@@ -94,7 +117,7 @@ def _alternating(
     results: dict[str, list[Any]] = {kind: [] for kind in kinds}
     for _ in range(rounds):
         for kind in kinds:
-            command = [sys.executable, __file__, "--child", kind, str(folder), *map(str, arguments)]
+            command = [sys.executable, __file__, "--child", kind, str(folder), *map(json.dumps, arguments)]
             if kind == "rechub":
                 command = [str(interpreter), "-c", _RECHUB, str(folder / "small")]
             output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
@@ -105,16 +128,16 @@ def _alternating(
 class Clock(Reporter):
     """A reporter that measures the speed after the first `warm_up` steps."""
 
-    def __init__(self, warm_up: int) -> None:
-        self.warm_up, self.examples = warm_up, 0
+    def __init__(self, warm_up: int, kind: Seconds = "wall") -> None:
+        self.warm_up, self.examples, self.now = warm_up, 0, NOW[kind]
 
     def advance(self, step: int, loss: float, examples: int, losses: Mapping[str, float], waited: float) -> None:
         """Count the rows of a step."""
         if step == self.warm_up:
-            self.started = time.perf_counter()
+            self.started = self.now()
         elif step > self.warm_up:
             self.examples += examples
-        self.ended = time.perf_counter()
+        self.ended = self.now()
 
     @property
     def speed(self) -> float:
@@ -125,31 +148,49 @@ class Clock(Reporter):
 # The production shape.
 
 
-def write_production(folder: Path) -> None:
+def write_production(folder: Path, rows: int = ROWS) -> None:
     """Write rows with the columns that the production configuration reads, packed."""
     random = np.random.default_rng(0)
 
     def lists(width: int) -> pa.Array:
-        values = random.normal(size=ROWS * width).astype(np.float32) * 100
+        values = random.normal(size=rows * width).astype(np.float32) * 100
         return pa.FixedSizeListArray.from_arrays(pa.array(values), width)
 
     columns: dict[str, Any] = {"continuous": lists(CONTINUOUS)}
-    bits = pa.array(random.integers(0, 2, ROWS * BINARY))
+    bits = pa.array(random.integers(0, 2, rows * BINARY))
     columns["binary"] = pa.FixedSizeListArray.from_arrays(bits, BINARY)
     columns |= {f"vector{number}": lists(VECTOR) for number in range(3)}
-    columns |= {task: (random.random(ROWS) < 0.2).astype(np.int8) for task in TASKS}
+    columns |= {task: (random.random(rows) < 0.2).astype(np.int8) for task in TASKS}
     folder.mkdir()
     pq.write_table(pa.table(columns), folder / "rows.parquet", row_group_size=1024)
     convert_files([str(folder / "rows.parquet")], folder / "packed", "parquet", packed=True)
 
 
-def ours(folder: Path, batch: int) -> float:
-    """Examples/s of `recap train`."""
+def ours(folder: Path, batch: int, precision: str, kind: Seconds) -> float:
+    """Seconds of a step of `recap train`."""
     steps, warm_up = (60, 15) if batch < 1000 else (20, 5)
-    clock = Clock(warm_up)
+    clock = Clock(warm_up, kind)
     tune_process()
-    train(config_of(production_values(folder, batch, steps)), clock)
-    return clock.speed
+    values = production_values(folder, batch, steps)
+    values["training"]["precision"] = precision
+    train(config_of(values), clock)
+    return batch / clock.speed
+
+
+def cast_each_step(folder: Path, batch: int, precision: str, kind: Seconds) -> float:
+    """Seconds of a step of `recap train` that rounds its weights at each step."""
+    with patch("recap.model.rounded_weights.usable", return_value=False):
+        return ours(folder, batch, precision, kind)
+
+
+def roofline(folder: Path, batch: int, precision: str, kind: Seconds) -> tuple[float, float, float]:
+    """Seconds of products, seconds of the optimizer, bytes/s of memory."""
+    config = config_of(production_values(folder, batch, 1))
+    ranker = new_ranker(config, load_assets(config.features))
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    tune_process()
+    result = measure_roofline(ranker, batch, dtype, kind, 20 if batch < 1000 else 5)
+    return result.products, result.optimizer, result.bandwidth
 
 
 def production_values(folder: Path, batch: int, steps: int) -> dict[str, Any]:
@@ -219,8 +260,8 @@ class PlainRanker(nn.Module):
         return torch.cat([tower(shared) for tower in self.towers], dim=1)
 
 
-def baseline(folder: Path, batch: int) -> float:
-    """Examples/s of plain PyTorch, float32, plain Adam, over one batch in memory."""
+def baseline(folder: Path, batch: int, precision: str, kind: Seconds) -> float:
+    """Seconds of a step of plain PyTorch, float32, plain Adam, over one batch in memory."""
     torch.manual_seed(0)
     ranker = PlainRanker()
     assert sum(parameter.numel() for parameter in ranker.parameters()) == PARAMETERS
@@ -233,24 +274,7 @@ def baseline(folder: Path, batch: int) -> float:
         binary_cross_entropy_with_logits(ranker(*inputs), labels).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
-    return batch / _seconds(step, 12 if batch < 1000 else 4)
-
-
-def limit(folder: Path, batch: int) -> float:
-    """Examples/s if a step consisted of its matrix products alone, each as fast as one of 2048³ in bf16."""
-    left, right = torch.randn(2048, 2048).bfloat16(), torch.randn(2048, 2048).bfloat16()
-    products_per_second = 2048**3 / _seconds(lambda: left @ right, 40)
-    return products_per_second / (3 * PARAMETERS)  # forward, and backward for weights and for inputs
-
-
-def _seconds(function: Callable[[], object], times: int) -> float:
-    """The median duration of `times` calls, after two warm-up calls."""
-    durations = []
-    for _ in range(times + 2):
-        started = time.perf_counter()
-        function()
-        durations.append(time.perf_counter() - started)
-    return float(np.median(durations[2:]))
+    return seconds(step, 12 if batch < 1000 else 4, kind)
 
 
 # Small tables.
@@ -389,8 +413,9 @@ print(json.dumps([speed, float(roc_auc_score(y["held_out"], trainer.predict(mode
 """
 
 CHILDREN: dict[str, Callable[..., Any]] = {
-    "limit": limit,
+    "roofline": roofline,
     "baseline": baseline,
+    "cast_each_step": cast_each_step,
     "ours": ours,
     "small": small,
     "plain_float32": lambda folder: plain(folder, bf16=False),

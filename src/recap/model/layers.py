@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from recap.config.network import BatchNormConfig, DropoutConfig, LayerNormConfig
 from recap.native import plain
+from recap.native.rounded_weight import RoundedWeight
 
 
 def linear(in_features: int, out_features: int, *, bias: bool = True, exact: bool = False) -> nn.Linear:
@@ -67,8 +68,13 @@ def product(left: Tensor, right: Tensor) -> Tensor:
 class Linear(nn.Linear):
     """`torch.nn.Linear` whose result for a row may depend on it alone, bit for bit; see `score_rows`."""
 
+    rounded: RoundedWeight | None = None
+    """The bf16 copy of the weight, for training under autocast; see `recap.model.rounded_weights`."""
+
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - its name in nn.Linear
         """[…, in_features] → […, out_features]."""
+        if self.rounded is not None and torch.is_autocast_enabled(input.device.type):
+            return self.rounded.affine(input, self.bias)
         return affine(input, self.weight, self.bias)
 
 

@@ -3,7 +3,7 @@
 The `foreach` functions launch one kernel for a list of tensors instead of one for each; the fallbacks loop.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -64,6 +64,32 @@ def foreach_clamp_(tensors: Sequence[Tensor], limit: float) -> None:
         return
     for tensor in tensors:
         tensor.clamp_(-limit, limit)
+
+
+def fused_adam_(
+    weight: Tensor, gradient: Tensor, mean: Tensor, square: Tensor, step: Tensor, group: Mapping[str, Any]
+) -> None:
+    """Update float32 tensors of one shape as torch's fused Adam or AdamW does, as step number `step`.
+
+    `group`: a parameter group of `torch.optim.Adam`. No fallback: `rounded_weight.usable` says whether torch has it.
+    """
+    update = torch._fused_adamw_ if group["decoupled_weight_decay"] else torch._fused_adam_
+    beta1, beta2 = group["betas"]
+    update(
+        [weight],
+        [gradient],
+        [mean],
+        [square],
+        [],
+        [step],
+        lr=group["lr"],
+        beta1=beta1,
+        beta2=beta2,
+        weight_decay=group["weight_decay"],
+        eps=group["eps"],
+        amsgrad=False,
+        maximize=False,
+    )
 
 
 def sparse_parts(tensor: Tensor) -> tuple[Tensor, Tensor]:

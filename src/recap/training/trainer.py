@@ -35,6 +35,7 @@ from recap.training.log import TrainLog, describe_limits, describe_setup, weight
 from recap.training.loss_scale import LossScale
 from recap.training.non_finite import RolledBack, RowLosses, build_policy, describe
 from recap.training.optimizer.memory import check_memory
+from recap.training.optimizer.one_pass import keep_rounded
 from recap.training.optimizer.scheduled import ScheduledOptimizer
 from recap.training.parallel import DataParallel
 from recap.training.profile import Profile, span
@@ -122,6 +123,7 @@ class Trainer:
         step_flops = 3 * forward_flops(ranker, config, assets) * config.train_data.global_batch_size / ranks.world_size
         use_threads(config.training.threads, step_flops / (config.training.gradient_accumulation or 1))
         freeze(ranker, config.optimizer.frozen)
+        keep_rounded(config, self.runtime, ranker)
         check_memory(config, ranker)
         self.model, self.average = SavedModel(config, assets, ranker), WeightAverage(config.training.ema, ranker)
         strategy = DataParallel(ranks, self.consensus)

@@ -1,10 +1,10 @@
 """Builds the optimizer that a configuration asks for; `ScheduledOptimizer` sets its rates at each step."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, assert_never
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from recap.config.optimizer import (
     AdagradConfig,
@@ -14,17 +14,28 @@ from recap.config.optimizer import (
     SgdConfig,
     TableAlgorithmConfig,
 )
+from recap.native.rounded_weight import RoundedWeight
+from recap.training.optimizer.one_pass import OnePassAdam
 from recap.training.optimizer.rows import RowOptimizer
 
 
 def build_algorithm(
-    algorithm: TableAlgorithmConfig, groups: Sequence[Sequence[nn.Parameter]], *, sparse: bool = False
+    algorithm: TableAlgorithmConfig,
+    groups: Sequence[Sequence[nn.Parameter]],
+    *,
+    sparse: bool = False,
+    copies: Mapping[Tensor, RoundedWeight] | None = None,
 ) -> torch.optim.Optimizer:
-    """An optimizer with one parameter group, at rate 0, per group. `sparse`: the gradients are sparse."""
+    """An optimizer with one parameter group, at rate 0, per group. `sparse`: the gradients are sparse.
+
+    `copies`: weights with a bf16 copy; Adam and AdamW write it.
+    """
     parameters: list[dict[str, Any]] = [{"params": list(group)} for group in groups]
     if sparse:
         assert not isinstance(algorithm, AdamWConfig)  # the check of the configuration rejects it
         return RowOptimizer(parameters, algorithm)
+    if copies and isinstance(algorithm, AdamConfig | AdamWConfig):
+        return OnePassAdam(parameters, algorithm, copies)
     match algorithm:
         case AdamConfig():
             betas = (algorithm.beta_1, algorithm.beta_2)

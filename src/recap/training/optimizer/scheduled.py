@@ -13,6 +13,7 @@ from recap.config.optimizer import AdamWConfig, LearningRateConfig
 from recap.config.recap import RecapConfig
 from recap.model.directory import TABLES as TABLES_PATH
 from recap.model.ranker import Ranker
+from recap.model.rounded_weights import rounded_weights
 from recap.native.torch_private import foreach_add_
 from recap.training.optimizer.algorithms import build_algorithm
 from recap.training.optimizer.schedule import learning_rate
@@ -67,7 +68,7 @@ class ScheduledOptimizer:
             ]
             groups += [[bias] for bias in last]
             self._groups += self._groups[1:]
-        self._algorithms = [build_algorithm(optimizer.algorithm, groups)]
+        self._algorithms = [build_algorithm(optimizer.algorithm, groups, copies=rounded_weights(ranker))]
         if optimizer.tables is not None:
             self.schedules[TABLES] = optimizer.tables.learning_rate
             sparse = optimizer.tables.sparse
