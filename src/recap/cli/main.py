@@ -18,6 +18,7 @@ from recap.cli import (
     evaluate,
     export,
     model,
+    plan,
     predict,
     report,
     serve,
@@ -65,6 +66,7 @@ app = typer.Typer(
     help="An open heavy ranker: trains, evaluates and scores from one configuration file.",
 )
 app.command("train")(train.train)
+app.command("plan")(plan.plan)
 app.command("evaluate")(evaluate.evaluate)
 app.command("calibrate")(calibrate.calibrate)
 app.command("compare")(compare.compare)
@@ -124,7 +126,8 @@ def _run() -> NoReturn:
             print_error(error)
         _exit_now(error.exit_code)
     except Terminated as stop:
-        print(f"stopped by {signal.Signals(stop.number).name}; no partial files are left", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # torchrun signals all ranks
+            print(f"stopped by {signal.Signals(stop.number).name}; no partial files are left", file=sys.stderr)
         _exit_now(128 + stop.number)
     except RecapError as error:
         if not _reported_by_another_rank(error):
