@@ -249,7 +249,7 @@ def joined_ranks() -> Iterator[Ranks]:
         return
     global _joined
     try:
-        store = _joined = _agreed(_store(TIMEOUT), ranks)
+        store = _joined = agreed_store(_store(TIMEOUT), ranks)
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
             store=PrefixStore("recap/group", store),
@@ -274,7 +274,7 @@ def joined_ranks() -> Iterator[Ranks]:
     dist.destroy_process_group()
 
 
-def _agreed(store: Store, ranks: Ranks) -> Store:
+def agreed_store(store: Store, ranks: Ranks) -> Store:
     """A part of `store` that only these processes use. Raises RuntimeError if a rank does not come.
 
     torchrun keeps the store when it starts the ranks again. Its count of restarts does not tell groups apart: each

@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import feed_config, feed_values, write_feed
+from torch.distributed import HashStore
 from torch.testing import assert_close
 from training.runs import assert_same_run, files, records
 
@@ -28,7 +31,7 @@ from recap.data.batch import Batch, assemble, slice_selections
 from recap.data.encoding.assets import load_assets
 from recap.data.open import open_stream
 from recap.data.stream.batch_stream import BatchStream
-from recap.distributed import ONE_RANK, Ranks, ranks_from_environment
+from recap.distributed import ONE_RANK, Ranks, agreed_store, ranks_from_environment
 from recap.errors import InputError
 from recap.model.directory import build_ranker
 from recap.runs import Run
@@ -190,12 +193,30 @@ def test_only_some_commands_run_in_several_processes(tmp_path: Path) -> None:
     )
 
 
+@given(stale=st.lists(st.integers(1, 3), max_size=3))
+@settings(max_examples=10, deadline=None)
+def test_ranks_find_their_group_in_a_store_that_earlier_groups_used(stale: list[int]) -> None:
+    store = HashStore()
+    groups = []
+    for world_size in (*stale, 3):
+        with ThreadPoolExecutor(world_size) as pool:
+            found = list(
+                pool.map(lambda rank, size=world_size: agreed_store(store, Ranks(rank, size)), range(world_size))
+            )
+        found[0].set("mine", str(world_size))
+        assert all(part.get("mine") == str(world_size).encode() for part in found)
+        groups.append(found)
+    for earlier in groups[:-1]:
+        earlier[0].set("mine", "stale")
+    assert groups[-1][0].get("mine") == b"3"
+
+
 # Under torchrun.
 
 
 ALL = os.environ | {"OMP_NUM_THREADS": "1"}
 PAGE = (Path(__file__).parents[2] / "docs" / "distributed.md").read_text()
-(DOCUMENTED,) = re.findall(r"^torchrun (.+) 2 -m recap train ranker.yaml$", PAGE, re.MULTILINE)
+DOCUMENTED, _ = re.findall(r"^torchrun (.+) 2 -m recap train ranker.yaml$", PAGE, re.MULTILINE)
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", *shlex.split(DOCUMENTED)]
 """The command on the page about training, with the number of ranks as a parameter."""
 
@@ -215,14 +236,29 @@ def finish(ranks: int, *arguments: str | Path) -> None:
     assert done.stdout.count("next: recap ") == 1
 
 
-def started(ranks: int, config: Path, run: Path) -> "subprocess.Popen[str]":
-    """Start a run, and wait for its first checkpoint."""
+def started(ranks: int, config: Path, run: Path, *options: str) -> "subprocess.Popen[str]":
+    """Start a run with `options` of torchrun, and wait for its first checkpoint."""
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    process = subprocess.Popen(command(ranks, config), text=True, env=ALL, **pipes)
-    while not list(Run(run).checkpoints):
+    line = command(ranks, config)
+    process = subprocess.Popen([*line[:3], *options, *line[3:]], text=True, env=ALL, **pipes)
+    wait_for_step(1, process, run)
+    return process
+
+
+def wait_for_step(step: int, process: "subprocess.Popen[str]", run: Path) -> None:
+    """Wait for a checkpoint of `step` or a later one."""
+    while max(Run(run).checkpoints, default=0) < step:
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.01)
-    return process
+
+
+def live_ranks(process: "subprocess.Popen[str]") -> dict[str, psutil.Process]:
+    """Rank → its process."""
+    ranks = {}
+    for child in psutil.Process(process.pid).children():
+        with suppress(psutil.Error):  # it ended
+            ranks[child.environ()["RANK"]] = child
+    return ranks
 
 
 def write_config(folder: Path, run: str, *, plain: bool = True, **sections: dict[str, Any]) -> Path:
@@ -323,6 +359,8 @@ def test_a_run_resumes_with_another_world_size_without_losing_rows(folder: Path)
     )
 
 
+(DOCUMENTED_RESTARTS,) = re.findall(r"^torchrun .*(--max-restarts \d+) .* -m recap train", PAGE, re.MULTILINE)
+RESTARTS = [*shlex.split(DOCUMENTED_RESTARTS), "--monitor-interval", "0.1"]
 LONG = {"num_train_steps": 90, "checkpoint_every_n": 15, "eval_log_every_n": 40}
 
 
@@ -364,6 +402,26 @@ def test_a_killed_rank_ends_all_ranks_with_one_message(folder: Path) -> None:
     assert process.returncode == 1
     assert errors.count("another process of this run ended or hangs") == 1, errors
     assert not any(rank.is_running() for rank in ranks)
+
+
+@pytest.mark.slow
+def test_killed_ranks_are_started_again_and_end_as_if_undisturbed(folder: Path) -> None:
+    finish(3, write_config(folder, "calm", plain=False, training=LONG))
+    config, run = write_config(folder, "elastic", plain=False, training=LONG), folder / "elastic"
+    process = started(3, config, run, *RESTARTS)
+    first = live_ranks(process)
+    first["1"].kill()
+    wait_for_step(max(Run(run).checkpoints) + 20, process, run)  # which only restarted ranks reach
+    second = live_ranks(process)
+    assert len(second) == 3
+    assert not {rank.pid for rank in first.values()} & {rank.pid for rank in second.values()}
+    for rank in second.values():
+        rank.kill()
+    _, errors = process.communicate(timeout=200)
+    assert process.returncode == 0, errors
+    assert errors.count("Traceback") == 0, errors
+    assert_same_run(run, folder / "calm", 90)  # bit for bit; sums over three ranks depend on their order
+    assert all(path.name.startswith("step_") for path in (run / "checkpoints").iterdir()), "a partial checkpoint"
 
 
 @pytest.mark.slow
