@@ -411,7 +411,7 @@ def test_killed_ranks_are_started_again_and_end_as_if_undisturbed(folder: Path) 
     process = started(3, config, run, *RESTARTS)
     first = live_ranks(process)
     first["1"].kill()
-    wait_for_step(max(Run(run).checkpoints) + 20, process, run)  # which only restarted ranks reach
+    wait_for_step(max(Run(run).checkpoints) + 15, process, run)  # which only restarted ranks reach
     second = live_ranks(process)
     assert len(second) == 3
     assert not {rank.pid for rank in first.values()} & {rank.pid for rank in second.values()}
