@@ -146,6 +146,8 @@ class DataParallel(Strategy):
     def reduce_gradients(
         self, gradients: Sequence[Tensor | None], parameters: Sequence[Tensor]
     ) -> Sequence[Tensor | None]:
+        if not self._ranks.is_distributed:
+            return gradients
         rest = [index for index, parameter in enumerate(parameters) if parameter not in self._settled]
         sums = list(gradients)
         if rest:
