@@ -6,7 +6,7 @@ where one was fitted, and a manifest with the checksum of each file.
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
@@ -259,21 +259,34 @@ def _refuse_other_weights(changes: Mapping[KeyPath, tuple[Any, Any]], folder: Pa
         )
 
 
-def read_weights(folder: Path) -> dict[str, Tensor]:
-    """The weights in `folder` by name. Raises CheckpointError if they cannot be read or are not finite."""
+def read_weights(folder: Path, shapes_only: Collection[str] = ()) -> dict[str, Tensor]:
+    """The weights in `folder` by name. Raises CheckpointError if they cannot be read or are not finite.
+
+    `shapes_only`: names whose tensors are not read; theirs are on the meta device.
+    """
     file = folder / WEIGHTS
     try:
-        weights: dict[str, Tensor] = load_file(file)
+        with safe_open(file, "pt") as content:
+            weights: dict[str, Tensor] = {
+                name: content.get_tensor(name)
+                if name not in shapes_only
+                else torch.empty(content.get_slice(name).get_shape(), device="meta")
+                for name in content.keys()  # noqa: SIM118 - it is no mapping
+            }
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{file}: cannot be read ({error})") from None
     for name, tensor in weights.items():
         if tensor.is_floating_point() and tensor.dtype not in DTYPES.values():
             raise CheckpointError(f"{file}: {shorten(name)} holds {_dtype(tensor)}; use another checkpoint")
-        if tensor.is_floating_point() and tensor.numel() and not all(map(torch.isfinite, tensor.aminmax())):
-            raise CheckpointError(
-                f"{file}: {shorten(name)} has values that are NaN or infinite; use another checkpoint"
-            )
+        if not tensor.is_meta:
+            check_finite(tensor, f"{file}: {shorten(name)}")
     return weights
+
+
+def check_finite(weight: Tensor, what: str) -> None:
+    """Raise CheckpointError, which starts with `what`, if a weight has values that are not finite."""
+    if weight.is_floating_point() and weight.numel() and not all(map(torch.isfinite, weight.aminmax())):
+        raise CheckpointError(f"{what} has values that are NaN or infinite; use another checkpoint")
 
 
 def read_calibration(folder: Path, config: RecapConfig) -> FittedCalibration | None:

@@ -33,8 +33,14 @@ _MIN_SHARE = 256
 
 
 def score_rows(scorer: Scorer, batch: Batch) -> Scores:
-    """The scores of the rows of `batch`, without gradients."""
+    """The scores of the rows of `batch`, without gradients.
+
+    With sharded tables a rank waits for the others in a forward pass, so there is one, whatever the number of rows.
+    """
     rows = len(batch)
+    if scorer.ranker.inputs.embeddings.is_sharded:
+        multiple = row_multiple(batch.continuous.device)
+        return in_lanes(lambda: _score(scorer, batch, -(-max(rows, 1) // multiple) * multiple), batch.continuous.device)
     if batch.continuous.is_cuda:
         starts = range(0, max(rows, 1), BLOCK)
         return _joined([_score(scorer, batch.rows(slice(start, start + BLOCK)), BLOCK) for start in starts])

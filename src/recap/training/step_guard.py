@@ -65,7 +65,7 @@ def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
 
 def not_finite_anywhere(tensors: Mapping[str, Tensor], ranks: Ranks) -> list[str]:
     """The names of the tensors that contain NaN or infinity; of sharded ones, on any rank."""
-    from torch.distributed._shard.sharded_tensor import ShardedTensor
+    from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 
     sharded = {name: tensor for name, tensor in tensors.items() if isinstance(tensor, ShardedTensor)}
     bad = not_finite({name: tensor for name, tensor in tensors.items() if name not in sharded})

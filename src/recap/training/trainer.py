@@ -40,7 +40,8 @@ from recap.training.optimizer.scheduled import ScheduledOptimizer
 from recap.training.parallel import DataParallel
 from recap.training.profile import Profile, span
 from recap.training.saved_weights import SavedWeights
-from recap.training.sharded_tables.tables import ShardedTables, table_group
+from recap.training.sharded_tables.library import table_group
+from recap.training.sharded_tables.tables import ShardedTables
 from recap.training.start.first_rows import FirstRows
 from recap.training.start.initial_rates import InitialRates
 from recap.training.start.new_run import TrainingStatistics, start_new_run
@@ -383,16 +384,23 @@ class Trainer:
         """Save the finished steps, which bad data or another rank ended; return the error to raise."""
         if not self.progress.step:
             return error
+        # The others may be gone, or wait in a collective, so their parts of the tables cannot be saved.
+        divided = self.ranks.is_distributed and self.config.training.sharded_tables is not None
         try:
-            if self.progress.step > self.saved_step:
+            if self.progress.step > self.saved_step and not divided:
                 self._save()
             self.checkpoints.wait()
+        except LostRank:
+            return error
         except RunError as failure:
             return RunError(f"{error}\n{failure}")
         if isinstance(error, LostRank):
             return error
+        saved = f"step {self.progress.step}, which is saved"
+        if self.progress.step > self.saved_step:
+            saved = f"step {self.progress.step}; the last checkpoint is {self.checkpoints.latest() or 'none'}"
         return RunError(
-            f"{error}\nThe run stopped after step {self.progress.step}, which is saved. Fix the data, or skip what is "
+            f"{error}\nThe run stopped after {saved}. Fix the data, or skip what is "
             "bad with on_bad_data: {kind: skip, budget: N} in its data set; then run the same command again to resume"
         )
 

@@ -3,9 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
-from support import Recorder, feed_values
+from support import LANGUAGES, Recorder, feed_values, write_feed
 from training.runs import files, records
 
 from recap.config.file.load import config_of
@@ -94,3 +97,20 @@ def assert_equal_runs(whole: Path, sharded: Path, step: int = STEPS) -> None:
         assert left.keys() == right.keys()
         for name in left:
             assert torch.allclose(left[name], right[name], rtol=1e-4, atol=1e-5), name
+
+
+def write_inputs(folder: Path) -> None:
+    """`feed`, `bad` with a vector that is not finite, and files of vectors and of another vocabulary."""
+    feed = write_feed(folder / "feed", histories=True)
+    words = {"word": ["en", "ja"], "row": [[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0]]}
+    pq.write_table(pa.table(words), feed / "vectors.parquet")
+    pq.write_table(pa.table({"value": ["xx", *reversed(LANGUAGES)]}), feed / "other.parquet")
+    (folder / "bad" / "train").mkdir(parents=True)
+    for file in (feed / "train").iterdir():
+        table = pq.read_table(file)
+        if file.name == "part-1.parquet":
+            vectors = np.stack(table.column("vector").to_numpy(zero_copy_only=False)).copy()
+            vectors[7] = 3e38  # a LayerNorm overflows
+            column = pa.FixedSizeListArray.from_arrays(vectors.ravel(), 4)
+            table = table.set_column(table.column_names.index("vector"), "vector", column)
+        pq.write_table(table, folder / "bad" / "train" / file.name)

@@ -1,15 +1,23 @@
 """Checks of sharded tables on several ranks; `torchrun` runs this file, and a test reads its output.
 
-Usage: ranks.py FOLDER CHECK…, where FOLDER holds the feed and the runs with whole tables.
+Usage: ranks.py FOLDER CHECK…, where FOLDER holds what `write_inputs` writes, and the runs with whole tables in a single
+process.
 """
 
 import sys
 from pathlib import Path
+from typing import Any
 
+import torch
 from support import Recorder
-from training.sharded_tables.cases import assert_equal_runs, run_values, table_values
+from training.runs import records
+from training.sharded_tables.cases import assert_equal_runs, open_trainer, run_values, table_values
 
+from recap.config.file.load import config_of
 from recap.distributed import Ranks, joined_ranks
+from recap.errors import ConfigError
+from recap.model.inputs.tables import initial_rows
+from recap.training.sharded_tables.tables import ShardedTables
 
 COMBINATIONS = (
     ("sgd", "table_wise"),
@@ -19,9 +27,12 @@ COMBINATIONS = (
     ("rowwise_adagrad", "row_wise"),
     ("rowwise_adagrad", "auto"),
 )
+SHORT = 8
+"""Steps of a run in which the number of steps does not matter."""
 
 
 def check_losses(folder: Path, ranks: Ranks) -> None:
+    """Losses, metrics and weights after 50 steps are those of whole tables in a single process."""
     for algorithm, sharding in COMBINATIONS:
         run = folder / f"{algorithm}-{sharding}-{ranks.world_size}"
         recorder = run_values(table_values(folder / "feed", run, sharding, algorithm), ranks, Recorder())
@@ -32,7 +43,75 @@ def check_losses(folder: Path, ranks: Ranks) -> None:
             assert sharding == "auto" or all(sharding in plan for plan in plans)
 
 
-CHECKS = {"losses": check_losses}
+def compare(folder: Path, ranks: Ranks, name: str, algorithm: str, sharding: str, change: Any, **training: Any) -> None:
+    """Runs of whole and of sharded tables on these ranks are equal. `change`: a function of the values of the runs."""
+    runs = [folder / f"{name}-{kind}-{ranks.world_size}" for kind in ("whole", sharding)]
+    for run, kind in zip(runs, (None, sharding), strict=True):
+        options = {"num_train_steps": SHORT, "eval_log_every_n": 4, "train_log_every_n": 2, **training}
+        values = table_values(folder / "feed", run, kind, algorithm, **options)
+        change(values)
+        run_values(values, ranks)
+    if ranks.is_first:
+        assert_equal_runs(*runs, step=SHORT)
+
+
+def check_features(folder: Path, ranks: Ranks) -> None:
+    """What training offers besides works with sharded tables as with whole ones."""
+
+    def nothing(values: dict[str, Any]) -> None:
+        pass
+
+    def with_batch_norm(values: dict[str, Any]) -> None:
+        values["model"]["featurization"] = {"kind": "double_norm_log"}
+
+    def bad_rows(values: dict[str, Any]) -> None:
+        values["train_data"]["source"]["inputs"] = str(folder / "bad" / "train" / "*.parquet")
+
+    def pretrained(values: dict[str, Any]) -> None:
+        rows = {"path": str(folder / "feed" / "vectors.parquet"), "id": "word", "vector": "row"}
+        values["model"]["embeddings"]["language"] = {"width": 4, "pretrained": rows}
+
+    def other_vocabulary(values: dict[str, Any]) -> None:
+        values["features"]["discrete"]["language"] = {"vocabulary": str(folder / "feed" / "other.parquet")}
+
+    watch = {"metric": "auc", "split": "validation", "cut_rates": {"after": 1}}
+    compare(folder, ranks, "micro-batches", "adagrad", "row_wise", nothing, gradient_accumulation=3)
+    compare(folder, ranks, "batch-norm", "sgd", "table_wise", with_batch_norm, batch_norm_rows=200, watch=watch)
+    compare(folder, ranks, "skipped", "adagrad", "row_wise", bad_rows, non_finite={"kind": "skip", "budget": 9})
+    if ranks.is_first:
+        steps = records(folder / f"skipped-row_wise-{ranks.world_size}")
+        assert [record["skipped_steps"] for record in steps if record["split"] == "train"][-1] == 1
+    compare(folder, ranks, "pretrained", "adagrad", "column_wise", pretrained)
+    whole = folder / "rowwise_adagrad-whole"
+    warm = {"initial_checkpoint_dir": str(whole)}
+    compare(folder, ranks, "warm", "rowwise_adagrad", "row_wise", nothing, **warm)
+    compare(folder, ranks, "grown", "rowwise_adagrad", "table_wise", other_vocabulary, **warm)
+
+
+def check_parts(folder: Path, ranks: Ranks) -> None:
+    """Each rank holds a part of the rows, which are those of a whole table; a plan that does not fit is refused."""
+    values = table_values(folder / "feed", folder / "parts", "row_wise", "sgd")
+    values["features"]["discrete"]["user_id"] = {"hash": {"buckets": 3 << 19, "hashes": 1}}  # drawn in two blocks
+    (folder / "parts").mkdir(exist_ok=True)
+    tables = open_trainer(config_of(values), ranks).model.ranker.inputs.embeddings
+    assert isinstance(tables, ShardedTables)
+    assert not list(tables.parameters())
+    spec = tables.specs["user_id"]
+    rows = torch.cat([rows for _, rows in initial_rows(spec, 0, [(0, spec.num_embeddings)])])
+    (part,) = tables.parts["user_id"]
+    assert len(part.weight) <= -(-spec.num_embeddings // ranks.world_size)
+    assert torch.equal(part.weight, rows[part.rows])
+    values["training"]["sharded_tables"]["memory_gib"] = 0.001
+    try:
+        open_trainer(config_of(values), ranks)
+    except ConfigError as error:
+        assert "no plan fits" in str(error)
+        assert "Most of it is 'user_id': 1,572,865 rows of width 8" in str(error)
+    else:
+        raise AssertionError
+
+
+CHECKS = {"losses": check_losses, "features": check_features, "parts": check_parts}
 
 
 if __name__ == "__main__":

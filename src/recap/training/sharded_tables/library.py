@@ -5,6 +5,11 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
+import torch.distributed as dist
+from torch.distributed import HashStore  # type: ignore[attr-defined]
+
+from recap.distributed import Ranks
 from recap.errors import InputError
 
 
@@ -31,4 +36,26 @@ def quiet() -> Iterator[None]:
     """For the block: no warnings, such as those on what TorchRec itself calls and torch will remove."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        yield
+
+
+@contextmanager
+def table_group(ranks: Ranks) -> Iterator[None]:
+    """For the block: a process group of torch, which TorchRec needs, also for a run of a single process."""
+    if ranks.is_distributed or dist.is_initialized():
+        yield
+        return
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", store=HashStore(), rank=0, world_size=1
+    )
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def same_random_state() -> Iterator[None]:
+    """For the block: random numbers that are drawn do not change those drawn after it."""
+    with torch.random.fork_rng(devices=[]):
         yield

@@ -4,14 +4,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from recap.config.base import DEFAULT
 from recap.config.optimizer import RowwiseAdagradConfig, TableAlgorithmConfig
+from recap.config.recap import RecapConfig
 from recap.config.sharded_tables import ShardedTablesConfig
 from recap.distributed import Ranks
 from recap.errors import ConfigError
 from recap.model.inputs.tables import TableSpec
+from recap.runtime import Runtime, free_memory
 from recap.training.optimizer.memory import state_bytes
 from recap.training.sharded_tables.library import quiet
 
@@ -132,3 +135,37 @@ class Planner:
 
 def _gib(size: int) -> str:
     return f"{size / 2**30:,.2f} GiB"
+
+
+def build_planner(config: RecapConfig, runtime: Runtime, by_feature: Mapping[str, TableSpec]) -> Planner:
+    """The planner of a run. `by_feature`: the features that read tables. Every rank must call it."""
+    sharded, tables, ranks = config.training.sharded_tables, config.optimizer.tables, runtime.ranks
+    assert sharded is not None
+    assert tables is not None
+    memory = _free_bytes(runtime) if sharded.memory_gib is None else int(sharded.memory_gib * 2**30)
+    values: dict[str, list[int]] = {}
+    for feature, spec in by_feature.items():
+        values.setdefault(spec.name, []).append(_values(config, feature) * config.features.codes_per_value(spec.name))
+    return Planner(
+        config=sharded,
+        algorithm=tables.algorithm,
+        ranks=ranks,
+        device_type=runtime.device.type,
+        memory_bytes=ranks.broadcast_object(memory),
+        batch_size=max(config.train_data.global_batch_size // ranks.world_size, 1),
+        values=values,
+    )
+
+
+def _values(config: RecapConfig, feature: str) -> int:
+    """The values of a feature per row, at most."""
+    if feature in config.features.discrete:
+        return config.features.discrete[feature].length
+    return config.features.histories[feature.partition("/")[0]].max_length
+
+
+def _free_bytes(runtime: Runtime) -> int:
+    if runtime.device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(runtime.device)
+        return free
+    return free_memory() // runtime.ranks.local_world_size

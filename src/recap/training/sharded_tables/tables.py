@@ -8,29 +8,28 @@ the network: the network sees copies of the vectors, and `step` gives their grad
 known to be good. So a step that is not finite moves no table, as it moves no other weight.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
-from recap.config.optimizer import AdagradConfig, RowwiseAdagradConfig, SgdConfig, TableAlgorithmConfig
+from recap.config.optimizer import RowwiseAdagradConfig, SgdConfig
 from recap.config.recap import RecapConfig
-from recap.distributed import TIMEOUT, Ranks
-from recap.errors import LostRank
-from recap.model.inputs.tables import Tables, TableSpec, initial_rows
+from recap.distributed import TIMEOUT, lost_ranks_raised
+from recap.model.directory import check_finite
+from recap.model.inputs.tables import BLOCK_ROWS, Tables, TableSpec, initial_rows
 from recap.model.names import key_of
 from recap.reporting import Say
-from recap.runtime import Runtime, free_memory
-from recap.training.sharded_tables.library import load_torchrec, quiet
-from recap.training.sharded_tables.plan import Planner
+from recap.runtime import Runtime
+from recap.training.sharded_tables.collection import Collection, build_collections, fused_options, table_state
+from recap.training.sharded_tables.library import load_torchrec, quiet, same_random_state
+from recap.training.sharded_tables.plan import build_planner
 
 if TYPE_CHECKING:
-    from torch.distributed._shard.sharded_tensor import Shard, ShardedTensor
+    from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 
 
 @dataclass(frozen=True)
@@ -85,13 +84,13 @@ class ShardedTables(Tables):
         assert config.optimizer.tables is not None
         self.ranks, self.device = runtime.ranks, runtime.device
         algorithm = config.optimizer.tables.algorithm
-        sharder = EmbeddingCollectionSharder(fused_params={**_fused(algorithm), "learning_rate": 0.0})
-        with quiet(), _same_random_state():
-            collections, names = _collections(specs)
-            plan, self.plan = _planner(config, runtime, self.by_feature)(collections, sharder, names)
+        sharder = EmbeddingCollectionSharder(fused_params={**fused_options(algorithm), "learning_rate": 0.0})
+        with quiet(), same_random_state():
+            collections, names = build_collections(specs)
+            plan, self.plan = build_planner(config, runtime, self.by_feature)(collections, sharder, names)
             environment = ShardingEnv.from_process_group(dist.new_group(timeout=TIMEOUT))
             self._collections = [
-                _Collection(
+                Collection(
                     sharder.shard(collection, plan.plan[path], environment, self.device),
                     [feature for feature in self.by_feature if self.by_feature[feature].width == int(path)],
                     self.device,
@@ -111,7 +110,7 @@ class ShardedTables(Tables):
             if not isinstance(algorithm, SgdConfig):
                 own = collection.states.get(f"embeddings.{name}.weight", {}).get(f"{name}.momentum1")
                 by_row = isinstance(algorithm, RowwiseAdagradConfig)
-                self.states[spec.name] = _state(weight, [] if own is None else own.local_shards(), by_row=by_row)
+                self.states[spec.name] = table_state(weight, [] if own is None else own.local_shards(), by_row=by_row)
         self.parts = {spec.name: list(self._parts(spec.name)) for spec in specs}
         """Table → the parts that this rank holds."""
         self._lookups: list[_Lookup] = []
@@ -153,10 +152,10 @@ class ShardedTables(Tables):
             with (
                 torch.inference_mode(False),
                 torch.no_grad(),
-                _lost_ranks(),
+                lost_ranks_raised(),
             ):  # fbgemm has no kernels for inference mode
                 return self._vectors(codes)
-        with _lost_ranks():
+        with lost_ranks_raised():
             vectors = self._vectors(codes)
         copies = {feature: vector.detach().requires_grad_() for feature, vector in vectors.items()}
         self._lookups.append(_Lookup(codes, vectors, copies))
@@ -208,10 +207,10 @@ class ShardedTables(Tables):
         if len(lookups) > 1:  # micro-batches: one update with the sum of their gradients, as for other weights
             given = {feature: torch.cat([_flat(part[feature]) for part in gradients]) for feature in given}
             codes = {feature: torch.cat([_flat(lookup.codes[feature]) for lookup in lookups]) for feature in given}
-            with _lost_ranks(), torch.enable_grad():
+            with lost_ranks_raised(), torch.enable_grad():
                 vectors = self._vectors({feature: values[:, None] for feature, values in codes.items()})
             given = {feature: values[:, None] for feature, values in given.items()}
-        with _lost_ranks():
+        with lost_ranks_raised():
             torch.autograd.backward([vectors[feature] for feature in given], list(given.values()))
 
     def forget(self) -> None:
@@ -224,6 +223,28 @@ class ShardedTables(Tables):
         for part in self.parts[table]:
             own = (codes >= part.rows.start) & (codes < part.rows.stop)
             part.weight[(codes[own] - part.rows.start).to(self.device)] = vectors[own][:, part.columns].to(self.device)
+
+    def read_rows(self, table: str, stored: Any, codes: tuple[Tensor, Tensor] | None, what: str) -> None:
+        """Copy rows of a stored table, a slice of a safetensors file, of which no more than a block is in memory.
+
+        `codes`: codes of this table and those of the same values in the stored one, [N] each; None if all are the same.
+        Raises CheckpointError, which starts with `what`, for values that are not finite.
+        """
+        count = stored.get_shape()[0]
+        for start in range(0, count, BLOCK_ROWS):
+            end = min(start + BLOCK_ROWS, count)
+            if codes is None and not any(
+                part.rows.start < end and start < part.rows.stop for part in self.parts[table]
+            ):
+                continue
+            rows = stored[start:end]
+            check_finite(rows, what)
+            if codes is None:
+                self._write(table, start, rows)
+            else:
+                here, there = codes
+                inside = (there >= start) & (there < end)
+                self.set_rows(table, here[inside], rows[there[inside] - start])
 
     def make_gradients_sparse(self) -> None:
         """Does nothing: an update moves only the rows of its batch."""
@@ -278,117 +299,6 @@ class ShardedTables(Tables):
                     part.weight.copy_(value[part.rows, part.columns])
 
 
-class _Collection:
-    """The tables of one width."""
-
-    def __init__(self, module: Any, features: Sequence[str], device: torch.device) -> None:
-        """`module`: a `ShardedEmbeddingCollection` whose features are those of recap by their index in `features`."""
-        self.module, self.features, self.device = module, features, device
-        self.weights: dict[str, ShardedTensor] = module.state_dict()
-        self.states: dict[str, dict[str, ShardedTensor]] = module.fused_optimizer.state_dict()["state"]
-
-    def start(self, codes: Mapping[str, Tensor]) -> Callable[[], dict[str, Tensor]]:
-        """Start a lookup; the function waits for its rows: feature → [all codes of the feature, width].
-
-        A feature is one list of codes to TorchRec, whatever rows they belong to: ranks may have different shares.
-        """
-        from torchrec import KeyedJaggedTensor
-
-        flat = [codes[feature].reshape(-1) if feature in codes else None for feature in self.features]
-        given = [values for values in flat if values is not None]
-        jagged = KeyedJaggedTensor(
-            keys=[str(index) for index in range(len(self.features))],
-            values=torch.cat(given) if given else torch.empty(0, dtype=torch.int64, device=self.device),
-            lengths=torch.tensor([0 if values is None else len(values) for values in flat], device=self.device),
-        )
-        rows = self.module(jagged)
-        return partial(self._wait, rows)
-
-    def _wait(self, rows: Any) -> dict[str, Tensor]:
-        return {feature: rows[str(index)].values() for index, feature in enumerate(self.features)}
-
-    def set_rate(self, rate: float) -> None:
-        optimizer = self.module.fused_optimizer
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        optimizer.step()  # which only hands the rate over
-
-
-def _collections(specs: Sequence[TableSpec]) -> tuple[nn.ModuleDict, dict[str, TableSpec]]:
-    """Width → its collection, without memory; and TorchRec's name of each table → its spec.
-
-    Features are named by their index among those of the same width, since TorchRec has rules for names.
-    """
-    from torchrec import EmbeddingCollection, EmbeddingConfig
-
-    names = {f"table{index}": spec for index, spec in enumerate(specs)}
-    collections = {}
-    for width in sorted({spec.width for spec in specs}):
-        of_width = {name: spec for name, spec in names.items() if spec.width == width}
-        features = [feature for spec in of_width.values() for feature in spec.features]
-        collections[str(width)] = EmbeddingCollection(
-            tables=[
-                EmbeddingConfig(
-                    name=name,
-                    num_embeddings=spec.num_embeddings,
-                    embedding_dim=width,
-                    feature_names=[str(features.index(feature)) for feature in spec.features],
-                )
-                for name, spec in of_width.items()
-            ],
-            device=torch.device("meta"),
-        )
-    return nn.ModuleDict(collections), names
-
-
-def _planner(config: RecapConfig, runtime: Runtime, by_feature: Mapping[str, TableSpec]) -> Planner:
-    sharded, tables, ranks = config.training.sharded_tables, config.optimizer.tables, runtime.ranks
-    assert sharded is not None
-    assert tables is not None
-    memory = _free_bytes(runtime) if sharded.memory_gib is None else int(sharded.memory_gib * 2**30)
-    values: dict[str, list[int]] = {}
-    for feature, spec in by_feature.items():
-        values.setdefault(spec.name, []).append(_values(config, feature) * config.features.codes_per_value(spec.name))
-    return Planner(
-        config=sharded,
-        algorithm=tables.algorithm,
-        ranks=ranks,
-        device_type=runtime.device.type,
-        memory_bytes=ranks.broadcast_object(memory),
-        batch_size=max(config.train_data.global_batch_size // ranks.world_size, 1),
-        values=values,
-    )
-
-
-def _values(config: RecapConfig, feature: str) -> int:
-    """The values of a feature per row, at most."""
-    if feature in config.features.discrete:
-        return config.features.discrete[feature].length
-    return config.features.histories[feature.partition("/")[0]].max_length
-
-
-def _free_bytes(runtime: Runtime) -> int:
-    if runtime.device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(runtime.device)
-        return free
-    return free_memory() // runtime.ranks.local_world_size
-
-
-def _fused(algorithm: TableAlgorithmConfig) -> dict[str, Any]:
-    """The options of fbgemm's optimizer."""
-    from fbgemm_gpu.split_embedding_configs import EmbOptimType
-
-    match algorithm:
-        case SgdConfig():
-            return {"optimizer": EmbOptimType.EXACT_SGD}
-        case AdagradConfig():
-            return {"optimizer": EmbOptimType.EXACT_ADAGRAD, "eps": algorithm.epsilon}
-        case RowwiseAdagradConfig():
-            return {"optimizer": EmbOptimType.EXACT_ROWWISE_ADAGRAD, "eps": algorithm.epsilon}
-        case _:
-            raise AssertionError(algorithm.kind)  # the check of the configuration rejects it
-
-
 def _weight_name(table: str) -> str:
     return f"tables.{key_of(table)}.weight"
 
@@ -400,63 +310,3 @@ def _gradient(copy: Tensor) -> Tensor:
 def _flat(values: Tensor) -> Tensor:
     """[B, N, …] → [B · N, …]."""
     return values.flatten(0, 1)
-
-
-def _state(weight: "ShardedTensor", own: "Sequence[Shard]", *, by_row: bool) -> "ShardedTensor":
-    """The state of a table from this rank's parts, which are divided as `weight` is; TorchRec makes it on some ranks.
-
-    `by_row`: it has a number for each row.
-    """
-    from torch.distributed._shard.sharded_tensor import Shard, ShardedTensor, ShardedTensorMetadata
-
-    dimensions = 1 if by_row else 2
-    metadata = weight.metadata()
-    shards = [
-        replace(part, shard_offsets=part.shard_offsets[:dimensions], shard_sizes=part.shard_sizes[:dimensions])
-        for part in metadata.shards_metadata
-    ]
-    tensors = {tuple(shard.metadata.shard_offsets[:dimensions]): shard.tensor for shard in own}
-    local = [
-        Shard(tensors[tuple(part.shard_offsets)].detach(), part)
-        for part in shards
-        if part.placement is not None and part.placement.rank() == dist.get_rank()
-    ]
-    return ShardedTensor._init_from_local_shards_and_global_metadata(
-        local,
-        ShardedTensorMetadata(shards, torch.Size(metadata.size[:dimensions]), metadata.tensor_properties),
-        process_group=weight._process_group,
-    )
-
-
-@contextmanager
-def table_group(ranks: Ranks) -> Iterator[None]:
-    """For the block: a process group of torch, which TorchRec needs, also for a run of a single process."""
-    if ranks.is_distributed or dist.is_initialized():
-        yield
-        return
-    dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", store=dist.HashStore(), rank=0, world_size=1
-    )
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
-
-
-@contextmanager
-def _same_random_state() -> Iterator[None]:
-    """For the block: random numbers that are drawn do not change those drawn after it."""
-    with torch.random.fork_rng(devices=[]):
-        yield
-
-
-@contextmanager
-def _lost_ranks() -> Iterator[None]:
-    """For the block: raises LostRank where a collective of TorchRec raises RuntimeError."""
-    try:
-        yield
-    except RuntimeError as error:
-        raise LostRank(
-            f"another process of this run ended or hangs ({str(error).strip().partition(chr(10))[0]}). To resume from "
-            "the last checkpoint, run the same command again"
-        ) from None

@@ -8,6 +8,10 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
 from recap.config.base import KeyPath, ShapesWeights, dotted
 from recap.config.discrete import IntegerCodes
 from recap.config.features import VectorColumn
@@ -30,6 +34,8 @@ from recap.model.directory import (
 from recap.model.inputs.meaning import difference, inputs_of, table_rows
 from recap.model.inputs.tables import table_specs
 from recap.model.names import is_below, key_of, nearest
+from recap.model.ranker import Ranker
+from recap.training.sharded_tables.tables import ShardedTables
 
 _PATH = ("training", "initial_weights")
 _FRESH, _MAP = dotted((*_PATH, "fresh")), dotted((*_PATH, "map"))
@@ -71,7 +77,7 @@ def start_from(folder: Path, model: SavedModel) -> Warm:
             f"their modules in {_FRESH}:\n  {shown}{start.changed_inputs()}"
         )
     start.check_meaning()
-    model.ranker.load_state_dict(start.taken, strict=False)
+    start.load(model.ranker)
     if config is not None:
         lines.append(f"{len(start.taken)} of {len(start.new)} weights come from {folder}, the others start fresh")
     if unused:
@@ -86,9 +92,17 @@ class _WarmStart:
         self.folder, self.config, self.assets = folder, model.config, model.assets
         self.old_config, self.old_assets = open_inputs(folder)
         check_shapes(folder, self.old_config, self.old_assets)
-        self.old, self.new = read_weights(folder), model.ranker.state_dict()
+        self.new = model.ranker.state_dict()
         sources = {name: _source(name, mapping) for name in self.new}
         self.sources = {name: source for name, source in sources.items() if source is not None}
+        tables = model.ranker.inputs.embeddings
+        self.sharded = {_table_weight(table): table for table in tables.specs} if tables.is_sharded else {}
+        """Weight → table, for tables of which this rank reads only its part, when all is known to fit."""
+        apart = {source for name, source in self.sources.items() if name in self.sharded}
+        apart -= {source for name, source in self.sources.items() if name not in self.sharded}
+        self.old = read_weights(folder, shapes_only=apart)
+        self.codes: dict[str, tuple[Tensor, Tensor]] = {}
+        """Sharded table → the codes here and in the old table of the values that both have."""
         self.taken = {name: self.old[source] for name, source in self.sources.items() if source in self.old}
         self.rows, self.old_rows = table_rows(self.config, self.assets), table_rows(self.old_config, self.old_assets)
         old_tables = {_table_weight(table): table for table in self.old_rows}
@@ -115,17 +129,33 @@ class _WarmStart:
                     f"former, or list {name.removesuffix('.weight')} in {_FRESH}"
                 )
             here, old_codes = codes
-            rows, before = self.new[name].clone(), self.taken[name]
-            if rows.shape[1:] != before.shape[1:]:
+            new, before = self.new[name], self.taken[name]
+            if new.shape[1:] != before.shape[1:]:
                 continue  # reported with the other shapes
-            rows[0], rows[here] = before[0], before[old_codes]  # row 0: unknown values
-            self.taken[name] = rows
-            fresh, dropped = len(rows) - 1 - len(here), len(before) - 1 - len(here)
+            if table in self.sharded.values():
+                zero = torch.zeros(1, dtype=torch.int64)  # the row of unknown values
+                self.codes[table] = torch.cat([zero, here]), torch.cat([zero, old_codes])
+                self.taken[name] = torch.empty(new.shape, device="meta")
+            else:
+                rows = new.clone()
+                rows[0], rows[here] = before[0], before[old_codes]
+                self.taken[name] = rows
+            fresh, dropped = new.shape[0] - 1 - len(here), before.shape[0] - 1 - len(here)
             lines.append(
                 f"table {table!r}: {len(here)} rows come from {self.folder} by their values, {fresh} new values start "
                 f"fresh, {dropped} old ones are dropped"
             )
         return lines
+
+    def load(self, ranker: Ranker) -> None:
+        """Load the weights that are taken. Raises CheckpointError for those of sharded tables that are not finite."""
+        ranker.load_state_dict({name: taken for name, taken in self.taken.items() if not taken.is_meta}, strict=False)
+        file, tables = self.folder / WEIGHTS, ranker.inputs.embeddings
+        for name in self.taken.keys() & self.sharded.keys():
+            assert isinstance(tables, ShardedTables)
+            with safe_open(file, "pt") as content:
+                stored = content.get_slice(self.sources[name])
+                tables.read_rows(self.sharded[name], stored, self.codes.get(self.sharded[name]), f"{file}: {name}")
 
     def check_meaning(self) -> None:
         """Raise CheckpointError if weights that are taken would read inputs that they were not trained for."""
