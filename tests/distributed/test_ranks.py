@@ -227,7 +227,7 @@ def command(ranks: int, *arguments: str | Path) -> list[str]:
 
 
 def train(ranks: int, *arguments: str | Path) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(command(ranks, *arguments), capture_output=True, text=True, timeout=100, env=ALL)
+    return subprocess.run(command(ranks, *arguments), capture_output=True, text=True, timeout=200, env=ALL)
 
 
 def finish(ranks: int, *arguments: str | Path) -> None:
