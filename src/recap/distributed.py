@@ -10,7 +10,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from hashlib import sha256
@@ -270,7 +270,8 @@ def joined_ranks() -> Iterator[Ranks]:
         _REPORTED[error] = _note_error(error, store)  # before this process ends and the others lose it
         raise
     store.set(f"done/{ranks.rank}", "")
-    store.wait([f"done/{rank}" for rank in range(ranks.world_size)])  # if one left early, the others would lose it
+    with suppress(RuntimeError):  # where rank 0 hosts the store, it may end first
+        store.wait([f"done/{rank}" for rank in range(ranks.world_size)])  # if one left early, the others would lose it
     dist.destroy_process_group()
 
 
