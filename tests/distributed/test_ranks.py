@@ -22,7 +22,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import feed_config, feed_values, write_feed
-from torch.distributed import HashStore  # type: ignore[attr-defined]
+from torch.distributed import HashStore
 from torch.testing import assert_close
 from training.runs import assert_same_run, files, records
 
