@@ -31,7 +31,7 @@ Boxes = list[tuple[int, list[int], list[int]]]
 
 
 def values(folder: Path, run: str, sharding: str | None, steps: int, **sharded: Any) -> dict[str, Any]:
-    changes = {"num_train_steps": steps, "checkpoint_every_n": 10, "eval_log_every_n": 20}
+    changes = {"num_train_steps": steps, "checkpoint_every_n": 10, "eval_log_every_n": 10}
     made = table_values(folder / "feed", folder / run, sharding, "rowwise_adagrad", **changes)
     if sharding is not None:
         made["training"]["sharded_tables"] |= sharded
@@ -72,7 +72,9 @@ def check_any_division_is_written_and_read(folder: Path, ranks: Ranks) -> None:
     if size == 4:
         assert tables["rows"][1][-1] == (3, [5, 0], [0, 8])
     state = {name: sharded(whole, boxes, rank) for name, (whole, boxes) in tables.items()}
+    pieces, checkpoints.PIECE_BYTES = checkpoints.PIECE_BYTES, 64  # two rows
     shards, writer = Shards.of({"weights": state}), JointWriter(ranks)
+    checkpoints.PIECE_BYTES = pieces
     copies = {key: tensor.contiguous() for key, tensor in shards.local.items()}
     path = folder / f"written-{size}"
     with writer.directory(path) as made:
@@ -189,7 +191,7 @@ CHECKS = {name.removeprefix("check_"): check for name, check in list(globals().i
 
 
 if __name__ == "__main__":
-    checkpoints.PIECE_BYTES = 64
+    checkpoints.PIECE_BYTES = 1024
     with joined_ranks() as joined:
         for name in sys.argv[2:]:
             CHECKS[name](Path(sys.argv[1]), joined)
