@@ -50,10 +50,10 @@ def start(sets: dict[str, Source], monkeypatch: pytest.MonkeyPatch) -> Iterator[
 def test_rows_are_those_of_threads_while_servers_are_lost_and_come_back(count: int, feed: Path, start: Start) -> None:
     changes = random.Random(count)
     servers = [start() for _ in range(count)]
-    messages, lost = list[str](), set[int]()
-    config = config_with(feed, readers_of(servers, wait_seconds=60), num_epochs=4)
+    lost = set[int]()
+    config = config_with(feed, readers_of(servers, wait_seconds=60), num_epochs=2)
     for rank in range(2):
-        stream, threads = stream_of(config, say=messages.append), stream_of(config_with(feed, num_epochs=4))
+        stream, threads = stream_of(config), stream_of(config_with(feed, num_epochs=2))
         stream.ranks = threads.ranks = Ranks(rank=rank, world_size=2)
         for left, right in zip(stream, threads, strict=True):
             assert_same(left, right)
@@ -66,7 +66,6 @@ def test_rows_are_those_of_threads_while_servers_are_lost_and_come_back(count: i
                 else:
                     servers[index].shutdown()
                     lost.add(index)
-    assert any(message.startswith("lost the data server") for message in messages)
 
 
 def test_a_server_that_comes_back_is_used_again_unless_its_data_are_others(feed: Path, start: Start) -> None:
