@@ -28,6 +28,7 @@ ROOMS = (
     "evaluation",
     "tracking",
     "training",
+    "planning",
     "inference",
     "backtest",
     "export",

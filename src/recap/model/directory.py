@@ -335,14 +335,19 @@ def read_statistics(folder: Path) -> Statistics | None:
 
 def weight_shapes(config: RecapConfig, assets: Assets) -> dict[str, Tensor]:
     """The weights of a model by name, as tensors of the meta device: shapes without memory. Raises ConfigError."""
+    return meta_ranker(config, assets).state_dict()
+
+
+def meta_ranker(config: RecapConfig, assets: Assets) -> Ranker:
+    """A ranker on the meta device, whose weights have shapes but no memory. Raises ConfigError."""
     try:
-        with torch.device("meta"), NoRandomValues():
-            return Ranker(config, assets).state_dict()
+        with torch.device("meta"), _NoRandomValues():
+            return Ranker(config, assets)
     except RuntimeError as error:  # a shape whose number of bytes is no int64
         raise ConfigError(f"the model has a weight larger than any memory ({error})") from None
 
 
-class NoRandomValues(TorchFunctionMode):
+class _NoRandomValues(TorchFunctionMode):
     """Draws no normal values: on the meta device torch draws them with its compiler, which takes seconds to import."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
