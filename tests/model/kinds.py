@@ -1,5 +1,6 @@
 """Small examples of every kind of model part, and rankers made of them, for the shared suite. Add new kinds here."""
 
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -180,40 +181,94 @@ FEATURES: dict[str, dict[str, Any]] = {
 }
 """Merged over the section `features`, for the cases that need it."""
 
-CASES: dict[str, dict[str, Any]] = {
-    **{
-        f"{backbone}-{sharing}": {}
-        for backbone in BACKBONES
-        for sharing in SHARINGS
-        if not (sharing == "ple" and BACKBONES[backbone]["kind"] == "dlrm")  # only level 1 reads embeddings
+COMBINED: dict[str, dict[str, Any]] = {
+    "every_tower": {
+        "sharing": {"kind": "share_none"},
+        "tasks": {name: {"tower": tower} for name, tower in TOWERS.items()},
+        **OTHERS["double_norm_log_joining_vectors"],
     },
+    "every_history": {
+        "histories": {name: {"encoder": encoder} for name, encoder in ENCODERS.items()},
+        "backbone": BACKBONES["mask_net_parallel"],
+        **OTHERS["position_debias_average"],
+    },
+    "mmoe_with_regressions": {
+        "sharing": SHARINGS["mmoe"],
+        "tasks": {
+            **OTHERS["regressions"]["tasks"],
+            "binary": {"tower": TOWERS["mlp"], "affine_map": {}},
+        },
+        **OTHERS["z_score_log_renorm"],
+    },
+    "ple_with_esmm": {
+        "backbone": BACKBONES["gdcn_parallel"],
+        "sharing": SHARINGS["ple"],
+        **OTHERS["esmm"],
+        **OTHERS["clip_log1p_abs"],
+    },
+    "share_partial_with_aitm": {
+        "backbone": BACKBONES["wukong_with_mlp"],
+        "sharing": SHARINGS["share_partial"],
+        **OTHERS["aitm"],
+        **OTHERS["log1p_abs_joining_vectors"],
+    },
+}
+"""Every kind of part in few models, for what takes seconds a model. Merged over `model` of `mlp-share_all`."""
+FEATURES["every_history"] = {
+    "discrete": {"hour": {"size": 24}, "post": {"hash": {"buckets": 30}}},
+    "histories": {
+        name: {
+            **HISTORY,
+            "attributes": {key: value for key, value in HISTORY["attributes"].items() if key != "hour"},
+        }
+        for name in ENCODERS
+    },
+}
+
+CASES: dict[str, dict[str, Any]] = {
+    **{f"{backbone}-share_all": {} for backbone in BACKBONES},
+    # An expert of a later level reads no embeddings, which DLRM needs.
+    **{f"{name}-{'cgc' if part['kind'] == 'dlrm' else 'ple'}": {} for name, part in BACKBONES.items()},
+    **{f"mlp-{sharing}": {} for sharing in SHARINGS},
     **{f"{tower}-share_none": {} for tower in TOWERS},
     **OTHERS,
 }
+"""Every kind of part with simple others, and every backbone as an expert."""
 
 
 def make_config(case: str) -> RecapConfig:
     """The configuration of a case, over the columns of a feed."""
     values = feed_values(Path("feed"), Path("run"))
-    first, _, sharing = ("mlp", "", "share_all") if case in OTHERS else case.partition("-")
+    others = OTHERS | COMBINED
+    first, _, sharing = ("mlp", "", "share_all") if case in others else case.partition("-")
     shares = sharing in SHARINGS
     tower = TOWERS["mlp"] if shares else TOWERS[first]
     values["model"] |= {
         "backbone": BACKBONES[first] if shares else None,
         "sharing": SHARINGS[sharing] if shares else {"kind": sharing},
         "tasks": {"like": {"tower": tower, "affine_map": {}}, "share": {"tower": tower, "pos_weight": 2.0}},
-        **OTHERS.get(case, {}),
+        **others.get(case, {}),
     }
+    if values["model"]["sharing"]["kind"] == "share_none":
+        values["model"]["backbone"] = None
     values["features"] |= FEATURES.get(case, {})
+    tasks = values["model"]["tasks"]
+    if tasks.keys() != {"like", "share"}:
+        values["train_data"]["tasks"] = {task: {} for task in tasks}
+        values["scoring"]["weights"] = dict.fromkeys(tasks, 1.0)
     return config_of(values)
 
 
 def make_batch(config: RecapConfig, rows: int = 40, seed: int = 0) -> Batch:
-    """Rows of a feed, encoded for `config`."""
+    """Rows of a feed, encoded for `config`; a task that the feed lacks has the labels of `like`."""
+    table = history_table(rows, seed)
+    for task in config.tasks:
+        if task not in table.column_names:
+            table = table.append_column(task, table["like"])
     encoder = RowEncoder(
         config.features, {"language": pa.array(["en", "ja"])}, LabelEncoder(config.tasks, config.train_data.labels)
     )
-    return encoder.encode(history_table(rows, seed), Location("rows"))
+    return encoder.encode(table, Location("rows"))
 
 
 def make_ranker(config: RecapConfig, seed: int = 0) -> Ranker:
@@ -228,7 +283,7 @@ def make_fitted(config: RecapConfig) -> FittedCalibration:
     maps = (AffineMap(slope=1.5, intercept=-0.5), IsotonicMap(knots=(-2.0, 0.0, 0.3), values=(-3.0, 0.5, 0.6)))
     tasks = {
         task: FittedTask(map=part, positives=100, offsets=offsets)
-        for task, part in zip(config.tasks, maps, strict=True)
+        for task, part in zip(config.tasks, cycle(maps), strict=False)
         if task not in config.regressions
     }
     return FittedCalibration(
