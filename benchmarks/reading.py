@@ -1,6 +1,6 @@
-"""The cost of reading besides speed: memory for any amount of data, time to resume, and slowdown of training.
+"""The cost of reading besides speed: memory for any amount of data, time to resume, slowdown of training, data servers.
 
-python benchmarks/reading.py [memory] [resume] [overlap]
+python benchmarks/reading.py [memory] [resume] [overlap] [servers]
 
 Large data sets are a few files, hard-linked many times under different names.
 """
@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import torch
 from data import DENSE_FILES, DENSE_ROWS, FEATURES, TASKS, dense, write_dense
 
-from recap.config.file.load import config_of
+from recap.config.file.load import config_of, dump_config
 from recap.config.recap import JobMode
 from recap.data.batch import Batch
 from recap.data.open import open_stream
@@ -33,12 +33,14 @@ from recap.training.optimizer.scheduled import ScheduledOptimizer
 
 LONG_ROWS, LONG_FILES = 10_000_000, 10
 """Rows per file, and files, of a table with a number, a code and a label."""
+WIDE_ROWS, WIDE_COLUMNS = 200_000, 200
+"""Of the table that data servers read."""
 
 
 def main() -> None:
     """Run the requested parts, by default all."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("parts", nargs="*", default=["memory", "resume", "overlap"])
+    parser.add_argument("parts", nargs="*", default=["memory", "resume", "overlap", "servers"])
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
@@ -46,7 +48,7 @@ def main() -> None:
         return
     for part in options.parts:
         with tempfile.TemporaryDirectory() as made:
-            {"memory": memory, "resume": resume, "overlap": overlap}[part](Path(made))
+            {"memory": memory, "resume": resume, "overlap": overlap, "servers": servers}[part](Path(made))
 
 
 def memory(folder: Path) -> None:
@@ -132,6 +134,39 @@ def overlap(folder: Path) -> None:
     medians = {origin: float(np.median(steps)) for origin, steps in seconds.items()}
     slower = [averages["read"] / averages["memory"] - 1 for averages in (means, medians)]
     print(f"  reading slows training by {slower[0]:.1%} (by medians {slower[1]:.1%}; target: at most 3%)")
+
+
+def servers(folder: Path) -> None:
+    """Rows per second of an epoch of wide rows, read by threads, and by one and two servers on this machine."""
+    random = np.random.default_rng(0)
+    columns = {f"number{index}": random.normal(size=WIDE_ROWS).astype(np.float32) for index in range(WIDE_COLUMNS)}
+    columns["label0"] = (random.random(WIDE_ROWS) < 0.1).astype(np.int8)
+    pq.write_table(pa.table(columns), folder / "part.parquet", row_group_size=8192)
+    data: dict[str, Any] = {"source": {"inputs": str(folder / "*.parquet")}, "tasks": {"label0": {}}, "num_epochs": 1}
+    model = FEATURES["table"]["model"] | {"tasks": {"label0": FEATURES["table"]["model"]["tasks"]["label0"]}}
+    features = {"continuous": [name for name in columns if name != "label0"]}
+    values = FEATURES["table"] | {"features": features, "model": model, "train_data": data}
+    (folder / "ranker.yaml").write_text(dump_config(config_of(values)))
+    command = [sys.executable, "-m", "recap", "data", "serve", str(folder / "ranker.yaml"), "--port", "0"]
+    started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    try:
+        addresses = []
+        for server in started:
+            assert server.stdout is not None
+            addresses.append(server.stdout.readline().rpartition(" at ")[2].strip())
+        choices: dict[str, dict[str, Any]] = {"threads": {"kind": "threads"}}
+        for count in (1, 2):
+            choices[f"{count} servers"] = {"kind": "service", "address": addresses[:count]}
+        for name, readers in [*choices.items(), *reversed(choices.items())]:
+            values["train_data"] = values["train_data"] | {"readers": readers}
+            stream = open_stream(config_of(values), {}, JobMode.TRAIN)
+            before = time.perf_counter()
+            rows = sum(map(len, stream))
+            print(f"{name:<9}: {rows / (time.perf_counter() - before):>9,.0f} rows/s", flush=True)
+    finally:
+        for server in started:
+            server.terminate()
+            server.wait()
 
 
 def link(source: Path, target: Path, times: int) -> None:
