@@ -24,9 +24,11 @@ from recap.model.inputs.tables import BLOCK_ROWS, Tables, TableSpec, initial_row
 from recap.model.names import key_of
 from recap.reporting import Say
 from recap.runtime import Runtime
+from recap.training.sharded_tables.checkpoints import is_sharded
 from recap.training.sharded_tables.collection import Collection, build_collections, fused_options, table_state
 from recap.training.sharded_tables.library import load_torchrec, quiet, same_random_state
 from recap.training.sharded_tables.plan import build_planner
+from recap.training.sharded_tables.zero_collision import PartIds, ZeroCollision
 
 if TYPE_CHECKING:
     from torch.distributed._shard.sharded_tensor.api import ShardedTensor
@@ -56,7 +58,7 @@ class TablePart:
 class _Lookup:
     """A forward pass whose gradients have not reached the tables yet, by feature."""
 
-    codes: Mapping[str, Tensor]  # [B, N, codes per value]
+    codes: Mapping[str, Tensor]  # [B, N, codes per value], rows of tables
     vectors: Mapping[str, Tensor]  # [B, N, width], of the lookup
     copies: Mapping[str, Tensor]  # the same, which the network read
 
@@ -111,10 +113,13 @@ class ShardedTables(Tables):
                 own = collection.states.get(f"embeddings.{name}.weight", {}).get(f"{name}.momentum1")
                 by_row = isinstance(algorithm, RowwiseAdagradConfig)
                 self.states[spec.name] = table_state(weight, [] if own is None else own.local_shards(), by_row=by_row)
+        self.ids = ZeroCollision(specs, self.ranks, self.device, config.training.seed)
+        """The ids of the rows of tables that have a zero-collision hash."""
         self.parts = {spec.name: list(self._parts(spec.name)) for spec in specs}
         """Table → the parts that this rank holds."""
         self._lookups: list[_Lookup] = []
-        self._set_initial(config.training.seed, getattr(algorithm, "initial_accumulator_value", 0.0))
+        self._initial_sum: float = getattr(algorithm, "initial_accumulator_value", 0.0)
+        self._set_initial(config.training.seed)
         with torch.no_grad():  # TorchRec makes tensors in its first pass, which must not be those of inference mode
             self._vectors({})
         for table in self.plan if self.ranks.is_first else ():
@@ -127,14 +132,14 @@ class ShardedTables(Tables):
             state = states[index].tensor.detach() if states else None
             yield TablePart(first_row, first_column, shard.tensor.detach(), state)
 
-    def _set_initial(self, seed: int, sums: float) -> None:
+    def _set_initial(self, seed: int) -> None:
         for spec in self.specs.values():
             parts = self.parts[spec.name]
             for start, rows in initial_rows(spec, seed, [(part.rows.start, part.rows.stop) for part in parts]):
                 self._write(spec.name, start, rows)
             for part in parts:
                 if part.state is not None:
-                    part.state.fill_(sums)
+                    part.state.fill_(self._initial_sum)
 
     def _write(self, table: str, start: int, rows: Tensor) -> None:
         """Copy consecutive `rows` of a table, from row `start`, as far as this rank holds them."""
@@ -154,7 +159,8 @@ class ShardedTables(Tables):
                 torch.no_grad(),
                 lost_ranks_raised(),
             ):  # fbgemm has no kernels for inference mode
-                return self._vectors(codes)
+                return self._vectors(self.ids.rows(codes, record=False))
+        codes = self.ids.rows(codes, record=self.training)
         with lost_ranks_raised():
             vectors = self._vectors(codes)
         copies = {feature: vector.detach().requires_grad_() for feature, vector in vectors.items()}
@@ -212,17 +218,29 @@ class ShardedTables(Tables):
             given = {feature: values[:, None] for feature, values in given.items()}
         with lost_ranks_raised():
             torch.autograd.backward([vectors[feature] for feature in given], list(given.values()))
+        for table, (rows, new) in self.ids.step().items():
+            self._restart_rows(table, rows, new)
 
     def forget(self) -> None:
         """Drop the lookups of a step that is not taken."""
         self._lookups = []
+        self.ids.forget()
+
+    def _restart_rows(self, table: str, rows: Tensor, vectors: Tensor) -> None:
+        """Give rows new vectors and the state of new rows, because they belong to other ids now."""
+        self.set_rows(table, rows, vectors)
+        for part in self.parts[table]:
+            own = (rows >= part.rows.start) & (rows < part.rows.stop)
+            if part.state is not None:
+                part.state[rows[own] - part.rows.start] = self._initial_sum
 
     # Rows and state by name.
 
     def set_rows(self, table: str, codes: Tensor, vectors: Tensor) -> None:
+        codes, vectors = codes.to(self.device), vectors.to(self.device)
         for part in self.parts[table]:
             own = (codes >= part.rows.start) & (codes < part.rows.stop)
-            part.weight[(codes[own] - part.rows.start).to(self.device)] = vectors[own][:, part.columns].to(self.device)
+            part.weight[codes[own] - part.rows.start] = vectors[own][:, part.columns]
 
     def read_rows(self, table: str, stored: Any, codes: tuple[Tensor, Tensor] | None, what: str) -> None:
         """Copy rows of a stored table, a slice of a safetensors file, of which no more than a block is in memory.
@@ -242,9 +260,9 @@ class ShardedTables(Tables):
             if codes is None:
                 self._write(table, start, rows)
             else:
-                here, there = codes
-                inside = (there >= start) & (there < end)
-                self.set_rows(table, here[inside], rows[there[inside] - start])
+                own, old = codes
+                inside = (old >= start) & (old < end)
+                self.set_rows(table, own[inside], rows[old[inside] - start])
 
     def make_gradients_sparse(self) -> None:
         """Does nothing: an update moves only the rows of its batch."""
@@ -261,9 +279,20 @@ class ShardedTables(Tables):
         (totals,) = self.ranks.all_reduce([torch.stack(list(squares.values()))])
         return dict(zip(squares, totals.sqrt().tolist(), strict=True))
 
-    def optimizer_state(self) -> "dict[str, ShardedTensor]":
-        """`tables.KEY.weight/sum` → the sums of Adagrad of a table: the names of whole tables."""
-        return {f"{_weight_name(table)}/sum": state for table, state in self.states.items()}
+    def optimizer_state(self) -> dict[str, Any]:
+        """`tables.KEY.weight/sum` → the sums of Adagrad of a table: the names of whole tables.
+
+        And `row_ids.KEY.ids/…` → what a zero-collision hash knows of the ids. Every rank must call it.
+        """
+        states: dict[str, Any] = {f"{_weight_name(table)}/sum": state for table, state in self.states.items()}
+        for table, ids in self.ids.tables.items():
+            name = _ids_name(table)
+            states |= {f"{name}/{key}": self._sharded(ids, values) for key, values in ids.metadata.items()}
+            states |= {f"{name}/history": ids.history(), f"{name}/steps": torch.tensor(ids.steps)}
+        return states
+
+    def _sharded(self, ids: PartIds, values: Tensor) -> "ShardedTensor":
+        return ids.sharded(values, self.weights[ids.spec.name]._process_group)
 
     def load_optimizer_state(self, values: Mapping[str, Tensor]) -> None:
         """Restore what `optimizer_state` returned, or the tensors of whole tables."""
@@ -274,10 +303,16 @@ class ShardedTables(Tables):
             for part in self.parts[table]:
                 assert part.state is not None
                 part.state.copy_(value[part.rows] if part.state.dim() == 1 else value[part.rows, part.columns])
+        for table, ids in self.ids.tables.items():
+            name = _ids_name(table)
+            if f"{name}/history" in values:  # the others are restored in place
+                ids.load_history(values[f"{name}/history"], int(values[f"{name}/steps"]))
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         for table, weight in self.weights.items():
             destination[prefix + _weight_name(table)] = weight
+        for table, ids in self.ids.tables.items():
+            destination[prefix + _ids_name(table)] = self._sharded(ids, ids.row_ids.ids)
 
     def _load_from_state_dict(
         self,
@@ -297,10 +332,23 @@ class ShardedTables(Tables):
             elif value is not weight:
                 for part in self.parts[table]:
                     part.weight.copy_(value[part.rows, part.columns])
+        for table, ids in self.ids.tables.items():
+            name = prefix + _ids_name(table)
+            value = state_dict.get(name)
+            if value is None:
+                missing_keys.extend([name] if strict else [])
+            elif is_sharded(value):  # the live one
+                ids.row_ids.sort()
+            else:
+                ids.load_ids(value)
 
 
 def _weight_name(table: str) -> str:
     return f"tables.{key_of(table)}.weight"
+
+
+def _ids_name(table: str) -> str:
+    return f"row_ids.{key_of(table)}.ids"
 
 
 def _gradient(copy: Tensor) -> Tensor:
