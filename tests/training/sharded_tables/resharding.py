@@ -85,7 +85,7 @@ def check_any_division_is_written_and_read(folder: Path, ranks: Ranks) -> None:
         files, index = BlockFiles(path, stack), read_index(path)["weights"]
         for name, (whole, boxes) in tables.items():
             assert torch.equal(files.read(index[name]), whole), name
-            others = [((holder + 1) % size, *box) for holder, *box in boxes]
+            others: Boxes = [((holder + 1) % size, offsets, shape) for holder, offsets, shape in boxes]
             for division in (boxes, others, [(size - 1, [0] * whole.dim(), list(whole.shape))]):
                 target = sharded(torch.full_like(whole, torch.nan), division, rank)
                 fill_shards(target, index[name], files, name)
@@ -178,7 +178,7 @@ def check_killed_ranks_resume(folder: Path, ranks: Ranks) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     if start == 0:
-        JointWriter.write = write_and_die  # type: ignore[method-assign]
+        JointWriter.write = write_and_die  # type: ignore[method-assign,assignment]
     else:
         assert list(run.checkpoints) == [10] if start == 1 else [10, 20, 30]
     run_values(values(folder, "killed", "auto", 40), ranks, Killing(35) if start == 1 else Recorder())
