@@ -234,7 +234,9 @@ def test_more_ranks_than_the_examples_suffice_for_are_refused() -> None:
 
 def test_a_file_of_constants_replaces_those_of_a_cpu(tmp_path: Path) -> None:
     file = tmp_path / "measured.json"
-    file.write_text(MEASURED.model_copy(update={"cores": 16, "bytes_per_second": 1e11}).model_dump_json())
+    file.write_text(
+        read_measured(MEASURED).model_copy(update={"cores": 16, "bytes_per_second": 1e11}).model_dump_json()
+    )
     machine = machine_for("cpu", file, 8)
     assert machine.cores == 16
     assert machine.bytes_per_second == 1e11

@@ -87,19 +87,7 @@ class Measured(BaseModel):
         )
 
 
-MEASURED = Measured(
-    machine="2 cores of an AMD EPYC (Milan), without bf16",
-    date="November 2026",
-    cores=2,
-    precision="float32",
-    flops_per_second=1e11,
-    bytes_per_second=1e10,
-    exchange_bytes_per_second=1e9,
-    seconds_per_operation=2e-5,
-    seconds_per_round=1e-4,
-    median_error=0.2,
-    largest_error=0.5,
-)
+MEASURED = Path(__file__).with_name("measured.json")
 """What `benchmarks/plan.py` found on a small machine; measure yours and pass `--measured`."""
 
 MATRIX_SHARE, MEMORY_SHARE, LINK_SHARE = 0.5, 0.7, 0.7
@@ -174,7 +162,7 @@ GPUS: dict[str, Machine] = {
 def machine_for(device: Device, measured: Path | None, memory_gib: float | None) -> Machine:
     """The machine of `device`, with the constants of the file `measured`. Raises InputError."""
     if device == "cpu":
-        machine = (MEASURED if measured is None else read_measured(measured)).machine_of()
+        machine = read_measured(measured or MEASURED).machine_of()
         if memory_gib is None:
             raise InputError(
                 "--memory-gib: missing; give the memory of a rank, that of the machine divided by its ranks"

@@ -21,12 +21,14 @@ _SHARDING = {"data_parallel": "every rank", "row_wise": "rows", "table_wise": "w
 
 
 def show_plan(plan: Plan, console: Console) -> None:
-    """Show a plan: what goes where, the work of a step, its time, and what all of it assumes."""
+    """Show a plan: what goes where and, if it fits, the work and time of a step, and what all of it assumes."""
     config_line = f"{plural(plan.ranks, 'rank')} on {plan.machine.name}, {plan.precision}"
     console.say(f"{config_line}, {plural(plan.work.examples, 'example')} a rank and step\n")
     console.show(_memory_table(plan))
     for line in _verdict(plan):
         console.say(wrapped(line, _WIDTH))
+    if not plan.fit.fits:
+        return
     console.say("")
     console.show(_work_table(plan))
     console.say("")
