@@ -31,7 +31,7 @@ from recap.config.file.load import config_of
 from recap.config.recap import RecapConfig
 from recap.native.allocator import tune_process
 from recap.planning.machines import Machine, Measured
-from recap.planning.memory import place
+from recap.planning.memory import placement_of
 from recap.planning.network import network_costs
 from recap.planning.plan import step_time
 from recap.planning.work import step_work
@@ -204,7 +204,7 @@ def _amounts(name: str, processes: int, precision: str) -> np.ndarray:
     """What a step does, in units of the constants: its time is their sum, each times its cost."""
     config = shape_config(name, Path(), precision, 1, 1)
     network = network_costs(config, {}, precision)
-    work = step_work(config, network, place(config, network, processes, None), processes)
+    work = step_work(config, network, placement_of(config, network, processes, None), processes)
     unit = Machine("", "", {precision: 1.0}, 1.0, 1.0, 1.0, 1.0, 1.0, None, 0.0, cores=available_cpus())
     time = step_time(work, unit, precision, processes, processes)
     return np.array([time.compute, time.memory, time.exchange + time.summing, time.host, time.latency])

@@ -16,7 +16,7 @@ from recap.config.recap import RecapConfig
 from recap.errors import InputError
 from recap.model.summary import summarise
 from recap.planning.machines import GIB, GPUS, MEASURED, Machine, machine_for, read_measured
-from recap.planning.memory import place
+from recap.planning.memory import placement_of
 from recap.planning.network import network_costs
 from recap.planning.plan import make_plan
 from recap.planning.work import distinct, step_work
@@ -72,7 +72,7 @@ def test_costs_without_memory_are_those_of_a_real_ranker(case: str) -> None:
     weight_bytes = sum(tensor.nbytes for tensor in (*ranker.parameters(), *ranker.buffers()))
     assert network.flops == summary.flops
     assert network.activation_bytes == summary.activation_bytes
-    fullest = place(config, network, 1, None).fullest
+    fullest = placement_of(config, network, 1, None).fullest
     assert fullest.weights == weight_bytes
     assert fullest.gradients == memory.gradient_bytes
     assert fullest.optimizer == memory.moment_bytes
@@ -103,7 +103,7 @@ def test_a_table_of_ten_billion_rows_takes_no_memory_to_plan() -> None:
 )
 def test_divided_tables_are_on_the_ranks_once(ranks: int, rows: int, width: int, sharding: str) -> None:
     config = SHARDED[sharding]
-    placement = place(config, network_of(rows, width), ranks, config.training.sharded_tables)
+    placement = placement_of(config, network_of(rows, width), ranks, config.training.sharded_tables)
     for part in placement.parts[:-1]:
         whole, holders = rows * width * 4, part.ranks
         assert 1 <= holders <= ranks
@@ -112,7 +112,7 @@ def test_divided_tables_are_on_the_ranks_once(ranks: int, rows: int, width: int,
             pieces = [piece for piece in placement.pieces if piece.table == part.name]
             assert sum(piece.width for piece in pieces) == width
             assert len(pieces) == holders
-    assert placement.fullest.total <= place(config, network_of(rows, width), 1, None).fullest.total * 3 + 2**22
+    assert placement.fullest.total <= placement_of(config, network_of(rows, width), 1, None).fullest.total * 3 + 2**22
 
 
 def network_of(rows: int, width: int) -> Any:
@@ -131,7 +131,7 @@ def test_exchange_is_what_a_count_by_rank_finds(ranks: int, batch: int) -> None:
     """Each lookup goes to the rank of its row: one in W stays, if rows are uniform."""
     data = POST_BY_ROWS.train_data.model_copy(update={"global_batch_size": batch})
     config = POST_BY_ROWS.model_copy(update={"train_data": data})
-    placement = place(config, NETWORK, ranks, config.training.sharded_tables)
+    placement = placement_of(config, NETWORK, ranks, config.training.sharded_tables)
     work = step_work(config, NETWORK, placement, ranks)
     own = -(-batch // ranks)
     by_rows = 2 * own * (ranks - 1) / ranks  # two columns read post
@@ -145,7 +145,7 @@ def test_exchange_is_what_a_count_by_rank_finds(ranks: int, batch: int) -> None:
 def test_whole_sparse_tables_gather_the_gradients_of_all_other_ranks() -> None:
     config = tables_config(None, rows=10**9)
     network = network_of(10**9, 16)
-    work = step_work(config, network, place(config, network, 4, None), 4)
+    work = step_work(config, network, placement_of(config, network, 4, None), 4)
     lookups = 1024 * 3  # almost all of them distinct
     assert work.gathered_bytes == pytest.approx(3 * lookups * (16 * 4 + 8), rel=1e-3)
     assert work.ids_bytes == work.vectors_bytes == 0
@@ -173,8 +173,8 @@ def test_the_smallest_number_of_ranks_fits_and_one_less_does_not(sharding: str) 
         assert found.smallest_world_row_wise is not None
     else:
         assert found.smallest_world is not None
-        assert place(config, network, found.smallest_world, sharded).fullest.total <= limit
-        assert place(config, network, found.smallest_world - 1, sharded).fullest.total > limit
+        assert placement_of(config, network, found.smallest_world, sharded).fullest.total <= limit
+        assert placement_of(config, network, found.smallest_world - 1, sharded).fullest.total > limit
 
 
 def test_the_memory_of_tables_may_be_limited_by_the_configuration() -> None:

@@ -9,7 +9,7 @@ from planning.test_plan import tables_config
 from recap.distributed import Ranks
 from recap.errors import ConfigError
 from recap.planning.machines import GIB
-from recap.planning.memory import examples_of_rank, place
+from recap.planning.memory import examples_of_rank, placement_of
 from recap.planning.network import network_costs
 
 torchrec = pytest.importorskip("torchrec", exc_type=ImportError)
@@ -30,7 +30,7 @@ def test_torchrec_plans_the_same_bytes_and_agrees_on_what_fits(ranks: int, shard
     assert sharded is not None
     assert tables is not None
     network = network_costs(config, {}, "float32")
-    placement = place(config, network, ranks, sharded)
+    placement = placement_of(config, network, ranks, sharded)
     specs = {table.spec.name: table.spec for table in network.tables}
     configs = [
         torchrec.EmbeddingConfig(

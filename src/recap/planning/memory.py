@@ -80,7 +80,9 @@ class Placement:
     pieces: tuple[Piece, ...]
 
 
-def place(config: RecapConfig, network: NetworkCosts, ranks: int, sharded: ShardedTablesConfig | None) -> Placement:
+def placement_of(
+    config: RecapConfig, network: NetworkCosts, ranks: int, sharded: ShardedTablesConfig | None
+) -> Placement:
     """Place the network of `config` on `ranks`, with its tables divided as in `sharded`; None: not divided."""
     examples = examples_of_micro_batch(config, ranks)
     parts, everywhere, alone = list[Part](), Bytes(), list[tuple[str, int, Bytes]]()

@@ -8,7 +8,7 @@ from recap.config.sharded_tables import ShardedTablesConfig
 from recap.data.encoding.assets import Assets
 from recap.errors import InputError
 from recap.planning.machines import GIB, LINK_SHARE, MATRIX_SHARE, MEMORY_SHARE, Machine
-from recap.planning.memory import Placement, place
+from recap.planning.memory import Placement, placement_of
 from recap.planning.network import NetworkCosts, network_costs
 from recap.planning.work import PASSES, Work, step_work
 
@@ -93,7 +93,7 @@ def make_plan(config: RecapConfig, assets: Assets, ranks: int, ranks_per_node: i
             f"{config.train_data.global_batch_size}{needs}; use at most {most}, a larger batch, or fewer micro-batches"
         )
     sharded = config.training.sharded_tables
-    placement = place(config, network, ranks, sharded)
+    placement = placement_of(config, network, ranks, sharded)
     work = step_work(config, network, placement, ranks)
     time = step_time(work, machine, precision, ranks, ranks_per_node)
     return Plan(
@@ -146,14 +146,14 @@ def _fit(config: RecapConfig, network: NetworkCosts, placement: Placement, machi
     def smallest(divided: ShardedTablesConfig | None) -> int | None:
         """The fewest ranks that fit: doubling finds a number that does, and bisection the first."""
         most, high = min(_most_ranks(config, network), _MAX_RANKS), 1
-        while not fits(place(config, network, high, divided)):
+        while not fits(placement_of(config, network, high, divided)):
             if high == most:
                 return None
             high = min(2 * high, most)
         low = high // 2
         while high - low > 1:
             middle = (low + high) // 2
-            if fits(place(config, network, middle, divided)):
+            if fits(placement_of(config, network, middle, divided)):
                 high = middle
             else:
                 low = middle
