@@ -1,7 +1,7 @@
 """Checkpoints of sharded tables: each rank copies and writes its part with torch.distributed.checkpoint.
 
 A gloo group of its own carries the collectives of writing, which run in the writer's thread while training uses the
-others. Ranks exchange plans and errors there as pickled objects; no file is pickled.
+others. Ranks exchange plans and errors there as serialized Python objects; files hold tensors and JSON alone.
 """
 
 import json
