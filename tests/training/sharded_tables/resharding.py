@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from support import Recorder
 from torch.distributed._shard.metadata import ShardMetadata
-from torch.distributed._shard.sharded_tensor.api import Shard, ShardedTensor
+from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 from torch.distributed._shard.sharded_tensor.metadata import ShardedTensorMetadata, TensorProperties
+from torch.distributed._shard.sharded_tensor.shard import Shard
 from training.runs import assert_same_run
 from training.sharded_tables.cases import run_values, table_values
 
