@@ -28,9 +28,10 @@ from recap.config.recap import JobMode
 from recap.data.batch import Batch
 from recap.data.encoding.assets import load_assets
 from recap.data.open import open_stream
-from recap.distributed import Ranks, joined_ranks
+from recap.distributed import Ranks
 from recap.model.directory import new_ranker
 from recap.model.ranker import Ranker
+from recap.rendezvous import joined_ranks
 from recap.runs import Run
 from recap.training.parallel import DataParallel
 

@@ -20,6 +20,7 @@ ROOMS = (
     "config",
     "published",
     "distributed",
+    "rendezvous",
     "runtime",
     "native",
     "data",

@@ -11,9 +11,10 @@ from torch.testing import assert_close
 
 from recap import distributed as module
 from recap.data.batch import Batch
-from recap.distributed import Consensus, Ranks, joined_ranks
+from recap.distributed import Consensus, Ranks
 from recap.errors import InputError, LostRank
 from recap.model.ranker import Ranker
+from recap.rendezvous import joined_ranks
 from recap.signals import Signals
 from recap.training.parallel import DataParallel, RawOutputs
 

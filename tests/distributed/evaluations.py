@@ -15,9 +15,10 @@ from recap.cli.main import main as recap
 from recap.config.file.load import config_of
 from recap.config.recap import RecapConfig
 from recap.data.stream import parts
-from recap.distributed import Ranks, joined_ranks
+from recap.distributed import Ranks
 from recap.evaluation.calibrate.run import Fit, calibrate_run
 from recap.evaluation.run import evaluate_run
+from recap.rendezvous import joined_ranks
 
 STRATA: dict[str, dict[str, Any]] = {
     "english": {"feature": "language", "value": "en"},

@@ -31,9 +31,10 @@ from recap.data.batch import Batch, assemble, slice_selections
 from recap.data.encoding.assets import load_assets
 from recap.data.open import open_stream
 from recap.data.stream.batch_stream import BatchStream
-from recap.distributed import ONE_RANK, Ranks, agreed_store, ranks_from_environment
+from recap.distributed import ONE_RANK, Ranks
 from recap.errors import InputError
 from recap.model.directory import build_ranker
+from recap.rendezvous import agreed_store, ranks_from_environment
 from recap.runs import Run
 from recap.runtime import Runtime, seed_torch
 from recap.training.balancing.build import build_balancing
@@ -138,7 +139,7 @@ def test_ranks_with_too_few_rows_per_micro_batch_are_refused(feed: Path, tmp_pat
     optimizer = ScheduledOptimizer(config, ranker)
     runtime = Runtime(torch.device("cpu"))
     for world_size in (1, 10):  # 64 rows: 6 per rank are 3 micro-batches of 2
-        TrainStep(config, ranker, balancing, optimizer, runtime, DataParallel(Ranks(0, world_size)))
+        DataParallel(Ranks(0, world_size)).check_batch(64, 3, 2)
     with pytest.raises(InputError, match=r"global_batch_size: 64 rows are too few for 11 ranks .* at least 66"):
         TrainStep(config, ranker, balancing, optimizer, runtime, DataParallel(Ranks(0, 11)))
 

@@ -85,9 +85,9 @@ def calibrate(
     run = run_of(source, config)
 
     from recap.cli.terminal.console import Console
-    from recap.distributed import joined_ranks
     from recap.evaluation.calibrate.run import Fit, calibrate_run
     from recap.native.allocator import tune_process
+    from recap.rendezvous import joined_ranks
 
     console = Console()
     tune_process()

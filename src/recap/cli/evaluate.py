@@ -227,9 +227,9 @@ def _evaluate(
 ) -> None:
     """Evaluate one checkpoint and print the results."""
     from recap.cli.terminal.console import Console
-    from recap.distributed import joined_ranks
     from recap.evaluation.run import evaluate_run, result_file
     from recap.native.allocator import tune_process
+    from recap.rendezvous import joined_ranks
 
     file = result_file(run, asked, output)
     if file is not None and file.parent.is_dir() and not os.access(file.parent, os.W_OK):

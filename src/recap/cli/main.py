@@ -122,11 +122,11 @@ def _run() -> NoReturn:
             app()
         sys.exit(0)
     except Interrupted as error:
-        if not _reported_by_another_rank(error):
+        if _is_first():
             print_error(error)
         _exit_now(error.exit_code)
     except Terminated as stop:
-        if os.environ.get("RANK", "0") == "0":  # torchrun signals all ranks
+        if _is_first():
             print(f"stopped by {signal.Signals(stop.number).name}; no partial files are left", file=sys.stderr)
         _exit_now(128 + stop.number)
     except RecapError as error:
@@ -138,10 +138,15 @@ def _run() -> NoReturn:
         sys.exit(1)
 
 
+def _is_first() -> bool:
+    """Whether this rank reports signals: torchrun sends them to all, also while one imports torch and cannot ask."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def _reported_by_another_rank(error: RecapError) -> bool:
     if "RANK" not in os.environ:
         return False
-    from recap.distributed import reported_by_another_rank
+    from recap.rendezvous import reported_by_another_rank
 
     return reported_by_another_rank(error)
 

@@ -101,13 +101,13 @@ def predict(
         raise InputError("--output -: one process writes standard output; run without torchrun, or give a folder")
 
     from recap.cli.terminal.console import Console
-    from recap.distributed import joined_ranks
     from recap.inference.bulk import BulkOptions
     from recap.inference.files import predict_files
     from recap.inference.predictor import Predictor
     from recap.inference.record import ERRORS
     from recap.inference.stream import predict_stream
     from recap.native.allocator import tune_process
+    from recap.rendezvous import joined_ranks
     from recap.runs import find_model_directory
     from recap.text import plural
 

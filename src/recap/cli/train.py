@@ -48,7 +48,7 @@ def train(
     loaded = resolved.config
 
     with _nothing_lost(loaded):
-        from recap.distributed import ranks_from_environment
+        from recap.rendezvous import ranks_from_environment
 
         is_first = ranks_from_environment().is_first
         if is_first:

@@ -54,13 +54,13 @@ class TrainStep:
         self.strategy, self.guard = strategy, StepGuard(self.tasks, ranker, balancing)
         self.loss_scale = LossScale(enabled=False) if loss_scale is None else loss_scale
         self.signals = Signals(0.0) if signals is None else signals
+        self.statistics = running_statistics(ranker)
+        strategy.check_batch(self.rows, self.micro_batches, 2 if self.statistics else 1)
         self.raw_outputs = compiled(ranker.raw_outputs) if config.training.compile else ranker.raw_outputs
         if balancing.sums_in_backward:
             tables = config.optimizer.tables
             sparse = tables is not None and tables.sparse
             self.raw_outputs = strategy.sum_in_backward(ranker, self.raw_outputs, sparse_tables=sparse)
-        self.statistics = running_statistics(ranker)
-        strategy.check_batch(self.rows, self.micro_batches, 2 if self.statistics else 1)
 
     def __call__(self, batch: Batch, step: int) -> Tensor:
         """Take optimizer step number `step`, counted from 1; return the losses over all ranks' rows, [T] float64.

@@ -14,13 +14,14 @@ from recap.data.batch import Batch
 from recap.data.encoding.assets import Assets, load_assets
 from recap.data.open import check_caches_fit, open_stream
 from recap.data.stream.batch_stream import BatchStream
-from recap.distributed import Consensus, Ranks, joined_ranks
+from recap.distributed import Consensus, Ranks
 from recap.errors import DataError, Interrupted, LostRank, NotFinite, RecapError, RunError
 from recap.evaluation.observers.strata import check_strata
 from recap.model.directory import SavedModel, new_ranker
 from recap.model.frozen import freeze
 from recap.model.inputs.tables import BuildTables
 from recap.model.summary import forward_flops
+from recap.rendezvous import joined_ranks
 from recap.reporting import Reporter
 from recap.runs import Run, RunResult
 from recap.runtime import restored_threads, seed_torch, start_runtime, use_threads

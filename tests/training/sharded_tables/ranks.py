@@ -18,9 +18,10 @@ from training.sharded_tables.cases import assert_equal_runs, open_trainer, run_v
 
 from recap.config.file.load import config_of
 from recap.data.batch import Batch
-from recap.distributed import Ranks, joined_ranks
+from recap.distributed import Ranks
 from recap.errors import ConfigError
 from recap.model.inputs.tables import initial_rows
+from recap.rendezvous import joined_ranks
 from recap.training.sharded_tables.tables import ShardedTables
 from recap.training.trainer import Trainer
 

@@ -20,8 +20,9 @@ from torch.distributed._shard.sharded_tensor.shard import Shard
 from training.runs import assert_same_run
 from training.sharded_tables.cases import run_values, table_values
 
-from recap.distributed import Ranks, joined_ranks
+from recap.distributed import Ranks
 from recap.errors import RunError
+from recap.rendezvous import joined_ranks
 from recap.runs import Run
 from recap.training.sharded_tables import checkpoints
 from recap.training.sharded_tables.checkpoints import JointWriter, Shards, fill_shards
