@@ -1,7 +1,7 @@
 """Discrete columns: how values become codes, the indices into an embedding table, and which columns share one."""
 
 from difflib import get_close_matches
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Discriminator, Field, Tag
 
@@ -75,6 +75,41 @@ class HashSpace(BaseConfig):
         return self.hash.hashes
 
 
+class ZeroCollisionConfig(BaseConfig):
+    """Ids that have rows of their own while they are frequent; all others share the row for unknown values.
+
+    In training, ids that occur take free rows or those of ids that the policy values least; a row that changes hands
+    starts anew. Needs `training.sharded_tables`, whose TorchRec holds the policies."""
+
+    rows: TableRows
+    """Rows of the table, not counting the one for unknown values: the most ids that are known at a time."""
+    evict_every: PositiveInt = 100
+    """Steps between two rounds, in which the ids since the last one may take rows."""
+    policy: Literal["lfu", "lru", "distance_lfu"] = "distance_lfu"
+    """Which id loses its row: `lfu`, the one that occurred least since it has one; `lru`, the one whose last round is
+    longest ago; `distance_lfu`, the one with the fewest occurrences divided by the rounds since the last."""
+    parts: Annotated[PositiveInt, Field(le=1024)] | None = None
+    """Parts of the table, over which a hash spreads the ids, and in which they compete for rows. A rank keeps the ids
+    of whole parts. Optional; default: one for each 65,536 rows, at most 1024."""
+
+    @property
+    def number_of_parts(self) -> int:
+        """`parts`, or its default."""
+        return self.parts or min(max(self.rows >> 16, 1), 1024)
+
+
+class ZeroCollisionSpace(BaseConfig):
+    """Any integers or strings, of which frequent ones have rows of their own; null and all others share one."""
+
+    zero_collision: ZeroCollisionConfig
+    """Number of rows and which ids have them."""
+
+    @property
+    def codes(self) -> int:
+        """Codes per value."""
+        return 1
+
+
 class SharedTable(BaseConfig):
     """Values that share the codes and the embedding table of a discrete feature."""
 
@@ -116,6 +151,20 @@ class HashedValues(HashSpace):
         return (lambda: element_problems(self.of, self.length),)
 
 
+class ZeroCollisionValues(ZeroCollisionSpace):
+    """A discrete column of any integers or strings, of which frequent ones have rows of their own; null and all others
+    share one."""
+
+    length: PositiveInt = 1
+    """Values per row, each with its own embedding; above 1 the column is a list of fixed size."""
+    of: ListElement | None = None
+    """The list element to read, for a feature without a column of its own. Optional; default: the column of its
+    name."""
+
+    def checks(self) -> tuple[Check, ...]:
+        return (lambda: element_problems(self.of, self.length),)
+
+
 class SharedValues(SharedTable):
     """A discrete column that shares the codes and the embedding table of another."""
 
@@ -129,17 +178,29 @@ class SharedValues(SharedTable):
         return (lambda: element_problems(self.of, self.length),)
 
 
-CodeSpace: TypeAlias = IntegerSpace | VocabularySpace | HashSpace
+CodeSpace: TypeAlias = IntegerSpace | VocabularySpace | HashSpace | ZeroCollisionSpace
 SharedCodes: TypeAlias = CodeSpace | SharedTable
 """Own codes, or those of another feature."""
 
-KEYS = {"size": "integer codes", "vocabulary": "a vocabulary", "hash": "a hash", "table": "a shared table"}
+KEYS = {
+    "size": "integer codes",
+    "vocabulary": "a vocabulary",
+    "hash": "a hash",
+    "zero_collision": "a zero-collision hash",
+    "table": "a shared table",
+}
 """The key that distinguishes a kind of code space → the name of the kind."""
 
 
 def kind_of(value: Any) -> str | None:
     """The name of the kind of a code space; None for other values."""
-    classes = {IntegerSpace: "size", VocabularySpace: "vocabulary", HashSpace: "hash", SharedTable: "table"}
+    classes = {
+        IntegerSpace: "size",
+        VocabularySpace: "vocabulary",
+        HashSpace: "hash",
+        ZeroCollisionSpace: "zero_collision",
+        SharedTable: "table",
+    }
     return next((KEYS[key] for space, key in classes.items() if isinstance(value, space)), None)
 
 
@@ -157,12 +218,13 @@ def code_kind(value: Any) -> str | None:
     return kinds[0] if len(kinds) == 1 else None
 
 
-ONE_OF = "needs exactly one of size, vocabulary, hash and table"
+ONE_OF = "needs exactly one of size, vocabulary, hash, zero_collision and table"
 
 Discrete = Annotated[
     Annotated[IntegerCodes, Tag("integer codes")]
     | Annotated[Vocabulary, Tag("a vocabulary")]
     | Annotated[HashedValues, Tag("a hash")]
+    | Annotated[ZeroCollisionValues, Tag("a zero-collision hash")]
     | Annotated[SharedValues, Tag("a shared table")],
     Discriminator(code_kind, custom_error_type="one_of", custom_error_message=ONE_OF),
 ]

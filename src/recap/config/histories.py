@@ -11,6 +11,7 @@ from recap.config.discrete import (
     IntegerSpace,
     SharedTable,
     VocabularySpace,
+    ZeroCollisionSpace,
     code_kind,
     kind_of,
     stated_kinds,
@@ -41,6 +42,11 @@ class HashedEvents(HashSpace, _Events):
     """A list of any integers or strings, hashed; null has its own bucket."""
 
 
+class ZeroCollisionEvents(ZeroCollisionSpace, _Events):
+    """A list of any integers or strings, of which frequent ones have rows of their own; null and all others share
+    one."""
+
+
 class SharedEvents(SharedTable, _Events):
     """A list that shares the codes and the embedding table of a discrete feature."""
 
@@ -62,6 +68,7 @@ EventIds = Annotated[
     Annotated[IntegerEvents, Tag("integer codes")]
     | Annotated[VocabularyEvents, Tag("a vocabulary")]
     | Annotated[HashedEvents, Tag("a hash")]
+    | Annotated[ZeroCollisionEvents, Tag("a zero-collision hash")]
     | Annotated[SharedEvents, Tag("a shared table")],
     Discriminator(code_kind, custom_error_type="one_of", custom_error_message=ONE_OF),
 ]
@@ -69,12 +76,13 @@ EventAttribute = Annotated[
     Annotated[IntegerEvents, Tag("integer codes")]
     | Annotated[VocabularyEvents, Tag("a vocabulary")]
     | Annotated[HashedEvents, Tag("a hash")]
+    | Annotated[ZeroCollisionEvents, Tag("a zero-collision hash")]
     | Annotated[SharedEvents, Tag("a shared table")]
     | Annotated[NumberEvents, Tag("numbers")],
     Discriminator(
         _attribute_kind,
         custom_error_type="one_of",
-        custom_error_message="needs at most one of size, vocabulary, hash and table",
+        custom_error_message="needs at most one of size, vocabulary, hash, zero_collision and table",
     ),
 ]
 

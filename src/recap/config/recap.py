@@ -17,7 +17,7 @@ from recap.config.checks.inputs import (
 )
 from recap.config.checks.networks import batch_problems, product_problems
 from recap.config.checks.reports import field_problems, list_problems, metric_problems, stratum_problems, watch_problems
-from recap.config.checks.sharded_tables import sharded_table_problems
+from recap.config.checks.sharded_tables import sharded_table_problems, zero_collision_problems
 from recap.config.checks.tables import table_problems
 from recap.config.checks.tasks import (
     balancing_problems,
@@ -114,6 +114,7 @@ class RecapConfig(RootConfig):
             lambda: balancing_problems(self.model, self.optimizer),
             lambda: table_problems(self.optimizer, self.training, self.features, self.model),
             lambda: sharded_table_problems(self.training, self.optimizer, self.features, self.model),
+            lambda: zero_collision_problems(self.training, self.features),
             lambda: frozen_problems(self.optimizer, self.model.tasks),
             lambda: warm_start_problems(self.training, self.model.tasks),
         )

@@ -10,12 +10,19 @@ import torch
 from torch import Tensor
 
 from recap.config.checks.common import is_position
-from recap.config.discrete import HashSpace, SharedCodes, Vocabulary, VocabularySpace
+from recap.config.discrete import HashSpace, SharedCodes, Vocabulary, VocabularySpace, ZeroCollisionSpace
 from recap.config.features import Column
 from recap.config.histories import NumberEvents
 from recap.config.recap import RecapConfig
 from recap.data.batch import Batch
-from recap.data.encoding.assets import Assets, asset_path, discrete_columns, discrete_sizes, numeric_columns
+from recap.data.encoding.assets import (
+    Assets,
+    asset_path,
+    discrete_columns,
+    discrete_sizes,
+    largest_codes,
+    numeric_columns,
+)
 
 ROWS = "rows"
 """The dimension that all inputs share."""
@@ -74,6 +81,8 @@ def tables_of(config: RecapConfig, assets: Assets) -> dict[str, dict[str, Any]]:
             tables[name] = {"kind": "vocabulary", "file": asset_path(Path(), name).as_posix(), "values": size}
         elif isinstance(space, HashSpace):
             tables[name] = {"kind": "hash", "buckets": size, "hashes": space.hash.hashes, "seed": space.hash.seed}
+        elif isinstance(space, ZeroCollisionSpace):
+            tables[name] = {"kind": "zero_collision"}
         else:
             tables[name] = {"kind": "integers", "size": size}
     return tables
@@ -179,4 +188,4 @@ def _history(config: RecapConfig, assets: Assets, name: str) -> Iterator[Input]:
 
 
 def _size(config: RecapConfig, assets: Assets, table: str) -> int:
-    return discrete_sizes(config.features, assets)[table]
+    return largest_codes(config.features, assets)[table]

@@ -35,6 +35,7 @@ from recap.data.statistics import Statistics
 from recap.errors import CheckpointError, ConfigError, RecapError
 from recap.model.calibration import FittedCalibration
 from recap.model.inputs.featurization import ZScoreLog
+from recap.model.inputs.row_ids import RowIds
 from recap.model.inputs.tables import BuildTables, load_pretrained
 from recap.model.names import is_below
 from recap.model.ranker import Ranker
@@ -173,6 +174,7 @@ def open_model(
         check_shapes(folder, config, assets)
         ranker = build_ranker(config, assets)
         ranker.load_state_dict(read_weights(folder))
+        _check_ids(folder, ranker)
         calibration = read_calibration(folder, config) if calibrated else None
     except RecapError as error:
         if existed and not folder.exists():
@@ -181,6 +183,13 @@ def open_model(
             ) from error
         raise
     return SavedModel(config, assets, ranker, calibration)
+
+
+def _check_ids(folder: Path, ranker: Ranker) -> None:
+    """Raise CheckpointError unless the rows of a zero-collision hash belong to different ids."""
+    for name, module in ranker.inputs.embeddings.named_modules():
+        if isinstance(module, RowIds) and (problem := module.problem()) is not None:
+            raise CheckpointError(f"{folder / WEIGHTS}: damaged ({TABLES}.{name}: {problem})")
 
 
 def open_inputs(

@@ -144,18 +144,20 @@ class Int8Tables(Tables):
     def __init__(self, tables: LocalTables) -> None:
         super().__init__(list(tables.specs.values()))
         self.tables = NamedModules({name: _Int8Table(tables.weight(name)) for name in self.specs})
+        self.row_ids = tables.row_ids
 
     def forward(self, codes: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {feature: self._vectors(self.by_feature[feature].name, codes[feature]) for feature in codes}
 
     def _vectors(self, table: str, codes: Tensor) -> Tensor:
-        rows: Tensor = self.tables.named(table)(codes)  # [B, N, codes per value, width]
+        rows: Tensor = self.tables.named(table)(self.rows_of(table, codes))  # [B, N, codes per value, width]
         return rows.squeeze(-2) if codes.shape[-1] == 1 else rows.sum(dim=-2)
 
     def stored(self) -> list[Tensor]:
         """What is held in memory."""
         tables = [table for table in self.tables.values() if isinstance(table, _Int8Table)]
-        return [part for table in tables for part in (table.bytes, table.scales, table.offsets)]
+        ids = [] if self.row_ids is None else list(self.row_ids.buffers())
+        return [part for table in tables for part in (table.bytes, table.scales, table.offsets)] + ids
 
     def set_rows(self, table: str, codes: Tensor, vectors: Tensor) -> None:
         raise AssertionError("rows are set before they are rounded")

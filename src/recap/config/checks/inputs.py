@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from recap.config.base import DEFAULT, BaseConfig, KeyPath, Problems
 from recap.config.checks.common import SCORE, DataSets, Tasks, is_position, twice, unknown
-from recap.config.discrete import HashSpace, IntegerCodes, SharedTable
+from recap.config.discrete import HashSpace, IntegerCodes, SharedTable, ZeroCollisionSpace
 from recap.config.features import FeaturesConfig
 from recap.config.featurization import BINARY, FeaturizationConfig
 from recap.config.histories import HistoryColumns, PoolingConfig
@@ -103,6 +103,12 @@ def _pretrained_problems(features: FeaturesConfig, model: ModelConfig) -> Proble
         elif isinstance(space, HashSpace):
             text = f"{name!r} is hashed, so several values share a row; use a vocabulary, or remove pretrained"
             yield path, text
+        elif isinstance(space, ZeroCollisionSpace):
+            yield (
+                path,
+                f"{name!r} has a zero-collision hash, whose rows belong to no ids yet; use a vocabulary, or "
+                "remove pretrained",
+            )
 
 
 def history_problems(features: FeaturesConfig, model: ModelConfig) -> Problems:

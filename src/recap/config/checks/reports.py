@@ -6,7 +6,7 @@ from typing import assert_never
 from recap.config.base import KeyPath, Problems
 from recap.config.checks.common import twice, unknown
 from recap.config.data import ValidationDataConfig
-from recap.config.discrete import HashSpace, IntegerSpace, VocabularySpace
+from recap.config.discrete import HashSpace, IntegerSpace, VocabularySpace, ZeroCollisionSpace
 from recap.config.evaluation.metrics import BINARY_METRICS, GROUPED_METRICS, REGRESSION_METRICS, MetricsConfig
 from recap.config.evaluation.strata import (
     HoursStratum,
@@ -146,6 +146,11 @@ def _value_problems(path: KeyPath, stratum: ValueStratum, features: FeaturesConf
     space = features.code_spaces.get(features.table_of(name, codes))
     if isinstance(space, HashSpace):
         yield (*path, "feature"), f"{name!r} is hashed, so its values share codes; use size or a vocabulary"
+    elif isinstance(space, ZeroCollisionSpace):
+        yield (
+            (*path, "feature"),
+            f"{name!r} has a zero-collision hash, whose codes have no names; use size or a vocabulary",
+        )
     elif isinstance(space, IntegerSpace) and not (isinstance(value, int) and 0 <= value < space.size):
         yield (*path, "value"), f"{name!r} has the codes 0 to {space.size - 1}, found {value!r}"
     elif isinstance(space, VocabularySpace) and not isinstance(value, str):

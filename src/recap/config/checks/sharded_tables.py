@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from recap.config.base import DEFAULT, KeyPath, Problems
 from recap.config.checks.common import is_position, unknown
+from recap.config.discrete import ZeroCollisionSpace
 from recap.config.features import FeaturesConfig
 from recap.config.model import ModelConfig
 from recap.config.optimizer import AdamConfig, AdamWConfig, OptimizerConfig, RowwiseAdagradConfig
@@ -44,6 +45,23 @@ def sharded_table_problems(
             )
     yield from _name_problems(sharded, optimizer, features)
     yield from _width_problems(features, model)
+
+
+def zero_collision_problems(training: TrainingConfig, features: FeaturesConfig) -> Problems:
+    """A zero-collision hash has TorchRec, and no more parts than rows."""
+    for table, space in features.code_spaces.items():
+        if not isinstance(space, ZeroCollisionSpace):
+            continue
+        path: KeyPath = (*features.path_of_table(table), "zero_collision")
+        rows, parts = space.zero_collision.rows, space.zero_collision.parts
+        if training.sharded_tables is None:
+            yield (
+                path,
+                f"needs {_SECTION}, whose TorchRec decides which ids have rows; add {_SECTION}: {{}}, or use "
+                f"hash: {{buckets: {rows}}}",
+            )
+        if parts is not None and parts > rows:
+            yield (*path, "parts"), f"each part has a row, so there are at most {rows} (rows), found {parts}"
 
 
 def _optimizer_problems(optimizer: OptimizerConfig) -> Problems:

@@ -20,9 +20,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from recap.config.base import dotted
-from recap.config.discrete import CodeSpace, HashSpace, IntegerSpace, VocabularySpace
+from recap.config.discrete import CodeSpace, HashSpace, IntegerSpace, VocabularySpace, ZeroCollisionSpace
 from recap.config.features import Column, FeaturesConfig
 from recap.data.encoding.columns import as_one_array
+from recap.data.encoding.hashing import LARGEST_CODE
 from recap.data.encoding.kinds import decoded, integers_or_texts
 from recap.data.formats.files import find_files, open_file, read_bytes
 from recap.data.formats.location import Location
@@ -60,12 +61,12 @@ def load_assets(features: FeaturesConfig, model_dir: Path | None = None) -> Asse
 
 
 def discrete_sizes(features: FeaturesConfig, assets: Assets) -> dict[str, int]:
-    """The number of known codes of every table, without the unknown bucket."""
+    """The rows of every table, without that of the unknown bucket."""
     return {name: discrete_size(space, assets.get(name)) for name, space in features.code_spaces.items()}
 
 
 def discrete_size(space: CodeSpace, vocabulary: pa.Array | None) -> int:
-    """The number of known codes of one table, without the unknown bucket."""
+    """The rows of one table, without that of the unknown bucket."""
     match space:
         case IntegerSpace():
             return space.size
@@ -74,8 +75,18 @@ def discrete_size(space: CodeSpace, vocabulary: pa.Array | None) -> int:
             return len(vocabulary)
         case HashSpace():
             return space.hash.buckets
+        case ZeroCollisionSpace():
+            return space.zero_collision.rows
         case _:
             assert_never(space)
+
+
+def largest_codes(features: FeaturesConfig, assets: Assets) -> dict[str, int]:
+    """The largest code of every table."""
+    sizes, spaces = discrete_sizes(features, assets), features.code_spaces
+    return {
+        name: LARGEST_CODE if isinstance(spaces[name], ZeroCollisionSpace) else size for name, size in sizes.items()
+    }
 
 
 def discrete_columns(features: FeaturesConfig) -> dict[str, slice]:

@@ -1,4 +1,7 @@
-"""Values of a column → codes, which index the rows of an embedding table; 0 is the unknown bucket."""
+"""Values of a column → codes, which index the rows of an embedding table; 0 is the unknown bucket.
+
+Only the codes of a zero-collision hash are not those of rows: they name ids, and the table knows the rows of ids.
+"""
 
 from typing import assert_never
 
@@ -7,8 +10,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recap.config.discrete import CodeSpace, HashSpace, IntegerSpace, VocabularySpace
-from recap.data.encoding.hashing import buckets_of, ids_of
+from recap.config.discrete import CodeSpace, HashSpace, IntegerSpace, VocabularySpace, ZeroCollisionSpace
+from recap.data.encoding.hashing import buckets_of, codes_of_ids, ids_of
 from recap.data.encoding.kinds import Rows, has_large_integers, integers_of, texts_of
 from recap.data.formats.location import Location
 from recap.native.buffers import new_array
@@ -23,7 +26,7 @@ def arrow_type(space: CodeSpace, vocabulary: pa.Array | None) -> pa.DataType:
             return pa.int64()
         case VocabularySpace():
             return pa.string() if vocabulary is None else vocabulary.type
-        case HashSpace():
+        case HashSpace() | ZeroCollisionSpace():
             return pa.string()
         case _:
             assert_never(space)
@@ -50,6 +53,8 @@ def codes_of(
             return _known(values, vocabulary, name, location, rows)
         case HashSpace():
             return _hashed(values, space, name, location, rows)
+        case ZeroCollisionSpace():
+            return _named(values, name, location, rows)
         case _:
             assert_never(space)
 
@@ -87,3 +92,11 @@ def _hashed(values: pa.Array, space: HashSpace, name: str, location: Location, r
     if missing is not None:
         codes[missing] = 0
     return codes
+
+
+def _named(values: pa.Array, name: str, location: Location, rows: Rows | None) -> Codes:
+    ids, missing = ids_of(values, name, location, rows)
+    codes = codes_of_ids(ids)
+    if missing is not None:
+        codes[missing] = 0
+    return codes[:, None]

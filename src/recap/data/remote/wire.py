@@ -26,7 +26,7 @@ from torch import Tensor
 from recap.config.base import BaseConfig
 from recap.config.histories import NumberEvents
 from recap.data.batch import Batch
-from recap.data.encoding.assets import discrete_columns, discrete_sizes
+from recap.data.encoding.assets import discrete_columns, largest_codes
 from recap.data.encoding.encoder import RowEncoder
 from recap.data.stream.source import Source
 from recap.native.buffers import new_array
@@ -228,9 +228,9 @@ class RowCodec:
 
 def _code_limits(encoder: RowEncoder) -> list[tuple[str, slice | None, int]]:
     """For tensors of codes and lengths: the name, some of the columns (None: all), and the largest value in them."""
-    features, sizes = encoder.features, discrete_sizes(encoder.features, encoder.assets)
+    features, largest = encoder.features, largest_codes(encoder.features, encoder.assets)
     limits: list[tuple[str, slice | None, int]] = [
-        ("discrete", columns, sizes[features.table_of(name, features.discrete[name])])
+        ("discrete", columns, largest[features.table_of(name, features.discrete[name])])
         for name, columns in discrete_columns(features).items()
     ]
     for name, history in features.histories.items():
@@ -239,5 +239,5 @@ def _code_limits(encoder: RowEncoder) -> list[tuple[str, slice | None, int]]:
         for key, attribute in history.attributes.items():
             if not isinstance(attribute, NumberEvents):
                 coded[f"{name}/attributes/{key}"] = attribute
-        limits += [(f"histories/{key}", None, sizes[features.table_of(key, of)]) for key, of in coded.items()]
+        limits += [(f"histories/{key}", None, largest[features.table_of(key, of)]) for key, of in coded.items()]
     return limits

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from recap.config.discrete import HashSpace
+from recap.config.discrete import HashSpace, ZeroCollisionSpace
 from recap.config.recap import RecapConfig
 from recap.data.encoding.assets import Assets
 from recap.errors import InputError
@@ -120,7 +120,10 @@ class Calibrating:
         if table in self.assets:
             value: str | int = self.assets[table][code - 1].as_py()
             return value
-        return f"bucket {code}" if isinstance(features.code_spaces[table], HashSpace) else code - 1
+        space = features.code_spaces[table]
+        if isinstance(space, ZeroCollisionSpace):
+            return f"id {code}"
+        return f"bucket {code}" if isinstance(space, HashSpace) else code - 1
 
 
 def _fit_map(method: Method, rows: TaskRows) -> tuple[AffineMap | IsotonicMap, str]:

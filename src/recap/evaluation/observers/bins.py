@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recap.config.discrete import HashSpace
+from recap.config.discrete import HashSpace, ZeroCollisionSpace
 from recap.config.features import FeaturesConfig
 from recap.data.batch import Batch
 from recap.data.encoding.assets import Assets, discrete_columns, numeric_columns
@@ -133,7 +133,8 @@ def _columns(features: FeaturesConfig, assets: Assets, sample: Sequence[Batch]) 
 
 
 def _is_hashed(features: FeaturesConfig, name: str) -> bool:
-    return isinstance(features.code_spaces.get(features.table_of(name, features.discrete[name])), HashSpace)
+    space = features.code_spaces.get(features.table_of(name, features.discrete[name]))
+    return isinstance(space, HashSpace | ZeroCollisionSpace)
 
 
 def _values(sample: Sequence[Batch], role: str, index: int) -> Tensor:

@@ -11,7 +11,14 @@ import torch
 from torch import Tensor
 
 from recap.config.base import DEFAULT
-from recap.config.discrete import CodeSpace, HashSpace, IntegerSpace, SharedTable, VocabularySpace
+from recap.config.discrete import (
+    CodeSpace,
+    HashSpace,
+    IntegerSpace,
+    SharedTable,
+    VocabularySpace,
+    ZeroCollisionSpace,
+)
 from recap.config.features import Column, FeaturesConfig
 from recap.config.featurization import BINARY
 from recap.config.histories import NumberEvents, PoolingConfig
@@ -149,15 +156,25 @@ class TableRows:
 
     def same(self, old: "TableRows") -> bool:
         """Whether every row means what it means in `old`."""
+        if isinstance(self.space, ZeroCollisionSpace) or isinstance(old.space, ZeroCollisionSpace):
+            return self._ids == old._ids is not None
         if isinstance(self.space, HashSpace) or isinstance(old.space, HashSpace):
             return isinstance(old.space, HashSpace) and getattr(self.space, "hash", None) == old.space.hash
         if isinstance(self.space, IntegerSpace) and isinstance(old.space, IntegerSpace):
             return self.space.size == old.space.size
         return self.vocabulary is not None and old.vocabulary is not None and self.vocabulary.equals(old.vocabulary)
 
+    @property
+    def _ids(self) -> tuple[int, int] | None:
+        """The rows and parts of a zero-collision hash; equal ones have the ids of their rows beside the weights."""
+        if not isinstance(self.space, ZeroCollisionSpace):
+            return None
+        return self.space.zero_collision.rows, self.space.zero_collision.number_of_parts
+
     def codes_in(self, old: "TableRows") -> tuple[Tensor, Tensor] | None:
         """The codes of the values that both have, here and in `old`; None if hashes hide the values."""
-        if isinstance(self.space, HashSpace) or isinstance(old.space, HashSpace):
+        hidden = HashSpace | ZeroCollisionSpace
+        if isinstance(self.space, hidden) or isinstance(old.space, hidden):
             return None
         if isinstance(self.space, IntegerSpace) and isinstance(old.space, IntegerSpace):
             codes = torch.arange(1, min(self.space.size, old.space.size) + 1)
@@ -173,6 +190,8 @@ class TableRows:
             case HashSpace():
                 hashed = self.space.hash
                 return f"{hashed.hashes} hashes with seed {hashed.seed} into {hashed.buckets} buckets"
+            case ZeroCollisionSpace():
+                return f"a zero-collision hash with {self.space.zero_collision.rows} rows"
             case VocabularySpace():
                 return f"a vocabulary of {len(self.vocabulary)}" if self.vocabulary is not None else "a vocabulary"
             case _:

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from recap.config.base import DEFAULT
+from recap.config.discrete import ZeroCollisionConfig, ZeroCollisionSpace
 from recap.config.features import FeaturesConfig
 from recap.config.histories import NumberEvents
 from recap.config.recap import RecapConfig
 from recap.data.encoding.assets import Assets, discrete_sizes
 from recap.data.encoding.pretrained import pretrained_rows
+from recap.model.inputs.row_ids import RowIds
 from recap.model.names import NamedModules
 
 INITIAL_DEVIATION = 0.01
@@ -48,6 +50,8 @@ class TableSpec:
     width: int
     features: tuple[str, ...]
     """Every feature whose codes are rows of this table, the defining one first."""
+    zero_collision: ZeroCollisionConfig | None = None
+    """Set if codes name ids, which have rows only while they are frequent."""
 
 
 def table_specs(config: RecapConfig, assets: Assets) -> list[TableSpec]:
@@ -58,13 +62,15 @@ def table_specs(config: RecapConfig, assets: Assets) -> list[TableSpec]:
     features, widths = config.features, config.model.widths
     if config.model.position_debias is not None:
         widths[config.model.position_debias.feature] = 0
-    specs = []
+    specs, spaces = [], features.code_spaces
     readers = _features_by_table(features)
     for name, codes in discrete_sizes(features, assets).items():
         owner = features.width_name(name)
         width = widths[owner] if owner in widths else widths[DEFAULT]
         if width:
-            specs.append(TableSpec(name, codes + 1, width, tuple(readers[name])))
+            space = spaces[name]
+            zero_collision = space.zero_collision if isinstance(space, ZeroCollisionSpace) else None
+            specs.append(TableSpec(name, codes + 1, width, tuple(readers[name]), zero_collision))
     return specs
 
 
@@ -104,6 +110,8 @@ class Tables(nn.Module, ABC):
         super().__init__()
         self.specs = {spec.name: spec for spec in specs}
         self.by_feature = {feature: spec for spec in specs for feature in spec.features}
+        self.row_ids: NamedModules | None = None
+        """The ids of the rows of tables whose codes name ids; None if there are none, or ranks keep them."""
 
     @abstractmethod
     def forward(self, codes: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -111,6 +119,13 @@ class Tables(nn.Module, ABC):
 
         The vector of a value is the sum of the rows of its codes.
         """
+
+    def rows_of(self, table: str, codes: Tensor) -> Tensor:
+        """[…] codes of a table → […] rows, which differ for a zero-collision hash."""
+        if self.row_ids is None or self.specs[table].zero_collision is None:
+            return codes
+        rows: Tensor = self.row_ids.named(table)(codes)
+        return rows
 
     @abstractmethod
     def set_rows(self, table: str, codes: Tensor, vectors: Tensor) -> None:
@@ -128,12 +143,14 @@ class LocalTables(Tables):
         """`seed`: of the rows of tables of more than `BLOCK_ROWS`; others are drawn from torch's random state."""
         super().__init__(specs)
         self.tables = NamedModules({spec.name: _initial_table(spec, seed) for spec in specs})
+        if row_ids := {spec.name: RowIds(spec.num_embeddings) for spec in specs if spec.zero_collision is not None}:
+            self.row_ids = NamedModules(row_ids)
 
     def forward(self, codes: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {feature: self._vectors(self.by_feature[feature].name, codes[feature]) for feature in codes}
 
     def _vectors(self, table: str, codes: Tensor) -> Tensor:
-        rows: Tensor = self.tables.named(table)(codes)  # [B, N, codes per value, width]
+        rows: Tensor = self.tables.named(table)(self.rows_of(table, codes))  # [B, N, codes per value, width]
         return rows.squeeze(-2) if codes.shape[-1] == 1 else rows.sum(dim=-2)
 
     def set_rows(self, table: str, codes: Tensor, vectors: Tensor) -> None:
