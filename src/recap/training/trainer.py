@@ -9,17 +9,14 @@ from functools import partial
 from pathlib import Path
 
 from recap.config.file.load import dump_config
-from recap.config.recap import JobMode, RecapConfig
+from recap.config.recap import RecapConfig
 from recap.data.batch import Batch
-from recap.data.encoding.assets import Assets, load_assets
-from recap.data.open import check_caches_fit, open_stream
+from recap.data.encoding.assets import load_assets
 from recap.data.stream.batch_stream import BatchStream
 from recap.distributed import Consensus, Ranks
 from recap.errors import DataError, Interrupted, LostRank, NotFinite, RecapError, RunError
-from recap.evaluation.observers.strata import check_strata
 from recap.model.directory import SavedModel, new_ranker
 from recap.model.frozen import freeze
-from recap.model.inputs.tables import BuildTables
 from recap.model.summary import forward_flops
 from recap.rendezvous import joined_ranks
 from recap.reporting import Reporter
@@ -46,6 +43,7 @@ from recap.training.sharded_tables.tables import ShardedTables
 from recap.training.start.first_rows import FirstRows
 from recap.training.start.initial_rates import InitialRates
 from recap.training.start.new_run import TrainingStatistics, start_new_run
+from recap.training.start.streams import open_streams
 from recap.training.state import ModelWeights, Progress, StreamPosition, TrainState
 from recap.training.step import TrainStep
 from recap.training.step_guard import not_finite_anywhere
@@ -116,11 +114,10 @@ class Trainer:
         self.consensus = Consensus(ranks, signals)
         self.runtime = start_runtime(ranks, config.training.precision)
         assets = load_assets(config.features)
-        self.stream, validation = self._open_streams(assets)
+        self.stream, validation = open_streams(config, assets, ranks, reporter.say)
         seed_torch(config.training.seed, 0)
-        build_tables: BuildTables | None = None
-        if config.training.sharded_tables is not None:
-            build_tables = partial(ShardedTables, config=config, runtime=self.runtime, say=reporter.say)
+        sharded = partial(ShardedTables, config=config, runtime=self.runtime, say=reporter.say)
+        build_tables = None if config.training.sharded_tables is None else sharded
         ranker = new_ranker(config, assets, build_tables).to(self.runtime.device)
         step_flops = 3 * forward_flops(ranker, config, assets) * config.train_data.global_batch_size / ranks.world_size
         use_threads(config.training.threads, step_flops / (config.training.gradient_accumulation or 1))
@@ -179,17 +176,6 @@ class Trainer:
             log=self.log,
             stream=self.position,
         )
-
-    def _open_streams(self, assets: Assets) -> tuple[BatchStream, dict[str, BatchStream]]:
-        """The training stream and one per split; data that does not fit the configuration fails before training."""
-        config, say, ranks = self.config, self.reporter.say, self.ranks
-        stream = open_stream(config, assets, JobMode.TRAIN, say=say, ranks=ranks)
-        validation = {
-            split: open_stream(config, assets, JobMode.EVALUATE, split, say, ranks) for split in config.validation_data
-        }
-        check_strata(config, assets)
-        check_caches_fit({"train_data": stream, **validation})
-        return stream, validation
 
     def _check_ranks(self, validation: Mapping[str, BatchStream]) -> None:
         """Raise InputError unless all ranks have the same configuration, data and checkpoint."""
@@ -304,7 +290,7 @@ class Trainer:
     def _skip_or_fail(self, error: NotFinite, batch: Batch) -> None:
         """Skip a non-finite step, or raise, as `training.non_finite` says."""
         message = describe(error, batch, self.row_losses, self.stream)
-        message += f" (last checkpoint: {self.checkpoints.latest() or 'none'})"
+        message += f" (last checkpoint: {self._last_checkpoint()})"
         self.reporter.say(self.policy(self.progress, message, self.stream.batch_range))
         self.progress.skipped_steps += 1
 
@@ -375,11 +361,15 @@ class Trainer:
             if bad:
                 raise RunError(
                     f"after step {self.progress.step} {bad[0]} is not finite; the step was not saved (last checkpoint: "
-                    f"{self.checkpoints.latest() or 'none'}). Lower the learning rates, or lengthen their ramp"
+                    f"{self._last_checkpoint()}). Lower the learning rates, or lengthen their ramp"
                 )
             self.saved_step = self.progress.step
             self.progress.finished = self._is_last() and not self._evaluation_is_due()
             self.checkpoints.save(self.state)
+
+    def _last_checkpoint(self) -> str:
+        """The last checkpoint that rank 0 wrote: all ranks raise the same error, which is then printed once."""
+        return str(self.ranks.broadcast_object(str(self.checkpoints.latest() or "none")))
 
     def _saved_before(self, error: DataError | LostRank) -> RecapError:
         """Save the finished steps, which bad data or another rank ended; return the error to raise."""
@@ -399,7 +389,7 @@ class Trainer:
             return error
         saved = f"step {self.progress.step}, which is saved"
         if self.progress.step > self.saved_step:
-            saved = f"step {self.progress.step}; the last checkpoint is {self.checkpoints.latest() or 'none'}"
+            saved = f"step {self.progress.step}; the last checkpoint is of step {self.saved_step}"
         return RunError(
             f"{error}\nThe run stopped after {saved}. Fix the data, or skip what is "
             "bad with on_bad_data: {kind: skip, budget: N} in its data set; then run the same command again to resume"

@@ -70,7 +70,7 @@ def check_memory(config: RecapConfig, ranker: Ranker) -> None:
 
 
 def state_bytes(algorithm: TableAlgorithmConfig, numbers: int, rows: int) -> int:
-    """The state for a weight of so many numbers, float32, which `rowwise_adagrad` keeps by row."""
+    """The state for a float32 weight of `numbers` numbers; `rowwise_adagrad` keeps one per row."""
     match algorithm:
         case AdamConfig() | AdamWConfig():
             return 8 * numbers

@@ -1,0 +1,22 @@
+"""The data of a run: the training stream, and one of each validation split."""
+
+from recap.config.recap import JobMode, RecapConfig
+from recap.data.encoding.assets import Assets
+from recap.data.open import check_caches_fit, open_stream
+from recap.data.stream.batch_stream import BatchStream
+from recap.distributed import Ranks
+from recap.evaluation.observers.strata import check_strata
+from recap.reporting import Say
+
+
+def open_streams(
+    config: RecapConfig, assets: Assets, ranks: Ranks, say: Say
+) -> tuple[BatchStream, dict[str, BatchStream]]:
+    """The training stream and one per split; data that does not fit the configuration fails before training."""
+    stream = open_stream(config, assets, JobMode.TRAIN, say=say, ranks=ranks)
+    validation = {
+        split: open_stream(config, assets, JobMode.EVALUATE, split, say, ranks) for split in config.validation_data
+    }
+    check_strata(config, assets)
+    check_caches_fit({"train_data": stream, **validation})
+    return stream, validation
