@@ -88,8 +88,8 @@ class RowLosses:
         self._micro_batches = config.training.gradient_accumulation or 1
 
     @torch.no_grad()
-    def not_finite(self, batch: Batch) -> list[int]:
-        """Indices of the rows with a non-finite loss; empty if all rows have one: the weights are the cause."""
+    def not_finite(self, batch: Batch) -> Tensor:
+        """Whether the loss of each row is not finite, [B] bool on the CPU."""
         losses = list[Tensor]()
         self._ranker.eval()
         try:
@@ -98,14 +98,18 @@ class RowLosses:
                 losses.append(self._objective.row_losses(self._ranker(on_device).logits, on_device))
         finally:
             self._ranker.train()
-        bad: list[int] = (~torch.cat(losses).isfinite()).any(dim=1).nonzero().flatten().tolist()
-        return bad if len(bad) < len(batch) else []
+        return (~torch.cat(losses).isfinite()).any(dim=1).cpu()
 
 
 def describe(error: NotFinite, batch: Batch, row_losses: RowLosses, stream: BatchStream) -> str:
-    """The error with rows by file: those whose own loss is not finite, or else all rows of the step."""
+    """The error with rows by file: those whose own loss is not finite, or else all rows of the step.
+
+    `batch` is this rank's share of the rows; every rank must call it, and gets the same text.
+    """
     rows = stream.last_rows()
-    suspects = row_losses.not_finite(batch) if len(rows) == len(batch) else []
+    (bad,) = stream.ranks.all_gather([row_losses.not_finite(batch).to(torch.uint8)])
+    # Down-sampled rows have no known place. If all are bad, the weights are the cause.
+    suspects = bad.nonzero().flatten().tolist() if len(rows) == len(bad) and not bad.all() else []
     if suspects:
         shown = sorted(rows[index] for index in suspects[:_MAX_ROWS_SHOWN])
         files = [f"{file}: {_rows(numbers)}" for file, numbers in _by_file(shown)]
