@@ -101,8 +101,9 @@ def test_the_image_copies_files_that_exist_and_are_not_ignored() -> None:
 
 def test_the_image_installs_the_extra_and_the_torch_of_the_project() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    (extras,) = re.findall(r"'/src\[(.*)\]'", DOCKERFILE)
-    assert set(extras.split(",")) <= project["optional-dependencies"].keys()
+    extras = re.findall(r"EXTRAS=(\w+)", DOCKERFILE + (DEPLOY / "jobset.yaml").read_text())
+    assert len(extras) == 3
+    assert set(extras) <= project["optional-dependencies"].keys()
     (torch,) = re.findall(r"torch==\S+", DOCKERFILE)
     assert torch in (ROOT / "constraints.txt").read_text().split()
     (python,) = set(re.findall(r"^FROM python:(\S+)-slim", DOCKERFILE, re.MULTILINE))
