@@ -6,11 +6,10 @@ where one was fitted, and a manifest with the checksum of each file.
 
 import json
 import shutil
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,7 @@ import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
-from torch.overrides import TorchFunctionMode
+from torch import Tensor
 
 from recap.config.base import KeyPath, ShapesWeights
 from recap.config.discrete import HashSpace
@@ -40,6 +37,7 @@ from recap.model.inputs.tables import BuildTables, load_pretrained
 from recap.model.names import is_below
 from recap.model.ranker import Ranker
 from recap.model.scorer import Scorer
+from recap.model.shapes import at_most, dtype_name, shape_text, weight_mismatches, weight_shapes
 from recap.runtime import free_memory
 from recap.storage import (
     MANIFEST,
@@ -67,8 +65,6 @@ _MAX_CALIBRATION_BYTES = 1 << 28
 _MAX_STATISTICS_BYTES = 1 << 26
 DTYPES = {"F32": torch.float32, "F64": torch.float64, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64}
 """Name in safetensors files → type; of these only float32 and int64 are written."""
-_SPARE = 1000
-"""Parameters that `_at_most` allows for, so that the message can list those of a slightly different model."""
 _SAME_HASHES = 2
 """The first format whose models hash ids as this recap does."""
 
@@ -101,8 +97,8 @@ def build_ranker(config: RecapConfig, assets: Assets, build_tables: BuildTables 
         name = max(sizes, key=sizes.__getitem__)
         raise ConfigError(
             f"the weights of this model take {_gib(sum(sizes.values()))}, and {_gib(free)} of memory are free; most of "
-            f"it is {name}: {_shape(weights[name])} {_dtype(weights[name])}, {_gib(sizes[name])}. Lower the size, "
-            "buckets or width of that table or layer, or use a machine with more memory"
+            f"it is {name}: {shape_text(weights[name])} {dtype_name(weights[name])}, {_gib(sizes[name])}. Lower the "
+            "size, buckets or width of that table or layer, or use a machine with more memory"
         )
     return Ranker(config, assets, build_tables)
 
@@ -286,7 +282,7 @@ def read_weights(folder: Path, shapes_only: Collection[str] = ()) -> dict[str, T
         raise CheckpointError(f"{file}: cannot be read ({error})") from None
     for name, tensor in weights.items():
         if tensor.is_floating_point() and tensor.dtype not in DTYPES.values():
-            raise CheckpointError(f"{file}: {shorten(name)} holds {_dtype(tensor)}; use another checkpoint")
+            raise CheckpointError(f"{file}: {shorten(name)} holds {dtype_name(tensor)}; use another checkpoint")
         if not tensor.is_meta:
             check_finite(tensor, f"{file}: {shorten(name)}")
     return weights
@@ -342,29 +338,6 @@ def read_statistics(folder: Path) -> Statistics | None:
         raise CheckpointError(f"{file}: damaged ({shorten(f'{where}: ' + first['msg'], 200)})") from None
 
 
-def weight_shapes(config: RecapConfig, assets: Assets) -> dict[str, Tensor]:
-    """The weights of a model by name, as tensors of the meta device: shapes without memory. Raises ConfigError."""
-    return meta_ranker(config, assets).state_dict()
-
-
-def meta_ranker(config: RecapConfig, assets: Assets) -> Ranker:
-    """A ranker on the meta device, whose weights have shapes but no memory. Raises ConfigError."""
-    try:
-        with torch.device("meta"), _NoRandomValues():
-            return Ranker(config, assets)
-    except RuntimeError as error:  # a shape whose number of bytes is no int64
-        raise ConfigError(f"the model has a weight larger than any memory ({error})") from None
-
-
-class _NoRandomValues(TorchFunctionMode):
-    """Draws no normal values: on the meta device torch draws them with its compiler, which takes seconds to import."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is nn.init.normal_ or func is Tensor.normal_:
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **(kwargs or {}))
-
-
 def check_shapes(folder: Path, config: RecapConfig, assets: Assets) -> None:
     """Raise CheckpointError, which lists the mismatches, unless `folder` holds weights of this model. Reads none."""
     file = folder / WEIGHTS
@@ -378,52 +351,11 @@ def check_shapes(folder: Path, config: RecapConfig, assets: Assets) -> None:
     except (OSError, SafetensorError, RuntimeError, KeyError) as error:
         raise CheckpointError(f"{file}: cannot be read ({error})") from None
     other = f"{file}: the weights belong to another model; use the features and model they were trained with"
-    with _at_most(len(weights), f"{other} (this model has more than {len(weights):,} weights)"):
+    with at_most(len(weights), f"{other} (this model has more than {len(weights):,} weights)"):
         expected = weight_shapes(config, assets)
     if mismatches := weight_mismatches(weights, expected):
         raise CheckpointError(f"{other}:\n  {mismatches}")
 
 
-@contextmanager
-def _at_most(parameters: int, message: str) -> Iterator[None]:
-    """Raise CheckpointError as soon as more parameters are built; a hostile model has layers without end."""
-    built = count(1)
-
-    def check(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
-        if parameter is not None and next(built) > parameters + _SPARE:
-            raise CheckpointError(message)
-
-    handle = register_module_parameter_registration_hook(check)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def weight_mismatches(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
-    """The weights whose name, shape or type differs from `expected`, one per line, at most ten; "" if all match."""
-    problems = [f"{name} is missing" for name in expected if name not in weights]
-    problems += [f"{shorten(name, 200)} is not in this model" for name in weights if name not in expected]
-    problems += [
-        f"{name} is {_shape(weights[name])}, this model needs {_shape(tensor)}"
-        for name, tensor in expected.items()
-        if name in weights and weights[name].shape != tensor.shape
-    ]
-    problems += [
-        f"{name} holds {_dtype(weights[name])}, this model needs {_dtype(tensor)}"
-        for name, tensor in expected.items()
-        if name in weights and weights[name].dtype != tensor.dtype
-    ]
-    return "\n  ".join(problems[:10]) + (f"\n  and {len(problems) - 10} more" if len(problems) > 10 else "")
-
-
-def _dtype(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
-
-
 def _gib(size: int) -> str:
     return f"{size / 2**30:,.1f} GiB"
-
-
-def _shape(tensor: Tensor) -> str:
-    return "×".join(map(str, tensor.shape)) or "a scalar"

@@ -69,7 +69,7 @@ class Linear(nn.Linear):
     """`torch.nn.Linear` whose result for a row may depend on it alone, bit for bit; see `score_rows`."""
 
     rounded: RoundedWeight | None = None
-    """The bf16 copy of the weight, for training under autocast; see `recap.model.rounded_weights`."""
+    """The bf16 copy of the weight, for training under autocast; see `recap.training.optimizer.rounded_weights`."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - its name in nn.Linear
         """[…, in_features] → […, out_features]."""

@@ -15,8 +15,9 @@ from recap.config.recap import RecapConfig
 from recap.data.encoding.assets import load_assets
 from recap.errors import InputError
 from recap.model.calibration import Calibration
-from recap.model.directory import build_ranker, weight_mismatches, write_model
+from recap.model.directory import build_ranker, write_model
 from recap.model.names import is_below
+from recap.model.shapes import weight_mismatches
 from recap.published.names import is_configured, our_name, unwrapped
 from recap.storage import atomic_directory
 

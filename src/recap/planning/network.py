@@ -13,11 +13,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from recap.config.recap import RecapConfig
 from recap.data.batch import Batch
 from recap.data.encoding.assets import Assets
-from recap.model.directory import meta_ranker
 from recap.model.frozen import freeze
 from recap.model.inputs.tables import LocalTables, TableSpec
 from recap.model.layers import running_statistics
 from recap.model.ranker import Ranker
+from recap.model.shapes import meta_ranker
 from recap.model.summary import ROWS, synthetic_batch
 
 _AUTOCAST = {"bf16": torch.bfloat16, "float16": torch.float16}

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from recap.data.stream.batch_stream import BatchStream
 from recap.errors import CheckpointError
-from recap.model.directory import weight_mismatches
 from recap.model.ranker import Ranker
+from recap.model.shapes import weight_mismatches
 from recap.training.saved_weights import SavedWeights
 from recap.training.sharded_tables.checkpoints import is_sharded
 

@@ -14,7 +14,7 @@ from training.runs import assert_same_run, interrupt
 from recap.config.file.load import config_of
 from recap.config.recap import RecapConfig
 from recap.errors import Interrupted, NotFinite
-from recap.model.rounded_weights import rounded_weights
+from recap.training.optimizer.rounded_weights import rounded_weights
 from recap.native import SWITCH
 from recap.native.rounded_weight import RoundedWeight, usable
 from recap.runtime import Runtime

@@ -12,10 +12,10 @@ from torch import Tensor
 from recap.config.optimizer import AdamConfig, AdamWConfig
 from recap.config.recap import RecapConfig
 from recap.model.ranker import Ranker
-from recap.model.rounded_weights import keep_rounded_weights, rounded_weights
 from recap.native.rounded_weight import RoundedWeight
 from recap.native.torch_private import fused_adam_
 from recap.runtime import Runtime
+from recap.training.optimizer.rounded_weights import keep_rounded_weights, rounded_weights
 
 _BLOCK = 1 << 18
 """Numbers of a weight that are updated at once: gradient, weight and moments stay in the cache meanwhile. A multiple of

@@ -13,9 +13,9 @@ from recap.config.optimizer import AdamWConfig, LearningRateConfig
 from recap.config.recap import RecapConfig
 from recap.model.directory import TABLES as TABLES_PATH
 from recap.model.ranker import Ranker
-from recap.model.rounded_weights import rounded_weights
 from recap.native.torch_private import foreach_add_
 from recap.training.optimizer.algorithms import build_algorithm
+from recap.training.optimizer.rounded_weights import rounded_weights
 from recap.training.optimizer.schedule import learning_rate
 from recap.training.sharded_tables.tables import ShardedTables
 
