@@ -179,7 +179,7 @@ def ours(folder: Path, batch: int, precision: str, kind: Seconds) -> float:
 
 def cast_each_step(folder: Path, batch: int, precision: str, kind: Seconds) -> float:
     """Seconds of a step of `recap train` that rounds its weights at each step."""
-    with patch("recap.model.rounded_weights.usable", return_value=False):
+    with patch("recap.training.optimizer.rounded_weights.usable", return_value=False):
         return ours(folder, batch, precision, kind)
 
 
