@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from recap.errors import RecapError
+
 
 class StopNow(BaseException):
     """A signal interrupts the current work so that the run can save; a BaseException, so that no handler catches it."""
@@ -138,14 +140,24 @@ def collected_signals(grace_seconds: float = 30.0, *, may_interrupt: bool = True
 
 @contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """SIGINT, SIGTERM and SIGHUP raise Terminated anywhere in the block."""
+    """SIGINT, SIGTERM and SIGHUP raise Terminated anywhere in the block.
+
+    Code that a signal interrupts may replace Terminated: Python 3.11 makes a RuntimeError of what is raised while a
+    class is created, as when modules are imported. Any error after a signal, but a RecapError, becomes Terminated.
+    """
+    received: list[int] = []
 
     def handle(number: int, frame: FrameType | None) -> None:
+        received.append(number)
         raise Terminated(number)
 
     before = {number: signal.signal(number, handle) for number in _ending()}
     try:
         yield
+    except Exception as error:
+        if received and not isinstance(error, RecapError):
+            raise Terminated(received[0]) from error
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -14,9 +14,9 @@ from support import Recorder, feed_config
 from training.runs import assert_same_run, interrupt
 
 from recap.data.stream.source import Loader
-from recap.errors import Interrupted
+from recap.errors import Interrupted, RunError
 from recap.runs import Run
-from recap.signals import Signals, StopNow, collected_signals
+from recap.signals import Signals, StopNow, Terminated, collected_signals, stopped_by_signals
 from recap.training.step import TrainStep
 from recap.training.trainer import train
 
@@ -89,6 +89,27 @@ def test_other_work_is_never_interrupted() -> None:
         interrupt()
         time.sleep(0.1)
         assert signals.received == [signal.SIGTERM] * 2
+
+
+def test_an_error_that_replaces_the_end_of_a_command_is_no_traceback_and_other_errors_stay() -> None:
+    class Interrupting:
+        """Python 3.11 makes a RuntimeError of what is raised here."""
+
+        def __set_name__(self, owner: type, name: str) -> None:
+            interrupt()
+
+    def reported() -> None:
+        try:
+            interrupt()
+        except Terminated:
+            raise RunError("reported") from None
+
+    with pytest.raises(Terminated), stopped_by_signals():
+        type("Owner", (), {"interrupting": Interrupting()})
+    with pytest.raises(RunError), stopped_by_signals():
+        reported()
+    with pytest.raises(ValueError, match="mistake"), stopped_by_signals():
+        raise ValueError("mistake")
 
 
 def test_a_second_ctrl_c_goes_to_the_previous_handler_and_all_handlers_return() -> None:
