@@ -15,6 +15,7 @@ from support import Recorder
 from torch import Tensor
 from training.runs import records
 from training.sharded_tables.cases import assert_equal_runs, open_trainer, run_values, table_values
+from training.sharded_tables.zero_collision import check_zero_collision
 
 from recap.config.file.load import config_of
 from recap.data.batch import Batch
@@ -134,7 +135,12 @@ def check_parts(folder: Path, ranks: Ranks) -> None:
         raise AssertionError
 
 
-CHECKS = {"losses": check_losses, "features": check_features, "parts": check_parts}
+CHECKS = {
+    "losses": check_losses,
+    "features": check_features,
+    "parts": check_parts,
+    "zero_collision": check_zero_collision,
+}
 
 
 if __name__ == "__main__":

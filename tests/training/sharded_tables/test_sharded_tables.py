@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from support import Recorder
 from training.sharded_tables.cases import ALGORITHMS, assert_equal_runs, run_values, table_values, write_inputs
+from training.sharded_tables.zero_collision import run_on_one
 
 from recap.config.file.load import config_of
 from recap.distributed import ONE_RANK
@@ -31,10 +32,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_losses_metrics_and_weights_on_two_ranks_are_those_of_whole_tables(folder: Path) -> None:
     pytest.importorskip("torchrec")
+    with table_group(ONE_RANK):
+        run_on_one(folder)
     paths = os.pathsep.join([str(SCRIPT.parents[2]), *sys.path])
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
-        [*launch, str(SCRIPT), str(folder), "losses", "features", "parts"],
+        [*launch, str(SCRIPT), str(folder), "losses", "features", "parts", "zero_collision"],
         capture_output=True,
         text=True,
         timeout=300,

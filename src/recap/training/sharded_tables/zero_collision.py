@@ -154,9 +154,9 @@ class PartIds:
         )
 
     def history(self) -> Tensor:
-        """The ids of all parts since the last round; every rank must call it."""
+        """The ids of all parts since the last round, ascending; every rank must call it."""
         (history,) = self.ranks.all_gather([self._joined()])
-        return history
+        return history.sort().values
 
     def load_history(self, history: Tensor, steps: int) -> None:
         """Restore what `history` returned on any number of ranks, and the number of steps."""
