@@ -142,9 +142,9 @@ class PartIds:
         from torch.distributed._shard.sharded_tensor.shard import Shard
 
         starts = [self._rank_start(rank) for rank in range(self.ranks.world_size + 1)]
-        place = self.device.type if self.device.index is None else str(self.device)
+        placement = self.device.type if self.device.index is None else str(self.device)
         shards = [
-            ShardMetadata([start], [end - start], f"rank:{rank}/{place}")
+            ShardMetadata([start], [end - start], f"rank:{rank}/{placement}")
             for rank, (start, end) in enumerate(pairwise(starts))
         ]
         return ShardedTensor._init_from_local_shards_and_global_metadata(
