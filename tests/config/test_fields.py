@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel
+from serving.certificates import Authority
 from support import Recorder, write_feed, write_formats
 
 from recap.backtest.run import backtest
@@ -17,12 +18,14 @@ from recap.config.file.json_schema import models
 from recap.config.file.load import load_config
 from recap.config.recap import RecapConfig
 from recap.data.open import open_sources
+from recap.data.remote.access import Access
 from recap.data.remote.server import DataServer
 from recap.evaluation.report.build import report
 from recap.evaluation.run import evaluate_run
 from recap.inference.files import predict_files
 from recap.inference.predictor import Predictor
-from recap.runs import find_model_directory
+from recap.runs import Run, find_model_directory
+from recap.training.sharded_tables.consolidate import consolidate
 from recap.training.trainer import train
 
 VALID = Path(__file__).parent / "valid"
@@ -74,6 +77,27 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[Field]]:
     monkeypatch.undo()
 
 
+def access_for(readers: ServiceConfig) -> Access:
+    """Writes the token, certificate and authority that a client's configuration names; access to its server."""
+    assert readers.token_file is not None
+    assert readers.server_ca is not None
+    assert readers.certificate is not None
+    assert readers.private_key is not None
+    authority, token = Authority(Path("authorities")), Path(readers.token_file)
+    server, client = authority.pair("server"), authority.pair("client")
+    authority.certificate.rename(readers.server_ca)
+    client.certificate.rename(readers.certificate)
+    client.key.rename(readers.private_key)
+    token.touch(mode=0o600)
+    token.write_text("0123456789abcdef")
+    return Access(
+        token_file=str(token),
+        certificate=str(server.certificate),
+        private_key=str(server.key),
+        client_ca=readers.server_ca,
+    )
+
+
 def run_jobs(folder: Path) -> None:
     """Train, evaluate and predict with every valid file, report and backtest one, in the folder of a feed."""
     for file in sorted(VALID.glob("*.yaml")):
@@ -81,14 +105,18 @@ def run_jobs(folder: Path) -> None:
         overrides = [f"training.save_dir={folder}/{name}", "training.num_train_steps=2"]
         config = load_config(file, overrides)
         if isinstance(config.train_data.readers, ServiceConfig):
-            server = DataServer(open_sources(config), "127.0.0.1", 0)
+            server = DataServer(open_sources(config), access_for(config.train_data.readers))
             config = load_config(file, [*overrides, f"train_data.readers.address=127.0.0.1:{server.port}"])
         if config.training.initial_checkpoint_dir is not None:
             train(load_config(VALID / "whole.yaml", ["training.save_dir=runs/before", *WARM]), Recorder())
         train(config, Recorder())
+        trained = folder / name
+        if config.training.sharded_tables is not None and not config.training.sharded_tables.consolidate:
+            trained = folder / f"{name}-consolidated"
+            consolidate(Run(folder / name).checkpoint_path(2), trained)
         if config.validation_data:
-            evaluate_run(config, folder / name)
-        predictor = Predictor.open(find_model_directory(folder / name))
+            evaluate_run(config, trained)
+        predictor = Predictor.open(find_model_directory(trained))
         predict_files(predictor, ["validation/*.parquet"], folder / f"{name}-predictions", overwrite=False)
     report(folder / "metrics")
     section = "backtest={inputs: [train/*.parquet], window: file, mode: continue}"

@@ -54,6 +54,7 @@ def test_large_embeddings_become_features_with_their_own_optimizer(tmp_path: Pat
     }
     texts = {remark.path: remark.text for remark in result.remarks}
     path = "model.large_embeddings"
+    assert "training.sharded_tables: {} does that here" in texts[f"{path}.tables"]
     assert texts[f"{path}.tables.0.name"] == "the ids of this table are read from column 'meta.author_id', one per row"
     assert texts[f"{path}.tables.0.vocab"].startswith("the first column of its files must list the ids")
     assert texts[f"{path}.tables.1.pretrained"].startswith("must hold Parquet files with an 'id' and a vector")

@@ -1,9 +1,8 @@
 """Training: load, step, log, evaluate, save."""
 
 import gc
-import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -12,7 +11,6 @@ from recap.config.file.load import dump_config
 from recap.config.recap import RecapConfig
 from recap.data.batch import Batch
 from recap.data.encoding.assets import load_assets
-from recap.data.stream.batch_stream import BatchStream
 from recap.distributed import Consensus, Ranks
 from recap.errors import DataError, Interrupted, LostRank, NotFinite, RecapError, RunError
 from recap.model.directory import SavedModel, new_ranker
@@ -40,10 +38,11 @@ from recap.training.profile import Profile, span
 from recap.training.saved_weights import SavedWeights
 from recap.training.sharded_tables.library import table_group
 from recap.training.sharded_tables.tables import ShardedTables
+from recap.training.start.agreement import check_agreement
 from recap.training.start.first_rows import FirstRows
 from recap.training.start.initial_rates import InitialRates
 from recap.training.start.new_run import TrainingStatistics, start_new_run
-from recap.training.start.streams import open_streams
+from recap.training.start.streams import length, open_streams
 from recap.training.state import ModelWeights, Progress, StreamPosition, TrainState
 from recap.training.step import TrainStep
 from recap.training.step_guard import not_finite_anywhere
@@ -130,7 +129,7 @@ class Trainer:
         self.balancing = build_balancing(config, ranker.parameters(), self.runtime.device, strategy)
         self.watch = Watch(config.training.watch)
         self.optimizer = ScheduledOptimizer(
-            config, ranker, self.balancing.parameters(), self.watch.cut, last_step=self._last_step()
+            config, ranker, self.balancing.parameters(), self.watch.cut, last_step=length(config, self.stream)
         )
         self.loss_scale = LossScale(enabled=self.runtime.precision == "float16")
         self.train_step = TrainStep(
@@ -155,7 +154,7 @@ class Trainer:
         self._restore_or_start()
         self.progress.rolled_back = rolled_back or self.progress.rolled_back
         self.saved_step = self.progress.step
-        self._check_ranks(validation)
+        check_agreement(ranks, config, {"train_data": self.stream, **validation}, self.progress.step)
         strategy.start(ranker)
         if ranks.is_first:
             replace_text(self.checkpoints.run.config_file, dump_config(config))
@@ -176,16 +175,6 @@ class Trainer:
             log=self.log,
             stream=self.position,
         )
-
-    def _check_ranks(self, validation: Mapping[str, BatchStream]) -> None:
-        """Raise InputError unless all ranks have the same configuration, data and checkpoint."""
-        files = {"train_data": self.stream, **validation}
-        facts = {
-            "the configuration": dump_config(self.config),
-            "the data files": json.dumps({name: stream.source.contents for name, stream in files.items()}),
-            "the latest checkpoint": str(self.progress.step),
-        }
-        self.ranks.check_equal(facts)
 
     def _restore_or_start(self) -> None:
         """Restore the latest checkpoint; in a new run, warm-start the weights and set the initial rates."""
@@ -245,20 +234,13 @@ class Trainer:
         progress, data = self.progress, self.config.train_data
         if self.ranks.is_first:
             self.trackers = open_trackers(self.config, progress.step, self.reporter.say)
-        steps = self._last_step()
+        steps = length(self.config, self.stream)
         rows = self.stream.order.rows
         epochs = steps * data.rows_per_step / rows
         device = describe_setup(self.runtime, self.model.ranker)
         self.reporter.start(self.checkpoints.run.path, progress.step, steps, rows, epochs, device)
         self.model.ranker.train()
         self.log.start(progress.step)
-
-    def _last_step(self) -> int:
-        """The length of the run in steps, if no data is bad; the same before and after a resume."""
-        steps, epochs = self.config.training.num_train_steps, self.stream.epochs
-        if epochs is None:
-            return steps
-        return min(steps, epochs * self.stream.order.rows // self.config.train_data.rows_per_step)
 
     def _load(self, batches: Iterator[Batch]) -> Batch | None:
         """The next batch, without those that made the run roll back; None at the end of the data.

@@ -19,22 +19,24 @@ def table_problems(
         yield ("optimizer", "tables"), text
     if not optimizer.tables.sparse:
         return
+    whole = "set optimizer.tables.sparse to false"
+    if training.sharded_tables is not None:  # which needs sparse steps
+        whole = "remove training.sharded_tables and set optimizer.tables.sparse to false"
     if optimizer.embedding_l2:
         yield (
             ("optimizer", "embedding_l2"),
             "changes every row in every step, but sparse steps update only the rows of a batch; set it to 0, or "
-            "optimizer.tables.sparse to false",
+            f"{whole}",
         )
     if training.compile:
         yield (
             ("training", "compile"),
-            "torch.compile does not support sparse gradients; set it to false, or optimizer.tables.sparse to false",
+            f"torch.compile does not support sparse gradients; set it to false, or {whole}",
         )
     if isinstance(optimizer.balancing, PcGradConfig | GradNormConfig):
         yield (
             ("optimizer", "balancing"),
-            f"{optimizer.balancing.kind} needs dense gradients of tables; use 'none' or 'uncertainty', or set "
-            "optimizer.tables.sparse to false",
+            f"{optimizer.balancing.kind} needs dense gradients of tables; use 'none' or 'uncertainty', or {whole}",
         )
 
 

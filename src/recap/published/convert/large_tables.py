@@ -70,6 +70,11 @@ class LargeTables:
         large, path = self.published.model.large_embeddings, (*_PATH, "optimizer")
         if large is None:
             return None
+        text = (
+            "the published code divided these tables among processes; training.sharded_tables: {} does that here, for "
+            "widths that are multiples of 4"
+        )
+        self.tree.remark((*_PATH, "tables"), text)
         if self.published.model.small_embeddings is not None:
             text = "also applies to the small tables; the published code trained them with the rest of the model"
             self.tree.remark(path, text)

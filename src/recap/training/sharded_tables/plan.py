@@ -1,6 +1,7 @@
 """The plan of sharded tables: which rank holds which part of each table, as TorchRec's planner finds it."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,10 @@ from recap.training.sharded_tables.library import quiet
 if TYPE_CHECKING:
     from torchrec.distributed.types import ShardingPlan
 
+MAX_SAID = 8
+"""Tables of which a run says the plan."""
+MAX_RANKS_SAID = 8
+"""Ranks of which a run says the sizes one by one."""
 _MULTIPLE = 4
 """The width of a part is a multiple of this."""
 
@@ -37,9 +42,26 @@ class TablePlan:
 
     def describe(self) -> str:
         """The plan as one line."""
-        sizes = ", ".join(f"{size / 2**20:,.1f}" for size in self.bytes_by_rank)
-        spec = self.spec
-        return f"{spec.name}: {spec.num_embeddings:,} × {spec.width}, {self.sharding}, MiB by rank: {sizes}"
+        size = f"{self.spec.num_embeddings:,} × {self.spec.width}"
+        return f"sharded table {self.spec.name}: {size}, {self.sharding}, {_by_rank(self.bytes_by_rank)}"
+
+
+def describe_plan(tables: Sequence[TablePlan]) -> Iterator[str]:
+    """Lines about the largest tables, and one about all if there are several."""
+    yield from (table.describe() for table in sorted(tables, key=lambda table: -sum(table.bytes_by_rank))[:MAX_SAID])
+    if len(tables) > 1:
+        kinds = Counter(table.sharding for table in tables)
+        counts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
+        totals = tuple(map(sum, zip(*(table.bytes_by_rank for table in tables), strict=True)))
+        largest = f"; above are the {MAX_SAID} largest" if len(tables) > MAX_SAID else ""
+        yield f"all {len(tables):,} sharded tables: {counts}, {_by_rank(totals)}{largest}"
+
+
+def _by_rank(sizes: Sequence[int]) -> str:
+    """The bytes of each rank, or the range where there are many."""
+    if len(sizes) > MAX_RANKS_SAID:
+        return f"MiB on each of {len(sizes):,} ranks: {min(sizes) / 2**20:,.1f} to {max(sizes) / 2**20:,.1f}"
+    return f"MiB by rank: {', '.join(f'{size / 2**20:,.1f}' for size in sizes)}"
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from recap.runtime import Runtime
 from recap.training.sharded_tables.checkpoints import is_sharded
 from recap.training.sharded_tables.collection import Collection, build_collections, fused_options, table_state
 from recap.training.sharded_tables.library import load_torchrec, quiet, same_random_state
-from recap.training.sharded_tables.plan import build_planner
+from recap.training.sharded_tables.plan import build_planner, describe_plan
 from recap.training.sharded_tables.zero_collision import PartIds, ZeroCollision
 
 if TYPE_CHECKING:
@@ -122,8 +122,8 @@ class ShardedTables(Tables):
         self._set_initial(config.training.seed)
         with torch.no_grad():  # TorchRec makes tensors in its first pass, which must not be those of inference mode
             self._vectors({})
-        for table in self.plan if self.ranks.is_first else ():
-            say(f"sharded table {table.describe()}")
+        for line in describe_plan(self.plan) if self.ranks.is_first else ():
+            say(line)
 
     def _parts(self, table: str) -> Iterator[TablePart]:
         states = self.states[table].local_shards() if table in self.states else []

@@ -20,3 +20,11 @@ def open_streams(
     check_strata(config, assets)
     check_caches_fit({"train_data": stream, **validation})
     return stream, validation
+
+
+def length(config: RecapConfig, stream: BatchStream) -> int:
+    """The length of a run in steps, if no data is bad; the same before and after a resume."""
+    steps, epochs = config.training.num_train_steps, stream.epochs
+    if epochs is None:
+        return steps
+    return min(steps, epochs * stream.order.rows // config.train_data.rows_per_step)
