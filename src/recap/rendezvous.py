@@ -21,6 +21,7 @@ from torch.distributed import PrefixStore, Store, rendezvous  # type: ignore[att
 
 from recap.distributed import ONE_RANK, POLL_SECONDS, TIMEOUT, Ranks, first_line
 from recap.errors import InputError, LostRank, RecapError, RunError
+from recap.signals import raise_lost_signal
 
 _PARENT_SECONDS = 1.0
 """Time between two looks at whether torchrun is alive."""
@@ -55,6 +56,7 @@ def joined_ranks() -> Iterator[Ranks]:
     stop as on SIGTERM.
     """
     ranks = ranks_from_environment()
+    raise_lost_signal()
     if not ranks.is_distributed:
         yield ranks
         return

@@ -140,27 +140,58 @@ def collected_signals(grace_seconds: float = 30.0, *, may_interrupt: bool = True
 
 @contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """SIGINT, SIGTERM and SIGHUP raise Terminated anywhere in the block.
+    """SIGINT, SIGTERM and SIGHUP raise Terminated anywhere in the block, but after an import that they interrupt.
 
-    Code that a signal interrupts may replace Terminated: Python 3.11 makes a RuntimeError of what is raised while a
-    class is created, as when modules are imported. Any error after a signal, but a RecapError, becomes Terminated.
+    An exception in an import may abort the process, as where compiled code of torch cannot pass it on. Other code may
+    replace Terminated while it cleans up: any error after a signal, but a RecapError, becomes Terminated.
     """
-    received: list[int] = []
 
     def handle(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        raise Terminated(number)
+        if number != signal.SIGALRM:
+            _terminating.append(number)
+        if _importing(frame):
+            signal.setitimer(signal.ITIMER_REAL, _IMPORT_SECONDS)
+        else:
+            raise_lost_signal()
 
-    before = {number: signal.signal(number, handle) for number in _ending()}
+    _terminating.clear()
+    before = {number: signal.signal(number, handle) for number in (*_ending(), signal.SIGALRM)}
     try:
         yield
     except Exception as error:
-        if received and not isinstance(error, RecapError):
-            raise Terminated(received[0]) from error
+        if not isinstance(error, RecapError):
+            raise_lost_signal()
         raise
     finally:
+        _terminating.clear()
+        signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _importing(frame: FrameType | None) -> bool:
+    """Whether `frame` is part of an import."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
+
+
+_IMPORT_SECONDS = 0.05
+"""Time between two looks at whether an import has ended."""
+_terminating: list[int] = []
+"""The signals in the block of `stopped_by_signals`."""
+
+
+def raise_lost_signal() -> None:
+    """Raise Terminated if a signal arrived in the block of `stopped_by_signals`, but Terminated was lost.
+
+    Python drops an exception that it cannot raise, such as in a destructor. Call this before waiting for other ranks,
+    which the signal ended.
+    """
+    if _terminating:
+        raise Terminated(_terminating[0])
 
 
 def _ending() -> list[signal.Signals]:

@@ -1,7 +1,9 @@
 """Which work a signal interrupts, and when; tests/end_to_end/test_stop.py stops real processes."""
 
+import importlib
 import os
 import signal
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +18,7 @@ from training.runs import assert_same_run, interrupt
 from recap.data.stream.source import Loader
 from recap.errors import Interrupted, RunError
 from recap.runs import Run
-from recap.signals import Signals, StopNow, Terminated, collected_signals, stopped_by_signals
+from recap.signals import Signals, StopNow, Terminated, collected_signals, raise_lost_signal, stopped_by_signals
 from recap.training.step import TrainStep
 from recap.training.trainer import train
 
@@ -110,6 +112,42 @@ def test_an_error_that_replaces_the_end_of_a_command_is_no_traceback_and_other_e
         reported()
     with pytest.raises(ValueError, match="mistake"), stopped_by_signals():
         raise ValueError("mistake")
+
+
+def test_a_signal_whose_exception_python_dropped_is_raised_later() -> None:
+    class Interrupting:
+        def __del__(self) -> None:
+            interrupt()
+
+    def lost() -> None:
+        sys.unraisablehook, before = (lambda unraisable: None), sys.unraisablehook
+        try:
+            Interrupting()
+        finally:
+            sys.unraisablehook = before
+
+    def lost_then_raised() -> None:
+        lost()
+        raise_lost_signal()
+
+    raise_lost_signal()
+    with pytest.raises(Terminated), stopped_by_signals():
+        lost_then_raised()
+    raise_lost_signal()
+
+
+def test_a_signal_during_an_import_ends_the_command_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = ("import os, signal", "os.kill(os.getpid(), signal.SIGTERM)", "done = True")
+    (tmp_path / "interrupted_import.py").write_text("\n".join(lines))
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def work() -> None:
+        importlib.import_module("interrupted_import")
+        time.sleep(60)
+
+    with pytest.raises(Terminated), stopped_by_signals():
+        work()
+    assert sys.modules.pop("interrupted_import").done
 
 
 def test_a_second_ctrl_c_goes_to_the_previous_handler_and_all_handlers_return() -> None:

@@ -10,7 +10,7 @@ import typer
 from recap.cli.options import ConfigFile, Overrides, SetFiles
 from recap.errors import Interrupted
 from recap.reporting import say_to_stderr
-from recap.signals import Terminated
+from recap.signals import Terminated, raise_lost_signal
 
 if TYPE_CHECKING:
     from recap.cli.terminal.console import Console
@@ -76,6 +76,7 @@ def _nothing_lost(config: "RecapConfig") -> Iterator[None]:
     """For the start of the program: a signal raises Interrupted."""
     try:
         yield
+        raise_lost_signal()
     except Terminated as stop:
         from recap.runs import Run
 
