@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from support import Recorder, feed_config, feed_values, write_feed
-from training.runs import assert_same_run, files, interrupt, records
+from training.runs import assert_same_run, files, interrupt, records, with_overflow
 
 from recap.config.file.load import config_of
 from recap.config.recap import RecapConfig
@@ -31,21 +31,6 @@ EVERY_STEP = {"checkpoint_every_n": 1, "train_log_every_n": 1}
 def bad_feed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A feed with weights, one of which is so large that the losses of its row overflow."""
     return with_overflow(write_feed(tmp_path_factory.mktemp("bad")), *BAD_ROW)
-
-
-def with_overflow(feed: Path, name: str, row: int) -> Path:
-    """Adds the column `weight` if it is missing, and makes row `row` of file `name` a heavy positive."""
-    for file in (feed / "train").glob("*.parquet"):
-        table = pq.read_table(file)
-        columns = {column: table.column(column).to_numpy().copy() for column in ("like", "share")}
-        weights = table.column("weight").to_numpy().copy() if "weight" in table.column_names else np.ones(len(table))
-        if file.name == name:
-            weights[row], columns["like"][row], columns["share"][row] = 3e38, 1, 1
-        rest = table.drop_columns([name for name in (*columns, "weight") if name in table.column_names])
-        for column, values in {**columns, "weight": weights}.items():
-            rest = rest.append_column(column, pa.array(values))
-        pq.write_table(rest, file, row_group_size=70)
-    return feed
 
 
 def configured(feed: Path, run: Path, policy: dict[str, Any] | None = None, **sections: dict[str, Any]) -> RecapConfig:
