@@ -15,7 +15,7 @@ from training.sharded_tables.zero_collision import MIDDLE, values
 
 from recap.config.discrete import ZeroCollisionConfig
 from recap.config.file.load import config_of
-from recap.data.encoding.hashing import LARGEST_CODE, codes_of_ids
+from recap.data.encoding.hashing import MAX_CODE, codes_of_ids
 from recap.distributed import ONE_RANK, Ranks
 from recap.errors import ConfigError
 from recap.evaluation.run import evaluate_run
@@ -26,10 +26,10 @@ from recap.training.sharded_tables.zero_collision import PartIds
 
 pytest.importorskip("torchrec")
 CPU = torch.device("cpu")
-Codes = st.lists(st.integers(1, LARGEST_CODE), unique=True, min_size=1, max_size=20)
+Codes = st.lists(st.integers(1, MAX_CODE), unique=True, min_size=1, max_size=20)
 
 
-@given(Codes, st.lists(st.integers(1, LARGEST_CODE), max_size=5))
+@given(Codes, st.lists(st.integers(1, MAX_CODE), max_size=5))
 def test_a_known_id_has_its_row_and_others_share_row_0(known: list[int], others: list[int]) -> None:
     ids = RowIds(len(known) + 2)
     ids.load_state_dict({"ids": torch.tensor([NO_ID, *known, NO_ID])})
@@ -57,7 +57,7 @@ def test_ids_that_no_training_writes_are_told(ids: list[int], problem: str) -> N
 def test_ids_have_different_positive_codes(ids: list[int]) -> None:
     codes = codes_of_ids(np.array(ids, np.int64)).tolist()
     assert len(set(codes)) == len(ids)
-    assert all(1 <= code <= LARGEST_CODE for code in codes)
+    assert all(1 <= code <= MAX_CODE for code in codes)
 
 
 def part_ids(rows: int, policy: str, parts: int = 1, ranks: Ranks = ONE_RANK) -> PartIds:
@@ -101,7 +101,7 @@ def test_ids_of_steps_that_are_not_taken_do_not_count() -> None:
     assert rows[0] == 0 < rows[1]
 
 
-@given(st.integers(1, 7), st.integers(1, 9), st.lists(st.integers(1, LARGEST_CODE), min_size=1, max_size=30))
+@given(st.integers(1, 7), st.integers(1, 9), st.lists(st.integers(1, MAX_CODE), min_size=1, max_size=30))
 def test_any_number_of_ranks_keeps_each_part_once(parts: int, size: int, codes: list[int]) -> None:
     kept = [part_ids(50, "lru", parts, Ranks(rank, size, rank, size)) for rank in range(size)]
     assert sum(len(ids.row_ids.ids) for ids in kept) == 51

@@ -23,7 +23,7 @@ from recap.config.base import dotted
 from recap.config.discrete import CodeSpace, HashSpace, IntegerSpace, VocabularySpace, ZeroCollisionSpace
 from recap.config.features import Column, FeaturesConfig
 from recap.data.encoding.columns import as_one_array
-from recap.data.encoding.hashing import LARGEST_CODE
+from recap.data.encoding.hashing import MAX_CODE
 from recap.data.encoding.kinds import decoded, integers_or_texts
 from recap.data.formats.files import find_files, open_file, read_bytes
 from recap.data.formats.location import Location
@@ -84,9 +84,7 @@ def discrete_size(space: CodeSpace, vocabulary: pa.Array | None) -> int:
 def largest_codes(features: FeaturesConfig, assets: Assets) -> dict[str, int]:
     """The largest code of every table."""
     sizes, spaces = discrete_sizes(features, assets), features.code_spaces
-    return {
-        name: LARGEST_CODE if isinstance(spaces[name], ZeroCollisionSpace) else size for name, size in sizes.items()
-    }
+    return {name: MAX_CODE if isinstance(spaces[name], ZeroCollisionSpace) else size for name, size in sizes.items()}
 
 
 def discrete_columns(features: FeaturesConfig) -> dict[str, slice]:

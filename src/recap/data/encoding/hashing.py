@@ -28,7 +28,7 @@ _INTEGER = r"^(0|-?[1-9][0-9]{0,18})(\.0)?\z"
 _GOLDEN = 0x9E3779B97F4A7C15
 _MASK_64 = (1 << 64) - 1
 Unsigned = npt.NDArray[np.uint64]
-LARGEST_CODE = 2**63 - 2
+MAX_CODE = 2**63 - 2
 """The largest code of an id in a zero-collision hash; the largest int64 stands for a row without an id."""
 
 
@@ -123,5 +123,5 @@ def buckets_of(ids: npt.NDArray[np.int64], buckets: int, hashes: int, seed: int)
 
 
 def codes_of_ids(ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """[N] integers → [N] int64 in 1 … `LARGEST_CODE`: 63 evenly spread bits of each."""
-    return (hash_ids(ids) >> np.uint64(1)).astype(np.int64).clip(1, LARGEST_CODE)
+    """[N] integers → [N] int64 in 1 … `MAX_CODE`: 63 evenly spread bits of each."""
+    return (hash_ids(ids) >> np.uint64(1)).astype(np.int64).clip(1, MAX_CODE)
