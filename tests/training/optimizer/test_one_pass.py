@@ -14,12 +14,12 @@ from training.runs import assert_same_run, interrupt
 from recap.config.file.load import config_of
 from recap.config.recap import RecapConfig
 from recap.errors import Interrupted, NotFinite
-from recap.training.optimizer.rounded_weights import rounded_weights
 from recap.native import SWITCH
 from recap.native.rounded_weight import RoundedWeight, usable
 from recap.runtime import Runtime
 from recap.training.balancing.build import build_balancing
 from recap.training.optimizer.one_pass import keep_rounded
+from recap.training.optimizer.rounded_weights import rounded_weights
 from recap.training.optimizer.scheduled import ScheduledOptimizer
 from recap.training.step import TrainStep
 from recap.training.trainer import train
