@@ -12,6 +12,7 @@ _MAX_LISTED = 100
 """Known names in a message."""
 _MAX_COMPARED = 2000
 """Known names that are compared with a wrong one; a comparison takes about 10 µs."""
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
 def suggest(name: str, known: list[str]) -> str:
@@ -46,6 +47,14 @@ def duration(seconds: float) -> str:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def size_text(count: float) -> str:
+    """Bytes in the unit that fits, such as `37.3 GiB`."""
+    unit = 0
+    while count >= 999.95 and unit < len(_UNITS) - 1:
+        count, unit = count / 1024, unit + 1
+    return f"{count:.1f} {_UNITS[unit]}" if unit else f"{count:.0f} B"
 
 
 def mean_deviation(values: Sequence[float], digits: int) -> str:

@@ -9,11 +9,10 @@ from recap.cli.terminal.console import Console
 from recap.cli.terminal.tables import plain_table, shortened
 from recap.planning.memory import Bytes, Part
 from recap.planning.plan import Plan
-from recap.text import plural, wrapped
+from recap.text import plural, size_text, wrapped
 
 _WIDTH = 80
 """Columns that suffice for everything here, in a pipe too."""
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 _NAME_WIDTH = 20
 _MAX_TABLES = 20
 """Tables that are shown, the largest."""
@@ -36,14 +35,6 @@ def show_plan(plan: Plan, console: Console) -> None:
     console.say(f"{plan.examples_per_second:,.0f} examples/s\n\nassumptions")
     for line in plan.assumptions:
         console.say(wrapped(f"- {line}", _WIDTH))
-
-
-def size(count: float) -> str:
-    """Bytes in the unit that fits, such as `37.3 GiB`."""
-    unit = 0
-    while count >= 999.95 and unit < len(_UNITS) - 1:
-        count, unit = count / 1024, unit + 1
-    return f"{count:.1f} {_UNITS[unit]}" if unit else f"{count:.0f} B"
 
 
 def _memory_table(plan: Plan) -> Table:
@@ -71,24 +62,24 @@ def _add_part(table: Table, part: Part) -> None:
 
 def _add_bytes(table: Table, name: str, divided: str, held: Bytes) -> None:
     sizes = (held.weights + held.average, held.gradients, held.optimizer, held.activations)
-    table.add_row(escape(name), divided, *(size(count) if count else "-" for count in sizes))
+    table.add_row(escape(name), divided, *(size_text(count) if count else "-" for count in sizes))
 
 
 def _verdict(plan: Plan) -> Iterator[str]:
     """Whether it fits, and what would fit."""
     fit, reserved = plan.fit, round(plan.machine.reserved_gib * 2**30)
-    needs = f"a rank needs {size(fit.needed)} of {size(fit.available)}, of which {size(reserved)} stay reserved"
+    needs = f"a rank needs {size_text(fit.needed)} of {size_text(fit.available)}, of which {size_text(reserved)} stay reserved"
     if fit.fits:
         spare = f"; {_ranks(plan, fit.smallest_world)} would do" if fit.smallest_world else ""
         yield f"fits: {needs}{spare if fit.smallest_world != plan.ranks else ''}"
         return
     if fit.needed > fit.available:
-        missing = size(fit.needed - fit.available)
+        missing = size_text(fit.needed - fit.available)
         yield f"does not fit: {needs}; {missing} are missing, and most is {fit.largest!r}"
     if fit.table_limit is not None and plan.placement.sharded_bytes > fit.table_limit:
         yield (
-            f"does not fit: tables and their optimizer take {size(plan.placement.sharded_bytes)} of a rank, and "
-            f"training.sharded_tables.memory_gib allows {size(fit.table_limit)}"
+            f"does not fit: tables and their optimizer take {size_text(plan.placement.sharded_bytes)} of a rank, and "
+            f"training.sharded_tables.memory_gib allows {size_text(fit.table_limit)}"
         )
     if fit.smallest_world is not None:
         yield f"would fit: {_ranks(plan, fit.smallest_world)}, with this configuration"
@@ -121,11 +112,11 @@ def _work_table(plan: Plan) -> Table:
     table.add_column("", justify="right", no_wrap=True)
     rows = {
         "FLOPs of matrix products": f"{work.flops / 1e9:,.1f} G",
-        "memory read and written": size(work.memory_bytes),
-        "sent to sum gradients that every rank has": size(work.summed_bytes),
-        "received of sparse gradients": size(work.gathered_bytes),
-        "ids between ranks": size(work.ids_bytes),
-        "vectors and their gradients between ranks": size(work.vectors_bytes),
+        "memory read and written": size_text(work.memory_bytes),
+        "sent to sum gradients that every rank has": size_text(work.summed_bytes),
+        "received of sparse gradients": size_text(work.gathered_bytes),
+        "ids between ranks": size_text(work.ids_bytes),
+        "vectors and their gradients between ranks": size_text(work.vectors_bytes),
     }
     for name, value in rows.items():
         if not value.startswith("0 "):

@@ -22,9 +22,9 @@ def load_torchrec() -> None:
         except (ImportError, OSError, RuntimeError, AttributeError) as error:
             reason = str(error).strip().partition("\n")[0]
             raise InputError(
-                f"training.sharded_tables needs TorchRec, which does not load ({reason}); install it with 'pip install "
-                "recap[torchrec]' beside a GPU, or 'pip install --no-deps --requirement torchrec-cpu.txt' on a CPU, or "
-                "remove training.sharded_tables"
+                f"training.sharded_tables needs TorchRec, which does not load ({reason}); run pip install "
+                "'recap-ranker[torchrec]' beside a GPU, or pip install --no-deps --requirement torchrec-cpu.txt in a "
+                "checkout on a CPU, or remove training.sharded_tables"
             ) from None
         for name in ("torchrec", "torch.fx._symbolic_trace"):
             logging.getLogger(name).setLevel(logging.ERROR)

@@ -16,6 +16,7 @@ from recap.distributed import Ranks
 from recap.errors import ConfigError
 from recap.model.inputs.tables import TableSpec
 from recap.runtime import Runtime, free_memory
+from recap.text import plural, size_text
 from recap.training.optimizer.memory import state_bytes
 from recap.training.sharded_tables.library import quiet
 
@@ -59,9 +60,10 @@ def describe_plan(tables: Sequence[TablePlan]) -> Iterator[str]:
 
 def _by_rank(sizes: Sequence[int]) -> str:
     """The bytes of each rank, or the range where there are many."""
+    unit, scale = ("KiB", 2**10) if max(sizes) < 2**20 else ("MiB", 2**20)
     if len(sizes) > MAX_RANKS_SAID:
-        return f"MiB on each of {len(sizes):,} ranks: {min(sizes) / 2**20:,.1f} to {max(sizes) / 2**20:,.1f}"
-    return f"MiB by rank: {', '.join(f'{size / 2**20:,.1f}' for size in sizes)}"
+        return f"{unit} on each of {len(sizes):,} ranks: {min(sizes) / scale:,.1f} to {max(sizes) / scale:,.1f}"
+    return f"{unit} by rank: {', '.join(f'{size / scale:,.1f}' for size in sizes)}"
 
 
 @dataclass(frozen=True)
@@ -146,17 +148,16 @@ class Planner:
             spec: 4 * count + state_bytes(self.algorithm, count, spec.num_embeddings) for spec, count in numbers.items()
         }
         largest = max(sizes, key=sizes.__getitem__)
+        sharding = self._sharding_types(largest)[0]
+        by_rows = "" if sharding == "row_wise" else ", divide the table by rows"
         return ConfigError(
             f"training.sharded_tables: no plan fits: the tables, the state of their optimizer and the vectors of a "
-            f"batch must fit {self.ranks.world_size} ranks of {_gib(self.memory_bytes)}, and the tables with their "
-            f"state take {_gib(sum(sizes.values()))}. Most of it is {largest.name!r}: {largest.num_embeddings:,} rows "
-            f"of width {largest.width}, {_gib(sizes[largest])}, divided {self._sharding_types(largest)[0]}. Use more "
-            "ranks, raise memory_gib if the machine has more, divide the table by rows, or make it smaller"
+            f"batch must fit {plural(self.ranks.world_size, 'rank')} of {size_text(self.memory_bytes)}, and the tables "
+            f"with their state take {size_text(sum(sizes.values()))}. Most of it is {largest.name!r}: "
+            f"{largest.num_embeddings:,} rows of width {largest.width}, {size_text(sizes[largest])}, divided "
+            f"{sharding}. Use more ranks, raise memory_gib if the machine has more{by_rows}, or make it smaller; "
+            "'recap plan CONFIG --world-size N' shows what would fit"
         )
-
-
-def _gib(size: int) -> str:
-    return f"{size / 2**30:,.2f} GiB"
 
 
 def build_planner(config: RecapConfig, runtime: Runtime, by_feature: Mapping[str, TableSpec]) -> Planner:
