@@ -185,7 +185,8 @@ class Ranks:
         if different:
             raise InputError(
                 f"rank {self.rank} differs from rank 0 in: {', '.join(different)}. All ranks must read the same "
-                "configuration, training.save_dir and data; share these folders between the machines"
+                "configuration, training.save_dir and data; share these folders between the machines. If they only "
+                "changed meanwhile, run the command again"
             )
 
     def _all_reduce_sparse(self, gradient: Tensor | None, parameter: Tensor) -> Tensor:
