@@ -102,6 +102,12 @@ def test_each_misuse_has_its_message(config: Path, options: list[object], messag
         raise run(config, *options).exception or AssertionError
 
 
+def test_an_unknown_device_is_refused_in_plain_words(config: Path) -> None:
+    done = run(config, "--device", "b200")
+    assert done.exit_code == 2
+    assert "Invalid value for '--device': 'b200' is not one of 'cpu', 'a100', 'h100', 'h200'." in done.output
+
+
 def test_numbers_with_underscores_are_refused_with_the_number_to_write(config: Path) -> None:
     with pytest.raises(ConfigError, match=r"expected a whole number, found '10_000_000'; write 10000000$"):
         raise run(config, "features.discrete.post_id.size=10_000_000").exception or AssertionError

@@ -347,27 +347,32 @@ def serve(
     """
     import os
     import sys
+    from signal import Signals
     from threading import Event
 
-    from recap.cli.terminal.console import Console
     from recap.config.file.load import load_config
-
-    loaded = load_config(config, overrides or [], set_files or [])
-
-    from recap.data.open import open_sources
     from recap.data.remote.access import Access
-    from recap.data.remote.server import DataServer
     from recap.signals import Terminated
 
     access = Access(host, port, token_file, certificate, private_key, client_ca, insecure)
-    access.check()
-    console = Console()
-    server = DataServer(open_sources(loaded), access, max_requests, console.say)
+    access.settings(print)  # refuses options and their files before torch and the data, which take long
+    loaded = load_config(config, overrides or [], set_files or [])
+    server = None
+    print(f"reading the files of {config} …", flush=True)
     try:
+        from recap.cli.terminal.console import Console
+        from recap.data.open import open_sources
+        from recap.data.remote.server import DataServer
+
+        console = Console()
+        server = DataServer(open_sources(loaded), access, max_requests, console.say)
         console.say(f"serving {', '.join(server.sets)} at {host}:{server.port}")
         console.say(access.describe())
         Event().wait()
-    except Terminated:
+    except Terminated as stop:
+        if server is None:
+            print(f"stopped by {Signals(stop.number).name} before it served", file=sys.stderr, flush=True)
+            os._exit(128 + stop.number)
         console.say("stopping: requests in work are finished first")
     if not server.stop():  # clients that do not read hold threads, which Python would wait for
         sys.stdout.flush()

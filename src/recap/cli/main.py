@@ -37,7 +37,7 @@ _OVER_RANKS = ("train", "evaluate", "calibrate", "predict")
 
 
 class _Commands(TyperGroup):
-    """The commands. An unknown option that is meant as an argument gets a hint."""
+    """The commands. An unknown option that is meant as an argument gets a hint, and pydantic's words are left out."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -54,6 +54,8 @@ class _Commands(TyperGroup):
                 error.message += f"; to override the configuration, write {name}"  # type: ignore[attr-defined]
             elif option == "--config":
                 error.message += "; the configuration is an argument: give its path alone"  # type: ignore[attr-defined]
+            elif isinstance(message := getattr(error, "message", None), str):
+                error.message = message.removeprefix("Value error, ")  # type: ignore[attr-defined]
             raise
 
 

@@ -106,8 +106,19 @@ def test_tls_needs_the_same_authorities_at_both_ends(
         ({"certificate": "c"}, "--certificate: TLS needs both; give --private-key too"),
         ({"private_key": "k"}, "--private-key: TLS needs both; give --certificate too"),
         ({"client_ca": "a"}, "--client-ca: certificates of clients need TLS; give --certificate"),
-        ({"token_file": "missing"}, r"missing: token of the server \(--token-file\): cannot be read"),
-        ({"certificate": "missing", "private_key": "k"}, "--certificate: cannot read missing: No such file"),
+        (
+            {"token_file": "missing"},
+            r"missing: token of the server \(--token-file\): cannot be read \(No such file or directory\); "
+            r"give the file that holds it, or write one with: \(umask 077; openssl rand -hex 32 > missing\)$",
+        ),
+        (
+            {"token_file": "/"},
+            r"cannot be read \(Is a directory\); give a file that the user of this process may read$",
+        ),
+        (
+            {"certificate": "missing", "private_key": "k"},
+            "--certificate: cannot read missing: No such .*; give a file in",
+        ),
     ],
 )
 def test_options_of_a_server_that_cannot_be_used_are_refused(options: dict[str, str], message: str) -> None:

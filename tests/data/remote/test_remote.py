@@ -399,6 +399,7 @@ def test_the_command_serves_until_it_is_stopped(feed: Path, tmp_path: Path) -> N
     command = [sys.executable, "-m", "recap", "data", "serve", str(tmp_path / "ranker.yaml"), "--port", str(port)]
     with running(command) as server:
         assert server.stdout is not None
+        assert server.stdout.readline() == f"reading the files of {tmp_path / 'ranker.yaml'} …\n"
         first = server.stdout.readline()
         assert first == f"serving train_data, validation at 127.0.0.1:{port}\n"
         assert server.stdout.readline() == "anyone who can connect can read these rows; connections are not encrypted\n"
@@ -411,11 +412,17 @@ def test_the_command_serves_until_it_is_stopped(feed: Path, tmp_path: Path) -> N
             deque(islice(batches, 1000), maxlen=0)
     with running(command) as server:
         assert server.stdout is not None
-        server.stdout.readline()
-        server.stdout.readline()
+        for _ in range(3):
+            server.stdout.readline()
         server.send_signal(signal.SIGTERM)
         assert server.stdout.readline() == "stopping: requests in work are finished first\n"
         assert server.wait(60) == 0
+    with running(command) as server:
+        assert server.stdout is not None
+        server.stdout.readline()
+        server.send_signal(signal.SIGTERM)
+        output, _ = server.communicate(timeout=60)
+        assert (output, server.returncode) == ("stopped by SIGTERM before it served\n", 143)
 
 
 def test_inference_reads_without_servers(feed: Path) -> None:

@@ -22,7 +22,12 @@ def read_token(path: str | Path, field: str) -> str:
             mode = Path(path).stat().st_mode
             content = file.read(_MAX_BYTES + 1)
     except OSError as error:
-        raise InputError(f"{where}: cannot be read ({error.strerror})") from None
+        advice = (
+            f"give the file that holds it, or write one with: (umask 077; openssl rand -hex 32 > {path})"
+            if isinstance(error, FileNotFoundError)
+            else "give a file that the user of this process may read"
+        )
+        raise InputError(f"{where}: cannot be read ({error.strerror}); {advice}") from None
     problems = []
     if mode & stat.S_IRWXO:
         problems.append(
@@ -74,4 +79,4 @@ def _read(path: str, field: str) -> bytes:
     try:
         return Path(path).read_bytes()
     except OSError as error:
-        raise InputError(f"{field}: cannot read {path}: {error.strerror}") from None
+        raise InputError(f"{field}: cannot read {path}: {error.strerror}; give a file in PEM") from None
