@@ -72,7 +72,8 @@ def test_a_choice_of_codes_names_the_keys_that_were_set() -> None:
     wrong = values()
     wrong["features"]["discrete"]["hour"] = {}
     assert problems(wrong)[0] == (
-        "features.discrete.hour: needs exactly one of size, vocabulary, hash, zero_collision and table; found an empty mapping"
+        "features.discrete.hour: needs exactly one of size, vocabulary, hash, zero_collision and table; "
+        "found an empty mapping"
     )
 
 

@@ -112,8 +112,8 @@ VALID = Path(__file__).parent / "valid" / "histories.yaml"
         ),
         (
             ["features.histories.watched.attributes.action.hash={buckets: 3}"],
-            "features.histories.watched.attributes.action: needs at most one of size, vocabulary, hash, zero_collision and table; "
-            "found column, size, hash",
+            "features.histories.watched.attributes.action: needs at most one of size, vocabulary, hash, "
+            "zero_collision and table; found column, size, hash",
         ),
         (
             ["features.histories.watched.attributes.action={column: watched_action, siez: 3}"],
@@ -121,7 +121,8 @@ VALID = Path(__file__).parent / "valid" / "histories.yaml"
         ),
         (
             ["features.discrete.post={hash: {buckets: 3}, size: 3}"],
-            "features.discrete.post: needs exactly one of size, vocabulary, hash, zero_collision and table; found hash, size",
+            "features.discrete.post: needs exactly one of size, vocabulary, hash, zero_collision and table; "
+            "found hash, size",
         ),
     ],
 )
