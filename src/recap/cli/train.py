@@ -88,13 +88,16 @@ def _show_result(config: "RecapConfig", console: "Console") -> None:
     """Summarise the run, and suggest the next command."""
     import shlex
 
+    from recap.model.directory import is_in_shards
     from recap.runs import Run
 
     run = Run(Path(config.training.save_dir))
     best = run.best
     console.ended(run.checkpoint(), best)
     folder, step = shlex.quote(config.training.save_dir), " --step best" if best is not None else ""
-    if config.validation_data and config.training.eval_log_every_n is None:  # else the last step was evaluated
+    if is_in_shards(best or run.checkpoint()):
+        console.next(f"recap model consolidate {shlex.quote(str(best or run.checkpoint()))} --output DIR")
+    elif config.validation_data and config.training.eval_log_every_n is None:  # else the last step was evaluated
         console.next(f"recap evaluate {folder}{step}")
     else:
         console.next(f"recap predict {folder} INPUT… --output DIR{step}")

@@ -1,6 +1,6 @@
 """Runs whose tables are whole or sharded: the same configuration, with one switch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,13 @@ from recap.config.file.load import config_of
 from recap.config.recap import RecapConfig
 from recap.distributed import ONE_RANK, Ranks
 from recap.signals import Signals
+from recap.training.non_finite import RolledBack
 from recap.training.profile import Profile
 from recap.training.trainer import Trainer
 
 STEPS = 50
+SHORT = 8
+"""Steps of a run in which the number of steps does not matter."""
 ALGORITHMS: dict[str, dict[str, Any]] = {
     "sgd": {"kind": "sgd"},
     "adagrad": {"kind": "adagrad", "initial_accumulator_value": 0.1},
@@ -29,7 +32,9 @@ TOLERANCE = 1e-5
 PERCENT = ("rce", "nrce")
 
 
-def table_values(feed: Path, run: Path, sharding: str | None, algorithm: str, **training: Any) -> dict[str, Any]:
+def table_values(
+    feed: Path, run: Path, sharding: str | None, algorithm: str, steps: int = STEPS, **training: Any
+) -> dict[str, Any]:
     """Tables of three widths: hashed ids of two codes, a vocabulary, integer codes, and one that a history shares.
 
     Without dropout and BatchNorm, whose results depend on which rank has a row. `sharding`: None for whole tables.
@@ -55,9 +60,9 @@ def table_values(feed: Path, run: Path, sharding: str | None, algorithm: str, **
         "sparse": True,
     }
     values["training"] |= {
-        "num_train_steps": STEPS,
-        "train_log_every_n": 10,
-        "eval_log_every_n": 25,
+        "num_train_steps": steps,
+        "train_log_every_n": steps // 5,
+        "eval_log_every_n": steps // 2,
         "checkpoint_every_n": 1000,
         "num_eval_steps": -1,
         "log_norms": True,
@@ -83,17 +88,26 @@ def run_values(
     Path(values["training"]["save_dir"]).mkdir(parents=True, exist_ok=True)
     trainer = open_trainer(config_of(values), ranks, recorder)
     prepare(trainer)
-    trainer.run(Profile(0, trainer.checkpoints.run.profile, recorder.say))
+    try:
+        trainer.run(Profile(0, trainer.checkpoints.run.profile, recorder.say))
+    except RolledBack as error:
+        again = open_trainer(config_of(values), ranks, recorder, error.rolled_back)
+        again.run(Profile(0, again.checkpoints.run.profile, recorder.say))
     return recorder
 
 
-def open_trainer(config: RecapConfig, ranks: Ranks = ONE_RANK, recorder: Recorder | None = None) -> Trainer:
+def open_trainer(
+    config: RecapConfig,
+    ranks: Ranks = ONE_RANK,
+    recorder: Recorder | None = None,
+    rolled_back: Sequence[list[int]] = (),
+) -> Trainer:
     """A trainer whose run has not started."""
     recorder = Recorder() if recorder is None else recorder
-    return Trainer(config, recorder, Signals(30.0), ranks, [])
+    return Trainer(config, recorder, Signals(30.0), ranks, list(rolled_back))
 
 
-def assert_equal_runs(whole: Path, sharded: Path, step: int = STEPS) -> None:
+def assert_equal_runs(whole: Path, sharded: Path, step: int) -> None:
     """The records, among them losses, metrics and norms, and the final weights and moments are those of `whole`."""
     for left, right in zip(records(whole), records(sharded), strict=True):
         assert left.keys() == right.keys()

@@ -1,12 +1,12 @@
-"""Checks of the checkpoints of sharded tables; `torchrun` runs this file, and a test reads its output.
+"""Checks of the checkpoints of sharded tables; a test runs this file.
 
-Usage: resharding.py FOLDER CHECK…, where FOLDER holds the feed and a run of one process, stopped at step 10.
+Usage: resharding.py FOLDER, which holds the feed and the run `changing` of one process, stopped at step 4.
 """
 
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,10 @@ from torch.distributed._shard.sharded_tensor.metadata import ShardedTensorMetada
 from torch.distributed._shard.sharded_tensor.shard import Shard
 from training.runs import assert_same_run
 from training.sharded_tables.cases import run_values, table_values
+from training.sharded_tables.forked import run_ranks
 
 from recap.distributed import Ranks
 from recap.errors import RunError
-from recap.rendezvous import joined_ranks
 from recap.runs import Run
 from recap.training.sharded_tables import checkpoints
 from recap.training.sharded_tables.checkpoints import JointWriter, Shards, fill_shards
@@ -30,11 +30,13 @@ from recap.training.sharded_tables.shards import BlockFiles, index_text, read_in
 
 Boxes = list[tuple[int, list[int], list[int]]]
 """Rank, offsets and shape of each shard."""
+END = 16
+"""The last step of the runs."""
 
 
 def values(folder: Path, run: str, sharding: str | None, steps: int, **sharded: Any) -> dict[str, Any]:
-    changes = {"num_train_steps": steps, "checkpoint_every_n": 10, "eval_log_every_n": 10}
-    made = table_values(folder / "feed", folder / run, sharding, "rowwise_adagrad", **changes)
+    changes = {"checkpoint_every_n": 4, "train_log_every_n": 4, "eval_log_every_n": 4}
+    made = table_values(folder / "feed", folder / run, sharding, "rowwise_adagrad", steps, **changes)
     if sharding is not None:
         made["training"]["sharded_tables"] |= sharded
     return made
@@ -134,30 +136,26 @@ class raises:  # noqa: N801 - as pytest.raises, which this process need not load
 
 
 def check_two_go_on_from_one(folder: Path, ranks: Ranks) -> None:
-    run_values(values(folder, "changing", "row_wise", 20), ranks, Recorder())
+    run_values(values(folder, "changing", "row_wise", 8), ranks)
 
 
 def check_four_go_on_from_two(folder: Path, ranks: Ranks) -> None:
-    run_values(values(folder, "changing", "table_wise", 30, consolidate=False), ranks, Recorder())
-
-
-def check_straight(folder: Path, ranks: Ranks) -> None:
-    run_values(values(folder, "straight", "auto", 40), ranks, Recorder())
+    run_values(values(folder, "changing", "table_wise", 12, consolidate=False), ranks)
 
 
 def check_a_resume_is_exact(folder: Path, ranks: Ranks) -> None:
     """Whether checkpoints are in parts or whole."""
-    check_straight(folder, ranks)
+    run_values(values(folder, "straight", "auto", END), ranks)
     for run, consolidate in (("whole", True), ("parts", False)):
-        run_values(values(folder, run, "auto", 20, consolidate=consolidate), ranks, Recorder())
-        run_values(values(folder, run, "auto", 40), ranks, Recorder())
+        run_values(values(folder, run, "auto", 8, consolidate=consolidate), ranks)
+        run_values(values(folder, run, "auto", END), ranks)
         if ranks.is_first:
-            assert_same_run(folder / "straight", folder / run, 40)
-            assert (Run(folder / run).checkpoint_path(20) / "shards").exists() != consolidate
+            assert_same_run(folder / "straight", folder / run, END)
+            assert (Run(folder / run).checkpoint_path(8) / "shards").exists() != consolidate
 
 
 class Killing(Recorder):
-    """Kills each rank when it has finished a step."""
+    """Kills the rank when it has finished a step."""
 
     def __init__(self, step: int) -> None:
         super().__init__()
@@ -169,33 +167,47 @@ class Killing(Recorder):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def check_killed_ranks_resume(folder: Path, ranks: Ranks) -> None:
-    """The first time rank 1 dies while step 20 is written, the second time all ranks die after step 35."""
-    run, start = Run(folder / "killed"), int(os.environ["TORCHELASTIC_RESTART_COUNT"])
+def die_while_writing(folder: Path, ranks: Ranks) -> None:
+    """Rank 1 is killed before it writes its parts of step 8, and rank 0 cannot complete the checkpoint."""
     write = JointWriter.write
 
-    def write_and_die(writer: JointWriter, made: Path, *others: Any) -> None:
-        write(writer, made, *others)
-        if ranks.rank == 1 and made.name.startswith("step_00000020"):
+    def write_or_die(writer: JointWriter, made: Path, *others: Any) -> None:
+        if ranks.rank == 1 and made.name.startswith("step_00000008"):
             os.kill(os.getpid(), signal.SIGKILL)
+        write(writer, made, *others)
 
-    if start == 0:
-        JointWriter.write = write_and_die  # type: ignore[method-assign,assignment]
-    else:
-        assert list(run.checkpoints) == [10] if start == 1 else [10, 20, 30]
-    run_values(values(folder, "killed", "auto", 40), ranks, Killing(35) if start == 1 else Recorder())
-    assert start == 2
+    JointWriter.write = write_or_die  # type: ignore[method-assign,assignment]
+    run_values(values(folder, "killed", "auto", END), ranks)
+
+
+def die_after_a_step(folder: Path, ranks: Ranks) -> None:
+    assert list(Run(folder / "killed").checkpoints) == [4]
+    run_values(values(folder, "killed", "auto", END), ranks, Killing(14))
+
+
+def check_killed_ranks_resume(folder: Path, ranks: Ranks) -> None:
+    assert list(Run(folder / "killed").checkpoints)[-1] in (8, 12)  # rank 0 may die while it completes that of step 12
+    run_values(values(folder, "killed", "auto", END), ranks)
     if ranks.is_first:
-        assert_same_run(folder / "straight", run.path, 40)
+        assert_same_run(folder / "straight", folder / "killed", END)
 
 
-CHECKS = {name.removeprefix("check_"): check for name, check in list(globals().items()) if name.startswith("check_")}
+def run_checks(size: int, *checks: Callable[[Path, Ranks], None]) -> list[int]:
+    """Their exit statuses, negative for a signal that killed a rank."""
+
+    def check_all(ranks: Ranks) -> None:
+        for check in checks:
+            check(Path(sys.argv[1]), ranks)
+            ranks.barrier()
+
+    return run_ranks(size, check_all)
 
 
 if __name__ == "__main__":
     checkpoints.PIECE_BYTES = 1024
-    with joined_ranks() as joined:
-        for name in sys.argv[2:]:
-            CHECKS[name](Path(sys.argv[1]), joined)
-            joined.barrier()
-        sys.stdout.write(f"rank {joined.rank} of {joined.world_size} is done\n")  # in one piece
+    division = check_any_division_is_written_and_read
+    assert run_checks(2, division, check_two_go_on_from_one, check_a_resume_is_exact) == [0, 0]
+    assert run_checks(4, division, check_four_go_on_from_two) == [0, 0, 0, 0]
+    assert run_checks(2, die_while_writing) == [1, -signal.SIGKILL]
+    assert run_checks(2, die_after_a_step) == [-signal.SIGKILL, -signal.SIGKILL]
+    assert run_checks(2, check_killed_ranks_resume) == [0, 0]

@@ -37,6 +37,12 @@ def is_sharded(value: object) -> bool:
     return isinstance(value, ShardedTensor)
 
 
+def without_values(tensor: ShardedTensor) -> Tensor:
+    """A tensor of the shape and dtype of a sharded one, which takes no memory."""
+    metadata = tensor.metadata()
+    return torch.empty(metadata.size, dtype=metadata.tensor_properties.dtype, device="meta")
+
+
 def fill_shards(tensor: ShardedTensor, stored: StoredTensor, files: BlockFiles, what: str) -> None:
     """Copy the stored values into the shards of this rank, and read no others.
 

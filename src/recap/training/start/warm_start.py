@@ -22,19 +22,13 @@ from recap.config.recap import RecapConfig
 from recap.config.training import InitialWeightsConfig
 from recap.data.encoding.assets import Assets
 from recap.errors import CheckpointError, ConfigError
-from recap.model.directory import (
-    WEIGHTS,
-    SavedModel,
-    check_shapes,
-    open_inputs,
-    read_weights,
-    weight_mismatches,
-    weight_shapes,
-)
+from recap.model.directory import WEIGHTS, SavedModel, check_shapes, open_inputs, read_weights
 from recap.model.inputs.meaning import difference, inputs_of, table_rows
 from recap.model.inputs.tables import table_specs
 from recap.model.names import is_below, key_of, nearest
 from recap.model.ranker import Ranker
+from recap.model.shapes import weight_mismatches, weight_shapes
+from recap.training.sharded_tables.checkpoints import is_sharded, without_values
 from recap.training.sharded_tables.tables import ShardedTables
 
 _PATH = ("training", "initial_weights")
@@ -92,7 +86,10 @@ class _WarmStart:
         self.folder, self.config, self.assets = folder, model.config, model.assets
         self.old_config, self.old_assets = open_inputs(folder)
         check_shapes(folder, self.old_config, self.old_assets)
-        self.new = model.ranker.state_dict()
+        weights = model.ranker.state_dict()
+        self.new: dict[str, Tensor] = {
+            name: without_values(value) if is_sharded(value) else value for name, value in weights.items()
+        }
         sources = {name: _source(name, mapping) for name in self.new}
         self.sources = {name: source for name, source in sources.items() if source is not None}
         tables = model.ranker.inputs.embeddings
