@@ -64,7 +64,7 @@ def compare(
         change(values)
         run_values(values, ranks, prepare=prepare)
     if ranks.is_first:
-        assert_equal_runs(*runs, step=SHORT)
+        assert_equal_runs(runs[0], runs[1], SHORT)
 
 
 def check_features(folder: Path, ranks: Ranks) -> None:
@@ -90,17 +90,21 @@ def check_features(folder: Path, ranks: Ranks) -> None:
     def other_vocabulary(values: dict[str, Any]) -> None:
         values["features"]["discrete"]["language"] = {"vocabulary": str(folder / "feed" / "other.parquet")}
 
-    back = {"precision": "float16", "non_finite": {"kind": "rollback", "budget": 1}, "checkpoint_every_n": 2}
+    back: dict[str, Any] = {
+        "precision": "float16",
+        "non_finite": {"kind": "rollback", "budget": 1},
+        "checkpoint_every_n": 2,
+    }
     compare(folder, ranks, "back", "adagrad", "row_wise", prepare=fail_on_one_rank, **back)
     watch = {"metric": "auc", "split": "validation", "cut_rates": {"after": 1}}
-    skip = {"non_finite": {"kind": "skip", "budget": 1}, "batch_norm_rows": 200, "watch": watch}
+    skip: dict[str, Any] = {"non_finite": {"kind": "skip", "budget": 1}, "batch_norm_rows": 200, "watch": watch}
     compare(folder, ranks, "skipped", "sgd", "table_wise", with_batch_norm, fail_on_one_rank, **skip)
     if ranks.is_first:
         for run, number in (("back-row_wise", "rollbacks"), ("skipped-table_wise", "skipped_steps")):
             steps = records(folder / f"{run}-{ranks.world_size}")
             assert [record[number] for record in steps if record["split"] == "train"][-1] == 1
     compare(folder, ranks, "pretrained", "adagrad", "column_wise", pretrained, gradient_accumulation=3)
-    warm = {"initial_checkpoint_dir": str(folder / "rowwise_adagrad-whole")}
+    warm: dict[str, Any] = {"initial_checkpoint_dir": str(folder / "rowwise_adagrad-whole")}
     compare(folder, ranks, "warm", "rowwise_adagrad", "row_wise", other_vocabulary, **warm)
 
 

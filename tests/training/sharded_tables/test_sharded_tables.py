@@ -75,7 +75,7 @@ def test_without_torchrec_the_message_says_how_to_install_it(monkeypatch: pytest
 def test_the_plan_of_many_tables_on_many_ranks_is_a_few_lines() -> None:
     """The largest tables come first, and the last line has the sums of all."""
     plans = [
-        TablePlan(TableSpec(f"table {rows}", rows << 10, 8, ["feature"]), kind, (rows << 15,) * 16)
+        TablePlan(TableSpec(f"table {rows}", rows << 10, 8, ("feature",)), kind, (rows << 15,) * 16)
         for rows, kind in zip(range(1, 101), ["row_wise"] * 60 + ["table_wise"] * 40, strict=True)
     ]
     lines = list(describe_plan(plans))
