@@ -345,38 +345,13 @@ def serve(
     The trainers set `readers: {kind: service}`. SIGTERM or Ctrl-C finishes requests in work; a second one stops the
     server at once.
     """
-    import os
-    import sys
-    from signal import Signals
-    from threading import Event
-
+    from recap.cli.terminal.data_server import serve_data
     from recap.config.file.load import load_config
     from recap.data.remote.access import Access
-    from recap.signals import Terminated
 
     access = Access(host, port, token_file, certificate, private_key, client_ca, insecure)
     access.settings(print)  # refuses options and their files before torch and the data, which take long
-    loaded = load_config(config, overrides or [], set_files or [])
-    server = None
-    print(f"reading the files of {config} …", flush=True)
-    try:
-        from recap.cli.terminal.console import Console
-        from recap.data.open import open_sources
-        from recap.data.remote.server import DataServer
-
-        console = Console()
-        server = DataServer(open_sources(loaded), access, max_requests, console.say)
-        console.say(f"serving {', '.join(server.sets)} at {host}:{server.port}")
-        console.say(access.describe())
-        Event().wait()
-    except Terminated as stop:
-        if server is None:
-            print(f"stopped by {Signals(stop.number).name} before it served", file=sys.stderr, flush=True)
-            os._exit(128 + stop.number)
-        console.say("stopping: requests in work are finished first")
-    if not server.stop():  # clients that do not read hold threads, which Python would wait for
-        sys.stdout.flush()
-        os._exit(0)
+    serve_data(load_config(config, overrides or [], set_files or []), config, access, max_requests)
 
 
 def _check_parquet_output(file: Path, inputs: Iterable[str | Path], *, overwrite: bool) -> None:

@@ -102,13 +102,15 @@ class TrainLog:
 
 
 def describe_setup(runtime: Runtime, ranker: Ranker) -> str:
-    """The size of the model, the device, the threads of a CPU, and the precision, as text."""
+    """The size of the model, the device, the ranks and their threads on a CPU, and the precision, as text."""
     parameters = sum(parameter.numel() for parameter in ranker.parameters())
     tables = ranker.inputs.embeddings
     if tables.is_sharded:
         parameters += sum(spec.num_embeddings * spec.width for spec in tables.specs.values())
-    threads = [plural(torch.get_num_threads(), "thread")] if runtime.device.type == "cpu" else []
-    return ", ".join([f"{parameters:,} parameters", f"on {runtime.device}", *threads, runtime.precision])
+    threads = plural(torch.get_num_threads(), "thread") if runtime.device.type == "cpu" else ""
+    ranks = plural(runtime.ranks.world_size, "rank") if runtime.ranks.is_distributed else ""
+    shared = " of ".join(filter(None, (ranks, threads)))
+    return ", ".join(filter(None, (f"{parameters:,} parameters", f"on {runtime.device}", shared, runtime.precision)))
 
 
 def describe_limits(config: RecapConfig, step: int, *, data_ended: bool, watch_ended: bool) -> str:

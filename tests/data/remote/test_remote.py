@@ -412,8 +412,8 @@ def test_the_command_serves_until_it_is_stopped(feed: Path, tmp_path: Path) -> N
             deque(islice(batches, 1000), maxlen=0)
     with running(command) as server:
         assert server.stdout is not None
-        for _ in range(3):
-            server.stdout.readline()
+        started = [server.stdout.readline() for _ in range(3)]
+        assert started[1:] == [first, "anyone who can connect can read these rows; connections are not encrypted\n"]
         server.send_signal(signal.SIGTERM)
         assert server.stdout.readline() == "stopping: requests in work are finished first\n"
         assert server.wait(60) == 0
