@@ -67,6 +67,18 @@ def test_a_run_that_does_not_fit_exits_with_1_and_says_what_would(config: Path) 
     assert "no number of ranks fits: make 'post_id' smaller" in " ".join(done.stdout.split())
 
 
+def test_small_numbers_are_not_0_and_ranks_without_rows_are_named(config: Path) -> None:
+    small = ["features.discrete.post_id.size=6", "train_data.global_batch_size=64", "--world-size", 8]
+    lines = run(config, *small, "--device", "cpu", "--memory-gib", 8).stdout.splitlines()
+    (post,) = (index for index, line in enumerate(lines) if line.startswith("post_id"))
+    assert "rows / 7" in lines[post]
+    assert lines[post + 1].split() == ["7", "×", "64", "1", "empty"]
+    (flops,) = (line.split() for line in lines if line.startswith("FLOPs"))
+    assert flops[-1] == "M"
+    assert float(flops[-2]) > 0
+    assert not [line for line in lines if line.endswith(" 0.000")]
+
+
 def test_json_has_the_numbers_of_the_tables(config: Path) -> None:
     found = json.loads(run(config, "--world-size", 64, "--device", "h200", "--json").stdout)
     assert found["fit"]["fits"] is True

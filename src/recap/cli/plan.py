@@ -43,14 +43,14 @@ def plan(
         raise InputError("--gpus-per-node: has no effect on a CPU, whose ranks share one machine; leave it out")
 
     from recap.config.file.load import load_config
+    from recap.planning.machines import machine_for
 
+    machine = machine_for(device, measured, memory_gib)  # before torch, which takes long to import
     loaded = load_config(config, overrides or [], set_files or [])
 
     from recap.data.encoding.assets import load_assets
-    from recap.planning.machines import machine_for
     from recap.planning.plan import make_plan
 
-    machine = machine_for(device, measured, memory_gib)
     per_node = world_size if device == "cpu" else gpus_per_node or _GPUS_PER_NODE
     planned = make_plan(loaded, load_assets(loaded.features), world_size, per_node, machine)
     if as_json:

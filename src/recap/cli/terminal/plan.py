@@ -14,6 +14,8 @@ from recap.text import plural, size_text, wrapped
 _WIDTH = 80
 """Columns that suffice for everything here, in a pipe too."""
 _NAME_WIDTH = 20
+_LEAST_SECONDS = 5e-7
+"""Less is not shown: it would round to 0."""
 _MAX_TABLES = 20
 """Tables that are shown, the largest."""
 _SHARDING = {"data_parallel": "every rank", "row_wise": "rows", "table_wise": "whole", "column_wise": "columns"}
@@ -46,18 +48,19 @@ def _memory_table(plan: Plan) -> Table:
     *tables, dense = plan.placement.parts
     tables.sort(key=lambda part: -part.bytes.total)
     for part in (*tables[:_MAX_TABLES], dense):
-        _add_part(table, part)
+        _add_part(table, part, plan.ranks)
     if len(tables) > _MAX_TABLES:
         table.add_row(f"and {plural(len(tables) - _MAX_TABLES, 'table')} more")
     _add_bytes(table, "all", "", plan.placement.fullest)
     return table
 
 
-def _add_part(table: Table, part: Part) -> None:
+def _add_part(table: Table, part: Part, ranks: int) -> None:
     divided = _SHARDING[part.sharding] + (f" / {part.ranks:,}" if part.sharding in ("row_wise", "column_wise") else "")
     _add_bytes(table, shortened(part.name, _NAME_WIDTH), divided, part.bytes)
     if part.rows:
-        table.add_row(f"  {part.rows:,} × {part.width}")
+        empty = ranks - part.ranks if part.sharding == "row_wise" else 0  # all parts but the last have equal rows
+        table.add_row(f"  {part.rows:,} × {part.width}", f"{empty:,} empty" if empty else "")
 
 
 def _add_bytes(table: Table, name: str, divided: str, held: Bytes) -> None:
@@ -68,7 +71,10 @@ def _add_bytes(table: Table, name: str, divided: str, held: Bytes) -> None:
 def _verdict(plan: Plan) -> Iterator[str]:
     """Whether it fits, and what would fit."""
     fit, reserved = plan.fit, round(plan.machine.reserved_gib * 2**30)
-    needs = f"a rank needs {size_text(fit.needed)} of {size_text(fit.available)}, of which {size_text(reserved)} stay reserved"
+    needs = (
+        f"a rank needs {size_text(fit.needed)}, {size_text(reserved)} of it reserve; "
+        f"there are {size_text(fit.available)}"
+    )
     if fit.fits:
         spare = f"; {_ranks(plan, fit.smallest_world)} would do" if fit.smallest_world else ""
         yield f"fits: {needs}{spare if fit.smallest_world != plan.ranks else ''}"
@@ -111,7 +117,7 @@ def _work_table(plan: Plan) -> Table:
     table.add_column("", no_wrap=True)
     table.add_column("", justify="right", no_wrap=True)
     rows = {
-        "FLOPs of matrix products": f"{work.flops / 1e9:,.1f} G",
+        "FLOPs of matrix products": _flops(work.flops),
         "memory read and written": size_text(work.memory_bytes),
         "sent to sum gradients that every rank has": size_text(work.summed_bytes),
         "received of sparse gradients": size_text(work.gathered_bytes),
@@ -126,6 +132,11 @@ def _work_table(plan: Plan) -> Table:
         distinct = sum(each.distinct for each in work.tables)
         table.add_row("rows of tables looked up (distinct at most)", f"{lookups:,} ({distinct:,})")
     return table
+
+
+def _flops(count: int) -> str:
+    """In millions where they are few, such as `12.5 M`."""
+    return f"{count / 1e9:,.1f} G" if count >= 1e9 else f"{count / 1e6:,.3f} M"
 
 
 def _time_table(plan: Plan) -> Table:
@@ -144,7 +155,7 @@ def _time_table(plan: Plan) -> Table:
         "PyTorch's own time" + ("" if plan.machine.is_shared else ", beyond the device's"): time.host,
     }
     for name, seconds in rows.items():
-        if seconds:
+        if abs(seconds) >= _LEAST_SECONDS:
             table.add_row(name, f"{1000 * seconds:,.3f}")
     table.add_row("step", f"{1000 * time.total:,.3f}")
     return table
