@@ -16,6 +16,7 @@ CODES: dict[str, dict[str, Any]] = {
     "size": {"size": 24},
     "vocabulary": {"vocabulary": "words.parquet"},
     "hash": {"hash": {"buckets": 7}},
+    "zero_collision": {"zero_collision": {"rows": 7}},
     "table": {"table": "owner"},
 }
 PAIRS = list(permutations(CODES, 2))
@@ -31,6 +32,12 @@ def base(codes: dict[str, Any]) -> Path:
     values = feed_values(Path("feed"), Path("run"))
     values["features"] = {"continuous": ["age"], **features_with(codes)}
     values["model"] |= {"embeddings": {"default": 4}, "histories": {"default": {"encoder": {"kind": "pooling"}}}}
+    values["training"]["sharded_tables"] = {}  # for zero_collision
+    values["optimizer"]["tables"] = {
+        "algorithm": {"kind": "sgd"},
+        "learning_rate": {"kind": "constant", "learning_rate": 0.1},
+        "sparse": True,
+    }
     file = Path("base.yaml")
     file.write_text(render(values))
     return file

@@ -90,6 +90,7 @@ def test_training_has_the_published_defaults() -> None:
         "mlflow": None,
         "batch_norm_rows": None,
         "precision": "auto",
+        "sharded_tables": None,
         "compile": False,
         "seed": 0,
         "threads": None,

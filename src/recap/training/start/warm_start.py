@@ -120,10 +120,10 @@ class _WarmStart:
                 continue
             codes = self.rows[table].codes_in(self.old_rows[source])
             if codes is None:
-                old, new = self.old_rows[source].describe(), self.rows[table].describe()
+                theirs, ours = self.old_rows[source].describe(), self.rows[table].describe()
                 raise CheckpointError(
-                    f"{self.folder}: the rows of table {table!r} mean other values: {old} there, {new} here. Use the "
-                    f"former, or list {name.removesuffix('.weight')} in {_FRESH}"
+                    f"{self.folder}: the rows of table {table!r} mean other values: {theirs} there, {ours} here. Use "
+                    f"the former, or list {name.removesuffix('.weight')} in {_FRESH}"
                 )
             here, old_codes = codes
             new, before = self.new[name], self.taken[name]
