@@ -38,5 +38,5 @@ def forget_secrets() -> Iterator[None]:
     environment._SECRETS.update(before)
 
 
-settings.register_profile("recap", deadline=None)  # nothing is timed in a test
+settings.register_profile("recap", deadline=None, max_examples=50)  # nothing is timed in a test; CI has limited time
 settings.load_profile("recap")

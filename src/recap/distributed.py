@@ -249,7 +249,8 @@ def lost_ranks_raised() -> Iterator[None]:
 
 def first_line(error: RuntimeError) -> str:
     """The reason that torch gives, in one line."""
-    return str(error).strip().partition("\n")[0].rpartition("RuntimeError: ")[2]  # without torch's frame around it
+    line = str(error).strip().partition("\n")[0].rpartition("RuntimeError: ")[2]  # without torch's frame around it
+    return line.partition(". This is typically caused by")[0]  # gloo's advice, which is for its authors
 
 
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:

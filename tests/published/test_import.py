@@ -360,7 +360,7 @@ def test_reading_on_other_hosts_is_converted(tmp_path: Path, published: dict[str
     published["validation_data"]["d1"] |= {"data_service_dispatcher": "other:6000"}
     result = imported(tmp_path, json.loads(json.dumps(published)))
     config = read_back(tmp_path, result)
-    expected = {"kind": "service", "address": ["reader:5000"], "count": 2, "compression": "lz4"}
+    expected = {"kind": "service", "address": ["reader:5000"], "count": 2, "compression": "lz4", "wait_seconds": 60.0}
     assert config.train_data.readers.model_dump() == expected
     sets = config.validation_data
     assert sets["same"].readers.model_dump() == expected

@@ -422,7 +422,8 @@ def test_the_command_serves_until_it_is_stopped(feed: Path, tmp_path: Path) -> N
         server.stdout.readline()
         server.send_signal(signal.SIGTERM)
         output, _ = server.communicate(timeout=60)
-        assert (output, server.returncode) == ("stopped by SIGTERM before it served\n", 143)
+        before = ("stopped by SIGTERM before it served\n", 143)  # or it served already, on a fast machine
+        assert (output, server.returncode) == before or (output.endswith("finished first\n") and not server.returncode)
 
 
 def test_inference_reads_without_servers(feed: Path) -> None:
