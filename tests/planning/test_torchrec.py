@@ -21,7 +21,7 @@ FITS, TOO_SMALL = 8.0, 0.001
 @pytest.mark.parametrize("ranks", [2, 8, 64])
 @pytest.mark.parametrize("sharding", ["row_wise", "table_wise", "column_wise"])
 def test_torchrec_plans_the_same_bytes_and_agrees_on_what_fits(ranks: int, sharding: str) -> None:
-    from recap.training.sharded_tables.library import load_torchrec
+    from recap.training.sharded_tables.loading import load_torchrec
     from recap.training.sharded_tables.plan import Planner
 
     load_torchrec()

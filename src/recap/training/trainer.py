@@ -36,7 +36,7 @@ from recap.training.optimizer.scheduled import ScheduledOptimizer
 from recap.training.parallel import DataParallel
 from recap.training.profile import Profile, span
 from recap.training.saved_weights import SavedWeights
-from recap.training.sharded_tables.library import table_group
+from recap.training.sharded_tables.loading import table_group
 from recap.training.sharded_tables.tables import ShardedTables
 from recap.training.start.agreement import check_agreement
 from recap.training.start.first_rows import FirstRows

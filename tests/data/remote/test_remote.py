@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain, islice, repeat, takewhile
 from pathlib import Path
@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.flight as flight
 import pyarrow.parquet as pq
 import pytest
+from data.remote.serving import config_with, readers_of, stream_of
 from data.stream_law import assert_resumes_everywhere, assert_same
 from support import Recorder, feed_config, feed_values, write_feed
 from training.runs import assert_same_run
@@ -31,7 +32,6 @@ from recap.data.remote import server as server_module
 from recap.data.remote.access import Access
 from recap.data.remote.server import DataServer
 from recap.data.remote.wire import PROTOCOL, SCHEMA, RowCodec, message
-from recap.data.stream.batch_stream import BatchStream
 from recap.data.stream.readers import Readers
 from recap.errors import ConfigError, DataError, InputError, RunError
 from recap.training.trainer import train
@@ -51,22 +51,6 @@ def serve() -> Iterator[Serve]:
     yield start
     for server in started:
         server.shutdown()
-
-
-def config_with(feed: Path, readers: dict[str, Any] | None = None, **train_data: Any) -> RecapConfig:
-    values = feed_values(feed, feed / "run")
-    values["train_data"] |= train_data | ({"readers": readers} if readers is not None else {})
-    return config_of(values)
-
-
-def readers_of(servers: Sequence[DataServer], **config: Any) -> dict[str, Any]:
-    address = [f"127.0.0.1:{server.port}" for server in servers]
-    return {"kind": "service", "address": address, "wait_seconds": 0, **config}
-
-
-def stream_of(config: RecapConfig, split: str | None = None, say: Callable[[str], None] = print) -> BatchStream:
-    mode = JobMode.TRAIN if split is None else JobMode.EVALUATE
-    return open_stream(config, load_assets(config.features), mode, split, say)
 
 
 def unused_port() -> int:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from recap.distributed import Ranks
 from recap.rendezvous import joined_ranks
-from recap.training.sharded_tables.library import load_torchrec
+from recap.training.sharded_tables.loading import load_torchrec
 
 
 def run_ranks(size: int, check: Callable[[Ranks], None]) -> list[int]:

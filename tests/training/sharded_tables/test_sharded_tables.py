@@ -22,7 +22,7 @@ from recap.config.file.load import config_of
 from recap.distributed import ONE_RANK
 from recap.errors import InputError
 from recap.model.inputs.tables import TableSpec
-from recap.training.sharded_tables.library import load_torchrec, table_group
+from recap.training.sharded_tables.loading import load_torchrec, table_group
 from recap.training.sharded_tables.plan import MAX_SAID, TablePlan, describe_plan
 from recap.training.trainer import train
 

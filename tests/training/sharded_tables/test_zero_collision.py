@@ -21,7 +21,7 @@ from recap.errors import ConfigError
 from recap.evaluation.run import evaluate_run
 from recap.model.inputs.row_ids import NO_ID, RowIds
 from recap.model.inputs.tables import TableSpec
-from recap.training.sharded_tables.library import load_torchrec, table_group
+from recap.training.sharded_tables.loading import load_torchrec, table_group
 from recap.training.sharded_tables.zero_collision import PartIds
 
 pytest.importorskip("torchrec")

@@ -18,7 +18,7 @@ from recap.model.inputs.tables import TableSpec
 from recap.runtime import Runtime, free_memory
 from recap.text import plural, size_text
 from recap.training.optimizer.memory import state_bytes
-from recap.training.sharded_tables.library import quiet
+from recap.training.sharded_tables.loading import quiet
 
 if TYPE_CHECKING:
     from torchrec.distributed.types import ShardingPlan

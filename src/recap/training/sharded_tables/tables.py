@@ -26,7 +26,7 @@ from recap.reporting import Say
 from recap.runtime import Runtime
 from recap.training.sharded_tables.checkpoints import is_sharded
 from recap.training.sharded_tables.collection import Collection, build_collections, fused_options, table_state
-from recap.training.sharded_tables.library import load_torchrec, quiet, same_random_state
+from recap.training.sharded_tables.loading import load_torchrec, quiet, same_random_state
 from recap.training.sharded_tables.plan import build_planner, describe_plan
 from recap.training.sharded_tables.zero_collision import PartIds, ZeroCollision
 

@@ -19,7 +19,7 @@ from recap.config.discrete import ZeroCollisionConfig
 from recap.distributed import Ranks, lost_ranks_raised
 from recap.model.inputs.row_ids import NO_ID, RowIds
 from recap.model.inputs.tables import INITIAL_DEVIATION, TableSpec
-from recap.training.sharded_tables.library import quiet
+from recap.training.sharded_tables.loading import quiet
 
 if TYPE_CHECKING:
     from torch.distributed._shard.sharded_tensor.api import ShardedTensor
