@@ -11,10 +11,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -67,6 +67,7 @@ DTYPES = {"F32": torch.float32, "F64": torch.float64, "F16": torch.float16, "BF1
 """Name in safetensors files → type; of these only float32 and int64 are written."""
 _SAME_HASHES = 2
 """The first format whose models hash ids as this recap does."""
+Content = TypeVar("Content", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -327,9 +328,13 @@ def read_statistics(folder: Path) -> Statistics | None:
     """
     if STATISTICS not in read_manifest(folder).files:
         return None
-    file = folder / STATISTICS
+    return read_json(folder / STATISTICS, Statistics, _MAX_STATISTICS_BYTES)
+
+
+def read_json(file: Path, kind: type[Content], max_bytes: int) -> Content:
+    """The content of a JSON file of a model directory. Raises CheckpointError if it is damaged or too large."""
     try:
-        return Statistics.model_validate_json(read_regular(file, _MAX_STATISTICS_BYTES))
+        return kind.model_validate_json(read_regular(file, max_bytes))
     except OSError as error:
         raise CheckpointError(f"{file}: cannot be read ({error.strerror})") from None
     except ValidationError as error:

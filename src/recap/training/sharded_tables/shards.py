@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import IO, Annotated, Any, cast
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, RootModel
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from recap.errors import CheckpointError
-from recap.model.directory import DTYPES, SHARDS_INDEX
-from recap.storage import read_manifest, read_regular
+from recap.model.directory import DTYPES, SHARDS_INDEX, read_json
+from recap.storage import read_manifest
 from recap.text import shorten
 
 READ_BYTES = 1 << 26
@@ -100,14 +100,7 @@ def read_index(folder: Path) -> dict[str, dict[str, StoredTensor]]:
     if SHARDS_INDEX not in listed:
         return {}
     file = folder / SHARDS_INDEX
-    try:
-        index = _Index.model_validate_json(read_regular(file, _MAX_INDEX_BYTES)).root
-    except OSError as error:
-        raise CheckpointError(f"{file}: cannot be read ({error.strerror})") from None
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise CheckpointError(f"{file}: damaged ({shorten(f'{where}: ' + first['msg'], 200)})") from None
+    index = read_json(file, _Index, _MAX_INDEX_BYTES).root
     for part, tensors in index.items():
         for name, tensor in tensors.items():
             if (problem := tensor.problem()) is not None:
