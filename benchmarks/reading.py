@@ -153,7 +153,8 @@ def servers(folder: Path) -> None:
         addresses = []
         for server in started:
             assert server.stdout is not None
-            addresses.append(server.stdout.readline().rpartition(" at ")[2].strip())
+            serving = next(line for line in server.stdout if line.startswith("serving "))
+            addresses.append(serving.rpartition(" at ")[2].strip())
         choices: dict[str, dict[str, Any]] = {"threads": {"kind": "threads"}}
         for count in (1, 2):
             choices[f"{count} servers"] = {"kind": "service", "address": addresses[:count]}

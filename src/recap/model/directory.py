@@ -227,12 +227,7 @@ def verify_model(folder: Path) -> Manifest:
     Raises CheckpointError, which lists the models beside it, unless it is a complete model directory, and for a
     checkpoint whose tables are in parts.
     """
-    if is_in_shards(folder):
-        raise CheckpointError(
-            f"{folder}: its tables are in the parts that the ranks of its run wrote, because of "
-            f"training.sharded_tables.consolidate: false. Run 'recap model consolidate {folder} --output DIR', and use "
-            "DIR"
-        )
+    check_whole(folder)
     try:
         manifest = verify(folder, *MODEL_FILES)
     except CheckpointError as error:
@@ -245,6 +240,16 @@ def verify_model(folder: Path) -> Manifest:
         raise CheckpointError(f"{error}; {advice}{known}") from None
     check_format(folder, manifest)
     return manifest
+
+
+def check_whole(folder: Path) -> None:
+    """Raise CheckpointError for a checkpoint whose tables are in parts."""
+    if is_in_shards(folder):
+        raise CheckpointError(
+            f"{folder}: its tables are in the parts that the ranks of its run wrote, because of "
+            f"training.sharded_tables.consolidate: false. Run 'recap model consolidate {folder} --output DIR', and use "
+            "DIR"
+        )
 
 
 def is_in_shards(folder: Path) -> bool:

@@ -41,7 +41,7 @@ from recap.training.sharded_tables.tables import ShardedTables
 from recap.training.start.agreement import check_agreement
 from recap.training.start.first_rows import FirstRows
 from recap.training.start.initial_rates import InitialRates
-from recap.training.start.new_run import TrainingStatistics, start_new_run
+from recap.training.start.new_run import TrainingStatistics, check_initial_checkpoint, start_new_run
 from recap.training.start.streams import length, open_streams
 from recap.training.state import ModelWeights, Progress, StreamPosition, TrainState
 from recap.training.step import TrainStep
@@ -111,6 +111,8 @@ class Trainer:
         """`rolled_back`: the batches that made the run roll back in this process, see `Progress`."""
         self.config, self.reporter, self.signals, self.ranks = config, reporter, signals, ranks
         self.consensus = Consensus(ranks, signals)
+        if not Run(Path(config.training.save_dir)).checkpoints:
+            check_initial_checkpoint(config)
         self.runtime = start_runtime(ranks, config.training.precision)
         assets = load_assets(config.features)
         self.stream, validation = open_streams(config, assets, ranks, reporter.say)

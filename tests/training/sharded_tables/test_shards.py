@@ -18,6 +18,7 @@ from recap.cli.main import app
 from recap.errors import CheckpointError, InputError
 from recap.evaluation.run import evaluate_run
 from recap.model.directory import WEIGHTS, open_model
+from recap.reporting import Reporter
 from recap.runs import Run
 from recap.storage import MANIFEST, atomic_directory
 from recap.training.sharded_tables import shards
@@ -148,6 +149,13 @@ def test_a_checkpoint_in_parts_is_refused_until_it_is_consolidated(whole: Path, 
     assert recap("model", "consolidate", divided, "--output", made, "--overwrite") == output
     with pytest.raises(InputError, match="its tables are whole, so it is a model directory already"):
         recap("model", "consolidate", made, "--output", tmp_path / "again")
+
+
+def test_a_warm_start_from_parts_is_refused_before_data_are_read(whole: Path, tmp_path: Path) -> None:
+    warm = {"initial_checkpoint_dir": str(divide(whole, tmp_path))}
+    config = feed_config(tmp_path / "no feed", tmp_path / "warm", training=warm)
+    with pytest.raises(CheckpointError, match="Run 'recap model consolidate"):
+        train(config, Reporter())
 
 
 def change(divided: Path, name: str, text: str) -> None:

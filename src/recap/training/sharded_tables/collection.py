@@ -1,8 +1,7 @@
 """The tables of one width, as a collection of TorchRec: its options, its lookups, and its state."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,10 +25,12 @@ class Collection:
         self.weights: dict[str, ShardedTensor] = module.state_dict()
         self.states: dict[str, dict[str, ShardedTensor]] = module.fused_optimizer.state_dict()["state"]
 
-    def start(self, codes: Mapping[str, Tensor]) -> Callable[[], dict[str, Tensor]]:
-        """Start a lookup; the function waits for its rows: feature → [all codes of the feature, width].
+    def lookup(self, codes: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+        """Rows by feature, [all codes of the feature, width]; empty at the steps before the last.
 
-        A feature is one list of codes to TorchRec, whatever rows they belong to: ranks may have different shares.
+        Each step waits for an exchange between ranks and starts the next: numbers of ids, ids, rows. So the lookups
+        of several collections, advanced in turn, exchange at the same time. A feature is one list of codes to
+        TorchRec, whatever rows they belong to: ranks may have different shares.
         """
         from torchrec import KeyedJaggedTensor
 
@@ -40,11 +41,14 @@ class Collection:
             values=torch.cat(given) if given else torch.empty(0, dtype=torch.int64, device=self.device),
             lengths=torch.tensor([0 if values is None else len(values) for values in flat], device=self.device),
         )
-        rows = self.module(jagged)
-        return partial(self._wait, rows)
-
-    def _wait(self, rows: Any) -> dict[str, Tensor]:
-        return {feature: rows[str(index)].values() for index, feature in enumerate(self.features)}
+        context = self.module.create_context()
+        numbers = self.module.input_dist(context, jagged)
+        yield {}
+        ids = numbers.wait()
+        yield {}
+        rows = self.module.compute_and_output_dist(context, ids.wait())
+        yield {}
+        yield {feature: rows[str(index)].values() for index, feature in enumerate(self.features)}
 
     def set_rate(self, rate: float) -> None:
         optimizer = self.module.fused_optimizer

@@ -169,11 +169,10 @@ class ShardedTables(Tables):
 
     def _vectors(self, codes: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Features → their vectors; features that are not in `codes` are left out."""
-        started = [collection.start(codes) for collection in self._collections]
         vectors: dict[str, Tensor] = {}
-        for wait in started:
-            for feature, rows in wait().items():  # [B · N · codes per value, width]
-                if feature in codes:
+        for step in zip(*(collection.lookup(codes) for collection in self._collections), strict=True):
+            for feature, rows in (item for found in step for item in found.items()):
+                if feature in codes:  # [B · N · codes per value, width]
                     shape = codes[feature].shape
                     split = rows.view(*shape, rows.shape[1])
                     vectors[feature] = split.squeeze(-2) if shape[-1] == 1 else split.sum(dim=-2)

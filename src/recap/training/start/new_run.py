@@ -14,7 +14,7 @@ from recap.data.statistics import Statistics, statistics_of
 from recap.data.stream.batch_stream import BatchStream
 from recap.data.stream.source import Source
 from recap.distributed import Ranks
-from recap.model.directory import SavedModel
+from recap.model.directory import SavedModel, check_whole
 from recap.reporting import Say
 from recap.runs import find_model_directory
 from recap.training.start.initial_rates import InitialRates
@@ -48,6 +48,13 @@ class TrainingStatistics:
         if batches := sampled_batches(population):
             read = RowEncoder.for_job(config, assets, JobMode.INFERENCE)
             self.value = statistics_of(read, config.tasks, batches)
+
+
+def check_initial_checkpoint(config: RecapConfig) -> None:
+    """Raise CheckpointError for an initial checkpoint that is missing or in parts, before anything large is built."""
+    path = config.training.initial_checkpoint_dir
+    if path is not None:
+        check_whole(find_model_directory(Path(path)))
 
 
 def start_new_run(
