@@ -50,6 +50,7 @@ def test_these_fields_may_change_on_resume() -> None:
         "features.names",
         "features.groups",
         "features.max_unknown",
+        "model.initialization",
         "train_data.source",
         "train_data.on_bad_data",
         "train_data.readers",
@@ -62,6 +63,7 @@ def test_these_fields_may_change_on_resume() -> None:
         "strata",
         "slices",
         "backtest",
+        "tuning",
     ]
 
 

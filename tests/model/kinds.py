@@ -38,7 +38,7 @@ BACKBONES: dict[str, dict[str, Any]] = {
         "kind": "mask_net",
         "mask_blocks": [
             {"output_size": 8, "aggregation_size": 8, "input_layer_norm": True, "relu": True},
-            {"output_size": 6, "reduction_factor": 0.5},
+            {"output_size": 6, "reduction_factor": 0.5, "dropout_rate": 0.1},
         ],
         "mlp": {"layer_sizes": [12], "final_layer_activation": True},
     },
@@ -47,6 +47,17 @@ BACKBONES: dict[str, dict[str, Any]] = {
         "layer_sizes": [16, 8],
         "dropout": {"rates": [0.0, 0.2]},
         "final_layer_activation": True,
+    },
+    "mlp_residual": {
+        "kind": "mlp",
+        "layer_sizes": [8, 8, 8],
+        "layer_norm": {},
+        "norm_position": "after_activation",
+        "activation": "gelu",
+        "residual": True,
+        "dropout": {"rate": 0.1, "position": "before_linear"},
+        "final_layer_activation": True,
+        "final_layer_norm": True,
     },
     "dcn": {"kind": "dcn", "poly_degree": 2},
     "dcn_parallel": {
@@ -104,12 +115,42 @@ BACKBONES: dict[str, dict[str, Any]] = {
         "mlp": {"layer_sizes": [8]},
     },
     "rank_mixer": {"kind": "rank_mixer", "num_tokens": 4, "width": 8, "num_layers": 2, "feed_forward_factor": 2},
+    "rank_mixer_with_experts": {
+        "kind": "rank_mixer",
+        "num_tokens": 4,
+        "width": 8,
+        "num_layers": 2,
+        "feed_forward_factor": 2,
+        "experts": {"num_experts": 3, "active_share": 0.25},
+    },
+    "dcn_v3": {
+        "kind": "dcn_v3",
+        "exponential": {"num_layers": 2, "dropout_rate": 0.1},
+        "linear": {"num_layers": 2},
+    },
+    "qnn": {"kind": "qnn", "num_layers": 2, "num_rows": 3, "batch_norm": {}, "dropout_rate": 0.1},
 }
 TOWERS: dict[str, dict[str, Any]] = {
     "mlp": {"kind": "mlp", "layer_sizes": [8], "batch_norm": {"affine": False}, "dropout": {"rate": 0.1}},
+    "mlp_dice": {"kind": "mlp", "layer_sizes": [8, 8], "batch_norm": {}, "activation": "dice", "residual": True},
+    "mlp_ensemble": {
+        "kind": "mlp",
+        "layer_sizes": [8, 8],
+        "batch_norm": {},
+        "activation": "prelu",
+        "dropout": {"rate": 0.1},
+        "ensemble": {"members": 3},
+    },
     "mask_net": BACKBONES["mask_net_stacked_with_mlp"],
-    **{name: BACKBONES[name] for name in ("dcn_parallel", "dlrm", "gdcn", "wukong", "rank_mixer")},
-    "final_mlp": BACKBONES["final_mlp_gated"] | {"fusion_size": 1},
+    **{name: BACKBONES[name] for name in ("dcn_parallel", "dcn_v3", "dlrm", "gdcn", "qnn", "wukong", "rank_mixer")},
+    "final_mlp": {
+        **BACKBONES["final_mlp_gated"],
+        "first": {
+            "gate": {"kind": "inputs", "hidden_sizes": [4], "features": ["hour"]},
+            "mlp": {"layer_sizes": [8, 6]},
+        },
+        "fusion_size": 1,
+    },
 }
 SHARINGS: dict[str, dict[str, Any]] = {
     "share_all": {"kind": "share_all"},
@@ -131,6 +172,17 @@ ENCODERS: dict[str, dict[str, Any]] = {
         "width": 8,
         "num_layers": 2,
         "num_heads": 2,
+        "dropout": {"rate": 0.1},
+    },
+    "hstu": {"kind": "hstu", "target": "post", "width": 8, "num_layers": 1, "num_heads": 2},
+    "hstu_interleaved": {
+        "kind": "hstu",
+        "target": "post",
+        "width": 8,
+        "num_layers": 2,
+        "num_heads": 2,
+        "ages": "gap",
+        "interleave": "action",
         "dropout": {"rate": 0.1},
     },
 }
@@ -155,6 +207,17 @@ OTHERS: dict[str, dict[str, Any]] = {
     "z_score_log_renorm": {
         "featurization": {"kind": "z_score_log", "analysis": "a.parquet", "batch_norm": {}, "renorm": True}
     },
+    "quantile": {"featurization": {"kind": "quantile", "quantiles": 9}},
+    "missing_learned": {"featurization": {"kind": "double_norm_log", "missing": "learned"}},
+    "piecewise_linear": {
+        "featurization": {"kind": "double_norm_log", "missing": "learned"},
+        "numbers": {"kind": "piecewise_linear", "bins": 3, "width": 4},
+    },
+    "periodic": {
+        "featurization": {"kind": "quantile", "quantiles": 6, "output": "uniform"},
+        "numbers": {"kind": "periodic", "frequencies": 3, "width": 4},
+    },
+    "auto_dis": {"numbers": {"kind": "auto_dis", "buckets": 3, "width": 4}},
     "position_debias": {"position_debias": {"feature": "hour", "max_position": 12, "num_dims": 3}},
     "position_debias_average": {"position_debias": {"feature": "hour", "num_dims": 3, "scored_at": "average"}},
     "double_norm_log_joining_vectors": {"featurization": {"kind": "double_norm_log", "join": ["vector"]}},
@@ -162,6 +225,21 @@ OTHERS: dict[str, dict[str, Any]] = {
         "tasks": {
             "like": {"tower": TOWERS["mlp"], "objective": {"kind": "regression", "transform": "log1p"}},
             "share": {"tower": TOWERS["mlp"], "objective": {"kind": "regression"}, "affine_map": {}},
+        }
+    },
+    "tri_bce": {
+        "auxiliary_loss": {"kind": "tri_bce"},
+        "backbone": BACKBONES["dcn_v3"],
+        "tasks": {
+            "like": {"tower": {"kind": "mlp"}, "affine_map": {}},
+            "share": {"tower": BACKBONES["dcn_v3"], "pos_weight": 2.0},
+        },
+    },
+    "self_ensemble": {"auxiliary_loss": {"kind": "self_ensemble"}, "backbone": BACKBONES["qnn"]},
+    "jrc": {
+        "tasks": {
+            "like": {"tower": TOWERS["mlp"], "affine_map": {}, "jrc": {"weight": 1.0}},
+            "share": {"tower": TOWERS["mlp"], "listwise": {"weight": 0.5}},
         }
     },
     "a_regression_beside_a_binary_task": {
@@ -185,12 +263,14 @@ COMBINED: dict[str, dict[str, Any]] = {
     "every_tower": {
         "sharing": {"kind": "share_none"},
         "tasks": {name: {"tower": tower} for name, tower in TOWERS.items()},
-        **OTHERS["double_norm_log_joining_vectors"],
+        "featurization": {"kind": "quantile", "quantiles": 9, "join": ["vector"]},
+        "numbers": OTHERS["auto_dis"]["numbers"],
     },
     "every_history": {
         "histories": {name: {"encoder": encoder} for name, encoder in ENCODERS.items()},
         "backbone": BACKBONES["mask_net_parallel"],
         **OTHERS["position_debias_average"],
+        **OTHERS["piecewise_linear"],
     },
     "mmoe_with_regressions": {
         "sharing": SHARINGS["mmoe"],
@@ -211,6 +291,7 @@ COMBINED: dict[str, dict[str, Any]] = {
         "sharing": SHARINGS["share_partial"],
         **OTHERS["aitm"],
         **OTHERS["log1p_abs_joining_vectors"],
+        "numbers": OTHERS["periodic"]["numbers"],
     },
 }
 """Every kind of part in few models, for what takes seconds a model. Merged over `model` of `mlp-share_all`."""
@@ -265,9 +346,9 @@ def make_batch(config: RecapConfig, rows: int = 40, seed: int = 0) -> Batch:
     for task in config.tasks:
         if task not in table.column_names:
             table = table.append_column(task, table["like"])
-    encoder = RowEncoder(
-        config.features, {"language": pa.array(["en", "ja"])}, LabelEncoder(config.tasks, config.train_data.labels)
-    )
+    compares = any(task.ranking_losses for task in config.model.tasks.values())
+    labels = LabelEncoder(config.tasks, config.train_data.labels, user=config.features.user if compares else None)
+    encoder = RowEncoder(config.features, {"language": pa.array(["en", "ja"])}, labels)
     return encoder.encode(table, Location("rows"))
 
 

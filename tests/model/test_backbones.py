@@ -12,16 +12,14 @@ from torch.export import Dim, export
 from torch.testing import assert_close
 
 from recap.config.backbones import BackboneConfig
-from recap.config.base import all_problems
 from recap.config.model import TaskConfig
-from recap.config.network import BatchNormConfig, MlpConfig
 from recap.errors import ConfigError
-from recap.model.backbones import build_backbone, build_mlp
+from recap.model.backbones import build_backbone
 from recap.model.inputs.layout import InputLayout
 from recap.model.layers import Mlp
 from recap.model.towers import Tower
 
-LAYOUT = InputLayout(7, [4, 4])
+LAYOUT = InputLayout(7, [4, 4], ["hour", "day"])
 """Inputs that every backbone of the shared suite accepts."""
 Row = list[float]
 Matrix = list[Row]
@@ -210,16 +208,27 @@ def test_dlrm_takes_the_products_of_all_pairs(top: dict[str, Any] | None) -> Non
 def stream(network: Any, row: Row) -> Row:
     gate, deep = network
     if not isinstance(gate, nn.Identity):
-        context = gate.context[0].tolist() if hasattr(gate, "context") else row
+        if hasattr(gate, "context"):
+            context = gate.context[0].tolist()
+        else:
+            context = [value for part in gate.columns for value in row[part]]
         row = [value * 2 * sigmoid(weight) for value, weight in zip(row, mlp(gate.mlp, context), strict=True)]
     return mlp(deep, row)
 
 
+STREAM: dict[str, Any] = {"mlp": {"layer_sizes": [4]}}
 GATES = [
     (None, None),
     ({"kind": "inputs"}, {"kind": "learned", "context_size": 2, "hidden_sizes": [3]}),
     ({"kind": "learned"}, {"kind": "inputs", "hidden_sizes": [5, 3]}),
+    ({"kind": "inputs", "features": ["day"]}, {"kind": "inputs", "features": ["hour", "day"], "hidden_sizes": [3]}),
 ]
+
+
+def test_a_gate_of_final_mlp_reads_the_columns_of_its_features() -> None:
+    network = make(kind="final_mlp", first={"gate": {"kind": "inputs", "features": ["day"]}, **STREAM}, second=STREAM)
+    assert network.first[0].columns == [slice(11, 15)]
+    assert network.first[0].mlp.layers[0].weight.shape == (15, 4)
 
 
 @pytest.mark.parametrize("heads", [1, 2])
@@ -372,18 +381,3 @@ def test_every_backbone_has_its_output_width_and_exports(name: str) -> None:
         outputs: Tensor = network(inputs)
         assert outputs.shape == (rows, network.out_features)
         assert_close(program.module()(inputs), outputs)
-
-
-def test_an_mlp_has_a_final_batch_norm_only_on_request() -> None:
-    config = MlpConfig(layer_sizes=[8, 4], batch_norm=BatchNormConfig(), final_layer_activation=True)
-    plain = build_mlp(config, 3)
-    normed = build_mlp(config.model_copy(update={"final_layer_batch_norm": True}), 3)
-    kinds = [[type(layer).__name__ for layer in mlp.layers] for mlp in (plain, normed)]
-    assert kinds[0] == ["Linear", "BatchNorm1d", "ReLU", "Linear", "ReLU"]
-    assert kinds[1] == ["Linear", "BatchNorm1d", "ReLU", "Linear", "BatchNorm1d", "ReLU"]
-
-
-def test_a_final_batch_norm_without_settings_is_refused() -> None:
-    problems = list(all_problems(MlpConfig(layer_sizes=[4], final_layer_batch_norm=True)))
-    assert problems[0][0] == ("final_layer_batch_norm",)
-    assert "needs batch_norm, which is not set; add 'batch_norm: {}'" in problems[0][1]

@@ -13,12 +13,12 @@ from torch.testing import assert_close
 from recap.config.backbones import MaskNetConfig
 from recap.config.featurization import DoubleNormLogConfig
 from recap.config.file.load import load_config
-from recap.config.network import BatchNormConfig, DropoutConfig, LayerNormConfig
+from recap.config.network import LayerNormConfig, MlpConfig
 from recap.config.recap import RecapConfig
 from recap.data.batch import Batch
 from recap.model.backbones import build_backbone
 from recap.model.calibration import Calibration
-from recap.model.inputs.featurization import DoubleNormLog
+from recap.model.inputs.featurization import build_featurization
 from recap.model.inputs.layout import InputLayout
 from recap.model.layers import Mlp
 from recap.model.objective.losses import MultiTaskLoss
@@ -39,13 +39,7 @@ def test_mask_net_agrees_with_the_published_one(name: str) -> None:
 
 def test_the_mlp_tower_agrees_with_the_published_one() -> None:
     tensors, meta = read("mlp_tower")
-    config = meta["config"]
-    network = Mlp(
-        meta["in_features"],
-        config["layer_sizes"],
-        BatchNormConfig(**config["batch_norm"]),
-        DropoutConfig(**config["dropout"]),
-    ).eval()
+    network = Mlp(meta["in_features"], MlpConfig.model_validate(meta["config"])).eval()
     load_published(network, tensors)
     assert_close(network(tensors["input/x"]), tensors["output/output"], **TOLERANCE)
 
@@ -55,7 +49,7 @@ def test_double_norm_log_agrees_with_the_published_one_even_on_nan() -> None:
     continuous, binary = tensors["input/continuous"], tensors["input/binary"]
     assert not continuous.isfinite().all()
     config = DoubleNormLogConfig(layer_norm=LayerNormConfig())
-    featurization = DoubleNormLog(continuous.shape[1], binary.shape[1], config).eval()
+    featurization = build_featurization(config, continuous.shape[1], binary.shape[1]).eval()
     load_published(featurization, tensors)
     assert_close(featurization(continuous, binary), tensors["output/output"], **TOLERANCE)
 

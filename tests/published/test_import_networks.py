@@ -51,7 +51,7 @@ def test_the_last_hidden_layer_of_a_tower_keeps_its_batch_norm(tmp_path: Path, p
         "layer_sizes": [8, 4],
         "batch_norm": {"affine": False},
         "final_layer_activation": True,
-        "final_layer_batch_norm": True,
+        "final_layer_norm": True,
     }
 
 

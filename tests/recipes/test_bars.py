@@ -6,11 +6,13 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from support import RECIPES, Recorder, load_script
 
 from recap.config.file.load import load_config
 from recap.errors import ConfigError, DataError, InputError
 from recap.evaluation.run import evaluate_run
+from recap.model.ranker import Ranker
 from recap.runs import find_model_directory
 from recap.training.trainer import train
 
@@ -88,6 +90,8 @@ def test_every_model_trains_and_is_evaluated_on_the_test_rows(tmp_path: Path, mo
     run = tmp_path / "run"
     parts = [str(tmp_path / "out" / "data.yaml")]
     small = [f"training.save_dir={run}", "training.num_train_steps=30", "train_data.shuffle_window_rows=100"]
+    if model == "final_mlp":  # these rows have no items
+        small.append("model.backbone.second.gate.features=[device]")
     config = load_config(RECIPE / f"{model}.yaml", small, parts)
     assert (config.training.eval_log_every_n, bool(config.features.continuous)) == (10, numbers)
     recorder = Recorder()
@@ -99,6 +103,36 @@ def test_every_model_trains_and_is_evaluated_on_the_test_rows(tmp_path: Path, mo
     report = evaluate_run(test, run, split="test", step="best")
     assert report.splits["test"].metrics["label"]["count"] == 150
     assert report.splits["test"].metrics["label"]["auc"] > 0.6
+
+
+FRAPPE = {
+    "user": 955, "item": 4083, "daytime": 8, "weekday": 8, "isweekend": 3, "homework": 4, "cost": 3, "weather": 10,
+    "country": 81, "city": 234,
+}  # fmt: skip
+"""The codes of Frappe_x1, as its published logs list them."""
+
+
+@pytest.mark.parametrize(
+    ("model", "published"),
+    [
+        ("dcn", 458_391 - 53_890),
+        ("mask_net", 571_691 - 53_890 + 3 * 50),  # and biases of the Linear in its blocks
+        ("final_mlp", 253_392 - 53_990 - 50_400 + 1),  # without tables of its gates; with a scale instead of a bias
+    ],
+)
+def test_a_network_has_as_many_weights_as_the_published_log_says(model: str, published: int, tmp_path: Path) -> None:
+    discrete = {name: {"size": size} for name, size in FRAPPE.items()}
+    values = {
+        "training": {"num_train_steps": 50, "eval_log_every_n": 50},
+        "features": {"discrete": discrete},
+        "train_data": {"source": {"inputs": "train.parquet"}, "global_batch_size": 4096},
+        "validation_data": {"validation": {"source": {"inputs": "validation.parquet"}}},
+    }
+    part = tmp_path / "frappe.yaml"
+    part.write_text(yaml.safe_dump(values))
+    ranker = Ranker(load_config(RECIPE / f"{model}.yaml", [], [str(part)]), {})
+    tables = {id(parameter) for parameter in ranker.inputs.embeddings.parameters()}
+    assert sum(parameter.numel() for parameter in ranker.parameters() if id(parameter) not in tables) == published
 
 
 def test_every_model_builds_on_the_shared_settings() -> None:

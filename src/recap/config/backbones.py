@@ -4,8 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from recap.config.base import BaseConfig, Check, PositiveFloat, PositiveInt, Problems
-from recap.config.network import MlpConfig
+from recap.config.base import BaseConfig, Check, DropRate, Name, PositiveFloat, PositiveInt, Problems
+from recap.config.network import BatchNormConfig, MlpConfig
 
 
 class MaskBlockConfig(BaseConfig):
@@ -21,6 +21,8 @@ class MaskBlockConfig(BaseConfig):
     """Whether to apply LayerNorm to the block's input before the mask."""
     relu: bool = False
     """Whether a ReLU follows the block's LayerNorm, as in the paper; the published ranker has none."""
+    dropout_rate: DropRate = 0.0
+    """Probability of dropping an output of the block in training; 0 for none, as in the paper."""
 
     def checks(self) -> tuple[Check, ...]:
         return (self._one_width,)
@@ -79,6 +81,42 @@ class GdcnConfig(BaseConfig):
         return (lambda: _stack_problems(self.use_parallel, self.mlp, "mlp"),)
 
 
+class CrossNetworkConfig(BaseConfig):
+    """One of the two cross networks of DCNv3."""
+
+    num_layers: PositiveInt
+    """Number of layers."""
+    dropout_rate: DropRate = 0.0
+    """Probability of dropping a value of a layer's output in training."""
+
+
+class DcnV3Config(BaseConfig):
+    """DCNv3 (arXiv:2407.13349): an exponential and a linear cross network, whose outputs are joined.
+
+    A layer is a ⊙ ([c ‖ c ⊙ max(0, LayerNorm(c))] + b) + x with c = W x, half as wide as x; a is x in the exponential
+    network, and the inputs in the linear one."""
+
+    kind: Literal["dcn_v3"]
+    exponential: CrossNetworkConfig
+    """The network in which every layer doubles the degree."""
+    linear: CrossNetworkConfig
+    """The network in which every layer adds 1 to the degree."""
+
+
+class QnnConfig(BaseConfig):
+    """QNN-α (arXiv:2505.17999): layers x + Σᵣ hᵣ ⊙ x with h = ReLU(W x + b), which has several rows hᵣ as wide as x."""
+
+    kind: Literal["qnn"]
+    num_layers: PositiveInt
+    """Number of layers; n layers have degree 2ⁿ."""
+    num_rows: PositiveInt = 2
+    """Number of rows of h, each as wide as the inputs."""
+    batch_norm: BatchNormConfig | None = None
+    """BatchNorm before every ReLU. Optional; off by default."""
+    dropout_rate: DropRate = 0.0
+    """Probability of dropping a value of h, and of a layer's output, in training."""
+
+
 def _stack_problems(use_parallel: bool, mlp: MlpConfig | None, name: str) -> Problems:
     if not use_parallel and mlp is None:
         yield (
@@ -98,11 +136,13 @@ class DlrmConfig(BaseConfig):
 
 
 class InputsGateConfig(BaseConfig):
-    """A gate on each input, 2σ(MLP(inputs)), computed for each row."""
+    """A gate on each input, 2σ(MLP(context)), computed for each row."""
 
     kind: Literal["inputs"]
     hidden_sizes: list[PositiveInt] = []
     """Hidden layers of the MLP: Linear → ReLU each."""
+    features: Annotated[list[Name], Field(min_length=1)] | None = None
+    """The discrete features whose embeddings are the context. Optional; default: all inputs."""
 
 
 class LearnedGateConfig(BaseConfig):
@@ -175,6 +215,17 @@ class WukongConfig(BaseConfig):
     """An MLP on the concatenated fields of the last layer. Optional; off by default."""
 
 
+class SparseExpertsConfig(BaseConfig):
+    """Several feed-forward networks for each token, mixed by gates ReLU(h(token)), most of which become 0."""
+
+    num_experts: Annotated[int, Field(gt=1)]
+    """Number of networks for each token."""
+    active_share: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """The share of the gates of evaluation that may be above 0; more are penalized in training."""
+    penalty_weight: PositiveFloat = 10.0
+    """Weight of this penalty relative to the mean loss of the tasks. The higher, the closer the share is kept."""
+
+
 class RankMixerConfig(BaseConfig):
     """RankMixer (arXiv:2507.15551): tokens that exchange parts, each with its own feed-forward network."""
 
@@ -187,6 +238,8 @@ class RankMixerConfig(BaseConfig):
     """Number of layers: mixing, then feed-forward."""
     feed_forward_factor: PositiveInt = 4
     """Width of the hidden layer of a feed-forward network, as a multiple of `width`."""
+    experts: SparseExpertsConfig | None = None
+    """A mixture of such networks for each token. Optional; default: one."""
 
     def checks(self) -> tuple[Check, ...]:
         return (self._heads_divide,)
@@ -196,7 +249,17 @@ class RankMixerConfig(BaseConfig):
             yield ("width",), f"must be a multiple of num_tokens, {self.num_tokens}; found {self.width}"
 
 
-CrossConfig = MaskNetConfig | DcnConfig | DlrmConfig | GdcnConfig | FinalMlpConfig | WukongConfig | RankMixerConfig
+CrossConfig = (
+    MaskNetConfig
+    | DcnConfig
+    | DcnV3Config
+    | DlrmConfig
+    | GdcnConfig
+    | FinalMlpConfig
+    | QnnConfig
+    | WukongConfig
+    | RankMixerConfig
+)
 """Every network except the plain MLP."""
 
 BackboneConfig = Annotated[MlpConfig | CrossConfig, Field(discriminator="kind")]

@@ -19,14 +19,19 @@ from recap.config.base import (
 from recap.config.featurization import DoubleNormLogConfig, FeaturizationConfig
 from recap.config.histories import HistoryModelConfig
 from recap.config.loss import (
+    AuxiliaryLossConfig,
     BceConfig,
     BinaryConfig,
     BinaryLossConfig,
+    JrcConfig,
+    ListwiseConfig,
     ObjectiveConfig,
     PairwiseConfig,
+    RankingLossConfig,
     RegressionConfig,
 )
-from recap.config.network import BatchNormConfig, DropoutConfig, dropout_problems
+from recap.config.network import InitializationConfig, MlpTowerConfig
+from recap.config.numbers import NumbersConfig
 from recap.config.sharing import SHARED, CascadeConfig, CgcConfig, PleConfig, ShareNoneConfig, SharingConfig
 from recap.text import suggest
 
@@ -76,21 +81,6 @@ Embedding = Annotated[
 ]
 
 
-class MlpTowerConfig(BaseConfig):
-    """An MLP tower: hidden layers, then a Linear to the task's logit."""
-
-    kind: Literal["mlp"]
-    layer_sizes: list[PositiveInt] = []
-    """Width of each hidden layer: Linear → BatchNorm → ReLU → Dropout."""
-    batch_norm: BatchNormConfig | None = None
-    """BatchNorm after the Linear of every hidden layer. Optional; off by default."""
-    dropout: DropoutConfig | None = None
-    """Dropout after every ReLU. Optional; off by default."""
-
-    def checks(self) -> tuple[Check, ...]:
-        return (lambda: dropout_problems(self.dropout, len(self.layer_sizes)),)
-
-
 TowerConfig = Annotated[MlpTowerConfig | CrossConfig, Field(discriminator="kind")]
 """Any network, followed by a Linear to the task's logit."""
 
@@ -138,7 +128,17 @@ class TaskConfig(BaseConfig):
     loss_weight: PositiveFloat = 1.0
     """Factor on the task's loss in the mean over tasks that training minimizes."""
     pairwise: PairwiseConfig | None = None
-    """Adds a loss on the order of each user's rows. Optional; off by default."""
+    """Adds a loss on pairs of a positive and a negative of a user or request. Optional; off by default."""
+    listwise: ListwiseConfig | None = None
+    """Adds a loss on the positives among the rows of a user or request. Optional; off by default."""
+    jrc: JrcConfig | None = None
+    """Adds a loss on the rows of each label among those of a user or request. Optional; off by default."""
+
+    @property
+    def ranking_losses(self) -> dict[str, RankingLossConfig]:
+        """The losses on order that are set, by the name of their field."""
+        losses = {"pairwise": self.pairwise, "listwise": self.listwise, "jrc": self.jrc}
+        return {name: loss for name, loss in losses.items() if loss is not None}
 
     def checks(self) -> tuple[Check, ...]:
         return self._regression_has_no_positives, self._has_one_start
@@ -164,8 +164,8 @@ class TaskConfig(BaseConfig):
                     ("initial_rate",),
                     "a regression task has no rate; use auto, which starts it at the mean label, or none",
                 )
-            if self.pairwise is not None:
-                yield ("pairwise",), "a regression task has no positives and negatives to pair; remove it"
+            for name in self.ranking_losses:
+                yield (name,), "a regression task has no positives and negatives to compare; remove it"
 
 
 class PositionDebiasConfig(BaseConfig):
@@ -194,6 +194,9 @@ class ModelConfig(BaseConfig):
 
     featurization: FeaturizationConfig = DoubleNormLogConfig()
     """How continuous features are normalized."""
+    numbers: NumbersConfig | None = None
+    """Embedding of every continuous value, after its featurization; the networks read it like the embedding of an id.
+    Binary features stay numbers. Optional; default: a continuous value is one number."""
     embeddings: dict[Name, Embedding] = {}
     """Width of the embedding of each discrete feature, and of each history whose ids have their own table, or
     {width, pretrained}. `default` applies to all others; 0 removes a feature from the inputs."""
@@ -207,6 +210,10 @@ class ModelConfig(BaseConfig):
     """The input of each tower: the backbone, the inputs, both, or a mixture of experts."""
     cascade: CascadeConfig | None = None
     """A chain of tasks that depend on each other, such as click → like. Optional; default: tasks are independent."""
+    initialization: Annotated[InitializationConfig, FreeOnResume()] = InitializationConfig()
+    """Where the weights of a new run start."""
+    auxiliary_loss: AuxiliaryLossConfig | None = None
+    """A loss on parts of the network, beside that of each task. Optional; off by default."""
     tasks: Annotated[dict[Name, TaskConfig], Field(min_length=1), OrderMatters()]
     """The tasks by name, in the order of the task axis."""
 

@@ -7,22 +7,24 @@ from typing import Annotated, Literal
 from pydantic import Field, PrivateAttr
 
 from recap.config.base import BaseConfig, Check, FreeOnResume, KeyPath, Name, Problems, RootConfig, ShapesWeights
+from recap.config.checks.auxiliary import auxiliary_problems, expert_problems
 from recap.config.checks.inputs import (
     column_problems,
     embedding_problems,
     history_problems,
     join_problems,
+    number_problems,
     position_problems,
     prediction_problems,
 )
-from recap.config.checks.networks import batch_problems, product_problems
+from recap.config.checks.networks import batch_problems, ensemble_problems, gate_problems, product_problems
 from recap.config.checks.reports import field_problems, list_problems, metric_problems, stratum_problems, watch_problems
 from recap.config.checks.sharded_tables import sharded_table_problems, zero_collision_problems
 from recap.config.checks.tables import table_problems
 from recap.config.checks.tasks import (
     balancing_problems,
     chain_problems,
-    pair_problems,
+    ranking_problems,
     rate_problems,
     regression_problems,
     task_problems,
@@ -38,6 +40,7 @@ from recap.config.features import FeaturesConfig
 from recap.config.model import ModelConfig
 from recap.config.optimizer import OptimizerConfig
 from recap.config.training import TrainingConfig
+from recap.config.tuning import TuningConfig
 
 
 class ScoringConfig(BaseConfig):
@@ -86,6 +89,8 @@ class RecapConfig(RootConfig):
     Optional; off by default."""
     backtest: Annotated[BacktestConfig, FreeOnResume()] = BacktestConfig()
     """How `recap backtest` trains and evaluates in the order of time."""
+    tuning: Annotated[TuningConfig | None, FreeOnResume()] = None
+    """The values that `recap tune` tries. Optional; nothing else reads it."""
 
     _secrets: dict[KeyPath, str] = PrivateAttr(default_factory=dict)
 
@@ -96,9 +101,14 @@ class RecapConfig(RootConfig):
             lambda: prediction_problems(self.features, self.model.tasks),
             lambda: embedding_problems(self.features, self.model),
             lambda: join_problems(self.features, self.model.featurization),
+            lambda: number_problems(self.features, self.model),
             lambda: position_problems(self.features, self.model),
             lambda: history_problems(self.features, self.model),
             lambda: product_problems(self.features, self.model),
+            lambda: gate_problems(self.features, self.model),
+            lambda: ensemble_problems(self.model),
+            lambda: auxiliary_problems(self.model),
+            lambda: expert_problems(self.model, self.optimizer),
             lambda: task_problems(self.model.tasks, self.data_sets()),
             lambda: chain_problems(self.model, self.train_data),
             lambda: metric_problems(self.which_metrics, self.model),
@@ -110,7 +120,7 @@ class RecapConfig(RootConfig):
             lambda: rate_problems(self.model.tasks, self.optimizer),
             lambda: batch_problems(self.training, self.train_data, self.features, self.model),
             lambda: regression_problems(self.model.tasks, self.data_sets()),
-            lambda: pair_problems(self.model.tasks, self.features),
+            lambda: ranking_problems(self.model, self.features),
             lambda: balancing_problems(self.model, self.optimizer),
             lambda: table_problems(self.optimizer, self.training, self.features, self.model),
             lambda: sharded_table_problems(self.training, self.optimizer, self.features, self.model),

@@ -25,12 +25,15 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
+from recap.config.loss import SelfEnsembleConfig, TriBceConfig
 from recap.config.recap import RecapConfig
 from recap.data.batch import Batch
 from recap.data.encoding.assets import Assets
-from recap.model.activation import OutputActivation
+from recap.model.activation import OutputActivation, output_of_mean
+from recap.model.backbones.rank_mixer import SparseExperts
 from recap.model.inputs.inputs import Inputs
 from recap.model.inputs.tables import BuildTables
+from recap.model.layers import initializing_with
 from recap.model.names import NamedModules
 from recap.model.sharing import build_sharing
 from recap.model.sharing.cascade import build_cascade
@@ -54,12 +57,17 @@ class Ranker(nn.Module):
     def __init__(self, config: RecapConfig, assets: Assets, build_tables: BuildTables | None = None) -> None:
         """`assets`: the vocabularies and masks of the features. `build_tables`: instead of whole tables."""
         super().__init__()
-        self.inputs = Inputs(config, assets, build_tables)
-        self.sharing = build_sharing(config.model, self.inputs.layout)
-        self.cascade = build_cascade(config.model, self.sharing.layout)
-        tasks = zip(config.model.tasks.items(), self.cascade.layouts, strict=True)
-        self.towers = NamedModules({name: Tower(task, layout) for (name, task), layout in tasks})
+        with initializing_with(config.model.initialization.layers):
+            self.inputs = Inputs(config, assets, build_tables)
+            self.sharing = build_sharing(config.model, self.inputs.layout)
+            self.cascade = build_cascade(config.model, self.sharing.layout)
+            tasks = zip(config.model.tasks.items(), self.cascade.layouts, strict=True)
+            parts = self.sharing.parts if isinstance(config.model.auxiliary_loss, TriBceConfig) else None
+            self.towers = NamedModules({name: Tower(task, layout, parts) for (name, task), layout in tasks})
         self.activation = OutputActivation(config.model.tasks)
+        self.two_passes = isinstance(config.model.auxiliary_loss, SelfEnsembleConfig)
+        self._towers = [tower for tower in self.towers.values() if isinstance(tower, Tower)]
+        self._experts = [module for module in self.modules() if isinstance(module, SparseExperts)]
         self._always_in_evaluation: list[nn.Module] = []
 
     def keep_in_evaluation(self, modules: Iterable[nn.Module]) -> None:
@@ -74,18 +82,56 @@ class Ranker(nn.Module):
 
     def forward(self, batch: Batch) -> RankerOutput:
         """Score the rows of `batch`; its labels are not read."""
-        logits = torch.stack(self.raw_outputs(batch), dim=1)  # [B, T]
+        logits = torch.stack(self.raw_outputs(batch)[: len(self.towers)], dim=1)  # [B, T]
         return RankerOutput(logits, self.activation(logits))
 
     def raw_outputs(self, batch: Batch) -> list[Tensor]:
-        """The columns of `logits` as separate tensors, T × [B], so that each task can be differentiated alone."""
+        """The columns of `logits` as separate tensors, T × [B], so that each task can be differentiated alone.
+
+        In training the auxiliary outputs follow, [B] each: the members of every task that has several, in the order of
+        tasks (`recap.model.objective.members`), then the penalty of the experts of a backbone, if there is one.
+        """
         inputs = self.inputs(batch)
         if torch.is_autocast_enabled(inputs.device.type):  # round once, for all layers that read them
             inputs = inputs.to(torch.get_autocast_dtype(inputs.device.type))
-        representations = self.cascade(self.sharing(inputs))
-        towers = zip(self.towers.values(), representations, strict=True)
-        outputs = [tower(representation) for tower, representation in towers]
-        return self.cascade.chained(outputs)
+        if not self.training:
+            return self._own_outputs(inputs)
+        outputs, members = self._two_passes(inputs) if self.two_passes else self._with_members(inputs)
+        return [*outputs, *members, *self._penalty()]
+
+    def _own_outputs(self, inputs: Tensor) -> list[Tensor]:
+        """[B, N] → T × [B]."""
+        towers = zip(self._towers, self.cascade(self.sharing(inputs)), strict=True)
+        return self.cascade.chained([tower(representation) for tower, representation in towers])
+
+    def _with_members(self, inputs: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """[B, N] → the tasks' own outputs T × [B], and the members of those that have several, [B] each."""
+        outputs: list[Tensor] = []
+        members: list[Tensor] = []
+        for tower, representation in zip(self._towers, self.cascade(self.sharing(inputs)), strict=True):
+            if tower.num_members == 1:
+                outputs.append(tower(representation))
+            else:
+                columns = tower.members(representation)  # [B, M]
+                outputs.append(tower.joined(columns))
+                members += columns.unbind(dim=1)
+        return self.cascade.chained(outputs), members
+
+    def _two_passes(self, inputs: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """As `_with_members`; the members of every task are its outputs in two passes, each with dropout of its own."""
+        outputs = self._own_outputs(inputs.repeat(2, 1))  # T × [2 B]
+        passes = [torch.unflatten(output, 0, (2, -1)) for output in outputs]  # T × [2, B]
+        towers = zip(passes, self._towers, strict=True)
+        outputs = [output_of_mean(both.T, is_regression=tower.is_regression) for both, tower in towers]
+        return outputs, [one for both in passes for one in both.unbind()]
+
+    def _penalty(self) -> list[Tensor]:
+        """The penalty of the experts for the rows of the last pass, [B], if any are trained."""
+        penalties = [penalty for experts in self._experts if (penalty := experts.take_penalty()) is not None]
+        if not penalties:
+            return []
+        total = torch.stack(penalties).sum(dim=0).float()
+        return [torch.unflatten(total, 0, (2, -1)).mean(dim=0) if self.two_passes else total]
 
     def gate_weights(self, batch: Batch) -> dict[str, Tensor]:
         """Gate → the weights of its experts for the rows of `batch`, [B, experts]; the gates are `sharing.gates`."""

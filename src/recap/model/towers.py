@@ -1,12 +1,18 @@
 """Towers: the representation of a task → its logit."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
-from recap.config.model import AffineMapConfig, MlpTowerConfig, TaskConfig, TowerConfig
+from recap.config.loss import RegressionConfig
+from recap.config.model import AffineMapConfig, TaskConfig, TowerConfig
+from recap.config.network import MlpTowerConfig
+from recap.model.activation import output_of_mean
 from recap.model.backbones import build_backbone
+from recap.model.backbones.dcn_v3 import DcnV3
 from recap.model.inputs.layout import InputLayout
-from recap.model.layers import Mlp, linear
+from recap.model.layers import EnsembleMlp, EnsembleOutput, Mlp, linear
 
 
 class AffineMap(nn.Module):
@@ -23,31 +29,86 @@ class AffineMap(nn.Module):
 
 
 class Tower(nn.Module):
-    """The network of one task: [B, layout.width] → logits [B] float32."""
+    """The network of one task: [B, layout.width] → logits [B] float32.
 
-    def __init__(self, config: TaskConfig, layout: InputLayout) -> None:
+    The logit is that of several members if `num_members` is above 1; in training each has a loss of its own.
+    """
+
+    def __init__(self, config: TaskConfig, layout: InputLayout, parts: Sequence[int] | None = None) -> None:
+        """`parts`: not None if the networks that the last Linear reads side by side are members. They are those of the
+        tower, or if it is one Linear, those with these widths at the end of its inputs."""
         super().__init__()
-        self.network = _build_network(config.tower, layout)
+        self.is_regression = isinstance(config.objective, RegressionConfig)
+        self.num_members = 1
+        if isinstance(config.tower, MlpTowerConfig) and config.tower.ensemble is not None:
+            self.num_members = config.tower.ensemble.members
+        self.is_jrc = config.jrc is not None  # its members are the logit, and what the logits of both labels share
+        if self.is_jrc:
+            self.num_members = 2
+        self.network = _build_network(config.tower, layout, 2 if self.is_jrc else 1)
         self.affine_map = AffineMap(config.affine_map) if config.affine_map is not None else nn.Identity()
+        self.shares: Tensor | None
+        shares = None
+        if parts is not None:
+            width = layout.width
+            if isinstance(self.network, nn.Sequential) and isinstance(self.network[0], DcnV3):
+                parts, width = self.network[0].parts, self.network[0].out_features
+            self.num_members, shares = len(parts), _shares(parts, width)
+        self.register_buffer("shares", shares, persistent=False)
 
     @property
     def last_bias(self) -> nn.Parameter:
-        """The bias that is added last, a scalar or [1]: that of the affine map, else of the last Linear."""
+        """The bias that is added last, a scalar, [1] or [num_members]: of the affine map, else of the last Linear."""
         if isinstance(self.affine_map, AffineMap):
             return self.affine_map.bias
-        (*_, last) = (module for module in self.network.modules() if isinstance(module, nn.Linear))
+        (*_, last) = (module for module in self.network.modules() if isinstance(module, nn.Linear | EnsembleOutput))
         return last.bias
 
     def forward(self, inputs: Tensor) -> Tensor:
         """[B, layout.width] → [B]."""
-        logits: Tensor = self.affine_map(self.network(inputs).squeeze(1))
-        return logits
+        return self.joined(self.affine_map(self.network(inputs)))
+
+    def members(self, inputs: Tensor) -> Tensor:
+        """[B, layout.width] → the raw output of every member, [B, num_members]."""
+        network = self.network
+        if self.shares is None:
+            raw = network(inputs)
+        elif isinstance(network, nn.Sequential):  # a backbone and its last Linear
+            raw = network[1](network[0](inputs).unsqueeze(1) * self.shares).squeeze(2)
+        else:
+            raw = network(inputs.unsqueeze(1) * self.shares).squeeze(2)
+        members: Tensor = self.affine_map(raw)
+        return members
+
+    def joined(self, members: Tensor) -> Tensor:
+        """[B, num_members] → the task's own raw output, [B]."""
+        if self.shares is not None:
+            return members.mean(dim=1)
+        if self.is_jrc:
+            return members[:, 0]
+        if self.num_members > 1:
+            return output_of_mean(members, is_regression=self.is_regression)
+        return members.squeeze(1)
 
 
-def _build_network(config: TowerConfig, layout: InputLayout) -> nn.Module:
+def _shares(parts: Sequence[int], width: int) -> Tensor:
+    """Factors [M, width] of the inputs of a Linear, so that its M outputs have its output for the inputs as their mean.
+
+    The last Σ `parts` columns belong to M networks. Output m reads those of network m, M times, and none of the others.
+    """
+    shares = torch.ones(len(parts), width)
+    start = width - sum(parts)
+    for number, part in enumerate(parts):
+        shares[:, start : start + part] = 0.0
+        shares[number, start : start + part] = len(parts)
+        start += part
+    return shares
+
+
+def _build_network(config: TowerConfig, layout: InputLayout, outputs: int) -> nn.Module:
     match config:
         case MlpTowerConfig():
-            return Mlp(layout.width, [*config.layer_sizes, 1], config.batch_norm, config.dropout, exact_output=True)
+            return Mlp(layout.width, config, outputs) if config.ensemble is None else EnsembleMlp(layout.width, config)
         case _:  # any backbone; build_backbone ends in assert_never
             network = build_backbone(config, layout)
-            return nn.Sequential(network, linear(network.out_features, 1, exact=True))
+            return nn.Sequential(network, linear(network.out_features, outputs, exact=True))

@@ -3,15 +3,16 @@
 from collections.abc import Iterator
 from typing import Any
 
-from recap.config.backbones import DlrmConfig
+from recap.config.backbones import DlrmConfig, FinalMlpConfig, InputsGateConfig
 from recap.config.base import DEFAULT, BaseConfig, KeyPath, Problems
-from recap.config.checks.common import is_position
+from recap.config.checks.common import is_position, twice
 from recap.config.data import TrainDataConfig
 from recap.config.features import FeaturesConfig
 from recap.config.model import ModelConfig
-from recap.config.network import BatchNormConfig
-from recap.config.sharing import AitmConfig, PleConfig, ShareNoneConfig
+from recap.config.network import BatchNormConfig, MlpConfig, MlpTowerConfig
+from recap.config.sharing import AitmConfig, EsmmConfig, PleConfig, ShareNoneConfig
 from recap.config.training import TrainingConfig
+from recap.text import suggest
 
 _PRODUCTS = "dlrm multiplies embeddings"
 
@@ -19,11 +20,13 @@ _PRODUCTS = "dlrm multiplies embeddings"
 def product_problems(features: FeaturesConfig, model: ModelConfig) -> Problems:
     """DLRM reads embeddings of one width, which is also the width of its bottom MLP."""
     widths = _embedding_widths(features, model)
-    networks = [(path, network, reads) for path, network, reads in _networks(model) if isinstance(network, DlrmConfig)]
-    if len(set(widths.values())) > 1 and any(reads_inputs for _, _, reads_inputs in networks):
+    if model.numbers is not None:
+        widths["model.numbers"] = model.numbers.width
+    dlrms = [(path, network, reads) for path, network, reads in networks(model) if isinstance(network, DlrmConfig)]
+    if len(set(widths.values())) > 1 and any(reads_inputs for _, _, reads_inputs in dlrms):
         listed = ", ".join(f"{name}: {width}" for name, width in widths.items())
         yield ("model", "embeddings"), f"{_PRODUCTS}, which must have the same width; found {listed}"
-    for path, network, reads_inputs in networks:
+    for path, network, reads_inputs in dlrms:
         last = network.bottom_mlp.layer_sizes[-1]
         if not reads_inputs:
             is_linked = isinstance(model.cascade, AitmConfig) and path[1] == "tasks"
@@ -37,12 +40,54 @@ def product_problems(features: FeaturesConfig, model: ModelConfig) -> Problems:
             listed = " or ".join(str(width) for width in dict.fromkeys(widths.values()))
             at = (*path, "bottom_mlp", "layer_sizes")
             yield at, f"the last layer must be as wide as the embeddings, {listed}; found {last}"
-        if not (features.continuous or features.binary or features.vectors):
-            text = "has no inputs; add columns under features.continuous, binary or vectors"
+        plain = model.numbers is None
+        if not ((features.continuous and plain) or features.binary or features.vectors):
+            columns = "features.continuous, binary or vectors" if plain else "features.binary or vectors"
+            text = f"has no inputs; add columns under {columns}" + ("" if plain else ", or remove model.numbers")
             yield (*path, "bottom_mlp"), text
 
 
-def _networks(model: ModelConfig) -> Iterator[tuple[KeyPath, Any, bool]]:
+def gate_problems(features: FeaturesConfig, model: ModelConfig) -> Problems:
+    """A gate of FinalMLP reads embeddings that its network reads."""
+    known = list(_embedding_widths(features, model))
+    for path, network, reads_inputs in networks(model):
+        if not isinstance(network, FinalMlpConfig):
+            continue
+        for name, stream in (("first", network.first), ("second", network.second)):
+            if not isinstance(stream.gate, InputsGateConfig) or stream.gate.features is None:
+                continue
+            at = (*path, name, "gate", "features")
+            if not reads_inputs:
+                yield at, "needs a network that reads the inputs, and this one reads the output of another; remove it"
+                continue
+            for index, feature in enumerate(stream.gate.features):
+                if feature not in known:
+                    yield (*at, index), f"no discrete feature {feature!r} has an embedding. {suggest(feature, known)}"
+                elif feature in stream.gate.features[:index]:
+                    yield (*at, index), twice(feature)
+
+
+def ensemble_problems(model: ModelConfig) -> Problems:
+    """The members of a tower have losses of their own, which nothing else may replace."""
+    chain = model.cascade.chain if isinstance(model.cascade, EsmmConfig) else []
+    for name, task in model.tasks.items():
+        if not isinstance(task.tower, MlpTowerConfig) or task.tower.ensemble is None:
+            continue
+        at = ("model", "tasks", name)
+        if model.auxiliary_loss is not None:
+            text = f"its members have losses of their own, and {model.auxiliary_loss.kind} would be another"
+            yield (*at, "tower", "ensemble"), f"{text}; remove it, or remove model.auxiliary_loss"
+        if name in chain:
+            text = "its members have no product of probabilities to learn from"
+            yield (*at, "tower", "ensemble"), f"{text}; remove it, or take the task out of the esmm chain"
+        for loss in task.ranking_losses:
+            yield (
+                (*at, loss),
+                "compares the logits of rows, but each member of the ensemble has its own; remove one",
+            )
+
+
+def networks(model: ModelConfig) -> Iterator[tuple[KeyPath, Any, bool]]:
     """Path and configuration of backbone and towers, and whether the network, or each expert, reads the inputs."""
     if model.backbone is not None:
         yield ("model", "backbone"), model.backbone, not isinstance(model.sharing, PleConfig)
@@ -89,6 +134,8 @@ def _has_batch_norm(features: FeaturesConfig, model: ModelConfig) -> bool:
 
 def _contains_batch_norm(value: Any) -> bool:
     if isinstance(value, BatchNormConfig):
+        return True
+    if isinstance(value, MlpConfig | MlpTowerConfig) and value.activation == "dice":  # it holds a BatchNorm
         return True
     below: Any = vars(value) if isinstance(value, BaseConfig) else value
     items = below.values() if isinstance(below, dict) else below if isinstance(below, list) else ()

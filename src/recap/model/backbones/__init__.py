@@ -5,38 +5,35 @@ from typing import assert_never
 from recap.config.backbones import (
     BackboneConfig,
     DcnConfig,
+    DcnV3Config,
     DlrmConfig,
     FinalMlpConfig,
     GdcnConfig,
     MaskNetConfig,
+    QnnConfig,
     RankMixerConfig,
     WukongConfig,
 )
 from recap.config.network import MlpConfig
 from recap.model.backbones.dcn import Dcn
+from recap.model.backbones.dcn_v3 import DcnV3
 from recap.model.backbones.dlrm import Dlrm
 from recap.model.backbones.final_mlp import FinalMlp
 from recap.model.backbones.gdcn import Gdcn
 from recap.model.backbones.mask_net import MaskNet
+from recap.model.backbones.qnn import Qnn
 from recap.model.backbones.rank_mixer import RankMixer
 from recap.model.backbones.wukong import Wukong
 from recap.model.inputs.layout import InputLayout
 from recap.model.layers import Mlp
 
-Backbone = Mlp | MaskNet | Dcn | Dlrm | Gdcn | FinalMlp | Wukong | RankMixer
+Backbone = Mlp | MaskNet | Dcn | DcnV3 | Dlrm | Gdcn | FinalMlp | Qnn | Wukong | RankMixer
 """Any backbone: [B, layout.width] → [B, out_features]."""
 
 
 def build_mlp(config: MlpConfig, in_features: int) -> Mlp:
     """The MLP that `config` describes."""
-    return Mlp(
-        in_features,
-        config.layer_sizes,
-        config.batch_norm,
-        config.dropout,
-        final_layer_activation=config.final_layer_activation,
-        final_layer_batch_norm=config.final_layer_batch_norm,
-    )
+    return Mlp(in_features, config)
 
 
 def build_backbone(config: BackboneConfig, layout: InputLayout) -> Backbone:
@@ -53,6 +50,8 @@ def build_backbone(config: BackboneConfig, layout: InputLayout) -> Backbone:
         case DcnConfig():
             deep = _optional_mlp(config.parallel_mlp, width)
             return Dcn(config, width, deep, _optional_mlp(config.output_mlp, Dcn.output_mlp_width(config, width)))
+        case DcnV3Config():
+            return DcnV3(config, width)
         case DlrmConfig():
             bottom = build_mlp(config.bottom_mlp, layout.numbers)
             top_width = Dlrm.top_mlp_width(layout, bottom.out_features)
@@ -60,13 +59,20 @@ def build_backbone(config: BackboneConfig, layout: InputLayout) -> Backbone:
         case GdcnConfig():
             return Gdcn(config, width, _optional_mlp(config.mlp, width))
         case FinalMlpConfig():
-            return FinalMlp(config, width, build_mlp(config.first.mlp, width), build_mlp(config.second.mlp, width))
+            return FinalMlp(config, layout, build_mlp(config.first.mlp, width), build_mlp(config.second.mlp, width))
+        case QnnConfig():
+            return Qnn(config, width)
         case WukongConfig():
             return Wukong(config, layout, _optional_mlp(config.mlp, Wukong.fields_width(config)))
         case RankMixerConfig():
             return RankMixer(config, width)
         case _:
             assert_never(config)
+
+
+def parts_of(backbone: Backbone) -> list[int]:
+    """The widths of the networks whose outputs stand side by side in that of `backbone`; none if it is one network."""
+    return backbone.parts if isinstance(backbone, DcnV3) else []
 
 
 def _optional_mlp(config: MlpConfig | None, in_features: int) -> Mlp | None:

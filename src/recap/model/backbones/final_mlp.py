@@ -1,6 +1,6 @@
 """FinalMLP (Mao et al., AAAI 2023, arXiv:2304.00902): two MLP streams that select their inputs, fused bilinearly.
 
-Gates read all inputs or a learned vector; in the paper, embeddings of chosen fields or a learned vector.
+Gates read all inputs, the embeddings of chosen features, or a learned vector.
 """
 
 from typing import assert_never
@@ -9,19 +9,23 @@ import torch
 from torch import Tensor, nn
 
 from recap.config.backbones import FinalMlpConfig, GateConfig, InputsGateConfig, LearnedGateConfig
-from recap.model.layers import Mlp, linear, product
+from recap.model.inputs.layout import InputLayout
+from recap.model.layers import Mlp, initialize, linear, product
 
 
 class InputsGate(nn.Module):
-    """inputs ⊙ 2σ(MLP(inputs))."""
+    """inputs ⊙ 2σ(MLP(context)); the context is all inputs, or the embeddings of chosen features."""
 
-    def __init__(self, config: InputsGateConfig, in_features: int) -> None:
+    def __init__(self, config: InputsGateConfig, layout: InputLayout) -> None:
         super().__init__()
-        self.mlp = Mlp(in_features, [*config.hidden_sizes, in_features])
+        self.columns = [slice(0, layout.width)] if config.features is None else layout.columns_of(config.features)
+        width = sum(part.stop - part.start for part in self.columns)
+        self.mlp = Mlp(width, [*config.hidden_sizes, layout.width])
 
     def forward(self, inputs: Tensor) -> Tensor:
         """[B, in_features] → [B, in_features]."""
-        output: Tensor = inputs * (2 * self.mlp(inputs).sigmoid())
+        context = torch.cat([inputs[:, part] for part in self.columns], dim=1)
+        output: Tensor = inputs * (2 * self.mlp(context).sigmoid())
         return output
 
 
@@ -51,7 +55,7 @@ class BilinearFusion(nn.Module):
         self.second = linear(second, size, bias=False)
         self.product = nn.Parameter(torch.empty(heads, first // heads, size * (second // heads)))
         for head in self.product.unbind():
-            nn.init.xavier_uniform_(head)
+            initialize(head, transposed=True)
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
         """[B, first] and [B, second] → [B, size]."""
@@ -64,12 +68,12 @@ class BilinearFusion(nn.Module):
 
 
 class FinalMlp(nn.Module):
-    """Two gated MLP streams and their fusion: [B, in_features] → [B, fusion_size]."""
+    """Two gated MLP streams and their fusion: [B, layout.width] → [B, fusion_size]."""
 
-    def __init__(self, config: FinalMlpConfig, in_features: int, first: Mlp, second: Mlp) -> None:
+    def __init__(self, config: FinalMlpConfig, layout: InputLayout, first: Mlp, second: Mlp) -> None:
         super().__init__()
-        self.first = nn.Sequential(_build_gate(config.first.gate, in_features), first)
-        self.second = nn.Sequential(_build_gate(config.second.gate, in_features), second)
+        self.first = nn.Sequential(_build_gate(config.first.gate, layout), first)
+        self.second = nn.Sequential(_build_gate(config.second.gate, layout), second)
         self.fusion = BilinearFusion(first.out_features, second.out_features, config.num_heads, config.fusion_size)
         self.out_features = config.fusion_size
 
@@ -79,13 +83,13 @@ class FinalMlp(nn.Module):
         return output
 
 
-def _build_gate(config: GateConfig | None, in_features: int) -> nn.Module:
+def _build_gate(config: GateConfig | None, layout: InputLayout) -> nn.Module:
     match config:
         case None:
             return nn.Identity()
         case InputsGateConfig():
-            return InputsGate(config, in_features)
+            return InputsGate(config, layout)
         case LearnedGateConfig():
-            return LearnedGate(config, in_features)
+            return LearnedGate(config, layout.width)
         case _:
             assert_never(config)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from recap.config.backbones import MaskBlockConfig, MaskNetConfig
-from recap.model.layers import Mlp, linear
+from recap.model.layers import Dropout, Mlp, linear
 
 
 class MaskBlock(nn.Module):
@@ -23,11 +23,12 @@ class MaskBlock(nn.Module):
         self.hidden = linear(in_features, config.output_size)
         self.output_norm = nn.LayerNorm(config.output_size)
         self.activation = nn.ReLU() if config.relu else nn.Identity()
+        self.dropout = Dropout(config.dropout_rate) if config.dropout_rate else nn.Identity()
 
     def forward(self, net: Tensor, original: Tensor) -> Tensor:
         """[B, in_features] and [B, mask_features] → [B, output_size]."""
         masked = self.input_norm(net) * self.mask(original)
-        output: Tensor = self.activation(self.output_norm(self.hidden(masked)))
+        output: Tensor = self.dropout(self.activation(self.output_norm(self.hidden(masked))))
         return output
 
 

@@ -35,7 +35,7 @@ class _DiscreteFeature(NamedTuple):
 
 
 class Inputs(nn.Module):
-    """`Batch` → [B, layout.width] float32: featurized numbers, vectors, the position, histories, embeddings."""
+    """`Batch` → [B, layout.width] float32: numbers, vectors, the position, histories, embeddings of numbers and ids."""
 
     def __init__(self, config: RecapConfig, assets: Assets, build_tables: BuildTables | None = None) -> None:
         super().__init__()
@@ -57,14 +57,15 @@ class Inputs(nn.Module):
             joined += binary
         else:
             numbers += binary
-        self.featurization = build_featurization(model.featurization, continuous, joined)
+        self.featurization = build_featurization(model.featurization, continuous, joined, model.numbers)
         numbers += self.featurization.out_features
         self.vector_norms = NamedModules({name: nn.LayerNorm(lengths[name]) for name in self.vector_names})
         columns = discrete_columns(features)
         self.position: PositionDebias | None = None
         if model.position_debias is not None:
             feature = model.position_debias.feature
-            self.position = PositionDebias(model.position_debias, discrete_sizes(features, assets)[feature])
+            positions, std = discrete_sizes(features, assets)[feature], model.initialization.embeddings.std
+            self.position = PositionDebias(model.position_debias, positions, std)
             self.position_feature, self.position_column = feature, columns[feature].start
             numbers += self.position.out_features
         specs = table_specs(config, assets)
@@ -83,7 +84,10 @@ class Inputs(nn.Module):
             self.histories = Histories(features, model.histories, tables)
             numbers += self.histories.out_features
         widths = [tables[name].width for name, feature in self.discrete.items() for _ in range(feature.length)]
-        self.layout = InputLayout(numbers, widths)
+        names = [name for name, feature in self.discrete.items() for _ in range(feature.length)]
+        if embedded := self.featurization.embedded:
+            names = [name for name, indices in self.numeric[CONTINUOUS].items() for _ in indices] + names
+        self.layout = InputLayout(numbers, [*embedded, *widths], names)
 
     def forward(self, batch: Batch) -> Tensor:
         """The input vectors of `batch`; labels, weights and users are not read."""
@@ -178,7 +182,8 @@ class Inputs(nn.Module):
         """The pieces as the network reads them, [B, …] each."""
         joined = [*pieces[BINARY]] if self.joins_binary else []
         joined += [part for name in self.joined_vectors for part in pieces[f"vectors/{name}"]]
-        yield from self.featurization.rows([*pieces[CONTINUOUS], *joined])
+        embedded = [part.flatten(1) for part in pieces[CONTINUOUS]] if self.featurization.embedded else []
+        yield from self.featurization.rows([*([] if embedded else pieces[CONTINUOUS]), *joined])
         if not self.joins_binary:
             yield from pieces[BINARY]
         for name in self.vector_names:
@@ -186,6 +191,7 @@ class Inputs(nn.Module):
         yield from pieces.get("position", ())
         for name in self.histories.names if self.histories is not None else ():
             yield from pieces[f"histories/{name}"]
+        yield from embedded
         for name in self.discrete:
             yield from pieces[f"discrete/{name}"]
 

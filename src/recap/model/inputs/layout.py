@@ -1,7 +1,8 @@
 """`InputLayout`: what the columns of a network's input are."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 
 @dataclass(frozen=True)
@@ -12,6 +13,8 @@ class InputLayout:
     """Columns that are not embeddings: featurized numbers, vectors, the position, histories, outputs of a network."""
     embeddings: Sequence[int] = ()
     """Width of each embedding, in order."""
+    names: Sequence[str] = ()
+    """The feature of each embedding."""
 
     @classmethod
     def of_numbers(cls, width: int) -> "InputLayout":
@@ -22,3 +25,8 @@ class InputLayout:
     def width(self) -> int:
         """The number of columns."""
         return self.numbers + sum(self.embeddings)
+
+    def columns_of(self, features: Collection[str]) -> list[slice]:
+        """The columns of each embedding of `features`, in order."""
+        ends = pairwise(accumulate(self.embeddings, initial=self.numbers))
+        return [slice(*end) for name, end in zip(self.names, ends, strict=True) if name in features]

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from recap.config.model import PositionDebiasConfig
-from recap.model.inputs.tables import embedding_table
+from recap.model.inputs.tables import INITIAL_DEVIATION, embedding_table
 
 HIDDEN = 0
 """The row of the table for hidden and unknown positions."""
@@ -17,13 +17,13 @@ class PositionDebias(nn.Module):
     codes are ignored: all rows get the embedding of a hidden position, or the mean over the positions seen in training.
     """
 
-    def __init__(self, config: PositionDebiasConfig, positions: int) -> None:
-        """`positions`: number of known positions."""
+    def __init__(self, config: PositionDebiasConfig, positions: int, std: float = INITIAL_DEVIATION) -> None:
+        """`positions`: number of known positions; `std`: the deviation of new rows."""
         super().__init__()
         self.drop_probability = config.drop_probability
         self.out_features = config.num_dims
         self.last_row = min(positions, config.max_position + 1)
-        self.table = embedding_table(self.last_row + 1, config.num_dims)
+        self.table = embedding_table(self.last_row + 1, config.num_dims, std)
         averages = config.scored_at == "average"
         self.seen: Tensor | None  # [rows of the table] int64: how often each position was seen in training
         self.register_buffer("seen", torch.zeros(self.last_row + 1, dtype=torch.int64) if averages else None)

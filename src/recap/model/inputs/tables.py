@@ -52,6 +52,8 @@ class TableSpec:
     """Every feature whose codes are rows of this table, the defining one first."""
     zero_collision: ZeroCollisionConfig | None = None
     """Set if codes name ids, which have rows only while they are frequent."""
+    std: float = INITIAL_DEVIATION
+    """The standard deviation of new rows."""
 
 
 def table_specs(config: RecapConfig, assets: Assets) -> list[TableSpec]:
@@ -70,7 +72,8 @@ def table_specs(config: RecapConfig, assets: Assets) -> list[TableSpec]:
         if width:
             space = spaces[name]
             zero_collision = space.zero_collision if isinstance(space, ZeroCollisionSpace) else None
-            specs.append(TableSpec(name, codes + 1, width, tuple(readers[name]), zero_collision))
+            std = config.model.initialization.embeddings.std
+            specs.append(TableSpec(name, codes + 1, width, tuple(readers[name]), zero_collision, std))
     return specs
 
 
@@ -171,10 +174,10 @@ BuildTables = Callable[[Sequence[TableSpec]], Tables]
 """Builds the tables of a model."""
 
 
-def embedding_table(num_embeddings: int, width: int) -> nn.Embedding:
-    """A table with rows close to zero; row 0, for unknown values, is zero."""
+def embedding_table(num_embeddings: int, width: int, std: float = INITIAL_DEVIATION) -> nn.Embedding:
+    """A table with normal rows around zero; row 0, for unknown values, is zero."""
     table = nn.Embedding(num_embeddings, width)
-    nn.init.normal_(table.weight, std=INITIAL_DEVIATION)
+    nn.init.normal_(table.weight, std=std)
     with torch.no_grad():
         table.weight[0] = 0.0
     return table
@@ -188,14 +191,14 @@ def initial_rows(spec: TableSpec, seed: int, ranges: Iterable[tuple[int, int]]) 
     """
     count, ranges = spec.num_embeddings, list(ranges)
     if count <= BLOCK_ROWS:
-        yield 0, embedding_table(count, spec.width).weight.detach()
+        yield 0, embedding_table(count, spec.width, spec.std).weight.detach()
         return
     for start in range(0, count, BLOCK_ROWS):
         end = min(start + BLOCK_ROWS, count)
         if any(first < end and start < last for first, last in ranges):
             digest = blake2b(f"{seed}/{start}/{spec.name}".encode(), digest_size=8).digest()
             generator = torch.Generator().manual_seed(int.from_bytes(digest, "little", signed=True))
-            rows = torch.empty(end - start, spec.width).normal_(std=INITIAL_DEVIATION, generator=generator)
+            rows = torch.empty(end - start, spec.width).normal_(std=spec.std, generator=generator)
             if start == 0:
                 rows[0] = 0.0
             yield start, rows
@@ -203,7 +206,7 @@ def initial_rows(spec: TableSpec, seed: int, ranges: Iterable[tuple[int, int]]) 
 
 def _initial_table(spec: TableSpec, seed: int) -> nn.Embedding:
     if spec.num_embeddings <= BLOCK_ROWS:
-        return embedding_table(spec.num_embeddings, spec.width)
+        return embedding_table(spec.num_embeddings, spec.width, spec.std)
     weight = torch.empty(spec.num_embeddings, spec.width)
     if not weight.is_meta:
         for start, rows in initial_rows(spec, seed, [(0, spec.num_embeddings)]):

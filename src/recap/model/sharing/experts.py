@@ -3,9 +3,9 @@
 from torch import Tensor, nn
 
 from recap.config.backbones import BackboneConfig
-from recap.model.backbones import build_backbone
+from recap.model.backbones import build_backbone, parts_of
 from recap.model.inputs.layout import InputLayout
-from recap.model.layers import Linear
+from recap.model.layers import linear
 
 
 class Experts(nn.Module):
@@ -15,7 +15,7 @@ class Experts(nn.Module):
         super().__init__()
         networks = [build_backbone(config, layout) for _ in range(count)]
         self.networks = nn.ModuleList(networks)
-        self.out_features = networks[0].out_features
+        self.out_features, self.parts = networks[0].out_features, parts_of(networks[0])
 
     def forward(self, inputs: Tensor) -> list[Tensor]:
         """The output of every expert."""
@@ -27,8 +27,7 @@ class Gate(nn.Module):
 
     def __init__(self, in_features: int, experts: int) -> None:
         super().__init__()
-        self.linear = Linear(in_features, experts, bias=False)
-        nn.init.xavier_uniform_(self.linear.weight)
+        self.linear = linear(in_features, experts, bias=False)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """The weight of every expert; those of a row sum to 1."""

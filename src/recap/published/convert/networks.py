@@ -68,7 +68,7 @@ class NetworkConverter:
         if to_logit:  # the last hidden layer is now the last layer, and keeps its ReLU and BatchNorm
             entries["final_layer_activation"] = self.tree.node(True, path)
             if mlp.batch_norm is not None:
-                entries["final_layer_batch_norm"] = self.tree.node(True, path)
+                entries["final_layer_norm"] = self.tree.node(True, path)
         return self.tree.mapping(path, entries)
 
     def _mlp(self, path: KeyPath, mlp: Mlp, *, to_logit: bool) -> Entries:

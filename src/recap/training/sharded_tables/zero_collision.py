@@ -18,7 +18,7 @@ from torch import Tensor
 from recap.config.discrete import ZeroCollisionConfig
 from recap.distributed import Ranks, lost_ranks_raised
 from recap.model.inputs.row_ids import NO_ID, RowIds
-from recap.model.inputs.tables import INITIAL_DEVIATION, TableSpec
+from recap.model.inputs.tables import TableSpec
 from recap.training.sharded_tables.loading import quiet
 
 if TYPE_CHECKING:
@@ -235,7 +235,7 @@ class ZeroCollision:
             (rows,) = self.ranks.all_gather([own])
             digest = blake2b(f"{self.seed}/{part_ids.steps}/{table}".encode(), digest_size=8).digest()
             generator = torch.Generator().manual_seed(int.from_bytes(digest, "little", signed=True))
-            vectors = torch.empty(len(rows), part_ids.spec.width).normal_(std=INITIAL_DEVIATION, generator=generator)
+            vectors = torch.empty(len(rows), part_ids.spec.width).normal_(std=part_ids.spec.std, generator=generator)
             changed[table] = rows, vectors
         return changed
 

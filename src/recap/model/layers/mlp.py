@@ -1,0 +1,105 @@
+"""The MLP: as a network, as a tower, and as an ensemble."""
+
+from collections.abc import Callable, Iterator
+
+from torch import Tensor, nn
+
+from recap.config.network import MlpConfig, MlpTowerConfig
+from recap.model.layers.activations import build_activation
+from recap.model.layers.dropout import Dropout, drop_rates
+from recap.model.layers.ensemble import EnsembleLinear, EnsembleOutput
+from recap.model.layers.linear import linear
+from recap.model.layers.norms import batch_norm, layer_norm
+
+
+class Residual(nn.Module):
+    """x + layer(x), of any shape."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        output: Tensor = inputs + self.layer(inputs)
+        return output
+
+
+class Mlp(nn.Module):
+    """Linear → norm → activation → dropout for every layer: [B, in_features] → [B, out_features].
+
+    The last layer of an `MlpConfig` is Linear, with norm, activation and dropout only if it says so. An
+    `MlpTowerConfig` has one more Linear, to the logit, [B, outputs] float32 also under autocast.
+    """
+
+    def __init__(self, in_features: int, config: MlpConfig | MlpTowerConfig | list[int], outputs: int = 1) -> None:
+        """`config`: a list is that of `layer_sizes`, of a network of Linear and ReLU alone. `outputs`: of a tower."""
+        super().__init__()
+        if isinstance(config, list):
+            config = MlpConfig(layer_sizes=config)
+        layers = _layers(config, in_features, lambda _, inputs, size: linear(inputs, size))
+        self.out_features = config.layer_sizes[-1] if config.layer_sizes else in_features
+        if isinstance(config, MlpTowerConfig):
+            layers.append(linear(self.out_features, outputs, exact=True))
+            self.out_features = outputs
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """[B, in_features] → [B, out_features]."""
+        output: Tensor = self.layers(inputs)
+        return output
+
+
+class EnsembleMlp(nn.Module):
+    """A tower of members: [B, in_features] → the logit of each, [B, M] float32.
+
+    The members of a row pass through norms and dropout like rows of their own.
+    """
+
+    def __init__(self, in_features: int, config: MlpTowerConfig) -> None:
+        super().__init__()
+        assert config.ensemble is not None
+        members = config.ensemble.members
+        layers = _layers(
+            config, in_features, lambda index, inputs, size: EnsembleLinear(inputs, size, members, is_first=not index)
+        )
+        self.layers = nn.Sequential(*layers, EnsembleOutput(config.layer_sizes[-1], members))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        output: Tensor = self.layers(inputs)
+        return output
+
+
+def _layers(
+    config: MlpConfig | MlpTowerConfig, in_features: int, build: Callable[[int, int, int], nn.Module]
+) -> list[nn.Module]:
+    """The layers of `layer_sizes`. `build`: index, inputs and width of a layer → its Linear."""
+    layers: list[nn.Module] = []
+    rates = drop_rates(config.dropout, len(config.layer_sizes))
+    for index, size in enumerate(config.layer_sizes):
+        is_last = isinstance(config, MlpConfig) and index == len(config.layer_sizes) - 1
+        layer = list(_layer(config, build(index, in_features, size), size, rates[index], is_last=is_last))
+        layers += [Residual(nn.Sequential(*layer))] if config.residual and index else layer
+        in_features = size
+    return layers
+
+
+def _layer(
+    config: MlpConfig | MlpTowerConfig, product: nn.Module, size: int, rate: float, *, is_last: bool
+) -> Iterator[nn.Module]:
+    """The modules of one layer. `product`: its Linear, to the width `size`; `rate`: that of its dropout."""
+    has_norm = has_activation = True
+    if isinstance(config, MlpConfig) and is_last:
+        has_norm, has_activation = config.final_layer_norm, config.final_layer_activation
+    norm: list[nn.Module] = []
+    if has_norm and config.batch_norm is not None:
+        norm.append(batch_norm(config.batch_norm, size))
+    if has_norm and config.layer_norm is not None:
+        norm.append(layer_norm(config.layer_norm, size))
+    activation = [build_activation(config.activation, size)] if has_activation else []
+    drops_inputs = config.dropout is not None and config.dropout.position == "before_linear"
+    if drops_inputs:
+        yield Dropout(rate)
+    yield product
+    yield from [*norm, *activation] if config.norm_position == "before_activation" else [*activation, *norm]
+    if config.dropout is not None and has_activation and not drops_inputs:
+        yield Dropout(rate)
