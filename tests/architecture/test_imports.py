@@ -111,6 +111,7 @@ def test_parts_of_config_and_data_import_only_lower_parts() -> None:
             "open",
             "sample",
             "tools",
+            "aggregate",
             "simulate",
         ),
     }

@@ -1,4 +1,4 @@
-"""`recap data`: simulate, convert, split, inspect and serve data, and compute what a configuration needs from it."""
+"""`recap data`: simulate, convert, split, aggregate, inspect and serve data, and what a configuration needs of it."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -6,9 +6,14 @@ from typing import Annotated
 
 import typer
 
+from recap.cli.data.aggregates import aggregate
 from recap.cli.options import ConfigFile, Overrides, Overwrite, SchemaFile, SetFiles, check_output
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Simulate, convert, split, inspect and serve data.")
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Simulate, convert, split, aggregate, inspect and serve data.",
+)
 
 Inputs = Annotated[
     list[str], typer.Argument(metavar="INPUT", help="Files, URLs, or globs of them.", show_default=False)
@@ -131,6 +136,9 @@ def split(
         written = split_files(inputs, output, by, cut, schema, overwrite=overwrite, after_rows=count)
     for file, rows in written.items():
         console.say(f"written: {file}, {plural(rows, 'row')}")
+
+
+app.command()(aggregate)
 
 
 @app.command()

@@ -1,0 +1,171 @@
+"""`recap data aggregate` equals a slow, obvious version, and refuses what it cannot do."""
+
+import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from unittest.mock import patch
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+from data.aggregate.logs import DELAYS, REFRESHES, ROWS, SCHEMA, read_back, spec_of, write_log
+from data.aggregate.slow import slow_columns
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recap.config.aggregates.spec import AggregatesConfig
+from recap.data.aggregate import shuffle
+from recap.data.aggregate.run import aggregate_files
+from recap.errors import DataError, InputError
+
+
+def aggregate(spec: AggregatesConfig, rows: list[dict[str, Any]], files: int = 2) -> list[dict[str, Any]]:
+    """The rows of the output."""
+    with TemporaryDirectory() as folder:
+        inputs = write_log(Path(folder) / "log", rows, files)
+        return read_back(aggregate_files(spec, [inputs], Path(folder) / "out"))
+
+
+def expected(spec: AggregatesConfig, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        row | {name: value for key in spec.keys for name, value in slow_columns(spec, key, rows, row).items()}
+        for row in rows
+    ]
+
+
+def as_float32(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows, with every number rounded as a column of float32 is."""
+    return [
+        {
+            name: pa.scalar(value, pa.float32()).as_py() if isinstance(value, int | float) else value
+            for name, value in row.items()
+        }
+        for row in rows
+    ]
+
+
+@given(rows=ROWS, delay=DELAYS, refresh=REFRESHES, files=st.integers(1, 3), part_rows=st.sampled_from([4, 1 << 20]))
+def test_every_aggregate_equals_its_definition(
+    rows: list[dict[str, Any]], delay: str, refresh: dict[str, Any] | None, files: int, part_rows: int
+) -> None:
+    spec = spec_of(delay, refresh)
+    with patch.object(shuffle, "PART_ROWS", part_rows):
+        written = aggregate(spec, rows, files)
+    assert as_float32(written) == as_float32(expected(spec, rows))
+
+
+@given(rows=ROWS, delay=DELAYS, refresh=REFRESHES, changed=st.integers(0, 1000))
+def test_no_value_depends_on_its_own_time_or_later(
+    rows: list[dict[str, Any]], delay: str, refresh: dict[str, Any] | None, changed: int
+) -> None:
+    spec = spec_of(delay, refresh)
+    time = rows[changed % len(rows)]["time"]
+    others = [
+        row if row["time"] < time else row | {"click": 1 - (row["click"] or 0), "watched": 7.0, "item": 9}
+        for row in rows
+    ]
+    names = [name for key in spec.keys for name in spec.names(key)]
+    one, other = aggregate(spec, rows), aggregate(spec, others)
+    for row, before, after in zip(rows, one, other, strict=True):
+        if row["time"] <= time:
+            assert {name: before[name] for name in names} == {name: after[name] for name in names}
+
+
+def test_files_keep_their_folders_rows_and_columns(tmp_path: Path) -> None:
+    row = {"time": 0, "user": "a", "item": 1, "author": 10, "click": 1, "watched": None}
+    for day in ("day=1", "day=2"):
+        write_log(tmp_path / "log" / day, [row, row | {"time": 60}], files=2)
+    written = aggregate_files(spec_of(), [str(tmp_path / "log" / "*" / "*.parquet")], tmp_path / "out")
+    assert [str(file.relative_to(tmp_path / "out")) for file in written] == [
+        "day=1/0.parquet",
+        "day=1/1.parquet",
+        "day=2/0.parquet",
+        "day=2/1.parquet",
+    ]
+    schema = pq.read_schema(written[0])
+    assert schema.names[: len(SCHEMA)] == SCHEMA.names
+    assert [schema.field(name).type for name in SCHEMA.names] == SCHEMA.types
+    assert (schema.field("user_count_1h").type, schema.field("user_last_item").type) == (
+        pa.float32(),
+        pa.large_list(pa.int32()),
+    )
+    assert [row["user_count"] for row in read_back(written)] == [0, 2, 0, 2]
+    assert [path.name for path in tmp_path.iterdir()] == ["log", "out"] or {p.name for p in tmp_path.iterdir()} == {
+        "log",
+        "out",
+    }
+
+
+def test_a_log_of_text_files_and_times_reads_as_well(tmp_path: Path) -> None:
+    table = pa.table({"when": ["2026-01-01 00:00:00", "2026-01-01 00:00:30"], "user": [7, 7], "liked": [True, False]})
+    pa.csv.write_csv(table, tmp_path / "log.csv")
+    spec = AggregatesConfig.model_validate(
+        {
+            "time": {"column": "when"},
+            "keys": {"user": ["user"]},
+            "aggregates": [{"kind": "recency", "keys": ["user"], "labels": ["liked"]}],
+        }
+    )
+    (file,) = aggregate_files(spec, [str(tmp_path / "log.csv")], tmp_path / "out")
+    assert pq.read_table(file)["user_liked_recency"].to_pylist() == [None, 30.0]
+
+
+def test_files_without_rows_get_the_columns_too(tmp_path: Path) -> None:
+    row = {"time": 0, "user": "a", "item": 1, "author": 10, "click": 1, "watched": None}
+    files = aggregate_files(spec_of(), [write_log(tmp_path / "log", [row], files=2)], tmp_path / "out")
+    assert [pq.read_metadata(file).num_rows for file in files] == [0, 1]
+    assert pq.read_schema(files[0]).names == pq.read_schema(files[1]).names
+
+
+ROW = {"time": 0, "user": "a", "item": 1, "author": 10, "click": 1, "watched": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"clik": [1], "click": None}, r"0.parquet: has no column 'click'. Known: .*Did you mean 'clik'\?"),
+        ({"user_count_1h": [1.0]}, "has a column 'user_count_1h' already; rename or remove it, or rename the key"),
+        ({"click": ["yes"]}, "column 'click': holds string, expected a label: numbers or booleans"),
+        ({"user": [0.5]}, "column 'user', row 0: found 0.5, expected"),
+        ({"item": [[1]]}, "column 'item': holds lists, expected one value in each row"),
+        ({"time": pa.array([None], pa.int64())}, "column 'time': no time in 1 row"),
+        ({"time": ["2026-01-01"]}, "column 'time': holds string, but time.unit is for numbers; remove time.unit"),
+        ({"time": [10**15]}, "column 'time': holds times after the year 9891 in s; check time.unit"),
+    ],
+)
+def test_a_log_that_does_not_fit_is_refused(columns: dict[str, Any], message: str, tmp_path: Path) -> None:
+    table = pa.Table.from_pylist([ROW], SCHEMA)
+    for name, values in columns.items():
+        if name in table.column_names:
+            table = table.drop_columns([name])
+        if values is not None:
+            table = table.append_column(name, pa.array(values))
+    pq.write_table(table, tmp_path / "0.parquet")
+    with pytest.raises(DataError, match=message):
+        aggregate_files(spec_of(), [str(tmp_path / "0.parquet")], tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["0.parquet"]
+
+
+def test_existing_files_and_inputs_are_not_replaced(tmp_path: Path) -> None:
+    inputs = write_log(tmp_path / "log", [ROW])
+    with pytest.raises(InputError, match="would be overwritten by its own output"):
+        aggregate_files(spec_of(), [inputs], tmp_path / "log", overwrite=True)
+    files = aggregate_files(spec_of(), [inputs], tmp_path / "out")
+    with pytest.raises(InputError, match="already exists; add --overwrite to replace it, or choose another --output"):
+        aggregate_files(spec_of(), [inputs], tmp_path / "out")
+    assert aggregate_files(spec_of(), [inputs], tmp_path / "out", overwrite=True) == files
+
+
+def test_a_failed_command_leaves_nothing_and_a_killed_one_is_cleared(tmp_path: Path) -> None:
+    inputs = write_log(tmp_path / "log", [ROW] * 4)
+    (tmp_path / ".out.shuffle").mkdir()
+    (tmp_path / ".out.shuffle" / "user-0.arrows").write_text("of a killed command")
+    pq.write_table(pa.table({"time": [0]}), tmp_path / "log" / "2.parquet")
+    with pytest.raises(DataError, match="has no column 'user'"):
+        aggregate_files(spec_of(), [inputs], tmp_path / "out")
+    (tmp_path / "log" / "2.parquet").unlink()
+    aggregate_files(spec_of(), [inputs], tmp_path / "out")
+    assert {path.name for path in tmp_path.iterdir()} == {"log", "out"}
+    shutil.rmtree(tmp_path / "out")
