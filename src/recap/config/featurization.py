@@ -13,21 +13,26 @@ BINARY = "binary"
 """Stands for all binary features in `join`."""
 
 
-class JoinConfig(BaseConfig):
+class FeaturizationBase(BaseConfig):
     """The fields of every featurization."""
 
     join: list[Name] = [BINARY]
     """Features to join to the continuous ones inside the featurization: `binary`, and names of `features.vectors`,
     which then have no LayerNorm of their own. All others are joined after it."""
+    missing: Literal["zero", "learned"] = "zero"
+    """What stands for a continuous value that is missing (null, NaN or infinite). `zero`: the number 0, normalized like
+    any other. `learned`: a learned value for each column, which starts at 0 and replaces the normalized one; with
+    `model.numbers`, a learned vector. Missing values then do not count in the means
+    and deviations of `batch_norm`, but do with `renorm`, as 0."""
 
 
-class Log1pAbsConfig(JoinConfig):
+class Log1pAbsConfig(FeaturizationBase):
     """Non-finite → 0, sign(x)·log1p|x|; joined features follow unchanged."""
 
     kind: Literal["log1p_abs"]
 
 
-class ClipLog1pAbsConfig(JoinConfig):
+class ClipLog1pAbsConfig(FeaturizationBase):
     """Non-finite → 0, clamp, sign(x)·log1p|x|; joined features follow unchanged."""
 
     kind: Literal["clip_log1p_abs"]
@@ -35,7 +40,7 @@ class ClipLog1pAbsConfig(JoinConfig):
     """Continuous features are clamped to ± this value before the logarithm."""
 
 
-class ZScoreLogConfig(JoinConfig):
+class ZScoreLogConfig(FeaturizationBase):
     """Non-finite → 0, sign(x)·log1p|x|, (x − mean) / deviation, BatchNorm, clamp; joined features follow unchanged.
 
     Means and deviations of the data are stored with the weights; their file is read only when a run starts."""
@@ -59,7 +64,22 @@ class ZScoreLogConfig(JoinConfig):
             yield ("renorm",), "needs batch_norm, which is not set; add 'batch_norm: {}'"
 
 
-class DoubleNormLogConfig(JoinConfig):
+class QuantileConfig(FeaturizationBase):
+    """Non-finite → 0, then the share of the training rows whose value is lower, or the normal value of that share.
+
+    As scikit-learn's `QuantileTransformer`, but a value that several quantiles equal has the middle of their shares,
+    also if it is the lowest or the highest. The quantiles are those of a sample of the training rows when a run starts,
+    and are stored with the weights."""
+
+    kind: Literal["quantile"]
+    quantiles: Annotated[int, Field(ge=2, le=10_000)] = 1000
+    """Quantiles of each column, evenly spaced from the lowest value to the highest. Between them the map is linear, and
+    beyond them constant."""
+    output: Literal["normal", "uniform"] = "normal"
+    """`uniform`: the share, 0 to 1. `normal`: the value below which a standard normal has this share, within ±5.2."""
+
+
+class DoubleNormLogConfig(FeaturizationBase):
     """Non-finite → 0, sign(x)·log1p|x|, BatchNorm, clamp, join, optional LayerNorm."""
 
     kind: Literal["double_norm_log"] = "double_norm_log"
@@ -74,5 +94,6 @@ class DoubleNormLogConfig(JoinConfig):
 
 
 FeaturizationConfig = Annotated[
-    Log1pAbsConfig | ClipLog1pAbsConfig | ZScoreLogConfig | DoubleNormLogConfig, Field(discriminator="kind")
+    Log1pAbsConfig | ClipLog1pAbsConfig | ZScoreLogConfig | QuantileConfig | DoubleNormLogConfig,
+    Field(discriminator="kind"),
 ]

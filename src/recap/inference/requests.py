@@ -1,6 +1,6 @@
 """`RequestScorer`: scores requests, each a user and candidates; what depends on the user alone is computed once."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property, partial
 from pathlib import Path
@@ -15,7 +15,6 @@ from recap.data.encoding.encoder import RowEncoder
 from recap.data.formats.location import Location
 from recap.inference.history_cache import HistoryCache
 from recap.inference.predictor import Predictions, Predictor
-from recap.model.histories.encoder import Encoded
 from recap.model.inputs.requests import Division, RequestBatch
 from recap.model.score_rows import in_lanes, one_thread, row_multiple
 
@@ -134,15 +133,13 @@ class RequestScorer:
             return division.joined(users, candidates, request_of)
         codes = users.discrete if len(users) == 1 else users.discrete[request_of]
         inputs = self.predictor.scorer.ranker.inputs
+        encode = partial(inputs.encode_users, users, division, row_multiple(device), device, self.cache.recall)
         with one_thread():
-            encoded = inputs.encode_users(users, division, row_multiple(device), device, self._recall)
+            encoded = in_lanes(encode, device)
         # The codes of features of the other side are 0.
         columns = {field.name: getattr(candidates, field.name) for field in fields(Batch)}
         columns["discrete"] = candidates.discrete + codes
         return RequestBatch(**columns, request_of=request_of, users=encoded)
-
-    def _recall(self, key: bytes, encode: Callable[[], Encoded]) -> Encoded:
-        return self.cache.recall(key, partial(in_lanes, encode, self.predictor.runtime.device))
 
     def _layout(self, user: pa.Schema, candidates: pa.Schema) -> _Layout:
         """The layout of requests with these columns. Raises DataError for missing and repeated columns."""

@@ -6,7 +6,7 @@ from recap.config.base import DEFAULT, BaseConfig, KeyPath, Problems
 from recap.config.checks.common import SCORE, DataSets, Tasks, is_position, twice, unknown
 from recap.config.discrete import HashSpace, IntegerCodes, SharedTable, ZeroCollisionSpace
 from recap.config.features import FeaturesConfig
-from recap.config.featurization import BINARY, FeaturizationConfig
+from recap.config.featurization import BINARY, DoubleNormLogConfig, FeaturizationConfig
 from recap.config.histories import HistoryColumns, PoolingConfig
 from recap.config.model import ModelConfig
 from recap.text import suggest
@@ -168,6 +168,20 @@ def join_problems(features: FeaturesConfig, featurization: FeaturizationConfig) 
             yield (*path, index), twice(name)
     if BINARY in features.vectors and BINARY in featurization.join:
         yield path, f"{BINARY!r} is ambiguous, since a vector has this name; rename the vector"
+
+
+def number_problems(features: FeaturesConfig, model: ModelConfig) -> Problems:
+    """Embeddings of numbers have columns to embed, and no LayerNorm that reads the columns together."""
+    if model.numbers is None:
+        return
+    if not features.continuous:
+        yield ("model", "numbers"), "there are no numbers to embed; add columns under features.continuous, or remove it"
+    if isinstance(model.featurization, DoubleNormLogConfig) and model.featurization.layer_norm is not None:
+        yield (
+            ("model", "featurization", "layer_norm"),
+            "reads all numbers of a row together, but model.numbers embeds each by itself; set layer_norm: null, or "
+            "remove model.numbers",
+        )
 
 
 def position_problems(features: FeaturesConfig, model: ModelConfig) -> Problems:

@@ -21,7 +21,7 @@ from recap.config.discrete import (
 )
 from recap.config.features import Column, FeaturesConfig
 from recap.config.featurization import BINARY
-from recap.config.histories import NumberEvents, PoolingConfig
+from recap.config.histories import HstuConfig, NumberEvents, PoolingConfig
 from recap.config.recap import RecapConfig
 from recap.data.encoding.assets import Assets
 from recap.model.inputs.tables import table_specs
@@ -66,11 +66,12 @@ def inputs_of(config: RecapConfig, assets: Assets, tables: Mapping[str, str | No
     """The inputs of the model that `config` describes. `tables`: table → its name in the old model, None if fresh."""
     features, model, inputs = config.features, config.model, InputParts()
     by_feature = {feature: spec.name for spec in table_specs(config, assets) for feature in spec.features}
-    kind, join = model.featurization.kind, model.featurization.join
+    join = model.featurization.join
+    form = model.featurization.kind + (f" as {model.numbers.kind}" if model.numbers is not None else "")
     binary = [Input(text) for column in features.binary for text in _values("binary", column, assets)]
     vectors = {name: Input(f"vector {name!r} of {vector.length}") for name, vector in features.vectors.items()}
     inputs.featurized = [
-        Input(f"{text} by {kind}") for column in features.continuous for text in _values("continuous", column, assets)
+        Input(f"{text} by {form}") for column in features.continuous for text in _values("continuous", column, assets)
     ]
     inputs.featurized += binary if BINARY in join else []
     inputs.featurized += [vector for name, vector in vectors.items() if name in join]
@@ -119,6 +120,9 @@ def _history(config: RecapConfig, name: str, tables: Mapping[str, str | None]) -
             sources.append(tables.get(table, table))
     text = ", ".join(repr(column.column) for column in columns.values())
     target = "" if isinstance(encoder, PoolingConfig) else f" of {_discrete(features, encoder.target)}"
+    if isinstance(encoder, HstuConfig):  # its weights fit any attributes
+        asked = {"ages": encoder.ages, "interleaved": encoder.interleave}
+        text += "".join(f", {role} {history.attributes[key].column!r}" for role, key in asked.items() if key is not None)
     return Input(f"history {text} by {encoder.kind}{target}", sources)
 
 

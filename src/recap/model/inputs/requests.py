@@ -92,7 +92,7 @@ class Users:
     division: Division
     count: int
     """R."""
-    pieces: Mapping[str, Tensor]  # as `Inputs` names them, [R, n] each
+    pieces: Mapping[str, Tensor]  # as `Inputs` names them, [R, n] each; embedded numbers [R, n, width]
     histories: Mapping[str, Sequence[Encoded]]
     """The histories whose encoders use the candidate: by name, one per user."""
     multiple: int
@@ -110,9 +110,9 @@ class RequestBatch(Batch):
     users: Users
 
     def repeated(self, values: Tensor) -> Tensor:
-        """[R, n] → [M, n], those of the user of each candidate."""
+        """[R, n] → [M, n], those of the user of each candidate; likewise [R, n, width]."""
         if self.users.count == 1:
-            return values.expand(len(self), -1)
+            return values.expand(len(self), *values.shape[1:])
         return values.index_select(0, self.request_of)
 
     def alternating(self, role: str, own: Tensor) -> list[Tensor]:

@@ -1,12 +1,13 @@
-"""The start of a new run: earlier weights if configured, the rates of fresh towers, statistics of the training rows."""
+"""The start of a new run: earlier weights if configured, rates of fresh towers, quantiles and statistics of rows."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from recap.config.recap import JobMode, RecapConfig
+from recap.data.batch import Batch
 from recap.data.encoding.assets import Assets
 from recap.data.encoding.encoder import RowEncoder
 from recap.data.sample import sampled_batches
@@ -17,6 +18,7 @@ from recap.distributed import Ranks
 from recap.model.directory import SavedModel, check_whole
 from recap.reporting import Say
 from recap.runs import find_model_directory
+from recap.training.start.fit import fit_numbers
 from recap.training.start.initial_rates import InitialRates
 from recap.training.start.warm_start import start_from
 
@@ -36,18 +38,23 @@ class TrainingStatistics:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.value = Statistics.model_validate(state)
 
-    def start(self, config: RecapConfig, assets: Assets, source: Source) -> None:
-        """Read at most 50,000 rows, spread over the files of `source`; their weights undo down-sampling.
-
-        Parts of files that cannot be read are left out: training reports them.
-        """
-        population, labels = copy(source), source.encoder.labels
-        assert labels is not None
-        encoder = replace(source.encoder, labels=replace(labels, weigh_samples=True))
-        population.loader = replace(source.loader, encoder=encoder)
-        if batches := sampled_batches(population):
+    def start(self, config: RecapConfig, assets: Assets, sample: Sequence[Batch]) -> None:
+        """Measure the rows of `sample`, a `population_sample`; none if it is empty."""
+        if sample:
             read = RowEncoder.for_job(config, assets, JobMode.INFERENCE)
-            self.value = statistics_of(read, config.tasks, batches)
+            self.value = statistics_of(read, config.tasks, sample)
+
+
+def population_sample(source: Source) -> list[Batch]:
+    """At most 50,000 rows, spread over the files of `source`; their weights undo down-sampling.
+
+    Parts of files that cannot be read are left out: training reports them.
+    """
+    population, labels = copy(source), source.encoder.labels
+    assert labels is not None
+    encoder = replace(source.encoder, labels=replace(labels, weigh_samples=True))
+    population.loader = replace(source.loader, encoder=encoder)
+    return sampled_batches(population)
 
 
 def check_initial_checkpoint(config: RecapConfig) -> None:
@@ -67,13 +74,16 @@ def start_new_run(
 ) -> None:
     """Set the weights of `model`, which are random, `rates` and `statistics`; every rank must call it.
 
-    Raises ConfigError and CheckpointError for a warm start that does not fit, DataError for bad labels.
+    Raises ConfigError and CheckpointError for a warm start that does not fit, DataError for bad labels, and for data
+    that cannot be read where the model needs their quantiles.
     """
     path, warm = model.config.training.initial_checkpoint_dir, None
     if path is not None:
         warm = start_from(find_model_directory(Path(path)), model)
         for line in warm.messages:
             say(line)
-    rates.start(model, stream, warm.names if warm is not None else (), ranks, say)
-    if ranks.is_first:
-        statistics.start(model.config, model.assets, stream.source)
+    names = warm.names if warm is not None else ()
+    rates.start(model, stream, names, ranks, say)
+    sample = population_sample(stream.source) if ranks.is_first else []
+    fit_numbers(model.ranker, sample, names, ranks)
+    statistics.start(model.config, model.assets, sample)

@@ -236,6 +236,7 @@ def _with_more_inputs(config: RecapConfig, assets: Assets) -> RecapConfig:
     """`config` with a vector and, if it has embeddings, a discrete feature that no column has."""
     features, model = config.features, config.model
     widths = [spec.width for spec in table_specs(config, assets) if spec.name in features.discrete]
+    widths += [model.numbers.width] if model.numbers is not None else []
     name = "".join(["+", *features.inputs])
     discrete = {f"{name}+": IntegerCodes(size=1)} if widths else {}
     changed = {
