@@ -87,6 +87,20 @@ VALID = Path(__file__).parent / "valid" / "histories.yaml"
             "model.histories.lately.encoder.num_heads: must divide width, 8; found 3",
         ),
         (
+            ["model.histories.lately.encoder={kind: hstu, target: post, ages: gap}"],
+            "model.histories.lately.encoder.ages: unknown attribute of history 'lately' 'gap'. Known: none",
+        ),
+        (
+            ["model.histories.watched.encoder={kind: hstu, target: post, interleave: acton}"],
+            "model.histories.watched.encoder.interleave: unknown attribute of history 'watched' 'acton'. Known: "
+            "action, language, gap, author, hashed. Did you mean 'action'?",
+        ),
+        (
+            ["model.histories.watched.encoder={kind: hstu, target: post, ages: action}"],
+            "model.histories.watched.encoder.ages: 'action' has codes, but an age is a number; name an attribute with "
+            "only a column",
+        ),
+        (
             ["features.histories={default: {ids: {column: watched, size: 3}}}"],
             "features.histories.default: 'default' is reserved; rename the column",
         ),

@@ -37,6 +37,11 @@ def make_rows(seed: int, rows: int = 5, length: int = LENGTH) -> tuple[Tensor, T
     )
 
 
+def ages_of(events: Tensor) -> Tensor:
+    """An age for each event, in seconds; [B, L, E] → [B, L]."""
+    return 1e4 * events[..., 0].abs()
+
+
 @pytest.fixture(params=ENCODERS)
 def encoder(request: pytest.FixtureRequest) -> HistoryEncoder:
     return make_encoder(request.param)
@@ -48,7 +53,8 @@ def test_padding_never_changes_a_result(encoder: HistoryEncoder) -> None:
         other = events.clone()
         for row, length in enumerate(lengths):
             other[row, length:] = 1e3 * torch.randn(LENGTH - int(length), WIDTH)
-        assert torch.equal(encoder(events, lengths, target), encoder(other, lengths, target))
+        expected = encoder(events, lengths, target, ages_of(events))
+        assert torch.equal(encoder(other, lengths, target, ages_of(other)), expected)
 
 
 @pytest.mark.parametrize("name", ENCODERS)
@@ -59,21 +65,25 @@ def test_a_larger_max_length_changes_nothing(name: str) -> None:
     for seed in range(20):
         events, lengths, target = make_rows(seed)
         padded = nn.functional.pad(events, (0, 0, 0, 4), value=3.0)
-        assert_close(long(padded, lengths, target), short(events, lengths, target), atol=1e-6, rtol=1e-5)
+        found, expected = (
+            model(inputs, lengths, target, ages_of(inputs)) for model, inputs in ((long, padded), (short, events))
+        )
+        assert_close(found, expected, atol=1e-6, rtol=1e-5)
 
 
 def test_rows_are_independent(encoder: HistoryEncoder) -> None:
     for seed in range(20):
         events, lengths, target = make_rows(seed)
-        together = encoder(events, lengths, target)
-        alone = [encoder(events[[row]], lengths[[row]], target[[row]]) for row in range(len(lengths))]
+        rows, inputs = range(len(lengths)), (events, lengths, target, ages_of(events))
+        together = encoder(*inputs)
+        alone = [encoder(*(part[[row]] for part in inputs)) for row in rows]
         assert_close(torch.cat(alone), together, atol=1e-6, rtol=1e-5)
 
 
 def test_a_row_without_events_is_finite_and_so_are_its_gradients(encoder: HistoryEncoder) -> None:
     events, lengths, target = make_rows(0)
     events.requires_grad_()
-    output = encoder(events, torch.zeros_like(lengths), target)
+    output = encoder(events, torch.zeros_like(lengths), target, ages_of(events.detach()))
     assert output.isfinite().all()
     output.sum().backward()
     assert events.grad is not None

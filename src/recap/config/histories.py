@@ -128,20 +128,20 @@ class DinConfig(BaseConfig):
     interest."""
 
 
-class TransformerConfig(BaseConfig):
-    """A causal transformer over the events and then the candidate; the output is the candidate's."""
+class _BlocksConfig(BaseConfig):
+    """Blocks over the events and then the candidate, as tokens; `kind` comes first."""
 
-    kind: Literal["transformer"]
+    kind: str
     target: Name
     """The discrete feature of the candidate; it must share its embedding table with the history's ids."""
     width: PositiveInt = 64
     """Width of the tokens and of the output."""
     num_layers: PositiveInt = 2
-    """Number of blocks: attention and a feed-forward network, each after a LayerNorm."""
+    """Number of blocks."""
     num_heads: PositiveInt = 2
     """Heads of each attention; must divide `width`."""
     dropout: DropoutConfig | None = None
-    """Dropout on the attention and feed-forward outputs; `rates` has one entry per block. Optional; off by default."""
+    """Dropout of what a block adds to a token; `rates` has one entry per block. Optional; off by default."""
 
     def checks(self) -> tuple[Check, ...]:
         return self._heads_divide_width, self._rates_fit
@@ -156,7 +156,28 @@ class TransformerConfig(BaseConfig):
             yield ("num_heads",), f"must divide width, {self.width}; found {self.num_heads}"
 
 
-HistoryEncoderConfig = Annotated[PoolingConfig | DinConfig | TransformerConfig, Field(discriminator="kind")]
+class TransformerConfig(_BlocksConfig):
+    """A causal transformer over the events and then the candidate; the output is the candidate's."""
+
+    kind: Literal["transformer"]
+
+
+class HstuConfig(_BlocksConfig):
+    """Hierarchical sequential transduction units (arXiv:2402.17152) over the events and then the candidate; the output
+    is the candidate's."""
+
+    kind: Literal["hstu"]
+    ages: Name | None = None
+    """The attribute that is the age of each event, a number: seconds from the event to the impression. Attention then
+    depends on the time between events too. Optional; default: it depends on their order only."""
+    interleave: Name | None = None
+    """The attribute, such as the action, that is a token of its own after that of its event; there are twice as many
+    tokens then. Optional; default: all attributes are added to their event."""
+
+
+HistoryEncoderConfig = Annotated[
+    PoolingConfig | DinConfig | TransformerConfig | HstuConfig, Field(discriminator="kind")
+]
 
 
 class HistoryModelConfig(BaseConfig):

@@ -7,7 +7,7 @@ from recap.config.checks.common import SCORE, DataSets, Tasks, is_position, twic
 from recap.config.discrete import HashSpace, IntegerCodes, SharedTable, ZeroCollisionSpace
 from recap.config.features import FeaturesConfig
 from recap.config.featurization import BINARY, DoubleNormLogConfig, FeaturizationConfig
-from recap.config.histories import HistoryColumns, PoolingConfig
+from recap.config.histories import HistoryColumns, HstuConfig, NumberEvents, PoolingConfig
 from recap.config.model import ModelConfig
 from recap.text import suggest
 
@@ -127,6 +127,9 @@ def history_problems(features: FeaturesConfig, model: ModelConfig) -> Problems:
         if not isinstance(encoder, PoolingConfig):
             for text in _target_problems(features, name, history, encoder.target):
                 yield ("model", "histories", entry, "encoder", "target"), text
+        if isinstance(encoder, HstuConfig):
+            for field, text in _attribute_problems(name, history, encoder):
+                yield ("model", "histories", entry, "encoder", field), text
         for table in _tables_of(history, name):
             if model.widths.get(table, model.widths.get(DEFAULT)) == 0:
                 text = f"width 0 removes the table of {table!r}, which history {name!r} reads; set width above 0"
@@ -155,6 +158,17 @@ def _target_problems(features: FeaturesConfig, name: str, history: HistoryColumn
             yield f"{target!r} uses the table of {table!r}, but the ids of history {name!r} use that of {ids!r}"
         if candidate.length > 1:
             yield f"{target!r} has {candidate.length} values per row; a target has one"
+
+
+def _attribute_problems(name: str, history: HistoryColumns, encoder: HstuConfig) -> Iterator[tuple[str, str]]:
+    """Field → what is wrong with the attribute that it names."""
+    for field in ("ages", "interleave"):
+        key = getattr(encoder, field)
+        if key is not None and key not in history.attributes:
+            yield field, unknown(key, f"attribute of history {name!r}", history.attributes)
+    ages = history.attributes.get(encoder.ages or "")
+    if ages is not None and not isinstance(ages, NumberEvents):
+        yield "ages", f"{encoder.ages!r} has codes, but an age is a number; name an attribute with only a column"
 
 
 def join_problems(features: FeaturesConfig, featurization: FeaturizationConfig) -> Problems:

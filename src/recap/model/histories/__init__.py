@@ -2,9 +2,10 @@
 
 from typing import assert_never
 
-from recap.config.histories import DinConfig, HistoryEncoderConfig, PoolingConfig, TransformerConfig
+from recap.config.histories import DinConfig, HistoryEncoderConfig, HstuConfig, PoolingConfig, TransformerConfig
 from recap.model.histories.din import Din
 from recap.model.histories.encoder import HistoryEncoder
+from recap.model.histories.hstu import Hstu
 from recap.model.histories.pooling import Pooling
 from recap.model.histories.transformer import Transformer
 
@@ -20,5 +21,7 @@ def build_history_encoder(config: HistoryEncoderConfig, width: int, max_length: 
             return Din(config, width)
         case TransformerConfig():
             return Transformer(config, width, max_length)
+        case HstuConfig():
+            return Hstu(config, width, max_length)
         case _:
             assert_never(config)

@@ -24,7 +24,7 @@ class Din(CandidateEncoder):
         self.normalize = config.normalize
         self.out_features = width
 
-    def forward(self, events: Tensor, lengths: Tensor, target: Tensor | None) -> Tensor:
+    def forward(self, events: Tensor, lengths: Tensor, target: Tensor | None, ages: Tensor | None = None) -> Tensor:
         assert target is not None
         candidate = target[:, None].expand_as(events)
         inputs = torch.cat([events, candidate, events - candidate, events * candidate], dim=2)  # [B, L, 4E]
@@ -35,7 +35,7 @@ class Din(CandidateEncoder):
         weights = torch.where(mask, weights, 0.0)
         return torch.einsum("bl,ble->be", weights, events)
 
-    def encode(self, events: Tensor) -> Encoded:
+    def encode(self, events: Tensor, ages: Tensor | None = None) -> Encoded:
         """The events [L, E], and the terms of the first layer without the candidate, [H, L]."""
         first = self._first_layer
         event, _, difference, _ = first.weight.chunk(4, dim=1)

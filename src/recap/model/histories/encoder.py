@@ -12,13 +12,14 @@ Encoded = tuple[Tensor, ...]
 class HistoryEncoder(nn.Module, ABC):
     """Events [B, L, E], oldest first, `lengths` [B] of them valid in each row → [B, out_features].
 
-    Padding never changes a result, rows are independent, and a row without events works.
+    Padding never changes a result, rows are independent, and a row without events works. An encoder that reads `ages`
+    needs them: [B, L] float32, finite, seconds from each event to the impression.
     """
 
     out_features: int
 
     @abstractmethod
-    def forward(self, events: Tensor, lengths: Tensor, target: Tensor | None) -> Tensor:
+    def forward(self, events: Tensor, lengths: Tensor, target: Tensor | None, ages: Tensor | None = None) -> Tensor:
         """[B, L, E] float32, [B] int64, and the candidate [B, E] for encoders that use it → [B, out_features]."""
 
 
@@ -30,7 +31,7 @@ class CandidateEncoder(HistoryEncoder):
     """
 
     @abstractmethod
-    def encode(self, events: Tensor) -> Encoded:
+    def encode(self, events: Tensor, ages: Tensor | None = None) -> Encoded:
         """The events of one user without padding, [L, E] float32, L ≥ 0 → what does not depend on the candidate."""
 
     @abstractmethod

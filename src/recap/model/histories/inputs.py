@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
 from recap.config.base import DEFAULT
 from recap.config.features import FeaturesConfig
-from recap.config.histories import HistoryColumns, HistoryModelConfig, PoolingConfig
+from recap.config.histories import HistoryColumns, HistoryEncoderConfig, HistoryModelConfig, HstuConfig, PoolingConfig
 from recap.model.histories import build_history_encoder
 from recap.model.histories.encoder import CandidateEncoder, Encoded
 from recap.model.inputs.featurization import finite, signed_log
@@ -21,12 +22,18 @@ class Events(nn.Module):
 
     The term of a discrete attribute is an embedding of the same width; if the attribute shares a table, it is projected
     to that width. The term of a number x is sign(x) · log1p|x|, projected. An event is therefore as wide as the
-    embedding of an id, such as the candidate's, and comparable to it.
+    embedding of an id, such as the candidate's, and comparable to it. An encoder may ask for one of the terms as an
+    event of its own, which follows that of the id, and for an attribute that is the age of the events.
     """
 
-    def __init__(self, name: str, history: HistoryColumns, tables: Mapping[str, TableSpec]) -> None:
+    def __init__(
+        self, name: str, history: HistoryColumns, encoder: HistoryEncoderConfig, tables: Mapping[str, TableSpec]
+    ) -> None:
         """`tables`: by feature."""
         super().__init__()
+        self.name = name
+        asks = encoder if isinstance(encoder, HstuConfig) else None
+        self.ages, self.interleave = (asks.ages, asks.interleave) if asks is not None else (None, None)
         self.ids = f"{name}/ids"
         self.width = tables[self.ids].width
         self.attributes = {key: f"{name}/attributes/{key}" for key in history.attributes}
@@ -39,15 +46,28 @@ class Events(nn.Module):
         self.projections = NamedModules(projections)
         self.projected = set(projections)
 
-    def forward(self, histories: Mapping[str, Tensor], embeddings: Mapping[str, Tensor]) -> Tensor:
-        """`Batch.histories` and embeddings by feature → [B, L, width]."""
-        events = embeddings[self.ids]
+    def forward(
+        self, histories: Mapping[str, Tensor], embeddings: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """`Batch.histories` and embeddings by feature → what an encoder reads.
+
+        That is [B, L, width], the lengths [B], and the ages [B, L]. Interleaved, L is twice that of the batch.
+        """
+        events, separate = embeddings[self.ids], None
         for key, feature in self.attributes.items():
             term = embeddings[feature] if feature in embeddings else _numbers(histories[feature])
             if key in self.projected:
                 term = self.projections.named(key)(term)
-            events = events + term
-        return events
+            if key == self.interleave:
+                separate = term
+            else:
+                events = events + term
+        lengths = histories[f"{self.name}/length"]
+        ages = finite(histories[self.attributes[self.ages]]) if self.ages is not None else None
+        if separate is None:
+            return events, lengths, ages
+        events = torch.stack([events, separate], dim=2).flatten(1, 2)
+        return events, 2 * lengths, ages.repeat_interleave(2, dim=1) if ages is not None else None
 
 
 def _numbers(values: Tensor) -> Tensor:
@@ -68,7 +88,7 @@ class Histories(nn.Module):
         events, encoders = {}, {}
         for name, history in features.histories.items():
             config = (models[name] if name in models else models[DEFAULT]).encoder
-            events[name] = Events(name, history, tables)
+            events[name] = Events(name, history, config, tables)
             encoders[name] = build_history_encoder(config, events[name].width, history.max_length)
             if not isinstance(config, PoolingConfig):
                 self.targets[name] = config.target
@@ -82,8 +102,8 @@ class Histories(nn.Module):
 
         → [B, out_features of the encoder].
         """
-        events = self.events.named(name)(histories, embeddings)
-        output: Tensor = self.encoders.named(name)(events, histories[f"{name}/length"], target)
+        events, lengths, ages = self.events.named(name)(histories, embeddings)
+        output: Tensor = self.encoders.named(name)(events, lengths, target, ages)
         return output
 
     def encode(
@@ -93,11 +113,11 @@ class Histories(nn.Module):
 
         → what the encoder computes of the events alone: the vector [1, out_features] if it does not use candidates.
         """
-        events = self.events.named(name)(histories, embeddings)
-        encoder, length = self.encoders.named(name), histories[f"{name}/length"]
+        events, lengths, ages = self.events.named(name)(histories, embeddings)
+        encoder, length = self.encoders.named(name), int(lengths)
         if isinstance(encoder, CandidateEncoder):
-            return encoder.encode(events[0, : int(length)])
-        return (encoder(events[:, :max_length], length, None),)
+            return encoder.encode(events[0, :length], ages[0, :length] if ages is not None else None)
+        return (encoder(events[:, :max_length], lengths, None),)
 
     def attend(self, name: str, batch: RequestBatch, targets: Tensor) -> Tensor:
         """One history of the users of `batch`, for its candidates [M, E] → [M, out_features of the encoder]."""

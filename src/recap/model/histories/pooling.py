@@ -15,7 +15,7 @@ class Pooling(HistoryEncoder):
         self.mode = config.mode
         self.out_features = width
 
-    def forward(self, events: Tensor, lengths: Tensor, target: Tensor | None) -> Tensor:
+    def forward(self, events: Tensor, lengths: Tensor, target: Tensor | None, ages: Tensor | None = None) -> Tensor:
         mask = padding_mask(events, lengths)
         if self.mode == "last":
             mask = mask & (torch.arange(events.shape[1], device=events.device) == lengths[:, None] - 1)

@@ -86,7 +86,7 @@ class Transformer(CandidateEncoder):
         self.norm = nn.LayerNorm(config.width)
         self.out_features = config.width
 
-    def forward(self, events: Tensor, lengths: Tensor, target: Tensor | None) -> Tensor:
+    def forward(self, events: Tensor, lengths: Tensor, target: Tensor | None, ages: Tensor | None = None) -> Tensor:
         assert target is not None
         count = events.shape[1]
         indices = torch.arange(count, device=events.device)
@@ -103,7 +103,7 @@ class Transformer(CandidateEncoder):
         output: Tensor = self.norm(tokens[:, -1])
         return output
 
-    def encode(self, events: Tensor) -> Encoded:
+    def encode(self, events: Tensor, ages: Tensor | None = None) -> Encoded:
         """The keys and values of the events in every block: 2 · blocks tensors [heads, L, width / heads]."""
         from_newest = torch.arange(len(events), 0, -1, device=events.device)
         tokens = (self.project(events) + self.positions(from_newest))[None]  # [1, L, W]

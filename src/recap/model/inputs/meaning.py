@@ -21,7 +21,7 @@ from recap.config.discrete import (
 )
 from recap.config.features import Column, FeaturesConfig
 from recap.config.featurization import BINARY
-from recap.config.histories import NumberEvents, PoolingConfig
+from recap.config.histories import HstuConfig, NumberEvents, PoolingConfig
 from recap.config.recap import RecapConfig
 from recap.data.encoding.assets import Assets
 from recap.model.inputs.tables import table_specs
@@ -120,6 +120,11 @@ def _history(config: RecapConfig, name: str, tables: Mapping[str, str | None]) -
             sources.append(tables.get(table, table))
     text = ", ".join(repr(column.column) for column in columns.values())
     target = "" if isinstance(encoder, PoolingConfig) else f" of {_discrete(features, encoder.target)}"
+    if isinstance(encoder, HstuConfig):  # its weights fit any attributes
+        asked = {"ages": encoder.ages, "interleaved": encoder.interleave}
+        text += "".join(
+            f", {role} {history.attributes[key].column!r}" for role, key in asked.items() if key is not None
+        )
     return Input(f"history {text} by {encoder.kind}{target}", sources)
 
 
