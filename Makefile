@@ -4,10 +4,11 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 CENSUS ?= ../shared/data/census_income
 KUAIRAND ?= ../shared/data/kuairand_pure
+BOARDS ?= $(wildcard recipes/*/board*.yaml)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 SITE ?= site
-.PHONY: help run test check format docs site recipe-kuairand recipe-census clean
+.PHONY: help run board test check format docs site recipe-kuairand recipe-census clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -29,6 +30,15 @@ run: $(BIN)/recap  ## simulate a feed, train, evaluate, predict, compare with th
 	test -d runs/simulated/predictions || $(BIN)/recap predict runs/simulated 'data/simulated/validation/*.parquet' --output runs/simulated/predictions
 	$(BIN)/python recipes/simulated/report.py data/simulated runs/simulated
 	$(BIN)/recap report runs/simulated
+
+board: $(BIN)/recap  ## run the boards of the recipes on prepared data, and write docs/results.md (BOARDS='FILE …')
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[report,trees]'
+	printf '# Results\n\nWritten by `make board`; how to read it: [boards](boards.md).\n' > docs/results.md.new
+	for board in $(BOARDS); do \
+		page=runs/board/pages/$$(echo $$board | tr / -); \
+		$(BIN)/recap board $$board --output $$page && { echo; cat $$page/board.md; } >> docs/results.md.new || exit; \
+	done
+	mv docs/results.md.new docs/results.md
 
 test: $(VENV)/.tests  ## run all tests, the slow ones too
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal

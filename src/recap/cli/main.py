@@ -10,7 +10,6 @@ from typer.core import TyperGroup
 
 from recap import __version__
 from recap.cli import (
-    backtest,
     calibrate,
     compare,
     config,
@@ -25,6 +24,7 @@ from recap.cli import (
     train,
     weights,
 )
+from recap.cli.experiments import backtest, board
 from recap.cli.options import in_several_processes
 from recap.cli.terminal.messages import print_error
 from recap.cli.terminal.streams import protect_streams
@@ -74,6 +74,7 @@ app.command("calibrate")(calibrate.calibrate)
 app.command("compare")(compare.compare)
 app.command("report")(report.report)
 app.command("backtest")(backtest.backtest)
+app.command("board")(board.board)
 app.command("predict")(predict.predict)
 app.command("export")(export.export)
 app.command("serve")(serve.serve)

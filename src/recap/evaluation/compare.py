@@ -5,11 +5,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import numpy as np
-
 from recap.config.evaluation.metrics import LOWER_IS_BETTER, METRICS, SPECS, spec_of
 from recap.errors import InputError
-from recap.evaluation.metrics.estimate import FEW_BUCKETS, Difference, Estimate, difference, holm
+from recap.evaluation.metrics.estimate import FEW_BUCKETS, Difference, Estimate, difference, holm, mean_of
 from recap.evaluation.plain import to_plain
 from recap.evaluation.result import SCORE, SplitResult
 from recap.text import plural
@@ -139,15 +137,7 @@ def _mean_difference(baseline: SplitResult, candidate: SplitResult, tasks: Itera
     buckets = {estimate.buckets for pair in pairs for estimate in pair}
     if not pairs or len(buckets) > 1:  # tasks whose rows lie in different buckets have no common mean
         return None
-    return difference(_mean(one for one, _ in pairs), _mean(other for _, other in pairs))
-
-
-def _mean(estimates: Iterable[Estimate]) -> Estimate:
-    listed = list(estimates)
-    return Estimate(
-        float(np.mean([estimate.value for estimate in listed])),
-        np.mean([estimate.replicates for estimate in listed], axis=0),
-    )
+    return difference(mean_of(one for one, _ in pairs), mean_of(other for _, other in pairs))
 
 
 def _verdict(differences: Mapping[str, Mapping[str, Difference]], mean: Difference | None, users: int) -> Verdict:

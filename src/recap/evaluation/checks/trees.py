@@ -63,8 +63,8 @@ def against_trees(scorer: Scorer, training: Batch, rows: Batch, config: RecapCon
         return {}
     ours = estimates_of(predictions_of(scorer, [rows]), rows, config, ("auc",))
     predictions = torch.zeros(len(rows), len(config.tasks))
-    inputs, categories = _columns(training)
-    tested, _ = _columns(rows)
+    inputs, categories = tree_inputs(training)
+    tested, _ = tree_inputs(rows)
     for index in able:
         predictions[:, index] = torch.from_numpy(_fitted(inputs, categories, training, index, tested))
     theirs = estimates_of(predictions, rows, config, ("auc",))
@@ -76,8 +76,8 @@ def against_trees(scorer: Scorer, training: Batch, rows: Batch, config: RecapCon
     }
 
 
-def _columns(rows: Batch) -> tuple[npt.NDArray[np.float32], list[int]]:
-    """[B, columns] float32, and the positions of categories among them."""
+def tree_inputs(rows: Batch) -> tuple[npt.NDArray[np.float32], list[int]]:
+    """The columns as trees read them, [B, columns] float32, and the positions of categories among them."""
     parts = [rows.continuous.float(), rows.binary.float(), rows.discrete.float()]
     parts += [vector.float() for vector in rows.vectors.values()]
     start = rows.continuous.shape[1] + rows.binary.shape[1]

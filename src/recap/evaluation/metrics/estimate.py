@@ -1,7 +1,7 @@
 """The uncertainty of a metric, and of the difference of two: the delete-a-group jackknife over buckets of users."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Self
@@ -114,6 +114,15 @@ def difference(one: Estimate, other: Estimate) -> Difference:
     t = abs(value) / error if error else 0.0 if value == 0 else math.inf * abs(value)  # NaN of an undefined value
     p = 2 * (1 - t_probability(t, freedom))
     return Difference(value, value - half, value + half, p, detectable)
+
+
+def mean_of(estimates: Iterable[Estimate]) -> Estimate:
+    """The mean of estimates on the same rows, at least one, bucket by bucket."""
+    listed = list(estimates)
+    return Estimate(
+        float(np.mean([estimate.value for estimate in listed])),
+        np.mean([estimate.replicates for estimate in listed], axis=0),
+    )
 
 
 def _standard_error(replicates: Replicates) -> float:
