@@ -78,7 +78,7 @@ def test_a_file_in_several_blocks_gives_the_same_rows(tmp_path: Path, monkeypatc
     assert prepared(tmp_path / "whole") == prepared(tmp_path / "parts")
 
 
-@pytest.mark.parametrize("model", ["dnn", "dcn", "mask_net", "final_mlp"])
+@pytest.mark.parametrize("model", ["dnn", "dcn", "mask_net", "final_mlp", "dcn_v3", "qnn"])
 @pytest.mark.parametrize("numbers", [True, False])
 def test_every_model_trains_and_is_evaluated_on_the_test_rows(tmp_path: Path, model: str, numbers: bool) -> None:
     files = write(tmp_path, train=many(600, 1), validation=many(200, 2), test=many(150, 3))
@@ -117,6 +117,7 @@ FRAPPE = {
     [
         ("dcn", 458_391 - 53_890),
         ("mask_net", 571_691 - 53_890 + 3 * 50),  # and biases of the Linear in its blocks
+        ("qnn", 764_369 - 5_383 * 16),
         ("final_mlp", 253_392 - 53_990 - 50_400 + 1),  # without tables of its gates; with a scale instead of a bias
     ],
 )

@@ -67,11 +67,54 @@ class RegressionConfig(BaseConfig):
 ObjectiveConfig = Annotated[BinaryConfig | RegressionConfig, Field(discriminator="kind")]
 
 
-class PairwiseConfig(BaseConfig):
-    """RankNet loss (Burges et al., ICML 2005), in addition to the task's own.
+class TriBceConfig(BaseConfig):
+    """Tri-BCE (arXiv:2407.13349): each of the two networks of `dcn_v3` also has the task's loss on its own logit.
 
-    The mean of log(1 + exp(logit of the negative − logit of the positive)) over all pairs of a positive and a negative
-    of the same user in a micro-batch; 0 if there are none."""
+    Its weight is the amount by which this loss exceeds that of the mean of the two logits, the task's own. Needs towers
+    that read both networks with one Linear: `tower: {kind: mlp}` without `layer_sizes`, or `dcn_v3` as the tower."""
+
+    kind: Literal["tri_bce"]
+
+
+class SelfEnsembleConfig(BaseConfig):
+    """Self-ensemble loss (arXiv:2505.17999): every row passes twice, each time with dropout of its own.
+
+    The task's loss is that of the mean prediction, and each pass has a loss towards this mean. A step takes about twice
+    as long; evaluation has one pass, without dropout."""
+
+    kind: Literal["self_ensemble"]
+
+
+AuxiliaryLossConfig = Annotated[TriBceConfig | SelfEnsembleConfig, Field(discriminator="kind")]
+
+
+class RankingLossConfig(BaseConfig):
+    """A loss on the order of the rows of a group, in addition to the task's own."""
 
     weight: PositiveFloat
     """Weight of this loss relative to the task's own."""
+    group: Literal["user", "request"] = "user"
+    """The rows that are compared with each other: those of a `user` (`features.user`), or of a `request`
+    (`features.request`), in a micro-batch."""
+
+
+class PairwiseConfig(RankingLossConfig):
+    """RankNet loss (Burges et al., ICML 2005).
+
+    The mean of log(1 + exp(logit of the negative − logit of the positive)) over all pairs of a positive and a negative
+    of the same group; 0 if there are none."""
+
+
+class ListwiseConfig(RankingLossConfig):
+    """Softmax cross entropy of lists (Cao et al., ICML 2007).
+
+    The mean of −log(exp(logit of the positive) / Σ exp(logits of its group)) over all positives of groups of several
+    rows; 0 if there are none."""
+
+
+class JrcConfig(RankingLossConfig):
+    """Joint optimization of ranking and calibration (JRC, arXiv:2208.06164).
+
+    The tower has two outputs, a logit for each label; their difference is the logit of the task. The mean over all rows
+    of −log(exp(logit for the row's label) / Σ exp(logits for that label in its group)). alpha · cross entropy +
+    (1 − alpha) · ranking, as published, is a weight of (1 − alpha) / alpha."""

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import logsigmoid
 
 from recap.config.loss import RegressionConfig
 from recap.config.model import TaskConfig
@@ -39,3 +40,16 @@ class OutputActivation(nn.Module):
             return probabilities
         values = torch.where(self.is_log, outputs.clamp(0.0, MAX_LOG).expm1(), outputs)
         return torch.where(self.is_regression, values, probabilities)
+
+
+def logit_of_mean(logits: Tensor) -> Tensor:
+    """logit(mean of σ(logits) over the last dimension), […, M] → […], with finite gradients for logits of any size.
+
+    The odds are Σ σ(z) / Σ σ(−z); both sums are computed as logarithms.
+    """
+    return logsigmoid(logits).logsumexp(dim=-1) - logsigmoid(-logits).logsumexp(dim=-1)
+
+
+def output_of_mean(members: Tensor, *, is_regression: bool) -> Tensor:
+    """The raw output that predicts the mean of what `members` predict, […, M] → […]; of a regression, their mean."""
+    return members.mean(dim=-1) if is_regression else logit_of_mean(members)

@@ -23,14 +23,14 @@ class TaskGradients:
         """[parameters][tasks]; None if the loss of the task does not depend on the parameter."""
 
     def add(self, outputs: Sequence[Tensor], leaf: Tensor, losses: Tensor) -> None:
-        """Add the gradients of `losses` [T], computed from `leaf` [B, T], a detached copy of `outputs`, T × [B].
+        """Add the gradients of `losses` [T], computed from `leaf` [B, T + A], a detached copy of `outputs`.
 
         Each loss is differentiated with respect to `leaf` first, then the outputs it depends on, so that the backward
         pass of a task goes through its own tower and the shared modules, but not through the towers of other tasks.
         """
         for task in range(self.tasks):
-            (slopes,) = torch.autograd.grad(losses[task], leaf, retain_graph=True)  # [B, T]
-            reached = [other for other in range(self.tasks) if other == task or bool(slopes[:, other].any())]
+            (slopes,) = torch.autograd.grad(losses[task], leaf, retain_graph=True)  # [B, T + A]
+            reached = [other for other in range(len(outputs)) if other == task or bool(slopes[:, other].any())]
             reached = [other for other in reached if outputs[other].requires_grad]  # False if all below is frozen
             gradients = torch.autograd.grad(
                 [outputs[other] for other in reached],

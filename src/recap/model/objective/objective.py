@@ -1,6 +1,7 @@
 """`Objective`: raw outputs and labels → a loss for each task, and the penalty of a cascade."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 import torch
@@ -11,7 +12,8 @@ from recap.config.sharing import AitmConfig
 from recap.data.batch import Batch
 from recap.model.activation import OutputActivation
 from recap.model.calibration import Calibration
-from recap.model.objective.losses import MultiTaskLoss
+from recap.model.objective.losses import Groups, MultiTaskLoss
+from recap.model.objective.members import ColumnLoss, members_of
 
 
 class TaskLosses(NamedTuple):
@@ -20,18 +22,19 @@ class TaskLosses(NamedTuple):
     `losses` and `penalty` are functions of `leaf`; gradients reach the network from `leaf` through `outputs`.
     """
 
-    outputs: Sequence[Tensor]  # T × [B], the raw outputs, with the graph of the network
-    leaf: Tensor  # [B, T], their values
+    outputs: Sequence[Tensor]  # (T + A) × [B]: the tasks' own, then the auxiliary ones, with the graph of the network
+    leaf: Tensor  # [B, T + A], their values
     losses: Tensor  # [T], before any weight of a task
     penalty: Tensor  # scalar
 
 
 class Objective(nn.Module):
-    """The loss of each task, before balancing, and the penalty of a cascade. Has no parameters."""
+    """The loss of each task, before balancing, and the penalty of cascade and experts. Has no parameters."""
 
     def __init__(self, config: RecapConfig) -> None:
         super().__init__()
         self.losses = MultiTaskLoss.of(config.model)
+        self.members = members_of(config.model)
         cascade = config.model.cascade
         self.chain: list[int] = []
         """Indices of the tasks of an AITM chain, along which probabilities should not increase."""
@@ -43,15 +46,33 @@ class Objective(nn.Module):
         self.calibration = Calibration.of(config)
 
     def forward(self, outputs: Sequence[Tensor], batch: Batch) -> TaskLosses:
-        """The raw outputs of the tasks, T × [B] → the loss of each, a mean over the rows, and the penalty."""
+        """What `Ranker.raw_outputs` returned → the loss of each task, a mean over the rows, and the penalty."""
         assert batch.labels is not None
         assert batch.weights is not None
         leaf = torch.stack([output.detach() for output in outputs], dim=1).requires_grad_()
-        losses = self.losses(leaf, batch.labels, batch.weights, batch.user)
-        return TaskLosses(outputs, leaf, losses, self.penalty(leaf))
+        own, auxiliary = leaf[:, : len(self.members)], leaf[:, len(self.members) :].unbind(dim=1)
+        losses = self.losses(own, batch.labels, batch.weights, groups_of(batch))
+        penalty = self.penalty(own)
+        if auxiliary:
+            rest = iter(auxiliary)
+            losses = torch.stack([self._with_members(task, losses, own, rest, batch) for task in range(own.shape[1])])
+            penalty = penalty + sum(column.mean() for column in rest)
+        return TaskLosses(outputs, leaf, losses, penalty)
+
+    def _with_members(
+        self, task: int, losses: Tensor, own: Tensor, auxiliary: Iterator[Tensor], batch: Batch
+    ) -> Tensor:
+        """The loss of a task, a scalar, with those of its members, which are taken from `auxiliary`."""
+        number, members_loss = self.members[task]
+        if members_loss is None:
+            return losses[task]
+        assert batch.labels is not None
+        assert batch.weights is not None
+        loss = ColumnLoss(self.losses, task, batch.labels[:, task], batch.weights[:, task], groups_of(batch))
+        return members_loss(losses[task], own[:, task], list(islice(auxiliary, number)), loss)
 
     def row_losses(self, outputs: Tensor, batch: Batch) -> Tensor:
-        """Raw outputs [B, T] → the weighted loss of each row [B, T], without pairwise losses."""
+        """Raw outputs [B, T] → the weighted loss of each row [B, T], without losses on order."""
         assert batch.labels is not None
         assert batch.weights is not None
         return self.losses.row_losses(outputs, batch.labels, batch.weights)
@@ -66,6 +87,12 @@ class Objective(nn.Module):
             return outputs.new_zeros(())
         probabilities = self.calibration(self.activation(outputs))
         return self.constraint_weight * chain_penalty(probabilities[:, self.chain])
+
+
+def groups_of(batch: Batch) -> Groups:
+    """The rows of a batch that losses on order may compare."""
+    columns = {"user": batch.user, "request": batch.request}
+    return {group: ids for group, ids in columns.items() if ids is not None}
 
 
 def chain_penalty(probabilities: Tensor) -> Tensor:

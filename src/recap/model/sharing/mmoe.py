@@ -21,7 +21,7 @@ class Mmoe(Sharing):
         super().__init__()
         self.experts = Experts(backbone, layout, config.num_experts)
         self.task_gates = NamedModules({task: Gate(layout.width, config.num_experts) for task in tasks})
-        self.layout = InputLayout.of_numbers(self.experts.out_features)
+        self.layout, self.parts = InputLayout.of_numbers(self.experts.out_features), self.experts.parts
         self.gates = dict.fromkeys(tasks, expert_names("expert", config.num_experts))
 
     def forward(self, inputs: Tensor) -> list[Tensor]:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from recap.model.backbones import Backbone
+from recap.model.backbones import Backbone, parts_of
 from recap.model.inputs.layout import InputLayout
 from recap.model.sharing.sharing import Sharing
 
@@ -27,6 +27,7 @@ class ShareAll(Sharing):
         super().__init__()
         self.backbone, self.tasks = backbone, tasks
         self.layout = InputLayout.of_numbers(backbone.out_features)
+        self.parts = parts_of(backbone)
 
     def forward(self, inputs: Tensor) -> list[Tensor]:
         """[B, N] → T × [B, backbone width]."""
@@ -40,6 +41,7 @@ class SharePartial(Sharing):
         super().__init__()
         self.backbone, self.tasks = backbone, tasks
         self.layout = InputLayout.of_numbers(layout.width + backbone.out_features)
+        self.parts = parts_of(backbone)
 
     def forward(self, inputs: Tensor) -> list[Tensor]:
         """[B, N] → T × [B, N + backbone width]."""

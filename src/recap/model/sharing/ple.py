@@ -34,7 +34,7 @@ class Level(nn.Module):
         counts = dict.fromkeys(tasks, config.task_experts) | {SHARED: config.shared_experts}
         experts = {part: Experts(backbone, layout, count) for part, count in counts.items()}
         self.experts = NamedModules(experts)
-        self.out_features = experts[SHARED].out_features
+        self.out_features, self.parts = experts[SHARED].out_features, experts[SHARED].parts
         self.mixed_parts = {task: [task] for task in tasks} | ({} if last else {SHARED: list(tasks)})
         """Gate → the parts whose experts it mixes, besides `shared`."""
         self.expert_names = {
@@ -73,7 +73,7 @@ class Ple(Sharing):
             levels.append(Level(config, backbone, layout, tasks, last=number == count))
             layout = InputLayout.of_numbers(levels[-1].out_features)
         self.levels = nn.ModuleList(levels)
-        self.layout, self.tasks = layout, list(tasks)
+        self.layout, self.tasks, self.parts = layout, list(tasks), levels[-1].parts
         self.prefixes = [f"level_{number}/" for number in range(1, count + 1)] if count > 1 else [""]
         self.gates = {
             prefix + gate: names

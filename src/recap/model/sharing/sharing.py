@@ -14,6 +14,8 @@ class Sharing(nn.Module, ABC):
 
     layout: InputLayout
     """The columns of a representation."""
+    parts: Sequence[int] = ()
+    """Widths of the networks side by side at the end of a representation, if the backbone consists of several."""
     gates: Mapping[str, Sequence[str]] = MappingProxyType({})
     """Gate → the names of the experts that it mixes."""
 
