@@ -11,12 +11,13 @@ from torch.testing import assert_close
 
 from recap import distributed as module
 from recap.data.batch import Batch
-from recap.distributed import Consensus, Ranks
+from recap.distributed import ONE_RANK, Consensus, Ranks
 from recap.errors import InputError, LostRank
 from recap.model.ranker import Ranker
 from recap.rendezvous import joined_ranks
 from recap.signals import Signals
 from recap.training.parallel import DataParallel, RawOutputs
+from recap.training.start.fit import fit_numbers
 
 CASES = ("mlp-share_all", "dlrm-cgc", "mask_net-share_none", "history_transformer", "aitm", "position_debias")
 
@@ -66,6 +67,18 @@ def check_gathered(ranks: Ranks) -> None:
     tensor = torch.full((2,), float(ranks.rank))
     ranks.broadcast_([tensor])
     assert tensor.tolist() == [0, 0]
+
+
+def check_fit(ranks: Ranks) -> None:
+    """All ranks have the quantiles of the rows that rank 0 reads."""
+    config = make_config("periodic")
+    ranker, one = make_ranker(config), make_ranker(config)
+    rows = make_batch(config, rows=60)
+    fit_numbers(ranker, [rows] if ranks.is_first else [], (), ranks)
+    fit_numbers(one, [rows], (), ONE_RANK)
+    points = "inputs.featurization.points"
+    assert torch.equal(ranker.get_buffer(points), one.get_buffer(points))
+    assert not torch.equal(ranker.get_buffer(points), make_ranker(config).get_buffer(points))
 
 
 def check_consensus(ranks: Ranks) -> None:
@@ -188,7 +201,7 @@ def check_lost(ranks: Ranks) -> None:
 
 if __name__ == "__main__":
     with joined_ranks() as joined:
-        checks = (check_sums, check_gradients, check_gathered, check_consensus, check_facts, check_backward)
+        checks = (check_sums, check_gradients, check_gathered, check_fit, check_consensus, check_facts, check_backward)
         for check in (*checks, check_unused):
             check(joined)
             joined.barrier()

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from torch import Tensor
 from torch.testing import assert_close
 
-from recap.config.numbers import NumbersConfig
+from recap.config.featurization import NumbersConfig
 from recap.model.inputs.numbers import (
     AutoDis,
     ColumnProduct,

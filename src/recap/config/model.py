@@ -16,7 +16,7 @@ from recap.config.base import (
     PositiveInt,
     Problems,
 )
-from recap.config.featurization import DoubleNormLogConfig, FeaturizationConfig
+from recap.config.featurization import DoubleNormLogConfig, FeaturizationConfig, NumbersConfig
 from recap.config.histories import HistoryModelConfig
 from recap.config.loss import (
     AuxiliaryLossConfig,
@@ -31,7 +31,6 @@ from recap.config.loss import (
     RegressionConfig,
 )
 from recap.config.network import InitializationConfig, MlpTowerConfig
-from recap.config.numbers import NumbersConfig
 from recap.config.sharing import SHARED, CascadeConfig, CgcConfig, PleConfig, ShareNoneConfig, SharingConfig
 from recap.text import suggest
 

@@ -11,10 +11,10 @@ from recap.config.featurization import (
     DoubleNormLogConfig,
     FeaturizationConfig,
     Log1pAbsConfig,
+    NumbersConfig,
     QuantileConfig,
     ZScoreLogConfig,
 )
-from recap.config.numbers import NumbersConfig
 from recap.model.inputs.norms import at, column_norm, norm_columns
 from recap.model.inputs.numbers import NumberEmbedding, build_number_embedding
 from recap.model.inputs.quantiles import normal_quantile, points_of, shares
@@ -178,8 +178,8 @@ class Quantile(Featurization):
         self.points.copy_(points_of(quantiles))
 
     def normalized(self, values: Tensor, observed: Tensor | None, indices: Tensor | None) -> Tensor:
-        found = shares(values, self.points if indices is None else self.points[:, indices])
-        return normal_quantile(found) if self.to_normal else found
+        below = shares(values, self.points if indices is None else self.points[:, indices])
+        return normal_quantile(below) if self.to_normal else below
 
 
 class DoubleNormLog(Featurization):

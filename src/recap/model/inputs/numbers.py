@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from recap.config.numbers import AutoDisConfig, NumbersConfig, PeriodicConfig, PiecewiseLinearConfig
+from recap.config.featurization import AutoDisConfig, NumbersConfig, PeriodicConfig, PiecewiseLinearConfig
 from recap.model.inputs.norms import at
 from recap.model.layers import initialize, product
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-_SMALLEST_SHARE = 2.0**-23
+_MIN_SHARE = 2.0**-23
 """Shares closer than this to 0 or 1 count as this far: ± 5.17 deviations, as in scikit-learn but for float32."""
 
 
@@ -72,7 +72,7 @@ def normal_quantile(shares: Tensor) -> Tensor:
     Wichura (Applied Statistics 1988, algorithm AS 241, PPND7), to about 7 digits, since no format of ONNX has
     torch.special.ndtri.
     """
-    share = shares.clamp(_SMALLEST_SHARE, 1 - _SMALLEST_SHARE)
+    share = shares.clamp(_MIN_SHARE, 1 - _MIN_SHARE)
     centered = share - 0.5
     square = 0.180625 - centered.square()
     middle = centered * _ratio(square, _MIDDLE)
