@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from recap.data.aggregate.run import aggregate_files
+from recap.data.aggregate.spec import load_spec
 from recap.errors import DataError, InputError, RecapError
 from recap.storage import atomic_write
 
@@ -51,21 +54,8 @@ HISTORIES = {"watch": "watch_seq", "like": "like_seq", "long": "long_watch_seq"}
 LISTS = {"watched": "watch", "liked": "like", "long_watched": "long"}
 """Column of video ids → its history."""
 MAX_LIST_LENGTH = 50
-RATED = {"is_click": 0.45, "long_view": 0.3, "is_like": 0.02}
-"""Labels whose rates on earlier days are features, with the rate assumed for an entity never seen."""
-RATED_ENTITIES = {
-    "user": 5,
-    "video": 20,
-    "author": 20,
-    "tag": 20,
-    "tab_duration": 20,
-    "user_tab": 3,
-    "video_tab": 20,
-    "author_tab": 20,
-}
-"""Entities with such rates, also within a scene (`tab`), with the impressions that the assumed rate counts for."""
-TABBED = ("user", "video", "author")
-TABS, DURATIONS = 15, 24
+AGGREGATES = Path(__file__).with_name("aggregates.yaml")
+"""The counts and rates of earlier days."""
 BEIJING_MS = 8 * 3_600_000
 HISTORY_DAY_MS = 1_650_816_000_000  # 2022-04-25 00:00 in Beijing: histories end before it
 Array = npt.NDArray[Any]
@@ -93,34 +83,6 @@ class Histories:
         wanted = users.astype(np.int64) * self.entities + entities
         index = np.searchsorted(self.keys, wanted).clip(max=len(self.keys) - 1)
         return np.where((self.keys[index] == wanted) & (entities >= 0), self.counts[index], 0).astype(np.float32)
-
-
-class EarlierDays:
-    """Impressions and positives of each user, video, author and tag on earlier days."""
-
-    def __init__(self, sizes: dict[str, int]) -> None:
-        # The last element counts unknown entities, whose code is -1.
-        self.shown = {entity: np.zeros(size + 1) for entity, size in sizes.items()}
-        self.positives = {(entity, label): np.zeros(size + 1) for entity, size in sizes.items() for label in RATED}
-
-    def columns(self, codes: dict[str, Array]) -> dict[str, pa.Array]:
-        """Counts and smoothed rates of the entities in each row, [rows] float32 each."""
-        columns: dict[str, Array] = {}
-        for entity, code in codes.items():
-            rows = RATED_ENTITIES[entity]
-            shown = np.where(code >= 0, self.shown[entity][code], 0)
-            columns[f"{entity}_shown"] = shown
-            for label, assumed in RATED.items():
-                positives = np.where(code >= 0, self.positives[entity, label][code], 0)
-                columns[f"{entity}_{label}_rate"] = (positives + rows * assumed) / (shown + rows)
-        return {name: pa.array(values.astype(np.float32)) for name, values in columns.items()}
-
-    def add(self, codes: dict[str, Array], day: pa.Table) -> None:
-        """Add a complete day."""
-        for entity, code in codes.items():
-            np.add.at(self.shown[entity], code, 1)
-            for label in RATED:
-                np.add.at(self.positives[entity, label], code, day[label].to_numpy())
 
 
 @dataclass(frozen=True)
@@ -159,18 +121,16 @@ def prepare(source: Path, output: Path) -> dict[str, int]:
         _write_vocabulary(output, name, tables.users[name])
     for name in VIDEO_STRINGS:
         _write_vocabulary(output, name, tables.videos[name])
-    days: dict[str, int] = {}
-    sizes = {"user": tables.users.num_rows, **{name: int(code.max()) + 1 for name, code in tables.video_codes.items()}}
-    sizes |= {f"{entity}_tab": sizes[entity] * TABS for entity in TABBED}
-    sizes["tab_duration"] = TABS * DURATIONS
-    earlier = EarlierDays({entity: sizes[entity] for entity in RATED_ENTITIES})
-    for date in sorted(impressions["date"].unique().to_pylist()):
-        day = impressions.filter(pc.equal(impressions["date"], date))
-        codes = _entity_codes(day, tables)
-        columns = _columns(day, tables) | earlier.columns(codes)
-        _write(pa.table(columns), output / f"date={date}" / "part-00000.parquet")
-        earlier.add(codes, day)
-        days[str(date)] = day.num_rows
+    output.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=output) as joined:
+        days: dict[str, int] = {}
+        for date in sorted(impressions["date"].unique().to_pylist()):
+            day = impressions.filter(pc.equal(impressions["date"], date))
+            _write(pa.table(_columns(day, tables)), Path(joined) / f"date={date}" / "part-00000.parquet")
+            days[str(date)] = day.num_rows
+        only_day = output / f"date={next(iter(days))}"
+        inputs = [str(Path(joined) / "date=*" / "part-00000.parquet")]
+        aggregate_files(load_spec(AGGREGATES), inputs, output if len(days) > 1 else only_day, overwrite=True)
     return days
 
 
@@ -241,17 +201,6 @@ def _rows_by_code(codes: Array, size: int) -> Array:
     return rows
 
 
-def _entity_codes(day: pa.Table, tables: Tables) -> dict[str, Array]:
-    """Entity → its code in each row, -1 where unknown."""
-    video = _look_up(tables.video_rows, day["video_id"].to_numpy())
-    entities = {name: _code(code, video) for name, code in tables.video_codes.items()}
-    entities["user"] = _look_up(tables.user_rows, day["user_id"].to_numpy())
-    tab = day["tab"].to_numpy().clip(0, TABS - 1)
-    entities |= {f"{name}_tab": np.where(entities[name] >= 0, entities[name] * TABS + tab, -1) for name in TABBED}
-    entities["tab_duration"] = tab * DURATIONS + _duration_bucket(day, 2, DURATIONS)
-    return {name: entities[name] for name in RATED_ENTITIES}
-
-
 def _duration_bucket(day: pa.Table, per_doubling: int, buckets: int) -> Array:
     """The bucket of the duration, [rows] int32: `per_doubling` buckets for each doubling, from one second up."""
     seconds = day["duration_ms"].to_numpy() / 1000
@@ -273,13 +222,16 @@ def _columns(day: pa.Table, tables: Tables) -> dict[str, pa.Array]:
     columns: dict[str, pa.Array] = {
         "user_id": pa.array(user_ids.astype(np.int64)),
         "video_id": pa.array(video_ids.astype(np.int64)),
+        "author_id": _take(tables.videos["author_id"], video),
         "time_ms": pa.array(time_ms),
+        "date": day["date"].combine_chunks(),
         "hour": pa.array((day["hourmin"].to_numpy() // 100).astype(np.int32)),
         "tab": pa.array(day["tab"].to_numpy().astype(np.int32)),
     }
     seconds = day["duration_ms"].to_numpy() / 1000
     columns["duration_seconds"] = pa.array(seconds.astype(np.float32))
     columns["duration_bucket"] = pa.array(_duration_bucket(day, 4, 48))
+    columns["duration_range"] = pa.array(_duration_bucket(day, 2, 24))
     for name in USER_NUMBERS:
         columns[name] = _floats(_take(tables.users[name], user))
     for name in USER_FLAGS:

@@ -60,7 +60,8 @@ class Impressions:
         self._delay = microseconds(spec.delay)
         self._seen = last_refresh(spec, times)
         self._order = np.lexsort((times, codes))
-        self._codes, self._sorted = codes[self._order], self._seen[self._order]
+        self._codes = codes[self._order]
+        self._distinct, self._which = np.unique(self._seen[self._order], return_inverse=True)
         self._positions: dict[int | None, Integers] = {}
 
     @property
@@ -80,7 +81,7 @@ class Impressions:
             if shift is None:
                 first = self.events.first(self._codes)
             else:
-                first = self.events.first_at_or_after(self._codes, self._sorted, shift=shift)
+                first = self.events.first_at_or_after(self._codes, self._distinct - shift, self._which)
             self._positions[shift] = np.empty_like(first)
             self._positions[shift][self._order] = first
         return self._positions[shift]

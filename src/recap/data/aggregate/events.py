@@ -62,13 +62,13 @@ class Events:
         self.items = {name: values.take(pa.array(self.order)) for name, values in rows.items.items()}
         self._engagements: dict[str | None, Engagements] = {}
 
-    def first_at_or_after(self, codes: Integers, times: Integers, *, shift: int = 0) -> Integers:
-        """[Q] the number of events before the time minus `shift` of a key, together with all events of lower codes.
+    def first_at_or_after(self, codes: Integers, times: Integers, which: Integers) -> Integers:
+        """[Q] the number of events before a time of a key, together with all events of lower codes.
 
-        Fast where codes and times ascend. A code of -1 has no events, and 0 before it.
+        `times`: distinct times, ascending; `which`: [Q] the index of each time. Fast where codes and times ascend. A
+        code of -1 has no events, and 0 before it.
         """
-        distinct, inverse = np.unique(times, return_inverse=True)
-        ranks = np.searchsorted(self._times, distinct - shift)[inverse]
+        ranks = np.searchsorted(self._times, times)[which]
         return np.searchsorted(self._sorted, codes * (len(self._times) + 1) + ranks)
 
     def first(self, codes: Integers) -> Integers:

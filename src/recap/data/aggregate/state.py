@@ -138,7 +138,7 @@ def _add_last(events: Events, label: str | None, length: int, seen: int, needed:
     """Mark the last `length` engagements of each key that every later impression sees; later ones are marked."""
     engagements = events.engagements(label)
     codes = np.arange(events.index.size)
-    ends = events.first_at_or_after(codes, np.full(len(codes), seen))
+    ends = events.first_at_or_after(codes, np.array([seen]), np.zeros_like(codes))
     first, end = engagements.last(events.first(codes), ends, length)
     marks = np.zeros(len(engagements.events) + 1, np.int64)
     np.add.at(marks, first, 1)
