@@ -9,7 +9,7 @@ RecapError               exit code 1
 │   ├── LostRank         another process of the run died or hangs
 │   └── NotFinite        a loss, gradient or running statistic of a step is not finite
 ├── Interrupted          exit code 128 + signal: a signal stopped training
-└── FollowingStopped     exit code 128 + signal: a signal stopped `recap evaluate --follow`
+└── CommandStopped       exit code 128 + signal: a signal stopped a command that goes on where it stopped
 """
 
 import signal
@@ -134,10 +134,10 @@ class Interrupted(RecapError):
         self.exit_code = 128 + number
 
 
-class FollowingStopped(RecapError):
-    """A signal stopped `recap evaluate --follow`; finished evaluations are written."""
+class CommandStopped(RecapError):
+    """A signal stopped `recap evaluate --follow` or `recap tune`; what they finished is written."""
 
     def __init__(self, number: int, progress: str) -> None:
-        """`progress`: the last checkpoint that was evaluated, as text."""
+        """`progress`: how far the command came, as text."""
         super().__init__(f"stopped by {signal.Signals(number).name}; {progress}")
         self.exit_code = 128 + number

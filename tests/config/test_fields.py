@@ -15,7 +15,7 @@ from recap.backtest.run import backtest
 from recap.config.base import BaseConfig
 from recap.config.data import ServiceConfig
 from recap.config.file.json_schema import models
-from recap.config.file.load import load_config
+from recap.config.file.load import Template, load_config
 from recap.config.recap import RecapConfig
 from recap.data.open import open_sources
 from recap.data.remote.access import Access
@@ -27,6 +27,8 @@ from recap.inference.predictor import Predictor
 from recap.runs import Run, find_model_directory
 from recap.training.sharded_tables.consolidate import consolidate
 from recap.training.trainer import train
+from recap.tuning.space import SearchSpace
+from recap.tuning.study import open_study
 
 VALID = Path(__file__).parent / "valid"
 SECTIONS = models(RecapConfig)
@@ -99,7 +101,7 @@ def access_for(readers: ServiceConfig) -> Access:
 
 
 def run_jobs(folder: Path) -> None:
-    """Train, evaluate and predict with every valid file, report and backtest one, in the folder of a feed."""
+    """Train, evaluate and predict with every valid file; report, tune and backtest some, in the folder of a feed."""
     for file in sorted(VALID.glob("*.yaml")):
         name = file.stem
         overrides = [f"training.save_dir={folder}/{name}", "training.num_train_steps=2"]
@@ -119,6 +121,11 @@ def run_jobs(folder: Path) -> None:
         predictor = Predictor.open(find_model_directory(trained))
         predict_files(predictor, ["validation/*.parquet"], folder / f"{name}-predictions", overwrite=False)
     report(folder / "metrics")
+    for name in ("watch", "metrics"):
+        config = load_config(file := VALID / f"{name}.yaml")
+        assert config.tuning is not None
+        with open_study(config, SearchSpace(Template.read(file), config.tuning), folder / f"{name}-tuning") as study:
+            study.config_of(study.begin())
     section = "backtest={inputs: [train/*.parquet], window: file, mode: continue}"
     backtest(
         load_config(VALID / "whole.yaml", [section, "train_data.source.num_files_to_keep=null", *WARM]),

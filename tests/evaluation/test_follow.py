@@ -17,7 +17,7 @@ from support import Recorder, feed_config, feed_values
 from training.runs import interrupt, records
 
 from recap.config.file.load import config_of
-from recap.errors import ConfigError, FollowingStopped, InputError, Interrupted, RunError
+from recap.errors import CommandStopped, ConfigError, InputError, Interrupted, RunError
 from recap.evaluation import follow as following
 from recap.evaluation.follow import follow
 from recap.model.directory import SavedModel
@@ -102,13 +102,13 @@ def test_a_signal_stops_following_and_no_step_is_partly_written(feed: Path, tmp_
 
     stopped_after_5(feed, tmp_path / "run")
     config = feed_config(feed, tmp_path / "run")
-    with pytest.raises(FollowingStopped, match=r"stopped by SIGTERM; .* is step 5") as caught:
+    with pytest.raises(CommandStopped, match=r"stopped by SIGTERM; .* is step 5") as caught:
         follow(lambda: config, tmp_path / "run", Interrupting())
     assert caught.value.exit_code == 128 + signal.SIGTERM
     two = config.model_dump(exclude_unset=True)
     two["validation_data"]["again"] = two["validation_data"]["validation"]
     train(config, Recorder())
-    with pytest.raises(FollowingStopped):  # after the first set of step 12
+    with pytest.raises(CommandStopped):  # after the first set of step 12
         follow(lambda: config_of(two), tmp_path / "run", Interrupting())
     assert steps(tmp_path / "run") == [5, 5]
 

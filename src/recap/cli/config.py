@@ -41,6 +41,11 @@ def check(
             raise
         text = f"{config}: looks like a file of a server; check it with: recap serve --config {config} --check"
         raise ConfigError(text) from error
+    if resolved.config.tuning is not None:
+        from recap.config.file.load import Template
+        from recap.tuning.space import SearchSpace
+
+        SearchSpace(Template.read(config, overrides or [], set_files or []), resolved.config.tuning)
     warnings, looked_at = resolved.warnings, ""
     if data:
         from recap.data.tools.check import check_data

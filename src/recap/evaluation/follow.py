@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from recap.config.recap import JobMode, RecapConfig
 from recap.data.open import check_caches_fit, open_stream
 from recap.data.stream.batch_stream import BatchStream
-from recap.errors import CheckpointError, FollowingStopped, InputError, RecapError, RunError
+from recap.errors import CheckpointError, CommandStopped, InputError, RecapError, RunError
 from recap.evaluation.evaluate import evaluate
 from recap.evaluation.observers.metrics import Metrics
 from recap.evaluation.result import records
@@ -41,7 +41,7 @@ def follow(
 
     If several checkpoints appear during an evaluation, only the latest is evaluated next. `load` is called after the
     first checkpoint; it returns the configuration, as for `evaluate_run`. `timeout`: seconds to wait for a new
-    checkpoint. Raises RunError after `timeout`, InputError if another process follows the run, FollowingStopped on a
+    checkpoint. Raises RunError after `timeout`, InputError if another process follows the run, CommandStopped on a
     signal.
     """
     with collected_signals() as signals:
@@ -76,7 +76,7 @@ class _Follower:
         """When the last evaluation ended."""
 
     def wait(self) -> None:
-        """Sleep before looking for checkpoints again. Raises RunError after the timeout, and FollowingStopped."""
+        """Sleep before looking for checkpoints again. Raises RunError after the timeout, and CommandStopped."""
         self._check_signals()
         if self.timeout is not None and time.monotonic() - self.active > self.timeout:
             raise RunError(
@@ -163,7 +163,7 @@ class _Follower:
 
     def _check_signals(self) -> None:
         if self.signals:
-            raise FollowingStopped(self.signals[0], self._progress())
+            raise CommandStopped(self.signals[0], self._progress())
 
     def _progress(self) -> str:
         return f"the last checkpoint evaluated is step {self.done}" if self.done else "no checkpoint was evaluated"

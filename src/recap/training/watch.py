@@ -10,6 +10,13 @@ from recap.evaluation.result import TaskMetrics
 from recap.text import plural
 
 
+def watched_value(config: WatchConfig, evaluation: TaskMetrics) -> float:
+    """The watched metric of an evaluation of the watched split: its mean over the watched tasks, maybe undefined."""
+    tasks = config.tasks or [task for task, metrics in evaluation.items() if config.metric in metrics]
+    values = [evaluation[task][config.metric] for task in tasks]
+    return sum(values) / len(values)
+
+
 class Watch:
     """Follows one metric over the evaluations of a run. Without a configuration it does nothing."""
 
@@ -32,10 +39,7 @@ class Watch:
         config, self._value = self.config, None
         if config is None or config.split not in evaluations:
             return False
-        evaluation = evaluations[config.split]
-        tasks = config.tasks or [task for task, metrics in evaluation.items() if config.metric in metrics]
-        values = [evaluation[task][config.metric] for task in tasks]
-        self._value = value = sum(values) / len(values)
+        self._value = value = watched_value(config, evaluations[config.split])
         sign = -1 if config.metric in LOWER_IS_BETTER else 1
         if math.isfinite(value) and (self.best is None or sign * value > sign * self.best):
             self.best, self.waited = value, 0

@@ -51,7 +51,28 @@ def assemble(
     problems: list[Problem],
     known: KnownSecrets | None = None,
 ) -> Node:
-    """All layers of `file` as one tree; mistakes are added to `problems`.
+    """All layers of `file` as one tree, with what validation sets inherit; see `merge_layers`.
+
+    Raises ConfigError for too many values too.
+    """
+    root = merge_layers(file, overrides, set_files, problems, known)
+    inherit_train_data(root)
+    if known is None and len(list(islice(scalars(root), MAX_VALUES + 1))) > MAX_VALUES:
+        problems.append(
+            Problem(root.origin, "", f"more than {MAX_VALUES:,} values, including those that validation sets inherit")
+        )
+        raise ConfigError(problems)
+    return root
+
+
+def merge_layers(
+    file: str | Path,
+    overrides: Sequence[str],
+    set_files: Sequence[str],
+    problems: list[Problem],
+    known: KnownSecrets | None = None,
+) -> Node:
+    """All layers of `file` as one tree, before validation sets inherit; mistakes are added to `problems`.
 
     With `known`, `file` is a stored configuration: it has no `base`, and its values are text (see `keep_text`). Raises
     ConfigError if a file cannot be read.
@@ -66,12 +87,6 @@ def assemble(
     for text in overrides:
         override(root, text, Origin(f"override {shorten(repr(text), 100)}"), problems)
     substitute(root, problems)
-    inherit_train_data(root)
-    if known is None and len(list(islice(scalars(root), MAX_VALUES + 1))) > MAX_VALUES:
-        problems.append(
-            Problem(root.origin, "", f"more than {MAX_VALUES:,} values, including those that validation sets inherit")
-        )
-        raise ConfigError(problems)
     return root
 
 
@@ -231,7 +246,7 @@ def override(root: Node, text: str, origin: Origin, problems: list[Problem]) -> 
 
 def set_value(root: Node, name: str, value: Node, origin: Origin, problems: list[Problem]) -> None:
     """Set the value at the path `name`, or add the reason why there is no such path to `problems`."""
-    keys = _steps(name)
+    keys = steps_of(name)
     if not keys or len(keys) > _MAX_STEPS:
         fault = "is too deep" if keys else "has an empty step"
         problems.append(Problem(origin, "", f"the path {name[:60]!r} {fault}; write section.key=value"))
@@ -256,7 +271,7 @@ def set_value(root: Node, name: str, value: Node, origin: Origin, problems: list
             return
 
 
-def _steps(name: str) -> list[str]:
+def steps_of(name: str) -> list[str]:
     """The steps of a path, without their quotes; empty if one has no name."""
     parts = re.findall(r'(?:"([^"]*)"|([^."]+))(?:\.(?!$)|$)', name)
     steps = [quoted or word for quoted, word in parts]

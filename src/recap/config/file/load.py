@@ -3,22 +3,23 @@
 `layers` merges the values of files and overrides, `validate` checks them, `yaml` writes them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from recap.config.base import KeyPath
 from recap.config.data import DataConfig
 from recap.config.file.environment import KnownSecrets, escape, hide, secrets
 from recap.config.file.keys import is_table
-from recap.config.file.layers import assemble, inherit_train_data
+from recap.config.file.layers import assemble, inherit_train_data, merge_layers, set_value
 from recap.config.file.node import Node, node_of, nodes_along, scalars
 from recap.config.file.validate import in_order, located, validate
 from recap.config.file.yaml import render
 from recap.config.recap import RecapConfig
-from recap.errors import MAX_PROBLEMS, Origin, Problem
+from recap.errors import MAX_PROBLEMS, ConfigError, Origin, Problem
 from recap.text import as_texts
 
 STORED = "config.yaml"
@@ -36,6 +37,36 @@ class Resolved:
     def warnings(self) -> list[Problem]:
         """The warnings of the configuration, with their origins; at most `MAX_PROBLEMS`."""
         return in_order(located(self.root, islice(self.config.warnings(), MAX_PROBLEMS)))
+
+
+@dataclass(frozen=True)
+class Template:
+    """A configuration file with its overrides, in which values of keys are still to be set, again and again."""
+
+    root: Node
+    """The values before validation sets inherit: they inherit what is set, as they inherit overrides."""
+
+    @classmethod
+    def read(cls, file: str | Path, overrides: Sequence[str] = (), set_files: Sequence[str] = ()) -> Self:
+        """Raises ConfigError if a file or an override cannot be read; `with_values` validates."""
+        problems: list[Problem] = []
+        root = merge_layers(file, overrides, set_files, problems)
+        if problems:
+            raise ConfigError(problems)
+        return cls(root)
+
+    def with_values(self, values: Mapping[str, Node]) -> RecapConfig:
+        """The configuration with these values, as overrides would set them. Raises ConfigError.
+
+        `values`: key, such as `training.seed` → its value, whose origin and that of its key are those of messages.
+        """
+        root, problems = deepcopy(self.root), list[Problem]()
+        for name, value in values.items():
+            set_value(root, name, deepcopy(value), value.key or value.origin, problems)
+        inherit_train_data(root)
+        config = validate(RecapConfig, root, problems)
+        config.remember_secrets(secrets(root))
+        return config
 
 
 def load_config(

@@ -144,6 +144,8 @@ def _value(property_: dict[str, Any]) -> str:
             return f"`{property_['const']}`" if "const" in property_ else "text"
         case "boolean":
             return "true or false"
+        case None:
+            return "any value"
         case kind:
             return f"{kind}{_range(property_)}"
 

@@ -1,0 +1,1 @@
+"""Searches the values of a configuration that give the best watched metric."""

@@ -1,0 +1,288 @@
+"""`recap tune`: trials in their own processes, their record, and what continues after a stop."""
+
+import csv
+import multiprocessing
+import os
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from support import feed_values
+from typer.testing import CliRunner
+
+from recap.cli.main import app
+from recap.cli.terminal.tuning import counts_text, short_names
+from recap.config.file.load import Template, load_config
+from recap.errors import CheckpointError, CommandStopped, ConfigError, InputError, RunError
+from recap.runs import Run
+from recap.tuning.space import SearchSpace
+from recap.tuning.study import BEST, JOURNAL, TABLE, Study, Tried, open_study
+from recap.tuning.tune import Progress, tune
+
+RATE = "optimizer.backbone.learning_rate"
+SIZES = "model.backbone.layer_sizes"
+ACCUMULATION, BATCH = "training.gradient_accumulation", "train_data.global_batch_size"
+SPACE: dict[str, Any] = {
+    RATE: {"range": [0.001, 0.1], "log": True, "also": ["optimizer.towers.default.learning_rate"]},
+    SIZES: {"choices": [[8], [8, 4]]},
+}
+
+
+def write_config(folder: Path, feed: Path, space: Mapping[str, Any] = SPACE, **tuning: Any) -> Path:
+    """A configuration whose validation set `secret`, which is not watched, has no files."""
+    values = feed_values(feed, folder / "run")
+    values["training"] |= {"watch": {"metric": "log_loss", "split": "validation"}, "eval_log_every_n": 4}
+    values["model"]["backbone"] = {"kind": "mlp", "layer_sizes": [8]}
+    values["model"]["tasks"] = {task: {"tower": {"kind": "mlp"}} for task in ("like", "share")}
+    values["validation_data"]["secret"] = {"source": {"inputs": str(folder / "nowhere.parquet")}}
+    values["tuning"] = {"space": space, **tuning}
+    file = folder / "ranker.yaml"
+    file.write_text(yaml.safe_dump(values, sort_keys=False))
+    return file
+
+
+def search(
+    file: Path,
+    folder: Path,
+    trials: int,
+    jobs: int = 1,
+    progress: Progress = Progress(),  # noqa: B008
+) -> list[Tried]:
+    config = load_config(file)
+    assert config.tuning is not None
+    with open_study(config, SearchSpace(Template.read(file), config.tuning), folder) as study:
+        tune(study, trials, jobs, progress)
+        return study.trials
+
+
+def outcomes(trials: list[Tried]) -> list[Any]:
+    """What a repeated search finds again: all but the time."""
+    return [(trial.number, trial.state, trial.value, trial.best_step, trial.steps, trial.values) for trial in trials]
+
+
+@pytest.fixture(scope="module")
+def finished(feed: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Tried]]:
+    """A study of three trials, one after the other, none of which is ended early."""
+    folder = tmp_path_factory.mktemp("finished")
+    return folder, search(write_config(folder, feed, pruning=None), folder / "study", 3)
+
+
+def test_a_trial_has_the_best_watched_value_of_its_run_and_reads_no_other_split(
+    finished: tuple[Path, list[Tried]],
+) -> None:
+    folder, trials = finished
+    assert [trial.state for trial in trials] == ["complete"] * 3
+    for trial in trials:
+        run = Run(folder / "study" / "trials" / f"{trial.number:04d}")
+        evaluations = [record for record in run.metrics if record["split"] != "train"]
+        assert {record["split"] for record in evaluations} == {"validation"}
+        watched = {
+            step: sum(record["log_loss"] for record in evaluations if record["step"] == step) / 2 for step in (4, 8, 12)
+        }
+        assert trial.value == min(watched.values()) == watched[trial.best_step or 0]
+        assert (trial.steps, trial.reason) == (12, "")
+        config = run.config
+        assert config.optimizer.backbone.learning_rate == trial.values[RATE]
+        assert config.optimizer.towers["default"].learning_rate == trial.values[RATE]
+        assert config.model.backbone.layer_sizes == trial.values[SIZES]  # type: ignore[union-attr]
+        assert list(config.validation_data) == ["validation"]
+
+
+def test_the_first_trial_is_the_configuration_as_it_is_written(finished: tuple[Path, list[Tried]]) -> None:
+    assert finished[1][0].values == {RATE: 0.01, SIZES: [8]}
+    assert len({trial.values[RATE] for trial in finished[1]}) == 3
+
+
+def test_the_best_configuration_can_be_trained_and_only_its_run_has_checkpoints(
+    finished: tuple[Path, list[Tried]],
+) -> None:
+    folder, trials = finished
+    best = min(trials, key=lambda trial: trial.value or 0.0)
+    config = load_config(folder / "study" / BEST)
+    assert config.optimizer.backbone.learning_rate == best.values[RATE]
+    assert config.model.backbone.layer_sizes == best.values[SIZES]  # type: ignore[union-attr]
+    assert config.training.save_dir == str(folder / "study" / "best")
+    assert config.training.checkpoint_max_to_keep is None
+    assert config.tuning is None
+    assert list(config.validation_data) == ["validation", "secret"]
+    text = (folder / "study" / BEST).read_text()
+    assert text.startswith(f"# Written by recap tune: trial {best.number}, the best by log_loss of validation: ")
+    assert text.count("# tuned") == 3
+    with_checkpoints = [path.parent.name for path in (folder / "study" / "trials").glob("*/checkpoints")]
+    assert with_checkpoints == [f"{best.number:04d}"]
+    assert Run(folder / "study" / "trials" / with_checkpoints[0]).best is not None
+
+
+def test_the_table_lists_every_trial(finished: tuple[Path, list[Tried]]) -> None:
+    folder, trials = finished
+    rows = list(csv.DictReader((folder / "study" / TABLE).read_text().splitlines()))
+    assert [row["state"] for row in rows] == ["complete"] * 3
+    assert [float(row["value"]) for row in rows] == [trial.value for trial in trials]
+    assert [yaml.safe_load(row[SIZES]) for row in rows] == [trial.values[SIZES] for trial in trials]
+    assert [float(row[RATE]) for row in rows] == [trial.values[RATE] for trial in trials]
+
+
+def test_a_stopped_study_continues_as_if_it_had_not_stopped(
+    finished: tuple[Path, list[Tried]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, whole = finished
+    file, stops = folder / "ranker.yaml", iter([True])
+    add_value = Study.add_value
+
+    def stopped(self: Study, trial: Any, step: int, value: float) -> bool:
+        if trial.number == 1 and next(stops, False):  # within the second trial
+            signal.raise_signal(signal.SIGTERM)
+        return add_value(self, trial, step, value)
+
+    monkeypatch.setattr(Study, "add_value", stopped)
+    with pytest.raises(
+        CommandStopped, match=r"stopped by SIGTERM; 1 trial of 2 ended, .* run the same command"
+    ) as stop:
+        search(file, tmp_path / "study", 2)
+    assert stop.value.exit_code == 143
+    assert Run(tmp_path / "study" / "trials" / "0001").latest is not None
+    with (tmp_path / "study" / JOURNAL).open("ab") as journal:
+        journal.write(b'{"op_code": 4, "wor')  # as a power cut leaves it
+    began: list[int] = []
+    search(file, tmp_path / "study", 2, progress=Progress(began=lambda number, _: began.append(number)))
+    assert began == [1]
+    assert outcomes(search(file, tmp_path / "study", 3)) == outcomes(whole)
+    assert search(file, tmp_path / "study", 3, progress=Progress(began=pytest.fail))
+
+
+def test_a_signal_before_a_trial_trains_loses_nothing(feed: Path, tmp_path: Path) -> None:
+    file = write_config(tmp_path, feed)
+    signalled = Progress(began=lambda *_: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(CommandStopped, match="0 trials of 1 ended") as stop:
+        search(file, tmp_path / "study", 1, progress=signalled)
+    assert stop.value.exit_code == 130
+    (trial,) = search(file, tmp_path / "study", 1)
+    assert trial.state == "complete"
+
+
+def test_failed_trials_are_recorded_and_the_study_goes_on(
+    feed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trials that do not fit together, that run out of memory, and that train."""
+    space = {ACCUMULATION: {"choices": [1, 32]}, BATCH: {"choices": [64, 16]}}
+    file = write_config(tmp_path, feed, space, random_trials=100)
+    add_value, kills = Study.add_value, iter([True])
+
+    def killed(self: Study, trial: Any, step: int, value: float) -> bool:
+        if trial.number > 0 and next(kills, False):
+            for process in multiprocessing.active_children():
+                os.kill(process.pid or 0, signal.SIGKILL)
+        return add_value(self, trial, step, value)
+
+    monkeypatch.setattr(Study, "add_value", killed)
+    trials = search(file, tmp_path / "study", 6, jobs=2)
+    reasons = {trial.reason for trial in trials if trial.state == "failed"}
+    assert any("its process was ended by SIGKILL, as when the memory is exhausted" in reason for reason in reasons)
+    assert any("the values do not fit together" in reason and "gradient_accumulation" in reason for reason in reasons)
+    complete = [trial for trial in trials if trial.state == "complete"]
+    assert complete
+    assert all(trial.values != {ACCUMULATION: 32, BATCH: 16} for trial in complete)
+    assert counts_text(trials) == f"{len(complete)} complete, {6 - len(complete)} failed"
+
+
+def test_a_search_in_which_all_trials_fail_fails(feed: Path, tmp_path: Path) -> None:
+    file = write_config(tmp_path, feed, {RATE: {"choices": [1e30, 1e31]}})
+    with pytest.raises(RunError, match=r"all 2 trials failed, the last one: step \d+: .* not finite") as caught:
+        search(file, tmp_path / "study", 2)
+    assert caught.value.exit_code == 1
+    assert not (tmp_path / "study" / BEST).exists()
+    assert list((tmp_path / "study").glob("trials/*/checkpoints")) == []
+
+
+def test_a_trial_that_does_worse_than_the_others_ends_early(feed: Path, tmp_path: Path) -> None:
+    file = write_config(
+        tmp_path,
+        feed,
+        {RATE: {"choices": [0.01, 0.0], "also": SPACE[RATE]["also"]}},
+        pruning={"kind": "median", "full_trials": 1},
+    )
+    trials = search(file, tmp_path / "study", 5)
+    pruned = [trial for trial in trials if trial.state == "pruned"]
+    assert pruned
+    assert all(trial.values[RATE] == 0.0 and trial.steps == 4 for trial in pruned)
+    assert {trial.values[RATE] for trial in trials if trial.state == "complete"} == {0.01}
+
+
+def test_a_study_of_another_configuration_is_refused(
+    finished: tuple[Path, list[Tried]], feed: Path, tmp_path: Path
+) -> None:
+    folder, _ = finished
+    file = write_config(tmp_path, feed, {RATE: {"range": [0.001, 0.2]}}, pruning=None)
+    with pytest.raises(
+        CheckpointError, match=r"began with another configuration.*or choose another --output"
+    ) as caught:
+        search(file, folder / "study", 3)
+    assert f'tuning.space."{RATE}".range: [0.001, 0.1] → [0.001, 0.2]' in str(caught.value)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").touch()
+    with pytest.raises(InputError, match=r"is not empty, and holds no tuning\.yaml; choose another --output"):
+        search(file, tmp_path / "other", 1)
+    config = load_config(file)
+    assert config.tuning is not None
+    space = SearchSpace(Template.read(file), config.tuning)
+    with (
+        open_study(config, space, tmp_path / "study"),
+        pytest.raises(InputError, match="another process tunes here; wait for it"),
+        open_study(config, space, tmp_path / "study"),
+    ):
+        pass
+
+
+def invoke(*arguments: Any) -> tuple[str, BaseException | None]:
+    done = CliRunner().invoke(app, ["tune", *map(str, arguments)])
+    return done.output, done.exception
+
+
+def test_the_command_shows_a_finished_study(finished: tuple[Path, list[Tried]]) -> None:
+    folder, trials = finished
+    output, error = invoke(folder / "ranker.yaml", "--trials", 3, "--output", folder / "study")
+    assert error is None
+    best = min(trials, key=lambda trial: trial.value or 0.0)
+    assert f"tuning for log_loss of validation into {folder / 'study'}: 3 trials in all, 3 begun" in output
+    lines = output.split("best trials")[1].splitlines()[1:]
+    assert lines[0].split() == ["trial", "log_loss", "step", "time", "learning_rate", "layer_sizes"]
+    assert lines[1].split()[0] == str(best.number)
+    assert f"3 complete; all are in {folder / 'study' / TABLE}" in output
+    assert f"next: recap train {folder / 'study' / BEST}" in output
+
+
+def test_the_command_refuses_what_it_cannot_tune(feed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write_config(tmp_path, feed)
+
+    def error(*arguments: str) -> BaseException | None:
+        return invoke(file, "--trials", 1, *arguments)[1]
+
+    for arguments, message in (
+        (("tuning=null",), "the section tuning is missing, which holds the values to try; add it, such as tuning: {"),
+        (
+            ("training.watch=null",),
+            "no metric is watched; add it, such as training.watch: {metric: auc, split: NAME}. ",
+        ),
+        ((f"tuning.space={{{RATE}: {{choices: [a, b]}}}}",), f"{RATE}: expected a number, found 'a'"),
+    ):
+        refused = error(*arguments)
+        assert isinstance(refused, ConfigError)
+        assert message in str(refused)
+    monkeypatch.setattr("recap.cli.experiments.tune.find_spec", lambda name: None)
+    assert str(error()) == "recap tune: not installed: optuna; run pip install 'recap-ranker[tune]'"
+    assert "Missing option '--trials'" in invoke(file)[0]
+
+
+def test_config_check_looks_at_the_space(feed: Path, tmp_path: Path) -> None:
+    file = write_config(tmp_path, feed, {"optimizer.backbone.learning_rat": {"range": [0.1, 0.2]}})
+    done = CliRunner().invoke(app, ["config", "check", str(file)])
+    assert isinstance(done.exception, ConfigError)
+    assert "Did you mean 'learning_rate'?" in str(done.exception)
+
+
+def test_short_names_are_the_last_steps_that_differ() -> None:
+    keys = ["optimizer.backbone.learning_rate", "optimizer.towers.learning_rate", "model.backbone.dropout.rate"]
+    assert list(short_names(keys).values()) == ["backbone.learning_rate", "towers.learning_rate", "rate"]
