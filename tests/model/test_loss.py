@@ -89,11 +89,11 @@ def test_a_regression_loss_measures_the_error_to_the_transformed_label() -> None
 def test_rows_without_a_label_do_not_count_in_any_loss() -> None:
     logits, labels, weights = make_rows(tasks=3)
     loss = loss_of({"pairwise": {"weight": 1.0}}, focal(2.0), regression("log1p", kind="mse"))
-    users = torch.zeros(len(logits), dtype=torch.int64)
+    groups = {"user": torch.zeros(len(logits), dtype=torch.int64)}
     weights[30:] = 0
-    found = loss(logits, labels, weights, users)
+    found = loss(logits, labels, weights, groups)
     logits[30:], labels[30:] = 7.0, 0.0
-    assert_close(loss(logits, labels, weights, users), found)
+    assert_close(loss(logits, labels, weights, groups), found)
 
 
 def test_a_regression_predicts_in_the_unit_of_its_label() -> None:
@@ -154,7 +154,7 @@ def test_without_pairs_the_pairwise_loss_is_zero() -> None:
 def test_the_pairwise_loss_is_added_to_the_task_that_sets_it() -> None:
     logits, labels, weights = make_rows()
     users = torch.randint(0, 5, (60,))
-    found = loss_of({}, {"pairwise": {"weight": 0.1}})(logits, labels, weights, users)
+    found = loss_of({}, {"pairwise": {"weight": 0.1}})(logits, labels, weights, {"user": users})
     plain = MultiTaskLoss([1.0, 1.0])(logits, labels, weights)
     assert found[0] == plain[0]
     pairs_of_task = slow_pairs(logits[:, 1], labels[:, 1], users, torch.ones(60, dtype=torch.bool))

@@ -160,8 +160,8 @@ class FeaturesConfig(BaseConfig):
     timestamp: Name | None = None
     """Column of the time when the impression was served; copied to the predictions. Optional; default: no column."""
     request: Annotated[Name | None, FreeOnResume()] = None
-    """Column of the request whose results the rows are: one list that the user saw, which metrics rank. Read in
-    evaluation only. Optional; default: no column."""
+    """Column of the request whose results the rows are: one list that the user saw, which metrics rank. Training reads
+    it if a loss has `group: request`. Optional; default: no column."""
     names: Annotated[dict[Name, Name], FreeOnResume()] = {}
     """Vector, or numeric column of several values → text file with a name for each of its values, one per line. Reports
     then show NAME[weekday], for example. Optional; default: NAME[0], NAME[1], …"""

@@ -39,6 +39,7 @@ from recap.training.saved_weights import SavedWeights
 from recap.training.sharded_tables.loading import table_group
 from recap.training.sharded_tables.tables import ShardedTables
 from recap.training.start.agreement import check_agreement
+from recap.training.start.first_groups import FirstGroups
 from recap.training.start.first_rows import FirstRows
 from recap.training.start.initial_rates import InitialRates
 from recap.training.start.new_run import TrainingStatistics, check_initial_checkpoint, start_new_run
@@ -149,6 +150,7 @@ class Trainer:
         self.evaluations = Evaluations(config, ranker, validation, self.runtime, reporter, self.consensus)
         self.trackers, self.log = Trackers([]), TrainLog(config, self.stream)
         self.first_rows = FirstRows(self.stream, config.features.max_unknown, ranks, reporter.say)
+        self.first_groups = FirstGroups(config, reporter.say)
         self.position = StreamPosition(self.stream, accept_changes=accept_changed_data)
         self.progress, self.initial_rates, self.statistics = Progress(), InitialRates(), TrainingStatistics()
         self.state = self._all_state()
@@ -209,6 +211,7 @@ class Trainer:
                     batch = self._load(batches)
                     self._step(batch)
                     self.first_rows.add(batch, is_last=self._is_last())
+                    self.first_groups.add(batch, is_last=self._is_last())
                     self._log_if_due()
                     self._evaluate_if_due()
                     self._save_if_due()

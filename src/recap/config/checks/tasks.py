@@ -108,13 +108,28 @@ def regression_problems(tasks: Tasks, data_sets: DataSets) -> Problems:
                 )
 
 
-def pair_problems(tasks: Tasks, features: FeaturesConfig) -> Problems:
-    """Pairwise losses need `features.user`."""
-    for name, task in tasks.items():
-        if task.pairwise is not None and features.user is None:
+def ranking_problems(model: ModelConfig, features: FeaturesConfig) -> Problems:
+    """Losses on order need the column of their groups, and an output of their own that nothing else replaces."""
+    columns = {"user": features.user, "request": features.request}
+    chain = model.cascade.chain if isinstance(model.cascade, EsmmConfig) else []
+    for name, task in model.tasks.items():
+        at = ("model", "tasks", name)
+        for field, loss in task.ranking_losses.items():
+            if columns[loss.group] is None:
+                yield (
+                    (*at, field),
+                    f"compares rows of the same {loss.group}; set features.{loss.group}, or remove {field}",
+                )
+        if task.jrc is None:
+            continue
+        if model.auxiliary_loss is not None:
+            text = f"and {model.auxiliary_loss.kind} would divide them again; remove it, or remove model.auxiliary_loss"
+            yield (*at, "jrc"), f"has two outputs for a task, {text}"
+        if name in chain:
             yield (
-                ("model", "tasks", name, "pairwise"),
-                "pairs rows of the same user; set features.user, or remove pairwise",
+                (*at, "jrc"),
+                "has a logit for each label, which a product of probabilities lacks; remove it, or take the task out "
+                "of the esmm chain",
             )
 
 

@@ -188,6 +188,7 @@ class RowEncoder:
             labels=labels,
             weights=weights,
             user=self.labels.encode_users(table, location) if self.labels is not None else None,
+            request=self.labels.encode_requests(table, location) if self.labels is not None else None,
             lists=self.labels.encode_lists(table, location) if self.labels is not None else None,
             times=self.labels.encode_times(table, location) if self.labels is not None else None,
             histories={name: tensor for history in histories for name, tensor in history.items()},

@@ -50,7 +50,11 @@ class LabelEncoder:
     user: str | None = None
     """The user column."""
     request: str | None = None
-    """The request column; only if a list holds the rows of a request."""
+    """The request column; only if a list holds the rows of a request, or a loss compares them."""
+    lists_are_requests: bool = False
+    """Whether a list holds the rows of a request."""
+    compares_requests: bool = False
+    """Whether a loss compares the rows of a request."""
     timestamp: str | None = None
     """The column of times; only if a list holds the rows of a user and day."""
     strata_time: str | None = None
@@ -64,6 +68,8 @@ class LabelEncoder:
         """
         objectives = {name: task.objective for name, task in config.model.tasks.items()}
         lists = config.lists if mode is JobMode.EVALUATE else None
+        compared = [loss.group for task in config.model.tasks.values() for loss in task.ranking_losses.values()]
+        compares = "request" in compared
         return cls(
             config.tasks,
             data.labels,
@@ -72,7 +78,9 @@ class LabelEncoder:
             weigh_samples=mode is not JobMode.TRAIN or config.train_data.sampling_correction == "weights",
             weight=data.weight,
             user=config.features.user,
-            request=config.features.request if lists == "request" else None,
+            request=config.features.request if lists == "request" or compares else None,
+            lists_are_requests=lists == "request",
+            compares_requests=compares,
             timestamp=config.features.timestamp if lists == "user_day" else None,
             strata_time=config.features.timestamp if mode is JobMode.EVALUATE and _by_time(config) else None,
         )
@@ -174,12 +182,16 @@ class LabelEncoder:
         """[B] int64, equal for equal ids, as in `ids_of`; None without a user column. Raises DataError."""
         return None if self.user is None else _ids(table, self.user, "user", location)
 
+    def encode_requests(self, table: pa.Table, location: Location) -> Tensor | None:
+        """[B] int64, equal for equal ids; None unless a loss compares the rows of a request. Raises DataError."""
+        return _ids(table, self.request, "request", location) if self.request and self.compares_requests else None
+
     def encode_lists(self, table: pa.Table, location: Location) -> Tensor | None:
         """[B] int64, equal for the rows of one list; None if a list holds the rows of a user. Raises DataError.
 
         The ids of requests are those of `ids_of`; of a user and day, a hash of both. Days are in UTC.
         """
-        if self.request is not None:
+        if self.request is not None and self.lists_are_requests:
             return _ids(table, self.request, "request", location)
         if self.timestamp is None:
             return None

@@ -159,7 +159,7 @@ def _label_encoders(job: RowEncoder, path: KeyPath) -> Encoders:
     if labels.user is not None:
         parts["features", "user"] = replace(alone, user=labels.user)
     if labels.request is not None:
-        parts["features", "request"] = replace(alone, request=labels.request)
+        parts["features", "request"] = replace(alone, request=labels.request, lists_are_requests=True)
     if labels.timestamp is not None:
         parts["features", "timestamp"] = replace(alone, user=labels.user, timestamp=labels.timestamp)
     elif labels.strata_time is not None:

@@ -40,7 +40,7 @@ def best_constant(task: TaskConfig, rate: float) -> float:
 
     Binary cross entropy: ln(rate / (1 − rate)) + ln(pos_weight). Focal loss has no closed form; it is searched in
     steps of 0.001. Regressions: `rate`, the mean transformed label, which is exact for `mse` and close for the others.
-    The pairwise loss does not depend on a constant.
+    Losses on order do not depend on a constant.
     """
     if task.objective.kind == "regression":
         return rate
