@@ -246,6 +246,12 @@ def test_dropout_is_dumped_and_read_back(dropout: dict[str, Any], tmp_path: Path
             "remove one",
         ),
         (
+            {},
+            {"jrc": {"weight": 1.0}},
+            "model.tasks.like.jrc: compares the logits of rows, but each member of the ensemble has its own; remove "
+            "one",
+        ),
+        (
             {"auxiliary_loss": {"kind": "self_ensemble"}},
             {},
             "model.tasks.like.tower.ensemble: its members have losses of their own, and self_ensemble would be "
