@@ -33,12 +33,13 @@ run: $(BIN)/recap  ## simulate a feed, train, evaluate, predict, compare with th
 
 board: $(BIN)/recap  ## run the boards of the recipes on prepared data, and write docs/results.md (BOARDS='FILE …')
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[report,trees]'
-	printf '# Results\n\nWritten by `make board`; how to read it: [boards](boards.md).\n' > docs/results.md.new
+	mkdir -p runs/board
+	printf '# Results\n\nWritten by `make board`; how to read it: [boards](boards.md).\n' > runs/board/results.md
 	for board in $(BOARDS); do \
 		page=runs/board/pages/$$(echo $$board | tr / -); \
-		$(BIN)/recap board $$board --output $$page && { echo; cat $$page/board.md; } >> docs/results.md.new || exit; \
+		$(BIN)/recap board $$board --output $$page && { echo; cat $$page/board.md; } >> runs/board/results.md || exit; \
 	done
-	mv docs/results.md.new docs/results.md
+	cp runs/board/results.md docs/results.md
 
 test: $(VENV)/.tests  ## run all tests, the slow ones too
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal

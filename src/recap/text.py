@@ -4,7 +4,6 @@ import textwrap
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import PurePath
-from statistics import mean, stdev
 
 from recap.errors import InputError
 
@@ -55,12 +54,6 @@ def size_text(count: float) -> str:
     while count >= 999.95 and unit < len(_UNITS) - 1:
         count, unit = count / 1024, unit + 1
     return f"{count:.1f} {_UNITS[unit]}" if unit else f"{count:.0f} B"
-
-
-def mean_deviation(values: Sequence[float], digits: int) -> str:
-    """`mean ± sample standard deviation`; of a single value, the value."""
-    text = f"{mean(values):.{digits}f}"
-    return f"{text} ± {stdev(values):.{digits}f}" if len(values) > 1 else text
 
 
 def shorten(text: str, length: int = 60) -> str:
