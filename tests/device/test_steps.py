@@ -46,7 +46,7 @@ def without_dropout(config: RecapConfig) -> RecapConfig:
 
     def stripped(value: Any) -> Any:
         if isinstance(value, dict):
-            return {key: stripped(item) for key, item in value.items() if key != "dropout"}
+            return {key: stripped(item) for key, item in value.items() if key not in ("dropout", "dropout_rate")}
         return [stripped(item) for item in value] if isinstance(value, list) else value
 
     return config_of(stripped(config.model_dump(mode="json")))

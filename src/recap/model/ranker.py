@@ -125,6 +125,7 @@ class Ranker(nn.Module):
         outputs = [output_of_mean(both.T, is_regression=tower.is_regression) for both, tower in towers]
         return outputs, [one for both in passes for one in both.unbind()]
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # it warns of tensors that a module holds
     def _penalty(self) -> list[Tensor]:
         """The penalty of the experts for the rows of the last pass, [B], if any are trained."""
         penalties = [penalty for experts in self._experts if (penalty := experts.take_penalty()) is not None]
