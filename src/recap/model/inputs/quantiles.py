@@ -40,7 +40,7 @@ def points_of(quantiles: Tensor) -> Tensor:
 def shares(values: Tensor, points: Tensor) -> Tensor:
     """[B, C] and points [2, C, Q] → [B, C]: linear between the points, and constant beyond the first and the last."""
     count = points.shape[2]
-    knots, below = points.flatten(1)
+    knots, below = points.flatten(1).unbind()
     starts = torch.arange(points.shape[1], device=points.device) * count
     right = _knots_below(values, points[0])
     left = starts + (right - 1).clamp(min=0)
