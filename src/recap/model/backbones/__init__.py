@@ -31,11 +31,6 @@ Backbone = Mlp | MaskNet | Dcn | DcnV3 | Dlrm | Gdcn | FinalMlp | Qnn | Wukong |
 """Any backbone: [B, layout.width] → [B, out_features]."""
 
 
-def build_mlp(config: MlpConfig, in_features: int) -> Mlp:
-    """The MLP that `config` describes."""
-    return Mlp(in_features, config)
-
-
 def build_backbone(config: BackboneConfig, layout: InputLayout) -> Backbone:
     """The network that `config` describes, with inputs [B, layout.width].
 
@@ -44,7 +39,7 @@ def build_backbone(config: BackboneConfig, layout: InputLayout) -> Backbone:
     width = layout.width
     match config:
         case MlpConfig():
-            return build_mlp(config, width)
+            return Mlp(width, config)
         case MaskNetConfig():
             return MaskNet(config, width, _optional_mlp(config.mlp, MaskNet.blocks_width(config)))
         case DcnConfig():
@@ -53,13 +48,13 @@ def build_backbone(config: BackboneConfig, layout: InputLayout) -> Backbone:
         case DcnV3Config():
             return DcnV3(config, width)
         case DlrmConfig():
-            bottom = build_mlp(config.bottom_mlp, layout.numbers)
+            bottom = Mlp(layout.numbers, config.bottom_mlp)
             top_width = Dlrm.top_mlp_width(layout, bottom.out_features)
             return Dlrm(layout, bottom, _optional_mlp(config.top_mlp, top_width))
         case GdcnConfig():
             return Gdcn(config, width, _optional_mlp(config.mlp, width))
         case FinalMlpConfig():
-            return FinalMlp(config, layout, build_mlp(config.first.mlp, width), build_mlp(config.second.mlp, width))
+            return FinalMlp(config, layout, Mlp(width, config.first.mlp), Mlp(width, config.second.mlp))
         case QnnConfig():
             return Qnn(config, width)
         case WukongConfig():
@@ -76,4 +71,4 @@ def parts_of(backbone: Backbone) -> list[int]:
 
 
 def _optional_mlp(config: MlpConfig | None, in_features: int) -> Mlp | None:
-    return build_mlp(config, in_features) if config is not None else None
+    return Mlp(in_features, config) if config is not None else None
