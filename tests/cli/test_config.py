@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from config.corpus import VALID
+from processes import run_recap
 from support import write_feed
 
 from recap.config.file.json_schema import schema_text
@@ -19,8 +20,7 @@ PUBLISHED = Path(__file__).parents[1] / "published" / "whole.yaml"
 
 
 def run(*arguments: str | Path, folder: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "recap", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=folder, env={**os.environ, **environment})
+    return run_recap(*arguments, folder=folder, **environment)
 
 
 def test_check_with_data_checks_the_data(tmp_path: Path) -> None:
@@ -100,7 +100,9 @@ def test_import_writes_a_valid_configuration_and_prints_remarks_to_stderr(tmp_pa
 def test_characters_that_the_terminal_lacks_are_escaped(tmp_path: Path) -> None:
     other = tmp_path / "other.yaml"
     other.write_text(WHOLE.read_text().replace("seed: 7", "seed: 8"))
-    shown = run("config", "diff", WHOLE, other, PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    command = [sys.executable, "-m", "recap", "config", "diff", str(WHOLE), str(other)]
+    ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    shown = subprocess.run(command, capture_output=True, text=True, env=ascii_only)
     assert (shown.returncode, shown.stdout) == (0, "training.seed: 7 \\u2192 8\n")
 
 

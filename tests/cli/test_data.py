@@ -1,19 +1,19 @@
 """`recap data`, run as a command."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pyarrow.parquet as pq
 import pytest
+from processes import run_recap
 from support import write_feed
 
 VALID = Path(__file__).parents[1] / "config" / "valid"
 
 
-def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run([sys.executable, "-m", "recap", *arguments], capture_output=True, text=True, cwd=folder)
+def run(folder: Path, *arguments: str) -> CompletedProcess[str]:
+    done = run_recap(*arguments, folder=folder)
     assert "Traceback" not in done.stderr
     return done
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from processes import run_recap
 from support import feed_values, write_feed
 from typer.testing import CliRunner
 
@@ -19,7 +20,7 @@ from recap.text import wrapped
 
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "recap", *map(str, arguments)], capture_output=True, text=True)
+    return run_recap(*arguments)
 
 
 def test_version_prints_the_version_of_the_package() -> None:

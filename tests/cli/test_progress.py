@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import rich.console
 import yaml
+from processes import run_recap
 from support import feed_values, write_feed
 
 from recap.cli.terminal.console import Console
@@ -84,9 +85,7 @@ def test_on_a_terminal_progress_vanishes_at_the_end(tmp_path: Path) -> None:
 
 
 def test_without_a_terminal_lines_are_plain_and_end_with_a_summary(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "recap", "train", str(config_file(tmp_path))], capture_output=True, text=True
-    )
+    done = run_recap("train", config_file(tmp_path))
     assert "\x1b" not in done.stdout
     lines = done.stdout.splitlines()
     setup = next(line for line in lines if " parameters, " in line)
@@ -108,8 +107,7 @@ def test_without_a_terminal_lines_are_plain_and_end_with_a_summary(tmp_path: Pat
 @pytest.mark.parametrize(("options", "steps"), [(["--profile"], 20), (["--profile-steps", "3"], 3)])
 def test_a_profile_is_written_on_request(tmp_path: Path, options: list[str], steps: int) -> None:
     file = config_file(tmp_path, num_train_steps=26, eval_log_every_n=26)
-    command = [sys.executable, "-m", "recap", "train", str(file), *options]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = run_recap("train", file, *options)
     assert done.returncode == 0, done.stderr
     # Torch announces its tracer there, which no setting silences.
     assert all(re.search(r"(profiler_st(art|op)|…)$", line) for line in done.stderr.splitlines()), done.stderr
@@ -118,8 +116,7 @@ def test_a_profile_is_written_on_request(tmp_path: Path, options: list[str], ste
 
 
 def test_profiling_zero_steps_is_refused(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "recap", "train", "x.yaml", "--profile-steps", "0"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = run_recap("train", "x.yaml", "--profile-steps", "0")
     assert done.returncode == 2
     assert "--profile-steps" in done.stderr
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from processes import run_recap
 from support import feed_values, write_feed
 from training.runs import assert_same_run
 
@@ -51,7 +52,8 @@ def kill(config: Path, *kills: str | int) -> list[str]:
 
 
 def finish(config: Path) -> None:
-    done = subprocess.run([sys.executable, "-m", "recap", "train", config], check=True, capture_output=True, text=True)
+    done = run_recap("train", config)
+    assert done.returncode == 0, done.stderr
     assert "next: recap predict" in done.stdout
 
 

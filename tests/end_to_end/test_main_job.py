@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from processes import run_recap
 
 from recap.runs import Run
 
@@ -27,9 +28,7 @@ OVERRIDES = [
 
 def recap(folder: Path, *arguments: str | Path, code: int = 0) -> str:
     """Run a command in `folder`; return its output."""
-    done = subprocess.run(
-        [sys.executable, "-m", "recap", *map(str, arguments)], cwd=folder, capture_output=True, text=True
-    )
+    done = run_recap(*arguments, folder=folder)
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
     return done.stdout + done.stderr

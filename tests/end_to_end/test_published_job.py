@@ -1,14 +1,13 @@
 """From a file in the published form and TFRecords in the published layout to a trained model."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
+from processes import run_recap
 from safetensors.torch import load_file
 
 from recap.data.tools.convert import convert_files
@@ -84,7 +83,7 @@ def published() -> dict[str, object]:
 
 
 def recap(folder: Path, *arguments: str) -> str:
-    done = subprocess.run([sys.executable, "-m", "recap", *arguments], cwd=folder, capture_output=True, text=True)
+    done = run_recap(*arguments, folder=folder)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
