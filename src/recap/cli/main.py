@@ -24,7 +24,7 @@ from recap.cli import (
     train,
     weights,
 )
-from recap.cli.experiments import backtest, board
+from recap.cli.experiments import backtest, board, tune
 from recap.cli.options import in_several_processes
 from recap.cli.terminal.messages import print_error
 from recap.cli.terminal.streams import protect_streams
@@ -75,6 +75,7 @@ app.command("compare")(compare.compare)
 app.command("report")(report.report)
 app.command("backtest")(backtest.backtest)
 app.command("board")(board.board)
+app.command("tune")(tune.tune)
 app.command("predict")(predict.predict)
 app.command("export")(export.export)
 app.command("serve")(serve.serve)
