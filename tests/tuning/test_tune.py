@@ -20,7 +20,7 @@ from recap.errors import CheckpointError, CommandStopped, ConfigError, InputErro
 from recap.runs import Run
 from recap.tuning.space import SearchSpace
 from recap.tuning.study import BEST, JOURNAL, TABLE, Study, Tried, open_study
-from recap.tuning.tune import Progress, tune
+from recap.tuning.tune import Progress, gpu_of, tune
 
 RATE = "optimizer.backbone.learning_rate"
 SIZES = "model.backbone.layer_sizes"
@@ -286,3 +286,10 @@ def test_config_check_looks_at_the_space(feed: Path, tmp_path: Path) -> None:
 def test_short_names_are_the_last_steps_that_differ() -> None:
     keys = ["optimizer.backbone.learning_rate", "optimizer.towers.learning_rate", "model.backbone.dropout.rate"]
     assert list(short_names(keys).values()) == ["backbone.learning_rate", "towers.learning_rate", "rate"]
+
+
+def test_trials_take_the_gpus_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-5")
+    assert [gpu_of(slot) for slot in range(3)] == ["3", "GPU-5", "3"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    assert gpu_of(1) is None

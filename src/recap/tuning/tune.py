@@ -119,7 +119,7 @@ class _Search:
             return
         slot = min(set(range(self.jobs)) - {running.slot for running in self.running.values()})
         ours, theirs = self.context.Pipe()
-        process = self.context.Process(target=run_trial, args=(config, theirs, self.jobs, _gpu_of(slot)))
+        process = self.context.Process(target=run_trial, args=(config, theirs, self.jobs, gpu_of(slot)))
         process.start()
         theirs.close()
         self.running[ours] = _Running(trial, process, slot, time.monotonic())
@@ -168,7 +168,7 @@ class _Search:
                 os.kill(running.process.pid, signal.SIGTERM)
 
 
-def _gpu_of(slot: int) -> str | None:
+def gpu_of(slot: int) -> str | None:
     """The GPU for a trial, in turn; None if there is at most one."""
     stated = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = stated.split(",") if stated else [str(index) for index in range(torch.cuda.device_count())]
