@@ -118,6 +118,20 @@ def test_settings_are_chosen_on_the_latest_training_rows(feed: Path, tmp_path: P
     assert tuned["by time"] < 0.5 < tuned["by file"]
 
 
+def test_settings_of_a_rare_label_are_chosen_on_spread_rows(feed: Path, tmp_path: Path) -> None:
+    """All shares are in the first half of the time."""
+    rows = feed_table(400, seed=3)
+    labels = np.where(np.arange(400) < 200, rows["share"].to_numpy(), 0).astype(np.int8)
+    pq.write_table(rows.set_column(rows.column_names.index("share"), "share", [labels]), tmp_path / "train.parquet")
+    rival = {"kind": "lightgbm", "trials": 1, "max_rounds": 20}
+    overrides = [f"train_data.source.inputs={tmp_path}/train.parquet"]
+    trees = {"trees": {"config": "ranker.yaml", "rival": rival, "overrides": overrides}}
+    _, failed = run(write_board(feed, tmp_path, rows=trees, seeds=[0], tasks=["share"], floors={}))
+    assert not failed
+    tuned = json.loads((tmp_path / "runs" / "records" / "trees.tuned.json").read_text())["tasks"]["share"]
+    assert 0.5 < tuned["value"] < 1
+
+
 def test_trees_need_both_labels(feed: Path, tmp_path: Path) -> None:
     table_of_rows = feed_table(50)
     zeros = [np.zeros(50, np.int8)]

@@ -21,6 +21,7 @@ from recap.boards.record import PREDICTIONS, Record
 from recap.boards.rivals.predictions import Predictions, write_predictions
 from recap.config.evaluation.board import LightgbmConfig
 from recap.config.evaluation.strata import PeriodStratum
+from recap.config.file.load import stored_values
 from recap.config.recap import JobMode, RecapConfig
 from recap.data.batch import Batch
 from recap.data.encoding.assets import discrete_columns, load_assets
@@ -142,9 +143,9 @@ class _Settings:
 
     def __init__(self, job: Job, rival: LightgbmConfig, metric: str) -> None:
         self._file = job.record.with_name(f"{job.record.stem.rpartition('-')[0]}.tuned.json")
-        features, data = job.config.features, job.config.train_data
-        read = {"features": features.model_dump(mode="json"), "train_data": data.model_dump(mode="json")}
-        asked = {"rival": rival.model_dump(mode="json"), "metric": metric, **read}
+        values = stored_values(job.config)  # in which secrets are references
+        asked = {"rival": rival.model_dump(mode="json"), "metric": metric}
+        asked |= {name: values[name] for name in ("features", "train_data")}
         self._asked, self._trials = json.loads(json.dumps(asked)), rival.trials
         self.by_task: dict[str, _Setting] = {}
         with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or a damaged file: tune again
@@ -166,8 +167,7 @@ class _Settings:
 
 def _tuned(rows: _Rows, rival: LightgbmConfig, objective: Mapping[str, str], seed: int) -> _Setting:
     """The best of the drawn settings, by the last of `rows`."""
-    started, fitted = time.monotonic(), max(1, round(len(rows.labels) * (1 - rival.tuning_share)))
-    first, last = rows.at(slice(None, fitted)), rows.at(slice(fitted, None))
+    started, (first, last) = time.monotonic(), _parts(rows, rival.tuning_share)
     best: _Setting | None = None
     for parameters in _drawn(rival.trials, seed):
         booster = _fitted({**parameters, **objective}, first, rival.max_rounds, seed, last)
@@ -178,6 +178,17 @@ def _tuned(rows: _Rows, rival: LightgbmConfig, objective: Mapping[str, str], see
             best = _Setting(parameters, max(1, rounds), value, 0.0)
     assert best is not None
     return replace(best, seconds=time.monotonic() - started)
+
+
+def _parts(rows: _Rows, share: float) -> tuple[_Rows, _Rows]:
+    """The rows to fit, and the last `share` of them to choose by: of a label that is too rare for that, spread rows."""
+    fitted = max(1, round(len(rows.labels) * (1 - share)))
+    first, last = rows.at(slice(None, fitted)), rows.at(slice(fitted, None))
+    if all(len(np.unique(part.labels)) > 1 for part in (first, last)):
+        return first, last
+    is_last = np.zeros(len(rows.labels), bool)
+    is_last[np.argsort(rows.labels, kind="stable")[:: -max(2, round(1 / share))]] = True  # from the largest label on
+    return rows.at(~is_last), rows.at(is_last)
 
 
 def _drawn(trials: int, seed: int) -> Iterator[dict[str, float]]:
