@@ -121,5 +121,5 @@ def _write_file(
                 writer.write_table(pa.table([*table.columns, *more], names=schema.names).cast(schema))
                 rows += table.num_rows
     except pa.ArrowException as error:
-        raise DataError(f"{file}: cannot be written as Parquet ({error})") from None
+        raise DataError(f"{file}: cannot be written as Parquet ({error}); change or remove the column") from None
     return rows

@@ -18,8 +18,8 @@ from recap.data.encoding.hashing import hash_ids
 
 PART_ROWS = 1 << 21
 """Rows in memory, about 100 to 400 bytes each."""
-_MAX_FILES = 512
-"""Files that are written at once: systems allow 1,024."""
+_MAX_FILES = 200
+"""Files that are written at once, of all keys: systems allow 256 or more."""
 _ROW = "row"
 
 
