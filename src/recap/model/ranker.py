@@ -17,6 +17,7 @@ The forward pass, for B rows and T tasks (`tests/model/kinds.py` builds every ki
     probabilities [B, T] of the data as sampled for training
 
 `Scorer` continues: probabilities → calibrated probabilities → score. `Objective` turns logits and labels into losses.
+In training a task may have several outputs, its members, each with a loss of its own: `objective/members.py`.
 """
 
 from collections.abc import Iterable, Iterator
