@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from recap.config.base import BaseConfig, NonNegativeFloat, PositiveFloat
+from recap.config.base import BaseConfig, Name, NonNegativeFloat, PositiveFloat
 
 
 class BceConfig(BaseConfig):
@@ -118,3 +118,15 @@ class JrcConfig(RankingLossConfig):
     The tower has two outputs, a logit for each label; their difference is the logit of the task. The mean over all rows
     of −log(exp(logit for the row's label) / Σ exp(logits for that label in its group)). alpha · cross entropy +
     (1 − alpha) · ranking, as published, is a weight of (1 − alpha) / alpha."""
+
+
+class DistillationConfig(BaseConfig):
+    """A loss towards the predictions of a teacher, in addition to that on labels (Hinton et al., arXiv:1503.02531)."""
+
+    column: Name
+    """Column of the training data with the teacher's calibrated probability, or its value for a regression; null where
+    it is unknown."""
+    weight: PositiveFloat = 1.0
+    """Weight of this loss relative to the task's own."""
+    temperature: PositiveFloat = 1.0
+    """Divides the logits of both; above 1, small differences between small probabilities count more."""

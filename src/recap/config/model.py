@@ -23,6 +23,7 @@ from recap.config.loss import (
     BceConfig,
     BinaryConfig,
     BinaryLossConfig,
+    DistillationConfig,
     JrcConfig,
     ListwiseConfig,
     ObjectiveConfig,
@@ -132,6 +133,8 @@ class TaskConfig(BaseConfig):
     """Adds a loss on the positives among the rows of a user or request. Optional; off by default."""
     jrc: JrcConfig | None = None
     """Adds a loss on the rows of each label among those of a user or request. Optional; off by default."""
+    distillation: DistillationConfig | None = None
+    """Adds a loss towards the predictions of a teacher. Optional; off by default."""
 
     @property
     def ranking_losses(self) -> dict[str, RankingLossConfig]:
@@ -163,6 +166,8 @@ class TaskConfig(BaseConfig):
                     ("initial_rate",),
                     "a regression task has no rate; use auto, which starts it at the mean label, or none",
                 )
+            if self.distillation is not None and self.distillation.temperature != 1:
+                yield ("distillation", "temperature"), "a regression task has no logits to divide; remove it"
             for name in self.ranking_losses:
                 yield (name,), "a regression task has no positives and negatives to compare; remove it"
 

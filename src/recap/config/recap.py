@@ -24,6 +24,7 @@ from recap.config.checks.tables import table_problems
 from recap.config.checks.tasks import (
     balancing_problems,
     chain_problems,
+    distillation_problems,
     ranking_problems,
     rate_problems,
     regression_problems,
@@ -121,6 +122,7 @@ class RecapConfig(RootConfig):
             lambda: batch_problems(self.training, self.train_data, self.features, self.model),
             lambda: regression_problems(self.model.tasks, self.data_sets()),
             lambda: ranking_problems(self.model, self.features),
+            lambda: distillation_problems(self.model.tasks, self.train_data),
             lambda: balancing_problems(self.model, self.optimizer),
             lambda: table_problems(self.optimizer, self.training, self.features, self.model),
             lambda: sharded_table_problems(self.training, self.optimizer, self.features, self.model),

@@ -133,6 +133,18 @@ def ranking_problems(model: ModelConfig, features: FeaturesConfig) -> Problems:
             )
 
 
+def distillation_problems(tasks: Tasks, data: TrainDataConfig) -> Problems:
+    """The predictions of a teacher are no labels."""
+    labels = {label.column or task: task for task, label in data.tasks.items()}
+    for name, task in tasks.items():
+        if task.distillation is not None and task.distillation.column in labels:
+            column = task.distillation.column
+            yield (
+                ("model", "tasks", name, "distillation", "column"),
+                f"{column!r} is the label of {labels[column]!r}; name the column of the teacher's predictions",
+            )
+
+
 def balancing_problems(model: ModelConfig, optimizer: OptimizerConfig) -> Problems:
     """Balancing of gradients needs several tasks that share weights, and no loss that belongs to no task."""
     balancing = optimizer.balancing

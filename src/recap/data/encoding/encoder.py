@@ -74,7 +74,8 @@ class RowEncoder:
         """An encoder of labels and weights alone, without features and users; for data sets with labels."""
         assert self.labels is not None
         none: dict[str, Any] = {"continuous": [], "binary": [], "discrete": {}, "vectors": {}, "histories": {}}
-        return RowEncoder(self.features.model_copy(update=none), {}, replace(self.labels, user=None))
+        labels = replace(self.labels, teachers={}, user=None, request=None)
+        return RowEncoder(self.features.model_copy(update=none), {}, labels)
 
     def part(self, names: Collection[str]) -> "RowEncoder":
         """An encoder of the features `names` alone, for inference: its batches have no columns of other features.
@@ -188,6 +189,7 @@ class RowEncoder:
             labels=labels,
             weights=weights,
             user=self.labels.encode_users(table, location) if self.labels is not None else None,
+            teacher=self.labels.encode_teachers(table, location) if self.labels is not None else None,
             request=self.labels.encode_requests(table, location) if self.labels is not None else None,
             lists=self.labels.encode_lists(table, location) if self.labels is not None else None,
             times=self.labels.encode_times(table, location) if self.labels is not None else None,

@@ -47,6 +47,8 @@ class LabelEncoder:
     """Whether weights undo down-sampling."""
     weight: str | None = None
     """The column of the weights of the rows, for tasks without their own."""
+    teachers: Mapping[str, str] = field(default_factory=dict)
+    """Task → the column of a teacher's predictions, for the tasks that have one."""
     user: str | None = None
     """The user column."""
     request: str | None = None
@@ -68,6 +70,7 @@ class LabelEncoder:
         """
         objectives = {name: task.objective for name, task in config.model.tasks.items()}
         lists = config.lists if mode is JobMode.EVALUATE else None
+        teachers = {name: task.distillation for name, task in config.model.tasks.items()}
         compared = [loss.group for task in config.model.tasks.values() for loss in task.ranking_losses.values()]
         compares = "request" in compared
         return cls(
@@ -77,6 +80,11 @@ class LabelEncoder:
             {name: objective for name, objective in objectives.items() if isinstance(objective, RegressionConfig)},
             weigh_samples=mode is not JobMode.TRAIN or config.train_data.sampling_correction == "weights",
             weight=data.weight,
+            teachers={
+                name: teacher.column
+                for name, teacher in teachers.items()
+                if teacher is not None and mode is JobMode.TRAIN
+            },
             user=config.features.user,
             request=config.features.request if lists == "request" or compares else None,
             lists_are_requests=lists == "request",
@@ -90,13 +98,14 @@ class LabelEncoder:
         """The columns this encoder reads."""
         names = [self._column(task) for task in self.tasks if task in self.labels]
         names += [*self._times, *self._weight_columns]
+        names += self.teachers.values()
         ids = (self.user, self.request, self.timestamp, self.strata_time)
         return [*names, *(name for name in ids if name is not None)]
 
     @property
     def types(self) -> dict[str, pa.DataType]:
         """Column → the type to read it as, in formats that do not store types."""
-        numbers = [*map(self._column, self.labels), *self._weight_columns]
+        numbers = [*map(self._column, self.labels), *self._weight_columns, *self.teachers.values()]
         times = [*self._times, *(name for name in (self.timestamp, self.strata_time) if name is not None)]
         types = dict.fromkeys(numbers, pa.float64()) | dict.fromkeys(times, pa.int64())
         return types | {name: pa.string() for name in (self.user, self.request) if name is not None}
@@ -178,6 +187,20 @@ class LabelEncoder:
         weights[np.isnan(labels)] = 0
         return weights
 
+    def encode_teachers(self, table: pa.Table, location: Location) -> Tensor | None:
+        """[B, T] float32, NaN where unknown; None if no task has a teacher. Raises DataError for impossible values."""
+        if not self.teachers:
+            return None
+        predictions = np.full((table.num_rows, len(self.tasks)), np.nan, np.float32)
+        for task, column in self.teachers.items():
+            values = numbers_of(table, Column(name=column), location, null=np.nan)
+            if task in self.regressions:
+                _check_numbers(values, self.regressions[task], column, location)
+            else:
+                _check_probabilities(values, column, location)
+            predictions[:, self.tasks.index(task)] = values[:, 0]
+        return torch.from_numpy(predictions)
+
     def encode_users(self, table: pa.Table, location: Location) -> Tensor | None:
         """[B] int64, equal for equal ids, as in `ids_of`; None without a user column. Raises DataError."""
         return None if self.user is None else _ids(table, self.user, "user", location)
@@ -245,6 +268,15 @@ def _reached(values: Floats, at_least: float, column: str, location: Location) -
     if infinite.any():
         raise location.error(column, "is infinite; a label is a finite number or null", rows_where(infinite[:, 0]))
     return np.where(np.isnan(values), values, (values >= np.float32(at_least)).astype(np.float32))
+
+
+def _check_probabilities(values: Floats, column: str, location: Location) -> None:
+    """Raise DataError for the rows whose value is not a probability; NaN is unknown."""
+    wrong = ~(np.isnan(values) | ((values >= 0) & (values <= 1)))
+    if wrong.any():
+        rows = rows_where(wrong[:, 0])
+        text = f"found {float(values[rows[0], 0]):g}; what a teacher predicts is a probability from 0 to 1, or null"
+        raise location.error(column, text, rows)
 
 
 def _check_numbers(values: Floats, objective: RegressionConfig, column: str, location: Location) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -154,7 +154,8 @@ def _label_encoders(job: RowEncoder, path: KeyPath) -> Encoders:
     """An encoder for each label of a data set, for its rectification, and for users and lists."""
     labels = job.labels
     assert labels is not None
-    alone = replace(labels, tasks=[], rectify=None, user=None, request=None, timestamp=None, strata_time=None)
+    nothing: dict[str, Any] = {"teachers": {}, "user": None, "request": None, "timestamp": None, "strata_time": None}
+    alone = replace(labels, tasks=[], rectify=None, **nothing)
     parts: dict[KeyPath, LabelEncoder] = {}
     if labels.user is not None:
         parts["features", "user"] = replace(alone, user=labels.user)
@@ -164,10 +165,13 @@ def _label_encoders(job: RowEncoder, path: KeyPath) -> Encoders:
         parts["features", "timestamp"] = replace(alone, user=labels.user, timestamp=labels.timestamp)
     elif labels.strata_time is not None:
         parts["features", "timestamp"] = replace(alone, strata_time=labels.strata_time)
+    for task, column in labels.teachers.items():
+        key = ("model", "tasks", task, "distillation", "column")
+        parts[key] = replace(alone, tasks=[task], labels={}, teachers={task: column})
     for task in labels.labels:
         parts[*path, "tasks", task] = replace(alone, tasks=[task])
     if labels.rectify is not None:
-        parts[*path, "rectify_labels"] = replace(labels, user=None, request=None, timestamp=None, strata_time=None)
+        parts[*path, "rectify_labels"] = replace(labels, **nothing)
     return {key: RowEncoder(FeaturesConfig(), {}, part) for key, part in parts.items()}
 
 

@@ -12,6 +12,7 @@ from recap.config.sharing import AitmConfig
 from recap.data.batch import Batch
 from recap.model.activation import OutputActivation
 from recap.model.calibration import Calibration
+from recap.model.objective.distillation import distillations_of
 from recap.model.objective.losses import Groups, MultiTaskLoss
 from recap.model.objective.members import ColumnLoss, members_of
 
@@ -35,6 +36,7 @@ class Objective(nn.Module):
         super().__init__()
         self.losses = MultiTaskLoss.of(config.model)
         self.members = members_of(config.model)
+        self.distillations = distillations_of(config, self.losses.pointwise)
         cascade = config.model.cascade
         self.chain: list[int] = []
         """Indices of the tasks of an AITM chain, along which probabilities should not increase."""
@@ -57,6 +59,8 @@ class Objective(nn.Module):
             rest = iter(auxiliary)
             losses = torch.stack([self._with_members(task, losses, own, rest, batch) for task in range(own.shape[1])])
             penalty = penalty + sum(column.mean() for column in rest)
+        if self.distillations and batch.teacher is not None:
+            losses = losses + self._towards_teachers(own, batch)
         return TaskLosses(outputs, leaf, losses, penalty)
 
     def _with_members(
@@ -70,6 +74,16 @@ class Objective(nn.Module):
         assert batch.weights is not None
         loss = ColumnLoss(self.losses, task, batch.labels[:, task], batch.weights[:, task], groups_of(batch))
         return members_loss(losses[task], own[:, task], list(islice(auxiliary, number)), loss)
+
+    def _towards_teachers(self, own: Tensor, batch: Batch) -> Tensor:
+        """The losses of the tasks' own outputs [B, T] towards the predictions of teachers, [T]; 0 without a teacher."""
+        assert batch.teacher is not None
+        assert batch.weights is not None
+        losses = list(own.new_zeros(own.shape[1]).unbind())
+        for task, distillation in self.distillations.items():
+            columns = (own[:, task], batch.teacher[:, task], batch.weights[:, task])
+            losses[task] = distillation(*columns, self.losses.pos_weights[task])
+        return torch.stack(losses)
 
     def row_losses(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Raw outputs [B, T] → the weighted loss of each row [B, T], without losses on order."""
