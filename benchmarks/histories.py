@@ -2,7 +2,8 @@
 
     python benchmarks/histories.py [--events 100 500 1000 2000] [--candidates 200] [--repeats 5]
 
-Encoders alone, with random weights, one thread, embeddings of width 32. Columns, in milliseconds of CPU time, medians:
+Encoders alone, with random weights, one thread, embeddings of width 32, rows of 256 other inputs. Columns, in
+milliseconds of CPU time, medians:
 `a row` is one row with all its events; `a request` is the events of a user and `--candidates` candidates, of which
 `events` is done once and cached between requests; `training` is a row forward and backward, in micro-batches of 4.
 """
@@ -21,14 +22,15 @@ from recap.model.histories import build_history_encoder
 from recap.model.histories.encoder import CandidateEncoder
 from recap.model.layers import rows_in_lanes
 
-WIDTH, MICRO_BATCH = 32, 4
-BLOCKS = {"target": "item", "width": 64, "num_layers": 2, "num_heads": 2}
+WIDTH, ROW, MICRO_BATCH = 32, 256, 4
+BLOCKS = {"width": 64, "num_layers": 2, "num_heads": 2}
 ENCODERS: dict[str, dict[str, Any]] = {
     "din": {"kind": "din", "target": "item"},
-    "transformer": {"kind": "transformer", **BLOCKS},
-    "hstu": {"kind": "hstu", **BLOCKS},
-    "hstu with ages": {"kind": "hstu", "ages": "age", **BLOCKS},
-    "hstu with ages, interleaved": {"kind": "hstu", "ages": "age", "interleave": "action", **BLOCKS},
+    "transformer": {"kind": "transformer", "target": "item", **BLOCKS},
+    "hstu": {"kind": "hstu", "target": "item", **BLOCKS},
+    "hstu with ages": {"kind": "hstu", "target": "item", "ages": "age", **BLOCKS},
+    "hstu with ages, interleaved": {"kind": "hstu", "target": "item", "ages": "age", "interleave": "action", **BLOCKS},
+    "one_trans": {"kind": "one_trans", "num_tokens": 8, **BLOCKS},
 }
 
 
@@ -51,10 +53,13 @@ def main() -> None:
 def measure(values: dict[str, Any], count: int, candidates: int, repeats: int) -> list[float]:
     """Milliseconds of a row, of a request, of the events in it, and of a row in training."""
     config = HistoryModelConfig.model_validate({"encoder": values}).encoder
-    encoder = build_history_encoder(config, WIDTH, count)
+    encoder = build_history_encoder(config, WIDTH, count, ROW)
     assert isinstance(encoder, CandidateEncoder)
     tokens = 2 * count if "interleave" in values else count
-    events, targets = torch.randn(MICRO_BATCH, tokens, WIDTH), torch.randn(candidates, WIDTH)
+    events, targets = (
+        torch.randn(MICRO_BATCH, tokens, WIDTH),
+        torch.randn(candidates, WIDTH if "target" in values else ROW),
+    )
     lengths, ages = torch.full((MICRO_BATCH,), tokens), 1e6 * torch.rand(MICRO_BATCH, tokens)
 
     def row() -> Tensor:

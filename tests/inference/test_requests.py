@@ -22,7 +22,9 @@ from recap.model.directory import SavedModel
 from recap.runtime import start_runtime
 
 KINDS = [*OTHERS, *(f"{name}-share_all" for name in BACKBONES), "final_mlp-share_none", "mlp-mmoe"]
-EXACT = {kind for kind in KINDS if not kind.startswith(("history_din", "history_transformer", "history_hstu"))}
+EXACT = {
+    kind for kind in KINDS if not kind.startswith(("history_din", "history_transformer", "history_hstu", "history_one"))
+}
 
 EVENTS = {"watched", "watched_action", "watched_gap"}
 HISTORY = [*sorted(EVENTS), "hour"]

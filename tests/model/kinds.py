@@ -185,6 +185,15 @@ ENCODERS: dict[str, dict[str, Any]] = {
         "interleave": "action",
         "dropout": {"rate": 0.1},
     },
+    "one_trans": {
+        "kind": "one_trans",
+        "width": 8,
+        "num_layers": 3,
+        "num_heads": 2,
+        "num_tokens": 3,
+        "kept_events": [4, 2],
+        "dropout": {"rate": 0.1},
+    },
 }
 """Encoders of histories."""
 HISTORY = {

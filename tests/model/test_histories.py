@@ -22,7 +22,7 @@ SEEDS = st.integers(0, 10_000)
 def make_encoder(name: str, max_length: int = LENGTH) -> HistoryEncoder:
     torch.manual_seed(1)
     encoder = HistoryModelConfig.model_validate({"encoder": ENCODERS[name]}).encoder
-    return build_history_encoder(encoder, WIDTH, max_length).eval()
+    return build_history_encoder(encoder, WIDTH, max_length, row_width=WIDTH).eval()
 
 
 def make_rows(seed: int, rows: int = 5, length: int = LENGTH) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,5 +1,6 @@
 """Histories: the columns of a user's past events, and the networks that encode them."""
 
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
@@ -129,13 +130,11 @@ class DinConfig(BaseConfig):
 
 
 class _BlocksConfig(BaseConfig):
-    """Blocks over the events and then the candidate, as tokens; `kind` comes first."""
+    """Blocks over tokens, of which the events come first; `kind` comes first."""
 
     kind: str
-    target: Name
-    """The discrete feature of the candidate; it must share its embedding table with the history's ids."""
     width: PositiveInt = 64
-    """Width of the tokens and of the output."""
+    """Width of the tokens."""
     num_layers: PositiveInt = 2
     """Number of blocks."""
     num_heads: PositiveInt = 2
@@ -160,6 +159,8 @@ class TransformerConfig(_BlocksConfig):
     """A causal transformer over the events and then the candidate; the output is the candidate's."""
 
     kind: Literal["transformer"]
+    target: Name
+    """The discrete feature of the candidate; it must share its embedding table with the history's ids."""
 
 
 class HstuConfig(_BlocksConfig):
@@ -167,6 +168,8 @@ class HstuConfig(_BlocksConfig):
     is the candidate's."""
 
     kind: Literal["hstu"]
+    target: Name
+    """The discrete feature of the candidate; it must share its embedding table with the history's ids."""
     ages: Name | None = None
     """The attribute that is the age of each event, a number: seconds from the event to the impression. Attention then
     depends on the time between events too. Optional; default: it depends on their order only."""
@@ -175,9 +178,48 @@ class HstuConfig(_BlocksConfig):
     tokens then. Optional; default: all attributes are added to their event."""
 
 
+class OneTransConfig(_BlocksConfig):
+    """OneTrans (arXiv:2510.26104): a transformer over the events and then tokens made of all other inputs of the row,
+    each with weights of its own; the output is theirs."""
+
+    kind: Literal["one_trans"]
+    num_tokens: PositiveInt = 8
+    """Number of tokens that the other inputs become; the output is `num_tokens` times as wide as a token."""
+    kept_events: list[PositiveInt] | None = None
+    """Number of the newest events that pass on after each block but the last, which passes on none. Optional; default:
+    from `max_length` towards `num_tokens` in equal steps."""
+
+    def checks(self) -> tuple[Check, ...]:
+        return *super().checks(), self._kept_events_fit
+
+    def _kept_events_fit(self) -> Problems:
+        kept = self.kept_events
+        if kept is None:
+            return
+        if len(kept) != self.num_layers - 1:
+            text = f"must have one number for each block but the last, {self.num_layers - 1}; found {len(kept)}"
+            yield ("kept_events",), text
+        for index, (before, after) in enumerate(pairwise(kept), start=1):
+            if after > before:
+                yield ("kept_events", index), f"must be at most the number before it, {before}; found {after}"
+
+    def kept(self, max_length: int) -> list[int]:
+        """`kept_events` of a history of `max_length` events, with its default."""
+        if self.kept_events is not None:
+            return [min(count, max_length) for count in self.kept_events]
+        last = min(self.num_tokens, max_length)
+        steps = range(1, self.num_layers)
+        return [max_length - (max_length - last) * step // self.num_layers for step in steps]
+
+
 HistoryEncoderConfig = Annotated[
-    PoolingConfig | DinConfig | TransformerConfig | HstuConfig, Field(discriminator="kind")
+    PoolingConfig | DinConfig | TransformerConfig | HstuConfig | OneTransConfig, Field(discriminator="kind")
 ]
+
+
+def target_of(encoder: HistoryEncoderConfig) -> str | None:
+    """The discrete feature of the candidate that an encoder reads, if it reads one."""
+    return None if isinstance(encoder, PoolingConfig | OneTransConfig) else encoder.target
 
 
 class HistoryModelConfig(BaseConfig):

@@ -7,7 +7,7 @@ from recap.config.checks.common import SCORE, DataSets, Tasks, is_position, twic
 from recap.config.discrete import HashSpace, IntegerCodes, SharedTable, ZeroCollisionSpace
 from recap.config.features import FeaturesConfig
 from recap.config.featurization import BINARY, DoubleNormLogConfig, FeaturizationConfig
-from recap.config.histories import HistoryColumns, HstuConfig, NumberEvents, PoolingConfig
+from recap.config.histories import HistoryColumns, HstuConfig, NumberEvents, target_of
 from recap.config.model import ModelConfig
 from recap.text import suggest
 
@@ -124,8 +124,8 @@ def history_problems(features: FeaturesConfig, model: ModelConfig) -> Problems:
             yield ("model", "histories"), text
             continue
         encoder = encoders[entry].encoder
-        if not isinstance(encoder, PoolingConfig):
-            for text in _target_problems(features, name, history, encoder.target):
+        if (target := target_of(encoder)) is not None:
+            for text in _target_problems(features, name, history, target):
                 yield ("model", "histories", entry, "encoder", "target"), text
         if isinstance(encoder, HstuConfig):
             for field, text in _attribute_problems(name, history, encoder):

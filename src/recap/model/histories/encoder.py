@@ -20,7 +20,10 @@ class HistoryEncoder(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, events: Tensor, lengths: Tensor, target: Tensor | None, ages: Tensor | None = None) -> Tensor:
-        """[B, L, E] float32, [B] int64, and the candidate [B, E] for encoders that use it → [B, out_features]."""
+        """[B, L, E] float32, [B] int64, and `target` for encoders that use the candidate → [B, out_features].
+
+        `target`: the embedding of the candidate [B, E], or all other inputs of the row, for an encoder that reads them.
+        """
 
 
 class CandidateEncoder(HistoryEncoder):
@@ -36,7 +39,7 @@ class CandidateEncoder(HistoryEncoder):
 
     @abstractmethod
     def attend(self, encoded: Encoded, targets: Tensor) -> Tensor:
-        """What `encode` returned and N candidates [N, E] → [N, out_features].
+        """What `encode` returned and the `target` of N candidates, [N, …] → [N, out_features].
 
         Computed with the candidates in the last dimension of every product, as in `score_rows`: the result for a
         candidate does not depend on the others if N is a multiple of `score_rows.ALIGNMENT`.

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from recap.config.base import DEFAULT
 from recap.config.features import FeaturesConfig
-from recap.config.histories import HistoryColumns, HistoryEncoderConfig, HistoryModelConfig, HstuConfig, PoolingConfig
+from recap.config.histories import HistoryColumns, HistoryEncoderConfig, HistoryModelConfig, HstuConfig, target_of
 from recap.model.histories import build_history_encoder
 from recap.model.histories.encoder import CandidateEncoder, Encoded
 from recap.model.inputs.featurization import finite, signed_log
@@ -79,26 +79,31 @@ class Histories(nn.Module):
     """The encoders of the histories by name, in the order of the configuration."""
 
     def __init__(
-        self, features: FeaturesConfig, models: Mapping[str, HistoryModelConfig], tables: Mapping[str, TableSpec]
+        self,
+        features: FeaturesConfig,
+        models: Mapping[str, HistoryModelConfig],
+        tables: Mapping[str, TableSpec],
+        row_width: int,
     ) -> None:
-        """`models`: by name of the history, or `default`; `tables`: by feature."""
+        """`models`: by name of the history, or `default`; `tables`: by feature; `row_width`: of all other inputs."""
         super().__init__()
         self.names = list(features.histories)
-        self.targets: dict[str, str] = {}
+        self.targets: dict[str, str | None] = {}
+        """The histories whose encoders use the candidate → the feature that they read; None: all other inputs."""
         events, encoders = {}, {}
         for name, history in features.histories.items():
             config = (models[name] if name in models else models[DEFAULT]).encoder
             events[name] = Events(name, history, config, tables)
-            encoders[name] = build_history_encoder(config, events[name].width, history.max_length)
-            if not isinstance(config, PoolingConfig):
-                self.targets[name] = config.target
+            encoders[name] = build_history_encoder(config, events[name].width, history.max_length, row_width)
+            if isinstance(encoders[name], CandidateEncoder):
+                self.targets[name] = target_of(config)
         self.events, self.encoders = NamedModules(events), NamedModules(encoders)
         self.out_features = sum(encoder.out_features for encoder in encoders.values())
 
     def forward(
         self, name: str, histories: Mapping[str, Tensor], embeddings: Mapping[str, Tensor], target: Tensor | None
     ) -> Tensor:
-        """One history: `Batch.histories`, embeddings by feature, and the candidates [B, E] if its encoder uses them.
+        """One history: `Batch.histories`, embeddings by feature, and the target if its encoder uses the candidate.
 
         → [B, out_features of the encoder].
         """
@@ -120,7 +125,7 @@ class Histories(nn.Module):
         return (encoder(events[:, :max_length], lengths, None),)
 
     def attend(self, name: str, batch: RequestBatch, targets: Tensor) -> Tensor:
-        """One history of the users of `batch`, for its candidates [M, E] → [M, out_features of the encoder]."""
+        """One history of the users of `batch`, for the targets of its candidates [M, …] → [M, out_features]."""
         encoder, encoded = self.encoders.named(name), batch.users.histories[name]
         assert isinstance(encoder, CandidateEncoder)
         outputs = targets.new_empty(len(targets), encoder.out_features)

@@ -80,13 +80,14 @@ class Inputs(nn.Module):
         }
         self.history_features = [feature for feature in tables if feature not in features.discrete]
         self.histories: Histories | None = None
-        if features.histories:
-            self.histories = Histories(features, model.histories, tables)
-            numbers += self.histories.out_features
         widths = [tables[name].width for name, feature in self.discrete.items() for _ in range(feature.length)]
         names = [name for name, feature in self.discrete.items() for _ in range(feature.length)]
         if embedded := self.featurization.embedded:
             names = [name for name, indices in self.numeric[CONTINUOUS].items() for _ in indices] + names
+        if features.histories:
+            row_width = numbers + sum(embedded) + sum(widths)
+            self.histories = Histories(features, model.histories, tables, row_width)
+            numbers += self.histories.out_features
         self.layout = InputLayout(numbers, [*embedded, *widths], names)
 
     def forward(self, batch: Batch) -> Tensor:
@@ -99,19 +100,23 @@ class Inputs(nn.Module):
         else:
             own, embeddings = self._pieces(batch, self._all)
             pieces = {name: [piece] for name, piece in own.items()}
-        if self.histories is not None:
-            for name in self.histories.names:
-                if f"histories/{name}" in pieces:
-                    continue
-                target = self.histories.targets.get(name)
-                candidates = pieces[f"discrete/{target}"][0] if target is not None else None  # [B, width]
-                if isinstance(batch, RequestBatch) and name in batch.users.histories:
-                    assert candidates is not None
-                    vector = self.histories.attend(name, batch, candidates)
-                else:
-                    vector = self.histories(name, batch.histories, embeddings, candidates)
-                pieces[f"histories/{name}"] = [vector]
-        return torch.cat(list(self._in_order(pieces)), dim=1)
+        before, after = list(self._numbers(pieces)), list(self._embeddings(pieces))
+        histories: list[Tensor] = []
+        for name in self.histories.names if self.histories is not None else ():
+            assert self.histories is not None
+            if f"histories/{name}" in pieces:
+                histories += pieces[f"histories/{name}"]
+                continue
+            target = None
+            if name in self.histories.targets:
+                feature = self.histories.targets[name]
+                target = torch.cat(before + after, dim=1) if feature is None else pieces[f"discrete/{feature}"][0]
+            if isinstance(batch, RequestBatch) and name in batch.users.histories:
+                assert target is not None
+                histories.append(self.histories.attend(name, batch, target))
+            else:
+                histories.append(self.histories(name, batch.histories, embeddings, target))
+        return torch.cat([*before, *histories, *after], dim=1)
 
     def division(self, users: Collection[str]) -> Division:
         """The division of the features in which `users` are those of users."""
@@ -178,20 +183,21 @@ class Inputs(nn.Module):
         pieces |= {f"discrete/{name}": embeddings[name].flatten(1) for name in self.discrete if name in side.features}
         return pieces, embeddings
 
-    def _in_order(self, pieces: Mapping[str, Sequence[Tensor]]) -> Iterator[Tensor]:
-        """The pieces as the network reads them, [B, …] each."""
+    def _numbers(self, pieces: Mapping[str, Sequence[Tensor]]) -> Iterator[Tensor]:
+        """The pieces that the network reads before the histories, in order, [B, …] each."""
         joined = [*pieces[BINARY]] if self.joins_binary else []
         joined += [part for name in self.joined_vectors for part in pieces[f"vectors/{name}"]]
-        embedded = [part.flatten(1) for part in pieces[CONTINUOUS]] if self.featurization.embedded else []
-        yield from self.featurization.rows([*([] if embedded else pieces[CONTINUOUS]), *joined])
+        yield from self.featurization.rows([*([] if self.featurization.embedded else pieces[CONTINUOUS]), *joined])
         if not self.joins_binary:
             yield from pieces[BINARY]
         for name in self.vector_names:
             yield from pieces[f"vectors/{name}"]
         yield from pieces.get("position", ())
-        for name in self.histories.names if self.histories is not None else ():
-            yield from pieces[f"histories/{name}"]
-        yield from embedded
+
+    def _embeddings(self, pieces: Mapping[str, Sequence[Tensor]]) -> Iterator[Tensor]:
+        """Those that it reads after the histories."""
+        if self.featurization.embedded:
+            yield from (part.flatten(1) for part in pieces[CONTINUOUS])
         for name in self.discrete:
             yield from pieces[f"discrete/{name}"]
 

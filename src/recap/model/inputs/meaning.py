@@ -21,7 +21,7 @@ from recap.config.discrete import (
 )
 from recap.config.features import Column, FeaturesConfig
 from recap.config.featurization import BINARY
-from recap.config.histories import HstuConfig, NumberEvents, PoolingConfig
+from recap.config.histories import HstuConfig, NumberEvents, target_of
 from recap.config.recap import RecapConfig
 from recap.data.encoding.assets import Assets
 from recap.model.inputs.tables import table_specs
@@ -119,7 +119,7 @@ def _history(config: RecapConfig, name: str, tables: Mapping[str, str | None]) -
             table = column.table if isinstance(column, SharedTable) else f"{name}/{key}"
             sources.append(tables.get(table, table))
     text = ", ".join(repr(column.column) for column in columns.values())
-    target = "" if isinstance(encoder, PoolingConfig) else f" of {_discrete(features, encoder.target)}"
+    target = f" of {_discrete(features, feature)}" if (feature := target_of(encoder)) is not None else ""
     if isinstance(encoder, HstuConfig):  # its weights fit any attributes
         asked = {"ages": encoder.ages, "interleaved": encoder.interleave}
         text += "".join(

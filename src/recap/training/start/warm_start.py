@@ -222,13 +222,17 @@ def _table_weight(table: str) -> str:
 
 
 def _input_readers(config: RecapConfig, assets: Assets) -> list[str]:
-    """The weights outside `inputs` whose shape depends on the number of inputs: those that read them."""
+    """The weights whose shape depends on the number of inputs: those that read them all.
+
+    They are outside `inputs`, or in the encoder of a history that reads the whole row.
+    """
     before = weight_shapes(config, assets)
     after = weight_shapes(_with_more_inputs(config, assets), assets)
     return [
         name
         for name, tensor in before.items()
-        if not is_below(name, "inputs") and (name not in after or after[name].shape != tensor.shape)
+        if (not is_below(name, "inputs") or is_below(name, "inputs.histories.encoders"))
+        and (name not in after or after[name].shape != tensor.shape)
     ]
 
 
