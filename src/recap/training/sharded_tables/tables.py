@@ -8,6 +8,7 @@ the network: the network sees copies of the vectors, and `step` gives their grad
 known to be good. So a step that is not finite moves no table, as it moves no other weight.
 """
 
+from collections import ChainMap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -171,7 +172,7 @@ class ShardedTables(Tables):
         """Features → their vectors; features that are not in `codes` are left out."""
         vectors: dict[str, Tensor] = {}
         for step in zip(*(collection.lookup(codes) for collection in self._collections), strict=True):
-            for feature, rows in (item for found in step for item in found.items()):
+            for feature, rows in ChainMap(*step).items():
                 if feature in codes:  # [B · N · codes per value, width]
                     shape = codes[feature].shape
                     split = rows.view(*shape, rows.shape[1])
