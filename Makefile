@@ -42,7 +42,7 @@ board: $(BIN)/recap  ## run the boards of the recipes on prepared data, and writ
 	cp runs/board/results.md docs/results.md
 
 test: $(VENV)/.tests  ## run all tests, the slow ones too
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+	$(BIN)/python -m pytest --numprocesses 4 --dist worksteal
 
 check: $(VENV)/.tests  ## check format, lint and types
 	$(BIN)/ruff format --check .
