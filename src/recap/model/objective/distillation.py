@@ -46,10 +46,10 @@ class Distillation:
 def distillations_of(config: RecapConfig, pointwise: Mapping[int, PointwiseLoss]) -> dict[int, Distillation]:
     """Task index → its distillation, for the tasks that have one. `pointwise`: the losses that are not BCE."""
     ratios = sampling_ratios(config)
-    found: dict[int, Distillation] = {}
+    distillations: dict[int, Distillation] = {}
     for index, (name, task) in enumerate(config.model.tasks.items()):
         if task.distillation is not None:
             loss = pointwise.get(index)
             regression = loss if isinstance(loss, RegressionLoss) else None
-            found[index] = Distillation(task.distillation, ratio=ratios[name], regression=regression)
-    return found
+            distillations[index] = Distillation(task.distillation, ratio=ratios[name], regression=regression)
+    return distillations
