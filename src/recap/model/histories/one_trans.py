@@ -16,6 +16,18 @@ _HIDDEN_FACTOR = 4
 _EPSILON = 1e-6
 
 
+class _RmsNorm(nn.Module):
+    """w · x / √(mean x² + ε), […, W] → […, W] float32. Unlike torch's, it does not warn under autocast."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        tokens = tokens.float()
+        return tokens * (tokens.square().mean(dim=-1, keepdim=True) + _EPSILON).rsqrt() * self.weight
+
+
 class _Mixed(nn.Module):
     """A linear map with weights of its own for each token that is no event, and weights that all events share."""
 
@@ -33,7 +45,7 @@ class _Block(nn.Module):
         super().__init__()
         tokens, width = config.num_tokens, config.width
         self.heads = config.num_heads
-        self.attention_norm, self.feed_forward_norm = nn.RMSNorm(width, _EPSILON), nn.RMSNorm(width, _EPSILON)
+        self.attention_norm, self.feed_forward_norm = _RmsNorm(width), _RmsNorm(width)
         self.keys, self.values = _Mixed(tokens, width, width), _Mixed(tokens, width, width)
         self.queries = _Mixed(tokens, width, width, has_events=not is_last)
         self.joined = _Mixed(tokens, width, width, has_events=not is_last)
@@ -110,7 +122,7 @@ class OneTrans(CandidateEncoder):
         self.blocks = nn.ModuleList(
             _Block(config, rate, is_last=index == len(rates) - 1) for index, rate in enumerate(rates)
         )
-        self.norm = nn.RMSNorm(config.width, _EPSILON)
+        self.norm = _RmsNorm(config.width)
         self.out_features = config.num_tokens * config.width
 
     def forward(self, events: Tensor, lengths: Tensor, target: Tensor | None, ages: Tensor | None = None) -> Tensor:
@@ -158,7 +170,7 @@ class OneTrans(CandidateEncoder):
 
     def _attend(self, encoded: Sequence[Tensor], targets: Tensor) -> Tensor:
         """What `_encode` returned for B rows, and the inputs of N candidates of each, [B, N, row] → [B, N, n · W]."""
-        tokens = torch.unflatten(self.split(targets), 2, (self.tokens, -1))  # [B, N, n, W]
+        tokens = torch.unflatten(self.split(targets), 2, (self.tokens, -1)).float()  # [B, N, n, W]
         for index, block in enumerate(self._blocks):
             tokens = block.others(tokens, *encoded[3 * index : 3 * index + 3])
         output: Tensor = self.norm(tokens).flatten(2)
