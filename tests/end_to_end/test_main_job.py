@@ -1,17 +1,14 @@
 """The main job from the command line: simulate → train → kill → resume → evaluate → predict."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from processes import run_recap
+from processes import Command, run_recap
 
 from recap.runs import Run
 
@@ -45,14 +42,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_a_killed_job_gives_the_same_numbers(folder: Path) -> None:
-    train = [sys.executable, "-m", "recap", "train", str(RECIPE), *OVERRIDES, "training.save_dir=killed"]
-    process = subprocess.Popen(train, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while process.poll() is None and max(list(Run(folder / "killed").checkpoints), default=0) < 20:
+    train = ["train", str(RECIPE), *OVERRIDES, "training.save_dir=killed"]
+    started = Command(*train, folder=folder)
+    while started.is_running and max(list(Run(folder / "killed").checkpoints), default=0) < 20:
         time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    assert "resuming after step" in recap(folder, *train[3:])
-    assert "already finished" in recap(folder, *train[3:])
+    started.send_signal(signal.SIGKILL)
+    assert started.wait().returncode == -signal.SIGKILL
+    assert "resuming after step" in recap(folder, *train)
+    assert "already finished" in recap(folder, *train)
     for run in ("whole", "killed"):
         recap(folder, "evaluate", run)
         recap(folder, "predict", run, "data/simulated/validation/*.parquet", "--output", f"{run}/predictions")
@@ -112,13 +109,12 @@ def test_existing_predictions_are_replaced_only_with_overwrite(folder: Path) -> 
 
 @pytest.mark.slow
 def test_control_c_saves_the_step_and_the_message_explains_resuming(folder: Path) -> None:
-    train = [sys.executable, "-m", "recap", "train", str(RECIPE), *OVERRIDES, "training.save_dir=stopped"]
-    train += ["training.num_train_steps=100000"]
-    process = subprocess.Popen(train, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    while process.poll() is None and max(list(Run(folder / "stopped").checkpoints), default=0) < 10:
+    train = ["train", str(RECIPE), *OVERRIDES, "training.save_dir=stopped", "training.num_train_steps=100000"]
+    started = Command(*train, folder=folder)
+    while started.is_running and max(list(Run(folder / "stopped").checkpoints), default=0) < 10:
         time.sleep(0.01)
-    os.kill(process.pid, signal.SIGINT)
-    _, errors = process.communicate()
-    assert process.returncode == 130
-    assert "stopped by SIGINT after step" in errors
-    assert "To resume, run the same command again" in errors
+    started.send_signal(signal.SIGINT)
+    done = started.wait()
+    assert done.returncode == 130
+    assert "stopped by SIGINT after step" in done.stderr
+    assert "To resume, run the same command again" in done.stderr

@@ -1,14 +1,15 @@
 """SIGTERM and Ctrl-C during every kind of work: finished steps are saved, and the run resumes bit for bit."""
 
+import importlib
 import signal
-import subprocess
-import sys
 import time
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from processes import Command
 from support import Recorder, feed_values, write_feed
 from training.runs import assert_same_run, interrupt
 
@@ -18,28 +19,24 @@ from recap.runs import Run
 from recap.training.checkpoints import Checkpoints
 from recap.training.trainer import train
 
-HANG = """
-import importlib, sys, time
 
-module, owner, method, left = sys.argv.pop(1), sys.argv.pop(1), sys.argv.pop(1), int(sys.argv.pop(1))
-owner = getattr(importlib.import_module(module), owner)
-real = getattr(owner, method)
+def hang(module: str, owner: str, method: str, left: int) -> None:
+    """Let a method hang at the end of its call number `left`, counted from 0."""
+    found = getattr(importlib.import_module(module), owner)
+    real = getattr(found, method)
+    calls = count()
 
-def hanging(*arguments, **named):
-    global left
-    result = real(*arguments, **named)
-    left -= 1
-    if left < 0:
-        print("hanging", flush=True)
-        while True:
-            time.sleep(3600)
-    return result
+    def hanging(*arguments: Any, **named: Any) -> Any:
+        result = real(*arguments, **named)
+        if next(calls) >= left:
+            print("hanging", flush=True)
+            while True:
+                time.sleep(3600)
+        return result
 
-setattr(owner, method, hanging)
-from recap.cli.main import main
-main()
-"""
-"""The command line, with a method (module, class, name) that hangs at the end of a given call."""
+    setattr(found, method, hanging)
+
+
 START = ("recap.cli.terminal.console", "Console", "__init__")
 OPEN = ("recap.data.stream.source", "Source", "_list_file")
 READ = ("recap.data.stream.source", "Loader", "load")
@@ -69,17 +66,14 @@ def write_config(folder: Path, run: str, grace: float = 2.0, **train_data: Any) 
 
 def stopped(method: tuple[str, str, str], left: int, *command: str | Path, by: list[int]) -> tuple[int, str]:
     """The exit code and standard error of a command that receives these signals while it hangs."""
-    arguments = [sys.executable, "-c", HANG, *method, str(left), *map(str, command)]
-    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    while "hanging" not in (line := process.stdout.readline()):
-        assert line, process.communicate()
+    started = Command(*command, prepare=hang, prepared=(*method, left))
+    started.wait_for("hanging")
     for number in by:
-        process.send_signal(number)
+        started.send_signal(number)
         if len(by) > 1:
             time.sleep(0.3)  # two equal signals in quick succession are delivered as one
-    _, errors = process.communicate(timeout=60)
-    return process.returncode, errors.removeprefix("loading PyTorch and listing the data files …\n")
+    done = started.wait()
+    return done.returncode, done.stderr.removeprefix("loading PyTorch and listing the data files …\n")
 
 
 @pytest.mark.slow

@@ -3,16 +3,16 @@
 import errno
 import os
 import resource
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 import torch
 import yaml
+from processes import Command
 from safetensors.torch import load_file
 from support import Recorder, feed_config, feed_values
 from training.runs import assert_same_run, interrupt, records
@@ -322,9 +322,8 @@ def small_files_only() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (15_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
 
-def recap_train(config: Path, *overrides: str, full: bool = False) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "recap", "train", str(config), *overrides]
-    return subprocess.run(command, capture_output=True, text=True, preexec_fn=small_files_only if full else None)
+def recap_train(config: Path, *overrides: str, full: bool = False) -> CompletedProcess[str]:
+    return Command("train", config, *overrides, prepare=small_files_only if full else None).wait()
 
 
 def write_config(feed: Path, run: Path) -> Path:
