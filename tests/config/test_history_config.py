@@ -101,12 +101,13 @@ VALID = Path(__file__).parent / "valid" / "histories.yaml"
             "only a column",
         ),
         (
-            ["model.histories.watched.encoder={kind: one_trans, num_layers: 3, kept_events: [4]}"],
-            "model.histories.watched.encoder.kept_events: must have one number for each block but the last, 2; found 1",
+            ["model.histories.watched.encoder={kind: one_trans, num_layers: 3, retained_events: [4]}"],
+            "model.histories.watched.encoder.retained_events: must have one number for each block but the last, 2; "
+            "found 1",
         ),
         (
-            ["model.histories.watched.encoder={kind: one_trans, num_layers: 3, kept_events: [3, 4]}"],
-            "model.histories.watched.encoder.kept_events.1: must be at most the number before it, 3; found 4",
+            ["model.histories.watched.encoder={kind: one_trans, num_layers: 3, retained_events: [3, 4]}"],
+            "model.histories.watched.encoder.retained_events.1: must be at most the number before it, 3; found 4",
         ),
         (
             ["model.histories.watched.encoder={kind: one_trans, width: 6, num_heads: 4}"],

@@ -191,7 +191,7 @@ ENCODERS: dict[str, dict[str, Any]] = {
         "num_layers": 3,
         "num_heads": 2,
         "num_tokens": 3,
-        "kept_events": [4, 2],
+        "retained_events": [4, 2],
         "dropout": {"rate": 0.1},
     },
 }

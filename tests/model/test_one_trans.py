@@ -30,13 +30,13 @@ def make_targets(seed: int, count: int) -> Tensor:
     return torch.randn(count, ROW, generator=torch.Generator().manual_seed(seed))
 
 
-def slow_one_trans(model: OneTrans, kept: list[int], events: Tensor, length: int, target: Tensor) -> Tensor:
+def slow_one_trans(model: OneTrans, retained: list[int], events: Tensor, length: int, target: Tensor) -> Tensor:
     """One row, token and head at a time: the events that are left, then the other tokens."""
     own = list(model.split(target).chunk(model.tokens))
     left = [
         model.project(event) + model.positions.weight[length - index] for index, event in enumerate(events[:length])
     ]
-    for block, count in zip(model._blocks, [*kept, 0], strict=True):
+    for block, count in zip(model._blocks, [*retained, 0], strict=True):
         tokens = [*left, *own]
 
         def map_of(layer: _Mixed, index: int, token: Tensor, events: int = len(left)) -> Tensor:
@@ -65,12 +65,12 @@ def slow_one_trans(model: OneTrans, kept: list[int], events: Tensor, length: int
 
 @settings(max_examples=10, deadline=None)
 @given(SEEDS, st.sampled_from([[4, 2], [6, 6], [1, 1]]))
-def test_one_trans_matches_the_equations_of_its_paper(seed: int, kept: list[int]) -> None:
-    model = make_one_trans(kept_events=kept)
+def test_one_trans_matches_the_equations_of_its_paper(seed: int, retained: list[int]) -> None:
+    model = make_one_trans(retained_events=retained)
     events, lengths, _ = make_rows(seed)
     targets = make_targets(seed, len(events))
     rows = zip(events, lengths.tolist(), targets, strict=True)
-    expected = torch.stack([slow_one_trans(model, kept, *row) for row in rows])
+    expected = torch.stack([slow_one_trans(model, retained, *row) for row in rows])
     assert_close(model(events, lengths, targets), expected, atol=1e-5, rtol=1e-4)
 
 
@@ -104,7 +104,7 @@ def test_a_token_depends_on_the_tokens_before_it_and_on_none_after_it() -> None:
 
 
 def test_every_event_matters_though_fewer_pass_on() -> None:
-    model = make_one_trans(kept_events=[1, 1])
+    model = make_one_trans(retained_events=[1, 1])
     events, lengths, _ = make_rows(0)
     targets, full = make_targets(0, len(events)), torch.full_like(lengths, LENGTH)
     output = model(events, full, targets)
@@ -115,15 +115,15 @@ def test_every_event_matters_though_fewer_pass_on() -> None:
 
 
 @pytest.mark.parametrize(
-    ("layers", "tokens", "max_length", "kept"),
+    ("layers", "tokens", "max_length", "retained"),
     [(1, 8, 50, []), (2, 10, 50, [30]), (4, 12, 1200, [903, 606, 309]), (3, 8, 5, [5, 5])],
 )
 def test_by_default_fewer_events_pass_on_in_equal_steps(
-    layers: int, tokens: int, max_length: int, kept: list[int]
+    layers: int, tokens: int, max_length: int, retained: list[int]
 ) -> None:
     config = OneTransConfig(kind="one_trans", num_layers=layers, num_tokens=tokens)
-    assert config.kept(max_length) == kept
-    assert OneTrans(config, WIDTH, max_length, ROW).kept == kept
+    assert config.retained(max_length) == retained
+    assert OneTrans(config, WIDTH, max_length, ROW).retained == retained
 
 
 def test_it_reads_all_other_inputs_of_a_row() -> None:

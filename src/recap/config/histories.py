@@ -185,28 +185,28 @@ class OneTransConfig(_BlocksConfig):
     kind: Literal["one_trans"]
     num_tokens: PositiveInt = 8
     """Number of tokens that the other inputs become; the output is `num_tokens` times as wide as a token."""
-    kept_events: list[PositiveInt] | None = None
+    retained_events: list[PositiveInt] | None = None
     """Number of the newest events that pass on after each block but the last, which passes on none. Optional; default:
     from `max_length` towards `num_tokens` in equal steps."""
 
     def checks(self) -> tuple[Check, ...]:
-        return *super().checks(), self._kept_events_fit
+        return *super().checks(), self._retained_events_fit
 
-    def _kept_events_fit(self) -> Problems:
-        kept = self.kept_events
-        if kept is None:
+    def _retained_events_fit(self) -> Problems:
+        retained = self.retained_events
+        if retained is None:
             return
-        if len(kept) != self.num_layers - 1:
-            text = f"must have one number for each block but the last, {self.num_layers - 1}; found {len(kept)}"
-            yield ("kept_events",), text
-        for index, (before, after) in enumerate(pairwise(kept), start=1):
+        if len(retained) != self.num_layers - 1:
+            text = f"must have one number for each block but the last, {self.num_layers - 1}; found {len(retained)}"
+            yield ("retained_events",), text
+        for index, (before, after) in enumerate(pairwise(retained), start=1):
             if after > before:
-                yield ("kept_events", index), f"must be at most the number before it, {before}; found {after}"
+                yield ("retained_events", index), f"must be at most the number before it, {before}; found {after}"
 
-    def kept(self, max_length: int) -> list[int]:
-        """`kept_events` of a history of `max_length` events, with its default."""
-        if self.kept_events is not None:
-            return [min(count, max_length) for count in self.kept_events]
+    def retained(self, max_length: int) -> list[int]:
+        """`retained_events` of a history of `max_length` events, with its default."""
+        if self.retained_events is not None:
+            return [min(count, max_length) for count in self.retained_events]
         last = min(self.num_tokens, max_length)
         steps = range(1, self.num_layers)
         return [max_length - (max_length - last) * step // self.num_layers for step in steps]

@@ -29,7 +29,7 @@ class _RmsNorm(nn.Module):
 
 
 class _Mixed(nn.Module):
-    """A linear map with weights of its own for each token that is no event, and weights that all events share."""
+    """A linear map with weights of its own for each token that is not an event, and weights that all events share."""
 
     def __init__(self, tokens: int, in_features: int, out_features: int, *, has_events: bool = True) -> None:
         super().__init__()
@@ -57,13 +57,13 @@ class _Block(nn.Module):
         """Of events, [B, L, W] → [B, heads, L, W / heads] each."""
         return self._by_head(self.keys.shared(normed)), self._by_head(self.values.shared(normed))
 
-    def events(self, kept: Tensor, keys: Tensor, values: Tensor, visible: Tensor) -> Tensor:
-        """The events that are kept, [B, K, W], each of which attends to the `visible` [B, 1, K, L] ones → [B, K, W]."""
-        queries = self._by_head(self.queries.shared(self.attention_norm(kept)))
+    def events(self, retained: Tensor, keys: Tensor, values: Tensor, visible: Tensor) -> Tensor:
+        """The retained events [B, K, W], each of which attends to the `visible` [B, 1, K, L] ones → [B, K, W]."""
+        queries = self._by_head(self.queries.shared(self.attention_norm(retained)))
         mixed = functional.scaled_dot_product_attention(queries, keys, values, attn_mask=visible)
-        kept = kept + self.dropout(self.joined.shared(mixed.transpose(1, 2).flatten(2)))
-        hidden = functional.gelu(self.up.shared(self.feed_forward_norm(kept)))
-        return kept + self.dropout(self.down.shared(hidden))  # type: ignore[no-any-return]
+        retained = retained + self.dropout(self.joined.shared(mixed.transpose(1, 2).flatten(2)))
+        hidden = functional.gelu(self.up.shared(self.feed_forward_norm(retained)))
+        return retained + self.dropout(self.down.shared(hidden))  # type: ignore[no-any-return]
 
     def others(self, tokens: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
         """The other tokens [B, N, n, W] of N candidates: each attends to all events, to itself and those before it.
@@ -113,7 +113,7 @@ class OneTrans(CandidateEncoder):
 
     def __init__(self, config: OneTransConfig, width: int, max_length: int, row_width: int) -> None:
         super().__init__()
-        self.tokens, self.kept = config.num_tokens, config.kept(max_length)
+        self.tokens, self.retained = config.num_tokens, config.retained(max_length)
         self.project = linear(width, config.width)
         self.split = linear(row_width, config.num_tokens * config.width)
         self.positions = nn.Embedding(max_length + 1, config.width)  # row 1: the newest event; row 0: padding
@@ -142,13 +142,13 @@ class OneTrans(CandidateEncoder):
         from_newest = lengths[:, None] - indices  # [B, L]; 1 for the newest event, below for padding
         tokens = self.project(events) + self.positions(from_newest.clamp(min=0))
         encoded: list[Tensor] = []
-        for block, kept in zip(self._blocks, [*self.kept, 0], strict=True):
+        for block, retained in zip(self._blocks, [*self.retained, 0], strict=True):
             mask = (from_newest > 0) & (from_newest <= lengths[:, None])
             keys, values = block.keys_and_values(block.attention_norm(tokens))
             encoded += [keys, values, mask]
             if block is self.blocks[-1] or (not torch.compiler.is_compiling() and not tokens.shape[1]):
                 continue
-            chosen, newest = self._newest(from_newest, kept)
+            chosen, newest = self._newest(from_newest, retained)
             before = from_newest[:, None] >= newest[..., None]  # [B, K, L]
             padding = (newest > lengths[:, None])[..., None]  # attends to all: attention to nothing would be NaN
             tokens = tokens.gather(1, chosen[..., None].expand(-1, -1, tokens.shape[2]))
@@ -157,15 +157,15 @@ class OneTrans(CandidateEncoder):
         return tuple(encoded)
 
     @staticmethod
-    def _newest(from_newest: Tensor, kept: int) -> tuple[Tensor, Tensor]:
-        """The newest `kept` tokens: where they are, and their places from the newest, [B, K] each.
+    def _newest(from_newest: Tensor, retained: int) -> tuple[Tensor, Tensor]:
+        """The newest `retained` tokens: where they are, and their places from the newest, [B, K] each.
 
         Tokens are in order, each one place nearer to the newest than the one before; those that are missing are beyond
         the oldest.
         """
         if not torch.compiler.is_compiling():
-            kept = min(kept, from_newest.shape[1])
-        newest = torch.arange(kept, 0, -1, device=from_newest.device).expand(from_newest.shape[0], kept)
+            retained = min(retained, from_newest.shape[1])
+        newest = torch.arange(retained, 0, -1, device=from_newest.device).expand(from_newest.shape[0], retained)
         return (from_newest[:, :1] - newest).clamp(min=0), newest
 
     def _attend(self, encoded: Sequence[Tensor], targets: Tensor) -> Tensor:
