@@ -80,7 +80,7 @@ def assert_same_on(gpu: torch.device, config: RecapConfig, precision: str = "flo
     assert_close(found, expected, atol=tolerance, rtol=tolerance)
 
 
-@pytest.mark.parametrize("kind", [*COMBINED, "position_debias"])
+@pytest.mark.parametrize("kind", [*COMBINED, "jrc", "position_debias"])
 def test_a_step_and_scores_equal_those_of_the_cpu(kind: str, gpu: torch.device) -> None:
     assert_same_on(gpu, without_dropout(make_config(kind)))
 
@@ -98,8 +98,8 @@ def test_lower_precision_agrees_up_to_rounding(precision: str, gpu: torch.device
     assert_same_on(gpu, without_dropout(make_config("mask_net_parallel-share_all")), precision, 0.05)
 
 
-def test_dropout_and_pairs_of_rows_train_on_the_gpu(gpu: torch.device) -> None:
+def test_dropout_and_losses_on_order_train_on_the_gpu(gpu: torch.device) -> None:
     values = make_config("mlp_rates-share_all").model_dump(mode="json")
-    values["model"]["tasks"]["like"]["pairwise"] = {"weight": 1.0}
+    values["model"]["tasks"]["like"] |= {loss: {"weight": 1.0} for loss in ("pairwise", "listwise", "jrc")}
     first, again = (steps(config_of(values), gpu) for _ in range(2))
     assert first == again
