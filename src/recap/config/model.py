@@ -32,7 +32,15 @@ from recap.config.loss import (
     RegressionConfig,
 )
 from recap.config.network import InitializationConfig, MlpTowerConfig
-from recap.config.sharing import SHARED, CascadeConfig, CgcConfig, PleConfig, ShareNoneConfig, SharingConfig
+from recap.config.sharing import (
+    SHARED,
+    CascadeConfig,
+    CgcConfig,
+    PleConfig,
+    ScenarioConfig,
+    ShareNoneConfig,
+    SharingConfig,
+)
 from recap.text import suggest
 
 
@@ -214,6 +222,8 @@ class ModelConfig(BaseConfig):
     """The input of each tower: the backbone, the inputs, both, or a mixture of experts."""
     cascade: CascadeConfig | None = None
     """A chain of tasks that depend on each other, such as click → like. Optional; default: tasks are independent."""
+    scenario: ScenarioConfig | None = None
+    """How inputs and towers depend on the scenario of a row. Optional; default: they do not."""
     initialization: Annotated[InitializationConfig, FreeOnResume()] = InitializationConfig()
     """Where the weights of a new run start."""
     auxiliary_loss: AuxiliaryLossConfig | None = None

@@ -1,4 +1,4 @@
-"""Sharing and cascades: what each tower reads, and how tasks depend on each other."""
+"""Sharing, cascades, scenarios: what towers read, and how tasks depend on each other and on the scenario of a row."""
 
 from typing import Annotated, Literal
 
@@ -106,3 +106,31 @@ class AitmConfig(_ChainConfig):
 
 
 CascadeConfig = Annotated[EsmmConfig | AitmConfig, Field(discriminator="kind")]
+
+_Features = Annotated[list[Name], Field(min_length=1)]
+
+
+class PepnetConfig(BaseConfig):
+    """PEPNet (Chang et al., KDD 2023, arXiv:2302.01115): gates scale the inputs, and the hidden units of towers.
+
+    A gate is 2σ(Linear(ReLU(Linear(x)))). It also reads what it scales, but sends no gradient there."""
+
+    kind: Literal["pepnet"]
+    domain: _Features | None = None
+    """The discrete features that tell scenarios apart; the gate of the inputs (EPNet) reads their embeddings. Optional;
+    default: inputs are not scaled."""
+    personal: _Features | None = None
+    """The discrete features of the user and the candidate, such as their ids; the gate of the hidden units of MLP
+    towers (PPNet) reads their embeddings. Optional; default: towers are not scaled."""
+    gate_width: PositiveInt = 64
+    """Width of the hidden layer of each gate."""
+
+    def checks(self) -> tuple[Check, ...]:
+        return (self._has_a_gate,)
+
+    def _has_a_gate(self) -> Problems:
+        if self.domain is None and self.personal is None:
+            yield (), "pepnet has no gate; set domain, personal, or both"
+
+
+ScenarioConfig = PepnetConfig

@@ -5,6 +5,8 @@ The forward pass, for B rows and T tasks (`tests/model/kinds.py` builds every ki
     Batch                continuous [B, C], binary [B, K], discrete codes [B, D], vectors {name: [B, E]}, histories
       │  inputs          inputs/: featurized numbers, vectors, the position, histories, embeddings side by side
     [B, N]               N = layout.width
+      │  scenario        scenarios/: PEPNet scales inputs, and the hidden units of each tower; or nothing
+    [B, N]
       │  sharing         sharing/: one backbone (backbones/), experts and gates, or nothing
     T × [B, N]           the representation that each tower reads
       │  cascade         sharing/cascade.py: AITM transfers a task's representation to the next task of its chain
@@ -36,6 +38,7 @@ from recap.model.inputs.inputs import Inputs
 from recap.model.inputs.tables import BuildTables
 from recap.model.layers import initializing_with
 from recap.model.names import NamedModules
+from recap.model.scenarios import Context, build_scenario
 from recap.model.sharing import build_sharing
 from recap.model.sharing.cascade import build_cascade
 from recap.model.towers import Tower
@@ -53,13 +56,14 @@ class RankerOutput(NamedTuple):
 
 
 class Ranker(nn.Module):
-    """inputs → sharing → cascade → towers → cascade → logits → probabilities."""
+    """inputs → scenario → sharing → cascade → towers → cascade → logits → probabilities."""
 
     def __init__(self, config: RecapConfig, assets: Assets, build_tables: BuildTables | None = None) -> None:
         """`assets`: the vocabularies and masks of the features. `build_tables`: instead of whole tables."""
         super().__init__()
         with initializing_with(config.model.initialization.layers):
             self.inputs = Inputs(config, assets, build_tables)
+            self.scenario = build_scenario(config.model, self.inputs.layout)
             self.sharing = build_sharing(config.model, self.inputs.layout)
             self.cascade = build_cascade(config.model, self.sharing.layout)
             tasks = zip(config.model.tasks.items(), self.cascade.layouts, strict=True)
@@ -96,31 +100,41 @@ class Ranker(nn.Module):
         if torch.is_autocast_enabled(inputs.device.type):  # round once, for all layers that read them
             inputs = inputs.to(torch.get_autocast_dtype(inputs.device.type))
         if not self.training:
-            return self._own_outputs(inputs)
-        outputs, members = self._two_passes(inputs) if self.two_passes else self._with_members(inputs)
+            return self._own_outputs(inputs, batch.discrete)
+        passes = self._two_passes if self.two_passes else self._with_members
+        outputs, members = passes(inputs, batch.discrete)
         return [*outputs, *members, *self._penalty()]
 
-    def _own_outputs(self, inputs: Tensor) -> list[Tensor]:
-        """[B, N] → T × [B]."""
-        towers = zip(self._towers, self.cascade(self.sharing(inputs)), strict=True)
-        return self.cascade.chained([tower(representation) for tower, representation in towers])
+    def _read(self, inputs: Tensor, codes: Tensor) -> Iterator[tuple[Tower, Context]]:
+        """[B, N] and `Batch.discrete` → each tower and what it reads, its representation first."""
+        contexts: list[Context] = [()] * len(self._towers)
+        if self.scenario is not None:
+            inputs, contexts = self.scenario(inputs, codes)
+        for tower, representation, context in zip(
+            self._towers, self.cascade(self.sharing(inputs)), contexts, strict=True
+        ):
+            yield tower, (representation, *context)
 
-    def _with_members(self, inputs: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """[B, N] → the tasks' own outputs T × [B], and the members of those that have several, [B] each."""
+    def _own_outputs(self, inputs: Tensor, codes: Tensor) -> list[Tensor]:
+        """[B, N] and `Batch.discrete` → T × [B]."""
+        return self.cascade.chained([tower(*read) for tower, read in self._read(inputs, codes)])
+
+    def _with_members(self, inputs: Tensor, codes: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """As `_own_outputs`: the tasks' own outputs T × [B], and the members of those that have several, [B] each."""
         outputs: list[Tensor] = []
         members: list[Tensor] = []
-        for tower, representation in zip(self._towers, self.cascade(self.sharing(inputs)), strict=True):
+        for tower, read in self._read(inputs, codes):
             if tower.num_members == 1:
-                outputs.append(tower(representation))
+                outputs.append(tower(*read))
             else:
-                columns = tower.members(representation)  # [B, M]
+                columns = tower.members(*read)  # [B, M]
                 outputs.append(tower.joined(columns))
                 members += columns.unbind(dim=1)
         return self.cascade.chained(outputs), members
 
-    def _two_passes(self, inputs: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    def _two_passes(self, inputs: Tensor, codes: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """As `_with_members`; the members of every task are its outputs in two passes, each with dropout of its own."""
-        outputs = self._own_outputs(inputs.repeat(2, 1))  # T × [2 B]
+        outputs = self._own_outputs(inputs.repeat(2, 1), codes.repeat(2, 1))  # T × [2 B]
         passes = [torch.unflatten(output, 0, (2, -1)) for output in outputs]  # T × [2, B]
         towers = zip(passes, self._towers, strict=True)
         outputs = [output_of_mean(both.T, is_regression=tower.is_regression) for both, tower in towers]
@@ -137,7 +151,10 @@ class Ranker(nn.Module):
 
     def gate_weights(self, batch: Batch) -> dict[str, Tensor]:
         """Gate → the weights of its experts for the rows of `batch`, [B, experts]; the gates are `sharing.gates`."""
-        return self.sharing.gate_weights(self.inputs(batch))
+        inputs = self.inputs(batch)
+        if self.scenario is not None:
+            inputs, _ = self.scenario(inputs, batch.discrete)
+        return self.sharing.gate_weights(inputs)
 
     def tower_parameters(self, task: str) -> Iterator[nn.Parameter]:
         """The parameters of a task's tower, including its affine map."""

@@ -64,15 +64,15 @@ class Tower(nn.Module):
         (*_, last) = (module for module in self.network.modules() if isinstance(module, nn.Linear | EnsembleOutput))
         return last.bias
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """[B, layout.width] → [B]."""
-        return self.joined(self.affine_map(self.network(inputs)))
+    def forward(self, inputs: Tensor, *context: Tensor) -> Tensor:
+        """[B, layout.width] → [B]. `context`: what the scenario gives to the network."""
+        return self.joined(self.affine_map(self.network(inputs, *context)))
 
-    def members(self, inputs: Tensor) -> Tensor:
+    def members(self, inputs: Tensor, *context: Tensor) -> Tensor:
         """[B, layout.width] → the raw output of every member, [B, num_members]."""
         network = self.network
         if self.shares is None:
-            raw = network(inputs)
+            raw = network(inputs, *context)
         elif isinstance(network, nn.Sequential):  # a backbone and its last Linear
             raw = network[1](network[0](inputs).unsqueeze(1) * self.shares).squeeze(2)
         else:

@@ -19,7 +19,7 @@ _PRODUCTS = "dlrm multiplies embeddings"
 
 def product_problems(features: FeaturesConfig, model: ModelConfig) -> Problems:
     """DLRM reads embeddings of one width, which is also the width of its bottom MLP."""
-    widths = _embedding_widths(features, model)
+    widths = embedding_widths(features, model)
     if model.numbers is not None:
         widths["model.numbers"] = model.numbers.width
     dlrms = [(path, network, reads) for path, network, reads in networks(model) if isinstance(network, DlrmConfig)]
@@ -49,7 +49,7 @@ def product_problems(features: FeaturesConfig, model: ModelConfig) -> Problems:
 
 def gate_problems(features: FeaturesConfig, model: ModelConfig) -> Problems:
     """A gate of FinalMLP reads embeddings that its network reads."""
-    known = list(_embedding_widths(features, model))
+    known = list(embedding_widths(features, model))
     for path, network, reads_inputs in networks(model):
         if not isinstance(network, FinalMlpConfig):
             continue
@@ -97,7 +97,7 @@ def networks(model: ModelConfig) -> Iterator[tuple[KeyPath, Any, bool]]:
         yield ("model", "tasks", name, "tower"), task.tower, reads_inputs
 
 
-def _embedding_widths(features: FeaturesConfig, model: ModelConfig) -> dict[str, int]:
+def embedding_widths(features: FeaturesConfig, model: ModelConfig) -> dict[str, int]:
     """Width of each discrete feature that has an embedding."""
     owners = {
         name: features.table_of(name, codes)

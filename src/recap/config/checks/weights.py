@@ -6,8 +6,8 @@ from recap.config.optimizer import OptimizerConfig
 from recap.config.training import TrainingConfig
 from recap.text import suggest
 
-MODULES = ("inputs", "sharing", "cascade", "towers")
-"""The top-level modules of every model; those below are known only once it is built."""
+MODULES = ("inputs", "scenario", "sharing", "cascade", "towers")
+"""The top-level modules of models; those below are known only once it is built."""
 
 
 def frozen_problems(optimizer: OptimizerConfig, tasks: Tasks) -> Problems:

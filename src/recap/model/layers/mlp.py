@@ -43,9 +43,16 @@ class Mlp(nn.Module):
             self.out_features = outputs
         self.layers = nn.Sequential(*layers)
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """[B, in_features] → [B, out_features]."""
-        output: Tensor = self.layers(inputs)
+    def forward(self, inputs: Tensor, *factors: Tensor) -> Tensor:
+        """[B, in_features] → [B, out_features]. `factors`: of the inputs of each layer but the first, or none."""
+        if not factors:
+            output: Tensor = self.layers(inputs)
+            return output
+        output, remaining = inputs, iter([None, *factors])
+        for layer in self.layers:
+            if isinstance(layer, nn.Linear | Residual) and (factor := next(remaining)) is not None:
+                output = output * factor
+            output = layer(output)
         return output
 
 
