@@ -79,7 +79,7 @@ class ZeroCollisionConfig(BaseConfig):
     """Ids that have rows of their own while they are frequent; all others share the row for unknown values.
 
     In training, ids that occur take free rows or those of ids that the policy values least; a row that changes hands
-    starts anew. Needs `training.sharded_tables`, whose TorchRec holds the policies."""
+    starts anew."""
 
     rows: TableRows
     """Rows of the table, not counting the one for unknown values: the most ids that are known at a time."""
@@ -88,6 +88,12 @@ class ZeroCollisionConfig(BaseConfig):
     policy: Literal["lfu", "lru", "distance_lfu"] = "distance_lfu"
     """Which id loses its row: `lfu`, the one that occurred least since it has one; `lru`, the one whose last round is
     longest ago; `distance_lfu`, the one with the fewest occurrences divided by the rounds since the last."""
+    admit_after: PositiveInt = 1
+    """Occurrences of an id, counted in the rounds so far, before it may take a row. Above 1, a sketch of fixed size
+    counts the ids without rows; it may count too many, and forgets what is long past."""
+    evict_after: PositiveInt | None = None
+    """Steps without an occurrence after which an id loses its row, rounded up to rounds. Optional; default: ids lose
+    their rows only to others."""
     parts: Annotated[PositiveInt, Field(le=1024)] | None = None
     """Parts of the table, over which a hash spreads the ids, and in which they compete for rows. A rank keeps the ids
     of whole parts. Optional; default: one for each 65,536 rows, at most 1024."""

@@ -63,8 +63,15 @@ SHARDS = "shards"
 SHARDS_INDEX = f"{SHARDS}/index.json"
 _MAX_CALIBRATION_BYTES = 1 << 28
 _MAX_STATISTICS_BYTES = 1 << 26
-DTYPES = {"F32": torch.float32, "F64": torch.float64, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64}
-"""Name in safetensors files → type; of these only float32 and int64 are written."""
+DTYPES = {
+    "F32": torch.float32,
+    "F64": torch.float64,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I32": torch.int32,
+    "I64": torch.int64,
+}
+"""Name in safetensors files → type; of these only float32, int32 and int64 are written."""
 _SAME_HASHES = 2
 """The first format whose models hash ids as this recap does."""
 Content = TypeVar("Content", bound=BaseModel)

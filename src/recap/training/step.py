@@ -76,7 +76,7 @@ class TrainStep:
             raise
         self.loss_scale.step()
         with span("optimizer"):
-            self.optimizer.step(step)
+            self.optimizer.step(step, batch)
         return losses
 
     def _gradients_in_range(self, batch: Batch, step: int) -> Tensor:

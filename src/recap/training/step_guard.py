@@ -21,8 +21,11 @@ class StepGuard:
     def __init__(self, tasks: Sequence[str], ranker: Ranker, balancing: Balancing) -> None:
         self.tasks, self.balancing, self.tables = tasks, balancing, ranker.inputs.embeddings
         self.parameters: dict[str, nn.Parameter] = {**dict(ranker.named_parameters()), **balancing.parameters()}
-        # The forward pass changes running statistics before the loss is known. Buffers are small.
-        self.buffers = dict(ranker.named_buffers())
+        # The forward pass changes running statistics before the loss is known. Buffers are small, except the ids of
+        # rows, which only a finished step changes.
+        self.buffers = {
+            name: buffer for name, buffer in ranker.named_buffers() if not name.startswith(f"{TABLES}.row_ids.")
+        }
         self._copies = {name: buffer.clone() for name, buffer in self.buffers.items()}
         self._balancing_state: Mapping[str, Tensor] = {}
 

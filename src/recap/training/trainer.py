@@ -132,7 +132,12 @@ class Trainer:
         self.balancing = build_balancing(config, ranker.parameters(), self.runtime.device, strategy)
         self.watch = Watch(config.training.watch)
         self.optimizer = ScheduledOptimizer(
-            config, ranker, self.balancing.parameters(), self.watch.cut, last_step=length(config, self.stream)
+            config,
+            ranker,
+            self.balancing.parameters(),
+            self.watch.cut,
+            last_step=length(config, self.stream),
+            ranks=ranks,
         )
         self.loss_scale = LossScale(enabled=self.runtime.precision == "float16")
         self.train_step = TrainStep(

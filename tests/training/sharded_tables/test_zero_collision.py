@@ -21,8 +21,8 @@ from recap.errors import ConfigError
 from recap.evaluation.run import evaluate_run
 from recap.model.inputs.row_ids import NO_ID, RowIds
 from recap.model.inputs.tables import TableSpec
-from recap.training.sharded_tables.loading import load_torchrec, table_group
-from recap.training.sharded_tables.zero_collision import PartIds
+from recap.training.ids.parts import PartIds
+from recap.training.sharded_tables.loading import table_group
 
 pytest.importorskip("torchrec")
 CPU = torch.device("cpu")
@@ -61,7 +61,6 @@ def test_ids_have_different_positive_codes(ids: list[int]) -> None:
 
 
 def part_ids(rows: int, policy: str, parts: int = 1, ranks: Ranks = ONE_RANK) -> PartIds:
-    load_torchrec()
     config = ZeroCollisionConfig.model_validate({"rows": rows, "evict_every": 1, "policy": policy, "parts": parts})
     return PartIds(TableSpec("post", rows + 1, 4, ("post",), config), ranks, CPU)
 
@@ -127,16 +126,11 @@ def test_a_model_without_torchrec_scores_as_training_does(tmp_path: Path) -> Non
     assert (ids != NO_ID).sum() > 30
 
 
-def test_without_sharded_tables_the_message_says_what_to_use_instead() -> None:
+def test_parts_without_a_row_are_refused() -> None:
     given_values = values(Path(), "run", 1)
-    del given_values["training"]["sharded_tables"]
     given_values["features"]["discrete"]["user_id"]["zero_collision"]["parts"] = 61
     with pytest.raises(ConfigError) as caught:
         config_of(given_values)
     assert [f"{problem.path}: {problem.text}" for problem in caught.value.problems] == [
-        "features.discrete.post.zero_collision: needs training.sharded_tables, whose TorchRec decides which ids have "
-        "rows; add training.sharded_tables: {}, or use hash: {buckets: 40}",
-        "features.discrete.user_id.zero_collision: needs training.sharded_tables, whose TorchRec decides which ids "
-        "have rows; add training.sharded_tables: {}, or use hash: {buckets: 60}",
         "features.discrete.user_id.zero_collision.parts: each part has a row, so there are at most 60 (rows), found 61",
     ]

@@ -14,13 +14,13 @@ MIDDLE = 10
 """A step between two rounds of each table."""
 
 
-def values(folder: Path, run: str, steps: int, sharding: str = "row_wise") -> dict[str, Any]:
+def values(folder: Path, run: str, steps: int, sharding: str | None = "row_wise") -> dict[str, Any]:
     """Ids that compete for rows, of a column and a history that share a table, and of a column alone."""
     changes = {"num_train_steps": steps, "checkpoint_every_n": 10, "eval_log_every_n": 10}
     made = table_values(folder / "feed", folder / run, sharding, "rowwise_adagrad", **changes)
     made["features"]["discrete"] |= {
-        "post": {"zero_collision": {"rows": 40, "evict_every": 3, "parts": 3}},
-        "user_id": {"zero_collision": {"rows": 60, "evict_every": 4, "policy": "lfu", "parts": 1}},
+        "post": {"zero_collision": {"rows": 40, "evict_every": 3, "parts": 3, "admit_after": 3}},
+        "user_id": {"zero_collision": {"rows": 60, "evict_every": 4, "policy": "lfu", "parts": 1, "evict_after": 7}},
     }
     return made
 
@@ -32,9 +32,10 @@ def check_zero_collision(folder: Path, ranks: Ranks) -> None:
     run_values(values(folder, "ids-resumed", STEPS, "table_wise"), ranks)
     run_values(values(folder, "ids-grown", STEPS), ranks)
     run_values(values(folder, "ids-straight", STEPS, "table_wise"), ranks)
+    run_values(values(folder, "ids-whole", STEPS, None), ranks)
     if ranks.is_first:
         assert_same_run(folder / "ids-straight", folder / "ids-resumed", STEPS)
-        for run in ("two", "resumed", "grown"):
+        for run in ("two", "resumed", "grown", "whole"):
             assert_equal_runs(folder / "ids-one", folder / f"ids-{run}", STEPS)
             assert_same_ids(folder / "ids-one", folder / f"ids-{run}")
 
@@ -50,5 +51,5 @@ def assert_same_ids(left: Path, right: Path) -> None:
     for file in ("weights.safetensors", "optimizer.safetensors"):
         first, second = files(left, STEPS, file), files(right, STEPS, file)
         names = [name for name in first if "row_ids" in name]
-        assert len(names) == (2 if file == "weights.safetensors" else 3 + 4)
+        assert len(names) == (2 if file == "weights.safetensors" else 4 + 4 + 2)  # metadata, history and steps, sketch
         assert all(torch.equal(first[name], second[name]) for name in names), names

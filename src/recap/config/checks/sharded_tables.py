@@ -48,17 +48,17 @@ def sharded_table_problems(
 
 
 def zero_collision_problems(training: TrainingConfig, features: FeaturesConfig) -> Problems:
-    """A zero-collision hash has TorchRec, and no more parts than rows."""
+    """A zero-collision hash has no more parts than rows, and its rows are not averaged over ids."""
     for table, space in features.code_spaces.items():
         if not isinstance(space, ZeroCollisionSpace):
             continue
         path: KeyPath = (*features.path_of_table(table), "zero_collision")
         rows, parts = space.zero_collision.rows, space.zero_collision.parts
-        if training.sharded_tables is None:
+        if training.ema is not None and training.sharded_tables is None:
             yield (
                 path,
-                f"needs {_SECTION}, whose TorchRec decides which ids have rows; add {_SECTION}: {{}}, or use "
-                f"hash: {{buckets: {rows}}}",
+                "lets rows pass to other ids, but training.ema would average the vectors of both; remove training.ema, "
+                f"or use hash: {{buckets: {rows}}}",
             )
         if parts is not None and parts > rows:
             yield (*path, "parts"), f"each part has a row, so there are at most {rows} (rows), found {parts}"

@@ -1,6 +1,6 @@
 """`Inputs`: the columns of a batch → one vector per row."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from hashlib import blake2b
 from typing import NamedTuple
@@ -173,15 +173,19 @@ class Inputs(nn.Module):
             pieces[f"vectors/{name}"] = vector if name in self.joined_vectors else self.vector_norms.named(name)(vector)
         if self.position is not None and self.position_feature in side.features:
             pieces["position"] = self.position(batch.discrete[:, self.position_column])
-        codes = {
-            name: torch.unflatten(batch.discrete[:, columns], 1, (length, -1))
-            for name, (columns, length) in self.discrete.items()
-            if name in side.features
-        }
-        codes |= {feature: batch.histories[feature] for feature in self.history_features if feature in batch.histories}
-        embeddings = self.embeddings(codes)
+        discrete = [name for name in self.discrete if name in side.features]
+        embeddings = self.embeddings(self.codes(batch, discrete))
         pieces |= {f"discrete/{name}": embeddings[name].flatten(1) for name in self.discrete if name in side.features}
         return pieces, embeddings
+
+    def codes(self, batch: Batch, discrete: Iterable[str]) -> dict[str, Tensor]:
+        """The codes that tables look up, [B, N, codes per value] int64: of features `discrete`, and of histories."""
+        columns = {name: self.discrete[name] for name in discrete}
+        codes = {
+            name: torch.unflatten(batch.discrete[:, indices], 1, (length, -1))
+            for name, (indices, length) in columns.items()
+        }
+        return codes | {name: batch.histories[name] for name in self.history_features if name in batch.histories}
 
     def _numbers(self, pieces: Mapping[str, Sequence[Tensor]]) -> Iterator[Tensor]:
         """The pieces that the network reads before the histories, in order, [B, …] each."""

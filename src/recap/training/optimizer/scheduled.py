@@ -11,9 +11,12 @@ from torch import Tensor, nn
 from recap.config.base import DEFAULT
 from recap.config.optimizer import AdamWConfig, LearningRateConfig
 from recap.config.recap import RecapConfig
+from recap.data.batch import Batch
+from recap.distributed import ONE_RANK, Ranks
 from recap.model.directory import TABLES as TABLES_PATH
 from recap.model.ranker import Ranker
 from recap.native.torch_private import foreach_add_
+from recap.training.ids.local import LocalIds
 from recap.training.optimizer.algorithms import build_algorithm
 from recap.training.optimizer.rounded_weights import rounded_weights
 from recap.training.optimizer.schedule import learning_rate
@@ -39,11 +42,12 @@ class ScheduledOptimizer:
         others: Mapping[str, nn.Parameter] | None = None,
         cut: RateCut = no_cut,
         last_step: int | None = None,
+        ranks: Ranks = ONE_RANK,
     ) -> None:
         """`others`: parameters by name that do not belong to the ranker, moved at the rate of the backbone.
 
         `cut`: applied to each scheduled rate at every step; the watched metric decides it. `last_step`: the length of
-        the run; default: `num_train_steps`.
+        the run; default: `num_train_steps`. `ranks`: those that take the same steps.
         """
         optimizer, tasks = config.optimizer, config.tasks
         rates = {task: optimizer.towers[task if task in optimizer.towers else DEFAULT] for task in tasks}
@@ -55,6 +59,9 @@ class ScheduledOptimizer:
         embeddings = ranker.inputs.embeddings
         tables = dict.fromkeys(embeddings.parameters())
         self._sharded = embeddings if isinstance(embeddings, ShardedTables) else None
+        self._local = LocalIds(ranker.inputs, ranks, config.training.seed)
+        table_algorithm = optimizer.algorithm if optimizer.tables is None else optimizer.tables.algorithm
+        self._initial_sum: float = getattr(table_algorithm, "initial_accumulator_value", 0.0)
         shared = list(ranker.shared_parameters())
         if optimizer.tables is not None:
             shared = [parameter for parameter in shared if parameter not in tables]
@@ -126,8 +133,11 @@ class ScheduledOptimizer:
         if self._sharded is not None:
             self._sharded.scale_gradients(1 / scale)
 
-    def step(self, step: int) -> None:
-        """Update the weights, as step number `step`, counted from 1."""
+    def step(self, step: int, batch: Batch | None = None) -> None:
+        """Update the weights, as step number `step`, counted from 1.
+
+        `batch`: this rank's rows, whose ids are counted where they decide which have rows of their own.
+        """
         rates = self.rates(step)
         groups = [group for algorithm in self._algorithms for group in algorithm.param_groups]
         for group, name in zip(groups, self._groups, strict=True):
@@ -138,14 +148,26 @@ class ScheduledOptimizer:
             algorithm.step()
         if self._sharded is not None:
             self._sharded.step()
+        if batch is not None:
+            for table, vectors in self._local.step(batch).items():
+                self._restart_rows(table, *vectors)
+
+    def _restart_rows(self, table: nn.Parameter, rows: Tensor, vectors: Tensor) -> None:
+        """Give rows of a table new vectors and the state of new rows, because they belong to other ids now."""
+        with torch.no_grad():
+            table[rows] = vectors
+        for algorithm in self._algorithms:
+            for key, value in algorithm.state.get(table, {}).items():
+                if value.dim():
+                    value[rows] = self._initial_sum if key == "sum" else 0.0
 
     def state_dict(self) -> dict[str, Tensor]:
         """The state of every parameter, such as its moments: `parameter/key` → tensor.
 
         That of sharded tables has the names of whole ones, and `ShardedTensor`s as values.
         """
-        sharded = {} if self._sharded is None else self._sharded.optimizer_state()
-        return {f"{TABLES_PATH}.{entry}": value for entry, value in sharded.items()} | {
+        of_tables = self._local.state_dict() if self._sharded is None else self._sharded.optimizer_state()
+        return {f"{TABLES_PATH}.{entry}": value for entry, value in of_tables.items()} | {
             f"{name}/{key}": value
             for parameter, name in self._names.items()
             for algorithm in self._algorithms
@@ -154,11 +176,15 @@ class ScheduledOptimizer:
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """Restore what `state_dict` returned."""
+        prefix = f"{TABLES_PATH}."
+        apart = prefix if self._sharded is not None else f"{prefix}row_ids."
+        of_tables = {entry: value for entry, value in tensors.items() if entry.startswith(apart)}
+        tensors = {entry: value for entry, value in tensors.items() if entry not in of_tables}
+        of_tables = {entry[len(prefix) :]: value for entry, value in of_tables.items()}
         if self._sharded is not None:
-            prefix = f"{TABLES_PATH}."
-            of_tables = {entry: value for entry, value in tensors.items() if entry.startswith(prefix)}
-            self._sharded.load_optimizer_state({entry[len(prefix) :]: value for entry, value in of_tables.items()})
-            tensors = {entry: value for entry, value in tensors.items() if entry not in of_tables}
+            self._sharded.load_optimizer_state(of_tables)
+        else:
+            self._local.load_state_dict(of_tables)
         parameters = {name: parameter for parameter, name in self._names.items()}
         moved_by = {
             parameter: algorithm

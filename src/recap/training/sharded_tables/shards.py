@@ -26,7 +26,7 @@ from recap.text import shorten
 READ_BYTES = 1 << 26
 """The most that is read at once of a tensor in blocks, which bounds the memory of reading and consolidating."""
 _MAX_INDEX_BYTES = 1 << 28
-_ORDER = ("I64", "F64", "F32", "BF16", "F16")
+_ORDER = ("I64", "F64", "F32", "I32", "BF16", "F16")
 """The order of dtypes in a safetensors file: widest first."""
 
 Size = Annotated[int, Field(ge=0, lt=1 << 62)]

@@ -25,11 +25,13 @@ from recap.model.inputs.tables import BLOCK_ROWS, Tables, TableSpec, initial_row
 from recap.model.names import key_of
 from recap.reporting import Say
 from recap.runtime import Runtime
+from recap.training.ids.local import ids_name
+from recap.training.ids.parts import PartIds
 from recap.training.sharded_tables.checkpoints import is_sharded
 from recap.training.sharded_tables.collection import Collection, build_collections, fused_options, table_state
 from recap.training.sharded_tables.loading import load_torchrec, quiet, same_random_state
 from recap.training.sharded_tables.plan import build_planner, describe_plan
-from recap.training.sharded_tables.zero_collision import PartIds, ZeroCollision
+from recap.training.sharded_tables.zero_collision import ZeroCollision
 
 if TYPE_CHECKING:
     from torch.distributed._shard.sharded_tensor.api import ShardedTensor
@@ -286,9 +288,9 @@ class ShardedTables(Tables):
         """
         states: dict[str, Any] = {f"{_weight_name(table)}/sum": state for table, state in self.states.items()}
         for table, ids in self.ids.tables.items():
-            name = _ids_name(table)
+            name = ids_name(table)
             states |= {f"{name}/{key}": self._sharded(ids, values) for key, values in ids.metadata.items()}
-            states |= {f"{name}/history": ids.history(), f"{name}/steps": torch.tensor(ids.steps)}
+            states |= {f"{name}/{key}": value for key, value in ids.counted().items()}
         return states
 
     def _sharded(self, ids: PartIds, values: Tensor) -> "ShardedTensor":
@@ -304,15 +306,16 @@ class ShardedTables(Tables):
                 assert part.state is not None
                 part.state.copy_(value[part.rows] if part.state.dim() == 1 else value[part.rows, part.columns])
         for table, ids in self.ids.tables.items():
-            name = _ids_name(table)
+            name = ids_name(table)
             if f"{name}/history" in values:  # the others are restored in place
-                ids.load_history(values[f"{name}/history"], int(values[f"{name}/steps"]))
+                prefix = f"{name}/"
+                ids.load_counted({key.removeprefix(prefix): values[key] for key in values if key.startswith(prefix)})
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         for table, weight in self.weights.items():
             destination[prefix + _weight_name(table)] = weight
         for table, ids in self.ids.tables.items():
-            destination[prefix + _ids_name(table)] = self._sharded(ids, ids.row_ids.ids)
+            destination[prefix + ids_name(table)] = self._sharded(ids, ids.row_ids.ids)
 
     def _load_from_state_dict(
         self,
@@ -333,7 +336,7 @@ class ShardedTables(Tables):
                 for part in self.parts[table]:
                     part.weight.copy_(value[part.rows, part.columns])
         for table, ids in self.ids.tables.items():
-            name = prefix + _ids_name(table)
+            name = prefix + ids_name(table)
             value = state_dict.get(name)
             if value is None:
                 missing_keys.extend([name] if strict else [])
@@ -345,10 +348,6 @@ class ShardedTables(Tables):
 
 def _weight_name(table: str) -> str:
     return f"tables.{key_of(table)}.weight"
-
-
-def _ids_name(table: str) -> str:
-    return f"row_ids.{key_of(table)}.ids"
 
 
 def _gradient(copy: Tensor) -> Tensor:
