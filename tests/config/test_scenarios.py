@@ -1,4 +1,4 @@
-"""Scenarios that are refused."""
+"""Scenarios, sharings of embeddings and graphs of tasks that are refused."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ LINEAR = {"like": {"tower": {"kind": "mlp"}}, "share": {"tower": {"kind": "mlp"}
 MEMBERS = {"like": {"tower": {**TOWER, "ensemble": {"members": 2}}}, "share": {"tower": TOWER}}
 
 
-def problems(scenario: dict[str, Any], **model: Any) -> list[str]:
+def problems(scenario: dict[str, Any] | None, **model: Any) -> list[str]:
     values = feed_values(Path("feed"), Path("run"))
     values["model"] |= {"scenario": scenario, **model}
     with pytest.raises(ConfigError) as caught:
@@ -64,3 +64,60 @@ def test_a_scenario_that_does_not_fit_is_refused(
     scenario: dict[str, Any], model: dict[str, Any], expected: str
 ) -> None:
     assert problems(scenario, **model) == [expected]
+
+
+STEM = {"kind": "stem", "shared_experts": 1, "task_experts": 1}
+POSO = {"kind": "poso", "features": ["hour"], "copies": 2}
+MLP = {"kind": "mlp", "layer_sizes": [4]}
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        (
+            {"sharing": STEM, "embeddings": {"hour": 6, "default": 4}},
+            "model.embeddings: stem needs widths that are multiples of 3, a part for each task and one for all; found "
+            "language: 4",
+        ),
+        (
+            {
+                "sharing": STEM,
+                "embeddings": {"default": 6},
+                "numbers": {"kind": "auto_dis", "buckets": 3, "width": 4},
+            },
+            "model.embeddings: stem needs widths that are multiples of 3, a part for each task and one for all; found "
+            "model.numbers: 4",
+        ),
+        (
+            {"sharing": STEM, "embeddings": {"default": 0}},
+            "model.sharing: stem divides embeddings, but the model has none; use cgc",
+        ),
+        (
+            {"sharing": {**POSO, "features": ["huor"]}},
+            "model.sharing.features.0: no discrete feature 'huor' has an embedding. Known: hour, language. Did you "
+            "mean 'hour'?",
+        ),
+        (
+            {"cascade": {"kind": "dbmtl", "parents": {"like": ["share"], "share": ["like"]}, "width": 4}},
+            "model.cascade.parents: a task must not depend on itself, but like → share → like; remove one of these "
+            "parents",
+        ),
+        (
+            {"cascade": {"kind": "dbmtl", "parents": {"like": ["share", "share"]}, "width": 4}},
+            "model.cascade.parents.like.1: 'share' is listed twice; remove one",
+        ),
+        (
+            {"cascade": {"kind": "dbmtl", "parents": {"like": ["shrae"]}, "width": 4}},
+            "model.cascade.parents.like.0: unknown task 'shrae'. Known: like, share. Did you mean 'share'?",
+        ),
+    ],
+)
+def test_a_sharing_or_a_cascade_that_does_not_fit_is_refused(model: dict[str, Any], expected: str) -> None:
+    assert problems(None, backbone=MLP, **model) == [expected]
+
+
+def test_dlrm_under_stem_reads_the_parts_of_embeddings() -> None:
+    values = feed_values(Path("feed"), Path("run"))
+    values["model"] |= {"sharing": STEM, "embeddings": {"default": 12}}
+    values["model"]["backbone"] = {"kind": "dlrm", "bottom_mlp": {"layer_sizes": [4]}}
+    assert config_of(values).model.sharing.kind == "stem"

@@ -158,6 +158,8 @@ SHARINGS: dict[str, dict[str, Any]] = {
     "mmoe": {"kind": "mmoe", "num_experts": 3},
     "cgc": {"kind": "cgc", "shared_experts": 2, "task_experts": 1},
     "ple": {"kind": "ple", "shared_experts": 1, "task_experts": 2, "levels": 2},
+    "stem": {"kind": "stem", "shared_experts": 1, "task_experts": 2},
+    "poso": {"kind": "poso", "features": ["hour"], "copies": 3, "gate_width": 6},
 }
 """Sharing schemes with a backbone."""
 ENCODERS: dict[str, dict[str, Any]] = {
@@ -209,6 +211,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     **{f"history_{name}": {"histories": {"watched": {"encoder": encoder}}} for name, encoder in ENCODERS.items()},
     "esmm": {"cascade": {"kind": "esmm", "chain": ["like", "share"]}},
     "aitm": {"cascade": {"kind": "aitm", "chain": ["share", "like"], "width": 5}},
+    "dbmtl": {"cascade": {"kind": "dbmtl", "parents": {"like": ["share"]}, "width": 5}},
     "pepnet": {"scenario": {"kind": "pepnet", "domain": ["language"], "personal": ["hour"], "gate_width": 6}},
     "log1p_abs": {"featurization": {"kind": "log1p_abs"}},
     "log1p_abs_joining_vectors": {"featurization": {"kind": "log1p_abs", "join": ["vector"]}},
@@ -279,6 +282,7 @@ COMBINED: dict[str, dict[str, Any]] = {
     "every_history": {
         "histories": {name: {"encoder": encoder} for name, encoder in ENCODERS.items()},
         "backbone": BACKBONES["mask_net_parallel"],
+        "sharing": {**SHARINGS["poso"], "features": ["post"]},
         **OTHERS["position_debias_average"],
         **OTHERS["piecewise_linear"],
     },
@@ -296,6 +300,7 @@ COMBINED: dict[str, dict[str, Any]] = {
         **OTHERS["esmm"],
         **OTHERS["clip_log1p_abs"],
     },
+    "stem_with_dbmtl": {"sharing": SHARINGS["stem"], **OTHERS["dbmtl"]},
     "share_partial_with_aitm": {
         "backbone": BACKBONES["wukong_with_mlp"],
         "sharing": SHARINGS["share_partial"],
@@ -343,6 +348,8 @@ def make_config(case: str) -> RecapConfig:
     }
     if values["model"]["sharing"]["kind"] == "share_none":
         values["model"]["backbone"] = None
+    if values["model"]["sharing"]["kind"] == "stem":
+        values["model"]["embeddings"] = {"default": 6}  # two for each task, and two that they share
     values["features"] |= FEATURES.get(case, {})
     tasks = values["model"]["tasks"]
     if tasks.keys() != {"like", "share"}:

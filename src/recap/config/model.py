@@ -9,6 +9,7 @@ from recap.config.base import (
     BaseConfig,
     Check,
     FreeOnResume,
+    KeyPath,
     Name,
     NonNegativeInt,
     OrderMatters,
@@ -36,10 +37,12 @@ from recap.config.sharing import (
     SHARED,
     CascadeConfig,
     CgcConfig,
+    DbmtlConfig,
     PleConfig,
     ScenarioConfig,
     ShareNoneConfig,
     SharingConfig,
+    StemConfig,
 )
 from recap.text import suggest
 
@@ -221,7 +224,7 @@ class ModelConfig(BaseConfig):
     sharing: SharingConfig = ShareNoneConfig(kind="share_none")
     """The input of each tower: the backbone, the inputs, both, or a mixture of experts."""
     cascade: CascadeConfig | None = None
-    """A chain of tasks that depend on each other, such as click → like. Optional; default: tasks are independent."""
+    """Tasks that depend on each other, such as click → like. Optional; default: tasks are independent."""
     scenario: ScenarioConfig | None = None
     """How inputs and towers depend on the scenario of a row. Optional; default: they do not."""
     initialization: Annotated[InitializationConfig, FreeOnResume()] = InitializationConfig()
@@ -242,7 +245,7 @@ class ModelConfig(BaseConfig):
         return [name for name, task in self.tasks.items() if isinstance(task.objective, RegressionConfig)]
 
     def checks(self) -> tuple[Check, ...]:
-        return self._backbone_is_read, self._no_task_is_the_shared_part, self._chain_is_of_tasks
+        return self._backbone_is_read, self._no_task_is_the_shared_part, self._cascade_is_of_tasks
 
     def _backbone_is_read(self) -> Problems:
         shares_none = isinstance(self.sharing, ShareNoneConfig)
@@ -256,13 +259,20 @@ class ModelConfig(BaseConfig):
             yield ("sharing",), f"{self.sharing.kind} needs model.backbone; add one, or use share_none"
 
     def _no_task_is_the_shared_part(self) -> Problems:
-        if isinstance(self.sharing, CgcConfig | PleConfig) and SHARED in self.tasks:
+        if isinstance(self.sharing, CgcConfig | PleConfig | StemConfig) and SHARED in self.tasks:
             yield (
                 ("tasks", SHARED),
                 f"{SHARED!r} is reserved for the shared experts of {self.sharing.kind}; rename the task",
             )
 
-    def _chain_is_of_tasks(self) -> Problems:
-        for index, task in enumerate(self.cascade.chain if self.cascade is not None else ()):
+    def _cascade_is_of_tasks(self) -> Problems:
+        named: list[tuple[KeyPath, str]] = []
+        if isinstance(self.cascade, DbmtlConfig):
+            for task, parents in self.cascade.parents.items():
+                named.append((("parents", task), task))
+                named += [(("parents", task, index), parent) for index, parent in enumerate(parents)]
+        elif self.cascade is not None:
+            named = [(("chain", index), task) for index, task in enumerate(self.cascade.chain)]
+        for path, task in named:
             if task not in self.tasks:
-                yield ("cascade", "chain", index), f"unknown task {task!r}. {suggest(task, list(self.tasks))}"
+                yield ("cascade", *path), f"unknown task {task!r}. {suggest(task, list(self.tasks))}"

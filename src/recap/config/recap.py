@@ -19,7 +19,7 @@ from recap.config.checks.inputs import (
 )
 from recap.config.checks.networks import batch_problems, ensemble_problems, gate_problems, product_problems
 from recap.config.checks.reports import field_problems, list_problems, metric_problems, stratum_problems, watch_problems
-from recap.config.checks.scenarios import scenario_problems
+from recap.config.checks.scenarios import scenario_problems, sharing_problems
 from recap.config.checks.sharded_tables import sharded_table_problems, zero_collision_problems
 from recap.config.checks.tables import table_problems
 from recap.config.checks.tasks import (
@@ -110,6 +110,7 @@ class RecapConfig(RootConfig):
             lambda: gate_problems(self.features, self.model),
             lambda: ensemble_problems(self.model),
             lambda: scenario_problems(self.features, self.model),
+            lambda: sharing_problems(self.features, self.model),
             lambda: auxiliary_problems(self.model),
             lambda: expert_problems(self.model, self.optimizer),
             lambda: task_problems(self.model.tasks, self.data_sets()),

@@ -1,10 +1,13 @@
 """Sharing, cascades, scenarios: what towers read, and how tasks depend on each other and on the scenario of a row."""
 
+from graphlib import CycleError, TopologicalSorter
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from recap.config.base import MAX_INT, BaseConfig, Check, Name, NonNegativeFloat, PositiveInt, Problems
+
+_Features = Annotated[list[Name], Field(min_length=1)]
 
 
 class ShareAllConfig(BaseConfig):
@@ -58,13 +61,40 @@ class PleConfig(_SharedAndOwnConfig):
     """Number of levels of experts; a single level is `cgc`."""
 
 
+class StemConfig(_SharedAndOwnConfig):
+    """STEM (Su et al., AAAI 2024, arXiv:2308.13537): every embedding has a part that all tasks share and one for each
+    task, which experts of that task read. A task mixes all experts, but does not train those of other tasks."""
+
+    kind: Literal["stem"]
+
+
+class PosoConfig(BaseConfig):
+    """POSO (Dai et al., arXiv:2108.04690): copies of the backbone, which a gate mixes that reads chosen features
+    alone."""
+
+    kind: Literal["poso"]
+    features: _Features
+    """The discrete features whose embeddings the gate reads, such as the age of an account."""
+    copies: PositiveInt
+    """Number of copies, each built like the backbone."""
+    gate_width: PositiveInt = 64
+    """Width of the hidden layer of the gate."""
+
+
 SharingConfig = Annotated[
-    ShareAllConfig | ShareNoneConfig | SharePartialConfig | MmoeConfig | CgcConfig | PleConfig,
+    ShareAllConfig
+    | ShareNoneConfig
+    | SharePartialConfig
+    | MmoeConfig
+    | CgcConfig
+    | PleConfig
+    | StemConfig
+    | PosoConfig,
     Field(discriminator="kind"),
 ]
 
 SHARED = "shared"
-"""The name that `cgc` and `ple` give to the shared experts."""
+"""The name that `cgc`, `ple` and `stem` give to the shared experts."""
 
 
 class _ChainConfig(BaseConfig):
@@ -73,6 +103,11 @@ class _ChainConfig(BaseConfig):
     kind: str
     chain: Annotated[list[Name], Field(min_length=1)]
     """At least two tasks, each a condition of the next: only a clicked candidate can be liked."""
+
+    @property
+    def linked(self) -> list[str]:
+        """The tasks that depend on each other."""
+        return self.chain
 
     def checks(self) -> tuple[Check, ...]:
         return (self._links,)
@@ -105,9 +140,36 @@ class AitmConfig(_ChainConfig):
     max(p(later) − p(earlier), 0), summed over neighbours."""
 
 
-CascadeConfig = Annotated[EsmmConfig | AitmConfig, Field(discriminator="kind")]
+class DbmtlConfig(BaseConfig):
+    """DBMTL (Wang et al., arXiv:1902.09154): a graph of tasks, whose towers read more of what their parents' read."""
 
-_Features = Annotated[list[Name], Field(min_length=1)]
+    kind: Literal["dbmtl"]
+    parents: Annotated[dict[Name, Annotated[list[Name], Field(min_length=1)]], Field(min_length=1)]
+    """Task → the tasks on which it depends, such as {like: [click], share: [click, like]}."""
+    width: PositiveInt
+    """Width of what the towers of the graph read."""
+
+    @property
+    def linked(self) -> list[str]:
+        """The tasks that depend on each other."""
+        return list(dict.fromkeys(name for task, parents in self.parents.items() for name in (task, *parents)))
+
+    def checks(self) -> tuple[Check, ...]:
+        return (self._links,)
+
+    def _links(self) -> Problems:
+        for task, parents in self.parents.items():
+            for index, parent in enumerate(parents):
+                if parent in parents[:index]:
+                    yield ("parents", task, index), f"{parent!r} is listed twice; remove one"
+        try:
+            TopologicalSorter(self.parents).prepare()
+        except CycleError as error:
+            cycle = " → ".join(error.args[1])
+            yield ("parents",), f"a task must not depend on itself, but {cycle}; remove one of these parents"
+
+
+CascadeConfig = Annotated[EsmmConfig | AitmConfig | DbmtlConfig, Field(discriminator="kind")]
 
 
 class PepnetConfig(BaseConfig):

@@ -9,7 +9,7 @@ from recap.config.loss import SelfEnsembleConfig, TriBceConfig
 from recap.config.model import ModelConfig, TaskConfig
 from recap.config.network import DropoutConfig, MlpTowerConfig
 from recap.config.optimizer import GradNormConfig, OptimizerConfig, PcGradConfig
-from recap.config.sharing import AitmConfig, EsmmConfig
+from recap.config.sharing import AitmConfig, DbmtlConfig, EsmmConfig
 
 
 def auxiliary_problems(model: ModelConfig) -> Problems:
@@ -33,9 +33,9 @@ def auxiliary_problems(model: ModelConfig) -> Problems:
 
 def _tri_bce_problems(model: ModelConfig, name: str, task: TaskConfig) -> Problems:
     """The task's output is the mean of those of two networks, which is so if one Linear reads both."""
-    chain = model.cascade.chain if model.cascade is not None else []
+    linked = model.cascade.linked if model.cascade is not None else []
     tower = ("model", "tasks", name, "tower")
-    if isinstance(model.cascade, EsmmConfig) and name in chain:
+    if isinstance(model.cascade, EsmmConfig) and name in linked:
         yield (*tower[:3],), "tri_bce cannot follow a product of probabilities; take the task out of the esmm chain"
     elif isinstance(task.tower, DcnV3Config):
         return
@@ -47,8 +47,9 @@ def _tri_bce_problems(model: ModelConfig, name: str, task: TaskConfig) -> Proble
             "tri_bce needs a tower of one Linear, which gives each network of the backbone its own logit; use "
             "'{kind: mlp}' without layer_sizes",
         )
-    elif isinstance(model.cascade, AitmConfig) and name in chain:
-        yield (*tower[:3],), "aitm mixes the two networks that tri_bce tells apart; take the task out of the chain"
+    elif isinstance(model.cascade, AitmConfig | DbmtlConfig) and name in linked:
+        text = f"{model.cascade.kind} mixes the two networks that tri_bce tells apart; take the task out of the cascade"
+        yield (*tower[:3],), text
 
 
 def _has_dropout(value: Any) -> bool:

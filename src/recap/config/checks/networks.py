@@ -10,7 +10,7 @@ from recap.config.data import TrainDataConfig
 from recap.config.features import FeaturesConfig
 from recap.config.model import ModelConfig
 from recap.config.network import BatchNormConfig, MlpConfig, MlpTowerConfig
-from recap.config.sharing import AitmConfig, EsmmConfig, PleConfig, ShareNoneConfig
+from recap.config.sharing import AitmConfig, DbmtlConfig, EsmmConfig, PleConfig, ShareNoneConfig, StemConfig
 from recap.config.training import TrainingConfig
 from recap.text import suggest
 
@@ -22,6 +22,8 @@ def product_problems(features: FeaturesConfig, model: ModelConfig) -> Problems:
     widths = embedding_widths(features, model)
     if model.numbers is not None:
         widths["model.numbers"] = model.numbers.width
+    if isinstance(model.sharing, StemConfig):  # an expert reads a part of each
+        widths = {name: width // (len(model.tasks) + 1) for name, width in widths.items()}
     dlrms = [(path, network, reads) for path, network, reads in networks(model) if isinstance(network, DlrmConfig)]
     if len(set(widths.values())) > 1 and any(reads_inputs for _, _, reads_inputs in dlrms):
         listed = ", ".join(f"{name}: {width}" for name, width in widths.items())
@@ -29,8 +31,8 @@ def product_problems(features: FeaturesConfig, model: ModelConfig) -> Problems:
     for path, network, reads_inputs in dlrms:
         last = network.bottom_mlp.layer_sizes[-1]
         if not reads_inputs:
-            is_linked = isinstance(model.cascade, AitmConfig) and path[1] == "tasks"
-            under = "aitm" if is_linked else model.sharing.kind
+            is_linked = isinstance(model.cascade, AitmConfig | DbmtlConfig) and path[1] == "tasks"
+            under = model.cascade.kind if is_linked and model.cascade is not None else model.sharing.kind
             advice = "cgc" if path[1] == "backbone" else "share_none"
             yield path, f"{_PRODUCTS}, but does not read them under {under}; use {advice}"
             continue
@@ -91,7 +93,7 @@ def networks(model: ModelConfig) -> Iterator[tuple[KeyPath, Any, bool]]:
     """Path and configuration of backbone and towers, and whether the network, or each expert, reads the inputs."""
     if model.backbone is not None:
         yield ("model", "backbone"), model.backbone, not isinstance(model.sharing, PleConfig)
-    linked = model.cascade.chain if isinstance(model.cascade, AitmConfig) else []
+    linked = model.cascade.linked if isinstance(model.cascade, AitmConfig | DbmtlConfig) else []
     for name, task in model.tasks.items():
         reads_inputs = isinstance(model.sharing, ShareNoneConfig) and name not in linked
         yield ("model", "tasks", name, "tower"), task.tower, reads_inputs

@@ -1,11 +1,14 @@
-"""Checks of scenarios against the features and towers of the model."""
+"""Checks of scenarios, and of sharings that read certain embeddings, against features and towers."""
 
-from recap.config.base import Problems
+from collections.abc import Sequence
+
+from recap.config.base import KeyPath, Problems
 from recap.config.checks.common import twice
 from recap.config.checks.networks import embedding_widths
 from recap.config.features import FeaturesConfig
 from recap.config.model import ModelConfig
 from recap.config.network import MlpTowerConfig
+from recap.config.sharing import PosoConfig, StemConfig
 from recap.text import suggest
 
 
@@ -14,14 +17,8 @@ def scenario_problems(features: FeaturesConfig, model: ModelConfig) -> Problems:
     scenario = model.scenario
     if scenario is None:
         return
-    known = list(embedding_widths(features, model))
     for field, names in (("domain", scenario.domain), ("personal", scenario.personal)):
-        for index, name in enumerate(names or ()):
-            at = ("model", "scenario", field, index)
-            if name not in known:
-                yield at, f"no discrete feature {name!r} has an embedding. {suggest(name, known)}"
-            elif name in (names or ())[:index]:
-                yield at, twice(name)
+        yield from _name_problems(("model", "scenario", field), names or (), features, model)
     if scenario.personal is None:
         return
     towers = {name: task.tower for name, task in model.tasks.items() if isinstance(task.tower, MlpTowerConfig)}
@@ -32,3 +29,29 @@ def scenario_problems(features: FeaturesConfig, model: ModelConfig) -> Problems:
         if tower.ensemble is not None:
             text = "its members share weights but not hidden units, which scenario.personal scales; remove one"
             yield ("model", "tasks", name, "tower", "ensemble"), text
+
+
+def sharing_problems(features: FeaturesConfig, model: ModelConfig) -> Problems:
+    """The gate of POSO reads embeddings; STEM divides every embedding among the tasks and what they share."""
+    if isinstance(model.sharing, PosoConfig):
+        yield from _name_problems(("model", "sharing", "features"), model.sharing.features, features, model)
+    if isinstance(model.sharing, StemConfig):
+        parts, widths = len(model.tasks) + 1, embedding_widths(features, model)
+        if model.numbers is not None and features.continuous:
+            widths["model.numbers"] = model.numbers.width
+        if not widths:
+            yield ("model", "sharing"), "stem divides embeddings, but the model has none; use cgc"
+        if odd := {name: width for name, width in widths.items() if width % parts}:
+            listed = ", ".join(f"{name}: {width}" for name, width in odd.items())
+            text = f"stem needs widths that are multiples of {parts}, a part for each task and one for all"
+            yield ("model", "embeddings"), f"{text}; found {listed}"
+
+
+def _name_problems(at: KeyPath, names: Sequence[str], features: FeaturesConfig, model: ModelConfig) -> Problems:
+    """Each of `names` is a discrete feature with an embedding, listed once."""
+    known = list(embedding_widths(features, model))
+    for index, name in enumerate(names):
+        if name not in known:
+            yield (*at, index), f"no discrete feature {name!r} has an embedding. {suggest(name, known)}"
+        elif name in names[:index]:
+            yield (*at, index), twice(name)

@@ -51,7 +51,7 @@ def _sampled_positives(data: DataConfig) -> list[str]:
 def chain_problems(model: ModelConfig, train_data: TrainDataConfig) -> Problems:
     """The tasks of a chain are binary, and ESMM multiplies probabilities that need no calibration."""
     cascade = model.cascade
-    for index, task in enumerate(cascade.chain if cascade is not None else []):
+    for index, task in enumerate(cascade.chain if isinstance(cascade, AitmConfig | EsmmConfig) else []):
         if task in model.regressions:
             path = ("model", "cascade", "chain", index)
             yield path, f"{task!r} is a regression task; list binary tasks only"

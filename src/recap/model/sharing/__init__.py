@@ -3,13 +3,24 @@
 from typing import assert_never
 
 from recap.config.model import ModelConfig
-from recap.config.sharing import CgcConfig, MmoeConfig, PleConfig, ShareAllConfig, ShareNoneConfig, SharePartialConfig
+from recap.config.sharing import (
+    CgcConfig,
+    MmoeConfig,
+    PleConfig,
+    PosoConfig,
+    ShareAllConfig,
+    ShareNoneConfig,
+    SharePartialConfig,
+    StemConfig,
+)
 from recap.model.backbones import build_backbone
 from recap.model.inputs.layout import InputLayout
 from recap.model.sharing.mmoe import Mmoe
 from recap.model.sharing.one_backbone import ShareAll, ShareNone, SharePartial
 from recap.model.sharing.ple import Ple
+from recap.model.sharing.poso import Poso
 from recap.model.sharing.sharing import Sharing
+from recap.model.sharing.stem import Stem
 
 __all__ = ["Sharing", "build_sharing"]
 
@@ -32,5 +43,11 @@ def build_sharing(config: ModelConfig, layout: InputLayout) -> Sharing:
         case CgcConfig() | PleConfig():
             assert config.backbone is not None
             return Ple(config.sharing, config.backbone, layout, list(config.tasks))
+        case StemConfig():
+            assert config.backbone is not None
+            return Stem(config.sharing, config.backbone, layout, list(config.tasks))
+        case PosoConfig():
+            assert config.backbone is not None
+            return Poso(config.sharing, config.backbone, layout, tasks)
         case _:
             assert_never(config.sharing)

@@ -1,8 +1,9 @@
-"""Cascades: chains of tasks, such as click → like, in which each task builds on the previous one."""
+"""Cascades: chains or graphs of tasks, such as click → like, in which a task builds on others."""
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from graphlib import TopologicalSorter
 from itertools import pairwise
 from typing import assert_never
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from recap.config.model import ModelConfig
-from recap.config.sharing import AitmConfig, EsmmConfig
+from recap.config.sharing import AitmConfig, DbmtlConfig, EsmmConfig
 from recap.model.inputs.layout import InputLayout
 from recap.model.layers import linear
 from recap.model.names import NamedModules
@@ -114,6 +115,36 @@ class Transfer(nn.Module):
         return mixed
 
 
+class Dbmtl(Cascade):
+    """hₜ = ReLU(W [qₜ ‖ hₚ for each parent p] + b) with qₜ = ReLU(Linear(own representation)); hₜ = qₜ without parents.
+
+    Wang et al., "Deep Bayesian Multi-Target Learning for Recommender Systems", arXiv:1902.09154: qₜ is the output of a
+    task's specific layer, hₜ of its Bayesian layer; the towers of this model read hₜ [B, width].
+    """
+
+    def __init__(self, config: DbmtlConfig, layout: InputLayout, tasks: Sequence[str]) -> None:
+        super().__init__()
+        self.parents, width = config.parents, config.width
+        linked = [task for task in tasks if task in config.linked]
+        self.projections = NamedModules({task: _dense(layout.width, width) for task in linked})
+        self.joints = NamedModules(
+            {task: _dense((1 + len(self.parents[task])) * width, width) for task in linked if task in self.parents}
+        )
+        self.order = {task: tasks.index(task) for task in TopologicalSorter(self.parents).static_order()}
+        narrow = InputLayout.of_numbers(width)
+        self.layouts = [narrow if task in linked else layout for task in tasks]
+
+    def forward(self, representations: list[Tensor]) -> list[Tensor]:
+        """hₜ for the tasks of the graph; the representations of other tasks are unchanged."""
+        outputs = list(representations)
+        for name, task in self.order.items():  # parents first
+            outputs[task] = self.projections.named(name)(outputs[task])
+            if name in self.parents:
+                read = [outputs[task], *(outputs[self.order[parent]] for parent in self.parents[name])]
+                outputs[task] = self.joints.named(name)(torch.cat(read, dim=1))
+        return outputs
+
+
 def _dense(in_features: int, out_features: int) -> nn.Module:
     return nn.Sequential(linear(in_features, out_features), nn.ReLU())
 
@@ -128,5 +159,7 @@ def build_cascade(config: ModelConfig, layout: InputLayout) -> Cascade:
             return Esmm(layout, len(tasks), [tasks.index(task) for task in config.cascade.chain])
         case AitmConfig():
             return Aitm(config.cascade, layout, tasks)
+        case DbmtlConfig():
+            return Dbmtl(config.cascade, layout, tasks)
         case _:
             assert_never(config.cascade)
