@@ -266,6 +266,9 @@ class OptimizerConfig(BaseConfig):
     """A separate algorithm and learning rate for embedding tables. Optional; default: `algorithm` and `backbone`."""
     embedding_l2: NonNegativeFloat = 0.0
     """λ of the penalty λ/2·‖W‖² on embedding tables, which adds λ·W to their gradients."""
+    embedding_l2_rows: Literal["all", "batch", "frequency"] = "all"
+    """The rows that it reaches in a step: `all`; `batch`, those that the batch looks up; `frequency`, the same with λ
+    divided by the lookups of the row so far (Zhou et al., KDD 2018)."""
     network_l2: NonNegativeFloat = 0.0
     """λ of the same penalty on all other weights, including biases and norms, except the biases that `initial_rate`
     set."""

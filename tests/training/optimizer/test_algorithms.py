@@ -269,7 +269,8 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a penalty on whole tables": (
         optimizer_values("adam", "adagrad", sparse=True, embedding_l2=0.1),
         "optimizer.embedding_l2: changes every row in every step, but sparse steps update only the rows of a "
-        "batch; set it to 0, or set optimizer.tables.sparse to false",
+        "batch; set it to 0, set optimizer.embedding_l2_rows to batch or frequency, or set optimizer.tables.sparse to "
+        "false",
     ),
     "gradients of tasks": (
         optimizer_values("adam", "adagrad", sparse=True, balancing={"kind": "pcgrad"}),

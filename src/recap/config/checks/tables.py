@@ -22,11 +22,16 @@ def table_problems(
     whole = "set optimizer.tables.sparse to false"
     if training.sharded_tables is not None:  # which needs sparse steps
         whole = "remove training.sharded_tables and set optimizer.tables.sparse to false"
-    if optimizer.embedding_l2:
+    if optimizer.embedding_l2 and training.sharded_tables is not None:
         yield (
             ("optimizer", "embedding_l2"),
-            "changes every row in every step, but sparse steps update only the rows of a batch; set it to 0, or "
-            f"{whole}",
+            f"does not work with training.sharded_tables; set it to 0, or {whole}",
+        )
+    elif optimizer.embedding_l2 and optimizer.embedding_l2_rows == "all":
+        yield (
+            ("optimizer", "embedding_l2"),
+            "changes every row in every step, but sparse steps update only the rows of a batch; set it to 0, set "
+            f"optimizer.embedding_l2_rows to batch or frequency, or {whole}",
         )
     if training.compile:
         yield (

@@ -19,6 +19,7 @@ from recap.native.torch_private import foreach_add_
 from recap.training.ids.local import LocalIds
 from recap.training.optimizer.algorithms import build_algorithm
 from recap.training.optimizer.rounded_weights import rounded_weights
+from recap.training.optimizer.row_penalty import LOOKUPS, RowPenalty
 from recap.training.optimizer.schedule import learning_rate
 from recap.training.sharded_tables.tables import ShardedTables
 
@@ -60,6 +61,7 @@ class ScheduledOptimizer:
         tables = dict.fromkeys(embeddings.parameters())
         self._sharded = embeddings if isinstance(embeddings, ShardedTables) else None
         self._local = LocalIds(ranker.inputs, ranks, config.training.seed)
+        self._row_penalty = RowPenalty(optimizer, ranker.inputs, ranks)
         table_algorithm = optimizer.algorithm if optimizer.tables is None else optimizer.tables.algorithm
         self._initial_sum: float = getattr(table_algorithm, "initial_accumulator_value", 0.0)
         shared = list(ranker.shared_parameters())
@@ -87,7 +89,7 @@ class ScheduledOptimizer:
         self._names = {parameter: name for name, parameter in ranker.named_parameters()}
         # λ/2·‖W‖² has the gradient λ·W. Added to the gradient, it has the same meaning for every algorithm.
         penalties = (
-            (list(tables), optimizer.embedding_l2),
+            (list(tables), optimizer.embedding_l2 if optimizer.embedding_l2_rows == "all" else 0.0),
             ([parameter for parameter in self._names if parameter not in tables], optimizer.network_l2),
         )
         self._penalties = [(parameters, strength) for parameters, strength in penalties if strength and parameters]
@@ -136,7 +138,7 @@ class ScheduledOptimizer:
     def step(self, step: int, batch: Batch | None = None) -> None:
         """Update the weights, as step number `step`, counted from 1.
 
-        `batch`: this rank's rows, whose ids are counted where they decide which have rows of their own.
+        `batch`: this rank's rows, whose ids are counted where that decides their rows or their penalty.
         """
         rates = self.rates(step)
         groups = [group for algorithm in self._algorithms for group in algorithm.param_groups]
@@ -144,6 +146,8 @@ class ScheduledOptimizer:
             group["lr"] = rates[name]
         for parameters, strength in self._penalties:
             _add_to_gradients(parameters, strength)
+        if batch is not None:
+            self._row_penalty.add(batch)
         for algorithm in self._algorithms:
             algorithm.step()
         if self._sharded is not None:
@@ -156,6 +160,7 @@ class ScheduledOptimizer:
         """Give rows of a table new vectors and the state of new rows, because they belong to other ids now."""
         with torch.no_grad():
             table[rows] = vectors
+        self._row_penalty.restart(table, rows)
         for algorithm in self._algorithms:
             for key, value in algorithm.state.get(table, {}).items():
                 if value.dim():
@@ -166,7 +171,8 @@ class ScheduledOptimizer:
 
         That of sharded tables has the names of whole ones, and `ShardedTensor`s as values.
         """
-        of_tables = self._local.state_dict() if self._sharded is None else self._sharded.optimizer_state()
+        of_tables = self._row_penalty.state_dict()
+        of_tables |= self._local.state_dict() if self._sharded is None else self._sharded.optimizer_state()
         return {f"{TABLES_PATH}.{entry}": value for entry, value in of_tables.items()} | {
             f"{name}/{key}": value
             for parameter, name in self._names.items()
@@ -177,7 +183,7 @@ class ScheduledOptimizer:
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """Restore what `state_dict` returned."""
         prefix = f"{TABLES_PATH}."
-        apart = prefix if self._sharded is not None else f"{prefix}row_ids."
+        apart = (prefix,) if self._sharded is not None else (f"{prefix}row_ids.", f"{prefix}{LOOKUPS}.")
         of_tables = {entry: value for entry, value in tensors.items() if entry.startswith(apart)}
         tensors = {entry: value for entry, value in tensors.items() if entry not in of_tables}
         of_tables = {entry[len(prefix) :]: value for entry, value in of_tables.items()}
@@ -185,6 +191,7 @@ class ScheduledOptimizer:
             self._sharded.load_optimizer_state(of_tables)
         else:
             self._local.load_state_dict(of_tables)
+            self._row_penalty.load_state_dict(of_tables)
         parameters = {name: parameter for parameter, name in self._names.items()}
         moved_by = {
             parameter: algorithm
