@@ -16,6 +16,7 @@ from recap.config.base import BaseConfig
 from recap.config.data import ServiceConfig
 from recap.config.file.json_schema import models
 from recap.config.file.load import Template, load_config
+from recap.config.histories import target_of
 from recap.config.recap import RecapConfig
 from recap.data.open import open_sources
 from recap.data.remote.access import Access
@@ -47,9 +48,9 @@ def all_fields() -> set[Field]:
 
 
 def accessors() -> set[object]:
-    """The code of every property and method of a section: it reads fields for its caller."""
+    """The code of every property and method of a section, and of `target_of`: it reads fields for its caller."""
     members = [member for model in SECTIONS.values() for base in model.__mro__ for member in vars(base).values()]
-    functions = [member.fget if isinstance(member, property) else member for member in members]
+    functions = [target_of, *(member.fget if isinstance(member, property) else member for member in members)]
     return {function.__code__ for function in functions if isinstance(function, FunctionType)}
 
 

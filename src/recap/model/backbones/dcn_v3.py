@@ -56,4 +56,5 @@ class DcnV3(nn.Module):
 
 
 def _layers(config: CrossNetworkConfig, width: int) -> nn.ModuleList:
-    return nn.ModuleList(SelfMaskedLayer(width, config.dropout_rate) for _ in range(config.num_layers))
+    rate = config.dropout_rate
+    return nn.ModuleList(SelfMaskedLayer(width, rate) for _ in range(config.num_layers))
