@@ -63,7 +63,8 @@ def test_columns_in_another_order_are_refused_for_every_kind_of_model(case: str,
     names = str(caught.value).rpartition("initial_weights.fresh:\n")[2].split("\n")
     assert any(name.strip().startswith(("sharing.", "towers.", "cascade.")) for name in names)
     weights = list(make_ranker(config).state_dict())
-    read = ("inputs.featurization", "inputs.histories.encoders.watched.split", "sharing", "cascade", "towers")
+    networks = ("scenario", "sharing", "cascade", "towers")
+    read = ("inputs.featurization", "inputs.histories.encoders.watched.split", *networks)
     start_from(old, reordered(config, [path for path in read if any(is_below(name, path) for name in weights)]))
     same = SavedModel(config, WORDS, make_ranker(config, seed=1))
     assert start_from(old, same).messages == []
