@@ -118,8 +118,8 @@ def test_on_a_terminal_an_error_shows_the_line_of_the_file(tmp_path: Path) -> No
     assert done.returncode == 2
     assert printed.splitlines() == [
         "ranker.yaml:34:11: model.backbone.kind: 'maksnet' is unknown. Known: mlp,",
-        "mask_net, dcn, dlrm, gdcn, final_mlp, wukong, rank_mixer. Did you mean",
-        "'mask_net'?",
+        "mask_net, dcn, dcn_v3, dlrm, gdcn, final_mlp, qnn, wukong, rank_mixer. Did you",
+        "mean 'mask_net'?",
         "   34 │     kind: maksnet",
         "      │           ^^^^^^^",
         "",

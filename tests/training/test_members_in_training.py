@@ -109,7 +109,7 @@ def test_a_run_with_auxiliary_outputs_resumes_exactly(case: str, feed: Path, tmp
 def test_a_compiled_pass_has_the_penalty_of_experts() -> None:
     config = make_config("rank_mixer_with_experts-share_all")
     ranker, batch = without_dropout(config), make_batch(config)
-    columns = torch.compile(ranker.raw_outputs, backend="eager")(batch)
+    columns = [*torch.compile(ranker.network_outputs, backend="eager")(batch), *ranker.penalty()]
     assert columns[2].shape == columns[0].shape
     columns[2].sum().backward()
     assert ranker.sharing.backbone.layers[0].experts.gate.weight.grad.any()  # type: ignore[union-attr, operator, index]

@@ -91,7 +91,7 @@ def test_compiled_networks_agree_up_to_rounding(feed: Path) -> None:
     config = feed_config(feed, Path("run"))
     ranker, batch = make_ranker(config).eval(), make_batch(config)  # in training, dropout draws in another order
     results = []
-    for raw_outputs in (ranker.raw_outputs, compiled(ranker.raw_outputs)):
+    for raw_outputs in (ranker.raw_outputs, compiled(ranker)):
         outputs = torch.stack(raw_outputs(batch))
         results.append([outputs, *torch.autograd.grad(outputs.sum(), list(ranker.parameters()))])
     for plain, made in zip(*results, strict=True):

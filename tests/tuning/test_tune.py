@@ -2,7 +2,6 @@
 
 import csv
 import multiprocessing
-import os
 import signal
 from collections.abc import Mapping
 from pathlib import Path
@@ -169,12 +168,12 @@ def test_failed_trials_are_recorded_and_the_study_goes_on(
     """Trials that do not fit together, that run out of memory, and that train."""
     space = {ACCUMULATION: {"choices": [1, 32]}, BATCH: {"choices": [64, 16]}}
     file = write_config(tmp_path, feed, space, random_trials=100)
-    add_value, kills = Study.add_value, iter([True])
+    add_value, ended = Study.add_value, list[int | None]()
 
     def killed(self: Study, trial: Any, step: int, value: float) -> bool:
-        if trial.number > 0 and next(kills, False):
-            for process in multiprocessing.active_children():
-                os.kill(process.pid or 0, signal.SIGKILL)
+        for process in multiprocessing.active_children() if trial.number > 0 and not ended else ():
+            process.kill()
+            ended.append(process.pid)
         return add_value(self, trial, step, value)
 
     monkeypatch.setattr(Study, "add_value", killed)

@@ -6,6 +6,8 @@ the batches of one process, so that every sum adds the same numbers in the same 
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -158,8 +160,8 @@ class _Batches:
     def _show(self, columns: Columns) -> None:
         none = torch.zeros(len(columns["labels"]), 0)
         continuous, binary, discrete = (columns.get(name, none) for name in _FEATURES[:3])
-        labels, weights, user, lists = (columns.get(name) for name in _ROWS)
-        batch = Batch(continuous, binary, discrete, {}, labels, weights, user, lists, columns.get("times"))
+        rows: dict[str, Any] = {name: columns[name] for name in (*_ROWS, "times") if name in columns}
+        batch = replace(Batch(continuous, binary, discrete, {}), **rows)
         scores = Scores(none, *(columns[name] for name in _SCORES))
         for observer in self._observers:
             observer.update(batch, scores)

@@ -96,6 +96,10 @@ class Ranker(nn.Module):
         In training the auxiliary outputs follow, [B] each: the members of every task that has several, in the order of
         tasks (`recap.model.objective.members`), then the penalty of the experts of a backbone, if there is one.
         """
+        return [*self.network_outputs(batch), *self.penalty()]
+
+    def network_outputs(self, batch: Batch) -> list[Tensor]:
+        """`raw_outputs` without the penalty: what `training.compile` compiles."""
         inputs = self.inputs(batch)
         if torch.is_autocast_enabled(inputs.device.type):  # round once, for all layers that read them
             inputs = inputs.to(torch.get_autocast_dtype(inputs.device.type))
@@ -103,7 +107,7 @@ class Ranker(nn.Module):
             return self._own_outputs(inputs, batch.discrete)
         passes = self._two_passes if self.two_passes else self._with_members
         outputs, members = passes(inputs, batch.discrete)
-        return [*outputs, *members, *self._penalty()]
+        return [*outputs, *members]
 
     def _read(self, inputs: Tensor, codes: Tensor) -> Iterator[tuple[Tower, Context]]:
         """[B, N] and `Batch.discrete` → each tower and what it reads, its representation first."""
@@ -140,8 +144,7 @@ class Ranker(nn.Module):
         outputs = [output_of_mean(both.T, is_regression=tower.is_regression) for both, tower in towers]
         return outputs, [one for both in passes for one in both.unbind()]
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # it warns of tensors that a module holds
-    def _penalty(self) -> list[Tensor]:
+    def penalty(self) -> list[Tensor]:
         """The penalty of the experts for the rows of the last pass, [B], if any are trained."""
         penalties = [penalty for experts in self._experts if (penalty := experts.take_penalty()) is not None]
         if not penalties:

@@ -56,7 +56,7 @@ class TrainStep:
         self.signals = Signals(0.0) if signals is None else signals
         self.statistics = running_statistics(ranker)
         strategy.check_batch(self.rows, self.micro_batches, 2 if self.statistics else 1)
-        self.raw_outputs = compiled(ranker.raw_outputs) if config.training.compile else ranker.raw_outputs
+        self.raw_outputs = compiled(ranker) if config.training.compile else ranker.raw_outputs
         if balancing.sums_in_backward:
             tables = config.optimizer.tables
             sparse = tables is not None and tables.sparse
@@ -133,10 +133,11 @@ class TrainStep:
                 raise NotFinite(step, "norm", ["all gradients"])
 
 
-def compiled(raw_outputs: Callable[[Batch], list[Tensor]]) -> Callable[[Batch], list[Tensor]]:
-    """A function that torch compiles when it is first called. Raises InputError without a C++ compiler.
+def compiled(ranker: Ranker) -> Callable[[Batch], list[Tensor]]:
+    """`ranker.raw_outputs`, which torch compiles when it is first called. Raises InputError without a C++ compiler.
 
-    The function raises RunError if torch cannot compile it.
+    The function raises RunError if torch cannot compile it. The penalty of experts is not compiled: torch warns of
+    tensors that a module holds.
     """
     compilers = [os.environ.get("CXX"), "g++", "clang++"]
     if not torch.cuda.is_available() and not any(which(name) for name in compilers if name):
@@ -144,11 +145,11 @@ def compiled(raw_outputs: Callable[[Batch], list[Tensor]]) -> Callable[[Batch], 
             "training.compile: torch.compile needs a C++ compiler, but neither g++ nor clang++ is installed; install "
             "one, set CXX to one, or remove training.compile"
         )
-    call_compiled = torch.compile(raw_outputs)
+    network = torch.compile(ranker.network_outputs)
 
     def call(batch: Batch) -> list[Tensor]:
         try:
-            return call_compiled(batch)
+            return [*network(batch), *ranker.penalty()]
         except compile_errors() as error:
             reason = str(error).strip().partition("\n")[0]
             raise RunError(

@@ -44,8 +44,11 @@ LABEL_CHANGES: dict[str, Any] = {
     "regressions": {"share": RegressionConfig(kind="regression")},
     "weigh_samples": True,
     "weight": "weight",
+    "teachers": {"like": "teacher_like"},
     "user": None,
     "request": "request_id",
+    "lists_are_requests": True,
+    "compares_requests": True,
     "timestamp": "served_at_ms",
     "strata_time": "served_at_ms",
 }
