@@ -292,7 +292,7 @@ def test_tri_bce_is_refused_for_tasks_of_a_chain() -> None:
     aitm = {"kind": "aitm", "chain": ["share", "like"], "width": 4}
     esmm = {"kind": "esmm", "chain": ["share", "like"]}
     assert problems(values_with(CROSS, tasks=LINEAR, auxiliary_loss=TRI_BCE, cascade=aitm)) == [
-        f"model.tasks.{task}: aitm mixes the two networks that tri_bce tells apart; take the task out of the chain"
+        f"model.tasks.{task}: aitm mixes the two networks that tri_bce tells apart; take the task out of the cascade"
         for task in ("like", "share")
     ]
     assert problems(values_with(CROSS, tasks=LINEAR, auxiliary_loss=TRI_BCE, cascade=esmm)) == [

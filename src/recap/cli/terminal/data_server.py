@@ -2,14 +2,17 @@
 
 import os
 import sys
+import time
 from pathlib import Path
 from signal import Signals
-from threading import Event
 
 from recap.config.file.environment import hide
 from recap.config.recap import RecapConfig
 from recap.data.remote.access import Access
 from recap.signals import Terminated
+
+_SECONDS = 1.0
+"""Longest time until a signal is noticed."""
 
 
 def serve_data(config: RecapConfig, file: Path, access: Access, max_requests: int) -> None:
@@ -24,7 +27,8 @@ def serve_data(config: RecapConfig, file: Path, access: Access, max_requests: in
         server = DataServer(open_sources(config), access, max_requests, _say)
         _say(f"serving {', '.join(server.sets)} at {access.host}:{server.port}")
         _say(access.describe())
-        Event().wait()
+        while True:  # a signal that comes just before a wait does not end it
+            time.sleep(_SECONDS)
     except Terminated as stop:
         if server is None:
             print(f"stopped by {Signals(stop.number).name} before it served", file=sys.stderr, flush=True)
