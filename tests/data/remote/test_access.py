@@ -67,12 +67,13 @@ def test_only_the_token_opens_a_server_and_it_can_be_replaced(
     assert "fedcba" not in str(caught.value)
     os.replace(other, ours)
     assert rows_of(feed, servers[0], token_file=ours) == 64
-    Path(ours).write_text("short")
+    os.replace(token_file(tmp_path / "short", "short"), ours)  # at once, or a reader may find it empty
     with pytest.raises(InputError, match="found 5 characters, expected at least 16"):
         rows_of(feed, servers[0], token_file=ours)
     good = token_file(tmp_path / "good", "fedcba9876543210")
     assert rows_of(feed, servers[0], token_file=good) == 64
-    assert [message.endswith("the token before stays valid") for message in messages] == [True]
+    assert messages  # two requests may find the change at the same time
+    assert all(message.endswith("the token before stays valid") for message in messages)
 
 
 def test_tls_needs_the_same_authorities_at_both_ends(
