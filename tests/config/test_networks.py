@@ -72,9 +72,9 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {**MLP, "activation": "swish"},
         "model.backbone.activation: 'swish' is unknown. Known: relu, leaky_relu, prelu, dice, gelu, silu, tanh.",
     ),
-    "an ensemble as a backbone": (
-        {**MLP, "ensemble": {"members": 4}},
-        "model.backbone.ensemble: 'ensemble' is unknown. Known: kind, layer_sizes, batch_norm, layer_norm, "
+    "an ensemble inside a backbone": (
+        {"kind": "dcn", "poly_degree": 1, "output_mlp": {**MLP, "ensemble": {"members": 4}}},
+        "model.backbone.output_mlp.ensemble: 'ensemble' is unknown. Known: kind, layer_sizes, batch_norm, layer_norm, "
         "norm_position, activation, residual, dropout, final_layer_activation, final_layer_norm.",
     ),
     "a gate on an unknown feature": (
@@ -263,6 +263,69 @@ def test_members_learn_from_their_own_losses_alone(model: dict[str, Any], task: 
     tower = {"kind": "mlp", "layer_sizes": [4], "dropout": {}, "ensemble": {"members": 2}}
     tasks = {"like": {"tower": tower, **task}, "share": {"tower": {"kind": "mlp"}}}
     assert problems(values_with(MLP, tasks=tasks, **model)) == [message]
+
+
+MEMBERS = {"kind": "mlp", "layer_sizes": [8], "dropout": {}, "ensemble": {"members": 4}}
+OF_BACKBONE = "model.backbone.ensemble: its members have"
+
+
+@pytest.mark.parametrize(
+    ("model", "like", "message"),
+    [
+        (
+            {"sharing": {"kind": "mmoe", "num_experts": 2}},
+            {},
+            "model.sharing: mmoe mixes its experts for a row, not for each member; use share_all or share_partial, or "
+            "remove model.backbone.ensemble",
+        ),
+        (
+            {"auxiliary_loss": {"kind": "self_ensemble"}},
+            {},
+            f"{OF_BACKBONE} losses of their own, and self_ensemble would be another; remove it, or remove "
+            "model.auxiliary_loss",
+        ),
+        (
+            {"cascade": {"kind": "esmm", "chain": ["share", "like"]}},
+            {},
+            f"{OF_BACKBONE} no product of probabilities to learn from; remove it, or remove model.cascade",
+        ),
+        (
+            {"scenario": {"kind": "pepnet", "personal": ["hour"]}},
+            {"tower": {"kind": "mlp", "layer_sizes": [4]}},
+            "model.backbone.ensemble: its members share weights but not hidden units, which scenario.personal scales; "
+            "remove one",
+        ),
+        (
+            {},
+            {"tower": {"kind": "gdcn", "num_layers": 1}},
+            "model.tasks.like.tower: must continue the members of model.backbone, which gdcn cannot; use mlp, or "
+            "remove model.backbone.ensemble",
+        ),
+        (
+            {},
+            {"tower": {"kind": "mlp", "layer_sizes": [4], "ensemble": {"members": 2}}},
+            "model.tasks.like.tower.ensemble: continues the 4 members of model.backbone, and cannot have 2; remove it",
+        ),
+        (
+            {},
+            {"listwise": {"weight": 1.0}},
+            "model.tasks.like.listwise: compares the logits of rows, but each member of the ensemble has its own; "
+            "remove one",
+        ),
+    ],
+)
+def test_what_cannot_carry_the_members_of_a_backbone_is_refused(
+    model: dict[str, Any], like: dict[str, Any], message: str
+) -> None:
+    tasks = {"like": {"tower": {"kind": "mlp"}, **like}, "share": {"tower": {"kind": "mlp"}}}
+    assert problems(values_with(MEMBERS, tasks=tasks, **model)) == [message]
+
+
+def test_a_tower_may_state_the_members_of_its_backbone_again() -> None:
+    tower = {"kind": "mlp", "layer_sizes": [4], "ensemble": {"members": 4}}
+    tasks = {"like": {"tower": tower}, "share": {"tower": {"kind": "mlp"}}}
+    config = config_of(values_with(MEMBERS, tasks=tasks))
+    assert [config.model.ensemble_of(task) for task in config.tasks] == [config.model.shared_ensemble] * 2
 
 
 CROSS = {"kind": "dcn_v3", "exponential": {"num_layers": 1}, "linear": {"num_layers": 1}}

@@ -130,6 +130,14 @@ BACKBONES: dict[str, dict[str, Any]] = {
     },
     "qnn": {"kind": "qnn", "num_layers": 2, "num_rows": 3, "batch_norm": {}, "dropout_rate": 0.1},
 }
+ENSEMBLE: dict[str, Any] = {
+    "kind": "mlp",
+    "layer_sizes": [8, 8],
+    "batch_norm": {},
+    "dropout": {"rate": 0.1},
+    "ensemble": {"members": 3},
+}
+"""A backbone whose members the towers continue: it cannot be an expert."""
 TOWERS: dict[str, dict[str, Any]] = {
     "mlp": {"kind": "mlp", "layer_sizes": [8], "batch_norm": {"affine": False}, "dropout": {"rate": 0.1}},
     "mlp_dice": {"kind": "mlp", "layer_sizes": [8, 8], "batch_norm": {}, "activation": "dice", "residual": True},
@@ -249,6 +257,11 @@ OTHERS: dict[str, dict[str, Any]] = {
         },
     },
     "self_ensemble": {"auxiliary_loss": {"kind": "self_ensemble"}, "backbone": BACKBONES["qnn"]},
+    "ensemble": {
+        "backbone": ENSEMBLE,
+        "tasks": {"like": {"tower": {"kind": "mlp"}, "affine_map": {}}, "share": {"tower": TOWERS["mlp"]}},
+    },
+    "ensemble-share_partial": {"backbone": ENSEMBLE, "sharing": {"kind": "share_partial"}},
     "jrc": {
         "tasks": {
             "like": {"tower": TOWERS["mlp"], "affine_map": {}, "jrc": {"weight": 1.0}},
@@ -301,6 +314,7 @@ COMBINED: dict[str, dict[str, Any]] = {
         **OTHERS["clip_log1p_abs"],
     },
     "stem_with_dbmtl": {"sharing": SHARINGS["stem"], **OTHERS["dbmtl"]},
+    "ensemble_with_aitm": {"backbone": ENSEMBLE, "sharing": {"kind": "share_partial"}, **OTHERS["aitm"]},
     "share_partial_with_aitm": {
         "backbone": BACKBONES["wukong_with_mlp"],
         "sharing": SHARINGS["share_partial"],

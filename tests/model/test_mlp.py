@@ -12,8 +12,9 @@ from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.testing import assert_close
 
+from recap.config.file.load import config_of
 from recap.config.model import TaskConfig, TowerConfig
-from recap.config.network import Activation, MlpConfig, MlpTowerConfig
+from recap.config.network import Activation, EnsembleConfig, MlpConfig, MlpTowerConfig
 from recap.model.inputs.layout import InputLayout
 from recap.model.layers import Mlp
 from recap.model.layers.activations import Dice, build_activation
@@ -141,8 +142,9 @@ def ensemble(**values: Any) -> EnsembleMlp:
     """An ensemble of 3 in float64, with noise added to every initial parameter."""
     config = TypeAdapter[TowerConfig](TowerConfig).validate_python(SIZES | {"ensemble": {"members": 3}} | values)
     assert isinstance(config, MlpTowerConfig)
+    assert config.ensemble is not None
     torch.manual_seed(0)
-    network = EnsembleMlp(5, config).double().eval()
+    network = EnsembleMlp(5, config, config.ensemble).double().eval()
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
@@ -166,7 +168,7 @@ def test_each_member_is_an_mlp_with_its_own_scales_biases_and_logit() -> None:
 
 def test_members_differ_at_the_start_by_the_signs_of_the_first_layer_alone() -> None:
     torch.manual_seed(0)
-    network = EnsembleMlp(50, MlpTowerConfig.model_validate(SIZES | {"ensemble": {"members": 4}}))
+    network = EnsembleMlp(50, MlpTowerConfig.model_validate(SIZES), EnsembleConfig(members=4))
     layers: Any = network.layers
     first, _, second, _, last = layers
     signs = first.input_scales.tolist()
@@ -210,6 +212,55 @@ def test_a_tower_predicts_the_mean_probability_of_its_members_and_learns_from_th
             for member in range(3)
         ]
         assert_close(losses[number], torch.stack(own).mean())
+
+
+@pytest.mark.parametrize("case", ["ensemble", "ensemble-share_partial", "ensemble_with_aitm"])
+def test_each_member_of_a_backbone_is_a_network_of_its_own_up_to_the_logit(case: str) -> None:
+    """Member m of the model = the model without ensemble whose weights are W scaled by the r and s of member m."""
+    config = make_config(case)
+    ranker, batch = make_ranker(config).eval(), make_batch(config, rows=6)
+    with torch.no_grad():
+        for parameter in ranker.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    inputs = ranker.inputs(batch)
+    members = [tower.members(read[0]) for tower, read in ranker._read(inputs, batch.discrete)]  # type: ignore[operator]
+    plain = config.model_dump()
+    plain["model"]["backbone"]["ensemble"] = None
+    alone = make_ranker(config_of(plain)).eval()
+    for member in range(3):
+        alone.load_state_dict(weights_of_member(ranker.state_dict(), member), strict=False)
+        for column, (tower, read) in zip(members, alone._read(inputs, batch.discrete), strict=True):
+            assert_close(column[:, member], tower(*read))
+    assert_close(ranker(batch).probabilities, torch.stack([one.sigmoid().mean(dim=1) for one in members], dim=1))
+
+
+def weights_of_member(weights: dict[str, torch.Tensor], member: int) -> dict[str, torch.Tensor]:
+    """The weights of a ranker without ensemble: s ⊙ (W (r ⊙ x)) + b = (s rᵀ ⊙ W) x + b."""
+    found = dict(weights)
+    for name, weight in weights.items():
+        layer, _, part = name.rpartition(".")
+        if part == "input_scales":
+            scales = weights[f"{layer}.output_scales"][member][:, None] * weight[member]
+            found[f"{layer}.weight"] = scales * weights[f"{layer}.linear.weight"]
+            found[f"{layer}.bias"] = weights[f"{layer}.bias"][member]
+        elif part == "weight" and weight.dim() == 3:  # [M, inputs, 1], to the logit
+            found[name], found[f"{layer}.bias"] = weight[member].T, weights[f"{layer}.bias"][member, None]
+    return found
+
+
+def test_a_model_learns_from_the_mean_of_the_losses_of_the_members_of_its_backbone() -> None:
+    config = make_config("ensemble")
+    ranker, batch = make_ranker(config).train(), make_batch(config)
+    outputs = ranker.raw_outputs(batch)
+    assert len(outputs) == 2 + 2 * 3
+    own = [binary_cross_entropy_with_logits(column, batch.labels[:, 0], batch.weights[:, 0]) for column in outputs[2:5]]
+    assert_close(Objective(config)(outputs, batch).losses[0], torch.stack(own).mean())
+
+
+def test_members_differ_at_the_start_by_the_signs_of_the_backbone_alone() -> None:
+    ranker = make_ranker(make_config("ensemble"))
+    signs = {name for name, value in ranker.named_parameters() if name.endswith("_scales") and (value == -1).any()}
+    assert signs == {"sharing.backbone.layers.0.input_scales"}
 
 
 def test_a_tower_of_a_regression_predicts_the_mean_of_its_members() -> None:

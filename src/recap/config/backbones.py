@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from recap.config.base import BaseConfig, Check, DropRate, Name, PositiveFloat, PositiveInt, Problems
-from recap.config.network import BatchNormConfig, MlpConfig
+from recap.config.network import BatchNormConfig, MlpBackboneConfig, MlpConfig
 
 
 class MaskBlockConfig(BaseConfig):
@@ -262,4 +262,4 @@ CrossConfig = (
 )
 """Every network except the plain MLP."""
 
-BackboneConfig = Annotated[MlpConfig | CrossConfig, Field(discriminator="kind")]
+BackboneConfig = Annotated[MlpBackboneConfig | CrossConfig, Field(discriminator="kind")]

@@ -32,7 +32,7 @@ from recap.config.loss import (
     RankingLossConfig,
     RegressionConfig,
 )
-from recap.config.network import InitializationConfig, MlpTowerConfig
+from recap.config.network import EnsembleConfig, InitializationConfig, MlpBackboneConfig, MlpTowerConfig
 from recap.config.sharing import (
     SHARED,
     CascadeConfig,
@@ -238,6 +238,17 @@ class ModelConfig(BaseConfig):
     def widths(self) -> dict[str, int]:
         """The width of each table in `embeddings`."""
         return {name: table.width for name, table in self.embeddings.items()}
+
+    @property
+    def shared_ensemble(self) -> EnsembleConfig | None:
+        """That of the backbone, whose members every tower continues."""
+        return self.backbone.ensemble if isinstance(self.backbone, MlpBackboneConfig) else None
+
+    def ensemble_of(self, task: str) -> EnsembleConfig | None:
+        """That of the tower of a task."""
+        tower = self.tasks[task].tower
+        own = tower.ensemble if isinstance(tower, MlpTowerConfig) else None
+        return own or self.shared_ensemble
 
     @property
     def regressions(self) -> list[str]:

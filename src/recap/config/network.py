@@ -141,7 +141,15 @@ class EnsembleConfig(BaseConfig):
     logit. The probability of the task is the mean of theirs; the raw output of a regression is the mean of theirs."""
 
     members: Annotated[int, Field(ge=2, le=MAX_INT)]
-    """The number of members; the cost of the tower grows with it. The paper has 32."""
+    """The number of members; the cost of the network grows with it. The paper has 32."""
+
+
+class MlpBackboneConfig(MlpConfig):
+    """Linear → norm → activation → dropout in every layer except the last, which is a Linear."""
+
+    ensemble: EnsembleConfig | None = None
+    """An ensemble of such networks that share most weights. Every tower, an MLP, continues its members: each reads the
+    output of its own, and has scales, biases and a loss of its own. Optional; off by default."""
 
 
 class MlpTowerConfig(_LayersConfig):

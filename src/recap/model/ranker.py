@@ -19,7 +19,8 @@ The forward pass, for B rows and T tasks (`tests/model/kinds.py` builds every ki
     probabilities [B, T] of the data as sampled for training
 
 `Scorer` continues: probabilities → calibrated probabilities → score. `Objective` turns logits and labels into losses.
-In training a task may have several outputs, its members, each with a loss of its own: `objective/members.py`.
+In training a task may have several outputs, its members, each with a loss of its own: `objective/members.py`. Those of
+a backbone that is an ensemble have a row each, [B · M, …], from the backbone to the logits.
 """
 
 from collections.abc import Iterable, Iterator
@@ -68,7 +69,8 @@ class Ranker(nn.Module):
             self.cascade = build_cascade(config.model, self.sharing.layout)
             tasks = zip(config.model.tasks.items(), self.cascade.layouts, strict=True)
             parts = self.sharing.parts if isinstance(config.model.auxiliary_loss, TriBceConfig) else None
-            self.towers = NamedModules({name: Tower(task, layout, parts) for (name, task), layout in tasks})
+            ensemble = config.model.shared_ensemble
+            self.towers = NamedModules({name: Tower(task, layout, parts, ensemble) for (name, task), layout in tasks})
         self.activation = OutputActivation(config.model.tasks)
         self.two_passes = isinstance(config.model.auxiliary_loss, SelfEnsembleConfig)
         self._towers = [tower for tower in self.towers.values() if isinstance(tower, Tower)]

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from recap.config.loss import RegressionConfig
 from recap.config.model import AffineMapConfig, TaskConfig, TowerConfig
-from recap.config.network import MlpTowerConfig
+from recap.config.network import EnsembleConfig, MlpTowerConfig
 from recap.model.activation import output_of_mean
 from recap.model.backbones import build_backbone
 from recap.model.backbones.dcn_v3 import DcnV3
@@ -34,18 +34,23 @@ class Tower(nn.Module):
     The logit is that of several members if `num_members` is above 1; in training each has a loss of its own.
     """
 
-    def __init__(self, config: TaskConfig, layout: InputLayout, parts: Sequence[int] | None = None) -> None:
+    def __init__(
+        self,
+        config: TaskConfig,
+        layout: InputLayout,
+        parts: Sequence[int] | None = None,
+        continued: EnsembleConfig | None = None,
+    ) -> None:
         """`parts`: not None if the networks that the last Linear reads side by side are members. They are those of the
-        tower, or if it is one Linear, those with these widths at the end of its inputs."""
+        tower, or if it is one Linear, those with these widths at the end of its inputs. `continued`: that of the
+        backbone, whose members have a row each in the inputs, [B · M, layout.width]."""
         super().__init__()
         self.is_regression = isinstance(config.objective, RegressionConfig)
-        self.num_members = 1
-        if isinstance(config.tower, MlpTowerConfig) and config.tower.ensemble is not None:
-            self.num_members = config.tower.ensemble.members
         self.is_jrc = config.jrc is not None  # its members are the logit, and what the logits of both labels share
-        if self.is_jrc:
-            self.num_members = 2
-        self.network = _build_network(config.tower, layout, 2 if self.is_jrc else 1)
+        self.num_members = outputs = 2 if self.is_jrc else 1
+        self.network = _build_network(config.tower, layout, outputs, continued)
+        if isinstance(self.network, EnsembleMlp):
+            self.num_members = self.network.members
         self.affine_map = AffineMap(config.affine_map) if config.affine_map is not None else nn.Identity()
         self.shares: Tensor | None
         shares = None
@@ -105,10 +110,14 @@ def _shares(parts: Sequence[int], width: int) -> Tensor:
     return shares
 
 
-def _build_network(config: TowerConfig, layout: InputLayout, outputs: int) -> nn.Module:
+def _build_network(
+    config: TowerConfig, layout: InputLayout, outputs: int, continued: EnsembleConfig | None
+) -> nn.Module:
     match config:
         case MlpTowerConfig():
-            return Mlp(layout.width, config, outputs) if config.ensemble is None else EnsembleMlp(layout.width, config)
+            if (ensemble := continued or config.ensemble) is not None:
+                return EnsembleMlp(layout.width, config, ensemble, continues=continued is not None)
+            return Mlp(layout.width, config, outputs)
         case _:  # any backbone; build_backbone ends in assert_never
             network = build_backbone(config, layout)
             return nn.Sequential(network, linear(network.out_features, outputs, exact=True))

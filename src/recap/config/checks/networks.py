@@ -10,11 +10,21 @@ from recap.config.data import TrainDataConfig
 from recap.config.features import FeaturesConfig
 from recap.config.model import ModelConfig
 from recap.config.network import BatchNormConfig, MlpConfig, MlpTowerConfig
-from recap.config.sharing import AitmConfig, DbmtlConfig, EsmmConfig, PleConfig, ShareNoneConfig, StemConfig
+from recap.config.sharing import (
+    AitmConfig,
+    DbmtlConfig,
+    EsmmConfig,
+    PleConfig,
+    ShareAllConfig,
+    ShareNoneConfig,
+    SharePartialConfig,
+    StemConfig,
+)
 from recap.config.training import TrainingConfig
 from recap.text import suggest
 
 _PRODUCTS = "dlrm multiplies embeddings"
+_NO_PRODUCT = "its members have no product of probabilities to learn from"
 
 
 def product_problems(features: FeaturesConfig, model: ModelConfig) -> Problems:
@@ -70,23 +80,55 @@ def gate_problems(features: FeaturesConfig, model: ModelConfig) -> Problems:
 
 
 def ensemble_problems(model: ModelConfig) -> Problems:
-    """The members of a tower have losses of their own, which nothing else may replace."""
+    """Members have losses of their own, which nothing else may replace; those of a backbone reach every tower."""
+    yield from _shared_ensemble_problems(model)
     chain = model.cascade.chain if isinstance(model.cascade, EsmmConfig) else []
     for name, task in model.tasks.items():
-        if not isinstance(task.tower, MlpTowerConfig) or task.tower.ensemble is None:
+        if (ensemble := model.ensemble_of(name)) is None:
             continue
-        at = ("model", "tasks", name)
-        if model.auxiliary_loss is not None:
-            text = f"its members have losses of their own, and {model.auxiliary_loss.kind} would be another"
-            yield (*at, "tower", "ensemble"), f"{text}; remove it, or remove model.auxiliary_loss"
-        if name in chain:
-            text = "its members have no product of probabilities to learn from"
-            yield (*at, "tower", "ensemble"), f"{text}; remove it, or take the task out of the esmm chain"
+        path, shared = ensemble_path(model, name), model.shared_ensemble
+        if shared is None and model.auxiliary_loss is not None:
+            yield path, _another_loss(model.auxiliary_loss.kind)
+        if shared is None and name in chain:
+            yield path, f"{_NO_PRODUCT}; remove it, or take the task out of the esmm chain"
+        if shared is not None and shared != ensemble:
+            text = f"continues the {shared.members} members of model.backbone, and cannot have {ensemble.members}"
+            yield path, f"{text}; remove it"
         for loss in task.ranking_losses:
             yield (
-                (*at, loss),
+                ("model", "tasks", name, loss),
                 "compares the logits of rows, but each member of the ensemble has its own; remove one",
             )
+
+
+def ensemble_path(model: ModelConfig, task: str) -> KeyPath:
+    """Where the ensemble is stated whose members the tower of a task has."""
+    tower = model.tasks[task].tower
+    own = isinstance(tower, MlpTowerConfig) and tower.ensemble is not None
+    return ("model", "tasks", task, "tower", "ensemble") if own else ("model", "backbone", "ensemble")
+
+
+def _shared_ensemble_problems(model: ModelConfig) -> Problems:
+    """What stands between a backbone and the logits keeps its members apart."""
+    if model.shared_ensemble is None:
+        return
+    path, remove = ("model", "backbone", "ensemble"), "or remove model.backbone.ensemble"
+    if not isinstance(model.sharing, ShareAllConfig | SharePartialConfig | ShareNoneConfig):
+        text = f"{model.sharing.kind} mixes its experts for a row, not for each member"
+        yield ("model", "sharing"), f"{text}; use share_all or share_partial, {remove}"
+    if model.auxiliary_loss is not None:
+        yield path, _another_loss(model.auxiliary_loss.kind)
+    if isinstance(model.cascade, EsmmConfig):
+        yield path, f"{_NO_PRODUCT}; remove it, or remove model.cascade"
+    for name, task in model.tasks.items():
+        if not isinstance(task.tower, MlpTowerConfig):
+            text = f"must continue the members of model.backbone, which {task.tower.kind} cannot"
+            yield ("model", "tasks", name, "tower"), f"{text}; use mlp, {remove}"
+
+
+def _another_loss(kind: str) -> str:
+    text = f"its members have losses of their own, and {kind} would be another"
+    return f"{text}; remove it, or remove model.auxiliary_loss"
 
 
 def networks(model: ModelConfig) -> Iterator[tuple[KeyPath, Any, bool]]:

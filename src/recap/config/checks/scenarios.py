@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from recap.config.base import KeyPath, Problems
 from recap.config.checks.common import twice
-from recap.config.checks.networks import embedding_widths
+from recap.config.checks.networks import embedding_widths, ensemble_path
 from recap.config.features import FeaturesConfig
 from recap.config.model import ModelConfig
 from recap.config.network import MlpTowerConfig
@@ -25,10 +25,8 @@ def scenario_problems(features: FeaturesConfig, model: ModelConfig) -> Problems:
     if not any(tower.layer_sizes for tower in towers.values()):
         text = "scales the hidden units of MLP towers, and no tower has any; set layer_sizes of one, or remove it"
         yield ("model", "scenario", "personal"), text
-    for name, tower in towers.items():
-        if tower.ensemble is not None:
-            text = "its members share weights but not hidden units, which scenario.personal scales; remove one"
-            yield ("model", "tasks", name, "tower", "ensemble"), text
+    for path in dict.fromkeys(ensemble_path(model, name) for name in towers if model.ensemble_of(name) is not None):
+        yield path, "its members share weights but not hidden units, which scenario.personal scales; remove one"
 
 
 def sharing_problems(features: FeaturesConfig, model: ModelConfig) -> Problems:

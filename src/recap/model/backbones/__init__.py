@@ -14,7 +14,7 @@ from recap.config.backbones import (
     RankMixerConfig,
     WukongConfig,
 )
-from recap.config.network import MlpConfig
+from recap.config.network import MlpBackboneConfig, MlpConfig
 from recap.model.backbones.dcn import Dcn
 from recap.model.backbones.dcn_v3 import DcnV3
 from recap.model.backbones.dlrm import Dlrm
@@ -25,10 +25,10 @@ from recap.model.backbones.qnn import Qnn
 from recap.model.backbones.rank_mixer import RankMixer
 from recap.model.backbones.wukong import Wukong
 from recap.model.inputs.layout import InputLayout
-from recap.model.layers import Mlp
+from recap.model.layers import EnsembleMlp, Mlp
 
-Backbone = Mlp | MaskNet | Dcn | DcnV3 | Dlrm | Gdcn | FinalMlp | Qnn | Wukong | RankMixer
-"""Any backbone: [B, layout.width] → [B, out_features]."""
+Backbone = Mlp | EnsembleMlp | MaskNet | Dcn | DcnV3 | Dlrm | Gdcn | FinalMlp | Qnn | Wukong | RankMixer
+"""Any backbone: [B, layout.width] → [B, out_features]; an ensemble has a row for each member, [B · M, out_features]."""
 
 
 def build_backbone(config: BackboneConfig, layout: InputLayout) -> Backbone:
@@ -38,8 +38,9 @@ def build_backbone(config: BackboneConfig, layout: InputLayout) -> Backbone:
     """
     width = layout.width
     match config:
-        case MlpConfig():
-            return Mlp(width, config)
+        case MlpBackboneConfig():
+            ensemble = config.ensemble
+            return Mlp(width, config) if ensemble is None else EnsembleMlp(width, config, ensemble)
         case MaskNetConfig():
             return MaskNet(config, width, _optional_mlp(config.mlp, MaskNet.blocks_width(config)))
         case DcnConfig():
@@ -63,6 +64,11 @@ def build_backbone(config: BackboneConfig, layout: InputLayout) -> Backbone:
             return RankMixer(config, width)
         case _:
             assert_never(config)
+
+
+def members_of(backbone: Backbone) -> int:
+    """The rows that `backbone` has for each row of its inputs."""
+    return backbone.members if isinstance(backbone, EnsembleMlp) else 1
 
 
 def parts_of(backbone: Backbone) -> list[int]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 from torch import Tensor, nn
 
-from recap.config.network import MlpConfig, MlpTowerConfig
+from recap.config.network import EnsembleConfig, MlpConfig, MlpTowerConfig
 from recap.model.layers.activations import build_activation
 from recap.model.layers.dropout import Dropout, drop_rates
 from recap.model.layers.ensemble import EnsembleLinear, EnsembleOutput
@@ -57,21 +57,30 @@ class Mlp(nn.Module):
 
 
 class EnsembleMlp(nn.Module):
-    """A tower of members: [B, in_features] → the logit of each, [B, M] float32.
+    """An MLP of M members: [B, in_features] → [B · M, out_features], or of a tower their logits, [B, M] float32.
 
     The members of a row pass through norms and dropout like rows of their own.
     """
 
-    def __init__(self, in_features: int, config: MlpTowerConfig) -> None:
+    def __init__(
+        self, in_features: int, config: MlpConfig | MlpTowerConfig, ensemble: EnsembleConfig, *, continues: bool = False
+    ) -> None:
+        """`continues`: the inputs are the members of a backbone, [B · M, in_features]."""
         super().__init__()
-        assert config.ensemble is not None
-        members = config.ensemble.members
+        members = self.members = ensemble.members
         layers = _layers(
-            config, in_features, lambda index, inputs, size: EnsembleLinear(inputs, size, members, is_first=not index)
+            config,
+            in_features,
+            lambda index, inputs, size: EnsembleLinear(inputs, size, members, is_first=not (index or continues)),
         )
-        self.layers = nn.Sequential(*layers, EnsembleOutput(config.layer_sizes[-1], members))
+        self.out_features = config.layer_sizes[-1] if config.layer_sizes else in_features
+        if isinstance(config, MlpTowerConfig):
+            layers.append(EnsembleOutput(self.out_features, members))
+            self.out_features = members
+        self.layers = nn.Sequential(*layers)
 
     def forward(self, inputs: Tensor) -> Tensor:
+        """[B, in_features], or if it continues [B · M, in_features] → [B · M, out_features], of a tower [B, M]."""
         output: Tensor = self.layers(inputs)
         return output
 

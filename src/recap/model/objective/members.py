@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from recap.config.loss import JrcConfig, SelfEnsembleConfig, TriBceConfig
-from recap.config.model import ModelConfig, TaskConfig
-from recap.config.network import MlpTowerConfig
+from recap.config.model import ModelConfig
 from recap.model.objective.lists import jrc_loss
 from recap.model.objective.losses import Groups, MultiTaskLoss
 
@@ -91,7 +90,7 @@ def members_of(config: ModelConfig) -> list[Members]:
     """The members of every task. They follow the tasks' own outputs in `Ranker.raw_outputs`."""
     match config.auxiliary_loss:
         case None:
-            return [_of_task(task) for task in config.tasks.values()]
+            return [_of_task(config, task) for task in config.tasks]
         case TriBceConfig():
             return [Members(2, TriBce()) for _ in config.tasks]
         case SelfEnsembleConfig():
@@ -100,10 +99,9 @@ def members_of(config: ModelConfig) -> list[Members]:
             assert_never(config.auxiliary_loss)
 
 
-def _of_task(task: TaskConfig) -> Members:
-    tower = task.tower
-    if task.jrc is not None:
-        return Members(2, Jrc(task.jrc))
-    if isinstance(tower, MlpTowerConfig) and tower.ensemble is not None:
-        return Members(tower.ensemble.members, MeanOfMembers())
+def _of_task(config: ModelConfig, task: str) -> Members:
+    if (jrc := config.tasks[task].jrc) is not None:
+        return Members(2, Jrc(jrc))
+    if (ensemble := config.ensemble_of(task)) is not None:
+        return Members(ensemble.members, MeanOfMembers())
     return Members()

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from recap.model.backbones import Backbone, parts_of
+from recap.model.backbones import Backbone, members_of, parts_of
 from recap.model.inputs.layout import InputLayout
 from recap.model.sharing.sharing import Sharing
 
@@ -41,8 +41,11 @@ class SharePartial(Sharing):
         super().__init__()
         self.backbone, self.tasks = backbone, tasks
         self.layout = InputLayout.of_numbers(layout.width + backbone.out_features)
-        self.parts = parts_of(backbone)
+        self.parts, self.members = parts_of(backbone), members_of(backbone)
 
     def forward(self, inputs: Tensor) -> list[Tensor]:
         """[B, N] → T × [B, N + backbone width]."""
-        return [torch.cat([inputs, self.backbone(inputs)], dim=1)] * self.tasks
+        outputs = self.backbone(inputs)
+        if self.members > 1:
+            inputs = inputs.unsqueeze(1).expand(-1, self.members, -1).flatten(0, 1)
+        return [torch.cat([inputs, outputs], dim=1)] * self.tasks

@@ -10,7 +10,10 @@ from recap.model.inputs.layout import InputLayout
 
 
 class Sharing(nn.Module, ABC):
-    """Inputs [B, N] → a representation for the tower of each task, T × [B, layout.width]."""
+    """Inputs [B, N] → a representation for the tower of each task, T × [B, layout.width].
+
+    If the backbone is an ensemble, each row has one for each of its members, which follow each other: [B · M, …].
+    """
 
     layout: InputLayout
     """The columns of a representation."""
