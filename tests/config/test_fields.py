@@ -110,7 +110,7 @@ def run_jobs(folder: Path) -> None:
         if isinstance(config.train_data.readers, ServiceConfig):
             server = DataServer(open_sources(config), access_for(config.train_data.readers))
             config = load_config(file, [*overrides, f"train_data.readers.address=127.0.0.1:{server.port}"])
-        if config.training.initial_checkpoint_dir is not None:
+        if config.training.initial_checkpoint_dir is not None or file.stem == "teacher":
             train(load_config(VALID / "whole.yaml", ["training.save_dir=runs/before", *WARM]), Recorder())
         train(config, Recorder())
         trained = folder / name

@@ -18,7 +18,7 @@ from torch.testing import assert_close
 from training.runs import assert_same_run, interrupt
 
 from recap.config.file.load import config_of
-from recap.config.loss import DistillationConfig
+from recap.config.loss import ColumnTeacherConfig
 from recap.config.recap import JobMode, RecapConfig
 from recap.data.encoding.assets import load_assets
 from recap.data.open import open_stream
@@ -46,7 +46,7 @@ def test_the_loss_is_cross_entropy_with_the_softened_probability(
             soft = 1 / (1 + math.exp(-math.log(odds) / temperature))
             q = 1 / (1 + math.exp(-z / temperature))
             expected -= 0.5 * w * temperature**2 * (pos_weight * soft * math.log(q) + (1 - soft) * math.log(1 - q)) / 20
-    loss = Distillation(DistillationConfig(column="p", weight=0.5, temperature=temperature), ratio=ratio)
+    loss = Distillation(ColumnTeacherConfig(column="p", weight=0.5, temperature=temperature), ratio=ratio)
     assert loss(output, teacher, weight, torch.tensor(pos_weight)).item() == pytest.approx(expected, rel=1e-4)
 
 
@@ -57,7 +57,7 @@ def test_a_student_has_learned_when_its_calibrated_probability_is_the_teachers(
     teacher = torch.tensor([probability], dtype=torch.float64)
     output = (teacher.logit() - math.log(ratio)).requires_grad_()
     assert_close(Calibration(torch.tensor([ratio]))(output.sigmoid()), teacher, rtol=1e-5, atol=0)
-    config = DistillationConfig(column="p", temperature=temperature)
+    config = ColumnTeacherConfig(column="p", temperature=temperature)
     Distillation(config, ratio=ratio)(output, teacher, torch.ones(1), ONE).backward()
     assert_close(output.grad, torch.zeros_like(output))
 
@@ -65,7 +65,7 @@ def test_a_student_has_learned_when_its_calibrated_probability_is_the_teachers(
 @pytest.mark.parametrize("sure", [0.0, 1.0])
 def test_a_teacher_may_be_sure(sure: float) -> None:
     output = torch.tensor([-200.0, 0.0, 200.0], requires_grad=True)
-    Distillation(DistillationConfig(column="p", temperature=2.0))(
+    Distillation(ColumnTeacherConfig(column="p", temperature=2.0))(
         output, torch.full((3,), sure), torch.ones(3), ONE
     ).backward()
     assert output.grad is not None

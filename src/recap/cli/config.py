@@ -49,8 +49,9 @@ def check(
     warnings, looked_at = resolved.warnings, ""
     if data:
         from recap.data.tools.check import check_data
+        from recap.training.teachers import teacher_encoders
 
-        report = check_data(resolved)
+        report = check_data(resolved, teacher_encoders(resolved.config))
         warnings += report.warnings
         share = "all" if report.sampled == report.rows else f"{report.sampled:,} of"
         rows = f"{share} {report.rows:,} rows"

@@ -1,10 +1,10 @@
 """Objectives and losses: what a task predicts, and what training minimizes."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
-from recap.config.base import BaseConfig, Name, NonNegativeFloat, PositiveFloat
+from recap.config.base import BaseConfig, FreeOnResume, Name, NonNegativeFloat, PositiveFloat
 
 
 class BceConfig(BaseConfig):
@@ -120,13 +120,48 @@ class JrcConfig(RankingLossConfig):
     (1 − alpha) · ranking, as published, is a weight of (1 − alpha) / alpha."""
 
 
-class DistillationConfig(BaseConfig):
-    """A loss towards the predictions of a teacher, in addition to that on labels (Hinton et al., arXiv:1503.02531)."""
+class _DistillationConfig(BaseConfig):
+    """A loss towards the predictions of a teacher; `kind` comes first."""
 
-    column: Name
-    """Column of the training data with the teacher's calibrated probability, or its value for a regression; null where
-    it is unknown."""
+    kind: str
     weight: PositiveFloat = 1.0
     """Weight of this loss relative to the task's own."""
     temperature: PositiveFloat = 1.0
     """Divides the logits of both; above 1, small differences between small probabilities count more."""
+
+
+class ColumnTeacherConfig(_DistillationConfig):
+    """A loss towards the predictions of a teacher, in addition to that on labels (Hinton et al., arXiv:1503.02531).
+
+    They are in a column of the training data."""
+
+    kind: Literal["data"] = "data"
+    column: Name
+    """Column of the training data with the teacher's calibrated probability, or its value for a regression; null where
+    it is unknown."""
+
+
+class ModelTeacherConfig(_DistillationConfig):
+    """A loss towards the predictions of a teacher, in addition to that on labels (Hinton et al., arXiv:1503.02531).
+
+    A model makes them during training, from the same rows."""
+
+    kind: Literal["model"]
+    directory: Annotated[Name, FreeOnResume()]
+    """Model directory of the teacher, or a run, whose latest checkpoint is used. The training data must have the
+    columns that it reads. It may move, but must not change while the run can be resumed."""
+    task: Name | None = None
+    """The task of the teacher. Optional; default: the one of the same name."""
+
+
+def _kind(value: Any) -> str:
+    """Discriminator of `DistillationConfig`: a column unless `kind` is set, or there is a directory."""
+    if not isinstance(value, dict):
+        return str(getattr(value, "kind", "data"))
+    return str(value.get("kind", "model" if "directory" in value else "data"))
+
+
+DistillationConfig = Annotated[
+    Annotated[ColumnTeacherConfig, Tag("data")] | Annotated[ModelTeacherConfig, Tag("model")],
+    Discriminator(_kind),
+]

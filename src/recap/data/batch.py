@@ -29,7 +29,8 @@ class Batch:
     labels: Tensor | None = None  # [B, T] float32, 0 or 1; any finite number for a regression
     weights: Tensor | None = None  # [B, T] float32, ≥ 0
     user: Tensor | None = None  # [B] int64, equal for rows of one user
-    teacher: Tensor | None = None  # [B, T] float32, what a teacher predicts, NaN where unknown; only in training
+    teacher: Tensor | None = None  # [B, T] float32, what teachers predict, NaN where unknown; only in training
+    teacher_inputs: dict[str, Tensor] | None = None  # what models that are teachers read, by `NUMBER/name of a tensor`
     request: Tensor | None = None  # [B] int64, equal for rows of one request; only where a loss compares them
     lists: Tensor | None = None  # [B] int64, equal for rows of one list; None if a list holds the rows of a user
     times: Tensor | None = None  # [B] int64, in milliseconds since 1970; only where a stratum selects by time

@@ -1,5 +1,6 @@
 """Opens data sets: composes the source, order, readers and sampling of a stream of batches."""
 
+from collections.abc import Sequence
 from typing import assert_never
 
 from recap.config.data import ProcessesConfig, ReadersConfig, ServiceConfig, SkipConfig, ThreadsConfig
@@ -17,22 +18,27 @@ from recap.errors import DataError
 from recap.reporting import Say, say_to_stderr
 from recap.runtime import free_memory
 
+Teachers = Sequence[RowEncoder]
+"""Encoders of what the teachers of a training job read."""
 
-def open_source(config: RecapConfig, assets: Assets, mode: JobMode, split: str | None = None) -> Source:
+
+def open_source(
+    config: RecapConfig, assets: Assets, mode: JobMode, split: str | None = None, teachers: Teachers = ()
+) -> Source:
     """The source of `train_data`, or of validation set `split`, for a job of this mode. Raises DataError."""
     data = config.train_data if split is None else config.validation_data[split]
     return Source(
         data.source,
-        RowEncoder.for_job(config, assets, mode, data),
+        RowEncoder.for_job(config, assets, mode, data, teachers),
         skip=isinstance(data.on_bad_data, SkipConfig),
         interleave=config.train_data.interleave_files if mode is JobMode.TRAIN else 1,
     )
 
 
-def open_sources(config: RecapConfig) -> dict[str, Source]:
+def open_sources(config: RecapConfig, teachers: Teachers = ()) -> dict[str, Source]:
     """Name → source of every data set, as training and its evaluations read it. Raises DataError."""
     assets = load_assets(config.features)
-    sets = {"train_data": open_source(config, assets, JobMode.TRAIN)}
+    sets = {"train_data": open_source(config, assets, JobMode.TRAIN, teachers=teachers)}
     return sets | {name: open_source(config, assets, JobMode.EVALUATE, name) for name in config.validation_data}
 
 
@@ -43,6 +49,7 @@ def open_stream(
     split: str | None = None,
     say: Say = say_to_stderr,
     ranks: Ranks = ONE_RANK,
+    teachers: Teachers = (),
 ) -> BatchStream:
     """The stream of `train_data`, or of validation set `split`, for one rank.
 
@@ -51,7 +58,7 @@ def open_stream(
     train = config.train_data if mode is JobMode.TRAIN else None
     data = config.train_data if split is None else config.validation_data[split]
     bad = data.on_bad_data
-    source = open_source(config, assets, mode, split)
+    source = open_source(config, assets, mode, split, teachers)
     order = RowOrder(
         [chunk.rows for chunk in source.chunks],
         train.shuffle_window_rows if train is not None else 0,

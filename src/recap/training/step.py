@@ -40,8 +40,10 @@ class TrainStep:
         *,
         loss_scale: LossScale | None = None,
         signals: Signals | None = None,
+        teachers: Callable[[Batch], Batch] = lambda batch: batch,
     ) -> None:
-        """`loss_scale`: None for a scale of 1. `signals` interrupt a step that takes too long.
+        """`loss_scale`: None for a scale of 1. `signals` interrupt a step that takes too long. `teachers`: adds their
+        predictions to a micro-batch on the device.
 
         Raises InputError if a rank's share of a batch is too small.
         """
@@ -51,6 +53,7 @@ class TrainStep:
         """The norm of the last step's gradients before clipping; None without clipping."""
         self.ranker, self.balancing, self.optimizer, self.runtime = ranker, balancing, optimizer, runtime
         self.objective = Objective(config).to(runtime.device)
+        self.teachers = teachers
         self.strategy, self.guard = strategy, StepGuard(self.tasks, ranker, balancing)
         self.loss_scale = LossScale(enabled=False) if loss_scale is None else loss_scale
         self.signals = Signals(0.0) if signals is None else signals
@@ -114,9 +117,10 @@ class TrainStep:
 
     def _micro_batch(self, micro_batch: Batch) -> Tensor:
         """Add the gradients of a micro-batch; return the losses [T] float64, weighted by its share of the step."""
-        with span("forward"), self.runtime.autocast():
-            micro_batch = micro_batch.to(self.runtime.device)
-            outputs = self.raw_outputs(micro_batch)
+        with span("forward"):
+            micro_batch = self.teachers(micro_batch.to(self.runtime.device))
+            with self.runtime.autocast():
+                outputs = self.raw_outputs(micro_batch)
         share = len(micro_batch) / self.rows
         with span("backward"):
             task_losses = self.objective(outputs, micro_batch)

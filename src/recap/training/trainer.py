@@ -47,6 +47,7 @@ from recap.training.start.streams import length, open_streams
 from recap.training.state import ModelWeights, Progress, StreamPosition, TrainState
 from recap.training.step import TrainStep
 from recap.training.step_guard import not_finite_anywhere
+from recap.training.teachers import Teachers
 from recap.training.watch import Watch
 
 
@@ -116,7 +117,8 @@ class Trainer:
             check_initial_checkpoint(config)
         self.runtime = start_runtime(ranks, config.training.precision)
         assets = load_assets(config.features)
-        self.stream, validation = open_streams(config, assets, ranks, reporter.say)
+        self.teachers = Teachers(config, self.runtime.device)
+        self.stream, validation = open_streams(config, assets, ranks, reporter.say, self.teachers.encoders)
         seed_torch(config.training.seed, 0)
         sharded = partial(ShardedTables, config=config, runtime=self.runtime, say=reporter.say)
         build_tables = None if config.training.sharded_tables is None else sharded
@@ -131,14 +133,8 @@ class Trainer:
         self.saved_weights = SavedWeights(config, ranker, self.average, self.stream, self.runtime, strategy)
         self.balancing = build_balancing(config, ranker.parameters(), self.runtime.device, strategy)
         self.watch = Watch(config.training.watch)
-        self.optimizer = ScheduledOptimizer(
-            config,
-            ranker,
-            self.balancing.parameters(),
-            self.watch.cut,
-            last_step=length(config, self.stream),
-            ranks=ranks,
-        )
+        last_step, others = length(config, self.stream), self.balancing.parameters()
+        self.optimizer = ScheduledOptimizer(config, ranker, others, self.watch.cut, last_step=last_step, ranks=ranks)
         self.loss_scale = LossScale(enabled=self.runtime.precision == "float16")
         self.train_step = TrainStep(
             config,
@@ -149,6 +145,7 @@ class Trainer:
             strategy,
             loss_scale=self.loss_scale,
             signals=signals,
+            teachers=self.teachers,
         )
         self.policy = build_policy(config.training.non_finite)
         self.row_losses = RowLosses(config, ranker, self.runtime.device)
@@ -163,7 +160,8 @@ class Trainer:
         self._restore_or_start()
         self.progress.rolled_back = rolled_back or self.progress.rolled_back
         self.saved_step = self.progress.step
-        check_agreement(ranks, config, {"train_data": self.stream, **validation}, self.progress.step)
+        streams = {"train_data": self.stream, **validation}
+        check_agreement(ranks, config, streams, self.teachers.checksums, self.progress.step)
         strategy.start(ranker)
         if ranks.is_first:
             replace_text(self.checkpoints.run.config_file, dump_config(config))
@@ -181,6 +179,7 @@ class Trainer:
             watch=self.watch,
             initial_rates=self.initial_rates,
             statistics=self.statistics,
+            teachers=self.teachers,
             log=self.log,
             stream=self.position,
         )

@@ -23,8 +23,9 @@ def serve_data(config: RecapConfig, file: Path, access: Access, max_requests: in
 
         from recap.data.open import open_sources  # imports torch, which takes long
         from recap.data.remote.server import DataServer
+        from recap.training.teachers import teacher_encoders
 
-        server = DataServer(open_sources(config), access, max_requests, _say)
+        server = DataServer(open_sources(config, [*teacher_encoders(config).values()]), access, max_requests, _say)
         _say(f"serving {', '.join(server.sets)} at {access.host}:{server.port}")
         _say(access.describe())
         while True:  # a signal that comes just before a wait does not end it

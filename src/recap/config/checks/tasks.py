@@ -7,7 +7,7 @@ from recap.config.base import DEFAULT, Problems
 from recap.config.checks.common import DataSets, Tasks, twice, unknown
 from recap.config.data import DataConfig, TrainDataConfig, ValidationDataConfig
 from recap.config.features import FeaturesConfig
-from recap.config.loss import RegressionConfig
+from recap.config.loss import ColumnTeacherConfig, RegressionConfig
 from recap.config.model import ModelConfig
 from recap.config.optimizer import GradNormConfig, OptimizerConfig, PcGradConfig
 from recap.config.sharing import AitmConfig, EsmmConfig, ShareNoneConfig
@@ -137,7 +137,7 @@ def distillation_problems(tasks: Tasks, data: TrainDataConfig) -> Problems:
     """The predictions of a teacher are no labels."""
     labels = {label.column or task: task for task, label in data.tasks.items()}
     for name, task in tasks.items():
-        if task.distillation is not None and task.distillation.column in labels:
+        if isinstance(task.distillation, ColumnTeacherConfig) and task.distillation.column in labels:
             column = task.distillation.column
             yield (
                 ("model", "tasks", name, "distillation", "column"),

@@ -52,12 +52,19 @@ class RowEncoder:
     """Encodes labels, weights, users and lists; None for inference."""
     unread: Collection[str] = ()
     """Discrete features that are not read; their codes are 0."""
+    teachers: Sequence["RowEncoder"] = ()
+    """Encoders of what teachers read, for inference each; their rows become `Batch.teacher_inputs`."""
 
     @classmethod
     def for_job(
-        cls, config: RecapConfig, assets: Assets, mode: JobMode, data: DataConfig | None = None
+        cls,
+        config: RecapConfig,
+        assets: Assets,
+        mode: JobMode,
+        data: DataConfig | None = None,
+        teachers: Sequence["RowEncoder"] = (),
     ) -> "RowEncoder":
-        """The encoder of a job; with the labels of `data` in training and evaluation.
+        """The encoder of a job; with the labels of `data` in training and evaluation, and in training with `teachers`.
 
         Outside training the position feature of `model.position_debias` is not read, unless a stratum of an evaluation
         needs it.
@@ -68,7 +75,8 @@ class RowEncoder:
             unread -= {name for name in map(feature_of, config.strata.values()) if name is not None}
         if mode is JobMode.INFERENCE or data is None:
             return cls(config.features, assets, unread=unread)
-        return cls(config.features, assets, LabelEncoder.for_job(config, mode, data), unread)
+        labels = LabelEncoder.for_job(config, mode, data)
+        return cls(config.features, assets, labels, unread, teachers if mode is JobMode.TRAIN else ())
 
     def labels_only(self) -> "RowEncoder":
         """An encoder of labels and weights alone, without features and users; for data sets with labels."""
@@ -124,7 +132,8 @@ class RowEncoder:
     def columns(self) -> list[str]:
         """The columns this encoder reads, each once."""
         labels = self.labels.columns if self.labels is not None else []
-        return list(dict.fromkeys([*self.read_features.columns, *labels]))
+        teachers = [column for teacher in self.teachers for column in teacher.columns]
+        return list(dict.fromkeys([*self.read_features.columns, *labels, *teachers]))
 
     @property
     def types(self) -> dict[str, pa.DataType]:
@@ -151,6 +160,8 @@ class RowEncoder:
             yield from self.labels.types.items()
         else:
             yield from (_column_type(column.name, column.of, 1, pa.string()) for column in features.carried)
+        for teacher in self.teachers:
+            yield from teacher._readers()
 
     @cached_property
     def row_bytes(self) -> int:
@@ -171,10 +182,19 @@ class RowEncoder:
         """Raise DataError for the first column that `schema` lacks or holds twice, whatever their types."""
         check_unique(schema, self.columns, file)
         names = set(schema.names)
+        own = set(replace(self, teachers=()).columns)
         for name in self.columns:
-            if name not in names:
-                hint = suggest(name, schema.names)
+            if name in names:
+                continue
+            hint = suggest(name, schema.names)
+            if name in own:
                 raise Location(file).error(name, f"is missing, but the configuration reads it. {hint}")
+            missing = ", ".join(other for other in self.columns if other not in names)
+            raise Location(file).error(
+                name,
+                f"is missing, but a teacher reads it (missing: {missing}). Add what is missing to the files, or write "
+                f"the teacher's predictions to a column, and use 'distillation: {{column: NAME}}'. {hint}",
+            )
 
     def encode(self, table: pa.Table, location: Location) -> Batch:
         """The rows of `table` as a batch. Raises DataError for wrong types and values, with all bad rows."""
@@ -194,7 +214,19 @@ class RowEncoder:
             lists=self.labels.encode_lists(table, location) if self.labels is not None else None,
             times=self.labels.encode_times(table, location) if self.labels is not None else None,
             histories={name: tensor for history in histories for name, tensor in history.items()},
+            teacher_inputs=self._teacher_inputs(table, location),
         )
+
+    def _teacher_inputs(self, table: pa.Table, location: Location) -> dict[str, Tensor] | None:
+        """The tensors of what each teacher reads, by its number and name; None without teachers."""
+        batches = [teacher.encode(table, location) for teacher in self.teachers]
+        if not batches:
+            return None
+        return {
+            f"{number}/{name}": tensor
+            for number, batch in enumerate(batches)
+            for name, tensor in batch.tensors().items()
+        }
 
     def _numbers(
         self, table: pa.Table, columns: Sequence[Column], location: Location, *, binary: bool = False

@@ -12,7 +12,7 @@ from torch import Tensor
 from recap.config.data import DataConfig, DataTaskConfig, RectifyLabelsConfig
 from recap.config.evaluation.strata import HoursStratum, PeriodStratum
 from recap.config.features import Column
-from recap.config.loss import RegressionConfig
+from recap.config.loss import ColumnTeacherConfig, RegressionConfig
 from recap.config.recap import JobMode, RecapConfig
 from recap.data.encoding.columns import (
     Floats,
@@ -48,7 +48,7 @@ class LabelEncoder:
     weight: str | None = None
     """The column of the weights of the rows, for tasks without their own."""
     teachers: Mapping[str, str] = field(default_factory=dict)
-    """Task → the column of a teacher's predictions, for the tasks that have one."""
+    """Task → the column of a teacher's predictions, for the tasks that read one."""
     user: str | None = None
     """The user column."""
     request: str | None = None
@@ -83,7 +83,7 @@ class LabelEncoder:
             teachers={
                 name: teacher.column
                 for name, teacher in teachers.items()
-                if teacher is not None and mode is JobMode.TRAIN
+                if isinstance(teacher, ColumnTeacherConfig) and mode is JobMode.TRAIN
             },
             user=config.features.user,
             request=config.features.request if lists == "request" or compares else None,

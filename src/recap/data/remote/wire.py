@@ -228,6 +228,15 @@ class RowCodec:
 
 def _code_limits(encoder: RowEncoder) -> list[tuple[str, slice | None, int]]:
     """For tensors of codes and lengths: the name, some of the columns (None: all), and the largest value in them."""
+    limits = _own_code_limits(encoder)
+    for number, teacher in enumerate(encoder.teachers):
+        own = _own_code_limits(teacher)
+        limits += [(f"teacher_inputs/{number}/{name}", columns, largest) for name, columns, largest in own]
+    return limits
+
+
+def _own_code_limits(encoder: RowEncoder) -> list[tuple[str, slice | None, int]]:
+    """`_code_limits` of the encoder's own features."""
     features, largest = encoder.features, largest_codes(encoder.features, encoder.assets)
     limits: list[tuple[str, slice | None, int]] = [
         ("discrete", columns, largest[features.table_of(name, features.discrete[name])])

@@ -1,7 +1,8 @@
 """`recap config check --data`: checks the files and columns that a configuration names, without reading all rows."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -43,16 +44,17 @@ class DataReport(NamedTuple):
     """Rows whose values were checked."""
 
 
-def check_data(resolved: Resolved) -> DataReport:
+def check_data(resolved: Resolved, teachers: Mapping[str, RowEncoder] = MappingProxyType({})) -> DataReport:
     """Compare a configuration with its data: names and types of the columns of all files, and values of some rows.
 
+    `teachers`: the first task of each teacher that is a model → what that teacher reads.
     Raises ConfigError with all globs without a match, missing columns, wrong types and values, and invalid assets, each
     at the origin of the key that needs it.
     """
     config, root = resolved.config, resolved.root
     samples: list[Sample] = []
     paths: dict[str, KeyPath] = {}
-    for path, error in _problems(config, samples):
+    for path, error in _problems(config, samples, teachers):
         paths.setdefault(str(error), path)  # report an error of several keys once
     if paths:
         problems = [Problem(origin_at(root, path, key=True), dotted(path), text) for text, path in paths.items()]
@@ -67,7 +69,7 @@ def check_data(resolved: Resolved) -> DataReport:
     return DataReport(in_order(warnings), files, *totals)
 
 
-def _problems(config: RecapConfig, samples: list[Sample]) -> DataProblems:
+def _problems(config: RecapConfig, samples: list[Sample], teachers: Mapping[str, RowEncoder]) -> DataProblems:
     """All problems; appends a sample of each data set that can be read to `samples`."""
     assets: dict[str, pa.Array] = {}
     for path, features in _features_with_assets(config.features):
@@ -95,8 +97,13 @@ def _problems(config: RecapConfig, samples: list[Sample]) -> DataProblems:
     assets_are_loaded &= all(column.mask is None or column.name in assets for column in config.features.binary)
     for path, data in config.data_sets():
         mode = JobMode.TRAIN if data is config.train_data else JobMode.EVALUATE
-        job = RowEncoder.for_job(config, assets, mode, data)
+        job = RowEncoder.for_job(config, assets, mode, data, [*teachers.values()])
         encoders = dict(_feature_encoders(job.read_features, assets)) | _label_encoders(job, path)
+        if mode is JobMode.TRAIN:
+            encoders |= {
+                ("model", "tasks", task, "distillation", "directory"): RowEncoder(FeaturesConfig(), {}, teachers=[one])
+                for task, one in teachers.items()
+            }
         try:
             format_ = open_format(data.source, job.types)
         except DataError as error:

@@ -52,7 +52,7 @@ def population_sample(source: Source) -> list[Batch]:
     """
     population, labels = copy(source), source.encoder.labels
     assert labels is not None
-    encoder = replace(source.encoder, labels=replace(labels, weigh_samples=True))
+    encoder = replace(source.encoder, labels=replace(labels, weigh_samples=True), teachers=())
     population.loader = replace(source.loader, encoder=encoder)
     return sampled_batches(population)
 

@@ -1,7 +1,10 @@
 """The data of a run: the training stream, and one of each validation split."""
 
+from collections.abc import Sequence
+
 from recap.config.recap import JobMode, RecapConfig
 from recap.data.encoding.assets import Assets
+from recap.data.encoding.encoder import RowEncoder
 from recap.data.open import check_caches_fit, open_stream
 from recap.data.stream.batch_stream import BatchStream
 from recap.distributed import Ranks
@@ -10,10 +13,13 @@ from recap.reporting import Say
 
 
 def open_streams(
-    config: RecapConfig, assets: Assets, ranks: Ranks, say: Say
+    config: RecapConfig, assets: Assets, ranks: Ranks, say: Say, teachers: Sequence[RowEncoder] = ()
 ) -> tuple[BatchStream, dict[str, BatchStream]]:
-    """The training stream and one per split; data that does not fit the configuration fails before training."""
-    stream = open_stream(config, assets, JobMode.TRAIN, say=say, ranks=ranks)
+    """The training stream and one per split; data that does not fit the configuration fails before training.
+
+    `teachers`: encoders of what teachers read, which the training stream reads too.
+    """
+    stream = open_stream(config, assets, JobMode.TRAIN, say=say, ranks=ranks, teachers=teachers)
     validation = {
         split: open_stream(config, assets, JobMode.EVALUATE, split, say, ranks) for split in config.validation_data
     }
