@@ -57,6 +57,7 @@ ENCODER_CHANGES: dict[str, Any] = {
     "assets": ASSETS | {"word": pa.array(["b", "a"])},
     "labels": None,
     "unread": {"hour"},
+    "teachers": [ENCODER],
 }
 LOADER_CHANGES: dict[str, Any] = {"config": CsvConfig(kind="csv", inputs=[INPUTS]), "skip": True}
 
