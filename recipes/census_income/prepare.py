@@ -1,7 +1,8 @@
 """Census-Income (KDD) → Parquet and vocabularies, as `income.yaml` and `college.yaml` read them.
 
-Categories stay strings, amounts are written unchanged and in buckets, and years are counted from the first one. The
-configurations list the features, which depend on their tasks. The survey's weight is left out.
+Categories stay strings, amounts are written unchanged and in buckets, counts as codes and as numbers, and years are
+counted from the first one. The configurations list the features, which depend on their tasks. The survey's weight is
+left out.
 """
 
 import argparse
@@ -20,6 +21,8 @@ from recap.storage import atomic_write
 LABELS = ("label_income", "label_never_married", "label_college")
 AMOUNTS = ("wage_per_hour", "capital_gains", "capital_losses", "stock_dividends")
 CODES = ("age", "det_ind_code", "det_occ_code", "num_emp", "own_or_self", "vet_benefits", "weeks_worked")
+COUNTS = ("age", "weeks_worked", "num_emp")
+"""Codes that are also written as numbers, because their order means something."""
 CATEGORIES = (
     "class_worker",
     "education",
@@ -91,6 +94,7 @@ def _read(path: Path) -> pa.Table:
     columns |= {name: table[name].cast(pa.float32()) for name in AMOUNTS}
     columns |= {f"{name}_bucket": _bucket(table[name]) for name in AMOUNTS}
     columns |= {name: table[name].cast(pa.int32()) for name in CODES}
+    columns |= {f"{name}_number": table[name].cast(pa.float32()) for name in COUNTS}
     columns["year"] = pc.subtract(table["year"], FIRST_YEAR).cast(pa.int32())
     columns |= {name: pc.utf8_trim_whitespace(table[name].cast(pa.string())) for name in CATEGORIES}
     return pa.table(columns)
