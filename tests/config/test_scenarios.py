@@ -10,6 +10,7 @@ from recap.config.file.load import config_of
 from recap.errors import ConfigError
 
 PEPNET = {"kind": "pepnet", "domain": ["hour"]}
+STAR = {"kind": "star", "domain": "hour"}
 TOWER = {"kind": "mlp", "layer_sizes": [4]}
 LINEAR = {"like": {"tower": {"kind": "mlp"}}, "share": {"tower": {"kind": "mlp"}}}
 MEMBERS = {"like": {"tower": {**TOWER, "ensemble": {"members": 2}}}, "share": {"tower": TOWER}}
@@ -58,12 +59,75 @@ def problems(scenario: dict[str, Any] | None, **model: Any) -> list[str]:
             "model.tasks.like.tower.ensemble: its members share weights but not hidden units, which scenario.personal "
             "scales; remove one",
         ),
+        (
+            {**STAR, "domain": "hours"},
+            {"tasks": {"like": {"tower": TOWER}, "share": {"tower": TOWER}}},
+            "model.scenario.domain: no discrete feature 'hours' has an embedding. Known: hour, language. Did you mean "
+            "'hour'?",
+        ),
+        (
+            STAR,
+            {"tasks": MEMBERS},
+            "model.tasks.like.tower.ensemble: its members share weights, and star has others for each domain; remove "
+            "one",
+        ),
+        (
+            STAR,
+            {"tasks": {"like": {"tower": {"kind": "gdcn", "num_layers": 1}}, "share": {"tower": TOWER}}},
+            "model.tasks.like.tower: star needs MLPs, whose layers have weights of each domain; found gdcn; use mlp, "
+            "or remove model.scenario",
+        ),
+        (
+            STAR,
+            {"backbone": {"kind": "mlp", "layer_sizes": [4], "ensemble": {"members": 2}}, "tasks": LINEAR},
+            "model.backbone.ensemble: its members share weights, and star has others for each domain; remove one",
+        ),
+        (
+            STAR,
+            {
+                "auxiliary_loss": {"kind": "tri_bce"},
+                "backbone": {"kind": "dcn_v3", "linear": {"num_layers": 1}, "exponential": {"num_layers": 1}},
+                "tasks": LINEAR,
+            },
+            "model.auxiliary_loss: tri_bce divides a tower's Linear among two networks, and star has one for each "
+            "domain; remove one",
+        ),
     ],
 )
 def test_a_scenario_that_does_not_fit_is_refused(
     scenario: dict[str, Any], model: dict[str, Any], expected: str
 ) -> None:
     assert problems(scenario, **model) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("feature", "expected"),
+    [
+        (
+            {"hash": {"buckets": 10}},
+            "'post' is a hash, which has no fixed number of values; give it a size or a vocabulary, or use another "
+            "feature",
+        ),
+        ({"size": 3, "length": 2}, "'post' has 2 values per row, and a row is of one domain; use another feature"),
+    ],
+)
+def test_the_domain_of_star_is_one_of_a_fixed_number(feature: dict[str, Any], expected: str) -> None:
+    values = feed_values(Path("feed"), Path("run"))
+    values["features"]["discrete"]["post"] = feature
+    values["model"]["scenario"] = {"kind": "star", "domain": "post"}
+    with pytest.raises(ConfigError) as caught:
+        config_of(values)
+    assert [f"{problem.path}: {problem.text}" for problem in caught.value.problems] == [
+        f"model.scenario.domain: {expected}"
+    ]
+
+
+def test_the_norm_of_star_needs_two_rows() -> None:
+    values = feed_values(Path("feed"), Path("run"))
+    values["model"] |= {"scenario": STAR, "tasks": LINEAR, "featurization": {"kind": "log1p_abs"}, "backbone": MLP}
+    values["train_data"]["global_batch_size"] = 1
+    with pytest.raises(ConfigError, match="BatchNorm needs 2 rows per micro-batch"):
+        config_of(values)
 
 
 STEM = {"kind": "stem", "shared_experts": 1, "task_experts": 1}

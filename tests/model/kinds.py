@@ -221,6 +221,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "aitm": {"cascade": {"kind": "aitm", "chain": ["share", "like"], "width": 5}},
     "dbmtl": {"cascade": {"kind": "dbmtl", "parents": {"like": ["share"]}, "width": 5}},
     "pepnet": {"scenario": {"kind": "pepnet", "domain": ["language"], "personal": ["hour"], "gate_width": 6}},
+    "star": {"scenario": {"kind": "star", "domain": "language", "auxiliary_width": 6}},
     "log1p_abs": {"featurization": {"kind": "log1p_abs"}},
     "log1p_abs_joining_vectors": {"featurization": {"kind": "log1p_abs", "join": ["vector"]}},
     "clip_log1p_abs": {"featurization": {"kind": "clip_log1p_abs", "clip_magnitude": 100.0}},
@@ -315,6 +316,12 @@ COMBINED: dict[str, dict[str, Any]] = {
     },
     "stem_with_dbmtl": {"sharing": SHARINGS["stem"], **OTHERS["dbmtl"]},
     "ensemble_with_aitm": {"backbone": ENSEMBLE, "sharing": {"kind": "share_partial"}, **OTHERS["aitm"]},
+    "star_with_jrc": {
+        "backbone": BACKBONES["mlp_residual"],
+        "sharing": SHARINGS["share_partial"],
+        **OTHERS["star"],
+        **OTHERS["jrc"],
+    },
     "share_partial_with_aitm": {
         "backbone": BACKBONES["wukong_with_mlp"],
         "sharing": SHARINGS["share_partial"],

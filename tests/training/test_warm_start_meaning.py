@@ -61,7 +61,7 @@ def test_columns_in_another_order_are_refused_for_every_kind_of_model(case: str,
     with pytest.raises(CheckpointError, match=r"another order: where this model has continuous 'followers'") as caught:
         start_from(old, reordered(config))
     names = str(caught.value).rpartition("initial_weights.fresh:\n")[2].split("\n")
-    assert any(name.strip().startswith(("sharing.", "towers.", "cascade.")) for name in names)
+    assert any(name.strip().startswith(("scenario.", "sharing.", "towers.", "cascade.")) for name in names)
     weights = list(make_ranker(config).state_dict())
     networks = ("scenario", "sharing", "cascade", "towers")
     read = ("inputs.featurization", "inputs.histories.encoders.watched.split", *networks)

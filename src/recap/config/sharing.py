@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from recap.config.base import MAX_INT, BaseConfig, Check, Name, NonNegativeFloat, PositiveInt, Problems
+from recap.config.base import MAX_INT, BaseConfig, Check, Name, NonNegativeFloat, PositiveInt, Problems, Rate
 
 _Features = Annotated[list[Name], Field(min_length=1)]
 
@@ -195,4 +195,20 @@ class PepnetConfig(BaseConfig):
             yield (), "pepnet has no gate; set domain, personal, or both"
 
 
-ScenarioConfig = PepnetConfig
+class StarConfig(BaseConfig):
+    """STAR (Sheng et al., CIKM 2021, arXiv:2101.11639): MLPs whose weights are those of all domains times the domain's.
+
+    The inputs are normalised by domain, and an auxiliary network that reads them adds to the output of every tower.
+    Rows of an unknown domain have the weights of all domains alone."""
+
+    kind: Literal["star"]
+    domain: Name
+    """The discrete feature of the domain, of a fixed number of values (`size` or `vocabulary`), with an embedding,
+    which the auxiliary network reads. The weights and the cost of MLPs grow with that number."""
+    auxiliary_width: PositiveInt = 64
+    """Width of the hidden layer of the auxiliary network."""
+    momentum: Rate = 0.1
+    """Weight of each micro-batch in the running statistics of its domains."""
+
+
+ScenarioConfig = Annotated[PepnetConfig | StarConfig, Field(discriminator="kind")]

@@ -5,7 +5,8 @@ The forward pass, for B rows and T tasks (`tests/model/kinds.py` builds every ki
     Batch                continuous [B, C], binary [B, K], discrete codes [B, D], vectors {name: [B, E]}, histories
       │  inputs          inputs/: featurized numbers, vectors, the position, histories, embeddings side by side
     [B, N]               N = layout.width
-      │  scenario        scenarios/: PEPNet scales inputs, and the hidden units of each tower; or nothing
+      │  scenario        scenarios/: PEPNet scales inputs, and the hidden units of each tower; STAR normalises inputs,
+      │                  and tells MLPs the domain; or nothing
     [B, N]
       │  sharing         sharing/: one backbone (backbones/), experts and gates, or nothing
     T × [B, N]           the representation that each tower reads
@@ -64,13 +65,16 @@ class Ranker(nn.Module):
         super().__init__()
         with initializing_with(config.model.initialization.layers):
             self.inputs = Inputs(config, assets, build_tables)
-            self.scenario = build_scenario(config.model, self.inputs.layout)
-            self.sharing = build_sharing(config.model, self.inputs.layout)
+            self.scenario = build_scenario(config, assets, self.inputs.layout)
+            domains = self.scenario.domains if self.scenario is not None else 0
+            self.sharing = build_sharing(config.model, self.inputs.layout, domains)
             self.cascade = build_cascade(config.model, self.sharing.layout)
             tasks = zip(config.model.tasks.items(), self.cascade.layouts, strict=True)
             parts = self.sharing.parts if isinstance(config.model.auxiliary_loss, TriBceConfig) else None
             ensemble = config.model.shared_ensemble
-            self.towers = NamedModules({name: Tower(task, layout, parts, ensemble) for (name, task), layout in tasks})
+            self.towers = NamedModules(
+                {name: Tower(task, layout, parts, ensemble, domains) for (name, task), layout in tasks}
+            )
         self.activation = OutputActivation(config.model.tasks)
         self.two_passes = isinstance(config.model.auxiliary_loss, SelfEnsembleConfig)
         self._towers = [tower for tower in self.towers.values() if isinstance(tower, Tower)]
@@ -113,12 +117,12 @@ class Ranker(nn.Module):
 
     def _read(self, inputs: Tensor, codes: Tensor) -> Iterator[tuple[Tower, Context]]:
         """[B, N] and `Batch.discrete` → each tower and what it reads, its representation first."""
+        shared: Context = ()
         contexts: list[Context] = [()] * len(self._towers)
         if self.scenario is not None:
-            inputs, contexts = self.scenario(inputs, codes)
-        for tower, representation, context in zip(
-            self._towers, self.cascade(self.sharing(inputs)), contexts, strict=True
-        ):
+            inputs, shared, contexts = self.scenario(inputs, codes)
+        representations = self.cascade(self.sharing(inputs, *shared))
+        for tower, representation, context in zip(self._towers, representations, contexts, strict=True):
             yield tower, (representation, *context)
 
     def _own_outputs(self, inputs: Tensor, codes: Tensor) -> list[Tensor]:
@@ -158,7 +162,7 @@ class Ranker(nn.Module):
         """Gate → the weights of its experts for the rows of `batch`, [B, experts]; the gates are `sharing.gates`."""
         inputs = self.inputs(batch)
         if self.scenario is not None:
-            inputs, _ = self.scenario(inputs, batch.discrete)
+            inputs, *_ = self.scenario(inputs, batch.discrete)
         return self.sharing.gate_weights(inputs)
 
     def tower_parameters(self, task: str) -> Iterator[nn.Parameter]:

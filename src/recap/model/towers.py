@@ -12,7 +12,7 @@ from recap.model.activation import output_of_mean
 from recap.model.backbones import build_backbone
 from recap.model.backbones.dcn_v3 import DcnV3
 from recap.model.inputs.layout import InputLayout
-from recap.model.layers import EnsembleMlp, EnsembleOutput, Mlp, linear
+from recap.model.layers import EnsembleMlp, EnsembleOutput, Mlp, StarLinear, StarMlp, linear
 
 
 class AffineMap(nn.Module):
@@ -40,15 +40,17 @@ class Tower(nn.Module):
         layout: InputLayout,
         parts: Sequence[int] | None = None,
         continued: EnsembleConfig | None = None,
+        domains: int = 0,
     ) -> None:
         """`parts`: not None if the networks that the last Linear reads side by side are members. They are those of the
         tower, or if it is one Linear, those with these widths at the end of its inputs. `continued`: that of the
-        backbone, whose members have a row each in the inputs, [B · M, layout.width]."""
+        backbone, whose members have a row each in the inputs, [B · M, layout.width]. `domains`: above 0, the layers are
+        those of a centre and this number of domains."""
         super().__init__()
         self.is_regression = isinstance(config.objective, RegressionConfig)
         self.is_jrc = config.jrc is not None  # its members are the logit, and what the logits of both labels share
         self.num_members = outputs = 2 if self.is_jrc else 1
-        self.network = _build_network(config.tower, layout, outputs, continued)
+        self.network = _build_network(config.tower, layout, outputs, continued, domains)
         if isinstance(self.network, EnsembleMlp):
             self.num_members = self.network.members
         self.affine_map = AffineMap(config.affine_map) if config.affine_map is not None else nn.Identity()
@@ -66,7 +68,8 @@ class Tower(nn.Module):
         """The bias that is added last, a scalar, [1] or [num_members]: of the affine map, else of the last Linear."""
         if isinstance(self.affine_map, AffineMap):
             return self.affine_map.bias
-        (*_, last) = (module for module in self.network.modules() if isinstance(module, nn.Linear | EnsembleOutput))
+        kinds = nn.Linear | EnsembleOutput | StarLinear
+        (*_, last) = (module for module in self.network.modules() if isinstance(module, kinds))
         return last.bias
 
     def forward(self, inputs: Tensor, *context: Tensor) -> Tensor:
@@ -111,9 +114,11 @@ def _shares(parts: Sequence[int], width: int) -> Tensor:
 
 
 def _build_network(
-    config: TowerConfig, layout: InputLayout, outputs: int, continued: EnsembleConfig | None
+    config: TowerConfig, layout: InputLayout, outputs: int, continued: EnsembleConfig | None, domains: int
 ) -> nn.Module:
     match config:
+        case MlpTowerConfig() if domains:
+            return StarMlp(layout.width, config, domains, outputs)
         case MlpTowerConfig():
             if (ensemble := continued or config.ensemble) is not None:
                 return EnsembleMlp(layout.width, config, ensemble, continues=continued is not None)

@@ -18,6 +18,7 @@ from recap.config.sharing import (
     ShareAllConfig,
     ShareNoneConfig,
     SharePartialConfig,
+    StarConfig,
     StemConfig,
 )
 from recap.config.training import TrainingConfig
@@ -173,7 +174,7 @@ def _has_batch_norm(features: FeaturesConfig, model: ModelConfig) -> bool:
     """Whether any layer normalizes over the rows of a micro-batch."""
     featurization = getattr(model.featurization, "batch_norm", None) if features.continuous else None
     parts = (featurization, model.backbone, model.sharing, model.tasks)
-    return any(_contains_batch_norm(part) for part in parts)
+    return isinstance(model.scenario, StarConfig) or any(_contains_batch_norm(part) for part in parts)
 
 
 def _contains_batch_norm(value: Any) -> bool:

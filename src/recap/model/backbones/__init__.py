@@ -25,19 +25,22 @@ from recap.model.backbones.qnn import Qnn
 from recap.model.backbones.rank_mixer import RankMixer
 from recap.model.backbones.wukong import Wukong
 from recap.model.inputs.layout import InputLayout
-from recap.model.layers import EnsembleMlp, Mlp
+from recap.model.layers import EnsembleMlp, Mlp, StarMlp
 
-Backbone = Mlp | EnsembleMlp | MaskNet | Dcn | DcnV3 | Dlrm | Gdcn | FinalMlp | Qnn | Wukong | RankMixer
+Backbone = Mlp | EnsembleMlp | StarMlp | MaskNet | Dcn | DcnV3 | Dlrm | Gdcn | FinalMlp | Qnn | Wukong | RankMixer
 """Any backbone: [B, layout.width] → [B, out_features]; an ensemble has a row for each member, [B · M, out_features]."""
 
 
-def build_backbone(config: BackboneConfig, layout: InputLayout) -> Backbone:
+def build_backbone(config: BackboneConfig, layout: InputLayout, domains: int = 0) -> Backbone:
     """The network that `config` describes, with inputs [B, layout.width].
 
+    `domains`: above 0, an MLP has layers for this number of domains, and reads the domain of each row too.
     Raises ConfigError for values that do not fit this width.
     """
     width = layout.width
     match config:
+        case MlpBackboneConfig() if domains:
+            return StarMlp(width, config, domains)
         case MlpBackboneConfig():
             ensemble = config.ensemble
             return Mlp(width, config) if ensemble is None else EnsembleMlp(width, config, ensemble)

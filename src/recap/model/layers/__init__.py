@@ -12,8 +12,16 @@ from recap.model.layers.linear import (
     product,
     rows_in_lanes,
 )
-from recap.model.layers.mlp import EnsembleMlp, Mlp
-from recap.model.layers.norms import BatchRenorm, batch_norm, layer_norm, row_norms, running_statistics
+from recap.model.layers.mlp import EnsembleMlp, Mlp, StarMlp
+from recap.model.layers.norms import (
+    BatchRenorm,
+    PartitionedNorm,
+    batch_norm,
+    layer_norm,
+    row_norms,
+    running_statistics,
+)
+from recap.model.layers.star import StarLinear
 
 __all__ = [
     "BatchRenorm",
@@ -23,6 +31,9 @@ __all__ = [
     "ExactLinear",
     "Linear",
     "Mlp",
+    "PartitionedNorm",
+    "StarLinear",
+    "StarMlp",
     "affine",
     "batch_norm",
     "drop_rates",

@@ -1,6 +1,6 @@
-"""The MLP: as a network, as a tower, and as an ensemble."""
+"""The MLP: as a network, as a tower, as an ensemble, and with layers of a centre and its domains."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from torch import Tensor, nn
 
@@ -10,6 +10,7 @@ from recap.model.layers.dropout import Dropout, drop_rates
 from recap.model.layers.ensemble import EnsembleLinear, EnsembleOutput
 from recap.model.layers.linear import linear
 from recap.model.layers.norms import batch_norm, layer_norm
+from recap.model.layers.star import StarLinear
 
 
 class Residual(nn.Module):
@@ -83,6 +84,39 @@ class EnsembleMlp(nn.Module):
         """[B, in_features], or if it continues [B · M, in_features] → [B · M, out_features], of a tower [B, M]."""
         output: Tensor = self.layers(inputs)
         return output
+
+
+class StarMlp(nn.Module):
+    """An `Mlp` whose Linear layers are those of a centre and its domains, `StarLinear`."""
+
+    def __init__(self, in_features: int, config: MlpConfig | MlpTowerConfig, domains: int, outputs: int = 1) -> None:
+        """`domains`: their number. `outputs`: of a tower."""
+        super().__init__()
+        layers = _layers(config, in_features, lambda _, inputs, size: StarLinear(inputs, size, domains))
+        self.out_features = config.layer_sizes[-1] if config.layer_sizes else in_features
+        if isinstance(config, MlpTowerConfig):
+            layers.append(StarLinear(self.out_features, outputs, domains, exact=True))
+            self.out_features = outputs
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, inputs: Tensor, domain: Tensor, added: Tensor | None = None) -> Tensor:
+        """[B, in_features], and domains [B] as in `StarLinear` → [B, out_features], to which `added` is added."""
+        output = _through(self.layers, inputs, domain)
+        return output if added is None else output + added
+
+
+def _through(layers: Iterable[nn.Module], inputs: Tensor, domain: Tensor) -> Tensor:
+    """What `layers` make of `inputs`, one after the other."""
+    output = inputs
+    for layer in layers:
+        if isinstance(layer, StarLinear):
+            output = layer(output, domain)
+        elif isinstance(layer, Residual):
+            assert isinstance(layer.layer, nn.Sequential)
+            output = output + _through(layer.layer, output, domain)
+        else:
+            output = layer(output)
+    return output
 
 
 def _layers(

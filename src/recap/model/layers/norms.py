@@ -68,9 +68,65 @@ class BatchRenorm(nn.Module):
         return 1 + (self.MAX_R - 1) * progress_r, self.MAX_D * progress_d
 
 
-def row_norms(module: nn.Module) -> list[nn.BatchNorm1d | BatchRenorm]:
-    """The layers in `module` that normalise over the rows of a micro-batch: BatchNorm and BatchRenorm."""
-    return [layer for layer in module.modules() if isinstance(layer, nn.BatchNorm1d | BatchRenorm)]
+class PartitionedNorm(nn.Module):
+    """BatchNorm with statistics, scales and shifts of each domain (STAR: Sheng et al., arXiv:2101.11639, section 4.2).
+
+    γ · γ_d · (x − μ_d) / √(σ²_d + ε) + β + β_d for a row of domain d. In training μ_d and σ²_d are of the rows of d in
+    the micro-batch; there all rows are of one domain in the paper. A row of an unknown domain, and the only row of its
+    domain in a micro-batch, have the statistics of all rows; γ_d is 1 and β_d is 0 for unknown domains. γ_d is stored
+    as its difference from 1.
+    """
+
+    EPSILON = 1e-5
+
+    def __init__(self, features: int, domains: int, momentum: float) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.weight, self.bias = nn.Parameter(torch.ones(features)), nn.Parameter(torch.zeros(features))
+        self.domain_weights = nn.Parameter(torch.zeros(domains, features))  # γ_d − 1
+        self.domain_biases = nn.Parameter(torch.zeros(domains, features))
+        self.running_mean: Tensor  # [domains + 1, features]; the first row is of all rows
+        self.running_variance: Tensor
+        self.register_buffer("running_mean", torch.zeros(domains + 1, features))
+        self.register_buffer("running_variance", torch.ones(domains + 1, features))
+
+    def forward(self, inputs: Tensor, domain: Tensor) -> Tensor:
+        """[B, features], and the domains of the rows [B] int64, from 1, 0 if unknown → [B, features]."""
+        if not torch.is_autocast_enabled(inputs.device.type):
+            return self._normal(inputs, domain)
+        with torch.autocast(inputs.device.type, enabled=False):
+            return self._normal(inputs.float(), domain).to(inputs.dtype)
+
+    def _normal(self, inputs: Tensor, domain: Tensor) -> Tensor:
+        means, variances = (
+            self._of_batch(inputs, domain) if self.training else (self.running_mean, self.running_variance)
+        )
+        normal = (inputs - means[domain]) / (variances[domain] + self.EPSILON).sqrt()
+        weights = torch.cat([self.weight.unsqueeze(0), self.weight * (1 + self.domain_weights)])
+        biases = torch.cat([self.bias.unsqueeze(0), self.bias + self.domain_biases])
+        return normal * weights[domain] + biases[domain]
+
+    def _of_batch(self, inputs: Tensor, domain: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance of all rows and of those of each domain, [domains + 1, N]; moves the running ones."""
+        members = torch.nn.functional.one_hot(domain, len(self.running_mean)).to(inputs.dtype)  # [B, domains + 1]
+        counts = members.sum(dim=0).unsqueeze(1)
+        means = members.T @ inputs / counts.clamp(min=1)
+        variances = members.T @ (inputs - means[domain]).square() / counts.clamp(min=1)
+        is_all = torch.arange(len(counts), device=inputs.device).unsqueeze(1) == 0
+        own = (counts > 1) & ~is_all
+        means = means.where(own, inputs.mean(dim=0))
+        variances = variances.where(own, inputs.var(dim=0, unbiased=False))
+        with torch.no_grad():
+            share = (self.momentum * (own | is_all)).expand_as(means)
+            self.running_mean.lerp_(means, share)
+            self.running_variance.lerp_(variances, share)
+        return means, variances
+
+
+def row_norms(module: nn.Module) -> list[nn.BatchNorm1d | BatchRenorm | PartitionedNorm]:
+    """The layers in `module` that normalise over the rows of a micro-batch."""
+    kinds = nn.BatchNorm1d | BatchRenorm | PartitionedNorm
+    return [layer for layer in module.modules() if isinstance(layer, kinds)]
 
 
 def running_statistics(module: nn.Module) -> list[Tensor]:

@@ -42,16 +42,16 @@ class Pepnet(Scenario):
         if config.personal is not None:
             self.units_gate = GateUnit(_width(self.personal) + layout.width, config.gate_width, units)
 
-    def forward(self, inputs: Tensor, codes: Tensor) -> tuple[Tensor, list[Context]]:
-        """A context holds the factors of each hidden layer, [B, width of the layer]."""
+    def forward(self, inputs: Tensor, codes: Tensor) -> tuple[Tensor, Context, list[Context]]:
+        """A context of a tower holds the factors of each hidden layer, [B, width of the layer]."""
         scaled = inputs
         if self.inputs_gate is not None:
             scaled = inputs * self.inputs_gate(_joined(inputs, self.domain, inputs))
         if self.units_gate is None:
-            return scaled, [()] * len(self.hidden)
+            return scaled, (), [()] * len(self.hidden)
         factors = self.units_gate(_joined(inputs, self.personal, scaled))
         parts = iter(factors.split([size for sizes in self.hidden for size in sizes], dim=1))
-        return scaled, [tuple(next(parts) for _ in sizes) for sizes in self.hidden]
+        return scaled, (), [tuple(next(parts) for _ in sizes) for sizes in self.hidden]
 
 
 def _joined(inputs: Tensor, columns: Sequence[slice], constant: Tensor) -> Tensor:

@@ -5,12 +5,15 @@ from abc import ABC, abstractmethod
 from torch import Tensor, nn
 
 Context = tuple[Tensor, ...]
-"""What the network of a tower reads besides its inputs."""
+"""What a network reads besides its inputs: the backbone, or that of a tower."""
 
 
 class Scenario(nn.Module, ABC):
-    """What a ranker does with the scenario of a row: before the sharing, and in the towers."""
+    """What a ranker does with the scenario of a row: before the sharing, in the backbone, and in the towers."""
+
+    domains = 0
+    """The number of domains for which an MLP backbone and MLP towers have layers, and whose codes they read."""
 
     @abstractmethod
-    def forward(self, inputs: Tensor, codes: Tensor) -> tuple[Tensor, list[Context]]:
-        """Inputs [B, N] and `Batch.discrete` → what the sharing reads [B, N], and the context of each of T towers."""
+    def forward(self, inputs: Tensor, codes: Tensor) -> tuple[Tensor, Context, list[Context]]:
+        """Inputs [B, N] and `Batch.discrete` → what the sharing reads [B, N]; the contexts of it and of T towers."""

@@ -25,18 +25,18 @@ from recap.model.sharing.stem import Stem
 __all__ = ["Sharing", "build_sharing"]
 
 
-def build_sharing(config: ModelConfig, layout: InputLayout) -> Sharing:
-    """The sharing that `config` describes, with inputs [B, layout.width]."""
+def build_sharing(config: ModelConfig, layout: InputLayout, domains: int = 0) -> Sharing:
+    """The sharing that `config` describes, with inputs [B, layout.width]. `domains`: as in `build_backbone`."""
     tasks = len(config.tasks)
     match config.sharing:
         case ShareNoneConfig():
             return ShareNone(layout, tasks)
         case ShareAllConfig():
             assert config.backbone is not None
-            return ShareAll(build_backbone(config.backbone, layout), tasks)
+            return ShareAll(build_backbone(config.backbone, layout, domains), tasks)
         case SharePartialConfig():
             assert config.backbone is not None
-            return SharePartial(build_backbone(config.backbone, layout), layout, tasks)
+            return SharePartial(build_backbone(config.backbone, layout, domains), layout, tasks)
         case MmoeConfig():
             assert config.backbone is not None
             return Mmoe(config.sharing, config.backbone, layout, list(config.tasks))

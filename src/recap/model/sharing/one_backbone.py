@@ -29,9 +29,9 @@ class ShareAll(Sharing):
         self.layout = InputLayout.of_numbers(backbone.out_features)
         self.parts = parts_of(backbone)
 
-    def forward(self, inputs: Tensor) -> list[Tensor]:
-        """[B, N] → T × [B, backbone width]."""
-        return [self.backbone(inputs)] * self.tasks
+    def forward(self, inputs: Tensor, *context: Tensor) -> list[Tensor]:
+        """[B, N] → T × [B, backbone width]. `context`: what the scenario gives to the backbone."""
+        return [self.backbone(inputs, *context)] * self.tasks
 
 
 class SharePartial(Sharing):
@@ -43,9 +43,9 @@ class SharePartial(Sharing):
         self.layout = InputLayout.of_numbers(layout.width + backbone.out_features)
         self.parts, self.members = parts_of(backbone), members_of(backbone)
 
-    def forward(self, inputs: Tensor) -> list[Tensor]:
-        """[B, N] → T × [B, N + backbone width]."""
-        outputs = self.backbone(inputs)
+    def forward(self, inputs: Tensor, *context: Tensor) -> list[Tensor]:
+        """[B, N] → T × [B, N + backbone width]. `context`: what the scenario gives to the backbone."""
+        outputs = self.backbone(inputs, *context)
         if self.members > 1:
             inputs = inputs.unsqueeze(1).expand(-1, self.members, -1).flatten(0, 1)
         return [torch.cat([inputs, outputs], dim=1)] * self.tasks
