@@ -1,14 +1,15 @@
 """KuaiRand-Pure → one Parquet folder per day, one impression per row, as `ranker.yaml` reads it.
 
-Every feature is known before the impression: who the user is, what the video is, where and when it is shown, what the
-user watched up to the day before the first impression, and how often each user, video, author and tag was engaged with
-on earlier days. Nothing of the impression's own day, no other outcome and no monthly statistic becomes a feature.
+Every feature is known before the impression: who the user is, what the video is, where and when it is shown, what
+users watched up to the day before the first impression, and how often each user, video and tag was engaged with until
+ten minutes before the impression. No later outcome and no monthly statistic becomes a feature.
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -53,9 +54,13 @@ VIDEO_STRINGS = ("video_type", "upload_type")
 HISTORIES = {"watch": "watch_seq", "like": "like_seq", "long": "long_watch_seq"}
 LISTS = {"watched": "watch", "liked": "like", "long_watched": "long"}
 """Column of video ids → its history."""
+SHARES = {"long": 0.48, "like": 0.03}
+"""History → its length over that of the watched videos, of all users together."""
+GROUPS = ("duration", "tag")
+"""Entities that users meet often enough for shares of their own."""
 MAX_LIST_LENGTH = 50
 AGGREGATES = Path(__file__).with_name("aggregates.yaml")
-"""The counts and rates of earlier days."""
+"""The counts and rates of earlier impressions."""
 BEIJING_MS = 8 * 3_600_000
 HISTORY_DAY_MS = 1_650_816_000_000  # 2022-04-25 00:00 in Beijing: histories end before it
 Array = npt.NDArray[Any]
@@ -76,6 +81,11 @@ class Histories:
         keys, counts = np.unique(users[known].astype(np.int64) * size + entities[known], return_counts=True)
         return cls(size, keys, counts)
 
+    def totals(self) -> Array:
+        """How often all users met each entity, [entities] float64."""
+        totals: Array = np.bincount(self.keys % self.entities, weights=self.counts, minlength=self.entities)
+        return totals
+
     def of(self, users: Array, entities: Array) -> Array:
         """How often each user met the entity in the same row, [rows] float32."""
         if not len(self.keys):
@@ -93,10 +103,11 @@ class Tables:
     videos: pa.Table
     user_rows: Array  # user_id → row of `users`, -1 where unknown
     video_rows: Array
-    seen: dict[str, Histories]  # "watch_video", "watch_author", "watch_tag", "like_…", "long_…"
+    seen: dict[str, Histories]  # "watch_video", "watch_author", "watch_duration", "watch_tag", "like_…", "long_…"
     history: dict[str, Array]  # by user row
     lists: dict[str, pa.Array]  # by user row, of video ids, oldest first
-    video_codes: dict[str, Array]  # "author" and "tag" by video row, -1 where unknown
+    popularity: dict[str, dict[str, Array]]  # "video", "duration" or "tag" → column → by code
+    video_codes: dict[str, Array]  # "author", "duration" and "tag" by video row, -1 where unknown
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -149,7 +160,15 @@ def _read(path: Path, columns: Sequence[str]) -> pa.Table:
 
 def _read_tables(source: Path) -> Tables:
     users = _read(source / "users.parquet", ("user_id", *USER_NUMBERS, *USER_FLAGS, *USER_STRINGS, *USER_CODES))
-    video_columns = ("video_id", "author_id", *VIDEO_STRINGS, "upload_dt", "server_width", "server_height")
+    video_columns = (
+        "video_id",
+        "author_id",
+        *VIDEO_STRINGS,
+        "upload_dt",
+        "video_duration",
+        "server_width",
+        "server_height",
+    )
     videos = _read(source / "videos.parquet", (*video_columns, "music_type", "tag"))
     histories = _read(
         source / "user_histories.parquet", ("user_id", "history_len", "last_time_ms", *HISTORIES.values())
@@ -160,6 +179,7 @@ def _read_tables(source: Path) -> Tables:
     codes = {
         "video": np.arange(videos.num_rows),
         "author": np.unique(authors, return_inverse=True)[1],
+        "duration": _duration_bucket(videos["video_duration"], 2, 24),
         "tag": pc.fill_null(pc.cast(tags, pa.int64()), -1).to_numpy(),
     }
     history_users = _look_up(user_rows, histories["user_id"].to_numpy())
@@ -179,7 +199,25 @@ def _read_tables(source: Path) -> Tables:
         history[f"{name}_length"][history_users[known]] = lengths[known]
         for entity, code in codes.items():
             seen[f"{name}_{entity}"] = Histories.count(viewers, code[watched], int(code.max()) + 1)
-    return Tables(users, videos, user_rows, video_rows, seen, history, listed, codes)
+    for name, prior in SHARES.items():
+        history[f"{name}_share"] = _share(history[f"{name}_length"], history["watch_length"], prior, 5)
+    popularity = {entity: _popularity(seen, entity) for entity in ("video", *GROUPS)}
+    return Tables(users, videos, user_rows, video_rows, seen, history, listed, popularity, codes)
+
+
+def _popularity(seen: dict[str, Histories], entity: str) -> dict[str, Array]:
+    """How often all histories hold each value of `entity`, and with which shares of long views and likes."""
+    watched = seen[f"watch_{entity}"].totals()
+    columns = {f"{entity}_watched": watched.astype(np.float32)}
+    for name, prior in SHARES.items():
+        columns[f"{entity}_{name}_share"] = _share(seen[f"{name}_{entity}"].totals(), watched, prior, 20)
+    return columns
+
+
+def _share(part: Array, watched: Array, prior: Array | float, strength: float) -> Array:
+    """`part` over `watched`, drawn to the prior where little was watched. Above 1 where `part` reaches further back."""
+    share: Array = ((part + prior * strength) / (watched + strength)).astype(np.float32)
+    return share
 
 
 def _last_ids(lists: pa.ListArray, rows: Array) -> pa.ListArray:
@@ -201,9 +239,9 @@ def _rows_by_code(codes: Array, size: int) -> Array:
     return rows
 
 
-def _duration_bucket(day: pa.Table, per_doubling: int, buckets: int) -> Array:
-    """The bucket of the duration, [rows] int32: `per_doubling` buckets for each doubling, from one second up."""
-    seconds = day["duration_ms"].to_numpy() / 1000
+def _duration_bucket(milliseconds: pa.ChunkedArray, per_doubling: int, buckets: int) -> Array:
+    """The bucket of a duration, [rows] int32: `per_doubling` buckets for each doubling, from one second up."""
+    seconds = pc.fill_null(milliseconds, 0).to_numpy() / 1000
     bucket: Array = np.log2(seconds.clip(1, None) ** per_doubling).astype(np.int32).clip(0, buckets - 1)
     return bucket
 
@@ -230,8 +268,8 @@ def _columns(day: pa.Table, tables: Tables) -> dict[str, pa.Array]:
     }
     seconds = day["duration_ms"].to_numpy() / 1000
     columns["duration_seconds"] = pa.array(seconds.astype(np.float32))
-    columns["duration_bucket"] = pa.array(_duration_bucket(day, 4, 48))
-    columns["duration_range"] = pa.array(_duration_bucket(day, 2, 24))
+    columns["duration_bucket"] = pa.array(_duration_bucket(day["duration_ms"], 4, 48))
+    columns["duration_range"] = pa.array(_duration_bucket(day["duration_ms"], 2, 24))
     for name in USER_NUMBERS:
         columns[name] = _floats(_take(tables.users[name], user))
     for name in USER_FLAGS:
@@ -254,6 +292,13 @@ def _columns(day: pa.Table, tables: Tables) -> dict[str, pa.Array]:
     for name, histories in tables.seen.items():
         entities = _code(tables.video_codes[name.split("_")[1]], video)
         columns[f"{name}_count"] = pa.array(histories.of(user, entities))
+    for entity, popularity in tables.popularity.items():
+        codes = _code(tables.video_codes[entity], video)
+        columns |= {name: pa.array(values[codes], mask=codes < 0) for name, values in popularity.items()}
+    for entity, name in product(GROUPS, SHARES):
+        part, watched = (columns[f"{history}_{entity}_count"].to_numpy() for history in (name, "watch"))
+        prior = columns[f"{name}_share"].to_numpy(zero_copy_only=False)
+        columns[f"user_{entity}_{name}_share"] = pa.array(_share(part, watched, prior, 3), from_pandas=True)
     known_user = pa.array(user, mask=user < 0)
     for name, history in LISTS.items():
         columns[name] = pc.coalesce(tables.lists[history].take(known_user), pa.scalar([], pa.list_(pa.int32())))

@@ -52,6 +52,7 @@ def write_source(folder: Path, rows: list[dict[str, Any]]) -> Path:
         "video_type": ["NORMAL", "AD", "NORMAL"],
         "upload_type": ["Web", "Web", None],
         "upload_dt": ["2022-04-24", "2022-04-20", None],
+        "video_duration": [18_000.0, 36_000.0, None],
         "server_width": [720.0, 720.0, 0.0],
         "server_height": [1280.0, 720.0, 1.0],
         "music_type": [9.0, None, 4.0],
@@ -118,9 +119,22 @@ def test_histories_are_lists_of_the_last_videos_oldest_first(tmp_path: Path, mon
     assert {file.schema_arrow.field(name).type.value_type for name in kuairand.LISTS} == {pa.int32()}
 
 
-def test_rates_are_smoothed_and_of_earlier_days_only(tmp_path: Path) -> None:
+def test_shares_compare_the_histories_and_are_drawn_to_their_priors(tmp_path: Path) -> None:
     days = prepare(tmp_path)
-    assert all(row["user_count"] == 0 and row["video_is_click_rate"] == pytest.approx(0.45) for row in days["20220425"])
+    first, third, unknown = days["20220425"][0], days["20220425"][2], days["20220427"][0]
+    assert (first["video_watched"], third["video_watched"], unknown["video_watched"]) == (2.0, 1.0, 1.0)
+    assert (first["like_share"], third["long_share"]) == pytest.approx(((1 + 5 * 0.03) / 9, (1 + 5 * 0.48) / 6))
+    assert (first["video_like_share"], third["video_long_share"]) == pytest.approx((0.6 / 22, (1 + 20 * 0.48) / 21))
+    assert first["user_tag_like_share"] == pytest.approx(3 * first["like_share"] / 5)
+    assert third["user_duration_long_share"] == pytest.approx((1 + 3 * third["long_share"]) / 4)
+    assert (unknown["tag_watched"], unknown["user_tag_like_share"]) == (None, None)
+
+
+def test_rates_are_smoothed_and_know_labels_after_ten_minutes(tmp_path: Path) -> None:
+    days = prepare(tmp_path)
+    assert all(row["video_is_click_rate"] == pytest.approx(0.45) for row in days["20220425"])
+    assert [row["user_count"] for row in days["20220425"]] == [0.0, 1.0, 0.0]
+    assert days["20220425"][1]["user_is_click_rate"] == pytest.approx(0.45)  # a click of a millisecond ago
     later = days["20220426"][0]
     assert (later["user_count"], later["video_count"]) == (2.0, 1.0)
     assert later["user_is_click_rate"] == pytest.approx((1 + 5 * 0.45) / 7)
@@ -130,9 +144,9 @@ def test_rates_are_smoothed_and_of_earlier_days_only(tmp_path: Path) -> None:
 def test_rates_within_a_scene_count_only_its_impressions(tmp_path: Path) -> None:
     days = prepare(tmp_path, [*ROWS, impression(0, 1, 1, tab=2)])
     here, elsewhere = (row for row in days["20220426"] if row["user_id"] == 0)
-    assert (here["user_count"], here["user_tab_count"], here["author_tab_count"]) == (2.0, 2.0, 1.0)
+    assert (here["user_count"], here["user_tab_count"], here["video_tab_count"]) == (2.0, 2.0, 1.0)
     assert here["user_tab_is_click_rate"] == pytest.approx((1 + 3 * 0.45) / 5)
-    assert (elsewhere["user_count"], elsewhere["user_tab_count"], elsewhere["tab_duration_count"]) == (2.0, 0.0, 0.0)
+    assert (elsewhere["user_count"], elsewhere["user_tab_count"], elsewhere["tab_duration_count"]) == (3.0, 0.0, 0.0)
     assert elsewhere["user_tab_is_click_rate"] == pytest.approx(0.45)
 
 
@@ -141,11 +155,11 @@ def test_no_outcome_becomes_a_column(tmp_path: Path) -> None:
     assert not {"play_time_ms", "profile_stay_time", "comment_stay_time"} & row.keys()
 
 
-def test_features_do_not_depend_on_the_same_day_or_later(tmp_path: Path) -> None:
+def test_features_do_not_depend_on_later_rows_or_labels_of_the_last_ten_minutes(tmp_path: Path) -> None:
     before = prepare(tmp_path)
     outcomes = dict.fromkeys(kuairand.LABELS, 1) | {"play_time_ms": 1}
     changed = [row | outcomes if row["date"] >= 20220426 else row for row in ROWS]
-    after = prepare(tmp_path, [*changed, impression(0, 0, 1, **outcomes), impression(1, 1, 5)], "b")
+    after = prepare(tmp_path, [*changed, impression(0, 8, 1, **outcomes), impression(1, 1, 5)], "b")
     assert after["20220425"] == before["20220425"]
     assert "20220430" in after
     for old in before["20220426"]:
