@@ -1,4 +1,4 @@
-"""The cost of saving during training: the recipe on simulated data, and the same with a table of 47 million weights.
+"""The cost of saving during training: a MaskNet on simulated data, and the same with a table of 47 million weights.
 
     python benchmarks/checkpoints.py [--every 200] [--every-large 30] [--saves 4]
 
@@ -128,7 +128,7 @@ def configured(folder: Path, run: Path, steps: int, every: int, overrides: Seque
         "validation_data.validation.source.inputs": feed / "validation" / "*.parquet",
         "features.discrete.language.vocabulary": feed / "languages.parquet",
     }
-    recipe = ROOT / "recipes" / "simulated" / "ranker.yaml"
+    recipe = ROOT / "recipes" / "simulated" / "mask_net.yaml"
     return load_config(recipe, [*(f"{key}={value}" for key, value in settings.items()), *overrides])
 
 

@@ -3,7 +3,7 @@
     python benchmarks/evaluation.py [simulated] [production] [memory] [--coverage] [--rows 100000]
 
 `simulated` and `production`: the processor time of scoring rows and of their metrics, with and without intervals, on
-one thread, for the simulated recipe and for the published production shape. `memory`: the peak of a process that
+one thread, for the simulated MaskNet and for the published production shape. `memory`: the peak of a process that
 evaluates 8 tasks on 1 and on 10 million synthetic rows. `--coverage`: how often 95 % intervals contain the true value,
 over `--draws` draws of rows from a known truth, for users of one row and of many; rows of a user are alike.
 """
@@ -64,7 +64,7 @@ def main() -> None:
     tune_process()
     with tempfile.TemporaryDirectory() as folder:
         if "simulated" in parts:
-            print_cost("simulated recipe", *simulated(Path(folder), options.rows))
+            print_cost("simulated MaskNet", *simulated(Path(folder), options.rows))
         if "production" in parts:
             print_cost("production shape", *production(Path(folder), options.rows // 4))
     if "memory" in parts:
@@ -78,14 +78,14 @@ def main() -> None:
 
 
 def simulated(folder: Path, rows: int) -> tuple[RecapConfig, list[Batch]]:
-    """The simulated recipe and its validation rows."""
+    """The simulated MaskNet and its validation rows."""
     simulate(folder / "feed", rows=20_000, validation_rows=rows)
     overrides = [
         f"train_data.source.inputs={folder}/feed/train/*.parquet",
         f"validation_data.validation.source.inputs={folder}/feed/validation/*.parquet",
         f"features.discrete.language.vocabulary={folder}/feed/languages.parquet",
     ]
-    config = load_config(ROOT / "recipes" / "simulated" / "ranker.yaml", overrides)
+    config = load_config(ROOT / "recipes" / "simulated" / "mask_net.yaml", overrides)
     return config, list(open_stream(config, load_assets(config.features), JobMode.EVALUATE, SPLIT))
 
 

@@ -5,8 +5,8 @@ python benchmarks/inference.py [speed|files|small|quality|tables] [--rounds 7] [
 `speed`: the published production shape of `train.py`, batches of 1024, in one process whose rounds take turns: products
 of 2048³ alone in float32, bf16 and int8; the same network in plain PyTorch in float32; the scorer of `recap predict` at
 each precision. The share of a limit counts 2 FLOPs a parameter and example. `files`: all of `recap predict`, with
-reading and writing. `small`: the scorer of the simulated recipe. `quality`: rank correlation with float32 and
-differences in AUC on the simulated recipe (`--steps`, `--rows`, `--held-out`). `tables`: memory and lookups of int8
+reading and writing. `small`: the scorer of the simulated MaskNet. `quality`: rank correlation with float32 and
+differences in AUC on the simulated MaskNet (`--steps`, `--rows`, `--held-out`). `tables`: memory and lookups of int8
 tables.
 
 `--cpu-time` counts CPU seconds on one thread instead of wall time, for machines on which other programs run.
@@ -172,12 +172,12 @@ def files(folder: Path, options: argparse.Namespace) -> None:
         )
 
 
-# The simulated recipe.
+# The simulated MaskNet.
 
 
 def recipe_model(folder: Path, options: argparse.Namespace) -> tuple[Path, pa.Table]:
-    """A model of the simulated recipe, and its validation rows."""
-    recipe = Path(__file__).parents[1] / "recipes" / "simulated" / "ranker.yaml"
+    """A model of the simulated MaskNet, and its validation rows."""
+    recipe = Path(__file__).parents[1] / "recipes" / "simulated" / "mask_net.yaml"
     feed, run = folder / "feed", folder / "simulated"
     if not feed.exists():
         simulate(feed, rows=options.rows, validation_rows=options.held_out)
@@ -205,7 +205,7 @@ def small(folder: Path, options: argparse.Namespace) -> None:
     predictors = {precision: Predictor.open(model, precision=precision) for precision in PRECISIONS}
     batch = predictors["float32"].encoder.encode(table.slice(0, 8 * BATCH), Location("rows"))
     seconds = seconds_by_round({name: partial(one.score, batch) for name, one in predictors.items()}, options)
-    print(f"simulated recipe, {len(batch):,} rows at once:")
+    print(f"simulated MaskNet, {len(batch):,} rows at once:")
     for name, values in seconds.items():
         ratio = np.median(seconds["float32"] / values)
         print(f"  {name:<10} {len(batch) / np.median(values):>10,.0f} rows/s = {ratio:.2f} × float32")
@@ -220,7 +220,7 @@ def quality(folder: Path, options: argparse.Namespace) -> None:
         results[precision] = predictor.predict(table, Location("validation"))
     tasks, exact = predictor.config.tasks, results["float32"]
     labels = {task: table[task].to_numpy() for task in tasks}
-    print(f"simulated recipe, {options.steps} steps, {table.num_rows:,} rows; 1 − rank correlation, difference in AUC:")
+    print(f"simulated MaskNet, {options.steps} steps, {table.num_rows:,} rows; 1 − rank correlation, ΔAUC:")
     for precision in PRECISIONS[1:]:
         rounded = results[precision]
         print(f"  {precision:<24} score {1 - _correlation(exact.scores, rounded.scores):.1e}")

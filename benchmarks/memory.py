@@ -2,7 +2,7 @@
 
     python benchmarks/memory.py [--gigabytes 10] [--folder /tmp/recap-memory]
 
-Simulates a feed with wide vectors of about that size on disk, trains the simulated recipe for one pass over it in a
+Simulates a feed with wide vectors of about that size on disk, trains the simulated MaskNet for one pass over it in a
 separate process, and prints the peak resident set size of that process.
 """
 
@@ -53,7 +53,7 @@ def _command(folder: Path, steps: int) -> list[str]:
         "features.vectors": f"{{user_embedding: {EMBEDDING_SIZE}, author_embedding: {EMBEDDING_SIZE}}}",
         "features.discrete.language.vocabulary": feed / "languages.parquet",
     }
-    recipe = ROOT / "recipes" / "simulated" / "ranker.yaml"
+    recipe = ROOT / "recipes" / "simulated" / "mask_net.yaml"
     return [
         sys.executable,
         "-m",

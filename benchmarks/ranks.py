@@ -3,7 +3,7 @@
     python benchmarks/ranks.py [--steps 300] [--batch-rows 1024 8192] [--ranks 1 2 4]
     python benchmarks/ranks.py --sums [--ranks 2 4] [--batch-rows 1024 8192] [--layer-sizes 2048 1024 512]
 
-Trains the simulated recipe with the cores divided among the ranks. The speed is the median of the examples/s that the
+Trains the simulated MaskNet with the cores divided among the ranks. The speed is the median of the examples/s that the
 run logs, without the first line.
 
 With `--sums`, the time of a forward and backward pass of an MLP, all three in turn so that other load meets each alike:
@@ -35,7 +35,7 @@ from recap.rendezvous import joined_ranks
 from recap.runs import Run
 from recap.training.parallel import DataParallel
 
-RECIPE = Path(__file__).parents[1] / "recipes" / "simulated" / "ranker.yaml"
+RECIPE = Path(__file__).parents[1] / "recipes" / "simulated" / "mask_net.yaml"
 LINES = 6
 ROUNDS = 15
 

@@ -2,9 +2,12 @@
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
@@ -18,16 +21,19 @@ RELIABLE_POSITIVES = 200
 def report(data: Path, run: Path) -> Table:
     """A table with a row for each task. Raises InputError if the feed or the evaluation is missing."""
     truth = _truth(data / "truth.json")["validation"]
+    rates = _true_rates(data / "truth" / "validation")
     reached = EvaluationReport.read(Run(run)).splits["validation"].metrics
-    table = Table(title="validation: this run, and the truth (the best possible)", title_justify="left", box=None)
-    for name in ("task", "positives", "log loss", "truth", "AUC", "truth", "gap"):
+    title = "validation: this run, and the truth (the best possible)"
+    table = Table(title=title, title_justify="left", caption_justify="left", box=None)
+    for name in ("task", "positives", "log loss", "truth", "AUC", "truth", "gap", "PCTR/CTR", "truth"):
         table.add_column(name, justify="left" if name == "task" else "right")
-    gaps = []
+    gaps, ratios = [], []
     for task, best in truth.items():
         metrics = reached[task]
-        gap = best["auc"] - metrics["auc"]
+        gap, expected = best["auc"] - metrics["auc"], rates[task]
         if best["positives"] >= RELIABLE_POSITIVES:
             gaps.append(gap)
+            ratios.append(metrics["pctr"] / expected)
         table.add_row(
             task,
             f"{best['positives']:,.0f}",
@@ -36,9 +42,13 @@ def report(data: Path, run: Path) -> Table:
             f"{metrics['auc']:.4f}",
             f"{best['auc']:.4f}",
             f"{gap:.4f}",
+            f"{metrics['calibration']:.3f}",
+            f"{expected / best['rate']:.3f}",
         )
-    table.add_section()
-    table.add_row(f"mean gap, tasks of ≥ {RELIABLE_POSITIVES} positives", *[""] * 5, f"{sum(gaps) / len(gaps):.4f}")
+    table.caption = (
+        f"tasks of ≥ {RELIABLE_POSITIVES} positives: mean gap {sum(gaps) / len(gaps):.4f}; "
+        f"PCTR / mean true probability {min(ratios):.3f} to {max(ratios):.3f}"
+    )
     return table
 
 
@@ -54,6 +64,12 @@ def locations(data: Path, folder: Path) -> str:
         folder / "predictions": "probabilities and scores of the validation rows",
     }
     return "\n".join(f"{path!s:32} {content}" for path, content in contents.items() if path.exists())
+
+
+def _true_rates(folder: Path) -> Mapping[str, float]:
+    """Task → the mean of its true probabilities: what PCTR would be without error, as CTR would be without chance."""
+    truth = pq.read_table(folder)
+    return {task: pc.mean(truth.column(task)).as_py() for task in truth.column_names}
 
 
 def _truth(path: Path) -> dict[str, Any]:
