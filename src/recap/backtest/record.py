@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from recap.backtest.windows import Window
-from recap.config.file.diff import describe_changes, differences
-from recap.config.file.load import dump_config, load_stored_beside
+from recap.config.file.diff import check_unchanged
+from recap.config.file.load import dump_config
 from recap.config.recap import RecapConfig
 from recap.errors import CheckpointError, InputError
 from recap.evaluation.plain import from_plain, numbers, to_plain
@@ -140,20 +140,10 @@ def open_record(config: RecapConfig, folder: Path, windows: Sequence[Window]) ->
     before = Record.read(folder / RECORD)
     if not (folder / CONFIG).exists():
         raise InputError(f"{folder / CONFIG}: no such file; restore it from a copy, or choose another --output")
-    _check_config(config, folder / CONFIG)
+    problem = "this backtest began with another configuration; restore it, or choose another --output"
+    check_unchanged(config, folder / CONFIG, _FREE, problem)
     _check_windows(before, windows, folder)
     return replace(before, windows=tuple(windows))
-
-
-def _check_config(config: RecapConfig, file: Path) -> None:
-    changes = differences(load_stored_beside(file, config), config)
-    changes = {path: change for path, change in changes.items() if not any(path[: len(at)] == at for at in _FREE)}
-    if changes:
-        lines = "\n".join(f"  {line}" for line in describe_changes(changes))
-        raise CheckpointError(
-            f"{file.parent}: this backtest began with another configuration; restore it, or choose another --output:\n"
-            f"{lines}"
-        )
 
 
 def _check_windows(before: Record, windows: Sequence[Window], folder: Path) -> None:

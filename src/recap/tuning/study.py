@@ -16,13 +16,13 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from recap.config.evaluation.metrics import LOWER_IS_BETTER
-from recap.config.file.diff import describe_changes, differences
-from recap.config.file.load import dump_config, load_stored_beside
+from recap.config.file.diff import check_unchanged
+from recap.config.file.load import dump_config
 from recap.config.file.yaml import render_inline
 from recap.config.recap import RecapConfig
 from recap.config.training import TrainingConfig, WatchConfig
 from recap.config.tuning import HyperbandPruningConfig, MedianPruningConfig, RangeConfig, TuningConfig
-from recap.errors import CheckpointError, InputError
+from recap.errors import InputError
 from recap.runs import Run
 from recap.storage import locked, remove_directory, replace_text, writing
 from recap.tuning.space import SearchSpace
@@ -285,14 +285,8 @@ def _open_folder(config: RecapConfig, folder: Path) -> None:
             raise InputError(f"--output: {folder} is not empty, and holds no {CONFIG}; choose another --output")
         replace_text(file, dump_config(config))
         return
-    changes = differences(load_stored_beside(file, config), config)
-    changes = {path: change for path, change in changes.items() if not any(path[: len(at)] == at for at in _FREE)}
-    if changes:
-        lines = "\n".join(f"  {line}" for line in describe_changes(changes))
-        raise CheckpointError(
-            f"{folder}: this study began with another configuration, so its trials cannot be compared with new ones; "
-            f"restore it, or choose another --output:\n{lines}"
-        )
+    problem = "this study began with another configuration, so its trials cannot be compared with new ones"
+    check_unchanged(config, file, _FREE, f"{problem}; restore it, or choose another --output")
     _mend(folder / JOURNAL)
 
 

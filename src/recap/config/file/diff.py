@@ -1,14 +1,16 @@
 """Compares two configurations: for `recap config diff`, resumed runs and loaded models."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
+from pathlib import Path
 from typing import Any
 
 from recap.config.base import KeyPath, OrderMatters, dotted
 from recap.config.file.keys import has_mark
-from recap.config.file.load import stored_values
+from recap.config.file.load import load_stored_beside, stored_values
 from recap.config.file.yaml import render_inline
 from recap.config.recap import RecapConfig
+from recap.errors import CheckpointError
 from recap.text import shorten
 
 ABSENT = object()
@@ -55,6 +57,18 @@ def _are_sections(value: Any) -> bool:
 def describe_changes(changes: Mapping[KeyPath, tuple[Any, Any]]) -> list[str]:
     """A line per difference: `path: old → new`, or for long lists the items removed (-) and added (+)."""
     return [f"{dotted(path)}: {shorten(_change(old, new), _MAX_CHANGE)}" for path, (old, new) in changes.items()]
+
+
+def check_unchanged(config: RecapConfig, file: Path, free: Sequence[KeyPath], problem: str) -> None:
+    """Raise CheckpointError if `config` differs from the stored one in `file`, except at and below the paths in `free`.
+
+    The error states the folder of the file, then `problem`, then every difference.
+    """
+    changes = differences(load_stored_beside(file, config), config)
+    changes = {path: change for path, change in changes.items() if not any(path[: len(at)] == at for at in free)}
+    if changes:
+        lines = "\n".join(f"  {line}" for line in describe_changes(changes))
+        raise CheckpointError(f"{file.parent}: {problem}:\n{lines}")
 
 
 def _change(old: Any, new: Any) -> str:
