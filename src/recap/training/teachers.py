@@ -15,6 +15,7 @@ from recap.config.loss import ModelTeacherConfig, RegressionConfig
 from recap.config.model import TaskConfig
 from recap.config.recap import JobMode, RecapConfig
 from recap.data.batch import Batch
+from recap.data.encoding.assets import Assets
 from recap.data.encoding.encoder import RowEncoder
 from recap.errors import CheckpointError, ConfigError, InputError
 from recap.model.directory import model_checksum, open_inputs, open_model
@@ -125,7 +126,7 @@ def _folder(directory: str, lessons: Sequence[_Lesson]) -> Path:
         raise CheckpointError(f"model.tasks.{lessons[0].task}.distillation.directory: {error}") from None
 
 
-def _encoder(config: RecapConfig, assets: Any) -> RowEncoder:
+def _encoder(config: RecapConfig, assets: Assets) -> RowEncoder:
     return RowEncoder.for_job(config, assets, JobMode.INFERENCE)
 
 
