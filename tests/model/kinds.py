@@ -222,6 +222,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "dbmtl": {"cascade": {"kind": "dbmtl", "parents": {"like": ["share"]}, "width": 5}},
     "pepnet": {"scenario": {"kind": "pepnet", "domain": ["language"], "personal": ["hour"], "gate_width": 6}},
     "star": {"scenario": {"kind": "star", "domain": "language", "auxiliary_width": 6}},
+    "narrow": {"embeddings": {"default": 4, "language": {"width": 4, "narrow": [{"after": 1, "width": 2}]}}},
     "log1p_abs": {"featurization": {"kind": "log1p_abs"}},
     "log1p_abs_joining_vectors": {"featurization": {"kind": "log1p_abs", "join": ["vector"]}},
     "clip_log1p_abs": {"featurization": {"kind": "clip_log1p_abs", "clip_magnitude": 100.0}},
@@ -292,6 +293,7 @@ COMBINED: dict[str, dict[str, Any]] = {
         "tasks": {name: {"tower": tower} for name, tower in TOWERS.items()},
         "featurization": {"kind": "quantile", "quantiles": 9, "join": ["vector"]},
         "numbers": OTHERS["auto_dis"]["numbers"],
+        **OTHERS["narrow"],
     },
     "every_history": {
         "histories": {name: {"encoder": encoder} for name, encoder in ENCODERS.items()},

@@ -59,6 +59,15 @@ class PretrainedConfig(BaseConfig):
     """Column of the vectors: lists of `width` numbers."""
 
 
+class NarrowConfig(BaseConfig):
+    """The rarer values of a vocabulary."""
+
+    after: PositiveInt
+    """Number of values before them, which are more frequent: a place in the vocabulary."""
+    width: PositiveInt
+    """Width of their rows."""
+
+
 class EmbeddingConfig(BaseConfig):
     """An embedding table. In YAML, a number is its width."""
 
@@ -66,13 +75,34 @@ class EmbeddingConfig(BaseConfig):
     """Width of a row; 0 removes the feature from the model's inputs."""
     pretrained: PretrainedConfig | None = None
     """Pretrained rows. Optional; default: all rows start near zero."""
+    narrow: list[NarrowConfig] = []
+    """Narrower rows for rare values of a vocabulary in the order of frequency, each lifted to `width` by a projection
+    (arXiv:1909.11810). An entry applies up to the place of the next one. Optional; default: all rows have `width`."""
 
     def checks(self) -> tuple[Check, ...]:
-        return (self._has_rows,)
+        return self._has_rows, self._narrows
 
     def _has_rows(self) -> Problems:
         if self.pretrained is not None and not self.width:
             yield ("pretrained",), "needs a table, but width 0 removes it; set width above 0, or remove pretrained"
+
+    def _narrows(self) -> Problems:
+        if self.narrow and not self.width:
+            yield ("narrow",), "needs a table, but width 0 removes it; set width above 0, or remove narrow"
+        elif self.narrow and self.pretrained is not None:
+            yield ("narrow",), "pretrained rows have one width; remove narrow, or remove pretrained"
+        after, width = 0, self.width
+        for index, block in enumerate(self.narrow):
+            if block.after <= after:
+                yield (
+                    ("narrow", index, "after"),
+                    f"must be above that of the entry before, {after}; found {block.after}",
+                )
+            if self.width and block.width >= width:
+                where = "the entry before" if index else "the table"
+                text = f"must be below the width of {where}, {width}; found {block.width}"
+                yield ("narrow", index, "width"), text
+            after, width = block.after, block.width
 
 
 def _of_width(value: object) -> object:
@@ -82,7 +112,8 @@ def _of_width(value: object) -> object:
 
 
 def _shortest(table: EmbeddingConfig) -> int | dict[str, Any]:
-    return table.width if table.pretrained is None else table.model_dump(mode="json", exclude_defaults=True)
+    is_plain = table == EmbeddingConfig(width=table.width)
+    return table.width if is_plain else table.model_dump(mode="json", exclude_defaults=True)
 
 
 Embedding = Annotated[
@@ -214,7 +245,7 @@ class ModelConfig(BaseConfig):
     Binary features stay numbers. Optional; default: a continuous value is one number."""
     embeddings: dict[Name, Embedding] = {}
     """Width of the embedding of each discrete feature, and of each history whose ids have their own table, or
-    {width, pretrained}. `default` applies to all others; 0 removes a feature from the inputs."""
+    {width, pretrained, narrow}. `default` applies to all others; 0 removes a feature from the inputs."""
     histories: dict[Name, HistoryModelConfig] = {}
     """The encoder of each history; `default` applies to all others."""
     position_debias: PositionDebiasConfig | None = None

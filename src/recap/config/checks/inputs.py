@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from recap.config.base import DEFAULT, BaseConfig, KeyPath, Problems
 from recap.config.checks.common import SCORE, DataSets, Tasks, is_position, twice, unknown
-from recap.config.discrete import HashSpace, IntegerCodes, SharedTable, ZeroCollisionSpace
+from recap.config.discrete import HashSpace, IntegerCodes, SharedTable, Vocabulary, ZeroCollisionSpace, kind_of
 from recap.config.features import FeaturesConfig
 from recap.config.featurization import BINARY, DoubleNormLogConfig, FeaturizationConfig
 from recap.config.histories import HistoryColumns, HstuConfig, NumberEvents, target_of
@@ -90,6 +90,24 @@ def embedding_problems(features: FeaturesConfig, model: ModelConfig) -> Problems
         elif name not in owners and name != DEFAULT:
             yield ("model", "embeddings", name), unknown(name, "feature", owners)
     yield from _pretrained_problems(features, model)
+    yield from _narrow_problems(features, model)
+
+
+def _narrow_problems(features: FeaturesConfig, model: ModelConfig) -> Problems:
+    """Only a vocabulary says which values are frequent."""
+    for name, table in model.embeddings.items():
+        path: KeyPath = ("model", "embeddings", name, "narrow")
+        if not table.narrow:
+            continue
+        space = features.discrete.get(name)
+        if name == DEFAULT:
+            yield path, "'default' applies to several tables; set narrow for each table by name"
+        elif not isinstance(space, Vocabulary):
+            text = "needs a vocabulary, whose order says which values are frequent"
+            kind = (
+                f", and {name!r} has {kind_of(space)}" if space is not None else ", which only a discrete feature has"
+            )
+            yield path, f"{text}{kind}; make one with 'recap data vocabulary', or remove narrow"
 
 
 def _pretrained_problems(features: FeaturesConfig, model: ModelConfig) -> Problems:

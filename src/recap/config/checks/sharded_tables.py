@@ -45,6 +45,10 @@ def sharded_table_problems(
             )
     yield from _name_problems(sharded, optimizer, features)
     yield from _width_problems(features, model)
+    for name, table in model.embeddings.items():
+        if table.narrow:
+            text = f"does not work with {_SECTION}; remove it, or remove {_SECTION}, which smaller tables may not need"
+            yield ("model", "embeddings", name, "narrow"), text
 
 
 def zero_collision_problems(training: TrainingConfig, features: FeaturesConfig) -> Problems:

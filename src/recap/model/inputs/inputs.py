@@ -16,6 +16,7 @@ from recap.model.histories.encoder import Encoded
 from recap.model.histories.inputs import Histories
 from recap.model.inputs.featurization import build_featurization
 from recap.model.inputs.layout import InputLayout
+from recap.model.inputs.narrow import Lift, blocks_by_table
 from recap.model.inputs.position import PositionDebias
 from recap.model.inputs.requests import CONTINUOUS, Division, RequestBatch, Side, Users
 from recap.model.inputs.tables import BuildTables, LocalTables, Tables, table_specs
@@ -72,7 +73,12 @@ class Inputs(nn.Module):
         self.embeddings: Tables = (
             LocalTables(specs, config.training.seed) if build_tables is None else build_tables(specs)
         )
-        tables = self.embeddings.by_feature
+        self.lifts: NamedModules | None = None
+        """Of tables whose rare values have narrower rows."""
+        self.lifts_by_table = {table: Lift(blocks) for table, blocks in blocks_by_table(specs).items()}
+        if self.lifts_by_table:
+            self.lifts = NamedModules(self.lifts_by_table)
+        tables = {feature: spec for spec in specs if spec.block_of is None for feature in spec.features}
         self.discrete = {
             name: _DiscreteFeature(columns[name], discrete.length)
             for name, discrete in features.discrete.items()
@@ -160,7 +166,8 @@ class Inputs(nn.Module):
             else part.to(device)
             for key, part in row.items()
         }
-        embeddings = self.embeddings({feature: padded[feature] for feature in self.history_features if feature in row})
+        codes = {feature: padded[feature] for feature in self.history_features if feature in row}
+        embeddings = self._vectors(self._divided(codes))
         encoded = self.histories.encode(name, padded, embeddings, length)
         return tuple(part.clone(memory_format=torch.contiguous_format) for part in encoded)  # not views of more
 
@@ -174,18 +181,39 @@ class Inputs(nn.Module):
         if self.position is not None and self.position_feature in side.features:
             pieces["position"] = self.position(batch.discrete[:, self.position_column])
         discrete = [name for name in self.discrete if name in side.features]
-        embeddings = self.embeddings(self.codes(batch, discrete))
+        embeddings = self._vectors(self.codes(batch, discrete))
         pieces |= {f"discrete/{name}": embeddings[name].flatten(1) for name in self.discrete if name in side.features}
         return pieces, embeddings
 
     def codes(self, batch: Batch, discrete: Iterable[str]) -> dict[str, Tensor]:
-        """The codes that tables look up, [B, N, codes per value] int64: of features `discrete`, and of histories."""
+        """The codes that tables look up, [B, N, codes per value] int64: of features `discrete`, and of histories.
+
+        A feature whose table has narrower rows for rare values has codes for each of its blocks.
+        """
         columns = {name: self.discrete[name] for name in discrete}
         codes = {
             name: torch.unflatten(batch.discrete[:, indices], 1, (length, -1))
             for name, (indices, length) in columns.items()
         }
-        return codes | {name: batch.histories[name] for name in self.history_features if name in batch.histories}
+        codes |= {name: batch.histories[name] for name in self.history_features if name in batch.histories}
+        return self._divided(codes)
+
+    def _divided(self, codes: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Codes by feature, with those of blocks where a table has several."""
+        for lift in self.lifts_by_table.values():
+            for number, feature in enumerate(lift.blocks[0].features):
+                if feature in codes:
+                    codes |= lift.divided(number, codes[feature])
+        return codes
+
+    def _vectors(self, codes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What `_divided` returned → the vectors of each feature, [B, N, width]."""
+        vectors: dict[str, Tensor] = self.embeddings(codes)
+        for lift in self.lifts_by_table.values():
+            for names in zip(*(block.features for block in lift.blocks), strict=True):
+                if names[0] in codes:
+                    vectors[names[0]] = lift([codes[name] for name in names], [vectors[name] for name in names])
+        return vectors
 
     def _numbers(self, pieces: Mapping[str, Sequence[Tensor]]) -> Iterator[Tensor]:
         """The pieces that the network reads before the histories, in order, [B, …] each."""

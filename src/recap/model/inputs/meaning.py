@@ -24,6 +24,7 @@ from recap.config.featurization import BINARY
 from recap.config.histories import HstuConfig, NumberEvents, target_of
 from recap.config.recap import RecapConfig
 from recap.data.encoding.assets import Assets
+from recap.model.inputs.narrow import blocks_by_table
 from recap.model.inputs.tables import table_specs
 
 _MAX_NAMED = 5
@@ -213,4 +214,11 @@ class TableRows:
 
 def table_rows(config: RecapConfig, assets: Assets) -> dict[str, TableRows]:
     """Table → what its rows mean."""
-    return {name: TableRows(space, assets.get(name)) for name, space in config.features.code_spaces.items()}
+    rows = {name: TableRows(space, assets.get(name)) for name, space in config.features.code_spaces.items()}
+    for blocks in blocks_by_table(table_specs(config, assets)).values():
+        whole = rows[blocks[0].name]
+        assert whole.vocabulary is not None
+        for block in blocks:
+            values = whole.vocabulary.slice(block.before, block.num_embeddings - 1)
+            rows[block.name] = TableRows(whole.space, values)
+    return rows

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import cast
 
@@ -13,9 +13,11 @@ from recap.config.base import DEFAULT
 from recap.config.discrete import ZeroCollisionConfig, ZeroCollisionSpace
 from recap.config.features import FeaturesConfig
 from recap.config.histories import NumberEvents
+from recap.config.model import NarrowConfig
 from recap.config.recap import RecapConfig
 from recap.data.encoding.assets import Assets, discrete_sizes
 from recap.data.encoding.pretrained import pretrained_rows
+from recap.errors import ConfigError
 from recap.model.inputs.row_ids import RowIds
 from recap.model.names import NamedModules
 
@@ -54,17 +56,23 @@ class TableSpec:
     """Set if codes name ids, which have rows only while they are frequent."""
     std: float = INITIAL_DEVIATION
     """The standard deviation of new rows."""
+    block_of: str | None = None
+    """The table whose rarer values these are, if not all of its rows have one width."""
+    before: int = 0
+    """The number of values before those of this block: row r is that of code `before` + r."""
 
 
 def table_specs(config: RecapConfig, assets: Assets) -> list[TableSpec]:
     """The tables of a model: those of discrete features, then those of histories, in the order of the configuration.
 
-    A width of 0 leaves a table out. The position has its own table (`PositionDebias`).
+    A width of 0 leaves a table out. The position has its own table (`PositionDebias`). A table with `narrow` rows is
+    several, for values from frequent to rare. Raises ConfigError for a vocabulary with fewer values than it needs.
     """
     features, widths = config.features, config.model.widths
     if config.model.position_debias is not None:
         widths[config.model.position_debias.feature] = 0
-    specs, spaces = [], features.code_spaces
+    specs: list[TableSpec] = []
+    spaces = features.code_spaces
     readers = _features_by_table(features)
     for name, codes in discrete_sizes(features, assets).items():
         owner = features.width_name(name)
@@ -73,8 +81,31 @@ def table_specs(config: RecapConfig, assets: Assets) -> list[TableSpec]:
             space = spaces[name]
             zero_collision = space.zero_collision if isinstance(space, ZeroCollisionSpace) else None
             std = config.model.initialization.embeddings.std
-            specs.append(TableSpec(name, codes + 1, width, tuple(readers[name]), zero_collision, std))
+            spec = TableSpec(name, codes + 1, width, tuple(readers[name]), zero_collision, std)
+            specs += _blocks(spec, config.model.embeddings[name].narrow if name in widths else [])
     return specs
+
+
+def _blocks(spec: TableSpec, narrow: Sequence[NarrowConfig]) -> Iterator[TableSpec]:
+    """The table of the frequent values and those of rarer ones, each with its own row 0."""
+    values, starts = spec.num_embeddings - 1, [block.after for block in narrow]
+    if starts and starts[-1] >= values:
+        raise ConfigError(
+            f"model.embeddings.{spec.name}.narrow.{len(starts) - 1}.after: must be below the number of values of the "
+            f"vocabulary, {values:,}; found {starts[-1]:,}. Set it lower, or remove this entry"
+        )
+    ends = [*starts, values]
+    yield replace(spec, num_embeddings=ends[0] + 1)
+    for number, (block, end) in enumerate(zip(narrow, ends[1:], strict=True), start=1):
+        yield replace(
+            spec,
+            name=f"{spec.name}/narrow_{number}",
+            num_embeddings=end - block.after + 1,
+            width=block.width,
+            features=tuple(f"{feature}/narrow_{number}" for feature in spec.features),
+            block_of=spec.name,
+            before=block.after,
+        )
 
 
 def _features_by_table(features: FeaturesConfig) -> dict[str, list[str]]:

@@ -20,6 +20,7 @@ from recap.reporting import Say
 from recap.runs import find_model_directory
 from recap.training.start.fit import fit_numbers
 from recap.training.start.initial_rates import InitialRates
+from recap.training.start.order import order_warnings
 from recap.training.start.warm_start import start_from
 
 
@@ -86,4 +87,6 @@ def start_new_run(
     rates.start(model, stream, names, ranks, say)
     sample = population_sample(stream.source) if ranks.is_first else []
     fit_numbers(model.ranker, sample, names, ranks)
+    for line in order_warnings(model.ranker, sample):
+        say(line)
     statistics.start(model.config, model.assets, sample)
