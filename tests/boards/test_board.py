@@ -13,7 +13,6 @@ from typer.testing import CliRunner
 from recap.boards.plan import load_plan
 from recap.boards.run import run_board
 from recap.cli.main import app
-from recap.config.file.load import load_config
 from recap.errors import ConfigError, InputError, Interrupted
 from recap.storage import locked
 
@@ -243,8 +242,3 @@ def test_a_missing_board_exits_with_2(tmp_path: Path) -> None:
 )
 def test_the_boards_of_the_recipes_are_valid(file: Path) -> None:
     assert load_plan(file).jobs
-
-
-@pytest.mark.parametrize("name", ["mlp", "dcn", "mask_net", "mmoe", "ple", "din", "transformer"])
-def test_the_rows_of_kuairand_are_valid(name: str) -> None:
-    assert len(load_config(RECIPES / "kuairand" / "board" / f"{name}.yaml").tasks) == 8
