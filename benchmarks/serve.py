@@ -94,7 +94,7 @@ class Case:
 
 
 def kuairand(work: Path, source: Path) -> Case:
-    """The model of the recipe after a few steps, with rows of its validation days."""
+    """The model of the recipe after a few steps, without its lists of videos, with rows of its validation days."""
     model, data = work / "kuairand-run", work / "data/kuairand"
     if not source.is_dir():
         sys.exit(f"{source}: no data; give the folder of KuaiRand-Pure with --source")
@@ -105,6 +105,7 @@ def kuairand(work: Path, source: Path) -> Case:
         )
     if not model.is_dir():
         overrides = ["training.num_train_steps=64", f"training.save_dir={model.resolve()}", "training.num_eval_steps=1"]
+        overrides += ["features.histories={}", "model.histories={}"]
         recipe = str(ROOT / "recipes/kuairand/ranker.yaml")
         command = [sys.executable, "-m", "recap", "train", recipe, *overrides]
         subprocess.run(command, check=True, cwd=work, stdout=subprocess.DEVNULL)
@@ -123,6 +124,9 @@ def kuairand(work: Path, source: Path) -> Case:
         "upload_",
         "hour",
         "user_tab_",
+        "user_tag_",
+        "user_author_",
+        "user_duration_",
     )
     return Case(model, read, [name for name in read.column_names if not name.startswith(candidate)], work)
 
