@@ -4,7 +4,6 @@ import gc
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
-from functools import partial
 from pathlib import Path
 
 from recap.config.file.load import dump_config
@@ -13,13 +12,11 @@ from recap.data.batch import Batch
 from recap.data.encoding.assets import load_assets
 from recap.distributed import Consensus, Ranks
 from recap.errors import DataError, Interrupted, LostRank, NotFinite, RecapError, RunError
-from recap.model.directory import SavedModel, new_ranker
-from recap.model.frozen import freeze
-from recap.model.summary import forward_flops
+from recap.model.directory import SavedModel
 from recap.rendezvous import joined_ranks
 from recap.reporting import Reporter
 from recap.runs import Run, RunResult
-from recap.runtime import restored_threads, seed_torch, start_runtime, use_threads
+from recap.runtime import restored_threads, start_runtime
 from recap.signals import Signals, StopNow, collected_signals
 from recap.storage import replace_text
 from recap.tracking.open import Trackers, open_trackers
@@ -30,19 +27,17 @@ from recap.training.evaluations import Evaluations, Stopped
 from recap.training.log import TrainLog, describe_limits, describe_setup, weight_norms
 from recap.training.loss_scale import LossScale
 from recap.training.non_finite import RolledBack, RowLosses, build_policy, describe
-from recap.training.optimizer.memory import check_memory
-from recap.training.optimizer.one_pass import keep_rounded
 from recap.training.optimizer.scheduled import ScheduledOptimizer
 from recap.training.parallel import DataParallel
 from recap.training.profile import Profile, span
 from recap.training.saved_weights import SavedWeights
 from recap.training.sharded_tables.loading import table_group
-from recap.training.sharded_tables.tables import ShardedTables
 from recap.training.start.agreement import check_agreement
 from recap.training.start.first_groups import FirstGroups
 from recap.training.start.first_rows import FirstRows
 from recap.training.start.initial_rates import InitialRates
 from recap.training.start.new_run import TrainingStatistics, check_initial_checkpoint, start_new_run
+from recap.training.start.ranker import open_ranker
 from recap.training.start.streams import length, open_streams
 from recap.training.state import ModelWeights, Progress, StreamPosition, TrainState
 from recap.training.step import TrainStep
@@ -119,15 +114,7 @@ class Trainer:
         assets = load_assets(config.features)
         self.teachers = Teachers(config, self.runtime.device)
         self.stream, validation = open_streams(config, assets, ranks, reporter.say, self.teachers.encoders)
-        seed_torch(config.training.seed, 0)
-        sharded = partial(ShardedTables, config=config, runtime=self.runtime, say=reporter.say)
-        build_tables = None if config.training.sharded_tables is None else sharded
-        ranker = new_ranker(config, assets, build_tables).to(self.runtime.device)
-        step_flops = 3 * forward_flops(ranker, config, assets) * config.train_data.global_batch_size / ranks.world_size
-        use_threads(config.training.threads, step_flops / (config.training.gradient_accumulation or 1))
-        freeze(ranker, config.optimizer.frozen)
-        keep_rounded(config, self.runtime, ranker)
-        check_memory(config, ranker)
+        ranker = open_ranker(config, assets, self.runtime, ranks, reporter.say)
         self.model, self.average = SavedModel(config, assets, ranker), WeightAverage(config.training.ema, ranker)
         strategy = DataParallel(ranks, self.consensus)
         self.saved_weights = SavedWeights(config, ranker, self.average, self.stream, self.runtime, strategy)
