@@ -113,8 +113,12 @@ def test_weights_of_a_removed_task_are_reported_as_unused(feed: Path, tmp_path: 
     started(config_of(values), recorder)
     assert "towers.share.network.layers.0.weight" in recorder.messages[1]
     values["training"] |= {"save_dir": str(tmp_path / "other"), "initial_weights": None}
-    with pytest.raises(CheckpointError, match=r"towers.share.\S+ is not in this model"):
+    text = (
+        r"These have no place in this model; any training.initial_weights, such as {}, leaves them out:\n  towers.share"
+    )
+    with pytest.raises(CheckpointError, match=text) as caught:
         train(config_of(values), Recorder())
+    assert "training.initial_weights.fresh" not in str(caught.value)  # which names weights of this model
 
 
 def test_missing_and_misshapen_weights_are_listed_and_nothing_is_loaded(feed: Path, tmp_path: Path, old: Path) -> None:

@@ -50,9 +50,9 @@ class Warm(NamedTuple):
 def start_from(folder: Path, model: SavedModel) -> Warm:
     """Load weights of the model in `folder` into the ranker of `model`.
 
-    `training.initial_weights` maps names between the models; without it all weights must fit. Raises ConfigError for
-    unknown names, and CheckpointError for weights that are missing, have another shape or another meaning; both load
-    nothing.
+    `training.initial_weights` maps names between the models; without it all weights must fit, and have a place here.
+    Raises ConfigError for unknown names, and CheckpointError for weights that are missing, have another shape or
+    another meaning, or no place; both load nothing.
     """
     config = model.config.training.initial_weights
     mapping = config if config is not None else InitialWeightsConfig()
@@ -62,14 +62,17 @@ def start_from(folder: Path, model: SavedModel) -> Warm:
     lines = start.match_rows()
     unused = sorted(start.old.keys() - set(start.sources.values()))
     expected = {name: start.new[name] for name in start.sources}
-    shown = weight_mismatches(start.taken, expected)
+    problems = []
+    if shown := weight_mismatches(start.taken, expected):
+        problems.append(f"Give their old names in {_MAP}, or list them or their modules in {_FRESH}:\n  {shown}")
     if unused and config is None:
-        shown = "\n  ".join(filter(None, [shown, *_listed([f"{name} is not in this model" for name in unused])]))
-    if shown:
-        raise CheckpointError(
-            f"{folder / WEIGHTS}: the weights do not fit this model. Give their old names in {_MAP}, or list them or "
-            f"their modules in {_FRESH}:\n  {shown}{start.changed_inputs()}"
+        names = "\n  ".join(_listed(unused))
+        problems.append(
+            f"These have no place in this model; any {dotted(_PATH)}, such as {{}}, leaves them out:\n  {names}"
         )
+    if problems:
+        text = "\n".join(problems)
+        raise CheckpointError(f"{folder / WEIGHTS}: the weights do not fit this model. {text}{start.changed_inputs()}")
     start.check_meaning()
     start.load(model.ranker)
     if config is not None:
