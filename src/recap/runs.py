@@ -264,13 +264,15 @@ def find_model_directory(path: Path, step: Step | None = None) -> Path:
 
     `step` "best" is the checkpoint at which the metric of `training.watch` was best. Raises CheckpointError.
     """
+    expected = "expected a run (its training.save_dir) or a model directory"
     if not os.path.isdir(path):
-        state = "is a file" if os.path.exists(path) else "no such folder"
-        raise CheckpointError(f"{path}: {state}; expected a run (its training.save_dir) or a model directory")
+        raise CheckpointError(f"{path}: {'is a file' if os.path.exists(path) else 'no such folder'}; {expected}")
     if not (path / MANIFEST).exists():
-        run = Run(path)
         inside = Run(path.parent)
-        return (inside if path == inside.checkpoints_folder and inside.checkpoints else run).checkpoint(step)
+        run = inside if path == inside.checkpoints_folder and inside.checkpoints else Run(path)
+        if not run.checkpoints and not run.config_file.exists():
+            raise CheckpointError(f"{path}: holds no model; {expected}")
+        return run.checkpoint(step)
     if step is not None:
         raise CheckpointError(f"{path}: a model directory has no step {step}; use the folder of the run")
     return path

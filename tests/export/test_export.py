@@ -280,7 +280,7 @@ def test_a_damaged_or_foreign_folder_is_refused(exported: Path, model: Path, tmp
 def test_the_command_refuses_other_formats_and_what_is_no_model(tmp_path: Path) -> None:
     cases = {
         "onx": "--format: unknown format 'onx'. Known: torch, aoti, onnx. Did you mean 'onnx'?",
-        "torch": "no checkpoint yet",
+        "torch": "holds no model; expected a run (its training.save_dir) or a model directory",
     }
     for name, message in cases.items():
         arguments = ["--format", name]

@@ -80,6 +80,14 @@ def test_the_folder_of_checkpoints_is_the_run(tmp_path: Path) -> None:
     assert find_model_directory(run.checkpoints_folder, 10) == run.checkpoint_path(10)
 
 
+def test_a_run_without_checkpoints_is_none_yet_and_another_folder_is_no_run(feed: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"train: holds no model; expected a run \(its training.save_dir\) or a"):
+        find_model_directory(feed / "train")
+    Run(tmp_path).config_file.touch()
+    with pytest.raises(CheckpointError, match="no checkpoint yet; run 'recap train' first"):
+        find_model_directory(tmp_path)
+
+
 def test_a_run_with_secrets_resumes_with_them(feed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECRET_SEED", "17")
     monkeypatch.setenv("SECRET_USER", "user_id")

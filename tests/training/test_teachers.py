@@ -1,5 +1,6 @@
 """Runs that learn from the predictions of a model, which scores their batches."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -121,15 +122,51 @@ def test_a_run_with_a_teacher_resumes_exactly_with_no_other_teacher(folder: Path
     train(whole, Recorder())
     with pytest.raises(Interrupted):
         train(again, Recorder({3: interrupt}))
-    with pytest.raises(InputError, match=r"like.distillation.directory: is not the model with which this run started"):
-        train(
-            student(folder, "again", teacher(folder, directory=str(Run(folder / "teacher").checkpoint_path(4)))),
-            Recorder(),
-        )
-    moved = Run(folder / "teacher").checkpoint_path(12)  # what the folder of the run stands for
+    early, moved = map(Run(folder / "teacher").checkpoint_path, (4, 12))  # the folder of the run stands for the second
+    text = (
+        rf"like.distillation.directory: {early} is not the model with which this run started, {moved}; set the folder"
+    )
+    with pytest.raises(InputError, match=text):
+        train(student(folder, "again", teacher(folder, directory=str(early))), Recorder())
     train(student(folder, "again", teacher(folder, directory=str(moved))), Recorder())
     assert_same_run(folder / "whole", folder / "again", 6)
     evaluate_run(whole, folder / "whole")  # without its teacher
+
+
+def test_the_state_knows_a_teacher_that_changed_and_opens_without_the_folder_of_an_earlier_recap(
+    folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(Run(folder / "teacher").checkpoint_path(4), tmp_path / "model")
+    config = student(folder, "unused", teacher(folder, directory=str(tmp_path / "model")))
+    teachers = Teachers(config, torch.device("cpu"))
+    state, earlier = teachers.state_dict(), teachers.checksums
+    teachers.load_state_dict(state)
+    teachers.load_state_dict(earlier)
+    shutil.rmtree(tmp_path / "model")
+    shutil.copytree(Run(folder / "teacher").checkpoint_path(8), tmp_path / "model")
+    changed = Teachers(config, torch.device("cpu"))
+    with pytest.raises(InputError, match="model has changed since this run started with it; restore it, or start"):
+        changed.load_state_dict(state)
+    with pytest.raises(InputError, match="model is not the model with which this run started; set the folder of that"):
+        changed.load_state_dict(earlier)
+
+
+def test_training_says_which_checkpoint_teaches_and_which_was_better(folder: Path) -> None:
+    watch = {"split": "validation", "tasks": ["like"], "metric": "auc"}
+    training = {"num_train_steps": 2, "checkpoint_every_n": 1, "eval_log_every_n": 1, "watch": watch}
+    still = {"kind": "constant", "learning_rate": 0.0}  # so the second step is no better than the first
+    optimizer = {"backbone": still, "towers": {"default": still}}
+    run = Run(folder / "watched")
+    tasks = {"like": {"tower": TOWER}, "share": {"tower": TOWER}}
+    model = {"tasks": tasks, "featurization": {"kind": "log1p_abs"}}  # without running statistics
+    train(feed_config(folder, run.path, training=training, model=model, optimizer=optimizer), Recorder())
+    recorder = Recorder()
+    train(student(folder, "taught", teacher(folder, directory=str(run.path), task=None)), recorder)
+    assert [line for line in recorder.messages if "watched" in line] == [
+        f"teacher of like: {run.checkpoint_path(2)}",
+        f"{run.path}: using step_00000002, the latest; the watched metric was best at step 1: name its folder in "
+        "model.tasks.like.distillation.directory",
+    ]
 
 
 def test_teachers_and_columns_of_predictions_may_teach_different_tasks(folder: Path) -> None:
@@ -190,7 +227,11 @@ def test_missing_columns_of_a_teacher_are_named_with_advice(folder: Path) -> Non
     ("changes", "error", "message"),
     [
         ({"directory": "nowhere"}, CheckpointError, "like.distillation.directory: nowhere: no such folder"),
-        ({"task": "shares"}, ConfigError, "like.distillation.task: .* has no task 'shares'. Known: liked, length."),
+        (
+            {"task": "shares"},
+            ConfigError,
+            "like.distillation.task: .* has no task 'shares'. Known: liked, length. Choose",
+        ),
         ({"task": None}, ConfigError, "like.distillation.task: .* has no task 'like'. .* Did you mean 'liked'"),
         ({"task": "length"}, ConfigError, "like.distillation: 'length' of .* is regression, and 'like' is binary"),
     ],
@@ -203,5 +244,7 @@ def test_a_teacher_that_cannot_teach_is_refused(
 
 
 def test_a_folder_without_a_model_is_no_teacher(folder: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"like.distillation.directory: .*train"):
+    with pytest.raises(
+        CheckpointError, match=r"like.distillation.directory: \S+/train: holds no model; expected a run"
+    ):
         train(student(folder, "refused", teacher(folder, directory=str(folder / "train"))), Recorder())

@@ -20,7 +20,7 @@ from recap.data.encoding.encoder import RowEncoder
 from recap.errors import CheckpointError, ConfigError, InputError
 from recap.model.directory import model_checksum, open_inputs, open_model
 from recap.model.scorer import Scorer
-from recap.runs import find_model_directory
+from recap.runs import better_checkpoint, find_model_directory
 from recap.text import suggest
 
 
@@ -51,10 +51,15 @@ class Teachers:
         self.tasks = config.tasks
         self.checksums: dict[str, str] = {}
         """Task → the checksum of the model that it learns from."""
+        self.messages: list[str] = []
+        """For the user: who teaches what."""
+        self._folders: dict[str, Path] = {}
         self._teachers: list[_Teacher] = []
         for directory, lessons in _lessons(config).items():
             folder = _folder(directory, lessons)
             self.checksums |= {lesson.task: model_checksum(folder) for lesson in lessons}
+            self._folders |= {lesson.task: folder for lesson in lessons}
+            self.messages += _describe(directory, folder, lessons)
             model = open_model(folder)
             for lesson in lessons:
                 _check_lesson(lesson, config.model.tasks[lesson.task], model.config, directory)
@@ -83,15 +88,20 @@ class Teachers:
         return replace(batch, teacher=torch.stack(columns, dim=1), teacher_inputs=None)
 
     def state_dict(self) -> Mapping[str, Any]:
-        return self.checksums
+        return {
+            task: {"checksum": checksum, "folder": str(self._folders[task])}
+            for task, checksum in self.checksums.items()
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Raises InputError if a teacher is another model than the one that the run started with."""
         for task, checksum in self.checksums.items():
-            if state.get(task) != checksum:
+            stored = state.get(task)
+            before = stored if isinstance(stored, dict) else {"checksum": stored}  # an earlier recap stored no folder
+            if before["checksum"] != checksum:
+                advice = _is_another(str(self._folders[task]), before.get("folder"))
                 raise InputError(
-                    f"model.tasks.{task}.distillation.directory: is not the model with which this run started; name "
-                    "that one, or start a new run with another training.save_dir"
+                    f"{_directory_field(task)}: {advice}, or start a new run with another training.save_dir"
                 )
 
 
@@ -123,7 +133,26 @@ def _folder(directory: str, lessons: Sequence[_Lesson]) -> Path:
     try:
         return find_model_directory(Path(directory))
     except CheckpointError as error:
-        raise CheckpointError(f"model.tasks.{lessons[0].task}.distillation.directory: {error}") from None
+        raise CheckpointError(f"{_directory_field(lessons[0].task)}: {error}") from None
+
+
+def _directory_field(task: str) -> str:
+    return f"model.tasks.{task}.distillation.directory"
+
+
+def _is_another(folder: str, before: str | None) -> str:
+    """That the model in `folder` is not the one of the start, which was in `before` if that is known; and advice."""
+    if folder == before:
+        return f"{folder} has changed since this run started with it; restore it"
+    known = f", {before}" if before is not None else ""
+    return f"{folder} is not the model with which this run started{known}; set the folder of that one"
+
+
+def _describe(directory: str, folder: Path, lessons: Sequence[_Lesson]) -> list[str]:
+    """Who teaches what, and whether another checkpoint of the run was better by its watched metric."""
+    tasks = [own if own == other else f"{own} (its task {other})" for own, other in lessons]
+    better = better_checkpoint(Path(directory), folder, f"name its folder in {_directory_field(lessons[0].task)}")
+    return [f"teacher of {', '.join(tasks)}: {folder}", *([better] if better is not None else [])]
 
 
 def _encoder(config: RecapConfig, assets: Assets) -> RowEncoder:
@@ -135,7 +164,7 @@ def _check_lesson(lesson: _Lesson, task: TaskConfig, teacher: RecapConfig, direc
     path, name = f"model.tasks.{lesson.task}.distillation", lesson.of_teacher
     if name not in teacher.tasks:
         text = f"{directory} has no task {name!r}. {suggest(name, teacher.tasks)}"
-        raise ConfigError(f"{path}.task: {text} Name the task to learn from as {path}.task")
+        raise ConfigError(f"{path}.task: {text} Choose the one to learn from")
     own, other = task.objective, teacher.model.tasks[name].objective
     if own.kind != other.kind:
         text = f"{name!r} of {directory} is {other.kind}, and {lesson.task!r} is {own.kind}"

@@ -234,6 +234,8 @@ class Trainer:
         rows = self.stream.order.rows
         epochs = steps * data.rows_per_step / rows
         device = describe_setup(self.runtime, self.model.ranker)
+        for line in self.teachers.messages:
+            self.reporter.say(line)
         self.reporter.start(self.checkpoints.run.path, progress.step, steps, rows, epochs, device)
         self.model.ranker.train()
         self.log.start(progress.step)
