@@ -95,6 +95,15 @@ class CheckpointError(InputError):
     """A run, checkpoint or model directory that is missing, damaged, or does not fit the model."""
 
 
+class ChangedRun(CheckpointError):
+    """A run that cannot be resumed, because its configuration changed."""
+
+    def __init__(self, message: str, changes: Sequence[str]) -> None:
+        """`changes`: those that need a new run, one line each."""
+        super().__init__(message)
+        self.changes = tuple(changes)
+
+
 class RunError(RecapError):
     """A run that failed after it started, for example because the disk is full."""
 

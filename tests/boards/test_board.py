@@ -16,6 +16,7 @@ from recap.cli.main import app
 from recap.errors import ConfigError, InputError, Interrupted
 from recap.storage import locked
 
+SOURCE = "validation_data.validation.source.inputs"
 ROWS = {"MaskNet": {"config": "ranker.yaml"}, "an MLP": {"config": "ranker.yaml", "set_files": ["flat.yaml"]}}
 
 
@@ -136,23 +137,45 @@ def test_a_run_that_fails_is_shown_and_the_others_go_on(
     feed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = {
-        "without files": {"config": "ranker.yaml", "overrides": ["train_data.source.inputs=absent/*.parquet"]},
+        "without weights": {"config": "ranker.yaml", "overrides": ["training.initial_checkpoint_dir=absent"]},
         "MaskNet": {"config": "ranker.yaml"},
     }
     file = write_board(feed, tmp_path, rows=rows, seeds=[0], baseline="MaskNet")
     done = CliRunner().invoke(app, ["board", str(file), "--output", str(tmp_path / "page")])
     assert done.exception is not None
-    assert str(done.exception).startswith(f"{file}: 1 run of 2 failed:\n  without files, seed 0: absent/*.parquet: ")
+    assert str(done.exception).startswith(f"{file}: 1 run of 2 failed:\n  without weights, seed 0: absent: ")
     lines = (tmp_path / "page" / "board.md").read_text().splitlines()
-    assert table(lines, "AUC")["without files"][0] == "failed"
+    assert table(lines, "AUC")["without weights"][0] == "failed"
     assert table(lines, "AUC")["MaskNet"][0] == "1"
-    assert any(line.startswith("Failed: without files, seed 0: absent/*.parquet: ") for line in lines)
+    assert any(line.startswith("Failed: without weights, seed 0: absent: ") for line in lines)
     assert (tmp_path / "page" / "board.png").read_bytes().startswith(b"\x89PNG")
     assert "## A feed" in done.output
-    repaired = rows | {"without files": {"config": "ranker.yaml"}}
+    repaired = rows | {"without weights": {"config": "ranker.yaml"}}
     done = CliRunner().invoke(app, ["board", str(write_board(feed, tmp_path, rows=repaired, seeds=[0]))])
     assert done.exit_code == 0
     assert "failed" not in done.output
+
+
+def test_a_row_whose_configuration_changed_is_to_be_renamed_or_trained_again(feed: Path, tmp_path: Path) -> None:
+    shown(write_board(feed, tmp_path, rows={"MaskNet": ROWS["MaskNet"]}), Recorder())
+    changed = {"MaskNet": ROWS["an MLP"], "as before": ROWS["MaskNet"]}
+    lines = shown(write_board(feed, tmp_path, rows=changed), Recorder())
+    (failed,) = [line for line in lines if line.startswith("Failed: ")]
+    assert failed.startswith(
+        f"Failed: MaskNet, seeds 0, 1: {tmp_path / 'runs' / 'MaskNet-*'}: its configuration changed after it began; "
+        "undo this, rename the row, or delete its folder(s): model.backbone"
+    )
+
+
+def test_finished_runs_do_not_need_their_training_data(feed: Path, tmp_path: Path) -> None:
+    absent = {"config": "ranker.yaml", "overrides": ["train_data.source.inputs=absent/*.parquet"]}
+    file = write_board(feed, tmp_path, rows={"a": absent})
+    for seed in (0, 1):
+        with pytest.raises(ConfigError, match=r"rows.a: train_data: absent/\*.parquet: matches no file"):
+            load_plan(file)
+        (tmp_path / "runs" / "records").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "runs" / "records" / f"a-{seed}.json").touch()
+    assert len(load_plan(file).jobs) == 2
 
 
 def test_a_stopped_board_says_what_is_left_and_continues(feed: Path, tmp_path: Path) -> None:
@@ -188,6 +211,10 @@ def test_two_processes_do_not_run_a_board_at_once(feed: Path, tmp_path: Path) ->
         ({"metrics": ["ctr"]}, r"board.yaml:\d+:\d+: metrics.0: "),
         ({"metrics": ["rmse"]}, r"rows.MaskNet: like is a binary task, which has no rmse"),
         ({"metrics": ["auc", "auc"]}, r"metrics.1: 'auc' is listed twice; remove one"),
+        (
+            {"rows": {"a": {"config": "ranker.yaml", "overrides": [f"{SOURCE}=absent/*.parquet"]}}},
+            r"board.yaml:\d+:\d+: rows.a: validation: absent/\*.parquet: matches no file",
+        ),
         ({"mean_of": ["lick"]}, r"mean_of.0: unknown task 'lick'"),
         ({"tasks": ["like", "mean"]}, r"tasks.1: 'mean' is the column of means"),
         ({"baseline": "masknet"}, r"baseline: unknown row 'masknet'. .*Did you mean 'MaskNet'"),
@@ -241,4 +268,4 @@ def test_a_missing_board_exits_with_2(tmp_path: Path) -> None:
     "file", sorted(RECIPES.glob("*/board*.yaml")), ids=lambda file: f"{file.parent.name}-{file.stem}"
 )
 def test_the_boards_of_the_recipes_are_valid(file: Path) -> None:
-    assert load_plan(file).jobs
+    assert load_plan(file, find_data=False).jobs

@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from recap.boards.chart import chart
+from recap.boards.page import values_table
 from recap.boards.record import Record, training_pace
-from recap.boards.results import Finished, RowResults, change, changes
+from recap.boards.results import Finished, Results, RowResults, change, changes
 from recap.config.evaluation.board import BoardConfig
 from recap.evaluation.metrics.estimate import Estimate, difference
 from recap.evaluation.result import SplitResult
@@ -96,3 +98,28 @@ def test_the_time_of_training_is_that_of_its_steps() -> None:
     ]
     assert training_pace(lines, rows_per_step=10) == pytest.approx((2 + 1, 300 / 3))
     assert training_pace([], 10) is None
+
+
+def test_seeds_that_failed_alike_are_one_line() -> None:
+    failed = {seed: f"runs/other-{seed}: its configuration changed" for seed in (0, 1)} | {2: "runs/other-2: killed"}
+    results = Results({"one": row((0.5, 0.5)), "other": RowResults({}, failed)}, 6)
+    assert results.failures == {
+        "other, seeds 0, 1": "runs/other-*: its configuration changed",
+        "other, seed 2": "runs/other-2: killed",
+    }
+    assert (results.failed, results.missing) == (3, 2)
+
+
+def test_a_floor_is_in_the_tables_of_its_metrics_and_all_panels_have_the_same_rows() -> None:
+    floors = {"last year": {"auc": {"a": 0.4, "b": 0.6}}}
+    board = BOARD.model_copy(update={"metrics": ["auc", "log_loss"], "floors": floors})
+    results = Results({"one": row((0.5, 0.5)), "other": RowResults({}, {0: "killed"})}, 2)
+    assert "| last year |  | 0.4000 | 0.6000 | 0.5000 |" in values_table(board, results, "auc")
+    assert "last year" not in values_table(board, results, "log_loss")
+    panels = chart(board, results)["concat"]
+    assert len(panels) == 6
+    for panel in panels:
+        points, _, failed = panel["layer"]
+        assert points["encoding"]["y"]["scale"] == {"domain": ["last year", "one", "other"]}
+        assert points["encoding"]["x"]["title"][1] == ("better →" if panel in panels[:3] else "← better")
+        assert failed["data"]["values"] == [{"row": "other"}]

@@ -8,10 +8,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from recap.boards.page import columns_of, floor_values
+from recap.boards.page import columns_of, floors_of
 from recap.boards.results import Results
 from recap.config.evaluation.board import BoardConfig
-from recap.config.evaluation.metrics import SPECS
+from recap.config.evaluation.metrics import LOWER_IS_BETTER, SPECS
 from recap.storage import atomic_write, writing
 
 CHART = "board.png"
@@ -19,6 +19,8 @@ _COLOURS = {"row": "#0072b2", "floor": "#7f7f7f"}
 """Told apart by colour-blind readers (Okabe & Ito)."""
 _WIDTH, _STEP, _PER_LINE = 200, 22, 4
 """Width of a panel and height of a row, in pixels; panels side by side."""
+_MARGIN = 8
+"""Pixels between the frame of a panel and its points."""
 
 
 def write_chart(board: BoardConfig, results: Results, folder: Path) -> Path | None:
@@ -35,26 +37,35 @@ def write_chart(board: BoardConfig, results: Results, folder: Path) -> Path | No
 
 def chart(board: BoardConfig, results: Results) -> dict[str, Any]:
     """A Vega-Lite chart: a panel for each metric and task, in it a point for a run and a tick for the mean of a row."""
-    names = [*board.floors, *(name for name, row in results.rows.items() if row.finished)]
+    shown = {name: row for name, row in results.rows.items() if row.finished or row.failed}
+    rows = [*(name for name in board.floors if any(name in floors_of(board, it) for it in board.metrics)), *shown]
+    failed = [{"row": name} for name, row in shown.items() if not row.finished]
     points = list(_points(board, results))
 
     def panel(metric: str, column: str) -> dict[str, Any]:
-        value = {"field": "value", "type": "quantitative", "scale": {"zero": False}}
-        x = {**value, "title": f"{SPECS[metric].title}, {column}", "axis": {"tickCount": 4}}
-        y = {"field": "row", "type": "nominal", "sort": names, "title": None}
+        better = "← better" if metric in LOWER_IS_BETTER else "better →"
+        x = {
+            "field": "value",
+            "type": "quantitative",
+            "scale": {"zero": False, "padding": _MARGIN},
+            "title": [f"{SPECS[metric].title}, {column}", better],
+            "axis": {"tickCount": 4},
+        }
+        y = {"field": "row", "type": "nominal", "scale": {"domain": rows}, "title": None}
         colours = {"domain": list(_COLOURS), "range": list(_COLOURS.values())}
         colour = {"field": "kind", "type": "nominal", "legend": None, "scale": colours}
         here = [point for point in points if point["metric"] == metric and point["column"] == column]
         dots = {"type": "point", "filled": True, "opacity": 0.5}
         ticks = {"type": "tick", "thickness": 2, "size": 16}
+        note = {"type": "text", "text": "failed", "color": _COLOURS["floor"]}
+        value = {"x": x, "y": y, "color": colour}
         return {
             "width": _WIDTH,
             "height": {"step": _STEP},
-            "data": {"values": here},
-            "encoding": {"x": x, "y": y, "color": colour},
             "layer": [
-                {"mark": dots, "transform": [{"filter": "!datum.is_mean"}]},
-                {"mark": ticks, "transform": [{"filter": "datum.is_mean"}]},
+                {"mark": dots, "encoding": value, "data": {"values": [it for it in here if not it["is_mean"]]}},
+                {"mark": ticks, "encoding": value, "data": {"values": [it for it in here if it["is_mean"]]}},
+                {"mark": note, "encoding": {"x": {"value": _WIDTH / 2}, "y": y}, "data": {"values": failed}},
             ],
         }
 
@@ -69,15 +80,11 @@ def chart(board: BoardConfig, results: Results) -> dict[str, Any]:
 
 def _points(board: BoardConfig, results: Results) -> Iterator[dict[str, Any]]:
     for metric in board.metrics:
-        for name, metrics in board.floors.items():
-            yield from _of_row(name, metric, "floor", {k: [v] for k, v in _floor(board, metrics, metric).items()})
+        for name, values in floors_of(board, metric).items():
+            yield from _of_row(name, metric, "floor", {column: [value] for column, value in values.items()})
         for name, row in results.rows.items():
             if row.finished:
                 yield from _of_row(name, metric, "row", row.values(board, metric))
-
-
-def _floor(board: BoardConfig, metrics: Mapping[str, Mapping[str, float]], metric: str) -> dict[str, float]:
-    return floor_values(board, metrics.get(metric, {}))
 
 
 def _of_row(name: str, metric: str, kind: str, by_column: Mapping[str, list[float]]) -> Iterator[dict[str, Any]]:

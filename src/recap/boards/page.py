@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import fmean, stdev
 from typing import Any
 
@@ -23,7 +23,7 @@ def page(plan: Plan, results: Results, command: str) -> str:
             parts.append(_differences(board, results, metric, board.baseline))
     if any(row.finished for row in results.rows.values()):
         parts.append(_costs(results))
-    lines = [f"Failed: {name}: {shorten(' '.join(reason.split()), 300)}" for name, reason in results.failed.items()]
+    lines = [f"Failed: {name}: {shorten(' '.join(reason.split()), 300)}" for name, reason in results.failures.items()]
     if results.missing:
         lines.append(f"Not run yet: {results.missing} of {plural(results.planned, 'run')}.")
     parts += lines
@@ -72,8 +72,7 @@ def values_table(board: BoardConfig, results: Results, metric: str) -> str:
     """Mean ± sample standard deviation over seeds, of each task and of their mean."""
     columns = columns_of(board)
     lines = _heading([SPECS[metric].title, "seeds", *columns])
-    for name, metrics in board.floors.items():
-        values = floor_values(board, metrics.get(metric, {}))
+    for name, values in floors_of(board, metric).items():
         lines.append(_line([name, "", *(_number(metric, values.get(column)) for column in columns)]))
     for name, row in results.rows.items():
         if row.finished:
@@ -84,10 +83,15 @@ def values_table(board: BoardConfig, results: Results, metric: str) -> str:
     return "\n".join(lines)
 
 
-def floor_values(board: BoardConfig, values: Mapping[str, float]) -> dict[str, float]:
-    """Known values by column: with their mean, if all its tasks have one."""
-    averaged = [values[task] for task in board.averaged if task in values]
-    return dict(values) | ({MEAN: fmean(averaged)} if averaged and len(averaged) == len(board.averaged) else {})
+def floors_of(board: BoardConfig, metric: str) -> dict[str, dict[str, float]]:
+    """Name of a floor with values of this metric → its values by column, with their mean if all its tasks have one."""
+    floors: dict[str, dict[str, float]] = {}
+    for name, metrics in board.floors.items():
+        if values := metrics.get(metric):
+            averaged = [values[task] for task in board.averaged if task in values]
+            is_whole = averaged and len(averaged) == len(board.averaged)
+            floors[name] = values | ({MEAN: fmean(averaged)} if is_whole else {})
+    return floors
 
 
 def _changes(board: BoardConfig, results: Results, metric: str, name: str) -> dict[str, Change] | None:

@@ -13,7 +13,8 @@ from recap.config.file.load import load_config
 from recap.config.file.node import Node
 from recap.config.file.validate import located, validate
 from recap.config.recap import RecapConfig
-from recap.errors import ConfigError, Problem
+from recap.data.formats.files import find_files
+from recap.errors import ConfigError, DataError, Problem
 from recap.text import suggest
 
 
@@ -54,10 +55,12 @@ class Plan:
         return Path(self.config.runs)
 
 
-def load_plan(file: Path, *, run_commands: bool = False) -> Plan:
-    """The runs of a board file. `run_commands`: whether rivals that are programs may run.
+def load_plan(file: Path, *, run_commands: bool = False, find_data: bool = True) -> Plan:
+    """The runs of a board file.
 
-    Raises ConfigError, which lists every problem with its line, for a board or a configuration that cannot be used.
+    `run_commands`: whether rivals that are programs may run. `find_data`: whether the data of unfinished runs must be
+    there. Raises ConfigError, which lists every problem with its line, for a board or a configuration that cannot be
+    used.
     """
     problems: list[Problem] = []
     root = read_mapping(str(file), problems, BoardConfig)
@@ -65,6 +68,8 @@ def load_plan(file: Path, *, run_commands: bool = False) -> Plan:
     jobs = [_job(board, file, root, name, seed) for name in board.rows for seed in board.seeds]
     one_of_each_row = jobs[:: len(board.seeds)]
     mistakes = [problem for job in one_of_each_row for problem in _problems(board, job)]
+    if find_data and not mistakes:
+        mistakes += _missing_data(board, jobs)
     if not run_commands:
         text = "is a program, which runs with all your rights; if you trust this board, add --run-commands"
         mistakes += [
@@ -113,6 +118,21 @@ def _problems(board: BoardConfig, job: Job) -> Iterator[tuple[KeyPath, str]]:
     for index, column in enumerate(columns):
         if column not in known:
             yield (*path, "rival", "columns", index), f"unknown feature {column!r}. {suggest(column, known)}"
+
+
+def _missing_data(board: BoardConfig, jobs: list[Job]) -> Iterator[tuple[KeyPath, str]]:
+    """The globs of rows with unfinished runs that match no file; each once, at its first row."""
+    looked: set[str] = set()
+    for job in jobs:
+        sets = {"train_data": job.config.train_data, board.split: job.config.validation_data[board.split]}
+        for name, data in () if job.record.exists() else sets.items():
+            inputs = data.source.inputs
+            if repr(inputs) not in looked:
+                looked.add(repr(inputs))
+                try:
+                    find_files(inputs)
+                except DataError as error:
+                    yield ("rows", job.row), f"{name}: {error}"
 
 
 def _readable(config: RecapConfig) -> list[str]:

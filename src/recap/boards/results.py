@@ -1,12 +1,12 @@
 """What the runs of a board reached: values over seeds, and differences from the baseline with their intervals."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, variance
 
 from recap.boards.record import Record
-from recap.config.evaluation.board import BoardConfig
+from recap.config.evaluation.board import BoardConfig, folder_of
 from recap.evaluation.metrics.estimate import LEVEL, Estimate, difference, mean_of, t_quantile
 from recap.evaluation.result import SplitResult
 
@@ -112,13 +112,32 @@ class Results:
     """The number of all runs."""
 
     @property
-    def failed(self) -> dict[str, str]:
-        """`ROW, seed SEED` → why it failed."""
+    def failed(self) -> int:
+        """The number of runs that failed."""
+        return sum(len(row.failed) for row in self.rows.values())
+
+    @property
+    def failures(self) -> dict[str, str]:
+        """`ROW, seed SEED` → why it failed.
+
+        Seeds that failed alike are together: `ROW, seeds 0, 1`, with `*` for the seed in the name of their folders.
+        """
         return {
-            f"{name}, seed {seed}": reason for name, row in self.rows.items() for seed, reason in row.failed.items()
+            f"{name}, {'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}": reason
+            for name, row in self.rows.items()
+            for reason, seeds in _alike(folder_of(name), row.failed)
         }
 
     @property
     def missing(self) -> int:
         """The number of runs that have neither finished nor failed."""
-        return self.planned - sum(len(row.finished) + len(row.failed) for row in self.rows.values())
+        return self.planned - self.failed - sum(len(row.finished) for row in self.rows.values())
+
+
+def _alike(folder: str, failed: Mapping[int, str]) -> Iterator[tuple[str, list[int]]]:
+    """Each reason of a row with its seeds. `folder`: that of its runs, without the seed."""
+    seeds_of: dict[str, list[int]] = {}
+    for seed, reason in failed.items():
+        seeds_of.setdefault(reason.replace(f"{folder}-{seed}", f"{folder}-*"), []).append(seed)
+    for reason, seeds in seeds_of.items():
+        yield (failed[seeds[0]] if len(seeds) == 1 else reason), seeds

@@ -17,12 +17,12 @@ from recap.config.evaluation.board import BoardConfig
 from recap.config.file.environment import hide
 from recap.config.recap import RecapConfig
 from recap.data.tools.outputs import check_folder
-from recap.errors import InputError, Interrupted, RecapError
+from recap.errors import ChangedRun, CheckpointError, InputError, Interrupted, RecapError
 from recap.evaluation.result import EvaluationReport, SplitResult
 from recap.evaluation.run import evaluate_run
 from recap.model.directory import open_model
 from recap.reporting import Reporter, Say
-from recap.runs import BEST, Run
+from recap.runs import BEST, Run, RunResult
 from recap.storage import locked, replace_text, writing
 from recap.training.trainer import train
 
@@ -91,7 +91,7 @@ def _trained(
     board: BoardConfig, job: Job, before: Record | None, environment: Environment, reporter: Reporter
 ) -> tuple[Record, bool]:
     """The record of a run, which is trained unless it is finished; and whether it was trained now."""
-    done = train(job.config, reporter)
+    done = _train(job, reporter)
     folder = done.run.checkpoint(BEST if board.best else None)
     if before is not None and not done.trained:
         return replace(before, model=folder.name), False
@@ -100,6 +100,15 @@ def _trained(
     parameters = sum(parameter.numel() for parameter in open_model(folder).ranker.parameters())
     record = Record(folder.name, seconds, speed, parameters)
     return (_at(record, environment), True) if done.trained else (record, False)
+
+
+def _train(job: Job, reporter: Reporter) -> RunResult:
+    try:
+        return train(job.config, reporter)
+    except ChangedRun as error:
+        changed = "its configuration changed after it began; undo this, rename the row, or delete its folder(s)"
+        lines = "\n".join(f"  {change}" for change in error.changes)
+        raise CheckpointError(f"{job.folder}: {changed}:\n{lines}") from None
 
 
 def _at(record: Record, environment: Environment) -> Record:

@@ -21,7 +21,7 @@ from recap.config.file.load import STORED, load_stored_beside
 from recap.config.recap import RecapConfig
 from recap.data.encoding.assets import Assets, load_assets
 from recap.distributed import ONE_RANK, Ranks
-from recap.errors import CheckpointError, LostRank, RunError
+from recap.errors import ChangedRun, CheckpointError, LostRank, RunError
 from recap.model.directory import (
     MODEL_FILES,
     SHARDS,
@@ -271,7 +271,7 @@ def _tensor_file(folder: Path, part: str) -> Path:
 def check_resumable(checkpoint: Path, config: RecapConfig, assets: Assets) -> list[str]:
     """The changes since the configuration of `checkpoint` that a resumed run may have, one line each.
 
-    Raises CheckpointError, which lists both kinds, if any change needs a new run.
+    Raises ChangedRun, which lists both kinds, if any change needs a new run.
     """
     trained = load_stored_beside(checkpoint / STORED, config)
     check_hashes(checkpoint, read_manifest(checkpoint), trained)
@@ -294,7 +294,7 @@ def check_resumable(checkpoint: Path, config: RecapConfig, assets: Assets) -> li
             lines += ["These are allowed in a resumed run:", *(f"  {change}" for change in allowed)]
         which = "the changes that need a new run" if allowed else "them"
         lines.append(f"Undo {which}, or start a new run with another training.save_dir.")
-        raise CheckpointError("\n".join(lines))
+        raise ChangedRun("\n".join(lines), refused)
     return allowed
 
 

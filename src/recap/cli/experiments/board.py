@@ -47,8 +47,8 @@ def board(
     print((folder / PAGE).read_text(encoding="utf-8"))
     files = [str(folder / name) for name in (PAGE, CONTENT, CHART) if (folder / name).exists()]
     console.say(f"written: {', '.join(files)}")
-    if CHART not in {Path(name).name for name in files} and results.planned > len(results.failed):
+    if CHART not in {Path(name).name for name in files} and results.planned > results.failed:
         console.say("no chart, because vl-convert is not installed: pip install 'recap-ranker[report]'")
     if results.failed:
-        lines = "\n".join(f"  {name}: {reason}" for name, reason in results.failed.items())
-        raise RunError(f"{file}: {plural(len(results.failed), 'run')} of {results.planned} failed:\n{lines}")
+        lines = "\n".join(f"  {name}: {reason}" for name, reason in results.failures.items())
+        raise RunError(f"{file}: {plural(results.failed, 'run')} of {results.planned} failed:\n{lines}")
