@@ -58,8 +58,8 @@ def test_the_state_is_written_as_of_a_time(folder: Path) -> None:
     ("arguments", "message"),
     [
         ([], "give --output DIR for the log with its aggregates, or --state DIR for the state of a server"),
-        (["--output", "a", "--state", "b"], "give --output DIR for the log with its aggregates, or --state DIR"),
-        (["--output", "a", "--at", "2026-01-01"], "--at: only works with --state; leave out --at"),
+        (["--output", "a", "--state", "b"], "give only one of --output and --state; for both, run the command twice"),
+        (["--output", "a", "--at", "2026-01-01"], "--at: only works with --state, because with --output each"),
         (["--state", "a", "--at", "noon"], "--at: expected a date or time such as 2026-01-31"),
         (["--state", "log/0.parquet"], "--state: log/0.parquet is not a folder; choose another --state"),
         (["--output", "log/0.parquet"], "--output: log/0.parquet is not a folder; choose another --output"),

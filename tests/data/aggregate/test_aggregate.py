@@ -1,6 +1,7 @@
 """`recap data aggregate` equals a slow, obvious version, and refuses what it cannot do."""
 
 import shutil
+from datetime import date
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -125,13 +126,13 @@ ROW = {"time": 0, "user": "a", "item": 1, "author": 10, "click": 1, "watched": 0
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"clik": [1], "click": None}, r"0.parquet: has no column 'click'. Known: .*Did you mean 'clik'\?"),
+        ({"clik": [1], "click": None}, r"0.parquet: has no column 'click', named in .* Known: .*Did you mean 'clik'\?"),
         ({"user_count_1h": [1.0]}, "has a column 'user_count_1h' already; rename or remove it, or rename the key"),
         ({"click": ["yes"]}, "column 'click': holds string, expected a label: numbers or booleans"),
         ({"user": [0.5]}, "column 'user', row 0: found 0.5, expected"),
         ({"item": [[1]]}, "column 'item': holds lists, expected one value in each row"),
         ({"time": pa.array([None], pa.int64())}, "column 'time': no time in 1 row"),
-        ({"time": ["2026-01-01"]}, "column 'time': holds string, but time.unit is for numbers; remove time.unit"),
+        ({"time": [date(2026, 1, 1)]}, r"column 'time': holds date32\[day\], but time.unit is for numbers; remove"),
         ({"time": [10**15]}, "column 'time': holds times after the year 9891 in s; check time.unit"),
     ],
 )
@@ -146,6 +147,41 @@ def test_a_log_that_does_not_fit_is_refused(columns: dict[str, Any], message: st
     with pytest.raises(DataError, match=message):
         aggregate_files(spec_of(), [str(tmp_path / "0.parquet")], tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["0.parquet"]
+
+
+def test_all_columns_that_a_log_lacks_are_reported_with_their_fields(tmp_path: Path) -> None:
+    table = pa.Table.from_pylist([ROW], SCHEMA).rename_columns({"time": "times", "author": "writer"})
+    pq.write_table(table.drop_columns(["click"]), tmp_path / "0.parquet")
+    with pytest.raises(DataError) as error:
+        aggregate_files(spec_of(), [str(tmp_path / "0.parquet")], tmp_path / "out")
+    lines = str(error.value).splitlines()
+    file, known = tmp_path / "0.parquet", "Known: times, user, item, writer, watched."
+    assert lines == [
+        f"{file}: has no column 'time', named in time.column. {known} Did you mean 'times'?",
+        f"{file}: has no column 'author', named in keys.author.0, keys.pair.1, aggregates.6.columns.1. {known}",
+        f"{file}: has no column 'click', named in aggregates.1.labels.1, aggregates.2.priors.click, "
+        f"aggregates.4.labels.0, aggregates.6.labels.0. {known}",
+    ]
+
+
+def test_times_as_text_are_numbers_in_the_unit(tmp_path: Path) -> None:
+    table = pa.Table.from_pylist([ROW, ROW | {"time": 60}], SCHEMA)
+    numbers = table.set_column(0, "time", pa.array(["0", "60"]))
+    for name, rows in (("numbers", table), ("texts", numbers)):
+        pq.write_table(rows, tmp_path / f"{name}.parquet")
+    (one,), (other,) = (
+        aggregate_files(spec_of(), [str(tmp_path / f"{name}.parquet")], tmp_path / "out")
+        for name in ("numbers", "texts")
+    )
+    assert pq.read_table(one).drop_columns(["time"]) == pq.read_table(other).drop_columns(["time"])
+
+
+def test_a_time_that_is_no_number_is_named_with_its_line(tmp_path: Path) -> None:
+    rows = "user,item,author,click,watched,time\n" + "".join(f"a,1,10,1,0.5,{time}\n" for time in ("12", "noon", "x"))
+    (tmp_path / "log.csv").write_text(rows)
+    message = "log.csv:3: column 'time', row 1: found the text 'noon', expected a number, because time.unit is set"
+    with pytest.raises(DataError, match=message):
+        aggregate_files(spec_of(), [str(tmp_path / "log.csv")], tmp_path / "out")
 
 
 def test_existing_files_and_inputs_are_not_replaced(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -79,6 +80,14 @@ def test_each_impression_may_have_its_own_time(tmp_path: Path) -> None:
     assert columns["user_count_1h"].to_pylist() == [1.0, 0.0]
     assert columns["user_recency"].to_pylist() == [1.0, 3 * 3600.0]
     assert set(columns) == set(spec_of().names("user"))
+
+
+def test_one_value_is_that_of_all_candidates(tmp_path: Path) -> None:
+    state = state_of(tmp_path, [ROW])
+    listed = state.columns({"user": ["a", "a"], "author": [10, 11]}, at=2000)
+    assert state.columns({"user": "a", "author": [10, 11]}, at=2000) == listed
+    assert state.columns({"user": "a"}, at=2000)["user_count"].to_pylist() == [1.0]
+    assert state.columns({"author": np.int64(10)}, at=2000)["author_count"].to_pylist() == [1.0]
 
 
 def test_ids_are_the_same_as_integers_and_as_text(tmp_path: Path) -> None:

@@ -15,11 +15,15 @@ def aggregate(
         typer.Argument(metavar="LOG", help="Files of impressions, URLs, or globs of them.", show_default=False),
     ],
     output: Annotated[
-        Path | None, typer.Option(help="Folder to write the log with its aggregates to.", show_default=False)
+        Path | None,
+        typer.Option(help="Folder to write the log with its aggregates to; this or --state.", show_default=False),
     ] = None,
     state: Annotated[
         Path | None,
-        typer.Option(help="Folder to write the state to, from which a server looks values up.", show_default=False),
+        typer.Option(
+            help="Folder to write the state to, from which a server looks values up; this or --output.",
+            show_default=False,
+        ),
     ] = None,
     at: Annotated[
         str | None,
@@ -34,7 +38,8 @@ def aggregate(
 ) -> None:
     """Add to each impression what was known before it: counts, rates, recency and last values by user, item or pair.
 
-    Writes one Parquet file per file of the log; with --state, what a server needs to look the same values up.
+    With --output, writes one Parquet file per file of the log; with --state, what a server needs to look the same
+    values up.
     """
     from recap.cli.terminal.console import Console
     from recap.data.aggregate.run import aggregate_files
@@ -44,10 +49,15 @@ def aggregate(
     from recap.errors import InputError
     from recap.text import plural
 
-    if (output is None) == (state is None):
+    if output is None and state is None:
         raise InputError("give --output DIR for the log with its aggregates, or --state DIR for the state of a server")
+    if output is not None and state is not None:
+        raise InputError("give only one of --output and --state; for both, run the command twice")
     if at is not None and state is None:
-        raise InputError("--at: only works with --state; leave out --at, which the times of the log replace")
+        raise InputError(
+            "--at: only works with --state, because with --output each impression gets the values of its own time; "
+            "leave out --at"
+        )
     loaded = load_spec(spec)
     moment = parse_at(at, loaded) if at is not None else None
     console = Console()

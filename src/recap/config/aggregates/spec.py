@@ -1,12 +1,14 @@
 """`AggregatesConfig`: what `recap data aggregate` computes of the impressions before each impression."""
 
+import math
 import re
 from collections import Counter
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 
-from recap.config.base import BaseConfig, Check, Name, PositiveFloat, PositiveInt, Problems, RootConfig
+from recap.config.base import BaseConfig, Check, KeyPath, Name, PositiveFloat, PositiveInt, Problems, RootConfig
 from recap.text import suggest
 
 ALL = "all"
@@ -22,27 +24,36 @@ def microseconds(duration: str) -> int:
 
 def _duration(text: object) -> object:
     if not isinstance(text, str) or not _DURATION.fullmatch(text):
-        raise ValueError("expected a duration such as 90s, 30m, 12h or 7d")
+        raise ValueError("expected a duration in s, m, h or d, such as 90s or 12h")
     return text
 
 
 def _some_time(text: object) -> object:
-    if microseconds(str(_duration(text))) == 0:
-        raise ValueError("expected a duration above zero, such as 12h or 1d")
+    if not isinstance(text, str) or not _DURATION.fullmatch(text) or microseconds(text) == 0:
+        raise ValueError("expected a duration above 0 in s, m, h or d, such as 12h or 1d")
     return text
 
 
 def _window(text: object) -> object:
     try:
         return text if text == ALL else _some_time(text)
-    except ValueError:
-        raise ValueError(f"expected a duration such as 30m or 7d, or {ALL}") from None
+    except ValueError as error:
+        raise ValueError(f"{error}; or {ALL}") from None
+
+
+def _prior(value: object) -> object:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
+    if not is_number and value != "running":  # an error of a type: text of an environment variable may spell a number
+        raise PydanticCustomError("number_or_running_type", "expected a number or running")
+    return value
 
 
 Duration = Annotated[str, BeforeValidator(_duration)]
 """A number of seconds, minutes, hours or days, such as 90s, 30m, 12h or 7d."""
 Window = Annotated[str, BeforeValidator(_window)]
-"""A duration above zero, or `all`."""
+"""A duration above 0, or `all`."""
+Prior = Annotated[float | Literal["running"], BeforeValidator(_prior)]
+"""A number, or `running`."""
 KeyName = Annotated[str, Field(pattern="^[A-Za-z0-9_]{1,60}$")]
 """The name of a key, with which columns and files begin: letters, digits and `_`."""
 
@@ -62,12 +73,25 @@ class RefreshConfig(BaseConfig):
     every: Annotated[str, BeforeValidator(_some_time)]
     """Time between two refreshes, such as 1h or 1d."""
     at: Duration = "0s"
-    """Time of day, in UTC, from which refreshes count: with `every: 1d`, 16h refreshes at midnight in Beijing."""
+    """The first refresh, after 1970-01-01 00:00 UTC; below `every`. With `every: 1d`, 16h is midnight in Beijing."""
+
+    def checks(self) -> tuple[Check, ...]:
+        return (self._begins_within_a_period,)
+
+    def _begins_within_a_period(self) -> Problems:
+        if microseconds(self.at) >= microseconds(self.every):
+            yield ("at",), f"must be below every ({self.every}), after which refreshes repeat, found {self.at}"
 
 
 class _Aggregate(BaseConfig):
     keys: Annotated[list[Name], Field(min_length=1)]
     """The keys for which it is computed."""
+
+    @property
+    def reads(self) -> list[tuple[KeyPath, str]]:
+        """The columns that it reads beside those of keys, each with the field that names it."""
+        fields = [(field, getattr(self, field, None) or ()) for field in ("labels", "columns")]
+        return [((field, position), name) for field, names in fields for position, name in enumerate(names)]
 
 
 class _Windowed(_Aggregate):
@@ -113,7 +137,7 @@ class RateConfig(_Windowed):
     """
 
     kind: Literal["rate"]
-    priors: Annotated[dict[Name, float | Literal["running"]], Field(min_length=1)]
+    priors: Annotated[dict[Name, Prior], Field(min_length=1)]
     """Each label with its rate for a key without impressions: a number, or `running` for the mean of all impressions
     known at the start of the hour."""
     strength: PositiveFloat
@@ -123,6 +147,11 @@ class RateConfig(_Windowed):
     def labels(self) -> list[str]:
         """The labels that it reads."""
         return list(self.priors)
+
+    @property
+    def reads(self) -> list[tuple[KeyPath, str]]:
+        """As for the other aggregates."""
+        return [(("priors", label), label) for label in self.priors]
 
     def names(self, key: str) -> list[str]:
         """The names of its columns."""
@@ -206,10 +235,16 @@ class AggregatesConfig(RootConfig):
         return [name for aggregate in self.of(key) for name in aggregate.names(key)]
 
     @property
-    def reads(self) -> list[str]:
-        """Every column of the log that is read."""
-        by_key = [name for key, parts in self.keys.items() for name in (*parts, *self.labels(key), *self.items(key))]
-        return list(dict.fromkeys([self.time.column, *by_key]))
+    def reads(self) -> dict[str, list[KeyPath]]:
+        """Every column of the log that is read → the fields that name it."""
+        reads: dict[str, list[KeyPath]] = {self.time.column: [("time", "column")]}
+        for key, names in self.keys.items():
+            for position, name in enumerate(names):
+                reads.setdefault(name, []).append(("keys", key, position))
+        for index, aggregate in enumerate(self.aggregates):
+            for path, name in aggregate.reads:
+                reads.setdefault(name, []).append(("aggregates", index, *path))
+        return reads
 
     def _has_known_keys(self) -> Problems:
         for index, aggregate in enumerate(self.aggregates):
@@ -218,8 +253,11 @@ class AggregatesConfig(RootConfig):
                     yield ("aggregates", index, "keys", position), f"unknown key {key!r}. {suggest(key, [*self.keys])}"
 
     def _has_keys_in_use(self) -> Problems:
+        named = {key for aggregate in self.aggregates for key in aggregate.keys}
+        if not named <= self.keys.keys():
+            return  # an unknown key is reported, and may be any of these with a typo
         for key in self.keys:
-            if not self.of(key):
+            if key not in named:
                 yield ("keys", key), "no aggregate uses this key; name it in the keys of one, or remove it"
 
     def _has_different_names(self) -> Problems:

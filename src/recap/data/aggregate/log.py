@@ -1,6 +1,7 @@
 """The rows of a log as aggregates read them: times, ids of keys, labels, and the values of which lists are kept."""
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,14 +9,15 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from recap.config.aggregates.spec import AggregatesConfig, TimeConfig
+from recap.config.base import dotted
 from recap.data.encoding.hashing import ids_of
-from recap.data.encoding.kinds import decoded, is_list, is_number
+from recap.data.encoding.kinds import decoded, is_list, is_number, is_text
 from recap.data.formats.format import Chunk
 from recap.data.formats.location import Location
 from recap.data.formats.tables import TableFiles
 from recap.data.tools.times import microseconds_of, times_of
 from recap.errors import DataError
-from recap.text import suggest
+from recap.text import shorten, suggest
 
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -63,9 +65,7 @@ class Log:
         items = {column for key in spec.keys for column in spec.items(key)}
         for file in files.files_with_rows():
             schema = files.schema(file)
-            for name in spec.reads:
-                if name not in schema.names:
-                    raise DataError(f"{file}: has no column {name!r}. {suggest(name, schema.names)}")
+            _check_columns(file, schema.names, spec)
             for name in items:
                 kind = decoded(pa.nulls(0, schema.field(name).type)).type
                 if is_list(kind):
@@ -77,7 +77,7 @@ class Log:
     def read(self, after_rows: Callable[[int], None] = lambda rows: None) -> Iterator[LogRows]:
         """The rows of all files, in order. Raises DataError, which names the file, column and row."""
         first = 0
-        for chunk, table in self.files.tables(self._spec.reads):
+        for chunk, table in self.files.tables([*self._spec.reads]):
             yield self._rows(first, chunk, table)
             first += chunk.rows
             after_rows(chunk.rows)
@@ -88,7 +88,7 @@ class Log:
         try:
             times = microseconds_in(table.column(spec.time.column), spec.time)
         except DataError as error:
-            raise DataError(f"{chunk.file}: {error}") from None
+            raise location.error(error.column, error.reason, error.rows) from None
         ids = {}
         for name in dict.fromkeys(column for parts in spec.keys.values() for column in parts):
             values, missing = ids_of(columns[name], name, location)
@@ -98,19 +98,53 @@ class Log:
         return LogRows(first + np.arange(chunk.rows), times, ids, labels, items)
 
 
+def _check_columns(file: str, present: list[str], spec: AggregatesConfig) -> None:
+    """Raise DataError with a line for each column that the file lacks."""
+    lines = [
+        f"{file}: has no column {name!r}, named in {', '.join(map(dotted, paths))}. {suggest(name, present)}"
+        for name, paths in spec.reads.items()
+        if name not in present
+    ]
+    if lines:
+        raise DataError("\n".join(lines))
+
+
 def microseconds_in(column: pa.ChunkedArray, time: TimeConfig) -> Integers:
     """[rows] times in microseconds since 1970. Raises DataError for values that are missing or no times."""
     if time.unit is None:
         return microseconds_of(column, time.column)
-    kind = decoded(column.combine_chunks()).type
-    if not is_number(kind):
-        raise DataError(f"column {time.column!r}: holds {kind}, but time.unit is for numbers; remove time.unit")
+    values = decoded(column.combine_chunks())
+    if is_text(values.type):
+        values = _from_text(values, time.column)
+    if not is_number(values.type):
+        raise DataError(f"column {time.column!r}: holds {values.type}, but time.unit is for numbers; remove time.unit")
+    column = pa.chunked_array([values])
     numbers, per_second = times_of(column, time.column), _PER_SECOND[time.unit]
     if len(numbers) and np.abs(numbers.astype(np.float64)).max() > _MAX_SECONDS * per_second:
         raise DataError(f"column {time.column!r}: holds times after the year 9891 in {time.unit}; check time.unit")
     if per_second > 1_000_000:
         return (numbers // (per_second // 1_000_000)).astype(np.int64)
     return np.floor(numbers * (1_000_000 // per_second)).astype(np.int64)
+
+
+def _from_text(texts: pa.Array, name: str) -> pa.Array:
+    """The numbers that texts spell. Raises DataError with the first that spells none."""
+    for kind in (pa.int64(), pa.float64()):
+        with suppress(pa.ArrowInvalid):  # the next kind, or the error below
+            return texts.cast(kind)
+    row, text = next((row, text) for row, text in enumerate(texts) if text.is_valid and not _is_number(text))
+    reason = (
+        f"found the text {shorten(str(text))!r}, expected a number, because time.unit is set; "
+        "fix or remove the row, or remove time.unit if times are written as text"
+    )
+    raise DataError(f"column {name!r}: {reason}", [row], name, reason)
+
+
+def _is_number(text: pa.Scalar) -> bool:
+    try:
+        return bool(text.cast(pa.float64()).is_valid)
+    except pa.ArrowInvalid:
+        return False
 
 
 def _numbers(values: pa.Array, name: str, location: Location) -> Floats:

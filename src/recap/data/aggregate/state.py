@@ -235,27 +235,27 @@ class State:
         except (OSError, ValueError, KeyError, TypeError, pa.ArrowException, ValidationError) as error:
             raise CheckpointError(f"{path}: damaged ({error}); write the state again") from None
 
-    def columns(self, values: Mapping[str, Sequence[Any]], at: Any) -> dict[str, pa.Array]:
+    def columns(self, values: Mapping[str, Any], at: Any) -> dict[str, pa.Array]:
         """The columns of Q impressions, as `recap data aggregate` writes them; null where a part of a key is null.
 
-        `values`: column of a key → [Q] its values. Keys of which a column is absent are left out. `at`: the time of all
-        impressions, or [Q] times: datetimes, or numbers as in the log. Raises InputError for times before that of the
+        `values`: column of a key → [Q] its values, or one for all. Keys of which a column is absent are left out. `at`:
+        [Q] times, or one for all: datetimes, or numbers as in the log. Raises InputError for times before that of the
         state, for unknown columns, and for columns of unequal lengths; DataError for values that are no ids.
         """
-        lengths = {name: len(column) for name, column in values.items()}
+        lengths = {name: len(column) for name, column in values.items() if not _is_one(column)}
+        count = next(iter(lengths.values()), 1)
         known = list(dict.fromkeys(name for names in self.spec.keys.values() for name in names))
-        for name, length in lengths.items():
+        for name in values:
             if name not in known:
                 raise InputError(f"values: {name!r} is in no key. {suggest(name, known)}")
-            if length != next(iter(lengths.values())):
-                raise InputError(
-                    f"values: {name!r} holds {length} values, another column {next(iter(lengths.values()))}"
-                )
-        keys = [key for key, names in self.spec.keys.items() if set(names) <= lengths.keys()]
+            if lengths.get(name, count) != count:
+                raise InputError(f"values: {name!r} holds {lengths[name]} values, another column {count}")
+        keys = [key for key, names in self.spec.keys.items() if set(names) <= values.keys()]
         if not keys:
             raise InputError(f"values: holds no complete key; give all columns of one of {dict(self.spec.keys)}")
-        times = self._times(at, next(iter(lengths.values())))
-        ids = {name: ids_of(_array(column), name, Location("values")) for name, column in values.items()}
+        times = self._times(at, count)
+        given = {name: values[name] if name in lengths else [values[name]] * count for name in values}
+        ids = {name: ids_of(_array(column), name, Location("values")) for name, column in given.items()}
         columns: dict[str, pa.Array] = {}
         for key in keys:
             columns |= self._of_key(key, [ids[name] for name in self.spec.keys[key]], times)
@@ -272,7 +272,7 @@ class State:
         return {name: column.take(rows) for name, column in columns.items()}
 
     def _times(self, at: Any, count: int) -> Integers:
-        given = list(at) if isinstance(at, Sequence | np.ndarray) and not isinstance(at, str) else [at] * count
+        given = [at] * count if _is_one(at) else list(at)
         if len(given) != count:
             raise InputError(f"at: holds {len(given)} times for {count} impressions; give one time, or one for each")
         unit = None if given and isinstance(given[0], datetime | str) else self.spec.time.unit
@@ -281,8 +281,16 @@ class State:
         except DataError as error:
             raise InputError(f"at: {error}") from None
         if len(times) and times.min() < self.at:
-            raise InputError(f"at: {shown(int(times.min()))} is before the state, which is of {shown(self.at)}")
+            raise InputError(
+                f"at: {shown(int(times.min()))} is before the state, which is of {shown(self.at)}; "
+                "give that time or a later one"
+            )
         return times
+
+
+def _is_one(value: Any) -> bool:
+    """Whether it is one value, not a list or an array of them."""
+    return isinstance(value, str | bytes) or not hasattr(value, "__len__") or getattr(value, "shape", None) == ()
 
 
 def _array(values: Sequence[Any]) -> pa.Array:
