@@ -90,13 +90,25 @@ def problems(entries: str) -> list[str]:
         (f"{RATE}: {{}}", "needs exactly one of range and choices"),
         (f"{RATE}: {{range: [0.1, 0.2], choices: [1, 2]}}", "needs exactly one of range and choices"),
         (f"{RATE}: {{rnage: [0.1, 0.2]}}", "'rnage' is unknown. Known: range, log, also. Did you mean 'range'?"),
-        ("training.seed: {range: [0, 9]}", "'training.seed' cannot be tuned: all trials are measured alike"),
-        ("training: {choices: [{}, {seed: 3}]}", "'training' cannot be tuned"),
-        ("validation_data.validation.global_batch_size: {range: [1, 9]}", "cannot be tuned"),
+        ("training.seed: {range: [0, 9]}", '"training.seed": cannot be tuned: its best value is luck; remove it'),
+        (
+            "training: {choices: [{}, {seed: 3}]}",
+            "tuning.space.training: contains training.seed, which cannot be tuned: its best value is luck; remove it",
+        ),
+        ("scoring.weights.like: {range: [0, 9]}", "cannot be tuned: it changes no metric of a task"),
+        (
+            "validation_data.validation.global_batch_size: {range: [1, 9]}",
+            "cannot be tuned: all trials are measured alike; remove it",
+        ),
+        (f"{RATE}: {{range: [0, 1], also: [tuning.seed]}}", ".also.0: 'tuning.seed' cannot be tuned: a search does"),
         (f"{RATE}: {{range: [0, 1], also: [{RATE}]}}", f"'{RATE}' is in the space twice; remove one"),
         (
             f"{RATE}: {{range: [0, 1]}}\n    optimizer.backbone: {{choices: [1, 2]}}",
-            f"'optimizer.backbone': {RATE} is part of optimizer.backbone, which is in the space too; remove one",
+            f'tuning.space."optimizer.backbone": contains {RATE}, which is in the space too; remove one',
+        ),
+        (
+            f"optimizer.backbone: {{choices: [1, 2]}}\n    {RATE}: {{range: [0, 1]}}",
+            f'tuning.space."{RATE}": is part of optimizer.backbone, which is in the space too; remove one',
         ),
         (f"{RATE}: {{choices: ['${{secret:HOME}}', 2]}}", "a study records its values; a secret cannot be one"),
     ],
@@ -163,8 +175,9 @@ def test_a_value_at_an_edge_is_named_unless_there_is_nothing_beyond() -> None:
     inner = {RATE: 1e-3, BATCH: 30, DROP: 0.2, "training.precision": "bf16"}
     assert list(space.edges(inner)) == []
     assert list(space.edges({**inner, RATE: 1.1e-4, DROP: 0.5})) == [
-        f"{RATE}: the best value, 0.00011, is at the lowest edge of 0.0001 to 0.01; try values beyond it",
-        f"{DROP}: the best value, 0.5, is at the highest edge of 0 to 0.5; try values beyond it",
+        f"{RATE}: the best value, 0.00011, is near the lowest edge of 0.0001 to 0.01; try values beyond it in another "
+        "--output",
+        f"{DROP}: the best value, 0.5, is near the highest edge of 0 to 0.5; try values beyond it in another --output",
     ]
     assert list(space.edges({**inner, BATCH: 2, DROP: 0.0})) == []  # the lowest of all
     assert len(list(space.edges({BATCH: 64, f"{MASK}.0.output_size": "16"}))) == 2

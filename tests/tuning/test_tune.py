@@ -4,6 +4,7 @@ import csv
 import multiprocessing
 import signal
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from support import feed_values
 from typer.testing import CliRunner
 
 from recap.cli.main import app
-from recap.cli.terminal.tuning import counts_text, short_names
+from recap.cli.terminal.tuning import counts_text, ended_text, plan_text, short_names
 from recap.config.file.load import Template, load_config
 from recap.errors import CheckpointError, CommandStopped, ConfigError, InputError, RunError
 from recap.runs import Run
@@ -143,6 +144,8 @@ def test_a_stopped_study_continues_as_if_it_had_not_stopped(
         search(file, tmp_path / "study", 2)
     assert stop.value.exit_code == 143
     assert Run(tmp_path / "study" / "trials" / "0001").latest is not None
+    lines = (tmp_path / "study" / TABLE).read_text().splitlines()
+    assert [line.split(",")[:2] for line in lines[1:]] == [["0", "complete"], ["1", "interrupted"]]
     with (tmp_path / "study" / JOURNAL).open("ab") as journal:
         journal.write(b'{"op_code": 4, "wor')  # as a power cut leaves it
     began: list[int] = []
@@ -245,7 +248,10 @@ def test_the_command_shows_a_finished_study(finished: tuple[Path, list[Tried]]) 
     output, error = invoke(folder / "ranker.yaml", "--trials", 3, "--output", folder / "study")
     assert error is None
     best = min(trials, key=lambda trial: trial.value or 0.0)
-    assert f"tuning for log_loss of validation into {folder / 'study'}: 3 trials in all, 3 begun" in output
+    assert (
+        f"tuning for log_loss of validation into {folder / 'study'}: 3 trials ended, and --trials 3 asks for no more: "
+        in output
+    )
     lines = output.split("best trials")[1].splitlines()[1:]
     assert lines[0].split() == ["trial", "log_loss", "step", "time", "learning_rate", "layer_sizes"]
     assert lines[1].split()[0] == str(best.number)
@@ -261,10 +267,6 @@ def test_the_command_refuses_what_it_cannot_tune(feed: Path, tmp_path: Path, mon
 
     for arguments, message in (
         (("tuning=null",), "the section tuning is missing, which holds the values to try; add it, such as tuning: {"),
-        (
-            ("training.watch=null",),
-            "no metric is watched; add it, such as training.watch: {metric: auc, split: NAME}. ",
-        ),
         ((f"tuning.space={{{RATE}: {{choices: [a, b]}}}}",), f"{RATE}: expected a number, found 'a'"),
     ):
         refused = error(*arguments)
@@ -280,6 +282,28 @@ def test_config_check_looks_at_the_space(feed: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["config", "check", str(file)])
     assert isinstance(done.exception, ConfigError)
     assert "Did you mean 'learning_rate'?" in str(done.exception)
+
+
+def test_config_check_and_tune_need_a_watched_metric(feed: Path, tmp_path: Path) -> None:
+    arguments = [str(write_config(tmp_path, feed)), "training.watch=null"]
+    check = CliRunner().invoke(app, ["config", "check", *arguments])
+    assert isinstance(check.exception, ConfigError)
+    assert "no metric is watched; add it, such as training.watch: {metric: auc, split: NAME}. " in str(check.exception)
+    assert str(invoke(*arguments, "--trials", 1)[1]) == str(check.exception)
+
+
+def test_what_is_left_to_do_counts_stopped_trials() -> None:
+    done, stopped = (Tried(0, state, None, None, 0, 0.0, {}, "") for state in ("complete", "interrupted"))
+    assert plan_text([done, stopped], 1) == "1 trial in all, 2 begun"
+    assert plan_text([done, done], 3) == "3 trials in all, 2 begun"
+    assert plan_text([done, done], 1) == "2 trials ended, and --trials 1 asks for no more: nothing is left to do"
+
+
+def test_a_long_reason_is_cut_on_the_terminal_and_says_where_the_rest_is() -> None:
+    failed = Tried(0, "failed", None, None, 0, 1.0, {}, "short")
+    assert ended_text(failed, "auc", is_best=False) == "trial 0 failed after 0 steps in 1.0 s: short"
+    line = ended_text(replace(failed, reason="long " * 99), "auc", is_best=False)
+    assert line.endswith("… (the full reason is in trials.csv)")
 
 
 def test_short_names_are_the_last_steps_that_differ() -> None:

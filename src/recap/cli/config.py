@@ -43,9 +43,9 @@ def check(
         raise ConfigError(text) from error
     if resolved.config.tuning is not None:
         from recap.config.file.load import Template
-        from recap.tuning.space import SearchSpace
+        from recap.tuning.space import checked_space
 
-        SearchSpace(Template.read(config, overrides or [], set_files or []), resolved.config.tuning)
+        checked_space(resolved, Template.read(config, overrides or [], set_files or []))
     warnings, looked_at = resolved.warnings, ""
     if data:
         from recap.data.tools.check import check_data

@@ -90,11 +90,19 @@ class HyperbandPruningConfig(BaseConfig):
 PruningConfig = Annotated[MedianPruningConfig | HyperbandPruningConfig, Field(discriminator="kind")]
 
 _MEASURE = (
-    *("tuning", "validation_data", "which_metrics", "metrics", "strata", "slices", "scoring", "backtest"),
+    *("validation_data", "which_metrics", "metrics", "strata", "slices", "backtest"),
     *(f"training.watch.{key}" for key in ("metric", "split", "tasks")),
-    *(f"training.{key}" for key in ("save_dir", "seed", "eval_log_every_n", "num_eval_steps", "eval_timeout_in_s")),
+    *(f"training.{key}" for key in ("eval_log_every_n", "num_eval_steps", "eval_timeout_in_s")),
 )
-"""The keys that no search may change: those that decide how and on what a trial is measured, and its folder."""
+"""The keys that decide how and on what a trial is measured."""
+_FIXED = {
+    "training.seed": "its best value is luck",
+    "training.save_dir": "each trial has its own folder",
+    "scoring": "it changes no metric of a task, so not the watched one",
+    "tuning": "a search does not search itself",
+    **dict.fromkeys(_MEASURE, "all trials are measured alike"),
+}
+"""The keys that no search may change, and why."""
 
 
 class TuningConfig(BaseConfig):
@@ -120,18 +128,27 @@ class TuningConfig(BaseConfig):
 
     def _keys_may_change(self) -> Problems:
         for path, key in self.searched():
-            if any(_contains(fixed, key) or _contains(key, fixed) for fixed in _MEASURE):
-                yield path, f"{key!r} cannot be tuned: all trials are measured alike, each in its own folder; remove it"
+            for fixed, reason in _FIXED.items():
+                if _contains(fixed, key) or _contains(key, fixed):
+                    which = "" if _contains(fixed, key) else f"contains {fixed}, which "
+                    yield path, f"{_named(key, path)}{which}cannot be tuned: {reason}; remove it"
+                    break
 
     def _keys_are_apart(self) -> Problems:
         keys = list(self.searched())
         for index, (path, key) in enumerate(keys):
             for _, other in keys[:index]:
                 if key == other:
-                    yield path, f"{key!r} is in the space twice; remove one"
-                elif _contains(key, other) or _contains(other, key):
-                    inner, outer = (key, other) if _contains(other, key) else (other, key)
-                    yield path, f"{key!r}: {inner} is part of {outer}, which is in the space too; remove one"
+                    yield path, f"{_named(key, path)}is in the space twice; remove one"
+                elif _contains(other, key):
+                    yield path, f"{_named(key, path)}is part of {other}, which is in the space too; remove one"
+                elif _contains(key, other):
+                    yield path, f"{_named(key, path)}contains {other}, which is in the space too; remove one"
+
+
+def _named(key: str, path: KeyPath) -> str:
+    """The key before a text about it, unless the path, which messages show, ends with it."""
+    return "" if path[-1] == key else f"{key!r} "
 
 
 def _contains(section: str, key: str) -> bool:

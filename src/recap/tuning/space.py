@@ -11,9 +11,9 @@ from typing import Any
 from recap.config.base import KeyPath
 from recap.config.file.environment import secrets
 from recap.config.file.layers import steps_of
-from recap.config.file.load import Template
+from recap.config.file.load import Resolved, Template
 from recap.config.file.node import Node, node_at, node_of
-from recap.config.file.validate import in_order
+from recap.config.file.validate import in_order, origin_at
 from recap.config.file.yaml import render_inline
 from recap.config.recap import RecapConfig
 from recap.config.tuning import ChoicesConfig, RangeConfig, TuningConfig, ValuesConfig
@@ -100,7 +100,8 @@ class SearchSpace:
             if beyond is not None and beyond != value and not self._is_refused(key, beyond):
                 side = "lowest" if beyond < value else "highest"
                 span = f"{min(listed):g} to {max(listed):g}"
-                yield f"{key}: the best value, {value:.4g}, is at the {side} edge of {span}; try values beyond it"
+                best = f"{key}: the best value, {value:.4g}, is near the {side} edge of {span}"
+                yield f"{best}; try values beyond it in another --output"
 
     def _beyond(self, values: ValuesConfig, value: float) -> float | None:
         """A value beyond the edge that a value is at; None if it is at none."""
@@ -157,6 +158,20 @@ class SearchSpace:
             return self.config(parameters) == config
         except ConfigError:
             return False
+
+
+def checked_space(resolved: Resolved, template: Template) -> SearchSpace:
+    """The search space of a configuration with `tuning`. Raises ConfigError too if no metric is watched."""
+    config = resolved.config
+    assert config.tuning is not None
+    if config.training.watch is None:
+        splits = ", ".join(config.validation_data) or "none"
+        text = (
+            "recap tune compares trials by the watched metric, and no metric is watched; add it, such as "
+            f"training.watch: {{metric: auc, split: NAME}}. Validation sets: {splits}."
+        )
+        raise ConfigError([Problem(origin_at(resolved.root, ("training", "watch")), "training.watch", text)])
+    return SearchSpace(template, config.tuning)
 
 
 def _node(root: Node, *path: str | int) -> Node:

@@ -23,7 +23,7 @@ _POLL_SECONDS = 0.2
 """Time between two looks at whether a signal arrived."""
 _IMPORTED = ("torch._dynamo", "recap.tracking.tensorboard", "pandas")
 """Modules that training imports late, if they are there: for a small network that takes longer than its training."""
-_MAX_REASON = 500
+_MAX_REASON = 5000
 """Characters of a failure that are recorded."""
 
 
@@ -45,6 +45,7 @@ def tune(study: Study, trials: int, jobs: int, progress: Progress) -> None:
     """
     with collected_signals() as signals:
         _Search(study, jobs, progress, signals).run(trials)
+        study.write_table()  # with the trials that were stopped
         ended = [trial for trial in study.trials if trial.state != "interrupted"]
         if signals:
             raise CommandStopped(

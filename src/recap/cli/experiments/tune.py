@@ -42,7 +42,6 @@ def tune(
     """
     from recap.cli.terminal.messages import print_warnings
     from recap.config.file.load import Template, resolve
-    from recap.config.file.validate import origin_at
 
     arguments = config, overrides or [], set_files or []
     resolved = resolve(*arguments)
@@ -51,25 +50,17 @@ def tune(
         example = "tuning: {space: {optimizer.backbone.learning_rate: {range: [1e-4, 1e-2], log: true}}}"
         text = f"the section tuning is missing, which holds the values to try; add it, such as {example}"
         raise ConfigError([Problem(resolved.root.origin, "", text)])
-    if loaded.training.watch is None:
-        splits = ", ".join(loaded.validation_data) or "none"
-        text = (
-            "recap tune compares trials by the watched metric, and no metric is watched; add it, such as "
-            f"training.watch: {{metric: auc, split: NAME}}. Validation sets: {splits}."
-        )
-        raise ConfigError([Problem(origin_at(resolved.root, ("training", "watch")), "training.watch", text)])
-    from recap.tuning.space import SearchSpace
+    from recap.tuning.space import checked_space
 
-    space = SearchSpace(Template.read(*arguments), loaded.tuning)
+    space = checked_space(resolved, Template.read(*arguments))
     if find_spec("optuna") is None:
         raise InputError("recap tune: not installed: optuna; run pip install 'recap-ranker[tune]'")
     save_dir = Path(loaded.training.save_dir)
     folder = save_dir.with_name(f"{save_dir.name}-tuning") if output is None else output
 
     from recap.cli.terminal.console import Console
-    from recap.cli.terminal.tuning import counts_text, ended_text, trial_table, values_text
+    from recap.cli.terminal.tuning import counts_text, ended_text, plan_text, trial_table, values_text
     from recap.data.tools.outputs import check_folder
-    from recap.text import plural
     from recap.tuning.study import BEST, TABLE, Tried, open_study
     from recap.tuning.tune import Progress
     from recap.tuning.tune import tune as run
@@ -79,8 +70,8 @@ def tune(
     console = Console()
     with open_study(loaded, space, folder) as study:
         watch, before = study.watch, study.begun()
-        begun = f"{plural(trials, 'trial')} in all, {before} begun"
-        console.say(f"tuning for {watch.metric} of {watch.split} into {folder}: {begun}")
+        left = plan_text(study.trials, trials)
+        console.say(f"tuning for {watch.metric} of {watch.split} into {folder}: {left}")
 
         def began(number: int, values: Mapping[str, object]) -> None:
             console.say(f"trial {number} {'continues' if number < before else 'begins'}: {values_text(values)}")

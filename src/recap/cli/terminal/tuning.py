@@ -8,8 +8,8 @@ from rich.table import Table
 from recap.cli.terminal.tables import plain_table
 from recap.config.evaluation.metrics import format_metric
 from recap.config.file.yaml import render_inline
-from recap.text import duration, shorten
-from recap.tuning.study import Tried
+from recap.text import duration, plural, shorten
+from recap.tuning.study import TABLE, Tried
 
 _MAX_TRIALS = 10
 """Trials in the table: the best ones."""
@@ -36,11 +36,20 @@ def values_text(values: Mapping[str, object]) -> str:
     return ", ".join(f"{names[key]} {_shown(value)}" for key, value in values.items())
 
 
+def plan_text(trials: Sequence[Tried], asked: int) -> str:
+    """What is left to do of a study that should have `asked` trials."""
+    if len(trials) < asked or any(trial.state == "interrupted" for trial in trials):
+        return f"{plural(asked, 'trial')} in all, {len(trials)} begun"
+    return f"{plural(len(trials), 'trial')} ended, and --trials {asked} asks for no more: nothing is left to do"
+
+
 def ended_text(trial: Tried, metric: str, *, is_best: bool) -> str:
     """How a trial ended, on one line."""
     after = f"after {trial.steps:,} steps in {duration(trial.seconds)}"
     if trial.state == "failed":
-        return f"trial {trial.number} failed {after}: {shorten(' '.join(trial.reason.split()), _MAX_REASON)}"
+        reason = " ".join(trial.reason.split())
+        more = f" (the full reason is in {TABLE})" if len(reason) > _MAX_REASON else ""
+        return f"trial {trial.number} failed {after}: {shorten(reason, _MAX_REASON)}{more}"
     value = "" if trial.value is None else f"{metric} {format_metric(metric, trial.value)} at step {trial.best_step:,}"
     if trial.state == "pruned":
         return f"trial {trial.number} ended early {after}: {value}"
