@@ -76,7 +76,8 @@ def start_from(folder: Path, model: SavedModel) -> Warm:
     start.check_meaning()
     start.load(model.ranker)
     if config is not None:
-        lines.append(f"{len(start.taken)} of {len(start.new)} weights come from {folder}, the others start fresh")
+        others = ", the others start fresh" if len(start.taken) < len(start.new) else ""
+        lines.append(f"{len(start.taken)} of {len(start.new)} weights come from {folder}{others}")
     if unused:
         lines.append(f"unused weights of {folder}: {', '.join(unused)}")
     return Warm(lines + start.other_changes(), start.taken.keys())
