@@ -52,7 +52,7 @@ def run(file: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """The rows of board.json, and why runs failed."""
     plan = load_plan(file, run_commands=True)
     results = run_board(plan, plan.runs, Recorder(), "recap board")
-    return json.loads((plan.runs / "board.json").read_text())["rows"], results.failed
+    return json.loads((plan.runs / "board.json").read_text())["rows"], results.failures
 
 
 @pytest.fixture(scope="module")
@@ -89,8 +89,8 @@ def test_finished_trees_are_not_fitted_again_unless_their_data_change(
     assert not [text for text in again.messages if "trial" in text]
     fewer = {**TREES, "rival": {**TREES["rival"], "columns": ["age", "hour"]}}
     rows, failed = run(write_board(feed, folder, rows={"trees": fewer}))
-    assert failed["trees, seed 0"].endswith(
-        "holds predictions of other data or settings; delete this folder, or rename the row"
+    assert failed["trees, seeds 0, 1"].endswith(
+        "holds predictions of other data or settings; rename the row, or delete its folder(s)"
     )
     rows, failed = run(write_board(feed, folder, rows={"fewer columns": fewer}, seeds=[0]))
     assert not failed

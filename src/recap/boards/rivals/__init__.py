@@ -31,7 +31,7 @@ def predict(job: Job, split: str, tasks: Sequence[str], metric: str, say: Say) -
     if (job.folder / PREDICTIONS_FILE).exists():
         if not started.exists() or started.read_text(encoding="utf-8") != asked:
             raise InputError(
-                f"{job.folder}: holds predictions of other data or settings; delete this folder, or rename the row"
+                f"{job.folder}: holds predictions of other data or settings; rename the row, or delete its folder(s)"
             )
         say(f"{job.folder} is already finished: it has its predictions; nothing to do")
         return None
