@@ -20,8 +20,8 @@ from recap.errors import ConfigError, Interrupted, RunError
 from recap.model.directory import new_ranker
 from recap.model.ranker import Ranker
 from recap.runs import Run
-from recap.training import trainer
 from recap.training.optimizer.clipping import clip_gradients
+from recap.training.start import ranker as start_ranker
 from recap.training.trainer import train
 
 NORM = {"kind": "norm", "max_norm": 0.2}
@@ -182,7 +182,7 @@ def test_non_finite_gradients_stop_the_run_before_the_weights_move(
             made.append((parameter, parameter.detach().clone()))
         return ranker
 
-    monkeypatch.setattr(trainer, "new_ranker", with_a_bad_gradient)
+    monkeypatch.setattr(start_ranker, "new_ranker", with_a_bad_gradient)
     with pytest.raises(RunError, match=rf"step 1: the {what}.* is not finite; the weights were not changed"):
         train(at_half(clipped(feed, tmp_path / "run", NORM)), Recorder())
     assert all(torch.equal(parameter, before) for parameter, before in made)
