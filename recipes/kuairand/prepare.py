@@ -107,7 +107,7 @@ class Tables:
     history: dict[str, Array]  # by user row
     lists: dict[str, pa.Array]  # by user row, of video ids, oldest first
     popularity: dict[str, dict[str, Array]]  # "video", "duration" or "tag" → column → by code
-    video_codes: dict[str, Array]  # "author", "duration" and "tag" by video row, -1 where unknown
+    video_codes: dict[str, Array]  # "author", "duration" and "tag" by video row; unknown: tag -1, duration 0
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
