@@ -1,6 +1,7 @@
 """The recipe of public CTR benchmarks: preparing the files, and training its models on them."""
 
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import yaml
 from support import RECIPES, Recorder, load_script
 
+from recap.boards.plan import load_plan
 from recap.config.file.load import load_config
 from recap.errors import ConfigError, DataError, InputError
 from recap.evaluation.run import evaluate_run
@@ -136,10 +138,28 @@ def test_a_network_has_as_many_weights_as_the_published_log_says(model: str, pub
     assert sum(parameter.numel() for parameter in ranker.parameters() if id(parameter) not in tables) == published
 
 
+def test_the_board_of_frappe_is_complete_once_its_files_are_prepared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(RECIPE, tmp_path / "recipes" / "bars")
+    board = tmp_path / "recipes" / "bars" / "frappe_board.yaml"
+    with pytest.raises(ConfigError, match=r"data/frappe/data\.yaml: cannot be read"):
+        load_plan(board)
+    monkeypatch.chdir(tmp_path)
+    files = write(tmp_path, train=["1,7,4", "0,8,5"])
+    for file in files.values():
+        file.write_text(file.read_text().replace(HEADER, "label,user,item"))
+    bars.prepare(files, Path("data/frappe"))
+    plan = load_plan(board)
+    models = {file.stem for file in RECIPE.glob("*.yaml")} - {"base", "frappe_board"}
+    assert {Path(row.config).stem for row in plan.config.rows.values()} == models
+    assert len(plan.jobs) == 5 * len(plan.config.rows)
+
+
 def test_every_model_builds_on_the_shared_settings() -> None:
     for file in RECIPE.glob("*.yaml"):
         text = file.read_text()
-        assert file.stem == "base" or "base: base.yaml" in text
+        assert file.stem in ("base", "frappe_board") or "base: base.yaml" in text
     with pytest.raises(ConfigError, match="features"):
         load_config(RECIPE / "dnn.yaml")  # complete only with the part of a data set
 
