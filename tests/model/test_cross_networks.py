@@ -1,5 +1,6 @@
 """DCNv3, QNN-α and RankMixer's experts against the equations of their papers, written as slow loops over numbers."""
 
+import math
 from typing import Any
 
 import pytest
@@ -41,6 +42,9 @@ def test_dcn_v3_matches_its_equations(layout: InputLayout) -> None:
     network = make(layout, kind="dcn_v3", exponential={"num_layers": 3}, linear={"num_layers": 2})
 
     def slow(row: Row) -> Row:
+        parts = [row[:6], row[6:]] if layout is EVEN else [row[:7], row[7:11], row[11:]]
+        halves = [(part[: math.ceil(len(part) / 2)], part[math.ceil(len(part) / 2) :]) for part in parts]
+        row = [value for first, _ in halves for value in first] + [value for _, second in halves for value in second]
         deep = shallow = row
         for layer in network.exponential:
             deep = self_masked(layer, deep, deep)

@@ -50,7 +50,7 @@ def build_backbone(config: BackboneConfig, layout: InputLayout, domains: int = 0
             deep = _optional_mlp(config.parallel_mlp, width)
             return Dcn(config, width, deep, _optional_mlp(config.output_mlp, Dcn.output_mlp_width(config, width)))
         case DcnV3Config():
-            return DcnV3(config, width)
+            return DcnV3(config, layout)
         case DlrmConfig():
             bottom = Mlp(layout.numbers, config.bottom_mlp)
             top_width = Dlrm.top_mlp_width(layout, bottom.out_features)

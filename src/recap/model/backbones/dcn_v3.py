@@ -1,9 +1,12 @@
 """DCNv3 (Li et al., arXiv:2407.13349): an exponential and a linear cross network side by side, without a deep one."""
 
+from itertools import accumulate, pairwise
+
 import torch
 from torch import Tensor, nn
 
 from recap.config.backbones import CrossNetworkConfig, DcnV3Config
+from recap.model.inputs.layout import InputLayout
 from recap.model.layers import Dropout, linear
 
 
@@ -32,27 +35,43 @@ class SelfMaskedLayer(nn.Module):
 
 
 class DcnV3(nn.Module):
-    """Both cross networks, concatenated: [B, in_features] → [B, 2 · in_features].
+    """Both cross networks, concatenated: [B, layout.width] → [B, 2 · layout.width].
 
-    n exponential layers multiply up to 2ⁿ inputs, n linear ones up to n + 1.
+    n exponential layers multiply up to 2ⁿ inputs, n linear ones up to n + 1. Both read the first half of every
+    embedding and of the numbers, then the second halves, so that one half of each meets c and the other its mask.
     """
 
-    def __init__(self, config: DcnV3Config, in_features: int) -> None:
+    order: Tensor  # [layout.width] int64
+
+    def __init__(self, config: DcnV3Config, layout: InputLayout) -> None:
         super().__init__()
-        self.exponential = _layers(config.exponential, in_features)
-        self.linear = _layers(config.linear, in_features)
-        self.parts = [in_features, in_features]
+        width = layout.width
+        self.register_buffer("order", torch.tensor(_halves(layout)), persistent=False)
+        self.exponential, self.linear = _layers(config.exponential, width), _layers(config.linear, width)
+        self.parts = [width, width]
         """Widths of the two networks' outputs, which may have losses of their own."""
         self.out_features = sum(self.parts)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """[B, in_features] → [B, out_features]."""
+        """[B, layout.width] → [B, out_features]."""
+        inputs = inputs[:, self.order]
         deep = shallow = inputs
         for layer in self.exponential:
             deep = layer(deep, deep)
         for layer in self.linear:
             shallow = layer(inputs, shallow)
         return torch.cat([deep, shallow], dim=1)
+
+
+def _halves(layout: InputLayout) -> list[int]:
+    """The columns of the first half of each embedding and of the numbers, then those of the second halves."""
+    first: list[int] = []
+    second: list[int] = []
+    for start, end in pairwise(accumulate([layout.numbers, *layout.embeddings], initial=0)):
+        middle = -(-(start + end) // 2)
+        first += range(start, middle)
+        second += range(middle, end)
+    return first + second
 
 
 def _layers(config: CrossNetworkConfig, width: int) -> nn.ModuleList:

@@ -61,9 +61,10 @@ class Hstu(CandidateEncoder):
     """Events attend to themselves and earlier events, the candidate to all and to itself; its token is the output.
 
     No event attends to a candidate, and no candidate to another, so the events are the same for every candidate. The
-    last unit therefore computes no tokens of events, only their keys and values. Differences from the paper and its
-    published code: the output passes a LayerNorm; and sums are divided by the number of tokens of the row, not by the
-    largest number, so that a result does not depend on `max_length`.
+    last unit therefore computes no tokens of events, only their keys and values. Norm X is of the authors' program, from
+    which this differs: f₁ has a bias, as in the paper, and norms have weights; the output passes a LayerNorm; sums are
+    divided by the number of tokens of the row, not by the largest number, so that a result does not depend on
+    `max_length`; and the time is that between two tokens, not to the event after the one that attends.
     """
 
     def __init__(self, config: HstuConfig, width: int, max_length: int) -> None:

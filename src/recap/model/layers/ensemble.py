@@ -10,7 +10,7 @@ from recap.model.layers.linear import initialize, linear, product
 
 
 class EnsembleLinear(nn.Module):
-    """s ⊙ (W (r ⊙ x)) + b, with r, s and b of each member, and W of all (section 3.2, equation 2 of BatchEnsemble).
+    """s ⊙ (W (r ⊙ x)) + b, with r, s and b of each member, and W of all (BatchEnsemble, arXiv:2002.06715).
 
     The first layer reads [B, in_features] and its r start at ±1, drawn at random, which is what makes members differ;
     all other r and s start at 1. → [B · M, out_features].

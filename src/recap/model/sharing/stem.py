@@ -19,7 +19,7 @@ class Stem(Sharing):
 
     Each embedding consists of T + 1 parts: those of the tasks, in order, and the shared one. Experts of a task read all
     numbers and the task's parts, shared experts the shared parts. The gate is a softmax of a Linear without bias over
-    the sum of both, as in the authors' program.
+    the sum of both; in the authors' program it may have hidden layers.
     """
 
     columns: Tensor  # [T + 1, width of an expert's inputs]
