@@ -61,10 +61,13 @@ class Hstu(CandidateEncoder):
     """Events attend to themselves and earlier events, the candidate to all and to itself; its token is the output.
 
     No event attends to a candidate, and no candidate to another, so the events are the same for every candidate. The
-    last unit therefore computes no tokens of events, only their keys and values. Norm X is of the authors' program, from
-    which this differs: f₁ has a bias, as in the paper, and norms have weights; the output passes a LayerNorm; sums are
-    divided by the number of tokens of the row, not by the largest number, so that a result does not depend on
-    `max_length`; and the time is that between two tokens, not to the event after the one that attends.
+    last unit therefore computes no tokens of events, only their keys and values. Norm X is of the authors' program;
+    this differs from it:
+
+    - f₁ has a bias, as in the paper, norms have weights, and the output passes a LayerNorm.
+    - Sums are divided by the number of tokens of the row, not by the largest number, so that a result does not depend
+      on `max_length`.
+    - The time is that between two tokens, not to the event after the one that attends, which it predicts there.
     """
 
     def __init__(self, config: HstuConfig, width: int, max_length: int) -> None:

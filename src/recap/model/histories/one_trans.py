@@ -105,8 +105,8 @@ class _Block(nn.Module):
 class OneTrans(CandidateEncoder):
     """Events attend to themselves and earlier events; the other tokens to all events and to the tokens before them.
 
-    The other tokens are made of all other inputs of the row, which are the `target`: one Linear, cut into `num_tokens`
-    tokens (Auto-Split, with an MLP in the paper). They are the output. After every block fewer of the newest events pass
+    The other tokens are made of all other inputs of the row, which are the `target`: one Linear, an MLP in the paper
+    (Auto-Split), cut into `num_tokens` tokens. They are the output. After every block fewer of the newest events pass
     on, and none after the last one. Events attend to no other token, so they are the same for every candidate. Their
     positions are learned, counted from the newest.
     """
