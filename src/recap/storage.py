@@ -289,10 +289,10 @@ def replace_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def check_local(output: Path) -> None:
+def check_local(output: Path, option: str = "--output") -> None:
     """Raise InputError for a URL, which a Path turns into the name of a local folder, such as `s3:`."""
     if re.match(r"[A-Za-z][\w+.-]+:/", str(output)):
-        raise InputError(f"--output: {output} is a URL; write to a local folder, or to one where the store is mounted")
+        raise InputError(f"{option}: {output} is a URL; write to a local folder, or to one where the store is mounted")
 
 
 def check_not_an_input(outputs: Iterable[Path], files: Iterable[str | Path]) -> None:

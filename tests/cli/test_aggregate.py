@@ -54,11 +54,20 @@ def test_the_state_is_written_as_of_a_time(folder: Path) -> None:
     assert replaced == (0, "written: state, as of 2023-11-15 00:00:00 UTC: user 1 row")
 
 
+def test_both_are_written_at_once(folder: Path) -> None:
+    done = CliRunner().invoke(app, ["data", "aggregate", "spec.yaml", "log/*.parquet", "--output", "o", "--state", "s"])
+    assert done.stdout.splitlines()[-2:] == [
+        "written: 1 file in o",
+        "written: s, as of 2023-11-15 00:43:20 UTC: user 2 rows",
+    ]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "give --output DIR for the log with its aggregates, or --state DIR for the state of a server"),
-        (["--output", "a", "--state", "b"], "give only one of --output and --state; for both, run the command twice"),
+        ([], "give --output DIR for the log with its aggregates, --state DIR for the state of a server, or both"),
+        (["--output", "a/b", "--state", "a"], "--state: a would replace --output a/b; choose another folder"),
+        (["--state", "s3://a/b"], "--state: s3:/a/b is a URL; write to a local folder"),
         (["--output", "a", "--at", "2026-01-01"], "--at: only works with --state, because with --output each"),
         (["--state", "a", "--at", "noon"], "--at: expected a date or time such as 2026-01-31"),
         (["--state", "log/0.parquet"], "--state: log/0.parquet is not a folder; choose another --state"),

@@ -1,12 +1,13 @@
 """`recap data aggregate` equals a slow, obvious version, and refuses what it cannot do."""
 
-import shutil
+import math
 from datetime import date
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 
 from recap.config.aggregates.spec import AggregatesConfig
 from recap.data.aggregate import shuffle
-from recap.data.aggregate.run import aggregate_files
+from recap.data.aggregate.run import aggregate_files, scratch_folder
 from recap.errors import DataError, InputError
 
 
@@ -26,7 +27,7 @@ def aggregate(spec: AggregatesConfig, rows: list[dict[str, Any]], files: int = 2
     """The rows of the output."""
     with TemporaryDirectory() as folder:
         inputs = write_log(Path(folder) / "log", rows, files)
-        return read_back(aggregate_files(spec, [inputs], Path(folder) / "out"))
+        return read_back(aggregate_files(spec, [inputs], Path(folder) / "out").files)
 
 
 def expected(spec: AggregatesConfig, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -74,11 +75,38 @@ def test_no_value_depends_on_its_own_time_or_later(
             assert {name: before[name] for name in names} == {name: after[name] for name in names}
 
 
+def sums_of(rows: list[dict[str, Any]]) -> list[tuple[float, float]]:
+    """The sums of `watched` of a user in the hour before each row, and in all time before it."""
+    aggregates = [{"kind": "sum", "keys": ["user"], "labels": ["watched"], "windows": ["1h", "all"]}]
+    written = aggregate(spec_of(keys={"user": ["user"]}, aggregates=aggregates), rows)
+    return [(row["user_watched_sum_1h"], row["user_watched_sum"]) for row in written]
+
+
+def test_a_large_value_does_not_change_sums_of_other_keys_or_later_windows() -> None:
+    watched = [("a", 0, 1e18), ("a", 1, -3.5), ("b", 2, 0.1), ("b", 3, 0.1), ("b", 4, 0.1), ("a", 9000, 0.1)]
+    rows = [ROW | {"time": time, "user": user, "watched": value} for user, time, value in [*watched, ("a", 9001, 0.0)]]
+    tenth, fifth, large = (float(np.float32(value)) for value in (0.1, 0.2, 1e18))
+    of_a = [(0.0, 0.0), (large, large)], [(0.0, large), (tenth, large)]
+    assert sums_of(rows) == [*of_a[0], (0.0, 0.0), (tenth, tenth), (fifth, fifth), *of_a[1]]
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.floats(-1e30, 1e30)), min_size=1, max_size=30))
+def test_sums_are_rounded_once(watched: list[tuple[str, float]]) -> None:
+    rows = [ROW | {"time": time, "user": user, "watched": value} for time, (user, value) in enumerate(watched)]
+    exact = [math.fsum(value for of, value in watched[:row] if of == user) for row, (user, _) in enumerate(watched)]
+    assert [total for _, total in sums_of(rows)] == pytest.approx(exact, rel=1e-7, abs=1e-6)
+
+
+def test_labels_beyond_float32_count_as_missing_and_sums_beyond_it_are_infinite() -> None:
+    rows = [ROW | {"time": time, "watched": value} for time, value in enumerate([1e300, 3e38, 3e38, 0.0])]
+    assert [total for _, total in sums_of(rows)] == [0.0, 0.0, float(np.float32(3e38)), math.inf]
+
+
 def test_files_keep_their_folders_rows_and_columns(tmp_path: Path) -> None:
     row = {"time": 0, "user": "a", "item": 1, "author": 10, "click": 1, "watched": None}
     for day in ("day=1", "day=2"):
         write_log(tmp_path / "log" / day, [row, row | {"time": 60}], files=2)
-    written = aggregate_files(spec_of(), [str(tmp_path / "log" / "*" / "*.parquet")], tmp_path / "out")
+    written = aggregate_files(spec_of(), [str(tmp_path / "log" / "*" / "*.parquet")], tmp_path / "out").files
     assert [str(file.relative_to(tmp_path / "out")) for file in written] == [
         "day=1/0.parquet",
         "day=1/1.parquet",
@@ -93,10 +121,7 @@ def test_files_keep_their_folders_rows_and_columns(tmp_path: Path) -> None:
         pa.large_list(pa.int32()),
     )
     assert [row["user_count"] for row in read_back(written)] == [0, 2, 0, 2]
-    assert [path.name for path in tmp_path.iterdir()] == ["log", "out"] or {p.name for p in tmp_path.iterdir()} == {
-        "log",
-        "out",
-    }
+    assert {path.name for path in tmp_path.iterdir()} == {"log", "out"}
 
 
 def test_a_log_of_text_files_and_times_reads_as_well(tmp_path: Path) -> None:
@@ -109,13 +134,13 @@ def test_a_log_of_text_files_and_times_reads_as_well(tmp_path: Path) -> None:
             "aggregates": [{"kind": "recency", "keys": ["user"], "labels": ["liked"]}],
         }
     )
-    (file,) = aggregate_files(spec, [str(tmp_path / "log.csv")], tmp_path / "out")
+    (file,) = aggregate_files(spec, [str(tmp_path / "log.csv")], tmp_path / "out").files
     assert pq.read_table(file)["user_liked_recency"].to_pylist() == [None, 30.0]
 
 
 def test_files_without_rows_get_the_columns_too(tmp_path: Path) -> None:
     row = {"time": 0, "user": "a", "item": 1, "author": 10, "click": 1, "watched": None}
-    files = aggregate_files(spec_of(), [write_log(tmp_path / "log", [row], files=2)], tmp_path / "out")
+    files = aggregate_files(spec_of(), [write_log(tmp_path / "log", [row], files=2)], tmp_path / "out").files
     assert [pq.read_metadata(file).num_rows for file in files] == [0, 1]
     assert pq.read_schema(files[0]).names == pq.read_schema(files[1]).names
 
@@ -170,7 +195,7 @@ def test_times_as_text_are_numbers_in_the_unit(tmp_path: Path) -> None:
     for name, rows in (("numbers", table), ("texts", numbers)):
         pq.write_table(rows, tmp_path / f"{name}.parquet")
     (one,), (other,) = (
-        aggregate_files(spec_of(), [str(tmp_path / f"{name}.parquet")], tmp_path / "out")
+        aggregate_files(spec_of(), [str(tmp_path / f"{name}.parquet")], tmp_path / "out").files
         for name in ("numbers", "texts")
     )
     assert pq.read_table(one).drop_columns(["time"]) == pq.read_table(other).drop_columns(["time"])
@@ -182,6 +207,20 @@ def test_a_time_that_is_no_number_is_named_with_its_line(tmp_path: Path) -> None
     message = "log.csv:3: column 'time', row 1: found the text 'noon', expected a number, because time.unit is set"
     with pytest.raises(DataError, match=message):
         aggregate_files(spec_of(), [str(tmp_path / "log.csv")], tmp_path / "out")
+
+
+def test_numbers_that_are_dates_in_one_place_and_seconds_in_another_are_refused(tmp_path: Path) -> None:
+    table = pa.Table.from_pylist([ROW], SCHEMA)
+    for name, time in (("0", 18_999_999), ("1", 19_000_110)):
+        times = pa.array([time], pa.int64())
+        pq.write_table(table.set_column(0, "time", times), tmp_path / f"{name}.parquet")
+    message = (
+        r"1.parquet: column 'time': some rows look like dates in digits, such as 20260131, and others like a count "
+        r"since 1970; set time.unit, or write all as dates"
+    )
+    with pytest.raises(DataError, match=message):
+        aggregate_files(spec_of(time={"column": "time"}), [str(tmp_path / "*.parquet")], tmp_path / "out")
+    assert aggregate_files(spec_of(), [str(tmp_path / "*.parquet")], tmp_path / "out").files
 
 
 def test_existing_files_and_inputs_are_not_replaced(tmp_path: Path) -> None:
@@ -204,4 +243,13 @@ def test_a_failed_command_leaves_nothing_and_a_killed_one_is_cleared(tmp_path: P
     (tmp_path / "log" / "2.parquet").unlink()
     aggregate_files(spec_of(), [inputs], tmp_path / "out")
     assert {path.name for path in tmp_path.iterdir()} == {"log", "out"}
-    shutil.rmtree(tmp_path / "out")
+
+
+def test_two_processes_do_not_write_into_a_folder_at_once(tmp_path: Path) -> None:
+    inputs = write_log(tmp_path / "log", [ROW])
+    with (
+        scratch_folder(tmp_path / "out"),
+        pytest.raises(InputError, match=r"another process writes .*out; wait for it, or choose another folder"),
+    ):
+        aggregate_files(spec_of(), [inputs], tmp_path / "out")
+    assert aggregate_files(spec_of(), [inputs], tmp_path / "out").files

@@ -1,7 +1,7 @@
 """A state gives a server the values that `recap data aggregate` writes for the same impressions."""
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from recap.data.aggregate import shuffle
 from recap.data.aggregate.run import aggregate_files
-from recap.data.aggregate.state import State, write_state
+from recap.data.aggregate.state import State, parse_at
 from recap.errors import CheckpointError, DataError, InputError
 
 ROW = {"time": 1200, "user": "a", "item": 1, "author": 10, "click": 1, "watched": 0.5}
@@ -46,18 +46,36 @@ def test_a_state_and_aggregate_give_equal_columns(
     with TemporaryDirectory() as name, patch.object(shuffle, "PART_ROWS", part_rows):
         folder = Path(name)
         whole = write_log(folder / "whole", log + asked)
-        written = read_back(aggregate_files(spec, [whole], folder / "out"))[-len(asked) :]
+        written = read_back(aggregate_files(spec, [whole], folder / "out").files)[-len(asked) :]
         unsorted = write_log(folder / "log", [*asked, *log] if at is not None else log, files=3)
-        write_state(spec, [unsorted], folder / "state", None if at is None else end * 1_000_000)
+        aggregate_files(spec, [unsorted], state=folder / "state", at=None if at is None else end * 1_000_000)
         columns = State.open(folder / "state").columns(ids, at=now)
     assert pa.table(columns).to_pylist() == [
         {name: row[name] for key in spec.keys for name in spec.names(key)} for row in written
     ]
 
 
+@pytest.mark.parametrize("at", [None, 14_400_000_000])
+def test_values_and_state_may_be_written_at_once(at: int | None, tmp_path: Path) -> None:
+    rows = [
+        ROW | {"time": 600 * step, "user": "ab"[step % 2], "click": step % 3, "watched": step / 7} for step in range(60)
+    ]
+    inputs, spec = [write_log(tmp_path / "log", rows)], spec_of("30m")
+    aggregate_files(spec, inputs, tmp_path / "one" / "values")
+    alone = aggregate_files(spec, inputs, state=tmp_path / "one" / "state", at=at)
+    both = aggregate_files(spec, inputs, tmp_path / "both" / "values", state=tmp_path / "both" / "state", at=at)
+    assert (both.at, both.rows) == (alone.at, alone.rows)
+    files = [
+        {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+        for folder in (tmp_path / "one", tmp_path / "both")
+    ]
+    assert len(files[0]) == 8
+    assert files[0] == files[1]
+
+
 def state_of(folder: Path, rows: list[dict[str, Any]], **changes: Any) -> State:
     inputs = write_log(folder / "log", rows)
-    write_state(spec_of(**changes), [inputs], folder / "state", overwrite=True)
+    aggregate_files(spec_of(**changes), [inputs], state=folder / "state", overwrite=True)
     return State.open(folder / "state")
 
 
@@ -80,6 +98,26 @@ def test_each_impression_may_have_its_own_time(tmp_path: Path) -> None:
     assert columns["user_count_1h"].to_pylist() == [1.0, 0.0]
     assert columns["user_recency"].to_pylist() == [1.0, 3 * 3600.0]
     assert set(columns) == set(spec_of().names("user"))
+
+
+@pytest.mark.parametrize(
+    "at", [np.datetime64("1970-01-02"), date(1970, 1, 2), np.array([86400]), "1970-01-02", 86400.0]
+)
+def test_a_time_may_have_any_type(at: Any, tmp_path: Path) -> None:
+    assert state_of(tmp_path, [ROW]).columns({"user": "a"}, at)["user_recency"].to_pylist() == [86400.0 - 1200]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("1.5", 1_500_000), ("-2", -2_000_000), ("1970-01-02", 86_400_000_000), ("0", 0)]
+)
+def test_the_time_of_a_state_is_a_date_or_a_number_as_in_the_log(text: str, expected: int) -> None:
+    assert parse_at(text, spec_of()) == expected
+
+
+@pytest.mark.parametrize(("text", "message"), [("9" * 30, "after the year 9891"), ("noon", "expected a date or time")])
+def test_what_is_no_time_of_a_state_is_refused(text: str, message: str) -> None:
+    with pytest.raises(InputError, match=f"--at: .*{message}"):
+        parse_at(text, spec_of())
 
 
 def test_one_value_is_that_of_all_candidates(tmp_path: Path) -> None:
@@ -122,11 +160,14 @@ def test_a_state_is_refused_if_it_is_missing_damaged_or_would_be_replaced(tmp_pa
     state_of(tmp_path, [ROW])
     inputs = [str(tmp_path / "log" / "*")]
     with pytest.raises(InputError, match=r"--state: .*already exists; add --overwrite to replace it"):
-        write_state(spec_of(), inputs, tmp_path / "state")
+        aggregate_files(spec_of(), inputs, state=tmp_path / "state")
     with pytest.raises(InputError, match=r"--state: .*already exists; it is not a state, or choose another folder"):
-        write_state(spec_of(), inputs, tmp_path / "log", overwrite=True)
-    with pytest.raises(DataError, match=r"holds no row before 1970-01-01 00:00:01 UTC; choose a later --at"):
-        write_state(spec_of(), inputs, tmp_path / "other", at=1_000_000)
+        aggregate_files(spec_of(), inputs, state=tmp_path / "log", overwrite=True)
+    with pytest.raises(DataError, match=r"--at: the log holds no row before 1970-01-01 00:00:01 UTC; choose a later"):
+        aggregate_files(spec_of(), inputs, state=tmp_path / "other", at=1_000_000)
+    for output in (tmp_path / "state", tmp_path / "state" / "values"):
+        with pytest.raises(InputError, match=r"--state: .*state would replace --output .*; choose another folder"):
+            aggregate_files(spec_of(), inputs, output, state=tmp_path / "state", overwrite=True)
     assert {path.name for path in tmp_path.iterdir()} == {"log", "state"}
     file = tmp_path / "state" / "state.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"at": 0}))

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from typing import assert_never
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from recap.config.aggregates.spec import (
@@ -18,12 +17,9 @@ from recap.config.aggregates.spec import (
     SumConfig,
     microseconds,
 )
-from recap.data.aggregate.events import Engagements, Events
+from recap.data.aggregate.events import Engagements, Events, Stretch, added_by
 from recap.data.aggregate.log import Floats, Integers
 from recap.data.aggregate.running import RunningMeans
-
-Stretch = tuple[Integers, Integers]
-"""[Q] the first of the events that each impression sees, and their end."""
 
 
 def columns_of(
@@ -93,17 +89,17 @@ def _values(aggregate: AggregateConfig, asked: Impressions, running: RunningMean
     match aggregate:
         case CountConfig():
             for window in aggregate.windows:
-                yield _floats(_difference(events.shown, asked.stretch(window, of_labels=False)))
+                yield _floats(added_by(events.shown, asked.stretch(window, of_labels=False)))
         case SumConfig():
             for label in aggregate.labels:
                 for window in aggregate.windows:
-                    yield _floats(_difference(events.sums[label], asked.stretch(window, of_labels=True)))
+                    yield _floats(events.sums[label].over(asked.stretch(window, of_labels=True)))
         case RateConfig(strength=strength):
             for label, prior in aggregate.priors.items():
                 mean = running.at(label, asked.known_until) if prior == "running" else prior
                 for window in aggregate.windows:
                     stretch = asked.stretch(window, of_labels=True)
-                    total, known = _difference(events.sums[label], stretch), _difference(events.known[label], stretch)
+                    total, known = events.sums[label].over(stretch), added_by(events.known[label], stretch)
                     yield _floats((total + mean * strength) / (known + strength))
         case RecencyConfig():
             for engagement in aggregate.engagements:
@@ -114,12 +110,6 @@ def _values(aggregate: AggregateConfig, asked: Impressions, running: RunningMean
                 yield from _lists(events, events.engagements(engagement), stretch, columns, length)
         case _:
             assert_never(aggregate)
-
-
-def _difference(before: npt.NDArray[np.generic], stretch: Stretch) -> Floats:
-    starts, ends = stretch
-    difference: Floats = (before[ends] - before[starts]).astype(np.float64)  # type: ignore[operator]
-    return difference
 
 
 def _recency(asked: Impressions, engagement: str | None) -> Floats:
@@ -144,5 +134,6 @@ def _lists(
         yield pa.LargeListArray.from_arrays(pa.array(offsets), events.items[column].take(rows))
 
 
-def _floats(values: Floats) -> pa.Array:
-    return pa.array(values.astype(np.float32), from_pandas=True)
+def _floats(values: Floats | Integers) -> pa.Array:
+    with np.errstate(over="ignore"):  # of sums beyond float32, which are infinite
+        return pa.array(values.astype(np.float32), from_pandas=True)

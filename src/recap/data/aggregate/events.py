@@ -5,13 +5,17 @@ training and serving agree.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from recap.data.aggregate.keys import KeyIndex
 from recap.data.aggregate.log import Floats, Integers
 
+Stretch = tuple[Integers, Integers]
+"""[Q] the first of some events in their order, and their end."""
 SUMMARY = np.iinfo(np.int64).min
 """The time of a row that stands for all impressions of its key before those that are listed."""
 
@@ -56,8 +60,8 @@ class Events:
         self.order = np.argsort(positions, kind="stable")  # [N] row of each event
         self._sorted = positions[self.order]
         self.codes, self.times = codes[self.order], rows.times[self.order]
-        self.shown = _before(rows.shown[self.order])  # [N + 1], as all sums: before each event
-        self.sums = {name: _before(values[self.order]) for name, values in rows.sums.items()}
+        self.shown = _before(rows.shown[self.order])  # [N + 1], as all numbers: before each event
+        self.sums = {name: Sums(values[self.order]) for name, values in rows.sums.items()}
         self.known = {name: _before(values[self.order]) for name, values in rows.known.items()}
         self.items = {name: values.take(pa.array(self.order)) for name, values in rows.items.items()}
         self._engagements: dict[str | None, Engagements] = {}
@@ -85,6 +89,22 @@ class Events:
         return self._engagements[label]
 
 
+class Sums:
+    """Sums of values, N of them, over any stretch: to about 32 digits, so a large value is not felt beside it."""
+
+    def __init__(self, values: Floats) -> None:
+        self._sums = _before(values)
+        before, after = self._sums[:-1], self._sums[1:]
+        added = after - before
+        lost = (before - (after - added)) + (values - added)  # by rounding, exactly (Knuth, TAOCP 2, 4.2.2, theorem B)
+        self._lost = _before(lost) if lost.any() else None
+
+    def over(self, stretch: Stretch) -> Floats:
+        """[Q] the sum of each stretch."""
+        sums = added_by(self._sums, stretch)
+        return sums if self._lost is None else sums + added_by(self._lost, stretch)
+
+
 @dataclass(frozen=True)
 class Engagements:
     """Some of the events, M of N."""
@@ -100,6 +120,13 @@ class Engagements:
         return np.maximum(self.before[starts], end - length), end
 
 
-def _before(values: np.ndarray) -> np.ndarray:
+def added_by(before: npt.NDArray[Any], stretch: Stretch) -> npt.NDArray[Any]:
+    """[Q] what each stretch adds to sums [N + 1] before each event."""
+    starts, ends = stretch
+    sums: npt.NDArray[Any] = before[ends] - before[starts]
+    return sums
+
+
+def _before(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """[N] → [N + 1]: the sums of all values before each position."""
     return np.concatenate([[0], np.cumsum(values)])

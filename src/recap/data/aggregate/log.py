@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from recap.config.aggregates.spec import AggregatesConfig, TimeConfig
 from recap.config.base import dotted
@@ -15,7 +16,7 @@ from recap.data.encoding.kinds import decoded, is_list, is_number, is_text
 from recap.data.formats.format import Chunk
 from recap.data.formats.location import Location
 from recap.data.formats.tables import TableFiles
-from recap.data.tools.times import microseconds_of, times_of
+from recap.data.tools.times import is_date, microseconds_of, times_of
 from recap.errors import DataError
 from recap.text import shorten, suggest
 
@@ -24,6 +25,8 @@ Floats = npt.NDArray[np.float64]
 _PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 _MAX_SECONDS = 2.5e11
 """The end of the year 9891: times beyond are in another unit."""
+
+_MAX_LABEL = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class LogRows:
     ids: dict[str, tuple[Integers, npt.NDArray[np.bool_]]]
     """Column of a key → ids [B], and which are missing [B]."""
     labels: dict[str, Floats]
-    """[B] each; NaN where missing or not finite."""
+    """[B] each; NaN where missing, or not finite as float32."""
     items: dict[str, pa.Array]
     """[B] each."""
 
@@ -60,6 +63,7 @@ class Log:
     def __init__(self, files: TableFiles, spec: AggregatesConfig) -> None:
         """Raises DataError for a file without rows or without a column, and for columns that hold lists."""
         self.files, self._spec = files, spec
+        self._has_dates: bool | None = None
         self.rows = sum(chunk.rows for chunk in files.chunks())
         self.item_types: dict[str, pa.DataType] = {}
         items = {column for key in spec.keys for column in spec.items(key)}
@@ -89,6 +93,7 @@ class Log:
             times = microseconds_in(table.column(spec.time.column), spec.time)
         except DataError as error:
             raise location.error(error.column, error.reason, error.rows) from None
+        self._check_dates(columns[spec.time.column], location)
         ids = {}
         for name in dict.fromkeys(column for parts in spec.keys.values() for column in parts):
             values, missing = ids_of(columns[name], name, location)
@@ -96,6 +101,20 @@ class Log:
         labels = {name: _numbers(columns[name], name, location) for key in spec.keys for name in spec.labels(key)}
         items = {name: _typed(columns[name], name, kind, location) for name, kind in self.item_types.items()}
         return LogRows(first + np.arange(chunk.rows), times, ids, labels, items)
+
+    def _check_dates(self, times: pa.Array, location: Location) -> None:
+        """Raise DataError if numbers were read as dates in digits here, and as a count since 1970 elsewhere."""
+        if self._spec.time.unit is not None or not is_number(times.type) or not len(times):
+            return
+        ends = pc.min_max(times).as_py()
+        has_dates = is_date(ends["min"]) and is_date(ends["max"])
+        if self._has_dates not in (None, has_dates):
+            raise location.error(
+                self._spec.time.column,
+                "some rows look like dates in digits, such as 20260131, and others like a count since 1970; set "
+                "time.unit, or write all as dates",
+            )
+        self._has_dates = has_dates
 
 
 def _check_columns(file: str, present: list[str], spec: AggregatesConfig) -> None:
@@ -151,7 +170,7 @@ def _numbers(values: pa.Array, name: str, location: Location) -> Floats:
     if not is_number(values.type):
         raise location.error(name, f"holds {values.type}, expected a label: numbers or booleans")
     numbers: Floats = values.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
-    return np.where(np.isfinite(numbers), numbers, np.nan)
+    return np.where(np.abs(numbers) <= _MAX_LABEL, numbers, np.nan)
 
 
 def _typed(values: pa.Array, name: str, kind: pa.DataType, location: Location) -> pa.Array:

@@ -31,8 +31,8 @@ class Shuffle:
         self._schemas = {key: _schema(log, spec, key) for key in spec.keys}
         self.parts = {key: _number_of_parts(log.rows, spec, key) for key in spec.keys}
 
-    def fill(self, log: Log, add: Callable[[LogRows], LogRows], after_rows: Callable[[int], None]) -> None:
-        """Write every row of the log to its part of each key. `add` sees the rows first, and may leave some out."""
+    def fill(self, log: Log, add: Callable[[LogRows], None], after_rows: Callable[[int], None]) -> None:
+        """Write every row of the log to its part of each key. `add` sees the rows first."""
         with ExitStack() as stack:
             writers = {
                 (key, part): stack.enter_context(pa.ipc.new_stream(self._file(key, part), schema))
@@ -40,9 +40,9 @@ class Shuffle:
                 for part in range(self.parts[key])
             }
             for rows in log.read(after_rows):
-                chosen = add(rows)
+                add(rows)
                 for key in self._spec.keys:
-                    for part, batch in self._by_part(key, chosen):
+                    for part, batch in self._by_part(key, rows):
                         writers[key, part].write_batch(batch)
 
     def _by_part(self, key: str, rows: LogRows) -> Iterator[tuple[int, pa.RecordBatch]]:
@@ -91,18 +91,19 @@ class ColumnsByRow:
 
     def __init__(self, file: Path) -> None:
         self._file = file
+        self._writer: pa.ipc.RecordBatchFileWriter | None = None
 
-    def write(self, parts: Iterator[tuple[Integers, Mapping[str, pa.Array]]], names: list[str]) -> None:
-        """Write the columns of each part, with the numbers of their rows, [N] ascending."""
-        with ExitStack() as stack:
-            writer = None
-            for numbers, columns in parts:
-                batch = pa.RecordBatch.from_arrays([pa.array(numbers), *columns.values()], [_ROW, *names])
-                writer = writer or stack.enter_context(pa.ipc.new_file(self._file, batch.schema))
-                writer.write_batch(batch)
+    def add(self, numbers: Integers, columns: Mapping[str, pa.Array]) -> None:
+        """Write the columns of a part, with the numbers of its rows, [N] ascending."""
+        batch = pa.RecordBatch.from_arrays([pa.array(numbers), *columns.values()], [_ROW, *columns])
+        if self._writer is None:
+            self._writer = pa.ipc.new_file(self._file, batch.schema)
+        self._writer.write_batch(batch)
 
     def read(self) -> None:
-        """Open the file, which stays on disk."""
+        """Open the file, which stays on disk, after all parts, of which there is at least one."""
+        assert self._writer is not None
+        self._writer.close()
         reader = pa.ipc.open_file(pa.memory_map(str(self._file)))
         self._batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
         self._schema = reader.schema

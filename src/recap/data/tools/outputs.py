@@ -42,17 +42,20 @@ def output_files(files: Sequence[str], folder: Path, extension: str) -> dict[str
     return outputs
 
 
-def check_folder(folder: Path) -> None:
-    """Raise InputError if `folder` is a URL, is no UTF-8 text, is or is below a file, or is in a model directory."""
-    check_local(folder)
+def check_folder(folder: Path, option: str = "--output") -> None:
+    """Raise InputError if `folder` is a URL, is no UTF-8 text, is or is below a file, or is in a model directory.
+
+    `option`: that named it.
+    """
+    check_local(folder, option)
     try:
         str(folder).encode()
     except UnicodeEncodeError:
-        raise InputError(f"--output: {str(folder)!a} is not UTF-8 text; choose another --output") from None
+        raise InputError(f"{option}: {str(folder)!a} is not UTF-8 text; choose another {option}") from None
     for path in (folder, *folder.absolute().parents):
         if os.path.lexists(path) and not os.path.isdir(path):
-            raise InputError(f"--output: {path} is not a folder; choose another --output")
+            raise InputError(f"{option}: {path} is not a folder; choose another {option}")
         if os.path.isfile(path / MANIFEST) and os.path.isfile(path / STORED):
             raise InputError(
-                f"--output: {folder} is in the model directory {path}, which must not change; choose another --output"
+                f"{option}: {folder} is in the model directory {path}, which must not change; choose another {option}"
             )
