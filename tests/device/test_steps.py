@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from model.kinds import COMBINED, make_batch, make_config, make_ranker
+from model.kinds import COMBINED
+from model.rankers import make_batch, make_config, make_ranker
 from torch.testing import assert_close
 
 from recap.config.file.load import config_of

@@ -5,7 +5,7 @@ import os
 import sys
 
 import torch
-from model.kinds import make_batch, make_config, make_ranker
+from model.rankers import make_batch, make_config, make_ranker
 from torch import Tensor
 from torch.testing import assert_close
 

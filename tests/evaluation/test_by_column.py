@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
-from model.kinds import make_batch
+from model.rankers import make_batch
 from support import Recorder, feed_config, feed_values, write_feed
 from typer.testing import CliRunner
 

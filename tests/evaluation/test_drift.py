@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from model.kinds import make_batch
+from model.rankers import make_batch
 from support import feed_config, write_feed
 
 from recap.config.recap import RecapConfig

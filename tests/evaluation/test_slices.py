@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model.kinds import make_batch
+from model.rankers import make_batch
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from support import feed_config, write_feed

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
-from model.kinds import make_batch
+from model.rankers import make_batch
 from support import LANGUAGES, Recorder, feed_config, feed_table, feed_values, write_feed
 
 from recap.cli.terminal.console import Console

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from model.kinds import make_batch, make_fitted, make_ranker
+from model.rankers import make_batch, make_fitted, make_ranker
 from support import Recorder, feed_config, write_feed
 from typer.testing import CliRunner
 

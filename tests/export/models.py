@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from model.kinds import HISTORY, make_fitted
+from model.kinds import HISTORY
+from model.rankers import make_fitted
 from support import feed_values
 
 from recap.config.file.load import config_of

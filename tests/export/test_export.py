@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from export.models import all_features, write
-from model.kinds import make_config, make_ranker
+from model.rankers import make_config, make_ranker
 from safetensors.torch import load_file
 from support import history_table, write_feed
 from torch.testing import assert_close

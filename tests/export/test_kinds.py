@@ -5,7 +5,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import torch
-from model.kinds import COMBINED, make_batch, make_config, make_fitted, make_ranker
+from model.kinds import COMBINED
+from model.rankers import make_batch, make_config, make_fitted, make_ranker
 
 from recap.export.formats import FORMATS, Format
 from recap.export.parity import compare, describe

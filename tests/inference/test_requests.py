@@ -10,7 +10,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model.kinds import BACKBONES, OTHERS, make_batch, make_config, make_fitted, make_ranker
+from model.kinds import BACKBONES, OTHERS
+from model.rankers import make_batch, make_config, make_fitted, make_ranker
 from support import history_table
 
 from recap.data.encoding.encoder import RowEncoder

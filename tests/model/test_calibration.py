@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from model.kinds import make_batch, make_config, make_fitted, make_ranker
+from model.rankers import make_batch, make_config, make_fitted, make_ranker
 from model.test_directory import written
 from support import feed_config, feed_values
 

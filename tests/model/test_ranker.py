@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from model.golden import TOLERANCE
-from model.kinds import CASES, make_batch, make_config, make_ranker
+from model.kinds import CASES
+from model.rankers import make_batch, make_config, make_ranker
 from support import feed_values
 from torch.testing import assert_close
 

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from model.kinds import CASES, make_batch, make_config, make_fitted, make_ranker
+from model.kinds import CASES
+from model.rankers import make_batch, make_config, make_fitted, make_ranker
 
 from recap.model.score_rows import score_rows
 from recap.model.scorer import Scorer

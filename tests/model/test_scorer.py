@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from model.kinds import make_batch, make_config, make_ranker
+from model.rankers import make_batch, make_config, make_ranker
 from support import feed_values
 from torch import Tensor, nn
 

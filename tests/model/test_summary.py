@@ -8,7 +8,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import torch
-from model.kinds import CASES, make_batch, make_config, make_ranker
+from model.kinds import CASES
+from model.rankers import make_batch, make_config, make_ranker
 from support import feed_values, write_feed
 from typer.testing import CliRunner
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model.kinds import make_config, make_ranker
+from model.rankers import make_config, make_ranker
 
 from recap.config.file.load import config_of
 from recap.config.recap import RecapConfig

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from model.kinds import make_config, make_ranker
+from model.rankers import make_config, make_ranker
 from support import Recorder, at_half, feed_config, feed_values
 from torch.testing import assert_close
 from training.runs import assert_same_run, files, interrupt, records

@@ -11,7 +11,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from model.kinds import SHARINGS, make_batch, make_config, make_ranker
+from model.kinds import SHARINGS
+from model.rankers import make_batch, make_config, make_ranker
 from safetensors.torch import load_file
 from support import Recorder, feed_config
 from torch import Tensor

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from model.kinds import SHARINGS, make_batch, make_config, make_ranker
+from model.kinds import SHARINGS
+from model.rankers import make_batch, make_config, make_ranker
 from support import Recorder, feed_values
 from torch import Tensor
 from torch.testing import assert_close

@@ -10,7 +10,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model.kinds import CASES, make_batch, make_config, make_ranker
+from model.kinds import CASES
+from model.rankers import make_batch, make_config, make_ranker
 from support import Recorder, at_half, feed_values, write_feed
 from torch import Tensor
 from training.runs import assert_same_run, files, interrupt

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from model.kinds import BACKBONES, OTHERS, make_batch, make_config, make_ranker
+from model.kinds import BACKBONES, OTHERS
+from model.rankers import make_batch, make_config, make_ranker
 from support import Recorder, feed_config
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits

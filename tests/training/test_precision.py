@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from model.kinds import make_batch, make_ranker
+from model.rankers import make_batch, make_ranker
 from support import Recorder, feed_config, feed_values
 from torch.testing import assert_close
 from training.runs import assert_same_run, files, interrupt, records

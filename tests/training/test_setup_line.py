@@ -1,7 +1,7 @@
 """The line at the start of a run."""
 
 import torch
-from model.kinds import make_config, make_ranker
+from model.rankers import make_config, make_ranker
 
 from recap.distributed import Ranks
 from recap.runtime import Runtime, restored_threads

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 import torch
-from model.kinds import CASES, make_config, make_ranker
+from model.kinds import CASES
+from model.rankers import make_config, make_ranker
 
 from recap.config.file.load import config_of
 from recap.errors import ConfigError

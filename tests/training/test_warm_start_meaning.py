@@ -11,7 +11,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model.kinds import CASES, HISTORY, OTHERS, make_batch, make_config, make_ranker
+from model.kinds import CASES, HISTORY, OTHERS
+from model.rankers import make_batch, make_config, make_ranker
 from support import feed_values
 
 from recap.config.file.load import config_of

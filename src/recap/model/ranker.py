@@ -1,6 +1,6 @@
 """The ranker: `Batch` → a probability, or the value of a regression, for every task.
 
-The forward pass, for B rows and T tasks (`tests/model/kinds.py` builds every kind of part):
+The forward pass, for B rows and T tasks (`tests/model/kinds.py` has an example of every kind of part):
 
     Batch                continuous [B, C], binary [B, K], discrete codes [B, D], vectors {name: [B, E]}, histories
       │  inputs          inputs/: featurized numbers, vectors, the position, histories, embeddings side by side

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from model.kinds import make_config, make_ranker
+from model.rankers import make_config, make_ranker
 from serving.running import small_model
 from support import feed_table, history_table
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from model.kinds import make_batch, make_config, make_ranker
+from model.rankers import make_batch, make_config, make_ranker
 from pydantic import TypeAdapter
 from safetensors.torch import load, save
 from support import Recorder, feed_config, feed_values, write_feed

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from model.kinds import make_batch, make_config, make_ranker
+from model.rankers import make_batch, make_config, make_ranker
 from support import Recorder, feed_config
 from torch import Tensor
 from training.runs import assert_same_run, interrupt

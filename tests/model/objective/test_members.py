@@ -7,7 +7,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from model.kinds import BACKBONES, OTHERS, make_batch, make_config, make_ranker
+from model.kinds import BACKBONES, OTHERS
+from model.rankers import make_batch, make_config, make_ranker
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy
 from torch.testing import assert_close

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import torch
-from model.kinds import make_batch, make_config
+from model.rankers import make_batch, make_config
 from support import feed_values
 from torch.testing import assert_close
 

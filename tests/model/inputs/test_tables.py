@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import torch
-from model.kinds import make_batch, make_config, make_ranker
+from model.rankers import make_batch, make_config, make_ranker
 from support import feed_values
 from torch import Tensor
 

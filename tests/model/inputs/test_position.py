@@ -8,7 +8,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 import torch
-from model.kinds import make_batch, make_config, make_ranker
+from model.rankers import make_batch, make_config, make_ranker
 from support import Recorder, feed_values, write_feed
 
 from recap.config.file.load import config_of

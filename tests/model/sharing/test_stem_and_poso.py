@@ -1,37 +1,17 @@
-"""STEM, POSO and DBMTL against the equations of their papers, written as slow loops."""
+"""STEM and POSO against the equations of their papers, written as slow loops."""
 
 from typing import Any
 
 import pytest
 import torch
-from model.kinds import make_batch, make_config, make_ranker
+from model.sharing.three_tasks import LAYOUT, TASKS, model_config, some_inputs
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from recap.config.model import ModelConfig
-from recap.model.inputs.layout import InputLayout
 from recap.model.sharing import build_sharing
-from recap.model.sharing.cascade import Dbmtl, build_cascade
 from recap.model.sharing.experts import Gate
 from recap.model.sharing.poso import Poso
 from recap.model.sharing.stem import Stem
-
-TASKS = ["click", "like", "a.b"]
-LAYOUT = InputLayout(3, [8, 4], ["author", "tab"])
-"""Three numbers, then an embedding of 2 columns for each task and for all, and one of 1 column each."""
-
-
-def model_config(**model: Any) -> ModelConfig:
-    values = {
-        "backbone": {"kind": "mlp", "layer_sizes": [7, 5]},
-        "sharing": {"kind": "share_all"},
-        "tasks": {task: {"tower": {"kind": "mlp"}} for task in TASKS},
-    }
-    return ModelConfig.model_validate(values | model)
-
-
-def some_inputs(rows: int = 6) -> Tensor:
-    return torch.randn(rows, LAYOUT.width, generator=torch.Generator().manual_seed(1))
 
 
 def make_stem() -> Stem:
@@ -102,28 +82,3 @@ def test_poso_matches_its_paper(copies: int) -> None:
         experts = [output[0] for output in poso.experts(row[None])]
         mixed = sum((gate * expert for gate, expert in zip(gates, experts, strict=True)), torch.zeros(5))
         assert_close(found, 2 / copies * mixed)
-
-
-def test_dbmtl_matches_its_paper_and_leaves_other_tasks_unchanged() -> None:
-    torch.manual_seed(0)
-    parents = {"a.b": ["like", "click"], "like": ["click"]}  # a later task may come first
-    cascade = build_cascade(model_config(cascade={"kind": "dbmtl", "parents": parents, "width": 4}), LAYOUT)
-    assert isinstance(cascade, Dbmtl)
-    read = [some_inputs(), some_inputs() + 1, some_inputs() - 1]
-    own = {task: cascade.projections.named(task)(inputs) for task, inputs in zip(TASKS, read, strict=True)}
-    like = cascade.joints.named("like")(torch.cat([own["like"], own["click"]], dim=1))
-    last = cascade.joints.named("a.b")(torch.cat([own["a.b"], like, own["click"]], dim=1))
-    for found, expected in zip(cascade(read), [own["click"], like, last], strict=True):
-        assert_close(found, expected)
-        assert found.shape == (6, 4)
-    alone = build_cascade(model_config(cascade={"kind": "dbmtl", "parents": {"like": ["click"]}, "width": 4}), LAYOUT)
-    assert alone(read)[2] is read[2]
-    assert [layout.width for layout in alone.layouts] == [4, 4, LAYOUT.width]
-
-
-def test_a_tower_of_dbmtl_learns_through_its_parents() -> None:
-    config = make_config("dbmtl")  # like depends on share
-    ranker = make_ranker(config)
-    ranker(make_batch(config)).logits[:, 0].sum().backward()
-    assert isinstance(ranker.cascade, Dbmtl)
-    assert all(parameter.grad is not None for parameter in ranker.cascade.projections.named("share").parameters())

@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from model.kinds import make_batch, make_config, make_ranker
+from model.rankers import make_batch, make_config, make_ranker
 from pydantic import TypeAdapter, ValidationError
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
@@ -119,6 +119,24 @@ def test_a_residual_layer_adds_its_input() -> None:
     first, last = (layer for layer in mlp.modules() if isinstance(layer, nn.Linear))
     hidden = first(inputs).tanh()
     assert_close(mlp(inputs), hidden + last(hidden).tanh())
+
+
+def test_dropout_has_a_rate_for_each_layer_with_a_relu() -> None:
+    for settings, rates in (
+        ({"dropout": {"rates": [0.1, 0.0]}}, [0.1, 0.0]),
+        ({"dropout": {"rates": [0.1, 0.0, 0.3]}, "final_layer_activation": True}, [0.1, 0.0, 0.3]),
+        ({"dropout": {"rate": 0.2}}, [0.2, 0.2]),
+        ({"dropout": {}, "final_layer_activation": True}, [0.1, 0.1, 0.1]),
+        ({}, []),
+    ):
+        layers = network(layer_sizes=[8, 6, 4], **settings).modules()
+        assert [layer.p for layer in layers if isinstance(layer, nn.Dropout)] == rates
+
+
+def test_a_tower_has_a_rate_for_each_hidden_layer() -> None:
+    settings = {"kind": "mlp", "layer_sizes": [8, 6], "dropout": {"rates": [0.1, 0.3]}}
+    tower = Tower(TaskConfig.model_validate({"tower": settings}), InputLayout.of_numbers(5))
+    assert [layer.p for layer in tower.modules() if isinstance(layer, nn.Dropout)] == [0.1, 0.3]
 
 
 def test_dropout_before_the_linear_drops_its_inputs() -> None:

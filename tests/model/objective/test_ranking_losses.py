@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from model.kinds import make_batch, make_config, make_ranker
+from model.rankers import make_batch, make_config, make_ranker
 from torch import Tensor
 from torch.testing import assert_close
 

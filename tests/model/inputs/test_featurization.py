@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from model.kinds import make_batch, make_ranker
+from model.rankers import make_batch, make_ranker
 from support import feed_config, feed_values, write_feed
 from torch import Tensor
 from torch.testing import assert_close

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from model.kinds import make_config, make_ranker
+from model.rankers import make_config, make_ranker
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from model.kinds import OTHERS, make_batch, make_config, make_ranker
+from model.kinds import OTHERS
+from model.rankers import make_batch, make_config, make_ranker
 from pydantic import TypeAdapter
 from support import feed_values
 from torch import Tensor

@@ -4,7 +4,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model.kinds import ENCODERS, make_batch, make_config, make_ranker
+from model.histories.rows import LENGTH, WIDTH, ages_of, make_rows
+from model.kinds import ENCODERS
+from model.rankers import make_batch, make_config, make_ranker
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -15,7 +17,6 @@ from recap.model.histories.din import Din
 from recap.model.histories.transformer import Transformer
 from recap.model.ranker import Ranker
 
-WIDTH, LENGTH = 4, 6
 SEEDS = st.integers(0, 10_000)
 
 
@@ -23,23 +24,6 @@ def make_encoder(name: str, max_length: int = LENGTH) -> HistoryEncoder:
     torch.manual_seed(1)
     encoder = HistoryModelConfig.model_validate({"encoder": ENCODERS[name]}).encoder
     return build_history_encoder(encoder, WIDTH, max_length, row_width=WIDTH).eval()
-
-
-def make_rows(seed: int, rows: int = 5, length: int = LENGTH) -> tuple[Tensor, Tensor, Tensor]:
-    """Events, lengths (one 0, one maximal) and candidates."""
-    random = torch.Generator().manual_seed(seed)
-    lengths = torch.randint(0, length + 1, (rows,), generator=random)
-    lengths[0], lengths[1] = 0, length
-    return (
-        torch.randn(rows, length, WIDTH, generator=random),
-        lengths,
-        torch.randn(rows, WIDTH, generator=random),
-    )
-
-
-def ages_of(events: Tensor) -> Tensor:
-    """An age for each event, in seconds; [B, L, E] → [B, L]."""
-    return 1e4 * events[..., 0].abs()
 
 
 @pytest.fixture(params=ENCODERS)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from model.kinds import make_batch, make_config
+from model.rankers import make_batch, make_config
 from support import Recorder, feed_config, write_feed
 from torch.testing import assert_close
 from training.runs import assert_same_run, interrupt

@@ -7,8 +7,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model.kinds import ENCODERS, make_batch, make_config, make_ranker
-from model.test_histories import LENGTH, WIDTH, ages_of, make_rows
+from model.histories.rows import LENGTH, WIDTH, ages_of, make_rows
+from model.kinds import ENCODERS
+from model.rankers import make_batch, make_config, make_ranker
 from torch import Tensor
 from torch.nn.functional import layer_norm, silu
 from torch.testing import assert_close
