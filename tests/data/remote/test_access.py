@@ -1,17 +1,22 @@
 """Tokens, TLS and mTLS between data servers and their clients: who gets rows, and what the others are told."""
 
+import gc
 import os
 import re
+import socket
+import struct
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
 from data.remote.serving import config_with, readers_of, stream_of
 from serving.certificates import Authority, Pair
 
+from recap.config.data import ServiceConfig
 from recap.data.open import open_sources
-from recap.data.remote.access import Access
+from recap.data.remote.access import Access, Identity
 from recap.data.remote.server import DataServer
 from recap.data.stream.source import Source
 from recap.errors import ConfigError, InputError
@@ -98,6 +103,25 @@ def test_tls_needs_the_same_authorities_at_both_ends(
         with pytest.raises(InputError, match=f"cannot connect to 127.0.0.1:{served.port}: {problem}") as caught:
             rows_of(feed, served, **readers)
         assert caught.value.exit_code == 2
+
+
+def test_a_server_that_resets_every_connection_says_nothing_about_tls_and_leaves_no_socket_open() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        identity = Identity(ServiceConfig(kind="service", address=[address]))
+
+        def reset(times: int) -> None:
+            for _ in range(times):
+                connected = server.accept()[0]
+                connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                connected.close()
+
+        tries = 200  # a reset just after the connection is one in a hundred
+        resets = Thread(target=reset, args=(tries,))
+        resets.start()
+        assert {identity.tls_problem(address) for _ in range(tries)} == {None}
+        resets.join()
+    gc.collect()  # an open socket warns when it is freed
 
 
 @pytest.mark.parametrize(

@@ -153,12 +153,13 @@ class Identity:
         host, _, port = address.rpartition(":")
         host, answer = host.strip("[]"), b""
         try:
-            with (
-                socket.create_connection((host, int(port)), _CONNECT_SECONDS) as connected,
-                self._context().wrap_socket(connected, server_hostname=host) as encrypted,
-                suppress(ssl.SSLError, ConnectionError),
-            ):
-                answer = encrypted.recv(1)  # of HTTP/2, whose server starts; empty if it refuses this client
+            family, kind, _, _, place = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)[0]
+            # Wrapped before it connects, since `wrap_socket` does not close a connection that was just reset.
+            with self._context().wrap_socket(socket.socket(family, kind), server_hostname=host) as encrypted:
+                encrypted.settimeout(_CONNECT_SECONDS)
+                encrypted.connect(place)
+                with suppress(ssl.SSLError, ConnectionError):
+                    answer = encrypted.recv(1)  # of HTTP/2, whose server starts; empty if it refuses this client
         except ssl.SSLCertVerificationError as error:
             return f"its certificate is not trusted ({error.verify_message}); check readers.server_ca and the host name"
         except ssl.SSLError:
