@@ -1,6 +1,7 @@
 """Boards: which runs are trained, which are not trained again, what fails, and what the page shows."""
 
 import json
+import shutil
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -167,6 +168,36 @@ def test_a_row_whose_configuration_changed_is_to_be_renamed_or_trained_again(fee
     )
 
 
+def test_a_run_is_evaluated_again_on_other_data(feed: Path, tmp_path: Path) -> None:
+    file = write_board(feed, tmp_path, rows={"a": ROWS["MaskNet"]}, seeds=[0], floors={})
+    before = shown(file, Recorder())
+    text = (tmp_path / "ranker.yaml").read_text()
+    (tmp_path / "ranker.yaml").write_text(text.replace("validation/*.parquet", "train/part-0.parquet"))
+    again = Recorder()
+    assert table(shown(file, again), "AUC")["a"] != table(before, "AUC")["a"]
+    (tmp_path / "ranker.yaml").write_text(text)
+    assert shown(file, again) == before
+    assert again.steps == []
+
+
+def test_the_record_of_a_run_whose_folder_was_deleted_is_forgotten(feed: Path, tmp_path: Path) -> None:
+    def stop() -> None:
+        raise Interrupted(2, 1)
+
+    file = write_board(feed, tmp_path, rows={"a": ROWS["MaskNet"]}, seeds=[0])
+    shown(file, Recorder())
+    (job,) = load_plan(file).jobs
+    assert job.is_finished
+    shutil.rmtree(job.folder)
+    assert not job.is_finished
+    recorder = Recorder()
+    recorder.after_step = {1: stop}
+    with pytest.raises(Interrupted):
+        shown(file, recorder)
+    assert job.folder.exists()
+    assert not job.is_finished
+
+
 def test_finished_runs_do_not_need_their_training_data(feed: Path, tmp_path: Path) -> None:
     absent = {"config": "ranker.yaml", "overrides": ["train_data.source.inputs=absent/*.parquet"]}
     file = write_board(feed, tmp_path, rows={"a": absent})
@@ -175,6 +206,7 @@ def test_finished_runs_do_not_need_their_training_data(feed: Path, tmp_path: Pat
             load_plan(file)
         (tmp_path / "runs" / "records").mkdir(parents=True, exist_ok=True)
         (tmp_path / "runs" / "records" / f"a-{seed}.json").touch()
+        (tmp_path / "runs" / f"a-{seed}").mkdir()
     assert len(load_plan(file).jobs) == 2
 
 
@@ -223,6 +255,10 @@ def test_two_processes_do_not_run_a_board_at_once(feed: Path, tmp_path: Path) ->
             r"rows.a: its configuration cannot be used:\n.*absent.yaml: .*read",
         ),
         ({"rows": {"a|b": {"config": "ranker.yaml"}}}, r"at most 100 characters, without \| and line breaks"),
+        (
+            {"rows": {"a": {"config": "ranker.yaml", "overrides": ["model={}", "training.seed=3"]}}},
+            r"rows.a.overrides.1: training.seed is set by seeds of the board; remove it",
+        ),
         ({"seed": 1}, r"board.yaml:\d+:1: seed: 'seed' is unknown.*Did you mean 'seeds'"),
         (
             {"rows": {"a b": {"config": "ranker.yaml"}, "a_b": {"config": "ranker.yaml"}}},

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from recap.boards.chart import chart
-from recap.boards.page import values_table
+from recap.boards.page import difference_text, values_table
 from recap.boards.record import Record, training_pace
-from recap.boards.results import Finished, Results, RowResults, change, changes
+from recap.boards.results import Change, Finished, Results, RowResults, change, changes
 from recap.config.evaluation.board import BoardConfig
 from recap.evaluation.metrics.estimate import Estimate, difference
 from recap.evaluation.result import SplitResult
@@ -87,6 +87,14 @@ def test_the_mean_may_be_of_some_tasks() -> None:
 
 def test_rows_that_were_evaluated_on_other_data_are_not_compared() -> None:
     assert changes(BOARD, row((0.5, 0.7)), row((0.5, 0.7), rows="y"), "auc") is None
+
+
+def test_a_difference_without_an_interval_is_a_number() -> None:
+    change = Change(0.0123, math.nan, math.nan)
+    assert not change.is_certain
+    assert difference_text("auc", change) == "+0.0123"
+    assert difference_text("auc", Change(math.nan, math.nan, math.nan)) == difference_text("auc", None) == "-"
+    assert difference_text("auc", Change(0.2, 0.1, 0.3)) == "**+0.2000 [+0.1000, +0.3000]**"
 
 
 def test_the_time_of_training_is_that_of_its_steps() -> None:

@@ -109,7 +109,7 @@ def _differences(board: BoardConfig, results: Results, metric: str, baseline: st
     for name, row in results.rows.items():
         of_row = _changes(board, results, metric, name)
         if of_row is not None:
-            lines.append(_line([name, *(_difference(metric, of_row.get(column)) for column in columns)]))
+            lines.append(_line([name, *(difference_text(metric, of_row.get(column)) for column in columns)]))
         elif name != baseline and row.finished and results.rows[baseline].finished:
             lines.append(_line([name, "evaluated on other rows", *("" for _ in columns[1:])]))
     if not lines:
@@ -125,12 +125,15 @@ def _only_users(results: Results) -> str:
     return "" if any(len(row.finished) > 1 for row in results.rows.values()) else " (one seed: over users alone)"
 
 
-def _difference(metric: str, change: Change | None) -> str:
+def difference_text(metric: str, change: Change | None) -> str:
+    """`value [low, high]`, bold if the interval excludes 0; the value alone if it has no interval."""
     if change is None or math.isnan(change.value):
         return "-"
     value, low, high = (
         format(number, f"+{SPECS[metric].format}") for number in (change.value, change.low, change.high)
     )
+    if math.isnan(change.low):  # of a single bucket of users
+        return value
     text = f"{value} [{low}, {high}]"
     return f"**{text}**" if change.is_certain else text
 

@@ -36,6 +36,11 @@ class Job:
         return Path(self.config.training.save_dir)
 
     @property
+    def is_finished(self) -> bool:
+        """Whether it has a record, and its folder was not deleted."""
+        return self.record.exists() and self.folder.exists()
+
+    @property
     def name(self) -> str:
         """The row and the seed, for messages."""
         return f"{self.row}, seed {self.seed}"
@@ -125,7 +130,7 @@ def _missing_data(board: BoardConfig, jobs: list[Job]) -> Iterator[tuple[KeyPath
     looked: set[str] = set()
     for job in jobs:
         sets = {"train_data": job.config.train_data, board.split: job.config.validation_data[board.split]}
-        for name, data in () if job.record.exists() else sets.items():
+        for name, data in () if job.is_finished else sets.items():
             inputs = data.source.inputs
             if repr(inputs) not in looked:
                 looked.add(repr(inputs))

@@ -28,6 +28,8 @@ class Record:
     """None if it was not this board that trained it."""
     note: str = ""
     """What a reader should know of it, such as how it was tuned."""
+    evaluated: str | None = None
+    """A digest of what its evaluation depends on besides the model; None in records of an earlier recap."""
 
     @classmethod
     def read(cls, file: Path) -> Self | None:

@@ -1,8 +1,10 @@
 """`recap board`: trains and evaluates the unfinished runs of a board, and writes its page after each."""
 
 import gc
+import json
 from dataclasses import replace
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 
 from recap.boards.chart import write_chart
@@ -15,9 +17,11 @@ from recap.boards.rivals import predict
 from recap.boards.rivals.predictions import PREDICTIONS_FILE, evaluate_predictions
 from recap.config.evaluation.board import BoardConfig
 from recap.config.file.environment import hide
+from recap.config.file.load import stored_values
 from recap.config.recap import RecapConfig
 from recap.data.tools.outputs import check_folder
 from recap.errors import ChangedRun, CheckpointError, InputError, Interrupted, RecapError
+from recap.evaluation.asked import FREE_FEATURES
 from recap.evaluation.result import EvaluationReport, SplitResult
 from recap.evaluation.run import evaluate_run
 from recap.model.directory import open_model
@@ -43,9 +47,9 @@ def run_board(plan: Plan, folder: Path, reporter: Reporter, command: str) -> Res
     results = Results({name: RowResults() for name in plan.config.rows}, len(plan.jobs))
     environment = Environment.here(plan.file)
     with locked(records, "another process runs a board in this folder; wait for it, or choose other runs"):
-        jobs = sorted(plan.jobs, key=lambda job: not job.record.exists())  # what is there first, so no page lacks it
+        jobs = sorted(plan.jobs, key=lambda job: not job.is_finished)  # what is there first, so no page lacks it
         for number, job in enumerate(jobs, start=1):
-            is_new = not job.record.exists()
+            is_new = not job.is_finished
             reporter.say(f"{job.name} ({number} of {len(jobs)})")
             row = results.rows[job.row]
             try:
@@ -55,7 +59,7 @@ def run_board(plan: Plan, folder: Path, reporter: Reporter, command: str) -> Res
             except Exception as error:  # one run must not end a night of runs
                 reason = str(error) if isinstance(error, RecapError) else f"{type(error).__name__}: {error}"
                 row.failed[job.seed] = hide(reason)
-                reporter.say(f"failed: {reason}")
+                reporter.say(f"failed: {row.failed[job.seed]}")
             if is_new or number == len(jobs):
                 _write(plan, results, folder, command)
             gc.collect()  # free the model of the run before the next one is built
@@ -70,6 +74,8 @@ def _write(plan: Plan, results: Results, folder: Path, command: str) -> None:
 
 def _finished(board: BoardConfig, job: Job, environment: Environment, reporter: Reporter) -> Finished:
     """Train and evaluate one run, as far as that is not done yet."""
+    if not job.folder.exists():
+        job.record.unlink(missing_ok=True)  # of a run that was deleted, which must not pass for that of a new one
     before = Record.read(job.record)
     if job.rival is None:
         record, is_new = _trained(board, job, before, environment, reporter)
@@ -77,8 +83,9 @@ def _finished(board: BoardConfig, job: Job, environment: Environment, reporter: 
         new = predict(job, board.split, board.tasks, board.metrics[0], reporter.say)
         record, is_new = _at(new, environment) if new is not None else before or Record(PREDICTIONS), new is not None
     file = job.record.with_suffix(".evaluation.json")
-    if is_new:
-        file.unlink(missing_ok=True)  # of an earlier run of this name
+    record = replace(record, evaluated=_evaluated_by(board, job.config))
+    if is_new or before is None or before.evaluated not in (None, record.evaluated):
+        file.unlink(missing_ok=True)  # of an earlier run of this name, or of other data
     if record != before:
         record.write(job.record)
     result = _evaluated_before(file, board, record.model)
@@ -139,6 +146,14 @@ def _evaluated(board: BoardConfig, job: Job, record: Record, file: Path, say: Sa
         return result
     step = int(record.model.removeprefix("step_"))
     return evaluate_run(config, Run(job.folder).path, board.split, step, say, output=file).splits[board.split]
+
+
+def _evaluated_by(board: BoardConfig, config: RecapConfig) -> str:
+    """A digest of what an evaluation reads of a configuration."""
+    values = stored_values(_of_board(board, config))  # without nulls
+    read = [values["validation_data"][board.split], values["which_metrics"], values["metrics"]]
+    read += [values["training"]["num_eval_steps"], *(values["features"].get(name) for name in FREE_FEATURES)]
+    return sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()
 
 
 def _of_board(board: BoardConfig, config: RecapConfig) -> RecapConfig:

@@ -40,6 +40,10 @@ class CommandConfig(BaseConfig):
 RivalConfig = Annotated[LightgbmConfig | CommandConfig, Field(discriminator="kind")]
 
 
+_SET_BY_THE_BOARD = {"training.seed": "seeds", "training.save_dir": "runs"}
+"""Key of a configuration → the field of a board that sets it for each run."""
+
+
 class RowConfig(BaseConfig):
     """A configuration of the board, or another program that is given its data."""
 
@@ -51,6 +55,15 @@ class RowConfig(BaseConfig):
     """`section.key=value`, as on the command line."""
     rival: RivalConfig | None = None
     """Who learns from the data of `config` instead of its model. Optional; default: its model."""
+
+    def checks(self) -> tuple[Check, ...]:
+        return (self._leaves_the_run_to_the_board,)
+
+    def _leaves_the_run_to_the_board(self) -> Problems:
+        for index, override in enumerate(self.overrides):
+            key = override.partition("=")[0].strip()
+            if key in _SET_BY_THE_BOARD:
+                yield ("overrides", index), f"{key} is set by {_SET_BY_THE_BOARD[key]} of the board; remove it"
 
 
 Floors = dict[Name, dict[Name, dict[Name, float]]]
