@@ -12,7 +12,6 @@ from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner
 from support import feed_values
 
 from recap.config.file.load import Template, load_config
-from recap.config.training import TrainingConfig
 from recap.config.tuning import HyperbandPruningConfig, MedianPruningConfig, TuningConfig
 from recap.errors import ConfigError
 from recap.tuning.space import SearchSpace
@@ -184,14 +183,18 @@ def test_a_value_at_an_edge_is_named_unless_there_is_nothing_beyond() -> None:
 
 
 def test_pruning_compares_optimizer_steps() -> None:
-    training = TrainingConfig(num_train_steps=900, eval_log_every_n=100)
+    config = load_config(BASE, ["training.num_train_steps=900", "training.eval_log_every_n=100"])
     space: Any = {RATE: {"range": [0.0, 1.0]}}
     median = TuningConfig(space=space, pruning=MedianPruningConfig(full_trials=2, warmup_steps=50))
     hyperband = TuningConfig(space=space, pruning=HyperbandPruningConfig(kind="hyperband", factor=2))
-    pruner = build_pruner(training, median)
+    pruner = build_pruner(config, median)
     assert isinstance(pruner, MedianPruner)
     assert (pruner._n_startup_trials, pruner._n_warmup_steps) == (2, 50)
-    pruner = build_pruner(training, hyperband)
+    pruner = build_pruner(config, hyperband)
     assert isinstance(pruner, HyperbandPruner)
     assert (pruner._min_resource, pruner._max_resource, pruner._reduction_factor) == (100, 900, 2)
-    assert isinstance(build_pruner(training, TuningConfig(space=space, pruning=None)), NopPruner)
+    epochs = load_config(BASE, ["train_data.num_epochs=2", "training.eval_log_every_n=100"])
+    pruner = build_pruner(epochs, hyperband)  # the default of num_train_steps is no length
+    assert isinstance(pruner, HyperbandPruner)
+    assert (pruner._min_resource, pruner._max_resource) == (100, "auto")
+    assert isinstance(build_pruner(config, TuningConfig(space=space, pruning=None)), NopPruner)

@@ -2,6 +2,7 @@
 
 import csv
 import multiprocessing
+import re
 import signal
 from collections.abc import Mapping
 from dataclasses import replace
@@ -114,6 +115,32 @@ def test_the_best_configuration_can_be_trained_and_only_its_run_has_checkpoints(
     with_checkpoints = [path.parent.name for path in (folder / "study" / "trials").glob("*/checkpoints")]
     assert with_checkpoints == [f"{best.number:04d}"]
     assert Run(folder / "study" / "trials" / with_checkpoints[0]).best is not None
+
+
+def test_what_a_killed_process_did_not_write_is_written_by_the_next(finished: tuple[Path, list[Tried]]) -> None:
+    folder, trials = finished
+    study = folder / "study"
+    best = min(trials, key=lambda trial: trial.value or 0.0)
+    written = {name: (study / name).read_text() for name in (BEST, TABLE)}
+    left = Run(study / "trials" / f"{1 - min(best.number, 1):04d}").checkpoints_folder
+    left.mkdir()
+    for name in written:
+        (study / name).unlink()
+    search(folder / "ranker.yaml", study, 3, progress=Progress(began=pytest.fail))
+    assert {name: (study / name).read_text() for name in written} == written
+    assert not left.exists()
+
+
+def test_watched_tasks_with_few_positives_are_named(finished: tuple[Path, list[Tried]]) -> None:
+    folder, _ = finished
+    output, _ = invoke(folder / "ranker.yaml", "--trials", 3, "--output", folder / "study")
+    lines = [line for line in output.splitlines() if "partly luck" in line]
+    assert [line.split(" has ")[0] for line in lines] == ["warning: like", "warning: share"]
+    assert re.search(
+        r" has \d+ positives in validation, so its log_loss is partly luck, and so is the best trial; leave it out of "
+        r"training\.watch\.tasks, or evaluate more rows$",
+        lines[1],
+    )
 
 
 def test_the_table_lists_every_trial(finished: tuple[Path, list[Tried]]) -> None:

@@ -20,7 +20,7 @@ from recap.config.file.diff import check_unchanged
 from recap.config.file.load import dump_config
 from recap.config.file.yaml import render_inline
 from recap.config.recap import RecapConfig
-from recap.config.training import TrainingConfig, WatchConfig
+from recap.config.training import WatchConfig
 from recap.config.tuning import HyperbandPruningConfig, MedianPruningConfig, RangeConfig, TuningConfig
 from recap.errors import InputError
 from recap.runs import Run
@@ -35,6 +35,9 @@ _FREE = (
     ("train_data", "readers"),
 )
 """What may change in the configuration of a study: no value of a trial depends on it."""
+FEW = 200
+"""Positives or negatives below which the difference of two trials is mostly noise: the standard error of an AUC of 0.8
+is then about 0.02 (Hanley & McNeil, Radiology 1982)."""
 _NAME = "recap"
 """The name of the study in the journal."""
 
@@ -88,14 +91,13 @@ class Study:
         self._distributions = distributions(space)
         self._study = optuna.create_study(
             storage=optuna.storages.JournalStorage(JournalFileBackend(str(folder / JOURNAL))),
-            pruner=build_pruner(config.training, self.tuning),
+            pruner=build_pruner(config, self.tuning),
             study_name=_NAME,
             direction="minimize" if self.lower_is_better else "maximize",
             load_if_exists=True,
         )
         if not self._all() and (written := space.written()) is not None:
             self._study.enqueue_trial(dict(written))
-        self._best = self.best
 
     def begun(self) -> int:
         """The number of trials that have values."""
@@ -117,8 +119,7 @@ class Study:
 
         Raises ConfigError if the values do not fit together.
         """
-        run = self.folder / TRIALS / f"{trial.number:04d}"
-        fixed = {"training.save_dir": str(run), "training.checkpoint_max_to_keep": 1}
+        fixed = {"training.save_dir": str(self._run(trial.number).path), "training.checkpoint_max_to_keep": 1}
         config, split = self.space.config(trial.params, fixed), self.watch.split
         alone = config.model_copy(update={"validation_data": {split: config.validation_data[split]}, "tuning": None})
         alone.remember_secrets(
@@ -141,7 +142,7 @@ class Study:
         trial.set_user_attr("seconds", self._frozen(trial).user_attrs.get("seconds", 0.0) + seconds)
 
     def end(self, trial: optuna.Trial, end: End) -> Tried:
-        """Record how a trial ended, write the table and the best configuration, and delete checkpoints but the best."""
+        """Record how a trial ended, and write what follows from it."""
         state, steps, reason = end
         values = self._frozen(trial).intermediate_values
         if state == "complete" and not values:
@@ -159,15 +160,21 @@ class Study:
                 raise AssertionError("the trial has not ended")
             case _:
                 assert_never(state)
-        tried = self._tried(self._frozen(trial))
-        before, self._best = self._best, self.best
-        for number in {trial.number, *(() if before is None else (before.number,))}:
-            if self._best is None or number != self._best.number:
-                self._delete_checkpoints(number)
-        if self._best is not None and self._best != before:
-            self._write_best(self._best)
-        self.write_table()
-        return tried
+        self.write()
+        return self._tried(self._frozen(trial))
+
+    def write(self) -> None:
+        """Write the table and the best configuration, and delete the checkpoints of all ended trials but the best.
+
+        All of it each time, for a process may have been killed in the middle.
+        """
+        best = self.best
+        for trial in self.trials:
+            if trial.state != "interrupted" and (best is None or trial.number != best.number):
+                self._delete_checkpoints(trial.number)
+        if best is not None:
+            self._write_best(best)
+        self._write_table()
 
     @property
     def trials(self) -> list[Tried]:
@@ -186,7 +193,32 @@ class Study:
         trial = None if self.best is None else self._all()[self.best.number]
         return [] if trial is None else list(self.space.edges(trial.params))
 
-    def write_table(self) -> None:
+    def rare_tasks(self) -> list[str]:
+        """A warning for each watched task with few positives or negatives, as the first evaluation counted them."""
+        for trial in self.trials:
+            counted = {record["task"]: record for record in self._run(trial.number).metrics if self._is_watched(record)}
+            if counted:
+                return [text for task, record in counted.items() for text in self._rare(task, record)]
+        return []
+
+    def _is_watched(self, record: Mapping[str, Any]) -> bool:
+        """Whether a record is that of a watched task."""
+        is_watched = not self.watch.tasks or record.get("task") in self.watch.tasks
+        return is_watched and record.get("split") == self.watch.split and self.watch.metric in record
+
+    def _rare(self, task: str, record: Mapping[str, Any]) -> Iterator[str]:
+        positives = record.get("positives")  # none of a regression
+        if positives is None or min(positives, record["count"] - positives) >= FEW:
+            return
+        noun, count = min(
+            ("positives", positives), ("negatives", record["count"] - positives), key=lambda pair: pair[1]
+        )
+        yield (
+            f"{task} has {count:,.0f} {noun} in {self.watch.split}, so its {self.watch.metric} is partly luck, and so "
+            "is the best trial; leave it out of training.watch.tasks, or evaluate more rows"
+        )
+
+    def _write_table(self) -> None:
         """Write all trials as CSV."""
         text, keys = io.StringIO(), list(self.space.values)
         table = csv.writer(text, lineterminator="\n")
@@ -209,8 +241,11 @@ class Study:
         text = dump_config(config.model_copy(update={"tuning": None}), comments)
         replace_text(self.folder / BEST, head + text)
 
+    def _run(self, number: int) -> Run:
+        return Run(self.folder / TRIALS / f"{number:04d}")
+
     def _delete_checkpoints(self, number: int) -> None:
-        folder = Run(self.folder / TRIALS / f"{number:04d}").checkpoints_folder
+        folder = self._run(number).checkpoints_folder
         if folder.exists():
             remove_directory(folder)
 
@@ -257,7 +292,7 @@ def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
     return drawn
 
 
-def build_pruner(training: TrainingConfig, tuning: TuningConfig) -> BasePruner:
+def build_pruner(config: RecapConfig, tuning: TuningConfig) -> BasePruner:
     """What ends trials early. Resources are optimizer steps."""
     match tuning.pruning:
         case None:
@@ -265,8 +300,10 @@ def build_pruner(training: TrainingConfig, tuning: TuningConfig) -> BasePruner:
         case MedianPruningConfig(full_trials=full, warmup_steps=warmup):
             return MedianPruner(n_startup_trials=full, n_warmup_steps=warmup)
         case HyperbandPruningConfig(factor=factor):
-            steps = training.num_train_steps
-            return HyperbandPruner(min(training.eval_log_every_n or steps, steps), steps, factor)
+            steps, every = config.training.num_train_steps, config.training.eval_log_every_n
+            if config.train_data.num_epochs is not None:  # whose steps the first complete trial tells
+                return HyperbandPruner(every or steps, "auto", factor)
+            return HyperbandPruner(min(every or steps, steps), steps, factor)
         case _:
             assert_never(tuning.pruning)
 

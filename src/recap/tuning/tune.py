@@ -44,8 +44,9 @@ def tune(study: Study, trials: int, jobs: int, progress: Progress) -> None:
     CommandStopped after a signal: the trials save their step, and the next call continues them.
     """
     with collected_signals() as signals:
+        study.write()  # what a killed process did not write
         _Search(study, jobs, progress, signals).run(trials)
-        study.write_table()  # with the trials that were stopped
+        study.write()  # with the trials that were stopped
         ended = [trial for trial in study.trials if trial.state != "interrupted"]
         if signals:
             raise CommandStopped(
