@@ -86,42 +86,49 @@ def diff(
         print(line)
 
 
+MoreFiles = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="FILE", help="More data files, after --from-data.", show_default=False),
+]
+FromData = Annotated[
+    list[str] | None,
+    typer.Option("--from-data", metavar="FILE", help="Data file, or a glob, whose columns become features and labels."),
+]
+Labels = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--label",
+        metavar="COLUMN[:KIND]",
+        help="Label column, in addition to those named like an engagement. KIND: binary (0 or 1; default), "
+        "regression (a number), or at_least=NUMBER (1 from that number on). May be repeated.",
+        show_default=False,
+    ),
+]
+User = Annotated[str | None, typer.Option(metavar="COLUMN", help="User column; default: by name.")]
+Item = Annotated[
+    str | None, typer.Option(metavar="COLUMN", help="Item column, copied to the predictions; default: by name.")
+]
+Time = Annotated[str | None, typer.Option(metavar="COLUMN", help="Time column; default: by name and type.")]
+Validation = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILES|last-day|SHARE",
+        help="Validation data: other files, or the latest rows by time, of the last day or a share such as 0.1. "
+        "Rows are split into two new Parquet files in the folder data beside --output.",
+        show_default=False,
+    ),
+]
+
+
 @app.command()
 def new(
-    files: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="FILE", help="More data files, after --from-data.", show_default=False),
-    ] = None,
-    from_data: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--from-data", metavar="FILE", help="Data file, or a glob, whose columns become features and labels."
-        ),
-    ] = None,
-    label: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--label",
-            metavar="COLUMN[:KIND]",
-            help="Label column, in addition to those named like an engagement. KIND: binary (0 or 1; default), "
-            "regression (a number), or at_least=NUMBER (1 from that number on). May be repeated.",
-            show_default=False,
-        ),
-    ] = None,
-    user: Annotated[str | None, typer.Option(metavar="COLUMN", help="User column; default: by name.")] = None,
-    item: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help="Item column, copied to the predictions; default: by name.")
-    ] = None,
-    time: Annotated[str | None, typer.Option(metavar="COLUMN", help="Time column; default: by name and type.")] = None,
-    validation: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILES|last-day|SHARE",
-            help="Validation data: other files, or the latest rows by time, of the last day or a share such as 0.1. "
-            "Rows are split into two new Parquet files in the folder data beside --output.",
-            show_default=False,
-        ),
-    ] = None,
+    files: MoreFiles = None,
+    from_data: FromData = None,
+    label: Labels = None,
+    user: User = None,
+    item: Item = None,
+    time: Time = None,
+    validation: Validation = None,
     schema_file: SchemaFile = None,
     output: Output = None,
     overwrite: Overwrite = False,

@@ -64,6 +64,10 @@ SetFiles = Annotated[
     ),
 ]
 
+Inputs = Annotated[
+    list[str], typer.Argument(metavar="INPUT", help="Files, URLs, or globs of them.", show_default=False)
+]
+
 SchemaFile = Annotated[
     str | None,
     typer.Option(

@@ -14,59 +14,64 @@ if TYPE_CHECKING:
     from recap.cli.terminal.console import Console
 
 
+First = Annotated[
+    int | None,
+    typer.Option(
+        "--first", metavar="N", help="Windows to train on before the first evaluation; default: 1.", show_default=False
+    ),
+]
+Mode = Annotated[
+    str | None,
+    typer.Option(
+        "--mode",
+        metavar="MODE",
+        help="retrain: a new model on all earlier windows (default); continue: the last model, on the new ones.",
+        show_default=False,
+    ),
+]
+Window = Annotated[
+    str | None, typer.Option("--window", metavar="UNIT", help="day, hour or file; default: day.", show_default=False)
+]
+Gap = Annotated[
+    int | None,
+    typer.Option("--gap", metavar="N", help="Windows between training and evaluation; default: 0.", show_default=False),
+]
+Holdout = Annotated[
+    int | None,
+    typer.Option(
+        "--holdout", metavar="K", help="Windows at the end that no fold reads; default: 0.", show_default=False
+    ),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        metavar="DIR",
+        help="Folder to write to; default: training.save_dir with -backtest behind it.",
+        show_default=False,
+    ),
+]
+HoldoutFinal = Annotated[
+    bool, typer.Option("--holdout-final", help="Then evaluate the last model on the hold-out, once.")
+]
+Again = Annotated[
+    bool, typer.Option("--again", help="With --holdout-final: although it was evaluated before. This is recorded.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print backtest.json instead of a table.")]
+
+
 def backtest(
     config: ConfigFile,
     overrides: Overrides = None,
-    first: Annotated[
-        int | None,
-        typer.Option(
-            "--first",
-            metavar="N",
-            help="Windows to train on before the first evaluation; default: 1.",
-            show_default=False,
-        ),
-    ] = None,
-    mode: Annotated[
-        str | None,
-        typer.Option(
-            "--mode",
-            metavar="MODE",
-            help="retrain: a new model on all earlier windows (default); continue: the last model, on the new ones.",
-            show_default=False,
-        ),
-    ] = None,
-    window: Annotated[
-        str | None,
-        typer.Option("--window", metavar="UNIT", help="day, hour or file; default: day.", show_default=False),
-    ] = None,
-    gap: Annotated[
-        int | None,
-        typer.Option(
-            "--gap", metavar="N", help="Windows between training and evaluation; default: 0.", show_default=False
-        ),
-    ] = None,
-    holdout: Annotated[
-        int | None,
-        typer.Option(
-            "--holdout", metavar="K", help="Windows at the end that no fold reads; default: 0.", show_default=False
-        ),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            metavar="DIR",
-            help="Folder to write to; default: training.save_dir with -backtest behind it.",
-            show_default=False,
-        ),
-    ] = None,
-    holdout_final: Annotated[
-        bool, typer.Option("--holdout-final", help="Then evaluate the last model on the hold-out, once.")
-    ] = False,
-    again: Annotated[
-        bool, typer.Option("--again", help="With --holdout-final: although it was evaluated before. This is recorded.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print backtest.json instead of a table.")] = False,
+    first: First = None,
+    mode: Mode = None,
+    window: Window = None,
+    gap: Gap = None,
+    holdout: Holdout = None,
+    output: Output = None,
+    holdout_final: HoldoutFinal = False,
+    again: Again = False,
+    as_json: AsJson = False,
     set_files: SetFiles = None,
 ) -> None:
     """Evaluate each day by a model that was trained on earlier days only.
