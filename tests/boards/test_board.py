@@ -131,12 +131,11 @@ def test_a_board_may_show_the_best_checkpoint_and_other_metrics(feed: Path, tmp_
     }
     assert "MaskNet" in table(lines, "grouped AUC")
     state = tmp_path / "runs" / "MaskNet-3" / "checkpoints" / "step_00000004" / "state.json"
+    assert lines[-1] == "The best checkpoints were chosen by validation itself, so their values are a little too good."
     assert written["model"] == f"step_{json.loads(state.read_text())['best_step']:08d}"
 
 
-def test_a_run_that_fails_is_shown_and_the_others_go_on(
-    feed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_fails_is_shown_and_the_others_go_on(feed: Path, tmp_path: Path) -> None:
     rows = {
         "without weights": {"config": "ranker.yaml", "overrides": ["training.initial_checkpoint_dir=absent"]},
         "MaskNet": {"config": "ranker.yaml"},

@@ -27,7 +27,7 @@ def page(plan: Plan, results: Results, command: str) -> str:
     if results.missing:
         lines.append(f"Not run yet: {results.missing} of {plural(results.planned, 'run')}.")
     parts += lines
-    parts.append("\n".join([f"Written by `{command}`.", *_environments(results), *_notes(results)]))
+    parts.append("\n".join([f"Written by `{command}`.", *_environments(results), *_choice(plan), *_notes(results)]))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -164,6 +164,16 @@ def _environments(results: Results) -> list[str]:
         time = first if first == last else f"{first} to {last}"
         lines.append(f"{plural(len(finished), 'run')} on {environment}; {time}.")
     return lines
+
+
+def _choice(plan: Plan) -> list[str]:
+    """A remark if the rows that the board shows decided which checkpoints it shows."""
+    watches = [job.config.training.watch for job in plan.jobs if job.rival is None and plan.config.best]
+    if any(watch is not None and watch.split == plan.config.split for watch in watches):
+        return [
+            f"The best checkpoints were chosen by {plan.config.split} itself, so their values are a little too good."
+        ]
+    return []
 
 
 def _notes(results: Results) -> list[str]:
