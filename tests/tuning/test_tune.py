@@ -265,6 +265,20 @@ def test_a_study_of_another_configuration_is_refused(
         pass
 
 
+def test_pruning_trials_of_different_batch_sizes_gets_a_warning(feed: Path, tmp_path: Path) -> None:
+    def warnings(space: Mapping[str, Any], **tuning: Any) -> list[str]:
+        config = load_config(write_config(tmp_path, feed, space, **tuning))
+        assert config.tuning is not None
+        folder = tmp_path / f"study-{len(list(tmp_path.iterdir()))}"
+        with open_study(config, SearchSpace(Template.read(tmp_path / "ranker.yaml"), config.tuning), folder) as study:
+            return study.unequal_steps()
+
+    batches = {BATCH: {"choices": [16, 64]}}
+    (warning,) = warnings(batches)
+    assert warning.startswith("train_data.global_batch_size is tuned, so trials of small batches")
+    assert warnings(batches, pruning=None) == warnings(SPACE) == []
+
+
 def invoke(*arguments: Any) -> tuple[str, BaseException | None]:
     done = CliRunner().invoke(app, ["tune", *map(str, arguments)])
     return done.output, done.exception

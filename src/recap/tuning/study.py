@@ -38,6 +38,7 @@ _FREE = (
 FEW = 200
 """Positives or negatives below which the difference of two trials is mostly noise: the standard error of an AUC of 0.8
 is then about 0.02 (Hanley & McNeil, Radiology 1982)."""
+_ROWS = "train_data.global_batch_size"
 _NAME = "recap"
 """The name of the study in the journal."""
 
@@ -192,6 +193,13 @@ class Study:
         """A warning for each value of the best trial at an edge of its values."""
         trial = None if self.best is None else self._all()[self.best.number]
         return [] if trial is None else list(self.space.edges(trial.params))
+
+    def unequal_steps(self) -> list[str]:
+        """A warning if trials are compared at the same step, which is not the same number of rows in all of them."""
+        if self.tuning.pruning is None or _ROWS not in [key for _, key in self.tuning.searched()]:
+            return []
+        text = "is tuned, so trials of small batches have seen less at a step, and pruning ends them too early"
+        return [f"{_ROWS} {text}; set tuning.pruning: null"]
 
     def rare_tasks(self) -> list[str]:
         """A warning for each watched task with few positives or negatives, as the first evaluation counted them."""

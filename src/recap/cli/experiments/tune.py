@@ -80,6 +80,7 @@ def tune(
             if trial.number == 0:
                 warn(study.rare_tasks())
 
+        warn(study.unequal_steps())
         run(study, trials, jobs, Progress(began, ended))
         console.say("")
         console.show(trial_table(study.trials, watch.metric, lower_is_better=study.lower_is_better))
