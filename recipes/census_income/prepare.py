@@ -1,8 +1,8 @@
 """Census-Income (KDD) → Parquet and vocabularies, as `income.yaml` and `college.yaml` read them.
 
-Categories stay strings, amounts are written unchanged and in buckets, counts as codes and as numbers, and years are
-counted from the first one. The configurations list the features, which depend on their tasks. The survey's weight is
-left out.
+Categories stay strings. Amounts are written unchanged, and either in buckets or, where few values occur, as
+categories; counts as codes and as numbers; years counted from the first one. The configurations list the features,
+which depend on their tasks. The survey's weight is left out.
 """
 
 import argparse
@@ -20,6 +20,10 @@ from recap.storage import atomic_write
 
 LABELS = ("label_income", "label_never_married", "label_college")
 AMOUNTS = ("wage_per_hour", "capital_gains", "capital_losses", "stock_dividends")
+VALUES = ("capital_gains", "capital_losses")
+"""Amounts whose values are also written as categories: few occur, and close ones stand for different incomes."""
+BUCKETS = ("wage_per_hour", "stock_dividends")
+"""Amounts that are also written in buckets."""
 CODES = ("age", "det_ind_code", "det_occ_code", "num_emp", "own_or_self", "vet_benefits", "weeks_worked")
 COUNTS = ("age", "weeks_worked", "num_emp")
 """Codes that are also written as numbers, because their order means something."""
@@ -70,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def prepare(source: Path, output: Path) -> dict[str, int]:
     """Write both splits, and the vocabularies of the training one; split → rows. Raises DataError."""
     tables = {split: _read(source / f"{split}.parquet") for split in SPLITS}
-    for name in CATEGORIES:
+    for name in (*CATEGORIES, *(f"{amount}_value" for amount in VALUES)):
         known = sorted(value for value in tables["train"][name].unique().to_pylist() if value is not None)
         write_table(pa.table({"value": known}), output / "vocabularies" / f"{name}.parquet")
     for split, table in tables.items():
@@ -92,7 +96,8 @@ def _read(path: Path) -> pa.Table:
         raise DataError(f"{path}: not readable as Parquet ({error})") from None
     columns = {name: table[name].cast(pa.int8()) for name in LABELS}
     columns |= {name: table[name].cast(pa.float32()) for name in AMOUNTS}
-    columns |= {f"{name}_bucket": _bucket(table[name]) for name in AMOUNTS}
+    columns |= {f"{name}_bucket": _bucket(table[name]) for name in BUCKETS}
+    columns |= {f"{name}_value": table[name].cast(pa.int32()) for name in VALUES}
     columns |= {name: table[name].cast(pa.int32()) for name in CODES}
     columns |= {f"{name}_number": table[name].cast(pa.float32()) for name in COUNTS}
     columns["year"] = pc.subtract(table["year"], FIRST_YEAR).cast(pa.int32())

@@ -38,9 +38,11 @@ def test_columns_are_written_as_the_configurations_read_them(tmp_path: Path) -> 
     assert census.prepare(write_source(tmp_path / "source"), tmp_path / "out") == {"train": 6, "validation": 4}
     row = pq.read_table(tmp_path / "out" / "train.parquet").to_pylist()[3]
     assert (row["label_income"], row["label_never_married"], row["year"], row["education"]) == (1, 0, 1, "ed1")
-    assert (row["capital_gains"], row["capital_gains_bucket"]) == (15024.0, 111)
+    assert (row["capital_gains"], row["capital_gains_value"], row["wage_per_hour_bucket"]) == (15024.0, 15024, 111)
     assert (row["weeks_worked"], row["weeks_worked_number"]) == (0, 0.0)
     assert pq.read_table(tmp_path / "out" / "vocabularies" / "sex.parquet").to_pydict() == {"value": ["se0", "se1"]}
+    values = pq.read_table(tmp_path / "out" / "vocabularies" / "capital_losses_value.parquet")["value"].to_pylist()
+    assert values == [0, 1, 7688, 15024, 99999]
     buckets = pq.read_table(tmp_path / "out" / "train.parquet")["stock_dividends_bucket"].to_pylist()
     assert buckets == [0, 8, 103, 111, 133, 0]
 
@@ -56,7 +58,7 @@ def test_columns_that_reveal_a_label_are_not_features(pair: str, hidden: str) ->
     assert other <= read
 
 
-@pytest.mark.parametrize("name", ["", "dcn.yaml"])
+@pytest.mark.parametrize("name", ["", "qnn.yaml"])
 @pytest.mark.parametrize("pair", ["income", "college"])
 def test_both_pairs_train_on_the_prepared_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pair: str, name: str
