@@ -89,7 +89,8 @@ def test_the_page_shows_differences_costs_and_where_runs_were_trained(
     finished: tuple[Path, list[str], Recorder],
 ) -> None:
     folder, lines, _ = finished
-    start = next(index for index, line in enumerate(lines) if line.startswith("Difference from MaskNet"))
+    heading = "Difference from MaskNet [95% interval over users and seeds]; bold where the interval excludes 0:"
+    start = lines.index(heading)
     (cells,) = [row for name, row in table(lines[start:], "AUC").items() if name == "an MLP"]
     content = json.loads((folder / "runs" / "board.json").read_text())
     change = content["rows"]["an MLP"]["differences"]["auc"]["like"]
@@ -107,6 +108,12 @@ def test_the_page_shows_differences_costs_and_where_runs_were_trained(
     assert run["environment"]["recap"]
     assert lines[-2].startswith("Written by `recap board board.yaml`.")
     assert lines[-1].startswith("4 runs on ")
+
+
+def test_without_users_and_with_one_seed_the_page_says_so(feed: Path, tmp_path: Path) -> None:
+    rows = {name: {**row, "overrides": ["features.user=null"]} for name, row in ROWS.items()}
+    lines = shown(write_board(feed, tmp_path, baseline="MaskNet", rows=rows, seeds=[0]), Recorder())
+    assert "Difference from MaskNet [95% interval over rows, not seeds]; bold where the interval excludes 0:" in lines
 
 
 def test_only_new_runs_are_trained(feed: Path, finished: tuple[Path, list[str], Recorder]) -> None:

@@ -20,7 +20,7 @@ def page(plan: Plan, results: Results, command: str) -> str:
     for metric in board.metrics:
         parts.append(values_table(board, results, metric))
         if board.baseline is not None:
-            parts.append(_differences(board, results, metric, board.baseline))
+            parts.append(_differences(plan, results, metric, board.baseline))
     if any(row.finished for row in results.rows.values()):
         parts.append(_costs(results))
     lines = [f"Failed: {name}: {shorten(' '.join(reason.split()), 300)}" for name, reason in results.failures.items()]
@@ -103,8 +103,9 @@ def _changes(board: BoardConfig, results: Results, metric: str, name: str) -> di
     return changes(board, row, baseline, metric)
 
 
-def _differences(board: BoardConfig, results: Results, metric: str, baseline: str) -> str:
+def _differences(plan: Plan, results: Results, metric: str, baseline: str) -> str:
     """The table of differences; empty before there is one."""
+    board = plan.config
     columns, lines = columns_of(board), list[str]()
     for name, row in results.rows.items():
         of_row = _changes(board, results, metric, name)
@@ -114,15 +115,11 @@ def _differences(board: BoardConfig, results: Results, metric: str, baseline: st
             lines.append(_line([name, "evaluated on other rows", *("" for _ in columns[1:])]))
     if not lines:
         return ""
-    text = (
-        f"Difference from {baseline} [95% interval over users and seeds]; bold where the interval excludes 0"
-        f"{_only_users(results)}:"
-    )
+    users = "users" if all(job.config.features.user is not None for job in plan.jobs) else "rows"
+    seeds = any(len(row.finished) > 1 for row in results.rows.values())
+    over = f"over {users} and seeds" if seeds else f"over {users}, not seeds"
+    text = f"Difference from {baseline} [95% interval {over}]; bold where the interval excludes 0:"
     return "\n".join([text, "", *_heading([SPECS[metric].title, *columns]), *lines])
-
-
-def _only_users(results: Results) -> str:
-    return "" if any(len(row.finished) > 1 for row in results.rows.values()) else " (one seed: over users alone)"
 
 
 def difference_text(metric: str, change: Change | None) -> str:
