@@ -38,5 +38,14 @@ def forget_secrets() -> Iterator[None]:
     environment._SECRETS.update(before)
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Fail a test that leaves torch with more threads: later tests of its process would sum in another order."""
+    yield
+    left = torch.get_num_threads()
+    torch.set_num_threads(1)
+    assert left == 1, f"the test left torch with {left} threads"
+
+
 settings.register_profile("recap", deadline=None, max_examples=50)  # nothing is timed in a test; CI has limited time
 settings.load_profile("recap")

@@ -67,7 +67,7 @@ def test_rows_that_are_not_finite_stay_so(name: str) -> None:
     assert output[2:].isfinite().all()
 
 
-@pytest.mark.usefixtures("hardware")
+@pytest.mark.usefixtures("hardware", "three_threads")
 @pytest.mark.parametrize("name", LOWER)
 @pytest.mark.parametrize(
     "case", ["mask_net_parallel-mmoe", "dcn_parallel-share_all", "history_din", "history_transformer"]
@@ -76,7 +76,6 @@ def test_a_model_in_lower_precision_scores_a_row_alike_in_every_batch(
     name: InferencePrecision, case: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(precision, "LARGE", 4)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     config = make_config(case)
     ranker = make_ranker(config)
     batch = make_batch(config, rows=DISTINCT)

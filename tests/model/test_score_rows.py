@@ -1,7 +1,5 @@
 """Scores depend on the row alone, bit for bit, in every kind of model."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from model.kinds import CASES
@@ -14,15 +12,7 @@ DISTINCT = 5
 """Rows that differ; the other rows repeat them."""
 
 
-@pytest.fixture
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.mark.usefixtures("threads")
+@pytest.mark.usefixtures("three_threads")
 @pytest.mark.parametrize("case", CASES)
 def test_a_row_has_the_same_scores_in_every_place_of_every_batch(case: str) -> None:
     config = make_config(case)
