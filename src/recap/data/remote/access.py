@@ -153,11 +153,11 @@ class Identity:
         host, _, port = address.rpartition(":")
         host, answer = host.strip("[]"), b""
         try:
-            family, kind, _, _, place = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)[0]
+            family, kind, _, _, endpoint = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)[0]
             # Wrapped before it connects, since `wrap_socket` does not close a connection that was just reset.
             with self._context().wrap_socket(socket.socket(family, kind), server_hostname=host) as encrypted:
                 encrypted.settimeout(_CONNECT_SECONDS)
-                encrypted.connect(place)
+                encrypted.connect(endpoint)
                 with suppress(ssl.SSLError, ConnectionError):
                     answer = encrypted.recv(1)  # of HTTP/2, whose server starts; empty if it refuses this client
         except ssl.SSLCertVerificationError as error:
