@@ -121,7 +121,14 @@ def test_a_server_that_has_returned_with_other_data_stays_lost(
 def test_a_run_waits_for_its_first_server(feed: Path, start: Start) -> None:
     first = start()
     first.shutdown()
-    stream = stream_of(config_with(feed, readers_of([first], wait_seconds=60)), say=lambda _: start(first.port))
+    lost = list[str]()
+
+    def restart(message: str) -> None:
+        if not lost:  # the next message says that it is back
+            lost.append(message)
+            start(first.port)
+
+    stream = stream_of(config_with(feed, readers_of([first], wait_seconds=60)), say=restart)
     assert len(next(iter(stream))) == 64
 
 
