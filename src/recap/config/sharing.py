@@ -175,7 +175,7 @@ CascadeConfig = Annotated[EsmmConfig | AitmConfig | DbmtlConfig, Field(discrimin
 class PepnetConfig(BaseConfig):
     """PEPNet (Chang et al., KDD 2023, arXiv:2302.01115): gates scale the inputs, and the hidden units of towers.
 
-    A gate is 2σ(Linear(ReLU(Linear(x)))). It also reads what it scales, but sends no gradient there."""
+    A gate is 2σ(Linear(ReLU(Linear(x)))). It also reads all inputs, but sends no gradient there."""
 
     kind: Literal["pepnet"]
     domain: _Features | None = None
@@ -196,7 +196,7 @@ class PepnetConfig(BaseConfig):
 
 
 class StarConfig(BaseConfig):
-    """STAR (Sheng et al., CIKM 2021, arXiv:2101.11639): MLPs whose weights are those of all domains times the domain's.
+    """STAR (Sheng et al., CIKM 2021, arXiv:2101.11427): MLPs whose weights are those of all domains times the domain's.
 
     The inputs are normalised by domain, and an auxiliary network that reads them adds to the output of every tower.
     Rows of an unknown domain have the weights of all domains alone."""

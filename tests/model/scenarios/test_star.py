@@ -11,7 +11,7 @@ from recap.model.scenarios.star import Star
 
 
 def slow_star(layer: nn.Module, row: Tensor, domain: int) -> Tensor:
-    """(W* )ᵀ in + b*, with W* = W_d ⊗ W and b* = b_d + b (equations 3 and 4); W and b for an unknown domain."""
+    """(W* )ᵀ in + b*, with W* = W_d ⊗ W and b* = b_d + b (equations 5 and 6); W and b for an unknown domain."""
     assert isinstance(layer, StarLinear)
     outputs = []
     for unit in range(len(layer.weight)):
@@ -34,7 +34,7 @@ def slow_network(network: Tensor | nn.Module, row: Tensor, domain: int) -> Tenso
 
 
 def slow_norm(norm: PartitionedNorm, row: Tensor, domain: int) -> Tensor:
-    """(γ · γ_d) (z − E_d) / √(Var_d + ε) + (β + β_d), as in section 4.2 for testing."""
+    """(γ · γ_d) (z − E_d) / √(Var_d + ε) + (β + β_d), as in equation 4."""
     normal = (row - norm.running_mean[domain]) / (norm.running_variance[domain] + 1e-5) ** 0.5
     if not domain:
         return norm.weight * normal + norm.bias

@@ -108,7 +108,7 @@ class OneTrans(CandidateEncoder):
     The other tokens are made of all other inputs of the row, which are the `target`: one Linear, an MLP in the paper
     (Auto-Split), cut into `num_tokens` tokens. They are the output. After every block fewer of the newest events pass
     on, and none after the last one. Events attend to no other token, so they are the same for every candidate. Their
-    positions are learned, counted from the newest.
+    positions, which the paper does not mention, are learned, counted from the newest.
     """
 
     def __init__(self, config: OneTransConfig, width: int, max_length: int, row_width: int) -> None:

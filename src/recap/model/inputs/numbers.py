@@ -111,7 +111,7 @@ class Periodic(NumberEmbedding):
 class AutoDis(NumberEmbedding):
     """Σ over buckets h of softmax(x̃ / τ)ₕ · meta-embedding h, where x̃ = W·g + α·g and g = LeakyReLU(w·x).
 
-    Guo et al. 2021, arXiv:2012.08986, section 3.2; each column has its own w, W and meta-embeddings, all have one τ.
+    Guo et al. 2021, arXiv:2012.08986v2, section 3.2; each column has its own w, W and meta-embeddings, all have one τ.
     """
 
     def __init__(self, config: AutoDisConfig, columns: int) -> None:

@@ -69,7 +69,7 @@ class BatchRenorm(nn.Module):
 
 
 class PartitionedNorm(nn.Module):
-    """BatchNorm with statistics, scales and shifts of each domain (STAR: Sheng et al., arXiv:2101.11639, section 4.2).
+    """BatchNorm with statistics, scales and shifts of each domain (STAR, arXiv:2101.11427, equations 3 and 4).
 
     γ · γ_d · (x − μ_d) / √(σ²_d + ε) + β + β_d for a row of domain d. In training μ_d and σ²_d are of the rows of d in
     the micro-batch; there all rows are of one domain in the paper. A row of an unknown domain, and the only row of its

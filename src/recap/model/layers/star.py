@@ -1,4 +1,4 @@
-"""Linear layers of a centre and its domains (STAR: Sheng et al., CIKM 2021, arXiv:2101.11639)."""
+"""Linear layers of a centre and its domains (STAR: Sheng et al., CIKM 2021, arXiv:2101.11427)."""
 
 import torch
 from torch import Tensor, nn
@@ -7,7 +7,7 @@ from recap.model.layers.linear import affine, initialize
 
 
 class StarLinear(nn.Module):
-    """(W ⊙ W_d) x + b + b_d for a row of domain d (equations 3 and 4), and W x + b for one of an unknown domain.
+    """(W ⊙ W_d) x + b + b_d for a row of domain d (equations 5 and 6), and W x + b for one of an unknown domain.
 
     W_d is stored as its difference from 1, so every domain starts as the centre, and weight decay leads back to it.
     """

@@ -12,7 +12,7 @@ from recap.model.scenarios.scenario import Context, Scenario
 
 
 class GateUnit(nn.Module):
-    """2σ(W′ ReLU(W x + b) + b′) (equations 1 and 2 with γ = 2): [B, in_features] → [B, out_features] in (0, 2)."""
+    """2σ(W′ ReLU(W x + b) + b′) (equations 2 and 3 with γ = 2): [B, in_features] → [B, out_features] in (0, 2)."""
 
     def __init__(self, in_features: int, hidden: int, out_features: int) -> None:
         super().__init__()
@@ -26,7 +26,8 @@ class GateUnit(nn.Module):
 class Pepnet(Scenario):
     """EPNet scales the inputs E by U(E(domain) ‖ ⊘E); PPNet the hidden units of towers by U(E(personal) ‖ ⊘(scaled E)).
 
-    ⊘ stops the gradient. One U gives the factors of all towers, a factor for each hidden unit.
+    ⊘ stops the gradient. One U gives the factors of all towers, a factor for each hidden unit, where the paper has a U
+    for each layer (equations 7 to 9).
     """
 
     def __init__(self, config: PepnetConfig, layout: InputLayout, hidden: Sequence[Sequence[int]]) -> None:

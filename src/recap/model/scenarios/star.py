@@ -1,4 +1,4 @@
-"""STAR: star topology adaptive recommender (Sheng et al., CIKM 2021, arXiv:2101.11639)."""
+"""STAR: star topology adaptive recommender (Sheng et al., CIKM 2021, arXiv:2101.11427)."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ class Star(Scenario):
     """Partitioned normalization of the inputs, and the domain of a row for networks of star layers (`StarMlp`).
 
     The auxiliary network, of two layers, reads the inputs, with the embedding of the domain, and adds its outputs to
-    those of the towers: p = σ(s + s') (section 4.5).
+    those of the towers: p = σ(s + s') (equation 7).
     """
 
     def __init__(

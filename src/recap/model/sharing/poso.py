@@ -14,7 +14,8 @@ from recap.model.sharing.sharing import Sharing
 class Poso(Sharing):
     """Every tower reads C Σᵢ g(p)ᵢ · fᵢ(x), with g = σ(MLP of two layers), and p the embeddings of chosen features.
 
-    C = 2 / copies keeps the scale: where every gate is ½, the sum is the mean of the copies.
+    Equation 6 of the paper, whose fᵢ are smaller modules than a backbone, and whose C is any correction of the scale.
+    C = 2 / copies keeps it: where every gate is ½, the sum is the mean of the copies.
     """
 
     def __init__(self, config: PosoConfig, backbone: BackboneConfig, layout: InputLayout, tasks: int) -> None:
