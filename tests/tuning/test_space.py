@@ -1,5 +1,6 @@
 """The search space: what the schema accepts, and the configurations that its values make."""
 
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from support import feed_values
 from recap.config.file.load import Template, load_config
 from recap.config.tuning import HyperbandPruningConfig, MedianPruningConfig, TuningConfig
 from recap.errors import ConfigError
+from recap.tuning.draws import combinations, distributions, next_combination
 from recap.tuning.space import SearchSpace
-from recap.tuning.study import build_pruner, distributions
+from recap.tuning.study import build_pruner
 
 BASE = Path("base.yaml")
 TUNED = "base: base.yaml\ntuning:\n  space:\n"
@@ -130,6 +132,19 @@ def test_a_range_has_whole_numbers_where_the_key_takes_no_others() -> None:
         BATCH: IntDistribution(32, 64, log=True),
         f"{MASK}.0.output_size": CategoricalDistribution(["8", "16"]),
     }
+
+
+def test_the_next_combinations_are_all_others_in_turn() -> None:
+    drawn = distributions(
+        space_of(f"    {BATCH}: {{range: [32, 35]}}\n    {MASK}.0.output_size: {{choices: [8, 16, 4]}}\n")
+    )
+    visited = [(33, "4")]
+    while len(visited) <= combinations(drawn):
+        visited.append(next_combination(drawn, visited[-1]))
+    assert visited[:3] == [(33, "4"), (34, "8"), (34, "16")]
+    assert visited[-1] == visited[0]
+    assert set(visited) == {(batch, size) for batch in range(32, 36) for size in ("8", "16", "4")}
+    assert combinations(distributions(space_of(f"    {RATE}: {{range: [0, 1]}}\n"))) == inf
 
 
 @given(rate=st.floats(1e-4, 1e-2), batch=st.integers(32, 64), sizes=st.sampled_from([[4], [8, 4]]))

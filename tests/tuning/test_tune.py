@@ -15,12 +15,13 @@ from support import feed_values
 from typer.testing import CliRunner
 
 from recap.cli.main import app
-from recap.cli.terminal.tuning import counts_text, ended_text, plan_text, short_names
+from recap.cli.terminal.tuning import ALL_TRIED, counts_text, ended_text, plan_text, short_names
 from recap.config.file.load import Template, load_config
 from recap.errors import CheckpointError, CommandStopped, ConfigError, InputError, RunError
 from recap.runs import Run
 from recap.tuning.space import SearchSpace
 from recap.tuning.study import BEST, JOURNAL, TABLE, Study, Tried, open_study
+from recap.tuning.trial import End
 from recap.tuning.tune import Progress, gpu_of, tune
 
 RATE = "optimizer.backbone.learning_rate"
@@ -214,7 +215,7 @@ def test_failed_trials_are_recorded_and_the_study_goes_on(
     complete = [trial for trial in trials if trial.state == "complete"]
     assert complete
     assert all(trial.values != {ACCUMULATION: 32, BATCH: 16} for trial in complete)
-    assert counts_text(trials) == f"{len(complete)} complete, {6 - len(complete)} failed"
+    assert counts_text(trials) == f"{len(complete)} complete, {4 - len(complete)} failed"
 
 
 def test_a_search_in_which_all_trials_fail_fails(feed: Path, tmp_path: Path) -> None:
@@ -230,14 +231,46 @@ def test_a_trial_that_does_worse_than_the_others_ends_early(feed: Path, tmp_path
     file = write_config(
         tmp_path,
         feed,
-        {RATE: {"choices": [0.01, 0.0], "also": SPACE[RATE]["also"]}},
+        {RATE: {"choices": [0.01, 0.0, 1e-9, 1e-8], "also": SPACE[RATE]["also"]}},
         pruning={"kind": "median", "full_trials": 1},
     )
-    trials = search(file, tmp_path / "study", 5)
-    pruned = [trial for trial in trials if trial.state == "pruned"]
-    assert pruned
-    assert all(trial.values[RATE] == 0.0 and trial.steps == 4 for trial in pruned)
-    assert {trial.values[RATE] for trial in trials if trial.state == "complete"} == {0.01}
+    trials = search(file, tmp_path / "study", 3)
+    assert [trial.state for trial in trials] == ["complete", "pruned", "pruned"]
+    assert [trial.steps for trial in trials] == [12, 4, 4]
+    assert trials[0].values[RATE] == 0.01
+
+
+@pytest.mark.parametrize("random_trials", [0, 4, 100])
+def test_no_combination_of_values_is_tried_twice(random_trials: int, feed: Path, tmp_path: Path) -> None:
+    space = {BATCH: {"range": [62, 65]}, SIZES: {"choices": [[8], [8, 4], [4]]}}
+    file = write_config(tmp_path, feed, space, random_trials=random_trials)
+    config = load_config(file)
+    assert config.tuning is not None
+    searched = SearchSpace(Template.read(file), config.tuning)
+
+    def draw(folder: Path, count: int) -> list[Tried]:
+        with open_study(config, searched, folder) as study:
+            for _ in range(count):
+                trial = study.begin()
+                study.add_value(trial, 4, abs(trial.params[BATCH] - 64) + len(trial.params[SIZES]))
+                study.end(trial, End("failed", 4, "") if trial.number == 3 else End("complete", 12))
+            assert study.limited(50) == 12
+            return study.trials
+
+    trials = draw(tmp_path / "study", 12)
+    assert trials[0].values == {BATCH: 64, SIZES: [8]}
+    assert len({str(trial.values) for trial in trials}) == 12
+    draw(tmp_path / "stopped", 5)
+    assert outcomes(draw(tmp_path / "stopped", 7)) == outcomes(trials)
+
+
+def test_the_command_says_that_every_combination_of_values_was_tried(feed: Path, tmp_path: Path) -> None:
+    arguments = (write_config(tmp_path, feed, {SIZES: SPACE[SIZES]}), "--trials", 3, "--output", tmp_path / "study")
+    output, error = invoke(*arguments)
+    assert error is None
+    assert ": 2 trials in all, 0 begun; --trials 3 asks for more than there are combinations of values\n" in output
+    assert f"2 complete; all are in {tmp_path / 'study' / TABLE}\n{ALL_TRIED}\n" in output
+    assert f": 2 trials ended, and {ALL_TRIED}: nothing is left to do\n" in invoke(*arguments)[0]
 
 
 def test_a_study_of_another_configuration_is_refused(
@@ -335,9 +368,9 @@ def test_config_check_and_tune_need_a_watched_metric(feed: Path, tmp_path: Path)
 
 def test_what_is_left_to_do_counts_stopped_trials() -> None:
     done, stopped = (Tried(0, state, None, None, 0, 0.0, {}, "") for state in ("complete", "interrupted"))
-    assert plan_text([done, stopped], 1) == "1 trial in all, 2 begun"
-    assert plan_text([done, done], 3) == "3 trials in all, 2 begun"
-    assert plan_text([done, done], 1) == "2 trials ended, and --trials 1 asks for no more: nothing is left to do"
+    assert plan_text([done, stopped], 1, 1) == "1 trial in all, 2 begun"
+    assert plan_text([done, done], 3, 3) == "3 trials in all, 2 begun"
+    assert plan_text([done, done], 1, 1) == "2 trials ended, and --trials 1 asks for no more: nothing is left to do"
 
 
 def test_a_long_reason_is_cut_on_the_terminal_and_says_where_the_rest_is() -> None:

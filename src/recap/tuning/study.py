@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, assert_never
 
-import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
@@ -21,10 +19,11 @@ from recap.config.file.load import dump_config
 from recap.config.file.yaml import render_inline
 from recap.config.recap import RecapConfig
 from recap.config.training import WatchConfig
-from recap.config.tuning import HyperbandPruningConfig, MedianPruningConfig, RangeConfig, TuningConfig
+from recap.config.tuning import HyperbandPruningConfig, MedianPruningConfig, TuningConfig
 from recap.errors import InputError
 from recap.runs import Run
 from recap.storage import locked, remove_directory, replace_text, writing
+from recap.tuning.draws import Combination, Sampler, combinations, distributions
 from recap.tuning.space import SearchSpace
 from recap.tuning.trial import End
 
@@ -104,6 +103,10 @@ class Study:
         """The number of trials that have values."""
         return sum(trial.state is not TrialState.WAITING for trial in self._all())
 
+    def limited(self, trials: int) -> int:
+        """The number of trials that the study can have, at most `trials`: no combination of values is tried twice."""
+        return int(min(trials, self.begun() + combinations(self._distributions) - len(self._tried_combinations())))
+
     def interrupted(self) -> list[optuna.Trial]:
         """The trials that have begun and not ended; to be called before any begins."""
         return [
@@ -111,8 +114,8 @@ class Study:
         ]
 
     def begin(self) -> optuna.Trial:
-        """A new trial. Its values depend on the seed, its number, and the trials before it."""
-        self._study.sampler = _sampler(self.tuning, self.begun())
+        """A new trial, of a combination of values that no trial has. It depends on the seed, its number, and those."""
+        self._study.sampler = Sampler(self.tuning, self.begun(), self._distributions, self._tried_combinations())
         return self._study.ask(self._distributions)
 
     def config_of(self, trial: optuna.Trial) -> RecapConfig:
@@ -281,23 +284,13 @@ class Study:
     def _all(self) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False)
 
+    def _tried_combinations(self) -> set[Combination]:
+        """Those of all trials, but for one that a kill left without some of its values."""
+        keys = self._distributions
+        return {tuple(trial.params[key] for key in keys) for trial in self._all() if trial.params.keys() == keys.keys()}
+
     def _frozen(self, trial: optuna.Trial) -> FrozenTrial:
         return self._all()[trial.number]
-
-
-def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
-    """What Optuna draws for each key of a space."""
-    drawn: dict[str, BaseDistribution] = {}
-    for key, values in space.values.items():
-        if not isinstance(values, RangeConfig):
-            drawn[key] = CategoricalDistribution(list(space.choices(key)))
-            continue
-        low, high = values.range
-        if key in space.whole:
-            drawn[key] = IntDistribution(int(low), int(high), log=values.log)
-        else:
-            drawn[key] = FloatDistribution(low, high, log=values.log)
-    return drawn
 
 
 def build_pruner(config: RecapConfig, tuning: TuningConfig) -> BasePruner:
@@ -314,12 +307,6 @@ def build_pruner(config: RecapConfig, tuning: TuningConfig) -> BasePruner:
             return HyperbandPruner(min(every or steps, steps), steps, factor)
         case _:
             assert_never(tuning.pruning)
-
-
-def _sampler(tuning: TuningConfig, number: int) -> optuna.samplers.BaseSampler:
-    """What chooses the values of trial `number`: a study that continues draws as one that never stopped."""
-    seed = int(np.random.SeedSequence([tuning.seed, number]).generate_state(1)[0])
-    return optuna.samplers.TPESampler(n_startup_trials=tuning.random_trials, seed=seed)
 
 
 def _open_folder(config: RecapConfig, folder: Path) -> None:

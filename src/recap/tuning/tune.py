@@ -38,11 +38,12 @@ class Progress:
 
 
 def tune(study: Study, trials: int, jobs: int, progress: Progress) -> None:
-    """Run trials until the study has `trials`, failed ones too, `jobs` at the same time.
+    """Run trials until the study has `trials`, failed ones too, or all that its space has; `jobs` at the same time.
 
     Raises RunError if all failed, CheckpointError if another process has a trial or its checkpoint is damaged, and
     CommandStopped after a signal: the trials save their step, and the next call continues them.
     """
+    trials = study.limited(trials)
     with collected_signals() as signals:
         study.write()  # what a killed process did not write
         _Search(study, jobs, progress, signals).run(trials)

@@ -54,7 +54,7 @@ def tune(
     folder = save_dir.with_name(f"{save_dir.name}-tuning") if output is None else output
 
     from recap.cli.terminal.console import Console
-    from recap.cli.terminal.tuning import counts_text, ended_text, plan_text, trial_table, values_text
+    from recap.cli.terminal.tuning import ALL_TRIED, counts_text, ended_text, plan_text, trial_table, values_text
     from recap.data.tools.outputs import check_folder
     from recap.tuning.study import BEST, TABLE, Tried, open_study
     from recap.tuning.tune import Progress
@@ -65,7 +65,8 @@ def tune(
     console = Console()
     with open_study(loaded, space, folder) as study:
         watch, before = study.watch, study.begun()
-        left = plan_text(study.trials, trials)
+        possible = study.limited(trials)
+        left = plan_text(study.trials, trials, possible)
         console.say(f"tuning for {watch.metric} of {watch.split} into {folder}: {left}")
 
         def warn(texts: Iterable[str]) -> None:
@@ -85,6 +86,8 @@ def tune(
         console.say("")
         console.show(trial_table(study.trials, watch.metric, lower_is_better=study.lower_is_better))
         console.say(f"{counts_text(study.trials)}; all are in {folder / TABLE}")
+        if possible < trials:
+            console.say(ALL_TRIED)
         warn([*study.rare_tasks(), *study.edges()])
         if study.best is not None:
             console.next(f"recap train {shlex.quote(str(folder / BEST))}")

@@ -11,6 +11,8 @@ from recap.config.file.yaml import render_inline
 from recap.text import duration, plural, shorten
 from recap.tuning.study import TABLE, Tried
 
+ALL_TRIED = "every combination of the values to try has a trial"
+"""Why a study cannot have more trials."""
 _MAX_TRIALS = 10
 """Trials in the table: the best ones."""
 _MAX_VALUE = 40
@@ -36,11 +38,13 @@ def values_text(values: Mapping[str, object]) -> str:
     return ", ".join(f"{names[key]} {_shown(value)}" for key, value in values.items())
 
 
-def plan_text(trials: Sequence[Tried], asked: int) -> str:
-    """What is left to do of a study that should have `asked` trials."""
-    if len(trials) < asked or any(trial.state == "interrupted" for trial in trials):
-        return f"{plural(asked, 'trial')} in all, {len(trials)} begun"
-    return f"{plural(len(trials), 'trial')} ended, and --trials {asked} asks for no more: nothing is left to do"
+def plan_text(trials: Sequence[Tried], asked: int, possible: int) -> str:
+    """What is left to do of a study that should have `asked` trials, and can have `possible` ones."""
+    if len(trials) < possible or any(trial.state == "interrupted" for trial in trials):
+        more = f"; --trials {asked} asks for more than there are combinations of values" if possible < asked else ""
+        return f"{plural(possible, 'trial')} in all, {len(trials)} begun{more}"
+    why = f"--trials {asked} asks for no more" if possible == asked else ALL_TRIED
+    return f"{plural(len(trials), 'trial')} ended, and {why}: nothing is left to do"
 
 
 def ended_text(trial: Tried, metric: str, *, is_best: bool) -> str:
