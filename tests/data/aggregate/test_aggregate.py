@@ -245,6 +245,27 @@ def test_a_failed_command_leaves_nothing_and_a_killed_one_is_cleared(tmp_path: P
     assert {path.name for path in tmp_path.iterdir()} == {"log", "out"}
 
 
+def test_a_failed_command_deletes_the_folders_that_it_made(tmp_path: Path) -> None:
+    table = pa.Table.from_pylist([ROW], SCHEMA).append_column(
+        "months", pa.array([(1, 0, 0)], pa.month_day_nano_interval())
+    )
+    (tmp_path / "log" / "day").mkdir(parents=True)
+    for name in ("0", "day/1"):
+        with pa.ipc.new_file(tmp_path / "log" / f"{name}.arrow", table.schema) as file:
+            file.write_table(table)
+    before = set(tmp_path.rglob("*"))
+    for at, message in ((0, "the log holds no row before"), (None, "cannot be written as Parquet")):
+        with pytest.raises(DataError, match=message):
+            aggregate_files(
+                spec_of(),
+                [str(tmp_path / "log" / "**" / "*.arrow")],
+                tmp_path / "a" / "b" / "out",
+                state=tmp_path / "c" / "state",
+                at=at,
+            )
+        assert set(tmp_path.rglob("*")) == before
+
+
 def test_two_processes_do_not_write_into_a_folder_at_once(tmp_path: Path) -> None:
     inputs = write_log(tmp_path / "log", [ROW])
     with (

@@ -1,8 +1,8 @@
 """`recap data aggregate`: the log with its aggregates, the state from which a server looks them up, or both."""
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -64,7 +64,8 @@ def aggregate_files(
         check_state(state, output, overwrite=overwrite)
     target = state if output is None else output
     assert target is not None, "something is to be written"
-    with scratch_folder(target) as scratch, ExitStack() as together:
+    folders = [*(file.parent for file in outputs.values()), *([] if state is None else [state.parent])]
+    with _tidied(folders), scratch_folder(target) as scratch, ExitStack() as together:
         values = None if output is None else ValueWriter(spec, files, outputs, scratch, together)
         states = None if state is None else StateWriter(spec, state, at, together)
         _feed([writer for writer in (values, states) if writer is not None], spec, log, scratch, after_rows)
@@ -89,6 +90,20 @@ def _feed(
                 writer.take(key, numbers, rows)
     for writer in writers:
         writer.finish()
+
+
+@contextmanager
+def _tidied(folders: Iterable[Path]) -> Iterator[None]:
+    """If the block fails, delete what it made of `folders` and the folders that they are in, where it is empty."""
+    around = {each for folder in folders for each in (folder, *folder.parents)}
+    missing = sorted((each for each in around if not each.exists()), key=lambda each: len(each.parts), reverse=True)
+    try:
+        yield
+    except BaseException:
+        for each in missing:
+            with suppress(OSError):  # not made, or another process writes there
+                each.rmdir()
+        raise
 
 
 @contextmanager
