@@ -14,12 +14,14 @@ from model.rankers import make_config, make_ranker
 from recap.config.file.load import config_of
 from recap.config.recap import RecapConfig
 from recap.errors import InputError
+from recap.model.directory import new_ranker, write_model
 from recap.model.summary import summarise
 from recap.planning.machines import GIB, GPUS, MEASURED, Machine, machine_for, read_measured
-from recap.planning.memory import placement_of
+from recap.planning.memory import DENSE, Bytes, placement_of
 from recap.planning.network import network_costs
-from recap.planning.plan import make_plan
+from recap.planning.plan import Plan, make_plan
 from recap.planning.work import distinct, step_work
+from recap.storage import atomic_directory
 from recap.training.optimizer.memory import training_memory
 
 ASSETS = {"language": pa.array(["en", "ja"])}
@@ -210,6 +212,39 @@ def test_one_rank_exchanges_nothing() -> None:
     plan = make_plan(tables_config({"default": "row_wise"}), {}, 1, 8, GPUS["h100"])
     assert plan.work.exchanged_bytes == plan.work.rounds == 0
     assert plan.time.exchange == plan.time.latency == plan.time.summing == plan.time.hidden == 0
+
+
+def test_every_rank_holds_a_teacher_and_scores_with_it(tmp_path: Path) -> None:
+    teacher = tables_config(None, rows=50)
+    ranker = new_ranker(teacher, {})
+    with atomic_directory(tmp_path / "teacher") as folder:
+        write_model(folder, teacher, {}, ranker.state_dict())
+
+    def plan_of(directory: Path | None, **training: Any) -> Plan:
+        values = tables_config({"default": "row_wise"}, **training).model_dump(mode="json")
+        if directory is not None:
+            values["model"]["tasks"]["like"]["distillation"] = {"kind": "model", "directory": str(directory)}
+        return make_plan(config_of(values), {}, 2, 8, gpu(80))
+
+    plan, alone = plan_of(tmp_path / "teacher", precision="bf16"), plan_of(None, precision="bf16")
+    weight_bytes = sum(tensor.nbytes for tensor in (*ranker.parameters(), *ranker.buffers()))
+    assert plan.placement.fullest == alone.placement.fullest + Bytes(weights=weight_bytes)
+    assert [part.name for part in plan.placement.parts if not part.rows] == [f"teacher {tmp_path / 'teacher'}", DENSE]
+    assert plan.placement.sharded_bytes == alone.placement.sharded_bytes
+    assert plan.work.teacher_flops == network_costs(teacher, {}, "float32").flops * plan.work.examples
+    flops = plan.machine.flops
+    assert plan.time.compute == pytest.approx(alone.time.compute + plan.work.teacher_flops / flops["float32"])
+    assert plan.time.memory > alone.time.memory
+    assert plan.work.operations > alone.work.operations
+    in_turn = plan_of(tmp_path / "teacher", precision="bf16", gradient_accumulation=4)
+    assert in_turn.work.teacher_flops == plan.work.teacher_flops
+    assert in_turn.work.operations == 4 * plan.work.operations
+
+    missing = plan_of(tmp_path / "nowhere", precision="bf16")
+    assert (missing.placement, missing.work) == (alone.placement, alone.work)
+    (said,) = set(missing.assumptions) - set(alone.assumptions)
+    assert said.startswith("a teacher is not counted, neither its memory nor its time: model.tasks.like.distillation.")
+    assert str(tmp_path / "nowhere") in said
 
 
 def test_ranks_share_the_cores_of_a_cpu() -> None:

@@ -36,8 +36,8 @@ def plan(
 ) -> None:
     """Plan a run: what goes on which ranks, whether it fits, and the expected time of a step.
 
-    Computes with the configuration alone: reads vocabularies and masks, but no other data, and allocates no tables.
-    Exits with 1 if the memory of a rank does not suffice.
+    Computes with the configuration alone: reads vocabularies, masks and models of teachers, but no data, and allocates
+    no tables. Exits with 1 if the memory of a rank does not suffice.
     """
     if gpus_per_node is not None and device == "cpu":
         raise InputError("--gpus-per-node: has no effect on a CPU, whose ranks share one machine; leave it out")

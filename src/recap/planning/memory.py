@@ -45,12 +45,12 @@ class Bytes:
 
 @dataclass(frozen=True)
 class Part:
-    """A table, or the dense part of the network."""
+    """A table, a teacher, or the dense part of the network."""
 
     name: str
     rows: int
     width: int
-    """0 for the dense part, as `rows`."""
+    """0 for what is not a table, as `rows`."""
     sharding: Sharding
     ranks: int
     """Ranks that hold some of it; of a column-wise table, its parts."""
@@ -72,7 +72,7 @@ class Placement:
     """Where everything is."""
 
     parts: tuple[Part, ...]
-    """The tables, then the dense part."""
+    """The tables, teachers, and the dense part."""
     fullest: Bytes
     """The memory of the fullest rank."""
     sharded_bytes: int
@@ -100,6 +100,11 @@ def placement_of(
         if sharding in ("table_wise", "column_wise"):
             alone += [(spec.name, width, held)] * holders
         else:
+            everywhere += held
+    for teacher in network.teachers:
+        if teacher.network is not None:
+            held = Bytes(weights=teacher.network.weight_bytes)
+            parts.append(Part(f"teacher {teacher.directory}", 0, 0, "data_parallel", ranks, held))
             everywhere += held
     parts.append(Part(DENSE, 0, 0, "data_parallel", ranks, _dense_bytes(config, network, examples)))
     pieces, most = _balanced(alone, ranks)

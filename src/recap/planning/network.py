@@ -1,7 +1,7 @@
 """The parameters and costs of a network, found by passing a few rows through weights that take no memory."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,12 +13,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from recap.config.recap import RecapConfig
 from recap.data.batch import Batch
 from recap.data.encoding.assets import Assets
+from recap.errors import RecapError
+from recap.model.directory import open_inputs
 from recap.model.frozen import freeze
 from recap.model.inputs.tables import LocalTables, TableSpec
 from recap.model.layers import running_statistics
 from recap.model.ranker import Ranker
 from recap.model.shapes import meta_ranker
 from recap.model.summary import ROWS, synthetic_batch
+from recap.training.teachers import Lesson, lessons_of, teacher_folder
 
 _AUTOCAST = {"bf16": torch.bfloat16, "float16": torch.float16}
 BYTES = 4
@@ -53,10 +56,40 @@ class NetworkCosts:
     """Calls of torch's operators in a forward pass, whatever the number of rows."""
     min_examples: int
     """Examples that a micro-batch needs: 2 with BatchNorm."""
+    teachers: tuple["TeacherCosts", ...] = ()
+
+    @property
+    def weight_bytes(self) -> int:
+        """Of the tables, and of all else."""
+        return self.dense_bytes + sum(table.spec.num_embeddings * table.spec.width * BYTES for table in self.tables)
+
+
+@dataclass(frozen=True)
+class TeacherCosts:
+    """A model that teaches tasks of the run: every rank holds it, and scores its examples in float32."""
+
+    directory: str
+    network: NetworkCosts | None
+    """None if the model cannot be read."""
+    problem: str
+    """Why it cannot be read; empty if it can."""
 
 
 def network_costs(config: RecapConfig, assets: Assets, precision: str) -> NetworkCosts:
     """The costs of training with `precision`, without memory for weights. Raises ConfigError."""
+    teachers = tuple(_teacher_costs(directory, lessons) for directory, lessons in lessons_of(config).items())
+    return replace(_costs(config, assets, precision), teachers=teachers)
+
+
+def _teacher_costs(directory: str, lessons: Sequence[Lesson]) -> TeacherCosts:
+    try:
+        config, assets = open_inputs(teacher_folder(directory, lessons))
+    except RecapError as error:
+        return TeacherCosts(directory, None, str(error))
+    return TeacherCosts(directory, _costs(config, assets, "float32"), "")
+
+
+def _costs(config: RecapConfig, assets: Assets, precision: str) -> NetworkCosts:
     ranker = meta_ranker(config, assets)
     freeze(ranker, config.optimizer.frozen)
     batches = (synthetic_batch(config, assets, rows) for rows in (ROWS, 2 * ROWS))

@@ -159,7 +159,7 @@ def _fit(config: RecapConfig, network: NetworkCosts, placement: Placement, machi
                 low = middle
         return high
 
-    is_row_wise = all(part.sharding == "row_wise" for part in placement.parts[:-1])
+    is_row_wise = all(part.sharding == "row_wise" for part in placement.parts if part.rows)
     smallest_world = smallest(sharded)
     return Fit(
         needed=placement.fullest.total + reserved,
@@ -179,7 +179,8 @@ def _row_wise(sharded: ShardedTablesConfig | None) -> ShardedTablesConfig:
 def step_time(work: Work, machine: Machine, precision: str, ranks: int, ranks_per_node: int) -> StepTime:
     """The time of a step: on a CPU, of all ranks on its cores; on GPUs, of the busiest rank."""
     devices = ranks if machine.is_shared else 1
-    compute = devices * work.flops / machine.flops[precision]
+    exact = "float32" if precision != "tf32" and "float32" in machine.flops else precision
+    compute = devices * (work.flops / machine.flops[precision] + work.teacher_flops / machine.flops[exact])
     memory = devices * work.memory_bytes / machine.bytes_per_second
     away = work.ids_bytes + work.vectors_bytes + work.gathered_bytes
     if machine.is_shared:
@@ -234,6 +235,14 @@ def _assumptions(config: RecapConfig, network: NetworkCosts, machine: Machine) -
         "a step has 3 times the products of a forward pass; activations and their gradients are written and read once; "
         "the optimizer passes once over weights, gradients and its state"
     )
+    if any(teacher.network is not None for teacher in network.teachers):
+        yield (
+            "every rank holds the teachers, which score a micro-batch in float32 before the network reads it; the "
+            "memory that this takes is free again by then"
+        )
+    for teacher in network.teachers:
+        if teacher.network is None:
+            yield f"a teacher is not counted, neither its memory nor its time: {teacher.problem}"
     if network.tables:
         yield "ids are uniform over the rows of a table: real ones repeat, which touches fewer rows but sends as many"
     if config.features.histories:

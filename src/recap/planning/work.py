@@ -44,6 +44,8 @@ class Work:
 
     examples: int
     flops: int
+    teacher_flops: int
+    """Of the forward passes of teachers, in float32."""
     memory_bytes: int
     """Read or written."""
     summed_bytes: int
@@ -81,17 +83,20 @@ def step_work(config: RecapConfig, network: NetworkCosts, placement: Placement, 
             gathered += (ranks - 1) * work.distinct * (table.spec.width * BYTES + CODE_BYTES)
         elif table.is_learned:
             summed += part.bytes.weights
+    taught = [teacher.network for teacher in network.teachers if teacher.network is not None]
+    traffic += sum(_scoring_traffic(teacher, examples, micro_batches) for teacher in taught)
     hops = ceil(log2(ranks))
     ids, vectors = _alone(placement, tables, ranks)
     return Work(
         examples=examples,
         flops=PASSES * network.flops * examples,
+        teacher_flops=sum(teacher.flops for teacher in taught) * examples,
         memory_bytes=traffic,
         summed_bytes=2 * (ranks - 1) * summed // ranks,
         gathered_bytes=gathered,
         ids_bytes=ids + sum(work.ids_bytes for work in tables),
         vectors_bytes=vectors + sum(work.vectors_bytes for work in tables),
-        operations=PASSES * network.operations * micro_batches,
+        operations=(PASSES * network.operations + sum(teacher.operations for teacher in taught)) * micro_batches,
         rounds=hops * (2 * ceil(summed / _BUCKET) + exchanges * micro_batches + (2 if gathered else 0)),
         tables=tables,
     )
@@ -142,6 +147,12 @@ def _dense_traffic(config: RecapConfig, network: NetworkCosts, examples: int, mi
     average = learned if config.training.ema is not None else 0
     passes = PASSES * network.dense_bytes * micro_batches
     return passes + _TO_AND_FRO * network.activation_bytes * examples + 3 * learned + 2 * state + 3 * average
+
+
+def _scoring_traffic(network: NetworkCosts, examples: int, micro_batches: int) -> int:
+    """A forward pass of a teacher reads its weights; lookups and activations are written and read."""
+    lookups = sum(table.lookups * table.spec.width * BYTES for table in network.tables)
+    return network.dense_bytes * micro_batches + 2 * (lookups + network.activation_bytes) * examples
 
 
 def _table_traffic(config: RecapConfig, table: TableCosts, part: Part, work: TableWork, ranks: int) -> int:

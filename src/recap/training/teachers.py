@@ -24,7 +24,7 @@ from recap.runs import better_checkpoint, find_model_directory
 from recap.text import suggest
 
 
-class _Lesson(NamedTuple):
+class Lesson(NamedTuple):
     """What a teacher teaches."""
 
     task: str
@@ -38,8 +38,8 @@ def teacher_encoders(config: RecapConfig) -> dict[str, RowEncoder]:
     Raises CheckpointError for a directory without a model.
     """
     return {
-        lessons[0].task: _encoder(*open_inputs(_folder(directory, lessons)))
-        for directory, lessons in _lessons(config).items()
+        lessons[0].task: _encoder(*open_inputs(teacher_folder(directory, lessons)))
+        for directory, lessons in lessons_of(config).items()
     }
 
 
@@ -55,8 +55,8 @@ class Teachers:
         """For the user: who teaches what."""
         self._folders: dict[str, Path] = {}
         self._teachers: list[_Teacher] = []
-        for directory, lessons in _lessons(config).items():
-            folder = _folder(directory, lessons)
+        for directory, lessons in lessons_of(config).items():
+            folder = teacher_folder(directory, lessons)
             self.checksums |= {lesson.task: model_checksum(folder) for lesson in lessons}
             self._folders |= {lesson.task: folder for lesson in lessons}
             self.messages += _describe(directory, folder, lessons)
@@ -119,17 +119,18 @@ class _Teacher(NamedTuple):
         return template.with_tensors({name: inputs[prefix + name] for name in template.tensors()})
 
 
-def _lessons(config: RecapConfig) -> dict[str, list[_Lesson]]:
+def lessons_of(config: RecapConfig) -> dict[str, list[Lesson]]:
     """Directory → what its model teaches."""
-    lessons: dict[str, list[_Lesson]] = {}
+    lessons: dict[str, list[Lesson]] = {}
     for name, task in config.model.tasks.items():
         if isinstance(task.distillation, ModelTeacherConfig):
-            lesson = _Lesson(name, task.distillation.task or name)
+            lesson = Lesson(name, task.distillation.task or name)
             lessons.setdefault(task.distillation.directory, []).append(lesson)
     return lessons
 
 
-def _folder(directory: str, lessons: Sequence[_Lesson]) -> Path:
+def teacher_folder(directory: str, lessons: Sequence[Lesson]) -> Path:
+    """The model directory of a teacher. Raises CheckpointError, which names the field, if there is none."""
     try:
         return find_model_directory(Path(directory))
     except CheckpointError as error:
@@ -148,7 +149,7 @@ def _is_another(folder: str, before: str | None) -> str:
     return f"{folder} is not the model with which this run started{known}; set the folder of that one"
 
 
-def _describe(directory: str, folder: Path, lessons: Sequence[_Lesson]) -> list[str]:
+def _describe(directory: str, folder: Path, lessons: Sequence[Lesson]) -> list[str]:
     """Who teaches what, and whether another checkpoint of the run was better by its watched metric."""
     tasks = [own if own == other else f"{own} (its task {other})" for own, other in lessons]
     better = better_checkpoint(Path(directory), folder, f"name its folder in {_directory_field(lessons[0].task)}")
@@ -159,7 +160,7 @@ def _encoder(config: RecapConfig, assets: Assets) -> RowEncoder:
     return RowEncoder.for_job(config, assets, JobMode.INFERENCE)
 
 
-def _check_lesson(lesson: _Lesson, task: TaskConfig, teacher: RecapConfig, directory: str) -> None:
+def _check_lesson(lesson: Lesson, task: TaskConfig, teacher: RecapConfig, directory: str) -> None:
     """Raise ConfigError unless the teacher has the task, and predicts what this one does."""
     path, name = f"model.tasks.{lesson.task}.distillation", lesson.of_teacher
     if name not in teacher.tasks:

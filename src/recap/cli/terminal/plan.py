@@ -118,6 +118,7 @@ def _work_table(plan: Plan) -> Table:
     table.add_column("", justify="right", no_wrap=True)
     rows = {
         "FLOPs of matrix products": _flops(work.flops),
+        "FLOPs of teachers": _flops(work.teacher_flops) if work.teacher_flops else "0 ",
         "memory read and written": size_text(work.memory_bytes),
         "sent to sum gradients that every rank has": size_text(work.summed_bytes),
         "received of sparse gradients": size_text(work.gathered_bytes),
