@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support import Recorder, feed_table, feed_values
+from backtest.days import config_for, write_days
+from support import Recorder, feed_values
 
 from recap.backtest.chart import chart
 from recap.backtest.record import RECORD, Fold, Record, open_record
@@ -25,35 +26,12 @@ from recap.evaluation.result import EvaluationReport
 from recap.reporting import Reporter
 from recap.runs import Run
 
-DAY = 86_400_000
-START = 19_844 * DAY  # 2024-05-01
-DAYS = 5
-
 
 @pytest.fixture(scope="module")
 def days(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five days of a feed, a file a day; on the last one `followers` has another scale."""
     folder = tmp_path_factory.mktemp("days")
-    for day in range(DAYS):
-        table = feed_table(120, seed=day)
-        served = pa.array(START + day * DAY + np.arange(120) * 60_000)
-        table = table.set_column(table.column_names.index("served_at_ms"), "served_at_ms", served)
-        if day == DAYS - 1:
-            followers = pa.array(table.column("followers").to_numpy() * np.float32(1e4))
-            table = table.set_column(table.column_names.index("followers"), "followers", followers)
-        pq.write_table(table, folder / f"feed-2024-05-0{day + 1}.parquet", row_group_size=40)
-    pq.write_table(pa.table({"value": ["en", "ja", "pt"]}), folder / "languages.parquet")
+    write_days(folder)
     return folder
-
-
-def config_for(days: Path, save_dir: Path = Path("unused"), **section: Any) -> RecapConfig:
-    values = feed_values(days, save_dir)
-    values["training"] |= {"num_train_steps": 4, "eval_log_every_n": 2}
-    values["train_data"]["source"] = {"inputs": [str(days / "feed-*.parquet")]}
-    values["train_data"]["global_batch_size"] = 32
-    values["validation_data"] = {}
-    values["backtest"] = section
-    return config_of(values)
 
 
 def names(config: RecapConfig) -> list[tuple[list[str], str]]:
@@ -300,12 +278,6 @@ def test_the_command_prints_a_table_and_continues(
     assert f"written: {folder}/backtest.json" in out
     app(["backtest", str(file), *options, "--json"], standalone_mode=False)
     assert json.loads(capsys.readouterr().out)["folds"][0]["window"] == "2024-05-03"
-    with pytest.raises(InputError, match="--again: requires --holdout-final"):
-        app(["backtest", str(file), "--again"], standalone_mode=False)
-    with pytest.raises(InputError, match="--holdout-final: requires a hold-out; add --holdout K"):
-        app(["backtest", str(file), "--holdout-final"], standalone_mode=False)
-    with pytest.raises(InputError, match=r"backtest.mode: 'both' is unknown. Known: retrain, continue"):
-        app(["backtest", str(file), "--mode", "both"], standalone_mode=False)
     record = Record(tuple(find_windows(config_for(days))), 0)
     with pytest.raises(InputError, match="--holdout-final: this backtest has no hold-out"):
         evaluate_holdout(config_for(days), folder, record, Reporter(), again=False)
