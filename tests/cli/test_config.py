@@ -11,7 +11,10 @@ import yaml
 from config.corpus import VALID
 from processes import run_recap
 from support import write_feed
+from typer.testing import CliRunner, Result
 
+from recap.cli.main import app
+from recap.config.checks import packages
 from recap.config.file.json_schema import schema_text
 from recap.config.file.load import load_config
 
@@ -29,6 +32,37 @@ def test_check_with_data_checks_the_data(tmp_path: Path) -> None:
     bad = run("config", "check", WHOLE, "--data", "features.binary=[nowhere]", folder=tmp_path)
     assert bad.returncode == 2
     assert "features.binary.0: train/part-0.parquet: column 'nowhere': is missing" in bad.stderr
+
+
+def test_check_warns_of_packages_that_are_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = WHOLE.with_name("sharded_tables.yaml")
+    sections = {
+        "training.mlflow": "{experiment: rankers}",
+        "training.watch": "{metric: auc, split: validation}",
+        "tuning.space": "{model.embeddings.default: {choices: [4, 8]}}",
+    }
+
+    def check() -> Result:
+        return CliRunner().invoke(
+            app, ["config", "check", str(file), *(f"{key}={text}" for key, text in sections.items())]
+        )
+
+    monkeypatch.setattr(packages, "find_spec", lambda name: None)
+    done = check()
+    assert done.exit_code == 0
+    for text in (
+        "sharded_tables.yaml:5:19: training.sharded_tables: needs packages that are not installed here: torchrec, "
+        "fbgemm_gpu; where this configuration runs, run pip install 'recap-ranker[torchrec]', or on a CPU, in a "
+        "checkout: pip install --no-deps --requirement torchrec-cpu.txt\n",
+        "training.mlflow: needs packages that are not installed here: mlflow; where this configuration runs, run pip "
+        "install 'recap-ranker[mlflow]'\n",
+        "tuning: needs packages that are not installed here: optuna; where this configuration runs, run pip install "
+        "'recap-ranker[tune]'\n",
+    ):
+        assert text in done.stderr
+    assert "no problems, 3 warnings" in done.stdout
+    monkeypatch.setattr(packages, "find_spec", lambda name: name)
+    assert check().stderr == ""
 
 
 def test_show_prints_the_resolved_file_with_origins() -> None:

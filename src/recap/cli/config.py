@@ -46,7 +46,7 @@ def check(
         from recap.tuning.space import checked_space
 
         checked_space(resolved, Template.read(config, overrides or [], set_files or []))
-    warnings, looked_at = resolved.warnings, ""
+    warnings, looked_at = [*resolved.warnings, *resolved.missing_packages], ""
     if data:
         from recap.data.tools.check import check_data
         from recap.training.teachers import teacher_encoders

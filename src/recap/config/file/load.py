@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from recap.config.base import KeyPath
+from recap.config.checks.packages import missing_packages
 from recap.config.data import DataConfig
 from recap.config.file.environment import KnownSecrets, escape, hide, secrets
 from recap.config.file.keys import is_table
@@ -37,6 +38,11 @@ class Resolved:
     def warnings(self) -> list[Problem]:
         """The warnings of the configuration, with their origins; at most `MAX_PROBLEMS`."""
         return in_order(located(self.root, islice(self.config.warnings(), MAX_PROBLEMS)))
+
+    @property
+    def missing_packages(self) -> list[Problem]:
+        """A warning for each package that the configuration needs and that is not installed."""
+        return in_order(located(self.root, missing_packages(self.config.training, self.config.tuning)))
 
 
 @dataclass(frozen=True)
