@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from model.kinds import HISTORY
+from model.kinds import BACKBONES, ENCODERS, HISTORY, OTHERS, TOWERS
 from model.rankers import make_fitted
 from support import feed_values
 
@@ -47,6 +47,27 @@ def all_features(feed: Path) -> RecapConfig:
     }
     share = {"tower": values["model"]["tasks"]["share"]["tower"], "objective": {"kind": "regression"}}
     values["model"]["tasks"]["share"] = share
+    return config_of(values)
+
+
+def many_parts(feed: Path) -> RecapConfig:
+    """`all_features` with parts that differ most in how they compute: one model, for what takes a minute a model."""
+    values = all_features(feed).model_dump(mode="json")
+    values["features"]["histories"]["seen"] = {"ids": HISTORY["ids"], "max_length": 5}
+    values["model"] |= {
+        "featurization": {"kind": "quantile", "quantiles": 9, "missing": "learned"},
+        **OTHERS["auto_dis"],
+        "histories": {
+            "watched": {"encoder": {**ENCODERS["hstu_interleaved"], "num_layers": 1}},
+            "seen": {"encoder": {**ENCODERS["one_trans"], "num_layers": 2, "retained_events": [3]}},
+            "languages": {"encoder": {"kind": "pooling"}},
+        },
+        "backbone": BACKBONES["dcn_v3"],
+        "tasks": {
+            "like": {"tower": {**TOWERS["qnn"], "num_layers": 1}},
+            "share": {"tower": TOWERS["mlp_ensemble"], "objective": {"kind": "regression"}},
+        },
+    }
     return config_of(values)
 
 

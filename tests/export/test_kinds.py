@@ -47,3 +47,9 @@ def test_a_torch_program_computes_the_same(case: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("case", COMBINED)
 def test_every_kind_computes_the_same_in_torch_and_onnx(case: str, tmp_path: Path) -> None:
     written_as_expected(make_program(case), [Format.TORCH, Format.ONNX], tmp_path)
+
+
+@pytest.mark.slow
+def test_star_and_piecewise_linear_numbers_compute_the_same_in_aoti(tmp_path: Path) -> None:
+    """What the model of `many_parts`, which tests compile too, cannot have beside its other parts."""
+    written_as_expected(make_program("star_with_jrc"), [Format.AOTI], tmp_path)

@@ -301,6 +301,7 @@ COMBINED: dict[str, dict[str, Any]] = {
         "sharing": SHARINGS["share_partial"],
         **OTHERS["star"],
         **OTHERS["jrc"],
+        **OTHERS["piecewise_linear"],
     },
     "share_partial_with_aitm": {
         "backbone": BACKBONES["wukong_with_mlp"],
