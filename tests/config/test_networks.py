@@ -292,8 +292,8 @@ OF_BACKBONE = "model.backbone.ensemble: its members have"
         (
             {"scenario": {"kind": "pepnet", "personal": ["hour"]}},
             {"tower": {"kind": "mlp", "layer_sizes": [4]}},
-            "model.backbone.ensemble: its members share weights but not hidden units, which scenario.personal scales; "
-            "remove one",
+            "model.backbone.ensemble: its members do not share hidden units, which scenario.personal scales; remove "
+            "one",
         ),
         (
             {},
@@ -304,7 +304,8 @@ OF_BACKBONE = "model.backbone.ensemble: its members have"
         (
             {},
             {"tower": {"kind": "mlp", "layer_sizes": [4], "ensemble": {"members": 2}}},
-            "model.tasks.like.tower.ensemble: continues the 4 members of model.backbone, and cannot have 2; remove it",
+            "model.tasks.like.tower.ensemble: continues the 4 members of model.backbone, and cannot have others; "
+            "remove it",
         ),
         (
             {},
@@ -319,6 +320,58 @@ def test_what_cannot_carry_the_members_of_a_backbone_is_refused(
 ) -> None:
     tasks = {"like": {"tower": {"kind": "mlp"}, **like}, "share": {"tower": {"kind": "mlp"}}}
     assert problems(values_with(MEMBERS, tasks=tasks, **model)) == [message]
+
+
+DEEP = "model.sharing: its members have"
+
+
+@pytest.mark.parametrize(
+    ("model", "like", "message"),
+    [
+        (
+            {"auxiliary_loss": {"kind": "self_ensemble"}},
+            {},
+            f"{DEEP} losses of their own, and self_ensemble would be another; remove it, or remove "
+            "model.auxiliary_loss",
+        ),
+        (
+            {"cascade": {"kind": "esmm", "chain": ["share", "like"]}},
+            {},
+            f"{DEEP} no product of probabilities to learn from; remove it, or remove model.cascade",
+        ),
+        (
+            {},
+            {"tower": {"kind": "gdcn", "num_layers": 1}},
+            "model.tasks.like.tower: must continue the members of model.sharing, which gdcn cannot; use mlp, or use "
+            "share_all",
+        ),
+        (
+            {},
+            {"tower": {"kind": "mlp", "layer_sizes": [4], "ensemble": {"members": 4}}},
+            "model.tasks.like.tower.ensemble: continues the 4 members of model.sharing, and cannot have others; remove "
+            "it",
+        ),
+        (
+            {"backbone": MEMBERS},
+            {},
+            "model.backbone.ensemble: each member of model.sharing has a backbone, which cannot have members again; "
+            "remove it, or use share_all",
+        ),
+        (
+            {"embeddings": {"default": 6}},
+            {},
+            "model.embeddings: deep_ensemble needs widths that are multiples of 4, a part for each member; found "
+            "hour: 6, language: 6",
+        ),
+    ],
+)
+def test_what_cannot_carry_the_members_of_a_deep_ensemble_is_refused(
+    model: dict[str, Any], like: dict[str, Any], message: str
+) -> None:
+    tasks = {"like": {"tower": {"kind": "mlp"}, **like}, "share": {"tower": {"kind": "mlp"}}}
+    settings = {"sharing": {"kind": "deep_ensemble", "members": 4}, "embeddings": {"default": 8}, "tasks": tasks}
+    backbone = model.pop("backbone", {**MLP, "dropout": {}})
+    assert problems(values_with(backbone, **settings | model)) == [message]
 
 
 def test_a_tower_may_state_the_members_of_its_backbone_again() -> None:

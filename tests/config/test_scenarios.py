@@ -56,8 +56,8 @@ def problems(scenario: dict[str, Any] | None, **model: Any) -> list[str]:
         (
             {**PEPNET, "personal": ["hour"]},
             {"tasks": MEMBERS},
-            "model.tasks.like.tower.ensemble: its members share weights but not hidden units, which scenario.personal "
-            "scales; remove one",
+            "model.tasks.like.tower.ensemble: its members do not share hidden units, which scenario.personal scales; "
+            "remove one",
         ),
         (
             {**STAR, "domain": "hours"},
@@ -68,8 +68,8 @@ def problems(scenario: dict[str, Any] | None, **model: Any) -> list[str]:
         (
             STAR,
             {"tasks": MEMBERS},
-            "model.tasks.like.tower.ensemble: its members share weights, and star has others for each domain; remove "
-            "one",
+            "model.tasks.like.tower.ensemble: its members have no weights of their own for a domain, as in star; "
+            "remove one",
         ),
         (
             STAR,
@@ -80,7 +80,16 @@ def problems(scenario: dict[str, Any] | None, **model: Any) -> list[str]:
         (
             STAR,
             {"backbone": {"kind": "mlp", "layer_sizes": [4], "ensemble": {"members": 2}}, "tasks": LINEAR},
-            "model.backbone.ensemble: its members share weights, and star has others for each domain; remove one",
+            "model.backbone.ensemble: its members have no weights of their own for a domain, as in star; remove one",
+        ),
+        (
+            STAR,
+            {
+                "backbone": {"kind": "mlp", "layer_sizes": [4]},
+                "sharing": {"kind": "deep_ensemble", "members": 2},
+                "tasks": LINEAR,
+            },
+            "model.sharing: its members have no weights of their own for a domain, as in star; remove one",
         ),
         (
             STAR,

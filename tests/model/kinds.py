@@ -146,6 +146,7 @@ SHARINGS: dict[str, dict[str, Any]] = {
     "ple": {"kind": "ple", "shared_experts": 1, "task_experts": 2, "levels": 2},
     "stem": {"kind": "stem", "shared_experts": 1, "task_experts": 2},
     "poso": {"kind": "poso", "features": ["hour"], "copies": 3, "gate_width": 6},
+    "deep_ensemble": {"kind": "deep_ensemble", "members": 3},
 }
 """Sharing schemes with a backbone."""
 ENCODERS: dict[str, dict[str, Any]] = {

@@ -40,8 +40,8 @@ def make_config(case: str) -> RecapConfig:
     }
     if values["model"]["sharing"]["kind"] == "share_none":
         values["model"]["backbone"] = None
-    if values["model"]["sharing"]["kind"] == "stem":
-        values["model"]["embeddings"] = {"default": 6}  # two for each task, and two that they share
+    if values["model"]["sharing"]["kind"] in ("stem", "deep_ensemble"):
+        values["model"]["embeddings"] = {"default": 6}  # three parts of two
     values["features"] |= FEATURES.get(case, {})
     tasks = values["model"]["tasks"]
     if tasks.keys() != {"like", "share"}:

@@ -38,6 +38,7 @@ from recap.config.sharing import (
     CascadeConfig,
     CgcConfig,
     DbmtlConfig,
+    DeepEnsembleConfig,
     PleConfig,
     ScenarioConfig,
     ShareNoneConfig,
@@ -271,11 +272,24 @@ class ModelConfig(BaseConfig):
         return {name: table.width for name, table in self.embeddings.items()}
 
     @property
-    def shared_ensemble(self) -> EnsembleConfig | None:
-        """That of the backbone, whose members every tower continues."""
+    def embedding_parts(self) -> int:
+        """The number of equal parts of every embedding that different networks read."""
+        match self.sharing:
+            case StemConfig():
+                return len(self.tasks) + 1
+            case DeepEnsembleConfig(members=members):
+                return members
+            case _:
+                return 1
+
+    @property
+    def shared_ensemble(self) -> EnsembleConfig | DeepEnsembleConfig | None:
+        """That of the backbone or the sharing, whose members every tower continues."""
+        if isinstance(self.sharing, DeepEnsembleConfig):
+            return self.sharing
         return self.backbone.ensemble if isinstance(self.backbone, MlpBackboneConfig) else None
 
-    def ensemble_of(self, task: str) -> EnsembleConfig | None:
+    def ensemble_of(self, task: str) -> EnsembleConfig | DeepEnsembleConfig | None:
         """That of the tower of a task."""
         tower = self.tasks[task].tower
         own = tower.ensemble if isinstance(tower, MlpTowerConfig) else None

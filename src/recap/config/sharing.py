@@ -81,6 +81,17 @@ class PosoConfig(BaseConfig):
     """Width of the hidden layer of the gate."""
 
 
+class DeepEnsembleConfig(BaseConfig):
+    """Members with weights of their own (Lakshminarayanan et al., NIPS 2017): each has a backbone, towers, a part of
+    every embedding, and a loss. The probability of a task is the mean of theirs, as is the raw output of a
+    regression."""
+
+    kind: Literal["deep_ensemble"]
+    members: Annotated[int, Field(ge=2, le=MAX_INT)]
+    """The number of members; the cost of the network grows with it. Each reads this part of every embedding, so widths
+    are multiples of it."""
+
+
 SharingConfig = Annotated[
     ShareAllConfig
     | ShareNoneConfig
@@ -89,7 +100,8 @@ SharingConfig = Annotated[
     | CgcConfig
     | PleConfig
     | StemConfig
-    | PosoConfig,
+    | PosoConfig
+    | DeepEnsembleConfig,
     Field(discriminator="kind"),
 ]
 

@@ -21,7 +21,7 @@ The forward pass, for B rows and T tasks (`tests/model/kinds.py` has an example 
 
 `Scorer` continues: probabilities → calibrated probabilities → score. `Objective` turns logits and labels into losses.
 In training a task may have several outputs, its members, each with a loss of its own: `objective/members.py`. Those of
-a backbone that is an ensemble have a row each, [B · M, …], from the backbone to the logits.
+an ensemble that includes the backbone have a row each, [B · M, …], from the backbone to the logits.
 """
 
 from collections.abc import Iterable, Iterator

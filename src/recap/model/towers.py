@@ -8,11 +8,12 @@ from torch import Tensor, nn
 from recap.config.loss import RegressionConfig
 from recap.config.model import AffineMapConfig, TaskConfig, TowerConfig
 from recap.config.network import EnsembleConfig, MlpTowerConfig
+from recap.config.sharing import DeepEnsembleConfig
 from recap.model.activation import output_of_mean
 from recap.model.backbones import build_backbone
 from recap.model.backbones.dcn_v3 import DcnV3
 from recap.model.inputs.layout import InputLayout
-from recap.model.layers import EnsembleMlp, EnsembleOutput, Mlp, StarLinear, StarMlp, linear
+from recap.model.layers import EnsembleMlp, EnsembleOutput, Mlp, SeparateMlps, StarLinear, StarMlp, linear
 
 
 class AffineMap(nn.Module):
@@ -39,19 +40,19 @@ class Tower(nn.Module):
         config: TaskConfig,
         layout: InputLayout,
         parts: Sequence[int] | None = None,
-        continued: EnsembleConfig | None = None,
+        continued: EnsembleConfig | DeepEnsembleConfig | None = None,
         domains: int = 0,
     ) -> None:
         """`parts`: not None if the networks that the last Linear reads side by side are members. They are those of the
-        tower, or if it is one Linear, those with these widths at the end of its inputs. `continued`: that of the
-        backbone, whose members have a row each in the inputs, [B · M, layout.width]. `domains`: above 0, the layers are
-        those of a centre and this number of domains."""
+        tower, or if it is one Linear, those with these widths at the end of its inputs. `continued`: the
+        ensemble whose members have a row each in the inputs, [B · M, layout.width]. `domains`: above 0, the layers
+        are those of a centre and this number of domains."""
         super().__init__()
         self.is_regression = isinstance(config.objective, RegressionConfig)
         self.is_jrc = config.jrc is not None  # its members are the logit, and what the logits of both labels share
         self.num_members = outputs = 2 if self.is_jrc else 1
         self.network = _build_network(config.tower, layout, outputs, continued, domains)
-        if isinstance(self.network, EnsembleMlp):
+        if isinstance(self.network, EnsembleMlp | SeparateMlps):
             self.num_members = self.network.members
         self.affine_map = AffineMap(config.affine_map) if config.affine_map is not None else nn.Identity()
         self.shares: Tensor | None
@@ -114,12 +115,18 @@ def _shares(parts: Sequence[int], width: int) -> Tensor:
 
 
 def _build_network(
-    config: TowerConfig, layout: InputLayout, outputs: int, continued: EnsembleConfig | None, domains: int
+    config: TowerConfig,
+    layout: InputLayout,
+    outputs: int,
+    continued: EnsembleConfig | DeepEnsembleConfig | None,
+    domains: int,
 ) -> nn.Module:
     match config:
         case MlpTowerConfig() if domains:
             return StarMlp(layout.width, config, domains, outputs)
         case MlpTowerConfig():
+            if isinstance(continued, DeepEnsembleConfig):
+                return SeparateMlps(layout.width, config, continued.members)
             if (ensemble := continued or config.ensemble) is not None:
                 return EnsembleMlp(layout.width, config, ensemble, continues=continued is not None)
             return Mlp(layout.width, config, outputs)

@@ -17,7 +17,7 @@ from recap.config.file.load import config_of
 from recap.config.recap import RecapConfig
 from recap.model.activation import logit_of_mean, output_of_mean
 from recap.model.objective.losses import MultiTaskLoss
-from recap.model.objective.members import ColumnLoss, MeanOfMembers
+from recap.model.objective.members import ColumnLoss, MeanOfMembers, SeparateMembers
 from recap.model.objective.objective import Objective
 
 LOGITS = st.floats(-60, 60)
@@ -121,6 +121,18 @@ def test_the_mean_of_members_replaces_the_loss_of_their_mean() -> None:
     loss = ColumnLoss(losses, 1, label, weight, {})
     actual = MeanOfMembers()(torch.tensor(7.0), members[0], members, loss)
     assert actual.item() == pytest.approx(sum(cross_entropy(one, label, weight, 2.0) for one in members) / 4, rel=1e-5)
+
+
+def test_each_member_of_a_deep_ensemble_has_the_gradient_that_it_has_alone() -> None:
+    config = make_config("mlp-share_all")
+    loss = ColumnLoss(MultiTaskLoss.of(config.model), 1, (torch.rand(9) < 0.5).float(), torch.rand(9), {})
+    members = [column.requires_grad_() for column in torch.randn(3, 9).unbind()]
+    alone = [loss(member) for member in members]
+    total = SeparateMembers()(torch.tensor(7.0), members[0], members, loss)
+    assert total.item() == pytest.approx(sum(one.item() for one in alone) / 3, rel=1e-5)
+    expected = [torch.autograd.grad(one, member)[0] for one, member in zip(alone, members, strict=True)]
+    for found, gradient in zip(torch.autograd.grad(total, members), expected, strict=True):
+        assert_close(found, gradient)
 
 
 def test_the_logits_of_the_two_networks_have_the_tasks_own_as_their_mean() -> None:

@@ -4,22 +4,22 @@ from collections.abc import Iterator
 from typing import Any
 
 from recap.config.backbones import DlrmConfig, FinalMlpConfig, InputsGateConfig
-from recap.config.base import DEFAULT, BaseConfig, KeyPath, Problems
+from recap.config.base import DEFAULT, BaseConfig, KeyPath, Problems, dotted
 from recap.config.checks.common import is_position, twice
 from recap.config.data import TrainDataConfig
 from recap.config.features import FeaturesConfig
 from recap.config.model import ModelConfig
-from recap.config.network import BatchNormConfig, MlpConfig, MlpTowerConfig
+from recap.config.network import BatchNormConfig, MlpBackboneConfig, MlpConfig, MlpTowerConfig
 from recap.config.sharing import (
     AitmConfig,
     DbmtlConfig,
+    DeepEnsembleConfig,
     EsmmConfig,
     PleConfig,
     ShareAllConfig,
     ShareNoneConfig,
     SharePartialConfig,
     StarConfig,
-    StemConfig,
 )
 from recap.config.training import TrainingConfig
 from recap.text import suggest
@@ -33,8 +33,7 @@ def product_problems(features: FeaturesConfig, model: ModelConfig) -> Problems:
     widths = embedding_widths(features, model)
     if model.numbers is not None:
         widths["model.numbers"] = model.numbers.width
-    if isinstance(model.sharing, StemConfig):  # an expert reads a part of each
-        widths = {name: width // (len(model.tasks) + 1) for name, width in widths.items()}
+    widths = {name: width // model.embedding_parts for name, width in widths.items()}
     dlrms = [(path, network, reads) for path, network, reads in networks(model) if isinstance(network, DlrmConfig)]
     if len(set(widths.values())) > 1 and any(reads_inputs for _, _, reads_inputs in dlrms):
         listed = ", ".join(f"{name}: {width}" for name, width in widths.items())
@@ -93,7 +92,7 @@ def ensemble_problems(model: ModelConfig) -> Problems:
         if shared is None and name in chain:
             yield path, f"{_NO_PRODUCT}; remove it, or take the task out of the esmm chain"
         if shared is not None and shared != ensemble:
-            text = f"continues the {shared.members} members of model.backbone, and cannot have {ensemble.members}"
+            text = f"continues the {shared.members} members of {dotted(shared_path(model)[:2])}, and cannot have others"
             yield path, f"{text}; remove it"
         for loss in task.ranking_losses:
             yield (
@@ -106,15 +105,25 @@ def ensemble_path(model: ModelConfig, task: str) -> KeyPath:
     """Where the ensemble is stated whose members the tower of a task has."""
     tower = model.tasks[task].tower
     own = isinstance(tower, MlpTowerConfig) and tower.ensemble is not None
-    return ("model", "tasks", task, "tower", "ensemble") if own else ("model", "backbone", "ensemble")
+    return ("model", "tasks", task, "tower", "ensemble") if own else shared_path(model)
+
+
+def shared_path(model: ModelConfig) -> KeyPath:
+    """Where the ensemble is stated whose members all towers continue."""
+    return ("model", "sharing") if isinstance(model.sharing, DeepEnsembleConfig) else ("model", "backbone", "ensemble")
 
 
 def _shared_ensemble_problems(model: ModelConfig) -> Problems:
     """What stands between a backbone and the logits keeps its members apart."""
-    if model.shared_ensemble is None:
+    if (shared := model.shared_ensemble) is None:
         return
-    path, remove = ("model", "backbone", "ensemble"), "or remove model.backbone.ensemble"
-    if not isinstance(model.sharing, ShareAllConfig | SharePartialConfig | ShareNoneConfig):
+    path = shared_path(model)
+    remove = "or use share_all" if isinstance(shared, DeepEnsembleConfig) else f"or remove {dotted(path)}"
+    if isinstance(shared, DeepEnsembleConfig):
+        if isinstance(model.backbone, MlpBackboneConfig) and model.backbone.ensemble is not None:
+            text = "each member of model.sharing has a backbone, which cannot have members again; remove it"
+            yield ("model", "backbone", "ensemble"), f"{text}, {remove}"
+    elif not isinstance(model.sharing, ShareAllConfig | SharePartialConfig | ShareNoneConfig):
         text = f"{model.sharing.kind} mixes its experts for a row, not for each member"
         yield ("model", "sharing"), f"{text}; use share_all or share_partial, {remove}"
     if model.auxiliary_loss is not None:
@@ -123,7 +132,7 @@ def _shared_ensemble_problems(model: ModelConfig) -> Problems:
         yield path, f"{_NO_PRODUCT}; remove it, or remove model.cascade"
     for name, task in model.tasks.items():
         if not isinstance(task.tower, MlpTowerConfig):
-            text = f"must continue the members of model.backbone, which {task.tower.kind} cannot"
+            text = f"must continue the members of {dotted(path[:2])}, which {task.tower.kind} cannot"
             yield ("model", "tasks", name, "tower"), f"{text}; use mlp, {remove}"
 
 

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 from recap.config.base import KeyPath, Problems
 from recap.config.checks.common import twice
-from recap.config.checks.networks import embedding_widths, ensemble_path
+from recap.config.checks.networks import embedding_widths, ensemble_path, shared_path
 from recap.config.discrete import IntegerSpace, VocabularySpace, kind_of
 from recap.config.features import FeaturesConfig
 from recap.config.loss import TriBceConfig
 from recap.config.model import ModelConfig
 from recap.config.network import MlpTowerConfig
-from recap.config.sharing import PepnetConfig, PosoConfig, StarConfig, StemConfig
+from recap.config.sharing import DeepEnsembleConfig, PepnetConfig, PosoConfig, StarConfig, StemConfig
 from recap.text import suggest
 
 
@@ -30,7 +30,7 @@ def scenario_problems(features: FeaturesConfig, model: ModelConfig) -> Problems:
         text = "scales the hidden units of MLP towers, and no tower has any; set layer_sizes of one, or remove it"
         yield ("model", "scenario", "personal"), text
     for path in dict.fromkeys(ensemble_path(model, name) for name in towers if model.ensemble_of(name) is not None):
-        yield path, "its members share weights but not hidden units, which scenario.personal scales; remove one"
+        yield path, "its members do not share hidden units, which scenario.personal scales; remove one"
 
 
 def _star_problems(star: StarConfig, features: FeaturesConfig, model: ModelConfig) -> Problems:
@@ -51,36 +51,37 @@ def _star_problems(star: StarConfig, features: FeaturesConfig, model: ModelConfi
                 f"{domain!r} has {discrete.length} values per row, and a row is of one domain; use another feature",
             )
     if model.shared_ensemble is not None:
-        yield (
-            ("model", "backbone", "ensemble"),
-            "its members share weights, and star has others for each domain; remove one",
-        )
+        yield shared_path(model), "its members have no weights of their own for a domain, as in star; remove one"
     for name, task in model.tasks.items():
         path = ("model", "tasks", name, "tower")
         if not isinstance(task.tower, MlpTowerConfig):
             text = f"star needs MLPs, whose layers have weights of each domain; found {task.tower.kind}"
             yield path, f"{text}; use mlp, or remove model.scenario"
         elif task.tower.ensemble is not None:
-            yield (*path, "ensemble"), "its members share weights, and star has others for each domain; remove one"
+            text = "its members have no weights of their own for a domain, as in star; remove one"
+            yield (*path, "ensemble"), text
     if isinstance(model.auxiliary_loss, TriBceConfig):
         text = "tri_bce divides a tower's Linear among two networks, and star has one for each domain"
         yield ("model", "auxiliary_loss"), f"{text}; remove one"
 
 
 def sharing_problems(features: FeaturesConfig, model: ModelConfig) -> Problems:
-    """The gate of POSO reads embeddings; STEM divides every embedding among the tasks and what they share."""
+    """The gate of POSO reads embeddings; STEM and deep ensembles divide every embedding."""
     if isinstance(model.sharing, PosoConfig):
         yield from _name_problems(("model", "sharing", "features"), model.sharing.features, features, model)
-    if isinstance(model.sharing, StemConfig):
-        parts, widths = len(model.tasks) + 1, embedding_widths(features, model)
-        if model.numbers is not None and features.continuous:
-            widths["model.numbers"] = model.numbers.width
-        if not widths:
-            yield ("model", "sharing"), "stem divides embeddings, but the model has none; use cgc"
-        if odd := {name: width for name, width in widths.items() if width % parts}:
-            listed = ", ".join(f"{name}: {width}" for name, width in odd.items())
-            text = f"stem needs widths that are multiples of {parts}, a part for each task and one for all"
-            yield ("model", "embeddings"), f"{text}; found {listed}"
+    if not isinstance(model.sharing, StemConfig | DeepEnsembleConfig):
+        return
+    parts, widths = model.embedding_parts, embedding_widths(features, model)
+    if model.numbers is not None and features.continuous:
+        widths["model.numbers"] = model.numbers.width
+    is_stem = isinstance(model.sharing, StemConfig)
+    if is_stem and not widths:
+        yield ("model", "sharing"), "stem divides embeddings, but the model has none; use cgc"
+    if odd := {name: width for name, width in widths.items() if width % parts}:
+        listed = ", ".join(f"{name}: {width}" for name, width in odd.items())
+        readers = "each task and one for all" if is_stem else "each member"
+        text = f"{model.sharing.kind} needs widths that are multiples of {parts}, a part for {readers}"
+        yield ("model", "embeddings"), f"{text}; found {listed}"
 
 
 def _name_problems(at: KeyPath, names: Sequence[str], features: FeaturesConfig, model: ModelConfig) -> Problems:

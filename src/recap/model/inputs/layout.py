@@ -26,6 +26,21 @@ class InputLayout:
         """The number of columns."""
         return self.numbers + sum(self.embeddings)
 
+    def parts(self, count: int) -> "tuple[InputLayout, list[list[int]]]":
+        """The layout of all numbers and one of `count` equal parts of every embedding, and the columns of each part."""
+        part = InputLayout(self.numbers, [width // count for width in self.embeddings], self.names)
+        starts = list(accumulate(self.embeddings, initial=self.numbers))
+        columns = [
+            [*range(self.numbers)]
+            + [
+                start + number * width + column
+                for start, width in zip(starts, part.embeddings, strict=False)
+                for column in range(width)
+            ]
+            for number in range(count)
+        ]
+        return part, columns
+
     def columns_of(self, features: Collection[str]) -> list[slice]:
         """The columns of each embedding of `features`, in order."""
         ends = pairwise(accumulate(self.embeddings, initial=self.numbers))

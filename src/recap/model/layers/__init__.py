@@ -12,7 +12,7 @@ from recap.model.layers.linear import (
     product,
     rows_in_lanes,
 )
-from recap.model.layers.mlp import EnsembleMlp, Mlp, StarMlp
+from recap.model.layers.mlp import EnsembleMlp, Mlp, SeparateMlps, StarMlp
 from recap.model.layers.norms import (
     BatchRenorm,
     PartitionedNorm,
@@ -32,6 +32,7 @@ __all__ = [
     "Linear",
     "Mlp",
     "PartitionedNorm",
+    "SeparateMlps",
     "StarLinear",
     "StarMlp",
     "affine",

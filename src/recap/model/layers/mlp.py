@@ -1,7 +1,8 @@
-"""The MLP: as a network, as a tower, as an ensemble, and with layers of a centre and its domains."""
+"""The MLP: as a network, as a tower, as an ensemble, as separate towers, and with layers of a centre and domains."""
 
 from collections.abc import Callable, Iterable, Iterator
 
+import torch
 from torch import Tensor, nn
 
 from recap.config.network import EnsembleConfig, MlpConfig, MlpTowerConfig
@@ -83,6 +84,24 @@ class EnsembleMlp(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """[B, in_features], or if it continues [B · M, in_features] → [B · M, out_features], of a tower [B, M]."""
         output: Tensor = self.layers(inputs)
+        return output
+
+
+class SeparateMlps(nn.Module):
+    """The MLP towers of M members that share no weights: [B · M, in_features] → their logits, [B, M] float32."""
+
+    def __init__(self, in_features: int, config: MlpTowerConfig, members: int) -> None:
+        super().__init__()
+        self.members = members
+        hidden = [_layers(config, in_features, lambda _, inputs, size: linear(inputs, size)) for _ in range(members)]
+        self.hidden = nn.ModuleList(nn.Sequential(*layers) for layers in hidden)
+        self.output = EnsembleOutput(config.layer_sizes[-1] if config.layer_sizes else in_features, members)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """[B · M, in_features] → [B, M] float32."""
+        by_member = torch.unflatten(inputs, 0, (-1, self.members)).unbind(dim=1)  # M × [B, in_features]
+        hidden = [layers(rows) for layers, rows in zip(self.hidden, by_member, strict=True)]
+        output: Tensor = self.output(torch.stack(hidden, dim=1).flatten(0, 1))
         return output
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from recap.config.loss import JrcConfig, SelfEnsembleConfig, TriBceConfig
 from recap.config.model import ModelConfig
+from recap.config.sharing import DeepEnsembleConfig
 from recap.model.objective.lists import jrc_loss
 from recap.model.objective.losses import Groups, MultiTaskLoss
 
@@ -61,6 +62,14 @@ class MeanOfMembers(MembersLoss):
         return torch.stack([loss(member) for member in members]).mean()
 
 
+class SeparateMembers(MembersLoss):
+    """The mean of the members' losses, with the gradient of their sum, so that each member learns as it would alone."""
+
+    def __call__(self, own: Tensor, output: Tensor, members: Sequence[Tensor], loss: ColumnLoss) -> Tensor:
+        losses = torch.stack([loss(member) for member in members])
+        return losses.sum() - (losses.sum() - losses.mean()).detach()
+
+
 class Jrc(MembersLoss):
     """L + weight · the ranking term of JRC, for members l and s.
 
@@ -103,5 +112,6 @@ def _of_task(config: ModelConfig, task: str) -> Members:
     if (jrc := config.tasks[task].jrc) is not None:
         return Members(2, Jrc(jrc))
     if (ensemble := config.ensemble_of(task)) is not None:
-        return Members(ensemble.members, MeanOfMembers())
+        is_deep = isinstance(ensemble, DeepEnsembleConfig)
+        return Members(ensemble.members, SeparateMembers() if is_deep else MeanOfMembers())
     return Members()

@@ -5,6 +5,7 @@ from typing import assert_never
 from recap.config.model import ModelConfig
 from recap.config.sharing import (
     CgcConfig,
+    DeepEnsembleConfig,
     MmoeConfig,
     PleConfig,
     PosoConfig,
@@ -15,6 +16,7 @@ from recap.config.sharing import (
 )
 from recap.model.backbones import build_backbone
 from recap.model.inputs.layout import InputLayout
+from recap.model.sharing.deep_ensemble import DeepEnsemble
 from recap.model.sharing.mmoe import Mmoe
 from recap.model.sharing.one_backbone import ShareAll, ShareNone, SharePartial
 from recap.model.sharing.ple import Ple
@@ -49,5 +51,8 @@ def build_sharing(config: ModelConfig, layout: InputLayout, domains: int = 0) ->
         case PosoConfig():
             assert config.backbone is not None
             return Poso(config.sharing, config.backbone, layout, tasks)
+        case DeepEnsembleConfig():
+            assert config.backbone is not None
+            return DeepEnsemble(config.sharing, config.backbone, layout, tasks)
         case _:
             assert_never(config.sharing)

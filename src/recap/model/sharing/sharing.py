@@ -12,7 +12,7 @@ from recap.model.inputs.layout import InputLayout
 class Sharing(nn.Module, ABC):
     """Inputs [B, N] → a representation for the tower of each task, T × [B, layout.width].
 
-    If the backbone is an ensemble, each row has one for each of its members, which follow each other: [B · M, …].
+    If there are several members, each row has one for each of them, which follow each other: [B · M, …].
     """
 
     layout: InputLayout

@@ -1,7 +1,6 @@
 """Shared embeddings and embeddings of each task (STEM: Su et al., AAAI 2024, arXiv:2308.13537)."""
 
 from collections.abc import Sequence
-from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -28,18 +27,7 @@ class Stem(Sharing):
         """`layout`: every embedding's width is a multiple of T + 1."""
         super().__init__()
         self.names = [*tasks, SHARED]
-        count = len(self.names)
-        part = InputLayout(layout.numbers, [width // count for width in layout.embeddings], layout.names)
-        starts = list(accumulate(layout.embeddings, initial=layout.numbers))
-        columns = [
-            [*range(layout.numbers)]
-            + [
-                start + number * width + column
-                for start, width in zip(starts, part.embeddings, strict=False)
-                for column in range(width)
-            ]
-            for number in range(count)
-        ]
+        part, columns = layout.parts(len(self.names))
         self.register_buffer("columns", torch.tensor(columns), persistent=False)
         counts = dict.fromkeys(tasks, config.task_experts) | {SHARED: config.shared_experts}
         experts = {name: Experts(backbone, part, number) for name, number in counts.items()}
