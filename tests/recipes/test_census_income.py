@@ -58,17 +58,25 @@ def test_columns_that_reveal_a_label_are_not_features(pair: str, hidden: str) ->
     assert other <= read
 
 
-@pytest.mark.parametrize("name", ["", "qnn.yaml"])
-@pytest.mark.parametrize("pair", ["income", "college"])
+@pytest.mark.parametrize(
+    ("pair", "names"),
+    [
+        ("income", []),
+        ("income", ["qnn", "qnn_income", "deep_ensemble"]),
+        ("college", []),
+        ("college", ["qnn"]),
+    ],
+)
 def test_both_pairs_train_on_the_prepared_data(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pair: str, name: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pair: str, names: list[str]
 ) -> None:
     census.prepare(write_source(tmp_path / "source"), tmp_path / "data" / "census_income")
     monkeypatch.chdir(tmp_path)
     few = ["training.num_train_steps=2", "train_data.global_batch_size=4", "train_data.shuffle_window_rows=4"]
     recorder = Recorder()
-    files = [str(RECIPE / "models" / name)] if name else []
-    train(load_config(RECIPE / f"{pair}.yaml", few, files), recorder)
+    train(
+        load_config(RECIPE / f"{pair}.yaml", few, [str(RECIPE / "models" / f"{name}.yaml") for name in names]), recorder
+    )
     assert recorder.evaluated_at == [(2, "validation")]
 
 
