@@ -1,6 +1,7 @@
 """Losses of members: Tri-BCE, the self-ensemble loss and the mean of members, against their formulas."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -133,6 +134,32 @@ def test_each_member_of_a_deep_ensemble_has_the_gradient_that_it_has_alone() -> 
     expected = [torch.autograd.grad(one, member)[0] for one, member in zip(alone, members, strict=True)]
     for found, gradient in zip(torch.autograd.grad(total, members), expected, strict=True):
         assert_close(found, gradient)
+
+
+@pytest.mark.parametrize("part", ["distillation", "constraint"])
+def test_what_reads_the_mean_of_a_deep_ensemble_reaches_each_member_as_it_would_alone(part: str) -> None:
+    """Members that are alike have the gradient, from the losses and from the penalty, of a model without members."""
+    gradients = []
+    for case, members in (("mlp-share_all", 1), ("mlp-deep_ensemble", 3)):
+        values = make_config(case).model_dump()
+        if part == "distillation":
+            values["model"]["tasks"]["share"]["distillation"] = {"column": "teacher", "temperature": 2.0}
+        else:
+            values["model"] |= OTHERS["aitm"]
+        config = config_of(values)
+        torch.manual_seed(0)
+        batch = replace(make_batch(config), teacher=torch.rand(40, 2))
+        logits = [column.requires_grad_() for column in torch.randn(2, 40).unbind()]
+        columns = [column.expand(members, 40).clone() for column in logits]
+        outputs = [logit_of_mean(column.T) for column in columns]
+        if members > 1:
+            outputs += [member for column in columns for member in column.unbind()]
+        losses = Objective(config)(outputs, batch)
+        (losses.losses.sum() + losses.penalty).backward()
+        assert losses.leaf.grad is not None
+        slopes = losses.leaf.grad.unbind(dim=1)
+        gradients.append([one / members for one in torch.autograd.grad(outputs, logits, slopes)])
+    assert_close(gradients[1], gradients[0])
 
 
 def test_the_logits_of_the_two_networks_have_the_tasks_own_as_their_mean() -> None:

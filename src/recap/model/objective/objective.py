@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from recap.config.recap import RecapConfig
-from recap.config.sharing import AitmConfig
+from recap.config.sharing import AitmConfig, DeepEnsembleConfig
 from recap.data.batch import Batch
 from recap.model.activation import OutputActivation
 from recap.model.calibration import Calibration
@@ -36,6 +36,9 @@ class Objective(nn.Module):
         super().__init__()
         self.losses = MultiTaskLoss.of(config.model)
         self.members = members_of(config.model)
+        sharing = config.model.sharing
+        self.separate = sharing.members if isinstance(sharing, DeepEnsembleConfig) else 1
+        """Members that share nothing; what a loss of their mean sends to each is multiplied by their number."""
         self.distillations = distillations_of(config, self.losses.pointwise)
         cascade = config.model.cascade
         self.chain: list[int] = []
@@ -54,6 +57,8 @@ class Objective(nn.Module):
         leaf = torch.stack([output.detach() for output in outputs], dim=1).requires_grad_()
         own, auxiliary = leaf[:, : len(self.members)], leaf[:, len(self.members) :].unbind(dim=1)
         losses = self.losses(own, batch.labels, batch.weights, groups_of(batch))
+        if self.separate > 1:
+            own = own + (self.separate - 1) * (own - own.detach())  # the value of `own`, and `separate` times its slope
         penalty = self.penalty(own)
         if auxiliary:
             rest = iter(auxiliary)
