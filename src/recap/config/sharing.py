@@ -88,8 +88,8 @@ class DeepEnsembleConfig(BaseConfig):
 
     kind: Literal["deep_ensemble"]
     members: Annotated[int, Field(ge=2, le=MAX_INT)]
-    """The number of members; the cost of the network grows with it. Each reads this part of every embedding, so widths
-    are multiples of it."""
+    """The number of members; the cost of the network grows with it. Each reads its own part of every embedding, so
+    widths are multiples of this number."""
 
 
 SharingConfig = Annotated[
