@@ -247,6 +247,24 @@ def test_every_rank_holds_a_teacher_and_scores_with_it(tmp_path: Path) -> None:
     assert str(tmp_path / "nowhere") in said
 
 
+def test_a_teacher_does_not_do_what_only_its_own_training_did(tmp_path: Path) -> None:
+    """A self-ensemble makes two passes in training, and one to score."""
+    values = tables_config(None).model_dump(mode="json")
+    values["model"]["tasks"]["like"]["tower"]["dropout"] = {"rate": 0.5}
+    flops = []
+    for name, loss in (("one pass", None), ("two passes", {"kind": "self_ensemble"})):
+        values["model"]["auxiliary_loss"] = loss
+        teacher, student = config_of(values), config_of(values).model_dump(mode="json")
+        with atomic_directory(tmp_path / name) as folder:
+            write_model(folder, teacher, {}, new_ranker(teacher, {}).state_dict())
+        student["model"]["tasks"]["like"]["distillation"] = {"kind": "model", "directory": str(tmp_path / name)}
+        work = make_plan(config_of(student), {}, 2, 8, gpu(80)).work
+        flops.append((work.flops, work.teacher_flops))
+    (trained, scored), (trained_twice, scored_twice) = flops
+    assert trained_twice == 2 * trained
+    assert scored_twice == scored
+
+
 def test_ranks_share_the_cores_of_a_cpu() -> None:
     machine = machine_for("cpu", None, 4)
     config = tables_config(None, precision="float32")

@@ -86,14 +86,14 @@ def _teacher_costs(directory: str, lessons: Sequence[Lesson]) -> TeacherCosts:
         config, assets = open_inputs(teacher_folder(directory, lessons))
     except RecapError as error:
         return TeacherCosts(directory, None, str(error))
-    return TeacherCosts(directory, _costs(config, assets, "float32"), "")
+    return TeacherCosts(directory, _costs(config, assets, "float32", in_training=False), "")
 
 
-def _costs(config: RecapConfig, assets: Assets, precision: str) -> NetworkCosts:
-    ranker = meta_ranker(config, assets)
+def _costs(config: RecapConfig, assets: Assets, precision: str, *, in_training: bool = True) -> NetworkCosts:
+    ranker = meta_ranker(config, assets).train(in_training)
     freeze(ranker, config.optimizer.frozen)
     batches = (synthetic_batch(config, assets, rows) for rows in (ROWS, 2 * ROWS))
-    single, double = (_forward(ranker.train(), batch, precision) for batch in batches)
+    single, double = (_forward(ranker, batch, precision) for batch in batches)
     tables = ranker.inputs.embeddings
     assert isinstance(tables, LocalTables)
     in_tables = set(map(id, tables.parameters()))
