@@ -252,9 +252,9 @@ class ModelConfig(BaseConfig):
     position_debias: PositionDebiasConfig | None = None
     """Removes the effect of the position from the scores. Optional; off by default."""
     backbone: BackboneConfig | None = None
-    """The network that tasks share, or the form of the experts; required unless `sharing` is `share_none`."""
+    """The network that tasks share, or the form of experts and members; required unless `sharing` is `share_none`."""
     sharing: SharingConfig = ShareNoneConfig(kind="share_none")
-    """The input of each tower: the backbone, the inputs, both, or a mixture of experts."""
+    """The input of each tower: the backbone, the inputs, both, a mixture of experts, or a backbone for each member."""
     cascade: CascadeConfig | None = None
     """Tasks that depend on each other, such as click → like. Optional; default: tasks are independent."""
     scenario: ScenarioConfig | None = None
