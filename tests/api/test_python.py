@@ -200,6 +200,12 @@ def test_what_is_no_table_is_refused_by_its_type(scorer: recap.Scorer, rows: pa.
         scorer([rows.slice(0, 1).to_pylist()[0], None])
 
 
+def test_a_path_is_opened_with_open(run: recap.Run) -> None:
+    for wrong in (run, run.path, str(run.path)):
+        with pytest.raises(recap.InputError, match="open a model directory or a run with recap.Scorer.open"):
+            recap.Scorer(wrong)  # type: ignore[arg-type]
+
+
 def test_a_missing_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(recap.CheckpointError, match="no such folder"):
         recap.Scorer.open(tmp_path / "nowhere")

@@ -42,6 +42,9 @@ class TableScorer:
     """
 
     def __init__(self, predictor: Predicts) -> None:
+        if isinstance(predictor, str | Path | Run):
+            path = str(Run(predictor).path)
+            raise InputError(f"recap.Scorer: open a model directory or a run with recap.Scorer.open({path!r})")
         self._predictor = predictor
         self.config = predictor.config
 
