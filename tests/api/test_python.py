@@ -202,7 +202,7 @@ def test_what_is_no_table_is_refused_by_its_type(scorer: recap.Scorer, rows: pa.
 
 def test_a_path_is_opened_with_open(run: recap.Run) -> None:
     for wrong in (run, run.path, str(run.path)):
-        with pytest.raises(recap.InputError, match="open a model directory or a run with recap.Scorer.open"):
+        with pytest.raises(recap.InputError, match=r"open a model directory or a run with recap\.Scorer\.open"):
             recap.Scorer(wrong)  # type: ignore[arg-type]
 
 
