@@ -68,7 +68,7 @@ def problems(scenario: dict[str, Any] | None, **model: Any) -> list[str]:
         (
             STAR,
             {"tasks": MEMBERS},
-            "model.tasks.like.tower.ensemble: its members have no weights of their own for a domain, as in star; "
+            "model.tasks.like.tower.ensemble: an ensemble cannot have weights for each domain, as star needs; "
             "remove one",
         ),
         (
@@ -80,7 +80,7 @@ def problems(scenario: dict[str, Any] | None, **model: Any) -> list[str]:
         (
             STAR,
             {"backbone": {"kind": "mlp", "layer_sizes": [4], "ensemble": {"members": 2}}, "tasks": LINEAR},
-            "model.backbone.ensemble: its members have no weights of their own for a domain, as in star; remove one",
+            "model.backbone.ensemble: an ensemble cannot have weights for each domain, as star needs; remove one",
         ),
         (
             STAR,
@@ -89,7 +89,7 @@ def problems(scenario: dict[str, Any] | None, **model: Any) -> list[str]:
                 "sharing": {"kind": "deep_ensemble", "members": 2},
                 "tasks": LINEAR,
             },
-            "model.sharing: its members have no weights of their own for a domain, as in star; remove one",
+            "model.sharing: an ensemble cannot have weights for each domain, as star needs; remove one",
         ),
         (
             STAR,

@@ -121,7 +121,7 @@ def _shared_ensemble_problems(model: ModelConfig) -> Problems:
     remove = "or use share_all" if isinstance(shared, DeepEnsembleConfig) else f"or remove {dotted(path)}"
     if isinstance(shared, DeepEnsembleConfig):
         if isinstance(model.backbone, MlpBackboneConfig) and model.backbone.ensemble is not None:
-            text = "each member of model.sharing has a backbone, which cannot have members again; remove it"
+            text = "the members of model.sharing cannot have members of their own; remove it"
             yield ("model", "backbone", "ensemble"), f"{text}, {remove}"
     elif not isinstance(model.sharing, ShareAllConfig | SharePartialConfig | ShareNoneConfig):
         text = f"{model.sharing.kind} mixes its experts for a row, not for each member"

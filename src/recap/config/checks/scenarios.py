@@ -51,15 +51,14 @@ def _star_problems(star: StarConfig, features: FeaturesConfig, model: ModelConfi
                 f"{domain!r} has {discrete.length} values per row, and a row is of one domain; use another feature",
             )
     if model.shared_ensemble is not None:
-        yield shared_path(model), "its members have no weights of their own for a domain, as in star; remove one"
+        yield shared_path(model), "an ensemble cannot have weights for each domain, as star needs; remove one"
     for name, task in model.tasks.items():
         path = ("model", "tasks", name, "tower")
         if not isinstance(task.tower, MlpTowerConfig):
             text = f"star needs MLPs, whose layers have weights of each domain; found {task.tower.kind}"
             yield path, f"{text}; use mlp, or remove model.scenario"
         elif task.tower.ensemble is not None:
-            text = "its members have no weights of their own for a domain, as in star; remove one"
-            yield (*path, "ensemble"), text
+            yield (*path, "ensemble"), "an ensemble cannot have weights for each domain, as star needs; remove one"
     if isinstance(model.auxiliary_loss, TriBceConfig):
         text = "tri_bce divides a tower's Linear among two networks, and star has one for each domain"
         yield ("model", "auxiliary_loss"), f"{text}; remove one"
